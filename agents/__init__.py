@@ -1,0 +1,55 @@
+"""Agents that learn to write: stock Stable-Baselines3 algorithms over a language model, and what they need.
+
+Names are imported when they are first used, so that the command line starts without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .buffers import SequenceRolloutBuffer
+    from .callbacks import TextMetrics
+    from .evaluation import evaluate
+    from .generation import generate
+    from .policy import TokenPolicy
+    from .pretrain import pretrain
+    from .registry import available, get_algorithm, make, register
+    from .vec_env import TextVecEnv, make_vec_env
+
+_MODULES = {
+    "SequenceRolloutBuffer": "buffers",
+    "TextMetrics": "callbacks",
+    "TextVecEnv": "vec_env",
+    "TokenPolicy": "policy",
+    "available": "registry",
+    "evaluate": "evaluation",
+    "generate": "generation",
+    "get_algorithm": "registry",
+    "make": "registry",
+    "make_vec_env": "vec_env",
+    "pretrain": "pretrain",
+    "register": "registry",
+}
+
+__all__ = [
+    "SequenceRolloutBuffer",
+    "TextMetrics",
+    "TextVecEnv",
+    "TokenPolicy",
+    "available",
+    "evaluate",
+    "generate",
+    "get_algorithm",
+    "make",
+    "make_vec_env",
+    "pretrain",
+    "register",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,112 @@
+"""What TensorBoard shows of a run: one set of tags for every algorithm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import HParam
+
+__all__ = ["TextMetrics", "distinct_bigrams"]
+
+TEXT_ONLY = ("stdout", "log", "json", "csv")
+RewardFunction = Callable[..., Sequence[float]]
+
+
+def distinct_bigrams(texts: Sequence[str]) -> float:
+    """Distinct word bigrams over all word bigrams of some texts (distinct-2 of Li et al. 2016); 0 without any."""
+    bigrams = [pair for words in map(str.split, texts) for pair in pairwise(words)]
+    return len(set(bigrams)) / len(bigrams) if bigrams else 0.0
+
+
+class TextMetrics(BaseCallback):
+    """Log the figures of the episodes that ended in each rollout, under `rlhf/`.
+
+    - `rlhf/reward` and `rlhf/reward_<component>`: means an episode, before the KL penalty; `rlhf/<judge>` for judges;
+    - `rlhf/kl`, `rlhf/kl_k3`: KL to the reference an episode in nats, as the k1 and k3 estimates of
+      http://joschu.net/blog/kl-approx.html; `rlhf/kl_coef`; `rlhf/entropy`: nats a token;
+    - `rlhf/length` in tokens, `rlhf/eos_share`, `rlhf/distinct_bigrams`, `rlhf/tokens_per_second` (rollout and update);
+    - `rlhf/samples`: completions as text, and the hyperparameters with their metrics on the HPARAMS page.
+
+    Args:
+        judges: further reward functions, by the name of their tag, that score the finished episodes and that the agent
+            does not train against, such as `{"gold": get_reward("gold")}`.
+        n_samples: completions shown a rollout.
+    """
+
+    def __init__(self, judges: dict[str, RewardFunction] | None = None, n_samples: int = 4) -> None:
+        super().__init__()
+        self.judges = judges or {}
+        self.n_samples = n_samples
+        self._episodes: list[dict[str, Any]] = []
+        self._clock, self._tokens = time.perf_counter(), 0
+
+    def _on_training_start(self) -> None:
+        metrics = {f"rlhf/{name}": 0.0 for name in ("reward", "kl", *self.judges)}
+        self.logger.record("hparams", HParam(_hyperparameters(self.model), metrics), exclude=TEXT_ONLY)
+        self._clock, self._tokens = time.perf_counter(), self.num_timesteps
+
+    def _on_step(self) -> bool:
+        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
+            if done and "completion" in info:
+                self._episodes.append(info)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        now = time.perf_counter()
+        figures = {"tokens_per_second": (self.num_timesteps - self._tokens) / max(now - self._clock, 1e-9)}
+        self._clock, self._tokens = now, self.num_timesteps
+        figures |= _buffer_figures(self.locals.get("rollout_buffer"))
+        if self._episodes:
+            figures |= self._episode_figures()
+            self._show_samples()
+            self._episodes = []
+        for name, value in figures.items():
+            self.logger.record_mean(f"rlhf/{name}", value)
+
+    def _episode_figures(self) -> dict[str, float]:
+        episodes = self._episodes
+        components = [info["reward_components"] for info in episodes]
+        prompts, completions = [info["prompt"] for info in episodes], [info["completion"] for info in episodes]
+        figures = {
+            "length": float(np.mean([info["episode"]["l"] for info in episodes if "episode" in info] or [np.nan])),
+            "reward": float(np.mean([info["episode"]["r"] for info in episodes if "episode" in info] or [np.nan])),
+            "eos_share": float(np.mean([info["finish_reason"] == "eos" for info in episodes])),
+            "distinct_bigrams": distinct_bigrams(completions),
+        }
+        for name in sorted({name for scores in components for name in scores}):
+            figures[f"reward_{name}"] = float(np.mean([scores[name] for scores in components if name in scores]))
+        for name, judge in self.judges.items():
+            figures[name] = float(np.mean(judge(prompts, completions)))
+        return figures
+
+    def _show_samples(self) -> None:
+        rows = [
+            f"- `{info['episode']['r']:.2f}` {_quote(info['prompt'])}**{_quote(info['completion'])}**"
+            for info in self._episodes[: self.n_samples]
+            if "episode" in info
+        ]
+        self.logger.record("rlhf/samples", "\n".join(rows), exclude=TEXT_ONLY)
+
+
+def _buffer_figures(buffer: Any) -> dict[str, float]:
+    stats = getattr(buffer, "stats", {})
+    return {name: stats[name] for name in ("kl", "kl_k3", "kl_coef", "entropy") if name in stats}
+
+
+def _hyperparameters(model: Any) -> dict[str, bool | str | float | int]:
+    """The plain arguments of an agent, its policy and its buffer."""
+    own = {name: getattr(model, name, None) for name in ("learning_rate", "n_steps", "batch_size", "n_epochs", "seed")}
+    own |= {name: getattr(model, name, None) for name in ("gamma", "gae_lambda", "ent_coef", "vf_coef", "n_envs")}
+    nested = [getattr(model, name, None) or {} for name in ("policy_kwargs", "rollout_buffer_kwargs")]
+    chosen = {"algorithm": type(model).__name__, **own, **nested[0], **nested[1]}
+    return {name: value for name, value in chosen.items() if isinstance(value, bool | str | float | int)}
+
+
+def _quote(text: str) -> str:
+    """Model output is hostile: neutralise what Markdown or HTML would make of it."""
+    return text.replace("\\", "\\\\").replace("`", "\\`").replace("*", "\\*").replace("<", "&lt;").replace("\n", " ")

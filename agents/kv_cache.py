@@ -1,0 +1,209 @@
+"""The per-environment KV cache: the last hidden state of each context, for the price of one token.
+
+`SlottedTrunk` is a pure function of the contexts it is given. It remembers, slot by slot, the ids it has seen; a
+context that is its slot's own grown by one token is decoded in one batched step over all slots, one that has not
+changed is answered from memory, and any other is prefilled, all such rows in one batch. New weights empty the slots. So
+no caller can make it wrong, whatever order it steps, resets or evaluates in.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from .language_model import hidden_states
+
+__all__ = ["SlottedTrunk"]
+
+
+class _OptimizerSteps:
+    """Counts the steps of all optimisers, since a fused one changes weights without raising their version."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        register_optimizer_step_post_hook(self._add)
+
+    def _add(self, *_: object) -> None:
+        self.count += 1
+
+
+_steps = _OptimizerSteps()
+
+
+class SlotLayer(CacheLayerMixin):
+    """Keys and values of one block, `(slots, heads, capacity, head_dim)`, written at each slot's own position."""
+
+    is_sliding = False
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, slots: int, capacity: int) -> None:
+        super().__init__()
+        shape = (slots, keys.shape[1], capacity)
+        self.keys: torch.Tensor = keys.new_zeros((*shape, keys.shape[3]))
+        self.values: torch.Tensor = values.new_zeros((*shape, values.shape[3]))
+        self.is_initialized = True
+        self.slots = torch.arange(slots, device=keys.device)
+        self.positions = torch.zeros_like(self.slots)  # (slots,) where the next token goes
+        self.length = 0  # the longest slot, this token included
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to do: the slots are allocated at construction."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self.keys[self.slots, :, self.positions] = key_states[:, :, 0]
+        self.values[self.slots, :, self.positions] = value_states[:, :, 0]
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length, 0
+
+    def get_seq_length(self) -> int:
+        return max(self.length - 1, 0)
+
+    def get_max_length(self) -> int:
+        return self.keys.shape[2]
+
+
+class SlottedTrunk:
+    """The last hidden state of every context of a batch, through one cache slot a row.
+
+    Args:
+        trunk: the base model of a causal language model.
+        max_length: the longest context that will come.
+    """
+
+    def __init__(self, trunk: nn.Module, max_length: int) -> None:
+        self.trunk: Any = trunk
+        self.max_length = max_length
+        self.enabled = self._fits()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget every slot."""
+        self._layers: list[SlotLayer] = []
+        self._ids: torch.Tensor | None = None  # (slots, length)
+        self._lengths: torch.Tensor | None = None  # (slots,), 0 for an empty slot
+        self._hidden: torch.Tensor | None = None  # (slots, hidden_size)
+        self._weights: tuple[Any, ...] = ()
+
+    @torch.no_grad()
+    def __call__(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states after the last tokens.
+
+        Args:
+            input_ids: `(batch, length)` int64, right-padded contexts.
+            lengths: `(batch,)` int64, at least 1.
+
+        Returns:
+            `(batch, hidden_size)`.
+        """
+        if not self.enabled:
+            return self._prefill(input_ids, lengths)[0]
+        weights = (_steps.count, *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
+        if self._ids is None or self._ids.shape != input_ids.shape or weights != self._weights:
+            self.clear()
+            self._weights = weights
+            self._ids = torch.zeros_like(input_ids)
+            self._lengths = torch.zeros_like(lengths)
+        assert self._lengths is not None
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        known = ((input_ids == self._ids) | (columns >= self._lengths[:, None])).all(dim=1) & (self._lengths > 0)
+        grown = lengths - self._lengths
+        fresh = ~(known & ((grown == 0) | (grown == 1)))
+        extended, rows = (known & (grown == 1)).any(), fresh.nonzero().squeeze(1)
+        self._ids.copy_(input_ids)
+        self._lengths.copy_(lengths)
+        if extended:
+            self._decode()
+        if len(rows):
+            self._fill(rows)
+        assert self._hidden is not None
+        return self._hidden.clone()
+
+    def _decode(self) -> None:
+        """One token in every slot; one that did not grow gets again what it holds, or what `_fill` then replaces."""
+        assert self._ids is not None and self._lengths is not None
+        positions = self._lengths - 1
+        length = int(self._lengths.max())
+        for layer in self._layers:
+            layer.positions, layer.length = positions, length
+        visible = torch.arange(length, device=positions.device) <= positions[:, None]
+        dtype = self._layers[0].keys.dtype
+        mask = torch.zeros(visible.shape, dtype=dtype, device=positions.device)
+        mask.masked_fill_(~visible, torch.finfo(dtype).min)
+        output = self.trunk(
+            input_ids=self._ids.gather(1, positions[:, None]),
+            attention_mask=mask[:, None, None],  # (slots, 1, 1, length)
+            position_ids=positions[:, None],
+            past_key_values=Cache(layers=list(self._layers)),
+            use_cache=True,
+        )
+        self._hidden = output.last_hidden_state[:, 0]
+
+    def _fill(self, rows: torch.Tensor) -> None:
+        """Encode whole contexts and put them into their slots."""
+        assert self._ids is not None and self._lengths is not None
+        cache = DynamicCache()
+        hidden, length = self._prefill(self._ids[rows], self._lengths[rows], cache)
+        layers: list[Any] = cache.layers
+        if self._hidden is None:
+            slots, capacity = self._ids.shape
+            self._layers = [SlotLayer(layer.keys, layer.values, slots, capacity) for layer in layers]
+            self._hidden = hidden.new_zeros((slots, hidden.shape[1]))
+        for slot, layer in zip(self._layers, layers, strict=True):
+            slot.keys[rows, :, :length] = layer.keys
+            slot.values[rows, :, :length] = layer.values
+        self._hidden[rows] = hidden
+
+    def _prefill(
+        self, input_ids: torch.Tensor, lengths: torch.Tensor, cache: DynamicCache | None = None
+    ) -> tuple[torch.Tensor, int]:
+        length = int(lengths.max())
+        ids = input_ids[:, :length]
+        mask = (torch.arange(length, device=ids.device) < lengths[:, None]).long()
+        if cache is None:
+            hidden = hidden_states(self.trunk, ids, mask)
+        else:
+            positions = torch.arange(length, device=ids.device)[None].expand_as(ids)
+            hidden = self.trunk(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            ).last_hidden_state
+        return hidden[torch.arange(len(ids), device=ids.device), lengths - 1], length
+
+    def _fits(self) -> bool:
+        """Whether this model's cache can be slotted: tried on two short ragged contexts against a full recompute."""
+        config = self.trunk.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        name = type(self.trunk).__name__
+        if window and window < self.max_length and getattr(config, "use_sliding_window", True):
+            reason = f"its attention slides over {window} tokens and contexts reach {self.max_length}"
+        else:
+            reason = self._try_slots()
+        if reason:
+            warnings.warn(f"{name} decodes without a KV cache, which is slow: {reason}", stacklevel=3)
+        return not reason
+
+    @torch.no_grad()
+    def _try_slots(self) -> str:
+        self.enabled = True
+        self.clear()
+        device = next(self.trunk.parameters()).device
+        ids = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 1]], device=device)
+        lengths = torch.tensor([2, 3], device=device)
+        try:
+            self(ids, lengths)
+            slotted = self(ids, lengths + 1)
+        except Exception as error:  # whatever a foreign model raises here means: not slottable
+            return f"its cache cannot be slotted ({type(error).__name__}: {error})"
+        full = self._prefill(ids, lengths + 1)[0]
+        self.clear()
+        if not torch.allclose(slotted, full, atol=1e-3, rtol=1e-3):
+            return "its slotted cache does not equal a full recompute"
+        return ""

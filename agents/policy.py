@@ -1,0 +1,285 @@
+"""`TokenPolicy`: a Hugging Face causal language model as the policy of a stock Stable-Baselines3 agent."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.distributions import CategoricalDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from .kv_cache import SlottedTrunk
+from .language_model import LanguageModel, TrainPart, hidden_states
+
+__all__ = ["TokenPolicy"]
+
+logger = logging.getLogger(__name__)
+
+
+class TokenPolicy(ActorCriticPolicy):
+    """An actor-critic policy whose actor is a causal language model and whose actions are tokens.
+
+    Observations are the token environments' `Dict(input_ids, attention_mask)`, right-padded contexts of shape
+    `(batch, length)`. Rollouts decode through a KV cache with one slot an environment (`SlottedTrunk`). Updates take
+    either SB3's own samples, one row a token, or `SequenceRolloutBuffer`'s, one row a sequence.
+
+    Args:
+        model: a name that `rlhf_envs.models.resolve` knows ("tiny", a folder, a hub id), or a `PreTrainedModel`. With
+            None, "tiny" where the action space is its vocabulary, and else a small fresh model for the action space.
+        train: what learns: "full", a number k (the last k blocks, the final norm and the heads) or "head" (k = 0, the
+            two heads alone).
+        value: "shared" reads the value from the actor's last hidden state, "separate" from a trunk of its own. The
+            value head starts at 0.
+        temperature: divides the logits, in sampling and in the log-probabilities of rollout and update alike.
+        top_k, top_p: keep the k most probable tokens, or the smallest set of probability at least p. They too enter the
+            log-probabilities. The token that was taken always counts as kept, so that an update which drops it from
+            the set leaves its log-probability finite.
+        optimizer_class, optimizer_kwargs: as in SB3; Adam with eps 1e-5 by default.
+
+    Raises:
+        ValueError: the spaces, the model and the arguments do not fit together.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        model: str | Any | None = None,
+        train: TrainPart = "full",
+        value: Literal["shared", "separate"] = "shared",
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        use_sde: bool = False,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        _check_arguments(observation_space, action_space, value, temperature, top_k, top_p, use_sde)
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+        self.model_source, self.train_part, self.value_kind = model, train, value
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
+        self.max_length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
+        network, self.model_name = self._find_model(model)
+        self.language_model = LanguageModel(network, train)
+        self._check_sizes()
+        self.value_trunk = self.language_model.copy_trunk() if value == "separate" else None
+        self.value_net = nn.Linear(self.language_model.hidden_size, 1)
+        nn.init.zeros_(self.value_net.weight)
+        nn.init.zeros_(self.value_net.bias)
+        self.reference = _Snapshot(self.language_model.trained_parameters())
+        self.register_buffer("kl_coef", torch.tensor(torch.nan))  # the adaptive coefficient, saved with the policy
+        self.kl_coef: torch.Tensor
+        trained = [p for p in self.parameters() if p.requires_grad]
+        self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self._actor_cache = SlottedTrunk(network.base_model, self.max_length)
+        self._critic_cache = SlottedTrunk(self.value_trunk, self.max_length) if self.value_trunk is not None else None
+        self.set_training_mode(False)
+
+    # Construction
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Nothing: SB3 would build its MLPs here; ours are built once the module exists."""
+
+    def _find_model(self, model: str | Any | None) -> tuple[Any, str | None]:
+        from rlhf_envs.models import load_causal_lm, load_config
+
+        if model is None and load_config("tiny").vocab_size == self.n_actions:
+            model = "tiny"
+        if isinstance(model, str):
+            return load_causal_lm(model), model
+        if model is not None:
+            return model, getattr(model, "name_or_path", None) or None
+        from .pretrain import build_model
+
+        logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", self.n_actions)
+        return build_model(self.n_actions, self.max_length, n_layer=2, n_embd=64, n_head=2), None
+
+    def _check_sizes(self) -> None:
+        vocab_size = self.language_model.vocab_size
+        if vocab_size < self.n_actions:
+            raise ValueError(
+                f"the environment has {self.n_actions} tokens and the model {self.model_name or 'given'!r} only "
+                f"{vocab_size}: make the environment with the model's own tokenizer, gym.make(..., model=...)"
+            )
+        positions = getattr(self.language_model.config, "max_position_embeddings", None)
+        if positions is not None and positions < self.max_length:
+            raise ValueError(
+                f"contexts reach {self.max_length} tokens and the model has {positions} positions: lower the "
+                "environment's max_prompt_tokens or max_new_tokens"
+            )
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return dict(
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            lr_schedule=self._dummy_schedule,
+            model=self.model_source,
+            train=self.train_part,
+            value=self.value_kind,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+        )
+
+    # Rollout
+
+    def forward(self, obs: PyTorchObs, deterministic: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Choose a token for every context.
+
+        Returns:
+            actions `(batch,)` int64, values `(batch, 1)` and log-probabilities `(batch,)`.
+        """
+        distribution = self.get_distribution(obs)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, self.predict_values(obs), distribution.log_prob(actions)
+
+    def get_distribution(self, obs: PyTorchObs) -> CategoricalDistribution:
+        """The distribution of the next token of every context."""
+        input_ids, lengths = _contexts(obs)
+        logits = self._filter(self.language_model.head(self._actor_cache(input_ids, lengths)))
+        distribution = CategoricalDistribution(self.n_actions)
+        return distribution.proba_distribution(action_logits=logits)
+
+    def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
+        """Values `(batch, 1)`; they know the policy they come from, so that the rollout buffer finds the reference."""
+        cache = self._actor_cache if self._critic_cache is None else self._critic_cache
+        values = self.value_net(cache(*_contexts(obs)).float())
+        values.policy = self
+        return values
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Stay in evaluation mode: dropout would make the update's log-probabilities differ from the rollout's."""
+        super().set_training_mode(False)
+
+    # Update
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Values `(n, 1)`, log-probabilities `(n,)` and entropies `(n,)` of `n` actions.
+
+        With `rows` and `columns` in `obs` (from `SequenceRolloutBuffer`), a row of `input_ids` is a whole sequence and
+        action i was taken after its token `(rows[i], columns[i])`; else every row is one context and one action.
+        """
+        input_ids, lengths = _contexts(obs)
+        assert isinstance(obs, dict)
+        if "rows" in obs:
+            rows, columns = obs["rows"], obs["columns"]
+        else:
+            rows, columns = torch.arange(len(input_ids), device=input_ids.device), lengths - 1
+        length = int(lengths.max())
+        input_ids = input_ids[:, :length]
+        mask = (torch.arange(length, device=input_ids.device) < lengths[:, None]).long()
+        hidden = self.language_model.hidden(input_ids, mask)[rows, columns]
+        if self.value_trunk is None:
+            values = self.value_net(hidden.float())
+        else:
+            values = self.value_net(hidden_states(self.value_trunk, input_ids, mask)[rows, columns].float())
+        actions = actions.long().flatten()
+        log_probs = self._filter(self.language_model.head(hidden), actions).log_softmax(dim=-1)
+        entropy = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(dim=-1)
+        return values, log_probs.gather(1, actions[:, None]).squeeze(1), entropy
+
+    @torch.no_grad()
+    def reference_log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities `(n,)` under the reference: the model as it was before training, decoded the same way.
+
+        The frozen part is the policy's own; only the parameters that learn have a second copy.
+        """
+        logits = torch.func.functional_call(
+            self.language_model,
+            self.reference.parameters_by_name(),
+            (obs["input_ids"], obs["attention_mask"], obs["rows"], obs["columns"]),
+        )
+        log_probs = self._filter(logits, actions).log_softmax(dim=-1)
+        return log_probs.gather(1, actions[:, None]).squeeze(1)
+
+    def _filter(self, logits: torch.Tensor, taken: torch.Tensor | None = None) -> torch.Tensor:
+        """Cut the logits to the action space and apply temperature, top-k and top-p; `taken` tokens are always kept."""
+        logits = logits[..., : self.n_actions] / self.temperature
+        kept = None
+        if self.top_k is not None and self.top_k < self.n_actions:
+            kept = logits >= logits.topk(self.top_k, dim=-1).values[..., -1:]
+        if self.top_p is not None and self.top_p < 1.0:
+            ordered, order = (logits if kept is None else logits.masked_fill(~kept, -torch.inf)).sort(
+                -1, descending=True
+            )
+            probability = ordered.softmax(dim=-1)
+            inside = probability.cumsum(dim=-1) - probability < self.top_p  # the mass before a token is below p
+            nucleus = torch.zeros_like(inside).scatter(-1, order, inside)
+            kept = nucleus if kept is None else kept & nucleus
+        if kept is None:
+            return logits
+        if taken is not None:
+            kept = kept.scatter(-1, taken[:, None], True)
+        return logits.masked_fill(~kept, -torch.inf)
+
+    # Saving
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write a plain Hugging Face model, and its tokenizer where the model was given by name."""
+        self.language_model.model.save_pretrained(directory)
+        if self.model_name is not None:
+            from rlhf_envs.models import load_tokenizer
+
+            load_tokenizer(self.model_name).save_pretrained(directory)
+
+
+class _Snapshot(nn.Module):
+    """Frozen copies of parameters. They are buffers: they move with the policy, are saved with it and never learn."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        super().__init__()
+        for name, parameter in parameters.items():
+            self.register_buffer(name.replace(".", "/"), parameter.detach().clone())
+
+    def parameters_by_name(self) -> dict[str, torch.Tensor]:
+        return {name.replace("/", "."): value for name, value in self.named_buffers()}
+
+
+def _contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids `(batch, length)` and lengths `(batch,)` of an observation, whatever dtype SB3 has cast it to."""
+    assert isinstance(obs, dict)
+    return obs["input_ids"].long(), obs["attention_mask"].long().sum(dim=1).clamp(min=1)
+
+
+def _check_arguments(
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    value: str,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    use_sde: bool,
+) -> None:
+    keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
+    if not {"input_ids", "attention_mask"} <= keys or not isinstance(action_space, spaces.Discrete):
+        raise ValueError(
+            "TokenPolicy needs a token environment, observations Dict(input_ids, attention_mask) and Discrete actions; "
+            f"got {observation_space} and {action_space}"
+        )
+    if value not in ("shared", "separate"):
+        raise ValueError(f"value={value!r}: expected 'shared' or 'separate'")
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: expected a number above 0; for argmax use deterministic=True")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k}: expected at least 1, or None")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}: expected a number in (0, 1], or None")
+    if use_sde:
+        raise ValueError("use_sde=True: state-dependent exploration is for continuous actions, tokens are discrete")

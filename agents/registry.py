@@ -1,0 +1,130 @@
+"""Algorithms by name: built in, registered at run time, or installed by third parties."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from importlib.metadata import entry_points
+from typing import Any
+
+from .buffers import SequenceRolloutBuffer
+from .policy import TokenPolicy
+
+__all__ = ["available", "get_algorithm", "make", "register"]
+
+ENTRY_POINTS = "rlhf_envs.algorithms"
+_ALGORITHMS: dict[str, str] = {
+    "ppo": f"{__package__}.algorithms.ppo:PPO",
+    "a2c": f"{__package__}.algorithms.a2c:A2C",
+}
+
+
+def register(name: str, target: str) -> None:
+    """Register an algorithm, a class with SB3's interface, as "module:Class". It is imported when it is first used.
+
+    Raises:
+        ValueError: the name is taken by another target, or the target is not of that form.
+    """
+    module, _, attribute = target.partition(":")
+    if not module or not attribute:
+        raise ValueError(f"cannot register {target!r}: expected 'module:Class'")
+    if _ALGORITHMS.get(name, target) != target:
+        raise ValueError(f"the algorithm {name!r} is already registered, as {_ALGORITHMS[name]!r}")
+    _ALGORITHMS[name] = target
+
+
+def available() -> dict[str, str]:
+    """All algorithms: name to "module:Class"; ours and registered ones come before entry points of the same name."""
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)} | _ALGORITHMS
+
+
+def get_algorithm(name: str) -> type[Any]:
+    """Import the class of an algorithm.
+
+    Raises:
+        ValueError: the name is unknown; the message has the nearest and all the names.
+    """
+    algorithms = available()
+    if name not in algorithms:
+        near = difflib.get_close_matches(name, algorithms, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"unknown algorithm {name!r}: {hint}there are {', '.join(sorted(algorithms))}")
+    module, _, attribute = algorithms[name].partition(":")
+    algorithm: type[Any] = getattr(importlib.import_module(module), attribute)
+    return algorithm
+
+
+def make(name: str, env: Any, *, n_envs: int = 32, seed: int | None = None, **kwargs: Any) -> Any:
+    """Build an agent for a token environment.
+
+    Args:
+        name: an algorithm, see `available()`.
+        env: an environment id, a Gymnasium environment or an SB3 `VecEnv`.
+        n_envs: environments in the batch, where `env` is an id.
+        seed: seeds the environments, numpy and torch.
+        **kwargs: the algorithm's own arguments, and flat beside them those of `TokenPolicy` (`model`, `train`, `value`,
+            `temperature`, `top_k`, `top_p`) and of `SequenceRolloutBuffer` (`kl_coef`, `kl_target`, `kl_horizon`,
+            `whiten_rewards`). `model` is the environment's own by default.
+
+    Returns:
+        An SB3 agent; `agent.learn(total_timesteps)` counts tokens.
+
+    Raises:
+        ValueError: unknown algorithm, or `batch_size` is smaller than one episode.
+        TypeError: an argument that nothing takes; the message has the nearest name.
+    """
+    cls = get_algorithm(name)
+    policy_names, buffer_names = (
+        _own_arguments(TokenPolicy, "observation_space", "action_space", "lr_schedule", "use_sde"),
+        _own_arguments(SequenceRolloutBuffer, "buffer_size", "observation_space", "action_space", "device", "n_envs")
+        - {"gae_lambda", "gamma"},
+    )
+    algorithm_names = _own_arguments(cls, "self", "policy", "env")
+    for argument in kwargs:
+        if argument not in algorithm_names | policy_names | buffer_names:
+            near = difflib.get_close_matches(argument, algorithm_names | policy_names | buffer_names, n=3)
+            raise TypeError(
+                f"{name} takes no argument {argument!r}" + (f"; nearest: {', '.join(near)}" if near else "")
+            )
+    if isinstance(env, str):
+        from .vec_env import make_vec_env
+
+        env = make_vec_env(env, n_envs, seed=seed)
+    policy_kwargs = dict(kwargs.pop("policy_kwargs", None) or {})
+    buffer_kwargs = dict(kwargs.pop("rollout_buffer_kwargs", None) or {})
+    policy_kwargs |= {key: kwargs.pop(key) for key in list(kwargs) if key in policy_names - algorithm_names}
+    buffer_kwargs |= {key: kwargs.pop(key) for key in list(kwargs) if key in buffer_names - algorithm_names}
+    policy_kwargs.setdefault("model", _attribute(env, "model_name"))
+    horizon = _attribute(env, "max_new_tokens")
+    if horizon is not None:
+        if kwargs.get("batch_size") is not None and kwargs["batch_size"] < horizon:
+            raise ValueError(
+                f"batch_size={kwargs['batch_size']} is smaller than one episode of {horizon} tokens: minibatches are "
+                f"made of whole episodes, so take at least {8 * horizon}"
+            )
+        kwargs.setdefault("n_steps", horizon)
+    return cls(env=env, seed=seed, policy_kwargs=policy_kwargs, rollout_buffer_kwargs=buffer_kwargs, **kwargs)
+
+
+def _own_arguments(cls: type[Any], *without: str) -> set[str]:
+    """Names of the arguments that a class and its bases take by name."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {"self", *without}
+
+
+def _attribute(env: Any, name: str) -> Any:
+    """An attribute of a Gymnasium environment or of the first of a `VecEnv`, or None."""
+    from stable_baselines3.common.vec_env import VecEnv
+
+    try:
+        return env.get_attr(name, 0)[0] if isinstance(env, VecEnv) else env.get_wrapper_attr(name)
+    except AttributeError:
+        return None

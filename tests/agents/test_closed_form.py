@@ -1,0 +1,78 @@
+"""PPO and A2C against the closed form: pi*(y|x) ~ pi_ref(y|x) exp(r(x, y) / b) on a space small enough to enumerate."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import agents
+from rlhf_envs.tasks.token_bandit import CONTEXTS, completion_rewards, enumerate_completions, optimum
+
+KL_COEF = 0.3
+SETTINGS = {
+    "ppo": dict(learning_rate=2e-3, n_steps=12, batch_size=384, n_epochs=4),
+    "a2c": dict(learning_rate=3e-3, n_steps=3),
+}
+
+
+def exact_figures(policy, env) -> dict[str, float]:
+    """Expected reward, KL and objective of a policy over all completions of all prompts, and those of the optimum."""
+    tokenizer = env.get_attr("tokenizer", 0)[0]
+    completions = enumerate_completions()
+    figures = []
+    for prompt in CONTEXTS:
+        start = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        length = len(start) + max(map(len, completions))
+        ids = torch.zeros(len(completions), length, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        rows, columns, actions = [], [], []
+        for i, completion in enumerate(completions):
+            sequence = torch.tensor([*start, *completion])
+            ids[i, : len(sequence)], mask[i, : len(sequence)] = sequence, 1
+            rows += [i] * len(completion)
+            columns += range(len(start) - 1, len(sequence) - 1)
+            actions += completion
+        obs = {"input_ids": ids, "attention_mask": mask, "rows": torch.tensor(rows), "columns": torch.tensor(columns)}
+        with torch.no_grad():
+            token_log_probs = policy.evaluate_actions(obs, torch.tensor(actions))[1]
+            reference_log_probs = policy.reference_log_prob(obs, torch.tensor(actions))
+        log_pi, log_ref = (
+            np.bincount(rows, weights=values.double().numpy(), minlength=len(completions))
+            for values in (token_log_probs, reference_log_probs)
+        )
+        rewards = completion_rewards(prompt, completions)
+        pi = np.exp(log_pi)
+        assert pi.sum() == pytest.approx(1, abs=1e-4)
+        best = optimum(log_ref, rewards, KL_COEF)
+        kl = pi @ (log_pi - log_ref)
+        start_objective = np.exp(log_ref) @ rewards
+        figures.append((start_objective, pi @ rewards, kl, pi @ rewards - KL_COEF * kl))
+        figures[-1] += (best["expected_reward"], best["kl"], best["objective"])
+    names = ("start", "reward", "kl", "objective", "best_reward", "best_kl", "best_objective")
+    return dict(zip(names, np.mean(figures, axis=0).tolist(), strict=True))
+
+
+def learn(algo: str, tokens: int, seed: int) -> dict[str, float]:
+    env = agents.make_vec_env("rlhf/TokenBandit-v0", 64, seed=seed)
+    agent = agents.make(algo, env, seed=seed, device="cpu", kl_coef=KL_COEF, **SETTINGS[algo])
+    agent.learn(tokens)
+    return exact_figures(agent.policy, env)
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_a_short_run_covers_half_of_the_way_to_the_optimum(algo):
+    figures = learn(algo, 40_000, seed=0)
+    way = (figures["objective"] - figures["start"]) / (figures["best_objective"] - figures["start"])
+    assert way > 0.5, figures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_the_optimum_is_reached(algo):
+    """Over 5 seeds the objective ends within 10% of the way from the start to the optimum, reward and KL within 15%."""
+    runs = [learn(algo, 200_000, seed) for seed in range(5)]
+    mean = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+    assert mean["best_objective"] - mean["objective"] < 0.10 * (mean["best_objective"] - mean["start"]), mean
+    assert mean["reward"] == pytest.approx(mean["best_reward"], rel=0.15), mean
+    assert mean["kl"] == pytest.approx(mean["best_kl"], rel=0.15), mean

@@ -1,0 +1,85 @@
+"""The trunk, the head and what of them learns, on every shape of model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agents.language_model import LanguageModel
+
+
+def _batch() -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(2, 50, (3, 9), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(9) < torch.tensor([[9], [4], [6]])).long()
+    return ids, mask
+
+
+def test_gathered_logits_equal_the_models_own(any_shape, small_model):
+    model = small_model(any_shape)
+    ids, mask = _batch()
+    rows, columns = torch.tensor([0, 0, 1, 2]), torch.tensor([3, 8, 3, 5])
+    logits = LanguageModel(model)(ids, mask, rows, columns)
+    with torch.no_grad():
+        for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
+            alone = model(input_ids=ids[row : row + 1, : column + 1], use_cache=False).logits[0, -1]
+            torch.testing.assert_close(logits[i], alone, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("train", [1, 2])
+def test_k_trains_the_last_blocks_the_final_norm_and_the_head(any_shape, small_model, train):
+    language_model = LanguageModel(small_model(any_shape), train)
+    ids, mask = _batch()
+    with torch.no_grad():
+        entering: list[torch.Tensor] = []
+        block = language_model._blocks()[3 - train]
+        hook = block.register_forward_pre_hook(
+            lambda _m, args, kwargs: entering.append(args or kwargs), with_kwargs=True
+        )
+        language_model.hidden(ids, mask)
+        hook.remove()
+    language_model(ids, mask, torch.tensor([0]), torch.tensor([5])).sum().backward()
+    trained = language_model.trained_parameters()
+    blocks = language_model._blocks()
+    for i, block in enumerate(blocks):
+        assert all(p.requires_grad == (i >= 3 - train) for p in block.parameters()), f"block {i}"
+    head = language_model.model.get_output_embeddings().weight
+    assert any(p is head for p in trained.values())
+    assert not language_model.model.get_input_embeddings().weight.requires_grad
+    others = set(trained) - {
+        n for n, p in language_model.named_parameters() if any(p is q for q in blocks.parameters())
+    }
+    assert any("norm" in name or "ln_f" in name for name in others), "the final norm learns"
+
+
+def test_head_trains_the_output_embedding_alone(slotted_shape, small_model):
+    language_model = LanguageModel(small_model(slotted_shape), "head")
+    head = language_model.model.get_output_embeddings()
+    assert {id(p) for p in language_model.trained_parameters().values()} == {id(p) for p in head.parameters()}
+
+
+def test_untying_the_head_leaves_the_logits_alone(small_model):
+    ids, mask = _batch()
+    rows, columns = torch.arange(3), torch.tensor([8, 3, 5])
+    before = LanguageModel(small_model("gpt2"), "full")(ids, mask, rows, columns)
+    after = LanguageModel(small_model("gpt2"), "head")(ids, mask, rows, columns)
+    assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("train", [4, -1, 1.5, True, "lm_head"])
+def test_an_impossible_part_to_train_is_an_error(small_model, train):
+    with pytest.raises(ValueError, match="expected 'full', 'head' or a number of last blocks, 0 to 3"):
+        LanguageModel(small_model("gpt2"), train)
+
+
+def test_a_model_with_another_head_is_refused(small_model):
+    model = small_model("gpt2")
+    model.lm_head.register_forward_hook(lambda module, args, output: output)
+    original = model.forward
+    model.forward = lambda **kwargs: _scaled(original(**kwargs))
+    with pytest.raises(ValueError, match="not its output embedding applied to its last hidden state"):
+        LanguageModel(model)
+
+
+def _scaled(output):
+    output.logits = output.logits * 2 + 1
+    return output

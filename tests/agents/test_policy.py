@@ -1,0 +1,248 @@
+"""`TokenPolicy`: what is sampled is what is stored is what is trained."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from agents.policy import TokenPolicy
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*decodes without a KV cache")
+
+LENGTH = 20
+CONTEXTS = [[5, 6, 7], [8, 9], [3, 4, 5, 6, 7, 8], [2]]
+
+
+def make_policy(small_model, token_spaces, shape="gpt2", **kwargs) -> TokenPolicy:
+    return TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-3, model=small_model(shape), **kwargs)
+
+
+def observation(contexts=CONTEXTS, length=LENGTH, pad=0, dtype=torch.long) -> dict[str, torch.Tensor]:
+    ids = torch.full((len(contexts), length), pad)
+    mask = torch.zeros_like(ids)
+    for i, context in enumerate(contexts):
+        ids[i, : len(context)] = torch.tensor(context)
+        mask[i, : len(context)] = 1
+    return {"input_ids": ids.to(dtype), "attention_mask": mask.to(dtype)}
+
+
+def sequences(contexts, n_actions) -> dict[str, torch.Tensor]:
+    """Every context as a sequence whose last `n_actions` tokens are actions."""
+    rows = torch.arange(len(contexts)).repeat_interleave(n_actions)
+    columns = torch.cat([torch.arange(len(c) - 1 - n_actions, len(c) - 1) for c in contexts])
+    return observation(contexts) | {"rows": rows, "columns": columns}
+
+
+def check_rollout_against_update(policy):
+    torch.nn.init.normal_(policy.value_net.weight)
+    contexts = [list(c) for c in CONTEXTS]
+    for _ in range(6):
+        with torch.no_grad():
+            actions, values, log_probs = policy(observation(contexts))
+            again = policy.evaluate_actions(observation(contexts), actions)
+        torch.testing.assert_close(again[0], values, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(again[1], log_probs, atol=1e-5, rtol=1e-4)
+        contexts = [[*c, int(a)] for c, a in zip(contexts, actions, strict=True)]
+
+
+def test_rollout_and_update_agree_on_every_shape(any_shape, small_model, token_spaces):
+    check_rollout_against_update(make_policy(small_model, token_spaces, any_shape))
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"temperature": 0.7}, {"top_k": 5}, {"top_p": 0.6}, {"top_k": 9, "top_p": 0.8}]
+)
+@pytest.mark.parametrize("value", ["shared", "separate"])
+def test_rollout_and_update_agree_under_every_setting(small_model, token_spaces, settings, value):
+    check_rollout_against_update(make_policy(small_model, token_spaces, value=value, **settings))
+
+
+def test_sequences_equal_one_row_a_token(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces)
+    torch.nn.init.normal_(policy.value_net.weight)
+    contexts = [[5, 6, 7, 8, 9], [2, 3, 4, 5, 6, 7, 8], [9, 8, 7, 6]]
+    packed = sequences(contexts, 3)
+    rows = [(c[: k + 1], c[k + 1]) for c in contexts for k in range(len(c) - 4, len(c) - 1)]
+    actions = torch.tensor([action for _, action in rows])
+    flat = policy.evaluate_actions(observation([context for context, _ in rows]), actions)
+    whole = policy.evaluate_actions(packed, actions)
+    for one, other in zip(flat, whole, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_log_probs_are_those_of_a_categorical_over_the_models_logits(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces, temperature=0.5)
+    with torch.no_grad():
+        actions, _, log_probs = policy(observation())
+        for context, action, log_prob in zip(CONTEXTS, actions, log_probs, strict=True):
+            logits = policy.language_model.model(input_ids=torch.tensor([context])).logits[0, -1] / 0.5
+            expected = torch.distributions.Categorical(logits=logits)
+            torch.testing.assert_close(log_prob, expected.log_prob(action), atol=1e-5, rtol=1e-4)
+            entropy = policy.evaluate_actions(observation([context]), action)[2]
+            torch.testing.assert_close(entropy[0], expected.entropy(), atol=1e-5, rtol=1e-4)
+
+
+def test_padding_never_matters_to_log_probs_values_or_gradients(any_shape, small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces, any_shape)
+    torch.nn.init.normal_(policy.value_net.weight)
+    results = []
+    for contexts, length, pad in (([[4, 5, 6, 7]], 4, 0), ([[4, 5, 6, 7], list(range(3, 19))], LENGTH, 33)):
+        obs = observation(contexts, length, pad) | {"rows": torch.tensor([0, 0]), "columns": torch.tensor([1, 2])}
+        values, log_probs, entropy = policy.evaluate_actions(obs, torch.tensor([6, 7]))
+        policy.zero_grad()
+        (values.sum() + log_probs.sum() + entropy.sum()).backward()
+        gradients = torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None])
+        results.append((values.detach(), log_probs.detach(), gradients))
+    for alone, padded in zip(*results, strict=True):
+        torch.testing.assert_close(alone, padded, atol=2e-5, rtol=1e-4)
+
+
+def test_top_k_and_top_p_never_sample_outside_their_sets(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces, top_k=3, top_p=0.5)
+    many = observation([[5, 6, 7]] * 400)
+    with torch.no_grad():
+        probabilities = policy.language_model.model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, -1].softmax(-1)
+        top = probabilities.topk(3)
+        renormalised = (top.values / top.values.sum()).tolist()
+        nucleus = 1 + sum(sum(renormalised[: i + 1]) < 0.5 for i in range(3))
+        assert set(policy(many)[0].tolist()) <= set(top.indices[:nucleus].tolist())
+
+
+def test_an_action_outside_the_new_nucleus_keeps_a_finite_log_prob_and_gradient(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces, top_k=2)
+    with torch.no_grad():
+        worst = policy.language_model.model(input_ids=torch.tensor([[5, 6]])).logits[0, -1].argmin()
+    _, log_prob, entropy = policy.evaluate_actions(observation([[5, 6]]), worst[None])
+    (log_prob + entropy).sum().backward()
+    assert torch.isfinite(log_prob).all()
+    assert all(torch.isfinite(p.grad).all() for p in policy.parameters() if p.grad is not None)
+
+
+def test_dropout_is_off_even_when_sb3_turns_training_on(token_spaces):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=64, n_layer=2, n_embd=32, n_head=4, resid_pdrop=0.5))
+    policy = TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-3, model=model)
+    policy.set_training_mode(True)
+    actions = torch.tensor([1, 2, 3, 4])
+    first, second = (policy.evaluate_actions(observation(), actions)[1] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_the_value_head_starts_at_zero(small_model, token_spaces):
+    assert torch.equal(make_policy(small_model, token_spaces).predict_values(observation()), torch.zeros(4, 1))
+
+
+def test_adam_has_epsilon_1e_5_and_only_what_learns(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces, train=1)
+    (group,) = policy.optimizer.param_groups
+    assert group["eps"] == 1e-5
+    assert {id(p) for p in group["params"]} == {id(p) for p in policy.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("train", ["full", 1, "head"])
+def test_the_reference_stays_the_starting_model(small_model, token_spaces, train):
+    policy = make_policy(small_model, token_spaces, train=train)
+    obs, actions = sequences([[5, 6, 7, 8, 9], [2, 3, 4, 5, 6, 7, 8]], 3), torch.tensor([7, 8, 9, 6, 7, 8])
+    before = policy.evaluate_actions(obs, actions)[1].detach()
+    torch.testing.assert_close(policy.reference_log_prob(obs, actions), before, atol=1e-6, rtol=1e-5)
+    policy.evaluate_actions(obs, actions)[1].sum().backward()
+    policy.optimizer.step()
+    after = policy.evaluate_actions(obs, actions)[1].detach()
+    assert not torch.allclose(after, before, atol=1e-3)
+    torch.testing.assert_close(policy.reference_log_prob(obs, actions), before, atol=1e-6, rtol=1e-5)
+
+
+def test_the_reference_costs_only_what_learns(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces, train=1)
+    learning = sum(p.numel() for p in policy.language_model.parameters() if p.requires_grad)
+    assert sum(b.numel() for b in policy.reference.buffers()) == learning
+
+
+@pytest.mark.parametrize("train", [1, "head"])
+def test_frozen_parameters_do_not_move(small_model, token_spaces, train):
+    policy = make_policy(small_model, token_spaces, train=train)
+    frozen = {n: p.detach().clone() for n, p in policy.named_parameters() if not p.requires_grad}
+    assert frozen
+    values, log_probs, entropy = policy.evaluate_actions(observation(), torch.tensor([1, 2, 3, 4]))
+    (values.sum() + log_probs.sum() + entropy.sum()).backward()
+    policy.optimizer.step()
+    assert all(torch.equal(p, frozen[n]) for n, p in policy.named_parameters() if n in frozen)
+
+
+def test_observations_may_come_as_float32(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces)
+    actions = torch.tensor([1, 2, 3, 4])
+    as_float = policy.evaluate_actions(observation(dtype=torch.float32), actions)
+    for one, other in zip(policy.evaluate_actions(observation(), actions), as_float, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_predict_deterministic_is_the_argmax(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces)
+    obs = {key: array.numpy() for key, array in observation().items()}
+    actions, _ = policy.predict(obs, deterministic=True)
+    with torch.no_grad():
+        expected = [
+            int(policy.language_model.model(input_ids=torch.tensor([c])).logits[0, -1].argmax()) for c in CONTEXTS
+        ]
+    assert actions.tolist() == expected
+    single, _ = policy.predict({key: array[0] for key, array in obs.items()}, deterministic=True)
+    assert single == expected[0]
+
+
+def test_save_pretrained_writes_a_plain_model(any_shape, small_model, token_spaces, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    policy = make_policy(small_model, token_spaces, any_shape, train=1)
+    policy.evaluate_actions(observation(), torch.tensor([1, 2, 3, 4]))[1].sum().backward()
+    policy.optimizer.step()
+    policy.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        expected = policy.language_model.model(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(loaded(input_ids=ids, use_cache=False).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_policy_saves_and_loads(small_model, token_spaces, tmp_path):
+    policy = make_policy(small_model, token_spaces, temperature=0.8, train=2)
+    policy.save(str(tmp_path / "policy.pt"))
+    loaded = TokenPolicy.load(str(tmp_path / "policy.pt"), device="cpu")
+    actions = torch.tensor([1, 2, 3, 4])
+    for one, other in zip(
+        policy.evaluate_actions(observation(), actions), loaded.evaluate_actions(observation(), actions), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+def test_without_a_model_a_fresh_one_is_built_and_said_so(token_spaces, caplog):
+    policy = TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-3)
+    assert policy.language_model.vocab_size == 50
+    assert "a small fresh one for 50 actions" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"value": "none"}, "expected 'shared' or 'separate'"),
+        ({"temperature": 0.0}, "temperature=0.0: expected a number above 0"),
+        ({"top_k": 0}, "top_k=0: expected at least 1"),
+        ({"top_p": 1.5}, r"top_p=1.5: expected a number in \(0, 1\]"),
+        ({"use_sde": True}, "tokens are discrete"),
+    ],
+)
+def test_bad_arguments_are_clear_errors(token_spaces, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-3, **arguments)
+
+
+def test_spaces_that_do_not_fit_are_clear_errors(small_model, token_spaces):
+    with pytest.raises(ValueError, match="TokenPolicy needs a token environment"):
+        TokenPolicy(spaces.Box(0, 1, (3,), np.float32), spaces.Discrete(3), lambda _: 1e-3)
+    with pytest.raises(ValueError, match=r"has 60 tokens and the model .* only 50"):
+        TokenPolicy(*token_spaces(LENGTH, vocab=60), lambda _: 1e-3, model=small_model("gpt2"))
+    with pytest.raises(ValueError, match="contexts reach 100 tokens and the model has 64 positions"):
+        TokenPolicy(*token_spaces(100), lambda _: 1e-3, model=small_model("gpt2"))

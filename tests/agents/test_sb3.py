@@ -1,0 +1,121 @@
+"""Stock Stable-Baselines3 on token environments: everything a user of SB3 reaches for."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan, VecMonitor
+
+import rlhf_envs  # noqa: F401  registers the environments
+from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
+
+ID = "rlhf/IncreasingNumbers-v0"
+
+
+def make_agent(cls, env=None, **kwargs):
+    settings = {"n_steps": 10, "seed": 0, "device": "cpu", "gamma": 1.0}
+    if cls is PPO:
+        settings |= {"batch_size": 20, "n_epochs": 2}
+    env = make_vec_env(ID, 4, seed=0) if env is None else env
+    return cls(TokenPolicy, env, rollout_buffer_class=SequenceRolloutBuffer, **(settings | kwargs))
+
+
+def weights(agent):
+    return torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
+
+
+@pytest.mark.parametrize("cls", [PPO, A2C])
+class TestStock:
+    def test_learns_again_without_resetting_the_count(self, cls):
+        agent = make_agent(cls).learn(40)
+        before = weights(agent)
+        agent.learn(40, reset_num_timesteps=False)
+        assert agent.num_timesteps == 80
+        assert not torch.equal(before, weights(agent))
+
+    def test_saves_and_loads(self, cls, tmp_path):
+        agent = make_agent(cls).learn(40)
+        agent.save(tmp_path / "agent")
+        loaded = cls.load(tmp_path / "agent", env=agent.env, device="cpu")
+        assert torch.equal(weights(agent), weights(loaded))
+        obs = agent.env.reset()
+        assert (agent.predict(obs, deterministic=True)[0] == loaded.predict(obs, deterministic=True)[0]).all()
+        for one, other in zip(agent.policy.reference.buffers(), loaded.policy.reference.buffers(), strict=True):
+            assert torch.equal(one, other), "the reference is the starting model of the first run"
+        loaded.learn(40)
+
+    def test_set_parameters(self, cls):
+        trained, fresh = make_agent(cls).learn(40), make_agent(cls, seed=1)
+        fresh.set_parameters(trained.get_parameters())
+        assert torch.equal(weights(trained), weights(fresh))
+        obs = trained.env.reset()
+        assert (trained.predict(obs, deterministic=True)[0] == fresh.predict(obs, deterministic=True)[0]).all()
+
+    def test_a_seed_makes_a_run_repeatable(self, cls):
+        first, second = (weights(make_agent(cls).learn(80)) for _ in range(2))
+        assert torch.equal(first, second)
+
+    def test_one_plain_environment(self, cls):
+        kwargs = {"batch_size": 10} if cls is PPO else {}
+        agent = make_agent(cls, gym.make(ID), **kwargs).learn(20)
+        assert agent.num_timesteps == 20
+
+    @pytest.mark.filterwarnings("ignore:.*already wrapped with a `Monitor`")  # SB3 says so of its own make_vec_env too
+    @pytest.mark.parametrize("wrap", [VecMonitor, VecCheckNan])
+    def test_wrapped_environments(self, cls, wrap):
+        agent = make_agent(cls, wrap(make_vec_env(ID, 4, seed=0))).learn(40)
+        assert len(agent.ep_info_buffer) > 0
+
+    def test_sb3s_make_vec_env_gives_the_same_run(self, cls):
+        """SB3's vector of single environments and the batched one: the same seeds, episodes and weights."""
+        slow = make_agent(cls, sb3_make_vec_env(ID, n_envs=4, seed=0)).learn(80)
+        fast = make_agent(cls).learn(80)
+        torch.testing.assert_close(weights(slow), weights(fast), atol=1e-6, rtol=1e-5)
+
+    def test_callbacks(self, cls, tmp_path):
+        evaluate = EvalCallback(
+            make_vec_env(ID, 2, seed=9), n_eval_episodes=3, eval_freq=5, log_path=str(tmp_path), verbose=0
+        )
+        agent = make_agent(cls).learn(80, callback=[evaluate, CheckpointCallback(5, str(tmp_path))])
+        results = np.load(tmp_path / "evaluations.npz")
+        assert results["results"].shape == (4, 3)
+        assert len(list(tmp_path.glob("*_steps.zip"))) == 4
+        assert agent.num_timesteps == 80
+
+    def test_evaluation_in_between_leaves_training_alone(self, cls):
+        evaluate = EvalCallback(make_vec_env(ID, 3, seed=5), n_eval_episodes=3, eval_freq=7, verbose=0)
+        quiet, watched = make_agent(cls).learn(80), make_agent(cls).learn(80, callback=evaluate)
+        assert quiet.rollout_buffer.actions.tolist() == watched.rollout_buffer.actions.tolist()
+        # refilling the KV cache rounds differently, and Adam's first steps magnify that where a gradient is near zero
+        assert (weights(quiet) - weights(watched)).abs().mean() < 1e-4
+
+
+def test_evaluate_policy_on_plain_and_batched_environments_agrees():
+    agent = make_agent(PPO).learn(40)
+    one = evaluate_policy(agent, Monitor(gym.make(ID)), n_eval_episodes=6, return_episode_rewards=True)
+    many = evaluate_policy(agent, make_vec_env(ID, 3), n_eval_episodes=6, return_episode_rewards=True)
+    assert len(one[0]) == len(many[0]) == 6
+    assert all(0 <= reward <= 1 for reward in one[0] + many[0])
+
+
+def test_stock_ppo_in_subprocesses():
+    env = sb3_make_vec_env(f"rlhf_envs:{ID}", n_envs=2, seed=0, vec_env_cls=SubprocVecEnv)
+    try:
+        assert make_agent(PPO, env).learn(20).num_timesteps == 20
+    finally:
+        env.close()
+
+
+def test_without_the_sequence_buffer_stock_ppo_still_learns():
+    env = make_vec_env(ID, 4, seed=0)
+    agent = PPO(TokenPolicy, env, n_steps=10, batch_size=20, n_epochs=1, seed=0, device="cpu")
+    before = weights(agent)
+    agent.learn(40)
+    assert not torch.equal(before, weights(agent))
