@@ -15,13 +15,13 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import Dataset
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, TrainerCallback
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Trainer
 
 __all__ = ["PackedTexts", "build_model", "pretrain", "read_texts", "split_passages", "train_tokenizer"]
 
@@ -151,16 +151,17 @@ class PackedTexts(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
 
 
-def _log_perplexity() -> TrainerCallback:
-    """A callback that adds the validation perplexity to what the Trainer logs."""
-    from transformers import TrainerCallback
+def _trainer(**kwargs: Any) -> Trainer:
+    """A `Trainer` that logs the validation perplexity beside the loss."""
+    from transformers import Trainer
 
-    class LogPerplexity(TrainerCallback):
-        def on_log(self, args, state, control, logs=None, **kwargs):  # type: ignore[no-untyped-def]
-            if logs and "eval_loss" in logs:
+    class PerplexityTrainer(Trainer):
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            if "eval_loss" in logs:
                 logs["eval_perplexity"] = math.exp(logs["eval_loss"])
+            super().log(logs, *args, **kwargs)
 
-    return LogPerplexity()
+    return PerplexityTrainer(**kwargs)
 
 
 def pretrain(
@@ -200,7 +201,7 @@ def pretrain(
         FileExistsError: `output` holds a run and `resume` is False.
         FileNotFoundError: `resume` is True and `output` holds no checkpoint.
     """
-    from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
+    from transformers import PreTrainedTokenizerFast, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
 
     output = Path(output)
@@ -245,9 +246,7 @@ def pretrain(
         report_to=["tensorboard"],
         seed=seed,
     )
-    trainer = Trainer(
-        model=network, args=arguments, train_dataset=data, eval_dataset=held_out, callbacks=[_log_perplexity()]
-    )
+    trainer = _trainer(model=network, args=arguments, train_dataset=data, eval_dataset=held_out)
     trainer.train(resume_from_checkpoint=checkpoint)
     loss = trainer.evaluate()["eval_loss"]
     network.save_pretrained(output)

@@ -63,7 +63,8 @@ def make(name: str, env: Any, *, n_envs: int = 32, seed: int | None = None, **kw
         env: an environment id, a Gymnasium environment or an SB3 `VecEnv`.
         n_envs: environments in the batch, where `env` is an id.
         seed: seeds the environments, numpy and torch.
-        **kwargs: the algorithm's own arguments, and flat beside them those of `TokenPolicy` (`model`, `train`, `value`,
+        **kwargs: the algorithm's own arguments (by default a rollout is one episode long, and four minibatches make an
+            epoch), and flat beside them those of `TokenPolicy` (`model`, `train`, `value`,
             `temperature`, `top_k`, `top_p`) and of `SequenceRolloutBuffer` (`kl_coef`, `kl_target`, `kl_horizon`,
             `whiten_rewards`). `model` is the environment's own by default.
 
@@ -104,6 +105,9 @@ def make(name: str, env: Any, *, n_envs: int = 32, seed: int | None = None, **kw
                 f"made of whole episodes, so take at least {8 * horizon}"
             )
         kwargs.setdefault("n_steps", horizon)
+        if "batch_size" in algorithm_names:
+            rollout = kwargs["n_steps"] * getattr(env, "num_envs", 1)
+            kwargs.setdefault("batch_size", rollout // 4 if rollout // 4 >= horizon else rollout)
     return cls(env=env, seed=seed, policy_kwargs=policy_kwargs, rollout_buffer_kwargs=buffer_kwargs, **kwargs)
 
 

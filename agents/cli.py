@@ -1,0 +1,197 @@
+"""The command line `rlhf <verb>`. Every verb imports what it needs when it runs, so that `rlhf --help` is quick."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from .command_line import add_command, user_errors
+from .config import TrainConfig, parse_pairs
+
+__all__ = ["EvaluateConfig", "PretrainConfig", "app"]
+
+app = typer.Typer(
+    help="RLHF as Gymnasium environments: train, evaluate and compare language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+
+
+@app.callback()
+def main() -> None:
+    """RLHF as Gymnasium environments: train, evaluate and compare language models."""
+
+
+@add_command(app, TrainConfig, "train")
+def train(config: TrainConfig) -> None:
+    """Train an agent, and show what its completions were and have become.
+
+    The run's folder <log-folder>/<algo>/<Env>_<k> gets config.json, TensorBoard events, progress.csv, curves.png,
+    evaluations.npz, samples.md, report.json, model/ (a Hugging Face folder) and the agent as SB3's zip.
+    """
+    import time
+
+    from rich.console import Console
+
+    from .environments import check_environment
+
+    started = time.perf_counter()
+    console = Console()
+    with user_errors():
+        check_environment(config.env)
+        config.folder()
+    with console.status("loading"), user_errors():
+        from . import reports
+        from .train import prepare
+        from .train import train as run
+
+        prepared = prepare(config)
+    config = prepared.config
+    console.print(
+        f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold]: {config.n_timesteps:,} tokens, {prepared.folder}"
+    )
+    result = run(prepared)
+    console.print(reports.samples_table(result.before, result.after))
+    console.print(reports.change_table(result))
+    seconds = time.perf_counter() - started
+    console.print(f"{result.agent.num_timesteps:,} tokens, {seconds:.0f} s in all. Everything is in {result.folder}")
+    console.print(f"[dim]curves: {result.folder / 'curves.png'}   live: tensorboard --logdir {config.log_folder}[/dim]")
+
+
+class EvaluateConfig(BaseModel):
+    """The configuration of `rlhf evaluate`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: str = Field(
+        description="Run folder, model name or folder, hub id, or SB3 zip.", json_schema_extra={"argument": True}
+    )
+    env: str | None = Field(None, description="Environment id. The run's own, or rlhf/Sentiment-v0.")
+    n_episodes: int = Field(
+        256, ge=2, description="Held-out prompts.", json_schema_extra={"flags": ["-n", "--n-episodes"]}
+    )
+    split: str = Field("test", description="Split of the task's data.")
+    judge: list[str] | None = Field(
+        None, description="Registered reward that scores too; repeat. The task's by default."
+    )
+    reference: str | None = Field(None, description="Model that KL and perplexity are measured against.")
+    seed: int = Field(0, ge=0, description="Seeds the sampling.")
+    deterministic: bool = Field(False, description="Take the most probable token.")
+    env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment; repeat the flag.")
+    trust: bool = Field(False, description="Load an SB3 zip: it holds pickles, which can run code.")
+    samples: int = Field(4, ge=0, description="Completions to show.")
+    output: str | None = Field(
+        None, description="JSON file to write the figures to.", json_schema_extra={"flags": ["-o", "--output"]}
+    )
+
+    @field_validator("env_kwargs", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return parse_pairs(value)
+
+
+@add_command(app, EvaluateConfig, "evaluate")
+def evaluate(config: EvaluateConfig) -> None:
+    """Complete held-out prompts: reward, judges, KL, perplexity, length and diversity, with bootstrap intervals."""
+    from rich.console import Console
+
+    from .environments import check_environment, run_environment
+
+    with user_errors():
+        env = check_environment(config.env or run_environment(config.source) or "rlhf/Sentiment-v0")
+        if config.output is not None and not Path(config.output).parent.is_dir():
+            raise ValueError(f"--output {config.output}: there is no folder {Path(config.output).parent}")
+    from transformers.utils import logging
+
+    from . import reports
+    from .evaluation import evaluate as run
+
+    logging.disable_progress_bar()
+    with user_errors():
+        evaluation = run(
+            config.source,
+            env,
+            n_episodes=config.n_episodes,
+            split=config.split,
+            judges=config.judge,
+            reference=config.reference,
+            seed=config.seed,
+            deterministic=config.deterministic,
+            env_kwargs=config.env_kwargs,
+            trust=config.trust,
+        )
+    console = Console()
+    console.print(reports.evaluation_table(evaluation))
+    for completion in evaluation.completions[: config.samples]:
+        console.print(reports.shown(completion))
+    if config.output is not None:
+        Path(config.output).write_text(json.dumps(evaluation.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+@app.command()
+def envs() -> None:
+    """List the environments."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from .environments import describe, text_environments
+
+    table = Table(box=box.SIMPLE)
+    table.add_column("id", no_wrap=True)
+    for heading in ("task", "reward", "model"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("vocabulary", "prompt", "new"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for env_id in text_environments():
+        d = describe(env_id)
+        size = "" if d.vocab_size is None else str(d.vocab_size)
+        table.add_row(
+            env_id, d.task, d.reward, d.model or "none", size, str(d.max_prompt_tokens), str(d.max_new_tokens)
+        )
+    Console().print(table, "prompt, new: the most tokens of each; `--env-kwargs max_new_tokens:24` changes them")
+
+
+class PretrainConfig(BaseModel):
+    """The configuration of `rlhf pretrain`."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    source: str = Field(
+        description="Named corpus, text file, or folder of text files.", json_schema_extra={"argument": True}
+    )
+    output: str = Field(description="Folder to write.", json_schema_extra={"argument": True})
+    model: str | None = Field(None, description="Model to go on from; a fresh one by default.")
+    vocab_size: int = Field(3072, gt=258, description="Tokens of a fresh tokenizer.")
+    n_layer: int = Field(3, gt=0, description="Blocks of a fresh model.")
+    n_embd: int = Field(256, gt=0, description="Width of a fresh model.")
+    n_head: int = Field(4, gt=0, description="Heads of a fresh model.")
+    block_size: int = Field(256, gt=1, description="Tokens a row, and positions of a fresh model.")
+    steps: int = Field(
+        1000, gt=0, description="Optimiser steps in all.", json_schema_extra={"flags": ["-n", "--steps"]}
+    )
+    batch_size: int = Field(16, gt=0, description="Rows a step.")
+    learning_rate: float = Field(2e-3, gt=0, description="Highest learning rate.")
+    save_freq: int = Field(200, gt=0, description="Steps between checkpoints and validations.")
+    seed: int = Field(0, ge=0, description="Seeds the weights and the order of the rows.")
+    bf16: bool = Field(False, description="Compute in bfloat16.")
+    resume: bool = Field(False, description="Go on from the last checkpoint in OUTPUT.")
+
+
+@add_command(app, PretrainConfig, "pretrain")
+def pretrain(config: PretrainConfig) -> None:
+    """Pre-train a small language model and its tokenizer on plain text, into a Hugging Face folder."""
+    from .pretrain import pretrain as run
+
+    with user_errors():
+        figures = run(**config.model_dump())
+    typer.echo(f"{config.output}: validation loss {figures['loss']:.3f}, perplexity {figures['perplexity']:.1f}")
+
+
+if __name__ == "__main__":
+    app()

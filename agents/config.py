@@ -1,0 +1,142 @@
+"""The configuration of a run: one documented pydantic model, whose fields are the flags of `rlhf train`."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from .hyperparams import default_hyperparams
+
+__all__ = ["TrainConfig", "parse_pairs"]
+
+AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
+
+
+def parse_pairs(value: Any) -> Any:
+    """Turn `["batch_size:256", "data:my.jsonl"]` into a dict; values are JSON or Python literals, else strings.
+
+    Raises:
+        ValueError: a pair has no colon.
+    """
+    if not isinstance(value, list | tuple):
+        return value
+    pairs: dict[str, Any] = {}
+    for pair in value:
+        key, colon, text = str(pair).partition(":")
+        if not colon or not key:
+            raise ValueError(f"{pair!r} is no key:value pair, such as batch_size:256")
+        pairs[key.strip()] = _literal(text.strip())
+    return pairs
+
+
+def _literal(text: str) -> Any:
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
+
+
+class TrainConfig(BaseModel):
+    """The configuration of a run. What is left out comes from `agents.hyperparams`, by environment and algorithm."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    algo: str = Field("ppo", description="Algorithm: ppo, a2c, or a registered one.")
+    env: str = Field(
+        "rlhf/Sentiment-v0", description="Environment id, see `rlhf envs`; 'module:id' imports the module first."
+    )
+    n_timesteps: int | None = Field(
+        None, gt=0, description="Tokens to train for.", json_schema_extra={"flags": ["-n", "--n-timesteps"]}
+    )
+    seed: int = Field(0, ge=0, description="Seeds the environments, the model and the sampling.")
+    n_envs: int | None = Field(None, gt=0, description="Episodes side by side.")
+    model: str | None = Field(
+        None, description="Model to train: tiny, smollm2, a folder or a hub id. The environment's own by default."
+    )
+    train: int | str | None = Field(
+        None, description="What learns: full, head, or a number of last blocks.", json_schema_extra={"type": "text"}
+    )
+    kl_coef: float | None = Field(None, ge=0, description="Coefficient of the KL penalty; 0 takes the leash off.")
+    kl_target: float | None = Field(
+        None, gt=0, description="KL an episode, in nats, that the coefficient is steered to."
+    )
+    learning_rate: float | None = Field(None, gt=0, description="Learning rate.")
+    hyperparams: dict[str, Any] = Field(
+        {},
+        description="Further arguments of the algorithm, the policy or the buffer; repeat the flag.",
+        json_schema_extra={"flags": ["-params", "--hyperparams"]},
+    )
+    env_kwargs: dict[str, Any] = Field(
+        {}, description="Arguments of the environment, such as max_new_tokens:24 or data:my.jsonl; repeat the flag."
+    )
+    log_folder: str = Field(
+        "logs", description="Folder of all runs.", json_schema_extra={"flags": ["-f", "--log-folder"]}
+    )
+    run_name: str | None = Field(None, description="Name of this run's folder; <Env>_<k> by default.")
+    eval_freq: int = Field(16_384, description="Tokens between evaluations during training; 0 for none.")
+    n_eval_episodes: int = Field(64, gt=0, description="Episodes of an evaluation during training.")
+    save_freq: int = Field(0, description="Tokens between checkpoints; 0 for none.")
+    test_episodes: int = Field(256, ge=2, description="Held-out prompts completed before and after.")
+    device: str = Field("auto", description="auto, cpu or cuda.")
+    threads: int | None = Field(None, gt=0, description="CPU threads of torch; all cores by default.")
+    verbose: int = Field(0, ge=0, le=2, description="1 prints SB3's table after every rollout.")
+    progress: bool = Field(
+        True, description="Show a progress bar.", json_schema_extra={"flags": ["-P", "--progress/--no-progress"]}
+    )
+
+    @field_validator("hyperparams", "env_kwargs", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return parse_pairs(value)
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _blocks(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @property
+    def env_id(self) -> str:
+        """The environment's id, without the module before it."""
+        return self.env.rpartition(":")[2]
+
+    def resolved(self) -> TrainConfig:
+        """The same configuration with every default filled in: as it is saved, it says all."""
+        defaults = default_hyperparams(self.env_id, self.algo)
+        given = {name: getattr(self, name) for name in (*AGENT_FIELDS, "n_timesteps", "n_envs")}
+        chosen = defaults | self.hyperparams | {name: value for name, value in given.items() if value is not None}
+        fields = {name: chosen.pop(name, None) for name in given}
+        return self.model_validate(self.model_dump() | fields | {"hyperparams": chosen})
+
+    def agent_kwargs(self) -> dict[str, Any]:
+        """What `agents.make` gets."""
+        fields = {name: getattr(self, name) for name in AGENT_FIELDS}
+        return {name: value for name, value in fields.items() if value is not None} | self.hyperparams
+
+    def environment_kwargs(self) -> dict[str, Any]:
+        """What the training environment gets: the model's tokenizer makes its vocabulary."""
+        return {**({} if self.model is None else {"model": self.model}), **self.env_kwargs}
+
+    def held_out_kwargs(self) -> dict[str, Any]:
+        """The same without the split, which evaluations choose."""
+        return {name: value for name, value in self.environment_kwargs().items() if name != "split"}
+
+    def folder(self) -> Path:
+        """The run's folder, in rl_zoo3's layout: `<log_folder>/<algo>/<Env>_<k>` with the next free k.
+
+        Raises:
+            FileExistsError: `run_name` is given and that folder exists.
+        """
+        parent = Path(self.log_folder) / self.algo
+        if self.run_name is not None:
+            if (parent / self.run_name).exists():
+                raise FileExistsError(f"the run folder {parent / self.run_name} exists: choose another --run-name")
+            return parent / self.run_name
+        name = self.env_id.rpartition("/")[2]
+        taken = [p.name.removeprefix(f"{name}_") for p in parent.glob(f"{name}_*")]
+        return parent / f"{name}_{1 + max((int(k) for k in taken if k.isdecimal()), default=0)}"

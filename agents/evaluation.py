@@ -1,0 +1,271 @@
+"""How good are the completions of held-out prompts: rewards, judges, KL, perplexity, length and diversity."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .callbacks import distinct_bigrams
+from .environments import open_batch
+from .generation import Completion, Source, generate, generate_in, held_out_indices
+from .language_model import LanguageModel
+from .policy import TokenPolicy
+from .statistics import Estimate, bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
+
+if TYPE_CHECKING:
+    from rlhf_envs.episodes import EpisodeBatch
+
+__all__ = ["Completion", "Evaluation", "evaluate", "generate"]
+
+Logits = Callable[..., torch.Tensor]
+MAX_LOGITS = 2**25  # tokens x vocabulary at once
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of n episodes, one value an episode in every array, and the completions they belong to.
+
+    Attributes:
+        source: what was evaluated.
+        reference: the model that `kl` and `nll` are measured against, or None where there is none.
+        reward: (n,) the environment's reward.
+        components: (n,) each, what the reward is made of.
+        judges: (n,) each, scores that the agent did not train against.
+        kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL an episode.
+        nll: (n,) -log p_ref(y|x) in nats, at temperature 1 and without top-k or top-p.
+        length: (n,) tokens the agent chose.
+        eos: (n,) bool, ended by EOS.
+        distinct: (n,) the share of distinct word bigrams within the completion; 1 where there is none to repeat.
+        seconds: the wall time of the evaluation.
+    """
+
+    source: str
+    env_id: str
+    split: str
+    seed: int
+    reference: str | None
+    reward: np.ndarray
+    components: dict[str, np.ndarray]
+    judges: dict[str, np.ndarray]
+    kl: np.ndarray | None
+    nll: np.ndarray | None
+    length: np.ndarray
+    eos: np.ndarray
+    distinct: np.ndarray
+    completions: list[Completion] = field(repr=False)
+    seconds: float = 0.0
+
+    def values(self) -> dict[str, np.ndarray]:
+        """The figures that are means of one value an episode, (n,) each, by name."""
+        values = {"reward": self.reward}
+        if len(self.components) > 1:
+            values |= {f"reward_{name}": scores for name, scores in self.components.items()}
+        values |= self.judges
+        if self.kl is not None:
+            values["kl"] = self.kl
+        return values | {"length": self.length, "eos_share": self.eos.astype(float), "distinct_within": self.distinct}
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Every figure with its standard error and 95% interval.
+
+        Beside `values()`: `perplexity` under the reference, the exponential of all nats over all tokens, and
+        `distinct_bigrams` over all completions together, whose error is the jackknife's. The others are bootstrapped.
+        """
+        estimates = {name: bootstrap_mean(values, self.seed) for name, values in self.values().items()}
+        if self.nll is not None:
+            estimates["perplexity"] = bootstrap_ratio(self.nll, self.length, np.exp, self.seed)
+        estimates["distinct_bigrams"] = jackknife_distinct_bigrams([c.completion for c in self.completions])
+        return estimates
+
+    def change_from(self, before: Evaluation) -> dict[str, Estimate]:
+        """The means of the differences to an evaluation of the same prompts, episode by episode.
+
+        Raises:
+            ValueError: the prompts are others.
+        """
+        if [c.index for c in self.completions] != [c.index for c in before.completions]:
+            raise ValueError("the two evaluations have other prompts: take the same split and n_episodes")
+        earlier = before.values()
+        both = {name: (values, earlier[name]) for name, values in self.values().items() if name in earlier}
+        return {name: bootstrap_mean(after - then, self.seed) for name, (after, then) in both.items()}
+
+    def to_dict(self, n_samples: int = 8) -> dict[str, Any]:
+        """What goes into a JSON report."""
+        return {
+            "source": self.source,
+            "env": self.env_id,
+            "split": self.split,
+            "episodes": len(self.reward),
+            "seed": self.seed,
+            "reference": self.reference,
+            "seconds": round(self.seconds, 3),
+            "estimates": {name: estimate._asdict() for name, estimate in self.estimates().items()},
+            "samples": [
+                {"prompt": c.prompt, "completion": c.completion, "reward": c.reward, "finish_reason": c.finish_reason}
+                for c in self.completions[:n_samples]
+            ],
+        }
+
+
+def evaluate(
+    source: Any,
+    env_id: Any = "rlhf/Sentiment-v0",
+    n_episodes: int = 256,
+    split: str = "test",
+    judges: Sequence[str] | Mapping[str, Callable[..., Any]] | None = None,
+    reference: Any = None,
+    seed: int = 0,
+    deterministic: bool = False,
+    env_kwargs: dict[str, Any] | None = None,
+    trust: bool = False,
+) -> Evaluation:
+    """Let a policy complete held-out prompts and measure the completions.
+
+    The prompts are the same ones every time and the random numbers are the episode's own, so that two evaluations pair
+    up episode by episode (`Evaluation.change_from`).
+
+    Args:
+        source: an agent, a `TokenPolicy`, a Hugging Face model, a run folder, or a model's name or folder.
+        env_id: an environment's id; or a text environment, whose task, data and reward are taken and `split` is not.
+        n_episodes: prompts; beyond the rows of the split they come again.
+        split: of the task's data.
+        judges: names of registered rewards, or reward functions by name, that score the completions too; the task's own
+            by default ("gold" for sentiment).
+        reference: the model that KL and perplexity are measured against: a model or its name. By default the one that
+            the policy or the run started from; for a plain model the task's default model where it has the same
+            vocabulary, and else the model itself.
+        seed: of the sampling and the bootstrap.
+        deterministic: take the most probable token; then `kl` is a log-ratio and no estimate of the KL.
+        env_kwargs: further arguments of the environment.
+        trust: load an SB3 zip, which holds pickles.
+
+    Raises:
+        ValueError: unknown environment, split, judge or model.
+    """
+    started = time.perf_counter()
+    if n_episodes < 2:
+        raise ValueError(f"n_episodes={n_episodes}: a standard error needs at least 2")
+    source = Source.of(source, trust)
+    if isinstance(env_id, str):
+        options = {**source.environment_options(), "split": split, **(env_kwargs or {})}
+        batch = open_batch(env_id, 1, **options)
+    else:
+        batch = open_batch(env_id, 1)
+    scorers = find_judges(batch.task, judges)
+    policy = source.build_policy(batch)
+    reference_name, reference_logits = _find_reference(source, policy, batch, reference)
+    indices = held_out_indices(len(batch.rows), n_episodes)
+    completions = generate_in(batch, policy, indices, seed, deterministic)
+    kl, nll = None, None
+    if reference_logits is not None:
+        kl, nll = _against(reference_logits, policy, completions)
+    return Evaluation(
+        source=source.name,
+        env_id=env_id if isinstance(env_id, str) else batch.task.name,
+        split=split,
+        seed=seed,
+        reference=reference_name,
+        reward=np.array([c.reward for c in completions]),
+        components={name: np.array([c.components[name] for c in completions]) for name in completions[0].components},
+        judges={name: _judge(judge, completions) for name, judge in scorers.items()},
+        kl=kl,
+        nll=nll,
+        length=np.array([len(c.columns) for c in completions]),
+        eos=np.array([c.finish_reason == "eos" for c in completions]),
+        distinct=np.array(
+            [distinct_bigrams([c.completion]) if len(c.completion.split()) > 1 else 1.0 for c in completions]
+        ),
+        completions=completions,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def find_judges(
+    task: Any, judges: Sequence[str] | Mapping[str, Callable[..., Any]] | None
+) -> dict[str, Callable[..., Any]]:
+    """Judges by name; the task's own where none are named."""
+    from rlhf_envs.rewards import get_reward
+
+    if isinstance(judges, Mapping):
+        return dict(judges)
+    names = getattr(task, "judges", ()) if judges is None else judges
+    return {name: get_reward(name) for name in names}
+
+
+def _judge(judge: Callable[..., Any], completions: list[Completion]) -> np.ndarray:
+    from rlhf_envs.rewards import evaluate_reward
+
+    columns = sorted({name for c in completions for name in c.row} - {"prompt"})
+    return evaluate_reward(
+        judge,
+        [c.prompt for c in completions],
+        [c.completion for c in completions],
+        {name: [c.row.get(name) for c in completions] for name in columns},
+    )[0]
+
+
+def _find_reference(
+    source: Source, policy: TokenPolicy, batch: EpisodeBatch, reference: Any
+) -> tuple[str | None, Logits | None]:
+    """The reference's name and its logits as a function of `(input_ids, attention_mask, rows, columns)`."""
+    from rlhf_envs.models import load_causal_lm, load_config
+
+    if reference is None:
+        reference = source.start
+    if reference is None and isinstance(source.model, str):
+        default = batch.task.default_model
+        same = default is not None and load_config(default).vocab_size == policy.language_model.vocab_size
+        reference = default if same else None
+        if reference is None and batch.model_name is None:
+            return None, None  # a checkpoint on a task's own vocabulary does not say what it started from
+    if reference is None:
+        own = partial(torch.func.functional_call, policy.language_model, policy.reference.parameters_by_name())
+        return policy.model_name or source.name, lambda *batch: own(batch)
+    model = load_causal_lm(reference) if isinstance(reference, str) else reference
+    network = LanguageModel(model).to(policy.device)
+    if network.vocab_size < policy.n_actions:
+        raise ValueError(
+            f"the reference {reference!r} has {network.vocab_size} tokens and the policy {policy.n_actions}: it has to "
+            "be a model with the same tokenizer"
+        )
+    return reference if isinstance(reference, str) else model.name_or_path or type(model).__name__, network
+
+
+@torch.no_grad()
+def _against(logits: Logits, policy: TokenPolicy, completions: list[Completion]) -> tuple[np.ndarray, np.ndarray]:
+    """Per episode, (n,) each: log pi - log pi_ref with the policy's decoding, and -log p_ref without it."""
+    horizon = max(len(c.columns) for c in completions)
+    chunk = max(1, MAX_LOGITS // (horizon * policy.language_model.vocab_size))
+    kl, nll = np.zeros(len(completions)), np.zeros(len(completions))
+    for start in range(0, len(completions), chunk):
+        chosen = completions[start : start + chunk]
+        ids, mask, rows, columns = (torch.as_tensor(array, device=policy.device) for array in _pad(chosen))
+        actions = ids[rows, columns + 1]
+        plain = logits(ids, mask, rows, columns)[:, : policy.n_actions]
+        taken = np.concatenate([c.log_probs for c in chosen]).astype(np.float64)
+        where = start + rows.cpu().numpy()
+        np.add.at(kl, where, taken - _log_probs(policy._filter(plain, actions), actions))
+        np.subtract.at(nll, where, _log_probs(plain, actions))
+    return kl, nll
+
+
+def _log_probs(logits: torch.Tensor, actions: torch.Tensor) -> np.ndarray:
+    """Of `actions` (n,) under `logits` (n, vocabulary), float64."""
+    taken = logits.gather(1, actions[:, None]).squeeze(1) - logits.logsumexp(dim=-1)
+    return taken.double().cpu().numpy()
+
+
+def _pad(completions: list[Completion]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Right-padded ids and mask (n, length), and the row and column of every action, episode by episode."""
+    length = max(len(c.input_ids) for c in completions)
+    ids, mask = (np.zeros((len(completions), length), dtype=np.int64) for _ in range(2))
+    for row, c in enumerate(completions):
+        ids[row, : len(c.input_ids)], mask[row, : len(c.input_ids)] = c.input_ids, 1
+    rows = np.repeat(np.arange(len(completions)), [len(c.columns) for c in completions])
+    return ids, mask, rows, np.concatenate([c.columns for c in completions])

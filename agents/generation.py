@@ -1,0 +1,279 @@
+"""Completions of chosen prompts by a policy, batched, and where a policy comes from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .environments import like_batch, open_batch
+from .policy import TokenPolicy
+
+if TYPE_CHECKING:
+    from rlhf_envs.episodes import EpisodeBatch
+
+__all__ = ["Completion", "Source", "generate", "held_out_indices"]
+
+CHUNK = 256  # episodes side by side
+RUN_CONFIG, RUN_MODEL, RUN_START = "config.json", "model", "start"  # in a folder that `rlhf train` wrote
+DECODING = ("temperature", "top_k", "top_p")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One finished episode.
+
+    Attributes:
+        input_ids: (length,) int64, the prompt, the completion and any replies.
+        columns: (n_actions,) the position in `input_ids` after which each action was taken: action i is
+            `input_ids[columns[i] + 1]`.
+        log_probs: (n_actions,) float32, of the actions under the policy as it decoded.
+        row: the row of the data.
+    """
+
+    index: int
+    prompt: str
+    completion: str
+    finish_reason: str
+    reward: float
+    components: dict[str, float]
+    input_ids: np.ndarray
+    columns: np.ndarray
+    log_probs: np.ndarray
+    row: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What can be evaluated: an agent, a policy, a model, a run folder of `rlhf train`, or a model's name or folder.
+
+    Attributes:
+        name: for people.
+        policy: an existing policy, or None where one has to be built from `model`.
+        model: a `PreTrainedModel` or what `rlhf_envs.models.resolve` knows.
+        start: the model that a run started from; its reference.
+        env_kwargs: the environment's arguments in that run.
+        decoding: temperature, top_k and top_p of that run.
+    """
+
+    name: str
+    policy: TokenPolicy | None = None
+    model: Any = None
+    start: str | None = None
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    decoding: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, source: Any, trust: bool = False) -> Source:
+        """Find out what a source is.
+
+        Args:
+            source: see the class.
+            trust: load an SB3 zip. It holds pickles, which can run code: say so for files of your own only.
+
+        Raises:
+            ValueError: it is none of these.
+        """
+        policy = getattr(source, "policy", source)
+        if isinstance(policy, TokenPolicy):
+            return cls(f"{type(source).__name__} on {policy.model_name or 'a fresh model'}", policy=policy)
+        if isinstance(source, torch.nn.Module) and hasattr(source, "config"):
+            return cls(getattr(source.config, "name_or_path", "") or type(source).__name__, model=source)
+        if not isinstance(source, str | Path):
+            raise ValueError(
+                f"cannot evaluate a {type(source).__name__}: expected an agent or a policy of this package, a Hugging "
+                "Face causal language model, a run folder, or a model's name or folder"
+            )
+        path = Path(source)
+        if path.suffix == ".zip" and path.is_file():
+            return cls(str(source), policy=_load_zip(path, trust))
+        if (path / RUN_MODEL / "config.json").is_file():
+            return cls._of_run(path)
+        from rlhf_envs.models import resolve
+
+        return cls(str(source), model=resolve(str(source)))
+
+    @classmethod
+    def _of_run(cls, path: Path) -> Source:
+        run = json.loads((path / RUN_CONFIG).read_text(encoding="utf-8")) if (path / RUN_CONFIG).is_file() else {}
+        hyperparams = run.get("hyperparams", {})
+        return cls(
+            str(path),
+            model=str(path / RUN_MODEL),
+            start=str(path / RUN_START) if (path / RUN_START).is_dir() else run.get("model"),
+            env_kwargs=run.get("env_kwargs", {}),
+            decoding={name: hyperparams[name] for name in DECODING if name in hyperparams},
+        )
+
+    def environment_options(self) -> dict[str, Any]:
+        """What the environment has to be made with: the options of the run, and the model whose tokenizer it uses."""
+        model = self.policy.model_name if self.policy is not None else None
+        candidates = [name for name in (self.model, self.start) if isinstance(name, str) and _has_tokenizer(name)]
+        if model is None and candidates:
+            model = candidates[0]
+        return {**self.env_kwargs, **({} if model is None else {"model": model})}
+
+    def build_policy(self, batch: EpisodeBatch) -> TokenPolicy:
+        """The policy, built for the spaces of `batch` where there is none yet.
+
+        Raises:
+            ValueError: the policy has another vocabulary.
+        """
+        if self.policy is None:
+            return TokenPolicy(
+                batch.observation_space, batch.action_space, lambda _: 0.0, model=self.model, **self.decoding
+            )
+        if self.policy.n_actions != batch.vocab_size:
+            raise ValueError(
+                f"the policy chooses among {self.policy.n_actions} tokens and the environment has {batch.vocab_size}: "
+                "evaluate it in an environment with its own tokenizer"
+            )
+        return self.policy
+
+
+def held_out_indices(n_rows: int, n_episodes: int) -> np.ndarray:
+    """The rows that an evaluation takes, `(n_episodes,)`: always the same, each once before any comes twice."""
+    return np.resize(np.random.default_rng(0).permutation(n_rows), n_episodes)
+
+
+def generate(
+    source: Any,
+    env: Any,
+    n_prompts: int | None = None,
+    indices: Sequence[int] | np.ndarray | None = None,
+    seed: int = 0,
+    deterministic: bool = False,
+    split: str = "test",
+) -> list[Completion]:
+    """Complete prompts, up to 256 side by side.
+
+    An episode draws its tokens with random numbers of its own, made from `seed` and its place in the list: it does not
+    depend on what runs beside it, and two policies that agree write the same.
+
+    Args:
+        source: an agent, a policy, a model, a run folder or a model's name, see `Source`.
+        env: an environment id, or a text environment whose task, data and reward are taken.
+        n_prompts: how many of the fixed `held_out_indices`; 16 by default.
+        indices: rows of the environment's data, instead.
+        seed: of the sampling.
+        deterministic: take the most probable token.
+        split: of the task's data, where `env` is an id.
+
+    Returns:
+        The finished episodes, in the order of `indices`.
+    """
+    source = source if isinstance(source, Source) else Source.of(source)
+    options = {**source.environment_options(), "split": split} if isinstance(env, str) else {}
+    batch = open_batch(env, 1, **options)
+    if indices is None:
+        indices = held_out_indices(len(batch.rows), 16 if n_prompts is None else n_prompts)
+    return generate_in(batch, source.build_policy(batch), np.asarray(indices), seed, deterministic)
+
+
+@torch.no_grad()
+def generate_in(
+    batch: EpisodeBatch, policy: TokenPolicy, indices: np.ndarray, seed: int, deterministic: bool = False
+) -> list[Completion]:
+    """Complete the prompts at `indices` of the data of `batch`."""
+    completions: list[Completion] = []
+    for start in range(0, len(indices), CHUNK):
+        chosen = indices[start : start + CHUNK]
+        rows = open_rows(batch, len(chosen))
+        uniforms = np.stack(
+            [np.random.default_rng([seed, start + i]).random(batch.max_new_tokens) for i in range(len(chosen))]
+        )
+        completions += _complete(rows, policy, chosen, uniforms, deterministic)
+    return completions
+
+
+def open_rows(batch: EpisodeBatch, n: int) -> EpisodeBatch:
+    """`batch` itself if it has n rows, else one like it that has."""
+    return batch if len(batch.ids) == n else like_batch(batch, n)
+
+
+def _complete(
+    batch: EpisodeBatch, policy: TokenPolicy, indices: np.ndarray, uniforms: np.ndarray, deterministic: bool
+) -> list[Completion]:
+    """One episode a row of `batch`, from the prompts at `indices` (n,), with random numbers `uniforms` (n, steps)."""
+    n = len(indices)
+    for row, index in enumerate(indices):
+        batch.start(row, int(index))
+    finished: list[Completion | None] = [None] * n
+    columns, log_probs = (np.zeros((n, batch.max_new_tokens), dtype) for dtype in (np.int64, np.float32))
+    eos = batch.tokenizer.eos_token_id
+    idle = 0 if eos != 0 else 1  # what rows that are done are fed: anything that does not end an episode
+    for step in range(batch.max_new_tokens):
+        columns[:, step] = batch.lengths - 1
+        actions, log_probs[:, step] = _choose(policy, batch.observe(), uniforms[:, step], deterministic)
+        actions[[done is not None for done in finished]] = idle
+        rewards, terminated, infos = batch.step(actions)
+        for row in np.flatnonzero(terminated).tolist():
+            if finished[row] is None:
+                ids = batch.ids[row, : batch.lengths[row]].copy()
+                taken = (columns[row, : step + 1].copy(), log_probs[row, : step + 1].copy())
+                finished[row] = _completion(infos[row], float(rewards[row]), ids, *taken, batch.rows)
+            batch.start(row, int(indices[row]))
+        if None not in finished:
+            break
+    return [done for done in finished if done is not None]
+
+
+def _completion(
+    info: dict[str, Any],
+    reward: float,
+    ids: np.ndarray,
+    columns: np.ndarray,
+    log_probs: np.ndarray,
+    rows: list[dict[str, Any]],
+) -> Completion:
+    return Completion(
+        index=info["index"],
+        prompt=info["prompt"],
+        completion=info["completion"],
+        finish_reason=info["finish_reason"],
+        reward=reward,
+        components=info["reward_components"],
+        input_ids=ids,
+        columns=columns,
+        log_probs=log_probs,
+        row=rows[info["index"]],
+    )
+
+
+def _choose(
+    policy: TokenPolicy, observations: dict[str, np.ndarray], uniforms: np.ndarray, deterministic: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (n,) and their log-probabilities (n,): the inverse of the cumulative distribution at `uniforms` (n,)."""
+    tensors = {key: torch.as_tensor(array, device=policy.device) for key, array in observations.items()}
+    log_probs = policy.get_distribution(tensors).distribution.logits  # (n, vocabulary), normalised
+    if deterministic:
+        actions = log_probs.argmax(dim=-1)
+    else:
+        cumulative = log_probs.exp().cumsum(dim=-1)
+        points = torch.as_tensor(uniforms, dtype=cumulative.dtype, device=cumulative.device).clamp(max=1 - 1e-6)
+        points = points[:, None] * cumulative[:, -1:]
+        actions = torch.searchsorted(cumulative, points, right=True).squeeze(1).clamp(max=log_probs.shape[1] - 1)
+    taken = log_probs.gather(1, actions[:, None]).squeeze(1)
+    return actions.cpu().numpy(), taken.cpu().numpy()
+
+
+def _has_tokenizer(model: str) -> bool:
+    return not Path(model).is_dir() or (Path(model) / "tokenizer_config.json").is_file()
+
+
+def _load_zip(path: Path, trust: bool) -> TokenPolicy:
+    if not trust:
+        raise ValueError(
+            f"{path} is an SB3 zip: it holds pickles, which can run code. Pass trust=True (--trust) if it is your own, "
+            "or evaluate the run folder, which needs none"
+        )
+    from .registry import available, get_algorithm
+
+    config = next((p / RUN_CONFIG for p in path.parents if (p / RUN_CONFIG).is_file()), None)
+    algorithm = json.loads(config.read_text(encoding="utf-8")).get("algo") if config is not None else None
+    return get_algorithm(algorithm if algorithm in available() else "ppo").load(path).policy

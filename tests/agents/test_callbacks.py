@@ -1,0 +1,105 @@
+"""What TensorBoard gets: one set of tags, whatever the algorithm."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from stable_baselines3 import PPO
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import agents
+from agents import SequenceRolloutBuffer, TextMetrics, TokenPolicy
+from agents.callbacks import distinct_bigrams
+
+ID = "rlhf/IncreasingNumbers-v0"
+TAGS = {
+    f"rlhf/{name}"
+    for name in (
+        "reward",
+        "reward_increasing-numbers",
+        "kl",
+        "kl_k3",
+        "kl_coef",
+        "entropy",
+        "length",
+        "eos_share",
+        "distinct_bigrams",
+        "tokens_per_second",
+        "judge",
+    )
+}
+
+
+def half(prompts, completions, **columns):
+    return [0.5] * len(completions)
+
+
+def run(algo, folder, **kwargs):
+    agent = agents.make(algo, ID, n_envs=8, seed=0, tensorboard_log=str(folder), device="cpu", **kwargs)
+    agent.learn(8 * 20 * 2, callback=TextMetrics(judges={"judge": half}))
+    events = EventAccumulator(agent.logger.dir, size_guidance={"scalars": 0, "tensors": 0})
+    events.Reload()
+    return agent, events
+
+
+@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+def test_every_algorithm_logs_the_same_tags(algo, tmp_path):
+    _, events = run(algo, tmp_path, n_steps=20)
+    assert set(events.Tags()["scalars"]) >= TAGS
+    assert len(events.Scalars("rlhf/reward")) == 2
+    assert [e.value for e in events.Scalars("rlhf/judge")] == [0.5, 0.5]
+    assert any(tag.startswith("rlhf/samples") for tag in events.Tags()["tensors"])
+    assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_the_figures_are_those_of_the_episodes_that_ended(tmp_path):
+    agent = agents.make("ppo", ID, n_envs=8, seed=0, n_steps=20, tensorboard_log=str(tmp_path), device="cpu")
+    seen = []
+    step = agent.env.step_wait
+
+    def spy():
+        result = step()
+        seen.extend(info for info in result[3] if "completion" in info)
+        return result
+
+    agent.env.step_wait = spy
+    agent.learn(160)
+    logged = EventAccumulator(agent.logger.dir)
+    logged.Reload()
+    expected = {
+        "reward": np.mean([info["reward_components"]["increasing-numbers"] for info in seen]),
+        "length": np.mean([info["episode"]["l"] for info in seen]),
+        "eos_share": np.mean([info["finish_reason"] == "eos" for info in seen]),
+    }
+    for name, value in expected.items():
+        assert logged.Scalars(f"rlhf/{name}")[0].value == pytest.approx(value, rel=1e-5)
+    assert logged.Scalars("rlhf/kl")[0].value == pytest.approx(agent.rollout_buffer.stats["kl"], abs=1e-6)
+
+
+def test_stock_ppo_logs_them_through_the_callback(tmp_path):
+    env = agents.make_vec_env(ID, 4, seed=0)
+    agent = PPO(
+        TokenPolicy,
+        env,
+        n_steps=20,
+        batch_size=40,
+        rollout_buffer_class=SequenceRolloutBuffer,
+        tensorboard_log=str(tmp_path),
+        device="cpu",
+    )
+    agent.learn(80, callback=TextMetrics())
+    events = EventAccumulator(agent.logger.dir)
+    events.Reload()
+    assert set(events.Tags()["scalars"]) >= TAGS - {"rlhf/judge"}
+
+
+def test_hostile_samples_are_neutralised(tmp_path):
+    from agents.callbacks import _quote
+
+    assert _quote("<script>`x`*b*\n") == "&lt;script>\\`x\\`\\*b\\* "
+
+
+def test_distinct_bigrams():
+    assert distinct_bigrams(["a b a b"]) == pytest.approx(2 / 3)  # ab, ba, ab
+    assert distinct_bigrams(["a b", "a b"]) == 0.5
+    assert distinct_bigrams(["a", ""]) == 0.0

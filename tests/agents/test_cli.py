@@ -1,0 +1,248 @@
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from agents.cli import app
+from agents.config import TrainConfig, parse_pairs
+from agents.hyperparams import HYPERPARAMS, default_hyperparams
+from agents.train import train
+
+BANDIT = "rlhf/TokenBandit-v0"
+SMALL = ["--env", BANDIT, "-n", "384", "--n-envs", "32", "--eval-freq", "192", "--save-freq", "192", "--no-progress"]
+SMALL += ["--n-eval-episodes", "8", "--test-episodes", "16", "-params", "batch_size:48"]
+
+
+def rlhf(*arguments: str) -> Any:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    logs = tmp_path_factory.mktemp("cli") / "logs"
+    result = rlhf("train", *SMALL, "-f", str(logs), "--learning-rate", "0.01")
+    assert result.exit_code == 0, result.output
+    return logs, result
+
+
+def test_a_run_fills_its_folder(run: tuple[Path, Any]) -> None:
+    folder = run[0] / "ppo" / "TokenBandit-v0_1"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "config.json",
+        "progress.csv",
+        "evaluations.npz",
+        "curves.png",
+        "samples.md",
+        "report.json",
+        "model/config.json",
+        "model/model.safetensors",
+        "start/model.safetensors",
+        "TokenBandit-v0.zip",
+        "checkpoints/rl_model_192_steps.zip",
+        "checkpoints/rl_model_384_steps.zip",
+    } <= files
+    assert any(file.startswith("events.out.tfevents") for file in files)
+
+
+def test_the_configuration_in_the_folder_says_all(run: tuple[Path, Any]) -> None:
+    saved = json.loads((run[0] / "ppo" / "TokenBandit-v0_1" / "config.json").read_text())
+    assert (saved["algo"], saved["env"], saved["n_timesteps"], saved["n_envs"]) == ("ppo", BANDIT, 384, 32)
+    assert saved["learning_rate"] == 0.01
+    assert saved["hyperparams"]["batch_size"] == 48
+    assert saved["kl_coef"] == HYPERPARAMS[BANDIT]["ppo"]["kl_coef"]
+    assert TrainConfig(**saved).resolved().model_dump() == saved
+
+
+def test_progress_evaluations_and_tensorboard_agree_on_the_tokens(run: tuple[Path, Any]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = run[0] / "ppo" / "TokenBandit-v0_1"
+    with (folder / "progress.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["rlhf/reward"]]
+    events = EventAccumulator(str(folder)).Reload()
+    assert [int(row["time/total_timesteps"]) for row in rows] == [96, 192, 288, 384]
+    assert [event.step for event in events.Scalars("rlhf/kl")] == [96, 192, 288, 384]
+    evaluations = np.load(folder / "evaluations.npz")
+    assert evaluations["timesteps"].tolist() == [192, 384]
+    assert evaluations["results"].shape == (2, 8)
+
+
+def test_the_report_and_the_terminal_say_the_same(run: tuple[Path, Any]) -> None:
+    logs, result = run
+    report = json.loads((logs / "ppo" / "TokenBandit-v0_1" / "report.json").read_text())
+    assert report["before"]["estimates"]["kl"]["mean"] == pytest.approx(0.0, abs=1e-5)
+    change = report["change"]["reward"]
+    assert change["mean"] == pytest.approx(
+        report["after"]["estimates"]["reward"]["mean"] - report["before"]["estimates"]["reward"]["mean"]
+    )
+    assert f"{change['mean']:+.3f} ± {change['sem']:.3f}" in result.output
+    assert "reward (proxy)" in result.output
+    assert report["after"]["samples"][0]["completion"].strip() in result.output
+
+
+def test_a_run_folder_can_be_evaluated_and_remembers_its_start(run: tuple[Path, Any], tmp_path: Path) -> None:
+    folder = run[0] / "ppo" / "TokenBandit-v0_1"
+    result = rlhf("evaluate", str(folder), "-n", "16", "-o", str(tmp_path / "figures.json"))
+    assert result.exit_code == 0, result.output
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    report = json.loads((folder / "report.json").read_text())
+    assert figures["env"] == BANDIT
+    for name in ("reward", "kl", "perplexity", "length", "distinct_bigrams"):
+        assert figures["estimates"][name]["mean"] == pytest.approx(report["after"]["estimates"][name]["mean"], abs=1e-4)
+        assert name == "reward" or name in result.output.lower() or name.split("_")[0] in result.output.lower()
+
+
+def test_the_next_run_takes_the_next_number(run: tuple[Path, Any]) -> None:
+    config = TrainConfig(env=BANDIT, log_folder=str(run[0]))
+    assert config.folder().name == "TokenBandit-v0_2"
+    assert TrainConfig(env=BANDIT, algo="a2c", log_folder=str(run[0])).folder().name == "TokenBandit-v0_1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env", "rlhf/Nothing-v0"], "unknown environment 'rlhf/Nothing-v0': there are rlhf/IncreasingNumbers-v0"),
+        (["--env", "no_module:rlhf/Nothing-v0"], "no_module"),
+        (["--algo", "ppoo"], "did you mean 'ppo'"),
+        (["--model", "no-such-model"], "unknown model 'no-such-model'"),
+        (["--train", "half"], "train='half'"),
+        (["--device", "abacus"], "abacus"),
+        (["-n", "0"], "--n-timesteps: Input should be greater than 0"),
+        (["--learning-rate", "-1"], "--learning-rate"),
+        (["-params", "batch_size"], "no key:value pair"),
+        (["-params", "batchsize:64"], "batch_size"),
+        (["-params", "batch_size:2"], "smaller than one episode"),
+        (["--env-kwargs", "max_new_tokens:0"], "max_new_tokens"),
+        (["--env-kwargs", "reward:nobody"], "unknown reward 'nobody'"),
+        (["--kl-coef", "0", "--kl-target", "1"], "start above 0"),
+    ],
+)
+def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    given = arguments if "--env" in arguments else ["--env", BANDIT, *arguments]
+    result = rlhf("train", *given, "-f", str(tmp_path / "logs"))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("rlhf: ")
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "logs").exists()
+
+
+def test_an_existing_run_name_is_an_error_and_left_alone(run: tuple[Path, Any]) -> None:
+    folder = run[0] / "ppo" / "TokenBandit-v0_1"
+    before = sorted(path.name for path in folder.iterdir())
+    result = rlhf("train", *SMALL, "-f", str(run[0]), "--run-name", "TokenBandit-v0_1")
+    assert result.exit_code == 2
+    assert "exists: choose another --run-name" in result.stderr
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["no-such-model"], "unknown model"),
+        (["tiny", "--env", "rlhf/Nothing-v0"], "unknown environment"),
+        (["tiny", "--judge", "nobody"], "unknown reward"),
+        (["tiny", "-n", "1"], "--n-episodes"),
+        (["tiny", "-o", "/no/such/folder/figures.json"], "no folder"),
+    ],
+)
+def test_evaluate_names_a_users_mistake(arguments: list[str], message: str) -> None:
+    result = rlhf("evaluate", *arguments)
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+
+
+def test_envs_lists_every_environment_with_its_sizes() -> None:
+    output = rlhf("envs").output
+    lines = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.strip().startswith("rlhf/")}
+    assert lines["rlhf/TokenBandit-v0"] == ["token-bandit", "token-bandit", "none", "8", "1", "3"]
+    assert lines["rlhf/Sentiment-v0"] == ["sentiment", "tiny-reward", "tiny", "3072", "16", "32"]
+
+
+def test_pretrain_passes_its_flags_on_and_names_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def pretend(**arguments: Any) -> dict[str, float]:
+        seen.update(arguments)
+        return {"loss": 1.0, "perplexity": 2.7}
+
+    monkeypatch.setattr("agents.pretrain.pretrain", pretend)
+    result = rlhf("pretrain", "words.txt", str(tmp_path / "lm"), "-n", "7", "--bf16", "--n-layer", "2")
+    assert result.exit_code == 0, result.output
+    assert (seen["source"], seen["steps"], seen["bf16"], seen["n_layer"], seen["resume"]) == (
+        "words.txt",
+        7,
+        True,
+        2,
+        False,
+    )
+    monkeypatch.undo()
+    result = rlhf("pretrain", "no-such-corpus", str(tmp_path / "lm"))
+    assert result.exit_code == 2
+    assert "no-such-corpus" in result.stderr
+
+
+def test_every_argument_of_pretrain_has_a_flag_with_its_default() -> None:
+    import inspect
+
+    from agents.cli import PretrainConfig
+    from agents.pretrain import pretrain
+
+    parameters = inspect.signature(pretrain).parameters
+    assert list(parameters) == list(PretrainConfig.model_fields)
+    for name, parameter in parameters.items():
+        if parameter.default is not parameter.empty:
+            assert PretrainConfig.model_fields[name].default == parameter.default
+
+
+def test_help_is_quick_because_torch_is_not_imported() -> None:
+    code = "import sys; from agents.cli import app\ntry: app(['train', '--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'transformers', 'stable_baselines3'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+# The configuration
+
+
+def test_pairs_are_literals_and_never_code() -> None:
+    pairs = ["a:1", "b:1e-4", "c:true", "d:None", "e:[1, 2]", "f:x:y", "g:__import__('os').getcwd()", "h:'1'"]
+    assert parse_pairs(pairs) == {
+        "a": 1, "b": 1e-4, "c": True, "d": None, "e": [1, 2], "f": "x:y", "g": "__import__('os').getcwd()", "h": "1"
+    }  # fmt: skip
+
+
+def test_flags_go_before_pairs_and_pairs_before_the_table() -> None:
+    table = default_hyperparams("rlhf/Sentiment-v0", "ppo")
+    config = TrainConfig(hyperparams=["kl_target:None", "learning_rate:0.5", "n_envs:3"], learning_rate=0.25).resolved()
+    assert (config.learning_rate, config.kl_target, config.n_envs) == (0.25, None, 3)
+    assert config.kl_coef == table["kl_coef"]
+    assert not {"learning_rate", "kl_target", "n_envs", "n_timesteps"} & set(config.hyperparams)
+
+
+def test_blocks_are_a_number_and_parts_a_word() -> None:
+    assert TrainConfig(train="2").train == 2
+    assert TrainConfig(train="head").train == "head"
+    with pytest.raises(ValidationError, match="extra"):
+        TrainConfig(n_steps=3)  # type: ignore[call-arg]
+
+
+def test_an_unknown_environment_gets_settings_too() -> None:
+    assert default_hyperparams("my/Own-v0", "ppo")["n_timesteps"] > 0
+
+
+def test_train_is_callable_from_python_and_repeats_itself(tmp_path: Path) -> None:
+    settings: dict[str, Any] = dict(env=BANDIT, algo="a2c", n_timesteps=192, n_envs=32, test_episodes=8, progress=False)
+    first, second = (train(TrainConfig(log_folder=str(tmp_path / name), **settings)) for name in "ab")
+    assert [c.completion for c in first.after.completions] == [c.completion for c in second.after.completions]
+    np.testing.assert_array_equal(first.after.reward, second.after.reward)
+    assert first.folder == tmp_path / "a" / "a2c" / "TokenBandit-v0_1"

@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from agents import make, make_vec_env
+from agents.callbacks import distinct_bigrams
+from agents.environments import open_batch
+from agents.evaluation import evaluate
+from agents.generation import Source, generate, held_out_indices
+from agents.policy import TokenPolicy
+from agents.statistics import bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
+
+BANDIT = "rlhf/TokenBandit-v0"
+SENTIMENT = dict(env_kwargs={"reward_fn": lambda prompts, completions, **_: [float(len(c)) for c in completions]})
+
+
+@pytest.fixture(scope="module")
+def agent() -> Any:
+    torch.manual_seed(0)
+    return make("ppo", BANDIT, n_envs=16, seed=0, learning_rate=1e-2, batch_size=48, kl_coef=0.0)
+
+
+@pytest.fixture(scope="module")
+def trained() -> Any:
+    torch.manual_seed(0)
+    agent = make("ppo", BANDIT, n_envs=64, seed=0, learning_rate=1e-2, batch_size=96, kl_coef=0.0)
+    return agent.learn(2000)
+
+
+# Generation
+
+
+def test_completions_come_in_the_order_of_the_indices(agent: Any) -> None:
+    completions = generate(agent, BANDIT, indices=[3, 0, 3, 2])
+    assert [c.index for c in completions] == [3, 0, 3, 2]
+    assert [c.prompt for c in completions] == ["d", "a", "d", "c"]
+
+
+def test_a_completion_does_not_depend_on_what_runs_beside_it(agent: Any) -> None:
+    alone = [generate(agent, BANDIT, indices=[0, 1, 2, 3][: k + 1], seed=5)[k] for k in range(4)]
+    together = generate(agent, BANDIT, indices=[0, 1, 2, 3] * 80, seed=5)  # more than one chunk
+    assert [c.completion for c in alone] == [c.completion for c in together[:4]]
+    assert len({c.completion for c in together}) > 20
+
+
+def test_the_seed_decides(agent: Any) -> None:
+    first, again, other = (generate(agent, BANDIT, n_prompts=32, seed=seed) for seed in (1, 1, 2))
+    assert [c.completion for c in first] == [c.completion for c in again] != [c.completion for c in other]
+
+
+def test_samples_follow_the_policys_distribution(trained: Any) -> None:
+    completions = generate(trained, BANDIT, indices=[1] * 2000)
+    first = np.bincount([c.input_ids[1] for c in completions], minlength=8)
+    batch = open_batch(BANDIT, 1)
+    batch.start(0, 1)
+    observation = {key: torch.as_tensor(array) for key, array in batch.observe().items()}
+    expected = trained.policy.get_distribution(observation).distribution.probs[0].detach().double().numpy()
+    seen = expected > 1e-3  # chi-squared wants a few of each
+    assert first[~seen].sum() < 20
+    expected = expected[seen] / expected[seen].sum() * first[seen].sum()
+    assert stats.chisquare(first[seen], expected).pvalue > 1e-3
+
+
+def test_deterministic_takes_the_most_probable_token(agent: Any) -> None:
+    completion = generate(agent, BANDIT, indices=[2], deterministic=True)[0]
+    observation = {"input_ids": np.zeros((1, 4), np.int64), "attention_mask": np.zeros((1, 4), np.int8)}
+    for column in completion.columns:
+        observation["input_ids"][0, : column + 1] = completion.input_ids[: column + 1]
+        observation["attention_mask"][0, : column + 1] = 1
+        action, _ = agent.predict(observation, deterministic=True)
+        assert action[0] == completion.input_ids[column + 1]
+
+
+def test_log_probs_are_the_policys_own(agent: Any) -> None:
+    for c in generate(agent, BANDIT, n_prompts=8):
+        ids = torch.as_tensor(c.input_ids)[None]
+        logits = agent.policy.language_model.model(input_ids=ids).logits[0, c.columns].log_softmax(-1)
+        expected = logits[range(len(c.columns)), c.input_ids[c.columns + 1]]
+        np.testing.assert_allclose(c.log_probs, expected.detach().numpy(), atol=1e-5)
+
+
+def test_a_text_environment_lends_its_task_data_and_reward(agent: Any) -> None:
+    def half(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        return [0.5] * len(prompts)
+
+    env = make_vec_env(BANDIT, 2, data=[{"prompt": "b"}], reward_fn=half)
+    completions = generate(agent, env, n_prompts=3)
+    assert [(c.prompt, c.reward) for c in completions] == [("b", 0.5)] * 3
+
+
+def test_held_out_indices_are_the_same_ones_and_all_different() -> None:
+    indices = held_out_indices(1000, 256)
+    assert len(set(indices)) == 256
+    assert (held_out_indices(1000, 64) == indices[:64]).all()
+    assert sorted(held_out_indices(4, 8)) == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+# Evaluation
+
+
+def test_the_untouched_model_is_its_own_reference(agent: Any) -> None:
+    evaluation = evaluate(agent, BANDIT, n_episodes=40)
+    assert evaluation.kl is not None
+    np.testing.assert_allclose(evaluation.kl, 0.0, atol=1e-5)
+
+
+def test_kl_is_the_log_ratio_of_two_full_recomputes(trained: Any) -> None:
+    evaluation = evaluate(trained, BANDIT, n_episodes=24)
+    model, reference = trained.policy.language_model, trained.policy.reference.parameters_by_name()
+    assert evaluation.kl is not None
+    assert evaluation.nll is not None
+    assert evaluation.kl.mean() > 0.1
+    for i, c in enumerate(evaluation.completions):
+        inputs = torch.as_tensor(c.input_ids)[None], torch.ones(1, len(c.input_ids), dtype=torch.long)
+        where = torch.zeros(len(c.columns), dtype=torch.long), torch.as_tensor(c.columns)
+        tokens = range(len(c.columns)), c.input_ids[c.columns + 1]
+        with torch.no_grad():
+            ours = model(*inputs, *where).log_softmax(-1)[tokens].sum().item()
+            theirs = (
+                torch.func.functional_call(model, reference, (*inputs, *where)).log_softmax(-1)[tokens].sum().item()
+            )
+        assert evaluation.kl[i] == pytest.approx(ours - theirs, abs=1e-4)
+        assert evaluation.nll[i] == pytest.approx(-theirs, abs=1e-4)
+
+
+def test_perplexity_is_the_exponential_of_hugging_faces_loss() -> None:
+    evaluation = evaluate("tiny", n_episodes=6, judges=(), **SENTIMENT)
+    from rlhf_envs.models import load_causal_lm
+
+    model, losses, tokens = load_causal_lm("tiny"), 0.0, 0
+    for c in evaluation.completions:
+        ids = torch.as_tensor(c.input_ids)[None]
+        labels = ids.clone()
+        labels[:, : c.columns[0] + 1] = -100
+        with torch.no_grad():
+            losses += model(input_ids=ids, labels=labels).loss.item() * len(c.columns)
+        tokens += len(c.columns)
+    assert evaluation.reference == "tiny"
+    assert evaluation.estimates()["perplexity"].mean == pytest.approx(math.exp(losses / tokens), rel=1e-4)
+
+
+def test_temperature_enters_the_kl_on_both_sides_but_not_the_perplexity() -> None:
+    batch = open_batch("rlhf/Sentiment-v0", 1, **SENTIMENT["env_kwargs"])
+    cold = TokenPolicy(batch.observation_space, batch.action_space, lambda _: 0.0, model="tiny", temperature=0.5)
+    warm = TokenPolicy(batch.observation_space, batch.action_space, lambda _: 0.0, model="tiny")
+    first, second = (evaluate(p, n_episodes=16, judges=(), **SENTIMENT) for p in (cold, warm))
+    assert first.kl is not None
+    np.testing.assert_allclose(first.kl, 0.0, atol=1e-4)
+    assert first.estimates()["perplexity"].mean < second.estimates()["perplexity"].mean / 2
+
+
+def test_rewards_components_judges_and_columns_arrive(agent: Any) -> None:
+    seen: dict[str, Any] = {}
+
+    def judge(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+        seen.update(columns)
+        return [float(len(c.split())) for c in completions]
+
+    rows = [{"prompt": "a", "label": 1}, {"prompt": "b", "label": 2}]
+    evaluation = evaluate(agent, BANDIT, n_episodes=4, judges={"words": judge}, env_kwargs={"data": rows})
+    assert sorted(seen["label"]) == [1, 1, 2, 2]
+    np.testing.assert_array_equal(
+        evaluation.judges["words"], [len(c.completion.split()) for c in evaluation.completions]
+    )
+    np.testing.assert_allclose(evaluation.reward, evaluation.components["token-bandit"])
+    assert set(evaluation.estimates()) == {
+        "reward", "words", "kl", "length", "eos_share", "distinct_within", "perplexity", "distinct_bigrams"
+    }  # fmt: skip
+
+
+def test_sentiment_is_judged_by_gold() -> None:
+    evaluation = evaluate("tiny", n_episodes=4, **SENTIMENT)
+    assert list(evaluation.judges) == ["gold"]
+    assert ((evaluation.judges["gold"] > 0) & (evaluation.judges["gold"] < 1)).all()
+
+
+def test_lengths_count_the_agents_tokens_and_eos_is_one_of_them(agent: Any) -> None:
+    evaluation = evaluate(agent, BANDIT, n_episodes=64)
+    for c, length, eos in zip(evaluation.completions, evaluation.length, evaluation.eos, strict=True):
+        assert length == len(c.input_ids) - 1 == len(c.completion.split()) + (c.input_ids[1:] <= 1).sum()
+        assert eos == (c.input_ids[-1] == 1)
+    assert 0 < evaluation.eos.mean() < 1
+
+
+def test_before_and_after_pair_up(agent: Any, trained: Any) -> None:
+    before, after = (evaluate(a, BANDIT, n_episodes=60) for a in (agent, trained))
+    change = after.change_from(before)["reward"]
+    differences = after.reward - before.reward
+    assert change.mean == pytest.approx(differences.mean())
+    assert change.sem == pytest.approx(stats.sem(differences))
+    assert change.low > 0  # it has learned
+    with pytest.raises(ValueError, match="other prompts"):
+        after.change_from(evaluate(agent, BANDIT, n_episodes=50))
+
+
+def test_a_saved_policy_evaluates_like_the_live_one(trained: Any, tmp_path: Path) -> None:
+    trained.policy.save_pretrained(tmp_path / "model")
+    live, saved = (evaluate(s, BANDIT, n_episodes=20) for s in (trained, tmp_path / "model"))
+    assert [c.completion for c in live.completions] == [c.completion for c in saved.completions]
+    assert saved.kl is None  # a fresh model's folder does not say what it started from
+
+
+def test_an_sb3_zip_needs_trust(trained: Any, tmp_path: Path) -> None:
+    trained.save(tmp_path / "agent")
+    with pytest.raises(ValueError, match="pickles"):
+        evaluate(tmp_path / "agent.zip", BANDIT)
+    live, saved = evaluate(trained, BANDIT, n_episodes=20), evaluate(tmp_path / "agent.zip", BANDIT, 20, trust=True)
+    np.testing.assert_allclose(live.kl, saved.kl, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "kwargs", "message"),
+    [
+        ("nothing-like-this", {}, "unknown model"),
+        (object(), {}, "cannot evaluate a object"),
+        ("tiny", {"env_id": "rlhf/Nothing-v0"}, "rlhf/Sentiment-v0"),
+        ("tiny", {"judges": ("nobody",)}, "unknown reward 'nobody'"),
+        ("tiny", {"split": "nowhere"}, "nowhere"),
+        ("tiny", {"n_episodes": 1}, "at least 2"),
+    ],
+)
+def test_bad_input_is_named(source: Any, kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(source, **kwargs)
+
+
+def test_a_policy_with_another_vocabulary_is_refused(agent: Any) -> None:
+    with pytest.raises(ValueError, match="8 tokens and the environment has 32"):
+        evaluate(agent, "rlhf/IncreasingNumbers-v0")
+
+
+def test_a_policy_is_found_behind_its_agent(agent: Any) -> None:
+    assert Source.of(agent).policy is Source.of(agent.policy).policy is agent.policy
+
+
+# Statistics
+
+
+def test_bootstrap_interval_agrees_with_scipys() -> None:
+    values = np.random.default_rng(3).exponential(size=200)
+    ours = bootstrap_mean(values)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    assert ours.mean == pytest.approx(values.mean())
+    assert ours.sem == pytest.approx(stats.sem(values))
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_bootstrap_interval_covers_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    covered = [(e := bootstrap_mean(rng.normal(1.0, 2.0, size=60))).low <= 1.0 <= e.high for _ in range(150)]
+    assert 0.89 <= np.mean(covered) <= 0.99
+
+
+def test_ratio_bootstrap_error_matches_the_delta_method() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(5, 30, size=400)
+    nats = tokens * 3.0 + rng.normal(0, 4, size=400)
+    perplexity = bootstrap_ratio(nats, tokens, np.exp)
+    ratio = nats.sum() / tokens.sum()
+    error = np.std(nats - ratio * tokens, ddof=1) / np.sqrt(400) / tokens.mean() * np.exp(ratio)
+    assert perplexity.mean == pytest.approx(np.exp(ratio))
+    assert perplexity.sem == pytest.approx(error, rel=0.1)
+    assert perplexity.low < perplexity.mean < perplexity.high
+
+
+def test_jackknife_of_distinct_bigrams_equals_leaving_texts_out() -> None:
+    texts = ["a b c", "a b", "b c d e", "", "x", "a b a b"]
+    estimate = jackknife_distinct_bigrams(texts)
+    shares = np.array([distinct_bigrams(texts[:i] + texts[i + 1 :]) for i in range(len(texts))])
+    n = len(texts)
+    assert estimate.mean == pytest.approx(distinct_bigrams(texts))
+    assert estimate.sem == pytest.approx(np.sqrt((n - 1) / n * ((shares - shares.mean()) ** 2).sum()))
+
+
+def test_no_bigram_is_no_error() -> None:
+    assert jackknife_distinct_bigrams(["", "one"]).mean == 0.0

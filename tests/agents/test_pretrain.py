@@ -1,0 +1,88 @@
+"""Pre-training: from texts to a Hugging Face folder, and on from a checkpoint."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agents.pretrain import PackedTexts, pretrain, read_texts, split_passages, train_tokenizer
+
+TEXTS = [f"The cat number {i} sat on the mat. It was a good day for cat {i}! Was it?" for i in range(60)]
+SMALL = dict(vocab_size=300, n_layer=1, n_embd=16, n_head=2, block_size=32, batch_size=4, save_freq=10)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    path = tmp_path / "cats.txt"
+    path.write_text("\n\n".join(TEXTS), encoding="utf-8")
+    return str(path)
+
+
+def test_a_run_writes_a_model_that_has_learned(corpus, tmp_path):
+    output = tmp_path / "model"
+    figures = pretrain(corpus, output, steps=40, learning_rate=1e-2, **SMALL)
+    assert figures["perplexity"] < 60, "of a vocabulary of 300"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    ids = tokenizer("the cat number", return_tensors="pt")["input_ids"]
+    assert torch.isfinite(model(input_ids=ids).logits).all()
+    events = EventAccumulator(str(next((output / "runs").iterdir())))
+    events.Reload()
+    assert len(events.Scalars("eval/perplexity")) >= 4
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(corpus, tmp_path, monkeypatch):
+    whole = pretrain(corpus, tmp_path / "whole", steps=20, **SMALL)
+    from transformers import Trainer
+
+    class Interrupted(Exception):
+        pass
+
+    original = Trainer.training_step
+
+    def stop(self, *args, **kwargs):
+        if self.state.global_step == 12:
+            raise Interrupted
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", stop)
+    with pytest.raises(Interrupted):
+        pretrain(corpus, tmp_path / "half", steps=20, **SMALL)
+    monkeypatch.undo()
+    resumed = pretrain(corpus, tmp_path / "half", steps=20, resume=True, **SMALL)
+    assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-5)
+
+
+def test_rows_start_with_passages_and_padding_is_outside_the_loss():
+    tokenizer = train_tokenizer(TEXTS, 300, 32)
+    data = PackedTexts(TEXTS[:5], tokenizer, 32)
+    for i in range(len(data)):
+        row = data[i]
+        assert (row["labels"][row["attention_mask"] == 0] == -100).all()
+        assert (row["labels"] == row["input_ids"])[row["attention_mask"] == 1].all()
+        assert tokenizer.decode(row["input_ids"][:2]).startswith(("the", "it", "was"))
+    joined = " ".join(
+        tokenizer.decode(row[:n], skip_special_tokens=True) for row, n in zip(data.ids, data.lengths, strict=True)
+    )
+    assert "cat number 4 sat on the mat" in joined, "no text is lost"
+
+
+def test_passages_are_whole_sentences():
+    assert split_passages("One two. Three four! Five?", max_words=4) == ["One two. Three four!", "Five?"]
+
+
+def test_bad_sources_and_folders_are_clear_errors(corpus, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"neither a file, a folder nor a corpus \(movie-reviews\)"):
+        read_texts("no-such-corpus")
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="holds no text"):
+        read_texts(str(empty))
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    with pytest.raises(FileExistsError, match="is not empty: pass --resume"):
+        pretrain(corpus, tmp_path / "taken", steps=1)
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        pretrain(corpus, tmp_path / "nothing", steps=1, resume=True)

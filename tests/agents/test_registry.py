@@ -1,0 +1,71 @@
+"""`agents.make` and the registry of algorithms."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import pytest
+import stable_baselines3
+
+import agents
+from agents import registry
+
+ID = "rlhf/IncreasingNumbers-v0"
+
+
+def test_make_gives_sb3s_own_algorithms():
+    assert isinstance(agents.make("ppo", ID, n_envs=2), stable_baselines3.PPO)
+    assert isinstance(agents.make("a2c", ID, n_envs=2), stable_baselines3.A2C)
+
+
+def test_flat_arguments_reach_the_policy_and_the_buffer():
+    given = dict(temperature=0.5, kl_coef=0.2, kl_target=3.0, n_epochs=2)
+    agent = agents.make("ppo", ID, n_envs=8, **given)
+    assert agent.policy.temperature == 0.5
+    assert (agent.rollout_buffer.controller.value, agent.rollout_buffer.controller.target) == (0.2, 3.0)
+    assert agent.n_epochs == 2
+    assert agent.rollout_buffer.gamma == 1.0
+    assert agent.rollout_buffer.gae_lambda == 0.95
+    assert (agent.n_steps, agent.batch_size) == (10, 20), "a rollout is one episode long, an epoch four minibatches"
+
+
+def test_environments_of_all_kinds_are_taken():
+    for env in (gym.make(ID), agents.make_vec_env(ID, 3)):
+        agents.make("a2c", env).learn(30)
+
+
+def test_unknown_names_say_what_there_is():
+    with pytest.raises(ValueError, match=r"unknown algorithm 'pp0': did you mean 'ppo'\? there are a2c, ppo"):
+        agents.make("pp0", ID)
+    with pytest.raises(TypeError, match="ppo takes no argument 'kl_coeff'; nearest: kl_coef"):
+        agents.make("ppo", ID, kl_coeff=0.1)
+    with pytest.raises(gym.error.NameNotFound, match="IncreasingNumber"):
+        agents.make("ppo", "rlhf/IncreasingNumber-v0")
+
+
+def test_a_batch_smaller_than_an_episode_is_an_error_at_once():
+    with pytest.raises(ValueError, match="batch_size=5 is smaller than one episode of 10 tokens"):
+        agents.make("ppo", ID, batch_size=5)
+
+
+def test_the_environments_model_is_the_default():
+    agent = agents.make("a2c", agents.make_vec_env("rlhf/Sentiment-v0", 2, reward="gold"))
+    assert agent.policy.model_name == "tiny"
+
+
+def test_registering(monkeypatch):
+    monkeypatch.setattr(registry, "_ALGORITHMS", dict(registry._ALGORITHMS))
+    agents.register("mine", "stable_baselines3:PPO")
+    assert agents.get_algorithm("mine") is stable_baselines3.PPO
+    with pytest.raises(ValueError, match="already registered"):
+        agents.register("mine", "stable_baselines3:A2C")
+    with pytest.raises(ValueError, match="expected 'module:Class'"):
+        agents.register("other", "stable_baselines3")
+
+
+def test_entry_points_are_found(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    point = EntryPoint("theirs", "stable_baselines3:A2C", registry.ENTRY_POINTS)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    assert agents.get_algorithm("theirs") is stable_baselines3.A2C
+    assert set(agents.available()) == {"theirs", "ppo", "a2c"}
