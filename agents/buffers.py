@@ -26,8 +26,8 @@ class SequenceRolloutBuffer(RolloutBuffer):
 
     `compute_returns_and_advantage` first takes the penalty `kl_coef * (log pi(a|s) - log pi_ref(a|s))` off every reward
     (the k1 estimate a token, as in Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, section 2.2); the score of
-    the environment stays on the last token. A segment cut by the end of the rollout is bootstrapped with the value, as everywhere
-    in SB3, and its episode goes on in the next rollout.
+    the environment stays on the last token. A segment cut by the end of the rollout is bootstrapped with the value, as
+    everywhere in SB3, and its episode goes on in the next rollout.
 
     Args:
         kl_coef: coefficient of the penalty; with `kl_target`, its first value.
@@ -124,7 +124,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
         if changed.any():
             row = going_on[changed.any(axis=1)][0]
             raise ValueError(
-                f"environment {row} changed its context in the middle of an episode: contexts may only grow by appending. "
+                f"environment {row} changed its context in the middle of an episode: contexts may only grow. "
                 "Remove the wrapper that rewrites observations, or use SB3's DictRolloutBuffer"
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -225,8 +224,7 @@ def _find_reference(
         if reference is None and batch.model_name is None:
             return None, None  # a checkpoint on a task's own vocabulary does not say what it started from
     if reference is None:
-        own = partial(torch.func.functional_call, policy.language_model, policy.reference.parameters_by_name())
-        return policy.model_name or source.name, lambda *batch: own(batch)
+        return policy.model_name or source.name, policy.reference_logits
     model = load_causal_lm(reference) if isinstance(reference, str) else reference
     network = LanguageModel(model).to(policy.device)
     if network.vocab_size < policy.n_actions:
@@ -250,7 +248,7 @@ def _against(logits: Logits, policy: TokenPolicy, completions: list[Completion])
         plain = logits(ids, mask, rows, columns)[:, : policy.n_actions]
         taken = np.concatenate([c.log_probs for c in chosen]).astype(np.float64)
         where = start + rows.cpu().numpy()
-        np.add.at(kl, where, taken - _log_probs(policy._filter(plain, actions), actions))
+        np.add.at(kl, where, taken - _log_probs(policy.decoding_logits(plain, actions), actions))
         np.subtract.at(nll, where, _log_probs(plain, actions))
     return kl, nll
 

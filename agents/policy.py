@@ -151,7 +151,7 @@ class TokenPolicy(ActorCriticPolicy):
     def get_distribution(self, obs: PyTorchObs) -> CategoricalDistribution:
         """The distribution of the next token of every context."""
         input_ids, lengths = _contexts(obs)
-        logits = self._filter(self.language_model.head(self._actor_cache(input_ids, lengths)))
+        logits = self.decoding_logits(self.language_model.head(self._actor_cache(input_ids, lengths)))
         distribution = CategoricalDistribution(self.n_actions)
         return distribution.proba_distribution(action_logits=logits)
 
@@ -191,26 +191,34 @@ class TokenPolicy(ActorCriticPolicy):
         else:
             values = self.value_net(hidden_states(self.value_trunk, input_ids, mask)[rows, columns].float())
         actions = actions.long().flatten()
-        log_probs = self._filter(self.language_model.head(hidden), actions).log_softmax(dim=-1)
+        log_probs = self.decoding_logits(self.language_model.head(hidden), actions).log_softmax(dim=-1)
         entropy = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(dim=-1)
         return values, log_probs.gather(1, actions[:, None]).squeeze(1), entropy
 
     @torch.no_grad()
     def reference_log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities `(n,)` under the reference: the model as it was before training, decoded the same way.
+        """Log-probabilities `(n,)` under the reference, decoded as the policy is; `obs` as in `evaluate_actions`."""
+        logits = self.reference_logits(obs["input_ids"], obs["attention_mask"], obs["rows"], obs["columns"])
+        log_probs = self.decoding_logits(logits, actions).log_softmax(dim=-1)
+        return log_probs.gather(1, actions[:, None]).squeeze(1)
+
+    @torch.no_grad()
+    def reference_logits(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """What `LanguageModel.forward` gives, of the model as it was before training.
 
         The frozen part is the policy's own; only the parameters that learn have a second copy.
         """
-        logits = torch.func.functional_call(
-            self.language_model,
-            self.reference.parameters_by_name(),
-            (obs["input_ids"], obs["attention_mask"], obs["rows"], obs["columns"]),
+        logits: torch.Tensor = torch.func.functional_call(
+            self.language_model, self.reference.parameters_by_name(), inputs
         )
-        log_probs = self._filter(logits, actions).log_softmax(dim=-1)
-        return log_probs.gather(1, actions[:, None]).squeeze(1)
+        return logits
 
-    def _filter(self, logits: torch.Tensor, taken: torch.Tensor | None = None) -> torch.Tensor:
-        """Cut the logits to the action space and apply temperature, top-k and top-p; `taken` tokens are always kept."""
+    def decoding_logits(self, logits: torch.Tensor, taken: torch.Tensor | None = None) -> torch.Tensor:
+        """The logits `(n, n_actions)` that tokens are drawn by, from the model's `(n, vocab_size)`.
+
+        They are cut to the action space and divided by the temperature, and -inf outside top-k and top-p; `taken`
+        tokens, `(n,)`, are always inside.
+        """
         logits = logits[..., : self.n_actions] / self.temperature
         kept = None
         if self.top_k is not None and self.top_k < self.n_actions:

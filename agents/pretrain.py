@@ -148,7 +148,9 @@ class PackedTexts(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         ids = self.ids[index].long()
         mask = torch.arange(len(ids)) < self.lengths[index]
-        return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.masked_fill(~mask, -100)}
+        labels = ids.masked_fill(~mask, -100)
+        labels[0] = -100  # nothing predicts it, and the Trainer would count it among what is predicted
+        return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
 
 
 def _trainer(**kwargs: Any) -> Trainer:

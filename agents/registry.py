@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+from collections.abc import Iterable
 from importlib.metadata import entry_points
 from typing import Any
 
 from .buffers import SequenceRolloutBuffer
 from .policy import TokenPolicy
 
-__all__ = ["available", "get_algorithm", "make", "register"]
+__all__ = ["available", "check_arguments", "get_algorithm", "make", "register"]
 
 ENTRY_POINTS = "rlhf_envs.algorithms"
 _ALGORITHMS: dict[str, str] = {
@@ -75,19 +76,9 @@ def make(name: str, env: Any, *, n_envs: int = 32, seed: int | None = None, **kw
         ValueError: unknown algorithm, or `batch_size` is smaller than one episode.
         TypeError: an argument that nothing takes; the message has the nearest name.
     """
+    check_arguments(name, kwargs)
     cls = get_algorithm(name)
-    policy_names, buffer_names = (
-        _own_arguments(TokenPolicy, "observation_space", "action_space", "lr_schedule", "use_sde"),
-        _own_arguments(SequenceRolloutBuffer, "buffer_size", "observation_space", "action_space", "device", "n_envs")
-        - {"gae_lambda", "gamma"},
-    )
-    algorithm_names = _own_arguments(cls, "self", "policy", "env")
-    for argument in kwargs:
-        if argument not in algorithm_names | policy_names | buffer_names:
-            near = difflib.get_close_matches(argument, algorithm_names | policy_names | buffer_names, n=3)
-            raise TypeError(
-                f"{name} takes no argument {argument!r}" + (f"; nearest: {', '.join(near)}" if near else "")
-            )
+    algorithm_names, policy_names, buffer_names = _argument_names(cls)
     if isinstance(env, str):
         from .vec_env import make_vec_env
 
@@ -109,6 +100,30 @@ def make(name: str, env: Any, *, n_envs: int = 32, seed: int | None = None, **kw
             rollout = kwargs["n_steps"] * getattr(env, "num_envs", 1)
             kwargs.setdefault("batch_size", rollout // 4 if rollout // 4 >= horizon else rollout)
     return cls(env=env, seed=seed, policy_kwargs=policy_kwargs, rollout_buffer_kwargs=buffer_kwargs, **kwargs)
+
+
+def check_arguments(name: str, arguments: Iterable[str]) -> None:
+    """Check, before anything is built, that `make` knows what to do with these arguments.
+
+    Raises:
+        ValueError: the algorithm is unknown.
+        TypeError: nothing takes an argument; the message has the nearest names, or all.
+    """
+    known = set().union(*_argument_names(get_algorithm(name)))
+    for argument in arguments:
+        if argument not in known:
+            near = difflib.get_close_matches(argument, known, n=3)
+            hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(sorted(known))}"
+            raise TypeError(f"{name} takes no argument {argument!r}; {hint}")
+
+
+def _argument_names(cls: type[Any]) -> tuple[set[str], set[str], set[str]]:
+    """The arguments of an algorithm, of the policy and of the buffer that `make` takes side by side."""
+    policy = _own_arguments(TokenPolicy, "observation_space", "action_space", "lr_schedule", "use_sde")
+    buffer = _own_arguments(
+        SequenceRolloutBuffer, "buffer_size", "observation_space", "action_space", "device", "n_envs"
+    )
+    return _own_arguments(cls, "policy", "env"), policy, buffer - {"gae_lambda", "gamma"}
 
 
 def _own_arguments(cls: type[Any], *without: str) -> set[str]:

@@ -91,14 +91,12 @@ def build_agent(config: TrainConfig) -> Any:
 
         resolve(config.model)
     import torch
-    from transformers.utils import logging
 
-    from .registry import get_algorithm, make
+    from .registry import check_arguments, make
     from .vec_env import make_vec_env
 
-    get_algorithm(config.algo)
+    check_arguments(config.algo, config.agent_kwargs())
     _check_device(config.device)
-    logging.disable_progress_bar()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     assert config.n_envs is not None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -28,6 +30,15 @@ def test_examples_are_short(name: str) -> None:
     assert len(lines) <= (15 if name == "quickstart" else 99)
 
 
+@pytest.fixture
+def _registry_restored() -> Iterator[None]:
+    before = set(gym.registry)
+    yield
+    for env_id in set(gym.registry) - before:
+        del gym.registry[env_id]
+
+
+@pytest.mark.usefixtures("_registry_restored")
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
 @pytest.mark.parametrize("name", sorted(SAYS))
 def test_example(

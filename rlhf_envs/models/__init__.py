@@ -13,6 +13,8 @@ Importing this module imports neither torch nor transformers.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,4 +88,19 @@ def load_causal_lm(name: str, dtype: torch.dtype | None = None) -> PreTrainedMod
     import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype or torch.float32).eval()
+    with no_progress_bars():
+        return AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype or torch.float32).eval()
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Keep transformers from drawing a progress bar for every model that is loaded from the disk."""
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

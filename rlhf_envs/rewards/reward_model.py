@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlhf_envs.models import load_tokenizer, resolve
+from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve
 from rlhf_envs.rewards.base import Reward
 
 if TYPE_CHECKING:
@@ -28,9 +28,10 @@ def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     from transformers import AutoModelForSequenceClassification
 
     folder = resolve(model)
-    classifier, loading = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
+    with no_progress_bars():
+        classifier, loading = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True
+        )
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"]))
         raise ValueError(
