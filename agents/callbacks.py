@@ -29,7 +29,8 @@ class TextMetrics(BaseCallback):
     - `rlhf/reward` and `rlhf/reward_<component>`: means an episode, before the KL penalty; `rlhf/<judge>` for judges;
     - `rlhf/kl`, `rlhf/kl_k3`: KL to the reference an episode in nats, as the k1 and k3 estimates of
       http://joschu.net/blog/kl-approx.html; `rlhf/kl_coef`; `rlhf/entropy`: nats a token;
-    - `rlhf/length` in tokens, `rlhf/eos_share`, `rlhf/distinct_bigrams`, `rlhf/tokens_per_second` (rollout and update);
+    - `rlhf/length` in tokens, `rlhf/eos_share`, `rlhf/distinct_bigrams` (the share among every 32 completions),
+      `rlhf/tokens_per_second` (rollout and update);
     - `rlhf/samples`: completions as text, and the hyperparameters with their metrics on the HPARAMS page.
 
     Args:
@@ -76,7 +77,7 @@ class TextMetrics(BaseCallback):
             "length": float(np.mean([info["episode"]["l"] for info in episodes if "episode" in info] or [np.nan])),
             "reward": float(np.mean([info["episode"]["r"] for info in episodes if "episode" in info] or [np.nan])),
             "eos_share": float(np.mean([info["finish_reason"] == "eos" for info in episodes])),
-            "distinct_bigrams": distinct_bigrams(completions),
+            "distinct_bigrams": _distinct_per_group(completions),
         }
         for name in sorted({name for scores in components for name in scores}):
             figures[f"reward_{name}"] = float(np.mean([scores[name] for scores in components if name in scores]))
@@ -86,11 +87,17 @@ class TextMetrics(BaseCallback):
 
     def _show_samples(self) -> None:
         rows = [
-            f"- `{info['episode']['r']:.2f}` {_quote(info['prompt'])}**{_quote(info['completion'])}**"
+            f"- `{info['episode']['r']:.2f}` {_quote(info['prompt'])} **{_quote(info['completion']).strip() or ' '}**"
             for info in self._episodes[: self.n_samples]
             if "episode" in info
         ]
         self.logger.record("rlhf/samples", "\n".join(rows), exclude=TEXT_ONLY)
+
+
+def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:
+    """The mean over groups of `size` texts: the share falls with their number, and rollouts differ in it."""
+    groups = [completions[i : i + size] for i in range(0, max(len(completions) - size, 0) + 1, size)]
+    return float(np.mean([distinct_bigrams(group) for group in groups]))
 
 
 def _buffer_figures(buffer: Any) -> dict[str, float]:

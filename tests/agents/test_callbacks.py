@@ -103,3 +103,13 @@ def test_distinct_bigrams():
     assert distinct_bigrams(["a b a b"]) == pytest.approx(2 / 3)  # ab, ba, ab
     assert distinct_bigrams(["a b", "a b"]) == 0.5
     assert distinct_bigrams(["a", ""]) == 0.0
+
+
+def test_diversity_does_not_depend_on_how_many_episodes_a_rollout_ends():
+    from agents.callbacks import _distinct_per_group
+
+    texts = [f"a b c{i % 40} d" for i in range(320)]
+    few, many = _distinct_per_group(texts[:32]), _distinct_per_group(texts)
+    assert few == pytest.approx(many, abs=0.05)
+    assert distinct_bigrams(texts) < 0.5 * few
+    assert _distinct_per_group(texts[:7]) == distinct_bigrams(texts[:7])

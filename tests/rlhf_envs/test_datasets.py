@@ -62,7 +62,7 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
             r"a\.jsonl:2: some rows have a column 'split'",
         ),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: not readable"),
-        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n')[:-12], r"a\.jsonl\.gz: not readable"),
+        ("a.jsonl.gz", gzip.compress(b'{"prompt": "x"}\n', mtime=0)[:-12], r"a\.jsonl\.gz: not readable"),
         ("a.json", '[{"prompt": "x"},\n {"prompt" "y"}]', r"a\.json:2: not JSON"),
         ("a.json", '{"prompt": "x"}', r"a\.json:1: dict where a list"),
         ("a.json", '[{"prompt": "x"}, {"prompt": ""}]', r"a\.json, item 2: 'prompt' is empty"),
