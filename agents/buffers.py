@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples
 from .kl import KLController
 
 __all__ = ["SequenceRolloutBuffer"]
+
+MAX_LOGITS = 2**26  # tokens x vocabulary at once where no gradient is kept, 256 MB in float32
 
 
 class SequenceRolloutBuffer(RolloutBuffer):
@@ -63,11 +65,15 @@ class SequenceRolloutBuffer(RolloutBuffer):
         self.controller = KLController(kl_coef, kl_target, kl_horizon)
         self.whiten_rewards = whiten_rewards
         self.stats: dict[str, float] = {}
-        self._running_kl = np.zeros(n_envs)  # (n_envs,) KL so far of the episodes that are going on
+        self._running_kl = np.zeros((2, n_envs))  # k1 and k3 so far of the episodes that are going on
+        self._checked = False
+        self.pos = 0
         super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
 
     def reset(self) -> None:
         """Empty the buffer; the KL controller keeps its state."""
+        if 0 < self.pos < self.buffer_size:  # the rollout was stopped: where its episodes stand is not known
+            self._running_kl[:] = 0
         self.observations = {}
         shape = (self.buffer_size, self.n_envs)
         self.actions = np.zeros((*shape, self.action_dim), dtype=np.int64)
@@ -98,9 +104,8 @@ class SequenceRolloutBuffer(RolloutBuffer):
         new = self.n_segments + np.cumsum(starts) - 1
         segments = new if self.pos == 0 else np.where(starts, new, self.segments[self.pos - 1])
         self._check_appended(obs["input_ids"], segments, starts)
-        self._running_kl[np.asarray(episode_start, bool)] *= (
-            self.pos > 0
-        )  # an environment that was reset between rollouts
+        if self.pos == 0:
+            self._running_kl[:, np.asarray(episode_start, bool)] = 0  # environments that were reset between rollouts
         self.n_segments += int(starts.sum())
         for key, array in obs.items():
             self._reserve(key, array)
@@ -151,41 +156,38 @@ class SequenceRolloutBuffer(RolloutBuffer):
         self.controller.restore(policy.kl_coef)
         reference = self._reference_log_probs(policy)
         kl = self.log_probs - reference  # (n_steps, n_envs) k1
-        score = self.rewards.copy()
-        self.rewards = score - np.float32(self.controller.value) * kl
+        self.rewards = self.rewards - np.float32(self.controller.value) * kl
         if self.whiten_rewards:
             mean = self.rewards.mean()
             self.rewards = (self.rewards - mean) / (self.rewards.std() + 1e-8) + mean
-        self._record(kl, score, np.asarray(dones, bool))
+        self._record(kl, np.asarray(dones, bool))
         policy.kl_coef.fill_(self.controller.value)
         super().compute_returns_and_advantage(last_values, dones)
 
-    def _reference_log_probs(self, policy: Any, tokens_at_once: int = 8192) -> np.ndarray:
+    def _reference_log_probs(self, policy: Any) -> np.ndarray:
+        """Log-probabilities `(n_steps, n_envs)` of the actions under the reference, some segments at a time."""
         reference = np.zeros_like(self.log_probs)
-        for chosen in self._batches(tokens_at_once, np.arange(self.n_segments)):
-            samples = self._segment_samples(chosen)
+        width = self.observations["input_ids"].shape[1]
+        at_once = max(1, MAX_LOGITS // (policy.language_model.vocab_size * width))
+        for start in range(0, self.n_segments, at_once):
+            samples = self._segment_samples(np.arange(start, min(start + at_once, self.n_segments)))
             reference[samples.steps] = policy.reference_log_prob(samples.observations, samples.actions).cpu().numpy()
         return reference
 
-    def _record(self, kl: np.ndarray, score: np.ndarray, dones: np.ndarray) -> None:
+    def _record(self, kl: np.ndarray, dones: np.ndarray) -> None:
         """Keep the rollout's figures, and move the controller by the KL of the episodes that ended."""
         ends = np.vstack([self.episode_starts[1:].astype(bool), dones[None]])
+        estimates = np.stack([kl, np.exp(-kl) - 1 + kl])  # (2, n_steps, n_envs) k1 and k3
         finished: list[np.ndarray] = []
         for step in range(self.buffer_size):
-            self._running_kl += kl[step]
-            finished.append(self._running_kl[ends[step]])
+            self._running_kl += estimates[:, step]
+            finished.append(self._running_kl[:, ends[step]])
             self._running_kl = np.where(ends[step], 0.0, self._running_kl)
-        episodes = np.concatenate(finished)
-        self.stats = {
-            "kl_token": float(kl.mean()),
-            "kl_k3_token": float((np.exp(-kl) - 1 + kl).mean()),
-            "kl_coef": self.controller.value,
-            "entropy": float(-self.log_probs.mean()),
-        }
-        if len(episodes):
-            self.stats["kl"] = float(episodes.mean())
-            self.stats["kl_k3"] = self.stats["kl_k3_token"] * kl.size / len(episodes)
-            self.controller.update(self.stats["kl"], len(episodes))
+        episodes = np.concatenate(finished, axis=1)  # (2, episodes)
+        self.stats = {"kl_coef": self.controller.value, "entropy": float(-self.log_probs.mean())}
+        if episodes.size:
+            self.stats["kl"], self.stats["kl_k3"] = episodes.mean(axis=1).tolist()
+            self.controller.update(self.stats["kl"], episodes.shape[1])
 
     # Minibatches
 
@@ -193,15 +195,16 @@ class SequenceRolloutBuffer(RolloutBuffer):
         """Yield minibatches of whole segments, of about `batch_size` tokens each, every segment once, in random order.
 
         Raises:
-            ValueError: `batch_size` is smaller than the longest segment.
+            ValueError: `batch_size` is smaller than the longest segment of the first rollout.
         """
         assert self.full, "the rollout is not finished"
         longest = int(np.bincount(self.segments.reshape(-1)).max())
-        if batch_size is not None and batch_size < longest:
+        if batch_size is not None and batch_size < longest and not self._checked:
             raise ValueError(
                 f"batch_size={batch_size} is smaller than one episode of {longest} tokens: minibatches are made of "
                 "whole episodes, so raise batch_size to several times the environment's max_new_tokens"
             )
+        self._checked = True  # what comes later is trained as it is: an error then would lose the run
         for chosen in self._batches(batch_size, np.random.permutation(self.n_segments)):
             samples = self._segment_samples(chosen)
             yield DictRolloutBufferSamples(
@@ -236,10 +239,9 @@ class SequenceRolloutBuffer(RolloutBuffer):
         return _SegmentSamples(steps, observations, self.to_torch(self.actions[steps].reshape(-1)))
 
 
-class _SegmentSamples:
+class _SegmentSamples(NamedTuple):
     """Some segments as tensors: `steps` indexes `(n_steps, n_envs)` arrays, the tensors are flat in its order."""
 
-    def __init__(
-        self, steps: tuple[np.ndarray, ...], observations: dict[str, torch.Tensor], actions: torch.Tensor
-    ) -> None:
-        self.steps, self.observations, self.actions = steps, observations, actions
+    steps: tuple[np.ndarray, ...]
+    observations: dict[str, torch.Tensor]
+    actions: torch.Tensor

@@ -11,6 +11,9 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
+from rlhf_envs.rendering import as_markdown
+from rlhf_envs.rewards import evaluate_reward
+
 __all__ = ["TextMetrics", "distinct_bigrams"]
 
 TEXT_ONLY = ("stdout", "log", "json", "csv")
@@ -47,14 +50,24 @@ class TextMetrics(BaseCallback):
         self._clock, self._tokens = time.perf_counter(), 0
 
     def _on_training_start(self) -> None:
+        self._running = np.zeros((2, self.training_env.num_envs))  # reward and tokens so far of the episodes going on
+        try:
+            self._rows: list[dict[str, Any]] = self.training_env.get_attr("rows", 0)[0]
+        except AttributeError:
+            self._rows = []
         metrics = {f"rlhf/{name}": 0.0 for name in ("reward", "kl", *self.judges)}
         self.logger.record("hparams", HParam(_hyperparameters(self.model), metrics), exclude=TEXT_ONLY)
         self._clock, self._tokens = time.perf_counter(), self.num_timesteps
 
     def _on_step(self) -> bool:
-        for done, info in zip(self.locals["dones"], self.locals["infos"], strict=True):
-            if done and "completion" in info:
-                self._episodes.append(info)
+        dones = np.asarray(self.locals["dones"], bool)
+        self._running += np.stack([np.asarray(self.locals["rewards"], float), np.ones(len(dones))])
+        for row in np.flatnonzero(dones):
+            info = self.locals["infos"][row]
+            if "completion" in info:
+                reward, length = self._running[:, row]
+                self._episodes.append({**info, "episode": info.get("episode", {"r": reward, "l": length})})
+        self._running[:, dones] = 0
         return True
 
     def _on_rollout_end(self) -> None:
@@ -74,23 +87,24 @@ class TextMetrics(BaseCallback):
         components = [info["reward_components"] for info in episodes]
         prompts, completions = [info["prompt"] for info in episodes], [info["completion"] for info in episodes]
         figures = {
-            "length": float(np.mean([info["episode"]["l"] for info in episodes if "episode" in info] or [np.nan])),
-            "reward": float(np.mean([info["episode"]["r"] for info in episodes if "episode" in info] or [np.nan])),
+            "length": float(np.mean([info["episode"]["l"] for info in episodes])),
+            "reward": float(np.mean([info["episode"]["r"] for info in episodes])),
             "eos_share": float(np.mean([info["finish_reason"] == "eos" for info in episodes])),
             "distinct_bigrams": _distinct_per_group(completions),
         }
         for name in sorted({name for scores in components for name in scores}):
             figures[f"reward_{name}"] = float(np.mean([scores[name] for scores in components if name in scores]))
+        rows = [self._rows[info["index"]] if self._rows else {} for info in episodes]
+        columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
         for name, judge in self.judges.items():
-            figures[name] = float(np.mean(judge(prompts, completions)))
+            figures[name] = float(np.mean(evaluate_reward(judge, prompts, completions, columns)[0]))
         return figures
 
     def _show_samples(self) -> None:
-        rows = [
-            f"- `{info['episode']['r']:.2f}` {_quote(info['prompt'])} **{_quote(info['completion']).strip() or ' '}**"
-            for info in self._episodes[: self.n_samples]
-            if "episode" in info
-        ]
+        rows = []
+        for info in self._episodes[: self.n_samples]:
+            prompt, completion = as_markdown(info["prompt"]), as_markdown(info["completion"].strip())
+            rows.append(f"- `{info['episode']['r']:.2f}` {prompt} **{completion}**")
         self.logger.record("rlhf/samples", "\n".join(rows), exclude=TEXT_ONLY)
 
 
@@ -112,8 +126,3 @@ def _hyperparameters(model: Any) -> dict[str, bool | str | float | int]:
     nested = [getattr(model, name, None) or {} for name in ("policy_kwargs", "rollout_buffer_kwargs")]
     chosen = {"algorithm": type(model).__name__, **own, **nested[0], **nested[1]}
     return {name: value for name, value in chosen.items() if isinstance(value, bool | str | float | int)}
-
-
-def _quote(text: str) -> str:
-    """Model output is hostile: neutralise what Markdown or HTML would make of it."""
-    return text.replace("\\", "\\\\").replace("`", "\\`").replace("*", "\\*").replace("<", "&lt;").replace("\n", " ")

@@ -3,7 +3,8 @@
 `SlottedTrunk` is a pure function of the contexts it is given. It remembers, slot by slot, the ids it has seen; a
 context that is its slot's own grown by one token is decoded in one batched step over all slots, one that has not
 changed is answered from memory, and any other is prefilled, all such rows in one batch. New weights empty the slots. So
-no caller can make it wrong, whatever order it steps, resets or evaluates in.
+no caller can make it wrong, whatever order it steps, resets or evaluates in. (Only weights that are changed through
+`.data`, which torch cannot see, want a call of `clear`.)
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .language_model import hidden_states
+from .language_model import float_tolerance, hidden_states
 
 __all__ = ["SlottedTrunk"]
 
@@ -77,12 +78,13 @@ class SlottedTrunk:
     Args:
         trunk: the base model of a causal language model.
         max_length: the longest context that will come.
+        enabled: False for the plain path, without a cache; by default the cache is tried out.
     """
 
-    def __init__(self, trunk: nn.Module, max_length: int) -> None:
+    def __init__(self, trunk: nn.Module, max_length: int, enabled: bool | None = None) -> None:
         self.trunk: Any = trunk
         self.max_length = max_length
-        self.enabled = self._fits()
+        self.enabled = self._fits() if enabled is None else enabled
         self.clear()
 
     def clear(self) -> None:
@@ -93,6 +95,7 @@ class SlottedTrunk:
         self._hidden: torch.Tensor | None = None  # (slots, hidden_size)
         self._weights: tuple[Any, ...] = ()
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Return the hidden states after the last tokens.
@@ -120,10 +123,14 @@ class SlottedTrunk:
         extended, rows = (known & (grown == 1)).any(), fresh.nonzero().squeeze(1)
         self._ids.copy_(input_ids)
         self._lengths.copy_(lengths)
-        if extended:
-            self._decode()
-        if len(rows):
-            self._fill(rows)
+        try:
+            if extended:
+                self._decode()
+            if len(rows):
+                self._fill(rows)
+        except BaseException:  # out of memory, an interrupt: the slots do not hold what was just written down
+            self.clear()
+            raise
         assert self._hidden is not None
         return self._hidden.clone()
 
@@ -178,7 +185,7 @@ class SlottedTrunk:
         return hidden[torch.arange(len(ids), device=ids.device), lengths - 1], length
 
     def _fits(self) -> bool:
-        """Whether this model's cache can be slotted: tried on two short ragged contexts against a full recompute."""
+        """Whether this model's cache can be slotted: tried on the shortest and the longest context."""
         config = self.trunk.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         name = type(self.trunk).__name__
@@ -194,9 +201,10 @@ class SlottedTrunk:
     def _try_slots(self) -> str:
         self.enabled = True
         self.clear()
-        device = next(self.trunk.parameters()).device
-        ids = torch.tensor([[1, 0, 1, 0], [0, 1, 1, 1]], device=device)
-        lengths = torch.tensor([2, 3], device=device)
+        parameter = next(self.trunk.parameters())
+        length = max(self.max_length, 2)
+        ids = torch.arange(2 * length, device=parameter.device).reshape(2, length) % 2
+        lengths = torch.tensor([1, length - 1], device=parameter.device)
         try:
             self(ids, lengths)
             slotted = self(ids, lengths + 1)
@@ -204,6 +212,7 @@ class SlottedTrunk:
             return f"its cache cannot be slotted ({type(error).__name__}: {error})"
         full = self._prefill(ids, lengths + 1)[0]
         self.clear()
-        if not torch.allclose(slotted, full, atol=1e-3, rtol=1e-3):
+        tolerance = float_tolerance(parameter.dtype)
+        if not torch.allclose(slotted, full, atol=tolerance, rtol=tolerance):
             return "its slotted cache does not equal a full recompute"
         return ""

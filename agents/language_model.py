@@ -22,7 +22,7 @@ class LanguageModel(nn.Module):
     """A Hugging Face causal language model split into its trunk and its head.
 
     Args:
-        model: any `AutoModelForCausalLM`. It is used in place, in evaluation mode.
+        model: any `AutoModelForCausalLM`. It is used in place: it is the model that learns.
         train: what learns: "full"; k, the last k blocks with the final norm and the head; or "head" (k = 0), the head
             alone. Everything else is frozen, and a head that is tied to the frozen input embedding is untied first.
 
@@ -40,7 +40,7 @@ class LanguageModel(nn.Module):
 
     @property
     def hidden_size(self) -> int:
-        return int(self.config.hidden_size)
+        return int(self.model.get_output_embeddings().weight.shape[1])
 
     @property
     def vocab_size(self) -> int:
@@ -76,7 +76,8 @@ class LanguageModel(nn.Module):
         ids = torch.arange(2, device=self.model.device)[None]
         mask = torch.ones_like(ids)
         expected = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-        if not torch.allclose(self.head(self.hidden(ids, mask)), expected, atol=1e-3, rtol=1e-3):
+        tolerance = float_tolerance(self.model.dtype)
+        if not torch.allclose(self.head(self.hidden(ids, mask)), expected, atol=tolerance, rtol=tolerance):
             raise ValueError(
                 f"the logits of {type(self.model).__name__} are not its output embedding applied to its last hidden "
                 "state, so the policy cannot gather hidden states before the head; use a model of another kind"
@@ -136,6 +137,11 @@ class LanguageModel(nn.Module):
             head.weight = nn.Parameter(head.weight.detach().clone())
             self.model.config.tie_word_embeddings = False
             self.config.tie_word_embeddings = False
+
+
+def float_tolerance(dtype: torch.dtype) -> float:
+    """How far two ways of computing the same thing may lie apart: 1e-3 in float32, 16 steps of coarser types."""
+    return max(1e-3, 16 * torch.finfo(dtype).eps)
 
 
 def hidden_states(trunk: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:

@@ -29,8 +29,9 @@ class TokenPolicy(ActorCriticPolicy):
     either SB3's own samples, one row a token, or `SequenceRolloutBuffer`'s, one row a sequence.
 
     Args:
-        model: a name that `rlhf_envs.models.resolve` knows ("tiny", a folder, a hub id), or a `PreTrainedModel`. With
-            None, "tiny" where the action space is its vocabulary, and else a small fresh model for the action space.
+        model: a name that `rlhf_envs.models.resolve` knows ("tiny", a folder, a hub id), or a `PreTrainedModel`, which
+            is trained in place. With None, "tiny" where the action space is its vocabulary, and else a small fresh
+            model for the action space.
         train: what learns: "full", a number k (the last k blocks, the final norm and the heads) or "head" (k = 0, the
             two heads alone).
         value: "shared" reads the value from the actor's last hidden state, "separate" from a trunk of its own. The
@@ -38,7 +39,8 @@ class TokenPolicy(ActorCriticPolicy):
         temperature: divides the logits, in sampling and in the log-probabilities of rollout and update alike.
         top_k, top_p: keep the k most probable tokens, or the smallest set of probability at least p. They too enter the
             log-probabilities. The token that was taken always counts as kept, so that an update which drops it from
-            the set leaves its log-probability finite.
+            the set leaves its log-probability finite. The reference is read the same way: a token that only the policy
+            keeps costs a finite KL, a little less than its due.
         optimizer_class, optimizer_kwargs: as in SB3; Adam with eps 1e-5 by default.
 
     Raises:
@@ -75,7 +77,7 @@ class TokenPolicy(ActorCriticPolicy):
         network, self.model_name = self._find_model(model)
         self.language_model = LanguageModel(network, train)
         self._check_sizes()
-        self.value_trunk = self.language_model.copy_trunk() if value == "separate" else None
+        self.value_trunk = self._copy_trunk() if value == "separate" else None
         self.value_net = nn.Linear(self.language_model.hidden_size, 1)
         nn.init.zeros_(self.value_net.weight)
         nn.init.zeros_(self.value_net.bias)
@@ -85,7 +87,9 @@ class TokenPolicy(ActorCriticPolicy):
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self._actor_cache = SlottedTrunk(network.base_model, self.max_length)
-        self._critic_cache = SlottedTrunk(self.value_trunk, self.max_length) if self.value_trunk is not None else None
+        self._critic_cache = self._actor_cache
+        if self.value_trunk is not None:
+            self._critic_cache = SlottedTrunk(self.value_trunk, self.max_length, self._actor_cache.enabled)
         self.set_training_mode(False)
 
     # Construction
@@ -96,22 +100,33 @@ class TokenPolicy(ActorCriticPolicy):
     def _find_model(self, model: str | Any | None) -> tuple[Any, str | None]:
         from rlhf_envs.models import load_causal_lm, load_config
 
+        if isinstance(model, Path):
+            model = str(model)
         if model is None and load_config("tiny").vocab_size == self.n_actions:
             model = "tiny"
         if isinstance(model, str):
             return load_causal_lm(model), model
         if model is not None:
-            return model, getattr(model, "name_or_path", None) or None
+            return model, None
         from .pretrain import build_model
 
         logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", self.n_actions)
         return build_model(self.n_actions, self.max_length, n_layer=2, n_embd=64, n_head=2), None
 
+    def _copy_trunk(self) -> nn.Module:
+        trunk = self.language_model.copy_trunk()
+        if not any(p.requires_grad for p in trunk.parameters()):
+            raise ValueError(
+                f"value='separate' with train={self.train_part!r}: a second trunk that does not learn says what the "
+                "first says; take value='shared', or train blocks"
+            )
+        return trunk
+
     def _check_sizes(self) -> None:
         vocab_size = self.language_model.vocab_size
-        if vocab_size < self.n_actions:
+        if not self.n_actions <= vocab_size <= 1.1 * self.n_actions + 16:  # more than padding of the embedding
             raise ValueError(
-                f"the environment has {self.n_actions} tokens and the model {self.model_name or 'given'!r} only "
+                f"the environment has {self.n_actions} tokens and the model {self.model_name or 'given'!r} has "
                 f"{vocab_size}: make the environment with the model's own tokenizer, gym.make(..., model=...)"
             )
         positions = getattr(self.language_model.config, "max_position_embeddings", None)
@@ -150,21 +165,37 @@ class TokenPolicy(ActorCriticPolicy):
 
     def get_distribution(self, obs: PyTorchObs) -> CategoricalDistribution:
         """The distribution of the next token of every context."""
-        input_ids, lengths = _contexts(obs)
-        logits = self.decoding_logits(self.language_model.head(self._actor_cache(input_ids, lengths)))
+        hidden = self._hidden(obs, self.language_model.model.base_model, self._actor_cache)
+        logits = self.decoding_logits(self.language_model.head(hidden))
         distribution = CategoricalDistribution(self.n_actions)
         return distribution.proba_distribution(action_logits=logits)
 
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
         """Values `(batch, 1)`; they know the policy they come from, so that the rollout buffer finds the reference."""
-        cache = self._actor_cache if self._critic_cache is None else self._critic_cache
-        values = self.value_net(cache(*_contexts(obs)).float())
+        trunk = self.language_model.model.base_model if self.value_trunk is None else self.value_trunk
+        values = self.value_net(self._hidden(obs, trunk, self._critic_cache).float())
         values.policy = self
         return values
+
+    def _hidden(self, obs: PyTorchObs, trunk: nn.Module, cache: SlottedTrunk) -> torch.Tensor:
+        """Hidden states `(n, hidden_size)` where actions are chosen: through the cache, or with gradients if wanted."""
+        input_ids, lengths = _contexts(obs)
+        assert isinstance(obs, dict)
+        if "rows" not in obs and not torch.is_grad_enabled():
+            return cache(input_ids, lengths)
+        length = int(lengths.max())
+        input_ids = input_ids[:, :length]
+        mask = (torch.arange(length, device=input_ids.device) < lengths[:, None]).long()
+        if "rows" in obs:
+            return hidden_states(trunk, input_ids, mask)[obs["rows"], obs["columns"]]
+        return hidden_states(trunk, input_ids, mask)[torch.arange(len(input_ids), device=input_ids.device), lengths - 1]
 
     def set_training_mode(self, mode: bool) -> None:
         """Stay in evaluation mode: dropout would make the update's log-probabilities differ from the rollout's."""
         super().set_training_mode(False)
+        if mode:  # an update comes: the slots will be of no use
+            self._actor_cache.clear()
+            self._critic_cache.clear()
 
     # Update
 
@@ -176,20 +207,11 @@ class TokenPolicy(ActorCriticPolicy):
         With `rows` and `columns` in `obs` (from `SequenceRolloutBuffer`), a row of `input_ids` is a whole sequence and
         action i was taken after its token `(rows[i], columns[i])`; else every row is one context and one action.
         """
-        input_ids, lengths = _contexts(obs)
-        assert isinstance(obs, dict)
-        if "rows" in obs:
-            rows, columns = obs["rows"], obs["columns"]
-        else:
-            rows, columns = torch.arange(len(input_ids), device=input_ids.device), lengths - 1
-        length = int(lengths.max())
-        input_ids = input_ids[:, :length]
-        mask = (torch.arange(length, device=input_ids.device) < lengths[:, None]).long()
-        hidden = self.language_model.hidden(input_ids, mask)[rows, columns]
+        hidden = self._hidden(obs, self.language_model.model.base_model, self._actor_cache)
         if self.value_trunk is None:
             values = self.value_net(hidden.float())
         else:
-            values = self.value_net(hidden_states(self.value_trunk, input_ids, mask)[rows, columns].float())
+            values = self.value_net(self._hidden(obs, self.value_trunk, self._critic_cache).float())
         actions = actions.long().flatten()
         log_probs = self.decoding_logits(self.language_model.head(hidden), actions).log_softmax(dim=-1)
         entropy = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(dim=-1)

@@ -137,7 +137,7 @@ class PackedTexts(Dataset[dict[str, torch.Tensor]]):
                     row = []
                 row.extend(ids)
             rows.append(row)
-        self.ids = torch.full((len(rows), block_size), tokenizer.pad_token_id, dtype=torch.int32)  # (rows, block)
+        self.ids = torch.full((len(rows), block_size), tokenizer.pad_token_id or 0, dtype=torch.int32)  # (rows, block)
         self.lengths = torch.tensor([len(row) for row in rows])
         for i, row in enumerate(rows):
             self.ids[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
@@ -215,9 +215,12 @@ def pretrain(
     train, validation = read_texts(source)
     torch.manual_seed(seed)
     if model is not None:
-        from rlhf_envs.models import load_causal_lm, load_tokenizer
+        from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions
 
         tokenizer, network = load_tokenizer(model), load_causal_lm(model)
+        positions = model_positions(model)
+        if positions is not None and block_size > positions:
+            raise ValueError(f"block_size={block_size} is more than the {positions} positions of {model!r}")
     else:
         if checkpoint is not None:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(output)

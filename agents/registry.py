@@ -56,50 +56,93 @@ def get_algorithm(name: str) -> type[Any]:
     return algorithm
 
 
-def make(name: str, env: Any, *, n_envs: int = 32, seed: int | None = None, **kwargs: Any) -> Any:
+def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = None, **kwargs: Any) -> Any:
     """Build an agent for a token environment.
 
     Args:
         name: an algorithm, see `available()`.
         env: an environment id, a Gymnasium environment or an SB3 `VecEnv`.
-        n_envs: environments in the batch, where `env` is an id.
+        n_envs: environments in the batch, where `env` is an id; 32 by default.
         seed: seeds the environments, numpy and torch.
         **kwargs: the algorithm's own arguments (by default a rollout is one episode long, and four minibatches make an
             epoch), and flat beside them those of `TokenPolicy` (`model`, `train`, `value`,
             `temperature`, `top_k`, `top_p`) and of `SequenceRolloutBuffer` (`kl_coef`, `kl_target`, `kl_horizon`,
-            `whiten_rewards`). `model` is the environment's own by default.
+            `whiten_rewards`). `model` is the environment's own by default; where `env` is an id, the environment is
+            made with the tokenizer of a given one.
 
     Returns:
         An SB3 agent; `agent.learn(total_timesteps)` counts tokens.
 
     Raises:
-        ValueError: unknown algorithm, or `batch_size` is smaller than one episode.
+        ValueError: unknown algorithm, `batch_size` is smaller than one episode, or the environment's tokenizer is not
+            the model's.
         TypeError: an argument that nothing takes; the message has the nearest name.
     """
     check_arguments(name, kwargs)
     cls = get_algorithm(name)
     algorithm_names, policy_names, buffer_names = _argument_names(cls)
+    model = kwargs.pop("model", None)
     if isinstance(env, str):
         from .vec_env import make_vec_env
 
-        env = make_vec_env(env, n_envs, seed=seed)
-    policy_kwargs = dict(kwargs.pop("policy_kwargs", None) or {})
-    buffer_kwargs = dict(kwargs.pop("rollout_buffer_kwargs", None) or {})
+        chosen = {"model": model} if isinstance(model, str) else {}
+        env = make_vec_env(env, 32 if n_envs is None else n_envs, seed=seed, **chosen)
+    elif n_envs is not None:
+        raise TypeError(f"n_envs={n_envs} goes with an environment's id; this one has {getattr(env, 'num_envs', 1)}")
+    model = _attribute(env, "model_name") if model is None else model
+    _check_tokenizer(model, _attribute(env, "tokenizer"))
+    kwargs = _sizes(kwargs, algorithm_names, env)
+    policy_kwargs = {"model": model} | dict(kwargs.pop("policy_kwargs", None) or {})
     policy_kwargs |= {key: kwargs.pop(key) for key in list(kwargs) if key in policy_names - algorithm_names}
+    buffer_kwargs = dict(kwargs.pop("rollout_buffer_kwargs", None) or {})
     buffer_kwargs |= {key: kwargs.pop(key) for key in list(kwargs) if key in buffer_names - algorithm_names}
-    policy_kwargs.setdefault("model", _attribute(env, "model_name"))
+    if buffer_kwargs and "rollout_buffer_kwargs" not in algorithm_names:
+        raise TypeError(f"{name} has no rollout buffer that would take {', '.join(sorted(buffer_kwargs))}")
+    ours = {
+        "policy": TokenPolicy,
+        "policy_kwargs": policy_kwargs,
+        "rollout_buffer_class": SequenceRolloutBuffer,
+        "rollout_buffer_kwargs": buffer_kwargs,
+        "seed": seed,
+    }
+    return cls(env=env, **{key: value for key, value in ours.items() if key in algorithm_names} | kwargs)
+
+
+def _sizes(kwargs: dict[str, Any], algorithm_names: set[str], env: Any) -> dict[str, Any]:
+    """The arguments with `n_steps` and `batch_size` filled in from the environment's horizon.
+
+    Raises:
+        ValueError: `batch_size` is smaller than one episode.
+    """
     horizon = _attribute(env, "max_new_tokens")
-    if horizon is not None:
-        if kwargs.get("batch_size") is not None and kwargs["batch_size"] < horizon:
+    if horizon is None or "n_steps" not in algorithm_names:
+        return kwargs
+    sizes = {"n_steps": horizon} | kwargs
+    if "batch_size" in algorithm_names:
+        rollout = sizes["n_steps"] * getattr(env, "num_envs", 1)
+        quarter = rollout // 4
+        sizes = {"batch_size": quarter if rollout % 4 == 0 and quarter >= horizon else rollout} | sizes
+        if sizes["batch_size"] < min(horizon, sizes["n_steps"]):
             raise ValueError(
-                f"batch_size={kwargs['batch_size']} is smaller than one episode of {horizon} tokens: minibatches are "
+                f"batch_size={sizes['batch_size']} is smaller than one episode of {horizon} tokens: minibatches are "
                 f"made of whole episodes, so take at least {8 * horizon}"
             )
-        kwargs.setdefault("n_steps", horizon)
-        if "batch_size" in algorithm_names:
-            rollout = kwargs["n_steps"] * getattr(env, "num_envs", 1)
-            kwargs.setdefault("batch_size", rollout // 4 if rollout // 4 >= horizon else rollout)
-    return cls(env=env, seed=seed, policy_kwargs=policy_kwargs, rollout_buffer_kwargs=buffer_kwargs, **kwargs)
+    return sizes
+
+
+def _check_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Check that the environment's token ids are the model's.
+
+    Raises:
+        ValueError: they are not.
+    """
+    from rlhf_envs.models import load_tokenizer
+
+    if isinstance(model, str) and tokenizer is not None and load_tokenizer(model).get_vocab() != tokenizer.get_vocab():
+        raise ValueError(
+            f"the environment's tokenizer ({len(tokenizer)} tokens) is not that of the model {model!r}: make the "
+            f"environment with it, agents.make_vec_env(..., model={model!r})"
+        )
 
 
 def check_arguments(name: str, arguments: Iterable[str]) -> None:
@@ -123,7 +166,7 @@ def _argument_names(cls: type[Any]) -> tuple[set[str], set[str], set[str]]:
     buffer = _own_arguments(
         SequenceRolloutBuffer, "buffer_size", "observation_space", "action_space", "device", "n_envs"
     )
-    return _own_arguments(cls, "policy", "env"), policy, buffer - {"gae_lambda", "gamma"}
+    return _own_arguments(cls, "env"), policy, buffer - {"gae_lambda", "gamma"}
 
 
 def _own_arguments(cls: type[Any], *without: str) -> set[str]:

@@ -27,9 +27,6 @@ LABELS = {
     "eos_share": "ended by EOS",
 }
 HIDDEN = ("distinct_within",)
-MARKDOWN = str.maketrans(
-    {c: f"\\{c}" for c in "\\`*_{}[]()#+-.!|>~"} | {"<": "&lt;", "&": "&amp;", "\n": " ", "\r": " "}
-)
 
 
 def write(result: TrainResult) -> None:
@@ -114,12 +111,12 @@ def evaluation_table(evaluation: Evaluation) -> Table:
 
 def samples_markdown(before: Evaluation, after: Evaluation, n: int = 16) -> str:
     """The completions as Markdown, with what models wrote escaped."""
-    from rlhf_envs.rendering import printable
+    from rlhf_envs.rendering import as_markdown
 
     lines = ["# The same held-out prompts before and after", ""]
     for first, second in list(zip(before.completions, after.completions, strict=True))[:n]:
         for name, c in (("before", first), ("after", second)):
-            prompt, completion = (printable(text).translate(MARKDOWN) for text in (c.prompt, c.completion.strip()))
+            prompt, completion = (as_markdown(text) for text in (c.prompt, c.completion.strip()))
             lines.append(
                 f"- {name} ({c.reward:.2f}): {prompt} **{completion}**" if completion else f"- {name}: {prompt}"
             )

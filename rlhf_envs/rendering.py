@@ -7,8 +7,11 @@ import unicodedata
 
 import numpy as np
 
-__all__ = ["draw", "printable"]
+__all__ = ["as_markdown", "draw", "printable"]
 
+MARKDOWN = str.maketrans(
+    {c: f"\\{c}" for c in "\\`*_{}[]()#+-.!|>~:"} | {"<": "&lt;", "&": "&amp;", "\n": " ", "\r": " "}
+)
 SIZE = (640, 360)  # width, height
 MARGIN, LINE_HEIGHT, CHARACTERS, LINES = 12, 21, 68, 16
 
@@ -18,6 +21,11 @@ def printable(text: str) -> str:
     return "".join(
         c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else ascii(c)[1:-1] for c in text
     )
+
+
+def as_markdown(text: str) -> str:
+    """The text on one line, for Markdown that is rendered: nothing in it is taken for markup, a link or an image."""
+    return printable(text).translate(MARKDOWN)
 
 
 def draw(text: str) -> np.ndarray:

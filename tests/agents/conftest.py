@@ -53,6 +53,17 @@ def build_config(shape: str) -> Any:
         ),
         # shapes whose cache cannot be slotted
         "mistral-sliding": lambda: t.MistralConfig(**GROUPED, sliding_window=8),
+        "gpt_neo-local": lambda: t.GPTNeoConfig(
+            vocab_size=VOCAB,
+            max_position_embeddings=POSITIONS,
+            hidden_size=32,
+            num_layers=3,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1], [["global"], 1]],
+            window_size=4,
+            bos_token_id=None,
+            eos_token_id=1,
+        ),
         "bloom": lambda: t.BloomConfig(vocab_size=VOCAB, n_layer=3, hidden_size=32, n_head=4, eos_token_id=1),
         "mamba": lambda: t.MambaConfig(vocab_size=VOCAB, num_hidden_layers=3, hidden_size=32, eos_token_id=1),
     }
@@ -67,7 +78,7 @@ def build_model(shape: str, seed: int = 0) -> Any:
 
 
 SLOTTED = ("gpt2", "llama", "gpt_neox", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "opt")
-PLAIN = ("mistral-sliding", "bloom", "mamba")
+PLAIN = ("mistral-sliding", "gpt_neo-local", "bloom", "mamba")
 
 
 @pytest.fixture

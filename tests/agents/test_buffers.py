@@ -175,6 +175,97 @@ def test_the_kl_of_an_untrained_policy_is_zero():
     assert abs(buffer.stats["kl_k3"]) < 1e-4
 
 
+@pytest.mark.parametrize("settings", [{"temperature": 0.7}, {"top_k": 4}, {"top_p": 0.8}])
+def test_the_reference_is_decoded_as_the_policy_is(settings):
+    """So the KL of an untrained policy is zero, and the update's ratio one, under every decoding."""
+    buffer = collect(agent := make_agent(policy_kwargs=settings))
+    assert abs(buffer.stats["kl"]) < 1e-4
+    for samples in buffer.get(None):
+        log_prob = agent.policy.evaluate_actions(samples.observations, samples.actions.long().flatten())[1]
+        assert (torch.exp(log_prob - samples.old_log_prob) - 1).abs().max() < 1e-4
+
+
+def test_the_figures_of_a_rollout_by_hand():
+    agent = make_agent(buffer_kwargs={"kl_coef": 0.1, "kl_target": 0.01, "kl_horizon": 100}, learning_rate=1e-2)
+    agent.learn(agent.n_steps * agent.n_envs)
+    before = agent.rollout_buffer.controller.value
+    agent.env.reset()
+    buffer = collect(agent)
+    k1 = buffer.log_probs - buffer._reference_log_probs(agent.policy)
+    episodes = {"kl": [], "kl_k3": []}
+    for env in range(6):
+        start = 0
+        for step in range(14):
+            last = agent._last_episode_starts[env] if step == 13 else buffer.episode_starts[step + 1, env]
+            if last:
+                tokens = k1[start : step + 1, env].astype(np.float64)
+                episodes["kl"].append(tokens.sum())
+                episodes["kl_k3"].append(sum(np.exp(-t) - 1 + t for t in tokens))
+                start = step + 1
+    assert buffer.stats["kl"] == pytest.approx(np.mean(episodes["kl"]), rel=1e-4)
+    assert buffer.stats["kl_k3"] == pytest.approx(np.mean(episodes["kl_k3"]), rel=1e-4)
+    assert buffer.stats["entropy"] == pytest.approx(-buffer.log_probs.mean())
+    error = np.clip(np.mean(episodes["kl"]) / 0.01 - 1, -0.2, 0.2)
+    assert buffer.stats["kl_coef"] == pytest.approx(before)
+    assert buffer.controller.value == pytest.approx(before * (1 + error * len(episodes["kl"]) / 100), rel=1e-5)
+
+
+def test_a_stopped_rollout_leaves_no_kl_behind():
+    agent = make_agent(learning_rate=0.0)
+    collect(agent)
+    agent.rollout_buffer._running_kl[:] = 100.0
+    agent.rollout_buffer.pos = 5  # as when a callback stops the rollout
+    assert abs(collect(agent).stats["kl"]) < 1e-4
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    buffer = collect(make_agent())
+    first, second = ([s.old_log_prob[0].item() for s in buffer.get(14)] for _ in range(2))
+    assert first != second
+
+
+def test_value_and_reward_read_the_same_text():
+    """The context of an episode's last action, with that action, is the text that was scored."""
+    agent = make_agent(n_steps=20)
+    tokenizer = agent.env.get_attr("tokenizer", 0)[0]
+    scored = []
+    reward = agent.env.get_attr("reward_fn", 0)[0]
+
+    def spy(prompts, completions, **columns):
+        scored.extend(p + c for p, c in zip(prompts, completions, strict=True))
+        return reward(prompts, completions, **columns)
+
+    agent.env.set_attr("reward_fn", spy)
+    buffer = collect(agent)
+    read = []
+    ends = np.vstack([buffer.episode_starts[1:], np.asarray(agent._last_episode_starts)[None]]).astype(bool)
+    for step, env in np.argwhere(ends):
+        context = buffer.observations["input_ids"][buffer.segments[step, env]][: buffer.columns[step, env] + 1]
+        read.append(tokenizer.decode([*context, buffer.actions[step, env, 0]], skip_special_tokens=True))
+    assert len(read) == len(scored) > 6
+    assert sorted(read) == sorted(scored)
+
+
+def test_an_episode_with_replies_is_one_sequence_whose_actions_are_the_agents_own():
+    from rlhf_envs.tasks.increasing_numbers import IncreasingNumbers
+    from rlhf_envs.vector_env import TextGenerationVectorEnv
+
+    class Echo(IncreasingNumbers):
+        def reply(self, prompt, completion, row):
+            return " 7 7"
+
+    env = make_vec_env(lambda num_envs: TextGenerationVectorEnv(num_envs, Echo()), 6, seed=0)
+    agent = PPO(
+        TokenPolicy, env, n_steps=40, batch_size=120, rollout_buffer_class=SequenceRolloutBuffer, seed=0, device="cpu"
+    )
+    buffer = collect(agent)
+    steps = np.diff(buffer.columns, axis=0)[buffer.episode_starts[1:] == 0]
+    assert set(steps.tolist()) == {1, 3}, "one token, or an EOS and a reply of two"
+    for samples in buffer.get(None):
+        log_prob = agent.policy.evaluate_actions(samples.observations, samples.actions.long().flatten())[1]
+        assert (torch.exp(log_prob - samples.old_log_prob) - 1).abs().max() < 1e-4
+
+
 def test_the_kl_of_an_episode_is_the_sum_over_its_tokens_across_rollouts():
     agent = make_agent(n_steps=4, learning_rate=1e-2)
     agent.learn(4 * 6 * 3)

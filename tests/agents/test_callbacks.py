@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import agents
@@ -93,10 +95,57 @@ def test_stock_ppo_logs_them_through_the_callback(tmp_path):
     assert set(events.Tags()["scalars"]) >= TAGS - {"rlhf/judge"}
 
 
-def test_hostile_samples_are_neutralised(tmp_path):
-    from agents.callbacks import _quote
+@pytest.mark.filterwarnings("ignore:html5lib's sanitizer:DeprecationWarning")  # in TensorBoard's own dependency
+def test_hostile_samples_are_neutralised():
+    """What TensorBoard itself makes of them holds no link, image or tag of the text's own."""
+    from tensorboard.plugin_util import markdown_to_safe_html
 
-    assert _quote("<script>`x`*b*\n") == "&lt;script>\\`x\\`\\*b\\* "
+    from rlhf_envs.rendering import as_markdown
+
+    hostile = (
+        "<script>alert(1)</script> ![p](http://evil.example/p.png) [a](http://evil.example) `x` **b** \u202e\x1b[31m"
+    )
+    html = markdown_to_safe_html(f"- **{as_markdown(hostile)}**")
+    assert not any(tag in html for tag in ("<img", "<a ", "<script", "<code", "\u202e", "\x1b"))
+    assert html.count("<strong>") == 1
+
+
+def test_without_monitor_the_figures_are_there_all_the_same(tmp_path):
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    env = DummyVecEnv([lambda: gym.make(ID)] * 4)
+    agent = agents.make("a2c", env, n_steps=20, tensorboard_log=str(tmp_path), device="cpu")
+    agent.learn(80)
+    events = EventAccumulator(agent.logger.dir)
+    events.Reload()
+    assert 0 <= events.Scalars("rlhf/reward")[0].value <= 1
+    assert 1 <= events.Scalars("rlhf/length")[0].value <= 10
+
+
+def test_a_judge_gets_the_columns_and_is_checked():
+    def wants_a_label(prompts, completions, label, **columns):
+        assert len(label) == len(prompts)
+        return [float("nan")] * len(prompts)
+
+    env = agents.make_vec_env("rlhf/Sentiment-v0", 4, reward="gold", max_new_tokens=2)
+    agent = agents.make("a2c", env, device="cpu")
+    with pytest.raises(ValueError, match="wants_a_label"):
+        agent.learn(16, callback=TextMetrics(judges={"judge": wants_a_label}))
+
+
+def test_a_users_callback_is_initialised_once():
+    class Count(BaseCallback):
+        count = 0
+
+        def _init_callback(self):
+            self.count += 1
+
+        def _on_step(self):
+            return True
+
+    callback = Count()
+    agents.make("a2c", ID, n_envs=2, device="cpu").learn(20, callback=callback)
+    assert callback.count == 1
 
 
 def test_distinct_bigrams():

@@ -83,3 +83,26 @@ def test_an_optimiser_step_empties_the_slots(small_model):
         optimizer.step()
         lengths = lengths + 1
         torch.testing.assert_close(slotted(ids, lengths), _recompute(trunk, ids, lengths), atol=1e-5, rtol=1e-4)
+
+
+def test_a_failure_in_the_middle_leaves_no_stale_slots(small_model, monkeypatch):
+    trunk = small_model("gpt2").base_model
+    slotted = SlottedTrunk(trunk, 20)
+    ids, lengths = torch.randint(0, 50, (2, 20)), torch.tensor([3, 6])
+    slotted(ids, lengths)
+    with monkeypatch.context() as patch:
+        patch.setattr(slotted, "_decode", lambda: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            slotted(ids, lengths + 1)
+    expected = _recompute(trunk, ids, lengths + 1)
+    torch.testing.assert_close(slotted(ids, lengths + 1), expected, atol=1e-5, rtol=1e-4)
+
+
+def test_inference_mode_in_between_does_no_harm(small_model):
+    trunk = small_model("gpt2").base_model
+    slotted = SlottedTrunk(trunk, 20)
+    ids, lengths = torch.randint(0, 50, (2, 20)), torch.tensor([3, 6])
+    with torch.inference_mode():
+        slotted(ids, lengths)
+    expected = _recompute(trunk, ids, lengths + 1)
+    torch.testing.assert_close(slotted(ids, lengths + 1), expected, atol=1e-5, rtol=1e-4)

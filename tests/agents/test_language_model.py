@@ -57,6 +57,22 @@ def test_head_trains_the_output_embedding_alone(slotted_shape, small_model):
     assert {id(p) for p in language_model.trained_parameters().values()} == {id(p) for p in head.parameters()}
 
 
+def test_the_soft_cap_of_gemma_bites(small_model):
+    model = small_model("gemma2")
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(300)
+    ids, mask = _batch()
+    logits = LanguageModel(model)(ids, mask, torch.arange(3), torch.tensor([8, 3, 5]))
+    assert 20 < logits.abs().max() <= 30, "Gemma 2 caps its logits at 30"
+
+
+def test_a_projected_output_has_the_heads_width(small_model):
+    from transformers import OPTConfig, OPTForCausalLM
+
+    config = small_model("opt").config.to_dict() | {"word_embed_proj_dim": 16}
+    assert LanguageModel(OPTForCausalLM(OPTConfig(**config)).eval()).hidden_size == 16
+
+
 def test_untying_the_head_leaves_the_logits_alone(small_model):
     ids, mask = _batch()
     rows, columns = torch.arange(3), torch.tensor([8, 3, 5])

@@ -59,6 +59,74 @@ def test_rollout_and_update_agree_under_every_setting(small_model, token_spaces,
     check_rollout_against_update(make_policy(small_model, token_spaces, value=value, **settings))
 
 
+def test_a_separate_critic_learns_and_agrees_after_an_update(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces, value="separate", train=2)
+    torch.nn.init.normal_(policy.value_net.weight)
+    before = [p.detach().clone() for p in policy.value_trunk.parameters()]
+    values, log_probs, _ = policy.evaluate_actions(observation(), torch.tensor([1, 2, 3, 4]))
+    (values.sum() + log_probs.sum()).backward()
+    policy.optimizer.step()
+    after = list(policy.value_trunk.parameters())
+    moved = [not torch.equal(old, new) for old, new in zip(before, after, strict=True)]
+    assert moved == [p.requires_grad for p in after]
+    assert any(moved)
+    check_rollout_against_update(policy)
+
+
+def test_a_separate_critic_that_cannot_learn_is_refused(small_model, token_spaces):
+    with pytest.raises(ValueError, match="says what the first says"):
+        make_policy(small_model, token_spaces, value="separate", train="head")
+
+
+@pytest.mark.parametrize("shape", ["gpt2", "llama", "gemma3"])
+def test_bfloat16_models_agree_within_their_precision(small_model, token_spaces, shape):
+    model = small_model(shape).to(torch.bfloat16)
+    policy = TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-3, model=model)
+    with torch.no_grad():
+        actions, values, log_probs = policy(observation())
+        again = policy.evaluate_actions(observation(), actions)
+    assert values.dtype == log_probs.dtype == torch.float32
+    torch.testing.assert_close(again[1], log_probs, atol=0.05, rtol=0.05)
+
+
+def test_a_padded_embedding_never_shows(small_model, token_spaces):
+    """The model has 50 rows, the tokenizer 46 tokens: the rest is no action, in rollout, update and reference."""
+    policy = TokenPolicy(*token_spaces(LENGTH, vocab=46), lambda _: 1e-3, model=small_model("gpt2"))
+    with torch.no_grad():
+        actions, _, log_probs = policy(observation([[5, 6, 7]] * 300))
+        logits = policy.language_model.model(input_ids=torch.tensor([[5, 6, 7]])).logits[0, -1, :46]
+        torch.testing.assert_close(log_probs, logits.log_softmax(-1)[actions], atol=1e-5, rtol=1e-4)
+        obs = sequences([[5, 6, 7, 8]], 1)
+        reference = policy.reference_log_prob(obs, torch.tensor([8]))
+        torch.testing.assert_close(reference, policy.evaluate_actions(obs, torch.tensor([8]))[1])
+
+
+def test_a_distribution_with_gradients_reaches_the_whole_model(small_model, token_spaces):
+    """As sb3-contrib's TRPO asks for it."""
+    policy = make_policy(small_model, token_spaces)
+    actions = torch.tensor([1, 2, 3, 4])
+    policy.get_distribution(observation()).log_prob(actions).sum().backward()
+    one = {n: p.grad.clone() for n, p in policy.language_model.named_parameters()}
+    policy.zero_grad()
+    policy.evaluate_actions(observation(), actions)[1].sum().backward()
+    for name, parameter in policy.language_model.named_parameters():
+        torch.testing.assert_close(one[name], parameter.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_gives_what_the_cpu_gives(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces)
+    actions = torch.tensor([1, 2, 3, 4])
+    expected = policy.evaluate_actions(observation(), actions)
+    policy = policy.cuda()
+    obs = {key: tensor.cuda() for key, tensor in observation().items()}
+    with torch.no_grad():
+        policy(obs)
+    for one, other in zip(expected, policy.evaluate_actions(obs, actions.cuda()), strict=True):
+        torch.testing.assert_close(one, other.cpu(), atol=1e-4, rtol=1e-3)
+
+
 def test_sequences_equal_one_row_a_token(small_model, token_spaces):
     policy = make_policy(small_model, token_spaces)
     torch.nn.init.normal_(policy.value_net.weight)
@@ -107,7 +175,19 @@ def test_top_k_and_top_p_never_sample_outside_their_sets(small_model, token_spac
         top = probabilities.topk(3)
         renormalised = (top.values / top.values.sum()).tolist()
         nucleus = 1 + sum(sum(renormalised[: i + 1]) < 0.5 for i in range(3))
-        assert set(policy(many)[0].tolist()) <= set(top.indices[:nucleus].tolist())
+        assert set(policy(many)[0].tolist()) == set(top.indices[:nucleus].tolist())
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.3, 0.9])
+def test_the_nucleus_is_the_smallest_set_of_at_least_p(small_model, token_spaces, top_p):
+    policy = make_policy(small_model, token_spaces, top_p=top_p)
+    with torch.no_grad():
+        kept = torch.isfinite(policy.get_distribution(observation()).distribution.logits)
+        for row, context in zip(kept, CONTEXTS, strict=True):
+            ordered = policy.language_model.model(input_ids=torch.tensor([context])).logits[0, -1].softmax(-1).sort()
+            from_the_top, mass = ordered.values.flip(0).tolist(), 0.0
+            smallest = next(n for n, p in enumerate(from_the_top, 1) if (mass := mass + p) >= top_p)
+            assert set(row.nonzero().flatten().tolist()) == set(ordered.indices.flip(0)[:smallest].tolist())
 
 
 def test_an_action_outside_the_new_nucleus_keeps_a_finite_log_prob_and_gradient(small_model, token_spaces):
@@ -242,7 +322,9 @@ def test_bad_arguments_are_clear_errors(token_spaces, arguments, message):
 def test_spaces_that_do_not_fit_are_clear_errors(small_model, token_spaces):
     with pytest.raises(ValueError, match="TokenPolicy needs a token environment"):
         TokenPolicy(spaces.Box(0, 1, (3,), np.float32), spaces.Discrete(3), lambda _: 1e-3)
-    with pytest.raises(ValueError, match=r"has 60 tokens and the model .* only 50"):
+    with pytest.raises(ValueError, match=r"has 60 tokens and the model .* has 50"):
         TokenPolicy(*token_spaces(LENGTH, vocab=60), lambda _: 1e-3, model=small_model("gpt2"))
+    with pytest.raises(ValueError, match=r"has 8 tokens and the model .* has 50"):
+        TokenPolicy(*token_spaces(LENGTH, vocab=8), lambda _: 1e-3, model=small_model("gpt2"))
     with pytest.raises(ValueError, match="contexts reach 100 tokens and the model has 64 positions"):
         TokenPolicy(*token_spaces(100), lambda _: 1e-3, model=small_model("gpt2"))

@@ -47,6 +47,23 @@ def test_a_batch_smaller_than_an_episode_is_an_error_at_once():
         agents.make("ppo", ID, batch_size=5)
 
 
+def test_a_model_brings_its_tokenizer_to_an_id_and_must_fit_an_environment(tmp_path):
+    from agents.pretrain import pretrain
+
+    (tmp_path / "texts.txt").write_text("\n\n".join(f"A text of number {i} and more." for i in range(30)))
+    other = str(tmp_path / "other")
+    pretrain(str(tmp_path / "texts.txt"), other, vocab_size=300, n_layer=1, n_embd=16, n_head=2, block_size=64, steps=1)
+    agent = agents.make("a2c", "rlhf/Sentiment-v0", n_envs=2, model=other)
+    assert agent.policy.n_actions == agent.policy.language_model.vocab_size < 3072
+    with pytest.raises(ValueError, match=r"tokenizer \(3072 tokens\) is not that of the model"):
+        agents.make("a2c", agents.make_vec_env("rlhf/Sentiment-v0", 2, reward="gold"), model=other)
+
+
+def test_n_envs_goes_with_an_id():
+    with pytest.raises(TypeError, match="n_envs=4 goes with an environment's id"):
+        agents.make("a2c", agents.make_vec_env(ID, 2), n_envs=4)
+
+
 def test_the_environments_model_is_the_default():
     agent = agents.make("a2c", agents.make_vec_env("rlhf/Sentiment-v0", 2, reward="gold"))
     assert agent.policy.model_name == "tiny"
@@ -55,7 +72,10 @@ def test_the_environments_model_is_the_default():
 def test_registering(monkeypatch):
     monkeypatch.setattr(registry, "_ALGORITHMS", dict(registry._ALGORITHMS))
     agents.register("mine", "stable_baselines3:PPO")
-    assert agents.get_algorithm("mine") is stable_baselines3.PPO
+    agent = agents.make("mine", ID, n_envs=8, kl_coef=0.2, n_epochs=1)
+    assert type(agent) is stable_baselines3.PPO
+    assert agent.rollout_buffer.controller.value == 0.2
+    agent.learn(80)
     with pytest.raises(ValueError, match="already registered"):
         agents.register("mine", "stable_baselines3:A2C")
     with pytest.raises(ValueError, match="expected 'module:Class'"):
