@@ -263,10 +263,11 @@ class TokenPolicy(ActorCriticPolicy):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Write a plain Hugging Face model, and its tokenizer where the model was given by name."""
-        self.language_model.model.save_pretrained(directory)
-        if self.model_name is not None:
-            from rlhf_envs.models import load_tokenizer
+        from rlhf_envs.models import load_tokenizer, no_progress_bars
 
+        with no_progress_bars():
+            self.language_model.model.save_pretrained(directory)
+        if self.model_name is not None:
             load_tokenizer(self.model_name).save_pretrained(directory)
 
 
