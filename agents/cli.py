@@ -142,19 +142,21 @@ def envs() -> None:
 
     from .environments import describe, text_environments
 
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("id", no_wrap=True)
-    for heading in ("task", "reward", "model"):
+    for heading in ("reward", "model"):
         table.add_column(heading, overflow="fold")
-    for heading in ("vocabulary", "prompt", "new"):
+    for heading in ("vocab", "prompt", "new"):
         table.add_column(heading, justify="right", no_wrap=True)
     for env_id in text_environments():
         d = describe(env_id)
         size = "" if d.vocab_size is None else str(d.vocab_size)
-        table.add_row(
-            env_id, d.task, d.reward, d.model or "none", size, str(d.max_prompt_tokens), str(d.max_new_tokens)
-        )
-    Console().print(table, "prompt, new: the most tokens of each; `--env-kwargs max_new_tokens:24` changes them")
+        table.add_row(env_id, d.reward, d.model or "none", size, str(d.max_prompt_tokens), str(d.max_new_tokens))
+    console = Console()
+    console.print(table)
+    console.print(
+        "prompt, new: the most tokens of each; change with --env-kwargs max_new_tokens:24"
+    )
 
 
 class PretrainConfig(BaseModel):

@@ -30,7 +30,7 @@ def test_flat_arguments_reach_the_policy_and_the_buffer():
 
 def test_environments_of_all_kinds_are_taken():
     for env in (gym.make(ID), agents.make_vec_env(ID, 3)):
-        agents.make("a2c", env).learn(30)
+        assert agents.make("a2c", env).learn(30).num_timesteps == 30
 
 
 def test_unknown_names_say_what_there_is():
