@@ -149,10 +149,12 @@ class SequenceRolloutBuffer(RolloutBuffer):
 
         Raises:
             TypeError: the values do not come from a `TokenPolicy`, which holds the reference.
+            FloatingPointError: a reward, a value or a log-probability is not finite.
         """
         policy = getattr(last_values, "policy", None)
         if policy is None:
             raise TypeError("SequenceRolloutBuffer takes its reference from TokenPolicy: use it with that policy")
+        self._check_finite()
         self.controller.restore(policy.kl_coef)
         reference = self._reference_log_probs(policy)
         kl = self.log_probs - reference  # (n_steps, n_envs) k1
@@ -163,6 +165,16 @@ class SequenceRolloutBuffer(RolloutBuffer):
         self._record(kl, np.asarray(dones, bool))
         policy.kl_coef.fill_(self.controller.value)
         super().compute_returns_and_advantage(last_values, dones)
+
+    def _check_finite(self) -> None:
+        for name in ("rewards", "values", "log_probs"):
+            bad = np.argwhere(~np.isfinite(getattr(self, name)))
+            if len(bad):
+                step, env = bad[0]
+                raise FloatingPointError(
+                    f"{name}[{step}, {env}] of the rollout is {getattr(self, name)[step, env]} (step, environment): "
+                    "lower learning_rate, or look at the reward function"
+                )
 
     def _reference_log_probs(self, policy: Any) -> np.ndarray:
         """Log-probabilities `(n_steps, n_envs)` of the actions under the reference, some segments at a time."""

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
 from rlhf_envs.rendering import as_markdown
-from rlhf_envs.rewards import evaluate_reward
+from rlhf_envs.rewards import evaluate_reward, get_reward
 
 __all__ = ["TextMetrics", "distinct_bigrams"]
 
@@ -38,13 +38,14 @@ class TextMetrics(BaseCallback):
 
     Args:
         judges: further reward functions, by the name of their tag, that score the finished episodes and that the agent
-            does not train against, such as `{"gold": get_reward("gold")}`.
+            does not train against; by default the task's own, "gold" for sentiment.
         n_samples: completions shown a rollout.
     """
 
     def __init__(self, judges: dict[str, RewardFunction] | None = None, n_samples: int = 4) -> None:
         super().__init__()
-        self.judges = judges or {}
+        self._given = judges
+        self.judges: dict[str, RewardFunction] = judges or {}
         self.n_samples = n_samples
         self._episodes: list[dict[str, Any]] = []
         self._clock, self._tokens = time.perf_counter(), 0
@@ -55,9 +56,18 @@ class TextMetrics(BaseCallback):
             self._rows: list[dict[str, Any]] = self.training_env.get_attr("rows", 0)[0]
         except AttributeError:
             self._rows = []
+        if self._given is None:
+            self.judges = self._tasks_judges()
         metrics = {f"rlhf/{name}": 0.0 for name in ("reward", "kl", *self.judges)}
         self.logger.record("hparams", HParam(_hyperparameters(self.model), metrics), exclude=TEXT_ONLY)
         self._clock, self._tokens = time.perf_counter(), self.num_timesteps
+
+    def _tasks_judges(self) -> dict[str, RewardFunction]:
+        try:
+            task = self.training_env.get_attr("task", 0)[0]
+        except AttributeError:
+            return {}
+        return {name: get_reward(name) for name in getattr(task, "judges", ())}
 
     def _on_step(self) -> bool:
         dones = np.asarray(self.locals["dones"], bool)

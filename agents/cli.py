@@ -15,7 +15,7 @@ from .config import TrainConfig, parse_pairs
 __all__ = ["EvaluateConfig", "PretrainConfig", "app"]
 
 app = typer.Typer(
-    help="RLHF as Gymnasium environments: train, evaluate and compare language models.",
+    help="RLHF as Gymnasium environments: pre-train, train and evaluate language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 @app.callback()
 def main() -> None:
-    """RLHF as Gymnasium environments: train, evaluate and compare language models."""
+    """RLHF as Gymnasium environments: pre-train, train and evaluate language models."""
 
 
 @add_command(app, TrainConfig, "train")
@@ -55,7 +55,8 @@ def train(config: TrainConfig) -> None:
     console.print(
         f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold]: {config.n_timesteps:,} tokens, {prepared.folder}"
     )
-    result = run(prepared)
+    with user_errors():
+        result = run(prepared)
     console.print(reports.samples_table(result.before, result.after))
     console.print(reports.change_table(result))
     seconds = time.perf_counter() - started
@@ -82,6 +83,9 @@ class EvaluateConfig(BaseModel):
     reference: str | None = Field(None, description="Model that KL and perplexity are measured against.")
     seed: int = Field(0, ge=0, description="Seeds the sampling.")
     deterministic: bool = Field(False, description="Take the most probable token.")
+    temperature: float | None = Field(None, gt=0, description="Divides the logits. The run's own, or 1.")
+    top_k: int | None = Field(None, ge=1, description="Draw from the k most probable tokens.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Draw from the smallest set of this probability.")
     env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment; repeat the flag.")
     trust: bool = Field(False, description="Load an SB3 zip: it holds pickles, which can run code.")
     samples: int = Field(4, ge=0, description="Completions to show.")
@@ -124,6 +128,11 @@ def evaluate(config: EvaluateConfig) -> None:
             deterministic=config.deterministic,
             env_kwargs=config.env_kwargs,
             trust=config.trust,
+            decoding={
+                name: value
+                for name in ("temperature", "top_k", "top_p")
+                if (value := getattr(config, name)) is not None
+            },
         )
     console = Console()
     console.print(reports.evaluation_table(evaluation))
@@ -154,9 +163,7 @@ def envs() -> None:
         table.add_row(env_id, d.reward, d.model or "none", size, str(d.max_prompt_tokens), str(d.max_new_tokens))
     console = Console()
     console.print(table)
-    console.print(
-        "prompt, new: the most tokens of each; change with --env-kwargs max_new_tokens:24"
-    )
+    console.print("prompt, new: the most tokens of each; change with --env-kwargs max_new_tokens:24")
 
 
 class PretrainConfig(BaseModel):

@@ -54,7 +54,7 @@ class user_errors:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, ValueError | TypeError | OSError | ImportError):
+        if isinstance(error, ValueError | TypeError | OSError | ImportError | FloatingPointError):
             fail(str(error))
 
 

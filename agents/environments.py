@@ -97,7 +97,9 @@ def _vocab_size(model: str | None) -> int | None:
 
 def run_environment(source: str) -> str | None:
     """The environment that a run folder was trained in; None where `source` is none."""
-    config = Path(source) / "config.json"
+    path = Path(source)
+    folder = next((p for p in (path, *path.parents) if path.suffix == ".zip" and (p / "config.json").is_file()), path)
+    config = folder / "config.json"
     env = json.loads(config.read_text(encoding="utf-8")).get("env") if config.is_file() else None
     return env if isinstance(env, str) else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,6 +123,7 @@ def evaluate(
     deterministic: bool = False,
     env_kwargs: dict[str, Any] | None = None,
     trust: bool = False,
+    decoding: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Let a policy complete held-out prompts and measure the completions.
 
@@ -143,6 +144,7 @@ def evaluate(
         deterministic: take the most probable token; then `kl` is a log-ratio and no estimate of the KL.
         env_kwargs: further arguments of the environment.
         trust: load an SB3 zip, which holds pickles.
+        decoding: `temperature`, `top_k`, `top_p` of a model or a run folder; a run's own by default, and 1 without any.
 
     Raises:
         ValueError: unknown environment, split, judge or model.
@@ -151,6 +153,10 @@ def evaluate(
     if n_episodes < 2:
         raise ValueError(f"n_episodes={n_episodes}: a standard error needs at least 2")
     source = Source.of(source, trust)
+    if decoding:
+        if source.policy is not None:
+            raise ValueError(f"{source.name} decodes as it was built; {dict(decoding)} go with a model or a run folder")
+        source = replace(source, decoding={**source.decoding, **decoding})
     if isinstance(env_id, str):
         options = {**source.environment_options(), "split": split, **(env_kwargs or {})}
         batch = open_batch(env_id, 1, **options)
@@ -213,18 +219,21 @@ def _find_reference(
     source: Source, policy: TokenPolicy, batch: EpisodeBatch, reference: Any
 ) -> tuple[str | None, Logits | None]:
     """The reference's name and its logits as a function of `(input_ids, attention_mask, rows, columns)`."""
-    from rlhf_envs.models import load_causal_lm, load_config
+    from rlhf_envs.models import load_causal_lm
 
     if reference is None:
         reference = source.start
     if reference is None and isinstance(source.model, str):
         default = batch.task.default_model
-        same = default is not None and load_config(default).vocab_size == policy.language_model.vocab_size
-        reference = default if same else None
+        reference = default if default is not None and _same_tokens(default, batch) else None
         if reference is None and batch.model_name is None:
             return None, None  # a checkpoint on a task's own vocabulary does not say what it started from
     if reference is None:
         return policy.model_name or source.name, policy.reference_logits
+    if isinstance(reference, str) and not _same_tokens(reference, batch):
+        raise ValueError(
+            f"the reference {reference!r} has another tokenizer than the environment: the token ids mean nothing to it"
+        )
     model = load_causal_lm(reference) if isinstance(reference, str) else reference
     network = LanguageModel(model).to(policy.device)
     if network.vocab_size < policy.n_actions:
@@ -233,6 +242,15 @@ def _find_reference(
             "be a model with the same tokenizer"
         )
     return reference if isinstance(reference, str) else model.name_or_path or type(model).__name__, network
+
+
+def _same_tokens(model: str, batch: EpisodeBatch) -> bool:
+    """Whether the model's token ids are the environment's; a folder without a tokenizer is taken at its word."""
+    from rlhf_envs.models import has_tokenizer, load_tokenizer, vocabulary_fingerprint
+
+    if not has_tokenizer(model):
+        return True
+    return vocabulary_fingerprint(load_tokenizer(model)) == vocabulary_fingerprint(batch.tokenizer)
 
 
 @torch.no_grad()

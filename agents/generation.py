@@ -112,8 +112,10 @@ class Source:
 
     def environment_options(self) -> dict[str, Any]:
         """What the environment has to be made with: the options of the run, and the model whose tokenizer it uses."""
+        from rlhf_envs.models import has_tokenizer
+
         model = self.policy.model_name if self.policy is not None else None
-        candidates = [name for name in (self.model, self.start) if isinstance(name, str) and _has_tokenizer(name)]
+        candidates = [name for name in (self.model, self.start) if isinstance(name, str) and has_tokenizer(name)]
         if model is None and candidates:
             model = candidates[0]
         return {**self.env_kwargs, **({} if model is None else {"model": model})}
@@ -260,10 +262,6 @@ def _choose(
         actions = torch.searchsorted(cumulative, points, right=True).squeeze(1).clamp(max=log_probs.shape[1] - 1)
     taken = log_probs.gather(1, actions[:, None]).squeeze(1)
     return actions.cpu().numpy(), taken.cpu().numpy()
-
-
-def _has_tokenizer(model: str) -> bool:
-    return not Path(model).is_dir() or (Path(model) / "tokenizer_config.json").is_file()
 
 
 def _load_zip(path: Path, trust: bool) -> TokenPolicy:

@@ -102,9 +102,14 @@ class TokenPolicy(ActorCriticPolicy):
 
         if isinstance(model, Path):
             model = str(model)
-        if model is None and load_config("tiny").vocab_size == self.n_actions:
+        if model is None and load_config("tiny").vocab_size == self.n_actions and self._has_tokens_of("tiny"):
             model = "tiny"
         if isinstance(model, str):
+            if not self._has_tokens_of(model):
+                raise ValueError(
+                    f"the environment's tokenizer ({self.n_actions} tokens) is not that of the model {model!r}: make "
+                    f"the environment with it, agents.make_vec_env(..., model={model!r})"
+                )
             return load_causal_lm(model), model
         if model is not None:
             return model, None
@@ -112,6 +117,13 @@ class TokenPolicy(ActorCriticPolicy):
 
         logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", self.n_actions)
         return build_model(self.n_actions, self.max_length, n_layer=2, n_embd=64, n_head=2), None
+
+    def _has_tokens_of(self, model: str) -> bool:
+        """Whether the environment's token ids are the model's, as far as the environment tells."""
+        from rlhf_envs.models import has_tokenizer, load_tokenizer, vocabulary_fingerprint
+
+        known = getattr(self.action_space, "vocabulary", None)
+        return known is None or not has_tokenizer(model) or known == vocabulary_fingerprint(load_tokenizer(model))
 
     def _copy_trunk(self) -> nn.Module:
         trunk = self.language_model.copy_trunk()
@@ -167,8 +179,12 @@ class TokenPolicy(ActorCriticPolicy):
         """The distribution of the next token of every context."""
         hidden = self._hidden(obs, self.language_model.model.base_model, self._actor_cache)
         logits = self.decoding_logits(self.language_model.head(hidden))
-        distribution = CategoricalDistribution(self.n_actions)
-        return distribution.proba_distribution(action_logits=logits)
+        try:
+            return CategoricalDistribution(self.n_actions).proba_distribution(action_logits=logits)
+        except ValueError as error:  # torch's check of its arguments
+            raise FloatingPointError(
+                "the policy's logits are not finite: its weights have diverged; lower learning_rate or max_grad_norm"
+            ) from error
 
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
         """Values `(batch, 1)`; they know the policy they come from, so that the rollout buffer finds the reference."""

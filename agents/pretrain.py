@@ -10,6 +10,7 @@ The loop is `transformers.Trainer`'s; ours are the corpus, the tokenizer and the
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 import re
@@ -206,6 +207,10 @@ def pretrain(
     from transformers import PreTrainedTokenizerFast, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
 
+    if importlib.util.find_spec("accelerate") is None:
+        raise ModuleNotFoundError(
+            "pre-training runs in transformers' Trainer, which needs accelerate: pip install 'rlhf-envs[train]'"
+        )
     output = Path(output)
     checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
     if not resume and output.exists() and any(output.iterdir()):
@@ -254,5 +259,8 @@ def pretrain(
     trainer = _trainer(model=network, args=arguments, train_dataset=data, eval_dataset=held_out)
     trainer.train(resume_from_checkpoint=checkpoint)
     loss = trainer.evaluate()["eval_loss"]
-    network.save_pretrained(output)
+    from rlhf_envs.models import no_progress_bars
+
+    with no_progress_bars():
+        network.save_pretrained(output)
     return {"loss": loss, "perplexity": math.exp(loss)}

@@ -90,7 +90,6 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
     elif n_envs is not None:
         raise TypeError(f"n_envs={n_envs} goes with an environment's id; this one has {getattr(env, 'num_envs', 1)}")
     model = _attribute(env, "model_name") if model is None else model
-    _check_tokenizer(model, _attribute(env, "tokenizer"))
     kwargs = _sizes(kwargs, algorithm_names, env)
     policy_kwargs = {"model": model} | dict(kwargs.pop("policy_kwargs", None) or {})
     policy_kwargs |= {key: kwargs.pop(key) for key in list(kwargs) if key in policy_names - algorithm_names}
@@ -128,21 +127,6 @@ def _sizes(kwargs: dict[str, Any], algorithm_names: set[str], env: Any) -> dict[
                 f"made of whole episodes, so take at least {8 * horizon}"
             )
     return sizes
-
-
-def _check_tokenizer(model: Any, tokenizer: Any) -> None:
-    """Check that the environment's token ids are the model's.
-
-    Raises:
-        ValueError: they are not.
-    """
-    from rlhf_envs.models import load_tokenizer
-
-    if isinstance(model, str) and tokenizer is not None and load_tokenizer(model).get_vocab() != tokenizer.get_vocab():
-        raise ValueError(
-            f"the environment's tokenizer ({len(tokenizer)} tokens) is not that of the model {model!r}: make the "
-            f"environment with it, agents.make_vec_env(..., model={model!r})"
-        )
 
 
 def check_arguments(name: str, arguments: Iterable[str]) -> None:

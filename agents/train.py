@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation
 
 __all__ = ["Prepared", "TrainConfig", "TrainResult", "prepare", "train"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,32 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         agent.policy.save_pretrained(folder / "start")  # nothing else says what a fresh model was: KL is measured to it
     try:
         agent.learn(config.n_timesteps, callback=run.callbacks, log_interval=1, progress_bar=config.progress)
+    except BaseException:
+        kept = _save(config, folder, agent)
+        where = (
+            f"what was learned until then is in {folder}" if kept else "its weights are not finite, nothing was saved"
+        )
+        logger.error("the run stopped after %d tokens; %s", agent.num_timesteps, where)
+        raise
     finally:
         agent.logger.close()
     after = _evaluate(config, agent)
-    agent.policy.save_pretrained(folder / "model")
-    agent.save(folder / config.env_id.rpartition("/")[2])
+    _save(config, folder, agent)
     agent.get_env().close()
     result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
     reports.write(result)
     return result
+
+
+def _save(config: TrainConfig, folder: Path, agent: Any) -> bool:
+    """Save the model and the agent, unless the weights have diverged."""
+    import torch
+
+    if not all(torch.isfinite(p).all() for p in agent.policy.parameters()):
+        return False
+    agent.policy.save_pretrained(folder / "model")
+    agent.save(folder / config.env_id.rpartition("/")[2])
+    return True
 
 
 def _evaluate(config: TrainConfig, agent: Any) -> Evaluation:

@@ -87,6 +87,8 @@ def main() -> None:
     }
     for name, met in checks.items():
         print(f"- {name}: {'yes' if met else 'NO'}")
+    if not all(checks.values()):
+        print("\nNOT MET, see above")
     for seed, report in enumerate(reports):
         print(f"\nseed {seed}, the same prompts before and after:")
         pairs = zip(report["before"]["samples"], report["after"]["samples"], strict=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import gymnasium as gym
 import numpy as np
 
+from rlhf_envs.models import vocabulary_fingerprint
 from rlhf_envs.prompts import check_fits_model, check_rows, tokenize_prompts
 from rlhf_envs.rewards import evaluate_reward, get_reward
 
@@ -116,6 +117,8 @@ class EpisodeBatch:
             attention_mask=gym.spaces.Box(0, 1, (length,), np.int8),
         )
         self.action_space = gym.spaces.Discrete(self.vocab_size)
+        # What tells a policy, which sees no more than the spaces, whether these token ids are its model's.
+        self.action_space.vocabulary = vocabulary_fingerprint(self.tokenizer)  # type: ignore[attr-defined]
 
     def draw(self, rng: np.random.Generator, index: object = None) -> int:
         """The row of the data for the next episode: drawn uniformly, or `index` if that is a valid one."""

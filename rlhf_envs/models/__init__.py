@@ -12,6 +12,7 @@ Importing this module imports neither torch nor transformers.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +24,19 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["EMBEDDED", "load_causal_lm", "load_config", "load_tokenizer", "model_positions", "resolve"]
+__all__ = [
+    "EMBEDDED",
+    "has_tokenizer",
+    "load_causal_lm",
+    "load_config",
+    "load_tokenizer",
+    "model_positions",
+    "resolve",
+    "vocabulary_fingerprint",
+]
 
 EMBEDDED = ("tiny", "tiny-reward", "gold")
+_THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, smollm2; or a local folder or hub id"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -50,7 +61,7 @@ def resolve(name: str) -> str:
         return name
     if _HUB_ID.fullmatch(name):
         return name
-    raise ValueError(f"unknown model {name!r}; embedded: {', '.join(EMBEDDED)}, smollm2; or a local folder or hub id")
+    raise ValueError(f"unknown model {name!r}; {_THERE_ARE}")
 
 
 @lru_cache(maxsize=8)
@@ -61,7 +72,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(resolve(name))
+    with _clear_errors(name, "tokenizer"):
+        return AutoTokenizer.from_pretrained(resolve(name))
+
+
+def has_tokenizer(name: str) -> bool:
+    """Whether a tokenizer comes with a model: a folder may hold the weights alone."""
+    folder = Path(resolve(name))
+    return not folder.is_dir() or (folder / "tokenizer_config.json").is_file()
 
 
 @lru_cache(maxsize=8)
@@ -69,7 +87,8 @@ def load_config(name: str) -> PreTrainedConfig:
     """Load the configuration of a model, once a name."""
     from transformers import AutoConfig
 
-    return AutoConfig.from_pretrained(resolve(name))
+    with _clear_errors(name, "configuration"):
+        return AutoConfig.from_pretrained(resolve(name))
 
 
 def model_positions(name: str) -> int | None:
@@ -88,8 +107,26 @@ def load_causal_lm(name: str, dtype: torch.dtype | None = None) -> PreTrainedMod
     import torch
     from transformers import AutoModelForCausalLM
 
-    with no_progress_bars():
+    architectures = load_config(name).architectures or []
+    if any("Classification" in architecture for architecture in architectures):
+        raise ValueError(f"the model {name!r} is a {architectures[0]}, not a causal language model; {_THERE_ARE}")
+    with no_progress_bars(), _clear_errors(name, "weights"):
         return AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype or torch.float32).eval()
+
+
+def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of a tokenizer's tokens and their ids: two that agree in it have the same action space."""
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return hashlib.sha1(repr(vocabulary).encode("utf-8")).hexdigest()
+
+
+@contextmanager
+def _clear_errors(name: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"the {what} of the model {name!r} cannot be loaded ({first}); {_THERE_ARE}") from error
 
 
 @contextmanager

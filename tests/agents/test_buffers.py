@@ -351,3 +351,21 @@ def test_the_adaptive_coefficient_is_saved_with_the_policy(tmp_path):
     loaded = PPO.load(tmp_path / "agent.zip", env=agent.env)
     collect(loaded)
     assert loaded.rollout_buffer.stats["kl_coef"] == pytest.approx(coefficient)
+
+
+@pytest.mark.parametrize("name", ["rewards", "values", "log_probs"])
+def test_a_rollout_that_is_not_finite_is_an_error_that_says_where(name):
+    agent = make_agent()
+    buffer = collect(agent)
+    getattr(buffer, name)[3, 2] = np.nan
+    last_values = agent.policy.predict_values(agent.policy.obs_to_tensor(agent._last_obs)[0])
+    with pytest.raises(FloatingPointError, match=rf"{name}\[3, 2\] of the rollout is nan"):
+        buffer.compute_returns_and_advantage(last_values, np.zeros(6))
+
+
+def test_diverged_weights_are_an_error_that_says_so():
+    agent = make_agent()
+    with torch.no_grad():
+        agent.policy.language_model.model.get_output_embeddings().weight.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="weights have diverged; lower learning_rate"):
+        collect(agent)

@@ -162,3 +162,12 @@ def test_diversity_does_not_depend_on_how_many_episodes_a_rollout_ends():
     assert few == pytest.approx(many, abs=0.05)
     assert distinct_bigrams(texts) < 0.5 * few
     assert _distinct_per_group(texts[:7]) == distinct_bigrams(texts[:7])
+
+
+def test_the_tasks_own_judges_score_without_being_asked(tmp_path):
+    env = agents.make_vec_env("rlhf/Sentiment-v0", 4, reward="gold", max_new_tokens=3)
+    agent = agents.make("a2c", env, tensorboard_log=str(tmp_path), device="cpu")
+    agent.learn(24)
+    events = EventAccumulator(agent.logger.dir)
+    events.Reload()
+    assert events.Scalars("rlhf/gold")[0].value == pytest.approx(events.Scalars("rlhf/reward")[0].value, abs=1e-5)

@@ -165,8 +165,8 @@ def test_evaluate_names_a_users_mistake(arguments: list[str], message: str) -> N
 def test_envs_lists_every_environment_with_its_sizes() -> None:
     output = rlhf("envs").output
     lines = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.strip().startswith("rlhf/")}
-    assert lines["rlhf/TokenBandit-v0"] == ["token-bandit", "token-bandit", "none", "8", "1", "3"]
-    assert lines["rlhf/Sentiment-v0"] == ["sentiment", "tiny-reward", "tiny", "3072", "16", "32"]
+    assert lines["rlhf/TokenBandit-v0"] == ["token-bandit", "none", "8", "1", "3"]
+    assert lines["rlhf/Sentiment-v0"] == ["tiny-reward", "tiny", "3072", "16", "32"]
 
 
 def test_pretrain_passes_its_flags_on_and_names_mistakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,3 +246,45 @@ def test_train_is_callable_from_python_and_repeats_itself(tmp_path: Path) -> Non
     assert [c.completion for c in first.after.completions] == [c.completion for c in second.after.completions]
     np.testing.assert_array_equal(first.after.reward, second.after.reward)
     assert first.folder == tmp_path / "a" / "a2c" / "TokenBandit-v0_1"
+
+
+def test_a_run_that_fails_in_the_middle_keeps_what_it_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlhf_envs.rewards.rules import TokenBanditReward
+
+    score, calls = TokenBanditReward.score, []
+
+    def fails_later(self: Any, prompts: list[str], completions: list[str], **columns: Any) -> Any:
+        calls.append(1)
+        scores = score(self, prompts, completions, **columns)
+        return scores * float("nan") if len(calls) > 12 else scores
+
+    monkeypatch.setattr(TokenBanditReward, "score", fails_later)
+    flags = [
+        "--env",
+        "rlhf/TokenBandit-v0",
+        "-n",
+        "200000",
+        "--n-envs",
+        "8",
+        "-params",
+        "batch_size:24",
+        "--eval-freq",
+        "0",
+    ]
+    result = rlhf("train", *flags, "--test-episodes", "4", "--no-progress", "-f", str(tmp_path))
+    assert result.exit_code == 2
+    assert "token-bandit" in result.output
+    assert (tmp_path / "ppo" / "TokenBandit-v0_1" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "tiny-reward"), "not a causal language model; embedded: tiny"),
+        (("evaluate", "gold"), "models/gold' cannot be loaded"),
+    ],
+)
+def test_models_of_another_kind_are_one_clear_line(arguments: tuple[str, ...], message: str) -> None:
+    result = rlhf(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import gymnasium as gym
 import pytest
 import stable_baselines3
@@ -55,8 +57,28 @@ def test_a_model_brings_its_tokenizer_to_an_id_and_must_fit_an_environment(tmp_p
     pretrain(str(tmp_path / "texts.txt"), other, vocab_size=300, n_layer=1, n_embd=16, n_head=2, block_size=64, steps=1)
     agent = agents.make("a2c", "rlhf/Sentiment-v0", n_envs=2, model=other)
     assert agent.policy.n_actions == agent.policy.language_model.vocab_size < 3072
+    env = agents.make_vec_env("rlhf/Sentiment-v0", 2, reward="gold")
     with pytest.raises(ValueError, match=r"tokenizer \(3072 tokens\) is not that of the model"):
-        agents.make("a2c", agents.make_vec_env("rlhf/Sentiment-v0", 2, reward="gold"), model=other)
+        agents.make("a2c", env, model=other)
+
+
+def test_stock_ppo_refuses_a_model_with_another_tokenizer_of_the_same_size(tmp_path):
+    from agents import TokenPolicy
+    from rlhf_envs.models import load_causal_lm, load_tokenizer
+
+    shuffled = tmp_path / "shuffled"
+    load_causal_lm("tiny").save_pretrained(shuffled)
+    load_tokenizer("tiny").save_pretrained(shuffled)
+    file = shuffled / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = content["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    file.write_text(json.dumps(content), encoding="utf-8")
+    env = agents.make_vec_env("rlhf/Sentiment-v0", 2, reward="gold")
+    with pytest.raises(ValueError, match="is not that of the model"):
+        stable_baselines3.PPO(TokenPolicy, env, n_steps=32, batch_size=64, policy_kwargs={"model": str(shuffled)})
+    with pytest.raises(ValueError, match="has another tokenizer than the environment"):
+        agents.evaluate("tiny", "rlhf/Sentiment-v0", 2, reference=str(shuffled), judges=())
 
 
 def test_n_envs_goes_with_an_id():
