@@ -33,9 +33,9 @@ HYPERPARAMS: dict[str, dict[str, dict[str, Any]]] = {
             kl_horizon=2000,
         ),
     },
-    "rlhf/IncreasingNumbers-v0": {
-        "ppo": dict(n_timesteps=65_536, n_envs=64, learning_rate=3e-3, batch_size=320, kl_coef=0.01),
-        "a2c": dict(n_timesteps=131_072, n_envs=64, learning_rate=3e-3, kl_coef=0.01),
+    "rlhf/IncreasingNumbers-v0": {  # no leash: the model starts fresh, there is nothing in it to keep
+        "ppo": dict(n_timesteps=65_536, n_envs=64, learning_rate=1e-3, n_epochs=4, ent_coef=0.01, kl_coef=0.0),
+        "a2c": dict(n_timesteps=131_072, n_envs=64, learning_rate=5e-4, ent_coef=0.02, kl_coef=0.0),
     },
     "rlhf/TokenBandit-v0": {
         "ppo": dict(n_timesteps=49_152, n_envs=256, learning_rate=3e-3, batch_size=192, kl_coef=0.1),
