@@ -3,9 +3,9 @@
 Run `python examples/hacking_without_leash.py [tokens] [kl_coef] [seed]`; with kl_coef=0.1 the leash is on.
 
 The proxy ("tiny-reward") is what the agent trains against. The judge ("gold") learned from other labels and never meets
-the agent. Both rise at first. Then the proxy stays at its top while gold wavers, a little or a lot, depending on the words
-that the agent happens to find: gold counts words, and a heap of praise is praise to it. What tells without fail that no
-sentences are left is the perplexity under the untouched model, and the KL.
+the agent. Both rise at first. Then the proxy stays at its top while gold wavers, a little or a lot, depending on the
+words that the agent happens to find: gold counts words, and a heap of praise is praise to it. What tells without fail
+that no sentences are left is the perplexity under the untouched model, and the KL.
 """
 
 from __future__ import annotations
