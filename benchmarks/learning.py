@@ -87,13 +87,13 @@ def main() -> None:
     }
     for name, met in checks.items():
         print(f"- {name}: {'yes' if met else 'NO'}")
-    if not all(checks.values()):
-        print("\nNOT MET, see above")
     for seed, report in enumerate(reports):
         print(f"\nseed {seed}, the same prompts before and after:")
         pairs = zip(report["before"]["samples"], report["after"]["samples"], strict=True)
         for first, second in list(pairs)[: args.samples]:
             print(f"  - {first['prompt']!r}\n    {first['completion']!r}\n    {second['completion']!r}")
+    if not all(checks.values()):
+        sys.exit("a bar was not met, see above")
 
 
 if __name__ == "__main__":
