@@ -15,7 +15,7 @@ from .kl import KLController
 
 __all__ = ["SequenceRolloutBuffer"]
 
-MAX_LOGITS = 2**26  # tokens x vocabulary at once where no gradient is kept, 256 MB in float32
+TOKENS_AT_ONCE = 2**13  # tokens of contexts in a pass without gradients
 
 
 class SequenceRolloutBuffer(RolloutBuffer):
@@ -30,6 +30,9 @@ class SequenceRolloutBuffer(RolloutBuffer):
     (the k1 estimate a token, as in Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, section 2.2); the score of
     the environment stays on the last token. A segment cut by the end of the rollout is bootstrapped with the value, as
     everywhere in SB3, and its episode goes on in the next rollout.
+
+    Where the policy has a frozen part, its output for the rollout is kept here, `(segments, length, hidden_size)`, so
+    that the reference and every epoch of updates run the blocks that learn and nothing else.
 
     Args:
         kl_coef: coefficient of the penalty; with `kl_target`, its first value.
@@ -83,7 +86,17 @@ class SequenceRolloutBuffer(RolloutBuffer):
         self.segments = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) the segment of a transition
         self.columns = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) where in it the action is chosen
         self.n_segments = 0
+        self.trunk_states: torch.Tensor | None = None  # (n_segments, length, hidden_size)
         self.pos, self.full = 0, False
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """What outlives a rollout, for `set_state` of another buffer of the same shape."""
+        return {"running_kl": self._running_kl.copy(), "kl_coef": np.array(self.controller.value)}
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """Go on from where `get_state` was called."""
+        self._running_kl = state["running_kl"].copy()
+        self.controller.value = float(state["kl_coef"])
 
     def add(  # type: ignore[override]
         self,
@@ -154,7 +167,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
         policy = getattr(last_values, "policy", None)
         if policy is None:
             raise TypeError("SequenceRolloutBuffer takes its reference from TokenPolicy: use it with that policy")
-        self._check_finite()
+        self._check_finite(policy)
         self.controller.restore(policy.kl_coef)
         reference = self._reference_log_probs(policy)
         kl = self.log_probs - reference  # (n_steps, n_envs) k1
@@ -166,25 +179,42 @@ class SequenceRolloutBuffer(RolloutBuffer):
         policy.kl_coef.fill_(self.controller.value)
         super().compute_returns_and_advantage(last_values, dones)
 
-    def _check_finite(self) -> None:
+    def _check_finite(self, policy: Any) -> None:
         for name in ("rewards", "values", "log_probs"):
             bad = np.argwhere(~np.isfinite(getattr(self, name)))
             if len(bad):
                 step, env = bad[0]
+                segment, column = self.segments[step, env], self.columns[step, env]
+                context = policy.decode(self.observations["input_ids"][segment, : column + 1])
                 raise FloatingPointError(
-                    f"{name}[{step}, {env}] of the rollout is {getattr(self, name)[step, env]} (step, environment): "
-                    "lower learning_rate, or look at the reward function"
+                    f"{name}[{step}, {env}] of the rollout is {getattr(self, name)[step, env]} (step, environment), "
+                    f"after {context!r}: lower learning_rate, or look at the reward function"
                 )
 
     def _reference_log_probs(self, policy: Any) -> np.ndarray:
-        """Log-probabilities `(n_steps, n_envs)` of the actions under the reference, some segments at a time."""
+        """Log-probabilities `(n_steps, n_envs)` of the actions under the reference, some segments at a time.
+
+        On the way the output of the policy's frozen part is kept.
+        """
         reference = np.zeros_like(self.log_probs)
-        width = self.observations["input_ids"].shape[1]
-        at_once = max(1, MAX_LOGITS // (policy.language_model.vocab_size * width))
+        lengths = self.observations["attention_mask"][: self.n_segments].sum(axis=1, dtype=np.int64)
+        order = np.argsort(lengths, kind="stable")  # segments of a length go together, so little is padding
+        at_once = max(1, TOKENS_AT_ONCE // max(int(lengths.max()), 1))
         for start in range(0, self.n_segments, at_once):
-            samples = self._segment_samples(np.arange(start, min(start + at_once, self.n_segments)))
+            chosen = np.sort(order[start : start + at_once])
+            samples = self._segment_samples(chosen)
+            self._keep_trunk_states(policy.trunk_states(samples.observations), chosen, int(lengths.max()))
+            if self.trunk_states is not None:
+                samples = self._segment_samples(chosen)
             reference[samples.steps] = policy.reference_log_prob(samples.observations, samples.actions).cpu().numpy()
         return reference
+
+    def _keep_trunk_states(self, states: torch.Tensor | None, chosen: np.ndarray, length: int) -> None:
+        if states is None:
+            return
+        if self.trunk_states is None:
+            self.trunk_states = states.new_zeros((self.n_segments, length, states.shape[2]))
+        self.trunk_states[torch.as_tensor(chosen, device=states.device), : states.shape[1]] = states
 
     def _record(self, kl: np.ndarray, dones: np.ndarray) -> None:
         """Keep the rollout's figures, and move the controller by the KL of the episodes that ended."""
@@ -247,6 +277,9 @@ class SequenceRolloutBuffer(RolloutBuffer):
         observations = {key: self.to_torch(array[chosen]) for key, array in self.observations.items()}
         for key in ("input_ids", "attention_mask"):
             observations[key] = observations[key][:, : max(length, 1)].long()
+        if self.trunk_states is not None:
+            index = torch.as_tensor(chosen, device=self.trunk_states.device)
+            observations["trunk_states"] = self.trunk_states[index, : max(length, 1)]
         observations["rows"], observations["columns"] = self.to_torch(rows[steps]), self.to_torch(self.columns[steps])
         return _SegmentSamples(steps, observations, self.to_torch(self.actions[steps].reshape(-1)))
 

@@ -8,12 +8,15 @@ does not says so when it is loaded and not in the middle of a run.
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-__all__ = ["LanguageModel", "TrainPart"]
+__all__ = ["LanguageModel", "SplitTrunk", "TrainPart"]
 
 TrainPart = Literal["full", "head"] | int
 
@@ -37,6 +40,7 @@ class LanguageModel(nn.Module):
         self.soft_cap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self._check_head()
         self._freeze(train)
+        self.n_frozen = self._count_frozen(train)
 
     @property
     def hidden_size(self) -> int:
@@ -46,10 +50,6 @@ class LanguageModel(nn.Module):
     def vocab_size(self) -> int:
         return int(self.model.get_output_embeddings().weight.shape[0])
 
-    def hidden(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Last hidden states of right-padded contexts: ids `(batch, length)` to `(batch, length, hidden_size)`."""
-        return hidden_states(self.model.base_model, input_ids, attention_mask)
-
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of last hidden states: `(..., hidden_size)` to `(..., vocab_size)`, in float32."""
         logits = self.model.get_output_embeddings()(hidden).float()
@@ -57,19 +57,37 @@ class LanguageModel(nn.Module):
             logits = self.soft_cap * torch.tanh(logits / self.soft_cap)
         return logits
 
-    def forward(
+    def logits(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
     ) -> torch.Tensor:
-        """Logits `(n, vocab_size)` after the tokens at `(rows, columns)`, each of shape `(n,)`."""
-        return self.head(self.hidden(input_ids, attention_mask)[rows, columns])
+        """Logits `(n, vocab_size)` after the tokens at `(rows, columns)`, each `(n,)`, of contexts `(batch, L)`."""
+        return self.head(hidden_states(self.model.base_model, input_ids, attention_mask)[rows, columns])
+
+    def forward(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function that reads this model, so that `torch.func.functional_call` can give it other parameters."""
+        return function(*args)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters that learn, by name; tied ones once."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def copy_trunk(self) -> nn.Module:
-        """A separate copy of the trunk, frozen where this one is."""
-        return copy.deepcopy(self.model.base_model)
+        """A second trunk that shares the frozen parameters and has its own of those that learn."""
+        frozen = {id(p): p for p in self.model.base_model.parameters() if not p.requires_grad}
+        return copy.deepcopy(self.model.base_model, frozen)
+
+    def split(self, trunk: nn.Module) -> SplitTrunk | None:
+        """This trunk, or its copy, in its frozen part and the rest; None where that cannot be."""
+        if self.n_frozen is None:
+            return None
+        split = SplitTrunk(trunk, find_blocks(trunk, self.config.num_hidden_layers), self.n_frozen)
+        if reason := split.try_out():
+            warnings.warn(
+                f"{type(trunk).__name__} runs its frozen blocks again in every epoch, which is slow: {reason}",
+                stacklevel=3,
+            )
+            return None
+        return split
 
     @torch.no_grad()
     def _check_head(self) -> None:
@@ -77,7 +95,9 @@ class LanguageModel(nn.Module):
         mask = torch.ones_like(ids)
         expected = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
         tolerance = float_tolerance(self.model.dtype)
-        if not torch.allclose(self.head(self.hidden(ids, mask)), expected, atol=tolerance, rtol=tolerance):
+        if not torch.allclose(
+            self.head(hidden_states(self.model.base_model, ids, mask)), expected, atol=tolerance, rtol=tolerance
+        ):
             raise ValueError(
                 f"the logits of {type(self.model).__name__} are not its output embedding applied to its last hidden "
                 "state, so the policy cannot gather hidden states before the head; use a model of another kind"
@@ -88,7 +108,7 @@ class LanguageModel(nn.Module):
             self.model.requires_grad_(True)
             return
         kept = 0 if train == "head" else train
-        blocks = self._blocks()
+        blocks = find_blocks(self.model.base_model, self.config.num_hidden_layers)
         if isinstance(kept, bool) or not isinstance(kept, int) or not 0 <= kept <= len(blocks):
             raise ValueError(f"train={train!r}: expected 'full', 'head' or a number of last blocks, 0 to {len(blocks)}")
         tail = self._modules_after(blocks[-1]) if kept else []
@@ -97,12 +117,11 @@ class LanguageModel(nn.Module):
         for module in [*blocks[len(blocks) - kept :], *tail, self.model.get_output_embeddings()]:
             module.requires_grad_(True)
 
-    def _blocks(self) -> nn.ModuleList:
-        n_blocks = self.config.num_hidden_layers
-        for module in self.model.modules():
-            if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
-                return module
-        raise ValueError(f"{type(self.model).__name__} has no list of {n_blocks} blocks: only train='full' fits it")
+    def _count_frozen(self, train: TrainPart) -> int | None:
+        """How many of the first blocks never change; None where everything learns."""
+        if train == "full":
+            return None
+        return int(self.config.num_hidden_layers) - (0 if train == "head" else train)
 
     @torch.no_grad()
     def _modules_after(self, last_block: nn.Module) -> list[nn.Module]:
@@ -124,7 +143,7 @@ class LanguageModel(nn.Module):
         hooks = [m.register_forward_hook(record) for m in [last_block, *leaves]]
         try:
             ids = torch.zeros((1, 1), dtype=torch.long, device=self.model.device)
-            self.hidden(ids, torch.ones_like(ids))
+            hidden_states(self.model.base_model, ids, torch.ones_like(ids))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -137,6 +156,116 @@ class LanguageModel(nn.Module):
             head.weight = nn.Parameter(head.weight.detach().clone())
             self.model.config.tie_word_embeddings = False
             self.config.tie_word_embeddings = False
+
+
+class SplitTrunk:
+    """A trunk in two parts: its frozen blocks, which run once, and the rest, which goes on from their output.
+
+    The trunk itself runs both: for the first part, a hook on the first block that learns takes its input and stops the
+    pass; for the second, the frozen blocks pass on what they are given and a hook hands that block the stored input. So
+    any decoder fits whose blocks hand each other one hidden state, whatever it computes before them.
+
+    Args:
+        trunk: the base model.
+        blocks: its list of blocks.
+        n_frozen: how many of the first never change; where that is all, the stored output is the trunk's own.
+    """
+
+    def __init__(self, trunk: nn.Module, blocks: nn.ModuleList, n_frozen: int) -> None:
+        self.trunk: Any = trunk
+        self.frozen = list(blocks[:n_frozen])
+        self.entry = blocks[n_frozen] if n_frozen < len(blocks) else None
+        self._n_outputs: int | None = None  # of a block that returns a tuple
+
+    @torch.no_grad()
+    def states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """What the frozen blocks make of right-padded contexts `(batch, length)`: `(batch, length, hidden_size)`."""
+        if self.entry is None:
+            return hidden_states(self.trunk, input_ids, attention_mask)
+        taken: list[torch.Tensor] = []
+
+        def take(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            taken.append(args[0] if args else kwargs["hidden_states"])
+            raise _Reached
+
+        hook = self.entry.register_forward_pre_hook(take, with_kwargs=True)
+        try:
+            hidden_states(self.trunk, input_ids, attention_mask)
+        except _Reached:
+            return taken[0]
+        finally:
+            hook.remove()
+        raise RuntimeError("the first block that learns was never called")
+
+    def finish(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The last hidden states `(batch, length, hidden_size)`, from what `states` gave for the same contexts."""
+        if self.entry is None:
+            return states
+
+        def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+            return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
+
+        hook = self.entry.register_forward_pre_hook(give, with_kwargs=True)
+        try:
+            with self._passing_on():
+                return hidden_states(self.trunk, input_ids, attention_mask)
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def _passing_on(self) -> Iterator[None]:
+        """The frozen blocks return what they are given."""
+
+        def pass_on(*args: Any, **kwargs: Any) -> Any:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            return hidden if self._n_outputs is None else (hidden,) + (None,) * (self._n_outputs - 1)
+
+        for block in self.frozen:
+            block.forward = pass_on
+        try:
+            yield
+        finally:
+            for block in self.frozen:
+                del block.forward
+
+    @torch.no_grad()
+    def try_out(self) -> str:
+        """Why the two parts do not make the whole, or nothing."""
+
+        def look(module: nn.Module, args: object, output: object) -> None:
+            self._n_outputs = len(output) if isinstance(output, tuple) else None
+
+        parameter = next(self.trunk.parameters())
+        ids = torch.arange(6, device=parameter.device).reshape(2, 3) % 2
+        mask = torch.tensor([[1, 1, 1], [1, 1, 0]], device=parameter.device)
+        hook = self.frozen[0].register_forward_hook(look) if self.frozen else None
+        whole = hidden_states(self.trunk, ids, mask)
+        if hook is not None:
+            hook.remove()
+        try:
+            parts = self.finish(self.states(ids, mask), ids, mask)
+        except Exception as error:  # whatever a foreign model raises here means: it does not split
+            return f"it does not split ({type(error).__name__}: {error})"
+        tolerance = float_tolerance(parameter.dtype)
+        if not torch.allclose(parts[mask.bool()], whole[mask.bool()], atol=tolerance, rtol=tolerance):
+            return "its two parts do not equal the whole"
+        return ""
+
+
+class _Reached(Exception):
+    """The pass has come to the first block that learns."""
+
+
+def find_blocks(trunk: nn.Module, n_blocks: int) -> nn.ModuleList:
+    """The list of a trunk's `n_blocks` blocks, found by its length.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for module in trunk.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
+            return module
+    raise ValueError(f"{type(trunk).__name__} has no list of {n_blocks} blocks: only train='full' fits it")
 
 
 def float_tolerance(dtype: torch.dtype) -> float:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .kv_cache import SlottedTrunk
-from .language_model import LanguageModel, TrainPart, hidden_states
+from .language_model import LanguageModel, SplitTrunk, TrainPart, hidden_states
+from .token_distribution import TokenDistribution, log_probs_and_entropies
 
 __all__ = ["TokenPolicy"]
 
@@ -41,7 +43,13 @@ class TokenPolicy(ActorCriticPolicy):
             log-probabilities. The token that was taken always counts as kept, so that an update which drops it from
             the set leaves its log-probability finite. The reference is read the same way: a token that only the policy
             keeps costs a finite KL, a little less than its due.
-        optimizer_class, optimizer_kwargs: as in SB3; Adam with eps 1e-5 by default.
+        bf16: run the model under bfloat16 autocast, in rollout and update; weights, values and log-probabilities stay
+            float32.
+        micro_batch_size: tokens (of contexts, with their padding) that an update holds in memory at a time. A minibatch
+            is cut into parts of that size, whose gradients add up to the minibatch's own, at the price of one more
+            forward pass (the parts are computed again for the backward pass, as in gradient checkpointing).
+        compile: run the update's forward and backward passes through `torch.compile`.
+        optimizer_class, optimizer_kwargs: as in SB3; Adam, fused and with eps 1e-5, by default.
 
     Raises:
         ValueError: the spaces, the model and the arguments do not fit together.
@@ -58,11 +66,18 @@ class TokenPolicy(ActorCriticPolicy):
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        bf16: bool = False,
+        micro_batch_size: int | None = None,
+        compile: bool = False,
         use_sde: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
         _check_arguments(observation_space, action_space, value, temperature, top_k, top_p, use_sde)
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size={micro_batch_size}: expected a number of tokens, or None")
+        if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
+            optimizer_kwargs = dict(eps=1e-5, fused=True)
         super().__init__(
             observation_space,
             action_space,
@@ -70,8 +85,10 @@ class TokenPolicy(ActorCriticPolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
-        self.model_source, self.train_part, self.value_kind = model, train, value
+        self._given_model = (model,)  # in a tuple: a module would be registered, and saved, twice
+        self.train_part, self.value_kind = train, value
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.bf16, self.micro_batch_size, self.compile_update = bf16, micro_batch_size, compile
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
         self.max_length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
         network, self.model_name = self._find_model(model)
@@ -86,10 +103,13 @@ class TokenPolicy(ActorCriticPolicy):
         self.kl_coef: torch.Tensor
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
-        self._actor_cache = SlottedTrunk(network.base_model, self.max_length)
-        self._critic_cache = self._actor_cache
-        if self.value_trunk is not None:
-            self._critic_cache = SlottedTrunk(self.value_trunk, self.max_length, self._actor_cache.enabled)
+        self.optimizer.register_step_pre_hook(self._check_gradients)
+        self._hidden_states = torch.compile(hidden_states, dynamic=True) if compile else hidden_states
+        with self._autocast():
+            self._actor = _Trunk(network.base_model, self.max_length, self.language_model)
+            self._critic = self._actor
+            if self.value_trunk is not None:
+                self._critic = _Trunk(self.value_trunk, self.max_length, self.language_model, like=self._actor)
         self.set_training_mode(False)
 
     # Construction
@@ -153,12 +173,15 @@ class TokenPolicy(ActorCriticPolicy):
             observation_space=self.observation_space,
             action_space=self.action_space,
             lr_schedule=self._dummy_schedule,
-            model=self.model_source,
+            model=self._given_model[0],
             train=self.train_part,
             value=self.value_kind,
             temperature=self.temperature,
             top_k=self.top_k,
             top_p=self.top_p,
+            bf16=self.bf16,
+            micro_batch_size=self.micro_batch_size,
+            compile=self.compile_update,
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,
         )
@@ -175,43 +198,50 @@ class TokenPolicy(ActorCriticPolicy):
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, self.predict_values(obs), distribution.log_prob(actions)
 
-    def get_distribution(self, obs: PyTorchObs) -> CategoricalDistribution:
-        """The distribution of the next token of every context."""
-        hidden = self._hidden(obs, self.language_model.model.base_model, self._actor_cache)
-        logits = self.decoding_logits(self.language_model.head(hidden))
-        try:
-            return CategoricalDistribution(self.n_actions).proba_distribution(action_logits=logits)
-        except ValueError as error:  # torch's check of its arguments
-            raise FloatingPointError(
-                "the policy's logits are not finite: its weights have diverged; lower learning_rate or max_grad_norm"
-            ) from error
+    def get_distribution(self, obs: PyTorchObs) -> TokenDistribution:
+        """The distribution of the next token of every context.
+
+        Raises:
+            FloatingPointError: the logits are not finite.
+        """
+        with self._autocast():
+            logits = self.decoding_logits(self.language_model.head(self._hidden(obs, self._actor)))
+        return TokenDistribution(self.n_actions).proba_distribution(logits)
 
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
         """Values `(batch, 1)`; they know the policy they come from, so that the rollout buffer finds the reference."""
-        trunk = self.language_model.model.base_model if self.value_trunk is None else self.value_trunk
-        values = self.value_net(self._hidden(obs, trunk, self._critic_cache).float())
+        with self._autocast():
+            hidden = self._hidden(obs, self._critic)
+        values = self.value_net(hidden.float())
         values.policy = self
         return values
 
-    def _hidden(self, obs: PyTorchObs, trunk: nn.Module, cache: SlottedTrunk) -> torch.Tensor:
+    def _hidden(self, obs: PyTorchObs, trunk: _Trunk) -> torch.Tensor:
         """Hidden states `(n, hidden_size)` where actions are chosen: through the cache, or with gradients if wanted."""
-        input_ids, lengths = _contexts(obs)
         assert isinstance(obs, dict)
+        input_ids, lengths = _contexts(obs)
         if "rows" not in obs and not torch.is_grad_enabled():
-            return cache(input_ids, lengths)
+            return trunk.cache(input_ids, lengths)
         length = int(lengths.max())
         input_ids = input_ids[:, :length]
         mask = (torch.arange(length, device=input_ids.device) < lengths[:, None]).long()
+        if "trunk_states" in obs and trunk.split is not None:
+            hidden = trunk.split.finish(obs["trunk_states"][:, :length], input_ids, mask)
+        else:
+            hidden = self._hidden_states(trunk.module, input_ids, mask)
         if "rows" in obs:
-            return hidden_states(trunk, input_ids, mask)[obs["rows"], obs["columns"]]
-        return hidden_states(trunk, input_ids, mask)[torch.arange(len(input_ids), device=input_ids.device), lengths - 1]
+            return hidden[obs["rows"], obs["columns"]]
+        return hidden[torch.arange(len(input_ids), device=input_ids.device), lengths - 1]
 
     def set_training_mode(self, mode: bool) -> None:
         """Stay in evaluation mode: dropout would make the update's log-probabilities differ from the rollout's."""
         super().set_training_mode(False)
         if mode:  # an update comes: the slots will be of no use
-            self._actor_cache.clear()
-            self._critic_cache.clear()
+            self._actor.cache.clear()
+            self._critic.cache.clear()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     # Update
 
@@ -223,33 +253,82 @@ class TokenPolicy(ActorCriticPolicy):
         With `rows` and `columns` in `obs` (from `SequenceRolloutBuffer`), a row of `input_ids` is a whole sequence and
         action i was taken after its token `(rows[i], columns[i])`; else every row is one context and one action.
         """
-        hidden = self._hidden(obs, self.language_model.model.base_model, self._actor_cache)
-        if self.value_trunk is None:
-            values = self.value_net(hidden.float())
-        else:
-            values = self.value_net(self._hidden(obs, self.value_trunk, self._critic_cache).float())
+        assert isinstance(obs, dict)
         actions = actions.long().flatten()
-        log_probs = self.decoding_logits(self.language_model.head(hidden), actions).log_softmax(dim=-1)
-        entropy = -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(dim=-1)
-        return values, log_probs.gather(1, actions[:, None]).squeeze(1), entropy
+        if self.micro_batch_size is None:
+            return self._evaluate(obs, actions)
+        order, parts = [], []
+        for part, chosen in _micro_batches(obs, self.micro_batch_size):
+            order.append(chosen)
+            # By its sequences: their activations are computed again in the backward pass and not kept until then.
+            parts.append(checkpoint(self._evaluate, part, actions[chosen], use_reentrant=False))
+        back = torch.cat(order).argsort()
+        values, log_probs, entropies = (torch.cat(column)[back] for column in zip(*parts, strict=True))
+        return values, log_probs, entropies
+
+    def _evaluate(
+        self, obs: dict[str, torch.Tensor], actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        with self._autocast():
+            hidden = self._hidden(obs, self._actor)
+            value_hidden = hidden if self.value_trunk is None else self._hidden(obs, self._critic)
+            log_probs, entropies = log_probs_and_entropies(
+                self._logits, hidden, actions, self.language_model.vocab_size
+            )
+        return self.value_net(value_hidden.float()), log_probs, entropies
+
+    def _logits(self, hidden: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        return self.decoding_logits(self.language_model.head(hidden), actions)
+
+    @torch.no_grad()
+    def trunk_states(self, obs: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """What the frozen blocks make of contexts, `(batch, length, hidden_size)`; None where they are not apart.
+
+        Given back as `obs["trunk_states"]`, it spares `evaluate_actions` and `reference_log_prob` those blocks.
+        """
+        if self._actor.split is None:
+            return None
+        with self._autocast():
+            return self._actor.split.states(obs["input_ids"], obs["attention_mask"])
 
     @torch.no_grad()
     def reference_log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:
         """Log-probabilities `(n,)` under the reference, decoded as the policy is; `obs` as in `evaluate_actions`."""
-        logits = self.reference_logits(obs["input_ids"], obs["attention_mask"], obs["rows"], obs["columns"])
-        log_probs = self.decoding_logits(logits, actions).log_softmax(dim=-1)
-        return log_probs.gather(1, actions[:, None]).squeeze(1)
+
+        def log_prob() -> torch.Tensor:
+            hidden = self._hidden(obs, self._actor)
+            return log_probs_and_entropies(self._logits, hidden, actions, self.language_model.vocab_size)[0]
+
+        return self._as_reference(log_prob)
 
     @torch.no_grad()
     def reference_logits(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """What `LanguageModel.forward` gives, of the model as it was before training.
+        """What `LanguageModel.logits` gives, of the model as it was before training."""
+        return self._as_reference(self.language_model.logits, *inputs)
 
-        The frozen part is the policy's own; only the parameters that learn have a second copy.
+    def _as_reference(self, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
+        """Call a function of the model as it was: only the parameters that learn have a second copy."""
+        with self._autocast():
+            result: torch.Tensor = torch.func.functional_call(
+                self.language_model, self.reference.parameters_by_name(), (function, *args)
+            )
+        return result
+
+    def _check_gradients(self, *_: object) -> None:
+        """Stop before an optimiser step that would ruin the weights.
+
+        Raises:
+            FloatingPointError: a gradient is not finite.
         """
-        logits: torch.Tensor = torch.func.functional_call(
-            self.language_model, self.reference.parameters_by_name(), inputs
-        )
-        return logits
+        named = [(name, p.grad) for name, p in self.named_parameters() if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([grad for _, grad in named])) if named else torch.zeros(1)
+        finite = norms.isfinite()
+        if not finite.all():
+            name = named[int((~finite).nonzero()[0])][0]
+            raise FloatingPointError(
+                f"the gradient of {name} is not finite, and the step was not taken: the loss has overflowed; lower "
+                "learning_rate, ent_coef or vf_coef, or look at the scale of the rewards"
+            )
 
     def decoding_logits(self, logits: torch.Tensor, taken: torch.Tensor | None = None) -> torch.Tensor:
         """The logits `(n, n_actions)` that tokens are drawn by, from the model's `(n, vocab_size)`.
@@ -257,7 +336,9 @@ class TokenPolicy(ActorCriticPolicy):
         They are cut to the action space and divided by the temperature, and -inf outside top-k and top-p; `taken`
         tokens, `(n,)`, are always inside.
         """
-        logits = logits[..., : self.n_actions] / self.temperature
+        logits = logits[..., : self.n_actions]
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
         kept = None
         if self.top_k is not None and self.top_k < self.n_actions:
             kept = logits >= logits.topk(self.top_k, dim=-1).values[..., -1:]
@@ -275,6 +356,14 @@ class TokenPolicy(ActorCriticPolicy):
             kept = kept.scatter(-1, taken[:, None], True)
         return logits.masked_fill(~kept, -torch.inf)
 
+    def decode(self, ids: Any) -> str | list[int]:
+        """The text of token ids, for people to read; the ids themselves where no tokenizer goes with the model."""
+        from rlhf_envs.models import has_tokenizer, load_tokenizer
+
+        if self.model_name is None or not has_tokenizer(self.model_name):
+            return [int(i) for i in ids]
+        return str(load_tokenizer(self.model_name).decode(ids))
+
     # Saving
 
     def save_pretrained(self, directory: str | Path) -> None:
@@ -285,6 +374,19 @@ class TokenPolicy(ActorCriticPolicy):
             self.language_model.model.save_pretrained(directory)
         if self.model_name is not None:
             load_tokenizer(self.model_name).save_pretrained(directory)
+
+
+class _Trunk:
+    """A trunk, its KV cache, and its frozen part where it has one. Not a module: the policy owns the parameters."""
+
+    def __init__(
+        self, module: nn.Module, max_length: int, language_model: LanguageModel, like: _Trunk | None = None
+    ) -> None:
+        self.module = module
+        self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
+        self.split: SplitTrunk | None = None
+        if like is None or like.split is not None:
+            self.split = language_model.split(module)
 
 
 class _Snapshot(nn.Module):
@@ -303,6 +405,32 @@ def _contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids `(batch, length)` and lengths `(batch,)` of an observation, whatever dtype SB3 has cast it to."""
     assert isinstance(obs, dict)
     return obs["input_ids"].long(), obs["attention_mask"].long().sum(dim=1).clamp(min=1)
+
+
+def _micro_batches(obs: dict[str, torch.Tensor], size: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """Cut a minibatch by its sequences into parts of at most `size` tokens, padding included (one sequence at least).
+
+    Yields:
+        The observations of a part and the places `(n,)` of its actions in the whole.
+    """
+    lengths = _contexts(obs)[1]
+    rows = obs.get("rows", torch.arange(len(lengths), device=lengths.device))
+    order = lengths.argsort()  # sequences of a length go together, so little of a part is padding
+    part: list[int] = []
+    for position, length in enumerate([*lengths[order].tolist(), None]):
+        if part and (length is None or (len(part) + 1) * length > size):
+            chosen = order[part]
+            number = torch.full_like(lengths, -1)
+            number[chosen] = torch.arange(len(part), device=number.device)
+            places = (number[rows] >= 0).nonzero().squeeze(1)
+            taken = {key: value[chosen] for key, value in obs.items() if key not in ("rows", "columns")}
+            if "rows" in obs:
+                taken |= {"rows": number[rows[places]], "columns": obs["columns"][places]}
+            else:
+                places = chosen  # one action a row, in the order of the part's rows
+            yield taken, places
+            part = []
+        part.append(position)
 
 
 def _check_arguments(

@@ -4,8 +4,8 @@ The loop is `transformers.Trainer`'s; ours are the corpus, the tokenizer and the
 
 - A document is cut into *passages* of whole sentences, each ended by EOS, so that the model learns to finish a thought
   within the few dozen tokens that an episode lasts.
-- A row of `block_size` tokens starts with a passage and holds as many of the following passages of the same document
-  as fit, so that position 0 is always the start of a sentence, as it is in a prompt.
+- A row of `block_size` tokens starts with a passage and holds as many of the following passages as fit, those of the
+  next documents too, so that position 0 is always the start of a sentence, as it is in a prompt, and little is padding.
 """
 
 from __future__ import annotations
@@ -125,19 +125,13 @@ class PackedTexts(Dataset[dict[str, torch.Tensor]]):
     """Rows of `block_size` token ids, each starting with a passage; the rest of a row is padding, outside the loss."""
 
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> None:
-        passages = [split_passages(text) for text in texts]
-        flat = tokenizer([p for group in passages for p in group], add_special_tokens=False)["input_ids"]
-        encoded = iter(flat)
-        rows: list[list[int]] = []
-        for group in passages:
-            row: list[int] = []
-            for _ in group:
-                ids = [*next(encoded), tokenizer.eos_token_id][:block_size]
-                if row and len(row) + len(ids) > block_size:
-                    rows.append(row)
-                    row = []
-                row.extend(ids)
-            rows.append(row)
+        passages = [passage for text in texts for passage in split_passages(text)]
+        rows: list[list[int]] = [[]]
+        for encoded in tokenizer(passages, add_special_tokens=False)["input_ids"]:
+            ids = [*encoded, tokenizer.eos_token_id][:block_size]
+            if len(rows[-1]) + len(ids) > block_size:
+                rows.append([])
+            rows[-1].extend(ids)
         self.ids = torch.full((len(rows), block_size), tokenizer.pad_token_id or 0, dtype=torch.int32)  # (rows, block)
         self.lengths = torch.tensor([len(row) for row in rows])
         for i, row in enumerate(rows):

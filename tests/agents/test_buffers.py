@@ -129,7 +129,9 @@ def test_advantages_equal_a_naive_sum_with_the_kl_penalty_and_bootstrapped_cuts(
     for samples in buffer.get(None):
         obs = samples.observations
         with torch.no_grad():
-            logits = reference(obs["input_ids"], obs["attention_mask"], obs["rows"], obs["columns"]).log_softmax(-1)
+            logits = reference.logits(obs["input_ids"], obs["attention_mask"], obs["rows"], obs["columns"]).log_softmax(
+                -1
+            )
         log_ref = logits.gather(1, samples.actions.long()).flatten()
         kl[np.nonzero(np.ones_like(kl))] = (samples.old_log_prob - log_ref).numpy()
     assert np.abs(kl).max() > 1e-3, "the policy has left its reference"

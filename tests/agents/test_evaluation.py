@@ -122,10 +122,9 @@ def test_kl_is_the_log_ratio_of_two_full_recomputes(trained: Any) -> None:
         where = torch.zeros(len(c.columns), dtype=torch.long), torch.as_tensor(c.columns)
         tokens = range(len(c.columns)), c.input_ids[c.columns + 1]
         with torch.no_grad():
-            ours = model(*inputs, *where).log_softmax(-1)[tokens].sum().item()
-            theirs = (
-                torch.func.functional_call(model, reference, (*inputs, *where)).log_softmax(-1)[tokens].sum().item()
-            )
+            ours = model.logits(*inputs, *where).log_softmax(-1)[tokens].sum().item()
+            logits = torch.func.functional_call(model, reference, (model.logits, *inputs, *where))
+            theirs = logits.log_softmax(-1)[tokens].sum().item()
         assert evaluation.kl[i] == pytest.approx(ours - theirs, abs=1e-4)
         assert evaluation.nll[i] == pytest.approx(-theirs, abs=1e-4)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents.language_model import LanguageModel
+from agents.language_model import LanguageModel, find_blocks
 
 
 def _batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,7 +18,7 @@ def test_gathered_logits_equal_the_models_own(any_shape, small_model):
     model = small_model(any_shape)
     ids, mask = _batch()
     rows, columns = torch.tensor([0, 0, 1, 2]), torch.tensor([3, 8, 3, 5])
-    logits = LanguageModel(model)(ids, mask, rows, columns)
+    logits = LanguageModel(model).logits(ids, mask, rows, columns)
     with torch.no_grad():
         for i, (row, column) in enumerate(zip(rows, columns, strict=True)):
             alone = model(input_ids=ids[row : row + 1, : column + 1], use_cache=False).logits[0, -1]
@@ -31,15 +31,15 @@ def test_k_trains_the_last_blocks_the_final_norm_and_the_head(any_shape, small_m
     ids, mask = _batch()
     with torch.no_grad():
         entering: list[torch.Tensor] = []
-        block = language_model._blocks()[3 - train]
+        block = find_blocks(language_model.model, 3)[3 - train]
         hook = block.register_forward_pre_hook(
             lambda _m, args, kwargs: entering.append(args or kwargs), with_kwargs=True
         )
-        language_model.hidden(ids, mask)
+        language_model.logits(ids, mask, torch.tensor([0]), torch.tensor([5]))
         hook.remove()
-    language_model(ids, mask, torch.tensor([0]), torch.tensor([5])).sum().backward()
+    language_model.logits(ids, mask, torch.tensor([0]), torch.tensor([5])).sum().backward()
     trained = language_model.trained_parameters()
-    blocks = language_model._blocks()
+    blocks = find_blocks(language_model.model, 3)
     for i, block in enumerate(blocks):
         assert all(p.requires_grad == (i >= 3 - train) for p in block.parameters()), f"block {i}"
     head = language_model.model.get_output_embeddings().weight
@@ -62,7 +62,7 @@ def test_the_soft_cap_of_gemma_bites(small_model):
     with torch.no_grad():
         model.get_output_embeddings().weight.mul_(300)
     ids, mask = _batch()
-    logits = LanguageModel(model)(ids, mask, torch.arange(3), torch.tensor([8, 3, 5]))
+    logits = LanguageModel(model).logits(ids, mask, torch.arange(3), torch.tensor([8, 3, 5]))
     assert 20 < logits.abs().max() <= 30, "Gemma 2 caps its logits at 30"
 
 
@@ -76,8 +76,8 @@ def test_a_projected_output_has_the_heads_width(small_model):
 def test_untying_the_head_leaves_the_logits_alone(small_model):
     ids, mask = _batch()
     rows, columns = torch.arange(3), torch.tensor([8, 3, 5])
-    before = LanguageModel(small_model("gpt2"), "full")(ids, mask, rows, columns)
-    after = LanguageModel(small_model("gpt2"), "head")(ids, mask, rows, columns)
+    before = LanguageModel(small_model("gpt2"), "full").logits(ids, mask, rows, columns)
+    after = LanguageModel(small_model("gpt2"), "head").logits(ids, mask, rows, columns)
     assert torch.equal(before, after)
 
 

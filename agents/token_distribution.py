@@ -1,0 +1,101 @@
+"""The distribution of the next token, and log-probabilities without ever holding all logits.
+
+A vocabulary is large: `(tokens, vocab_size)` logits and what autograd keeps of them, not the model, are what fills the
+memory of an update. `log_probs_and_entropies` computes them in chunks of `LOGITS_AT_ONCE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from stable_baselines3.common.distributions import CategoricalDistribution
+from torch.distributions import Categorical
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["TokenDistribution", "log_probs_and_entropies"]
+
+LOGITS_AT_ONCE = 2**25  # tokens x vocabulary, 128 MB in float32
+
+
+class TokenDistribution(CategoricalDistribution):
+    """SB3's categorical distribution without torch's checks of its arguments, each a pass over the vocabulary."""
+
+    def proba_distribution(self, action_logits: torch.Tensor) -> TokenDistribution:
+        """Set the logits, `(n, n_actions)`.
+
+        Raises:
+            FloatingPointError: a row is not a distribution.
+        """
+        self.distribution = Categorical(logits=action_logits, validate_args=False)
+        normalised = self.distribution.logits.amax(dim=-1)  # NaN where there is a NaN or +inf, or nothing but -inf
+        if not normalised.isfinite().all():
+            row = int((~normalised.isfinite()).nonzero()[0])
+            raise FloatingPointError(
+                f"the policy's logits for environment {row} are not finite: its weights have diverged; lower "
+                "learning_rate or max_grad_norm"
+            )
+        return self
+
+
+def log_probs_and_entropies(
+    logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    hidden: torch.Tensor,
+    actions: torch.Tensor,
+    vocab_size: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities `(n,)` and entropies `(n,)` of `n` actions, in nats.
+
+    Args:
+        logits: gives the logits `(m, n_actions)` of m hidden states and m actions.
+        hidden: `(n, hidden_size)`.
+        actions: `(n,)` int64.
+        vocab_size: how wide the logits are; more than `LOGITS_AT_ONCE` of them are computed chunk by chunk, and again
+            in the backward pass.
+    """
+
+    def evaluate(hidden: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _LogProbAndEntropy.apply(logits(hidden, actions), actions)
+
+    size = max(1, LOGITS_AT_ONCE // vocab_size)
+    if len(actions) <= size:
+        return evaluate(hidden, actions)
+    chunks = zip(hidden.split(size), actions.split(size), strict=True)
+    if torch.is_grad_enabled():
+        parts = [checkpoint(evaluate, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
+    else:
+        parts = [evaluate(*chunk) for chunk in chunks]
+    log_probs, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
+    return log_probs, entropies
+
+
+class _LogProbAndEntropy(torch.autograd.Function):
+    """`log_softmax`, its entry for the action, and its entropy, keeping one array of the size of the logits.
+
+    With p the probabilities, `d log p_a / dz = 1[a] - p` and `dH / dz = -p (log p + H)`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        log_probs = logits.log_softmax(dim=-1)
+        entropy = -(log_probs.exp().mul_(_finite(log_probs))).sum(dim=-1)
+        ctx.save_for_backward(log_probs, actions, entropy)
+        return log_probs.gather(1, actions[:, None]).squeeze(1), entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        log_probs, actions, entropy = ctx.saved_tensors
+        grad_log_prob, grad_entropy = (grad[:, None] for grad in grads)
+        grad = log_probs.exp()
+        if grad_entropy.any():
+            factor = (_finite(log_probs) + entropy[:, None]).mul_(grad_entropy).add_(grad_log_prob)
+            grad.mul_(factor).neg_()
+        else:
+            grad.mul_(-grad_log_prob)
+        return grad.scatter_add_(1, actions[:, None], grad_log_prob), None
+
+
+def _finite(log_probs: torch.Tensor) -> torch.Tensor:
+    """With a finite number for -inf, where 0 * log 0 is meant to be 0."""
+    return log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
