@@ -15,7 +15,7 @@ from .kl import KLController
 
 __all__ = ["SequenceRolloutBuffer"]
 
-TOKENS_AT_ONCE = 2**13  # tokens of contexts in a pass without gradients
+TOKENS_AT_ONCE = 2**11  # tokens of contexts in a pass without gradients
 
 
 class SequenceRolloutBuffer(RolloutBuffer):

@@ -17,10 +17,11 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["TokenDistribution", "log_probs_and_entropies"]
 
 LOGITS_AT_ONCE = 2**25  # tokens x vocabulary, 128 MB in float32
+LOGITS_WITHOUT_GRADIENTS = 2**22  # nothing is computed twice there, so chunks may as well be small
 
 
 class TokenDistribution(CategoricalDistribution):
-    """SB3's categorical distribution without torch's checks of its arguments, each a pass over the vocabulary."""
+    """SB3's categorical distribution, made for a large vocabulary: without torch's checks, each a pass over it."""
 
     def proba_distribution(self, action_logits: torch.Tensor) -> TokenDistribution:
         """Set the logits, `(n, n_actions)`.
@@ -37,6 +38,15 @@ class TokenDistribution(CategoricalDistribution):
                 "learning_rate or max_grad_norm"
             )
         return self
+
+    def sample(self) -> torch.Tensor:
+        """One token a row, `(n,)`, by inverting the cumulated probabilities.
+
+        It takes one random number a row, where `torch.multinomial` takes one for every token of the vocabulary.
+        """
+        cumulated = self.distribution.probs.double().cumsum(dim=-1)
+        threshold = torch.rand_like(cumulated[:, :1]) * cumulated[:, -1:]
+        return torch.searchsorted(cumulated, threshold, right=True).squeeze(1)  # right: never a token of probability 0
 
 
 def log_probs_and_entropies(
@@ -58,7 +68,7 @@ def log_probs_and_entropies(
     def evaluate(hidden: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return _LogProbAndEntropy.apply(logits(hidden, actions), actions)
 
-    size = max(1, LOGITS_AT_ONCE // vocab_size)
+    size = max(1, (LOGITS_AT_ONCE if torch.is_grad_enabled() else LOGITS_WITHOUT_GRADIENTS) // vocab_size)
     if len(actions) <= size:
         return evaluate(hidden, actions)
     chunks = zip(hidden.split(size), actions.split(size), strict=True)

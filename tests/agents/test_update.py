@@ -277,3 +277,16 @@ def test_a_loss_that_overflows_stops_ppo_and_leaves_the_weights_finite():
     with pytest.raises(FloatingPointError, match="lower learning_rate, ent_coef or vf_coef"):
         agent.learn(agent.n_steps * 6)
     assert all(torch.isfinite(p).all() for p in agent.policy.parameters())
+
+
+def test_tokens_are_drawn_by_their_probabilities_and_never_at_probability_zero():
+    logits = torch.tensor(
+        [[0.0, -torch.inf, 1.0, 2.0, -torch.inf], [-torch.inf, -torch.inf, -torch.inf, 3.0, -torch.inf]]
+    )
+    n = 40_000
+    distribution = token_distribution.TokenDistribution(5).proba_distribution(logits.repeat_interleave(n, dim=0))
+    torch.manual_seed(0)
+    counts = [torch.bincount(draws, minlength=5) / n for draws in distribution.sample().split(n)]
+    for share, probabilities in zip(counts, logits.softmax(-1), strict=True):
+        deviation = (probabilities * (1 - probabilities) / n).sqrt()
+        assert ((share - probabilities).abs() <= 4 * deviation).all()
