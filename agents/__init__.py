@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .buffers import SequenceRolloutBuffer
+    from .bundle_loading import load
+    from .bundles import save
     from .callbacks import TextMetrics
+    from .checkpoints import Checkpoints
     from .evaluation import evaluate
     from .generation import generate
     from .policy import TokenPolicy
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from .vec_env import TextVecEnv, make_vec_env
 
 _MODULES = {
+    "Checkpoints": "checkpoints",
     "SequenceRolloutBuffer": "buffers",
     "TextMetrics": "callbacks",
     "TextVecEnv": "vec_env",
@@ -27,13 +31,16 @@ _MODULES = {
     "evaluate": "evaluation",
     "generate": "generation",
     "get_algorithm": "registry",
+    "load": "bundle_loading",
     "make": "registry",
     "make_vec_env": "vec_env",
     "pretrain": "pretrain",
     "register": "registry",
+    "save": "bundles",
 }
 
 __all__ = [
+    "Checkpoints",
     "SequenceRolloutBuffer",
     "TextMetrics",
     "TextVecEnv",
@@ -42,10 +49,12 @@ __all__ = [
     "evaluate",
     "generate",
     "get_algorithm",
+    "load",
     "make",
     "make_vec_env",
     "pretrain",
     "register",
+    "save",
 ]
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import HParam
+from stable_baselines3.common.vec_env import VecEnv
 
 from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
 
-__all__ = ["TextMetrics", "distinct_bigrams"]
+from .atomic import replace_file
+from .generators import isolated_generators
+
+__all__ = ["PeriodicEvaluation", "TextMetrics", "distinct_bigrams"]
 
 TEXT_ONLY = ("stdout", "log", "json", "csv")
 RewardFunction = Callable[..., Sequence[float]]
@@ -49,9 +55,21 @@ class TextMetrics(BaseCallback):
         self.n_samples = n_samples
         self._episodes: list[dict[str, Any]] = []
         self._clock, self._tokens = time.perf_counter(), 0
+        self._restored: Mapping[str, Any] = {}
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs to go on exactly; taken between rollouts."""
+        return {"running": self._running.copy(), "episodes": list(self._episodes)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on, when training starts, from a state of `get_state`."""
+        self._restored = state
 
     def _on_training_start(self) -> None:
         self._running = np.zeros((2, self.training_env.num_envs))  # reward and tokens so far of the episodes going on
+        if self._restored and self._restored["running"].shape == self._running.shape:
+            self._running, self._episodes = self._restored["running"].copy(), list(self._restored["episodes"])
+        self._restored = {}
         try:
             self._rows: list[dict[str, Any]] = self.training_env.get_attr("rows", 0)[0]
         except AttributeError:
@@ -116,6 +134,80 @@ class TextMetrics(BaseCallback):
             prompt, completion = as_markdown(info["prompt"]), as_markdown(info["completion"].strip())
             rows.append(f"- `{info['episode']['r']:.2f}` {prompt} **{completion}**")
         self.logger.record("rlhf/samples", "\n".join(rows), exclude=TEXT_ONLY)
+
+
+class PeriodicEvaluation(EvalCallback):
+    """SB3's `EvalCallback` at the end of rollouts, without any effect on the training.
+
+    The same prompts are completed each time, with generators of their own, seeded by the tokens trained for; so a run
+    with evaluations learns what it learns without. The figures go into the rollout's own row of the log.
+
+    Args:
+        env: the environment to evaluate in.
+        n_eval_episodes: episodes of an evaluation.
+        eval_freq: tokens between evaluations; at the end of the first rollout after that many.
+        folder: of `evaluations.npz`.
+        seed: of the environment.
+    """
+
+    def __init__(self, env: VecEnv, n_eval_episodes: int, eval_freq: int, folder: Path, seed: int, verbose: int = 0):
+        super().__init__(
+            env, n_eval_episodes=n_eval_episodes, eval_freq=eval_freq, log_path=str(folder), verbose=verbose
+        )
+        self.seed = seed
+        self._last = 0
+
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs to go on exactly."""
+        return {name: getattr(self, name) for name in self.STATE}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `get_state`."""
+        for name in self.STATE:
+            setattr(self, name, state[name])
+
+    STATE = (
+        "evaluations_timesteps",
+        "evaluations_results",
+        "evaluations_length",
+        "best_mean_reward",
+        "last_mean_reward",
+        "_last",
+    )
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.num_timesteps // self.eval_freq == self._last // self.eval_freq:
+            return
+        self._last = self.num_timesteps
+        with isolated_generators(self.num_timesteps):
+            self.eval_env.seed(self.seed)
+            rewards, lengths = evaluate_policy(
+                self.model, self.eval_env, self.n_eval_episodes, deterministic=False, return_episode_rewards=True
+            )
+        self.evaluations_timesteps.append(self.num_timesteps)
+        self.evaluations_results.append([float(reward) for reward in rewards])  # type: ignore[union-attr]
+        self.evaluations_length.append([int(length) for length in lengths])  # type: ignore[union-attr]
+        self._write()
+        self.last_mean_reward = float(np.mean(rewards))
+        self.best_mean_reward = max(self.best_mean_reward, self.last_mean_reward)
+        self.logger.record("eval/mean_reward", self.last_mean_reward)
+        self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+
+    def _write(self) -> None:
+        """Replace `evaluations.npz`, in SB3's form."""
+        import io
+
+        file = io.BytesIO()
+        np.savez(
+            file,
+            timesteps=self.evaluations_timesteps,
+            results=self.evaluations_results,
+            ep_lengths=self.evaluations_length,
+        )
+        replace_file(Path(f"{self.log_path}.npz"), file.getvalue())
 
 
 def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:

@@ -27,12 +27,20 @@ def main() -> None:
     """RLHF as Gymnasium environments: pre-train, train and evaluate language models."""
 
 
-@add_command(app, TrainConfig, "train")
-def train(config: TrainConfig) -> None:
+class TrainFlags(TrainConfig):
+    """The flags of `rlhf train`: the configuration of a run, or the folder of one to go on with."""
+
+    resume: str | None = Field(None, description="Folder of a run to go on with, from its newest whole checkpoint.")
+
+
+@add_command(app, TrainFlags, "train")
+def train(flags: TrainFlags) -> None:
     """Train an agent, and show what its completions were and have become.
 
     The run's folder <log-folder>/<algo>/<Env>_<k> gets config.json, TensorBoard events, progress.csv, curves.png,
-    evaluations.npz, samples.md, report.json, model/ (a Hugging Face folder) and the agent as SB3's zip.
+    evaluations.npz, samples.md, report.json, model/ (a Hugging Face folder), agent/ (a bundle of safetensors and JSON,
+    agents.load reads it) and, with --save-freq, checkpoints/ (bundles too). SIGTERM and Ctrl-C end a run with a
+    checkpoint; --resume goes on from it.
     """
     import time
 
@@ -43,20 +51,35 @@ def train(config: TrainConfig) -> None:
     started = time.perf_counter()
     console = Console()
     with user_errors():
+        config = TrainConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
+        if flags.resume is not None:
+            from .resume import find_run, is_finished, prepare_resumed
+
+            config = find_run(flags.resume, config)
+            if is_finished(flags.resume):
+                console.print(f"nothing to do: the run in {flags.resume} is finished, see its report.json")
+                return
         check_environment(config.env)
-        config.folder()
+        if flags.resume is None:
+            config.folder()
     with console.status("loading"), user_errors():
         from . import reports
-        from .train import prepare
+        from .train import RunInterrupted, prepare
         from .train import train as run
 
-        prepared = prepare(config)
+        prepared = prepare(config) if flags.resume is None else prepare_resumed(flags.resume, config)
     config = prepared.config
+    done = f", {prepared.agent.num_timesteps:,} of them done" if flags.resume is not None else ""
     console.print(
-        f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold]: {config.n_timesteps:,} tokens, {prepared.folder}"
+        f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold]: {config.n_timesteps:,} tokens{done}, "
+        f"{prepared.folder}"
     )
-    with user_errors():
-        result = run(prepared)
+    try:
+        with user_errors():
+            result = run(prepared)
+    except RunInterrupted as interrupted:
+        console.print(str(interrupted), soft_wrap=True)
+        return
     console.print(reports.samples_table(result.before, result.after))
     console.print(reports.change_table(result))
     seconds = time.perf_counter() - started
@@ -70,7 +93,8 @@ class EvaluateConfig(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     source: str = Field(
-        description="Run folder, model name or folder, hub id, or SB3 zip.", json_schema_extra={"argument": True}
+        description="Run folder, bundle, model name or folder, hub id, or SB3 zip.",
+        json_schema_extra={"argument": True},
     )
     env: str | None = Field(None, description="Environment id. The run's own, or rlhf/Sentiment-v0.")
     n_episodes: int = Field(

@@ -54,7 +54,12 @@ class user_errors:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if isinstance(error, ValueError | TypeError | OSError | ImportError | FloatingPointError):
+        from rlhf_envs.rewards import RewardError
+
+        from .train import RunStopped
+
+        expected = (ValueError, TypeError, OSError, ImportError, FloatingPointError, RewardError, RunStopped)
+        if isinstance(error, expected):
             fail(str(error))
 
 

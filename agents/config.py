@@ -79,9 +79,10 @@ class TrainConfig(BaseModel):
         "logs", description="Folder of all runs.", json_schema_extra={"flags": ["-f", "--log-folder"]}
     )
     run_name: str | None = Field(None, description="Name of this run's folder; <Env>_<k> by default.")
-    eval_freq: int = Field(16_384, description="Tokens between evaluations during training; 0 for none.")
+    eval_freq: int = Field(16_384, ge=0, description="Tokens between evaluations during training; 0 for none.")
     n_eval_episodes: int = Field(64, gt=0, description="Episodes of an evaluation during training.")
-    save_freq: int = Field(0, description="Tokens between checkpoints; 0 for none.")
+    save_freq: int = Field(0, ge=0, description="Tokens between checkpoints; 0 for none but on signals and errors.")
+    keep_checkpoints: int = Field(3, gt=0, description="Checkpoints that stay; older ones are deleted.")
     test_episodes: int = Field(256, ge=2, description="Held-out prompts completed before and after.")
     device: str = Field("auto", description="auto, cpu or cuda.")
     threads: int | None = Field(None, gt=0, description="CPU threads of torch; all cores by default.")

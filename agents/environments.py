@@ -15,6 +15,8 @@ __all__ = [
     "Description",
     "check_environment",
     "describe",
+    "find_bundle",
+    "is_bundle",
     "like_batch",
     "open_batch",
     "run_environment",
@@ -95,9 +97,25 @@ def _vocab_size(model: str | None) -> int | None:
     return json.loads(config.read_text(encoding="utf-8")).get("vocab_size") if config.is_file() else None
 
 
+def is_bundle(path: Path) -> bool:
+    """Whether a folder looks like a bundle of `agents.save`."""
+    return (path / "manifest.json").is_file() and (path / "agent.json").is_file()
+
+
+def find_bundle(path: Path) -> Path | None:
+    """The bundle at `path`, or of a run that is not finished its newest checkpoint; None without any."""
+    if is_bundle(path):
+        return path
+    checkpoints = [p for p in path.glob("checkpoints/*") if p.name.isdecimal() and is_bundle(p)]
+    return max(checkpoints, key=lambda p: int(p.name), default=None)
+
+
 def run_environment(source: str) -> str | None:
-    """The environment that a run folder was trained in; None where `source` is none."""
+    """The environment that a run folder or a bundle was trained in; None where `source` is neither."""
     path = Path(source)
+    if is_bundle(path):
+        env_id = json.loads((path / "agent.json").read_text(encoding="utf-8"))["env"].get("id")
+        return env_id if isinstance(env_id, str) else None
     folder = next((p for p in (path, *path.parents) if path.suffix == ".zip" and (p / "config.json").is_file()), path)
     config = folder / "config.json"
     env = json.loads(config.read_text(encoding="utf-8")).get("env") if config.is_file() else None
@@ -145,4 +163,6 @@ def like_batch(batch: EpisodeBatch, n: int) -> EpisodeBatch:
         max_new_tokens=batch.max_new_tokens,
         reward_fn=batch.reward_fn,
         data=batch.rows,
+        reward_timeout=batch.reward_timeout,
+        reward_retries=batch.reward_retries,
     )

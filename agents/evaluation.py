@@ -241,7 +241,7 @@ def _find_reference(
             f"the reference {reference!r} has {network.vocab_size} tokens and the policy {policy.n_actions}: it has to "
             "be a model with the same tokenizer"
         )
-    return reference if isinstance(reference, str) else model.name_or_path or type(model).__name__, network
+    return reference if isinstance(reference, str) else model.name_or_path or type(model).__name__, network.logits
 
 
 def _same_tokens(model: str, batch: EpisodeBatch) -> bool:

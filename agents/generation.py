@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .environments import like_batch, open_batch
+from .environments import find_bundle, is_bundle, like_batch, open_batch
 from .policy import TokenPolicy
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Source:
-    """What can be evaluated: an agent, a policy, a model, a run folder of `rlhf train`, or a model's name or folder.
+    """What can be evaluated: an agent, a policy, a model, a run's folder, a bundle, or a model's name or folder.
 
     Attributes:
         name: for people.
@@ -87,13 +87,17 @@ class Source:
         if not isinstance(source, str | Path):
             raise ValueError(
                 f"cannot evaluate a {type(source).__name__}: expected an agent or a policy of this package, a Hugging "
-                "Face causal language model, a run folder, or a model's name or folder"
+                "Face causal language model, a run folder, a bundle, or a model's name or folder"
             )
         path = Path(source)
         if path.suffix == ".zip" and path.is_file():
-            return cls(str(source), policy=_load_zip(path, trust))
-        if (path / RUN_MODEL / "config.json").is_file():
+            from .bundle_loading import load
+
+            return cls(str(source), policy=load(path, trust_pickle=trust).policy)
+        if (path / RUN_MODEL / "config.json").is_file() and not is_bundle(path):
             return cls._of_run(path)
+        if bundle := find_bundle(path):
+            return cls._of_bundle(bundle)
         from rlhf_envs.models import resolve
 
         return cls(str(source), model=resolve(str(source)))
@@ -109,6 +113,14 @@ class Source:
             env_kwargs=run.get("env_kwargs", {}),
             decoding={name: hyperparams[name] for name in DECODING if name in hyperparams},
         )
+
+    @classmethod
+    def _of_bundle(cls, path: Path) -> Source:
+        from .bundle_loading import load_policy
+
+        policy, description = load_policy(path)
+        kwargs = description["env"].get("kwargs", {})
+        return cls(str(path), policy=policy, env_kwargs={k: v for k, v in kwargs.items() if k != "render_mode"})
 
     def environment_options(self) -> dict[str, Any]:
         """What the environment has to be made with: the options of the run, and the model whose tokenizer it uses."""
@@ -262,16 +274,3 @@ def _choose(
         actions = torch.searchsorted(cumulative, points, right=True).squeeze(1).clamp(max=log_probs.shape[1] - 1)
     taken = log_probs.gather(1, actions[:, None]).squeeze(1)
     return actions.cpu().numpy(), taken.cpu().numpy()
-
-
-def _load_zip(path: Path, trust: bool) -> TokenPolicy:
-    if not trust:
-        raise ValueError(
-            f"{path} is an SB3 zip: it holds pickles, which can run code. Pass trust=True (--trust) if it is your own, "
-            "or evaluate the run folder, which needs none"
-        )
-    from .registry import available, get_algorithm
-
-    config = next((p / RUN_CONFIG for p in path.parents if (p / RUN_CONFIG).is_file()), None)
-    algorithm = json.loads(config.read_text(encoding="utf-8")).get("algo") if config is not None else None
-    return get_algorithm(algorithm if algorithm in available() else "ppo").load(path).policy

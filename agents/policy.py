@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from .kv_cache import SlottedTrunk
@@ -203,8 +205,12 @@ class TokenPolicy(ActorCriticPolicy):
 
         Raises:
             FloatingPointError: the logits are not finite.
+            ValueError: the observations have been rescaled.
         """
-        with self._autocast():
+        _check_token_ids(obs)
+        # TRPO differentiates its KL twice, which of attention's kernels only the plain one can
+        kernel = sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext()
+        with self._autocast(), kernel:
             logits = self.decoding_logits(self.language_model.head(self._hidden(obs, self._actor)))
         return TokenDistribution(self.n_actions).proba_distribution(logits)
 
@@ -399,6 +405,19 @@ class _Snapshot(nn.Module):
 
     def parameters_by_name(self) -> dict[str, torch.Tensor]:
         return {name.replace("/", "."): value for name, value in self.named_buffers()}
+
+
+def _check_token_ids(obs: PyTorchObs) -> None:
+    """Raise a ValueError for ids that a wrapper has rescaled; cast to whole numbers they would be other tokens."""
+    assert isinstance(obs, dict)
+    for key in ("input_ids", "attention_mask"):
+        values = obs[key]
+        if values.is_floating_point() and (values != values.floor()).any():  # the environment's own are integers
+            wrong = values[values != values.floor()][0].item()
+            raise ValueError(
+                f"{key} has {wrong:.3g}, which is no whole number: a wrapper rescales the observations. Token ids are "
+                "names: use VecNormalize(norm_obs=False), or no such wrapper"
+            )
 
 
 def _contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:

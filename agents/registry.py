@@ -65,10 +65,10 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         n_envs: environments in the batch, where `env` is an id; 32 by default.
         seed: seeds the environments, numpy and torch.
         **kwargs: the algorithm's own arguments (by default a rollout is one episode long, and four minibatches make an
-            epoch), and flat beside them those of `TokenPolicy` (`model`, `train`, `value`,
-            `temperature`, `top_k`, `top_p`) and of `SequenceRolloutBuffer` (`kl_coef`, `kl_target`, `kl_horizon`,
-            `whiten_rewards`). `model` is the environment's own by default; where `env` is an id, the environment is
-            made with the tokenizer of a given one.
+            epoch), and flat beside them those of `TokenPolicy` (`model`, `train`, `value`, `temperature`, `top_k`,
+            `top_p`, `bf16`, `micro_batch_size`, `compile`) and of `SequenceRolloutBuffer` (`kl_coef`, `kl_target`,
+            `kl_horizon`, `whiten_rewards`). `model` is the environment's own by default; where `env` is an id, the
+            environment is made with the tokenizer of a given one.
 
     Returns:
         An SB3 agent; `agent.learn(total_timesteps)` counts tokens.
@@ -146,14 +146,14 @@ def check_arguments(name: str, arguments: Iterable[str]) -> None:
 
 def _argument_names(cls: type[Any]) -> tuple[set[str], set[str], set[str]]:
     """The arguments of an algorithm, of the policy and of the buffer that `make` takes side by side."""
-    policy = _own_arguments(TokenPolicy, "observation_space", "action_space", "lr_schedule", "use_sde")
-    buffer = _own_arguments(
+    policy = own_arguments(TokenPolicy, "observation_space", "action_space", "lr_schedule", "use_sde")
+    buffer = own_arguments(
         SequenceRolloutBuffer, "buffer_size", "observation_space", "action_space", "device", "n_envs"
     )
-    return _own_arguments(cls, "env"), policy, buffer - {"gae_lambda", "gamma"}
+    return own_arguments(cls, "env"), policy, buffer - {"gae_lambda", "gamma"}
 
 
-def _own_arguments(cls: type[Any], *without: str) -> set[str]:
+def own_arguments(cls: type[Any], *without: str) -> set[str]:
     """Names of the arguments that a class and its bases take by name."""
     names: set[str] = set()
     for base in cls.__mro__:

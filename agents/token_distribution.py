@@ -46,7 +46,8 @@ class TokenDistribution(CategoricalDistribution):
         """
         cumulated = self.distribution.probs.double().cumsum(dim=-1)
         threshold = torch.rand_like(cumulated[:, :1]) * cumulated[:, -1:]
-        return torch.searchsorted(cumulated, threshold, right=True).squeeze(1)  # right: never a token of probability 0
+        tokens = torch.searchsorted(cumulated, threshold, right=True)  # right: never a token of probability 0
+        return tokens.squeeze(1).clamp(max=cumulated.shape[1] - 1)  # where rounding took the threshold to the very end
 
 
 def log_probs_and_entropies(

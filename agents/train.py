@@ -11,16 +11,32 @@ from typing import TYPE_CHECKING, Any
 from .config import TrainConfig
 
 if TYPE_CHECKING:
+    from .checkpoints import CheckpointCallback
     from .evaluation import Evaluation
 
-__all__ = ["Prepared", "TrainConfig", "TrainResult", "prepare", "train"]
+__all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "train"]
 
 logger = logging.getLogger(__name__)
+
+CONFIG, AGENT, CHECKPOINTS, MODEL, START = "config.json", "agent", "checkpoints", "model", "start"
+
+
+class RunStopped(RuntimeError):
+    """Training failed; the message has the cause and the checkpoint to go on from."""
+
+
+class RunInterrupted(Exception):
+    """A signal stopped the training and the run is saved; the message says where and how it goes on."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to start: the resolved configuration, its folder (not made yet), the agent, its callbacks."""
+    """A run that is ready to start: the resolved configuration, its folder (not made yet), the agent, its callbacks.
+
+    Attributes:
+        generators: the states of the global generators that training starts with, where the run goes on from a
+            checkpoint; None in a new run.
+    """
 
     config: TrainConfig
     folder: Path
@@ -28,6 +44,14 @@ class Prepared:
     callbacks: list[Any]
     before: Evaluation
     started: float
+    generators: dict[str, Any] | None = None
+
+    @property
+    def checkpoints(self) -> CheckpointCallback:
+        """The callback that saves the run."""
+        from .checkpoints import CheckpointCallback
+
+        return next(callback for callback in self.callbacks if isinstance(callback, CheckpointCallback))
 
 
 @dataclass(frozen=True)
@@ -53,49 +77,87 @@ def prepare(config: TrainConfig) -> Prepared:
     folder = config.folder()
     agent = build_agent(config)
     callbacks = build_callbacks(config, agent, folder)
-    return Prepared(config, folder, agent, callbacks, _evaluate(config, agent), started)
+    return Prepared(config, folder, agent, callbacks, evaluate_held_out(config, agent), started)
 
 
 def train(run: Prepared | TrainConfig) -> TrainResult:
-    """Train, and write the run's folder: configuration, TensorBoard events, curves, samples, report, model, agent."""
+    """Train, and write the run's folder: configuration, TensorBoard events, curves, samples, report, model, agent.
+
+    SIGTERM, or SIGINT once, ends the training at once with a checkpoint; a run that fails leaves one too. Either goes
+    on with `agents.resume.prepare_resumed`, which is what `rlhf train --resume` does.
+
+    Raises:
+        RunInterrupted: a signal ended it.
+        RunStopped: training failed.
+        OSError: the folder cannot be written.
+    """
     from . import reports
 
     run = run if isinstance(run, Prepared) else prepare(run)
     config, folder, agent = run.config, run.folder, run.agent
-    _open_folder(config, folder, agent)
-    if agent.policy.model_name is None:
-        agent.policy.save_pretrained(folder / "start")  # nothing else says what a fresh model was: KL is measured to it
-    try:
-        agent.learn(config.n_timesteps, callback=run.callbacks, log_interval=1, progress_bar=config.progress)
-    except BaseException:
-        kept = _save(config, folder, agent)
-        where = (
-            f"what was learned until then is in {folder}" if kept else "its weights are not finite, nothing was saved"
-        )
-        logger.error("the run stopped after %d tokens; %s", agent.num_timesteps, where)
-        raise
-    finally:
-        agent.logger.close()
-    after = _evaluate(config, agent)
-    _save(config, folder, agent)
+    assert config.n_timesteps is not None
+    _open_folder(run)
+    if agent.num_timesteps < config.n_timesteps:
+        _learn(run, config.n_timesteps - agent.num_timesteps)
+    else:  # it was stopped after its last update
+        agent.policy.save_pretrained(folder / MODEL)
+    after = evaluate_held_out(config, agent)
     agent.get_env().close()
     result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
     reports.write(result)
     return result
 
 
-def _save(config: TrainConfig, folder: Path, agent: Any) -> bool:
-    """Save the model and the agent, unless the weights have diverged."""
-    import torch
+def _learn(run: Prepared, tokens: int) -> None:
+    """Train for so many more tokens, and save the agent and the model."""
+    from . import bundles
+    from .generators import set_generators
 
-    if not all(torch.isfinite(p).all() for p in agent.policy.parameters()):
-        return False
-    agent.policy.save_pretrained(folder / "model")
-    agent.save(folder / config.env_id.rpartition("/")[2])
-    return True
+    agent, guard = run.agent, run.checkpoints
+    if run.generators is not None:
+        set_generators(run.generators)
+    try:
+        agent.learn(
+            tokens,
+            callback=run.callbacks,
+            log_interval=1,
+            reset_num_timesteps=run.generators is None,
+            progress_bar=run.config.progress,
+        )
+        if not guard.gave_up:
+            bundles.save(agent, run.folder / AGENT, guard.state())
+            agent.policy.save_pretrained(run.folder / MODEL)
+    except Exception as error:
+        raise RunStopped(_explain(run, error)) from error
+    finally:
+        guard.close()
+        agent.logger.close()
+    if guard.interrupted is not None:
+        where = guard.saved if guard.gave_up else run.folder / AGENT
+        raise RunInterrupted(
+            f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume {run.folder}"
+        )
 
 
-def _evaluate(config: TrainConfig, agent: Any) -> Evaluation:
+def _explain(run: Prepared, error: Exception) -> str:
+    """Save what can be saved of a run that failed, and say where it is and what the matter was."""
+    from rlhf_envs.rewards import RewardError
+
+    folder, agent = run.folder, run.agent
+    if not isinstance(error, ValueError | OSError | FloatingPointError | RewardError):  # a bug
+        logger.error("training failed", exc_info=error)
+    checkpoint = run.checkpoints.rescue()
+    if checkpoint is None:
+        kept = "no checkpoint could be written, what it has learned is lost"
+    else:
+        if not (folder / CONFIG).is_file():  # the folder was deleted, and made again for the checkpoint
+            _write_config(run)
+        kept = f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {folder}"
+    return f"the run stopped after {agent.num_timesteps} tokens: {error or type(error).__name__}; {kept}"
+
+
+def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
+    """The agent on the test split, with the same prompts and random numbers each time."""
     from .evaluation import evaluate
 
     return evaluate(agent, config.env_id, n_episodes=config.test_episodes, env_kwargs=config.held_out_kwargs())
@@ -113,17 +175,23 @@ def build_agent(config: TrainConfig) -> Any:
     import torch
 
     from .registry import check_arguments, make
-    from .vec_env import make_vec_env
 
     check_arguments(config.algo, config.agent_kwargs())
     _check_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    assert config.n_envs is not None
-    env = make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
+    env = build_environment(config)
     return make(
         config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **config.agent_kwargs()
     )
+
+
+def build_environment(config: TrainConfig) -> Any:
+    """The training environment of a resolved configuration."""
+    from .vec_env import make_vec_env
+
+    assert config.n_envs is not None
+    return make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
 
 
 def _check_device(name: str) -> None:
@@ -138,38 +206,44 @@ def _check_device(name: str) -> None:
 
 
 def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
-    """Text metrics with the task's judges, and SB3's evaluation and checkpoint callbacks."""
-    from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
-
-    from .callbacks import TextMetrics
+    """Text metrics with the task's judges, evaluations, and the checkpoints of the run."""
+    from .callbacks import PeriodicEvaluation, TextMetrics
+    from .checkpoints import CheckpointCallback, Checkpoints
     from .evaluation import find_judges
     from .vec_env import make_vec_env
 
-    n_envs = agent.get_env().num_envs
     callbacks: list[Any] = [TextMetrics(judges=find_judges(agent.get_env().get_attr("task", 0)[0], None))]
     if config.eval_freq > 0:
         kwargs = {"split": "validation", **config.held_out_kwargs()}
-        env = make_vec_env(config.env_id, min(config.n_eval_episodes, 64), seed=config.seed, **kwargs)
+        env = make_vec_env(config.env_id, min(config.n_eval_episodes, 64), **kwargs)
         callbacks.append(
-            EvalCallback(
-                env,
-                n_eval_episodes=config.n_eval_episodes,
-                eval_freq=max(config.eval_freq // n_envs, 1),
-                log_path=str(folder),
-                deterministic=False,
-                verbose=config.verbose,
-            )
+            PeriodicEvaluation(env, config.n_eval_episodes, config.eval_freq, folder, config.seed, config.verbose)
         )
-    if config.save_freq > 0:
-        steps = max(config.save_freq // n_envs, 1)
-        callbacks.append(CheckpointCallback(steps, str(folder / "checkpoints"), verbose=config.verbose))
-    return callbacks
+    checkpoints = Checkpoints(folder / CHECKPOINTS, config.keep_checkpoints)
+    guard = CheckpointCallback(checkpoints, config.save_freq, tuple(callbacks), verbose=config.verbose)
+    return [*callbacks, guard]
 
 
-def _open_folder(config: TrainConfig, folder: Path, agent: Any) -> None:
-    from stable_baselines3.common.logger import configure
+def _open_folder(run: Prepared) -> None:
+    """Make the run's folder, or reopen it, and let the agent log there."""
+    from .resume import at_start
+    from .run_log import open_logger
 
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(config.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    formats = ["csv", "tensorboard"] + (["stdout"] if config.verbose else [])
-    agent.set_logger(configure(str(folder), formats))
+    config, folder, agent = run.config, run.folder, run.agent
+    try:
+        folder.mkdir(parents=True, exist_ok=run.generators is not None)
+        _write_config(run)
+        if agent.policy.model_name is None:  # nothing else says what a fresh model was: KL is measured to it
+            with at_start(agent.policy):
+                agent.policy.save_pretrained(folder / START)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f"cannot write the run's folder {folder}: {reason}; choose another --log-folder") from error
+    resumed_at = None if run.generators is None else agent.num_timesteps
+    agent.set_logger(open_logger(folder, config.verbose > 0, resumed_at))
+
+
+def _write_config(run: Prepared) -> None:
+    from .atomic import replace_file
+
+    replace_file(run.folder / CONFIG, (run.config.model_dump_json(indent=2) + "\n").encode("utf-8"))

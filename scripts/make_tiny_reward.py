@@ -48,7 +48,8 @@ of "tiny"; it reads `prompt + completion`.
 - **Score:** `logit * config.reward_gain + config.reward_bias`, which has mean 0 and standard deviation 1 over
   {references:,} passages of the validation reviews ({min_words}-{max_words} words, some cut off).
 - **Loss:** Bradley-Terry, `-log sigmoid(chosen - rejected)`, {epochs} epoch of {pairs:,} pairs, {seconds:.0f} s
-  on a CPU, by `scripts/make_tiny_reward.py` from the weights of "tiny".
+  on a CPU, by `scripts/make_tiny_reward.py` from the weights of "tiny"
+  (as they were after the first of its two training runs).
 - **Data, people's ratings:** {human:,} pairs of the training split of 10,605 film snippets, each rated from -4
   to 4 by 15 to 29 people (Hutto and Gilbert, 2014; MIT), where the means differ by more than {gap:g}. A snippet
   that is also in the review corpus is held out when the corpus holds it out.

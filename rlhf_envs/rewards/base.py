@@ -12,9 +12,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
-__all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "evaluate_reward"]
+__all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "ScoreError", "evaluate_reward"]
 
 Columns = Mapping[str, list[Any]]
+
+
+class ScoreError(ValueError):
+    """A reward function returned something else than one finite number an episode.
+
+    Attributes:
+        index: the completion whose score is wrong; None where it is their number or kind.
+    """
+
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class RewardFunction(Protocol):
@@ -125,6 +137,21 @@ class Composed(Reward):
             total = np.asarray(value(self))
         return _check_scores(total, self.name, prompts, completions), components
 
+    def map_leaves(self, function: Callable[[Reward], Reward]) -> Composed:
+        """The same composition of what `function` makes of every leaf; it is called once for each."""
+        made: dict[int, Reward] = {}
+
+        def mapped(operand: Reward | float) -> Reward | float:
+            if not isinstance(operand, Reward):
+                return operand
+            if isinstance(operand, Composed):
+                return Composed(operand.operator, mapped(operand.left), mapped(operand.right))
+            if id(operand) not in made:
+                made[id(operand)] = function(operand)
+            return made[id(operand)]
+
+        return Composed(self.operator, mapped(self.left), mapped(self.right))
+
 
 def evaluate_reward(
     reward_fn: Callable[..., Any], prompts: list[str], completions: list[str], columns: Columns
@@ -141,8 +168,8 @@ def evaluate_reward(
         The scores, (n,) float64, all finite, and its components by name, (n,) float64 each.
 
     Raises:
-        ValueError: the reward returned something else than one finite number an episode. The message names the
-            reward, the index, the prompt and the completion.
+        ScoreError: a ValueError: the reward returned something else than one finite number an episode. The message
+            names the reward, the index, the prompt and the completion.
     """
     if isinstance(reward_fn, Reward):
         return reward_fn.evaluate(prompts, completions, columns)
@@ -158,28 +185,29 @@ def _checked(
 
 
 def _check_scores(scores: Any, name: str, prompts: list[str], completions: list[str]) -> np.ndarray:
-    """`scores` as (n,) float64, or a ValueError that says what is wrong with them."""
+    """`scores` as (n,) float64, or a ScoreError that says what is wrong with them."""
     n = len(prompts)
     if hasattr(scores, "detach"):  # a torch tensor, of any float type, without importing torch
         scores = scores.detach().double().cpu().numpy()
     if isinstance(scores, np.ndarray):
         if scores.shape != (n,):
-            raise ValueError(
+            raise ScoreError(
                 f"reward {name!r} returned an array of shape {scores.shape} for {n} completions: return one float a "
                 f"completion, shape ({n},)" + ("; squeeze the last axis" if scores.shape == (n, 1) else "")
             )
     elif not isinstance(scores, Sequence) or isinstance(scores, str | bytes):
-        raise ValueError(f"reward {name!r} returned {scores!r} for {n} completions: return a list of {n} floats")
+        raise ScoreError(f"reward {name!r} returned {scores!r} for {n} completions: return a list of {n} floats")
     elif len(scores) != n:
-        raise ValueError(f"reward {name!r} returned {len(scores)} scores for {n} completions: return one a completion")
+        raise ScoreError(f"reward {name!r} returned {len(scores)} scores for {n} completions: return one a completion")
     checked = np.empty(n, dtype=np.float64)
     for i, score in enumerate(scores):
         checked[i] = number = _as_number(score)
         if not np.isfinite(number):
             shown = score.item() if isinstance(score, np.generic) else score
-            raise ValueError(
+            raise ScoreError(
                 f"reward {name!r} returned {shown!r} for completion {i} of {n}: a score must be a finite number. "
-                f"Prompt: {prompts[i]!r}. Completion: {completions[i]!r}"
+                f"Prompt: {prompts[i]!r}. Completion: {completions[i]!r}.",
+                index=i,
             )
     return checked
 

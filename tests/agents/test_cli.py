@@ -47,9 +47,10 @@ def test_a_run_fills_its_folder(run: tuple[Path, Any]) -> None:
         "model/config.json",
         "model/model.safetensors",
         "start/model.safetensors",
-        "TokenBandit-v0.zip",
-        "checkpoints/rl_model_192_steps.zip",
-        "checkpoints/rl_model_384_steps.zip",
+        "agent/policy.safetensors",
+        "agent/manifest.json",
+        "checkpoints/192/manifest.json",
+        "checkpoints/384/manifest.json",
     } <= files
     assert any(file.startswith("events.out.tfevents") for file in files)
 
@@ -248,6 +249,18 @@ def test_train_is_callable_from_python_and_repeats_itself(tmp_path: Path) -> Non
     assert first.folder == tmp_path / "a" / "a2c" / "TokenBandit-v0_1"
 
 
+def test_a_reward_that_raises_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def down(self: Any, prompts: list[str], completions: list[str], **columns: Any) -> Any:
+        raise ConnectionError("the judge is down")
+
+    monkeypatch.setattr("rlhf_envs.rewards.rules.TokenBanditReward.score", down)
+    result = rlhf("train", *SMALL, "-f", str(tmp_path), "--env-kwargs", "reward_retries:0")
+    assert result.exit_code == 2
+    assert "rlhf: reward 'token-bandit' failed once" in result.output
+    assert "ConnectionError: the judge is down" in result.output
+    assert "Traceback" not in result.output
+
+
 def test_a_run_that_fails_in_the_middle_keeps_what_it_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rlhf_envs.rewards.rules import TokenBanditReward
 
@@ -274,7 +287,14 @@ def test_a_run_that_fails_in_the_middle_keeps_what_it_learned(tmp_path: Path, mo
     result = rlhf("train", *flags, "--test-episodes", "4", "--no-progress", "-f", str(tmp_path))
     assert result.exit_code == 2
     assert "token-bandit" in result.output
-    assert (tmp_path / "ppo" / "TokenBandit-v0_1" / "model" / "model.safetensors").is_file()
+    folder = tmp_path / "ppo" / "TokenBandit-v0_1"
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    said = " ".join(result.stderr.split())
+    assert f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {folder}" in said
+    monkeypatch.undo()
+    figures = rlhf("evaluate", str(folder), "-n", "8")
+    assert figures.exit_code == 0, figures.output
+    assert str(checkpoint) in "".join(figures.output.split()), "of an unfinished run the newest checkpoint is evaluated"
 
 
 @pytest.mark.parametrize(

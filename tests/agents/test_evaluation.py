@@ -30,8 +30,8 @@ def agent() -> Any:
 @pytest.fixture(scope="module")
 def trained() -> Any:
     torch.manual_seed(0)
-    agent = make("ppo", BANDIT, n_envs=64, seed=0, learning_rate=1e-2, batch_size=96, kl_coef=0.0)
-    return agent.learn(2000)
+    agent = make("ppo", BANDIT, n_envs=64, seed=0, learning_rate=3e-3, batch_size=96, kl_coef=0.0)
+    return agent.learn(4000)
 
 
 # Generation

@@ -6,15 +6,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import TRPO
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env as sb3_make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan, VecMonitor
+from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan, VecMonitor, VecNormalize
 
 import rlhf_envs  # noqa: F401  registers the environments
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
+from agents.pretrain import build_model
 
 ID = "rlhf/IncreasingNumbers-v0"
 
@@ -91,10 +93,11 @@ class TestStock:
 
     def test_evaluation_in_between_leaves_training_alone(self, cls):
         evaluate = EvalCallback(make_vec_env(ID, 3, seed=5), n_eval_episodes=3, eval_freq=7, verbose=0)
-        quiet, watched = make_agent(cls).learn(80), make_agent(cls).learn(80, callback=evaluate)
+        # Refilling the KV cache rounds differently. Adam, and advantages normalised where all are nearly 0, magnify that.
+        plain = {"policy_kwargs": {"optimizer_class": torch.optim.SGD}, "normalize_advantage": False}
+        quiet, watched = make_agent(cls, **plain).learn(80), make_agent(cls, **plain).learn(80, callback=evaluate)
         assert quiet.rollout_buffer.actions.tolist() == watched.rollout_buffer.actions.tolist()
-        # refilling the KV cache rounds differently, and Adam's first steps magnify that where a gradient is near zero
-        assert (weights(quiet) - weights(watched)).abs().mean() < 1e-4
+        assert (weights(quiet) - weights(watched)).abs().mean() < 1e-6
 
 
 def test_evaluate_policy_on_plain_and_batched_environments_agrees():
@@ -122,3 +125,39 @@ def test_without_the_sequence_buffer_stock_ppo_still_learns():
     before = weights(agent)
     agent.learn(40)
     assert not torch.equal(before, weights(agent))
+
+
+@pytest.mark.parametrize("buffer", [None, SequenceRolloutBuffer])
+def test_trpo_of_sb3_contrib(buffer):
+    """TRPO differentiates the KL twice, through attention too, and steps inside its trust region."""
+    env = make_vec_env("rlhf/TokenBandit-v0", 8, seed=0)
+    small = {"model": build_model(int(env.action_space.n), 4, n_layer=1, n_embd=16, n_head=2)}
+    agent = TRPO(
+        TokenPolicy,
+        env,
+        n_steps=12,
+        batch_size=48,
+        target_kl=0.02,
+        rollout_buffer_class=buffer,
+        policy_kwargs=small,
+        seed=0,
+        device="cpu",
+    )
+    before = weights(agent)
+    agent.learn(96)
+    logged = agent.logger.name_to_value
+    assert not torch.equal(before, weights(agent))
+    assert logged["train/is_line_search_success"] == 1
+    assert 0 < logged["train/kl_divergence_loss"] < 0.02
+
+
+@pytest.mark.parametrize("buffer", [None, SequenceRolloutBuffer])
+def test_rescaled_token_ids_are_refused(buffer):
+    def learn(env):
+        PPO(TokenPolicy, env, n_steps=10, batch_size=20, n_epochs=1, rollout_buffer_class=buffer, device="cpu").learn(
+            40
+        )
+
+    learn(VecNormalize(make_vec_env(ID, 4, seed=0), norm_obs=False, norm_reward=False))
+    with pytest.raises(ValueError, match=r"VecNormalize\(norm_obs=False\)"):
+        learn(VecNormalize(make_vec_env(ID, 4, seed=0)))

@@ -1,0 +1,174 @@
+"""Folders that are there whole or not at all, with the checksums of their files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "MANIFEST",
+    "BundleError",
+    "atomic_folder",
+    "clear_unfinished",
+    "discard",
+    "find_folder",
+    "replace_file",
+    "verify",
+]
+
+MANIFEST = "manifest.json"
+
+
+class BundleError(ValueError):
+    """A bundle that is damaged, or none; the message names the file."""
+
+
+@contextmanager
+def atomic_folder(target: Path, **manifest: Any) -> Iterator[Path]:
+    """Fill a folder that takes the place of `target` when all of it is on the disk, and not before.
+
+    What is inside the `with` writes into a hidden folder beside `target`. Then `manifest.json` is added (the given
+    entries, and the size and SHA-256 of every file), all is synced to the disk, and the folder is renamed. An older
+    `target` steps aside first; where the process dies between the two renames, `find_folder` finds it. One process at a
+    time may write to a target.
+
+    Raises:
+        OSError: it could not be written; the message names the target and says what to do. `target` is as it was.
+    """
+    target = Path(os.path.abspath(target))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        clear_unfinished(target.parent, target.name)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp-", dir=target.parent))
+    except OSError as error:
+        raise _explained(error, target) from error
+    try:
+        yield folder
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        entries = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files.items()}
+        text = json.dumps({**manifest, "files": entries}, indent=2) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
+        mask = _umask()
+        for path in [*folder.rglob("*"), folder]:
+            os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)  # mkdtemp and safetensors keep others out
+            _sync(path)
+        _put(folder, target)
+    except OSError as error:
+        raise _explained(error, target) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)  # gone already where all went well
+
+
+def _put(folder: Path, target: Path) -> None:
+    aside = _aside(target)
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(target, aside)
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if aside.is_dir():
+            os.rename(aside, target)
+        raise
+    _sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(target: Path) -> Path:
+    return target.parent / f".{target.name}.old"
+
+
+def find_folder(target: Path) -> Path:
+    """`target`, or the older one that stepped aside for a save that never finished."""
+    target = Path(os.path.abspath(target))
+    return _aside(target) if not target.exists() and _aside(target).is_dir() else target
+
+
+def clear_unfinished(parent: Path, name: str = "*") -> None:
+    """Remove what saves to `parent / name` that were cut short have left; by default of all names."""
+    for stale in parent.glob(f".{name}.tmp-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def discard(target: Path) -> None:
+    """Remove a folder; where that is cut short, what is left of it is hidden."""
+    gone = target.parent / f".{target.name}.tmp-gone"
+    shutil.rmtree(gone, ignore_errors=True)
+    os.rename(target, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Check every file of a folder that `atomic_folder` made; returns its manifest.
+
+    Raises:
+        BundleError: it has no manifest, or a file is missing or differs; the message names the file.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is no bundle: there is no such folder")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
+    except FileNotFoundError:
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BundleError(f"{folder / MANIFEST} cannot be read ({error}): the bundle is damaged") from error
+    for name, digest in files.items():
+        path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts or not path.is_file():
+            raise BundleError(f"{path} is missing: the bundle is damaged; take another checkpoint")
+        if _sha256(path) != digest:
+            raise BundleError(f"{path} has changed since it was saved (its SHA-256 differs): take another checkpoint")
+    return dict(manifest)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file that is there whole or as it was."""
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise _explained(error, path) from error
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or the names in a folder, to the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _explained(error: OSError, target: Path) -> OSError:
+    reason = error.strerror or str(error)
+    message = f"cannot write {target}: {reason}. Free space there or make it writable; what was saved before is intact"
+    return type(error)(error.errno, message) if error.errno else OSError(message)

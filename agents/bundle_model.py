@@ -1,0 +1,165 @@
+"""The tensors of a bundle and the language model inside it: config, tokenizer, weights with their ties."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .atomic import BundleError
+from .policy import TokenPolicy
+
+__all__ = [
+    "build_network",
+    "known_model",
+    "load_optimizer",
+    "load_state",
+    "save_optimizer",
+    "save_state",
+    "write_model",
+]
+
+
+def save_state(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, str]:
+    """Write a state dict, tensors that share their memory once; returns the other names: name to the one stored."""
+    first: dict[tuple[Any, ...], str] = {}
+    shared: dict[str, str] = {}
+    stored: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        owner = first.setdefault(_place(tensor), name) if tensor.numel() else name
+        if owner != name:
+            shared[name] = owner
+            continue
+        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        tensor = tensor.detach().cpu().contiguous()
+        stored[name] = tensor if whole else tensor.clone()  # of a part of a larger storage the part alone
+    save_tensors(stored, path)
+    return shared
+
+
+def load_state(module: torch.nn.Module, path: Path, shared: Mapping[str, str]) -> None:
+    """Load what `save_state` wrote into a module that is tied the same way.
+
+    Raises:
+        BundleError: the tensors are not those of the module, or are tied in another way.
+    """
+    tensors = load_file(path)
+    here: dict[tuple[Any, ...], str] = {}
+    ties = {}
+    for name, tensor in module.state_dict().items():
+        owner = here.setdefault(_place(tensor), name) if tensor.numel() else name
+        if owner != name:
+            ties[name] = owner
+    if ties != dict(shared):
+        different = sorted(set(ties.items()) ^ set(shared.items()))[0]
+        raise BundleError(f"{path}: {' and '.join(different)} share their memory on one side only, saved or built now")
+    try:
+        module.load_state_dict({**tensors, **{name: tensors[owner] for name, owner in shared.items()}})
+    except (RuntimeError, KeyError) as error:
+        raise BundleError(f"{path} does not fit the agent that the bundle describes: {error}") from error
+
+
+def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
+    storage = tensor.untyped_storage().data_ptr()
+    return (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """`safetensors.torch.save_file`, with failures of the disk as OSError."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        raise OSError(f"{path.name}: {error}") from error
+
+
+def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> dict[str, Any]:
+    """Write the tensors of an optimizer; returns the rest of its state, plain values."""
+    state = optimizer.state_dict()
+    tensors, plain = {}, {}
+    for index, values in state["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}/{name}"] = value.detach().cpu().contiguous()
+            else:
+                plain[f"{index}/{name}"] = value
+    save_tensors(tensors, path)
+    return {"param_groups": state["param_groups"], "values": plain}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, path: Path, rest: Mapping[str, Any]) -> None:
+    """Load what `save_optimizer` wrote.
+
+    Raises:
+        BundleError: it is the state of another optimizer.
+    """
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in {**load_file(path), **rest["values"]}.items():
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = value
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+    except (ValueError, KeyError) as error:
+        raise BundleError(f"{path} is the state of another optimizer: {error}") from error
+
+
+def write_model(policy: TokenPolicy, tokenizer: Any, folder: Path) -> None:
+    """Write what the language model is, without its weights: config, generation config and tokenizer."""
+    model = policy.language_model.model
+    model.config.save_pretrained(folder)
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def build_network(folder: Path, dtype: str, attention: str | None) -> Any:
+    """The causal language model of a config in `folder`, with weights yet to be loaded.
+
+    Raises:
+        BundleError: the config asks for code of its own, or for an architecture that is not in `transformers`.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    for path in folder.glob("*.json"):
+        if "auto_map" in json.loads(path.read_text(encoding="utf-8")):
+            raise BundleError(f"{path} asks for code of its own (auto_map), which a bundle never runs")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        model = AutoModelForCausalLM.from_config(
+            config,
+            trust_remote_code=False,
+            dtype=getattr(torch, dtype),
+            **({} if attention is None else {"attn_implementation": attention}),
+        )
+    except (ValueError, KeyError, ImportError, OSError) as error:
+        raise BundleError(
+            f"the model of {folder} cannot be built ({error}): if its class is yours, build it and pass it, "
+            "agents.load(..., policy_kwargs={'model': model})"
+        ) from error
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model.eval()
+
+
+def known_model(name: str | None, folder: Path) -> str | None:
+    """A model's name where its tokenizer is at hand and still the same, else the folder in the bundle.
+
+    Hub ids are never looked up: a bundle takes nothing from the network.
+    """
+    from rlhf_envs.models import EMBEDDED, has_tokenizer, load_tokenizer, vocabulary_fingerprint
+
+    if name is None or not has_tokenizer(str(folder)):
+        return name
+    if name in (*EMBEDDED, "smollm2") or Path(name).is_dir():
+        try:
+            saved = vocabulary_fingerprint(load_tokenizer(str(folder)))
+            if has_tokenizer(name) and vocabulary_fingerprint(load_tokenizer(name)) == saved:
+                return name
+        except (ValueError, ModuleNotFoundError):
+            pass
+    return str(folder)

@@ -1,0 +1,219 @@
+"""Checkpoints of a run: numbered bundles of which the last few are kept, and the callback that writes them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+
+from .atomic import clear_unfinished, discard, find_folder
+from .bundle_loading import load
+from .bundles import BundleError, capture, read, read_extra, write
+from .run_log import pending_figures, restore_figures
+
+__all__ = ["CheckpointCallback", "Checkpoints"]
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpoints:
+    """A folder of bundles named by the tokens trained for, `<directory>/<tokens>`; the last `keep` stay.
+
+    Args:
+        directory: the folder; made when the first checkpoint is saved.
+        keep: how many stay.
+
+    Raises:
+        ValueError: `keep` is below 1.
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 3) -> None:
+        if keep < 1:
+            raise ValueError(f"keep={keep}: expected at least one checkpoint to keep")
+        self.directory, self.keep = Path(directory), keep
+
+    def save(self, agent: Any, extra: Mapping[str, Any] | None = None) -> Path:
+        """Save the agent as it is now, see `agents.save`; returns the bundle's folder."""
+        return self.write(capture(agent, extra), agent)
+
+    def write(self, captured: Mapping[str, Any], agent: Any) -> Path:
+        """Save what `bundles.capture` gave, with the agent's weights; older checkpoints beyond `keep` go."""
+        path = self.directory / str(captured["attributes"]["num_timesteps"])
+        clear_unfinished(self.directory)
+        write(captured, agent, path)
+        for old in self._numbers()[self.keep :]:
+            if old != int(path.name):
+                discard(find_folder(self.directory / str(old)))
+        return path
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint that is whole; broken ones are skipped with a warning. None without any."""
+        for number in self._numbers():
+            path = find_folder(self.directory / str(number))
+            try:
+                read(path)
+            except BundleError as error:
+                logger.warning("skipping a checkpoint: %s", error)
+            else:
+                return path
+        return None
+
+    def load(self, env: Any = None, **overrides: Any) -> Any:
+        """The agent of the newest whole checkpoint, see `agents.load`.
+
+        Raises:
+            BundleError: there is none.
+        """
+        path = self.latest()
+        if path is None:
+            raise BundleError(f"{self.directory} holds no checkpoint that is whole")
+        return load(path, env, **overrides)
+
+    def _numbers(self) -> list[int]:
+        """The tokens of all checkpoints, newest first; also of those that stepped aside for a save cut short."""
+        names = [p.name for p in self.directory.glob("*")] + [
+            p.name[1:].removesuffix(".old") for p in self.directory.glob(".*.old")
+        ]
+        return sorted({int(name) for name in names if name.isdecimal()}, reverse=True)
+
+
+class CheckpointCallback(BaseCallback):
+    """Save checkpoints between rollouts, stop on SIGTERM and SIGINT, and save what can be when training fails.
+
+    A run goes on exactly from a *boundary*, the moment before a rollout. During a rollout the weights stay as they are,
+    so that the little that does change (environments, generators, counters) is remembered at its start, and the
+    boundary can be written until the next gradient step. So on a signal the rollout is given up, and the run goes on
+    from where it began; a signal during an update waits for its end. A second SIGINT interrupts at once.
+
+    Args:
+        checkpoints: where to.
+        save_freq: tokens between checkpoints; at the first boundary after that many. 0: on signals and errors only.
+        callbacks: callbacks with `get_state` and `set_state` whose state belongs to the run.
+        signals: whether to handle signals (in the main thread alone).
+
+    Attributes:
+        interrupted: the signal that came, or None.
+        gave_up: whether a rollout was given up for it; a signal during the last update finds nothing to give up.
+        saved: the last checkpoint written.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        save_freq: int = 0,
+        callbacks: Sequence[Any] = (),
+        signals: bool = True,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        self.checkpoints, self.save_freq, self.callbacks = checkpoints, save_freq, callbacks
+        self.interrupted: signal.Signals | None = None
+        self.gave_up = False
+        self.saved: Path | None = None
+        self._signals = signals
+        self._handlers: dict[signal.Signals, Any] = {}
+        self._boundary: dict[str, Any] | None = None
+        self._stepped = False  # whether the weights have moved since
+        self._restored: dict[str, Any] = {}
+        self._last = 0
+
+    def restore(self, bundle: Path) -> None:
+        """Give the callbacks, and the logger once training starts, what they had when `bundle` was saved."""
+        self._restored = read_extra(bundle)
+        states = self._restored.get("callbacks", {})
+        for callback in self.callbacks:
+            if type(callback).__name__ in states:
+                callback.set_state(states[type(callback).__name__])
+
+    def state(self) -> dict[str, Any]:
+        """What a bundle of the run keeps beside the agent: the state of the callbacks and the logger."""
+        states = {type(callback).__name__: callback.get_state() for callback in self.callbacks}
+        return {"callbacks": states, "logger": pending_figures(self.logger)}
+
+    def _on_training_start(self) -> None:
+        self.checkpoints.directory.mkdir(parents=True, exist_ok=True)
+        self._last = self.model.num_timesteps
+        self._boundary, self.interrupted, self.gave_up = None, None, False
+        if "logger" in self._restored:
+            restore_figures(self.logger, self._restored["logger"])
+        self._hook = self.model.policy.optimizer.register_step_post_hook(self._note_step)
+        if self._signals and threading.current_thread() is threading.main_thread():
+            self._handlers = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def _note_step(self, *_: object) -> None:
+        self._stepped = True
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.interrupted = self.interrupted or signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, self._handlers[signal.SIGINT])
+
+    def _on_rollout_start(self) -> None:
+        if not self.checkpoints.directory.is_dir():
+            raise FileNotFoundError(
+                f"the folder {self.checkpoints.directory} was deleted under the run: put it back, or start another run"
+            )
+        self._boundary, self._stepped = capture(self.model, self.state()), False
+        if self._is_due() or self.interrupted:
+            self._save(self._boundary)
+
+    def _on_step(self) -> bool:
+        if self.interrupted is None:
+            return True
+        self._save_boundary()
+        self.gave_up = True
+        return False
+
+    def _on_training_end(self) -> None:
+        if not self.gave_up and self._is_due():
+            self._save(capture(self.model, self.state()))
+        self.close()
+
+    def _is_due(self) -> bool:
+        return self.save_freq > 0 and self.model.num_timesteps // self.save_freq > self._last // self.save_freq
+
+    def _save_boundary(self) -> Path | None:
+        """Save the last boundary, unless it is saved already; the weights must still be its own."""
+        assert self._boundary is not None
+        tokens = str(self._boundary["attributes"]["num_timesteps"])
+        if self.saved is None or self.saved.name != tokens or not self.saved.is_dir():
+            self._save(self._boundary)
+        return self.saved
+
+    def _save(self, captured: Mapping[str, Any]) -> None:
+        self.saved = self.checkpoints.write(captured, self.model)
+        self._last = captured["attributes"]["num_timesteps"]
+        if self.verbose:
+            print(f"checkpoint: {self.saved}")
+
+    def rescue(self) -> Path | None:
+        """After training has failed: the checkpoint to go on from, the last boundary itself where it can be written.
+
+        Within an update the boundary's weights are gone: then it is the newest checkpoint there is, and without any one
+        is made of the agent as it stands, in the middle of the update.
+        """
+        self.close()
+        try:
+            if self._boundary is not None and not self._stepped:
+                return self._save_boundary()
+            if (latest := self.checkpoints.latest()) is None and self._boundary is not None:
+                self._save(capture(self.model, self.state()))
+                return self.saved
+            return latest
+        except (OSError, FloatingPointError) as error:
+            logger.error("no checkpoint of the last boundary: %s", error)
+            return self.checkpoints.latest()
+
+    def close(self) -> None:
+        """Put the signal handlers back, and let go of the optimizer."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers = {}
+        if hasattr(self, "_hook"):
+            self._hook.remove()

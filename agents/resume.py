@@ -1,0 +1,121 @@
+"""Going on with a run that was stopped, killed or has failed: what `rlhf train --resume` does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .config import TrainConfig
+from .train import AGENT, CHECKPOINTS, CONFIG, Prepared, build_callbacks, build_environment, evaluate_held_out
+
+__all__ = ["at_start", "find_run", "is_finished", "prepare_resumed"]
+
+logger = logging.getLogger(__name__)
+FREE = ("progress", "verbose", "threads")  # flags that change nothing of what is learned
+
+
+def find_run(folder: str | Path, given: TrainConfig | None = None) -> TrainConfig:
+    """The configuration of a run's folder.
+
+    Args:
+        folder: the run's.
+        given: flags that were given beside `--resume`; how to show the run may differ, all else has to agree.
+
+    Raises:
+        ValueError: it is no run's folder, or a flag says otherwise than the run.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise ValueError(f"--resume {folder}: no run's folder, it has no {CONFIG}")
+    try:
+        saved = TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not the configuration of a run: {error}") from error
+    shown = {}
+    for name in sorted(given.model_fields_set & saved.model_fields_set if given is not None else ()):
+        value, before = getattr(given, name), getattr(saved, name)
+        if name in FREE:
+            shown[name] = value
+        elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} {value} beside --resume: the run in {folder} has {before}; leave the flag out")
+    return saved.model_copy(update=shown)
+
+
+def is_finished(folder: str | Path) -> bool:
+    """Whether a run has written its report, the last thing it does."""
+    return (Path(folder) / "report.json").is_file()
+
+
+def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Prepared:
+    """The run as it was at its newest checkpoint that is whole, ready for `train`.
+
+    Args:
+        folder: the run's.
+        config: from `find_run`.
+
+    Raises:
+        ValueError: there is nothing to go on from.
+    """
+    import torch
+
+    from .bundle_loading import load
+    from .environments import check_environment
+    from .generators import get_generators, isolated_generators
+
+    started = time.perf_counter()
+    folder = Path(folder)
+    config = find_run(folder) if config is None else config
+    check_environment(config.env)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    bundle = _newest(folder)
+    agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
+    generators = get_generators()
+    with isolated_generators():
+        callbacks = build_callbacks(config, agent, folder)
+        with at_start(agent.policy):
+            before = evaluate_held_out(config, agent)
+    run = Prepared(config, folder, agent, callbacks, before, started, generators)
+    run.checkpoints.restore(bundle)
+    return run
+
+
+def _newest(folder: Path) -> Path:
+    """The finished agent if there is one that is whole, else the newest checkpoint."""
+    from .bundles import BundleError, read
+    from .checkpoints import Checkpoints
+    from .environments import is_bundle
+
+    if is_bundle(folder / AGENT):
+        try:
+            return read(folder / AGENT)[0]
+        except BundleError as error:
+            logger.warning("skipping the finished agent: %s", error)
+    checkpoint = Checkpoints(folder / CHECKPOINTS).latest()
+    if checkpoint is None:
+        raise ValueError(f"{folder / CHECKPOINTS} holds no checkpoint that is whole: the run cannot go on")
+    return checkpoint
+
+
+@contextmanager
+def at_start(policy: Any) -> Iterator[None]:
+    """Let a policy be what it was before training, its reference, for as long as the `with` lasts."""
+    trained = policy.language_model.trained_parameters()
+    reference = policy.reference.parameters_by_name()
+    learned = {name: parameter.data for name, parameter in trained.items()}
+    policy.set_training_mode(True)  # empties its caches
+    try:
+        for name, parameter in trained.items():
+            parameter.data = reference[name]
+        yield
+    finally:
+        for name, parameter in trained.items():
+            parameter.data = learned[name]
+        policy.set_training_mode(True)
+        policy.set_training_mode(False)

@@ -1,0 +1,123 @@
+"""What stands between an environment and a reward function that fails: another try, a time limit, and a clear error."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rlhf_envs.rewards.base import Columns, Composed, FunctionReward, Reward, ScoreError
+
+__all__ = ["Guarded", "RewardError"]
+
+logger = logging.getLogger(__name__)
+
+
+class RewardError(RuntimeError):
+    """A reward function raised, or did not answer in time, at every attempt. Its cause is the last of these errors."""
+
+
+class Guarded(Reward):
+    """A reward function that is called again when it raises or hangs, and then given up with a `RewardError`.
+
+    It has the name and the components of the reward inside. Of a composition every leaf is guarded by itself: the error
+    names the leaf, and the leaves that have answered are not asked again. A score that is no finite number, or a wrong
+    number of scores, is a `ValueError` at once: it would be no better the next time.
+
+    With a `timeout` the function runs in a thread of its own, since nothing else can be abandoned. A thread cannot be
+    killed: one that hangs goes on as a daemon, with whatever it holds (a socket, memory, a lock), until it returns or
+    the process ends, and each further attempt may leave one more. A function that holds Python's global interpreter
+    lock all the while cannot be cut off at all. Without a timeout it runs in the caller's thread.
+
+    Args:
+        reward_fn: a `Reward` or any callable with its signature.
+        timeout: seconds for one call; None waits for ever.
+        retries: attempts after the first that fails.
+        backoff: seconds before the second attempt; the wait doubles at each further one.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
+
+    def __init__(
+        self, reward_fn: Callable[..., Any], timeout: float | None = None, retries: int = 2, backoff: float = 0.25
+    ) -> None:
+        if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
+            raise ValueError(f"the timeout of a reward must be seconds above 0, or None for no limit, got {timeout!r}")
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise ValueError(f"the retries of a reward must be a whole number of at least 0, got {retries!r}")
+        self.reward = reward_fn if isinstance(reward_fn, Reward) else FunctionReward(reward_fn)
+        self.name = self.reward.name
+        self.timeout, self.retries, self.backoff = timeout, retries, backoff
+
+    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+        """The checked scores, (n,) float64."""
+        return self.evaluate(prompts, completions, columns)[0]
+
+    def evaluate(
+        self, prompts: list[str], completions: list[str], columns: Columns
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The checked scores and components of the reward inside.
+
+        Raises:
+            RewardError: every attempt raised or took longer than the timeout.
+            ValueError: the scores are not one finite number a completion.
+        """
+        if isinstance(self.reward, Composed):
+            return self.reward.map_leaves(self._guard).evaluate(prompts, completions, columns)
+        attempts = self.retries + 1
+        for attempt in range(1, attempts + 1):
+            try:
+                return self._call(prompts, completions, columns)
+            except (ScoreError, RewardError):  # certain to come again, or guarded already
+                raise
+            except Exception as error:
+                shown = f"{type(error).__name__}: {error}"
+                if attempt == attempts:
+                    raise RewardError(
+                        f"reward {self.name!r} failed {_times(attempts)} on {len(prompts)} completions, with {shown}. "
+                        f"First prompt: {prompts[0]!r}. First completion: {completions[0]!r}."
+                    ) from error
+                wait = self.backoff * 2 ** (attempt - 1)
+                logger.warning(
+                    "reward %r failed (attempt %d of %d), again in %g s: %s", self.name, attempt, attempts, wait, shown
+                )
+                time.sleep(wait)
+        raise AssertionError("unreachable")
+
+    def _guard(self, leaf: Reward) -> Reward:
+        """A leaf with this guard, unless it has one of its own."""
+        return leaf if isinstance(leaf, Guarded) else Guarded(leaf, self.timeout, self.retries, self.backoff)
+
+    def _call(
+        self, prompts: list[str], completions: list[str], columns: Columns
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        if self.timeout is None:
+            return self.reward.evaluate(prompts, completions, columns)
+        results: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
+        errors: list[BaseException] = []
+        context = contextvars.copy_context()
+
+        def work() -> None:
+            try:
+                results.append(context.run(self.reward.evaluate, prompts, completions, columns))
+            except BaseException as error:  # raised again in the caller's thread
+                errors.append(error)
+
+        thread = threading.Thread(target=work, name=f"reward {self.name}", daemon=True)
+        thread.start()
+        thread.join(self.timeout)
+        if errors:
+            raise errors[0]
+        if not results:
+            raise TimeoutError(f"no answer in {self.timeout:g} s; if it is only slow, allow it more (reward_timeout)")
+        return results[0]
+
+
+def _times(attempts: int) -> str:
+    return "once" if attempts == 1 else f"{attempts} times"

@@ -1,0 +1,148 @@
+"""The benchmarks run at a toy size, print what they claim, and give every contender the same work."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TOY = ["--n-envs", "4", "--prompt-tokens", "4", "--new-tokens", "6", "--minibatches", "2", "--repeats", "1"]
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of `benchmarks`, which is not installed."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+@pytest.mark.parametrize("train", ["full", 1, "head"])
+def test_every_contender_samples_the_same_tokens_and_takes_the_same_steps(benchmark: Any, train: str | int) -> None:
+    work = benchmark("work").Work(
+        train=train, epochs=2, n_envs=4, prompt_tokens=4, new_tokens=6, minibatches=2, threads=1
+    )
+    for name in ("ours", "floor", "rows"):
+        worker = benchmark("worker").Worker(benchmark("throughput").CONTENDERS[name], work)
+        try:
+            measured = worker.run("iterate")
+        finally:
+            worker.close()
+        assert (measured.tokens, measured.optimizer_steps) == (4 * 6, 2 * 2), name
+        assert measured.seconds > 0, name
+        assert measured.peak > measured.above, name
+
+
+def test_a_contender_that_did_other_work_is_an_error(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    throughput, worker = benchmark("throughput"), benchmark("worker")
+    short = worker.Measurement(1.0, 1.0, tokens=23, optimizer_steps=2, peak=2, above=1, profile={})
+    monkeypatch.setattr(throughput, "interleave", lambda jobs, repeats: {n: {"iterate": [short]} for n in jobs})
+    work = benchmark("work").Work(n_envs=4, new_tokens=6, minibatches=2)
+    with pytest.raises(RuntimeError, match=r"ours did other work: .*\(23, 2\), not \(24, 2\)"):
+        throughput.compare(work, ["ours"], 1)
+
+
+def test_a_failing_contender_is_named(benchmark: Any) -> None:
+    work = benchmark("work").Work(model="no-such-model", threads=1)
+    worker = benchmark("worker").Worker("benchmarks.floor:Floor", work)
+    try:
+        with pytest.raises(RuntimeError, match=r"benchmarks\.floor:Floor failed: ValueError: .*unknown model"):
+            worker.run("iterate")
+    finally:
+        worker.close()
+
+
+def test_throughput_prints_contenders_and_ratios(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark("throughput").main([*TOY, "--threads", "1", "--epochs", "1", "--contenders", "ours", "floor", "rows"])
+    printed = capsys.readouterr().out
+    for name in ("ours", "floor", "rows"):
+        assert re.search(rf"^ +{name} \| +\d+ \(\d+-\d+\)", printed, re.MULTILINE), printed
+    assert re.search(r"^ours / floor: \d+\.\d\d \(", printed, re.MULTILINE), printed
+
+
+def test_profile_names_every_part_and_the_parts_make_the_whole(
+    benchmark: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    throughput = benchmark("throughput")
+    throughput.main([*TOY, "--threads", "1", "--epochs", "1", "--profile"])
+    rows = re.findall(r"^ *([a-zA-Z: ]+?) \| +([\d.]+) \| +([\d.]+) \|", capsys.readouterr().out, re.MULTILINE)
+    parts = {name: (float(ours), float(floor)) for name, ours, floor in rows}
+    assert set(parts) == {*throughput.PARTS, "whole"}
+    whole = parts.pop("whole")
+    for who in (0, 1):
+        assert sum(times[who] for times in parts.values()) == pytest.approx(whole[who], rel=0.1, abs=1.0)
+    for part in ("prefill and decode", "head and sampling", "reference KL", "update: forward", "update: backward"):
+        assert min(parts[part]) > 0, part
+    assert [parts[part][1] for part in ("environment", "buffer", "update: clipping")] == [0, 0, 0]
+
+
+def test_ragged_prints_both_rates(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark("throughput").main([*TOY, "--threads", "1", "--ragged"])
+    printed = capsys.readouterr().out
+    assert re.search(r"ours \| .*tokens/s \| 24 \(24-24\) tokens a rollout", printed), printed
+    assert re.search(r"^ours / waiting: \d", printed, re.MULTILINE), printed
+
+
+def test_ragged_lengths_have_a_mean_of_a_third_of_the_limit(benchmark: Any) -> None:
+    for limit in (9, 48):
+        drawn = list(itertools.islice(benchmark("ragged").lengths(limit, seed=0), 20_000))
+        assert (min(drawn), max(drawn)) == (1, limit)
+        assert sum(drawn) / len(drawn) == pytest.approx(limit / 3, rel=0.03)
+    again = list(itertools.islice(benchmark("ragged").lengths(48, seed=0), 20_000))
+    assert drawn == again
+
+
+def test_scaling_prints_ratios_and_draws(benchmark: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    picture = tmp_path / "scaling.png"
+    benchmark("scaling").main(
+        ["--toy", "--panels", "envs", "length", "--repeats", "1", "--threads", "1", "--output", str(picture)]
+    )
+    printed = capsys.readouterr().out
+    for label in ("environments", "new tokens a completion"):
+        assert f"{label} | rollout: ours" in printed
+    assert re.search(r"from 2 to 4 environments: x \d", printed), printed
+    assert re.search(r"from 2 to 4 new tokens: x [\d.]+ a token, the bare model x \d", printed), printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_memory_prints_the_ratio_and_the_large_peak(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark("memory").main(["--toy", "--repeats", "1", "--threads", "1"])
+    printed = capsys.readouterr().out
+    assert re.search(r"^ +toy \| +-?\d+ \| +-?\d+ \| -?[\d.]+$", printed, re.MULTILINE), printed
+    assert re.search(r"16 tokens in one minibatch, vocabulary 64: [\d.]+ GB", printed), printed
+
+
+def test_floor_of_a_trained_part_equals_the_whole_model(benchmark: Any) -> None:
+    torch = pytest.importorskip("torch")
+    work, floor = benchmark("work"), benchmark("floor")
+    fresh = work.Work(work.FreshModel(vocab_size=50, n_layer=3, n_embd=16, n_head=2), prompt_tokens=4, new_tokens=5)
+    model, _ = fresh.load()
+    ids = torch.arange(18).view(2, 9)
+    expected = model(ids).logits[:, -5:]
+    for train in ("full", 2, "head"):
+        trunk, tail = floor.split(model, train)
+        inputs = ids if trunk is None else trunk(ids)
+        torch.testing.assert_close(tail(inputs, 5), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["grpo", "rloo"])
+@pytest.mark.parametrize(("train", "frozen"), [("full", False), (1, False), (1, True)])
+def test_trl_samples_the_same_tokens_and_takes_the_same_steps(
+    benchmark: Any, name: str, train: str | int, frozen: bool
+) -> None:
+    work = benchmark("work").Work(
+        train=train, epochs=2, n_envs=4, prompt_tokens=4, new_tokens=6, minibatches=2, threads=1
+    )
+    worker = benchmark("worker").Worker(benchmark("throughput").CONTENDERS[name], work, frozen=frozen)
+    try:
+        for _ in range(2):
+            measured = worker.run("iterate")
+            assert (measured.tokens, measured.optimizer_steps) == (4 * 6, 2 * 2)
+    finally:
+        worker.close()
