@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .bundle_loading import load
     from .bundles import save
     from .callbacks import TextMetrics
-    from .checkpoints import Checkpoints
+    from .checkpoints import CheckpointCallback, Checkpoints
     from .evaluation import evaluate
     from .generation import generate
     from .policy import TokenPolicy
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .vec_env import TextVecEnv, make_vec_env
 
 _MODULES = {
+    "CheckpointCallback": "checkpoints",
     "Checkpoints": "checkpoints",
     "SequenceRolloutBuffer": "buffers",
     "TextMetrics": "callbacks",
@@ -40,6 +41,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "CheckpointCallback",
     "Checkpoints",
     "SequenceRolloutBuffer",
     "TextMetrics",

@@ -19,6 +19,7 @@ __all__ = [
     "clear_unfinished",
     "discard",
     "find_folder",
+    "is_replaceable",
     "replace_file",
     "verify",
 ]
@@ -40,9 +41,12 @@ def atomic_folder(target: Path, **manifest: Any) -> Iterator[Path]:
     time may write to a target.
 
     Raises:
+        FileExistsError: `target` is something else than an empty folder or one that this made; nothing is written.
         OSError: it could not be written; the message names the target and says what to do. `target` is as it was.
     """
     target = Path(os.path.abspath(target))
+    if not is_replaceable(target):
+        raise FileExistsError(f"{target} exists and is no bundle: choose another name, or move it away")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         clear_unfinished(target.parent, target.name)
@@ -64,6 +68,22 @@ def atomic_folder(target: Path, **manifest: Any) -> Iterator[Path]:
         raise _explained(error, target) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # gone already where all went well
+
+
+def is_replaceable(target: Path) -> bool:
+    """Whether `atomic_folder` may take the place of `target`: nothing, an empty folder, or one that it made."""
+    if not os.path.lexists(target):
+        return True
+    if not target.is_dir():
+        return False
+    try:
+        text = (target / MANIFEST).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return not any(target.iterdir())
+    try:
+        return "files" in json.loads(text)
+    except (ValueError, TypeError):  # damaged: it was ours
+        return True
 
 
 def _put(folder: Path, target: Path) -> None:

@@ -91,12 +91,17 @@ class SequenceRolloutBuffer(RolloutBuffer):
 
     def get_state(self) -> dict[str, np.ndarray]:
         """What outlives a rollout, for `set_state` of another buffer of the same shape."""
-        return {"running_kl": self._running_kl.copy(), "kl_coef": np.array(self.controller.value)}
+        return {
+            "running_kl": self._running_kl.copy(),
+            "kl_coef": np.array(self.controller.value),
+            "checked": np.array(self._checked),
+        }
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """Go on from where `get_state` was called."""
         self._running_kl = state["running_kl"].copy()
         self.controller.value = float(state["kl_coef"])
+        self._checked = bool(state["checked"])
 
     def add(  # type: ignore[override]
         self,
@@ -170,6 +175,10 @@ class SequenceRolloutBuffer(RolloutBuffer):
         self._check_finite(policy)
         self.controller.restore(policy.kl_coef)
         reference = self._reference_log_probs(policy)
+        if not (np.isfinite(reference).all() and last_values.isfinite().all()):
+            raise FloatingPointError(
+                "the reference's log-probabilities or the values after the rollout are not finite: lower learning_rate"
+            )
         kl = self.log_probs - reference  # (n_steps, n_envs) k1
         self.rewards = self.rewards - np.float32(self.controller.value) * kl
         if self.whiten_rewards:

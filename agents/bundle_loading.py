@@ -23,7 +23,7 @@ from .policy import TokenPolicy
 from .registry import available, get_algorithm, own_arguments
 from .vec_env import remake_env
 
-__all__ = ["load", "load_policy"]
+__all__ = ["load", "load_policy", "run_algorithm"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ def load(
     Args:
         path: a bundle's folder; or an SB3 zip, with `trust_pickle`.
         env: the environment; by default one like the one it was saved with. It goes on in the middle of its episodes.
-        algorithm: the agent's class or registered name, where the bundle does not know it.
+        algorithm: the agent's class or registered name, where the bundle does not know it; of a zip, where it is in no
+            run's folder.
         trust_pickle: load an SB3 zip. It holds pickles, which can run any code: for files of your own only.
         **overrides: arguments of the algorithm that replace the saved ones, such as `learning_rate` or `device`;
             `policy_kwargs` and `rollout_buffer_kwargs` replace the entries they name.
@@ -158,6 +159,9 @@ def _build(
     given = dict(attributes["policy_kwargs"])
     name = given.get("model")
     own_model = name is not None and not isinstance(name, str)
+    policy_class = attributes["policy_class"]
+    if model is None and not own_model and isinstance(policy_class, type) and issubclass(policy_class, TokenPolicy):
+        raise BundleError(f"{folder} describes no model for its TokenPolicy: the bundle is damaged or forged")
     if model is not None and not own_model:
         network = model_files.build_network(folder / MODEL, model["dtype"], model["attention"])
         attributes["policy_kwargs"] = {**given, "model": network}
@@ -200,13 +204,19 @@ def _load_zip(
             f"{path} is an SB3 zip: it holds pickles, which can run any code. Pass trust_pickle=True (rlhf evaluate "
             "--trust) if it is your own, or load a bundle, which needs none"
         )
-    cls = algorithm if isinstance(algorithm, type) else get_algorithm(algorithm or _run_algorithm(path) or "ppo")
+    algorithm = algorithm or run_algorithm(path)
+    if algorithm is None:
+        raise ValueError(
+            f"{path} does not say which algorithm it is of: pass it, agents.load(..., algorithm='ppo', "
+            "trust_pickle=True)"
+        )
+    cls = get_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
     with warnings.catch_warnings():  # SB3 builds the agent with default sizes before it sets those in the file
         warnings.filterwarnings("ignore", "You have specified a mini-batch size")
         return cls.load(path, env=env, **overrides)
 
 
-def _run_algorithm(path: Path) -> str | None:
+def run_algorithm(path: Path) -> str | None:
     """The algorithm that the run folder around a file says."""
     config = next((p / "config.json" for p in path.parents if (p / "config.json").is_file()), None)
     name = json.loads(config.read_text(encoding="utf-8")).get("algo") if config is not None else None

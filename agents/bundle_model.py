@@ -107,6 +107,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path, rest: Mapping[s
         raise BundleError(f"{path} is the state of another optimizer: {error}") from error
 
 
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flex_attention", None)  # other names may be hub ids of kernels
+
+
 def write_model(policy: TokenPolicy, tokenizer: Any, folder: Path) -> None:
     """Write what the language model is, without its weights: config, generation config and tokenizer."""
     model = policy.language_model.model
@@ -114,17 +117,25 @@ def write_model(policy: TokenPolicy, tokenizer: Any, folder: Path) -> None:
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)
     if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        try:
+            tokenizer.save_pretrained(folder)
+        except Exception as error:
+            if type(error) is not Exception:
+                raise
+            raise OSError(f"{folder.name}: {error}") from error  # `tokenizers` has no other for failures of the disk
 
 
 def build_network(folder: Path, dtype: str, attention: str | None) -> Any:
     """The causal language model of a config in `folder`, with weights yet to be loaded.
 
     Raises:
-        BundleError: the config asks for code of its own, or for an architecture that is not in `transformers`.
+        BundleError: the config asks for code of its own, or for an architecture or attention that is not in
+            `transformers`.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
+    if attention not in ATTENTION:
+        raise BundleError(f"{folder}: the attention {attention!r} is none of {', '.join(map(str, ATTENTION))}")
     for path in folder.glob("*.json"):
         if "auto_map" in json.loads(path.read_text(encoding="utf-8")):
             raise BundleError(f"{path} asks for code of its own (auto_map), which a bundle never runs")
@@ -150,12 +161,24 @@ def known_model(name: str | None, folder: Path) -> str | None:
     """A model's name where its tokenizer is at hand and still the same, else the folder in the bundle.
 
     Hub ids are never looked up: a bundle takes nothing from the network.
+
+    Raises:
+        BundleError: the bundle has no tokenizer, and the name is neither that of a model of ours nor a folder.
     """
     from rlhf_envs.models import EMBEDDED, has_tokenizer, load_tokenizer, vocabulary_fingerprint
 
-    if name is None or not has_tokenizer(str(folder)):
-        return name
-    if name in (*EMBEDDED, "smollm2") or Path(name).is_dir():
+    if name is None:
+        return None
+    ours = name in (*EMBEDDED, "smollm2") or Path(name).is_dir()
+    if not has_tokenizer(str(folder)):
+        if ours:
+            return name
+        raise BundleError(
+            f"{folder} has no tokenizer, and {name!r} is neither a model of ours nor a folder here. A bundle takes "
+            "nothing from the network: build the model and the environment, and pass them, agents.load(..., env, "
+            "policy_kwargs={'model': model})"
+        )
+    if ours:
         try:
             saved = vocabulary_fingerprint(load_tokenizer(str(folder)))
             if has_tokenizer(name) and vocabulary_fingerprint(load_tokenizer(name)) == saved:

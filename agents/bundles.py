@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as arrays_to_bytes
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from . import bundle_model as model_files
 from .atomic import BundleError, atomic_folder, find_folder, verify
@@ -36,7 +37,7 @@ from .policy import TokenPolicy
 from .registry import available, own_arguments
 from .vec_env import describe_env
 
-__all__ = ["BundleError", "capture", "read", "read_extra", "save", "write"]
+__all__ = ["BundleError", "capture", "holds", "read", "read_extra", "save", "write"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +62,17 @@ def save(agent: Any, directory: str | Path, extra: Mapping[str, Any] | None = No
         extra: further plain values and arrays to keep, by name (see `read_extra`).
 
     Raises:
+        FileExistsError: `directory` is a file, or a folder with something else in it.
         OSError: it could not be written; what was there before is intact.
         TypeError: the agent is of a kind that bundles do not hold.
         FloatingPointError: its weights are not finite.
     """
     write(capture(agent, extra), agent, directory)
+
+
+def holds(cls: type[Any]) -> bool:
+    """Whether bundles hold agents of a class: on-policy ones, which keep no more than a rollout."""
+    return issubclass(cls, OnPolicyAlgorithm)
 
 
 def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -74,7 +81,7 @@ def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any
     Raises:
         TypeError: the agent is of a kind that bundles do not hold.
     """
-    if hasattr(agent, "replay_buffer") or agent.get_vec_normalize_env() is not None:
+    if not holds(type(agent)) or agent.get_vec_normalize_env() is not None:
         raise TypeError(
             f"bundles hold on-policy agents without VecNormalize: save this {type(agent).__name__} with its own save()"
         )

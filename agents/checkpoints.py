@@ -10,11 +10,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from .atomic import clear_unfinished, discard, find_folder
+from .atomic import clear_unfinished, discard, find_folder, is_replaceable
 from .bundle_loading import load
-from .bundles import BundleError, capture, read, read_extra, write
+from .bundles import AGENT, BundleError, capture, read, read_extra, write
 from .run_log import pending_figures, restore_figures
 
 __all__ = ["CheckpointCallback", "Checkpoints"]
@@ -46,6 +47,8 @@ class Checkpoints:
         """Save what `bundles.capture` gave, with the agent's weights; older checkpoints beyond `keep` go."""
         path = self.directory / str(captured["attributes"]["num_timesteps"])
         clear_unfinished(self.directory)
+        if not is_replaceable(path) and (path / AGENT).is_file():  # a broken one, which has lost its manifest
+            discard(path)
         write(captured, agent, path)
         for old in self._numbers()[self.keep :]:
             if old != int(path.name):
@@ -89,13 +92,14 @@ class CheckpointCallback(BaseCallback):
     A run goes on exactly from a *boundary*, the moment before a rollout. During a rollout the weights stay as they are,
     so that the little that does change (environments, generators, counters) is remembered at its start, and the
     boundary can be written until the next gradient step. So on a signal the rollout is given up, and the run goes on
-    from where it began; a signal during an update waits for its end. A second SIGINT interrupts at once.
+    from where it began; a signal during an update waits for its end. The same signal again ends it at once.
 
     Args:
         checkpoints: where to.
         save_freq: tokens between checkpoints; at the first boundary after that many. 0: on signals and errors only.
         callbacks: callbacks with `get_state` and `set_state` whose state belongs to the run.
         signals: whether to handle signals (in the main thread alone).
+        until_closed: whether signals are handled after training too, until `close`: for who saves the agent then.
 
     Attributes:
         interrupted: the signal that came, or None.
@@ -110,16 +114,18 @@ class CheckpointCallback(BaseCallback):
         callbacks: Sequence[Any] = (),
         signals: bool = True,
         verbose: int = 0,
+        until_closed: bool = False,
     ) -> None:
         super().__init__(verbose)
         self.checkpoints, self.save_freq, self.callbacks = checkpoints, save_freq, callbacks
         self.interrupted: signal.Signals | None = None
         self.gave_up = False
         self.saved: Path | None = None
-        self._signals = signals
+        self._signals, self._until_closed = signals, until_closed
         self._handlers: dict[signal.Signals, Any] = {}
         self._boundary: dict[str, Any] | None = None
-        self._stepped = False  # whether the weights have moved since
+        self._weights: list[tuple[int, int, torch.Tensor]] = []  # of the boundary, see `_weights_now`
+        self._stepped = False  # whether the optimizer has since
         self._restored: dict[str, Any] = {}
         self._last = 0
 
@@ -137,11 +143,13 @@ class CheckpointCallback(BaseCallback):
         return {"callbacks": states, "logger": pending_figures(self.logger)}
 
     def _on_training_start(self) -> None:
+        self.close()  # of a training before this one
         self.checkpoints.directory.mkdir(parents=True, exist_ok=True)
         self._last = self.model.num_timesteps
         self._boundary, self.interrupted, self.gave_up = None, None, False
         if "logger" in self._restored:
             restore_figures(self.logger, self._restored["logger"])
+        self._restored = {}
         self._hook = self.model.policy.optimizer.register_step_post_hook(self._note_step)
         if self._signals and threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
@@ -149,10 +157,18 @@ class CheckpointCallback(BaseCallback):
     def _note_step(self, *_: object) -> None:
         self._stepped = True
 
+    def _weights_now(self) -> list[tuple[int, int, torch.Tensor]]:
+        """What tells whether a parameter has moved, however: its memory, kept so that no other takes its place."""
+        return [(p.data_ptr(), p._version, p.data) for p in self.model.policy.parameters()]
+
+    def _has_moved(self) -> bool:
+        """Whether the weights are no more those of the boundary; a line search sets them without the optimizer."""
+        now = [mark[:2] for mark in self._weights_now()]
+        return self._stepped or now != [mark[:2] for mark in self._weights]
+
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = self.interrupted or signal.Signals(number)
-        if number == signal.SIGINT:
-            signal.signal(signal.SIGINT, self._handlers[signal.SIGINT])
+        signal.signal(number, self._handlers[signal.Signals(number)])
 
     def _on_rollout_start(self) -> None:
         if not self.checkpoints.directory.is_dir():
@@ -160,6 +176,7 @@ class CheckpointCallback(BaseCallback):
                 f"the folder {self.checkpoints.directory} was deleted under the run: put it back, or start another run"
             )
         self._boundary, self._stepped = capture(self.model, self.state()), False
+        self._weights = self._weights_now()
         if self._is_due() or self.interrupted:
             self._save(self._boundary)
 
@@ -171,9 +188,10 @@ class CheckpointCallback(BaseCallback):
         return False
 
     def _on_training_end(self) -> None:
-        if not self.gave_up and self._is_due():
+        if not self.gave_up and (self.interrupted or self._is_due()):
             self._save(capture(self.model, self.state()))
-        self.close()
+        if not self._until_closed:
+            self.close()
 
     def _is_due(self) -> bool:
         return self.save_freq > 0 and self.model.num_timesteps // self.save_freq > self._last // self.save_freq
@@ -198,17 +216,22 @@ class CheckpointCallback(BaseCallback):
         Within an update the boundary's weights are gone: then it is the newest checkpoint there is, and without any one
         is made of the agent as it stands, in the middle of the update.
         """
-        self.close()
         try:
-            if self._boundary is not None and not self._stepped:
+            if self._boundary is not None and not self._has_moved():
                 return self._save_boundary()
             if (latest := self.checkpoints.latest()) is None and self._boundary is not None:
                 self._save(capture(self.model, self.state()))
                 return self.saved
             return latest
-        except (OSError, FloatingPointError) as error:
-            logger.error("no checkpoint of the last boundary: %s", error)
+        except Exception as error:  # whatever it is, it must not hide what made the training fail
+            logger.error("no checkpoint of the last boundary: %s", str(error) or type(error).__name__)
+        finally:
+            self.close()
+        try:
             return self.checkpoints.latest()
+        except OSError as error:
+            logger.error("no checkpoint can be read: %s", error)
+            return None
 
     def close(self) -> None:
         """Put the signal handlers back, and let go of the optimizer."""
@@ -217,3 +240,4 @@ class CheckpointCallback(BaseCallback):
         self._handlers = {}
         if hasattr(self, "_hook"):
             self._hook.remove()
+        self._weights = []

@@ -146,7 +146,7 @@ def _decode_tagged(value: dict[str, Any], arrays: Mapping[str, np.ndarray], at: 
     if kind == "schedule" and value["name"] in ("FloatSchedule", "ConstantSchedule", "LinearSchedule"):
         from stable_baselines3.common import utils
 
-        return getattr(utils, value["name"])(*decode(value["args"], arrays, at))
+        return getattr(utils, value["name"])(*(decode(item, arrays, at) for item in value["args"]))
     if kind == "class" and value["name"] in named_classes():
         return named_classes()[value["name"]]
     raise ValueError(f"{at or 'a value'} is {value}, which no bundle of ours holds: the file is damaged or forged")

@@ -91,9 +91,10 @@ class Source:
             )
         path = Path(source)
         if path.suffix == ".zip" and path.is_file():
-            from .bundle_loading import load
+            from .bundle_loading import load, run_algorithm
 
-            return cls(str(source), policy=load(path, trust_pickle=trust).policy)
+            algorithm = run_algorithm(path) or "ppo"  # policies alike: which algorithm it was does not matter here
+            return cls(str(source), policy=load(path, algorithm=algorithm, trust_pickle=trust).policy)
         if (path / RUN_MODEL / "config.json").is_file() and not is_bundle(path):
             return cls._of_run(path)
         if bundle := find_bundle(path):

@@ -220,13 +220,16 @@ class SplitTrunk:
             hidden = args[0] if args else kwargs["hidden_states"]
             return hidden if self._n_outputs is None else (hidden,) + (None,) * (self._n_outputs - 1)
 
+        own = [vars(block).get("forward") for block in self.frozen]  # an instance may have one, from accelerate say
         for block in self.frozen:
             block.forward = pass_on
         try:
             yield
         finally:
-            for block in self.frozen:
+            for block, forward in zip(self.frozen, own, strict=True):
                 del block.forward
+                if forward is not None:
+                    block.forward = forward
 
     @torch.no_grad()
     def try_out(self) -> str:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .kv_cache import SlottedTrunk
 from .language_model import LanguageModel, SplitTrunk, TrainPart, hidden_states
-from .token_distribution import TokenDistribution, log_probs_and_entropies
+from .token_distribution import TokenDistribution, log_probs_and_entropies, log_probs_without_gradients
 
 __all__ = ["TokenPolicy"]
 
@@ -50,7 +50,7 @@ class TokenPolicy(ActorCriticPolicy):
         micro_batch_size: tokens (of contexts, with their padding) that an update holds in memory at a time. A minibatch
             is cut into parts of that size, whose gradients add up to the minibatch's own, at the price of one more
             forward pass (the parts are computed again for the backward pass, as in gradient checkpointing).
-        compile: run the update's forward and backward passes through `torch.compile`.
+        compile: run the update's forward and backward passes through `torch.compile`; with `train="full"` only.
         optimizer_class, optimizer_kwargs: as in SB3; Adam, fused and with eps 1e-5, by default.
 
     Raises:
@@ -78,6 +78,8 @@ class TokenPolicy(ActorCriticPolicy):
         _check_arguments(observation_space, action_space, value, temperature, top_k, top_p, use_sde)
         if micro_batch_size is not None and micro_batch_size < 1:
             raise ValueError(f"micro_batch_size={micro_batch_size}: expected a number of tokens, or None")
+        if compile and train != "full":
+            raise ValueError(f"compile=True with train={train!r}: only the passes of train='full' are compiled")
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = dict(eps=1e-5, fused=True)
         super().__init__(
@@ -107,11 +109,10 @@ class TokenPolicy(ActorCriticPolicy):
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.optimizer.register_step_pre_hook(self._check_gradients)
         self._hidden_states = torch.compile(hidden_states, dynamic=True) if compile else hidden_states
-        with self._autocast():
-            self._actor = _Trunk(network.base_model, self.max_length, self.language_model)
-            self._critic = self._actor
-            if self.value_trunk is not None:
-                self._critic = _Trunk(self.value_trunk, self.max_length, self.language_model, like=self._actor)
+        self._actor = _Trunk(network.base_model, self.max_length, self.language_model)
+        self._critic = self._actor
+        if self.value_trunk is not None:
+            self._critic = _Trunk(self.value_trunk, self.max_length, self.language_model, like=self._actor)
         self.set_training_mode(False)
 
     # Construction
@@ -196,9 +197,13 @@ class TokenPolicy(ActorCriticPolicy):
         Returns:
             actions `(batch,)` int64, values `(batch, 1)` and log-probabilities `(batch,)`.
         """
-        distribution = self.get_distribution(obs)
+        _check_token_ids(obs)
+        with self._autocast():
+            hidden = self._hidden(obs, self._actor)
+            value_hidden = hidden if self.value_trunk is None else self._hidden(obs, self._critic)
+        distribution = self._distribution(hidden)
         actions = distribution.get_actions(deterministic=deterministic)
-        return actions, self.predict_values(obs), distribution.log_prob(actions)
+        return actions, self.value_net(value_hidden.float()), distribution.log_prob(actions)
 
     def get_distribution(self, obs: PyTorchObs) -> TokenDistribution:
         """The distribution of the next token of every context.
@@ -211,7 +216,12 @@ class TokenPolicy(ActorCriticPolicy):
         # TRPO differentiates its KL twice, which of attention's kernels only the plain one can
         kernel = sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext()
         with self._autocast(), kernel:
-            logits = self.decoding_logits(self.language_model.head(self._hidden(obs, self._actor)))
+            hidden = self._hidden(obs, self._actor)
+        return self._distribution(hidden)
+
+    def _distribution(self, hidden: torch.Tensor) -> TokenDistribution:
+        with self._autocast():
+            logits = self.decoding_logits(self.language_model.head(hidden))
         return TokenDistribution(self.n_actions).proba_distribution(logits)
 
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
@@ -262,15 +272,18 @@ class TokenPolicy(ActorCriticPolicy):
         assert isinstance(obs, dict)
         actions = actions.long().flatten()
         if self.micro_batch_size is None:
-            return self._evaluate(obs, actions)
-        order, parts = [], []
-        for part, chosen in _micro_batches(obs, self.micro_batch_size):
-            order.append(chosen)
-            # By its sequences: their activations are computed again in the backward pass and not kept until then.
-            parts.append(checkpoint(self._evaluate, part, actions[chosen], use_reentrant=False))
-        back = torch.cat(order).argsort()
-        values, log_probs, entropies = (torch.cat(column)[back] for column in zip(*parts, strict=True))
-        return values, log_probs, entropies
+            results = self._evaluate(obs, actions)
+        else:
+            order, parts = [], []
+            for part, chosen in _micro_batches(obs, self.micro_batch_size):
+                order.append(chosen)
+                # By its sequences: their activations are computed again in the backward pass and not kept until then.
+                parts.append(checkpoint(self._evaluate, part, actions[chosen], use_reentrant=False))
+            back = torch.cat(order).argsort()
+            values, log_probs, entropies = (torch.cat(column)[back] for column in zip(*parts, strict=True))
+            results = values, log_probs, entropies
+        self._check_finite(obs, *results)
+        return results
 
     def _evaluate(
         self, obs: dict[str, torch.Tensor], actions: torch.Tensor
@@ -301,11 +314,11 @@ class TokenPolicy(ActorCriticPolicy):
     def reference_log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:
         """Log-probabilities `(n,)` under the reference, decoded as the policy is; `obs` as in `evaluate_actions`."""
 
-        def log_prob() -> torch.Tensor:
+        def reference_log_probs() -> torch.Tensor:
             hidden = self._hidden(obs, self._actor)
-            return log_probs_and_entropies(self._logits, hidden, actions, self.language_model.vocab_size)[0]
+            return log_probs_without_gradients(self._logits, hidden, actions, self.language_model.vocab_size)
 
-        return self._as_reference(log_prob)
+        return self._as_reference(reference_log_probs)
 
     @torch.no_grad()
     def reference_logits(self, *inputs: torch.Tensor) -> torch.Tensor:
@@ -327,14 +340,35 @@ class TokenPolicy(ActorCriticPolicy):
             FloatingPointError: a gradient is not finite.
         """
         named = [(name, p.grad) for name, p in self.named_parameters() if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm([grad for _, grad in named])) if named else torch.zeros(1)
-        finite = norms.isfinite()
+        finite = torch.stack(torch._foreach_norm([grad for _, grad in named])).isfinite() if named else torch.ones(1)
         if not finite.all():
-            name = named[int((~finite).nonzero()[0])][0]
+            bad = (~finite).nonzero().flatten().tolist()
+            # Clipping a gradient whose norm is not finite spoils all of it, so where all is spoilt none is to blame.
+            which = "the gradient" if len(bad) == len(named) else f"the gradient of {named[bad[0]][0]}"
             raise FloatingPointError(
-                f"the gradient of {name} is not finite, and the step was not taken: the loss has overflowed; lower "
-                "learning_rate, ent_coef or vf_coef, or look at the scale of the rewards"
+                f"{which} is not finite, and the step was not taken: the loss has overflowed; lower learning_rate, "
+                "ent_coef or vf_coef, or look at the scale of the rewards"
             )
+
+    @torch.no_grad()
+    def _check_finite(self, obs: dict[str, torch.Tensor], *results: torch.Tensor) -> None:
+        """Name the context where the weights give something that is no number.
+
+        Raises:
+            FloatingPointError: a value, a log-probability or an entropy is not finite.
+        """
+        finite = torch.stack([result.flatten().isfinite() for result in results])  # (3, n)
+        if finite.all():
+            return
+        what, action = (~finite).nonzero()[0].tolist()
+        row, column = (int(obs[key][action]) if "rows" in obs else action for key in ("rows", "columns"))
+        length = column + 1 if "rows" in obs else int(_contexts(obs)[1][action])
+        name = ("value", "log-probability", "entropy")[what]
+        raise FloatingPointError(
+            f"the {name} is {results[what].flatten()[action].item()} in the update, after "
+            f"{self.decode(obs['input_ids'][row, :length].long())!r}: the weights have diverged; lower "
+            "learning_rate or max_grad_norm"
+        )
 
     def decoding_logits(self, logits: torch.Tensor, taken: torch.Tensor | None = None) -> torch.Tensor:
         """The logits `(n, n_actions)` that tokens are drawn by, from the model's `(n, vocab_size)`.

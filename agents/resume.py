@@ -16,7 +16,8 @@ from .train import AGENT, CHECKPOINTS, CONFIG, Prepared, build_callbacks, build_
 __all__ = ["at_start", "find_run", "is_finished", "prepare_resumed"]
 
 logger = logging.getLogger(__name__)
-FREE = ("progress", "verbose", "threads")  # flags that change nothing of what is learned
+# Flags that change nothing of what is learned; another number of threads may round differently in the last bits.
+FREE = ("progress", "verbose", "threads")
 
 
 def find_run(folder: str | Path, given: TrainConfig | None = None) -> TrainConfig:
@@ -65,8 +66,10 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     import torch
 
     from .bundle_loading import load
+    from .bundles import holds
     from .environments import check_environment
     from .generators import get_generators, isolated_generators
+    from .registry import get_algorithm
 
     started = time.perf_counter()
     folder = Path(folder)
@@ -74,6 +77,11 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     check_environment(config.env)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if not holds(get_algorithm(config.algo)):
+        raise ValueError(
+            f"--resume {folder}: needs an on-policy agent, and {config.algo} is none: it leaves no checkpoints"
+            + _zips(folder)
+        )
     bundle = _newest(folder)
     agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
     generators = get_generators()
@@ -82,6 +90,7 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
         with at_start(agent.policy):
             before = evaluate_held_out(config, agent)
     run = Prepared(config, folder, agent, callbacks, before, started, generators)
+    assert run.checkpoints is not None
     run.checkpoints.restore(bundle)
     return run
 
@@ -99,8 +108,22 @@ def _newest(folder: Path) -> Path:
             logger.warning("skipping the finished agent: %s", error)
     checkpoint = Checkpoints(folder / CHECKPOINTS).latest()
     if checkpoint is None:
-        raise ValueError(f"{folder / CHECKPOINTS} holds no checkpoint that is whole: the run cannot go on")
+        raise ValueError(
+            f"{folder / CHECKPOINTS} holds no checkpoint that is whole: the run cannot go on{_zips(folder)}"
+        )
     return checkpoint
+
+
+def _zips(folder: Path) -> str:
+    """What to do with SB3's zips in a run's folder, if there are any: those of older releases, and of other agents."""
+    zips = sorted(folder.rglob("*.zip"), key=lambda path: path.stat().st_mtime)
+    if not zips:
+        return ""
+    names = ", ".join(str(path.relative_to(folder)) for path in zips)
+    return (
+        f". There are SB3 zips ({names}), from which no run goes on exactly: if they are your own, load one with "
+        f"agents.load({str(zips[-1])!r}, trust_pickle=True) and call its learn"
+    )
 
 
 @contextmanager

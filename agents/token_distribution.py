@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 from stable_baselines3.common.distributions import CategoricalDistribution
+from torch.autograd.function import once_differentiable
 from torch.distributions import Categorical
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["TokenDistribution", "log_probs_and_entropies"]
+__all__ = ["TokenDistribution", "log_probs_and_entropies", "log_probs_without_gradients"]
+
+Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 LOGITS_AT_ONCE = 2**25  # tokens x vocabulary, 128 MB in float32
 LOGITS_WITHOUT_GRADIENTS = 2**22  # nothing is computed twice there, so chunks may as well be small
@@ -51,7 +54,7 @@ class TokenDistribution(CategoricalDistribution):
 
 
 def log_probs_and_entropies(
-    logits: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    logits: Logits,
     hidden: torch.Tensor,
     actions: torch.Tensor,
     vocab_size: int,
@@ -69,7 +72,7 @@ def log_probs_and_entropies(
     def evaluate(hidden: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return _LogProbAndEntropy.apply(logits(hidden, actions), actions)
 
-    size = max(1, (LOGITS_AT_ONCE if torch.is_grad_enabled() else LOGITS_WITHOUT_GRADIENTS) // vocab_size)
+    size = max(1, LOGITS_AT_ONCE // vocab_size)
     if len(actions) <= size:
         return evaluate(hidden, actions)
     chunks = zip(hidden.split(size), actions.split(size), strict=True)
@@ -79,6 +82,16 @@ def log_probs_and_entropies(
         parts = [evaluate(*chunk) for chunk in chunks]
     log_probs, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
     return log_probs, entropies
+
+
+@torch.no_grad()
+def log_probs_without_gradients(
+    logits: Logits, hidden: torch.Tensor, actions: torch.Tensor, vocab_size: int
+) -> torch.Tensor:
+    """The log-probabilities of `log_probs_and_entropies` alone, `(n,)`, in chunks of `LOGITS_WITHOUT_GRADIENTS`."""
+    size = max(1, LOGITS_WITHOUT_GRADIENTS // vocab_size)
+    chunks = zip(hidden.split(size), actions.split(size), strict=True)
+    return torch.cat([logits(h, a).log_softmax(dim=-1).gather(1, a[:, None]).squeeze(1) for h, a in chunks])
 
 
 class _LogProbAndEntropy(torch.autograd.Function):
@@ -95,6 +108,7 @@ class _LogProbAndEntropy(torch.autograd.Function):
         return log_probs.gather(1, actions[:, None]).squeeze(1), entropy
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         log_probs, actions, entropy = ctx.saved_tensors
         grad_log_prob, grad_entropy = (grad[:, None] for grad in grads)
@@ -108,5 +122,5 @@ class _LogProbAndEntropy(torch.autograd.Function):
 
 
 def _finite(log_probs: torch.Tensor) -> torch.Tensor:
-    """With a finite number for -inf, where 0 * log 0 is meant to be 0."""
-    return log_probs.clamp(min=torch.finfo(log_probs.dtype).min)
+    """With a number for -inf, where 0 * log 0 is meant to be 0: exp(-10000) is 0 in every type."""
+    return log_probs.clamp(min=-1e4)

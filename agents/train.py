@@ -19,6 +19,7 @@ __all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResu
 logger = logging.getLogger(__name__)
 
 CONFIG, AGENT, CHECKPOINTS, MODEL, START = "config.json", "agent", "checkpoints", "model", "start"
+ZIP = "agent.zip"  # in the place of AGENT, where bundles do not hold the agent
 
 
 class RunStopped(RuntimeError):
@@ -47,11 +48,11 @@ class Prepared:
     generators: dict[str, Any] | None = None
 
     @property
-    def checkpoints(self) -> CheckpointCallback:
-        """The callback that saves the run."""
+    def checkpoints(self) -> CheckpointCallback | None:
+        """The callback that saves the run; None where bundles do not hold its agent."""
         from .checkpoints import CheckpointCallback
 
-        return next(callback for callback in self.callbacks if isinstance(callback, CheckpointCallback))
+        return next((callback for callback in self.callbacks if isinstance(callback, CheckpointCallback)), None)
 
 
 @dataclass(frozen=True)
@@ -73,18 +74,30 @@ def prepare(config: TrainConfig) -> Prepared:
         ValueError, TypeError, FileExistsError: the configuration is wrong.
     """
     started = time.perf_counter()
-    config = config.resolved()
+    config = _resolve(config)
     folder = config.folder()
     agent = build_agent(config)
     callbacks = build_callbacks(config, agent, folder)
     return Prepared(config, folder, agent, callbacks, evaluate_held_out(config, agent), started)
 
 
+def _resolve(config: TrainConfig) -> TrainConfig:
+    """The configuration with its defaults; without that of `kl_coef` where the algorithm has no buffer to take it."""
+    from .registry import get_algorithm, own_arguments
+
+    resolved = config.resolved()
+    given = config.kl_coef is not None or "kl_coef" in config.hyperparams
+    if given or own_arguments(get_algorithm(config.algo)) & {"kl_coef", "rollout_buffer_kwargs"}:
+        return resolved
+    return resolved.model_copy(update={"kl_coef": None})
+
+
 def train(run: Prepared | TrainConfig) -> TrainResult:
     """Train, and write the run's folder: configuration, TensorBoard events, curves, samples, report, model, agent.
 
     SIGTERM, or SIGINT once, ends the training at once with a checkpoint; a run that fails leaves one too. Either goes
-    on with `agents.resume.prepare_resumed`, which is what `rlhf train --resume` does.
+    on with `agents.resume.prepare_resumed`, which is what `rlhf train --resume` does. Neither holds of an agent that
+    bundles do not hold, such as an off-policy one: it is saved at the end alone, with its own `save`.
 
     Raises:
         RunInterrupted: a signal ended it.
@@ -124,15 +137,19 @@ def _learn(run: Prepared, tokens: int) -> None:
             reset_num_timesteps=run.generators is None,
             progress_bar=run.config.progress,
         )
-        if not guard.gave_up:
+        if guard is None:
+            agent.save(run.folder / ZIP)
+        elif not guard.gave_up:
             bundles.save(agent, run.folder / AGENT, guard.state())
+        if guard is None or not guard.gave_up:
             agent.policy.save_pretrained(run.folder / MODEL)
     except Exception as error:
         raise RunStopped(_explain(run, error)) from error
     finally:
-        guard.close()
+        if guard is not None:
+            guard.close()
         agent.logger.close()
-    if guard.interrupted is not None:
+    if guard is not None and guard.interrupted is not None:
         where = guard.saved if guard.gave_up else run.folder / AGENT
         raise RunInterrupted(
             f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume {run.folder}"
@@ -146,14 +163,14 @@ def _explain(run: Prepared, error: Exception) -> str:
     folder, agent = run.folder, run.agent
     if not isinstance(error, ValueError | OSError | FloatingPointError | RewardError):  # a bug
         logger.error("training failed", exc_info=error)
-    checkpoint = run.checkpoints.rescue()
+    checkpoint = None if run.checkpoints is None else run.checkpoints.rescue()
     if checkpoint is None:
         kept = "no checkpoint could be written, what it has learned is lost"
     else:
         if not (folder / CONFIG).is_file():  # the folder was deleted, and made again for the checkpoint
             _write_config(run)
         kept = f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {folder}"
-    return f"the run stopped after {agent.num_timesteps} tokens: {error or type(error).__name__}; {kept}"
+    return f"the run stopped after {agent.num_timesteps} tokens: {str(error) or type(error).__name__}; {kept}"
 
 
 def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
@@ -206,7 +223,12 @@ def _check_device(name: str) -> None:
 
 
 def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
-    """Text metrics with the task's judges, evaluations, and the checkpoints of the run."""
+    """Text metrics with the task's judges, evaluations, and the checkpoints of the run.
+
+    Raises:
+        ValueError: checkpoints are asked for, and the agent is none that bundles hold.
+    """
+    from .bundles import holds
     from .callbacks import PeriodicEvaluation, TextMetrics
     from .checkpoints import CheckpointCallback, Checkpoints
     from .evaluation import find_judges
@@ -219,19 +241,38 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
         callbacks.append(
             PeriodicEvaluation(env, config.n_eval_episodes, config.eval_freq, folder, config.seed, config.verbose)
         )
+    if not holds(type(agent)):
+        if config.save_freq > 0:
+            raise ValueError(
+                f"--save-freq {config.save_freq}: checkpoints need an on-policy agent, and {config.algo} "
+                f"({type(agent).__name__}) is none; leave the flag out"
+            )
+        logger.warning(
+            "%s (%s) is no on-policy agent: no checkpoints are written, a signal ends the run, and it is saved at the "
+            "end, as %s",
+            config.algo,
+            type(agent).__name__,
+            folder / ZIP,
+        )
+        return callbacks
     checkpoints = Checkpoints(folder / CHECKPOINTS, config.keep_checkpoints)
-    guard = CheckpointCallback(checkpoints, config.save_freq, tuple(callbacks), verbose=config.verbose)
+    guard = CheckpointCallback(
+        checkpoints, config.save_freq, tuple(callbacks), verbose=config.verbose, until_closed=True
+    )
     return [*callbacks, guard]
 
 
 def _open_folder(run: Prepared) -> None:
     """Make the run's folder, or reopen it, and let the agent log there."""
+    from .atomic import is_replaceable
     from .resume import at_start
     from .run_log import open_logger
 
     config, folder, agent = run.config, run.folder, run.agent
     try:
         folder.mkdir(parents=True, exist_ok=run.generators is not None)
+        if not is_replaceable(folder / AGENT):  # better now than when the agent is to be saved
+            raise FileExistsError(f"{folder / AGENT} is no bundle, or a broken one: move it away")
         _write_config(run)
         if agent.policy.model_name is None:  # nothing else says what a fresh model was: KL is measured to it
             with at_start(agent.policy):

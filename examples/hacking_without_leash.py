@@ -44,12 +44,10 @@ def fit_proxy(n_pairs: int, seed: int) -> RewardModel:
     tokenizer = load_tokenizer("tiny")
     model = AutoModelForSequenceClassification.from_pretrained(resolve("tiny"), num_labels=1, dtype=torch.float32)
     torch.nn.init.zeros_(model.score.weight)
-    held_out = comparisons("test", 200, generator)
+    held_out = comparisons("test", 300, generator)
     pairs = comparisons("train", n_pairs, generator)
     fitted = fit_bradley_terry(model, tokenizer, pairs, held_out, epochs=4, learning_rate=3e-4, seed=seed)
-    normalise(
-        model, tokenizer, [row["prompt"] + row["reference"] for row in load_rows("sentiment", "validation")[:200]]
-    )
+    normalise(model, tokenizer, [row["prompt"] + row["reference"] for row in load_rows("sentiment", "validation")])
     print(f"The proxy, of {n_pairs} comparisons, orders {fitted.accuracy:.1%} of held-out ones as people do.\n")
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import random
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from stable_baselines3.common.utils import LinearSchedule
 import agents
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
 from agents.atomic import BundleError
+from agents.generation import Source
 
 ID = "rlhf/IncreasingNumbers-v0"
 ROLLOUT = 4 * 7  # tokens; episodes have 10, so that some go on at every boundary
@@ -75,31 +77,50 @@ def repack(folder: Path, change: Any) -> None:
 # Going on exactly
 
 
-@pytest.mark.parametrize("rounds", [3])
-def test_a_new_process_goes_on_bit_for_bit(rounds: int, tmp_path: Path) -> None:
+CASES = {
+    "ppo": agents.get_algorithm("ppo"),
+    "a2c": agents.get_algorithm("a2c"),
+    "stock-ppo": stable_baselines3.PPO,
+    "stock-a2c": stable_baselines3.A2C,
+}
+ROUNDS = 3
+
+
+def save_unbroken_and_half(cls: type[Any], folder: Path) -> None:
+    """An agent that learned twice, and one that is to learn once more."""
+    unbroken = build(cls)
+    unbroken.learn(ROUNDS * ROLLOUT)
+    unbroken.learn(ROUNDS * ROLLOUT, reset_num_timesteps=False)
+    agents.save(unbroken, folder / "unbroken")
+    agents.save(build(cls).learn(ROUNDS * ROLLOUT), folder / "half")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_agent_goes_on_bit_for_bit(name: str, tmp_path: Path) -> None:
     """Weights, optimizer, controller, environment, counters and generators, at a boundary within episodes."""
-    cases = {
-        "ppo": agents.get_algorithm("ppo"),
-        "a2c": agents.get_algorithm("a2c"),
-        "stock-ppo": stable_baselines3.PPO,
-        "stock-a2c": stable_baselines3.A2C,
-    }
-    for name, cls in cases.items():
-        unbroken = build(cls)
-        unbroken.learn(rounds * ROLLOUT)
-        unbroken.learn(rounds * ROLLOUT, reset_num_timesteps=False)
-        agents.save(unbroken, tmp_path / name / "unbroken")
-        agents.save(build(cls).learn(rounds * ROLLOUT), tmp_path / name / "half")
+    save_unbroken_and_half(CASES[name], tmp_path)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):  # as in another process
+        seed(7)
+    resumed = agents.load(tmp_path / "half").learn(ROUNDS * ROLLOUT, reset_num_timesteps=False)
+    agents.save(resumed, tmp_path / "resumed")
+    assert contents(tmp_path / "resumed") == contents(tmp_path / "unbroken")
+    assert contents(tmp_path / "resumed") != contents(tmp_path / "half")
+
+
+@pytest.mark.slow
+def test_a_new_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    for name, cls in CASES.items():
+        save_unbroken_and_half(cls, tmp_path / name)
     code = (
         "import sys, agents\n"
         "for folder in sys.argv[2:]:\n"
         "    agent = agents.load(folder + '/half').learn(int(sys.argv[1]), reset_num_timesteps=False)\n"
         "    agents.save(agent, folder + '/resumed')\n"
     )
-    folders = [str(tmp_path / name) for name in cases]
-    done = subprocess.run([sys.executable, "-c", code, str(rounds * ROLLOUT), *folders], capture_output=True, text=True)
+    folders = [str(tmp_path / name) for name in CASES]
+    done = subprocess.run([sys.executable, "-c", code, str(ROUNDS * ROLLOUT), *folders], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in cases:
+    for name in CASES:
         resumed, unbroken = contents(tmp_path / name / "resumed"), contents(tmp_path / name / "unbroken")
         assert resumed == unbroken, name
         assert resumed != contents(tmp_path / name / "half")
@@ -225,6 +246,13 @@ def test_a_function_is_named_when_it_is_missing_and_can_be_passed(tmp_path: Path
     assert loaded.lr_schedule(0.5) == 1e-3
 
 
+def test_a_function_inside_a_schedule_is_named_as_the_argument_is(tmp_path: Path) -> None:
+    agents.save(build(stable_baselines3.PPO, clip_range=lambda left: 0.1 * left), tmp_path / "agent")
+    with pytest.raises(ValueError, match=r"clip_range was <function.*agents.load\(\.\.\., clip_range=\.\.\.\)"):
+        agents.load(tmp_path / "agent")
+    assert agents.load(tmp_path / "agent", clip_range=lambda left: 0.3 * left).clip_range(0.5) == 0.15
+
+
 def test_arguments_can_be_changed(bundle: Path) -> None:
     changed = agents.load(
         bundle, learning_rate=0.5, policy_kwargs=dict(temperature=0.25), rollout_buffer_kwargs=dict(kl_target=7.0)
@@ -303,6 +331,38 @@ def test_a_diverged_agent_does_not_replace_a_good_one(copy: Path) -> None:
     assert contents(copy) == before
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "manifest.json"])
+def test_what_is_no_bundle_is_never_replaced(name: str, bundle: Path, tmp_path: Path) -> None:
+    agent = agents.load(bundle)
+    file = tmp_path / "results" / name
+    file.parent.mkdir()
+    file.write_text('{"short_name": "an app"}')
+    for target in (file.parent, file):
+        with pytest.raises(FileExistsError, match=f"{target} exists and is no bundle"):
+            agents.save(agent, target)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]
+    file.unlink()
+    agents.save(agent, file.parent)  # an empty folder
+    agents.save(agent, file.parent)  # a bundle
+
+
+def test_a_tokenizer_that_cannot_be_written_is_a_failure_of_the_disk(bundle: Path, tmp_path: Path) -> None:
+    from agents.bundle_model import write_model
+
+    class Tokenizer:
+        def __init__(self, error: Exception) -> None:
+            self.error = error
+
+        def save_pretrained(self, folder: Path) -> None:
+            raise self.error
+
+    policy = agents.load(bundle).policy
+    with pytest.raises(OSError, match="No space left on device"):  # as `tokenizers` says it
+        write_model(policy, Tokenizer(Exception("No space left on device (os error 28)")), tmp_path)
+    with pytest.raises(KeyError):
+        write_model(policy, Tokenizer(KeyError("a bug")), tmp_path)
+
+
 # Damage
 
 
@@ -370,16 +430,19 @@ def test_an_exploit_zip_does_not_run(tmp_path: Path, copy: Path) -> None:
     agents.load(copy)
     assert not marker.exists()
     with pytest.raises(Exception):  # noqa: B017, PT011  # whatever: the exploit is real, trust runs it
-        agents.load(path, trust_pickle=True)
+        agents.load(path, algorithm="ppo", trust_pickle=True)
     assert marker.exists()
 
 
 def test_a_trusted_zip_loads(tmp_path: Path) -> None:
     agent = build(agents.get_algorithm("ppo")).learn(ROLLOUT)
     agent.save(tmp_path / "agent.zip")
-    loaded = agents.load(tmp_path / "agent.zip", agent.get_env(), trust_pickle=True)
+    with pytest.raises(ValueError, match=r"does not say which algorithm it is of: pass it, .*algorithm="):
+        agents.load(tmp_path / "agent.zip", agent.get_env(), trust_pickle=True)
+    loaded = agents.load(tmp_path / "agent.zip", agent.get_env(), algorithm="ppo", trust_pickle=True)
     for one, other in zip(agent.policy.parameters(), loaded.policy.parameters(), strict=True):
         assert torch.equal(one, other)
+    assert Source.of(tmp_path / "agent.zip", trust=True).policy is not None
 
 
 def forge_class(described: dict[str, Any]) -> None:
@@ -416,6 +479,32 @@ def test_a_forged_bundle_imports_nothing(
         agents.load(copy)
     assert "evil_module" not in sys.modules
     assert not (tmp_path / "ran").exists()
+
+
+def test_attention_is_none_but_of_transformers_own(copy: Path) -> None:
+    """Other names are hub ids of kernels, which transformers downloads and imports."""
+    repack(copy, lambda described: described["model"].update(attention="evil/kernel"))
+    with pytest.raises(BundleError, match="the attention 'evil/kernel' is none of eager, sdpa"):
+        agents.load(copy)
+
+
+def test_a_hub_id_is_never_looked_up(copy: Path) -> None:
+    for file in (copy / "model").glob("*token*"):
+        file.unlink()
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if (copy / name).is_file()}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    repack(copy, lambda described: described["model"].update(name="evil/model"))
+    with pytest.raises(BundleError, match=r"no tokenizer, and 'evil/model' is neither .*policy_kwargs="):
+        agents.load(copy)
+
+    def forge(described: dict[str, Any]) -> None:
+        described["model"] = None
+        described["values"]["attributes"]["policy_kwargs"]["model"] = "evil/model"
+
+    repack(copy, forge)
+    with pytest.raises(BundleError, match="describes no model for its TokenPolicy"):
+        agents.load(copy)
 
 
 def test_a_models_own_code_is_refused(copy: Path) -> None:

@@ -13,9 +13,8 @@ import pytest
 import stable_baselines3
 
 import agents
-from agents import Checkpoints, SequenceRolloutBuffer, TokenPolicy, make_vec_env
+from agents import CheckpointCallback, Checkpoints, SequenceRolloutBuffer, TokenPolicy, make_vec_env
 from agents.atomic import BundleError, verify
-from agents.checkpoints import CheckpointCallback
 
 ID = "rlhf/TokenBandit-v0"
 
@@ -58,6 +57,9 @@ def test_broken_ones_are_passed_over_with_a_warning(
     assert f"{empty} is no bundle: it has no manifest.json" in caplog.text
     (good / "agent.json").unlink()
     assert checkpoints.latest() is None
+    save_at(checkpoints, agent, 30)  # the run comes by again
+    assert checkpoints.latest() == empty
+    (empty / "manifest.json").unlink()
     with pytest.raises(BundleError, match="holds no checkpoint that is whole"):
         checkpoints.load()
 
@@ -203,3 +205,115 @@ def test_a_failure_in_a_rollout_saves_its_beginning_and_in_an_update_the_last_ch
             ):
                 assert one.equal(other)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+class MovedByHand(stable_baselines3.PPO):
+    """Sets its weights without the optimizer, as TRPO's line search does, and fails."""
+
+    def train(self) -> None:
+        for _ in range(4):  # where memory is freed in between, a later tensor may take the first one's place
+            for parameter in self.policy.parameters():
+                parameter.data = parameter.data + 1.0
+        raise RuntimeError("in the update")
+
+
+def test_weights_that_moved_without_the_optimizer_are_no_boundary(tmp_path: Path) -> None:
+    agent = build()
+    agent.__class__ = MovedByHand
+    before = {name: tensor.clone() for name, tensor in agent.policy.state_dict().items()}
+    callback = CheckpointCallback(Checkpoints(tmp_path / "run"))
+    with pytest.raises(RuntimeError, match="in the update"):
+        agent.learn(60, callback=callback)
+    path = callback.rescue()
+    assert path is not None
+    assert path.name == "12", "the agent as it stands, under its own name: the boundary at 0 is gone"
+    loaded = agents.load(path, algorithm=MovedByHand)
+    assert not loaded.policy.value_net.weight.equal(before["value_net.weight"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_is_the_handlers_before(number: signal.Signals, tmp_path: Path) -> None:
+    class Second(Exception):
+        pass
+
+    def second(*_: object) -> None:
+        raise Second
+
+    class Twice(stable_baselines3.PPO):
+        def train(self) -> None:
+            os.kill(os.getpid(), number)
+            assert callback.interrupted == number
+            os.kill(os.getpid(), number)
+
+    agent = build()
+    agent.__class__ = Twice
+    callback = CheckpointCallback(Checkpoints(tmp_path))
+    before = signal.signal(number, second)
+    try:
+        with pytest.raises(Second):
+            agent.learn(60, callback=callback)
+        callback.close()
+        assert signal.getsignal(number) is second
+    finally:
+        signal.signal(number, before)
+
+
+class StoppedInUpdate(stable_baselines3.PPO):
+    """Gets SIGTERM in every update."""
+
+    def train(self) -> None:
+        super().train()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("until_closed", [False, True])
+def test_a_signal_in_the_last_update_saves(until_closed: bool, tmp_path: Path) -> None:
+    agent = build()
+    agent.__class__ = StoppedInUpdate
+    before = signal.getsignal(signal.SIGTERM)
+    callback = CheckpointCallback(Checkpoints(tmp_path), until_closed=until_closed)
+    agent.learn(12, callback=callback)
+    agent.learn(12, callback=callback)  # a second training, with the handlers perhaps in place
+    assert callback.saved == tmp_path / "12"
+    assert not callback.gave_up
+    assert callback._handlers.keys() == ({signal.SIGTERM, signal.SIGINT} if until_closed else set())
+    callback.close()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_a_bundle_gave_is_used_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr("agents.checkpoints.restore_figures", lambda logger, figures: given.append(figures))
+    agent, callback = build(), CheckpointCallback(Checkpoints(tmp_path / "run"))
+    agents.save(agent, tmp_path / "agent", {"logger": "figures"})
+    callback.restore(tmp_path / "agent")
+    agent.learn(12, callback=callback)
+    agent.learn(12, callback=callback)
+    assert given == ["figures"]
+
+
+def test_a_rescue_that_fails_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = CheckpointCallback(Checkpoints(tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("agents.checkpoints.write", lambda *_: {}["a bug"])
+
+    class Fails(stable_baselines3.PPO):
+        def train(self) -> None:
+            raise RuntimeError("in the update")
+
+    agent = build()
+    agent.__class__ = Fails
+    with pytest.raises(RuntimeError, match="in the update"):
+        agent.learn(60, callback=callback)
+    assert callback.rescue() is None
+    assert "a bug" in caplog.text
+
+    def unreadable(self: Checkpoints) -> None:
+        raise PermissionError("unreadable")
+
+    monkeypatch.setattr(Checkpoints, "latest", unreadable)
+    assert callback.rescue() is None
+    assert "no checkpoint can be read: unreadable" in caplog.text
+    assert signal.getsignal(signal.SIGTERM) is before

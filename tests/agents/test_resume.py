@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from stable_baselines3.common.base_class import BaseAlgorithm
 from typer.testing import CliRunner
 
 from agents.cli import app
@@ -288,6 +290,104 @@ def test_a_process_that_is_terminated_goes_on_in_another(algo: str, tmp_path: Pa
     assert_same_run(folder, tmp_path / "one" / algo / "run")
 
 
+def test_a_signal_while_the_agent_is_saved_waits_for_it(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from agents import bundles
+
+    real = bundles.save
+
+    def terminate(*arguments: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(*arguments)
+
+    monkeypatch.setattr(bundles, "save", terminate)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # not that of pytest: it would end it
+    try:
+        with pytest.raises(RunInterrupted, match=r"SIGTERM: the run is saved in .*agent"):
+            train(config(tmp_path))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    monkeypatch.undo()
+    finish(tmp_path / "ppo" / "run")
+    assert_same_run(tmp_path / "ppo" / "run", unbroken)
+
+
+# Agents that bundles do not hold
+
+
+class Idle(BaseAlgorithm):
+    """The least there is of SB3's interface, with no rollout buffer: counts tokens and learns nothing."""
+
+    def __init__(self, policy: Any, env: Any, policy_kwargs: Any = None, **kwargs: Any) -> None:
+        kwargs = {name: kwargs[name] for name in ("verbose", "device", "seed") if name in kwargs}
+        super().__init__(policy, env, learning_rate=1e-3, policy_kwargs=policy_kwargs, support_multi_env=True, **kwargs)
+        self._setup_model()
+
+    def _setup_model(self) -> None:
+        self._setup_lr_schedule()
+        self.policy = self.policy_class(
+            self.observation_space, self.action_space, self.lr_schedule, **self.policy_kwargs
+        )
+
+    def learn(self, total_timesteps: int, callback: Any = None, **kwargs: Any) -> Any:
+        kwargs.pop("log_interval")
+        _, callback = self._setup_learn(total_timesteps, callback, **kwargs)
+        callback.on_training_start(locals(), globals())
+        self.num_timesteps = total_timesteps
+        callback.on_training_end()
+        return self
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    from agents import register, registry
+
+    monkeypatch.setattr(registry, "_ALGORITHMS", dict(registry._ALGORITHMS))
+    register("idle", f"{__name__}:Idle")
+
+
+@pytest.mark.usefixtures("idle")
+def test_an_agent_that_bundles_do_not_hold_trains_and_saves_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = dict(algo="idle", kl_target=None, hyperparams={}, eval_freq=0)
+    folder = train(config(tmp_path, **settings)).folder
+    assert caplog.text.count("idle (Idle) is no on-policy agent: no checkpoints are written") == 1
+    assert (folder / "report.json").is_file()
+    assert (folder / "agent.zip").is_file()
+    assert not (folder / "agent").exists()
+    with pytest.raises(ValueError, match=r"--save-freq 96: checkpoints need an on-policy agent, and idle"):
+        train(config(tmp_path, **settings, save_freq=96).model_copy(update={"run_name": "other"}))
+    assert not (tmp_path / "idle" / "other").exists()
+    (folder / "report.json").unlink()
+    result = rlhf("train", "--resume", str(folder))
+    assert result.exit_code == 2
+    assert "needs an on-policy agent, and idle is none" in result.stderr
+    assert f"agents.load('{folder / 'agent.zip'}', trust_pickle=True)" in result.stderr
+
+
+def test_a_run_of_an_older_release_names_its_zips(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config(tmp_path).resolved().model_dump_json())
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "rl_model_96_steps.zip").write_bytes(b"")
+    result = rlhf("train", "--resume", str(tmp_path))
+    assert result.exit_code == 2
+    assert f"SB3 zips ({Path('checkpoints') / 'rl_model_96_steps.zip'})" in result.stderr
+    assert "rl_model_96_steps.zip', trust_pickle=True)" in result.stderr
+
+
+def test_a_folder_in_the_agents_place_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_call(monkeypatch, 9, lambda scores: scores * np.nan)
+    stopped(tmp_path)
+    monkeypatch.undo()
+    folder = tmp_path / "ppo" / "run"
+    (folder / "agent").mkdir()
+    (folder / "agent" / "notes").write_text("mine")
+    with pytest.raises(OSError, match=r"agent is no bundle, or a broken one: move it away"):
+        finish(folder)
+
+
 # What goes wrong
 
 
@@ -417,6 +517,51 @@ def test_a_reward_that_is_not_finite_stops_the_run_where_it_goes_on_from(
     monkeypatch.undo()
     finish(folder)
     assert_same_run(folder, unbroken)
+
+
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+def test_a_reward_that_fails_stops_the_run_where_it_goes_on_from(
+    how: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the command line, which says so in one line."""
+    score, calls, woken = TokenBanditReward.score, 0, threading.Event()
+
+    def fail(self: Any, prompts: list[str], completions: list[str], **columns: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls < 9:
+            return score(self, prompts, completions, **columns)
+        if how == "raises":
+            raise ConnectionError("the server is gone")
+        woken.wait(60)
+        raise AssertionError("nobody waits for this any more")
+
+    monkeypatch.setattr(TokenBanditReward, "score", fail)
+    settings = dict(timeout=1.0, retries=0) if how == "hangs" else dict(retries=0)
+    given = [f for name, value in settings.items() for f in ("--env-kwargs", f"reward_{name}:{value}")]
+    result = rlhf("train", *FLAGS, *given, "--kl-target", "0.3", "-f", str(tmp_path), "--run-name", "run")
+    woken.set()
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("rlhf:")]
+    assert "the server is gone" in line if how == "raises" else "no answer in 1 s" in line
+    folder = tmp_path / "ppo" / "run"
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    assert f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {folder}" in line
+    monkeypatch.undo()
+    finish(folder)
+    for name in ("policy.safetensors", "optimizer.safetensors"):
+        assert (folder / "agent" / name).read_bytes() == (unbroken / "agent" / name).read_bytes()
+    assert progress(folder) == progress(unbroken)
+
+
+def test_an_error_without_a_message_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(scores: Any) -> Any:
+        raise AssertionError
+
+    from agents.callbacks import TextMetrics
+
+    monkeypatch.setattr(TextMetrics, "_on_rollout_end", lambda self: fail(None))
+    assert "after 96 tokens: AssertionError; its last checkpoint" in stopped(tmp_path)
 
 
 def test_gradients_that_are_not_finite_leave_the_last_checkpoint(

@@ -93,7 +93,7 @@ class TestStock:
 
     def test_evaluation_in_between_leaves_training_alone(self, cls):
         evaluate = EvalCallback(make_vec_env(ID, 3, seed=5), n_eval_episodes=3, eval_freq=7, verbose=0)
-        # Refilling the KV cache rounds differently. Adam, and advantages normalised where all are nearly 0, magnify that.
+        # Refilling the KV cache rounds differently; Adam, and normalising advantages that are nearly 0, magnify that.
         plain = {"policy_kwargs": {"optimizer_class": torch.optim.SGD}, "normalize_advantage": False}
         quiet, watched = make_agent(cls, **plain).learn(80), make_agent(cls, **plain).learn(80, callback=evaluate)
         assert quiet.rollout_buffer.actions.tolist() == watched.rollout_buffer.actions.tolist()

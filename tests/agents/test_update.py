@@ -81,6 +81,20 @@ def test_where_everything_learns_nothing_is_stored(small_model, token_spaces):
     assert make_policy(small_model, token_spaces).trunk_states(sequences()) is None
 
 
+def test_a_forward_of_a_blocks_own_outlives_the_split(small_model, token_spaces):
+    """As accelerate's hooks put one there."""
+    model = small_model("gpt2")
+    block = model.base_model.h[0]
+    original = block.forward
+    block.forward = lambda *args, **kwargs: original(*args, **kwargs)
+    mine = block.forward
+    policy = TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-3, model=model, train=1)
+    check_equal(
+        outcome(policy, sequences()), outcome(policy, sequences() | {"trunk_states": policy.trunk_states(sequences())})
+    )
+    assert block.forward is mine
+
+
 def test_a_model_that_does_not_split_is_recomputed_with_one_warning(small_model, token_spaces):
     """Its last norm also reads the first block's output, past the blocks between."""
     model = small_model("gpt2")
@@ -173,21 +187,23 @@ def test_no_more_logits_than_a_chunk_are_held(small_model, token_spaces, monkeyp
 def test_log_probs_and_entropies_have_the_gradients_of_torchs_categorical():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 11, generator=generator, dtype=torch.float64)
-    logits[0, 3:9] = -torch.inf
+    logits[0, 3:9] = -torch.inf  # what top-k leaves out
     actions = torch.tensor([0, 1, 2, 3, 4, 10])
-    upstream = torch.randn(2, 6, generator=generator, dtype=torch.float64)
-    results = []
-    for ours in (True, False):
-        z = logits.clone().requires_grad_()
-        if ours:
-            log_probs, entropies = token_distribution.log_probs_and_entropies(lambda h, _: h, z, actions, 11)
-        else:
-            expected = torch.distributions.Categorical(logits=z)
-            log_probs, entropies = expected.log_prob(actions), expected.entropy()
-        (log_probs @ upstream[0] + entropies @ upstream[1]).backward()
-        results.append((log_probs.detach(), entropies.detach(), z.grad))
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other.nan_to_num(0.0), atol=1e-12, rtol=1e-9)
+    upstream = 50 * torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    z = logits.clone().requires_grad_()
+    log_probs, entropies = token_distribution.log_probs_and_entropies(lambda h, _: h, z, actions, 11)
+    (log_probs @ upstream[0] + entropies @ upstream[1]).backward()
+    for i in range(6):
+        kept = logits[i].isfinite().nonzero().flatten()
+        row = logits[i, kept].clone().requires_grad_()
+        expected = torch.distributions.Categorical(logits=row)
+        action = (kept == actions[i]).nonzero().squeeze()
+        loss = expected.log_prob(action) * upstream[0, i] + expected.entropy() * upstream[1, i]
+        loss.backward()
+        torch.testing.assert_close(log_probs[i], expected.log_prob(action))
+        torch.testing.assert_close(entropies[i], expected.entropy())
+        torch.testing.assert_close(z.grad[i, kept], row.grad)
+    assert (z.grad[~logits.isfinite()] == 0).all()
 
 
 @pytest.mark.parametrize("size", [1, 9, 16, 1000])
@@ -248,6 +264,16 @@ def test_bf16_autocast_agrees_within_its_precision_and_keeps_float32_weights(sma
     torch.testing.assert_close(log_probs, again, atol=0.05, rtol=0.05)
 
 
+def test_bf16_keeps_the_cache_of_tiny():
+    agent = make("ppo", "rlhf/Sentiment-v0", n_envs=2, seed=0, bf16=True, device="cpu")
+    assert agent.policy._actor.cache.enabled
+
+
+def test_compile_is_for_full_training(small_model, token_spaces):
+    with pytest.raises(ValueError, match="compile=True with train=1: only the passes of train='full'"):
+        make_policy(small_model, token_spaces, train=1, compile=True)
+
+
 def test_bf16_trains():
     agent = make("ppo", "rlhf/IncreasingNumbers-v0", n_envs=6, seed=0, bf16=True, learning_rate=1e-3, device="cpu")
     before = [p.detach().clone() for p in agent.policy.parameters() if p.requires_grad]
@@ -267,9 +293,27 @@ def test_a_gradient_that_is_not_finite_stops_before_the_step(small_model, token_
     policy = make_policy(small_model, token_spaces)
     before = [p.detach().clone() for p in policy.parameters()]
     (policy.evaluate_actions(sequences(), ACTIONS)[1].sum() * torch.inf).backward()
-    with pytest.raises(FloatingPointError, match=r"gradient of language_model\..* is not finite, and the step was not"):
+    with pytest.raises(FloatingPointError, match=r"the gradient is not finite, and the step was not"):
         policy.optimizer.step()
     assert all(torch.equal(one, other) for one, other in zip(before, policy.parameters(), strict=True))
+
+
+def test_the_parameter_whose_gradient_is_not_finite_is_named(small_model, token_spaces):
+    policy = make_policy(small_model, token_spaces)
+    outcome(policy, sequences())
+    policy.value_net.weight.grad[0, 3] = torch.nan
+    with pytest.raises(FloatingPointError, match=r"the gradient of value_net\.weight is not finite"):
+        policy.optimizer.step()
+
+
+def test_an_update_that_is_no_number_names_its_context():
+    agent = make("ppo", "rlhf/Sentiment-v0", n_envs=2, seed=0, device="cpu")
+    policy, ids = agent.policy, torch.tensor([[74, 1502, 369]])
+    obs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.no_grad():
+        policy.value_net.bias.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match='the value is nan in the update, after "i won\'t"'):
+        policy.evaluate_actions(obs, torch.tensor([5]))
 
 
 def test_a_loss_that_overflows_stops_ppo_and_leaves_the_weights_finite():
