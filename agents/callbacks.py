@@ -150,6 +150,15 @@ class PeriodicEvaluation(EvalCallback):
         seed: of the environment.
     """
 
+    STATE = (
+        "evaluations_timesteps",
+        "evaluations_results",
+        "evaluations_length",
+        "best_mean_reward",
+        "last_mean_reward",
+        "_last",
+    )
+
     def __init__(self, env: VecEnv, n_eval_episodes: int, eval_freq: int, folder: Path, seed: int, verbose: int = 0):
         super().__init__(
             env, n_eval_episodes=n_eval_episodes, eval_freq=eval_freq, log_path=str(folder), verbose=verbose
@@ -165,15 +174,6 @@ class PeriodicEvaluation(EvalCallback):
         """Go on from a state of `get_state`."""
         for name in self.STATE:
             setattr(self, name, state[name])
-
-    STATE = (
-        "evaluations_timesteps",
-        "evaluations_results",
-        "evaluations_length",
-        "best_mean_reward",
-        "last_mean_reward",
-        "_last",
-    )
 
     def _on_step(self) -> bool:
         return True

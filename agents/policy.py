@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +16,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from .contexts import check_token_ids, micro_batches, read_contexts
 from .kv_cache import SlottedTrunk
 from .language_model import LanguageModel, SplitTrunk, TrainPart, hidden_states
-from .token_distribution import TokenDistribution, log_probs_and_entropies, log_probs_without_gradients
+from .token_distribution import TokenDistribution, keep_top, log_probs_and_entropies, log_probs_without_gradients
 
 __all__ = ["TokenPolicy"]
 
@@ -197,7 +198,7 @@ class TokenPolicy(ActorCriticPolicy):
         Returns:
             actions `(batch,)` int64, values `(batch, 1)` and log-probabilities `(batch,)`.
         """
-        _check_token_ids(obs)
+        check_token_ids(obs)
         with self._autocast():
             hidden = self._hidden(obs, self._actor)
             value_hidden = hidden if self.value_trunk is None else self._hidden(obs, self._critic)
@@ -212,7 +213,7 @@ class TokenPolicy(ActorCriticPolicy):
             FloatingPointError: the logits are not finite.
             ValueError: the observations have been rescaled.
         """
-        _check_token_ids(obs)
+        check_token_ids(obs)
         # TRPO differentiates its KL twice, which of attention's kernels only the plain one can
         kernel = sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext()
         with self._autocast(), kernel:
@@ -235,7 +236,7 @@ class TokenPolicy(ActorCriticPolicy):
     def _hidden(self, obs: PyTorchObs, trunk: _Trunk) -> torch.Tensor:
         """Hidden states `(n, hidden_size)` where actions are chosen: through the cache, or with gradients if wanted."""
         assert isinstance(obs, dict)
-        input_ids, lengths = _contexts(obs)
+        input_ids, lengths = read_contexts(obs)
         if "rows" not in obs and not torch.is_grad_enabled():
             return trunk.cache(input_ids, lengths)
         length = int(lengths.max())
@@ -275,7 +276,7 @@ class TokenPolicy(ActorCriticPolicy):
             results = self._evaluate(obs, actions)
         else:
             order, parts = [], []
-            for part, chosen in _micro_batches(obs, self.micro_batch_size):
+            for part, chosen in micro_batches(obs, self.micro_batch_size):
                 order.append(chosen)
                 # By its sequences: their activations are computed again in the backward pass and not kept until then.
                 parts.append(checkpoint(self._evaluate, part, actions[chosen], use_reentrant=False))
@@ -362,7 +363,7 @@ class TokenPolicy(ActorCriticPolicy):
             return
         what, action = (~finite).nonzero()[0].tolist()
         row, column = (int(obs[key][action]) if "rows" in obs else action for key in ("rows", "columns"))
-        length = column + 1 if "rows" in obs else int(_contexts(obs)[1][action])
+        length = column + 1 if "rows" in obs else int(read_contexts(obs)[1][action])
         name = ("value", "log-probability", "entropy")[what]
         raise FloatingPointError(
             f"the {name} is {results[what].flatten()[action].item()} in the update, after "
@@ -379,22 +380,7 @@ class TokenPolicy(ActorCriticPolicy):
         logits = logits[..., : self.n_actions]
         if self.temperature != 1.0:
             logits = logits / self.temperature
-        kept = None
-        if self.top_k is not None and self.top_k < self.n_actions:
-            kept = logits >= logits.topk(self.top_k, dim=-1).values[..., -1:]
-        if self.top_p is not None and self.top_p < 1.0:
-            ordered, order = (logits if kept is None else logits.masked_fill(~kept, -torch.inf)).sort(
-                -1, descending=True
-            )
-            probability = ordered.softmax(dim=-1)
-            inside = probability.cumsum(dim=-1) - probability < self.top_p  # the mass before a token is below p
-            nucleus = torch.zeros_like(inside).scatter(-1, order, inside)
-            kept = nucleus if kept is None else kept & nucleus
-        if kept is None:
-            return logits
-        if taken is not None:
-            kept = kept.scatter(-1, taken[:, None], True)
-        return logits.masked_fill(~kept, -torch.inf)
+        return keep_top(logits, self.top_k, self.top_p, taken)
 
     def decode(self, ids: Any) -> str | list[int]:
         """The text of token ids, for people to read; the ids themselves where no tokenizer goes with the model."""
@@ -439,51 +425,6 @@ class _Snapshot(nn.Module):
 
     def parameters_by_name(self) -> dict[str, torch.Tensor]:
         return {name.replace("/", "."): value for name, value in self.named_buffers()}
-
-
-def _check_token_ids(obs: PyTorchObs) -> None:
-    """Raise a ValueError for ids that a wrapper has rescaled; cast to whole numbers they would be other tokens."""
-    assert isinstance(obs, dict)
-    for key in ("input_ids", "attention_mask"):
-        values = obs[key]
-        if values.is_floating_point() and (values != values.floor()).any():  # the environment's own are integers
-            wrong = values[values != values.floor()][0].item()
-            raise ValueError(
-                f"{key} has {wrong:.3g}, which is no whole number: a wrapper rescales the observations. Token ids are "
-                "names: use VecNormalize(norm_obs=False), or no such wrapper"
-            )
-
-
-def _contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids `(batch, length)` and lengths `(batch,)` of an observation, whatever dtype SB3 has cast it to."""
-    assert isinstance(obs, dict)
-    return obs["input_ids"].long(), obs["attention_mask"].long().sum(dim=1).clamp(min=1)
-
-
-def _micro_batches(obs: dict[str, torch.Tensor], size: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    """Cut a minibatch by its sequences into parts of at most `size` tokens, padding included (one sequence at least).
-
-    Yields:
-        The observations of a part and the places `(n,)` of its actions in the whole.
-    """
-    lengths = _contexts(obs)[1]
-    rows = obs.get("rows", torch.arange(len(lengths), device=lengths.device))
-    order = lengths.argsort()  # sequences of a length go together, so little of a part is padding
-    part: list[int] = []
-    for position, length in enumerate([*lengths[order].tolist(), None]):
-        if part and (length is None or (len(part) + 1) * length > size):
-            chosen = order[part]
-            number = torch.full_like(lengths, -1)
-            number[chosen] = torch.arange(len(part), device=number.device)
-            places = (number[rows] >= 0).nonzero().squeeze(1)
-            taken = {key: value[chosen] for key, value in obs.items() if key not in ("rows", "columns")}
-            if "rows" in obs:
-                taken |= {"rows": number[rows[places]], "columns": obs["columns"][places]}
-            else:
-                places = chosen  # one action a row, in the order of the part's rows
-            yield taken, places
-            part = []
-        part.append(position)
 
 
 def _check_arguments(

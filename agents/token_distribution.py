@@ -1,4 +1,4 @@
-"""The distribution of the next token, and log-probabilities without ever holding all logits.
+"""The distribution of the next token, top-k and top-p, and log-probabilities without ever holding all logits.
 
 A vocabulary is large: `(tokens, vocab_size)` logits and what autograd keeps of them, not the model, are what fills the
 memory of an update. `log_probs_and_entropies` computes them in chunks of `LOGITS_AT_ONCE`.
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Categorical
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["TokenDistribution", "log_probs_and_entropies", "log_probs_without_gradients"]
+__all__ = ["TokenDistribution", "keep_top", "log_probs_and_entropies", "log_probs_without_gradients"]
 
 Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -51,6 +51,29 @@ class TokenDistribution(CategoricalDistribution):
         threshold = torch.rand_like(cumulated[:, :1]) * cumulated[:, -1:]
         tokens = torch.searchsorted(cumulated, threshold, right=True)  # right: never a token of probability 0
         return tokens.squeeze(1).clamp(max=cumulated.shape[1] - 1)  # where rounding took the threshold to the very end
+
+
+def keep_top(
+    logits: torch.Tensor, top_k: int | None, top_p: float | None, taken: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Logits `(n, n_actions)` with -inf outside the k most probable tokens and the smallest set of probability p.
+
+    `taken` tokens, `(n,)`, are always inside; None for k or p leaves that restriction out.
+    """
+    kept = None
+    if top_k is not None and top_k < logits.shape[-1]:
+        kept = logits >= logits.topk(top_k, dim=-1).values[..., -1:]
+    if top_p is not None and top_p < 1.0:
+        ordered, order = (logits if kept is None else logits.masked_fill(~kept, -torch.inf)).sort(-1, descending=True)
+        probability = ordered.softmax(dim=-1)
+        inside = probability.cumsum(dim=-1) - probability < top_p  # the mass before a token is below p
+        nucleus = torch.zeros_like(inside).scatter(-1, order, inside)
+        kept = nucleus if kept is None else kept & nucleus
+    if kept is None:
+        return logits
+    if taken is not None:
+        kept = kept.scatter(-1, taken[:, None], True)
+    return logits.masked_fill(~kept, -torch.inf)
 
 
 def log_probs_and_entropies(

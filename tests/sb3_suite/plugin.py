@@ -175,14 +175,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Expect the listed tests to fail, and complain of lines that stand for no test."""
     table = reasons.REASONS[config.getoption("--sb3-suite")]
     whole_files = not any("::" in argument for argument in config.args)
-    if whole_files and (stale := reasons.unmatched(map(test_id, items), table)):
+    if whole_files and (stale := reasons.unmatched(map(node_id, items), table)):
         raise pytest.UsageError(f"reasons.py lists tests that do not exist: {', '.join(stale)}")
     for item in items:
-        if (reason := reasons.find_reason(test_id(item), table)) is not None:
+        if (reason := reasons.find_reason(node_id(item), table)) is not None:
             item.add_marker(pytest.mark.xfail(reason=reason, strict=True))
 
 
-def test_id(item: pytest.Item) -> str:
+def node_id(item: pytest.Item) -> str:
     """The id of a test without the folder."""
     return f"{item.path.name}::{item.name}"
 

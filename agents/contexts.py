@@ -1,0 +1,60 @@
+"""Observations as the policy reads them: token ids and lengths, and minibatches cut into parts by their sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from stable_baselines3.common.type_aliases import PyTorchObs
+
+__all__ = ["check_token_ids", "micro_batches", "read_contexts"]
+
+
+def read_contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids `(batch, length)` and lengths `(batch,)` of an observation, whatever dtype SB3 has cast it to."""
+    assert isinstance(obs, dict)
+    return obs["input_ids"].long(), obs["attention_mask"].long().sum(dim=1).clamp(min=1)
+
+
+def check_token_ids(obs: PyTorchObs) -> None:
+    """Refuse ids that a wrapper has rescaled: cast to whole numbers they would be other tokens.
+
+    Raises:
+        ValueError: an id or a mask is no whole number.
+    """
+    assert isinstance(obs, dict)
+    for key in ("input_ids", "attention_mask"):
+        values = obs[key]
+        if values.is_floating_point() and (values != values.floor()).any():  # the environment's own are integers
+            wrong = values[values != values.floor()][0].item()
+            raise ValueError(
+                f"{key} has {wrong:.3g}, which is no whole number: a wrapper rescales the observations. Token ids are "
+                "names: use VecNormalize(norm_obs=False), or no such wrapper"
+            )
+
+
+def micro_batches(obs: dict[str, torch.Tensor], size: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """Cut a minibatch by its sequences into parts of at most `size` tokens, padding included (one sequence at least).
+
+    Yields:
+        The observations of a part and the places `(n,)` of its actions in the whole.
+    """
+    lengths = read_contexts(obs)[1]
+    order = lengths.argsort()  # sequences of a length go together, so little of a part is padding
+    ordered, start = lengths[order].tolist(), 0
+    for end in range(1, len(ordered) + 1):
+        if end == len(ordered) or (end + 1 - start) * ordered[end] > size:
+            yield _part(obs, order[start:end], len(ordered))
+            start = end
+
+
+def _part(obs: dict[str, torch.Tensor], chosen: torch.Tensor, n: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Some of the n sequences of a minibatch, and the places of their actions."""
+    taken = {key: value[chosen] for key, value in obs.items() if key not in ("rows", "columns")}
+    if "rows" not in obs:  # one action a row
+        return taken, chosen
+    number = torch.full((n,), -1, device=chosen.device)  # of a sequence, in the part
+    number[chosen] = torch.arange(len(chosen), device=chosen.device)
+    rows = number[obs["rows"]]
+    places = (rows >= 0).nonzero().squeeze(1)
+    return taken | {"rows": rows[places], "columns": obs["columns"][places]}, places
