@@ -1,9 +1,10 @@
-"""What a token costs as things grow: environments, completion length, vocabulary, depth; ours beside the bare model.
+"""A token's cost as environments, length, vocabulary, depth or trained blocks grow; ours beside the bare model.
 
 `python -m benchmarks.scaling` measures the rollout (with reward and the reference's pass) and the update (one epoch,
 minibatches of `MINIBATCH` completions) separately, of `ours` and of `floor` (see `benchmarks.throughput`) in turns,
 prints a table a panel and the asked ratios, and draws `docs/scaling.png`. Models are fresh, GPT-2-shaped, of 3 blocks
-of width 256 and 2,048 tokens, but for what a panel varies.
+of width 256 and 2,048 tokens, but for what a panel varies. In the panel "trained" the last k of 16 blocks learn, 0 being
+`train="head"`: an epoch's cost should be a straight line in k.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .throughput import describe
 from .work import FreshModel, Work
@@ -33,6 +36,7 @@ class Panel:
     values: tuple[int, ...]
     toy: tuple[int, ...]
     make: Callable[[int], Work]
+    linear: bool = False  # the axes of its plot
 
 
 def _work(model: FreshModel, n_envs: int = 32, new_tokens: int = 32) -> Work:
@@ -54,6 +58,13 @@ PANELS = {
         lambda n: _work(FreshModel(vocab_size=n), n_envs=MINIBATCH),
     ),
     "depth": Panel("blocks", (1, 2, 4, 8, 16), (1, 2), lambda n: _work(FreshModel(n_layer=n), n_envs=MINIBATCH)),
+    "trained": Panel(
+        "blocks trained, of 16",
+        (0, 1, 2, 4, 8),
+        (0, 1),
+        lambda k: replace(_work(FreshModel(n_layer=16), n_envs=MINIBATCH), train=k or "head"),
+        linear=True,
+    ),
 }
 
 
@@ -88,35 +99,56 @@ def print_ratios(costs: dict[str, dict[int, Costs]]) -> None:
         start, end = (32, 512) if {32, 512} <= length.keys() else (min(length), max(length))
         ours, bare = (growth(length, name, start, end) for name in ("ours", "bare"))
         print(f"from {start} to {end} new tokens: x {ours:.2f} a token, the bare model x {bare:.2f} (asked: no more)")
+    if len(trained := costs.get("trained", {})) > 1:
+        for who in ("ours", "bare"):
+            print(f"an epoch with k blocks trained, {who}: {_line({k: c[who, 'update'] for k, c in trained.items()})}")
+
+
+def _line(costs: dict[int, float]) -> str:
+    """The straight line through an epoch's costs against the blocks trained, and how far they are off it."""
+    slope, head = np.polyfit(list(costs), list(costs.values()), 1)
+    off = max(abs(cost / (head + slope * k) - 1) for k, cost in costs.items())
+    return f"{head:.0f} + {slope:.0f} k microseconds a token, every one within {off:.0%} of it (asked: in proportion)"
 
 
 def plot(costs: dict[str, dict[int, Costs]], path: Path) -> None:
     """Draw a panel for each thing that grows."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    figure = Figure(figsize=(11, 8), layout="constrained")
+    figure = Figure(figsize=(15, 8), layout="constrained")
     colors, styles = {"rollout": "tab:blue", "update": "tab:orange"}, {"ours": "o-", "bare": "s--"}
-    for axes, (name, by_value) in zip(figure.subplots(2, 2).flat, costs.items(), strict=False):
+    grid = figure.subplots(2, 3).flatten()
+    for axes, (name, by_value) in zip(grid, costs.items(), strict=False):
         values = sorted(by_value)
         for contender, style in styles.items():
             for part, color in colors.items():
                 label = f"{part}, {'ours' if contender == 'ours' else 'bare model'}"
                 ys = [by_value[n][contender, part] for n in values]
                 axes.plot(values, ys, style, color=color, label=label, alpha=1.0 if contender == "ours" else 0.7)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
+        if PANELS[name].linear:
+            axes.set_ylim(bottom=0)
+        else:
+            _log_axes(axes, lowest=min(min(c.values()) for c in by_value.values()))
         axes.set_xticks(values, [f"{n:,}" for n in values])
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if f"{y:e}"[0] in "25" else ""))
-        axes.set_ylim(bottom=max(1.0, 0.7 * min(min(c.values()) for c in by_value.values())))
         axes.set_xlabel(PANELS[name].label)
         axes.set_ylabel("microseconds a token")
         axes.grid(which="both", alpha=0.25)
+    for axes in grid[len(costs) :]:
+        axes.set_axis_off()
     figure.axes[0].legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
+
+
+def _log_axes(axes: Any, lowest: float) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}"))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if f"{y:e}"[0] in "25" else ""))
+    axes.set_ylim(bottom=max(1.0, 0.7 * lowest))
 
 
 def main(arguments: list[str] | None = None) -> None:

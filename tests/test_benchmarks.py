@@ -100,13 +100,14 @@ def test_ragged_lengths_have_a_mean_of_a_third_of_the_limit(benchmark: Any) -> N
 def test_scaling_prints_ratios_and_draws(benchmark: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     picture = tmp_path / "scaling.png"
     benchmark("scaling").main(
-        ["--toy", "--panels", "envs", "length", "--repeats", "1", "--threads", "1", "--output", str(picture)]
+        ["--toy", "--panels", "envs", "length", "trained", "--repeats", "1", "--threads", "1", "--output", str(picture)]
     )
     printed = capsys.readouterr().out
     for label in ("environments", "new tokens a completion"):
         assert f"{label} | rollout: ours" in printed
     assert re.search(r"from 2 to 4 environments: x \d", printed), printed
     assert re.search(r"from 2 to 4 new tokens: x [\d.]+ a token, the bare model x \d", printed), printed
+    assert re.search(r"an epoch with k blocks trained, ours: \d+ \+ -?\d+ k microseconds a token", printed), printed
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
