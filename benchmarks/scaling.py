@@ -3,8 +3,8 @@
 `python -m benchmarks.scaling` measures the rollout (with reward and the reference's pass) and the update (one epoch,
 minibatches of `MINIBATCH` completions) separately, of `ours` and of `floor` (see `benchmarks.throughput`) in turns,
 prints a table a panel and the asked ratios, and draws `docs/scaling.png`. Models are fresh, GPT-2-shaped, of 3 blocks
-of width 256 and 2,048 tokens, but for what a panel varies. In the panel "trained" the last k of 16 blocks learn, 0 being
-`train="head"`: an epoch's cost should be a straight line in k.
+of width 256 and 2,048 tokens, but for what a panel varies. In the panel "trained" the last k of 16 blocks learn, 0
+being `train="head"`: an epoch's cost should be a straight line in k.
 """
 
 from __future__ import annotations

@@ -81,7 +81,8 @@ def test_every_requirement_is_pinned_inside_its_range(python: str) -> None:
     pins = read_pins(python)
     for requirement in list_requirements():
         name = canonicalize_name(requirement.name)
-        if name == "rlhf-envs":
+        absent = requirement.marker is not None and not requirement.marker.evaluate({"python_version": python})
+        if name == "rlhf-envs" or absent:
             continue
         assert name in pins, f"{requirement} has no pin in constraints.txt"
         assert requirement.specifier.contains(pins[name]), f"the pin {name}=={pins[name]} is outside {requirement}"
