@@ -284,6 +284,7 @@ def test_bf16_trains():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own import
 def test_a_compiled_update_equals_the_plain_one(small_model, token_spaces):
     plain, compiled = (make_policy(small_model, token_spaces, compile=on) for on in (False, True))
     check_equal(outcome(plain, sequences()), outcome(compiled, sequences()), atol=1e-5, rtol=1e-3)
