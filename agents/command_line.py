@@ -54,12 +54,17 @@ class user_errors:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        from rlhf_envs.rewards import RewardError
+        if error is None:
+            return
+        from rlhf_envs.feedback.records import StoreError
+
+        if isinstance(error, ValueError | TypeError | OSError | ImportError | FloatingPointError | StoreError):
+            fail(str(error))
+        from rlhf_envs.rewards import RewardError  # the rest costs the import of torch
 
         from .train import RunStopped
 
-        expected = (ValueError, TypeError, OSError, ImportError, FloatingPointError, RewardError, RunStopped)
-        if isinstance(error, expected):
+        if isinstance(error, RewardError | RunStopped):
             fail(str(error))
 
 

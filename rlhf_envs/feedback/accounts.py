@@ -1,0 +1,116 @@
+"""Annotators, invitations and password hashes; hashing and checking passwords is the web page's business."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from rlhf_envs.feedback.database import Database
+from rlhf_envs.feedback.queue import annotator_named
+from rlhf_envs.feedback.records import Annotator
+from rlhf_envs.feedback.schema import annotators, invitations
+
+__all__ = ["Accounts"]
+
+_ROLES = ("annotator", "admin")
+_LONGEST_NAME = 100
+
+
+class Accounts:
+    """What the store knows of people; mixed into `FeedbackStore`."""
+
+    _database: Database
+    _clock: Callable[[], datetime]
+
+    def add_annotator(self, name: str, role: str = "annotator") -> Annotator:
+        """Add an annotator without a password, or return the one of that name and role.
+
+        Raises:
+            ValueError: the name is no name, or is taken by another role.
+        """
+        _check_name(name)
+        _check_role(role)
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            found = connection.execute(sa.select(annotators.c.role).where(annotators.c.name == name)).scalar()
+            if found is None:
+                connection.execute(sa.insert(annotators).values(name=name, role=role, created=self._clock()))
+            elif found != role:
+                raise ValueError(f"the name {name!r} is taken by an account of role {found!r}: choose another")
+            return annotator_named(connection, name)
+
+    def annotators(self) -> list[Annotator]:
+        """All annotators, oldest first."""
+        columns = (annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created)
+        with self._database.read() as connection:
+            return [Annotator(*row) for row in connection.execute(sa.select(*columns).order_by(annotators.c.id))]
+
+    def invite(self, role: str = "annotator", *, days: float = 7.0) -> str:
+        """A token with which one person may register within `days`. Only its hash is kept: it is shown once."""
+        _check_role(role)
+        token = secrets.token_urlsafe(24)
+        with self._database.write() as connection:
+            connection.execute(
+                sa.insert(invitations).values(
+                    token_hash=_hash(token), role=role, expires=self._clock() + timedelta(days=days)
+                )
+            )
+        return token
+
+    def register(self, token: str, name: str, password_hash: str) -> Annotator:
+        """Use up an invitation and make its account.
+
+        Raises:
+            ValueError: the invitation is unknown, used or out of date, or the name is taken or no name.
+        """
+        _check_name(name)
+        now = self._clock()
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            invitation = connection.execute(
+                sa.select(invitations).where(invitations.c.token_hash == _hash(token))
+            ).one_or_none()
+            if invitation is None or invitation.used is not None or invitation.expires <= now:
+                raise ValueError("the invitation is unknown, used or out of date: ask for a new one")
+            if connection.execute(sa.select(annotators.c.id).where(annotators.c.name == name)).first():
+                raise ValueError(f"the name {name!r} is taken: choose another")
+            connection.execute(
+                sa.insert(annotators).values(name=name, role=invitation.role, created=now, password_hash=password_hash)
+            )
+            connection.execute(
+                sa.update(invitations).where(invitations.c.token_hash == invitation.token_hash).values(used=now)
+            )
+            return annotator_named(connection, name)
+
+    def password_hash(self, name: str) -> str | None:
+        """The hash that the account was registered with; None for an unknown name or one without a password."""
+        if not _is_text(name):
+            return None  # a NUL or a lone surrogate in a login form is no name of anyone
+        with self._database.read() as connection:
+            return connection.execute(sa.select(annotators.c.password_hash).where(annotators.c.name == name)).scalar()
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or name != name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise ValueError(
+            f"an annotator's name must have 1 to {_LONGEST_NAME} printable characters and no space around, got "
+            f"{name[:_LONGEST_NAME]!r}"
+        )
+
+
+def _check_role(role: str) -> None:
+    if role not in _ROLES:
+        raise ValueError(f"unknown role {role!r}; there are {', '.join(_ROLES)}")
+
+
+def _is_text(value: str) -> bool:
+    """Whether both databases can hold it as text."""
+    return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()

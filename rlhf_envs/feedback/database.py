@@ -1,0 +1,198 @@
+"""The connection to SQLite or PostgreSQL: transactions, migrations, and errors that say what to do."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from rlhf_envs.feedback.records import StoreError
+
+__all__ = ["Database", "migration_config"]
+
+logger = logging.getLogger(__name__)
+
+_BUSY_SECONDS = 30.0
+_LOCK = 0x726C6866  # the advisory lock of PostgreSQL that stands for "one writer"; any number that is always the same
+_MIGRATING = threading.Lock()  # Alembic's `context` is one for the process
+
+
+class Database:
+    """An engine whose writes are whole, durable and in order.
+
+    SQLite: WAL, `synchronous=FULL` (a commit is on the disk when it returns), and `BEGIN IMMEDIATE` for writes, since a
+    transaction that turns from reading to writing midway fails with "database is locked" instead of waiting.
+
+    Args:
+        url: a path for SQLite, or a URL ("sqlite:///...", "postgresql://...").
+        migrate: bring an older schema up to date; without it an older one is refused.
+
+    Raises:
+        StoreError: the database is out of reach, locked, no database, or its schema is newer (or older, unless
+            `migrate`).
+    """
+
+    def __init__(self, url: str | Path, *, migrate: bool = True) -> None:
+        self.url = _parse(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.place = str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
+        self.engine = _engine(self.url, self.is_sqlite)
+        # SQLite has one writer; threads that wait here are woken in turn, where SQLite's own waiting polls.
+        self._writer: Any = threading.Lock() if self.is_sqlite else nullcontext()
+        try:
+            self._check_schema(migrate)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A transaction that sees one state of the database and changes nothing."""
+        with self._errors(), self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[sa.Connection]:
+        """A transaction that is on the disk when this ends, or, after an exception, has never been."""
+        with (
+            self._errors(),
+            self._writer,
+            self.engine.connect().execution_options(rlhf_write=True) as connection,
+            connection.begin(),
+        ):
+            yield connection
+
+    def one_writer(self, connection: sa.Connection) -> None:
+        """Wait until no other transaction is past this line; in SQLite none is."""
+        if not self.is_sqlite:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def _check_schema(self, migrate: bool) -> None:
+        config = migration_config()
+        scripts = ScriptDirectory.from_config(config)
+        newest = scripts.get_current_head()
+        with self.read() as connection:
+            current = _revision(connection)
+        if current == newest:
+            return
+        known = {script.revision for script in scripts.walk_revisions()}
+        if current is not None and current not in known:
+            raise StoreError(
+                f"{self.place} has schema {current!r}, which this version of rlhf-envs (schema {newest!r}) does not "
+                "know: it was written by a newer one. Upgrade rlhf-envs to open it."
+            )
+        if not migrate:
+            state = "no schema" if current is None else f"the older schema {current!r}"
+            raise StoreError(
+                f"{self.place} has {state}, this version of rlhf-envs wants {newest!r}: copy the database if you want "
+                "the old one back, then open it with migrate=True"
+            )
+        with self.write() as connection:  # one transaction: a migration that fails leaves nothing behind
+            self.one_writer(connection)
+            self._refuse_foreign(connection)
+            config.attributes["connection"] = connection
+            with _MIGRATING:
+                command.upgrade(config, "head")
+        if current is not None:
+            logger.info("migrated %s from schema %s to %s", self.place, current, newest)
+
+    def _refuse_foreign(self, connection: sa.Connection) -> None:
+        """Not to put our tables among those of another program."""
+        tables = sa.inspect(connection).get_table_names()
+        if tables and "alembic_version" not in tables:
+            raise StoreError(
+                f"{self.place} holds tables of something else ({', '.join(sorted(tables)[:5])}): give a file or a "
+                "database of its own"
+            )
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.IntegrityError:
+            raise  # a bug, not the state of the database
+        except (sa.exc.DatabaseError, sa.exc.TimeoutError) as error:
+            reason = str(getattr(error, "orig", None) or error).strip()
+            raise StoreError(f"{self.place}: {reason}. {self._remedy(reason)}") from error
+
+    def _remedy(self, reason: str) -> str:
+        if not self.is_sqlite:
+            return "See that PostgreSQL runs, that the address, user and database are right, and try again."
+        remedies = {
+            "locked": f"Another program has held the file for {_BUSY_SECONDS:.0f} s: end it (or close the database "
+            "browser with unsaved changes) and try again.",
+            "readonly": "Make the file and its folder writable for this user (SQLite writes -wal and -shm files beside "
+            "it), or copy it to where you may write.",
+            "unable to open": "See that the folder exists and that this user may read and write it.",
+            "not a database": "The file is something else or damaged: give another path, or restore a backup.",
+            "malformed": "The file is damaged: restore a backup, or try `sqlite3 FILE .recover`.",
+            "full": "Free some space on the disk and try again: nothing that was acknowledged is lost.",
+        }
+        return next((remedy for word, remedy in remedies.items() if word in reason), "Nothing of this call was stored.")
+
+
+def migration_config() -> Config:
+    """Alembic's configuration; there is no alembic.ini."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    return config
+
+
+def _parse(url: str | Path) -> sa.URL:
+    if isinstance(url, Path) or "://" not in url:
+        return sa.URL.create("sqlite", database=str(url))
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError:
+        raise StoreError("the address of the store is no URL: give a path, or postgresql://user@host/name") from None
+    backend = parsed.drivername.partition("+")[0]
+    if backend in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if backend != "sqlite":
+        raise StoreError(f"unknown database {backend!r}: the store lives in SQLite (a path) or in postgresql://...")
+    if parsed.database in (None, "", ":memory:"):
+        raise StoreError("a store in memory would be lost with its connection: give the path of a file")
+    return parsed
+
+
+def _engine(url: sa.URL, is_sqlite: bool) -> sa.Engine:
+    if not is_sqlite:
+        try:
+            return sa.create_engine(url, pool_pre_ping=True, pool_size=8, max_overflow=24)
+        except ModuleNotFoundError as error:
+            raise ImportError('a store in PostgreSQL needs psycopg: pip install "rlhf-envs[postgres]"') from error
+    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, pool_size=8, max_overflow=24)
+
+    @sa.event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # Python's sqlite3 begins no transaction of its own: `begin` below does
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @sa.event.listens_for(engine, "begin")
+    def begin(connection: sa.Connection) -> None:
+        writes = connection.get_execution_options().get("rlhf_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _revision(connection: sa.Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()

@@ -1,0 +1,183 @@
+"""What people said, as the rows that trainers and other tools take. What an export leaves out is counted by reason."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .argilla import argilla_row
+from .label_studio import label_studio_row
+from .quarantine import write_atomically
+from .records import Item, Judgement
+from .rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows
+
+if TYPE_CHECKING:
+    from .store import FeedbackStore
+
+__all__ = [
+    "FORMATS",
+    "HOW",
+    "Export",
+    "argilla_rows",
+    "export_file",
+    "item_rows",
+    "kto_rows",
+    "label_studio_rows",
+    "preference_rows",
+    "rating_rows",
+    "sft_rows",
+]
+
+Row = dict[str, Any]
+
+FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
+
+
+def item_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
+    """Everything: a row an item, with its judgements, skips among them. `import_file` restores both."""
+    given = _by_item(judgements)
+    fields = ("annotator", "value", "seconds", "comment", "sides", "key")
+    rows = []
+    for item in items:
+        row: Row = {name: getattr(item, name) for name in Item.__dataclass_fields__ if name != "created"}
+        row |= {"completions": list(item.completions), "created": item.created.isoformat()}
+        row["judgements"] = [
+            {**{name: getattr(judgement, name) for name in fields}, "created": judgement.created.isoformat()}
+            for judgement in given[item.id]
+        ]
+        rows.append(row)
+    return Export(rows)
+
+
+def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
+    """Argilla's table, a row an item, see `rlhf_envs.feedback.argilla`."""
+    given, dropped = _by_item(judgements), Counter[str]()
+    rows = []
+    for item in items:
+        if item.gold is not None:
+            dropped["gold question (item)"] += 1
+        else:
+            rows.append(argilla_row(item, given[item.id]))
+    return Export(rows, dict(dropped))
+
+
+def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
+    """Label Studio's table, a row a judgement or an item without one, see `rlhf_envs.feedback.label_studio`."""
+    given, dropped = _by_item(judgements), Counter[str]()
+    rows: list[Row] = []
+    for item in items:
+        if item.gold is not None:
+            dropped["gold question (item)"] += 1
+        elif item.kind == "ranking":
+            dropped["ranking: Label Studio's CSV has no form for it (item)"] += 1
+        else:
+            ties = [j for j in given[item.id] if j.kind == "pairwise" and j.value and j.value["choice"] is None]
+            dropped["tie: Label Studio's Pairwise has none"] += len(ties)
+            rows += [label_studio_row(item, judgement) for judgement in given[item.id] if judgement not in ties]
+            if not given[item.id]:
+                rows.append(label_studio_row(item, None))
+    return Export(rows, {reason: n for reason, n in dropped.items() if n})
+
+
+def export_file(
+    store: FeedbackStore,
+    path: str | Path,
+    format: str,
+    *,
+    how: str = "each",
+    kind: str | None = None,
+    conversational: bool = False,
+    min_judgements: int = 1,
+    strength_margin: float = 0.0,
+) -> Export:
+    """Write what a store holds to a file: JSON lines, of "argilla" and "label-studio" CSV; .gz behind compresses.
+
+    Args:
+        store: is read.
+        path: ends in .jsonl, or .csv for the two tables.
+        format: one of `FORMATS`, see the functions of this module.
+        how: of "preference" and "ratings".
+        kind: only items of this kind.
+        conversational: messages instead of strings, where the format has prompts and completions.
+        min_judgements: of "preference" and "ratings".
+        strength_margin: of "preference".
+
+    Returns:
+        The rows, and what was dropped; judgements that were taken back count as "undone".
+
+    Raises:
+        ValueError: an unknown format, or a file name of another one.
+        OSError: the file cannot be written.
+    """
+    from .restoring import count_undone
+
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
+    extension = ".csv" if format in ("argilla", "label-studio") else ".jsonl"
+    if Path(str(path).removesuffix(".gz")).suffix != extension:
+        raise ValueError(f"{path}: {format} is written as {extension} (or {extension}.gz): name it so")
+    items = [item for item in store.items() if kind in (None, item.kind)]
+    judgements = store.judgements(include_skips=True)
+    made: dict[str, Callable[[], Export]] = {
+        "preference": lambda: preference_rows(
+            items,
+            judgements,
+            how=how,
+            min_judgements=min_judgements,
+            strength_margin=strength_margin,
+            conversational=conversational,
+        ),
+        "kto": lambda: kto_rows(items, judgements, scale=store.settings.scale, conversational=conversational),
+        "ratings": lambda: rating_rows(
+            items, judgements, how=how, min_judgements=min_judgements, conversational=conversational
+        ),
+        "sft": lambda: sft_rows(items, judgements, conversational=conversational),
+        "items": lambda: item_rows(items, judgements),
+        "argilla": lambda: argilla_rows(items, judgements),
+        "label-studio": lambda: label_studio_rows(items, judgements),
+    }
+    export = made[format]()
+    if undone := count_undone(store):
+        export.dropped["undone"] = undone
+    if extension == ".csv":
+        whole = [row for row in export.rows if _is_utf8(row)]
+        if len(whole) < len(export.rows):
+            export.dropped["text that UTF-8 cannot hold (row)"] = len(export.rows) - len(whole)
+        export = Export(whole, export.dropped)
+    write_atomically(path, _as_csv(export.rows) if extension == ".csv" else _as_jsonl(export.rows))
+    return export
+
+
+def _by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:
+    given: dict[int, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        given[judgement.item_id].append(judgement)
+    return given
+
+
+def _as_jsonl(rows: Iterable[Row]) -> bytes:
+    # Escapes keep what UTF-8 cannot hold (lone surrogates), and line separators that some readers take for line ends.
+    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+def _as_csv(rows: Sequence[Row]) -> bytes:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _is_utf8(row: Row) -> bool:
+    """Whether there is no lone surrogate in it."""
+    try:
+        "".join(value for value in row.values() if isinstance(value, str)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

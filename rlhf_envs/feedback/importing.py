@@ -1,0 +1,250 @@
+"""Files of questions and judgements into a store. What cannot be used goes to a quarantine file, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .quarantine import BadRow, read_rows, write_quarantine
+from .reading import FORMATS, Entry, Reading, detect_format, read_row
+from .records import Item, NewItem
+from .restoring import PastJudgement, restore
+
+if TYPE_CHECKING:
+    from .store import FeedbackStore
+
+__all__ = ["FORMATS", "Import", "import_file"]
+
+
+@dataclass(frozen=True)
+class Import:
+    """What an import did.
+
+    Attributes:
+        format: of the file.
+        rows: in the file.
+        items: new in the store.
+        judgements: new in the store, skips among them.
+        bad: what was not taken, duplicates and contradictions among it.
+        quarantine: the file that holds `bad`; None where there is nothing in it.
+    """
+
+    format: str
+    rows: int
+    items: int
+    judgements: int
+    bad: tuple[BadRow, ...] = field(repr=False)
+    quarantine: Path | None
+
+
+def import_file(
+    store: FeedbackStore,
+    path: str | Path,
+    format: str = "auto",
+    *,
+    kind: str | None = None,
+    annotator: str = "import",
+    overlap: int = 1,
+    gold: bool = False,
+    columns: Mapping[str, str] | None = None,
+    quarantine: str | Path | None = None,
+) -> Import:
+    """Put the questions and the judgements of a file into a store.
+
+    The formats (.jsonl, .json, of the last two .csv; each also with .gz behind):
+
+    - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and optionally
+      the other fields of `NewItem` and `judgements`. Without judgements the rows are questions to ask.
+    - "preference": TRL's `{prompt, chosen, rejected}`, strings or messages; without a prompt, what both begin with.
+    - "kto": TRL's `{prompt, completion, label}`, the label true or false; they become thumbs.
+    - "ratings": the same with a whole number.
+    - "argilla", "label-studio": see these modules for the columns.
+
+    An item that is in the store already is not made again, and an annotator judges an item once: the same judgement
+    again is a duplicate, another one a contradiction, and both go to the quarantine. So a file can be imported again
+    after a crash. `annotator` names who judged where a row does not say; two files of different unnamed people want
+    different names.
+
+    Args:
+        store: takes them.
+        path: the file.
+        format: one of these, or "auto": told by the columns of the first row.
+        kind: what to ask about rows of "items" that do not say.
+        annotator: see above.
+        overlap: how many judgements an item wants, where it does not say.
+        gold: make the judgements the expected answers of gold questions.
+        columns: our column to the file's, where it has another name: `{"prompt": "instruction"}`.
+        quarantine: file for bad rows, JSON lines `{"where": "file:line", "reason", "row"}`; by default beside `path`.
+
+    Raises:
+        ValueError: the format is unknown or cannot be told, or the file cannot be read at all.
+        FileNotFoundError: there is no such file.
+        StoreError: the store cannot be written.
+    """
+    if format not in ("auto", *FORMATS):
+        raise ValueError(f"unknown format {format!r}: choose auto, {', '.join(FORMATS)}")
+    path = Path(path)
+    reading = Reading(store.settings, kind, annotator, path.name, overlap)
+    merge, n_rows = _Merge(store), 0
+    for found in read_rows(path):
+        n_rows += 1
+        if isinstance(found, BadRow):
+            merge.bad.append(found)
+            continue
+        where, row = found
+        named = _renamed(row, columns or {})
+        if format == "auto":
+            try:
+                format = detect_format(named)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+        try:
+            entry = read_row(format, named, reading)
+            merge.add(where, row, _as_gold(entry, overlap) if gold else entry)
+        except ValueError as error:
+            merge.bad.append(BadRow(where, str(error), row))
+    if n_rows == 0:
+        raise ValueError(f"{path}: there are no rows")
+    items, judgements = merge.store_all()
+    at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
+    if merge.bad:
+        write_quarantine(at, merge.bad)
+    return Import(format, n_rows, items, judgements, tuple(merge.bad), at if merge.bad else None)
+
+
+def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    theirs = {there: ours for ours, there in columns.items()}
+    return {theirs.get(column, column): value for column, value in row.items()}
+
+
+@dataclass
+class _Known:
+    """An item of the store (it has an id) or of the file, and what each annotator has said of it."""
+
+    item: NewItem
+    created: datetime | None
+    id: int | None = None
+    id_in_file: Any = None
+    said: dict[str, tuple[dict[str, Any] | None, str]] = field(default_factory=dict)  # annotator -> (value, where)
+    new: list[tuple[str, Any, PastJudgement]] = field(default_factory=list)  # (where, row, judgement)
+    where: str = ""
+    row: Any = None
+
+
+class _Merge:
+    """The entries of a file laid over what is in the store."""
+
+    def __init__(self, store: FeedbackStore) -> None:
+        self.store = store
+        self.bad: list[BadRow] = []
+        self.known: dict[Any, list[_Known]] = {}
+        self.touched: dict[int, _Known] = {}  # by id(), in the file's order
+        self.names = {annotator.name for annotator in store.annotators()}
+        by_id = {}
+        for item in store.items():
+            known = by_id[item.id] = _Known(_as_new(item), item.created, item.id, where="the store")
+            self.known.setdefault(_identity(known.item), []).append(known)
+        for judgement in store.judgements(include_skips=True):
+            by_id[judgement.item_id].said[judgement.annotator] = (judgement.value, "the store")
+
+    def add(self, where: str, row: Any, entry: Entry) -> None:
+        """Take an entry; a judgement that was given already goes to the bad rows."""
+        known, is_new = self._find(where, row, entry)
+        self.touched.setdefault(id(known), known)
+        if not is_new and not entry.judgements:
+            self.bad.append(BadRow(where, f"duplicate: the item is in {known.where} already", row))
+        flipped = known.item.completions != entry.item.completions
+        for judgement in entry.judgements:
+            value = _flipped(judgement.value) if flipped else judgement.value
+            sides = tuple(1 - side for side in judgement.sides) if flipped else judgement.sides
+            if judgement.annotator in known.said:
+                before, place = known.said[judgement.annotator]
+                what = "duplicate: " if before == value else "contradiction: "
+                reason = f"{what}{judgement.annotator!r} has judged this item in {place} already"
+                self.bad.append(BadRow(where, reason if before == value else f"{reason}, as {before}", row))
+                continue
+            if not self._add_annotator(judgement.annotator, where, row):
+                continue
+            known.said[judgement.annotator] = (value, where)
+            known.new.append((where, row, replace(judgement, value=value, sides=sides)))
+
+    def store_all(self) -> tuple[int, int]:
+        """Write what is new; (items, judgements)."""
+        touched = list(self.touched.values())
+        new = [known for known in touched if known.id is None]
+        self._add_items(new)
+        past = [(known.id, judgement) for known in touched for _, _, judgement in known.new if known.id is not None]
+        now = datetime.now(timezone.utc)
+        past.sort(key=lambda pair: pair[1].created or now)  # undo takes the last back
+        created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
+        restore(self.store, past, created)
+        return sum(known.id is not None for known in new), len(past)
+
+    def _add_items(self, new: list[_Known]) -> None:
+        """Give the new items their ids. One that the store does not take leaves the others alone."""
+        try:
+            for known, item_id in zip(new, self.store.add_items([known.item for known in new]), strict=True):
+                known.id = item_id
+            return
+        except ValueError:
+            pass
+        for known in new:
+            try:
+                (known.id,) = self.store.add_items([known.item])
+            except ValueError as error:
+                reason = str(error).removeprefix("items[0]: ")
+                self.bad.append(BadRow(known.where, reason, known.row))
+                self.bad += [BadRow(where, reason, row) for where, row, _ in known.new if where != known.where]
+
+    def _find(self, where: str, row: Any, entry: Entry) -> tuple[_Known, bool]:
+        """The item that an entry is about, and whether it is a new one.
+
+        The same question may have been asked twice: entries that know their date and their id in the store they come
+        from are told apart by these.
+        """
+        group = self.known.setdefault(_identity(entry.item), [])
+        for known in group:
+            same_date = entry.created is None or known.created == entry.created
+            if same_date and (entry.id is None or known.id_in_file in (None, entry.id)):
+                known.id_in_file = entry.id
+                return known, False
+        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row))
+        return group[-1], True
+
+    def _add_annotator(self, name: str, where: str, row: Any) -> bool:
+        if name not in self.names:
+            try:
+                self.store.add_annotator(name)
+            except ValueError as error:
+                self.bad.append(BadRow(where, str(error), row))
+                return False
+            self.names.add(name)
+        return True
+
+
+def _identity(item: NewItem) -> tuple[Any, ...]:
+    """What makes two items the same question. The order of a pair does not."""
+    completions: Iterable[str] = sorted(item.completions) if item.kind == "pairwise" else item.completions
+    return (item.kind, item.gold is not None, item.prompt, *completions)
+
+
+def _flipped(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value is None or value.get("choice") is None:
+        return value
+    return {**value, "choice": 1 - value["choice"]}
+
+
+def _as_new(item: Item) -> NewItem:
+    return NewItem(item.kind, item.prompt, item.completions, gold=item.gold)
+
+
+def _as_gold(entry: Entry, overlap: int) -> Entry:
+    """The entry as a question yet to be asked, its judgement being the expected answer."""
+    expected = [judgement.value for judgement in entry.judgements] or [entry.item.gold]
+    if expected[0] is None or any(value != expected[0] for value in expected):
+        raise ValueError("a gold question needs one expected answer: a judgement, or several that agree")
+    item = replace(entry.item, gold=expected[0], overlap=max(overlap, entry.item.overlap))
+    return replace(entry, item=item, judgements=())

@@ -1,0 +1,196 @@
+"""The kinds of feedback: what each asks of an item, and what an answer must look like.
+
+A skip is the value None, for every kind.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import Self
+
+from rlhf_envs.feedback.records import NewItem, Settings
+
+__all__ = ["KINDS", "check_completions", "check_item", "check_value"]
+
+
+class Answer(BaseModel):
+    """The base of the answers. Validation gets `n` (completions of the item) and `settings` as its context."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Pairwise(Answer):
+    """Which of two completions is better: an index into the item's completions (never a side), None for a tie."""
+
+    choice: StrictInt | None = Field(ge=0, le=1)
+    strength: StrictInt = Field(default=1, ge=0, le=3)
+
+    @model_validator(mode="after")
+    def _strength_suits_choice(self) -> Self:
+        if self.choice is None:
+            self.strength = 0
+        elif self.strength == 0:
+            raise ValueError("strength must be 1, 2 or 3 where a completion is chosen, got 0")
+        return self
+
+
+class Ranking(Answer):
+    """All completions, best first."""
+
+    order: list[StrictInt]
+
+    @field_validator("order")
+    @classmethod
+    def _is_permutation(cls, order: list[int], info: ValidationInfo) -> list[int]:
+        n = _context(info)["n"]
+        if sorted(order) != list(range(n)):
+            raise ValueError(f"must hold each of 0 to {n - 1} once, best first, got {order}")
+        return order
+
+
+class Rating(Answer):
+    """A whole number on the scale of the settings."""
+
+    rating: StrictInt
+
+    @field_validator("rating")
+    @classmethod
+    def _is_on_scale(cls, rating: int, info: ValidationInfo) -> int:
+        low, high = _context(info)["settings"].scale
+        if not low <= rating <= high:
+            raise ValueError(f"must be from {low} to {high}, got {rating}")
+        return rating
+
+
+class Thumbs(Answer):
+    """Good or bad."""
+
+    up: StrictBool
+
+
+class Correction(Answer):
+    """The person's version of the completion."""
+
+    text: StrictStr
+
+    @field_validator("text")
+    @classmethod
+    def _is_not_blank(cls, text: str) -> str:
+        if not text.strip():
+            raise ValueError("must not be blank: write the better completion, or skip")
+        return text
+
+
+class Flags(Answer):
+    """The harms in the completion, by category of the settings; an empty list says that there are none."""
+
+    harms: list[StrictStr]
+
+    @field_validator("harms")
+    @classmethod
+    def _are_categories(cls, harms: list[str], info: ValidationInfo) -> list[str]:
+        known = _context(info)["settings"].harms
+        if unknown := [harm for harm in harms if harm not in known]:
+            raise ValueError(f"unknown categories {unknown}; there are {', '.join(known)}")
+        return [harm for harm in known if harm in harms]  # each once, in the order of the settings
+
+
+KINDS: dict[str, type[Answer]] = {
+    "pairwise": Pairwise,
+    "ranking": Ranking,
+    "rating": Rating,
+    "thumbs": Thumbs,
+    "correction": Correction,
+    "flags": Flags,
+}
+
+
+def check_completions(kind: str, n_completions: int) -> None:
+    """Raise a ValueError unless the kind is known and can be asked about that many completions."""
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind {kind!r}; there are {', '.join(KINDS)}")
+    wanted, suits = {
+        "pairwise": ("2 completions", n_completions == 2),
+        "ranking": ("at least 2 completions", n_completions >= 2),
+    }.get(kind, ("1 completion", n_completions == 1))
+    if not suits:
+        raise ValueError(f"an item of kind {kind!r} must have {wanted}, got {n_completions}")
+
+
+def check_item(item: NewItem, settings: Settings) -> None:
+    """Raise a ValueError that names the field unless the item can be stored and asked."""
+    check_completions(item.kind, len(item.completions))
+    for name, text in (("prompt", item.prompt), ("source", item.source), ("policy", item.policy)):
+        if not isinstance(text, str):
+            raise ValueError(f"{name} must be a string, got {_shown(text)}")
+    if isinstance(item.completions, str) or not all(isinstance(text, str) for text in item.completions):
+        raise ValueError(f"completions must be strings, got {_shown(item.completions)}")
+    if isinstance(item.overlap, bool) or not isinstance(item.overlap, int) or item.overlap < 1:
+        raise ValueError(f"overlap must be a whole number of at least 1, got {item.overlap!r}")
+    if not math.isfinite(item.priority):
+        raise ValueError(f"priority must be a finite number, got {item.priority!r}")
+    try:
+        json.dumps(item.meta, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"meta must be JSON-able: {error}") from None
+    try:
+        check_value(item.kind, item.gold, len(item.completions), settings)
+    except ValueError as error:
+        raise ValueError(f"gold: {error}") from None
+
+
+def check_value(
+    kind: str, value: Mapping[str, Any] | None, n_completions: int, settings: Settings | None = None
+) -> dict[str, Any] | None:
+    """Check an answer and bring it into its one form.
+
+    Args:
+        kind: a key of `KINDS`.
+        value: the answer; None for a skip.
+        n_completions: of the item.
+        settings: of the store (the scale, the harms); their defaults without.
+
+    Returns:
+        The answer with defaults filled in; None for a skip.
+
+    Raises:
+        ValueError: it is not such an answer; the message names the field.
+    """
+    check_completions(kind, n_completions)
+    if value is None:
+        return None
+    try:
+        answer = KINDS[kind].model_validate(value, context={"n": n_completions, "settings": settings or Settings()})
+    except ValidationError as error:
+        found = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or kind}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors()
+        )
+        raise ValueError(f"{_shown(value)} is not an answer of kind {kind!r}: {found}") from None
+    return answer.model_dump()
+
+
+def _context(info: ValidationInfo) -> dict[str, Any]:
+    assert info.context is not None, "answers are validated by check_value"
+    return info.context
+
+
+def _shown(value: object, limit: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"

@@ -1,0 +1,10 @@
+"""Alembic's entry: it migrates over the connection, and in the transaction, that `Database` hands in."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from rlhf_envs.feedback.schema import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+context.run_migrations()

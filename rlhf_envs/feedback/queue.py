@@ -1,0 +1,158 @@
+"""Who may judge what, inside one transaction: leases, and the locks that keep two annotators off one place.
+
+Locks are taken in the order writer, annotator, item, one of each, so that no two transactions can wait for each other;
+they let foreign keys be checked (`FOR NO KEY UPDATE`). Under PostgreSQL a transaction sees what others committed only
+from its next statement on: whatever must hold when it writes is read after the lock. SQLite has one writer at a time,
+and leaves `FOR UPDATE` out.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from rlhf_envs.feedback.records import Annotator, Item, LeaseLost, Task
+from rlhf_envs.feedback.schema import IN_QUEUE, OPEN, STANDS, annotators, items, judgements, tasks
+
+__all__ = ["Queue", "annotator_named", "item_of"]
+
+
+@dataclass
+class Queue:
+    """The queue as one transaction sees it.
+
+    Attributes:
+        connection: in a write transaction.
+        clock: the time (UTC). It is read anew after every lock: while we waited, a lease may have run out.
+        lease: how long a task is lent.
+        sides: draws the order in which completions are shown.
+    """
+
+    connection: sa.Connection
+    clock: Callable[[], datetime]
+    lease: timedelta
+    sides: random.Random
+
+    def open_task(self, annotator: Annotator) -> sa.Row[Any] | None:
+        """The task that the annotator holds, if it still may be answered; one whose place is taken is closed."""
+        row = self.connection.execute(sa.select(tasks).where(tasks.c.annotator_id == annotator.id, OPEN)).one_or_none()
+        if row is None or self.may_answer(row):
+            return row
+        self.close_task(row.id, "lost")
+        return None
+
+    def may_answer(self, task: sa.Row[Any]) -> bool:
+        """Lock the task's item; whether the lease is live, or has run out and nobody has taken the place since."""
+        needed = self._lock_item(task.item_id)
+        return task.expires > self.clock() or needed > self._live_leases(task.item_id, task.annotator_id)
+
+    def has_room(self, item_id: int, annotator: Annotator) -> bool:
+        """Lock the item; whether it needs one more judgement than others are about to give."""
+        return self._lock_item(item_id) > self._live_leases(item_id, annotator.id)
+
+    def next_item(self, annotator: Annotator, *, wait: bool) -> int | None:
+        """Lock the first item that the annotator may take, passing over those that are locked unless `wait`."""
+        judged = sa.select(judgements.c.id).where(
+            judgements.c.item_id == items.c.id, judgements.c.annotator_id == annotator.id, STANDS
+        )
+        query = (
+            sa.select(items.c.id)
+            .where(IN_QUEUE, items.c.needed > self._leases(items.c.id, annotator.id), ~judged.exists())
+            .order_by(items.c.priority.desc(), items.c.id)
+            .limit(1)
+            .with_for_update(key_share=True, skip_locked=not wait)
+        )
+        return self.connection.execute(query).scalar_one_or_none()
+
+    def lend(self, item: Item, annotator: Annotator, sides: Sequence[int] | None = None) -> Task:
+        """Lend an item whose place is ours; the sides are drawn unless given."""
+        n = len(item.completions)
+        drawn = tuple(sides) if sides is not None else tuple(self.sides.sample(range(n), n))
+        expires = self.clock() + self.lease
+        task_id = self.connection.execute(
+            sa.insert(tasks)
+            .values(item_id=item.id, annotator_id=annotator.id, sides=drawn, expires=expires, state="open")
+            .returning(tasks.c.id)
+        ).scalar_one()
+        return Task(task_id, item, annotator, drawn, expires)
+
+    def extend(self, row: sa.Row[Any], annotator: Annotator) -> Task:
+        """Lend an open task for another full lease."""
+        expires = self.clock() + self.lease
+        self.connection.execute(sa.update(tasks).where(tasks.c.id == row.id).values(expires=expires))
+        return Task(row.id, self.item(row.item_id), annotator, tuple(row.sides), expires)
+
+    def held_task(self, task_id: int, annotator: Annotator) -> sa.Row[Any]:
+        """The annotator's task, which may be answered.
+
+        Raises:
+            LeaseLost: it is closed, another's, or its place is taken.
+        """
+        row = self.connection.execute(sa.select(tasks).where(tasks.c.id == task_id)).one_or_none()
+        if row is None or row.annotator_id != annotator.id:
+            raise LeaseLost(f"task {task_id} is not lent to {annotator.name!r}: claim a task first")
+        if row.state != "open":
+            raise LeaseLost(f"task {task_id} of {annotator.name!r} is {row.state}, no longer open: claim another")
+        if not self.may_answer(row):
+            raise LeaseLost(
+                f"the lease of task {task_id} ran out at {row.expires:%H:%M:%S} UTC and item {row.item_id} went to "
+                "another annotator: claim another"
+            )
+        return row
+
+    def close_task(self, task_id: int, state: str) -> None:
+        """Set the final state of a task: done, released or lost."""
+        self.connection.execute(sa.update(tasks).where(tasks.c.id == task_id).values(state=state))
+
+    def need(self, item_id: int, change: int) -> None:
+        """Change how many more judgements a (locked) item needs."""
+        self.connection.execute(sa.update(items).where(items.c.id == item_id).values(needed=items.c.needed + change))
+
+    def item(self, item_id: int) -> Item:
+        """The item of an id that is known to be there."""
+        return item_of(self.connection.execute(sa.select(items).where(items.c.id == item_id)).one())
+
+    def _lock_item(self, item_id: int) -> int:
+        return self.connection.execute(
+            sa.select(items.c.needed).where(items.c.id == item_id).with_for_update(key_share=True)
+        ).scalar_one()
+
+    def _live_leases(self, item_id: int, annotator_id: int) -> int:
+        return self.connection.execute(sa.select(self._leases(sa.literal(item_id), annotator_id))).scalar_one()
+
+    def _leases(self, item_id: sa.ColumnElement[int], annotator_id: int) -> sa.ScalarSelect[int]:
+        """The number of live leases that others hold on an item."""
+        return (
+            sa.select(sa.func.count())
+            .select_from(tasks)
+            .where(
+                tasks.c.item_id == item_id, OPEN, tasks.c.expires > self.clock(), tasks.c.annotator_id != annotator_id
+            )
+            .scalar_subquery()
+        )
+
+
+def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False) -> Annotator:
+    """The annotator of a name; with `lock`, nothing else happens to it in this transaction's time.
+
+    Raises:
+        ValueError: there is none.
+    """
+    columns = (annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created)
+    query = sa.select(*columns).where(annotators.c.name == name)
+    row = connection.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
+    if row is None:
+        raise ValueError(f"there is no annotator {name!r}: add one with add_annotator, or an invitation")
+    return Annotator(*row)
+
+
+def item_of(row: sa.Row[Any]) -> Item:
+    """An item from its row of the table."""
+    values = row._asdict()
+    del values["needed"]
+    return Item(**{**values, "completions": tuple(values["completions"])})

@@ -1,0 +1,249 @@
+"""Rows of files as questions and past judgements, one function a format."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from .argilla import read_argilla_row
+from .kinds import check_completions, check_value
+from .label_studio import read_label_studio_row
+from .messages import completion_text, prompt_text, split_implicit_prompt
+from .records import NewItem, Settings
+from .restoring import PastJudgement
+
+__all__ = ["FORMATS", "Entry", "Reading", "detect_format", "read_row"]
+
+FORMATS = ("items", "preference", "kto", "ratings", "argilla", "label-studio")
+
+_ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority")
+_TYPES = {str: "a string", dict: "an object", int: "a whole number"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a row says.
+
+    Attributes:
+        item: the question.
+        judgements: that were given on it.
+        created: when it was made; None if the row does not say.
+        id: that it had in the store it comes from; None if the row does not say.
+    """
+
+    item: NewItem
+    judgements: tuple[PastJudgement, ...] = ()
+    created: datetime | None = None
+    id: Any = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read.
+
+    Attributes:
+        settings: of the store: the scale, the harms.
+        kind: what to ask about rows that do not say.
+        annotator: who gave the judgements of rows that do not say.
+        source: of items that do not say.
+        overlap: of items that do not say.
+    """
+
+    settings: Settings
+    kind: str | None = None
+    annotator: str = "import"
+    source: str = ""
+    overlap: int = 1
+
+
+def detect_format(row: Mapping[str, Any]) -> str:
+    """The format of a file by one of its rows.
+
+    Raises:
+        ValueError: its columns belong to none.
+    """
+    columns = set(row)
+    if {"chosen", "rejected"} <= columns:
+        return "preference"
+    if any(column.endswith(".responses") for column in columns) or columns & {"response", "response1"}:
+        return "argilla"
+    if columns & {"annotation_id", "was_cancelled", "answer", "answer1"}:
+        return "label-studio"
+    if {"completion", "label"} <= columns:
+        return "kto" if isinstance(row["label"], bool) or str(row["label"]).lower() in ("true", "false") else "ratings"
+    if "prompt" in columns and columns & {"completion", "completions"}:
+        return "items"
+    raise ValueError(
+        f"columns {', '.join(map(str, row)) or 'none'}: expected prompt with completions (to ask about), with chosen "
+        "and rejected, with completion and label, or a table of Argilla or Label Studio"
+    )
+
+
+def read_row(format: str, row: dict[str, Any], reading: Reading) -> Entry:
+    """What a row says.
+
+    Raises:
+        ValueError: it says nothing that can be used; the message names the column.
+    """
+    readers = {
+        "items": _item,
+        "preference": _preference,
+        "kto": _label,
+        "ratings": _label,
+        "argilla": _argilla,
+        "label-studio": _label_studio,
+    }
+    entry = readers[format](row, reading)
+    n = len(entry.item.completions)
+    check_completions(entry.item.kind, n)
+    checked = tuple(
+        replace(judgement, value=check_value(entry.item.kind, judgement.value, n, reading.settings))
+        for judgement in entry.judgements
+    )
+    return replace(entry, judgements=checked)
+
+
+def _item(row: dict[str, Any], reading: Reading) -> Entry:
+    """Our own rows: a prompt, a completion or completions, anything of `NewItem`, and judgements."""
+    prompt, messages = prompt_text(_needed(row, "prompt"))
+    completions = row["completions"] if "completions" in row else [_needed(row, "completion")]
+    if not isinstance(completions, list) or not completions:
+        raise ValueError(f"'completions' must be a list with something in it, got {str(completions)[:60]!r}")
+    texts = tuple(completion_text(completion, "completions") for completion in completions)
+    n = len(texts)
+    given = {name: row[name] for name in _ITEM_FIELDS if row.get(name) is not None}
+    kind = given.pop("kind", None) or reading.kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
+    given = {"source": reading.source, "overlap": reading.overlap, **given}
+    for name, expected in (("source", str), ("policy", str), ("meta", dict), ("gold", dict), ("overlap", int)):
+        if not isinstance(given.get(name, expected()), expected):
+            raise ValueError(f"{name!r} must be {_TYPES[expected]}, got {str(given[name])[:60]!r}")
+    if messages is not None:
+        given["meta"] = {**given.get("meta", {}), "messages": messages}
+    judgements = row["judgements"] if row.get("judgements") is not None else []
+    if not isinstance(judgements, list) or not all(isinstance(judgement, dict) for judgement in judgements):
+        raise ValueError("'judgements' must be a list of objects")
+    created = _moment(row["created"], "created") if row.get("created") else None
+    past = tuple(_past(judgement, n, reading) for judgement in judgements)
+    return Entry(NewItem(str(kind), prompt, texts, **given), past, created, row.get("id"))
+
+
+def _past(row: dict[str, Any], n: int, reading: Reading) -> PastJudgement:
+    sides = row.get("sides") or list(range(n))
+    if not isinstance(sides, list) or len(sides) != n or any(i not in sides for i in range(n)):
+        raise ValueError(f"'sides' of a judgement must hold each of 0 to {n - 1} once, got {str(sides)[:60]}")
+    return PastJudgement(
+        annotator=str(row.get("annotator") or reading.annotator),
+        value=_needed(row, "value"),
+        seconds=_seconds(row.get("seconds", 0.0)),
+        comment=str(row.get("comment") or ""),
+        sides=tuple(sides),
+        key=str(row.get("key") or ""),
+        created=_moment(row["created"], "created") if row.get("created") else None,
+    )
+
+
+def _preference(row: dict[str, Any], reading: Reading) -> Entry:
+    """TRL's preference rows, the prompt explicit or implicit; a "probability" of 0.5 is a tie.
+
+    The completions are kept in alphabetical order: were the chosen one always the first, its place would tell.
+    """
+    prompt, chosen, rejected = row.get("prompt"), _needed(row, "chosen"), _needed(row, "rejected")
+    if chosen == rejected:
+        raise ValueError("'chosen' and 'rejected' are the same: there is nothing to prefer")
+    if prompt is None or (isinstance(prompt, str) and isinstance(chosen, list) and chosen[:1] != chosen[-1:]):
+        prompt, chosen, rejected = split_implicit_prompt(chosen, rejected)
+    text, messages = prompt_text(prompt) if prompt != [] else ("", None)
+    better, worse = completion_text(chosen, "chosen"), completion_text(rejected, "rejected")
+    if better == worse:
+        raise ValueError("'chosen' and 'rejected' are the same: there is nothing to prefer")
+    completions = tuple(sorted((better, worse)))
+    value: dict[str, Any] = {"choice": completions.index(better), "strength": row.get("strength") or 1}
+    if row.get("probability") == 0.5:
+        value = {"choice": None, "strength": 0}
+    used = ("prompt", "chosen", "rejected", "strength", "annotator")
+    return _judged("pairwise", text, completions, value, row, used, messages, reading)
+
+
+def _label(row: dict[str, Any], reading: Reading) -> Entry:
+    """TRL's unpaired rows (KTO), whose label is true or false, and ratings, whose label is a number."""
+    prompt, messages = prompt_text(_needed(row, "prompt"))
+    completion, label = completion_text(_needed(row, "completion"), "completion"), _needed(row, "label")
+    if isinstance(label, str):  # of a CSV
+        label = {"true": True, "false": False}.get(label.lower(), label)
+    used = ("prompt", "completion", "label", "annotator")
+    if isinstance(label, bool):
+        return _judged("thumbs", prompt, (completion,), {"up": label}, row, used, messages, reading)
+    low, high = reading.settings.scale
+    try:
+        rating = float(label)
+    except (TypeError, ValueError):
+        rating = math.nan
+    if not rating.is_integer():
+        raise ValueError(f"'label' must be true, false or a whole number from {low} to {high}, got {str(label)[:40]!r}")
+    return _judged("rating", prompt, (completion,), {"rating": int(rating)}, row, used, messages, reading)
+
+
+def _judged(
+    kind: str,
+    prompt: str,
+    completions: tuple[str, ...],
+    value: dict[str, Any],
+    row: dict[str, Any],
+    used: tuple[str, ...],
+    messages: list[dict[str, str]] | None,
+    reading: Reading,
+) -> Entry:
+    """An item with one judgement; columns that are not `used` become its meta."""
+    meta = {str(name): column for name, column in row.items() if name not in used}
+    if messages is not None:
+        meta["messages"] = messages
+    item = NewItem(kind, prompt, completions, source=reading.source, meta=meta)
+    return Entry(item, (PastJudgement(str(row.get("annotator") or reading.annotator), value),))
+
+
+def _argilla(row: dict[str, Any], reading: Reading) -> Entry:
+    return _table(row, read_argilla_row(row), reading)
+
+
+def _label_studio(row: dict[str, Any], reading: Reading) -> Entry:
+    return _table(row, read_label_studio_row(row), reading)
+
+
+def _table(row: dict[str, Any], read: tuple[str, tuple[str, ...], list[Any]], reading: Reading) -> Entry:
+    kind, completions, answers = read
+    past = []
+    for annotator, value, extra in answers:
+        if "seconds" in extra:
+            extra = {**extra, "seconds": _seconds(extra["seconds"])}
+        past.append(PastJudgement(annotator or reading.annotator, value, **extra))
+    overlap = max(reading.overlap, len(past))
+    prompt = str(_needed(row, "prompt"))
+    item = NewItem(kind, prompt, completions, source=reading.source, overlap=overlap)
+    return Entry(item, tuple(past), id=row.get("id") or None)
+
+
+def _needed(row: Mapping[str, Any], column: str) -> Any:
+    if column not in row:
+        raise ValueError(f"no column {column!r} (there are: {', '.join(map(str, row)) or 'none'}): add it")
+    if row[column] is None and column != "value":
+        raise ValueError(f"{column!r} is null: fill it or remove the row")
+    return row[column]
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise ValueError(f"'seconds' must be a number of at least 0, got {str(value)[:40]!r}")
+    return float(value)
+
+
+def _moment(value: Any, column: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+    except ValueError:
+        raise ValueError(
+            f"{column!r} must be a date and time such as 2026-01-31T12:00:00+00:00, got {str(value)[:40]!r}"
+        ) from None
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment

@@ -1,0 +1,169 @@
+"""What goes into the feedback store and what comes out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+__all__ = [
+    "Annotator",
+    "Item",
+    "Judgement",
+    "LeaseLost",
+    "NewItem",
+    "Progress",
+    "Settings",
+    "StoreError",
+    "Task",
+]
+
+
+class StoreError(RuntimeError):
+    """The database cannot be used as it is: locked, read-only, out of reach, or of another schema."""
+
+
+class LeaseLost(RuntimeError):
+    """The task is no longer this annotator's: its lease ran out and another took it, or it was given back."""
+
+
+@dataclass(frozen=True)
+class NewItem:
+    """A question to put into the queue.
+
+    Attributes:
+        kind: a kind of feedback, a key of `KINDS`.
+        prompt: what the completions continue.
+        completions: what is judged; their number must suit the kind.
+        source: where the completions come from (a file, a run).
+        policy: which policy wrote them.
+        meta: anything JSON-able that comes back with the item.
+        overlap: how many annotators judge it.
+        gold: the expected value, which makes it a gold question: it tests annotators and is not exported.
+        priority: the highest comes first.
+    """
+
+    kind: str
+    prompt: str
+    completions: tuple[str, ...]
+    source: str = ""
+    policy: str = ""
+    meta: dict[str, Any] = field(default_factory=dict)
+    overlap: int = 1
+    gold: dict[str, Any] | None = None
+    priority: float = 0.0
+
+
+@dataclass(frozen=True)
+class Item:
+    """A question in the queue; the fields are those of `NewItem`, with its id and when it was added (UTC)."""
+
+    id: int
+    kind: str
+    prompt: str
+    completions: tuple[str, ...]
+    source: str
+    policy: str
+    meta: dict[str, Any]
+    overlap: int
+    gold: dict[str, Any] | None
+    priority: float
+    created: datetime
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """Someone who answers; `role` is "annotator" or "admin"."""
+
+    id: int
+    name: str
+    role: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class Task:
+    """An item lent to an annotator until `expires` (UTC).
+
+    `sides` is the order in which to show the completions, drawn at random: `completions[sides[0]]` comes first.
+    """
+
+    id: int
+    item: Item
+    annotator: Annotator
+    sides: tuple[int, ...]
+    expires: datetime
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """An annotator's answer to an item.
+
+    Attributes:
+        value: what `check_value` made of the answer; indices are those of `item.completions`. None is a skip.
+        seconds: how long the annotator took.
+        sides: the order in which the completions were shown.
+        key: the idempotency key that it was submitted with.
+    """
+
+    id: int
+    item_id: int
+    annotator: str
+    kind: str
+    value: dict[str, Any] | None
+    seconds: float
+    comment: str
+    sides: tuple[int, ...]
+    key: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Counts over the store.
+
+    Attributes:
+        items: all items.
+        finished: items that want no more judgements.
+        judgements: answers, without skips and without those taken back.
+        skips: skips, without those taken back.
+        mine: what one annotator has answered or skipped.
+    """
+
+    items: int
+    finished: int
+    judgements: int
+    skips: int
+    mine: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for the whole project; `update_settings` changes it.
+
+    Attributes:
+        guidelines: shown to annotators.
+        scale: the lowest and the highest rating.
+        harms: the categories of "flags".
+        lease_seconds: how long an annotator has for a task before another may take it.
+        paused: no tasks are given out.
+    """
+
+    guidelines: str = ""
+    scale: tuple[int, int] = (1, 5)
+    harms: tuple[str, ...] = ("hate", "harassment", "violence", "sexual", "self-harm", "dangerous", "privacy")
+    lease_seconds: float = 600.0
+    paused: bool = False
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not (isinstance(low, int) and isinstance(high, int) and low < high):
+            raise ValueError(f"scale must be two whole numbers, the lowest and the highest rating, got {self.scale!r}")
+        if isinstance(self.harms, str) or not all(isinstance(harm, str) and harm.strip() for harm in self.harms):
+            raise ValueError(f"harms must be names of categories, got {self.harms!r}")
+        if not 0 < self.lease_seconds < float("inf"):
+            raise ValueError(f"lease_seconds must be a number above 0, got {self.lease_seconds!r}")
+        if not isinstance(self.guidelines, str):
+            raise ValueError(f"guidelines must be text, got {self.guidelines!r}")
+        if not isinstance(self.paused, bool):
+            raise ValueError(f"paused must be True or False, got {self.paused!r}")

@@ -1,0 +1,135 @@
+"""The tables, as they are after the last migration. A change here needs a revision in `migrations/versions`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy as sa
+
+__all__ = [
+    "IN_QUEUE",
+    "OPEN",
+    "STANDS",
+    "annotators",
+    "invitations",
+    "items",
+    "judgements",
+    "metadata",
+    "settings",
+    "tasks",
+]
+
+
+class UtcDateTime(sa.TypeDecorator[datetime]):
+    """A time zone aware datetime; SQLite, which has no such type, keeps UTC without saying so."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> datetime | None:
+        return value if value is None else value.astimezone(timezone.utc)
+
+    def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
+
+
+metadata = sa.MetaData()
+
+# Text of models and of people is kept as JSON: PostgreSQL's text takes no NUL, neither database a lone surrogate.
+AnyText = sa.JSON(none_as_null=True)
+
+annotators = sa.Table(
+    "annotators",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False, unique=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+    sa.Column("password_hash", sa.Text),
+)
+
+items = sa.Table(
+    "items",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("kind", sa.Text, nullable=False),
+    sa.Column("prompt", AnyText, nullable=False),
+    sa.Column("completions", AnyText, nullable=False),
+    sa.Column("source", AnyText, nullable=False),
+    sa.Column("policy", AnyText, nullable=False),
+    sa.Column("meta", AnyText, nullable=False),
+    sa.Column("overlap", sa.Integer, nullable=False),
+    sa.Column("gold", AnyText),
+    sa.Column("priority", sa.Float, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+    # overlap minus the judgements that count; kept so that a claim need not count those of every finished item
+    sa.Column("needed", sa.Integer, nullable=False, server_default="0"),
+)
+IN_QUEUE = sa.text("items.needed > 0")
+sa.Index(
+    "items_in_queue",
+    items.c.priority.desc(),
+    items.c.id,
+    sqlite_where=sa.text("needed > 0"),
+    postgresql_where=sa.text("needed > 0"),
+)
+
+tasks = sa.Table(
+    "tasks",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("items.id"), nullable=False),
+    sa.Column("annotator_id", sa.Integer, sa.ForeignKey("annotators.id"), nullable=False),
+    sa.Column("sides", sa.JSON, nullable=False),
+    sa.Column("expires", UtcDateTime, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),  # open, done, released, lost
+)
+OPEN = sa.text("tasks.state = 'open'")
+_OPEN = sa.text("state = 'open'")
+sa.Index("one_open_task_an_annotator", tasks.c.annotator_id, unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN)
+sa.Index("open_tasks_of_item", tasks.c.item_id, sqlite_where=_OPEN, postgresql_where=_OPEN)
+
+judgements = sa.Table(
+    "judgements",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("task_id", sa.Integer, sa.ForeignKey("tasks.id"), nullable=False),
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("items.id"), nullable=False),
+    sa.Column("annotator_id", sa.Integer, sa.ForeignKey("annotators.id"), nullable=False),
+    sa.Column("value", AnyText),  # NULL is a skip
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("comment", AnyText, nullable=False),
+    sa.Column("key", sa.Text, nullable=False, unique=True),
+    sa.Column("created", UtcDateTime, nullable=False),
+    sa.Column("undone", sa.Boolean, nullable=False),
+)
+STANDS = sa.text("NOT judgements.undone")  # literally, since a partial index wants its condition said again
+_STANDS = sa.text("NOT undone")
+sa.Index(
+    "one_judgement_an_annotator_and_item",
+    judgements.c.item_id,
+    judgements.c.annotator_id,
+    unique=True,
+    sqlite_where=_STANDS,
+    postgresql_where=_STANDS,
+)
+sa.Index("judgements_of_annotator", judgements.c.annotator_id, judgements.c.id)
+
+settings = sa.Table(
+    "settings",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("value", AnyText),
+)
+
+invitations = sa.Table(
+    "invitations",
+    metadata,
+    sa.Column("token_hash", sa.Text, primary_key=True),
+    sa.Column("role", sa.Text, nullable=False),
+    sa.Column("expires", UtcDateTime, nullable=False),
+    sa.Column("used", UtcDateTime),
+)

@@ -1,0 +1,232 @@
+"""Annotators made from a scorer. They answer the same tasks as people, through the same store.
+
+A scorer is any callable `(prompts, completions) -> floats`, such as a reward function. Choices follow the Bradley-Terry
+model (https://doi.org/10.2307/2334029), rankings its extension to n, Plackett and Luce's: both are what one gets by
+adding Gumbel noise to the scores and taking the highest (https://doi.org/10.1016/0022-2496(77)90026-8).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .work import Response, work_once
+
+if TYPE_CHECKING:
+    from .records import Item, Task
+    from .store import FeedbackStore
+
+__all__ = ["Scorer", "SimulatedAnnotator", "annotate", "simulated_crowd"]
+
+Scorer = Callable[[list[str], list[str]], Iterable[float]]
+
+
+@dataclass(frozen=True)
+class SimulatedAnnotator:
+    """Answers tasks of every kind by what a scorer thinks of the completions.
+
+    An answer depends on `seed` and the item alone (and, with a `bias`, on the side that is shown first), not on the
+    order of the work. Where two scores are equal and there is no noise, the answer is a tie.
+
+    Attributes:
+        scorer: `(prompts, completions) -> floats`.
+        name: of the annotator in the store.
+        temperature: the noise. The better of two is chosen with probability `sigmoid(difference / temperature)`; at 0
+            always.
+        bias: added to the score of the completion shown first. Of a single completion: how lenient the annotator is.
+        length_bias: added to a score for every 100 characters of the completion.
+        clicks_at_random: answers without a look at the texts.
+        skip_rate: share of tasks that are skipped.
+        tie_margin: scores (with their noise) that differ by less than this are a tie.
+        strengths: from which differences on a preference has strength 2 and 3.
+        scale: lowest and highest rating; the store's settings have the same.
+        reference: scores whose quantiles divide the scale into equally frequent ratings, and whose median parts thumbs
+            up from down. By default those of a standard normal distribution, which this package's rewards have.
+        rewriter: `(prompt, completion) -> text`, for corrections. By default the best of the completion and the texts
+            in `item.meta["alternatives"]`.
+        flagger: `(prompt, completion) -> harms`, for flags. By default none.
+        harms: the categories that clicks at random choose among.
+        seed: of all of this.
+    """
+
+    scorer: Scorer
+    name: str = "simulated"
+    temperature: float = 0.0
+    bias: float = 0.0
+    length_bias: float = 0.0
+    clicks_at_random: bool = False
+    skip_rate: float = 0.0
+    tie_margin: float = 0.0
+    strengths: tuple[float, float] = (1.0, 2.0)
+    scale: tuple[int, int] = (1, 5)
+    reference: Sequence[float] | None = field(default=None, repr=False)
+    rewriter: Callable[[str, str], str] | None = None
+    flagger: Callable[[str, str], Iterable[str]] | None = None
+    harms: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what no annotator can be."""
+        for name in ("temperature", "tie_margin"):
+            if not getattr(self, name) >= 0 or math.isinf(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: give a number of at least 0")
+        if not 0 <= self.skip_rate <= 1:
+            raise ValueError(f"skip_rate={self.skip_rate}: give a share between 0 and 1")
+
+    def __call__(self, task: Task) -> Response:
+        """Answer a task."""
+        random = np.random.default_rng([self.seed, task.item.id])
+        if random.random() < self.skip_rate:
+            return Response(None)
+        if self.clicks_at_random:
+            return Response(self._click(task.item, random))
+        scores = self._scores(task.item, task.item.completions)
+        scores[task.sides[0] if task.sides else 0] += self.bias
+        return Response(_ANSWERS[task.item.kind](self, task.item, scores, random))
+
+    def _scores(self, item: Item, texts: Sequence[str]) -> np.ndarray:
+        """Texts that continue the item's prompt as this annotator sees them, (n,) float64, without the noise."""
+        if not texts:
+            return np.zeros(0)
+        scores = np.array([float(score) for score in self.scorer([item.prompt] * len(texts), list(texts))])
+        if scores.shape != (len(texts),) or not np.isfinite(scores).all():
+            raise ValueError(
+                f"the scorer of annotator {self.name!r} gave {scores.tolist()} for {len(texts)} completions of item "
+                f"{item.id}, prompt {item.prompt[:60]!r}: it must give one finite number each"
+            )
+        return scores + self.length_bias * np.array([len(text) / 100 for text in texts])
+
+    def _level(self, score: float, n_levels: int, random: np.random.Generator) -> int:
+        """Which of n equally frequent levels a score, with noise, falls into: 0 the lowest."""
+        shares = np.arange(1, n_levels) / n_levels
+        if self.reference is None:
+            bounds = np.array([NormalDist().inv_cdf(share) for share in shares])
+        else:
+            bounds = np.quantile(np.asarray(self.reference, dtype=float), shares)
+        return int(np.searchsorted(bounds, score + self.temperature * random.logistic(), side="right"))
+
+    # One answer a kind: (item, scores (n,), random) -> value
+
+    def _pairwise(self, item: Item, scores: np.ndarray, random: np.random.Generator) -> dict[str, Any]:
+        first, second = scores + self.temperature * random.gumbel(size=2)
+        difference = abs(first - second)
+        if difference == 0 or difference < self.tie_margin:
+            return {"choice": None, "strength": 0}
+        strength = 1 + sum(bool(difference >= bound) for bound in self.strengths)
+        return {"choice": 0 if first > second else 1, "strength": strength}
+
+    def _ranking(self, item: Item, scores: np.ndarray, random: np.random.Generator) -> dict[str, Any]:
+        noisy = scores + self.temperature * random.gumbel(size=len(scores))
+        return {"order": np.argsort(-noisy, kind="stable").tolist()}
+
+    def _rating(self, item: Item, scores: np.ndarray, random: np.random.Generator) -> dict[str, Any]:
+        low, high = self.scale
+        return {"rating": low + self._level(float(scores[0]), high - low + 1, random)}
+
+    def _thumbs(self, item: Item, scores: np.ndarray, random: np.random.Generator) -> dict[str, Any]:
+        return {"up": self._level(float(scores[0]), 2, random) == 1}
+
+    def _correction(self, item: Item, scores: np.ndarray, random: np.random.Generator) -> dict[str, Any] | None:
+        if self.rewriter is not None:
+            text = self.rewriter(item.prompt, item.completions[0])
+        else:
+            texts = [item.completions[0], *item.meta.get("alternatives", ())]
+            scores = np.append(scores, self._scores(item, texts[1:]))
+            text = texts[int(np.argmax(scores + self.temperature * random.gumbel(size=len(texts))))]
+        return {"text": text} if text.strip() else None  # nothing to be said for a blank completion
+
+    def _flags(self, item: Item, scores: np.ndarray, random: np.random.Generator) -> dict[str, Any]:
+        return {"harms": list(self.flagger(item.prompt, item.completions[0])) if self.flagger is not None else []}
+
+    def _click(self, item: Item, random: np.random.Generator) -> dict[str, Any] | None:
+        """An answer that has nothing to do with the texts, drawn uniformly."""
+        if item.kind == "pairwise":
+            return {"choice": int(random.integers(2)), "strength": int(random.integers(1, 4))}
+        if item.kind == "ranking":
+            return {"order": random.permutation(len(item.completions)).tolist()}
+        if item.kind == "rating":
+            return {"rating": int(random.integers(self.scale[0], self.scale[1] + 1))}
+        if item.kind == "thumbs":
+            return {"up": bool(random.integers(2))}
+        if item.kind == "flags":
+            return {"harms": [harm for harm in self.harms if random.integers(2)]}
+        return {"text": item.completions[0]} if item.completions[0].strip() else None
+
+
+_ANSWERS: dict[str, Callable[[SimulatedAnnotator, Item, np.ndarray, np.random.Generator], dict[str, Any] | None]] = {
+    "pairwise": SimulatedAnnotator._pairwise,
+    "ranking": SimulatedAnnotator._ranking,
+    "rating": SimulatedAnnotator._rating,
+    "thumbs": SimulatedAnnotator._thumbs,
+    "correction": SimulatedAnnotator._correction,
+    "flags": SimulatedAnnotator._flags,
+}
+
+
+def simulated_crowd(
+    scorer: Scorer, n: int, random_share: float = 0.1, *, name: str = "simulated", seed: int = 0, **settings: Any
+) -> list[SimulatedAnnotator]:
+    """Several annotators of one scorer, some of whom click at random.
+
+    Args:
+        scorer: of all of them. A text is scored once and remembered.
+        n: annotators.
+        random_share: how many of them click at random: this share of n, rounded. Which ones is drawn with the seed;
+            their `clicks_at_random` says so.
+        name: they are called `<name>-1` to `<name>-n`.
+        seed: the annotators get seeds of their own made from it.
+        **settings: of each `SimulatedAnnotator`.
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: a crowd has at least one annotator")
+    if not 0 <= random_share <= 1:
+        raise ValueError(f"random_share={random_share}: give a share between 0 and 1")
+    random = np.random.default_rng(seed)
+    clickers = set(random.permutation(n)[: math.floor(random_share * n + 0.5)].tolist())
+    seeds = random.integers(2**31, size=n).tolist()
+    remembered = _Remembered(scorer)
+    return [
+        SimulatedAnnotator(remembered, f"{name}-{i + 1}", clicks_at_random=i in clickers, seed=seeds[i], **settings)
+        for i in range(n)
+    ]
+
+
+def annotate(store: FeedbackStore, annotators: Sequence[SimulatedAnnotator], limit: int | None = None) -> int:
+    """Let annotators take turns, one task each, until nobody finds another or `limit` answers are in.
+
+    Returns:
+        How many answers were submitted, skips among them.
+    """
+    for annotator in annotators:
+        store.add_annotator(annotator.name)
+    done, idle = 0, 0
+    while idle < len(annotators):  # somebody may find a task after all, when another has skipped or given it back
+        idle = 0
+        for annotator in annotators:
+            if limit is not None and done >= limit:
+                return done
+            answered = work_once(store, annotator.name, annotator)
+            idle += answered is None
+            done += bool(answered)
+    return done
+
+
+class _Remembered:
+    """A scorer that scores a text once."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.scores: dict[tuple[str, str], float] = {}
+
+    def __call__(self, prompts: list[str], completions: list[str]) -> list[float]:
+        texts = list(zip(prompts, completions, strict=True))
+        new = [text for text in dict.fromkeys(texts) if text not in self.scores]
+        if new:
+            scores = self.scorer([prompt for prompt, _ in new], [completion for _, completion in new])
+            self.scores.update(zip(new, (float(score) for score in scores), strict=True))
+        return [self.scores[text] for text in texts]

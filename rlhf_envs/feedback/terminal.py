@@ -1,0 +1,262 @@
+"""Label in a terminal: one task at a time, a key an answer. What models wrote is text, which nothing obeys."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .records import LeaseLost, StoreError
+from .terminal_forms import BACKSPACE, ENTER, LETTERS, Form, Keyboard, form_of
+from .visible import clip, visible
+
+if TYPE_CHECKING:
+    from .records import Task
+    from .store import FeedbackStore
+
+__all__ = ["Keyboard", "TerminalKeyboard", "label"]
+
+SIDE_BY_SIDE = 100  # columns from which two completions stand beside each other
+OTHER_LINES = 9  # header, keys, notices and the line below it all
+QUICK = 4  # characters
+COMMON = {
+    "s": "skip",
+    "u": "undo",
+    "c": "comment",
+    "m": "show all",
+    "g": "guidelines",
+    "q": "quit",
+}
+
+
+class TerminalKeyboard:
+    """The keyboard of the terminal; texts are changed in $VISUAL or $EDITOR."""
+
+    def __init__(self) -> None:
+        self._pending: list[str] = []
+
+    def key(self) -> str:
+        """The next key pressed; "q" for Ctrl-C, Ctrl-D and a closed terminal."""
+        import click
+
+        if not self._pending:
+            try:
+                read = click.getchar()
+            except (KeyboardInterrupt, EOFError):
+                return "q"
+            # Keys pressed quickly come together. A longer read is a paste, and an escape sequence one key (an arrow).
+            self._pending = list(read) if len(read) <= QUICK and not read.startswith("\x1b") else [read]
+        return self._pending.pop(0)
+
+    def line(self, prompt: str) -> str:
+        """A line of text; empty after Ctrl-C or Ctrl-D."""
+        try:
+            return input(prompt)
+        except (KeyboardInterrupt, EOFError):
+            return ""
+
+    def edit(self, text: str) -> str | None:
+        """The text as changed in the editor; None if it was left as it was, or there is no editor."""
+        import click
+
+        edited = click.edit(text, extension=".txt")
+        if edited is None or text.endswith("\n"):
+            return edited
+        return edited.removesuffix("\n")  # editors end a file with a newline
+
+
+def label(
+    store: FeedbackStore,
+    name: str,
+    *,
+    keyboard: Keyboard | None = None,
+    console: Console | None = None,
+    limit: int | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """Show tasks and take answers until the annotator quits or nothing is left.
+
+    Args:
+        store: holds the tasks.
+        name: the annotator; added where the store does not know the name.
+        keyboard: where keys come from; the terminal's by default.
+        console: where tasks are shown.
+        limit: the most answers, skips among them.
+        clock: seconds, for the time that an answer takes.
+
+    Returns:
+        How many answers the store has taken, less those taken back.
+
+    Raises:
+        StoreError: the store cannot be read. While an answer cannot be stored, it is kept and can be sent again.
+    """
+    store.add_annotator(name)
+    session = _Session(store, name, keyboard or TerminalKeyboard(), console or Console(), clock)
+    return session.run(limit)
+
+
+class _Session:
+    def __init__(
+        self, store: FeedbackStore, name: str, keyboard: Keyboard, console: Console, clock: Callable[[], float]
+    ) -> None:
+        self.store, self.name, self.keyboard, self.console, self.clock = store, name, keyboard, console, clock
+        self.done = 0
+        self.notice = ""
+
+    def run(self, limit: int | None) -> int:
+        task: Task | None = None
+        while True:
+            if limit is not None and self.done >= limit:
+                self._say(f"{self.done} answered: that was the limit")
+                return self.done
+            task = task or self.store.claim(self.name)
+            if task is None:
+                if not self._ask_at_the_end():
+                    return self.done
+                task = self._undo(None)
+                continue
+            step = self._answer(task)
+            if step == "quit":
+                self.store.release(task.id, self.name)
+                self._say(f"{self.done} answered in this session; the rest waits for you")
+                return self.done
+            task = self._undo(task) if step == "undo" else None
+
+    def _answer(self, task: Task) -> str:
+        """Show a task until it is answered; what comes next: "next", "undo" or "quit"."""
+        form, comment, everything = form_of(task, self.store.settings, self.keyboard), "", False
+        key, started = uuid.uuid4().hex, self.clock()
+        while True:
+            self._show(task, form, comment, everything)
+            pressed = self._key(form)
+            if pressed in ("q", "u"):
+                return {"q": "quit", "u": "undo"}[pressed]
+            if pressed == "c":
+                comment = self.keyboard.line("comment: ").strip()
+            elif pressed == "m":
+                everything = not everything
+            elif pressed == "g":
+                self._guidelines()
+            elif pressed == "s" or pressed in form.keys:
+                value = None if pressed == "s" else form.press(pressed)
+                if pressed != "s" and value is None:
+                    continue
+                if self._submit(task, value, key, self.clock() - started, comment):
+                    return "next"
+            else:
+                self.notice = f"no key {visible(pressed).plain!r} here"
+
+    def _submit(self, task: Task, value: dict[str, Any] | None, key: str, seconds: float, comment: str) -> bool:
+        """Store an answer; False where it can be tried again."""
+        try:
+            self.store.submit(task.id, self.name, value, key=key, seconds=seconds, comment=comment)
+        except LeaseLost:
+            self.notice = "too late: the lease ran out and the item went to somebody else. This is the next one"
+            return True
+        except (StoreError, ValueError) as error:
+            self.notice = f"not stored: {error} Press the key again to retry"
+            return False
+        self.done += 1
+        self.notice = "skipped" if value is None else "stored"
+        return True
+
+    def _undo(self, task: Task | None) -> Task | None:
+        """The task of the last answer, taken back; `task` where there is none."""
+        before = self.store.undo(self.name)
+        if before is None:
+            self.notice = "there is nothing to take back"
+            return task
+        self.done -= 1
+        self.notice = "taken back: answer it again"
+        return before
+
+    def _key(self, form: Form) -> str:
+        pressed = self.keyboard.key()
+        if pressed in ENTER:
+            return "Enter"
+        if pressed in BACKSPACE:
+            return "Backspace"
+        return pressed if pressed in form.keys else pressed.lower()
+
+    def _ask_at_the_end(self) -> bool:
+        """Say that nothing is left; whether the last answer is to be taken back."""
+        why = "the project is paused" if self.store.settings.paused else "nothing is left to judge"
+        self._say(f"{why}: u takes your last answer back, any other key ends")
+        return self.keyboard.key().lower() == "u"
+
+    # What is shown
+
+    def _say(self, words: str) -> None:
+        self.console.print(Text(words), soft_wrap=True)
+
+    def _guidelines(self) -> None:
+        self.console.print(Panel(visible(self.store.settings.guidelines or "none yet"), title="guidelines"))
+        self._say("any key goes on")
+        self.keyboard.key()
+
+    def _show(self, task: Task, form: Form, comment: str, everything: bool) -> None:
+        if self.console.is_terminal:
+            self.console.clear()
+        texts, hidden = self._texts(task, everything)
+        parts: list[RenderableType] = [self._header(task), *texts]
+        for words, style in ((form.state(), "bold"), (form.message, "yellow"), (self.notice, "yellow")):
+            if words:
+                parts.append(visible(words, style))
+        if comment:
+            parts.append(visible(f"comment: {comment}", "italic"))
+        common = {key: words for key, words in COMMON.items() if key != "m" or hidden or everything}
+        parts += [_keys(form.keys), _keys(common)]
+        self.console.print(Group(*parts))
+        self.notice = ""
+
+    def _texts(self, task: Task, everything: bool) -> tuple[list[RenderableType], bool]:
+        """The prompt and the completions, as much as the screen has room for; whether that is not all."""
+        n, width = len(task.sides), self.console.width
+        beside = n == 2 and width >= SIDE_BY_SIDE
+        room = self.console.height - OTHER_LINES - 2 * (2 if beside else n + 1)
+        whole = task.item.prompt
+        prompt, hidden, used = (whole, 0, 0) if everything else clip(whole, width - 4, max(3, room // 3))
+        lines = max(3, (room - used) // (1 if beside else n))
+        texts: list[Panel] = []
+        first = _panel(prompt, "prompt", "dim", hidden)
+        hides = hidden > 0
+        for place, side in enumerate(task.sides):
+            text = task.item.completions[side]
+            shown, hidden, _ = (text, 0, 0) if everything else clip(text, (width // 2 if beside else width) - 4, lines)
+            title = f"[bold]{LETTERS[place % 26]}[/bold]" if n > 1 else "completion"
+            texts.append(_panel(shown, title, ("cyan", "magenta")[place % 2], hidden))
+            hides = hides or hidden > 0
+        return [first, *([_beside(texts)] if beside else texts)], hides
+
+    def _header(self, task: Task) -> RenderableType:
+        progress = self.store.progress(self.name)
+        grid = Table.grid(padding=(0, 2))
+        words = f"{progress.finished} of {progress.items} items done, {progress.mine} by you"
+        bar = ProgressBar(total=max(1, progress.items), completed=progress.finished, width=24)
+        grid.add_row(Text(self.name, "bold"), bar, Text(words), Text(f"{task.item.kind}, item {task.item.id}", "dim"))
+        return grid
+
+
+def _panel(text: str, title: str, border: str, hidden: int) -> Panel:
+    more = f"[yellow]{hidden:,} more characters: m[/yellow]" if hidden else None
+    return Panel(visible(text), title=title, title_align="left", subtitle=more, border_style=border)
+
+
+def _beside(panels: list[Panel]) -> Table:
+    grid = Table.grid(expand=True)
+    for _ in panels:
+        grid.add_column(ratio=1)
+    grid.add_row(*panels)
+    return grid
+
+
+def _keys(keys: dict[str, str]) -> Columns:
+    return Columns([Text.assemble((f" {key} ", "reverse"), f" {visible(words).plain}") for key, words in keys.items()])

@@ -1,0 +1,26 @@
+"""The annotation web app: `create_app` builds it over a store, `serve` runs it. Needs the extra `web`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlhf_envs.feedback.web.app import create_app
+    from rlhf_envs.feedback.web.server import serve
+
+__all__ = ["create_app", "serve"]
+
+_HOMES = {"create_app": "app", "serve": "server"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("rlhf_envs"):
+            raise
+        raise ImportError(f'the web app needs {error.name}: pip install "rlhf-envs[web]"') from error

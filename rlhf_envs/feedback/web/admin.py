@@ -1,0 +1,195 @@
+"""What only an admin may do: watch, export, pause, invite, change the settings; as a page and as JSON."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, HTTPException, Query, Request
+from fastapi.responses import RedirectResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlhf_envs.feedback.exporting import FORMATS, HOW, Export, export_file
+from rlhf_envs.feedback.records import Settings
+from rlhf_envs.feedback.store import FeedbackStore
+from rlhf_envs.feedback.web.api import Scale, Store
+from rlhf_envs.feedback.web.auth import Admin, CsrfChecked
+from rlhf_envs.feedback.web.pages import FormChecked, render
+from rlhf_envs.feedback.web.responses import AsciiJSON, problems
+from rlhf_envs.feedback.web.summary import Summary, summarise
+
+__all__ = ["api", "pages"]
+
+pages = APIRouter(prefix="/admin")
+api = APIRouter(tags=["admin"])
+
+Role = Literal["annotator", "admin"]
+Format = Annotated[Literal[FORMATS], Query(description="see rlhf_envs.feedback.exporting")]  # type: ignore[valid-type]
+How = Annotated[Literal[HOW], Query(description="of preference and ratings")]  # type: ignore[valid-type]
+
+
+class Changes(BaseModel):
+    """Settings to change; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid")
+    guidelines: str | None = Field(default=None, max_length=100_000)
+    scale: Scale | None = None
+    harms: list[str] | None = Field(default=None, max_length=30)
+    lease_seconds: float | None = Field(default=None, ge=10, le=7 * 24 * 3600, allow_inf_nan=False)
+    paused: bool | None = None
+
+
+class SettingsOut(BaseModel):
+    """All settings."""
+
+    guidelines: str
+    scale: Scale
+    harms: list[str]
+    lease_seconds: float
+    paused: bool
+
+
+class Invite(BaseModel):
+    """For whom the invitation is."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: Role = "annotator"
+
+
+class Invitation(BaseModel):
+    """A link that works once."""
+
+    role: Role
+    path: str
+
+
+@api.get("/summary", response_model=Summary, responses=problems(401, 403))
+def summary(store: Store, admin: Admin) -> Response:
+    """Throughput, agreement and the annotators' quality."""
+    return AsciiJSON(summarise(store).model_dump(mode="json"))
+
+
+@api.get("/settings", response_model=SettingsOut, responses=problems(401, 403))
+def settings(store: Store, admin: Admin) -> Response:
+    """The settings."""
+    return AsciiJSON(_settings(store.settings))
+
+
+@api.patch("/settings", response_model=SettingsOut, dependencies=[CsrfChecked], responses=problems(401, 403))
+def change_settings(changes: Changes, store: Store, admin: Admin) -> Response:
+    """Change settings, pause (`{"paused": true}`) or go on."""
+    return AsciiJSON(_settings(_update(store, **changes.model_dump(exclude_none=True))))
+
+
+@api.post("/invitations", response_model=Invitation, dependencies=[CsrfChecked], responses=problems(401, 403))
+def invite(wanted: Invite, store: Store, admin: Admin) -> Response:
+    """Make an invitation."""
+    return AsciiJSON({"role": wanted.role, "path": f"/invite/{store.invite(wanted.role)}"})
+
+
+@api.get(
+    "/export",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "the file"}, **problems(401, 403)},
+)
+def export(store: Store, admin: Admin, format: Format = "preference", how: How = "each") -> Response:
+    """Download what was judged; the header X-Export-Dropped counts, as JSON, what is left out and why."""
+    made, content = _export(store, format, how)
+    headers = {
+        "Content-Disposition": f'attachment; filename="{_file_name(format)}"',
+        "X-Export-Dropped": json.dumps(made.dropped),
+    }
+    return Response(content, media_type="application/octet-stream", headers=headers)
+
+
+@pages.get("/export")
+def export_page(
+    request: Request, store: Store, admin: Admin, format: Format = "preference", how: How = "each"
+) -> Response:
+    """Says what a download holds and what it leaves out, before it is made."""
+    made, _ = _export(store, format, how)
+    return render(request, "export.html", {"format": format, "how": how, "export": made, "file": _file_name(format)})
+
+
+@pages.get("")
+def admin_page(request: Request, store: Store, admin: Admin) -> Response:
+    return _page(request, store)
+
+
+@pages.post("/invitations", dependencies=[FormChecked])
+def invite_page(request: Request, store: Store, admin: Admin, role: Annotated[Role, Form()] = "annotator") -> Response:
+    # Shown once, in the answer to the POST: a link in a URL would stay in the browser's history.
+    link = f"{str(request.base_url).rstrip('/')}/invite/{store.invite(role)}"
+    return _page(request, store, invitation=link, invited=role)
+
+
+@pages.post("/pause", dependencies=[FormChecked])
+def pause(store: Store, admin: Admin, paused: Annotated[bool, Form()]) -> Response:
+    store.update_settings(paused=paused)
+    return RedirectResponse("/admin", 303)
+
+
+@pages.post("/settings", dependencies=[FormChecked])
+def settings_page(
+    store: Store,
+    admin: Admin,
+    low: Annotated[int, Form()],
+    high: Annotated[int, Form()],
+    lease_minutes: Annotated[float, Form(ge=0.2, le=7 * 24 * 60, allow_inf_nan=False)],
+    guidelines: Annotated[str, Form(max_length=100_000)] = "",
+    harms: Annotated[str, Form(max_length=5000)] = "",
+) -> Response:
+    categories = [line.strip() for line in harms.splitlines() if line.strip()]
+    _update(
+        store,
+        guidelines=guidelines.replace("\r\n", "\n").strip(),
+        scale=(low, high),
+        harms=categories,
+        lease_seconds=lease_minutes * 60,
+    )
+    return RedirectResponse("/admin", 303)
+
+
+def _update(store: Store, **changes: Any) -> Settings:
+    for name in ("scale", "harms"):
+        if name in changes:
+            changes[name] = tuple(changes[name])
+    low, high = changes.get("scale", (0, 1))
+    if not (-1000 <= low < high <= 1000 and high - low <= 100):
+        raise HTTPException(422, f"scale: low end below high end, at most 100 apart; got {low} to {high}")
+    harms = changes.get("harms", ())
+    if any(not harm.strip() or len(harm) > 60 for harm in harms) or len(set(harms)) < len(harms):
+        raise HTTPException(422, "harms: every category must have 1 to 60 characters and differ from the others")
+    try:
+        return store.update_settings(**changes)
+    except ValueError as error:
+        raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
+
+
+def _settings(settings: Settings) -> dict[str, Any]:
+    return {
+        "guidelines": settings.guidelines,
+        "scale": settings.scale,
+        "harms": settings.harms,
+        "lease_seconds": settings.lease_seconds,
+        "paused": settings.paused,
+    }
+
+
+def _file_name(format: str) -> str:
+    return f"feedback-{format}.{'csv' if format in ('argilla', 'label-studio') else 'jsonl'}"
+
+
+def _export(store: FeedbackStore, format: str, how: str) -> tuple[Export, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / _file_name(format)
+        return export_file(store, path, format, how=how), path.read_bytes()
+
+
+def _page(request: Request, store: Store, **more: Any) -> Response:
+    figures = summarise(store)
+    top = max((hour.judgements for hour in figures.hours), default=0)
+    context = {"summary": figures, "settings": store.settings, "top": top, "formats": FORMATS, "hows": HOW, **more}
+    return render(request, "admin.html", context)

@@ -1,0 +1,138 @@
+"""Builds the app: security headers, limits, clean errors, and the routes of `pages`, `api` and `admin`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rlhf_envs.feedback.records import LeaseLost, StoreError
+from rlhf_envs.feedback.store import FeedbackStore
+from rlhf_envs.feedback.web import admin, api, pages
+from rlhf_envs.feedback.web.auth import Gate, Sessions
+from rlhf_envs.feedback.web.responses import AsciiJSON
+
+__all__ = ["create_app"]
+
+_HERE = Path(__file__).parent
+MAX_BODY = 8 * 2**20  # bytes; a correction of 1 MB of text takes up to 6 as JSON
+
+# No inline script or style, nothing from elsewhere, no innerHTML: model output cannot become code.
+_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",  # an invitation's link is a secret
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), geolocation=(), microphone=()",
+}
+
+
+def create_app(store: FeedbackStore, *, secret: bytes, secure_cookies: bool = False) -> FastAPI:
+    """Build the annotation app over a store.
+
+    Args:
+        store: left open when the app ends; it is the caller's.
+        secret: signs cookies; the same one after a restart keeps everyone signed in. At least 16 bytes.
+        secure_cookies: send cookies over HTTPS only; turn it on behind a proxy that speaks HTTPS.
+    """
+    app = FastAPI(
+        title="rlhf-envs feedback",
+        description="Judge completions. Sign in with POST /api/login, then send its `csrf` as X-CSRF-Token.",
+        version="1",
+        openapi_url="/api/openapi.json",
+        docs_url=None,  # their pages load scripts from elsewhere
+        redoc_url=None,
+        default_response_class=AsciiJSON,
+    )
+    app.state.store = store
+    app.state.sessions = Sessions(secret, secure_cookies)
+    app.state.gate = Gate(store)
+    app.state.templates = Jinja2Templates(_HERE / "templates")
+    app.include_router(pages.router, include_in_schema=False)
+    app.include_router(admin.pages, include_in_schema=False)
+    app.include_router(api.router, prefix="/api")
+    app.include_router(admin.api, prefix="/api/admin")
+    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _bad_request)
+    app.add_exception_handler(LeaseLost, _lease_lost)
+    app.add_exception_handler(StoreError, _store_error)
+    app.add_middleware(_Guard)
+    return app
+
+
+class _Guard:
+    """Adds the security headers and refuses bodies that are too large."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        read = 0
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(_HEADERS)
+                # Static files are asked about again each time (304): a new version shows at once.
+                headers["cache-control"] = "no-cache" if scope["path"].startswith("/static/") else "no-store"
+            await send(message)
+
+        async def receive_limited() -> Message:
+            nonlocal read
+            message = await receive()
+            read += len(message.get("body", b""))
+            if read > MAX_BODY:
+                raise HTTPException(413, f"the request is larger than {MAX_BODY} bytes")
+            return message
+
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length[:20]) > MAX_BODY:
+            response = AsciiJSON({"detail": f"the request is larger than {MAX_BODY} bytes"}, 413)
+            await response(scope, receive, send_guarded)
+            return
+        await self.app(scope, receive_limited, send_guarded)
+
+
+def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
+    """Say what went wrong, as JSON to programs and as a page to people."""
+    if request.url.path.startswith("/api/"):
+        return AsciiJSON({"detail": detail}, status, headers=headers)
+    if status == 401:
+        return RedirectResponse("/login", 303)
+    return pages.render(request, "error.html", {"status": status, "detail": detail}, status, headers)
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _answer(request, error.status_code, str(error.detail), dict(error.headers or {}))
+
+
+def _bad_request(request: Request, error: Exception) -> Response:
+    # The places and the messages, not the input: it may be huge, or not even encodable.
+    assert isinstance(error, RequestValidationError)
+    problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    return _answer(request, 422, "; ".join(problems[:10]).encode("ascii", "backslashreplace").decode())
+
+
+def _lease_lost(request: Request, error: Exception) -> Response:
+    return _answer(request, 409, str(error))
+
+
+def _store_error(request: Request, error: Exception) -> Response:
+    return _answer(request, 503, f"the store cannot be used: {error}", {"Retry-After": "2"})

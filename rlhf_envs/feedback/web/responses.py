@@ -1,0 +1,44 @@
+"""What the app's JSON looks like on the wire, right or wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+
+__all__ = ["AsciiJSON", "Problem", "problems"]
+
+
+class AsciiJSON(JSONResponse):
+    """JSON with everything but ASCII escaped: a lone surrogate in a completion has no UTF-8, but travels so."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+class Problem(BaseModel):
+    """What was wrong and what to do."""
+
+    detail: str
+
+
+_MEANINGS = {
+    400: "the body is no JSON",
+    401: "not signed in, or a wrong name or password",
+    403: "no CSRF token, or not for this role",
+    409: "the lease is lost, or there is nothing to take back",
+    413: "the body is too large",
+    422: "the request is malformed; the detail names the field",
+    429: "too many tries; see Retry-After",
+    503: "the store is locked, read-only or out of reach; see the detail",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document the ways in which a route may fail, beside those that every route has."""
+    return {
+        status: {"model": Problem, "description": _MEANINGS[status]}
+        for status in sorted({400, 413, 422, 503, *statuses})
+    }

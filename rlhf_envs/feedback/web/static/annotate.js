@@ -1,0 +1,313 @@
+// The annotation page: takes a task, shows it, sends the answer, takes the next.
+
+import { ApiError, call, newKey } from "./api.js";
+import { KINDS, QUESTIONS, panelName } from "./kinds.js";
+import { showText } from "./text.js";
+
+const at = (id) => document.getElementById(id);
+const me = document.querySelector("meta[name=annotator]").content;
+const POLL = 3000; // ms between looks for new items when none is left
+const IDLE = 10 * 60 * 1000; // ms without a key or a click after which the lease may run out
+
+let task = null; // what is on the page
+let key = null; // the answer's idempotency key: one a task shown, so a double click is one answer
+let kind = null; // the controls of the task's kind
+let keys = {}; // key -> [words, function]
+let growers = []; // show more of a long text
+let busy = false; // an answer is on its way
+let lost = false; // the lease is gone; what was typed stays
+let last = null; // the last answer, to be put back on undo
+let seconds = 0; // looked at the task, while the page was visible
+let since = null; // when it became visible
+let leaseTimer = null;
+let pollTimer = null;
+let active = Date.now();
+
+const say = (text) => { at("notice").textContent = text; };
+const trouble = (text) => say(text === null ? "Connected again." : `Trying again: ${text}`);
+
+// ---- drafts: what is typed survives a reload, a crash and a lost lease
+
+const draftName = (item) => `rlhf-draft:${me}:${item}`;
+
+function keepDraft() {
+  if (task === null) return;
+  const draft = { kind: kind.draft(), comment: at("comment").value };
+  try {
+    if (draft.kind === null && !draft.comment) localStorage.removeItem(draftName(task.item_id));
+    else localStorage.setItem(draftName(task.item_id), JSON.stringify(draft));
+  } catch { /* storage is full or forbidden: the page itself still holds the text */ }
+}
+
+function dropDraft(item) {
+  try { localStorage.removeItem(draftName(item)); } catch { /* as above */ }
+}
+
+function takeDraft() {
+  let draft = null;
+  try { draft = JSON.parse(localStorage.getItem(draftName(task.item_id))); } catch { /* as above */ }
+  draft ??= last?.item === task.item_id ? last.draft : null;
+  if (!draft) return;
+  at("comment").value = draft.comment;
+  if (draft.kind) kind.restore(draft.kind);
+}
+
+// ---- time: only while the page is visible
+
+const readClock = () => seconds + (since === null ? 0 : (performance.now() - since) / 1000);
+
+function visibilityChanged() {
+  if (document.hidden && since !== null) {
+    seconds = readClock();
+    since = null;
+  } else if (!document.hidden && since === null) {
+    since = performance.now();
+  }
+}
+
+// ---- showing
+
+function show(state) {
+  clearTimeout(pollTimer);
+  task = state.task;
+  lost = false;
+  at("trouble").hidden = true;
+  at("bar").max = Math.max(1, state.progress.items);
+  at("bar").value = state.progress.finished;
+  at("count").textContent = `${state.progress.finished} of ${state.progress.items} finished · ${state.progress.mine} by you`;
+  showText(at("guidelines-text"), state.settings.guidelines || "There are none yet.");
+  for (const id of ["controls", "panels"]) at(id).replaceChildren();
+  at("comment").value = "";
+  growers = [];
+  keys = {};
+  document.body.dataset.kind = task?.kind ?? "none";
+  at("skip").disabled = at("comment").disabled = task === null;
+  if (task === null) return showNothing(state);
+  showTask(state);
+}
+
+function showNothing(state) {
+  at("question").textContent = state.settings.paused ? "Paused" : "Nothing left for you right now";
+  at("prompt").hidden = true;
+  const text = document.createElement("p");
+  text.className = "empty";
+  text.textContent = state.settings.paused
+    ? "The project is paused. This page goes on by itself."
+    : "Thank you! New items appear here by themselves.";
+  at("panels").append(text);
+  bindCommon();
+  lookAgain();
+}
+
+function lookAgain() {
+  pollTimer = setTimeout(() => (document.hidden ? lookAgain() : next()), POLL);
+}
+
+function showTask({ settings }) {
+  key = newKey();
+  seconds = 0;
+  since = document.hidden ? null : performance.now();
+  at("question").textContent = QUESTIONS[task.kind];
+  at("prompt").hidden = task.prompt === "";
+  growers.push(showText(at("prompt"), task.prompt));
+  const panels = task.completions.map((completion, i) => panel(completion.text, panelName(task.kind, i, task.completions.length)));
+  at("panels").append(...panels);
+  at("panels").dataset.n = task.completions.length;
+  kind = KINDS[task.kind]({ task, settings, panels, extra: at("panels"), controls: at("controls"), done, changed: keepDraft, say });
+  for (const [name, [words, act]] of Object.entries(kind.keys)) bind(name, words, act);
+  bindCommon();
+  takeDraft();
+  clearInterval(leaseTimer);
+  leaseTimer = setInterval(renew, Math.max(3000, (task.seconds_left * 1000) / 3));
+}
+
+function panel(text, name) {
+  const made = document.createElement("section");
+  made.className = "panel";
+  const head = document.createElement("h2");
+  const place = document.createElement("span");
+  place.className = "place";
+  const pick = document.createElement("button");
+  pick.className = "pick";
+  pick.type = "button";
+  pick.hidden = true;
+  head.append(name || "Completion", place, pick);
+  const body = document.createElement("div");
+  body.className = "text";
+  body.dir = "auto";
+  body.tabIndex = 0; // so that keys can scroll it alone
+  body.setAttribute("role", "region");
+  body.setAttribute("aria-label", name ? `Completion ${name}` : "Completion");
+  made.append(head, body);
+  growers.push(showText(body, text));
+  return made;
+}
+
+// ---- keys: one table, in which nothing may stand twice
+
+function bind(name, words, act) {
+  if (name in keys) throw new Error(`the key ${name} is taken by "${keys[name][0]}"`);
+  keys[name] = [words, act];
+}
+
+function bindCommon() {
+  if (task !== null) {
+    bind("s", "Skip", skip);
+    bind("c", "Write a comment", () => at("comment").focus());
+    if (growers.some(Boolean)) bind("m", "Show more of long texts", () => { growers = growers.map((grow) => (grow?.() ? grow : null)); });
+    if (kind.send) bind("Enter", "Send (Ctrl Enter from within a field)", kind.send);
+    bind("ArrowDown", "Scroll the texts down", () => scroll(1));
+    bind("ArrowUp", "Scroll the texts up", () => scroll(-1));
+  }
+  if (lost) bind("n", "Take the next item", next);
+  bind("u", "Undo the last answer", undo);
+  bind("g", "Guidelines", () => at("guidelines").showModal());
+  bind("?", "These keys", () => at("keys").showModal());
+  const list = Object.entries(keys).flatMap(([name, [words]]) => {
+    const term = document.createElement("dt");
+    const shown = document.createElement("kbd");
+    shown.textContent = { ArrowDown: "↓", ArrowUp: "↑" }[name] ?? name;
+    term.append(shown);
+    const meaning = document.createElement("dd");
+    meaning.textContent = words;
+    return [term, meaning];
+  });
+  at("keys-list").replaceChildren(...list);
+}
+
+function scroll(direction) {
+  const texts = document.querySelectorAll("#panels .text, #panels textarea");
+  texts.forEach((text) => text.scrollBy({ top: direction * 80 }));
+  if (![...texts].some((text) => text.scrollHeight > text.clientHeight)) window.scrollBy({ top: direction * 80 });
+}
+
+const isField = (target) => target.matches("textarea, select, input:not([type=checkbox])");
+
+function pressed(event) {
+  active = Date.now();
+  if (event.isComposing || event.defaultPrevented) return;
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    event.preventDefault();
+    if (event.target === at("comment")) at("comment").blur();
+    if (!event.repeat) kind?.send?.();
+    return;
+  }
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  if (isField(event.target)) {
+    if (event.key === "Escape" || (event.key === "Enter" && event.target === at("comment"))) {
+      event.preventDefault();
+      event.target.blur();
+    }
+    return;
+  }
+  if (document.querySelector("dialog[open]")) return;
+  if (event.key === "Enter" && event.target.closest("button, a")) return; // presses what has the focus
+  const digit = /^Digit(\d)$/.exec(event.code)?.[1]; // also where digits need shift (AZERTY)
+  const name = [event.key, event.key.toLowerCase(), digit].find((candidate) => candidate in keys);
+  if (name === undefined) return;
+  const scrolls = name.startsWith("Arrow");
+  if (scrolls && event.target.closest(".text")) return; // scrolls by itself
+  event.preventDefault();
+  if (!event.repeat || scrolls) keys[name][1]();
+}
+
+// ---- doing
+
+async function next() {
+  at("task").setAttribute("aria-busy", "true");
+  try {
+    show(await call("POST", "/api/claim", undefined, trouble));
+  } catch (error) {
+    failed(error);
+  }
+  at("task").setAttribute("aria-busy", "false");
+}
+
+const skip = () => done(null, "Skipped");
+
+async function done(value, words) {
+  if (busy || task === null || lost) return;
+  busy = true;
+  at("task").setAttribute("aria-busy", "true");
+  const sent = { item: task.item_id, draft: { kind: kind.draft(), comment: at("comment").value } };
+  const answer = { value, key, seconds: readClock(), comment: at("comment").value };
+  try {
+    await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
+    dropDraft(sent.item);
+    last = sent;
+    busy = false;
+    say(`${words} · saved`);
+    await next();
+  } catch (error) {
+    failed(error);
+  } finally {
+    busy = false;
+    at("task").setAttribute("aria-busy", "false");
+  }
+}
+
+async function undo() {
+  if (busy) return;
+  busy = true;
+  try {
+    show(await call("POST", "/api/undo"));
+    say("Taken back: answer it again.");
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 409) say("There is nothing to take back.");
+    else if (error instanceof ApiError && error.status < 500) failed(error);
+    else await next(); // the answer was lost on the way: whatever is ours now is the truth
+  } finally {
+    busy = false;
+  }
+}
+
+async function renew() {
+  if (task === null || lost || document.hidden || Date.now() - active > IDLE) return;
+  try {
+    await call("POST", `/api/tasks/${task.id}/renew`);
+  } catch (error) {
+    if (error instanceof ApiError && error.status < 500 && !busy) failed(error);
+  }
+}
+
+/** Say what went wrong and what to do; nothing that was typed goes away. */
+function failed(error) {
+  if (!(error instanceof ApiError)) throw error;
+  keepDraft();
+  const box = at("trouble");
+  const text = document.createElement("p");
+  const act = document.createElement("button");
+  act.type = "button";
+  act.className = "primary";
+  box.replaceChildren(text, act);
+  box.hidden = false;
+  if (error.status === 409) {
+    lost = true;
+    text.textContent = "This item is no longer yours: your time for it ran out, or it was answered in another window. What you typed is still on this page; copy what you need, then go on.";
+    act.append("Next item ", Object.assign(document.createElement("kbd"), { textContent: "n" }));
+    act.addEventListener("click", next);
+    if (!("n" in keys)) bind("n", "Take the next item", next);
+  } else if (error.status === 401 || error.status === 403) {
+    text.textContent = "You are signed out. What you typed is kept: sign in and go on.";
+    act.append("Sign in");
+    act.addEventListener("click", () => location.assign("/login"));
+  } else {
+    text.textContent = `That did not work: ${error.message}`;
+    act.append("Close");
+    act.addEventListener("click", () => { box.hidden = true; });
+  }
+}
+
+document.addEventListener("keydown", pressed);
+document.addEventListener("visibilitychange", visibilityChanged);
+document.addEventListener("click", (event) => {
+  active = Date.now();
+  // A button that was clicked keeps no focus: the next Enter is meant for the page.
+  if (event.detail > 0 && event.target.closest("button, label")) document.activeElement?.blur();
+});
+at("comment").addEventListener("input", keepDraft);
+at("skip").addEventListener("click", skip);
+at("undo").addEventListener("click", undo);
+at("open-guidelines").addEventListener("click", () => at("guidelines").showModal());
+at("open-keys").addEventListener("click", () => at("keys").showModal());
+next();

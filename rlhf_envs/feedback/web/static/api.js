@@ -1,0 +1,50 @@
+// Calls to the server. A call that may be repeated is repeated until it is answered, so a restart loses nothing.
+
+const csrf = document.querySelector("meta[name=csrf]").content;
+
+export class ApiError extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+async function once(method, path, body) {
+  const response = await fetch(path, {
+    method,
+    headers: { "X-CSRF-Token": csrf, ...(body === undefined ? {} : { "Content-Type": "application/json" }) },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  const data = response.status === 204 ? null : await response.json();
+  if (!response.ok) throw new ApiError(response.status, data.detail);
+  return data;
+}
+
+/**
+ * Call the server. With `onTrouble` the call is repeated while the network or the server fails, which is told with a
+ * text, and with null once it works again.
+ */
+export async function call(method, path, body, onTrouble = null) {
+  for (let wait = 500; ; wait = Math.min(2 * wait, 8000)) {
+    try {
+      const data = await once(method, path, body);
+      if (wait > 500) onTrouble?.(null);
+      return data;
+    } catch (error) {
+      const passing = !(error instanceof ApiError) || error.status >= 500 || error.status === 429;
+      if (!passing || onTrouble === null) {
+        if (wait > 500) onTrouble?.(null);
+        throw error;
+      }
+      onTrouble(error instanceof ApiError ? error.message : "no connection");
+      await pause(wait);
+    }
+  }
+}
+
+/** A key that no other answer has. (crypto.randomUUID is missing on plain-HTTP pages, such as a phone's in the LAN.) */
+export function newKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

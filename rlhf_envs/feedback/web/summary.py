@@ -1,0 +1,134 @@
+"""What an admin wants to know: how fast labels come, how far annotators agree, how good each of them is."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+
+from pydantic import BaseModel
+
+from rlhf_envs.feedback.agreement import alpha_by_kind, peer_agreement
+from rlhf_envs.feedback.records import Item, Judgement
+from rlhf_envs.feedback.store import FeedbackStore
+
+__all__ = ["AnnotatorSummary", "Hour", "Summary", "gold_correct", "summarise"]
+
+HOURS = 24
+
+
+class Hour(BaseModel):
+    """Judgements (skips too) of one hour, which begins at `start` (UTC)."""
+
+    start: datetime
+    judgements: int
+
+
+class AnnotatorSummary(BaseModel):
+    """One annotator's work; a figure is null where there is nothing to compute it from."""
+
+    name: str
+    role: str
+    judged: int
+    skips: int
+    median_seconds: float | None
+    gold_right: int
+    gold_asked: int
+    agreement: float | None  # with others on the same items, 1 is the same answer every time
+    agreement_n: int  # comparisons that it rests on
+    last: datetime | None
+
+
+class Summary(BaseModel):
+    """The whole project at a glance."""
+
+    items: int
+    finished: int
+    judgements: int
+    skips: int
+    last_hour: int
+    hours: list[Hour]  # the last 24, oldest first
+    alpha: dict[str, float | None]  # Krippendorff's, by kind; null where it is undefined
+    alpha_problem: str  # why there is none at all
+    annotators: list[AnnotatorSummary]
+    paused: bool
+
+
+def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
+    """Compute the figures of the admin page from the store."""
+    now = now or datetime.now(timezone.utc)
+    everything = store.judgements(include_skips=True)
+    given = [judgement for judgement in everything if judgement.value is not None]
+    gold = {item.id: item for item in store.items() if item.gold is not None}
+    try:
+        alpha = {kind: None if math.isnan(value) else value for kind, value in alpha_by_kind(given).items()}
+        problem = ""
+    except ImportError as error:
+        alpha, problem = {}, str(error)
+    progress = store.progress()
+    return Summary(
+        items=progress.items,
+        finished=progress.finished,
+        judgements=progress.judgements,
+        skips=progress.skips,
+        last_hour=sum(now - judgement.created <= timedelta(hours=1) for judgement in everything),
+        hours=_by_hour(everything, now),
+        alpha=alpha,
+        alpha_problem=problem,
+        annotators=_by_annotator(store, everything, gold),
+        paused=store.settings.paused,
+    )
+
+
+def gold_correct(item: Item, judgement: Judgement) -> bool:
+    """Whether a judgement gives a gold question's expected value; the strength of a preference does not matter."""
+    expected, value = item.gold, judgement.value
+    if expected is None or value is None:
+        raise ValueError(f"item {item.id} is no gold question, or judgement {judgement.id} is a skip")
+    if item.kind == "pairwise":
+        return bool(expected["choice"] == value["choice"])
+    if item.kind == "flags":
+        return set(expected["harms"]) == set(value["harms"])
+    if item.kind == "correction":
+        return " ".join(expected["text"].split()) == " ".join(value["text"].split())
+    return expected == value
+
+
+def _by_hour(judgements: Sequence[Judgement], now: datetime) -> list[Hour]:
+    this_hour = now.replace(minute=0, second=0, microsecond=0)
+    counts = Counter(judgement.created.replace(minute=0, second=0, microsecond=0) for judgement in judgements)
+    starts = [this_hour - timedelta(hours=back) for back in reversed(range(HOURS))]
+    return [Hour(start=start, judgements=counts[start]) for start in starts]
+
+
+def _by_annotator(
+    store: FeedbackStore, judgements: Sequence[Judgement], gold: dict[int, Item]
+) -> list[AnnotatorSummary]:
+    theirs: dict[str, list[Judgement]] = defaultdict(list)
+    for judgement in judgements:
+        theirs[judgement.annotator].append(judgement)
+    # A gold question has one right answer: agreeing on it says nothing about the rest.
+    peers = peer_agreement(judgement for judgement in judgements if judgement.item_id not in gold)
+    rows = []
+    for annotator in store.annotators():
+        own = theirs[annotator.name]
+        answers = [judgement for judgement in own if judgement.value is not None]
+        asked = [judgement for judgement in answers if judgement.item_id in gold]
+        agreement, n = peers.get(annotator.name, (None, 0))
+        rows.append(
+            AnnotatorSummary(
+                name=annotator.name,
+                role=annotator.role,
+                judged=len(answers),
+                skips=len(own) - len(answers),
+                median_seconds=statistics.median(judgement.seconds for judgement in answers) if answers else None,
+                gold_right=sum(gold_correct(gold[judgement.item_id], judgement) for judgement in asked),
+                gold_asked=len(asked),
+                agreement=agreement,
+                agreement_n=n,
+                last=max((judgement.created for judgement in own), default=None),
+            )
+        )
+    return sorted(rows, key=lambda row: (-row.judged - row.skips, row.name))

@@ -1,0 +1,116 @@
+"""Stores on SQLite and on PostgreSQL. The PostgreSQL cluster is the tests' own: made, started and stopped here."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs[web]"')
+
+
+class Clock:
+    """A clock that stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The address of a cluster on loopback, without a database name."""
+    try:
+        programs = _postgres_programs()
+    except FileNotFoundError as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"{missing} (in CI these tests are never skipped)")
+        pytest.skip(str(missing))
+    pytest.importorskip("psycopg", reason='PostgreSQL needs pip install "rlhf-envs[postgres]"')
+    folder = Path(tempfile.mkdtemp(prefix="rlhf-postgres-"))  # pytest's own folders are closed to other users
+    as_user = _another_user(folder)
+    data, log = folder / "data", folder / "log"
+    initdb = [programs / "initdb", "-D", data, "-U", "rlhf", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+    _run([*as_user, *initdb], folder)
+    port = _free_port()
+    # Not durable: what the disk keeps is PostgreSQL's own affair, and a test's cluster is thrown away.
+    options = f"-F -p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c max_connections=200"
+    try:
+        _run([*as_user, programs / "pg_ctl", "-D", data, "-l", log, "-w", "-t", "60", "-o", options, "start"], folder)
+        yield f"postgresql://rlhf@127.0.0.1:{port}"
+    finally:
+        stop = [*as_user, programs / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop"]
+        subprocess.run(stop, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The URL of an empty schema on PostgreSQL: a twentieth of the time that a database of its own takes to make."""
+    import psycopg
+
+    name = f"test_{os.urandom(6).hex()}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"{postgres_server}/postgres?options=-csearch_path%3D{name}"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a store that is not there yet, on both databases."""
+    return str(tmp_path / "feedback.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+def _postgres_programs() -> Path:
+    """The folder of the newest PostgreSQL's programs."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    in_path = shutil.which("initdb")
+    if not found and in_path is None:
+        raise FileNotFoundError("PostgreSQL is not installed: apt-get install postgresql")
+    return found[-1].parent if found else Path(in_path or "").resolve().parent
+
+
+def _another_user(folder: Path) -> list[str]:
+    """What to put before a command, since PostgreSQL refuses to run as root; the folder is made that user's."""
+    if os.geteuid() != 0:
+        return []
+    import pwd
+
+    user = "postgres" if "postgres" in {entry.pw_name for entry in pwd.getpwall()} else "nobody"
+    assert user != getpass.getuser()
+    shutil.chown(folder, user)
+    return ["setpriv", f"--reuid={user}", f"--regid={pwd.getpwnam(user).pw_gid}", "--clear-groups"]
+
+
+def _run(command: list[object], folder: Path) -> None:
+    # Output to a file: the server inherits it, and a pipe would stay open until it ends.
+    with (folder / "output").open("w+") as output:
+        done = subprocess.run([str(part) for part in command], cwd=folder, stdout=output, stderr=output)
+        if done.returncode:
+            output.seek(0)
+            log = folder / "log"
+            raise RuntimeError(f"{command}: {output.read()} {log.read_text() if log.exists() else ''}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

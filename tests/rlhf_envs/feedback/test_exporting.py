@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_envs.feedback import FeedbackStore, Item, Judgement, NewItem
+from rlhf_envs.feedback.exporting import (
+    export_file,
+    kto_rows,
+    preference_rows,
+    rating_rows,
+    sft_rows,
+)
+from rlhf_envs.feedback.importing import import_file
+from rlhf_envs.feedback.simulated import annotate, simulated_crowd
+from rlhf_envs.feedback.work import Response, work
+
+NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+NASTY = [
+    'comma, "quotes"',
+    "lines\nand\r\nreturns\rhere",
+    "👩‍👩‍👧 שלום \u202e",
+    "=SUM(A1)",
+    "'\\ [1, 2]",
+    "",
+    "\x00\x1b",
+]
+
+
+def item(i: int, kind: str = "pairwise", *completions: str, **fields: Any) -> Item:
+    texts = completions or (("good", "bad") if kind == "pairwise" else ("text",))
+    new = {"source": "", "policy": "", "meta": {}, "overlap": 1, "gold": None, "priority": 0.0, **fields}
+    return Item(
+        i,
+        kind,
+        fields.pop("prompt", f"prompt {i}"),
+        texts,
+        created=NOW,
+        **{k: v for k, v in new.items() if k != "prompt"},
+    )
+
+
+def judged(of: Item, *values: Any) -> list[Judgement]:
+    """Judgements of annotators a, b, c, ..."""
+    return [
+        Judgement(100 * of.id + i, of.id, "abcdefgh"[i], of.kind, value, 1.0, "", (), f"{of.id}-{i}", NOW)
+        for i, value in enumerate(values)
+    ]
+
+
+def choice(index: int | None, strength: int = 1) -> dict[str, Any]:
+    return {"choice": index, "strength": 0 if index is None else strength}
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("filled") / "filled.db"
+    with FeedbackStore(path, seed=0) as store:
+        fill(store)
+    return path
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[tuple[FeedbackStore, FeedbackStore]]:
+    with FeedbackStore(tmp_path / "one.db", seed=0) as one, FeedbackStore(tmp_path / "two.db", seed=0) as two:
+        yield one, two
+
+
+# Preferences
+
+
+def test_each_judgement_is_a_row_and_what_is_left_out_is_counted() -> None:
+    items = [
+        item(1),
+        item(2),
+        item(3),
+        item(4, gold=choice(0)),
+        item(5),
+        item(6, "rating"),
+        item(7, "pairwise", "x", "x"),
+    ]
+    judgements = (
+        judged(items[0], choice(0), choice(1, 3))
+        + judged(items[1], choice(None), None)
+        + judged(items[3], choice(0))
+        + judged(items[5], {"rating": 3})
+        + judged(items[6], choice(0))
+    )  # fmt: skip
+    export = preference_rows(items, judgements)
+    assert export.rows == [
+        {"prompt": "prompt 1", "chosen": "good", "rejected": "bad", "annotator": "a"},
+        {"prompt": "prompt 1", "chosen": "bad", "rejected": "good", "annotator": "b"},
+    ]
+    assert export.dropped == {
+        "tie": 1,
+        "skip": 1,
+        "gold question": 1,
+        "not judged yet (item)": 2,
+        "rating: nothing compared": 1,
+        "chosen equals rejected (pair)": 1,
+    }
+
+
+def test_a_majority_decides_and_contradictions_are_counted() -> None:
+    items = [item(1), item(2), item(3), item(4)]
+    judgements = (
+        judged(items[0], choice(0), choice(1), choice(1))
+        + judged(items[1], choice(0), choice(1))
+        + judged(items[2], choice(None), choice(None))
+        + judged(items[3], choice(None), choice(1))
+    )
+    export = preference_rows(items, judgements, how="majority")
+    assert [(row["prompt"], row["chosen"]) for row in export.rows] == [("prompt 1", "bad"), ("prompt 4", "bad")]
+    assert export.dropped == {"contradictory: no majority": 2, "tie": 2}
+
+
+def test_soft_labels_are_the_share_of_votes() -> None:
+    items = [item(1), item(2), item(3)]
+    judgements = (
+        judged(items[0], choice(0), choice(1), choice(1))
+        + judged(items[1], choice(0), choice(1))
+        + judged(items[2], choice(0), choice(None))
+    )
+    export = preference_rows(items, judgements, how="soft")
+    assert [row["probability"] for row in export.rows] == [pytest.approx(2 / 3), 0.5, 0.75]
+    assert export.rows[0]["chosen"] == "bad" and export.rows[2]["chosen"] == "good" and export.dropped == {}
+
+
+def test_too_few_judgements_are_counted() -> None:
+    items = [item(1), item(2)]
+    judgements = judged(items[0], choice(0), choice(0)) + judged(items[1], choice(0))
+    export = preference_rows(items, judgements, how="majority", min_judgements=2)
+    assert len(export.rows) == 1 and export.dropped == {"fewer than 2 judgements": 1}
+
+
+def test_strength_becomes_a_margin_of_those_who_agree() -> None:
+    items = [item(1)]
+    judgements = judged(items[0], choice(0, 3), choice(0, 2), choice(1, 1))
+    rows = preference_rows(items, judgements, how="majority", strength_margin=0.5).rows
+    assert rows == [{"prompt": "prompt 1", "chosen": "good", "rejected": "bad", "margin": 0.75}]
+    assert "margin" not in preference_rows(items, judgements).rows[0]
+
+
+def test_a_ranking_gives_all_its_pairs_and_a_correction_one() -> None:
+    items = [item(1, "ranking", "x", "y", "z"), item(2, "correction", "It is an film."), item(3, "correction", "fine")]
+    judgements = (
+        judged(items[0], {"order": [2, 0, 1]})
+        + judged(items[1], {"text": "A film."})
+        + judged(items[2], {"text": "fine"})
+    )
+    export = preference_rows(items, judgements)
+    pairs = [(row["chosen"], row["rejected"]) for row in export.rows]
+    assert pairs == [("z", "x"), ("z", "y"), ("x", "y"), ("A film.", "It is an film.")]
+    assert export.dropped == {"chosen equals rejected (pair)": 1}
+
+
+def test_rankings_of_several_annotators_are_taken_together_pair_by_pair() -> None:
+    items = [item(1, "ranking", "x", "y", "z")]
+    judgements = judged(items[0], {"order": [0, 1, 2]}, {"order": [0, 2, 1]}, {"order": [0, 2, 1]})
+    rows = preference_rows(items, judgements, how="soft").rows
+    assert {(row["chosen"], row["rejected"]): row["probability"] for row in rows} == {
+        ("x", "y"): 1.0, ("x", "z"): 1.0, ("z", "y"): pytest.approx(2 / 3)
+    }  # fmt: skip
+
+
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(ValueError, match="how='vote': choose each, majority, soft"):
+        preference_rows([], [], how="vote")
+
+
+# The other rows
+
+
+def test_kto_rows_say_what_is_good_and_bad() -> None:
+    items = [
+        item(1, "thumbs"), item(2, "rating"), item(3), item(4, "ranking", "x", "y", "z"), item(5, "flags"),
+        item(6, "correction", "worse"),
+    ]  # fmt: skip
+    judgements = (
+        judged(items[0], {"up": True}, {"up": False})
+        + judged(items[1], {"rating": 5}, {"rating": 3}, {"rating": 2})
+        + judged(items[2], choice(1), choice(None))
+        + judged(items[3], {"order": [1, 0, 2]})
+        + judged(items[4], {"harms": ["hate"]}, {"harms": []})
+        + judged(items[5], {"text": "better"})
+    )
+    export = kto_rows(items, judgements)
+    assert [(row["completion"], row["label"]) for row in export.rows] == [
+        ("text", True), ("text", False), ("text", True), ("text", False), ("bad", True), ("good", False),
+        ("y", True), ("z", False), ("text", False), ("better", True), ("worse", False),
+    ]  # fmt: skip
+    assert export.dropped == {
+        "rating in the middle of the scale": 1,
+        "tie": 1,
+        "flags: no harm does not make it good": 1,
+    }
+
+
+def test_rating_rows_are_each_or_the_mean() -> None:
+    items = [item(1, "rating"), item(2)]
+    judgements = judged(items[0], {"rating": 5}, {"rating": 2}, None) + judged(items[1], choice(0))
+    each = rating_rows(items, judgements)
+    assert [(row["label"], row["annotator"]) for row in each.rows] == [(5.0, "a"), (2.0, "b")]
+    assert each.dropped == {"skip": 1, "pairwise: no rating": 1}
+    mean = rating_rows(items, judgements, how="majority")
+    assert mean.rows == [{"prompt": "prompt 1", "completion": "text", "label": 3.5}]
+
+
+def test_sft_rows_are_corrections_and_thumbs_up() -> None:
+    items = [item(1, "correction", "worse"), item(2, "thumbs"), item(3)]
+    judgements = judged(items[0], {"text": "better"}) + judged(items[1], {"up": True}, {"up": False})
+    export = sft_rows(items, judgements + judged(items[2], choice(0)))
+    assert [row["completion"] for row in export.rows] == ["better", "text"]
+    assert export.dropped == {"thumbs down": 1, "pairwise: no text to imitate": 1}
+
+
+def test_messages_are_those_that_came_in() -> None:
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    items = [item(1), item(2, meta={"messages": messages})]
+    rows = preference_rows(items, [j for i in items for j in judged(i, choice(0))], conversational=True).rows
+    assert rows[0]["prompt"] == [{"role": "user", "content": "prompt 1"}]
+    assert rows[1]["prompt"] == messages
+    assert rows[0]["chosen"] == [{"role": "assistant", "content": "good"}]
+
+
+# Files, and back again
+
+
+def fill(store: FeedbackStore) -> None:
+    """Items of every kind with nasty texts, judged by three, with skips, comments and an undone judgement."""
+    new = [
+        NewItem(kind, f"{text} {kind}", (text, f"{text}.", "z")[:n], "src", "tiny", {"n": n}, overlap=2, priority=n)
+        for text in NASTY
+        for kind, n in [("pairwise", 2), ("ranking", 3), ("rating", 1), ("thumbs", 1), ("correction", 1), ("flags", 1)]
+    ]
+    new.append(NewItem("thumbs", "gold", ("x",), gold={"up": True}))
+    store.add_items([*new, new[0]])
+
+    def scorer(prompts: list[str], completions: list[str]) -> list[float]:
+        return [len(text) / 10 for text in completions]
+
+    settings: dict[str, Any] = {"temperature": 1.0, "skip_rate": 0.2, "harms": store.settings.harms}
+    crowd = simulated_crowd(scorer, 3, 0.4, rewriter=lambda prompt, text: f"[{text}]", **settings)
+    annotate(store, crowd)
+    task = store.undo(crowd[0].name)
+    assert task is not None
+    store.submit(task.id, crowd[0].name, None, key="again", comment='a\ncomment, with "quotes"', seconds=2.5)
+
+
+def snapshot(
+    store: FeedbackStore, *, with_sides: bool = True, kinds: tuple[str, ...] = (), ties: bool = True
+) -> list[Any]:
+    """Items with their judgements, without ids."""
+    found = []
+    for entry in store.items():
+        if (kinds and entry.kind not in kinds) or (kinds and entry.gold is not None):
+            continue
+        judgements = [
+            (j.annotator, j.value, j.comment, *((j.seconds, j.sides, j.key, j.created) if with_sides else ()))
+            for j in store.judgements(item_ids=[entry.id], include_skips=True)
+            if ties or j.value is None or j.value.get("choice", 0) is not None
+        ]
+        extra = (entry.source, entry.policy, entry.meta, entry.overlap, entry.gold, entry.priority, entry.created)
+        found.append(
+            (entry.kind, entry.prompt, entry.completions, sorted(judgements, key=repr), *(extra if with_sides else ()))
+        )
+    return found
+
+
+def test_exporting_everything_and_importing_it_restores_the_store(filled: Path, tmp_path: Path) -> None:
+    one, two = FeedbackStore(filled), FeedbackStore(tmp_path / "two.db")
+    export = export_file(one, tmp_path / "all.jsonl.gz", "items")
+    assert export.dropped == {"undone": 1} and len(export.rows) == len(one.items())
+    done = import_file(two, tmp_path / "all.jsonl.gz")
+    assert done.bad == () and done.items == len(one.items())
+    assert snapshot(two) == snapshot(one)
+    assert two.progress() == one.progress()
+    again = import_file(two, tmp_path / "all.jsonl.gz")
+    assert (again.items, again.judgements) == (0, 0)
+
+
+def test_either_database_takes_judgements_back_in(filled: Path, store_url: str, tmp_path: Path) -> None:
+    with FeedbackStore(filled) as one, FeedbackStore(store_url) as two:
+        export_file(one, tmp_path / "all.jsonl", "items")
+        assert import_file(two, tmp_path / "all.jsonl").bad == ()
+        assert snapshot(two) == snapshot(one)
+
+
+def test_a_restored_store_goes_on_where_the_other_stopped(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
+) -> None:
+    one, two = stores
+    one.add_items([NewItem("thumbs", str(i), ("x",), overlap=2) for i in range(3)])
+    work(one, "ada", lambda task: Response({"up": True}), limit=2)
+    export_file(one, tmp_path / "all.jsonl", "items")
+    import_file(two, tmp_path / "all.jsonl")
+    asked: list[str] = []
+
+    def note(task: Any) -> Response:
+        asked.append(task.item.prompt)
+        return Response({"up": False})
+
+    assert work(two, "ada", note) == 1 and asked == ["2"], "ada is not asked again"
+    assert work(two, "bob", note) == 3
+    assert two.progress().finished == 3
+
+
+def test_argillas_table_comes_back_as_it_was(filled: Path, tmp_path: Path) -> None:
+    one, two = FeedbackStore(filled), FeedbackStore(tmp_path / "two.db")
+    export = export_file(one, tmp_path / "argilla.csv", "argilla")
+    assert export.dropped == {"gold question (item)": 1, "undone": 1}
+    done = import_file(two, tmp_path / "argilla.csv")
+    kinds = ("pairwise", "ranking", "rating", "thumbs", "correction", "flags")
+    assert done.bad == ()
+    assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False, kinds=kinds)
+
+
+def test_label_studios_table_comes_back_without_ties_and_rankings(filled: Path, tmp_path: Path) -> None:
+    one, two = FeedbackStore(filled), FeedbackStore(tmp_path / "two.db")
+    export = export_file(one, tmp_path / "ls.csv", "label-studio")
+    rankings = sum(entry.kind == "ranking" for entry in one.items())
+    assert export.dropped["ranking: Label Studio's CSV has no form for it (item)"] == rankings
+    done = import_file(two, tmp_path / "ls.csv")
+    assert done.bad == ()
+    kinds = ("pairwise", "rating", "thumbs", "correction", "flags")
+    assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False, kinds=kinds, ties=False)
+    assert {j.created for j in two.judgements()} <= {j.created for j in one.judgements()}
+
+
+@pytest.mark.parametrize("conversational", [False, True])
+@pytest.mark.parametrize("format", ["preference", "kto"])
+def test_trls_files_come_back_as_the_same_rows(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path, format: str, conversational: bool
+) -> None:
+    one, two = stores
+    one.add_items([NewItem("pairwise", f"p {text}", (text, f"{text}!"), overlap=2) for text in NASTY])
+    one.add_items([NewItem("thumbs", f"p {text}", (text,), overlap=2) for text in NASTY])
+    annotate(one, simulated_crowd(lambda prompts, texts: [len(text) for text in texts], 2, 0.0, temperature=1.0))
+    kind = {"preference": "pairwise", "kto": "thumbs"}[format]
+    first = export_file(one, tmp_path / "1.jsonl", format, kind=kind, conversational=conversational)
+    assert import_file(two, tmp_path / "1.jsonl").bad == ()
+    second = export_file(two, tmp_path / "2.jsonl", format, conversational=conversational)
+    assert sorted(map(json.dumps, second.rows)) == sorted(map(json.dumps, first.rows)) and len(first.rows) == 14
+
+
+def test_a_file_of_the_wrong_name_or_format_is_refused(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r"argilla is written as \.csv"):
+        export_file(stores[0], tmp_path / "out.jsonl", "argilla")
+    with pytest.raises(ValueError, match="unknown format 'parquet'"):
+        export_file(stores[0], tmp_path / "out.parquet", "parquet")
+    with pytest.raises(OSError, match=r"cannot write .*gone/out\.jsonl"):
+        export_file(stores[0], tmp_path / "gone" / "out.jsonl", "preference")
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_an_export_that_fails_leaves_the_older_file(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("older\n")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        export_file(stores[0], path, "items")
+    assert path.read_text() == "older\n" and list(tmp_path.glob(".out*")) == []
+
+
+def test_text_that_utf8_cannot_hold_stays_in_json_and_is_counted_out_of_a_table(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
+) -> None:
+    one, two = stores
+    one.add_items([NewItem("thumbs", "p", ("lone \ud800",))])
+    export_file(one, tmp_path / "all.jsonl", "items")
+    import_file(two, tmp_path / "all.jsonl")
+    assert two.items()[0].completions == ("lone \ud800",)
+    assert export_file(one, tmp_path / "a.csv", "argilla").dropped == {"text that UTF-8 cannot hold (row)": 1}
+
+
+def test_one_annotator_alone_and_nobody_at_all(stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path) -> None:
+    one, _ = stores
+    assert export_file(one, tmp_path / "none.jsonl", "preference").rows == []
+    assert (tmp_path / "none.jsonl").read_text() == ""
+    one.add_items([NewItem("pairwise", "p", ("a", "b"))])
+    work(one, "ada", lambda task: Response(choice(1)))
+    assert [row["chosen"] for row in preference_rows(one.items(), one.judgements(), how="soft").rows] == ["b"]
+
+
+def test_dates_survive_time_zones(stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path) -> None:
+    one, _ = stores
+    moment = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    row = {
+        "prompt": "p",
+        "completion": "a",
+        "created": moment.isoformat(),
+        "judgements": [{"value": {"rating": 1}, "created": "2026-01-01T10:00:00Z"}],
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    import_file(one, tmp_path / "rows.jsonl")
+    assert one.items()[0].created == moment and one.judgements()[0].created == moment

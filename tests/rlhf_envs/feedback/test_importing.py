@@ -1,0 +1,455 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback.argilla import parse_list
+from rlhf_envs.feedback.importing import Import, import_file
+from rlhf_envs.feedback.messages import split_implicit_prompt
+from rlhf_envs.feedback.work import Response, work
+
+USER = {"role": "user", "content": "Is it good?"}
+PARTS = [{"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}]
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def assistant(text: str) -> dict[str, str]:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FeedbackStore]:
+    with FeedbackStore(tmp_path / "feedback.db", seed=0) as store:
+        yield store
+
+
+def jsonl(tmp_path: Path, *rows: Any, name: str = "rows.jsonl") -> Path:
+    path = tmp_path / name
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def table(tmp_path: Path, *rows: dict[str, Any], name: str = "table.csv") -> Path:
+    path = tmp_path / name
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(column for row in rows for column in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def reasons(done: Import) -> list[tuple[str, str]]:
+    return [(row.where.rpartition("/")[2], row.reason) for row in done.bad]
+
+
+def chosen(store: FeedbackStore) -> list[tuple[str, str | None]]:
+    """(prompt, the completion that was preferred) of each judgement."""
+    items = {item.id: item for item in store.items()}
+    found = []
+    for judgement in store.judgements():
+        item, choice = items[judgement.item_id], (judgement.value or {})["choice"]
+        found.append((item.prompt, None if choice is None else item.completions[choice]))
+    return found
+
+
+# TRL's formats
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Is it good?", "chosen": "Yes.", "rejected": "No."},
+        {"prompt": [USER], "chosen": [assistant("Yes.")], "rejected": [assistant("No.")]},
+        {"chosen": [USER, assistant("Yes.")], "rejected": [USER, assistant("No.")]},
+        {"prompt": "Is it good?", "chosen": [USER, assistant("Yes.")], "rejected": [USER, assistant("No.")]},
+        {"prompt": [USER], "chosen": [{**assistant(""), "content": PARTS}], "rejected": "No."},
+    ],
+    ids=["strings", "messages", "implicit", "implicit-with-a-prompt", "parts"],
+)  # fmt: skip
+def test_preferences_of_every_shape_say_the_same(store: FeedbackStore, tmp_path: Path, row: dict[str, Any]) -> None:
+    done = import_file(store, jsonl(tmp_path, row))
+    assert (done.format, done.items, done.judgements, done.bad, done.quarantine) == ("preference", 1, 1, (), None)
+    assert chosen(store) == [("Is it good?", "Yes.")]
+    assert store.progress().finished == 1, "nobody is asked about it again"
+
+
+def test_implicit_prompts_of_strings_end_before_the_word_that_differs(store: FeedbackStore, tmp_path: Path) -> None:
+    rows = [
+        {"chosen": "The sky is blue today.", "rejected": "The sky is black."},
+        {"chosen": "\n\nHuman: Hi\n\nAssistant: I think so", "rejected": "\n\nHuman: Hi\n\nAssistant: I do not"},
+        {"chosen": "nothing", "rejected": "shared"},
+    ]
+    import_file(store, jsonl(tmp_path, *rows))
+    assert chosen(store) == [
+        ("The sky is", " blue today."),
+        ("\n\nHuman: Hi\n\nAssistant:", " I think so"),
+        ("", "nothing"),
+    ]
+    for row in rows:
+        prompt, first, second = split_implicit_prompt(row["chosen"], row["rejected"])
+        assert (prompt + first, prompt + second) == (row["chosen"], row["rejected"])
+
+
+def test_longer_conversations_become_transcripts_and_keep_their_messages(store: FeedbackStore, tmp_path: Path) -> None:
+    prompt = [SYSTEM, USER, assistant("Well."), USER]
+    import_file(
+        store, jsonl(tmp_path, {"prompt": prompt, "chosen": [assistant("Yes.")], "rejected": [assistant("No.")]})
+    )
+    (item,) = store.items()
+    assert item.prompt == "System: Be brief.\n\nUser: Is it good?\n\nAssistant: Well.\n\nUser: Is it good?"
+    assert item.meta["messages"] == prompt
+
+
+def test_the_place_of_the_chosen_one_tells_nothing(store: FeedbackStore, tmp_path: Path) -> None:
+    rows = [{"prompt": str(i), "chosen": f"{i % 2} a", "rejected": f"{(i + 1) % 2} b"} for i in range(8)]
+    import_file(store, jsonl(tmp_path, *rows))
+    assert {(judgement.value or {})["choice"] for judgement in store.judgements()} == {0, 1}
+    assert [text for _, text in chosen(store)] == [row["chosen"] for row in rows]
+
+
+def test_other_columns_strength_ties_and_annotators_are_kept(store: FeedbackStore, tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    path = jsonl(tmp_path, {**row, "strength": 3, "annotator": "ada", "split": "train"}, {**row, "probability": 0.5})
+    import_file(store, path, annotator="crowd")
+    (item,) = store.items()
+    assert item.meta == {"split": "train"} and item.source == "rows.jsonl"
+    assert {judgement.annotator: judgement.value for judgement in store.judgements()} == {
+        "ada": {"choice": 0, "strength": 3},
+        "crowd": {"choice": None, "strength": 0},
+    }
+
+
+def test_kto_rows_are_thumbs_and_numbers_are_ratings(store: FeedbackStore, tmp_path: Path) -> None:
+    kto = [
+        {"prompt": "p", "completion": "a", "label": True},
+        {"prompt": [USER], "completion": [assistant("b")], "label": False},
+    ]
+    assert import_file(store, jsonl(tmp_path, *kto)).format == "kto"
+    ratings = [{"prompt": "p", "completion": "a", "label": 4}, {"prompt": "p", "completion": "b", "label": 2.0}]
+    assert import_file(store, jsonl(tmp_path, *ratings)).format == "ratings"
+    import_file(store, table(tmp_path, {"prompt": "p", "completion": "c", "label": "false"}), annotator="csv")
+    assert [(judgement.kind, judgement.value) for judgement in store.judgements()] == [
+        ("thumbs", {"up": True}),
+        ("thumbs", {"up": False}),
+        ("rating", {"rating": 4}),
+        ("rating", {"rating": 2}),
+        ("thumbs", {"up": False}),
+    ]
+
+
+# Questions to ask
+
+
+def test_rows_without_judgements_are_questions(store: FeedbackStore, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "p", "completions": ["a", "b"], "overlap": 2, "priority": 5},
+        {"prompt": "p", "completions": ["a", "b", "c"]},
+        {"prompt": "p", "completion": "a"},
+        {"prompt": "p", "completion": "a", "kind": "correction", "gold": {"text": "A."}, "policy": "tiny"},
+    ]
+    done = import_file(store, jsonl(tmp_path, *rows), overlap=3)
+    assert (done.format, done.items, done.judgements) == ("items", 4, 0)
+    assert [(item.kind, item.overlap) for item in store.items()] == [
+        ("pairwise", 2), ("ranking", 3), ("rating", 3), ("correction", 3)
+    ]  # fmt: skip
+    assert store.items()[0].priority == 5 and store.items()[3].gold == {"text": "A."}
+    assert import_file(store, jsonl(tmp_path, {"prompt": "q", "completion": "a"}), kind="thumbs").items == 1
+    assert store.items()[-1].kind == "thumbs"
+
+
+def test_judgements_can_be_made_gold(store: FeedbackStore, tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "chosen": "b", "rejected": "a"}, {"prompt": "q", "completion": "x"}]
+    done = import_file(store, jsonl(tmp_path, rows[0]), gold=True, overlap=7)
+    (item,) = store.items()
+    assert item.gold == {"choice": item.completions.index("b"), "strength": 1} and done.judgements == 0
+    assert store.progress().finished == 0, "it is still to be asked"
+    done = import_file(store, jsonl(tmp_path, rows[1]), gold=True)
+    assert "one expected answer" in done.bad[0].reason
+
+
+# Bad rows
+
+
+def test_bad_rows_go_to_the_quarantine_with_their_line_and_the_others_are_taken(
+    store: FeedbackStore, tmp_path: Path
+) -> None:
+    good = {"prompt": "p", "chosen": "good", "rejected": "bad"}
+    path = jsonl(
+        tmp_path,
+        good,
+        "{not json",
+        "",
+        [1, 2],
+        {"prompt": "p", "chosen": "same", "rejected": "same"},
+        {"prompt": "p", "chosen": "x"},
+        {"prompt": "p", "chosen": 7, "rejected": "x"},
+        {"prompt": "p", "chosen": None, "rejected": "x"},
+        {**good, "strength": 9},
+        {**good, "prompt": [{"role": "user", "content": [{"type": "image"}]}]},
+        {"prompt": [USER], "chosen": [assistant("a"), USER, assistant("c")], "rejected": [assistant("b")]},
+        {**good, "annotator": "no\nname"},
+        good,
+        {**good, "chosen": "bad", "rejected": "good"},
+        {**good, "prompt": "q"},
+    )  # fmt: skip
+    done = import_file(store, path)
+    assert (done.rows, done.items, done.judgements) == (15, 2, 2)
+    assert done.quarantine == tmp_path / "rows.jsonl.quarantine.jsonl"
+    expected = {
+        2: "not JSON",
+        3: "the line is blank",
+        4: "list where an object is expected",
+        5: "'chosen' and 'rejected' are the same",
+        6: "no column 'rejected'",
+        7: "'chosen' is int, not a string",
+        8: "'chosen' is null",
+        9: "strength",
+        10: "not text (a picture, a tool call)",
+        11: "'chosen' must be one assistant message (after the prompt), not messages of: assistant, user, assistant",
+        12: "an annotator's name",
+        13: f"duplicate: 'import' has judged this item in {path}:1",
+        14: f"contradiction: 'import' has judged this item in {path}:1 already, as",
+    }
+    found = {int(row.where.rpartition(":")[2]): row for row in done.bad}
+    assert list(found) == list(expected)
+    for line, reason in expected.items():
+        assert reason in found[line].reason, found[line]
+    written = [json.loads(line) for line in done.quarantine.read_text(encoding="utf-8").splitlines()]
+    assert [(row["where"], row["reason"]) for row in written] == [(row.where, row.reason) for row in done.bad]
+    assert written[0]["row"] == "{not json" and written[-1]["row"]["chosen"] == "bad"
+
+
+def test_a_bad_line_of_bytes_is_one_bad_row(store: FeedbackStore, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(
+        b'\xef\xbb\xbf{"prompt": "p", "completion": "a"}\n{"prompt": "\xff"}\n{"prompt": "q", "completion": "b"}\n'
+    )
+    done = import_file(store, path)
+    assert done.items == 2
+    assert reasons(done) == [("rows.jsonl:2", "byte 0xff is not UTF-8: save the file as UTF-8")]
+
+
+def test_csv_rows_are_named_by_their_first_line(store: FeedbackStore, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('prompt,chosen,rejected\n"a\nb",x,y\nq,x\n"r"r,x,y\n\ns,x,x\nt,x,y\n', encoding="utf-8")
+    done = import_file(store, path)
+    assert [item.prompt for item in store.items()] == ["a\nb", "t"]
+    assert [where for where, _ in reasons(done)] == ["rows.csv:4", "rows.csv:5", "rows.csv:6", "rows.csv:7"]
+    assert "2 cells where the header has 3" in done.bad[0].reason
+    assert "not CSV" in done.bad[1].reason and done.bad[1].row == '"r"r,x,y'
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"prompt": "p", "completions": []}, "'completions' must be a list with something in it"),
+        ({"prompt": "p", "completions": "ab"}, "'completions' must be a list"),
+        ({"prompt": "p", "completions": ["a"], "kind": "pairwise"}, "must have 2 completions, got 1"),
+        ({"prompt": "p", "completions": ["a"], "kind": "essay"}, "unknown kind 'essay'"),
+        ({"prompt": "p", "completions": ["a"], "kind": ["rating"]}, "unknown kind"),
+        ({"prompt": "p", "completions": ["a"], "meta": [1]}, "'meta' must be an object"),
+        ({"prompt": "p", "completions": ["a"], "overlap": "many"}, "'overlap' must be a whole number"),
+        ({"prompt": "p", "completions": ["a"], "overlap": 0}, "overlap"),
+        ({"prompt": "p", "completions": ["a"], "gold": {"rating": 99}}, "rating"),
+        ({"prompt": "p", "completions": ["a"], "created": "yesterday"}, "'created' must be a date and time"),
+        ({"prompt": "p", "completions": ["a"], "judgements": {}}, "'judgements' must be a list"),
+        ({"prompt": "p", "completions": ["a"], "judgements": [{"value": {"rating": 9}}]}, "must be from 1 to 5"),
+        ({"prompt": "p", "completions": ["a"], "judgements": [{"annotator": "ada"}]}, "no column 'value'"),
+        ({"prompt": "p", "completions": ["a"], "judgements": [{"value": None, "seconds": -1}]}, "'seconds' must be"),
+        ({"prompt": "p", "completions": ["a"], "judgements": [{"value": None, "sides": [1]}]}, "'sides' of a"),
+        ({"completions": ["a"]}, "no column 'prompt'"),
+    ],
+)  # fmt: skip
+def test_a_bad_item_is_named_and_leaves_the_others_alone(
+    store: FeedbackStore, tmp_path: Path, row: dict[str, Any], reason: str
+) -> None:
+    fine = {"prompt": "fine", "completions": ["a"]}
+    done = import_file(store, jsonl(tmp_path, fine, row, {**fine, "prompt": "fine too"}))
+    assert [item.prompt for item in store.items()] == ["fine", "fine too"]
+    assert [where for where, _ in reasons(done)] == ["rows.jsonl:2"]
+    assert reason in done.bad[0].reason
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.txt", "x", "unknown extension '.txt'"),
+        ("rows.jsonl", "", "there are no rows"),
+        ("rows.jsonl", '{"a": 1}\n', "rows.jsonl:1: columns a: expected prompt with completions"),
+        ("rows.json", "{}", "dict where a list of objects is expected"),
+        ("rows.json", "[", "not JSON"),
+        ("rows.csv", "a,a\n1,2\n", "a column name is there twice"),
+        ("rows.jsonl.gz", "plain", "not readable"),
+    ],
+)
+def test_a_file_that_cannot_be_used_at_all_is_an_error(
+    store: FeedbackStore, tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(ValueError, match=message.replace("[", r"\[")):
+        import_file(store, path)
+    assert store.items() == []
+
+
+def test_a_missing_file_and_an_unknown_format_are_errors(store: FeedbackStore, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.jsonl"):
+        import_file(store, tmp_path / "gone.jsonl")
+    with pytest.raises(ValueError, match="unknown format 'alpaca'"):
+        import_file(store, jsonl(tmp_path, {}), "alpaca")
+
+
+# Again, and together with what is there
+
+
+def test_the_same_file_again_adds_nothing(store: FeedbackStore, tmp_path: Path) -> None:
+    rows = [{"prompt": str(i), "chosen": "a", "rejected": "b"} for i in range(4)]
+    path = jsonl(tmp_path, *rows, {"prompt": "?", "chosen": "a", "rejected": "b"})
+    assert import_file(store, path).judgements == 5
+    again = import_file(store, path, quarantine=tmp_path / "elsewhere.jsonl")
+    assert (again.items, again.judgements, len(again.bad)) == (0, 0, 5)
+    assert all(row.reason.startswith("duplicate") for row in again.bad)
+    assert again.quarantine == tmp_path / "elsewhere.jsonl"
+
+
+def test_disagreeing_annotators_judge_one_item_whichever_way_round_it_stands(
+    store: FeedbackStore, tmp_path: Path
+) -> None:
+    (item_id,) = store.add_items([NewItem("pairwise", "p", ("z", "a"), overlap=3)])
+    work(store, "live", lambda task: Response({"choice": 0, "strength": 2}))
+    path = jsonl(
+        tmp_path,
+        {"prompt": "p", "chosen": "z", "rejected": "a", "annotator": "ada"},
+        {"prompt": "p", "chosen": "a", "rejected": "z", "annotator": "bob"},
+        {"prompt": "p", "chosen": "a", "rejected": "z", "annotator": "live"},
+    )
+    done = import_file(store, path)
+    assert (done.items, done.judgements) == (0, 2) and "contradiction: 'live'" in done.bad[0].reason
+    values = {judgement.annotator: judgement.value for judgement in store.judgements(item_ids=[item_id])}
+    assert values == {
+        "live": {"choice": 0, "strength": 2},
+        "ada": {"choice": 0, "strength": 1},
+        "bob": {"choice": 1, "strength": 1},
+    }
+    assert store.progress().finished == 1
+
+
+def test_imported_judgements_can_be_undone_and_asked_again(store: FeedbackStore, tmp_path: Path) -> None:
+    import_file(store, jsonl(tmp_path, {"prompt": "p", "chosen": "a", "rejected": "b"}), annotator="ada")
+    task = store.undo("ada")
+    assert task is not None and task.sides == (0, 1)
+    assert store.progress().finished == 0
+
+
+def test_a_megabyte_empty_texts_emoji_and_scripts_come_in_as_they_are(store: FeedbackStore, tmp_path: Path) -> None:
+    texts = [
+        "x" * 1_000_000,
+        "",
+        "👩‍👩‍👧 ❤️",
+        "שלום \u202eevil",
+        "\x00\x1b[31m\r\n",
+        "\ud800",
+        "<script>alert(1)</script>",
+    ]
+    rows = [{"prompt": f"{i}", "completion": text} for i, text in enumerate(texts)]
+    done = import_file(store, jsonl(tmp_path, *rows))
+    assert done.bad == () and [item.completions[0] for item in store.items()] == texts
+
+
+def test_compressed_files_are_read(store: FeedbackStore, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n'))
+    assert import_file(store, path).judgements == 1
+
+
+# Argilla and Label Studio
+
+
+@pytest.mark.parametrize(
+    ("cell", "values"),
+    [
+        ("", []),
+        ('["a", null]', ["a", None]),
+        ("['a', None, 'it\\'s']", ["a", None, "it's"]),
+        ("['response1' 'response2']", ["response1", "response2"]),
+        ("[1 None]", [1, None]),
+        ("[4. nan]", [4.0, None]),
+        ("[array(['a', 'b'], dtype=object) array([], dtype=object)]", [["a", "b"], []]),
+        ("['it\\'s \"x\"\\ny' 'é 😀']", ['it\'s "x"\ny', "é 😀"]),
+        ("[[\"b\", \"a\"]]", [["b", "a"]]),
+    ],
+)  # fmt: skip
+def test_lists_are_read_as_json_python_and_numpy_write_them(cell: str, values: list[Any]) -> None:
+    assert parse_list(cell, "column") == values
+
+
+@pytest.mark.parametrize("cell", ["a", "['a'", "[__import__('os')]", "['a'] ['b']", '{"a": 1}', "]"])
+def test_what_is_no_list_is_refused_and_never_run(cell: str) -> None:
+    with pytest.raises(ValueError, match="'column'"):
+        parse_list(cell, "column")
+
+
+def test_an_export_of_argilla_comes_in(store: FeedbackStore, tmp_path: Path) -> None:
+    """The cells are what `datasets` writes for Argilla's lists."""
+    rows = [
+        {"id": "1", "status": "completed", "_server_id": "x", "instruction": "p", "response1": "a", "response2": "b",
+         "preference.responses": "['response2' 'tie' None 'response1']",
+         "preference.responses.users": "['u1' 'u2' 'u3' 'u4']",
+         "preference.responses.status": "['submitted' 'submitted' 'discarded' 'draft']"},
+        {"id": "2", "status": "pending", "_server_id": "y", "instruction": "q", "response1": "a", "response2": "b"},
+        {"id": "3", "status": "completed", "_server_id": "z", "instruction": "r", "response1": "a", "response2": "b",
+         "preference.responses": "['neither']", "preference.responses.users": "['u1']"},
+    ]  # fmt: skip
+    done = import_file(store, table(tmp_path, *rows), columns={"prompt": "instruction"})
+    assert done.format == "argilla" and (done.items, done.judgements) == (2, 3)
+    assert reasons(done) == [("table.csv:4", "'neither' is none of response1, response2")]
+    assert {j.annotator: j.value for j in store.judgements(include_skips=True)} == {
+        "u1": {"choice": 1, "strength": 1}, "u2": {"choice": None, "strength": 0}, "u3": None
+    }  # fmt: skip
+
+
+def test_an_export_of_label_studio_comes_in(store: FeedbackStore, tmp_path: Path) -> None:
+    """The cells are what Label Studio's converter writes: JSON, but one choice and one text as they are."""
+    common = {"annotation_id": 5, "annotator": "ada@example.org", "created_at": "2026-01-31T12:00:00.000000Z",
+              "updated_at": "2026-01-31T12:00:00.000000Z", "lead_time": 3.5,
+              "answer1": "a", "answer2": "b"}  # fmt: skip
+    rows = [
+        {**common, "prompt": "p", "comparison": '[{"selected": "right"}]', "was_cancelled": False},
+        {**common, "prompt": "q", "was_cancelled": True},
+        {**common, "prompt": "r", "comparison": '[{"selected": "up"}]'},
+        {**common, "prompt": "s", "comparison": '[{"selected": "left"}]', "lead_time": "soon"},
+    ]  # fmt: skip
+    done = import_file(store, table(tmp_path, *rows))
+    assert done.format == "label-studio" and (done.items, done.judgements) == (2, 2)
+    assert [where for where, _ in reasons(done)] == ["table.csv:4", "table.csv:5"]
+    first, second = store.judgements(include_skips=True)
+    assert (first.value, first.seconds, first.annotator) == ({"choice": 1, "strength": 1}, 3.5, "ada@example.org")
+    assert first.created.isoformat() == "2026-01-31T12:00:00+00:00" and second.value is None
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "value"),
+    [
+        ({"answer": "a", "rating": '[{"rating": 4}]'}, "rating", {"rating": 4}),
+        ({"answer": "a", "thumbs": "down"}, "thumbs", {"up": False}),
+        ({"answer": "a", "correction": "A."}, "correction", {"text": "A."}),
+        ({"answer": "a", "correction": "[1, 2]"}, "correction", {"text": "[1, 2]"}),
+        ({"answer": "a", "correction": '[{"text": ["A."]}]'}, "correction", {"text": "A."}),
+        ({"answer": "a", "harms": "hate"}, "flags", {"harms": ["hate"]}),
+        ({"answer": "a", "harms": '[{"choices": ["hate", "privacy"]}]'}, "flags", {"harms": ["hate", "privacy"]}),
+        ({"answer": "a", "harms": ""}, "flags", {"harms": []}),
+    ],
+)
+def test_label_studios_controls_are_read(
+    store: FeedbackStore, tmp_path: Path, row: dict[str, str], kind: str, value: dict[str, Any]
+) -> None:
+    done = import_file(store, table(tmp_path, {"prompt": "p", "annotation_id": "3", "annotator": "7", **row}))
+    assert done.bad == ()
+    assert [(judgement.kind, judgement.value) for judgement in store.judgements()] == [(kind, value)]

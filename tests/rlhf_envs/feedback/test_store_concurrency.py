@@ -1,0 +1,155 @@
+"""Sixteen annotators at once, on both databases: no task doubled, no label lost, however the calls fall."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections import Counter
+from contextlib import suppress
+
+from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
+
+ANNOTATORS, ITEMS, OVERLAP = 16, 40, 3
+
+
+def test_sixteen_annotators_double_nothing_and_lose_nothing(store_url: str) -> None:
+    with FeedbackStore(store_url) as store:
+        store.add_items([NewItem("rating", str(i), ("c",), overlap=OVERLAP) for i in range(ITEMS)])
+        for n in range(ANNOTATORS):
+            store.add_annotator(str(n))
+        acknowledged: list[str] = []
+        errors: list[BaseException] = []
+
+        def annotate(name: str) -> None:
+            rng = random.Random(name)
+            try:
+                # Half of them over connections of their own, as another process would.
+                own = FeedbackStore(store_url) if int(name) % 2 else store
+                while (task := own.claim(name)) is not None:
+                    fate = rng.random()
+                    if fate < 0.05:
+                        own.release(task.id, name)
+                        continue
+                    key = f"{name}-{task.id}"
+                    judgement = own.submit(task.id, name, {"rating": rng.randint(1, 5)}, key=key)
+                    if fate < 0.25:  # a double click
+                        assert own.submit(task.id, name, {"rating": 1}, key=key) == judgement
+                    if 0.25 < fate < 0.35 and (again := own.undo(name)) is not None:
+                        key = f"{name}-{again.id}"
+                        own.submit(again.id, name, {"rating": 2}, key=key)
+                    acknowledged.append(key)
+                if own is not store:
+                    own.close()
+            except BaseException as error:
+                errors.append(error)
+
+        run([threading.Thread(target=annotate, args=(str(n),)) for n in range(ANNOTATORS)])
+        assert errors == []
+        judgements = store.judgements()
+        assert sorted(j.key for j in judgements) == sorted(acknowledged)
+        assert len(judgements) == ITEMS * OVERLAP  # claim said None only when nothing was left
+        assert set(Counter(j.item_id for j in judgements).values()) == {OVERLAP}
+        assert max(Counter((j.item_id, j.annotator) for j in judgements).values()) == 1
+        assert store.progress().finished == ITEMS
+
+
+def test_clicks_of_one_annotator_at_the_same_moment_make_one_judgement_and_one_task(store_url: str) -> None:
+    with FeedbackStore(store_url) as store:
+        store.add_annotator("ann")
+        store.add_items([NewItem("rating", str(i), ("c",)) for i in range(8)])
+        tasks, judged = [], []
+        run([threading.Thread(target=lambda: tasks.append(store.claim("ann"))) for _ in range(8)])
+        [task_id] = {task.id for task in tasks if task is not None}
+        assert len(tasks) == 8
+
+        def click() -> None:
+            judged.append(store.submit(task_id, "ann", {"rating": 2}, key="click"))
+
+        run([threading.Thread(target=click) for _ in range(8)])
+        assert len(judged) == 8
+        assert all(judgement == store.judgements()[0] for judgement in judged)
+        assert len(store.judgements()) == 1
+
+
+def test_the_last_place_goes_to_one_of_many(store_url: str) -> None:
+    with FeedbackStore(store_url) as store:
+        for n in range(8):
+            store.add_annotator(str(n))
+        for _ in range(5):
+            [item_id] = store.add_items([NewItem("rating", "p", ("c",))])
+            got: list[str] = []
+            barrier = threading.Barrier(8)
+
+            def claim(name: str, barrier: threading.Barrier = barrier, got: list[str] = got) -> None:
+                barrier.wait()
+                if (task := store.claim(name)) is not None:
+                    got.append(name)
+                    store.submit(task.id, name, {"rating": 1}, key=f"{name}-{task.id}")
+
+            run([threading.Thread(target=claim, args=(str(n),)) for n in range(8)])
+            assert len(got) == 1
+            assert [j.annotator for j in store.judgements(item_ids=[item_id])] == got
+
+
+def test_a_late_answer_and_its_successor_never_both_count(store_url: str) -> None:
+    """The lease is over: the first annotator answers at the moment that another claims."""
+    with FeedbackStore(store_url) as store:
+        for name in ("ann", "bob"):
+            store.add_annotator(name)
+        for attempt in range(10):
+            store.update_settings(lease_seconds=1e-6)
+            [item_id] = store.add_items([NewItem("rating", "p", ("c",))])
+            task = store.claim("ann")
+            assert task is not None
+            store.update_settings(lease_seconds=600.0)
+            barrier = threading.Barrier(2)
+
+            def late(task_id: int = task.id, barrier: threading.Barrier = barrier, n: int = attempt) -> None:
+                barrier.wait()
+                with suppress(LeaseLost):
+                    store.submit(task_id, "ann", {"rating": 1}, key=f"ann{n}")
+
+            def next_one(barrier: threading.Barrier = barrier, n: int = attempt) -> None:
+                barrier.wait()
+                if (taken := store.claim("bob")) is not None:
+                    store.submit(taken.id, "bob", {"rating": 2}, key=f"bob{n}")
+
+            run([threading.Thread(target=late), threading.Thread(target=next_one)])
+            assert len(store.judgements(item_ids=[item_id])) == 1
+
+
+def test_who_asks_for_what_is_new_misses_nothing(store_url: str) -> None:
+    """Ids are handed out before a transaction ends: one that ends first must not hide one with a smaller id."""
+    with FeedbackStore(store_url) as store:
+        store.add_items([NewItem("rating", str(i), ("c",)) for i in range(80)])
+        for n in range(8):
+            store.add_annotator(str(n))
+        done = threading.Event()
+        seen: list[int] = []
+
+        def annotate(name: str) -> None:
+            while (task := store.claim(name)) is not None:
+                store.submit(task.id, name, {"rating": 1}, key=str(task.id))
+
+        def follow() -> None:
+            while True:
+                last_round = done.is_set()
+                seen.extend(j.id for j in store.judgements(after_id=seen[-1] if seen else 0))
+                if last_round:
+                    return
+
+        follower = threading.Thread(target=follow)
+        follower.start()
+        run([threading.Thread(target=annotate, args=(str(n),)) for n in range(8)])
+        done.set()
+        follower.join()
+        assert seen == [j.id for j in store.judgements()]
+        assert len(seen) == 80
+
+
+def run(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()

@@ -1,0 +1,248 @@
+"""What the store makes of databases that are old, new, locked, read-only, damaged or somebody else's."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+from rlhf_envs.feedback import FeedbackStore, NewItem, StoreError
+from rlhf_envs.feedback.database import Database, migration_config
+from rlhf_envs.feedback.schema import metadata
+
+OLD = "2026-01-01 00:00:00+00:00"
+
+
+def database_of_revision(url: str, revision: str) -> sa.Engine:
+    """A database as an older release left it."""
+    parsed = sa.make_url(url if "://" in url else f"sqlite:///{url}")
+    if parsed.get_backend_name() == "postgresql":
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(parsed)
+    config = migration_config()
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    return engine
+
+
+def insert(connection: sa.Connection, table: str, **values: object) -> None:
+    columns = ", ".join(f'"{name}"' for name in values)
+    connection.execute(
+        sa.text(f"INSERT INTO {table} ({columns}) VALUES ({', '.join(f':{name}' for name in values)})"), values
+    )
+
+
+@pytest.fixture
+def old_url(store_url: str) -> str:
+    """A database of the first schema: item 1 is judged as often as it should be, item 2 is skipped, once undone."""
+    engine = database_of_revision(store_url, "0001")
+    with engine.begin() as connection:
+        insert(connection, "annotators", name="ann", role="admin", created=OLD)
+        for prompt in ("first", "second"):
+            insert(
+                connection,
+                "items",
+                kind="rating",
+                prompt=json.dumps(prompt),
+                completions='["c"]',
+                source='""',
+                policy='""',
+                meta="{}",
+                overlap=1,
+                priority=0.0,
+                created=OLD,
+            )
+        answers = [(1, '{"rating": 4}', False), (2, '{"rating": 1}', True), (2, None, False)]
+        for key, (item, value, undone) in enumerate(answers, start=1):
+            insert(connection, "tasks", item_id=item, annotator_id=1, sides="[0]", expires=OLD, state="done")
+            insert(
+                connection,
+                "judgements",
+                task_id=key,
+                item_id=item,
+                annotator_id=1,
+                value=value,
+                seconds=1.0,
+                comment='""',
+                key=str(key),
+                created=OLD,
+                undone=undone,
+            )
+        insert(connection, "settings", name="guidelines", value='"Be fair."')
+    engine.dispose()
+    return store_url
+
+
+def test_an_older_schema_is_migrated_with_what_it_holds(old_url: str) -> None:
+    with FeedbackStore(old_url) as store:
+        assert [item.prompt for item in store.items()] == ["first", "second"]
+        assert [(j.item_id, j.value) for j in store.judgements(include_skips=True)] == [(1, {"rating": 4}), (2, None)]
+        assert store.settings.guidelines == "Be fair."
+        assert store.progress().finished == 1
+        store.register(store.invite(), "bob", "hash")
+        task = store.claim("bob")
+        assert task is not None
+        assert task.item.prompt == "second"
+    FeedbackStore(old_url, migrate=False).close()
+
+
+def test_an_older_schema_is_refused_without_leave_to_migrate(old_url: str) -> None:
+    with pytest.raises(StoreError, match=r"older schema '0001'.*wants '0002'.*migrate=True"):
+        FeedbackStore(old_url, migrate=False)
+
+
+def test_a_missing_database_is_refused_without_leave_to_migrate(store_url: str) -> None:
+    with pytest.raises(StoreError, match="no schema"):
+        FeedbackStore(store_url, migrate=False)
+
+
+def test_a_newer_schema_is_refused_and_left_alone(store_url: str) -> None:
+    FeedbackStore(store_url).close()
+    database = Database(store_url)
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    for migrate in (True, False):
+        with pytest.raises(StoreError, match=r"schema '9999', which this version .*written by a newer one. Upgrade"):
+            FeedbackStore(store_url, migrate=migrate)
+    with database.read() as connection:
+        assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "9999"
+    database.close()
+
+
+def test_the_migrations_make_the_tables_that_the_store_uses(store_url: str) -> None:
+    database = Database(store_url)
+    with database.read() as connection:
+        differences = compare_metadata(MigrationContext.configure(connection), metadata)
+    database.close()
+    assert differences == []
+
+
+def test_the_tables_of_another_program_are_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE songs (title TEXT)")
+    other.close()
+    with pytest.raises(StoreError, match=r"other.db holds tables of something else \(songs\)"):
+        FeedbackStore(path)
+
+
+def test_a_locked_file_is_named_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlhf_envs.feedback.database._BUSY_SECONDS", 0.1)
+    path = tmp_path / "feedback.db"
+    with FeedbackStore(path) as store:
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match=r"feedback.db: database is locked. Another program has held the file"):
+            store.add_items([NewItem("rating", "p", ("c",))])
+        assert store.items() == []  # reading goes on
+        holder.execute("ROLLBACK")
+        holder.close()
+        assert store.add_items([NewItem("rating", "p", ("c",))]) == [1]
+
+
+def test_a_read_only_file_can_be_read_and_says_why_it_cannot_be_written(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with FeedbackStore(path) as store:
+        store.add_items([NewItem("rating", "p", ("c",))])
+    # A URL, since the tests may run as root, who may write files of any mode.
+    with FeedbackStore(f"sqlite:///file:{path}?mode=ro&uri=true") as store:
+        assert [item.prompt for item in store.items()] == ["p"]
+        with pytest.raises(StoreError, match=r"feedback.db.*: attempt to write a readonly database. Make the file"):
+            store.add_items([NewItem("rating", "p", ("c",))])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"not a database, but as long as the header of one" * 40, "not a database. The file is something else")],
+)
+def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=f"notes.txt: .*{message}"):
+        FeedbackStore(path)
+    assert path.read_bytes() == content
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"nowhere/feedback.db: unable to open database file. See that the folder"):
+        FeedbackStore(tmp_path / "nowhere" / "feedback.db")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("mysql://localhost/x", "unknown database 'mysql'"),
+        ("sqlite://", "a store in memory would be lost"),
+        ("sqlite:///:memory:", "a store in memory would be lost"),
+        ("://", "is no URL"),
+    ],
+)
+def test_an_address_that_is_no_store_is_refused(url: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        FeedbackStore(url)
+
+
+def test_an_unreachable_server_is_named_without_its_password() -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(StoreError, match="See that PostgreSQL runs") as caught:
+        FeedbackStore("postgresql://me:secret@127.0.0.1:1/feedback")
+    assert "postgresql+psycopg://me:***@127.0.0.1:1/feedback" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_sqlite_commits_reach_the_disk_before_they_are_acknowledged(tmp_path: Path) -> None:
+    with FeedbackStore(tmp_path / "feedback.db") as store, store._database.write() as connection:
+        pragmas = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
+
+
+def test_many_may_open_a_new_store_at_once(store_url: str) -> None:
+    errors: list[Exception] = []
+
+    def open_it() -> None:
+        try:
+            FeedbackStore(store_url).close()
+        except Exception as error:
+            errors.append(error)
+
+    code = "import sys; from rlhf_envs.feedback import FeedbackStore; FeedbackStore(sys.argv[1]).add_annotator('ann')"
+    processes = [subprocess.Popen([sys.executable, "-c", code, store_url]) for _ in range(2)]
+    threads = [threading.Thread(target=open_it) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait() for process in processes] == [0, 0]
+    assert errors == []
+    with FeedbackStore(store_url) as store:
+        assert [annotator.name for annotator in store.annotators()] == ["ann"]
+
+
+def test_importing_the_package_needs_the_standard_library_only() -> None:
+    code = (
+        "import sys; import rlhf_envs.feedback; "
+        "print([m for m in ('sqlalchemy', 'alembic', 'pydantic', 'torch', 'fastapi') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    assert "sqlalchemy" not in done.stdout
+    assert "torch" not in done.stdout
+
+
+def test_without_sqlalchemy_the_error_says_what_to_install() -> None:
+    code = "import sys; sys.modules['sqlalchemy'] = None; from rlhf_envs.feedback import FeedbackStore"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert 'ImportError: FeedbackStore needs sqlalchemy: pip install "rlhf-envs[web]"' in done.stderr

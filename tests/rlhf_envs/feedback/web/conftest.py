@@ -1,0 +1,107 @@
+"""A store, an app over it, people with accounts, and, for the browser, a server and Chromium."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from rlhf_envs.feedback import FeedbackStore
+from rlhf_envs.feedback.web import create_app
+from rlhf_envs.feedback.web.auth import COOKIE, Passwords, Session
+
+PASSWORD = "correct horse"
+SECRET = b"0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, to be copied: migrating one a test takes longer than most tests."""
+    path = tmp_path_factory.mktemp("empty") / "feedback.db"
+    FeedbackStore(path).close()
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_store: Path) -> Iterator[FeedbackStore]:
+    shutil.copy(empty_store, tmp_path / "feedback.db")
+    with FeedbackStore(tmp_path / "feedback.db", seed=0) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def password_hash() -> str:
+    return Passwords().hash(PASSWORD)
+
+
+@pytest.fixture
+def enrol(store: FeedbackStore, password_hash: str) -> Callable[..., str]:
+    """Give someone an account with the password PASSWORD."""
+
+    def enrol(name: str, role: str = "annotator") -> str:
+        return store.register(store.invite(role), name, password_hash).name
+
+    return enrol
+
+
+@pytest.fixture
+def app(store: FeedbackStore) -> FastAPI:
+    return create_app(store, secret=SECRET)
+
+
+@pytest.fixture
+def visitor(app: FastAPI) -> Iterator[Callable[[], TestClient]]:
+    """A browser that is not signed in, which follows no redirect."""
+    with ExitStack() as clients:  # entered, a client keeps its event loop between requests, which is much faster
+        yield lambda: clients.enter_context(TestClient(app, follow_redirects=False, raise_server_exceptions=False))
+
+
+@pytest.fixture
+def sign_in(app: FastAPI, visitor: Callable[[], TestClient], enrol: Callable[..., str]) -> Callable[..., TestClient]:
+    """Enrol someone and return a client that has the cookie and sends the CSRF token."""
+
+    def sign_in(name: str, role: str = "annotator") -> TestClient:
+        session = Session.fresh(enrol(name, role))
+        client = visitor()
+        client.cookies.set(COOKIE, app.state.sessions.sign(session))
+        client.headers["X-CSRF-Token"] = app.state.sessions.csrf_token(session)
+        return client
+
+    return sign_in
+
+
+@pytest.fixture
+def address(app: FastAPI) -> Iterator[str]:
+    """The app on a real server of this process."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, args=([listener],))
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[object]:
+    """The system's Chromium; without it the test is skipped, in CI it fails."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("no chromium on this machine: apt-get install chromium")
+        pytest.skip("no chromium on this machine")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
