@@ -183,7 +183,7 @@ class CheckpointCallback(BaseCallback):
     def _on_step(self) -> bool:
         if self.interrupted is None:
             return True
-        self._save_boundary()
+        self.save_boundary()
         self.gave_up = True
         return False
 
@@ -196,8 +196,8 @@ class CheckpointCallback(BaseCallback):
     def _is_due(self) -> bool:
         return self.save_freq > 0 and self.model.num_timesteps // self.save_freq > self._last // self.save_freq
 
-    def _save_boundary(self) -> Path | None:
-        """Save the last boundary, unless it is saved already; the weights must still be its own."""
+    def save_boundary(self) -> Path | None:
+        """Save the last boundary, unless it is saved already; the weights must still be its own, as in a rollout."""
         assert self._boundary is not None
         tokens = str(self._boundary["attributes"]["num_timesteps"])
         if self.saved is None or self.saved.name != tokens or not self.saved.is_dir():
@@ -218,7 +218,7 @@ class CheckpointCallback(BaseCallback):
         """
         try:
             if self._boundary is not None and not self._has_moved():
-                return self._save_boundary()
+                return self.save_boundary()
             if (latest := self.checkpoints.latest()) is None and self._boundary is not None:
                 self._save(capture(self.model, self.state()))
                 return self.saved

@@ -223,7 +223,7 @@ def _check_device(name: str) -> None:
 
 
 def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
-    """Text metrics with the task's judges, evaluations, and the checkpoints of the run.
+    """Text metrics with the task's judges, evaluations, people where they are the reward, and the run's checkpoints.
 
     Raises:
         ValueError: checkpoints are asked for, and the agent is none that bundles hold.
@@ -254,12 +254,21 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
             type(agent).__name__,
             folder / ZIP,
         )
-        return callbacks
+        return [*callbacks, *_people(config, agent, folder)]
     checkpoints = Checkpoints(folder / CHECKPOINTS, config.keep_checkpoints)
     guard = CheckpointCallback(
         checkpoints, config.save_freq, tuple(callbacks), verbose=config.verbose, until_closed=True
     )
-    return [*callbacks, guard]
+    return [*callbacks, *_people(config, agent, folder, guard), guard]
+
+
+def _people(config: TrainConfig, agent: Any, folder: Path, guard: CheckpointCallback | None = None) -> list[Any]:
+    """What a run needs whose reward is people; nothing for any other."""
+    from .human import HumanFeedback, RatingRefit, human_rewards
+
+    if all(reward.store is None for reward in human_rewards(agent.get_env())):
+        return []
+    return [HumanFeedback(guard, RatingRefit(folder / "reward_models", seed=config.seed), verbose=config.verbose)]
 
 
 def _open_folder(run: Prepared) -> None:

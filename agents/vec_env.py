@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -204,6 +204,20 @@ def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
         )
     if unknown := kwargs.keys() - JSON_ARGUMENTS:
         raise ValueError(f"the environment's arguments {sorted(unknown)} are not taken from a bundle: {instead}")
-    if ":" in str(kwargs.get("reward") or ""):
-        raise ValueError(f"the reward {kwargs['reward']!r} would be imported, which a bundle may not cause: {instead}")
+    if imported := [name for name in _strings([kwargs.get("reward"), kwargs.get("reward_kwargs")]) if _is_import(name)]:
+        raise ValueError(f"the reward {imported[0]!r} would be imported, which a bundle may not cause: {instead}")
     return make_vec_env(env_id, description["num_envs"], **kwargs)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All strings in a JSON value, names left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(part)
+
+
+def _is_import(name: str) -> bool:
+    """Whether a reward's name would be imported, "module:attribute"; the address of a store is none."""
+    return ":" in name and "://" not in name

@@ -17,6 +17,7 @@ import numpy as np
 from rlhf_envs.models import vocabulary_fingerprint
 from rlhf_envs.prompts import check_fits_model, check_rows, tokenize_prompts
 from rlhf_envs.rewards import Guarded, RewardError, ScoreError, get_reward
+from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,6 +40,7 @@ class EpisodeOptions(TypedDict, total=False):
     max_new_tokens: int | None
     reward: str | None
     reward_fn: Callable[..., Any] | None
+    reward_kwargs: dict[str, Any] | None
     data: str | Path | Sequence[Mapping[str, Any]] | None
     on_long_prompt: Literal["truncate", "error"]
     reward_timeout: float | None
@@ -58,6 +60,7 @@ class EpisodeBatch:
         max_new_tokens: the room after the prompt, for the agent's tokens and any replies; the task's by default.
         reward: a registered reward's name or "module:attribute"; the task's by default.
         reward_fn: a reward function, instead of `reward`.
+        reward_kwargs: arguments of the named reward, or of the task's own: `{"store": "feedback.db"}` for "human".
         data: a file with a `prompt` column (or rows), instead of the task's.
         on_long_prompt: "truncate" long prompts from the left and log how many, or raise an "error".
         reward_timeout: seconds that a reward call may take before it counts as failed; None waits for ever. See
@@ -86,6 +89,7 @@ class EpisodeBatch:
         max_new_tokens: int | None = None,
         reward: str | None = None,
         reward_fn: Callable[..., Any] | None = None,
+        reward_kwargs: dict[str, Any] | None = None,
         data: str | Path | Sequence[Mapping[str, Any]] | None = None,
         on_long_prompt: Literal["truncate", "error"] = "truncate",
         reward_timeout: float | None = None,
@@ -101,7 +105,11 @@ class EpisodeBatch:
             check_fits_model(self.model_name, self.vocab_size, self.max_prompt_tokens, self.max_new_tokens)
         if reward is not None and reward_fn is not None:
             raise ValueError(f"reward={reward!r} and reward_fn are two rewards: give one (they compose with + and *)")
-        self.reward_fn = reward_fn or (get_reward(reward) if reward else self.task.reward(self.max_new_tokens))
+        if reward_kwargs and reward_fn is not None:
+            raise ValueError(
+                f"reward_kwargs={reward_kwargs!r} are for a reward given by name, and reward_fn is one made"
+            )
+        self.reward_fn = reward_fn or self._named_reward(reward, reward_kwargs)
         if not callable(self.reward_fn):
             raise ValueError(f"reward_fn must be callable, got {self.reward_fn!r}")
         self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
@@ -132,6 +140,11 @@ class EpisodeBatch:
         self.action_space = gym.spaces.Discrete(self.vocab_size)
         # What tells a policy, which sees no more than the spaces, whether these token ids are its model's.
         self.action_space.vocabulary = vocabulary_fingerprint(self.tokenizer)  # type: ignore[attr-defined]
+
+    def _named_reward(self, name: str | None, kwargs: dict[str, Any] | None) -> Callable[..., Any]:
+        if name is None and not kwargs:
+            return self.task.reward(self.max_new_tokens)
+        return get_reward(name or self.task.default_reward, **(kwargs or {}))
 
     def draw(self, rng: np.random.Generator, index: object = None) -> int:
         """The row of the data for the next episode: drawn uniformly, or `index` if that is a valid one."""
@@ -206,7 +219,8 @@ class EpisodeBatch:
 
     def get_state(self) -> dict[str, Any]:
         """Where the episodes stand, as new arrays and plain values: what `set_state` needs to go on exactly."""
-        return {"n_rows": len(self.rows), **{name: getattr(self, name).copy() for name in STATE}}
+        arrays = {name: getattr(self, name).copy() for name in STATE}
+        return {"n_rows": len(self.rows), "reward": get_reward_state(self.reward_fn), **arrays}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `get_state`.
@@ -227,6 +241,7 @@ class EpisodeBatch:
                 )
         for name in STATE:
             getattr(self, name)[...] = state[name]
+        set_reward_state(self.reward_fn, state.get("reward", {}))  # bundles of older releases have none
 
     def _check_actions(self, actions: np.ndarray) -> np.ndarray:
         actions = np.asarray(actions)

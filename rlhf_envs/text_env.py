@@ -31,8 +31,8 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
     Args:
         task: a `Task`, its class, or "module:Class".
         render_mode: "human" prints the text as it grows, "ansi" returns it, "rgb_array" draws it.
-        **options: model, split, max_prompt_tokens, max_new_tokens, reward, reward_fn, data, on_long_prompt,
-            reward_timeout and reward_retries, see `EpisodeBatch`.
+        **options: model, split, max_prompt_tokens, max_new_tokens, reward, reward_fn, reward_kwargs, data,
+            on_long_prompt, reward_timeout and reward_retries, see `EpisodeBatch`.
 
     Raises:
         ValueError: an argument is wrong; the message says which and what would be right.

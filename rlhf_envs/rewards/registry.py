@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 __all__ = ["get_reward", "list_rewards", "register_reward"]
@@ -14,6 +15,17 @@ _targets: dict[str, str | Callable[..., Any]] = {
     "gold": "rlhf_envs.rewards.judge:gold",
     "increasing-numbers": "rlhf_envs.rewards.rules:IncreasingNumbersReward",
     "token-bandit": "rlhf_envs.rewards.rules:TokenBanditReward",
+    "human": "rlhf_envs.rewards.human:HumanReward",
+    "toxicity": "rlhf_envs.rewards.toxicity:Toxicity",
+    "repetition-penalty": "rlhf_envs.rewards.shaping:RepetitionPenalty",
+    "length-penalty": "rlhf_envs.rewards.shaping:LengthPenalty",
+    "distinct-ngrams": "rlhf_envs.rewards.diversity:DistinctNgrams",
+    "self-bleu-diversity": "rlhf_envs.rewards.diversity:SelfBleuDiversity",
+    "novelty": "rlhf_envs.rewards.diversity:Novelty",
+    "clipped": "rlhf_envs.rewards.shaping:Clipped",
+    "whitened": "rlhf_envs.rewards.shaping:Whitened",
+    "constrained": "rlhf_envs.rewards.constraints:Constrained",
+    "pessimistic": "rlhf_envs.rewards.pessimism:Pessimistic",
 }
 _made: dict[str, Callable[..., Any]] = {}
 
@@ -32,19 +44,33 @@ def register_reward(name: str, target: str | Callable[..., Any]) -> None:
     _made.pop(name, None)
 
 
-def get_reward(name: str) -> Callable[..., Any]:
-    """The reward function of that name, or at that `"module:attribute"`; made once and then kept.
+def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
+    """The reward function of that name, at that `"module:attribute"`, or the reward model in that folder.
+
+    Without arguments it is made once and then kept; with arguments it is made anew.
+
+    Args:
+        name: see above.
+        **kwargs: arguments of the reward's class or factory.
 
     Raises:
-        ValueError: the name is unknown (the message lists those that exist) or there is nothing at the address.
+        ValueError: the name is unknown (the message lists those that exist), there is nothing at the address, or the
+            reward does not take the arguments.
     """
-    if name not in _made:
+    if name and name not in _targets and Path(name).is_dir():
+        from .ensemble import load_reward
+
+        return _call_with(load_reward, name, (name,), kwargs)
+    if kwargs or name not in _made:
         if name not in _targets and ":" not in name:
             raise ValueError(
-                f"unknown reward {name!r}; there are {', '.join(list_rewards())}; or give 'module:attribute', or "
-                "pass a callable as reward_fn"
+                f"unknown reward {name!r}; there are {', '.join(list_rewards())}; or give 'module:attribute', the "
+                "folder of a reward model, or pass a callable as reward_fn"
             )
-        _made[name] = _resolve(name, _targets.get(name, name))
+        made = _resolve(name, _targets.get(name, name), kwargs)
+        if kwargs:
+            return made
+        _made[name] = made
     return _made[name]
 
 
@@ -53,7 +79,7 @@ def list_rewards() -> list[str]:
     return sorted(_targets)
 
 
-def _resolve(name: str, target: str | Callable[..., Any]) -> Callable[..., Any]:
+def _resolve(name: str, target: str | Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
     found: Any = target
     if isinstance(target, str):
         module, _, attribute = target.partition(":")
@@ -61,10 +87,20 @@ def _resolve(name: str, target: str | Callable[..., Any]) -> Callable[..., Any]:
             found = getattr(importlib.import_module(module), attribute)
         except (ModuleNotFoundError, AttributeError) as error:
             raise ValueError(f"reward {name!r}: there is no {attribute!r} in {module!r} ({error})") from error
-    reward: Callable[..., Any] = found() if _is_factory(found) else found
+    if kwargs and not _is_factory(found):
+        raise ValueError(f"reward {name!r} is made without arguments, got {sorted(kwargs)}")
+    reward: Callable[..., Any] = _call_with(found, name, (), kwargs) if _is_factory(found) else found
     if not callable(reward):
         raise ValueError(f"reward {name!r} is {reward!r}, which cannot be called with prompts and completions")
     return reward
+
+
+def _call_with(factory: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    try:
+        inspect.signature(factory).bind(*args, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"reward {name!r} does not take the arguments {kwargs}: {error}") from None
+    return factory(*args, **kwargs)
 
 
 def _is_factory(target: Any) -> bool:

@@ -112,7 +112,7 @@ def test_the_next_run_takes_the_next_number(run: tuple[Path, Any]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--env", "rlhf/Nothing-v0"], "unknown environment 'rlhf/Nothing-v0': there are rlhf/IncreasingNumbers-v0"),
+        (["--env", "rlhf/Nothing-v0"], "unknown environment 'rlhf/Nothing-v0': there are rlhf/HumanSentiment-v0"),
         (["--env", "no_module:rlhf/Nothing-v0"], "no_module"),
         (["--algo", "ppoo"], "did you mean 'ppo'"),
         (["--model", "no-such-model"], "unknown model 'no-such-model'"),

@@ -1,0 +1,178 @@
+"""Training with people in the loop: what a run shows and saves while it waits, and the reward model refitted meanwhile.
+
+The reward itself is `rlhf_envs.rewards.human.HumanReward`; this is what the training adds to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import TensorBoardOutputFormat
+
+from rlhf_envs.rewards.human import HumanReward, Waiting
+from rlhf_envs.rewards.state import walk
+
+from .atomic import atomic_folder
+from .generators import isolated_generators
+
+if TYPE_CHECKING:
+    from rlhf_envs.rewards.human import Refit
+    from rlhf_envs.rewards.reward_model import RewardModel
+
+    from .checkpoints import CheckpointCallback
+
+__all__ = ["HumanFeedback", "RatingRefit", "human_rewards"]
+
+logger = logging.getLogger(__name__)
+
+
+def human_rewards(env: Any) -> list[HumanReward]:
+    """The human rewards of an SB3 environment, each once; none where it does not show its reward function."""
+    try:
+        functions = env.get_attr("reward_fn")
+    except AttributeError:
+        return []
+    found = {id(part): part for function in functions for _, part in walk(function) if isinstance(part, HumanReward)}
+    return list(found.values())
+
+
+class HumanFeedback(BaseCallback):
+    """Show the wait for people, keep a checkpoint while it lasts, end it on a signal, and refit the model.
+
+    - `rlhf/human_wait_s`: seconds waited in the rollout; `rlhf/human_queue`: items that want judgements;
+      `rlhf/human_labels`: judgements in the store; `rlhf/human_missed`: completions so far that people left unanswered;
+      `rlhf/human_refits`. During the wait, at every heartbeat, `rlhf/human_waiting_s` and `rlhf/human_waiting_for`.
+    - While people are waited for the weights stand still, so the boundary before the rollout is what a killed run goes
+      on from; it is written once the wait has lasted `checkpoint_after`. The ratings given since are in the store.
+
+    Args:
+        guard: the run's checkpoints. On a signal the wait ends, and the guard gives the rollout up.
+        refit: see `HumanReward.refit`; for rewards in "async" mode that have none yet.
+        heartbeat: seconds between two signs of life.
+        checkpoint_after: seconds of waiting before a checkpoint.
+    """
+
+    def __init__(
+        self,
+        guard: CheckpointCallback | None = None,
+        refit: Refit | None = None,
+        heartbeat: float = 10.0,
+        checkpoint_after: float = 30.0,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        self.guard, self.refit = guard, refit
+        self.heartbeat, self.checkpoint_after = heartbeat, checkpoint_after
+        self.rewards: list[HumanReward] = []
+        self._waited = 0.0
+        self._last_sign = 0.0
+
+    def _on_training_start(self) -> None:
+        self.rewards = [reward for reward in human_rewards(self.training_env) if reward.store is not None]
+        for reward in self.rewards:
+            reward.on_wait = self._on_wait
+            reward.refit = reward.refit or self.refit
+
+    def _on_rollout_start(self) -> None:
+        self._waited = sum(reward.waited for reward in self.rewards)
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_wait(self, waiting: Waiting) -> bool:
+        """Called by the reward at every look into the store; False ends the wait."""
+        if self.guard is not None and self.guard.interrupted is not None:
+            return False
+        if waiting.seconds < self._last_sign:  # another wait
+            self._last_sign = 0.0
+        if waiting.seconds - self._last_sign >= self.heartbeat:
+            self._last_sign = waiting.seconds
+            self._give_sign(waiting)
+        if self.guard is not None and waiting.seconds >= self.checkpoint_after:
+            self.guard.save_boundary()
+        return True
+
+    def _give_sign(self, waiting: Waiting) -> None:
+        logger.info("waiting for people: %d of %d after %.0f s", waiting.missing, waiting.asked, waiting.seconds)
+        if self.verbose:
+            print(f"waiting for {waiting.missing} of {waiting.asked} judgements, {waiting.seconds:.0f} s", flush=True)
+        for output in self.logger.output_formats:  # now: what is recorded shows only after the rollout
+            if isinstance(output, TensorBoardOutputFormat):
+                output.writer.add_scalar("rlhf/human_waiting_s", waiting.seconds, self.num_timesteps)
+                output.writer.add_scalar("rlhf/human_waiting_for", waiting.missing, self.num_timesteps)
+                output.writer.flush()
+
+    def _on_rollout_end(self) -> None:
+        for reward in self.rewards:
+            for name, value in reward.figures().items():
+                self.logger.record(f"rlhf/{name}", value)
+        if self.rewards:
+            self.logger.record("rlhf/human_wait_s", sum(reward.waited for reward in self.rewards) - self._waited)
+
+    def _on_training_end(self) -> None:
+        for reward in self.rewards:
+            reward.on_wait = None
+
+
+class RatingRefit:
+    """Fits a reward model to people's ratings, keeps it in a folder, and returns it: a `HumanReward.refit`.
+
+    Every fit starts from the same model and sees all ratings, so that no early one counts more than a late one.
+
+    Args:
+        folder: models are kept in `<folder>/<number of ratings>`.
+        model: the model to start from.
+        train: what learns, see `rlhf_envs.preferences.fit_ratings`.
+        held_out: the share of the texts that is held out to measure on.
+        epochs: passes over the ratings.
+        seed: of the split and the fit.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        model: str = "tiny-reward",
+        train: str | int = "head",
+        held_out: float = 0.2,
+        epochs: int = 4,
+        seed: int = 0,
+    ) -> None:
+        self.folder, self.model, self.train = Path(folder), model, train
+        self.held_out, self.epochs, self.seed = held_out, epochs, seed
+
+    def __call__(self, rows: list[dict[str, Any]]) -> RewardModel | None:
+        """The model fitted to the rows; None, and a warning, while all labels are the same or there is one text."""
+        from rlhf_envs.preferences import fit_ratings, normalise
+        from rlhf_envs.preferences.training import load_backbone
+        from rlhf_envs.rewards.reward_model import RewardModel
+
+        training, measured = self._split(rows)
+        if not measured or len({row["label"] for row in training}) < 2:
+            logger.warning("the reward model is not refitted: %d ratings tell no completions apart yet", len(rows))
+            return None
+        with isolated_generators(self.seed):  # the training draws as if nothing had been fitted
+            network, tokenizer = load_backbone(self.model, self.seed)
+            metrics = fit_ratings(
+                network, tokenizer, training, measured, train=self.train, epochs=self.epochs, seed=self.seed
+            )
+            normalise(network, tokenizer, [row["prompt"] + row["completion"] for row in rows])
+        logger.info("refitted the reward model to %d ratings: %s", len(rows), metrics)
+        place = self.folder / str(len(rows))
+        with atomic_folder(place) as folder:
+            network.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return RewardModel(str(place))
+
+    def _split(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rows to fit and rows to measure on; those of one text stay together."""
+        texts = sorted({(row["prompt"], row["completion"]) for row in rows})
+        chosen = random.Random(self.seed).sample(texts, round(len(texts) * self.held_out))
+        held_out = set(chosen)
+        apart: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+        for row in rows:
+            apart[(row["prompt"], row["completion"]) in held_out].append(row)
+        return apart

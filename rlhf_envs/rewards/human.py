@@ -1,0 +1,297 @@
+"""People as the reward: finished episodes go to the feedback store, and their ratings are the scores.
+
+Synchronous, an episode waits for a person. Asynchronous, a reward model answers at once, people rate what they get to,
+and the model is refitted when enough ratings came.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from rlhf_envs.rewards.base import Columns, Reward, evaluate_reward
+from rlhf_envs.rewards.guard import RewardError
+from rlhf_envs.rewards.registry import get_reward
+from rlhf_envs.rewards.state import is_frozen
+
+if TYPE_CHECKING:
+    from rlhf_envs.feedback import FeedbackStore, Judgement
+
+__all__ = ["HumanReward", "Waiting"]
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["sync", "async"]
+Kind = Literal["rating", "thumbs"]
+OnTimeout = Literal["fallback", "mean", "error"]
+Refit = Callable[[list[dict[str, Any]]], Callable[..., Any] | None]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A moment of waiting for people.
+
+    Attributes:
+        seconds: since this reward call began to wait.
+        asked: completions of the call.
+        missing: those without enough answers yet.
+    """
+
+    seconds: float
+    asked: int
+    missing: int
+
+
+class HumanReward(Reward):
+    """What people think of a completion, from -1 to 1: the middle of the scale is 0, thumbs are -1 and 1.
+
+    All completions of a reward call go into the queue together. Texts that were asked before (by this `source`) are not
+    asked again: so a run that was killed while it waited, and goes on from its checkpoint, finds the ratings that came.
+    Evaluations (`frozen_rewards`) ask nobody, their scores are the fallback's: a yardstick that stays the same.
+
+    Do not give the environment a `reward_timeout` with it: `timeout` is this reward's own.
+
+    Args:
+        store: of `rlhf_envs.feedback`: a path, a URL or an open store. With None nobody is asked, the fallback answers.
+        mode: "sync" waits for people, "async" does not.
+        fallback: a registered reward's name, or a reward model's folder, that answers where people do not.
+        timeout: seconds that a reward call waits for people; None waits for ever. Only in "sync".
+        on_timeout: what becomes of completions without an answer then: the "fallback" scores them, they get the "mean"
+            of the others in the call (0 without any), or the run stops with an "error" (and can go on, since they stay
+            in the queue). The first two take them out of the queue.
+        poll: seconds between two looks into the store.
+        overlap: people who judge each completion; the reward is their mean.
+        kind: "rating", on the scale of the store's settings, or "thumbs".
+        refit_every: ratings that come between two refits of the model. Only in "async", and with `refit` set.
+        queue_limit: completions that wait for people at most, in "async"; beyond it none are added.
+        source: which items of the store are this reward's.
+
+    Attributes:
+        refit: makes a reward function of rating rows (`{"prompt", "completion", "label"}`, one a judgement, labels from
+            -1 to 1); it is called with all there are, and may return None to keep the model. Without it nothing is
+            refitted.
+        on_wait: called at every look into the store while people are waited for; False ends the wait, and what misses
+            is scored 0: for a run that gives the rollout up.
+        waited: seconds waited so far.
+        missed: completions so far that people did not answer in time, or all skipped.
+        unasked: completions so far that did not go into a full queue.
+        refits: refits so far.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
+
+    name = "human"
+
+    def __init__(
+        self,
+        store: str | Path | FeedbackStore | None = "feedback.db",
+        mode: Mode = "sync",
+        fallback: str = "tiny-reward",
+        timeout: float | None = None,
+        on_timeout: OnTimeout = "fallback",
+        poll: float = 0.5,
+        overlap: int = 1,
+        kind: Kind = "rating",
+        refit_every: int = 64,
+        queue_limit: int = 512,
+        source: str = "environment",
+    ) -> None:
+        for name, value, choices in (("mode", mode, Mode), ("kind", kind, Kind), ("on_timeout", on_timeout, OnTimeout)):
+            if value not in get_args(choices):
+                raise ValueError(
+                    f"the human reward's {name} is {value!r}: choose one of {', '.join(get_args(choices))}"
+                )
+        for name, number in (("overlap", overlap), ("refit_every", refit_every), ("queue_limit", queue_limit)):
+            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+                raise ValueError(f"the human reward's {name} must be a whole number of at least 1, got {number!r}")
+        for name, seconds in (("timeout", math.inf if timeout is None else timeout), ("poll", poll)):
+            if isinstance(seconds, bool) or not seconds > 0:
+                raise ValueError(f"the human reward's {name} must be seconds above 0, got {seconds!r}")
+        self.store, self.mode, self.kind, self.source = store, mode, kind, source
+        self.timeout, self.on_timeout, self.poll = timeout, on_timeout, poll
+        self.overlap, self.refit_every, self.queue_limit = overlap, refit_every, queue_limit
+        self.fallback = get_reward(fallback)  # now, and not when the first person is late
+        self.model = self.fallback
+        self.refit: Refit | None = None
+        self.on_wait: Callable[[Waiting], bool | None] | None = None
+        self.waited, self.missed, self.unasked, self.refits = 0.0, 0, 0, 0
+        self._opened: FeedbackStore | None = None
+        self._asked: dict[tuple[str, str], int] = {}  # the item of a text
+        self._labels = 0  # at the last refit
+
+    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+        """People's scores, (n,) float64, or in "async" those of the model that people's ratings made.
+
+        Raises:
+            RewardError: the time is over and `on_timeout` is "error".
+            StoreError: the store cannot be used.
+        """
+        if self.store is None or is_frozen():
+            return evaluate_reward(self.fallback, prompts, completions, columns)[0]
+        if self.mode == "async":
+            self._refit_if_due()
+            self._ask_some(prompts, completions)
+            return evaluate_reward(self.model, prompts, completions, columns)[0]
+        return self._wait_for_people(prompts, completions, columns)
+
+    def open(self) -> FeedbackStore:
+        """The store, opened when it is first needed.
+
+        Raises:
+            StoreError: it cannot be opened.
+            ValueError: there is none.
+        """
+        if self._opened is None:
+            from rlhf_envs.feedback import FeedbackStore
+
+            if self.store is None:
+                raise ValueError("this human reward has no store: nobody is asked")
+            self._opened = self.store if isinstance(self.store, FeedbackStore) else FeedbackStore(self.store)
+            for item in self._opened.items():
+                if (item.kind, item.source) == (self.kind, self.source) and item.overlap >= self.overlap:
+                    self._asked[item.prompt, item.completions[0]] = item.id
+        return self._opened
+
+    def labels(self) -> list[dict[str, Any]]:
+        """All judgements of this kind in the store as rating rows, oldest first, gold questions left out."""
+        store = self.open()
+        judgements = [judgement for judgement in store.judgements() if judgement.kind == self.kind]
+        items = {item.id: item for item in store.items(sorted({judgement.item_id for judgement in judgements}))}
+        scale = store.settings.scale
+        return [
+            {
+                "prompt": items[judgement.item_id].prompt,
+                "completion": items[judgement.item_id].completions[0],
+                "label": _label(judgement, scale),
+                "annotator": judgement.annotator,
+            }
+            for judgement in judgements
+            if items[judgement.item_id].gold is None
+        ]
+
+    def figures(self) -> dict[str, float]:
+        """What TensorBoard shows: seconds waited, completions in the queue, judgements, and what people missed."""
+        progress = self.open().progress()
+        return {
+            "human_wait_s": self.waited,
+            "human_queue": progress.items - progress.finished,
+            "human_labels": progress.judgements,
+            "human_missed": self.missed,
+            "human_unasked": self.unasked,
+            "human_refits": self.refits,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process opens the store anew."""
+        return {**self.__dict__, "_opened": None, "_asked": {}, "on_wait": None}
+
+    def _wait_for_people(self, prompts: Sequence[str], completions: Sequence[str], columns: Columns) -> np.ndarray:
+        ids = self._ask(prompts, completions)
+        began, given_up, late = time.monotonic(), False, False
+        while True:
+            answers, missing = self._look(ids)
+            waited = time.monotonic() - began
+            late = self.timeout is not None and waited >= self.timeout
+            if not missing or late:
+                break
+            given_up = self.on_wait is not None and self.on_wait(Waiting(waited, len(ids), len(missing))) is False
+            if given_up:
+                break
+            time.sleep(self.poll if self.timeout is None else min(self.poll, self.timeout - waited))
+        self.waited += waited
+        scores = np.array([np.mean(answers[item_id]) if item_id in answers else np.nan for item_id in ids])
+        unanswered = np.isnan(scores)
+        if given_up or not unanswered.any():
+            return np.nan_to_num(scores)
+        if late and self.on_timeout == "error":
+            raise RewardError(
+                f"people judged {len(ids) - len(missing)} of {len(ids)} completions within {self.timeout:g} s; the "
+                f"rest stay in {self.open().url}: serve it (rlhf feedback serve), then go on with the run"
+            )
+        self._give_up_on({item_id for item_id, missed in zip(ids, unanswered, strict=True) if missed})
+        self.missed += int(unanswered.sum())
+        if self.on_timeout == "mean":
+            scores[unanswered] = np.nan_to_num(scores[~unanswered].mean()) if not unanswered.all() else 0.0
+        else:
+            scores[unanswered] = evaluate_reward(self.fallback, *_at(unanswered, prompts, completions, columns))[0]
+        return scores
+
+    def _look(self, ids: Sequence[int]) -> tuple[dict[int, list[float]], set[int]]:
+        """The labels that are there by item, and the items that want more and may get them."""
+        store = self.open()
+        answers: dict[int, list[float]] = defaultdict(list)
+        skips: dict[int, int] = defaultdict(int)
+        scale, people = store.settings.scale, len(store.annotators())
+        for judgement in store.judgements(item_ids=sorted(set(ids)), include_skips=True):
+            if judgement.value is None:
+                skips[judgement.item_id] += 1
+            else:
+                answers[judgement.item_id].append(_label(judgement, scale))
+        # What everybody has skipped or judged gets no further answer.
+        done = {i for i in ids if len(answers[i]) >= self.overlap or 0 < people <= len(answers[i]) + skips[i]}
+        return {i: labels for i, labels in answers.items() if labels}, set(ids) - done
+
+    def _ask(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
+        """The items of the texts, added to the queue where they are new."""
+        from rlhf_envs.feedback import NewItem
+
+        store = self.open()
+        texts = list(zip(prompts, completions, strict=True))
+        new = [text for text in dict.fromkeys(texts) if text not in self._asked]
+        items = [NewItem(self.kind, p, (c,), source=self.source, overlap=self.overlap) for p, c in new]
+        if items:
+            if not self._asked:
+                logger.warning("completions wait for people: rlhf feedback serve --store %s", store.url)
+            self._asked.update(zip(new, store.add_items(items), strict=True))
+        return [self._asked[text] for text in texts]
+
+    def _ask_some(self, prompts: Sequence[str], completions: Sequence[str]) -> None:
+        progress = self.open().progress()
+        room = max(0, self.queue_limit - (progress.items - progress.finished))
+        self._ask(prompts[:room], completions[:room])
+        self.unasked += max(0, len(prompts) - room)
+
+    def _give_up_on(self, ids: set[int]) -> None:
+        self.open().withdraw(sorted(ids))
+        self._asked = {text: item_id for text, item_id in self._asked.items() if item_id not in ids}
+
+    def _refit_if_due(self) -> None:
+        if self.refit is None or self.open().progress().judgements - self._labels < self.refit_every:
+            return
+        rows = self.labels()
+        if len(rows) - self._labels < self.refit_every:  # some were of another kind
+            return
+        self._labels = len(rows)
+        refitted = self.refit(rows)
+        if refitted is not None:
+            self.model, self.refits = refitted, self.refits + 1
+
+
+def _label(judgement: Judgement, scale: tuple[int, int]) -> float:
+    """A judgement as a number from -1 to 1."""
+    assert judgement.value is not None
+    if judgement.kind == "thumbs":
+        return 1.0 if judgement.value["up"] else -1.0
+    low, high = scale
+    return (2.0 * judgement.value["rating"] - low - high) / (high - low)
+
+
+def _at(
+    chosen: np.ndarray, prompts: Sequence[str], completions: Sequence[str], columns: Columns
+) -> tuple[list[str], list[str], Mapping[str, list[Any]]]:
+    """The chosen ones, (n,) bool, of n prompts, completions and columns."""
+    indices = np.flatnonzero(chosen).tolist()
+    return (
+        [prompts[i] for i in indices],
+        [completions[i] for i in indices],
+        {name: [values[i] for i in indices] for name, values in columns.items()},
+    )

@@ -1,0 +1,227 @@
+"""Agents that train on what people say. Their part is played by a thread that answers through the store."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from agents import CheckpointCallback, Checkpoints, SequenceRolloutBuffer, TextMetrics, TokenPolicy, make_vec_env
+from agents.config import TrainConfig
+from agents.human import HumanFeedback, RatingRefit, human_rewards
+from agents.resume import prepare_resumed
+from agents.train import RunInterrupted, train
+
+pytest.importorskip("sqlalchemy")
+
+from rlhf_envs.feedback import FeedbackStore
+
+BANDIT = "rlhf/TokenBandit-v0"
+
+
+def human(path: Path, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of an environment whose reward is people; a test that waits in vain fails after a minute."""
+    settings: dict[str, Any] = {"store": str(path), "poll": 0.01, "fallback": "token-bandit"}
+    settings |= {"timeout": 60, "on_timeout": "error", **kwargs}
+    return {"reward": "human", "reward_kwargs": settings}
+
+
+@contextmanager
+def people(path: Path, limit: int | None = None) -> Iterator[None]:
+    """One annotator, who finds long completions good, and goes home after `limit` answers."""
+    stop = threading.Event()
+
+    def work() -> None:
+        with FeedbackStore(path) as store:
+            store.add_annotator("ann")
+            done = 0
+            while not stop.wait(0.005) and done != limit:
+                if (task := store.claim("ann")) is not None:
+                    rating = 1 + min(4, len(task.item.completions[0].split()))
+                    store.submit(task.id, "ann", {"rating": rating}, key=str(task.id), seconds=1.0)
+                    done += 1
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def build(path: Path, **kwargs: Any) -> Any:
+    env = make_vec_env(BANDIT, 4, seed=0, **human(path, **kwargs))
+    settings: dict[str, Any] = dict(n_steps=6, batch_size=12, n_epochs=1, seed=0, device="cpu")
+    return PPO(TokenPolicy, env, rollout_buffer_class=SequenceRolloutBuffer, **settings)
+
+
+def logged(agent: Any) -> dict[str, float]:
+    """Let the agent keep its figures after it has shown them."""
+    figures: dict[str, float] = {}
+
+    class Keep(KVWriter):
+        def write(self, values: dict[str, Any], excluded: Any, step: int = 0) -> None:
+            figures.update(values)
+
+    agent.set_logger(Logger(None, [Keep()]))
+    return figures
+
+
+def test_an_agent_trains_on_people_and_the_wait_is_shown(tmp_path: Path) -> None:
+    agent = build(tmp_path / "feedback.db")
+    figures = logged(agent)
+    with people(tmp_path / "feedback.db"):
+        agent.learn(48, callback=[TextMetrics(), HumanFeedback()], log_interval=1)
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        assert figures["rlhf/human_labels"] == store.progress().judgements > 0
+    assert figures["rlhf/human_queue"] == 0
+    assert 0 < figures["rlhf/human_wait_s"] < 20
+    assert -1 <= figures["rlhf/reward"] <= 1
+    [reward] = human_rewards(agent.get_env())
+    assert reward.on_wait is None  # it does not hold the callback after the training
+
+
+def test_a_reward_inside_a_composition_is_found(tmp_path: Path) -> None:
+    agent = build(tmp_path / "feedback.db")
+    env = agent.get_env()
+    [reward] = human_rewards(env)
+    env.set_attr("reward_fn", 0.5 * reward + 1)
+    assert human_rewards(env) == [reward]
+
+
+def test_signs_of_life_reach_tensorboard_and_a_checkpoint_is_kept_while_a_run_waits(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    path = tmp_path / "feedback.db"
+    env = make_vec_env(BANDIT, 4, seed=0, **human(path))
+    agent = PPO(
+        TokenPolicy,
+        env,
+        rollout_buffer_class=SequenceRolloutBuffer,
+        n_steps=6,
+        batch_size=12,
+        n_epochs=1,
+        seed=0,
+        device="cpu",
+        tensorboard_log=str(tmp_path / "logs"),
+    )
+    guard = CheckpointCallback(Checkpoints(tmp_path / "checkpoints"), signals=False)
+    feedback = HumanFeedback(guard, heartbeat=0.05, checkpoint_after=0.2)
+    seen: list[tuple[bool, bool]] = []
+
+    def come_late() -> None:
+        while not (tmp_path / "checkpoints" / "0" / "manifest.json").exists():
+            time.sleep(0.02)
+        board = EventAccumulator(str(tmp_path / "logs" / "PPO_1")).Reload()
+        seen.append((True, "rlhf/human_waiting_s" in board.Tags()["scalars"]))
+        with people(path):
+            done.wait(60)
+
+    done = threading.Event()
+    thread = threading.Thread(target=come_late)
+    thread.start()
+    agent.learn(24, callback=[feedback, guard], log_interval=1)
+    done.set()
+    thread.join()
+    assert seen == [(True, True)]
+    assert agent.num_timesteps == 24
+
+
+CONFIG: dict[str, Any] = dict(
+    env=BANDIT, n_timesteps=72, n_envs=4, eval_freq=0, test_episodes=2, progress=False, run_name="run"
+)
+CONFIG["hyperparams"] = dict(n_steps=6, batch_size=12, n_epochs=1)
+
+
+def test_sigterm_while_waiting_ends_the_run_cleanly_and_no_answer_is_asked_for_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agents.reports.plot_curves", lambda *_, **__: None)
+    path = tmp_path / "feedback.db"
+    config = TrainConfig(log_folder=str(tmp_path / "logs"), env_kwargs=human(path), **CONFIG)
+    threading.Thread(target=terminate_when_it_waits, args=(path, 10)).start()
+    with people(path, limit=10), pytest.raises(RunInterrupted, match=r"SIGTERM: the run is saved in .*checkpoints"):
+        train(config)
+    [folder] = (tmp_path / "logs").glob("*/run")
+    with FeedbackStore(path) as store:
+        assert store.progress().judgements == 10
+    with people(path):
+        result = train(prepare_resumed(folder))
+    assert result.agent.num_timesteps == 72
+    with FeedbackStore(path) as store:
+        texts = [(item.prompt, item.completions) for item in store.items()]
+    assert len(texts) == len(set(texts))
+    assert json.loads((folder / "config.json").read_text())["env_kwargs"]["reward_kwargs"]["store"] == str(path)
+
+
+def terminate_when_it_waits(path: Path, after: int) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+    with FeedbackStore(path) as store:
+        while (progress := store.progress()).judgements < after or progress.items == progress.finished:
+            time.sleep(0.01)
+    time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_in_async_mode_the_model_is_refitted_to_what_people_said(tmp_path: Path, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, "agents.human")
+    path = tmp_path / "feedback.db"
+    agent = build(path, mode="async", fallback="tiny-reward", refit_every=8)
+    refit = RatingRefit(tmp_path / "models", epochs=1)
+    figures = logged(agent)
+    with people(path), FeedbackStore(path) as store:
+        agent.learn(48, callback=[HumanFeedback(refit=refit)], log_interval=1)
+        while (progress := store.progress()).items > progress.finished:
+            time.sleep(0.01)
+        agent.learn(24, callback=[HumanFeedback(refit=refit)], log_interval=1, reset_num_timesteps=False)
+    [reward] = human_rewards(agent.get_env())
+    assert reward.refits >= 1
+    assert figures["rlhf/human_wait_s"] == 0
+    from rlhf_envs.rewards import get_reward
+
+    newest = max((tmp_path / "models").iterdir(), key=lambda folder: int(folder.name))
+    scores = get_reward(str(newest))(prompts=["a"], completions=[" b"])
+    assert reward.model(prompts=["a"], completions=[" b"]) == pytest.approx(scores)
+
+
+def test_a_refit_leaves_the_random_numbers_of_the_training_alone_and_learns_the_ratings(tmp_path: Path) -> None:
+    import torch
+
+    rows = [
+        {"prompt": "The film was", "completion": text + " " + word, "label": label}
+        for word in ("and I mean it.", "to me.", "again.", "for sure.", "I think.", "in the end.")
+        for text, label in ((" terrible", 1.0), (" wonderful", -1.0))  # against what the model thinks
+    ]
+    state = torch.get_rng_state()
+    model = RatingRefit(tmp_path, epochs=40)(rows)
+    assert model is not None
+    assert torch.equal(torch.get_rng_state(), state)
+    bad, good = model(prompts=["The film was"] * 2, completions=[" wonderful today.", " terrible today."])
+    assert good > bad
+
+
+def test_ratings_that_tell_nothing_apart_refit_nothing_and_say_so(tmp_path: Path, caplog: Any) -> None:
+    rows = [{"prompt": "p", "completion": str(i), "label": 1.0} for i in range(10)]
+    assert RatingRefit(tmp_path)(rows) is None
+    assert "not refitted: 10 ratings tell no completions apart yet" in caplog.text
+
+
+def test_a_bundle_may_not_have_a_reward_imported_by_way_of_its_arguments() -> None:
+    from agents.vec_env import remake_env
+
+    for kwargs in ({"fallback": "os:system"}, {"rewards": [{"a": "os:system"}]}):
+        with pytest.raises(ValueError, match="'os:system' would be imported"):
+            remake_env({"id": BANDIT, "num_envs": 1, "kwargs": {"reward": "human", "reward_kwargs": kwargs}})

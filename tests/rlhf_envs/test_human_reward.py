@@ -1,0 +1,268 @@
+"""People as a reward. Their part is played by a thread that answers through the store, as they do."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from rlhf_envs import get_reward
+from rlhf_envs.rewards import RewardError, registry
+from rlhf_envs.rewards.human import HumanReward, Waiting
+from rlhf_envs.rewards.state import frozen_rewards
+
+pytest.importorskip("sqlalchemy")
+
+from rlhf_envs.feedback import FeedbackStore, Task
+
+PROMPTS, COMPLETIONS = ["p"] * 3, ["bad", "fine", "good"]
+RATINGS = {"bad": 1, "fine": 3, "good": 5}
+SCORES = [-1.0, 0.0, 1.0]
+
+
+def make(store: Any, **kwargs: Any) -> HumanReward:
+    return HumanReward(store, **{"poll": 0.01, "fallback": "words", "timeout": 20.0, **kwargs})
+
+
+@pytest.fixture(autouse=True)
+def _fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reward that needs no model: the length of the completion."""
+    monkeypatch.setitem(registry._targets, "words", lambda prompts, completions, **columns: list(map(len, completions)))
+
+
+@contextmanager
+def people(
+    path: Path, answer: Callable[[Task], dict[str, Any] | None], names: tuple[str, ...] = ("ann",), delay: float = 0.0
+) -> Iterator[None]:
+    """Annotators who answer whatever comes until the `with` ends."""
+    stop = threading.Event()
+
+    def work() -> None:
+        with FeedbackStore(path) as store:
+            for name in names:
+                store.add_annotator(name)
+            while not stop.wait(0.01):
+                for name in names:
+                    if (task := store.claim(name)) is not None:
+                        time.sleep(delay)
+                        store.submit(task.id, name, answer(task), key=f"{name}-{task.id}")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def rate(task: Task) -> dict[str, Any]:
+    return {"rating": RATINGS[task.item.completions[0]]}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "feedback.db"
+
+
+def test_an_episode_waits_for_a_person(path: Path) -> None:
+    reward, seen = make(path), []
+    reward.on_wait = seen.append
+    with people(path, rate, delay=0.05):
+        np.testing.assert_array_equal(reward(prompts=PROMPTS, completions=COMPLETIONS), SCORES)
+    assert seen[0] == Waiting(seen[0].seconds, asked=3, missing=3)
+    assert [waiting.seconds for waiting in seen] == sorted(waiting.seconds for waiting in seen)
+    assert 0.05 <= reward.waited < 20
+    assert reward.figures()["human_labels"] == 3
+    assert reward.figures()["human_queue"] == 0
+
+
+def test_the_score_is_the_mean_of_overlap_people_on_the_scale_of_the_store(path: Path) -> None:
+    with FeedbackStore(path) as store:
+        store.update_settings(scale=(0, 10))
+    ratings = iter([0, 10, 5])
+    with people(path, lambda task: {"rating": next(ratings)}, names=("ann", "bob", "eve")):
+        assert make(path, overlap=3)(prompts=["p"], completions=["c"])[0] == pytest.approx(0.0)
+
+
+def test_thumbs_are_minus_one_and_one(path: Path) -> None:
+    with people(path, lambda task: {"up": task.item.completions[0] == "good"}):
+        scores = make(path, kind="thumbs")(prompts=PROMPTS, completions=COMPLETIONS)
+    assert scores.tolist() == [-1.0, -1.0, 1.0]
+
+
+def test_the_same_text_is_asked_once_also_by_a_run_that_was_killed(path: Path) -> None:
+    reward = make(path)
+    with people(path, rate):
+        assert reward(prompts=["p"] * 4, completions=["good", "bad", "good", "bad"]).tolist() == [1, -1, 1, -1]
+    again = make(path, timeout=0.05, on_timeout="error")  # nobody is there any more
+    assert again(prompts=PROMPTS[:2], completions=["bad", "good"]).tolist() == [-1, 1]
+    with FeedbackStore(path) as store:
+        assert len(store.items()) == 2
+
+
+def test_when_time_is_over_the_fallback_answers_for_those_that_miss(path: Path) -> None:
+    with people(path, lambda task: rate(task) if task.item.completions[0] == "good" else time.sleep(0.4)):
+        reward = make(path, timeout=0.2, fallback="words")
+        scores = reward(prompts=PROMPTS, completions=["good", "fine", "bad"])
+    expected = [4.0, 3.0]
+    assert scores[0] == 1.0
+    assert scores[1:].tolist() == expected
+    assert reward.missed == 2
+    with FeedbackStore(path) as store:
+        store.add_annotator("late")
+        assert store.claim("late") is None  # what nobody waits for is asked no more
+
+
+def test_when_time_is_over_the_mean_of_the_others_may_stand_in(path: Path) -> None:
+    with people(path, lambda task: rate(task) if task.item.completions[0] == "good" else time.sleep(0.4)):
+        scores = make(path, timeout=0.2, on_timeout="mean")(prompts=PROMPTS[:2], completions=["good", "bad"])
+    assert scores.tolist() == [1.0, 1.0]
+    assert make(path, timeout=0.02, on_timeout="mean")(prompts=["q"], completions=["c"]).tolist() == [0.0]
+
+
+def test_when_time_is_over_the_run_may_stop_and_its_questions_stay(path: Path) -> None:
+    env = gym.make(
+        "rlhf/TokenBandit-v0",
+        reward="human",
+        reward_kwargs={"store": str(path), "timeout": 0.1, "on_timeout": "error", "fallback": "words"},
+        max_new_tokens=1,
+    )
+    env.reset(seed=0)
+    began = time.monotonic()
+    with pytest.raises(RewardError, match=r"people judged 0 of 1 completions within 0.1 s; .*feedback.db: serve it"):
+        env.step(2)
+    assert time.monotonic() - began < 5  # it is not tried again, which would wait again
+    with FeedbackStore(path) as store:
+        assert store.progress().items - store.progress().finished == 1
+
+
+def test_what_everybody_skips_is_not_waited_for(path: Path) -> None:
+    with people(path, lambda task: None, names=("ann", "bob")):
+        reward = make(path, on_timeout="mean", timeout=None)
+        assert reward(prompts=["p"], completions=["c"]).tolist() == [0.0]
+    assert reward.missed == 1
+
+
+def test_on_wait_can_end_the_wait_and_the_questions_stay(path: Path) -> None:
+    reward = make(path, timeout=None)
+    reward.on_wait = lambda waiting: waiting.seconds < 0.05
+    assert reward(prompts=["p"], completions=["c"]).tolist() == [0.0]
+    assert reward.figures()["human_queue"] == 1
+
+
+def test_evaluations_ask_nobody(path: Path) -> None:
+    reward = make(path, fallback="words")
+    with frozen_rewards():
+        scores = reward(prompts=PROMPTS, completions=COMPLETIONS)
+    np.testing.assert_array_equal(scores, [3.0, 4.0, 4.0])
+    assert not path.exists()
+
+
+def test_async_answers_at_once_and_refits_when_enough_labels_came(path: Path) -> None:
+    reward = make(path, mode="async", refit_every=3, fallback="words")
+    fitted: list[list[dict[str, Any]]] = []
+
+    def refit(rows: list[dict[str, Any]]) -> Any:
+        fitted.append(rows)
+        return lambda prompts, completions, **columns: [float(len(fitted))] * len(prompts)
+
+    reward.refit = refit
+    first = reward(prompts=PROMPTS, completions=COMPLETIONS)
+    np.testing.assert_array_equal(first, [3.0, 4.0, 4.0])
+    with FeedbackStore(path) as store, people(path, rate):
+        while store.progress().judgements < 3:
+            time.sleep(0.01)
+    assert reward(prompts=["p"], completions=["new"]).tolist() == [1.0]
+    [rows] = fitted
+    assert {(row["completion"], row["label"]) for row in rows} == set(zip(COMPLETIONS, SCORES, strict=True))
+    assert reward(prompts=["p"], completions=["new"]).tolist() == [1.0]  # not again before three more
+    assert (len(fitted), reward.refits) == (1, 1)
+
+
+def test_gold_questions_and_other_kinds_are_no_labels(path: Path) -> None:
+    from rlhf_envs.feedback import NewItem
+
+    with FeedbackStore(path) as store:
+        store.add_items([NewItem("rating", "p", ("gold",), gold={"rating": 1}), NewItem("thumbs", "p", ("good",))])
+        store.add_items([NewItem("rating", "p", ("good",))])
+        store.add_annotator("ann")
+        for i, value in enumerate([{"rating": 1}, {"up": True}, {"rating": 5}]):
+            task = store.claim("ann")
+            assert task is not None
+            store.submit(task.id, "ann", value, key=str(i))
+    assert [(row["completion"], row["label"], row["annotator"]) for row in make(path).labels()] == [("good", 1, "ann")]
+
+
+def test_a_full_queue_takes_no_more_and_the_count_is_kept(path: Path) -> None:
+    reward = make(path, mode="async", queue_limit=2)
+    reward(prompts=["p"] * 5, completions=list("abcde"))
+    assert (reward.figures()["human_queue"], reward.unasked) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mode": "later"}, "mode is 'later': choose one of sync, async"),
+        ({"kind": "pairwise"}, "kind is 'pairwise': choose one of rating, thumbs"),
+        ({"on_timeout": "cry"}, "on_timeout is 'cry'"),
+        ({"timeout": 0}, "timeout must be seconds above 0, got 0"),
+        ({"poll": -1.0}, "poll must be seconds above 0"),
+        ({"overlap": 0}, "overlap must be a whole number of at least 1"),
+        ({"fallback": "oracle"}, "unknown reward 'oracle'"),
+    ],
+)
+def test_a_wrong_argument_is_named_at_once(wrong: dict[str, Any], message: str, path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(path, **wrong)
+
+
+def test_a_copy_in_another_process_opens_the_store_anew(path: Path) -> None:
+    reward = make(path, mode="async", fallback="token-bandit")
+    reward(prompts=["p"], completions=["c"])
+    copy = pickle.loads(pickle.dumps(reward))
+    copy(prompts=["p"], completions=["c"])
+    assert copy.figures()["human_queue"] == 1
+
+
+def test_the_environment_takes_the_rewards_arguments_by_name_and_they_survive_json(path: Path) -> None:
+    kwargs = {"store": str(path), "poll": 0.01, "fallback": "words"}
+    env = gym.make("rlhf/TokenBandit-v0", reward="human", reward_kwargs=kwargs, max_new_tokens=1)
+    assert env.spec is not None
+    spec = gym.envs.registration.EnvSpec.from_json(env.spec.to_json())
+    envs = gym.make_vec(spec, num_envs=2, vectorization_mode="vector_entry_point")
+    envs.reset(seed=0)
+    with people(path, lambda task: {"rating": 4}):
+        _, rewards, terminated, _, infos = envs.step(np.array([2, 3]))
+    assert terminated.all()
+    assert rewards.tolist() == [0.5, 0.5]
+    assert infos["final_info"]["reward_components"]["human"].tolist() == [0.5, 0.5]
+
+
+def test_the_human_environment_is_not_deterministic_and_asks_through_the_store_it_is_given(path: Path) -> None:
+    assert gym.spec("rlhf/HumanSentiment-v0").nondeterministic
+    env: Any = gym.make("rlhf/HumanSentiment-v0", reward_kwargs={"store": str(path), "mode": "async"})
+    assert (env.unwrapped.reward_fn.store, env.unwrapped.reward_fn.mode) == (str(path), "async")
+    alone: Any = gym.make("rlhf/HumanSentiment-v0").unwrapped
+    assert alone.reward_fn.store is None
+    scores = alone.reward_fn(prompts=PROMPTS, completions=COMPLETIONS)
+    np.testing.assert_array_equal(scores, get_reward("tiny-reward")(prompts=PROMPTS, completions=COMPLETIONS))
+
+
+def test_arguments_go_to_a_reward_that_takes_them(path: Path) -> None:
+    with pytest.raises(ValueError, match=r"reward 'human' does not take the arguments .*'colour'"):
+        get_reward("human", colour="blue")
+    with pytest.raises(ValueError, match=r"reward 'gold' is made without arguments, got \['x'\]|'gold' does not take"):
+        get_reward("gold", x=1)
+    with pytest.raises(ValueError, match="are for a reward given by name"):
+        gym.make("rlhf/TokenBandit-v0", reward_fn=len, reward_kwargs={"x": 1})
+    assert get_reward("human", store=None) is not get_reward("human", store=None)
+    assert get_reward("tiny-reward") is get_reward("tiny-reward")
