@@ -34,12 +34,23 @@ class SequenceRolloutBuffer(RolloutBuffer):
     Where the policy has a frozen part, its output for the rollout is kept here, `(segments, length, hidden_size)`, so
     that the reference and every epoch of updates run the blocks that learn and nothing else.
 
+    With `value_shaping` (alpha) or `probability_shaping` (beta), `alpha * Q(s, a) + beta * P(a|s)` is added to every
+    token's reward. That changes what is optimal: only a shaping that is the difference of a potential, `gamma * Phi(s')
+    - Phi(s)`, does not (Ng et al. 1999, "Policy invariance under reward transformations"), and this is none. Alpha pays
+    for staying in contexts that the critic likes, beta for being sure, against the entropy. `rlhf/reward` stays the
+    environment's own; what is added is logged beside it, `rlhf/shaping_value` and `rlhf/shaping_probability`, means a
+    token.
+
     Args:
         kl_coef: coefficient of the penalty; with `kl_target`, its first value.
         kl_target: the KL an episode, in nats, that an adaptive controller steers to (see `KLController`); None keeps
             the coefficient fixed.
         kl_horizon: episodes over which the controller adapts.
         whiten_rewards: divide the penalised rewards by their standard deviation over the rollout; their mean stays.
+        value_shaping: alpha. Q is the critic's value of the context that the token makes, which is all that a token
+            does here; after the last token it is 0, since the score has been given. The critic learns returns that hold
+            the shaping: keep alpha well below one over the tokens of an episode, or values grow with every rollout.
+        probability_shaping: beta. P is the probability that the policy gave the token when it chose it.
 
     The other arguments are SB3's. After a rollout, `stats` holds its figures for the logger.
     """
@@ -60,6 +71,8 @@ class SequenceRolloutBuffer(RolloutBuffer):
         kl_target: float | None = None,
         kl_horizon: int = 1000,
         whiten_rewards: bool = False,
+        value_shaping: float = 0.0,
+        probability_shaping: float = 0.0,
     ) -> None:
         if not isinstance(observation_space, spaces.Dict) or "input_ids" not in observation_space.spaces:
             raise ValueError(
@@ -67,6 +80,10 @@ class SequenceRolloutBuffer(RolloutBuffer):
             )
         self.controller = KLController(kl_coef, kl_target, kl_horizon)
         self.whiten_rewards = whiten_rewards
+        for name, weight in (("value_shaping", value_shaping), ("probability_shaping", probability_shaping)):
+            if not np.isfinite(weight):
+                raise ValueError(f"{name}={weight}: expected a finite number, 0 for none")
+        self.value_shaping, self.probability_shaping = value_shaping, probability_shaping
         self.stats: dict[str, float] = {}
         self._running_kl = np.zeros((2, n_envs))  # k1 and k3 so far of the episodes that are going on
         self._checked = False
@@ -163,7 +180,7 @@ class SequenceRolloutBuffer(RolloutBuffer):
     # Returns
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
-        """Charge the KL penalty, then let SB3 compute GAE.
+        """Charge the KL penalty and add the shaping, then let SB3 compute GAE.
 
         Raises:
             TypeError: the values do not come from a `TokenPolicy`, which holds the reference.
@@ -180,13 +197,28 @@ class SequenceRolloutBuffer(RolloutBuffer):
                 "the reference's log-probabilities or the values after the rollout are not finite: lower learning_rate"
             )
         kl = self.log_probs - reference  # (n_steps, n_envs) k1
+        shaping = self._shaping(last_values, np.asarray(dones, bool))
         self.rewards = self.rewards - np.float32(self.controller.value) * kl
+        for added in shaping.values():
+            self.rewards = self.rewards + added
         if self.whiten_rewards:
             mean = self.rewards.mean()
             self.rewards = (self.rewards - mean) / (self.rewards.std() + 1e-8) + mean
         self._record(kl, np.asarray(dones, bool))
+        self.stats |= {name: float(added.mean()) for name, added in shaping.items()}
         policy.kl_coef.fill_(self.controller.value)
         super().compute_returns_and_advantage(last_values, dones)
+
+    def _shaping(self, last_values: torch.Tensor, dones: np.ndarray) -> dict[str, np.ndarray]:
+        """What is added to the rewards beside the penalty, (n_steps, n_envs) each, by the name of its figure."""
+        shaping: dict[str, np.ndarray] = {}
+        if self.value_shaping:
+            following = np.vstack([self.values[1:], last_values.detach().cpu().numpy().reshape(1, -1)])
+            ends = np.vstack([self.episode_starts[1:], dones[None]]).astype(bool)
+            shaping["shaping_value"] = np.float32(self.value_shaping) * np.where(ends, np.float32(0), following)
+        if self.probability_shaping:
+            shaping["shaping_probability"] = np.float32(self.probability_shaping) * np.exp(self.log_probs)
+        return shaping
 
     def _check_finite(self, policy: Any) -> None:
         for name in ("rewards", "values", "log_probs"):

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
+from rlhf_envs.rewards.state import frozen_rewards
 
 from .atomic import replace_file
 from .generators import isolated_generators
@@ -182,7 +183,7 @@ class PeriodicEvaluation(EvalCallback):
         if self.num_timesteps // self.eval_freq == self._last // self.eval_freq:
             return
         self._last = self.num_timesteps
-        with isolated_generators(self.num_timesteps):
+        with isolated_generators(self.num_timesteps), frozen_rewards():
             self.eval_env.seed(self.seed)
             rewards, lengths = evaluate_policy(
                 self.model, self.eval_env, self.n_eval_episodes, deterministic=False, return_episode_rewards=True
@@ -218,7 +219,8 @@ def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:
 
 def _buffer_figures(buffer: Any) -> dict[str, float]:
     stats = getattr(buffer, "stats", {})
-    return {name: stats[name] for name in ("kl", "kl_k3", "kl_coef", "entropy") if name in stats}
+    names = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_probability")
+    return {name: stats[name] for name in names if name in stats}
 
 
 def _hyperparameters(model: Any) -> dict[str, bool | str | float | int]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from rlhf_envs.rewards.state import frozen_rewards
+
 from .environments import find_bundle, is_bundle, like_batch, open_batch
 from .policy import TokenPolicy
 
@@ -191,6 +193,7 @@ def generate(
 
 
 @torch.no_grad()
+@frozen_rewards()
 def generate_in(
     batch: EpisodeBatch, policy: TokenPolicy, indices: np.ndarray, seed: int, deterministic: bool = False
 ) -> list[Completion]:

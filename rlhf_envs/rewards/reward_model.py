@@ -16,7 +16,18 @@ from rlhf_envs.rewards.base import Reward
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["RewardModel", "encode", "load_classifier", "load_reward_model", "score_texts"]
+__all__ = [
+    "RewardModel",
+    "encode",
+    "find_head",
+    "load_classifier",
+    "load_reward_model",
+    "model_length",
+    "score_columns",
+    "score_ids",
+    "score_matrix",
+    "score_texts",
+]
 
 
 def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -64,30 +75,58 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length:
     return [ids or [nothing] for ids in encoded]
 
 
+def find_head(model: PreTrainedModel) -> tuple[str, torch.nn.Linear]:
+    """Return the last linear map of a sequence classifier, whose outputs are the scores, and its name.
+
+    Raises:
+        ValueError: the classifier does not end in a linear map.
+    """
+    linear = [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
+    if not linear or linear[-1][0].startswith(f"{model.base_model_prefix}."):
+        raise ValueError(f"{type(model).__name__} does not end in a linear map, so it is no sequence classifier")
+    return linear[-1]
+
+
+def model_length(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model can read, None where its configuration sets no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 def score_ids(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """Return the raw scores of a batch of token ids, (n,): right-padded, read at the last real token."""
+    return score_columns(model, rows)[:, 0]
+
+
+def score_columns(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Return all outputs of a model's head for a batch of token ids, (n, outputs) float32."""
     length = max(map(len, rows))
     pad = model.config.pad_token_id or 0
     ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows], device=model.device)  # (n, length)
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     mask = torch.arange(length, device=model.device) < lengths[:, None]
-    return model(input_ids=ids, attention_mask=mask.long()).logits[:, 0].float()
+    logits: torch.Tensor = model(input_ids=ids, attention_mask=mask.long()).logits
+    return logits.float()
 
 
-@torch.inference_mode()
 def score_texts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 64
 ) -> NDArray[np.float64]:
     """Return the raw scores of texts, (n,) float64, in batches of texts of like length."""
-    rows = encode(tokenizer, texts, getattr(model.config.get_text_config(), "max_position_embeddings", None))
+    return score_matrix(model, tokenizer, texts, batch_size)[:, 0]
+
+
+@torch.inference_mode()
+def score_matrix(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], batch_size: int = 64
+) -> NDArray[np.float64]:
+    """Return all outputs of a model's head for texts, (n, outputs) float64, in batches of texts of like length."""
+    rows = encode(tokenizer, texts, model_length(model))
     if model.config.pad_token_id is None:
         batch_size = 1  # transformers finds the last real token by the pad id; without one it reads single rows only
-    scores = np.empty(len(rows), dtype=np.float64)
     order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
-        scores[chosen] = score_ids(model, [rows[i] for i in chosen]).cpu().numpy()
-    return scores
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    scores = [score_columns(model, [rows[i] for i in batch]).double().cpu().numpy() for batch in batches]
+    return np.concatenate(scores)[np.argsort(order)] if scores else np.empty((0, 1))
 
 
 class RewardModel(Reward):

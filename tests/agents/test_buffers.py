@@ -10,7 +10,7 @@ import torch
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer
 
-from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
+from agents import SequenceRolloutBuffer, TokenPolicy, make, make_vec_env
 from agents.kl import KLController
 
 
@@ -141,6 +141,50 @@ def test_advantages_equal_a_naive_sum_with_the_kl_penalty_and_bootstrapped_cuts(
     expected = _naive_advantages(rewards, buffer.values, ends, last_values, 1.0, 0.9)
     np.testing.assert_allclose(buffer.advantages, expected, atol=1e-4)
     np.testing.assert_allclose(buffer.returns, expected + buffer.values, atol=1e-4)
+
+
+def test_shaping_adds_the_value_of_what_a_token_makes_and_its_probability():
+    """`alpha * Q + beta * P` on every token, before GAE, from rewards, values and log-probabilities of the rollout."""
+    shaped, plain = (
+        make_agent(buffer_kwargs={"kl_coef": 0.0, **shaping}, gae_lambda=0.9)
+        for shaping in ({"value_shaping": 0.5, "probability_shaping": 0.25}, {})
+    )
+    rollouts = []
+    for agent in (shaped, plain):
+        torch.manual_seed(1)
+        torch.nn.init.normal_(agent.policy.value_net.weight)
+        rollouts.append(collect(agent))
+    buffer, unshaped = rollouts
+    np.testing.assert_array_equal(buffer.actions, unshaped.actions)
+    last_values = shaped.policy.predict_values(shaped.policy.obs_to_tensor(shaped._last_obs)[0]).detach().numpy()
+    ends = np.vstack([buffer.episode_starts[1:], np.asarray(shaped._last_episode_starts)[None]]).astype(bool)
+    expected = unshaped.rewards.copy()
+    for step, env in np.ndindex(expected.shape):
+        following = buffer.values[step + 1, env] if step + 1 < len(expected) else last_values[env, 0]
+        q = 0.0 if ends[step, env] else following
+        expected[step, env] += 0.5 * q + 0.25 * np.exp(buffer.log_probs[step, env])
+    np.testing.assert_allclose(buffer.rewards, expected, atol=1e-5)
+    advantages = _naive_advantages(expected, buffer.values, ends, last_values.flatten(), 1.0, 0.9)
+    np.testing.assert_allclose(buffer.advantages, advantages, atol=1e-4)
+    added = buffer.stats["shaping_value"] + buffer.stats["shaping_probability"]
+    assert added == pytest.approx((buffer.rewards - unshaped.rewards).mean(), abs=1e-5)
+    assert buffer.stats["shaping_probability"] == pytest.approx(0.25 * np.exp(buffer.log_probs).mean(), abs=1e-6)
+    assert "shaping_value" not in unshaped.stats
+
+
+def test_shaping_is_an_argument_of_make_and_is_logged(tmp_path):
+    from stable_baselines3.common.logger import configure
+
+    env = make_vec_env("rlhf/IncreasingNumbers-v0", 4, seed=0)
+    agent = make("ppo", env, n_steps=14, value_shaping=0.01, probability_shaping=0.1, device="cpu")
+    agent.set_logger(configure(str(tmp_path), ["csv"]))
+    agent.learn(56, log_interval=1)
+    agent.logger.close()
+    header, row = (line.split(",") for line in (tmp_path / "progress.csv").read_text().splitlines()[:2])
+    assert float(row[header.index("rlhf/shaping_probability")]) > 0
+    assert "rlhf/shaping_value" in header
+    with pytest.raises(ValueError, match="value_shaping=nan: expected a finite number"):
+        make_agent(buffer_kwargs={"value_shaping": float("nan")})
 
 
 def test_scores_stand_on_last_tokens_only():

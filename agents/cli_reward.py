@@ -1,0 +1,118 @@
+"""`rlhf reward fit` and `rlhf reward eval`: reward models out of people's judgements."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from .command_line import add_command, user_errors
+
+__all__ = ["EvalConfig", "FitConfig", "reward_app"]
+
+reward_app = typer.Typer(help="Fit reward models to people's judgements, and measure them.", no_args_is_help=True)
+
+
+@reward_app.callback()
+def main() -> None:
+    """Fit reward models to people's judgements, and measure them."""
+
+
+class FitConfig(BaseModel):
+    """The configuration of `rlhf reward fit`."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    pairs: str = Field(
+        description="File of rows (jsonl, csv, json): prompt, chosen, rejected; or prompt, completion, label.",
+        json_schema_extra={"argument": True},
+    )
+    output: str = Field(description="Folder to write.", json_schema_extra={"argument": True})
+    model: str = Field("tiny", description="Backbone: tiny, minilm, tiny-reward, smollm2, a folder or a hub id.")
+    loss: Literal["bt", "mse", "ordinal"] = Field("bt", description="bt for pairs, mse or ordinal for ratings.")
+    members: int = Field(1, ge=1, description="Members of an ensemble; 1 is a single model.")
+    independent: bool = Field(False, description="Members are models of their own, not heads of one model.")
+    train: str = Field("full", description="What learns: full, head, lora, or a number of last blocks.")
+    epochs: int = Field(1, ge=1, description="Passes over the rows.")
+    batch_size: int = Field(16, ge=1, description="Rows a step.")
+    learning_rate: float | None = Field(
+        None, gt=0, description="Highest learning rate. 2e-4; lora 2e-3; head 1e-2 by default."
+    )
+    held_out: str | None = Field(None, description="File of rows to measure on. A tenth of the rows by default.")
+    max_length: int | None = Field(None, ge=1, description="Tokens read of a text, its last ones. All by default.")
+    no_calibration: bool = Field(False, description="Do not scale the head so that score differences are log-odds.")
+    seed: int = Field(0, ge=0, description="Seeds the split, the heads and the order of the rows.")
+    device: str = Field("cpu", description="cpu or cuda.")
+
+    @field_validator("train")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ("full", "head", "lora") and not value.isdigit():
+            raise ValueError("choose full, head, lora, or a number of last blocks")
+        return value
+
+
+@add_command(reward_app, FitConfig, "fit")
+def fit(config: FitConfig) -> None:
+    """Fit a reward model, or an ensemble of them, into a folder that --env-kwargs reward:FOLDER takes.
+
+    Rows are pairs (prompt, chosen, rejected; optionally margin, probability, weight) or, with --loss mse or ordinal,
+    ratings (prompt, completion, label). The folder is a plain Hugging Face sequence classifier with one label.
+    """
+    from rich.console import Console
+
+    from .reward_fit import fit_folder
+
+    console = Console()
+
+    def show(step: int, steps: int, loss: float) -> None:
+        if step == steps or step % 50 == 0:
+            console.print(f"step {step}/{steps}  loss {loss:.3f}", highlight=False)
+
+    with user_errors():
+        _show(console, fit_folder(**config.model_dump(), on_step=show))
+    console.print(f"written to {config.output}; use it: rlhf train --env-kwargs reward:{config.output}", soft_wrap=True)
+
+
+class EvalConfig(BaseModel):
+    """The configuration of `rlhf reward eval`."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str = Field(description="Reward model: a name, folder or hub id.", json_schema_extra={"argument": True})
+    pairs: str = Field(description="File of pairs or ratings.", json_schema_extra={"argument": True})
+    bins: int = Field(10, ge=1, description="Bins of the reliability table.")
+
+
+@add_command(reward_app, EvalConfig, "eval")
+def evaluate(config: EvalConfig) -> None:
+    """Measure a reward model on pairs (accuracy, loss, calibration, accuracy by agreement) or on ratings."""
+    from rich.console import Console
+
+    from .reward_fit import eval_folder
+
+    console = Console()
+    with user_errors():
+        report = eval_folder(config.model, config.pairs, config.bins)
+        _show(console, report.figures)
+    for title, rows in report.tables.items():
+        console.print(_table(title, rows))
+
+
+def _show(console: Any, figures: dict[str, float]) -> None:
+    for name, value in figures.items():
+        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        console.print(f"{name:<28} {shown}", highlight=False)
+
+
+def _table(title: str, rows: list[dict[str, float]]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    for heading in rows[0]:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else f"{v:.3f}" for v in row.values()))
+    return table

@@ -1,0 +1,184 @@
+"""Is a reward model as sure as it may be? Reliability, temperature scaling, and accuracy by how far people agree.
+
+The score difference d of a pair says that the chosen text is the better one with probability sigmoid(d).
+Source: Guo et al., 2017 (https://arxiv.org/abs/1706.04599) for the expected calibration error and temperature scaling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlhf_envs.rewards.reward_model import find_head
+
+from .bradley_terry import Pair, pair_differences, pair_probabilities
+from .ensemble_fit import ensemble_differences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from rlhf_envs.rewards.ensemble import RewardEnsemble
+
+__all__ = [
+    "AgreementBin",
+    "ReliabilityBin",
+    "accuracy_by_agreement",
+    "best_temperature",
+    "calibrate",
+    "calibrate_ensemble",
+    "calibration_error",
+    "reliability",
+]
+
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 50.0
+
+
+class ReliabilityBin(NamedTuple):
+    """Pairs of about one confidence: a calibrated model is right as often as it believes to be."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float  # mean of the probability that the model gives to the text it prefers
+    accuracy: float  # how often people prefer that text
+
+
+class AgreementBin(NamedTuple):
+    """Pairs about which people agree to about one degree."""
+
+    low: float
+    high: float
+    n: int
+    accuracy: float  # of the model
+
+
+def reliability(
+    differences: NDArray[np.float64], probabilities: NDArray[np.float64] | None = None, bins: int = 10
+) -> list[ReliabilityBin]:
+    """Sort pairs into bins of confidence, from 0.5 to 1; empty bins are left out.
+
+    Args:
+        differences: score of the chosen text less that of the rejected one, (n,).
+        probabilities: that the chosen text is the better one, by people, (n,); 1 by default.
+        bins: their number, of equal width.
+
+    Raises:
+        ValueError: there are no pairs, or no bins.
+    """
+    differences = np.asarray(differences, dtype=np.float64)
+    if not len(differences) or bins < 1:
+        raise ValueError(f"{len(differences)} pairs in {bins} bins: both need at least one")
+    chosen_better = np.ones(len(differences)) if probabilities is None else np.asarray(probabilities)
+    confidence = 1 / (1 + np.exp(-np.abs(differences)))
+    right = np.where(differences > 0, chosen_better, np.where(differences < 0, 1 - chosen_better, 0.5))
+    edges = np.linspace(0.5, 1.0, bins + 1)
+    index = np.clip(np.searchsorted(edges, confidence, side="right") - 1, 0, bins - 1)
+    return [
+        ReliabilityBin(
+            float(edges[i]), float(edges[i + 1]), int(at.sum()), *(float(x[at].mean()) for x in (confidence, right))
+        )
+        for i in range(bins)
+        if (at := index == i).any()
+    ]
+
+
+def calibration_error(
+    differences: NDArray[np.float64], probabilities: NDArray[np.float64] | None = None, bins: int = 10
+) -> float:
+    """The expected calibration error: the mean distance of confidence and accuracy over the bins of `reliability`."""
+    table = reliability(differences, probabilities, bins)
+    return sum(row.n * abs(row.confidence - row.accuracy) for row in table) / sum(row.n for row in table)
+
+
+def best_temperature(differences: NDArray[np.float64], probabilities: NDArray[np.float64] | None = None) -> float:
+    """Return the T of 0.02 to 50 by which differences, divided, have the least Bradley-Terry loss.
+
+    The loss is convex in 1 / T, so a bisection on its derivative finds it. T is an end of the range where the
+    differences order all pairs rightly, or mostly wrongly.
+    """
+    d = np.asarray(differences, dtype=np.float64)
+    p = np.ones(len(d)) if probabilities is None else np.asarray(probabilities, dtype=np.float64)
+    low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
+    for _ in range(60):
+        middle = (low * high) ** 0.5
+        slope = np.mean(d * (0.5 * (1 + np.tanh(middle * d / 2)) - p))  # sigmoid(x) = (1 + tanh(x / 2)) / 2
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return float(1 / (low * high) ** 0.5)
+
+
+def calibrate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair]) -> float:
+    """Divide a reward model's head by the temperature that suits held-out pairs, in place.
+
+    The differences of raw scores are calibrated log-odds then, for whoever loads the model; `config.reward_gain` takes
+    the temperature up, so the normalised scores stay what they were.
+
+    Returns:
+        The temperature.
+
+    Raises:
+        ValueError: there are no pairs, or the model orders them no better than by chance.
+    """
+    temperature = _temperature_of(pair_differences(model, tokenizer, pairs) if pairs else np.empty(0), pairs)
+    _cool(model, temperature)
+    if hasattr(model.config, "reward_gain"):
+        model.config.reward_gain *= temperature
+    return temperature
+
+
+def calibrate_ensemble(ensemble: RewardEnsemble, pairs: Sequence[Pair]) -> float:
+    """The same for an ensemble: one temperature, that of the mean, divides all heads."""
+    temperature = _temperature_of(ensemble_differences(ensemble, pairs) if pairs else np.empty(0), pairs)
+    for network in ensemble.networks:
+        _cool(network, temperature)
+    ensemble.gain *= temperature
+    return temperature
+
+
+def _temperature_of(differences: NDArray[np.float64], pairs: Sequence[Pair]) -> float:
+    if not pairs:
+        raise ValueError("no pairs to calibrate on")
+    probabilities = pair_probabilities(pairs)
+    if np.mean(differences * (probabilities - 0.5)) <= 0:
+        raise ValueError(f"these {len(pairs)} pairs are ordered no better than by chance: no temperature mends that")
+    return best_temperature(differences, probabilities)
+
+
+def _cool(model: PreTrainedModel, temperature: float) -> None:
+    with torch.no_grad():
+        for parameter in find_head(model)[1].parameters():
+            parameter.div_(temperature)
+
+
+def accuracy_by_agreement(
+    differences: NDArray[np.float64],
+    agreement: NDArray[np.float64],
+    edges: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+) -> list[AgreementBin]:
+    """The accuracy by the share of annotators who prefer the chosen text; empty bins are left out.
+
+    Args:
+        differences: score of the chosen text less that of the rejected one, (n,).
+        agreement: that share, (n,), from `edges[0]` to `edges[-1]`.
+        edges: of the bins; a bin holds its lower edge, the last one its upper edge too.
+
+    Raises:
+        ValueError: the two differ in length, or an agreement lies outside.
+    """
+    d, share = np.asarray(differences, dtype=np.float64), np.asarray(agreement, dtype=np.float64)
+    if d.shape != share.shape:
+        raise ValueError(f"{d.shape} differences and {share.shape} agreements: one each a pair")
+    outside = ~((share >= edges[0]) & (share <= edges[-1]))
+    if outside.any():
+        at = int(np.argmax(outside))
+        raise ValueError(f"pair {at}: the agreement is {share[at]:g}, not in {edges[0]:g} to {edges[-1]:g}")
+    right = (d > 0) + 0.5 * (d == 0)
+    index = np.clip(np.searchsorted(np.asarray(edges), share, side="right") - 1, 0, len(edges) - 2)
+    return [
+        AgreementBin(float(edges[i]), float(edges[i + 1]), int(at.sum()), float(right[at].mean()))
+        for i in range(len(edges) - 1)
+        if (at := index == i).any()
+    ]

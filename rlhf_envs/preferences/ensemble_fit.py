@@ -1,0 +1,123 @@
+"""Ensembles of reward models: each member fitted to its own bootstrap of the pairs, from its own start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlhf_envs.rewards.ensemble import RewardEnsemble, set_head
+from rlhf_envs.rewards.reward_model import find_head, score_columns
+
+from .bradley_terry import Pair, PairMetrics, encode_pairs, measure_differences, pair_losses, pair_texts
+from .training import check_fit, load_backbone, optimise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from typing_extensions import Unpack
+
+    from .bradley_terry import EncodedPairs
+    from .training import TrainingOptions
+
+__all__ = ["ensemble_differences", "evaluate_ensemble", "fit_ensemble"]
+
+MAX_REFERENCES = 1000
+
+
+def fit_ensemble(
+    model: str,
+    pairs: Sequence[Pair],
+    held_out: Sequence[Pair],
+    *,
+    members: int = 5,
+    shared_trunk: bool = True,
+    bootstrap: bool = True,
+    references: Sequence[str] | None = None,
+    max_length: int | None = None,
+    device: str = "cpu",
+    **options: Unpack[TrainingOptions],
+) -> RewardEnsemble:
+    """Fit an ensemble to preference pairs by the Bradley-Terry model.
+
+    Args:
+        model: name of the backbone, see `rlhf_envs.preferences.training.load_backbone`.
+        pairs: as `fit_bradley_terry` takes them.
+        held_out: pairs that are not in `pairs`; the figures on them are `ensemble.metrics`.
+        members: 2 or more.
+        shared_trunk: whether the members are heads of one model, at the cost of one, or models of their own.
+        bootstrap: whether a member sees the pairs as often as a draw with replacement gives them to it.
+        references: texts over which the scores get mean 0 and standard deviation 1; by default those of the held-out
+            pairs and the pairs, the first 1,000.
+        max_length: tokens read of each text (its last ones), the model's positions by default.
+        device: where the ensemble is fitted and lives.
+        **options: see `rlhf_envs.preferences.training.optimise`; `seed` also draws the heads and the bootstraps.
+
+    Raises:
+        ValueError: as of `fit_bradley_terry`, or there are fewer than 2 members.
+    """
+    if members < 2:
+        raise ValueError(f"members is {members}: an ensemble has at least 2; fit_bradley_terry fits one model")
+    seed = options.get("seed", 0)
+    networks: list[PreTrainedModel] = []
+    for member in range(1 if shared_trunk else members):
+        network, tokenizer = load_backbone(model, seed + member)
+        network.to(device)  # type: ignore[arg-type]
+        positions = check_fit(network, tokenizer, len(pairs), len(held_out), "pairs")
+        encoded = encode_pairs(tokenizer, pairs, max_length or positions)
+        _draw_heads(network, members if shared_trunk else 1, seed + member)
+        counts = _bootstraps(members, len(pairs), seed) if bootstrap else torch.ones(members, len(pairs))
+        weights = counts if shared_trunk else counts[member : member + 1]
+        _fit_heads(network, encoded, weights, {**options, "seed": seed + member})
+        networks.append(network)
+    texts = list(references) if references is not None else pair_texts([*held_out, *pairs])[:MAX_REFERENCES]
+    ensemble = RewardEnsemble.from_networks(networks, tokenizer, texts)
+    ensemble.metrics = evaluate_ensemble(ensemble, held_out)
+    return ensemble
+
+
+def evaluate_ensemble(ensemble: RewardEnsemble, pairs: Sequence[Pair]) -> PairMetrics:
+    """Measure the mean of an ensemble on pairs."""
+    if not pairs:
+        raise ValueError("no pairs to measure on")
+    return measure_differences(ensemble_differences(ensemble, pairs), pairs)
+
+
+def ensemble_differences(ensemble: RewardEnsemble, pairs: Sequence[Pair]) -> NDArray[np.float64]:
+    """Return the members' mean raw score of each chosen text less that of the rejected one, (n,)."""
+    scores = ensemble.raw_scores(pair_texts(pairs)).mean(axis=0).reshape(-1, 2)
+    return scores[:, 0] - scores[:, 1]
+
+
+def _bootstraps(members: int, n: int, seed: int) -> torch.Tensor:
+    """How often each member sees each pair, (members, n): n draws with replacement each."""
+    generator = np.random.default_rng(seed)
+    return torch.from_numpy(generator.multinomial(n, np.full(n, 1 / n), size=members)).float()
+
+
+def _draw_heads(network: PreTrainedModel, n: int, seed: int) -> None:
+    """Give a model n heads that differ: where the pairs say nothing, the members then disagree."""
+    head = find_head(network)[1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        drawn = torch.nn.Linear(head.in_features, n)
+    bias = None if head.bias is None else torch.zeros(n)
+    set_head(network, drawn.weight.detach(), bias)
+
+
+def _fit_heads(network: PreTrainedModel, encoded: EncodedPairs, counts: torch.Tensor, options: TrainingOptions) -> None:
+    """Fit all outputs of a model; `counts` is (outputs, n)."""
+
+    def loss_of(batch: Sequence[int]) -> torch.Tensor:
+        scores = score_columns(network, [encoded.rows[i][side] for side in (0, 1) for i in batch])
+        chosen, rejected = scores.chunk(2)  # (batch, outputs)
+        index = torch.tensor(batch)
+        margin, probability, weight = (
+            t[index, None].to(scores.device) for t in (encoded.margin, encoded.probability, encoded.weight)
+        )
+        losses = pair_losses(chosen - rejected, margin, probability)
+        return (losses * weight * counts[:, index].T.to(scores.device)).mean()
+
+    optimise(network, encoded.lengths, loss_of, **options)

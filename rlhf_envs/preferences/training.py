@@ -1,0 +1,277 @@
+"""What the fits of reward models share: the backbone, which part of it learns, batches of like length, the steps."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypedDict
+
+import numpy as np
+import torch
+from torch import nn
+
+from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve
+from rlhf_envs.rewards.reward_model import find_head, model_length
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Train", "TrainingOptions", "check_fit", "load_backbone", "make_batches", "optimise", "trained_part"]
+
+Train = str | int  # "full", "head", "lora", or the number of last blocks that learn beside the head
+LEARNING_RATES = {"full": 2e-4, "head": 1e-2, "lora": 2e-3}  # AdamW's default by what learns; k blocks learn as "full"
+LORA_RANK, LORA_ALPHA = 8, 16
+
+
+class TrainingOptions(TypedDict, total=False):
+    """The keyword arguments that every fit takes; `optimise` documents them and holds their defaults."""
+
+    train: Train
+    epochs: int
+    batch_size: int
+    learning_rate: float | None
+    weight_decay: float
+    warmup_share: float
+    max_grad_norm: float
+    bf16: bool
+    seed: int
+    on_step: Callable[[int, int, float], None] | None
+
+
+def load_backbone(model: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model as a sequence classifier with one label, in float32 and evaluation mode, and its tokenizer.
+
+    The head of a reward model is kept; one that the weights lack is new: its output starts at 0.
+
+    Args:
+        model: a name (see `rlhf_envs.models.resolve`) of a causal language model, an encoder or a reward model.
+        seed: of what the weights lack below the head (an encoder's pooler, say).
+
+    Raises:
+        ValueError: the model is unknown, or has a head of several labels.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    with no_progress_bars(), torch.random.fork_rng(devices=[]), _quiet_transformers():
+        torch.manual_seed(seed)
+        classifier, loading = AutoModelForSequenceClassification.from_pretrained(
+            resolve(model), num_labels=1, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    if loading["mismatched_keys"]:
+        raise ValueError(f"{model!r} has a head of several labels: start from a model without a head or with one label")
+    name, head = find_head(classifier)
+    if f"{name}.weight" in loading["missing_keys"]:
+        for parameter in head.parameters():
+            nn.init.zeros_(parameter)
+    tokenizer = load_tokenizer(model)
+    if classifier.config.pad_token_id is None:
+        classifier.config.pad_token_id = tokenizer.pad_token_id
+    return classifier.eval(), tokenizer
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Without the table of weights that are new: a reward model's head always is."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def check_fit(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int, n_held_out: int, what: str
+) -> int | None:
+    """Check what every fit needs and write the tokenizer's pad id into the model's configuration.
+
+    Returns:
+        The tokens that the model reads of a text, None without a limit.
+
+    Raises:
+        ValueError: the model has several labels, there are no rows, or the tokenizer has no pad token.
+    """
+    if model.config.num_labels != 1:
+        raise ValueError(f"a reward model has one label, this model has {model.config.num_labels}: pass num_labels=1")
+    if not n or not n_held_out:
+        raise ValueError(f"{n} {what} to fit and {n_held_out} held out: both need at least one")
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer has no pad token, which marks where a text ends: set tokenizer.pad_token")
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model_length(model)
+
+
+def optimise(
+    model: PreTrainedModel,
+    lengths: Sequence[int],
+    loss_of: Callable[[Sequence[int]], torch.Tensor],
+    *,
+    train: Train = "full",
+    epochs: int = 1,
+    batch_size: int = 32,
+    learning_rate: float | None = None,
+    weight_decay: float = 0.01,
+    warmup_share: float = 0.05,
+    max_grad_norm: float = 1.0,
+    bf16: bool = False,
+    seed: int = 0,
+    on_step: Callable[[int, int, float], None] | None = None,
+    further: Sequence[nn.Parameter] = (),
+) -> None:
+    """Minimise a mean loss over rows with AdamW, in place and without dropout (the texts are few, the passes fewer).
+
+    Args:
+        model: what learns, on its device.
+        lengths: of the rows, in tokens; a batch holds rows of like length.
+        loss_of: the mean loss of the rows with these indices, a scalar.
+        train: what of the model learns, see `trained_part`.
+        epochs: passes over the rows.
+        batch_size: rows a step.
+        learning_rate: after a linear warm-up over `warmup_share` of the steps it falls linearly to 0. By default 2e-4
+            ("full" or k blocks), 2e-3 ("lora") or 1e-2 ("head").
+        weight_decay: of AdamW.
+        warmup_share: share of the steps.
+        max_grad_norm: the gradient is scaled down to this norm.
+        bf16: autocast the forward pass to bfloat16.
+        seed: of the order of the rows and of an adapter's weights.
+        on_step: called after each step with (step, steps, loss).
+        further: parameters of the loss that learn too, at 1e-2 or more and without decay: they are few, such as the
+            thresholds of ratings, and on the scale of the scores.
+
+    Raises:
+        ValueError: `epochs` or `batch_size` is below 1, `train` is unknown, or the loss is not finite.
+    """
+    if epochs < 1 or batch_size < 1:
+        raise ValueError(f"epochs ({epochs}) and batch_size ({batch_size}) must be at least 1")
+    batches = [b for epoch in range(epochs) for b in make_batches(lengths, batch_size, random.Random(seed + epoch))]
+    rate = LEARNING_RATES.get(str(train), LEARNING_RATES["full"]) if learning_rate is None else learning_rate
+    training = model.training
+    model.eval()
+    with trained_part(model, train, seed) as chosen:
+        groups = [{"params": chosen, "lr": rate, "weight_decay": weight_decay}]
+        if further:
+            groups.append({"params": list(further), "lr": max(rate, 1e-2), "weight_decay": 0.0})
+        optimizer = torch.optim.AdamW(groups, eps=1e-6)
+        warmup = max(1, int(warmup_share * len(batches)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min((step + 1) / warmup, (len(batches) - step) / max(1, len(batches) - warmup))
+        )
+        for step, batch in enumerate(batches, start=1):
+            with torch.autocast(model.device.type, torch.bfloat16) if bf16 else contextlib.nullcontext():
+                loss = loss_of(batch)
+            value = loss.item()
+            if not np.isfinite(value):
+                raise ValueError(f"the loss is {value} at step {step} of {len(batches)}: lower learning_rate ({rate})")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([*chosen, *further], max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            if on_step is not None:
+                on_step(step, len(batches), value)
+    model.train(training)
+
+
+@contextmanager
+def trained_part(model: PreTrainedModel, train: Train, seed: int = 0) -> Iterator[list[nn.Parameter]]:
+    """Let a part of a model learn while the block runs, and yield that part's parameters.
+
+    "full" is all of it, "head" what comes after the last block (a final norm or pooler, and the head), k the last k
+    blocks and what comes after them, "lora" adapters (Hu et al., 2021, https://arxiv.org/abs/2106.09685) at every
+    linear map of the blocks, beside the head: they are merged into the weights at the end, so the model stays plain.
+
+    Raises:
+        ValueError: `train` is none of these, or the model's blocks are not found.
+        ModuleNotFoundError: "lora" needs peft, which is not installed.
+    """
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with _adapters(model, seed) if train == "lora" else contextlib.nullcontext():
+        if train != "lora":
+            model.requires_grad_(train == "full")
+        if train != "full":
+            for parameter in _parameters_after(model, train if isinstance(train, int) else _blocks_of(train)):
+                parameter.requires_grad_(True)
+        try:
+            yield [parameter for parameter in model.parameters() if parameter.requires_grad]
+        finally:
+            for parameter, required in before:
+                parameter.requires_grad_(required)
+
+
+def _blocks_of(train: str) -> int:
+    if train not in ("head", "lora"):
+        raise ValueError(f'train is {train!r}: choose "full", "head", "lora" or a number of last blocks')
+    return 0
+
+
+def _find_blocks(model: PreTrainedModel) -> tuple[str, int]:
+    """The name of the list of a model's blocks, by its length, and that length."""
+    n = int(model.config.get_text_config().num_hidden_layers)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n:
+            return name, n
+    raise ValueError(f'the {n} blocks of {type(model).__name__} are not found, so train can only be "full"')
+
+
+def _parameters_after(model: PreTrainedModel, k: int) -> list[nn.Parameter]:
+    """The parameters of the last k blocks and of all modules registered after them."""
+    blocks, n = _find_blocks(model)
+    if isinstance(k, bool) or not 0 <= k <= n:
+        raise ValueError(f"train: the last {k} blocks of {type(model).__name__}: it has {n}")
+    named = list(model.named_parameters())
+    if k:
+        start = next(i for i, (name, _) in enumerate(named) if name.startswith(f"{blocks}.{n - k}."))
+    else:
+        start = 1 + max(i for i, (name, _) in enumerate(named) if name.startswith(f"{blocks}."))
+    return [parameter for _, parameter in named[start:]]
+
+
+@contextmanager
+def _adapters(model: PreTrainedModel, seed: int) -> Iterator[None]:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("train='lora' needs peft: pip install 'rlhf-envs[train]'") from error
+    from transformers.pytorch_utils import Conv1D
+
+    blocks, _ = _find_blocks(model)
+    maps = {
+        name: m
+        for name, m in model.named_modules()
+        if name.startswith(f"{blocks}.") and isinstance(m, nn.Linear | Conv1D)
+    }
+    config = LoraConfig(
+        r=LORA_RANK,
+        lora_alpha=LORA_ALPHA,
+        target_modules=list(maps),
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in maps.values()),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+    try:
+        yield
+    finally:
+        for name, module in list(model.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge()
+                parent, _, attribute = name.rpartition(".")
+                setattr(model.get_submodule(parent), attribute, module.get_base_layer())
+
+
+def make_batches(lengths: Sequence[int], batch_size: int, generator: random.Random) -> list[list[int]]:
+    """Shuffle the rows into batches of like length: sorted within pools of 32 batches, the batches shuffled again."""
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    pool = 32 * batch_size
+    batches: list[list[int]] = []
+    for start in range(0, len(order), pool):
+        near = sorted(order[start : start + pool], key=lambda i: lengths[i])
+        batches += [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
+    generator.shuffle(batches)
+    return batches

@@ -1,0 +1,97 @@
+"""Constraints: a reward to be raised while a cost keeps to a limit.
+
+A fixed penalty needs nothing from here: `reward - 2 * toxicity` is one. What it costs in the end is then whatever comes
+out; a `Constrained` reward states the cost itself and has the penalty found.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rlhf_envs.rewards.base import Columns, Reward, evaluate_reward
+from rlhf_envs.rewards.shaping import as_reward
+from rlhf_envs.rewards.state import walk
+
+__all__ = ["Constrained", "find_constraints"]
+
+
+class Constrained(Reward):
+    """The Lagrangian of "maximise the reward while the mean cost is at most the limit": `r - multiplier * (c - limit)`.
+
+    By itself the multiplier is fixed. `agents.lagrange.LagrangeMultiplier` raises it while the cost is above the limit
+    and lowers it while it is below (Altman 1999, "Constrained Markov Decision Processes", section 5; Ray et al. 2019,
+    "Benchmarking Safe Exploration in Deep Reinforcement Learning"; for language models Dai et al. 2023, "Safe RLHF",
+    https://arxiv.org/abs/2310.12773). The multiplier is part of an environment's state, so that a run goes on exactly.
+
+    The components are those of the reward and of the cost, and the cost itself under `cost_name`.
+
+    Args:
+        reward: what to maximise: a reward, a reward function or a registered reward's name.
+        cost: what to limit: another one; higher is worse.
+        limit: of the mean cost an episode.
+        multiplier: the first one, at least 0.
+        cost_name: the cost's component; its own name by default.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
+
+    def __init__(
+        self,
+        reward: str | Callable[..., Any],
+        cost: str | Callable[..., Any],
+        limit: float,
+        multiplier: float = 0.0,
+        cost_name: str | None = None,
+    ) -> None:
+        self.reward, self.cost = as_reward(reward), as_reward(cost)
+        if not math.isfinite(limit):
+            raise ValueError(f"the limit of cost {self.cost.name!r} must be a finite number, got {limit!r}")
+        if not (math.isfinite(multiplier) and multiplier >= 0):
+            raise ValueError(f"the multiplier of cost {self.cost.name!r} must be at least 0, got {multiplier!r}")
+        self.limit, self.multiplier = float(limit), float(multiplier)
+        self.cost_name = cost_name or self.cost.name
+        self.name = f"constrained_{self.reward.name}"
+
+    def parts(self) -> tuple[Reward, ...]:
+        """The reward and the cost."""
+        return (self.reward, self.cost)
+
+    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+        """The Lagrangian, (n,) float64."""
+        return self.evaluate(prompts, completions, columns)[0]
+
+    def evaluate(
+        self, prompts: list[str], completions: list[str], columns: Columns
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The Lagrangian, and the components of the reward and of the cost, neither weighted."""
+        scores, components = evaluate_reward(self.reward, prompts, completions, columns)
+        costs, found = evaluate_reward(self.cost, prompts, completions, columns)
+        found = {**found, self.cost_name: costs}
+        if twice := sorted(components.keys() & found.keys()):
+            raise ValueError(
+                f"the reward {self.reward.name!r} and the cost {self.cost.name!r} both report {twice[0]!r}: give one "
+                "of them another name (name=... of a FunctionReward, cost_name=... of Constrained)"
+            )
+        return scores - self.multiplier * (costs - self.limit), {**components, **found}
+
+    def get_state(self) -> dict[str, Any]:
+        """The multiplier."""
+        return {"multiplier": self.multiplier}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on with a multiplier of `get_state`."""
+        self.multiplier = float(state["multiplier"])
+
+
+def find_constraints(reward_fn: Callable[..., Any]) -> list[Constrained]:
+    """The constrained rewards that a reward is made of, the outermost first; none of a plain function."""
+    found: list[Constrained] = []
+    for _, reward in walk(reward_fn):
+        if isinstance(reward, Constrained) and not any(reward is other for other in found):
+            found.append(reward)
+    return found

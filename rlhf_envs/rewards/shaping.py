@@ -1,0 +1,215 @@
+"""What bends a reward: clipping, whitening that keeps the mean, penalties for length and repetition.
+
+They compose as all rewards do: `Clipped(Whitened(RewardModel()), -3, 3) + 0.1 * LengthPenalty(longest=20)`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlhf_envs.rewards.base import Columns, FunctionReward, Reward, evaluate_reward
+from rlhf_envs.rewards.state import is_frozen
+
+__all__ = ["Clipped", "LengthPenalty", "RepetitionPenalty", "Whitened", "Wrapped", "as_reward", "ngrams"]
+
+
+def as_reward(reward: str | Callable[..., Any]) -> Reward:
+    """A reward out of a reward, a plain reward function, or a registered reward's name.
+
+    Raises:
+        ValueError: the name is unknown, or an address to import, which a name in a file must not be.
+    """
+    if isinstance(reward, str):
+        from rlhf_envs.rewards.registry import get_reward
+
+        if ":" in reward:
+            raise ValueError(f"{reward!r} is an address, not a registered reward: pass the reward function itself")
+        reward = get_reward(reward)
+    if not callable(reward):
+        raise ValueError(f"expected a reward, a reward function or a registered reward's name, got {reward!r}")
+    return reward if isinstance(reward, Reward) else FunctionReward(reward)
+
+
+def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
+    """The word n-grams of a text in their order; of a shorter text none."""
+    words = text.split()
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+def whole_number(name: str, value: int, least: int = 1) -> int:
+    """The value, or a ValueError that says that it is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    return value
+
+
+class Wrapped(Reward):
+    """A reward around another one, whose score it transforms. It reports the components inside and itself.
+
+    A subclass implements `transform`.
+
+    Args:
+        reward: a reward, a reward function or a registered reward's name.
+    """
+
+    prefix = "wrapped"
+
+    def __init__(self, reward: str | Callable[..., Any]) -> None:
+        self.reward = as_reward(reward)
+        self.name = f"{self.prefix}_{self.reward.name}"
+
+    @abstractmethod
+    def transform(self, scores: np.ndarray) -> np.ndarray:
+        """The scores, (n,) float64, transformed."""
+
+    def parts(self) -> tuple[Reward, ...]:
+        """The reward inside."""
+        return (self.reward,)
+
+    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+        """The transformed scores, (n,) float64."""
+        return self.evaluate(prompts, completions, columns)[0]
+
+    def evaluate(
+        self, prompts: list[str], completions: list[str], columns: Columns
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The transformed scores; the components inside, untransformed, and under its own name the transformed."""
+        scores, components = evaluate_reward(self.reward, prompts, completions, columns)
+        transformed = self.transform(scores)
+        return transformed, {**components, self.name: transformed}
+
+
+class Clipped(Wrapped):
+    """A reward kept within bounds: no single completion can shout.
+
+    Args:
+        reward: the reward inside.
+        low: the lowest score, None for no bound.
+        high: the highest score, None for no bound.
+
+    Raises:
+        ValueError: there is no bound, or the bounds are no interval.
+    """
+
+    prefix = "clipped"
+
+    def __init__(self, reward: str | Callable[..., Any], low: float | None = None, high: float | None = None) -> None:
+        super().__init__(reward)
+        if low is None and high is None:
+            raise ValueError("a clipped reward needs a bound: pass low, high or both")
+        self.low, self.high = -math.inf if low is None else float(low), math.inf if high is None else float(high)
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got low={low!r} and high={high!r}")
+
+    def transform(self, scores: np.ndarray) -> np.ndarray:
+        """The scores within the bounds."""
+        return np.clip(scores, self.low, self.high)
+
+
+class Whitened(Wrapped):
+    """A reward divided by its running standard deviation, with its running mean where it was: `(r - m) / s + m`.
+
+    Mean and deviation are those of all scores so far, the present ones included, by the update of Chan et al. 1979.
+    They are part of an environment's state, so that a run goes on exactly, and stay still in evaluations. Subtracting
+    the mean as well would change what an episode is worth against one of another length; advantages do that in their
+    place.
+
+    Args:
+        reward: the reward inside.
+        warm_up: scores that are seen, and passed on as they are, before whitening begins: a deviation of a few scores
+            says little. A call with one completion is like any other.
+    """
+
+    prefix = "whitened"
+
+    def __init__(self, reward: str | Callable[..., Any], warm_up: int = 32) -> None:
+        super().__init__(reward)
+        self.warm_up = whole_number("warm_up", warm_up, least=2)
+        self.count, self.mean, self._squares = 0, 0.0, 0.0  # the sum of squared deviations from the mean
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation of all scores so far."""
+        return math.sqrt(self._squares / self.count) if self.count else 0.0
+
+    def transform(self, scores: np.ndarray) -> np.ndarray:
+        """The whitened scores; learns their mean and deviation first, unless rewards are frozen."""
+        if not is_frozen() and len(scores):
+            self._learn(scores)
+        if self.count < self.warm_up or self.deviation < 1e-8:
+            return scores
+        return (scores - self.mean) / self.deviation + self.mean
+
+    def _learn(self, scores: np.ndarray) -> None:
+        n, mean = len(scores), float(scores.mean())
+        total, difference = self.count + n, mean - self.mean
+        self._squares += float(((scores - mean) ** 2).sum()) + difference**2 * self.count * n / total
+        self.mean += difference * n / total
+        self.count = total
+
+    def get_state(self) -> dict[str, Any]:
+        """The running statistics."""
+        return {"count": self.count, "mean": self.mean, "squares": self._squares}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from running statistics of `get_state`."""
+        self.count, self.mean, self._squares = int(state["count"]), float(state["mean"]), float(state["squares"])
+
+
+class LengthPenalty(Reward):
+    """Minus the number of words (or characters) by which a completion is longer or shorter than allowed; 0 within.
+
+    Args:
+        longest: the most that cost nothing; None for no limit.
+        shortest: the fewest that cost nothing.
+        unit: "words" (split at white space) or "characters", for scripts that put no spaces.
+
+    Raises:
+        ValueError: an argument is wrong.
+    """
+
+    name = "length-penalty"
+
+    def __init__(self, longest: int | None = None, shortest: int = 0, unit: str = "words") -> None:
+        if unit not in ("words", "characters"):
+            raise ValueError(f"unit must be 'words' or 'characters', got {unit!r}")
+        self.shortest = whole_number("shortest", shortest, least=0)
+        self.longest = longest if longest is None else whole_number("longest", longest, least=self.shortest)
+        if self.longest is None and self.shortest == 0:
+            raise ValueError("a length penalty needs a limit: pass longest, shortest or both")
+        self.unit = unit
+
+    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+        """The penalties, (n,), at most 0."""
+        return np.array([self._penalty(text) for text in completions], dtype=np.float64)
+
+    def _penalty(self, text: str) -> float:
+        length = len(text.split()) if self.unit == "words" else len(text.strip())
+        over = 0 if self.longest is None else max(length - self.longest, 0)
+        return -float(over + max(self.shortest - length, 0))
+
+
+class RepetitionPenalty(Reward):
+    """Minus the share of a completion's word n-grams that it has said before: 0 for none, near -1 for a stuck record.
+
+    Args:
+        n: words of an n-gram; 1 counts words.
+    """
+
+    name = "repetition-penalty"
+
+    def __init__(self, n: int = 2) -> None:
+        self.n = whole_number("n", n)
+
+    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+        """The penalties, (n,), from -1 to 0; 0 for a text of fewer words than n."""
+        return np.array([self._penalty(ngrams(text, self.n)) for text in completions], dtype=np.float64)
+
+    @staticmethod
+    def _penalty(grams: Sequence[tuple[str, ...]]) -> float:
+        return len(set(grams)) / len(grams) - 1.0 if grams else 0.0

@@ -1,0 +1,189 @@
+"""`rlhf reward fit|eval`: from a file of judgements to a folder that an environment takes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+from typer.testing import CliRunner
+
+import rlhf_envs  # noqa: F401
+from agents.cli import app
+from rlhf_envs.models import load_tokenizer
+from rlhf_envs.rewards import get_reward
+from rlhf_envs.rewards.ensemble import RewardEnsemble
+from rlhf_envs.rewards.reward_model import RewardModel
+
+
+def rlhf(*arguments: object) -> Any:
+    return CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small backbone, pairs in which "good" wins, and ratings."""
+    folder = tmp_path_factory.mktemp("reward")
+    tokenizer = load_tokenizer("tiny")
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=16, n_layer=2, n_head=2, pad_token_id=0)
+    config.num_labels = 1
+    GPT2ForSequenceClassification(config).save_pretrained(folder / "backbone")
+    tokenizer.save_pretrained(folder / "backbone")
+    generator = random.Random(0)
+    pairs, ratings = [], []
+    for i in range(80):
+        words = generator.choices(["the", "film", "plot", "and", "it"], k=4)
+        texts = {name: " ".join([*words, name]) for name in ("good", "bad")}
+        probability = 0.9 if i % 2 else 1.0
+        pairs.append(
+            {"prompt": f"it {i} was ", "chosen": texts["good"], "rejected": texts["bad"], "probability": probability}
+        )
+        ratings += [
+            {"prompt": f"it {i} was ", "completion": texts[k], "label": n} for k, n in (("good", 5), ("bad", 1 + i % 2))
+        ]
+    for name, rows in (("pairs", pairs), ("ratings", ratings)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    with (folder / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, pairs[0])
+        writer.writeheader()
+        writer.writerows({**row, "probability": ""} if i == 0 else row for i, row in enumerate(pairs))
+    return folder
+
+
+def small(folder: Path, *further: object) -> list[object]:
+    return ["--model", folder / "backbone", "--epochs", 4, "--learning-rate", 5e-3, "--batch-size", 8, *further]
+
+
+@pytest.mark.parametrize("file", ["pairs.jsonl", "pairs.csv"])
+def test_a_fit_writes_a_plain_reward_model_that_eval_measures(folder: Path, tmp_path: Path, file: str) -> None:
+    output = tmp_path / "reward"
+    done = rlhf("reward", "fit", folder / file, output, *small(folder))
+    assert done.exit_code == 0, done.output
+    assert "rows fitted                  72" in done.output
+    assert "rows held out                8" in done.output
+    assert AutoModelForSequenceClassification.from_pretrained(output).config.num_labels == 1
+    figures = json.loads((output / "manifest.json").read_text())["figures"]
+    assert figures["held-out accuracy"] == 1.0
+    measured = rlhf("reward", "eval", output, folder / "pairs.jsonl")
+    assert measured.exit_code == 0, measured.output
+    assert "accuracy                     1.0000" in measured.output
+    for shown in ("expected calibration error", "reliability", "accuracy by agreement"):
+        assert shown in measured.output
+
+
+def test_the_folder_trains_an_agents_environment(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "reward"
+    assert rlhf("reward", "fit", folder / "pairs.jsonl", output, *small(folder)).exit_code == 0
+    run = ["--env", "rlhf/Sentiment-v0", "-n", 64, "--n-envs", 8, "--no-progress", "--test-episodes", 8]
+    run += ["--env-kwargs", f"reward:{output}", "--env-kwargs", "max_new_tokens:4", "-params", "batch_size:32"]
+    done = rlhf("train", *run, "-f", tmp_path / "logs")
+    assert done.exit_code == 0, done.output
+    report = next((tmp_path / "logs").rglob("report.json"))
+    assert json.loads(report.read_text())["after"]["estimates"]["reward"]["mean"] is not None
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_members_make_an_ensemble(folder: Path, tmp_path: Path, independent: bool) -> None:
+    output = tmp_path / "reward"
+    further = ["--members", 2, *(["--independent"] if independent else [])]
+    done = rlhf("reward", "fit", folder / "pairs.jsonl", output, *small(folder, *further))
+    assert done.exit_code == 0, done.output
+    reward: Any = get_reward(str(output))
+    assert isinstance(reward, RewardEnsemble)
+    assert (reward.members, reward.shared_trunk) == (2, not independent)
+    assert rlhf("reward", "eval", output, folder / "pairs.jsonl").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("loss", "train"), [("bt", "lora"), ("bt", "head"), ("mse", "1"), ("mse", "head"), ("ordinal", "lora")]
+)
+def test_every_loss_fits_parts_of_the_model(folder: Path, tmp_path: Path, loss: str, train: str) -> None:
+    rows = folder / ("pairs.jsonl" if loss == "bt" else "ratings.jsonl")
+    output = tmp_path / "reward"
+    options = [*small(folder, "--loss", loss, "--train", train), "--held-out", rows]
+    done = rlhf("reward", "fit", rows, output, *options)
+    assert done.exit_code == 0, done.output
+    good, bad = RewardModel(str(output)).score(["it was the film "] * 2, ["good", "bad"])
+    assert good > bad
+    measured = rlhf("reward", "eval", output, folder / "ratings.jsonl")
+    assert "correlation" in measured.output, measured.output
+
+
+def test_a_second_fit_takes_the_place_of_the_first_and_is_the_same(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "reward"
+    weights = []
+    for _ in range(2):
+        assert rlhf("reward", "fit", folder / "pairs.jsonl", output, *small(folder)).exit_code == 0
+        weights.append((output / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_the_split_keeps_a_prompt_on_one_side(folder: Path) -> None:
+    from agents.reward_fit import PAIR, _split, load_judgements
+
+    rows = [{**row, "prompt": f"p{i % 7}"} for i, row in enumerate(load_judgements(folder / "pairs.jsonl", PAIR))]
+    fitted, held_out = _split(rows, None, PAIR, 0)
+    assert len(fitted) + len(held_out) == 80
+    assert held_out
+    assert not {row["prompt"] for row in fitted} & {row["prompt"] for row in held_out}
+
+
+@pytest.mark.parametrize(
+    ("rows", "further", "message"),
+    [
+        ([], [], "there are no rows"),
+        ([{"prompt": "a", "chosen": "b"}], [], "row 1: no column 'rejected' (it has: prompt, chosen)"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c"}], [], "1 rows of one prompt: there is nothing to hold out"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c"}], ["--loss", "mse"], "row 1: no column 'completion'"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c"}], ["--train", "tail"], "--train: choose full, head, lora"),
+        ([{"prompt": "a", "chosen": "b", "rejected": "c"}], ["--loss", "hinge"], "--loss: Input should be 'bt'"),
+        (
+            [{"prompt": "a", "completion": "b", "label": 1}],
+            ["--loss", "mse", "--members", "2"],
+            "an ensemble is fitted to pairs",
+        ),
+        (
+            [{"prompt": p, "chosen": "b", "rejected": "c", "margin": "wide"} for p in "abc"],
+            [],
+            "row 1: margin is 'wide', not a number",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(
+    folder: Path, tmp_path: Path, rows: list[dict[str, Any]], further: list[str], message: str
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = rlhf("reward", "fit", file, tmp_path / "out", "--model", folder / "backbone", *further)
+    assert done.exit_code == 2
+    assert message in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    done = rlhf("reward", "fit", folder / "pairs.jsonl", tmp_path, *small(folder))
+    assert done.exit_code == 2
+    assert "is no reward model of ours: choose another name" in done.output
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_language_model_is_no_reward_model_to_measure(folder: Path) -> None:
+    done = rlhf("reward", "eval", "tiny", folder / "pairs.jsonl")
+    assert done.exit_code == 2
+    assert "'tiny' is not a reward model" in done.output
+
+
+def test_an_environment_takes_the_folder_through_make(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "reward"
+    assert rlhf("reward", "fit", folder / "pairs.jsonl", output, *small(folder, "--members", 2)).exit_code == 0
+    env = gym.make("rlhf/Sentiment-v0", reward=str(output))
+    assert json.loads(env.spec.to_json())["kwargs"]["reward"] == str(output)  # type: ignore[union-attr]
+    env.close()
