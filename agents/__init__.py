@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from .bundles import save
     from .callbacks import TextMetrics
     from .checkpoints import CheckpointCallback, Checkpoints
+    from .early_stopping import EarlyStopping
     from .evaluation import evaluate
     from .generation import generate
+    from .human import HumanFeedback
+    from .lagrange import LagrangeMultiplier
+    from .pipeline import run_loop
+    from .pipeline_config import LoopConfig
     from .policy import TokenPolicy
     from .pretrain import pretrain
     from .registry import available, get_algorithm, make, register
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "CheckpointCallback": "checkpoints",
     "Checkpoints": "checkpoints",
+    "EarlyStopping": "early_stopping",
+    "HumanFeedback": "human",
+    "LagrangeMultiplier": "lagrange",
+    "LoopConfig": "pipeline_config",
     "SequenceRolloutBuffer": "buffers",
     "TextMetrics": "callbacks",
     "TextVecEnv": "vec_env",
@@ -37,12 +46,17 @@ _MODULES = {
     "make_vec_env": "vec_env",
     "pretrain": "pretrain",
     "register": "registry",
+    "run_loop": "pipeline",
     "save": "bundles",
 }
 
 __all__ = [
     "CheckpointCallback",
     "Checkpoints",
+    "EarlyStopping",
+    "HumanFeedback",
+    "LagrangeMultiplier",
+    "LoopConfig",
     "SequenceRolloutBuffer",
     "TextMetrics",
     "TextVecEnv",
@@ -56,6 +70,7 @@ __all__ = [
     "make_vec_env",
     "pretrain",
     "register",
+    "run_loop",
     "save",
 ]
 

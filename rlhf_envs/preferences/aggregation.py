@@ -1,0 +1,155 @@
+"""From several people's answers to one: majority vote and Dawid-Skene, through crowd-kit.
+
+Source: Dawid and Skene, 1979 (https://doi.org/10.2307/2346806). Ours: every annotator starts with some answered gold
+questions, a Dirichlet prior on the confusion matrices, so that one with a single vote is neither trusted nor
+distrusted outright.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .votes import TIE, Vote, check_votes, crowdkit, frame_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Aggregate", "dawid_skene", "majority_vote"]
+
+RIGHT, WRONG = 3, 1  # answers a label that every annotator starts with: three right ones, one of each wrong label
+
+
+class Aggregate(NamedTuple):
+    """What the votes say together."""
+
+    probabilities: dict[Any, np.ndarray]  # item -> (n_labels,) float64, sums to 1
+    reliability: dict[str, float]  # annotator -> probability that an answer is right, 0 to 1
+    confusion: dict[str, np.ndarray] = {}  # annotator -> (truth, answer) probabilities; Dawid-Skene only
+
+
+def majority_vote(votes: Sequence[Vote], n_labels: int | None = None) -> Aggregate:
+    """Count the votes: an item's probabilities are the shares of its votes, so equal shares stay equal.
+
+    Args:
+        votes: at least one.
+        n_labels: the number of labels, by default the largest label there is plus 1, and at least 2.
+
+    Returns:
+        The shares, and as an annotator's reliability the mean share of the answers that they gave (their own vote
+        counts, so an annotator who is alone has 1).
+
+    Raises:
+        ValueError: there is no vote, or a label is not a whole number in `range(n_labels)`.
+        ImportError: crowd-kit is not installed.
+    """
+    n_labels = check_votes(votes, n_labels)
+    with crowdkit():
+        from crowdkit.aggregation import MajorityVote
+
+        frame, codes = frame_of(votes)
+        table = MajorityVote().fit_predict_proba(frame).reindex(columns=range(n_labels), fill_value=0.0)
+    shares = table.sort_index().to_numpy(float)  # (items, n_labels): the codes are 0, 1, 2, ...
+    probabilities = {item: shares[code] for item, code in codes.items()}
+    given: dict[str, list[float]] = defaultdict(list)
+    for vote in votes:
+        given[vote.annotator].append(float(probabilities[vote.item][vote.label]))
+    return Aggregate(probabilities, {annotator: float(np.mean(own)) for annotator, own in given.items()})
+
+
+def dawid_skene(
+    votes: Sequence[Vote],
+    n_iter: int = 100,
+    *,
+    n_labels: int | None = None,
+    gold: Mapping[Any, int] | None = None,
+    symmetric: bool = False,
+) -> Aggregate:
+    """Estimate the answers and every annotator's confusion matrix together, by expectation maximisation.
+
+    It starts at the majority's answers, or from the gold ones where there are any, and draws nothing at random. An
+    annotator who is wrong on purpose ends with a reliability near 0, and what they say counts the other way round.
+    Where most annotators are, nothing but gold answers can tell.
+
+    Args:
+        votes: at least one; if an annotator voted on an item twice, both votes count.
+        n_iter: at most so many rounds.
+        n_labels: as in `majority_vote`.
+        gold: item -> the label known to be right, for any of the items.
+        symmetric: the labels 0 and 1 are the two texts of a pair (and 2 a tie), whose order says nothing: an annotator
+            errs equally on both. It halves what has to be estimated.
+
+    Returns:
+        The posterior probabilities, and the probabilities that an annotator's answer is right.
+
+    Raises:
+        ValueError: as in `majority_vote`, or a gold item has no vote, or `symmetric` has more than 3 labels.
+        ImportError: crowd-kit is not installed.
+    """
+    n_labels = check_votes(votes, n_labels)
+    truth = _check_gold(gold or {}, votes, n_labels)
+    if symmetric and n_labels > 3:
+        raise ValueError(f"symmetric is for pairs (labels 0, 1 and {TIE} for a tie), not for {n_labels} labels")
+    rows, known = _with_prior(votes, truth, n_labels, symmetric)
+    with crowdkit():
+        import pandas as pd
+        from crowdkit.aggregation import DawidSkene
+
+        frame, codes = frame_of(rows)
+        labels = pd.Series({codes[item]: label for item, label in known.items()})
+        # With gold answers the annotators' own start from those: the majority may be wrong.
+        model = DawidSkene(n_iter, initial_error_strategy="assign" if truth else None)
+        model.fit(frame, labels, _confusion_by(frame, labels, n_labels) if truth else None)
+    assert model.probas_ is not None and model.errors_ is not None and model.priors_ is not None
+    posterior = model.probas_.reindex(columns=range(n_labels)).sort_index().to_numpy(float)
+    posterior = posterior / posterior.sum(axis=1, keepdims=True)  # crowd-kit clips at 1e-10 without it
+    errors = model.errors_.reindex(columns=range(n_labels))  # (annotator, answer) x truth
+    priors = model.priors_.reindex(range(n_labels)).to_numpy(float)
+    priors = priors / priors.sum()
+    annotators = dict.fromkeys(vote.annotator for vote in votes)
+    confusion = {name: errors.loc[name].sort_index().to_numpy(float).T for name in annotators}
+    reliability = {name: float(priors @ np.diag(matrix)) for name, matrix in confusion.items()}
+    return Aggregate({vote.item: posterior[codes["item", vote.item]] for vote in votes}, reliability, confusion)
+
+
+def _with_prior(
+    votes: Sequence[Vote], truth: Mapping[Any, int], n_labels: int, symmetric: bool
+) -> tuple[list[Vote], dict[Any, int]]:
+    """Return the votes with those of the prior, on items (kind, item), and the labels that are known."""
+    rows = [vote._replace(item=("item", vote.item)) for vote in votes]
+    known: dict[Any, int] = {("item", item): label for item, label in truth.items()}
+    if symmetric:  # every pair is there again with its texts swapped, which makes all estimates symmetric
+        rows += [Vote(("swapped", vote.item), vote.annotator, _swap(vote.label)) for vote in votes]
+        known |= {("swapped", item): _swap(label) for item, label in truth.items()}
+    annotators = dict.fromkeys(vote.annotator for vote in votes)
+    for label in range(n_labels):
+        others = [other for other in range(n_labels) if other != label]
+        for k, answers in enumerate([[label]] * RIGHT + [others] * WRONG):
+            item = ("prior", (label, k))
+            known[item] = label
+            rows += [Vote(item, name, answer) for name in annotators for answer in answers]
+    return rows, known
+
+
+def _confusion_by(frame: pd.DataFrame, known: pd.Series[int], n_labels: int) -> pd.DataFrame:
+    """Return how often each annotator gave each label to the items of each known one, in crowd-kit's shape."""
+    answered = frame[frame["task"].isin(known.index)]
+    table = answered.groupby(["worker", "label", answered["task"].map(known).rename("truth")]).size()
+    return table.unstack("truth", fill_value=0).reindex(columns=range(n_labels), fill_value=0)
+
+
+def _swap(label: int) -> int:
+    return label if label == TIE else 1 - label
+
+
+def _check_gold(gold: Mapping[Any, int], votes: Sequence[Vote], n_labels: int) -> dict[Any, int]:
+    voted = {vote.item for vote in votes}
+    for item, label in gold.items():
+        if item not in voted:
+            raise ValueError(f"a gold answer for item {item!r}, on which nobody voted: leave it out")
+        if label not in range(n_labels):
+            raise ValueError(f"the gold answer of item {item!r} is {label!r}: labels are 0 to {n_labels - 1}")
+    return dict(gold)

@@ -1,0 +1,142 @@
+"""From a crowd's judgements to preference rows, and the names of what else there is for crowds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rlhf_envs.feedback.agreement import krippendorff_alpha
+
+from .aggregation import Aggregate, dawid_skene, majority_vote
+from .ranking import Ranking, bradley_terry, noisy_bradley_terry
+from .ratings import Rating
+from .spam import SpamReport, find_spammers
+from .votes import TIE, Comparison, Vote
+
+if TYPE_CHECKING:
+    from rlhf_envs.feedback.records import Item, Judgement
+
+__all__ = [
+    "TIE",
+    "Aggregate",
+    "Comparison",
+    "Ranking",
+    "Rating",
+    "SpamReport",
+    "Vote",
+    "aggregate_pairs",
+    "agreement",
+    "bradley_terry",
+    "dawid_skene",
+    "find_spammers",
+    "majority_vote",
+    "noisy_bradley_terry",
+    "pair_votes",
+]
+
+
+def agreement(
+    answers: Sequence[Vote] | Sequence[Rating], level: Literal["nominal", "ordinal", "interval"] = "nominal"
+) -> float:
+    """Return Krippendorff's alpha: 1 is full agreement, 0 what chance gives; nan where nothing can be compared.
+
+    Raises:
+        ImportError: krippendorff is not installed.
+    """
+    return krippendorff_alpha(
+        ((a.item, a.annotator, float(a.label if isinstance(a, Vote) else a.value)) for a in answers), level
+    )
+
+
+def pair_votes(items: Sequence[Item], judgements: Sequence[Judgement]) -> list[Vote]:
+    """Read judgements of pairs and rankings as votes on pairs.
+
+    A vote's item is `(item id, i, j)` with i < j, its label 0 if completion i is better, 1 if j is, `TIE` if neither.
+    Skips give no vote.
+
+    Raises:
+        ValueError: a judgement is of an item not in `items`, or of a kind that compares nothing.
+    """
+    kinds = {item.id: item.kind for item in items}
+    votes: list[Vote] = []
+    for judgement in judgements:
+        if judgement.value is None:
+            continue
+        kind = kinds.get(judgement.item_id)
+        if kind == "pairwise":
+            choice = judgement.value["choice"]
+            label = TIE if choice is None else int(choice)
+            votes.append(Vote((judgement.item_id, 0, 1), judgement.annotator, label))
+        elif kind == "ranking":
+            for better, worse in combinations(judgement.value["order"], 2):
+                i, j = sorted((better, worse))
+                votes.append(Vote((judgement.item_id, i, j), judgement.annotator, int(better == j)))
+        elif kind is None:
+            raise ValueError(f"judgement {judgement.id} is of item {judgement.item_id}, which is not among the items")
+        else:
+            raise ValueError(
+                f"judgement {judgement.id} is a {kind!r}, which compares no two texts: pass those of kind 'pairwise' "
+                "and 'ranking', and export the others with rlhf_envs.feedback.exporting"
+            )
+    return votes
+
+
+def aggregate_pairs(
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    method: Literal["majority", "dawid_skene", "soft"] = "dawid_skene",
+) -> list[dict[str, Any]]:
+    """Make one preference row of all the judgements of a pair.
+
+    A tie is half a vote for either text. Gold questions give no rows; under "dawid_skene" their answers anchor it.
+
+    Args:
+        items: of kind "pairwise" or "ranking"; those without a judgement give no row.
+        judgements: of these items, see `pair_votes`.
+        method: "majority" says 1 for the text with more votes (0.5 where they are equal), "soft" the share of the
+            votes, "dawid_skene" the probability when annotators are weighed by their reliability.
+
+    Returns:
+        `{"prompt", "chosen", "rejected", "probability"}` in the order of the items, "probability" in [0.5, 1] saying
+        how sure it is that the chosen text is the better one.
+
+    Raises:
+        ValueError: there is no vote on any pair (all skipped, say), the method is unknown, or see `pair_votes`.
+    """
+    if method not in ("majority", "dawid_skene", "soft"):
+        raise ValueError(f"unknown method {method!r}: one of 'majority', 'dawid_skene', 'soft'")
+    votes = pair_votes(items, judgements)
+    if not votes:
+        raise ValueError(f"no votes in {len(judgements)} judgements of {len(items)} items: label some pairs first")
+    if method == "dawid_skene":
+        probabilities = dawid_skene(votes, gold=_gold(items, votes), symmetric=True).probabilities
+    else:
+        probabilities = majority_vote(votes).probabilities
+    rows: list[dict[str, Any]] = []
+    for item in items:
+        if item.gold is not None:
+            continue
+        for i, j in combinations(range(len(item.completions)), 2):
+            shares = probabilities.get((item.id, i, j))
+            if shares is None:
+                continue
+            first = float(shares[0] + (shares[TIE] / 2 if len(shares) > TIE else 0.0))
+            if method == "majority":
+                first = 0.5 + 0.5 * float(np.sign(round(first - 0.5, 9)))
+            chosen, rejected = (i, j) if first >= 0.5 else (j, i)
+            texts = {"chosen": item.completions[chosen], "rejected": item.completions[rejected]}
+            rows.append({"prompt": item.prompt, **texts, "probability": min(1.0, max(first, 1.0 - first))})
+    return rows
+
+
+def _gold(items: Sequence[Item], votes: Sequence[Vote]) -> dict[Any, int]:
+    voted = {vote.item for vote in votes}
+    known: dict[Any, int] = {}
+    for item in items:
+        if item.gold is not None and item.kind == "pairwise" and (item.id, 0, 1) in voted:
+            choice = item.gold["choice"]
+            known[item.id, 0, 1] = TIE if choice is None else int(choice)
+    return known

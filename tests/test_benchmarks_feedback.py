@@ -1,0 +1,132 @@
+"""The benchmarks of what people's answers are worth: their claims at a small size, and that they run."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of `benchmarks`, which is not installed."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+def test_the_kth_rating_is_one_persons_within_a_batch_and_anothers_in_the_next(benchmark: Any) -> None:
+    within, across = benchmark("crowd").check_identity(benchmark("crowd").load_batches())
+    assert within > 0.3
+    assert abs(across) < 0.1
+
+
+def test_aggregation_beats_the_majority_on_real_raters_and_finds_the_planted_clickers(benchmark: Any) -> None:
+    pytest.importorskip("crowdkit", reason="needs the extra agreement")
+    crowd = benchmark("crowd")
+    batches = crowd.load_batches()
+    runs = [crowd.measure(batches, crowd.Panel(5, 4, span=3), n_batches=6, n_pairs=40, seed=seed) for seed in (0, 1)]
+    figures = {name: np.mean([run[name] for run in runs]) for name in runs[0]}
+    assert figures["pairs: Dawid-Skene"] > figures["pairs: majority"] + 0.05
+    assert figures["ranks: cleaned rating"] > figures["ranks: mean rating"] + 0.1
+    assert figures["found by ratings"] > 0.9
+    assert figures["real called so by ratings"] < 0.1
+
+
+def test_planted_raters_are_compared_with_a_clean_order_that_knows_nothing_of_them(benchmark: Any) -> None:
+    crowd = benchmark("crowd")
+    batches = [np.array([[1.0, 2.0, 3.0], [3.0, 3.0, 4.0]])]
+    ratings, votes, clean = crowd.answers(batches, crowd.Panel(None, 3), n_batches=1, n_pairs=99, seed=0)
+    assert clean == {(0, 0): 2.0, (0, 1): 2.5, (0, 2): 3.5}
+    assert len(ratings) == 5 * 3
+    assert len(votes) == 5 * 3
+    second = {vote.item: vote.label for vote in votes if vote.annotator == "real-0-1"}
+    assert second == {((0, 0), (0, 1)): 2, ((0, 0), (0, 2)): 1, ((0, 1), (0, 2)): 1}
+
+
+def test_crowd_prints_its_table(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("crowdkit", reason="needs the extra agreement")
+    crowd = benchmark("crowd")
+    crowd.main(["--seeds", "2", "--batches", "1", "--pairs", "5", "--panels", "1"])
+    out = capsys.readouterr().out
+    for name in ("pairs: Dawid-Skene", "ranks: noisy B.-T.", "found by ratings", "better in "):
+        assert name in out
+
+
+def test_a_linear_head_is_the_minimum_of_its_penalised_loss(benchmark: Any) -> None:
+    queries = benchmark("queries")
+    generator = np.random.default_rng(0)
+    features, weights = generator.normal(size=(50, 4)), generator.integers(0, 3, 50).astype(float)
+    answers = (generator.random(50) < 0.5).astype(float)
+    head = queries.fit_head(features, answers, weights, decay=0.7)
+
+    def loss(w: np.ndarray) -> float:
+        lead = features @ w
+        return (
+            float(weights @ (np.logaddexp(0, -lead) * answers + np.logaddexp(0, lead) * (1 - answers))) + 0.35 * w @ w
+        )
+
+    for step in 1e-3 * np.concatenate([np.eye(4), -np.eye(4)]):
+        assert loss(head) < loss(head + step)
+
+
+def test_pools_hold_out_whole_snippets_and_ask_those_who_saw_both_texts(benchmark: Any) -> None:
+    queries = benchmark("queries")
+    rows = [
+        {"ratings": [k, 8 - k, k], "mean": (8 + k) / 3, "split": "test" if k % 5 == 0 else "train"} for k in range(30)
+    ]
+    names = np.eye(30)  # as embeddings, which name the snippets of a pair
+    pool = queries.load_pool(rows, names, 40, "all", seed=0)
+    held_out = queries.held_out_pairs(rows, names, "test", 10)
+    for features, tested in ((pool.features, False), (held_out.features, True)):
+        left, right = features.argmax(axis=1), features.argmin(axis=1)
+        assert set((np.concatenate([left, right]) % 5 == 0).tolist()) == {tested}
+    np.testing.assert_array_equal(pool.answers, pool.features.argmax(1) > pool.features.argmin(1))
+    single = queries.load_pool(rows, names, 40, "one", seed=0)
+    wrong = np.mean(single.answers != (single.features.argmax(1) > single.features.argmin(1)))
+    assert 0.1 < wrong < 0.6  # one in three rates the other way round
+
+
+def test_a_strategy_labels_what_its_budget_allows_and_all_meet_at_the_whole_pool(benchmark: Any) -> None:
+    queries = benchmark("queries")
+    generator = np.random.default_rng(0)
+    head = generator.normal(size=8)
+    features = generator.normal(size=(140, 8))
+    answers = (generator.random(140) < 1 / (1 + np.exp(-2 * features @ head))).astype(float)
+    pool, held_out = (queries.Pool(features[part], answers[part]) for part in (slice(0, 100), slice(100, 140)))
+    curves = {
+        strategy: queries.learning_curve(strategy, pool, held_out, [0.05, 0.25, 1.0], members=3, decay=1.0, seed=0)
+        for strategy in queries.STRATEGIES
+    }
+    assert len({curve[0] for curve in curves.values()}) == 1  # the same random start
+    assert len({curve[-1] for curve in curves.values()}) == 1
+    assert all(curve[-1] > 0.7 for curve in curves.values())
+
+
+def test_queries_prints_and_draws(
+    benchmark: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries = benchmark("queries")
+    sizes = ["--seeds", "2", "--pool", "60", "--members", "2", "--snippets", "1500", "--labels", "one"]
+    vectors = np.random.default_rng(0).normal(size=(1500, 6))
+    monkeypatch.setattr(queries, "embed", lambda texts, model: vectors[: len(texts)])
+    queries.main([*sizes, "--output", str(tmp_path / "queries.png")])
+    out = capsys.readouterr().out
+    for strategy in queries.STRATEGIES:
+        assert f"| {strategy} | " in out
+    assert "diverse at 25% of the labels: " in out
+    assert (tmp_path / "queries.png").stat().st_size > 5000
+
+
+def test_embeddings_do_not_depend_on_what_else_is_in_the_batch(benchmark: Any) -> None:
+    queries = benchmark("queries")
+    texts = ["a good film", "a film that is much too long, and then longer still", "bad"]
+    together = queries.embed(texts, "tiny")
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-6)
+    for text, row in zip(texts, together, strict=True):
+        np.testing.assert_allclose(queries.embed([text], "tiny")[0], row, atol=1e-5)
