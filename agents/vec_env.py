@@ -204,7 +204,9 @@ def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
         )
     if unknown := kwargs.keys() - JSON_ARGUMENTS:
         raise ValueError(f"the environment's arguments {sorted(unknown)} are not taken from a bundle: {instead}")
-    if imported := [name for name in _strings([kwargs.get("reward"), kwargs.get("reward_kwargs")]) if _is_import(name)]:
+    arguments = dict(kwargs.get("reward_kwargs") or {})
+    arguments.pop("store", None)  # an address, which no reward imports
+    if imported := [name for name in _strings([kwargs.get("reward"), arguments]) if ":" in name]:
         raise ValueError(f"the reward {imported[0]!r} would be imported, which a bundle may not cause: {instead}")
     return make_vec_env(env_id, description["num_envs"], **kwargs)
 
@@ -216,8 +218,3 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping | list):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from _strings(part)
-
-
-def _is_import(name: str) -> bool:
-    """Whether a reward's name would be imported, "module:attribute"; the address of a store is none."""
-    return ":" in name and "://" not in name

@@ -83,6 +83,8 @@ def _resolve(name: str, target: str | Callable[..., Any], kwargs: dict[str, Any]
     found: Any = target
     if isinstance(target, str):
         module, _, attribute = target.partition(":")
+        if not all(part.isidentifier() for part in [*module.split("."), attribute]):
+            raise ValueError(f"reward {name!r}: {target!r} is no 'module:attribute'")
         try:
             found = getattr(importlib.import_module(module), attribute)
         except (ModuleNotFoundError, AttributeError) as error:

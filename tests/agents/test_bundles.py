@@ -24,6 +24,7 @@ import agents
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
 from agents.atomic import BundleError
 from agents.generation import Source
+from agents.vec_env import remake_env
 
 ID = "rlhf/IncreasingNumbers-v0"
 ROLLOUT = 4 * 7  # tokens; episodes have 10, so that some go on at every boundary
@@ -552,3 +553,15 @@ def test_a_state_of_other_data_is_refused() -> None:
         other.set_state(env.get_state())
     with pytest.raises(ValueError, match="same num_envs"):
         make_vec_env(ID, 2).set_state(env.get_state())
+
+
+@pytest.mark.parametrize("name", ["evil:attribute", "evil://attribute"])
+@pytest.mark.parametrize("kwargs", [{"reward": "{}"}, {"reward": "human", "reward_kwargs": {"fallback": "{}"}}])
+def test_a_bundle_cannot_have_a_module_imported_as_a_reward(
+    name: str, kwargs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil.py").write_text("raise SystemExit('imported')\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = json.loads(json.dumps(kwargs).replace("{}", name))
+    with pytest.raises(ValueError, match="would be imported"):
+        remake_env({"id": "rlhf/Sentiment-v0", "num_envs": 1, "kwargs": given})
