@@ -11,6 +11,7 @@ import numpy as np
 from agents.early_stopping import stopping_point
 
 KINDS = ("single", "pessimistic")
+FITTED = {"single": "one reward model", "pessimistic": "the ensemble's mean"}
 INTRODUCTION = """# Over-optimisation
 
 Proxy and gold score against the KL to the starting model, in the manner of Gao et al. 2022
@@ -95,7 +96,7 @@ def draw(results: Sequence[dict[str, Any]], patience: int, path: Path) -> None:
 def report(results: Sequence[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     """The tables in Markdown, with what they were made with."""
     accuracy = {kind: np.mean([result["accuracy"][kind] for result in results]) for kind in KINDS}
-    fitted = " and ".join(f"{value:.1%} ({kind})" for kind, value in accuracy.items())
+    fitted = " and ".join(f"{accuracy[kind]:.1%} ({judge})" for kind, judge in FITTED.items())
     with_what = ", ".join(f"{name} {value:g}" for name, value in settings.items())
     return [
         f"{len(results)} seeds, means and their standard errors. The proxies order {fitted} of held-out comparisons as",
