@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .command_line import add_command, user_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["EvalConfig", "FitConfig", "reward_app"]
 
@@ -39,7 +43,9 @@ class FitConfig(BaseModel):
     learning_rate: float | None = Field(
         None, gt=0, description="Highest learning rate. 2e-4; lora 2e-3; head 1e-2 by default."
     )
-    held_out: str | None = Field(None, description="File of rows to measure on. A tenth of the rows by default.")
+    held_out: str | None = Field(
+        None, description="File of rows to measure on. A tenth of the rows, of other prompts and texts, by default."
+    )
     max_length: int | None = Field(None, ge=1, description="Tokens read of a text, its last ones. All by default.")
     no_calibration: bool = Field(False, description="Do not scale the head so that score differences are log-odds.")
     seed: int = Field(0, ge=0, description="Seeds the split, the heads and the order of the rows.")
@@ -58,11 +64,12 @@ def fit(config: FitConfig) -> None:
     """Fit a reward model, or an ensemble of them, into a folder that --env-kwargs reward:FOLDER takes.
 
     Rows are pairs (prompt, chosen, rejected; optionally margin, probability, weight) or, with --loss mse or ordinal,
-    ratings (prompt, completion, label). The folder is a plain Hugging Face sequence classifier with one label.
+    ratings (prompt, completion, label). The folder is a plain Hugging Face sequence classifier with one label; the rows
+    held out, which the figures and the temperature come from, stand in its held_out.jsonl.
     """
     from rich.console import Console
 
-    from .reward_fit import fit_folder
+    from .reward_fit import HELD_OUT, fit_folder
 
     console = Console()
 
@@ -72,7 +79,13 @@ def fit(config: FitConfig) -> None:
 
     with user_errors():
         _show(console, fit_folder(**config.model_dump(), on_step=show))
-    console.print(f"written to {config.output}; use it: rlhf train --env-kwargs reward:{config.output}", soft_wrap=True)
+    held_out = Path(config.output, HELD_OUT)
+    for line in (
+        f"written to {config.output}",
+        f"measure it on what it has not seen: rlhf reward eval {config.output} {held_out}",
+        f"use it: rlhf train --env-kwargs reward:{config.output}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 class EvalConfig(BaseModel):
@@ -100,10 +113,10 @@ def evaluate(config: EvalConfig) -> None:
         console.print(_table(title, rows))
 
 
-def _show(console: Any, figures: dict[str, float]) -> None:
+def _show(console: Any, figures: Mapping[str, float | str]) -> None:
     for name, value in figures.items():
-        shown = f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-        console.print(f"{name:<28} {shown}", highlight=False)
+        shown = value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+        console.print(f"{name:<28} {shown}", highlight=False, soft_wrap=True)
 
 
 def _table(title: str, rows: list[dict[str, float]]) -> Any:

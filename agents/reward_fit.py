@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -14,9 +16,11 @@ from .atomic import atomic_folder, is_replaceable
 if TYPE_CHECKING:
     from rlhf_envs.preferences.training import TrainingOptions
 
-__all__ = ["Report", "eval_folder", "fit_folder", "load_judgements"]
+__all__ = ["HELD_OUT", "Figures", "Report", "eval_folder", "fit_folder", "load_judgements"]
 
 Row = dict[str, Any]
+Figures = dict[str, float | str]  # a text says why there is no number, or what to know about the others
+HELD_OUT = "held_out.jsonl"  # in the folder of a fit
 NUMBERS = ("margin", "probability", "weight", "label")
 PAIR, RATING = ("chosen", "rejected"), ("completion", "label")
 MAX_REFERENCES = 1000
@@ -73,8 +77,8 @@ def fit_folder(
     seed: int = 0,
     device: str = "cpu",
     on_step: Callable[[int, int, float], None] | None = None,
-) -> dict[str, float]:
-    """Fit what `rlhf reward fit` describes and write it in one atomic step; returns the figures.
+) -> Figures:
+    """Fit what `rlhf reward fit` describes, write it and the held-out rows in one atomic step, and return the figures.
 
     Raises:
         ValueError: the rows or the arguments are not fit for it; the message says which.
@@ -85,7 +89,10 @@ def fit_folder(
     if not is_replaceable(Path(output)):
         raise FileExistsError(f"{output} exists and is no reward model of ours: choose another name, or move it away")
     needed = PAIR if loss == "bt" else RATING
-    rows, measured = _split(load_judgements(pairs, needed), held_out, needed, seed)
+    if held_out is None:
+        rows, measured, notes = _split(load_judgements(pairs, needed), seed)
+    else:
+        rows, measured, notes = load_judgements(pairs, needed), load_judgements(held_out, needed), {}
     options: TrainingOptions = {
         "train": int(train) if train.isdigit() else train,
         "epochs": epochs,
@@ -101,34 +108,76 @@ def fit_folder(
     else:
         fit = _fit_single(model, rows, measured, loss, max_length, not no_calibration, device, options)
     save, figures = fit
+    figures |= notes
     given = {"model": model, "loss": loss, "members": members, "train": train, "epochs": epochs, "seed": seed}
     with atomic_folder(Path(output), kind="reward model", fit=given, figures=figures) as folder:
         save(folder)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in measured)
+        (folder / HELD_OUT).write_text(lines, encoding="utf-8")
     return figures
 
 
-def _split(rows: list[Row], held_out: str | None, needed: Sequence[str], seed: int) -> tuple[list[Row], list[Row]]:
-    """The rows to fit and those to measure on: a file of their own, or a tenth by prompt, so that none is in both."""
-    if held_out is not None:
-        return rows, load_judgements(held_out, needed)
-    groups: dict[object, list[Row]] = {}
+def _split(rows: list[Row], seed: int) -> tuple[list[Row], list[Row], Figures]:
+    """The rows to fit, about a tenth to measure on, so that no prompt and no text is in both, and a note if one is.
+
+    Rows without a prompt hang together by the texts that they share. Where nearly all do, pairs are split instead.
+    """
+    if (split := _hold_out(_connected(rows), seed)) is not None:
+        return *split, {}
+    pairs: dict[object, list[Row]] = defaultdict(list)
     for row in rows:
-        groups.setdefault(row.get("prompt") or _texts(row), []).append(row)
-    keys = list(groups)
-    random.Random(seed).shuffle(keys)
-    n = max(1, round(len(keys) / 10))
-    if len(keys) < 2:
-        raise ValueError(f"{len(rows)} rows of one prompt: there is nothing to hold out, give rows with --held-out")
-    return [r for k in keys[n:] for r in groups[k]], [r for k in keys[:n] for r in groups[k]]
+        pairs[frozenset(_texts(row))].append(row)
+    if (split := _hold_out(list(pairs.values()), seed)) is None:
+        raise ValueError(f"{len(rows)} rows of the same texts: there is nothing to hold out, give rows with --held-out")
+    note = "nearly all rows share prompts or texts, so some are in both parts: the figures flatter; give --held-out"
+    return *split, {"warning": note}
 
 
-def _texts(row: Row) -> object:
-    if "chosen" in row:
-        return frozenset((str(row["chosen"]), str(row["rejected"])))
-    return str(row["completion"])
+def _hold_out(groups: list[list[Row]], seed: int) -> tuple[list[Row], list[Row]] | None:
+    """The rows of most groups, and those of random ones that make about a tenth; None where it would be over half.
+
+    A group of more than a tenth is held out only where the others are too few; then it is the smallest such one.
+    """
+    n_rows = sum(map(len, groups))
+    n = max(1, round(n_rows / 10))
+    shuffled = random.Random(seed).sample(groups, len(groups))
+    fitted: list[Row] = []
+    held_out: list[Row] = []
+    for group in sorted(shuffled, key=lambda group: max(len(group), n)):
+        fits = len(held_out) < n / 2 or len(held_out) + len(group) <= n
+        (held_out if fits else fitted).extend(group)
+    return (fitted, held_out) if len(held_out) <= n_rows / 2 else None
 
 
-Saved = tuple[Callable[[Path], None], dict[str, float]]
+def _connected(rows: list[Row]) -> list[list[Row]]:
+    """The rows in groups that share neither a prompt nor a whole text (a prompt with its completion); union-find."""
+    parent: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(node: tuple[str, str]) -> tuple[str, str]:
+        while (above := parent.setdefault(node, node)) != node:
+            parent[node] = parent[above]  # halves the path for the next search
+            node = above
+        return node
+
+    def nodes(row: Row) -> list[tuple[str, str]]:
+        prompts = [("prompt", str(row["prompt"]))] if row.get("prompt") else []
+        return prompts + [("text", text) for text in _texts(row)]
+
+    for row in rows:
+        first, *others = nodes(row)
+        for node in others:
+            parent[root(node)] = root(first)
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[root(nodes(row)[0])].append(row)
+    return list(groups.values())
+
+
+def _texts(row: Row) -> list[str]:
+    return [str(row.get("prompt") or "") + str(row[name]) for name in (*PAIR, "completion") if name in row]
+
+
+Saved = tuple[Callable[[Path], None], Figures]
 
 
 def _fit_single(
@@ -148,13 +197,13 @@ def _fit_single(
 
     network, tokenizer = load_backbone(model, options.get("seed", 0))
     network.to(device)  # type: ignore[arg-type]
-    figures: dict[str, float] = {"rows fitted": len(rows), "rows held out": len(held_out)}
+    figures: Figures = {"rows fitted": len(rows), "rows held out": len(held_out)}
     if loss == "bt":
         fitted = fit_bradley_terry(network, tokenizer, rows, held_out, max_length=max_length, **options)
         figures |= {"held-out accuracy": fitted.accuracy, "held-out loss, nats": fitted.loss}
         texts = pair_texts([*held_out, *rows])
-        if calibrated and fitted.accuracy > 0.5:
-            figures["temperature"] = calibration.calibrate(network, tokenizer, held_out)
+        if calibrated:
+            figures |= _calibrate(lambda: calibration.calibrate(network, tokenizer, held_out))
     else:
         kind: Literal["mse", "ordinal"] = "mse" if loss == "mse" else "ordinal"
         rated = fit_ratings(network, tokenizer, rows, held_out, loss=kind, max_length=max_length, **options)
@@ -195,11 +244,21 @@ def _fit_ensemble(
         **options,
     )
     accuracy, loss, n = ensemble.metrics
-    figures = {"rows fitted": len(pairs), "rows held out": n, "held-out accuracy": accuracy}
+    figures: Figures = {"rows fitted": len(pairs), "rows held out": n, "held-out accuracy": accuracy}
     figures["held-out loss, nats"] = loss
-    if calibrated and accuracy > 0.5:
-        figures["temperature"] = calibrate_ensemble(ensemble, held_out)
+    if calibrated:
+        figures |= _calibrate(lambda: calibrate_ensemble(ensemble, held_out))
     return ensemble.save_pretrained, figures
+
+
+def _calibrate(calibrate: Callable[[], float]) -> Figures:
+    """The temperature, or why there is none: a model that cannot be calibrated is a model all the same."""
+    from rlhf_envs.preferences.calibration import CalibrationError
+
+    try:
+        return {"temperature": calibrate()}
+    except CalibrationError as error:
+        return {"not calibrated": str(error)}
 
 
 def eval_folder(model: str, rows: str | Path, bins: int = 10) -> Report:

@@ -3,7 +3,8 @@
 `python -m benchmarks.reward_models` fits them to pairs of the training split whose mean ratings differ by more than 1
 and measures them on such pairs of the test split, over several seeds: backbones, which part of them learns, ratings in
 the place of pairs, calibration (the temperature comes from the validation split), accuracy by how far people agree, and
-pseudo-labels. `--parts` chooses; `--toy` runs everything in a minute, with figures that mean nothing.
+pseudo-labels. The part "choice" compares what of minilm may learn, and at which rate, on pairs of the validation split.
+`--parts` chooses; `--toy` runs everything in a minute, with figures that mean nothing.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ from rlhf_envs.preferences import (
     load_backbone,
     pseudo_label,
 )
-from rlhf_envs.preferences.bradley_terry import measure_differences
+from rlhf_envs.preferences.bradley_terry import evaluate_pairs, measure_differences
 from rlhf_envs.preferences.calibration import accuracy_by_agreement, best_temperature, calibration_error, reliability
 from rlhf_envs.rewards.reward_model import score_texts
 
 MIN_GAP = 1.0
-PARTS = ("raters", "backbones", "variants", "pseudo")
+PARTS = ("raters", "choice", "backbones", "variants", "pseudo")
 EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -40,6 +41,7 @@ class Size(NamedTuple):
 
     tiny_pairs: int = 2000
     minilm_pairs: int = 1000
+    choice_pairs: int = 600  # to fit to, and as many to choose by
     held_out: int = 1000
     validation: int = 400
     seeds: int = 3
@@ -49,7 +51,7 @@ class Size(NamedTuple):
     examples: int = 600  # that labels alone are fitted with, over all epochs
 
 
-TOY = Size(24, 8, 20, 12, 2, (16,), 16, 8, 32)
+TOY = Size(24, 8, 8, 20, 12, 2, (16,), 16, 8, 32)
 
 
 class Setting(NamedTuple):
@@ -63,7 +65,12 @@ class Setting(NamedTuple):
     batch_size: int = 32
 
 
-# minilm: the last 3 of its 6 blocks learn, which takes less time than all of them.
+# What "choice" chooses among; minilm has 6 blocks.
+CHOICES = (
+    Setting("minilm, all blocks, 1e-4", "minilm", learning_rate=1e-4, batch_size=16),
+    Setting("minilm, all blocks, 2e-4", "minilm", learning_rate=2e-4, batch_size=16),
+    Setting("minilm, last 3 blocks, 3e-4", "minilm", train=3, learning_rate=3e-4, batch_size=16),
+)
 BACKBONES = (
     Setting("tiny", "tiny"),
     Setting("minilm", "minilm", train=3, learning_rate=3e-4, batch_size=16),
@@ -117,17 +124,38 @@ def raters_accuracy(pairs: Iterable[dict[str, Any]]) -> float:
     return float(np.mean(shares))
 
 
-def fit(setting: Setting, size: Size, seed: int) -> dict[str, Any]:
-    """Fit one reward model and measure it on the held-out pairs, which are the same for all."""
-    n = size.tiny_pairs if setting.model == "tiny" else size.minilm_pairs
-    pairs, held_out = human_pairs("train", n, seed), human_pairs("test", size.held_out, 1)
-    model, tokenizer = load_backbone(setting.model, seed)
-    options: Any = {
+def options_of(setting: Setting, seed: int) -> Any:
+    return {
         "train": setting.train,
         "learning_rate": setting.learning_rate,
         "batch_size": setting.batch_size,
         "seed": seed,
     }
+
+
+def choose(settings: Sequence[Setting], size: Size) -> None:
+    """Fit each setting once and print how it does on pairs of the validation split; the test split is not read."""
+    validation = human_pairs("validation", size.choice_pairs, 4)
+    print(f"{size.choice_pairs} pairs to fit to, {len(validation)} of the validation split to choose by, seed 0\n")
+    print("| reward model | validation accuracy | loss | seconds |\n|---|---|---|---|")
+    accuracies: dict[str, float] = {}
+    for setting in settings:
+        model, tokenizer = load_backbone(setting.model)
+        pairs, start = human_pairs("train", size.choice_pairs, 0), time.perf_counter()
+        fit_bradley_terry(model, tokenizer, pairs, validation[:8], **options_of(setting, 0))
+        seconds = time.perf_counter() - start
+        measured = evaluate_pairs(model, tokenizer, validation)
+        accuracies[setting.name] = measured.accuracy
+        print(f"| {setting.name} | {measured.accuracy:.3f} | {measured.loss:.3f} | {seconds:.0f} |", flush=True)
+    print(f"\nthe best accuracy: {max(accuracies, key=lambda name: accuracies[name])}")
+
+
+def fit(setting: Setting, size: Size, seed: int) -> dict[str, Any]:
+    """Fit one reward model and measure it on the held-out pairs, which are the same for all."""
+    n = size.tiny_pairs if setting.model == "tiny" else size.minilm_pairs
+    pairs, held_out = human_pairs("train", n, seed), human_pairs("test", size.held_out, 1)
+    model, tokenizer = load_backbone(setting.model, seed)
+    options = options_of(setting, seed)
     start = time.perf_counter()
     if setting.loss == "bt":
         fit_bradley_terry(model, tokenizer, pairs, held_out[:8], **options)
@@ -207,23 +235,25 @@ def _spread(values: Sequence[float]) -> str:
     return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
 
 
+def unlabelled_pool(n: int, seed: int) -> list[dict[str, Any]]:
+    """Pairs of any gap, in the place of those that nobody has judged: a large gap is known from the labels only.
+
+    Pairs of equal means are left out, because no label of theirs is right.
+    """
+    return human_pairs("train", n, seed, min_gap=0.0)
+
+
 def pseudo(size: Size, model: str, threshold: float, batch_size: int = 16) -> None:
     """Labels alone, labels with pseudo-labels, and labels alone for as many steps; the ensemble's mean is measured."""
     held_out = human_pairs("test", size.held_out, 1)
-    setting = next(s for s in (*BACKBONES, *VARIANTS) if s.model == model)
+    setting = next(s for s in BACKBONES if s.model == model)._replace(batch_size=batch_size)
     columns = ("labels alone", "as many steps", "with pseudo-labels", "gain", "pseudo-labels", "of them right")
     print("| labels | " + " | ".join(columns) + " |\n|" + "---|" * (len(columns) + 1))
     for n in size.labels:
         runs = []
         for seed in range(size.seeds):
-            pairs = human_pairs("train", n + size.pool, 100 + seed)
-            labelled, pool = pairs[:n], pairs[n:]
-            options: Any = {
-                "train": setting.train,
-                "learning_rate": setting.learning_rate,
-                "batch_size": batch_size,
-                "seed": seed,
-            }
+            labelled, pool = human_pairs("train", n, 100 + seed), unlabelled_pool(size.pool, 200 + seed)
+            options = options_of(setting, seed)
             epochs = max(1, round(size.examples / n))
             alone = fit_ensemble(model, labelled, held_out[:8], epochs=epochs, **options)
             generator = random.Random(seed)
@@ -260,6 +290,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{len(held_out):,} held-out pairs, gap above {MIN_GAP:g}; mean (least-greatest) of {size.seeds} seeds\n")
     if "raters" in args.parts:
         print(f"one rater against the mean of the others, on these pairs: {raters_accuracy(held_out):.3f}\n")
+    if "choice" in args.parts and "minilm" in args.models:
+        choose(CHOICES, size)
+        print()
     for part, settings in (("backbones", BACKBONES), ("variants", VARIANTS)):
         if part in args.parts:
             compare([s for s in settings if s.model in args.models], size, detailed=part == "backbones")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AgreementBin",
+    "CalibrationError",
     "ReliabilityBin",
     "accuracy_by_agreement",
     "best_temperature",
@@ -35,6 +36,11 @@ __all__ = [
 ]
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.02, 50.0
+MIN_PAIRS = 50  # of fewer, all may well be ordered rightly, and the best temperature is then the lowest there is
+
+
+class CalibrationError(ValueError):
+    """The pairs say nothing of how sure a model may be; the model is as it was."""
 
 
 class ReliabilityBin(NamedTuple):
@@ -120,7 +126,8 @@ def calibrate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs:
         The temperature.
 
     Raises:
-        ValueError: there are no pairs, or the model orders them no better than by chance.
+        CalibrationError: there are fewer than 50 pairs, the model's differences do not favour their chosen texts, or
+            the best temperature lies outside of 0.02 to 50.
     """
     temperature = _temperature_of(pair_differences(model, tokenizer, pairs) if pairs else np.empty(0), pairs)
     _cool(model, temperature)
@@ -139,12 +146,19 @@ def calibrate_ensemble(ensemble: RewardEnsemble, pairs: Sequence[Pair]) -> float
 
 
 def _temperature_of(differences: NDArray[np.float64], pairs: Sequence[Pair]) -> float:
-    if not pairs:
-        raise ValueError("no pairs to calibrate on")
+    """The temperature to divide by, where there is one: the only place that decides whether a model is calibrated."""
+    if len(pairs) < MIN_PAIRS:
+        raise CalibrationError(f"{len(pairs)} held-out pairs are too few to calibrate on, take at least {MIN_PAIRS}")
     probabilities = pair_probabilities(pairs)
-    if np.mean(differences * (probabilities - 0.5)) <= 0:
-        raise ValueError(f"these {len(pairs)} pairs are ordered no better than by chance: no temperature mends that")
-    return best_temperature(differences, probabilities)
+    if np.mean(differences * (probabilities - 0.5)) <= 0:  # the loss then falls as the temperature rises, for ever
+        raise CalibrationError(f"the scores of {len(pairs)} held-out pairs do not favour the chosen texts on average")
+    temperature = best_temperature(differences, probabilities)
+    if not 1.001 * MIN_TEMPERATURE < temperature < MAX_TEMPERATURE / 1.001:
+        raise CalibrationError(
+            f"the {len(pairs)} held-out pairs ask for a temperature outside of {MIN_TEMPERATURE} to "
+            f"{MAX_TEMPERATURE:g} (all are ordered rightly, say): take more, or harder ones"
+        )
+    return temperature
 
 
 def _cool(model: PreTrainedModel, temperature: float) -> None:

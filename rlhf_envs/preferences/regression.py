@@ -29,6 +29,7 @@ __all__ = ["RatingMetrics", "evaluate_ratings", "fit_ratings", "ordinal_log_prob
 
 RatingRow = Mapping[str, object]  # {"prompt", "completion", "label"}, the prompt optional, optionally a "weight" > 0
 MAX_LEVELS = 32
+CHUNK = 256  # rows whose pairs are counted at a time
 
 
 class RatingMetrics(NamedTuple):
@@ -172,11 +173,13 @@ def _fit_ordinal(
 
 def _concordance(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
     """The share of the pairs with different labels that the scores order alike; equal scores count half."""
-    apart = labels[:, None] > labels[None, :]
-    if not apart.any():
-        return 0.5
-    difference = scores[:, None] - scores[None, :]
-    return float(((difference > 0) + 0.5 * (difference == 0))[apart].mean())
+    lead, n = 0.0, 0  # pairs ordered alike less those the other way round, and all of them
+    for start in range(0, len(scores), CHUNK):  # all pairs at once would take memory by the square of the rows
+        rows = slice(start, start + CHUNK)
+        apart = labels[rows, None] > labels
+        lead += float(np.sign(scores[rows, None] - scores)[apart].sum())
+        n += int(apart.sum())
+    return 0.5 + 0.5 * lead / n if n else 0.5
 
 
 def _text(row: RatingRow, index: int) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 import rlhf_envs  # noqa: F401
 from agents.cli import app
+from agents.reward_fit import PAIR, _split, load_judgements
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.ensemble import RewardEnsemble
@@ -71,9 +73,15 @@ def test_a_fit_writes_a_plain_reward_model_that_eval_measures(folder: Path, tmp_
     assert AutoModelForSequenceClassification.from_pretrained(output).config.num_labels == 1
     figures = json.loads((output / "manifest.json").read_text())["figures"]
     assert figures["held-out accuracy"] == 1.0
-    measured = rlhf("reward", "eval", output, folder / "pairs.jsonl")
+    held_out = output / "held_out.jsonl"
+    assert f"rlhf reward eval {output} {held_out}" in done.output
+    rows, all_rows = (load_judgements(path, PAIR) for path in (held_out, folder / file))
+    assert len(rows) == 8
+    assert all(row in all_rows for row in rows)
+    measured = rlhf("reward", "eval", output, held_out)
     assert measured.exit_code == 0, measured.output
     assert "accuracy                     1.0000" in measured.output
+    assert "pairs                        8" in measured.output
     for shown in ("expected calibration error", "reliability", "accuracy by agreement"):
         assert shown in measured.output
 
@@ -116,6 +124,38 @@ def test_every_loss_fits_parts_of_the_model(folder: Path, tmp_path: Path, loss: 
     assert "correlation" in measured.output, measured.output
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_many_held_out_pairs_calibrate_a_fit_and_few_do_not(folder: Path, tmp_path: Path, members: int) -> None:
+    options = small(folder, "--members", members)
+    few = rlhf("reward", "fit", folder / "pairs.jsonl", tmp_path / "few", *options)
+    assert "not calibrated               8 held-out pairs are too few to calibrate on, take at least 50" in few.output
+    held_out = ["--held-out", folder / "pairs.jsonl"]
+    many = rlhf("reward", "fit", folder / "pairs.jsonl", tmp_path / "many", *options, *held_out)
+    assert "not calibrated" not in many.output
+    figures = json.loads((tmp_path / "many" / "manifest.json").read_text())["figures"]
+    assert 0.02 < figures["temperature"] < 50
+    assert (tmp_path / "many" / "held_out.jsonl").read_bytes() == (folder / "pairs.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_fit_that_cannot_be_calibrated_is_written_all_the_same(
+    folder: Path, tmp_path: Path, members: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three pairs of four are right, and the fourth is so wrong that the right text is behind on average."""
+
+    def differences(*_: Any) -> np.ndarray:
+        return np.tile([0.1, 0.1, 0.1, -5.0], 20)
+
+    for name in ("bradley_terry.pair", "ensemble_fit.ensemble", "calibration.pair", "calibration.ensemble"):
+        monkeypatch.setattr(f"rlhf_envs.preferences.{name}_differences", differences)
+    options = small(folder, "--members", members, "--held-out", folder / "pairs.jsonl")
+    done = rlhf("reward", "fit", folder / "pairs.jsonl", tmp_path / "out", *options)
+    assert done.exit_code == 0, done.output
+    assert "held-out accuracy            0.7500" in done.output
+    assert "not calibrated               the scores of 80 held-out pairs do not favour the chosen" in done.output
+    assert np.isfinite(get_reward(str(tmp_path / "out"))(["it was "], ["good"])).all()
+
+
 def test_a_second_fit_takes_the_place_of_the_first_and_is_the_same(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "reward"
     weights = []
@@ -126,13 +166,58 @@ def test_a_second_fit_takes_the_place_of_the_first_and_is_the_same(folder: Path,
 
 
 def test_the_split_keeps_a_prompt_on_one_side(folder: Path) -> None:
-    from agents.reward_fit import PAIR, _split, load_judgements
-
     rows = [{**row, "prompt": f"p{i % 7}"} for i, row in enumerate(load_judgements(folder / "pairs.jsonl", PAIR))]
-    fitted, held_out = _split(rows, None, PAIR, 0)
+    fitted, held_out, notes = _split(rows, 0)
     assert len(fitted) + len(held_out) == 80
-    assert held_out
+    assert 11 <= len(held_out) <= 12  # one of 7 prompts
     assert not {row["prompt"] for row in fitted} & {row["prompt"] for row in held_out}
+    assert not notes
+
+
+def texts_of(rows: list[dict[str, Any]]) -> set[str]:
+    return {row[side] for row in rows for side in PAIR}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_without_a_prompt_that_share_a_text_are_on_one_side(seed: int) -> None:
+    """Chains a-b, b-c, c-d of pairs, whose links lie far apart."""
+    rows = [{"chosen": f"{n} of {i}", "rejected": f"{n + 1} of {i}"} for n in range(3) for i in range(20)]
+    fitted, held_out, notes = _split(rows, seed)
+    assert len(held_out) == 6  # two chains
+    assert len(fitted) == 54
+    assert not texts_of(fitted) & texts_of(held_out)
+    assert not notes
+
+
+def test_a_row_whose_whole_text_stands_with_a_prompt_elsewhere_is_on_its_side() -> None:
+    with_prompt = [{"prompt": f"{i} ", "chosen": "good", "rejected": "bad"} for i in range(20)]
+    without = [{"chosen": f"{i} good", "rejected": f"{i} fair"} for i in range(20)]
+    fitted, held_out, _ = _split([*with_prompt, *without], 0)
+    assert len(held_out) == 4
+    numbers = [{(row.get("prompt", "") + row["chosen"]).split()[0] for row in part} for part in (fitted, held_out)]
+    assert not numbers[0] & numbers[1]
+
+
+def test_one_large_group_is_fitted_and_the_small_ones_are_held_out() -> None:
+    rows = [{"prompt": "p" if i < 90 else f"p{i}", "completion": str(i), "label": 1.0} for i in range(100)]
+    for seed in range(5):
+        _, held_out, notes = _split(rows, seed)
+        assert {row["prompt"] for row in held_out} == {f"p{i}" for i in range(90, 100)}
+        assert not notes
+
+
+def test_rows_that_all_hang_together_are_split_by_pair_with_a_warning(folder: Path, tmp_path: Path) -> None:
+    texts = [f"film {i}" for i in range(10)]
+    rows = [{"chosen": a, "rejected": b} for i, a in enumerate(texts) for b in texts[i + 1 :]] * 2
+    fitted, held_out, notes = _split(rows, 0)
+    assert (len(fitted), len(held_out)) == (82, 8)  # 4 of 45 pairs, each of which stands there twice
+    assert not [row for row in held_out if row in fitted]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = rlhf("reward", "fit", file, tmp_path / "out", "--model", folder / "backbone", "--train", "head")
+    assert done.exit_code == 0, done.output
+    assert f"warning                      {notes['warning']}" in done.output
+    assert "nearly all rows share prompts or texts" in str(notes["warning"])
 
 
 @pytest.mark.parametrize(
@@ -140,7 +225,11 @@ def test_the_split_keeps_a_prompt_on_one_side(folder: Path) -> None:
     [
         ([], [], "there are no rows"),
         ([{"prompt": "a", "chosen": "b"}], [], "row 1: no column 'rejected' (it has: prompt, chosen)"),
-        ([{"prompt": "a", "chosen": "b", "rejected": "c"}], [], "1 rows of one prompt: there is nothing to hold out"),
+        (
+            [{"prompt": "a", "chosen": "b", "rejected": "c"}],
+            [],
+            "1 rows of the same texts: there is nothing to hold out",
+        ),
         ([{"prompt": "a", "chosen": "b", "rejected": "c"}], ["--loss", "mse"], "row 1: no column 'completion'"),
         ([{"prompt": "a", "chosen": "b", "rejected": "c"}], ["--train", "tail"], "--train: choose full, head, lora"),
         ([{"prompt": "a", "chosen": "b", "rejected": "c"}], ["--loss", "hinge"], "--loss: Input should be 'bt'"),

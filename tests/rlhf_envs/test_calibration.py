@@ -13,6 +13,8 @@ from rlhf_envs.models import load_tokenizer
 from rlhf_envs.preferences import evaluate_pairs, normalise
 from rlhf_envs.preferences.bradley_terry import pair_differences
 from rlhf_envs.preferences.calibration import (
+    CalibrationError,
+    _temperature_of,
     accuracy_by_agreement,
     best_temperature,
     calibrate,
@@ -112,6 +114,7 @@ def test_calibrating_scales_the_raw_scores_and_keeps_the_normalised_ones(tmp_pat
     right = [d > 0 for d in pair_differences(model, tokenizer, pairs)]
     pairs = [pair for pair, is_right in zip(pairs, right, strict=True) if is_right]
     pairs += [{"chosen": pairs[0]["rejected"], "rejected": pairs[0]["chosen"]}]  # one contradiction: a finite optimum
+    pairs *= 10
     before = pair_differences(model, tokenizer, pairs)
     loss = evaluate_pairs(model, tokenizer, pairs).loss
     temperature = calibrate(model, tokenizer, pairs)
@@ -124,14 +127,34 @@ def test_calibrating_scales_the_raw_scores_and_keeps_the_normalised_ones(tmp_pat
     np.testing.assert_allclose(first, second, atol=1e-4)
 
 
-def test_a_model_that_orders_pairs_wrongly_cannot_be_calibrated() -> None:
+@pytest.mark.parametrize(
+    ("differences", "message"),
+    [
+        ([], "^0 held-out pairs are too few to calibrate on, take at least 50"),
+        ([1.0] * 48 + [-1.0], "^49 held-out pairs are too few"),
+        ([0.1, 0.1, 0.1, -5.0] * 20, "^the scores of 80 held-out pairs do not favour the chosen texts on average"),
+        ([0.0] * 60, "do not favour the chosen text"),
+        ([1.0] * 60, r"^the 60 held-out pairs ask for a temperature outside of 0\.02 to 50"),
+        ([100.0] * 31 + [-100.0] * 29, "the 60 held-out pairs ask for a temperature outside of"),
+    ],
+)
+def test_pairs_that_fix_no_temperature_say_why(differences: list[float], message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        _temperature_of(np.array(differences), [{}] * len(differences))
+
+
+def test_agreement_that_is_never_full_fixes_the_temperature_of_pairs_that_are_all_right() -> None:
+    assert _temperature_of(np.full(50, 3.0), [{"probability": 0.75}] * 50) == pytest.approx(3.0 / np.log(3), rel=1e-3)
+
+
+def test_a_model_that_cannot_be_calibrated_is_left_as_it_was() -> None:
     model, tokenizer = small_model(), load_tokenizer("tiny")
-    pair = {"chosen": "good film", "rejected": "bad"}
-    if pair_differences(model, tokenizer, [pair])[0] > 0:
-        pair = {"chosen": "bad", "rejected": "good film"}
-    with pytest.raises(ValueError, match="ordered no better than by chance"):
-        calibrate(model, tokenizer, [pair])
-    with pytest.raises(ValueError, match="no pairs to calibrate on"):
-        calibrate(model, tokenizer, [])
+    before = {name: weights.clone() for name, weights in model.state_dict().items()}
+    with pytest.raises(CalibrationError):
+        calibrate(model, tokenizer, [{"chosen": "good film", "rejected": "bad"}])
+    assert all(torch.equal(weights, before[name]) for name, weights in model.state_dict().items())
+
+
+def test_no_pairs_have_no_reliability() -> None:
     with pytest.raises(ValueError, match="0 pairs in 10 bins"):
         reliability(np.empty(0))

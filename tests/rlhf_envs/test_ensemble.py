@@ -167,9 +167,11 @@ def test_a_bert_with_a_bias_in_its_head_serves_too(tmp_path: Path) -> None:
 
 
 def test_calibration_keeps_the_normalised_scores_and_lowers_the_loss(backbone: str, tmp_path: Path) -> None:
-    ensemble, held_out = fitted(backbone), pairs_by_word(40, 2)
+    ensemble, held_out = fitted(backbone), pairs_by_word(60, 2)
+    contradicted = {"chosen": held_out[0]["rejected"], "rejected": held_out[0]["chosen"]}
+    held_out.append({"prompt": "it was ", **contradicted})  # so that the best temperature is none of the ends
     before = ensemble.member_scores(PROMPTS, COMPLETIONS)
-    uncalibrated = ensemble.metrics.loss
+    uncalibrated = evaluate_ensemble(ensemble, held_out).loss
     temperature = calibrate_ensemble(ensemble, held_out)
     np.testing.assert_allclose(ensemble.member_scores(PROMPTS, COMPLETIONS), before, atol=1e-5)
     assert evaluate_ensemble(ensemble, held_out).loss < uncalibrated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2For
 
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.preferences import evaluate_ratings, fit_ratings
-from rlhf_envs.preferences.regression import ordinal_log_probs
+from rlhf_envs.preferences.regression import CHUNK, _concordance, ordinal_log_probs
 from rlhf_envs.rewards.reward_model import score_texts
 
 ROW = {"prompt": "it was", "completion": " good", "label": 4.0}
@@ -121,6 +122,25 @@ def test_figures_equal_a_count_by_hand() -> None:
     pairs = [(i, j) for i in range(4) for j in range(4) if labels[i] > labels[j]]
     assert measured.accuracy == pytest.approx(np.mean([scores[i] > scores[j] for i, j in pairs]))
     assert measured.correlation == pytest.approx(np.corrcoef(scores, labels)[0, 1])
+
+
+def test_the_accuracy_over_many_chunks_is_that_of_all_pairs_with_ties_as_a_half() -> None:
+    generator = np.random.default_rng(0)
+    labels = generator.integers(5, size=2 * CHUNK + 7).astype(float)
+    scores = np.round(labels + generator.normal(0, 2, len(labels)))  # with equal ones
+    above, below = np.nonzero(labels[:, None] > labels[None, :])
+    won, tied = scores[above] > scores[below], scores[above] == scores[below]
+    assert _concordance(scores, labels) == pytest.approx(np.mean(won + 0.5 * tied))
+    assert _concordance(scores, np.ones(len(scores))) == 0.5
+
+
+def test_the_accuracy_takes_memory_by_the_rows_and_not_by_their_square() -> None:
+    scores = np.arange(4000.0)
+    tracemalloc.start()
+    assert _concordance(scores, scores) == 1.0
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * len(scores) ** 2 / 4  # a quarter of what the differences of all pairs take
 
 
 @pytest.mark.parametrize(
