@@ -2,16 +2,20 @@
 
 `python -m benchmarks.crowd` takes the bundled rated snippets. The raters are anonymous, but they came in batches:
 within each batch of 30 snippets (the last has 15) the k-th rating is always the same person's, see `check_identity`. So
-there are 6,635 real annotators with 30 ratings each. A seed draws 30 batches, and for each a panel of real raters;
-the planted ones rate like nobody in particular: each rating is drawn from all ratings there are. Everyone's answer to a
-pair of the batch is the order (or tie) of their own two ratings. The clean order is that of the means of *all* real
-ratings of the snippets. Printed are means and standard deviations over the seeds of
+there are 6,635 real annotators with 30 ratings each. Every seed has 30 batches of its own, all from the half of them
+that is kept for the figures (`--part development` is the other half, for choosing constants), and draws a panel of real
+raters for each; the planted ones rate like nobody in particular: each rating is drawn from all ratings of the seed's
+batches. Everyone's answer to a pair of the batch is the order (or tie) of their own two ratings. The clean order is
+that of the means of the real raters who are *not* on the panel. Printed are means and standard deviations over the
+seeds of
 
 - pairs: the share ordered as in the clean order (a tie counts half) by the majority and by Dawid-Skene;
 - ranks: Kendall's tau with the clean order, by Bradley-Terry, noisy Bradley-Terry, the mean rating, and the mean of
   standardised ratings without the spammers found;
 - found: the share of planted raters found by their votes and by their ratings, and of real ones called spammers; how
-  these go with the means of all others who rated the batch, and how the other real ones do (correlations).
+  these go with the clean scores, and how the other real ones do (correlations);
+
+and the gains over the simpler way, seed by seed, as means and standard errors.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -41,26 +45,25 @@ from rlhf_envs.preferences.crowd import (
 )
 from rlhf_envs.preferences.ratings import mean_ratings, standardise_ratings
 
-__all__ = ["Panel", "check_identity", "load_batches", "main", "measure"]
+__all__ = ["Panel", "check_identity", "load_batches", "main", "measure", "part_of"]
 
 BATCH = 30
-FIRST_SEED = 100  # lower ones were looked at when the constants of find_spammers were chosen
 
 
 @dataclass(frozen=True)
 class Panel:
     """Who answers about a batch."""
 
-    real: int | None  # drawn from the batch's raters; None for all of them
+    real: int | None  # drawn from the batch's raters; None for half of them
     planted: int
     span: int = 1  # batches through which a planted one clicks
 
     def __str__(self) -> str:
         span = f", over {self.span} batches" if self.span > 1 else ""
-        return f"{'all' if self.real is None else self.real} real + {self.planted} clicking{span}"
+        return f"{'half' if self.real is None else self.real} real + {self.planted} clicking{span}"
 
 
-PANELS = (Panel(5, 0), Panel(5, 1), Panel(5, 2), Panel(5, 2, span=3), Panel(5, 4), Panel(None, 2), Panel(None, 10))
+PANELS = (Panel(5, 0), Panel(5, 1), Panel(5, 2), Panel(5, 2, span=3), Panel(5, 4), Panel(None, 1), Panel(None, 5))
 CLAIMS = (
     ("pairs: Dawid-Skene", "pairs: majority"),
     ("ranks: noisy B.-T.", "ranks: Bradley-Terry"),
@@ -73,6 +76,12 @@ def load_batches() -> list[np.ndarray]:
     rows = load_rows("rated_snippets", required=("text", "ratings"))
     ratings: list[Any] = [row["ratings"] for row in rows]
     return [np.array(ratings[start : start + BATCH], float).T for start in range(0, len(ratings), BATCH)]
+
+
+def part_of(batches: Sequence[np.ndarray], part: Literal["development", "test"]) -> list[np.ndarray]:
+    """Every other batch, shuffled, because the file is in no random order."""
+    chosen = batches[0::2] if part == "development" else batches[1::2]
+    return [chosen[b] for b in np.random.default_rng(0).permutation(len(chosen))]
 
 
 def check_identity(batches: Sequence[np.ndarray]) -> tuple[float, float]:
@@ -89,21 +98,22 @@ def check_identity(batches: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def answers(
-    batches: Sequence[np.ndarray], panel: Panel, n_batches: int, n_pairs: int, seed: int
+    batches: Sequence[np.ndarray], panel: Panel, n_pairs: int, seed: int
 ) -> tuple[list[Rating], list[Vote], dict[Any, float]]:
-    """What a panel says of some batches, and the clean score of every snippet."""
+    """What panels say of the batches, and the clean score of every snippet, of which the panels know nothing."""
     generator = np.random.default_rng(seed)
     everything = np.concatenate([batch.ravel() for batch in batches])
     ratings: list[Rating] = []
     votes: list[Vote] = []
     clean: dict[Any, float] = {}
-    for place, b in enumerate(generator.choice(len(batches), min(n_batches, len(batches)), replace=False)):
-        batch = batches[b]
-        chosen = generator.permutation(len(batch))[: panel.real]
+    for b, batch in enumerate(batches):
+        raters = generator.permutation(len(batch))
+        size = len(batch) // 2 if panel.real is None else panel.real
+        chosen, others = raters[:size], raters[size:]
         clicks = generator.choice(everything, (panel.planted, batch.shape[1]))
-        names = [f"real-{b}-{k}" for k in chosen] + [f"planted-{place // panel.span}-{k}" for k in range(panel.planted)]
+        names = [f"real-{b}-{k}" for k in chosen] + [f"planted-{b // panel.span}-{k}" for k in range(panel.planted)]
         values = np.concatenate([batch[chosen], clicks])  # (panel, snippets)
-        clean |= {(b, i): float(mean) for i, mean in enumerate(batch.mean(axis=0))}
+        clean |= {(b, i): float(mean) for i, mean in enumerate(batch[others].mean(axis=0))}
         ratings += [
             Rating(n, (b, i), float(v)) for n, row in zip(names, values, strict=True) for i, v in enumerate(row)
         ]
@@ -116,9 +126,9 @@ def answers(
     return ratings, votes, clean
 
 
-def measure(batches: Sequence[np.ndarray], panel: Panel, n_batches: int, n_pairs: int, seed: int) -> dict[str, float]:
+def measure(batches: Sequence[np.ndarray], panel: Panel, n_pairs: int, seed: int) -> dict[str, float]:
     """The figures of one seed."""
-    ratings, votes, clean = answers(batches, panel, n_batches, n_pairs, seed)
+    ratings, votes, clean = answers(batches, panel, n_pairs, seed)
     figures: dict[str, float] = {}
     for name, aggregate in (("majority", majority_vote(votes)), ("Dawid-Skene", dawid_skene(votes, symmetric=True))):
         figures[f"pairs: {name}"] = _order_accuracy(aggregate.probabilities, clean)
@@ -138,17 +148,16 @@ def measure(batches: Sequence[np.ndarray], panel: Panel, n_batches: int, n_pairs
     for how, found in (("votes", by_votes), ("ratings", by_ratings)):
         figures[f"found by {how}"] = len(found & planted) / len(planted) if planted else float("nan")
         figures[f"real called so by {how}"] = len(found - planted) / len(names - planted)
-    goes_along = {name: _with_all_others(batches, name) for name in names - planted}
+    goes_along = {name: _correlation([r for r in ratings if r.annotator == name], clean) for name in names - planted}
     for what, group in (("those", by_ratings - planted), ("the other real", names - planted - by_ratings)):
         figures[f"correlation of {what}"] = float(np.mean([goes_along[name] for name in group])) if group else np.nan
     return figures
 
 
-def _with_all_others(batches: Sequence[np.ndarray], name: str) -> float:
-    """Correlate a real rater with the mean of everyone else who rated the batch."""
-    _, b, k = name.split("-")
-    own, others = batches[int(b)][int(k)], np.delete(batches[int(b)], int(k), axis=0).mean(axis=0)
-    return float(np.corrcoef(own, others)[0, 1]) if own.std() > 0 else 0.0
+def _correlation(ratings: Sequence[Rating], clean: dict[Any, float]) -> float:
+    """Correlate one rater's ratings with the clean scores; 0 if all are alike."""
+    own, others = [rating.value for rating in ratings], [clean[rating.item] for rating in ratings]
+    return float(np.corrcoef(own, others)[0, 1]) if len(set(own)) > 1 else 0.0
 
 
 def _order_accuracy(probabilities: dict[Any, np.ndarray], clean: dict[Any, float]) -> float:
@@ -181,21 +190,26 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, default=30, help="batches of 30 snippets a seed")
     parser.add_argument("--pairs", type=int, default=60, help="pairs a batch")
     parser.add_argument("--panels", type=int, default=len(PANELS), help="take only the first ones")
+    parser.add_argument("--part", default="test", choices=("development", "test"), help="of the batches")
     args = parser.parse_args(arguments)
     panels = PANELS[: args.panels]
     start = time.perf_counter()
     batches = load_batches()
+    part = part_of(batches, args.part)
+    if args.seeds * args.batches > len(part):
+        parser.error(f"{args.seeds} seeds of {args.batches} batches are more than the {len(part)} {args.part} batches")
     within, across = check_identity(batches)
     print(
         f"{len(batches)} batches, {sum(map(len, batches)):,} raters; the k-th ratings of neighbouring snippets deviate"
     )
     print(f"alike: correlation {within:.3f} within a batch, {across:.3f} from one batch to the next")
-    print(f"{args.batches} batches, {args.pairs} pairs of each; means ± standard deviations over {args.seeds} seeds")
+    print(f"{args.batches} {args.part} batches a seed, {args.pairs} pairs of each; ", end="")
+    print(f"means ± standard deviations over {args.seeds} seeds")
     results: dict[Panel, list[dict[str, float]]] = {}
     for panel in panels:
         results[panel] = [
-            measure(batches, panel, args.batches, args.pairs, seed)
-            for seed in range(FIRST_SEED, FIRST_SEED + args.seeds)
+            measure(part[seed * args.batches : (seed + 1) * args.batches], panel, args.pairs, seed)
+            for seed in range(args.seeds)
         ]
     print("\n| | " + " | ".join(map(str, panels)) + " |\n|" + "---|" * (len(panels) + 1))
     for name in results[panels[0]][0]:
@@ -205,17 +219,19 @@ def main(arguments: list[str] | None = None) -> None:
     for ours, theirs in CLAIMS:
         for panel in panels:
             gains = [figures[ours] - figures[theirs] for figures in results[panel]]
+            error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+            gain = f"{statistics.mean(gains):+.3f} ± {error:.3f} (standard error)"
             verdict = f"better in {sum(gain > 0 for gain in gains)} of {len(gains)} seeds"
-            print(f"- {panel}: {ours} over {theirs.split(': ')[1]}: {_spread(gains, '+')}, {verdict}")
+            print(f"- {panel}: {ours} over {theirs.split(': ')[1]}: {gain}, {verdict}")
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 
-def _spread(values: Sequence[float], sign: str = "") -> str:
+def _spread(values: Sequence[float]) -> str:
     values = [value for value in values if not np.isnan(value)]  # a share of nobody
     if not values:
         return ""
     deviation = statistics.stdev(values) if len(values) > 1 else float("nan")
-    return f"{statistics.mean(values):{sign}.3f} ± {deviation:.3f}"
+    return f"{statistics.mean(values):.3f} ± {deviation:.3f}"
 
 
 if __name__ == "__main__":

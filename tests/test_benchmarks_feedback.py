@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("development", "test")
 
 
 @pytest.fixture
@@ -29,24 +30,36 @@ def test_the_kth_rating_is_one_persons_within_a_batch_and_anothers_in_the_next(b
 def test_aggregation_beats_the_majority_on_real_raters_and_finds_the_planted_clickers(benchmark: Any) -> None:
     pytest.importorskip("crowdkit", reason="needs the extra agreement")
     crowd = benchmark("crowd")
-    batches = crowd.load_batches()
-    runs = [crowd.measure(batches, crowd.Panel(5, 4, span=3), n_batches=6, n_pairs=40, seed=seed) for seed in (0, 1)]
-    figures = {name: np.mean([run[name] for run in runs]) for name in runs[0]}
-    assert figures["pairs: Dawid-Skene"] > figures["pairs: majority"] + 0.05
+    batches = crowd.part_of(crowd.load_batches(), "development")[:12]
+    figures = crowd.measure(batches, crowd.Panel(5, 4, span=3), n_pairs=40, seed=0)
+    assert figures["pairs: Dawid-Skene"] > figures["pairs: majority"] + 0.01
     assert figures["ranks: cleaned rating"] > figures["ranks: mean rating"] + 0.1
     assert figures["found by ratings"] > 0.9
     assert figures["real called so by ratings"] < 0.1
 
 
-def test_planted_raters_are_compared_with_a_clean_order_that_knows_nothing_of_them(benchmark: Any) -> None:
+def test_panels_are_compared_with_a_clean_order_that_knows_nothing_of_them(benchmark: Any) -> None:
     crowd = benchmark("crowd")
-    batches = [np.array([[1.0, 2.0, 3.0], [3.0, 3.0, 4.0]])]
-    ratings, votes, clean = crowd.answers(batches, crowd.Panel(None, 3), n_batches=1, n_pairs=99, seed=0)
-    assert clean == {(0, 0): 2.0, (0, 1): 2.5, (0, 2): 3.5}
-    assert len(ratings) == 5 * 3
-    assert len(votes) == 5 * 3
-    second = {vote.item: vote.label for vote in votes if vote.annotator == "real-0-1"}
-    assert second == {((0, 0), (0, 1)): 2, ((0, 0), (0, 2)): 1, ((0, 1), (0, 2)): 1}
+    batch = np.random.default_rng(0).permuted(np.tile(np.arange(5.0), (7, 1)), axis=1)
+    for panel, size in ((crowd.Panel(2, 3), 2), (crowd.Panel(None, 3), 3)):
+        ratings, votes, clean = crowd.answers([batch], panel, n_pairs=99, seed=0)
+        names = {rating.annotator for rating in ratings}
+        seated = [k for k in range(len(batch)) if f"real-0-{k}" in names]
+        assert (len(seated), len(names)) == (size, size + 3)
+        others = np.delete(batch, seated, axis=0).mean(axis=0)
+        assert [clean[0, i] for i in range(5)] == pytest.approx(others.tolist())
+        assert len(votes) == 10 * len(names)
+        for vote in (vote for vote in votes if vote.annotator == f"real-0-{seated[0]}"):
+            first, second = (batch[seated[0], i] for _, i in vote.item)
+            assert vote.label == int(second > first)
+
+
+def test_constants_are_chosen_on_batches_that_no_figure_is_of(benchmark: Any) -> None:
+    crowd = benchmark("crowd")
+    batches = [np.full((1, 1), float(number)) for number in range(11)]
+    parts = [{float(batch) for batch in np.concatenate(crowd.part_of(batches, part)).ravel()} for part in PARTS]
+    assert parts[0] & parts[1] == set()
+    assert parts[0] | parts[1] == set(range(11))
 
 
 def test_crowd_prints_its_table(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +69,9 @@ def test_crowd_prints_its_table(benchmark: Any, capsys: pytest.CaptureFixture[st
     out = capsys.readouterr().out
     for name in ("pairs: Dawid-Skene", "ranks: noisy B.-T.", "found by ratings", "better in "):
         assert name in out
+    with pytest.raises(SystemExit):  # rather than use a batch twice
+        crowd.main(["--seeds", "6", "--batches", "30"])
+    assert "6 seeds of 30 batches are more than the 177 test batches" in capsys.readouterr().err
 
 
 def test_a_linear_head_is_the_minimum_of_its_penalised_loss(benchmark: Any) -> None:
@@ -106,6 +122,16 @@ def test_a_strategy_labels_what_its_budget_allows_and_all_meet_at_the_whole_pool
     assert len({curve[0] for curve in curves.values()}) == 1  # the same random start
     assert len({curve[-1] for curve in curves.values()}) == 1
     assert all(curve[-1] > 0.7 for curve in curves.values())
+
+
+def test_few_seeds_need_more_standard_errors_to_beat_random(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    seeds = 0.01 * np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    error = seeds.std(ddof=1) / 5**0.5
+    gains = {"disagreement": 2.7, "uncertainty": -2.9, "diverse": 2.9}  # in standard errors; the quantile is 2.776
+    curves = {"random": [[0.7]] * 5, **{name: [[0.7 + k * error + s] for s in seeds] for name, k in gains.items()}}
+    benchmark("queries").print_table(curves, [0.25], 2000)
+    verdicts = [line.rsplit(": ")[-1] for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert verdicts == ["no clear difference", "is worse than random", "beats random"]
 
 
 def test_queries_prints_and_draws(

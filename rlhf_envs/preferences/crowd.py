@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rlhf_envs.feedback.agreement import krippendorff_alpha
+from rlhf_envs.feedback.agreement import LEVELS, krippendorff_alpha
 
 from .aggregation import Aggregate, dawid_skene, majority_vote
 from .ranking import Ranking, bradley_terry, noisy_bradley_terry
@@ -39,16 +39,29 @@ __all__ = [
 
 
 def agreement(
-    answers: Sequence[Vote] | Sequence[Rating], level: Literal["nominal", "ordinal", "interval"] = "nominal"
+    answers: Sequence[Vote] | Sequence[Rating], level: Literal["nominal", "ordinal", "interval"] | None = None
 ) -> float:
-    """Return Krippendorff's alpha: 1 is full agreement, 0 what chance gives; nan where nothing can be compared.
+    """Return Krippendorff's alpha of votes on pairs, or of ratings.
+
+    Args:
+        answers: a vote `TIE` lies between the two texts.
+        level: how large a difference is; by default as in `rlhf_envs.feedback.agreement.alpha_by_kind`: "ordinal" for
+            votes, "interval" for ratings. "nominal" is for votes on what has no order.
+
+    Returns:
+        1 is full agreement, 0 what chance gives; nan where nothing can be compared.
 
     Raises:
         ImportError: krippendorff is not installed.
     """
-    return krippendorff_alpha(
-        ((a.item, a.annotator, float(a.label if isinstance(a, Vote) else a.value)) for a in answers), level
-    )
+    kind = "pairwise" if any(isinstance(answer, Vote) for answer in answers) else "rating"
+    return krippendorff_alpha(((a.item, a.annotator, _number(a)) for a in answers), level or LEVELS[kind])
+
+
+def _number(answer: Vote | Rating) -> float:
+    if isinstance(answer, Rating):
+        return float(answer.value)
+    return 0.5 if answer.label == TIE else float(answer.label)
 
 
 def pair_votes(items: Sequence[Item], judgements: Sequence[Judgement]) -> list[Vote]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlhf_envs.feedback.agreement import alpha_by_kind
 from rlhf_envs.feedback.records import Item, Judgement
 from rlhf_envs.preferences.crowd import (
     TIE,
@@ -289,6 +290,23 @@ def test_agreement_is_one_where_all_agree_and_about_nought_for_clickers() -> Non
     assert agreement(same) == pytest.approx(1.0)
     assert abs(agreement(crowd({"ann": 0.5, "bo": 0.5}, n=400)[1])) < 0.1
     assert agreement([Rating(name, k, k) for k in range(9) for name in ("ann", "bo")], "interval") == pytest.approx(1.0)
+
+
+def test_votes_on_pairs_agree_as_far_as_the_judgements_they_come_from() -> None:
+    generator = np.random.default_rng(0)
+    items = [item(number) for number in range(30)]
+    choices: list[int | None] = [0, 0, 1, None]
+    judgements = [
+        choose(number, name, choices[k])
+        for name in ("ann", "bo", "cy")
+        for number, k in enumerate(np.minimum(np.arange(30) % 4 + generator.integers(2, size=30), 3))
+    ]
+    votes = pair_votes(items, judgements)
+    assert agreement(votes) == pytest.approx(alpha_by_kind(judgements)["pairwise"])
+    assert abs(agreement(votes, "nominal") - agreement(votes)) > 0.02  # to which a tie is as far as the opposite
+    orders = [judge(7, name, {"order": order}, "ranking") for name, order in (("ann", [2, 0, 1]), ("bo", [2, 1, 0]))]
+    ranked = pair_votes([item(7, "ranking", ("a", "b", "c"))], orders)
+    assert agreement(ranked) == pytest.approx(alpha_by_kind(orders)["ranking"])
 
 
 def test_aggregated_pairs_keep_disagreement_as_soft_labels() -> None:
