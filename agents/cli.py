@@ -9,13 +9,16 @@ from typing import Any
 import typer
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from .cli_feedback import feedback_app
+from .cli_loop import add_loop
+from .cli_reward import reward_app
 from .command_line import add_command, user_errors
 from .config import TrainConfig, parse_pairs
 
 __all__ = ["EvaluateConfig", "PretrainConfig", "app"]
 
 app = typer.Typer(
-    help="RLHF as Gymnasium environments: pre-train, train and evaluate language models.",
+    help="RLHF as Gymnasium environments: ask people, fit rewards, train and evaluate language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
@@ -24,7 +27,7 @@ app = typer.Typer(
 
 @app.callback()
 def main() -> None:
-    """RLHF as Gymnasium environments: pre-train, train and evaluate language models."""
+    """RLHF as Gymnasium environments: ask people, fit rewards, train and evaluate language models."""
 
 
 class TrainFlags(TrainConfig):
@@ -225,6 +228,10 @@ def pretrain(config: PretrainConfig) -> None:
         figures = run(**config.model_dump())
     typer.echo(f"{config.output}: validation loss {figures['loss']:.3f}, perplexity {figures['perplexity']:.1f}")
 
+
+app.add_typer(feedback_app, name="feedback")
+add_loop(app)
+app.add_typer(reward_app, name="reward")
 
 if __name__ == "__main__":
     app()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -135,7 +136,7 @@ def serve(config: ServeConfig) -> None:
 class LabelConfig(_StoreConfig):
     """The configuration of `rlhf feedback label`."""
 
-    name: str | None = Field(None, description="Who judges. The user's name by default.")
+    name: str | None = Field(None, description="Who judges, annotator or admin. The user's name by default.")
     limit: int | None = Field(None, ge=1, description="The most answers.")
 
 
@@ -239,8 +240,13 @@ class ExportConfig(_StoreConfig):
     format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = Field(
         "preference", description="Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
     )
-    how: Literal["each", "majority", "soft"] = Field(
-        "each", description="Preferences and ratings: a row a judgement (each), or one an item (majority, soft)."
+    how: Literal["each", "majority", "soft", "dawid_skene"] = Field(
+        "each",
+        description="Preferences and ratings: a row a judgement (each), or one an item (majority, soft). dawid_skene: "
+        "soft, with annotators weighed by their reliability; of preferences.",
+    )
+    without_spammers: bool = Field(
+        False, description="Preferences: leave out annotators who seem to click at random (see status)."
     )
     kind: Kind | None = Field(None, description="Only items of this kind.")
     conversational: bool = Field(False, description="Messages instead of strings, in TRL's formats.")
@@ -250,13 +256,28 @@ class ExportConfig(_StoreConfig):
 
 @add_command(feedback_app, ExportConfig, "export")
 def export(config: ExportConfig) -> None:
-    """Write what people said to a file, and say what was left out and why."""
+    """Write what people said to a file, and say what was left out and why.
+
+    Texts stand in a .csv as they are: a spreadsheet takes one that begins with =, +, - or @ for a formula, so import
+    its columns as text.
+    """
     with user_errors():
         from rlhf_envs.feedback.exporting import export_file
 
+        from .crowds import dawid_skene_shares, random_clickers
+
+        if config.format != "preference" and (config.how == "dawid_skene" or config.without_spammers):
+            which = "--how dawid_skene" if config.how == "dawid_skene" else "--without-spammers"
+            raise ValueError(f"{which} is for --format preference, where annotators are compared; not {config.format}")
+        given = config.model_dump(exclude={"store", "file", "without_spammers"})
+        if config.how == "dawid_skene":
+            given |= {"how": "soft", "aggregate": dawid_skene_shares}
         with _open(config.store) as store:
-            done = export_file(store, config.file, **config.model_dump(exclude={"store", "file"}, by_alias=False))
+            clickers = random_clickers(store.items(), store.judgements()) if config.without_spammers else {}
+            done = export_file(store, config.file, without=clickers, **given)
     typer.echo(f"{config.file}: {len(done.rows)} rows")
+    if config.without_spammers:
+        typer.echo(f"who seems to click at random: {', '.join(clickers) or 'nobody'}")
     for reason, n in sorted(done.dropped.items()):
         typer.echo(f"left out: {n} {reason}")
 
@@ -271,20 +292,24 @@ class StatusConfig(_StoreConfig):
 
 @add_command(feedback_app, StatusConfig, "status")
 def status(config: StatusConfig) -> None:
-    """Show progress, agreement (Krippendorff's alpha) and every annotator's work."""
+    """Show progress, agreement (Krippendorff's alpha), every annotator's work and who seems to click at random."""
     from rich.console import Console
 
     with user_errors():
         from rlhf_envs.feedback.web.summary import summarise
 
+        from .crowds import suspects
         from .questions import status_tables
 
         with _open(config.store) as store:
             summary = summarise(store)
+            clickers = suspects(store.items(), store.judgements())
         if config.output is not None:
-            Path(config.output).write_text(summary.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            found = None if clickers is None else {name: figures._asdict() for name, figures in clickers.items()}
+            figures = summary.model_dump(mode="json") | {"clickers": found}
+            Path(config.output).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     console = Console()
-    for part in status_tables(summary):
+    for part in status_tables(summary, clickers):
         console.print(part)
 
 
@@ -315,6 +340,8 @@ def _open(url: str, create: bool = False) -> FeedbackStore:
 
 def _report_import(done: Import) -> None:
     typer.echo(f"{done.format}, {done.rows} rows: {done.items} new items, {done.judgements} new judgements")
+    if done.settings:
+        typer.echo(f"the store took the file's {', '.join(done.settings)}")
     reasons: Sequence[str] = [row.reason for row in done.bad]
     if reasons:
         duplicates = sum(reason.startswith("duplicate") for reason in reasons)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from rlhf_envs.feedback import NewItem
     from rlhf_envs.feedback.web.summary import Summary
+    from rlhf_envs.preferences.spam import Figures
 
 __all__ = ["generate_items", "status_tables"]
 
@@ -86,8 +88,8 @@ def generate_items(
     return items, same
 
 
-def status_tables(summary: Summary) -> list[RenderableType]:
-    """Progress, agreement and annotators, for the terminal."""
+def status_tables(summary: Summary, clickers: Mapping[str, Figures] | None = None) -> list[RenderableType]:
+    """Progress, agreement, annotators and (unless None) who seems to click at random, for the terminal."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -115,4 +117,9 @@ def status_tables(summary: Summary) -> list[RenderableType]:
         )
     if summary.annotators:
         parts.append(table)
+    for name, figures in (clickers or {}).items():
+        words = f"{name} seems to click at random (probability {figures.probability:.2f}): agrees with the others on "
+        parts.append(Text(f"{words}{figures.agreement:.0%} of {figures.n} comparisons that they made too"))
+    if clickers is not None and not clickers:
+        parts.append(Text("nobody seems to click at random"))
     return parts

@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -61,6 +62,11 @@ class Accounts:
             )
         return token
 
+    def check_invitation(self, token: str) -> None:
+        """Raise a ValueError unless the token would work now."""
+        with self._database.read() as connection:
+            self._invitation(connection, token)
+
     def register(self, token: str, name: str, password_hash: str) -> Annotator:
         """Use up an invitation and make its account.
 
@@ -71,11 +77,7 @@ class Accounts:
         now = self._clock()
         with self._database.write() as connection:
             self._database.one_writer(connection)
-            invitation = connection.execute(
-                sa.select(invitations).where(invitations.c.token_hash == _hash(token))
-            ).one_or_none()
-            if invitation is None or invitation.used is not None or invitation.expires <= now:
-                raise ValueError("the invitation is unknown, used or out of date: ask for a new one")
+            invitation = self._invitation(connection, token)
             if connection.execute(sa.select(annotators.c.id).where(annotators.c.name == name)).first():
                 raise ValueError(f"the name {name!r} is taken: choose another")
             connection.execute(
@@ -85,6 +87,12 @@ class Accounts:
                 sa.update(invitations).where(invitations.c.token_hash == invitation.token_hash).values(used=now)
             )
             return annotator_named(connection, name)
+
+    def _invitation(self, connection: sa.Connection, token: str) -> sa.Row[Any]:
+        found = connection.execute(sa.select(invitations).where(invitations.c.token_hash == _hash(token))).one_or_none()
+        if found is None or found.used is not None or found.expires <= self._clock():
+            raise ValueError("the invitation is unknown, used or out of date: ask for a new one")
+        return found
 
     def password_hash(self, name: str) -> str | None:
         """The hash that the account was registered with; None for an unknown name or one without a password."""

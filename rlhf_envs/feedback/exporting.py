@@ -6,14 +6,14 @@ import csv
 import io
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .argilla import argilla_row
 from .label_studio import label_studio_row
 from .quarantine import write_atomically
-from .records import Item, Judgement
+from .records import MOVING_SETTINGS, Item, Judgement, Settings
 from .rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows
 
 if TYPE_CHECKING:
@@ -34,12 +34,17 @@ __all__ = [
 ]
 
 Row = dict[str, Any]
+Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, str, str], float]]
 
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
 
 
-def item_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
-    """Everything: a row an item, with its judgements, skips among them. `import_file` restores both."""
+def item_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings | None = None) -> Export:
+    """Everything: a row an item, with its judgements, skips among them. `import_file` restores both.
+
+    The first row also says, as "store_settings", what `settings` the answers stand on: the scale, the harms and the
+    guidelines.
+    """
     given = _by_item(judgements)
     fields = ("annotator", "value", "seconds", "comment", "sides", "key")
     rows = []
@@ -51,6 +56,8 @@ def item_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
             for judgement in given[item.id]
         ]
         rows.append(row)
+    if rows and settings is not None:
+        rows[0]["store_settings"] = {name: getattr(settings, name) for name in MOVING_SETTINGS}
     return Export(rows)
 
 
@@ -94,8 +101,14 @@ def export_file(
     conversational: bool = False,
     min_judgements: int = 1,
     strength_margin: float = 0.0,
+    without: Collection[str] = (),
+    aggregate: Aggregate | None = None,
 ) -> Export:
     """Write what a store holds to a file: JSON lines, of "argilla" and "label-studio" CSV; .gz behind compresses.
+
+    Texts stand in a CSV as they are, so one that begins with "=", "+", "-" or "@" is a formula to a spreadsheet, and
+    models' texts are not to be trusted: import such a file into a spreadsheet with its columns as text. (A quote before
+    them would come back as a part of the text.)
 
     Args:
         store: is read.
@@ -106,6 +119,9 @@ def export_file(
         conversational: messages instead of strings, where the format has prompts and completions.
         min_judgements: of "preference" and "ratings".
         strength_margin: of "preference".
+        without: annotators whose judgements are left out, and counted.
+        aggregate: of "preference": makes the `shares` of `preference_rows` out of the items and judgements, for ways of
+            weighing annotators that this module knows nothing of.
 
     Returns:
         The rows, and what was dropped; judgements that were taken back count as "undone".
@@ -122,7 +138,8 @@ def export_file(
     if Path(str(path).removesuffix(".gz")).suffix != extension:
         raise ValueError(f"{path}: {format} is written as {extension} (or {extension}.gz): name it so")
     items = [item for item in store.items() if kind in (None, item.kind)]
-    judgements = store.judgements(include_skips=True)
+    everything = store.judgements(include_skips=True)
+    judgements = [judgement for judgement in everything if judgement.annotator not in without]
     made: dict[str, Callable[[], Export]] = {
         "preference": lambda: preference_rows(
             items,
@@ -131,17 +148,20 @@ def export_file(
             min_judgements=min_judgements,
             strength_margin=strength_margin,
             conversational=conversational,
+            shares=aggregate(items, judgements) if aggregate is not None else None,
         ),
         "kto": lambda: kto_rows(items, judgements, scale=store.settings.scale, conversational=conversational),
         "ratings": lambda: rating_rows(
             items, judgements, how=how, min_judgements=min_judgements, conversational=conversational
         ),
         "sft": lambda: sft_rows(items, judgements, conversational=conversational),
-        "items": lambda: item_rows(items, judgements),
+        "items": lambda: item_rows(items, judgements, store.settings),
         "argilla": lambda: argilla_rows(items, judgements),
         "label-studio": lambda: label_studio_rows(items, judgements),
     }
     export = made[format]()
+    if left_out := len(everything) - len(judgements):
+        export.dropped["of an annotator who was left out"] = left_out
     if undone := count_undone(store):
         export.dropped["undone"] = undone
     if extension == ".csv":

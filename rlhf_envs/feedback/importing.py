@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .quarantine import BadRow, read_rows, write_quarantine
 from .reading import FORMATS, Entry, Reading, detect_format, read_row
-from .records import Item, NewItem
+from .records import MOVING_SETTINGS, Item, NewItem, Settings
 from .restoring import PastJudgement, restore
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Import:
         judgements: new in the store, skips among them.
         bad: what was not taken, duplicates and contradictions among it.
         quarantine: the file that holds `bad`; None where there is nothing in it.
+        settings: names of the store's settings that the file has changed.
     """
 
     format: str
@@ -38,6 +39,7 @@ class Import:
     judgements: int
     bad: tuple[BadRow, ...] = field(repr=False)
     quarantine: Path | None
+    settings: tuple[str, ...] = ()
 
 
 def import_file(
@@ -57,7 +59,9 @@ def import_file(
     The formats (.jsonl, .json, of the last two .csv; each also with .gz behind):
 
     - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and optionally
-      the other fields of `NewItem` and `judgements`. Without judgements the rows are questions to ask.
+      the other fields of `NewItem` and `judgements`. Without judgements the rows are questions to ask. The settings
+      that such a file brings (`store_settings`: the scale, the harms, the guidelines) become those of a store that has
+      no items yet; another store keeps its own, and takes no ratings that are on another scale.
     - "preference": TRL's `{prompt, chosen, rejected}`, strings or messages; without a prompt, what both begin with.
     - "kto": TRL's `{prompt, completion, label}`, the label true or false; they become thumbs.
     - "ratings": the same with a whole number.
@@ -89,6 +93,7 @@ def import_file(
     path = Path(path)
     reading = Reading(store.settings, kind, annotator, path.name, overlap)
     merge, n_rows = _Merge(store), 0
+    moved = _Moved(store, is_new=not merge.known)
     for found in read_rows(path):
         n_rows += 1
         if isinstance(found, BadRow):
@@ -102,7 +107,10 @@ def import_file(
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
         try:
+            if format == "items" and "store_settings" in named:
+                reading = replace(reading, settings=moved.take(named["store_settings"]))
             entry = read_row(format, named, reading)
+            moved.check(entry)
             merge.add(where, row, _as_gold(entry, overlap) if gold else entry)
         except ValueError as error:
             merge.bad.append(BadRow(where, str(error), row))
@@ -112,12 +120,50 @@ def import_file(
     at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
     if merge.bad:
         write_quarantine(at, merge.bad)
-    return Import(format, n_rows, items, judgements, tuple(merge.bad), at if merge.bad else None)
+    return Import(format, n_rows, items, judgements, tuple(merge.bad), at if merge.bad else None, moved.changed)
 
 
 def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     theirs = {there: ours for ours, there in columns.items()}
     return {theirs.get(column, column): value for column, value in row.items()}
+
+
+class _Moved:
+    """The settings of the store that a file of items comes from."""
+
+    def __init__(self, store: FeedbackStore, is_new: bool) -> None:
+        self.store, self.is_new = store, is_new
+        self.changed: tuple[str, ...] = ()
+        self._scale: tuple[int, int] | None = None  # of the file, where the store keeps another
+
+    def take(self, given: Any) -> Settings:
+        """Give them to a store without items; the settings that the rows are to be read with."""
+        before = self.store.settings
+        if given is None:  # a column of a table, which the other rows have as well
+            return before
+        if not isinstance(given, dict) or not set(given) <= set(MOVING_SETTINGS):
+            raise ValueError(f"'store_settings' must be an object of {', '.join(MOVING_SETTINGS)}")
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+        try:
+            wanted = replace(before, **settings)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"'store_settings': {error}") from None
+        if self.is_new:
+            changes = {name: getattr(wanted, name) for name in given if getattr(wanted, name) != getattr(before, name)}
+            self.changed = tuple(changes)
+            return self.store.update_settings(**changes)
+        if wanted.scale != before.scale:
+            self._scale = wanted.scale
+        return before
+
+    def check(self, entry: Entry) -> None:
+        """Refuse ratings that mean something else on the store's scale."""
+        if self._scale and entry.item.kind == "rating" and (entry.judgements or entry.item.gold is not None):
+            low, high = self.store.settings.scale
+            raise ValueError(
+                f"the file's ratings are on the scale {self._scale[0]} to {self._scale[1]}, the store's on {low} to "
+                f"{high}: import the file into a store of its own"
+            )
 
 
 @dataclass
@@ -144,10 +190,11 @@ class _Merge:
         self.touched: dict[int, _Known] = {}  # by id(), in the file's order
         self.names = {annotator.name for annotator in store.annotators()}
         by_id = {}
+        judgements = store.judgements(include_skips=True)  # before the items, so that theirs are among these
         for item in store.items():
             known = by_id[item.id] = _Known(_as_new(item), item.created, item.id, where="the store")
             self.known.setdefault(_identity(known.item), []).append(known)
-        for judgement in store.judgements(include_skips=True):
+        for judgement in judgements:
             by_id[judgement.item_id].said[judgement.annotator] = (judgement.value, "the store")
 
     def add(self, where: str, row: Any, entry: Entry) -> None:
@@ -176,12 +223,16 @@ class _Merge:
         touched = list(self.touched.values())
         new = [known for known in touched if known.id is None]
         self._add_items(new)
-        past = [(known.id, judgement) for known in touched for _, _, judgement in known.new if known.id is not None]
+        given = [(known.id, entry) for known in touched for entry in known.new if known.id is not None]
         now = datetime.now(timezone.utc)
-        past.sort(key=lambda pair: pair[1].created or now)  # undo takes the last back
+        given.sort(key=lambda pair: pair[1][2].created or now)  # undo takes the last back
         created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
-        restore(self.store, past, created)
-        return sum(known.id is not None for known in new), len(past)
+        late = restore(self.store, [(item_id, judgement) for item_id, (_, _, judgement) in given], created)
+        for place in late:
+            where, row, judgement = given[place][1]
+            reason = f"duplicate: {judgement.annotator!r} has judged this item while the file was read"
+            self.bad.append(BadRow(where, reason, row))
+        return sum(known.id is not None for known in new), len(given) - len(late)
 
     def _add_items(self, new: list[_Known]) -> None:
         """Give the new items their ids. One that the store does not take leaves the others alone."""

@@ -200,7 +200,7 @@ def _judged(
     meta = {str(name): column for name, column in row.items() if name not in used}
     if messages is not None:
         meta["messages"] = messages
-    item = NewItem(kind, prompt, completions, source=reading.source, meta=meta)
+    item = NewItem(kind, prompt, completions, source=reading.source, meta=meta, overlap=reading.overlap)
     return Entry(item, (PastJudgement(str(row.get("annotator") or reading.annotator), value),))
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 __all__ = [
+    "MOVING_SETTINGS",
     "Annotator",
     "Item",
     "Judgement",
@@ -17,6 +18,9 @@ __all__ = [
     "StoreError",
     "Task",
 ]
+
+
+MOVING_SETTINGS = ("scale", "harms", "guidelines")  # what answers stand on: it moves with them to another store
 
 
 class StoreError(RuntimeError):
@@ -143,7 +147,7 @@ class Settings:
 
     Attributes:
         guidelines: shown to annotators.
-        scale: the lowest and the highest rating.
+        scale: the lowest and the highest rating; it stays once there are ratings.
         harms: the categories of "flags".
         lease_seconds: how long an annotator has for a task before another may take it.
         paused: no tasks are given out.

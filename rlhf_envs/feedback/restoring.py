@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from .schema import annotators, items, judgements, tasks
+from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 
 if TYPE_CHECKING:
     from .store import FeedbackStore
@@ -42,13 +42,18 @@ class PastJudgement:
     created: datetime | None = None
 
 
-def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], created: dict[int, datetime]) -> None:
+def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], created: dict[int, datetime]) -> list[int]:
     """Store judgements as given, all or none; an item asks for as many fewer from now on.
+
+    A task on one of the items that its annotator holds at this moment is lost: it is answered now.
 
     Args:
         store: has the items and annotators.
-        past: (item id, judgement): of items that the annotator has not judged yet.
+        past: (item id, judgement), an annotator's on an item once.
         created: item id to when it was made, for items whose date is to be another than now.
+
+    Returns:
+        Indices into `past` of those left out, since the annotator has judged the item by now.
     """
     now = datetime.now(timezone.utc)
     with store._database.write() as connection:
@@ -56,7 +61,17 @@ def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], cre
         if created:
             dated = _of_item().values(created=sa.bindparam("moment"))
             connection.execute(dated, [{"item": item_id, "moment": moment} for item_id, moment in created.items()])
-        names = {row.name: row.id for row in connection.execute(sa.select(annotators.c.name, annotators.c.id))}
+        # Locked, so that nobody is lent an item while we judge it in their name.
+        everyone = sa.select(annotators.c.name, annotators.c.id).order_by(annotators.c.id)
+        names = {row.name: row.id for row in connection.execute(everyone.with_for_update(key_share=True))}
+        there = _pairs(connection, judgements, STANDS, {item_id for item_id, _ in past})
+        pairs = [(item_id, names[judgement.annotator]) for item_id, judgement in past]
+        late = [place for place, pair in enumerate(pairs) if pair in there]
+        past = [pair for place, pair in enumerate(past) if pairs[place] not in there]
+        held = _pairs(connection, tasks, OPEN, {item_id for item_id, _ in past})
+        lost = [{"task": held[pair]} for pair in pairs if pair in held and pair not in there]
+        if lost:
+            connection.execute(sa.update(tasks).where(tasks.c.id == sa.bindparam("task")).values(state="lost"), lost)
         taken = _taken_keys(connection, [judgement.key for _, judgement in past if _is_key(judgement.key)])
         n_completions = _n_completions(connection, {item_id for item_id, _ in past})
         for start in range(0, len(past), _ROWS_A_STATEMENT):
@@ -94,6 +109,7 @@ def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], cre
         if given:
             less = _of_item().values(needed=items.c.needed - sa.bindparam("n"))
             connection.execute(less, [{"item": item_id, "n": n} for item_id, n in given.items()])
+    return late
 
 
 def count_undone(store: FeedbackStore) -> int:
@@ -125,6 +141,20 @@ def _taken_keys(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
         part = keys[start : start + _ROWS_A_STATEMENT]
         taken.update(connection.execute(sa.select(judgements.c.key).where(judgements.c.key.in_(part))).scalars())
     return taken
+
+
+def _pairs(
+    connection: sa.Connection, table: sa.Table, condition: sa.TextClause, ids: set[int]
+) -> dict[tuple[int, int], int]:
+    """(item id, annotator id) -> id of the rows of a table that a condition holds for."""
+    found: dict[tuple[int, int], int] = {}
+    wanted = sorted(ids)
+    for start in range(0, len(wanted), _ROWS_A_STATEMENT):
+        part = wanted[start : start + _ROWS_A_STATEMENT]
+        query = sa.select(table.c.id, table.c.item_id, table.c.annotator_id)
+        for row in connection.execute(query.where(table.c.item_id.in_(part), condition)):
+            found[row.item_id, row.annotator_id] = row.id
+    return found
 
 
 def _n_completions(connection: sa.Connection, ids: set[int]) -> dict[int, int]:

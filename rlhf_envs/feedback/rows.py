@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,7 @@ def preference_rows(
     min_judgements: int = 1,
     strength_margin: float = 0.0,
     conversational: bool = False,
+    shares: Mapping[tuple[int, str, str], float] | None = None,
 ) -> Export:
     """TRL's preference rows `{prompt, chosen, rejected}` from comparisons, rankings and corrections.
 
@@ -52,6 +53,8 @@ def preference_rows(
         strength_margin: a preference of strength s gets "margin" `strength_margin * (s - 1)`, the mean where several
             are taken together; no margin at 0.
         conversational: messages instead of strings.
+        shares: of "majority" and "soft": (item id, first text, second text) to how probable it is that the first is
+            the better one, in place of the share that chose it; either order will do.
     """
     if how not in HOW:
         raise ValueError(f"how={how!r}: choose {', '.join(HOW)}")
@@ -71,8 +74,9 @@ def preference_rows(
             dropped[f"fewer than {min_judgements} judgements"] += len(given)
             continue
         groups = [[vote] for vote in given] if how == "each" else [given]
+        known_share = _share_of(shares or {}, item_id, first, second)
         for group in groups:
-            row = _preference(first, second, group, how, strength_margin, dropped)
+            row = _preference(first, second, group, known_share, how, strength_margin, dropped)
             if row is not None:
                 rows.append({**_texts(by_id[item_id], row, conversational), **row.extra})
     return Export(rows, dict(dropped))
@@ -208,11 +212,27 @@ def _pairs(item: Item, judgement: Judgement, dropped: Counter[str]) -> list[tupl
     return different
 
 
+def _share_of(shares: Mapping[tuple[int, str, str], float], item_id: int, first: str, second: str) -> float | None:
+    if (item_id, first, second) in shares:
+        return shares[item_id, first, second]
+    if (item_id, second, first) in shares:
+        return 1 - shares[item_id, second, first]
+    return None
+
+
 def _preference(
-    first: str, second: str, votes: Sequence[_Vote], how: str, strength_margin: float, dropped: Counter[str]
+    first: str,
+    second: str,
+    votes: Sequence[_Vote],
+    known_share: float | None,
+    how: str,
+    strength_margin: float,
+    dropped: Counter[str],
 ) -> _Preferred | None:
     """One row of votes on a pair; None, counted, where they do not say which is better."""
     share = sum(vote.share for vote in votes) / len(votes)
+    if known_share is not None and how != "each":
+        share = known_share
     if share == 0.5 and how != "soft":
         dropped["tie" if all(vote.share == 0.5 for vote in votes) else "contradictory: no majority"] += len(votes)
         return None

@@ -298,15 +298,23 @@ class FeedbackStore(Accounts):
         """Change some of the settings.
 
         Raises:
-            ValueError: there is no such setting, or its value makes no sense.
+            ValueError: there is no such setting, its value makes no sense, or there are ratings (or gold questions
+                that expect one) on another scale than the new one: they are numbers on it and would change meaning.
         """
         with self._database.write() as connection:
             self._database.one_writer(connection)
+            before = read_settings(connection)
             try:
-                updated = replace(read_settings(connection), **changes)
+                updated = replace(before, **changes)
             except TypeError:
                 known = [setting.name for setting in fields(Settings)]
                 raise ValueError(f"unknown settings {sorted(changes.keys() - known)}; there are {known}") from None
+            if tuple(updated.scale) != before.scale and _has_ratings(connection):
+                low, high = before.scale
+                raise ValueError(
+                    f"scale: there are ratings from {low} to {high} already, which a new scale would turn into others: "
+                    "keep this one, or begin a new store"
+                )
             for name in changes:
                 connection.execute(sa.delete(schema.settings).where(schema.settings.c.name == name))
                 connection.execute(sa.insert(schema.settings).values(name=name, value=getattr(updated, name)))
@@ -332,6 +340,15 @@ class FeedbackStore(Accounts):
 
 class _TakenMeanwhile(Exception):
     """Between our reading and our locking an item, another took its place."""
+
+
+def _has_ratings(connection: sa.Connection) -> bool:
+    """Whether anything in the store is a number on the scale: a judgement that stands, or a gold answer."""
+    rated = sa.exists().where(
+        judgements.c.item_id == items.c.id, judgements.c.value.is_not(None), sa.not_(judgements.c.undone)
+    )
+    query = sa.select(items.c.id).where(items.c.kind == "rating", items.c.gold.is_not(None) | rated).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def _check_key(key: str) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from .records import LeaseLost, StoreError
 from .terminal_forms import BACKSPACE, ENTER, LETTERS, Form, Keyboard, form_of
 from .visible import clip, visible
+from .work import join
 
 if TYPE_CHECKING:
     from .records import Task
@@ -86,7 +87,7 @@ def label(
 
     Args:
         store: holds the tasks.
-        name: the annotator; added where the store does not know the name.
+        name: who answers, an annotator or an admin; added as an annotator where the store does not know the name.
         keyboard: where keys come from; the terminal's by default.
         console: where tasks are shown.
         limit: the most answers, skips among them.
@@ -98,7 +99,7 @@ def label(
     Raises:
         StoreError: the store cannot be read. While an answer cannot be stored, it is kept and can be sent again.
     """
-    store.add_annotator(name)
+    join(store, name)
     session = _Session(store, name, keyboard or TerminalKeyboard(), console or Console(), clock)
     return session.run(limit)
 

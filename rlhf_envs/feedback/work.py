@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .records import Task
     from .store import FeedbackStore
 
-__all__ = ["Respond", "Response", "work", "work_once"]
+__all__ = ["Respond", "Response", "join", "work", "work_once"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def work(store: FeedbackStore, name: str, respond: Respond, limit: int | None = 
 
     Args:
         store: holds the tasks.
-        name: the annotator; added where the store does not know the name.
+        name: who answers, an annotator or an admin; added as an annotator where the store does not know the name.
         respond: answers a task. None gives the task back and ends the work.
         limit: the most answers, skips among them.
 
@@ -51,7 +51,7 @@ def work(store: FeedbackStore, name: str, respond: Respond, limit: int | None = 
     Raises:
         ValueError: an answer is not what the task's kind asks for; its task is given back.
     """
-    store.add_annotator(name)
+    join(store, name)
     done = 0
     while limit is None or done < limit:
         answered = work_once(store, name, respond)
@@ -59,6 +59,16 @@ def work(store: FeedbackStore, name: str, respond: Respond, limit: int | None = 
             break
         done += answered
     return done
+
+
+def join(store: FeedbackStore, name: str) -> None:
+    """Add an annotator unless there is an account of that name, whatever its role.
+
+    Raises:
+        ValueError: the name is no name.
+    """
+    if name not in {annotator.name for annotator in store.annotators()}:
+        store.add_annotator(name)
 
 
 def work_once(store: FeedbackStore, name: str, respond: Respond) -> bool | None:

@@ -57,12 +57,21 @@ class HumanReward(Reward):
     asked again: so a run that was killed while it waited, and goes on from its checkpoint, finds the ratings that came.
     Evaluations (`frozen_rewards`) ask nobody, their scores are the fallback's: a yardstick that stays the same.
 
+    What a model says in people's place, the fallback or the refitted one, goes through tanh: a reward model's scores
+    have standard deviation 1 and no bounds, and would drown people's. A clip would make everything beyond one standard
+    deviation equal, tanh keeps the order. A fallback that is from -1 to 1 by itself is from -0.76 to 0.76 then.
+
+    A completion that somebody skips is waited for until `overlap` others have rated it, or everybody, and `overlap`
+    people at least, has rated or skipped it. Everybody are the accounts that have answered or skipped anything in this
+    store so far: not an admin who only looks, but also one who went home, or whose answers were imported. So where the
+    only one at work skips, the wait ends; where somebody is away, `timeout` must end it.
+
     Do not give the environment a `reward_timeout` with it: `timeout` is this reward's own.
 
     Args:
         store: of `rlhf_envs.feedback`: a path, a URL or an open store. With None nobody is asked, the fallback answers.
         mode: "sync" waits for people, "async" does not.
-        fallback: a registered reward's name, or a reward model's folder, that answers where people do not.
+        fallback: a registered reward's name, or a reward model's folder, that answers where people do not (see above).
         timeout: seconds that a reward call waits for people; None waits for ever. Only in "sync".
         on_timeout: what becomes of completions without an answer then: the "fallback" scores them, they get the "mean"
             of the others in the call (0 without any), or the run stops with an "error" (and can go on, since they stay
@@ -127,6 +136,8 @@ class HumanReward(Reward):
         self._opened: FeedbackStore | None = None
         self._asked: dict[tuple[str, str], int] = {}  # the item of a text
         self._labels = 0  # at the last refit
+        self._workers: set[str] = set()  # who has answered or skipped anything in the store
+        self._last_seen = 0  # the last judgement that `_workers` is made of
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
         """People's scores, (n,) float64, or in "async" those of the model that people's ratings made.
@@ -136,11 +147,11 @@ class HumanReward(Reward):
             StoreError: the store cannot be used.
         """
         if self.store is None or is_frozen():
-            return evaluate_reward(self.fallback, prompts, completions, columns)[0]
+            return _scores_of(self.fallback, prompts, completions, columns)
         if self.mode == "async":
             self._refit_if_due()
             self._ask_some(prompts, completions)
-            return evaluate_reward(self.model, prompts, completions, columns)[0]
+            return _scores_of(self.model, prompts, completions, columns)
         return self._wait_for_people(prompts, completions, columns)
 
     def open(self) -> FeedbackStore:
@@ -222,7 +233,7 @@ class HumanReward(Reward):
         if self.on_timeout == "mean":
             scores[unanswered] = np.nan_to_num(scores[~unanswered].mean()) if not unanswered.all() else 0.0
         else:
-            scores[unanswered] = evaluate_reward(self.fallback, *_at(unanswered, prompts, completions, columns))[0]
+            scores[unanswered] = _scores_of(self.fallback, *_at(unanswered, prompts, completions, columns))
         return scores
 
     def _look(self, ids: Sequence[int]) -> tuple[dict[int, list[float]], set[int]]:
@@ -230,14 +241,18 @@ class HumanReward(Reward):
         store = self.open()
         answers: dict[int, list[float]] = defaultdict(list)
         skips: dict[int, int] = defaultdict(int)
-        scale, people = store.settings.scale, len(store.annotators())
+        scale = store.settings.scale
+        for judgement in store.judgements(after_id=self._last_seen, include_skips=True):
+            self._workers.add(judgement.annotator)
+            self._last_seen = judgement.id
+        everybody = max(len(self._workers), self.overlap)
         for judgement in store.judgements(item_ids=sorted(set(ids)), include_skips=True):
             if judgement.value is None:
                 skips[judgement.item_id] += 1
             else:
                 answers[judgement.item_id].append(_label(judgement, scale))
-        # What everybody has skipped or judged gets no further answer.
-        done = {i for i in ids if len(answers[i]) >= self.overlap or 0 < people <= len(answers[i]) + skips[i]}
+        # What everybody who works has skipped or judged gets no further answer.
+        done = {i for i in ids if len(answers[i]) >= self.overlap or len(answers[i]) + skips[i] >= everybody}
         return {i: labels for i, labels in answers.items() if labels}, set(ids) - done
 
     def _ask(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
@@ -274,6 +289,12 @@ class HumanReward(Reward):
         refitted = self.refit(rows)
         if refitted is not None:
             self.model, self.refits = refitted, self.refits + 1
+
+
+def _scores_of(reward: Callable[..., Any], prompts: list[str], completions: list[str], columns: Columns) -> np.ndarray:
+    """A model's scores within people's bounds, (n,) float64 from -1 to 1."""
+    scores: np.ndarray = np.tanh(evaluate_reward(reward, prompts, completions, columns)[0])
+    return scores
 
 
 def _label(judgement: Judgement, scale: tuple[int, int]) -> float:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,14 @@ from typer.testing import CliRunner
 pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs[web]"')
 
 from agents.cli import app
-from rlhf_envs.feedback import FeedbackStore
+from rlhf_envs.feedback import FeedbackStore, NewItem, Task
 from rlhf_envs.feedback.terminal import TerminalKeyboard
+from rlhf_envs.feedback.work import Response, work
 from rlhf_envs.models import resolve
+from rlhf_envs.preferences.crowd import aggregate_pairs
 
 SHORT = ("--env-kwargs", "max_new_tokens:4")
+needs_crowdkit = pytest.mark.skipif(find_spec("crowdkit") is None, reason="crowd-kit is missing")
 PAIR = {"prompt": "p", "chosen": "good", "rejected": "bad"}
 
 
@@ -57,6 +62,78 @@ def test_questions_from_a_file_are_answered_by_simulated_annotators_and_exported
     exported = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
     assert output.startswith(f"pairs.jsonl: {len(exported)} rows")
     assert len(exported) == 6 and all(row["chosen"] == " was wonderful" for row in exported if row["probability"] > 0.5)
+
+
+def crowd(n: int = 30) -> None:
+    """Four annotators who know what is better, a clicker who always says the opposite of what they would, and gold."""
+    good, names = " was wonderful", [f"ann-{i}" for i in range(4)]
+    with FeedbackStore("feedback.db", seed=0) as store:
+        new = [NewItem("pairwise", f"film {i}", (good, " was awful")[:: (-1) ** i], overlap=5) for i in range(n)]
+        store.add_items([*new, NewItem("correction", "c", ("bad",), priority=-1), NewItem("rating", "r", ("c",))])
+        draw = random.Random(0)
+
+        def know(task: Task) -> Response | None:
+            if task.item.kind != "pairwise":
+                return Response({"text": "good"} if task.item.kind == "correction" else {"rating": 3})
+            return Response({"choice": task.item.completions.index(good), "strength": 1})
+
+        work(store, "clicker", lambda task: Response({"choice": draw.randrange(2), "strength": 1}), limit=n)
+        for name in names:
+            work(store, name, know)
+
+
+@needs_crowdkit
+def test_status_names_who_seems_to_click_at_random() -> None:
+    crowd()
+    output = done("status", "-o", "status.json")
+    assert re.search(
+        r"clicker seems to click at random \(probability [01]\.\d\d\): agrees .* of 30 comparisons", output
+    )
+    assert output.count("seems to click at random") == 1
+    figures = json.loads(Path("status.json").read_text())["clickers"]
+    assert list(figures) == ["clicker"] and figures["clicker"]["n"] == 30
+
+
+def test_status_suspects_nobody_where_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    crowd(n=5)
+    assert "at random" not in done("status", "-o", "status.json")
+    assert json.loads(Path("status.json").read_text())["clickers"] is None
+    monkeypatch.setattr("agents.crowds.find_spec", lambda name: None)
+    crowd(n=30)
+    assert "at random" not in done("status")
+
+
+@needs_crowdkit
+def test_export_leaves_out_who_clicks_at_random() -> None:
+    crowd()
+    output = done("export", "pairs.jsonl", "--without-spammers")
+    rows = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
+    assert "who seems to click at random: clicker\n" in output
+    assert "left out: 30 of an annotator who was left out\n" in output
+    assert {row["annotator"] for row in rows} == {f"ann-{i}" for i in range(4)}
+    assert {row["chosen"] for row in rows} == {" was wonderful", "good"}
+
+
+@needs_crowdkit
+def test_export_by_dawid_skene_weighs_annotators_by_their_reliability() -> None:
+    crowd()
+    done("export", "soft.jsonl", "--how", "soft")
+    done("export", "weighed.jsonl", "--how", "dawid_skene", "--conversational")
+    soft, weighed = (
+        [json.loads(line) for line in Path(name).read_text().splitlines()] for name in ("soft.jsonl", "weighed.jsonl")
+    )
+    assert [row["prompt"] for row in soft] == [row["prompt"][0]["content"] for row in weighed]
+    with FeedbackStore("feedback.db") as store:
+        items = [item for item in store.items() if item.kind == "pairwise"]
+        rows = aggregate_pairs(items, [j for j in store.judgements() if j.kind == "pairwise"], "dawid_skene")
+    expected = {row["prompt"]: (row["chosen"], row["probability"]) for row in rows}
+    found = {row["prompt"][0]["content"]: (row["chosen"][0]["content"], row["probability"]) for row in weighed}
+    assert found.pop("c") == ("good", 1.0)  # a correction, which nobody else has weighed
+    assert found == expected and len(found) == 30
+    outvoted = [
+        (s["probability"], w["probability"]) for s, w in zip(soft, weighed, strict=True) if s["probability"] < 1
+    ]
+    assert len(outvoted) > 5 and all(before == 0.8 and after > 0.95 for before, after in outvoted)
 
 
 def test_a_model_writes_the_questions() -> None:
@@ -117,6 +194,14 @@ def test_columns_of_other_names_are_read_and_gold_is_kept_out_of_exports() -> No
     assert "out.jsonl: 1 rows" in output and "left out: 3 gold question" in output
 
 
+def test_an_imported_store_says_which_settings_it_took() -> None:
+    with FeedbackStore("feedback.db") as store:
+        store.update_settings(scale=(1, 7))
+        store.add_items([NewItem("rating", "p", ("c",))])
+    done("export", "all.jsonl", "--format", "items")
+    assert "the store took the file's scale\n" in done("import", "all.jsonl", "--store", "new.db")
+
+
 @pytest.mark.parametrize("format", ["items", "argilla", "label-studio"])
 def test_what_is_exported_is_imported_again(format: str) -> None:
     done("import", write("rows.jsonl", PAIR, {**PAIR, "prompt": "q"}))
@@ -170,6 +255,8 @@ def test_invitations_work_once() -> None:
         (["add", "tiny", "--kind", "essay"], "--kind"),
         (["add", "tiny", "--overlap", "0"], "--overlap"),
         (["add", "tiny", "--gold"], "--gold: the expected answers come from a file"),
+        (["export", "o.jsonl", "--how", "dawid_skene", "--format", "kto"], "--how dawid_skene is for --format pref"),
+        (["export", "o.jsonl", "--without-spammers", "--format", "sft"], "--without-spammers is for --format pref"),
         (["import", "gone.jsonl"], "there is no file 'gone.jsonl'"),
         (["import", "notes.txt"], "unknown extension '.txt'"),
         (["import", "notes.txt", "--column", "prompt"], "--column 'prompt': write ours:theirs"),
@@ -191,12 +278,8 @@ def test_errors_of_the_store_are_one_line_too() -> None:
     done("invite")
     result = feedback("simulate", "--scorer", "nobody")
     assert result.exit_code == 2 and "unknown reward 'nobody'" in result.stderr
-    with FeedbackStore("feedback.db") as store:
-        store.add_annotator("boss", "admin")
-    write("rows.jsonl", {"prompt": "p", "completion": "a"})
-    done("add", "rows.jsonl")
-    result = feedback("label", "--name", "boss")
-    assert result.exit_code == 2 and "taken by an account of role 'admin'" in result.stderr
+    result = feedback("label", "--name", "no\nname")
+    assert result.exit_code == 2 and "an annotator's name must have" in result.stderr
 
 
 def test_the_verbs_that_need_no_model_import_no_torch() -> None:

@@ -113,9 +113,8 @@ def test_when_time_is_over_the_fallback_answers_for_those_that_miss(path: Path) 
     with people(path, lambda task: rate(task) if task.item.completions[0] == "good" else time.sleep(0.4)):
         reward = make(path, timeout=0.2, fallback="words")
         scores = reward(prompts=PROMPTS, completions=["good", "fine", "bad"])
-    expected = [4.0, 3.0]
     assert scores[0] == 1.0
-    assert scores[1:].tolist() == expected
+    assert scores[1:].tolist() == np.tanh([4.0, 3.0]).tolist()
     assert reward.missed == 2
     with FeedbackStore(path) as store:
         store.add_annotator("late")
@@ -152,6 +151,45 @@ def test_what_everybody_skips_is_not_waited_for(path: Path) -> None:
     assert reward.missed == 1
 
 
+def test_accounts_that_never_work_are_not_waited_for(path: Path) -> None:
+    with FeedbackStore(path) as store:
+        store.add_annotator("boss", "admin")
+        store.add_annotator("invited, and never came")
+    with people(path, lambda task: None):
+        reward = make(path, on_timeout="error")
+        with pytest.raises(RewardError, match="0 of 1"):
+            make(path, on_timeout="error", timeout=0.3, overlap=2)(prompts=["p"], completions=["one is not two"])
+        reward.on_timeout = "mean"
+        assert reward(prompts=["p"], completions=["good"]).tolist() == [0.0]
+    assert (reward.missed, reward.waited < 10) == (1, True)
+
+
+def test_a_skip_is_made_up_for_by_the_others(path: Path) -> None:
+    with FeedbackStore(path) as store:
+        store.add_annotator("boss", "admin")
+    with people(path, lambda task: None if task.annotator.name == "ann" else rate(task), names=("ann", "bob")):
+        reward = make(path, overlap=2, on_timeout="error")
+        assert reward(prompts=["p"], completions=["good"]).tolist() == [1.0]  # bob's: nobody else is there
+    assert (reward.missed, reward.waited < 10) == (0, True)
+
+
+def test_who_has_worked_before_is_waited_for_after_a_skip(path: Path) -> None:
+    with people(path, rate, names=("bob",)):
+        make(path)(prompts=["p"], completions=["good"])
+    with people(path, lambda task: None):
+        reward = make(path, timeout=0.3, on_timeout="error")
+        with pytest.raises(RewardError, match="people judged 0 of 1"):
+            reward(prompts=["p"], completions=["bad"])
+    with people(path, rate, names=("bob",)):
+        assert reward(prompts=["p"], completions=["bad"]).tolist() == [-1.0]
+
+
+def test_what_a_model_says_for_people_is_within_their_bounds_and_in_its_order(path: Path) -> None:
+    scores = make(None)(prompts=["p"] * 3, completions=["", "x", "xxx"])
+    assert scores[0] == 0.0
+    assert 0.0 < scores[1] < scores[2] <= 1.0
+
+
 def test_on_wait_can_end_the_wait_and_the_questions_stay(path: Path) -> None:
     reward = make(path, timeout=None)
     reward.on_wait = lambda waiting: waiting.seconds < 0.05
@@ -163,7 +201,7 @@ def test_evaluations_ask_nobody(path: Path) -> None:
     reward = make(path, fallback="words")
     with frozen_rewards():
         scores = reward(prompts=PROMPTS, completions=COMPLETIONS)
-    np.testing.assert_array_equal(scores, [3.0, 4.0, 4.0])
+    np.testing.assert_array_equal(scores, np.tanh([3.0, 4.0, 4.0]))
     assert not path.exists()
 
 
@@ -177,14 +215,14 @@ def test_async_answers_at_once_and_refits_when_enough_labels_came(path: Path) ->
 
     reward.refit = refit
     first = reward(prompts=PROMPTS, completions=COMPLETIONS)
-    np.testing.assert_array_equal(first, [3.0, 4.0, 4.0])
+    np.testing.assert_array_equal(first, np.tanh([3.0, 4.0, 4.0]))
     with FeedbackStore(path) as store, people(path, rate):
         while store.progress().judgements < 3:
             time.sleep(0.01)
-    assert reward(prompts=["p"], completions=["new"]).tolist() == [1.0]
+    assert reward(prompts=["p"], completions=["new"]).tolist() == [np.tanh(1.0)]
     [rows] = fitted
     assert {(row["completion"], row["label"]) for row in rows} == set(zip(COMPLETIONS, SCORES, strict=True))
-    assert reward(prompts=["p"], completions=["new"]).tolist() == [1.0]  # not again before three more
+    assert reward(prompts=["p"], completions=["new"]).tolist() == [np.tanh(1.0)]  # not again before three more
     assert (len(fitted), reward.refits) == (1, 1)
 
 
@@ -254,7 +292,8 @@ def test_the_human_environment_is_not_deterministic_and_asks_through_the_store_i
     alone: Any = gym.make("rlhf/HumanSentiment-v0").unwrapped
     assert alone.reward_fn.store is None
     scores = alone.reward_fn(prompts=PROMPTS, completions=COMPLETIONS)
-    np.testing.assert_array_equal(scores, get_reward("tiny-reward")(prompts=PROMPTS, completions=COMPLETIONS))
+    models = get_reward("tiny-reward")(prompts=PROMPTS, completions=COMPLETIONS)
+    np.testing.assert_array_equal(scores, np.tanh(models))
 
 
 def test_arguments_go_to_a_reward_that_takes_them(path: Path) -> None:

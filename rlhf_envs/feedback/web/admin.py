@@ -133,6 +133,7 @@ def pause(store: Store, admin: Admin, paused: Annotated[bool, Form()]) -> Respon
 
 @pages.post("/settings", dependencies=[FormChecked])
 def settings_page(
+    request: Request,
     store: Store,
     admin: Admin,
     low: Annotated[int, Form()],
@@ -141,14 +142,16 @@ def settings_page(
     guidelines: Annotated[str, Form(max_length=100_000)] = "",
     harms: Annotated[str, Form(max_length=5000)] = "",
 ) -> Response:
-    categories = [line.strip() for line in harms.splitlines() if line.strip()]
-    _update(
-        store,
-        guidelines=guidelines.replace("\r\n", "\n").strip(),
-        scale=(low, high),
-        harms=categories,
-        lease_seconds=lease_minutes * 60,
-    )
+    wanted = {
+        "guidelines": guidelines.replace("\r\n", "\n").strip(),
+        "scale": (low, high),
+        "harms": [line.strip() for line in harms.splitlines() if line.strip()],
+        "lease_seconds": lease_minutes * 60,
+    }
+    try:
+        _update(store, **wanted)
+    except HTTPException as error:  # the form comes back as it was filled in
+        return _page(request, store, error.status_code, settings=wanted, problem=error.detail)
     return RedirectResponse("/admin", 303)
 
 
@@ -188,8 +191,8 @@ def _export(store: FeedbackStore, format: str, how: str) -> tuple[Export, bytes]
         return export_file(store, path, format, how=how), path.read_bytes()
 
 
-def _page(request: Request, store: Store, **more: Any) -> Response:
+def _page(request: Request, store: Store, status: int = 200, **more: Any) -> Response:
     figures = summarise(store)
     top = max((hour.judgements for hour in figures.hours), default=0)
     context = {"summary": figures, "settings": store.settings, "top": top, "formats": FORMATS, "hows": HOW, **more}
-    return render(request, "admin.html", context)
+    return render(request, "admin.html", context, status)

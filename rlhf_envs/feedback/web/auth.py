@@ -177,9 +177,10 @@ class Gate:
         if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
             raise HTTPException(422, f"password: {MIN_PASSWORD} to {MAX_PASSWORD} characters, got {len(password)}")
         key = self._admit(request, name)
-        if any(annotator.name == name for annotator in self.store.annotators()):
-            raise HTTPException(409, f"the name {name!r} is taken: choose another")
         try:
+            self.store.check_invitation(token)  # first: only who is invited may learn which names there are
+            if any(annotator.name == name for annotator in self.store.annotators()):
+                raise HTTPException(409, f"the name {name!r} is taken: choose another")
             annotator = self.store.register(token, name, self.passwords.hash(password))
         except (ValueError, LookupError, PermissionError) as error:
             raise HTTPException(403, f"this invitation does not work: {error}") from error

@@ -284,6 +284,76 @@ def test_exporting_everything_and_importing_it_restores_the_store(filled: Path, 
     assert (again.items, again.judgements) == (0, 0)
 
 
+def rated(store: FeedbackStore, scale: tuple[int, int], rating: int) -> None:
+    store.update_settings(scale=scale, harms=("spam",), guidelines="Be kind.")
+    store.add_items([NewItem("rating", "p", ("c",)), NewItem("flags", "p", ("c",))])
+    work(store, "ada", lambda task: Response({"rating": rating} if task.item.kind == "rating" else {"harms": ["spam"]}))
+
+
+def test_settings_move_with_the_items_to_a_new_store(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
+) -> None:
+    one, two = stores
+    rated(one, (1, 7), 7)
+    export_file(one, tmp_path / "all.jsonl", "items")
+    two.update_settings(lease_seconds=60.0)
+    done = import_file(two, tmp_path / "all.jsonl")
+    assert (done.bad, done.judgements, done.settings) == ((), 2, ("scale", "harms", "guidelines"))
+    assert snapshot(two) == snapshot(one)
+    assert (two.settings.scale, two.settings.harms, two.settings.guidelines) == ((1, 7), ("spam",), "Be kind.")
+    assert two.settings.lease_seconds == 60.0
+    assert import_file(two, tmp_path / "all.jsonl").settings == ()
+
+
+def test_a_store_with_items_keeps_its_settings_and_takes_no_ratings_of_another_scale(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
+) -> None:
+    one, two = stores
+    rated(one, (1, 7), 3)  # on the scale 1 to 5 as well, where it means something else
+    export_file(one, tmp_path / "all.jsonl", "items")
+    two.update_settings(harms=("spam", "lies"))
+    two.add_items([NewItem("thumbs", "p", ("c",))])
+    done = import_file(two, tmp_path / "all.jsonl")
+    (bad,) = done.bad
+    assert "the file's ratings are on the scale 1 to 7, the store's on 1 to 5" in bad.reason
+    assert (done.judgements, done.settings, two.settings.harms) == (1, (), ("spam", "lies"))
+
+
+@pytest.mark.parametrize(
+    "settings", ["x", {"colour": "blue"}, {"scale": [5]}, {"scale": None}, {"scale": [5, 1]}, {"harms": 3}]
+)
+def test_settings_that_make_no_sense_are_a_bad_row(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path, settings: Any
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "p", "completion": "c", "store_settings": settings}, {"prompt": "q", "completion": "c"}]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    done = import_file(stores[0], path)
+    assert ["'store_settings'" in bad.reason for bad in done.bad] == [True] and done.items == 1
+
+
+def test_judgements_of_annotators_who_are_left_out_are_counted(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
+) -> None:
+    one, _ = stores
+    one.add_items([NewItem("pairwise", "p", ("a", "b"), overlap=2)])
+    for name, index in (("ada", 0), ("bob", 1)):
+        work(one, name, lambda task, index=index: Response(choice(index)))  # type: ignore[misc]
+    export = export_file(one, tmp_path / "out.jsonl", "preference", without={"bob"})
+    assert [(row["chosen"], row["annotator"]) for row in export.rows] == [("a", "ada")]
+    assert export.dropped == {"of an annotator who was left out": 1}
+
+
+def test_an_aggregation_takes_the_place_of_the_share_of_votes() -> None:
+    items = [item(1), item(2), item(3)]
+    judgements = [j for i in items for j in judged(i, choice(0), choice(1), choice(1))]
+    shares = {(1, "good", "bad"): 0.9, (2, "bad", "good"): 0.75}
+    rows = preference_rows(items, judgements, how="soft", shares=shares).rows
+    assert [(row["chosen"], row["probability"]) for row in rows] == [
+        ("good", 0.9), ("bad", 0.75), ("bad", pytest.approx(2 / 3))
+    ]  # fmt: skip
+
+
 def test_either_database_takes_judgements_back_in(filled: Path, store_url: str, tmp_path: Path) -> None:
     with FeedbackStore(filled) as one, FeedbackStore(store_url) as two:
         export_file(one, tmp_path / "all.jsonl", "items")

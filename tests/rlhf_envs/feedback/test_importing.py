@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
 from rlhf_envs.feedback.argilla import parse_list
 from rlhf_envs.feedback.importing import Import, import_file
 from rlhf_envs.feedback.messages import split_implicit_prompt
@@ -339,6 +339,53 @@ def test_disagreeing_annotators_judge_one_item_whichever_way_round_it_stands(
         "bob": {"choice": 1, "strength": 1},
     }
     assert store.progress().finished == 1
+
+
+@pytest.mark.parametrize("answers", [True, False], ids=["who has answered", "who holds the task"])
+def test_an_annotator_at_work_while_a_file_is_read_loses_nothing(
+    store: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    store.add_items([NewItem("pairwise", "p", ("a", "b"), overlap=2)])
+    task = store.claim(store.add_annotator("ada").name)
+    assert task is not None
+    add_items = store.add_items
+
+    def meanwhile(items: Any) -> list[int]:
+        if answers:
+            store.submit(task.id, "ada", {"choice": 1, "strength": 1}, key="live")
+        return add_items(items)
+
+    monkeypatch.setattr(store, "add_items", meanwhile)
+    rows = [{"prompt": p, "chosen": "a", "rejected": "b", "annotator": "ada"} for p in ("p", "q")]
+    done = import_file(store, jsonl(tmp_path, *rows))
+    if answers:
+        assert (done.items, done.judgements) == (1, 1)
+        assert reasons(done) == [("rows.jsonl:1", "duplicate: 'ada' has judged this item while the file was read")]
+        assert store.judgements(item_ids=[1])[0].value == {"choice": 1, "strength": 1}
+    else:
+        assert (done.items, done.judgements, done.bad) == (1, 2, ())
+        with pytest.raises(LeaseLost, match="lost"):
+            store.submit(task.id, "ada", {"choice": 1, "strength": 1}, key="live")
+        assert store.claim("ada") is None
+    assert store.progress().judgements == 2
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "p", "chosen": "a", "rejected": "b"},
+        {"prompt": "p", "completion": "a", "label": True},
+        {"prompt": "p", "completion": "a", "label": 4},
+    ],
+    ids=["preference", "kto", "ratings"],
+)
+def test_more_judgements_can_be_asked_for_than_a_file_brings(
+    store: FeedbackStore, tmp_path: Path, row: dict[str, Any]
+) -> None:
+    import_file(store, jsonl(tmp_path, row), overlap=3)
+    assert [item.overlap for item in store.items()] == [3]
+    assert store.progress().finished == 0
+    assert store.claim(store.add_annotator("ada").name) is not None
 
 
 def test_imported_judgements_can_be_undone_and_asked_again(store: FeedbackStore, tmp_path: Path) -> None:

@@ -316,6 +316,26 @@ def test_settings_are_kept_and_checked(store: FeedbackStore, store_url: str) -> 
     assert store.settings == changed
 
 
+@pytest.mark.parametrize("gold", [False, True], ids=["a rating", "a gold answer"])
+def test_the_scale_stays_once_something_is_a_number_on_it(store: FeedbackStore, gold: bool) -> None:
+    store.update_settings(scale=(1, 7))
+    store.add_items([NewItem("rating", "p", ("c",), gold={"rating": 7} if gold else None)])
+    store.add_annotator("ann")
+    if not gold:
+        assert store.update_settings(scale=(1, 9)).scale == (1, 9), "nobody has rated yet"
+        store.update_settings(scale=(1, 7))
+        task = store.claim("ann")
+        assert task is not None
+        store.submit(task.id, "ann", {"rating": 7}, key="k")
+    with pytest.raises(ValueError, match=r"scale: there are ratings from 1 to 7 already.*begin a new store"):
+        store.update_settings(scale=(1, 5), guidelines="new")
+    assert (store.settings.scale, store.settings.guidelines) == ((1, 7), "")
+    assert store.update_settings(scale=(1, 7), guidelines="new").guidelines == "new"
+    if not gold:
+        store.undo("ann")
+        assert store.update_settings(scale=(1, 5)).scale == (1, 5), "what was taken back is no rating"
+
+
 def test_annotators_have_names_of_their_own(store: FeedbackStore) -> None:
     ann = store.add_annotator("ann")
     assert store.add_annotator("ann") == ann == store.annotators()[0]

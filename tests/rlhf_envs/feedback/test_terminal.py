@@ -12,6 +12,7 @@ from rich.console import Console
 from rlhf_envs.feedback import FeedbackStore, NewItem, StoreError
 from rlhf_envs.feedback.terminal import TerminalKeyboard, label
 from rlhf_envs.feedback.visible import clip, visible
+from rlhf_envs.feedback.work import Response, work
 
 ESC = "\x1b"
 
@@ -71,6 +72,17 @@ def test_a_key_prefers_a_side_and_the_store_gets_the_completion(
     for judgement in store.judgements():
         assert judgement.value == {"choice": judgement.sides[side], "strength": strength}
     assert {judgement.sides for judgement in store.judgements()} == {(0, 1), (1, 0)}, "the sides are drawn"
+
+
+def test_an_admin_answers_as_the_account_that_is_there(store: FeedbackStore) -> None:
+    store.add_annotator("ada", "admin")
+    add(store, "thumbs", "one")
+    add(store, "thumbs", "two")
+    _, done = run(store, "1", "q")
+    assert done == 1
+    assert work(store, "ada", lambda task: Response({"up": False})) == 1
+    assert values(store) == [{"up": True}, {"up": False}]
+    assert [(annotator.name, annotator.role) for annotator in store.annotators()] == [("ada", "admin")]
 
 
 def test_the_first_side_shown_is_called_a(store: FeedbackStore) -> None:

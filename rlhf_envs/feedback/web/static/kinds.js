@@ -46,6 +46,9 @@ function sendButton(label, onClick, key = "Enter") {
   return button;
 }
 
+/** The key of the i-th of several choices: 1 to 9, then 0; more have none. */
+const placeKey = (i) => (i < 10 ? String((i + 1) % 10) : null);
+
 const NOTHING = { draft: () => null, restore: () => {}, send: null };
 
 function pairwise({ task, controls, done }) {
@@ -99,7 +102,7 @@ function ranking({ task, panels, controls, done, changed, say }) {
   };
   const send = sendButton("Send", submit);
   panels.forEach((panel, i) => {
-    const key = i < 9 ? String(i + 1) : null;
+    const key = placeKey(i);
     const button = panel.querySelector(".pick");
     button.hidden = false;
     button.append(element("span"));
@@ -124,7 +127,7 @@ function rating({ settings, controls, done }) {
   const row = element("div", "choices rating");
   for (let value = low; value <= high; value += 1) {
     const direct = low >= 0 && high <= 9;
-    const key = direct ? String(value) : value - low < 9 ? String(value - low + 1) : null;
+    const key = direct ? String(value) : placeKey(value - low);
     const act = () => done({ rating: value }, `Rated ${value}`);
     const end = value === low ? "worst" : value === high ? "best" : "";
     const button = keyed(direct ? null : key, direct ? element("kbd", "", key) : String(value), act);
@@ -186,7 +189,7 @@ function flags({ settings, controls, done, changed }) {
   const keys = {};
   const row = element("div", "choices flags");
   const boxes = settings.harms.map((harm, i) => {
-    const key = i < 9 ? String(i + 1) : null;
+    const key = placeKey(i);
     const box = element("input");
     box.type = "checkbox";
     box.addEventListener("change", () => { label(); changed(); });

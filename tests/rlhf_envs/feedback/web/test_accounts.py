@@ -70,6 +70,21 @@ def test_bad_name_or_password_keeps_the_invitation(
     assert accept(visitor(), path, "ben") == 303
 
 
+def test_names_are_told_only_to_those_who_are_invited(visitor: Callable[[], TestClient], store: FeedbackStore) -> None:
+    store.add_annotator("taken")
+    used = store.invite()
+    store.register(used, "first", "hash")
+    for token in ("forged", used):
+        client = visitor()
+        page = form_token(client.get(f"/invite/{token}").text)
+        said = [
+            client.post(f"/invite/{token}", data={"csrf": page, "name": name, "password": PASSWORD})
+            for name in ("taken", "free")
+        ]
+        assert [answer.status_code for answer in said] == [403, 403]
+        assert all("unknown, used or out of date" in answer.text for answer in said)
+
+
 @pytest.mark.parametrize("token", ["forged", "..%2F..%2Fetc%2Fpasswd", "' OR 1=1 --", "%00", "\u202e"])
 def test_forged_invitation_is_refused(visitor: Callable[[], TestClient], store: FeedbackStore, token: str) -> None:
     client = visitor()

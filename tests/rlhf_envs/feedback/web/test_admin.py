@@ -144,6 +144,22 @@ def test_settings_by_form(sign_in: SignIn, store: FeedbackStore) -> None:
     )
 
 
+def test_a_new_scale_for_old_ratings_is_refused_and_the_form_comes_back_as_it_was_filled_in(
+    sign_in: SignIn, judged: FeedbackStore
+) -> None:
+    admin = sign_in("root", "admin")
+    assert admin.patch("/api/admin/settings", json={"scale": [1, 7]}).status_code == 422
+    form = {"csrf": admin.headers["X-CSRF-Token"], "guidelines": "Be <kind>", "low": "1", "high": "7"}
+    form |= {"lease_minutes": "2", "harms": "rude"}
+    answer = admin.post("/admin/settings", data=form)
+    assert answer.status_code == 422
+    assert "scale: there are ratings from 1 to 5 already" in answer.text
+    assert "Be &lt;kind&gt;</textarea>" in answer.text
+    assert judged.settings.guidelines == ""
+    assert admin.post("/admin/settings", data={**form, "high": "5"}).status_code == 303
+    assert judged.settings.guidelines == "Be <kind>"
+
+
 @pytest.mark.parametrize(
     "changes",
     [

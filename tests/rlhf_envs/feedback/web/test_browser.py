@@ -307,6 +307,43 @@ def test_arrows_scroll_both_texts(open_page: OpenPage, store: FeedbackStore) -> 
         assert texts.evaluate_all("all => all.map(e => e.scrollTop > 0)") == [moved, moved]
 
 
+@pytest.mark.parametrize(
+    ("scale", "key", "rating"), [((1, 10), "0", 10), ((0, 9), "0", 0), ((0, 9), "9", 9), ((1, 12), "0", 10)]
+)
+def test_the_tenth_rating_has_the_key_0(
+    open_page: OpenPage, store: FeedbackStore, scale: tuple[int, int], key: str, rating: int
+) -> None:
+    store.update_settings(scale=scale)
+    store.add_items([NewItem("rating", "p", ("c",))])
+    page = open_page()
+    ready(page, "rating")
+    button = page.get_by_role("button", name=f"Rate {rating}", exact=True)
+    assert button.locator("kbd").all_inner_texts() == [key]
+    press(page, key)
+    ready(page, "none")
+    assert values(store) == [{"rating": rating}]
+
+
+def test_the_tenth_text_and_the_tenth_harm_have_the_key_0_and_more_have_none(
+    open_page: OpenPage, store: FeedbackStore
+) -> None:
+    names = [f"harm {i}" for i in range(11)]
+    store.update_settings(harms=tuple(names))
+    store.add_items([NewItem("flags", "p", ("c",), priority=1), NewItem("ranking", "p", tuple("abcdefghijk"))])
+    page = open_page()
+    ready(page, "flags")
+    shown = page.locator("#controls label kbd").all_inner_texts()
+    assert shown == [*"123456789", "0"]
+    press(page, "0", "Enter")
+    ready(page, "ranking")
+    assert page.locator("#panels .pick kbd").all_inner_texts() == [*"123456789", "0"]
+    press(page, "0", *"123456789", "Enter")
+    ready(page, "none")
+    flags, ranking = store.judgements()
+    assert flags.value == {"harms": ["harm 9"]}
+    assert ranking.value == {"order": [ranking.sides[place] for place in (9, *range(9), 10)]}
+
+
 def test_scale_below_zero_has_keys_by_place(open_page: OpenPage, store: FeedbackStore) -> None:
     store.update_settings(scale=(-2, 2))
     store.add_items([NewItem("rating", "p", ("c",))])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,16 @@ from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.web import create_app
 from rlhf_envs.feedback.web.auth import COOKIE, Session
 
+JUDGE = "POST /api/tasks/{task_id}/judgement"
+JUDGEMENTS = 60  # calls of it: most of the work is in there
+ANSWERS: dict[str, dict[str, Any]] = {
+    "pairwise": {"choice": 1, "strength": 2},
+    "ranking": {"order": [2, 0, 1]},
+    "rating": {"rating": 3},
+    "thumbs": {"up": True},
+    "correction": {"text": "better"},
+    "flags": {"harms": ["hate"]},
+}
 KINDS = {"pairwise": 2, "ranking": 3, "rating": 1, "thumbs": 1, "correction": 1, "flags": 1}
 CHECKS = [
     not_a_server_error,
@@ -30,7 +41,8 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with FeedbackStore(tmp_path_factory.mktemp("schema") / "feedback.db") as store:
-        store.add_items([NewItem(kind, "p", tuple("abc"[:n]), overlap=3) for kind, n in KINDS.items()])
+        new = [NewItem(kind, "p", tuple("abc"[:n]), overlap=3) for kind, n in KINDS.items()]
+        store.add_items(new * (JUDGEMENTS // 2))  # enough for every call that is taken, in both modes
         store.add_annotator("ada", "admin")
         yield create_app(store, secret=b"s" * 32)
 
@@ -38,19 +50,37 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: str(mode.value))
 def test_api_keeps_to_its_schema(app: Any, mode: schemathesis.GenerationMode) -> None:
     schema = schemathesis.openapi.from_asgi("/api/openapi.json", app)
-    sessions = app.state.sessions
-    called = []
+    sessions, store = app.state.sessions, app.state.store
+    called, judged = [], Counter[int]()  # judged: how often each status answered a judgement
+
+    def lend(case: schemathesis.Case) -> None:
+        """Let a case judge a task that is lent; every other answer is one of its kind, the rest of it as drawn."""
+        store.update_settings(paused=False)  # the calls of the other mode may have paused it
+        task = store.claim("ada")
+        assert task is not None
+        case.path_parameters["task_id"] = task.id
+        if judged.total() % 2 and isinstance(case.body, dict) and "value" in case.body:
+            case.body["value"] = ANSWERS[task.item.kind]
+
     for operation in (result.ok() for result in schema.get_all_operations()):
 
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(
-            max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=JUDGEMENTS if operation.label == JUDGE else 10,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
         )
         def calls(case: schemathesis.Case) -> None:
+            if case.operation.label == JUDGE:
+                lend(case)
             session = Session.fresh("ada")
             signed_in = {COOKIE: sessions.sign(session)}
             response = case.call(headers={"X-CSRF-Token": sessions.csrf_token(session)}, cookies=signed_in)
             case.validate_response(response, checks=CHECKS)
+            if case.operation.label == JUDGE:
+                judged[response.status_code] += 1
 
         try:
             calls()
@@ -58,3 +88,6 @@ def test_api_keeps_to_its_schema(app: Any, mode: schemathesis.GenerationMode) ->
             assert mode is schemathesis.GenerationMode.NEGATIVE
         called.append(operation.label)
     assert len(called) >= 14
+    assert judged[422] >= 5, judged  # answers that are none of their kind
+    if mode is schemathesis.GenerationMode.POSITIVE:
+        assert judged[200] >= 15, judged  # it got as far as the disk

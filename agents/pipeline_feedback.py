@@ -1,0 +1,305 @@
+"""The steps of a loop (`agents.pipeline`) that people are in: asking, and fitting a reward model to the answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .pipeline_state import (
+    PAIRS,
+    PROXY,
+    SNAPSHOT,
+    Figures,
+    Loop,
+    items_of,
+    judgements_of,
+    load_reward,
+    plain,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from rlhf_envs.feedback import FeedbackStore, Item, Judgement
+    from rlhf_envs.feedback.simulated import SimulatedAnnotator
+
+__all__ = ["ask", "fit"]
+
+Rows = list[dict[str, Any]]
+
+
+def ask(loop: Loop, number: int, into: Path) -> Figures:
+    """Have the round's pairs judged, and keep all that was judged in the run so far.
+
+    Raises:
+        ValueError: simulated annotators are asked, and the store has unfinished items of others; or hardly a pair was
+            judged. People may still label, and the loop go on, after that.
+    """
+    config = loop.config
+    pairs = loop.read(number, "generate", PAIRS)
+    n_people = min(config.people, len(pairs))
+    people, simulated = list(enumerate(pairs))[:n_people], list(enumerate(pairs))[n_people:]
+    if simulated:
+        _ask_simulated(loop, _queue(loop, loop.simulated, number, simulated))
+    asked = _queue(loop, loop.store, number, people)
+    if asked:
+        _wait_for_people(loop, number, asked)
+    items, judgements = _judged(loop, number)
+    n_answered = len({judgement.item_id for judgement in judgements if judgement.value is not None})
+    if n_answered < 2:
+        raise ValueError(
+            f"round {number}: {n_answered} of {len(items)} pairs have a judgement, a reward model needs 2 at least: "
+            "label some more"
+        )
+    loop.store.withdraw([item.id for item in asked])
+    write_json(into / SNAPSHOT, {"items": plain(items), "judgements": plain(judgements)})
+    ids = {item.id for item in items if _round_of(loop, item) == number}
+    ours = [judgement for judgement in judgements if judgement.item_id in ids]
+    given = [judgement for judgement in ours if judgement.value is not None]
+    names = {annotator.name for annotator in crowd(loop)}
+    by_people = [judgement for judgement in given if judgement.annotator not in names]
+    return {
+        "judgements": len(given),
+        "skips": len(ours) - len(given),
+        "by_people": len(by_people),
+        "people_seconds": round(sum(judgement.seconds for judgement in by_people), 1),
+    }
+
+
+def crowd(loop: Loop) -> list[SimulatedAnnotator]:
+    """The simulated annotators of a run; some of them click at random."""
+    from rlhf_envs.feedback.simulated import simulated_crowd
+    from rlhf_envs.rewards import get_reward
+
+    config = loop.config
+    if not config.annotators:
+        return []
+    return simulated_crowd(
+        get_reward(str(config.scorer)),
+        config.annotators,
+        config.random_share,
+        seed=config.seed,
+        temperature=config.noise,
+        skip_rate=config.skip_rate,
+    )
+
+
+def _round_of(loop: Loop, item: Item) -> int | None:
+    """The round that an item of this run belongs to; None for the items of others."""
+    return item.meta.get("round") if item.meta.get("loop") == loop.name else None
+
+
+def _judged(loop: Loop, number: int) -> tuple[list[Item], list[Judgement]]:
+    """The pairs of all rounds until `number`, and what was said of them; skips too."""
+    items, judgements = [], []
+    for store, sign in {loop.simulated: -1, loop.store: 1}.items():  # each counts from 1: two must not share an id
+        found = [item for item in store.items() if _round_of(loop, item) in range(1, number + 1)]
+        said = store.judgements(item_ids=[item.id for item in found], include_skips=True)
+        items += [replace(item, id=sign * item.id) for item in found]
+        judgements += [replace(entry, id=sign * entry.id, item_id=sign * entry.item_id) for entry in said]
+    return items, judgements
+
+
+def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Item]:
+    """Put numbered pairs into a store, unless they are there already; the items in their order."""
+    from rlhf_envs.feedback import NewItem
+
+    there = {item.meta["pair"]: item for item in store.items() if _round_of(loop, item) == number}
+    new = [
+        NewItem(
+            "pairwise",
+            pair["prompt"],
+            tuple(pair["completions"]),
+            source="rlhf loop",
+            policy=f"round_{number - 1}",
+            meta={"loop": loop.name, "round": number, "pair": place},
+            overlap=loop.config.judgements_of_pair(by_people=place < loop.config.people),
+        )
+        for place, pair in pairs
+        if place not in there
+    ]
+    added = store.items(store.add_items(new)) if new else []
+    there |= {item.meta["pair"]: item for item in added}
+    return [there[place] for place, _ in pairs]
+
+
+def _ask_simulated(loop: Loop, items: Sequence[Item]) -> None:
+    """Let the simulated annotators judge the items in turns, going on with whose turn it is."""
+    from rlhf_envs.feedback.simulated import annotate
+
+    store, annotators = loop.simulated, crowd(loop)
+    wanted = {item.id for item in items}
+    given: dict[int, int] = {}
+    judgements = store.judgements(include_skips=True)
+    for judgement in judgements:
+        given[judgement.item_id] = given.get(judgement.item_id, 0) + (judgement.value is not None)
+    others = [item for item in store.items() if item.id not in wanted and given.get(item.id, 0) < item.overlap]
+    if others:
+        raise ValueError(
+            f"the store {store.url} has {len(others)} unfinished items that are not of this round (item "
+            f"{others[0].id} of {others[0].source or 'no source'!r}), which simulated annotators would answer: finish "
+            "them first, or take a --store of its own"
+        )
+    names = {annotator.name for annotator in annotators}
+    turn = sum(judgement.annotator in names for judgement in judgements) % len(annotators)
+    annotate(store, annotators[turn:] + annotators[:turn])
+    store.withdraw(sorted(wanted))  # what all of them have skipped
+
+
+def _wait_for_people(loop: Loop, number: int, items: Sequence[Item]) -> None:
+    """Wait, saying where to label, until people have given enough judgements or have nothing left to give."""
+    config, store, ids = loop.config, loop.store, [item.id for item in items]
+    wanted = math.ceil(config.enough * sum(item.overlap for item in items))
+    seen, since = None, 0.0
+    while True:
+        judgements = store.judgements(item_ids=ids, include_skips=True)
+        skips = sum(judgement.value is None for judgement in judgements)
+        have = len(judgements) - skips
+        if have >= wanted:
+            return
+        if seen is None:
+            loop.say(
+                f"round {number} waits for people: {wanted} judgements of {len(ids)} pairs. Label at the page of\n"
+                f"  rlhf feedback serve --store {store.url}\nor here, in another terminal, with\n"
+                f"  rlhf feedback label --store {store.url}\n"
+                "To go on with half of them, stop the loop and resume it with --enough 0.5"
+            )
+        done = _done_with_all(items, judgements)
+        says = f"round {number}: {have} of {wanted} judgements" + (f", {skips} skips" if skips else "")
+        if (have, skips) != seen:
+            seen, since = (have, skips), time.monotonic()
+            waits = f"; nothing is left for {done}: it goes on in {config.patience:g} s unless somebody else labels"
+            loop.say(says + (waits if done else ""))
+        elif done and time.monotonic() - since >= config.patience:
+            loop.say(f"{says}; nothing is left for {done}, and nobody else came: it goes on with these")
+            return
+        time.sleep(config.poll)
+
+
+def _done_with_all(items: Sequence[Item], judgements: Sequence[Judgement]) -> str:
+    """Those who labelled, if each of them has judged or skipped all that still needs judgements; "" if one has not."""
+    given = Counter(judgement.item_id for judgement in judgements if judgement.value is not None)
+    needy = {item.id for item in items if given[item.id] < item.overlap}
+    seen: dict[str, set[int]] = {}
+    for judgement in judgements:
+        seen.setdefault(judgement.annotator, set()).add(judgement.item_id)
+    return ", ".join(sorted(seen)) if all(needy <= theirs for theirs in seen.values()) else ""
+
+
+def fit(loop: Loop, number: int, into: Path) -> Figures:
+    """Aggregate the judgements of all rounds so far, measure the last reward model on the new ones, and fit another.
+
+    Raises:
+        ValueError: all judged pairs have the same texts.
+    """
+    from rlhf_envs.preferences.crowd import aggregate_pairs
+
+    snapshot = loop.read(number, "ask", SNAPSHOT)
+    items, judgements = items_of(snapshot), judgements_of(snapshot)
+    answered = {judgement.item_id for judgement in judgements if judgement.value is not None}
+    rows = aggregate_pairs(items, judgements, method=loop.config.aggregate)
+    judged = [item for item in items if item.id in answered]
+    fresh = [row for row, item in zip(rows, judged, strict=True) if item.meta["round"] == number]
+    fitted, held_out = _split(rows, loop.config.held_out)
+    figures: Figures = {"pairs": len(fresh), "fitted_to": len(fitted), "held_out": len(held_out)}
+    if number > 1:
+        figures["accuracy_fresh"] = _accuracy(loop.reward(number - 1), fresh)
+    reward = _fit_reward(loop, number, fitted, held_out, into / PROXY)
+    figures["accuracy_held_out"] = _accuracy(reward, held_out)
+    new = {item.id for item in judged if item.meta["round"] == number}
+    return figures | _crowd_figures(loop, judged, judgements, new) | _truth_figures(loop, fresh)
+
+
+def _split(rows: Rows, share: float) -> tuple[Rows, Rows]:
+    """The rows to fit to and the rows to measure on.
+
+    The same prompt, and so the same text, is never in both. Where all rows have one prompt the same pair never is. The
+    same rows fall alike, whatever their order.
+    """
+    one_prompt = len({row["prompt"] for row in rows}) == 1
+
+    def place(row: dict[str, Any]) -> str:
+        texts = sorted((row["chosen"], row["rejected"])) if one_prompt else [row["prompt"]]
+        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+
+    places = sorted({place(row) for row in rows})
+    held = set(places[: max(1, round(share * len(places)))])
+    fitted = [row for row in rows if place(row) not in held]
+    if not fitted:
+        raise ValueError(f"{len(rows)} judged pairs have the same texts: there is nothing to hold out; label some more")
+    return fitted, [row for row in rows if place(row) in held]
+
+
+def _fit_reward(loop: Loop, number: int, rows: Rows, held_out: Rows, folder: Path) -> Any:
+    """Fit and save a reward model whose scores have mean 0 and deviation 1 over what the first policy wrote."""
+    from rlhf_envs.models import no_progress_bars
+    from rlhf_envs.preferences import fit_bradley_terry, normalise
+    from rlhf_envs.preferences.ensemble_fit import fit_ensemble
+    from rlhf_envs.preferences.training import load_backbone
+
+    config, seed = loop.config, 1000 * loop.config.seed + number
+    first = loop.read(1, "generate", PAIRS)
+    references = [pair["prompt"] + completion for pair in first for completion in pair["completions"]]
+    options: dict[str, Any] = dict(epochs=config.reward_epochs, learning_rate=config.reward_learning_rate, seed=seed)
+    if config.members > 1:
+        ensemble = fit_ensemble(
+            config.reward_model, rows, held_out, members=config.members, references=references, **options
+        )
+        with no_progress_bars():
+            ensemble.save_pretrained(folder)
+    else:
+        model, tokenizer = load_backbone(config.reward_model, seed)
+        fit_bradley_terry(model, tokenizer, rows, held_out, **options)
+        normalise(model, tokenizer, references)
+        with no_progress_bars():
+            model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return load_reward(config, folder)
+
+
+def _accuracy(reward: Any, rows: Rows) -> float | None:
+    """The share of pairs that a reward orders as the annotators do, of those that are no tie; None without any."""
+    clear = [row for row in rows if row["probability"] != 0.5]
+    if not clear:
+        return None
+    prompts = [row["prompt"] for row in clear]
+    chosen, rejected = (np.asarray(reward(prompts, [row[side] for row in clear])) for side in ("chosen", "rejected"))
+    return float(np.mean((chosen > rejected) + 0.5 * (chosen == rejected)))
+
+
+def _crowd_figures(loop: Loop, items: Sequence[Item], judgements: Sequence[Judgement], fresh: set[int]) -> Figures:
+    """How far annotators agree on this round's pairs, how reliable each has been, and who seems to click at random."""
+    from rlhf_envs.feedback.agreement import alpha_by_kind
+    from rlhf_envs.preferences.crowd import dawid_skene, find_spammers, pair_votes
+
+    votes = pair_votes(items, judgements)
+    alpha = alpha_by_kind(entry for entry in judgements if entry.item_id in fresh).get("pairwise", math.nan)
+    reliability = dawid_skene(votes, symmetric=True).reliability
+    return {
+        "agreement": None if math.isnan(alpha) else alpha,
+        "reliability": {
+            name: round(value, 4)
+            for name, value in sorted(reliability.items(), key=lambda entry: (len(entry[0]), entry[0]))
+        },
+        "spammers": sorted(find_spammers(votes).spammers),
+    }
+
+
+def _truth_figures(loop: Loop, fresh: Rows) -> Figures:
+    """Of simulated annotators all is known: who clicks at random, and how often their labels together are right."""
+    from rlhf_envs.rewards import get_reward
+
+    if not loop.config.annotators:
+        return {}
+    return {
+        "planted": sorted(annotator.name for annotator in crowd(loop) if annotator.clicks_at_random),
+        "labels_right": _accuracy(get_reward(str(loop.config.scorer)), fresh),
+    }

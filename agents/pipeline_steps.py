@@ -1,0 +1,174 @@
+"""The steps of a loop (`agents.pipeline`) that the agent is in: the beginning, completions, RL, evaluation.
+
+A step fills a folder from the folders of the steps before it, and returns its figures.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .pipeline_feedback import ask, fit
+from .pipeline_state import AGENT, PAIRS, Figures, Loop, load_members, write_json
+
+__all__ = ["ROUND", "START", "begin", "evaluate", "generate", "learn", "save_model"]
+
+SPARE = 1.1  # pairs drawn for each that is wanted: some are of two equal completions
+
+
+def begin(loop: Loop, number: int, into: Path) -> Figures:
+    """Save the agent before any training, and name the run in the store."""
+    from . import bundles
+    from .train import build_agent
+
+    agent = build_agent(loop.config)
+    bundles.save(agent, into / AGENT)
+    agent.get_env().close()
+    return {"run": uuid.uuid4().hex[:12], "tokens": 0}
+
+
+def generate(loop: Loop, number: int, into: Path) -> Figures:
+    """Complete training prompts twice with the policy as it is; two equal completions are nothing to choose from.
+
+    Raises:
+        ValueError: all pairs are equal.
+    """
+    from .environments import open_batch
+    from .generation import Source, generate_in
+
+    config = loop.config
+    options = {"split": "train", **config.environment_kwargs(), "reward": None, "reward_fn": no_reward}
+    batch = open_batch(config.env_id, 1, **options)
+    policy = Source.of(loop.agent(number - 1)).build_policy(batch)
+    asks_actively = config.query != "random" and number > 1
+    n = int(SPARE * config.labels * (config.pool if asks_actively else 1)) + 1
+    order = np.random.default_rng(config.seed).permutation(len(batch.rows))
+    prompts = order.take(range((number - 1) * n, number * n), mode="wrap")  # others in each round, while there are any
+    done = generate_in(batch, policy, np.repeat(prompts, 2), seed=1_000_003 * (config.seed + 1) + number)
+    pairs = [
+        {"prompt": one.prompt, "completions": [one.completion, other.completion]}
+        for one, other in zip(done[::2], done[1::2], strict=True)
+        if one.completion != other.completion
+    ]
+    if not pairs:
+        raise ValueError(f"round {number}: all {n} pairs of completions are equal, there is nothing to choose from")
+    chosen = _choose(loop, number, pairs) if asks_actively else pairs[: config.labels]
+    write_json(into / PAIRS, chosen)
+    return {"asked": len(chosen), "drawn": n, "equal": n - len(pairs)}
+
+
+def _choose(loop: Loop, number: int, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The pairs that the last round's reward models are least sure of, or differ most about."""
+    from rlhf_envs.preferences.queries import select_pairs
+
+    config = loop.config
+    reward = load_members(config, loop.proxy(number - 1))
+    prompts = [pair["prompt"] for pair in pairs]
+    sides = [reward(prompts, [pair["completions"][side] for pair in pairs]) for side in (0, 1)]
+    scores = np.stack(sides, axis=-1)  # (members, pairs, 2), in log-odds
+    seed = 1000 * config.seed + number
+    return [pairs[i] for i in select_pairs(config.query, min(config.labels, len(pairs)), scores=scores, seed=seed)]
+
+
+def no_reward(prompts: Sequence[str], completions: Sequence[str], **columns: object) -> list[float]:
+    """What completions score before anybody is asked."""
+    return [0.0] * len(completions)
+
+
+def learn(loop: Loop, number: int, into: Path) -> Figures:
+    """Go on with RL against this round's reward model, from the round before or from a checkpoint in this one.
+
+    Raises:
+        RunInterrupted: SIGTERM or SIGINT; a checkpoint is saved.
+    """
+    from . import bundles
+    from .callbacks import PeriodicEvaluation
+    from .checkpoints import CheckpointCallback, Checkpoints
+    from .run_log import open_logger
+    from .train import CHECKPOINTS, RunInterrupted, build_callbacks
+
+    config, reward, place = loop.config, loop.reward(number), loop.place(number, "learn").parent
+    bundle = Checkpoints(place / CHECKPOINTS).latest() or loop.agent(number - 1)
+    agent, generators = _load_agent(loop, bundle)
+    agent.get_env().set_attr("reward_fn", reward)
+    callbacks = build_callbacks(config, agent, place)
+    guard = next(callback for callback in callbacks if isinstance(callback, CheckpointCallback))
+    for callback in callbacks:
+        if isinstance(callback, PeriodicEvaluation):
+            callback.eval_env.set_attr("reward_fn", reward)
+    guard.restore(bundle)
+    agent.set_logger(open_logger(loop.folder, config.verbose > 0, resumed_at=agent.num_timesteps))
+    assert config.n_timesteps is not None
+    end = loop.read(number - 1, "learn")["tokens"] + config.n_timesteps
+    generators()
+    try:
+        agent.learn(
+            max(end - agent.num_timesteps, 0),
+            callbacks,
+            log_interval=1,
+            reset_num_timesteps=False,
+            progress_bar=config.progress,
+        )
+        if guard.interrupted is not None:  # then it has saved a checkpoint, after the last update too
+            raise RunInterrupted(
+                f"{guard.interrupted.name}: the run is saved in {guard.saved}; go on with: rlhf loop --resume "
+                f"{loop.folder}"
+            )
+        bundles.save(agent, into / AGENT, guard.state())
+    finally:
+        guard.close()
+        agent.logger.close()
+        agent.get_env().close()
+    return {"tokens": int(agent.num_timesteps)}
+
+
+def _load_agent(loop: Loop, bundle: Path) -> tuple[Any, Callable[[], None]]:
+    """The agent of a bundle, and what puts the global generators to where they were when it was saved."""
+    from .bundle_loading import load
+    from .generators import get_generators, set_generators
+    from .train import build_environment
+
+    config = loop.config
+    agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
+    saved = get_generators()
+    return agent, lambda: set_generators(saved)
+
+
+def evaluate(loop: Loop, number: int, into: Path) -> Figures:
+    """Complete held-out prompts, the same ones every round, and measure them with judges and this round's reward."""
+    from .evaluation import evaluate as run
+
+    config = loop.config
+    options = {**config.held_out_kwargs(), "reward": None, "reward_fn": loop.reward(number) if number else no_reward}
+    evaluation = run(
+        loop.agent(number),
+        config.env_id,
+        n_episodes=config.test_episodes,
+        judges=config.judge,
+        seed=config.seed,
+        env_kwargs=options,
+    )
+    report = evaluation.to_dict(n_samples=16)
+    if not number:  # there is no reward model yet
+        report["estimates"].pop("reward")
+    del report["source"], report["seconds"]
+    return report
+
+
+def save_model(loop: Loop) -> None:
+    """Write the policy of the last round as a plain Hugging Face folder, as `rlhf train` does."""
+    from .generation import Source
+    from .train import MODEL
+
+    policy = Source.of(loop.agent(loop.config.rounds)).policy
+    assert policy is not None
+    policy.save_pretrained(loop.folder / MODEL)
+
+
+Step = Callable[[Loop, int, Path], Figures]
+START: dict[str, Step] = {"learn": begin, "evaluate": evaluate}
+ROUND: dict[str, Step] = {"generate": generate, "ask": ask, "fit": fit, "learn": learn, "evaluate": evaluate}

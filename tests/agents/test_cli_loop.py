@@ -1,0 +1,114 @@
+"""`rlhf loop`: its flags, what it prints, and how it goes on."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agents import pipeline_feedback
+from agents.cli import app
+from agents.pipeline import LoopConfig
+
+pytest.importorskip("sqlalchemy", reason="the feedback store needs the extra web")
+pytest.importorskip("crowdkit", reason="aggregation needs the extra agreement")
+
+FLAGS = ["--env", "rlhf/TokenBandit-v0", "-n", "96", "--n-envs", "32", "-params", "batch_size:48", "--no-progress"]
+FLAGS += ["--rounds", "1", "--labels", "8", "--annotators", "3", "--reward-epochs", "1", "--test-episodes", "4"]
+
+
+def rlhf(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["loop", *arguments], env={"COLUMNS": "400"})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_pictures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.pipeline_report.plot_rounds", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A run in the default folder, which is relative."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("here"))
+        return rlhf(*FLAGS), Path.cwd() / "logs/loop/TokenBandit-v0_1"
+
+
+def test_it_shows_every_round_and_says_where_all_of_it_is(done: tuple[Any, Path]) -> None:
+    result, folder = done
+    assert result.exit_code == 0, result.output
+    report = json.loads((folder / "report.json").read_text())
+    for figures in report["rounds"]:
+        judge = figures["estimates"]["token-bandit"]
+        row = rf"{figures['round']}\s+{figures['tokens']}\s+{judge['mean']:.3f} ± {judge['sem']:.3f}"
+        assert re.search(row, result.output), result.output
+    assert "24 judgements, 96 tokens" in result.output
+    assert f"Everything is in {folder}, see report.md" in result.output
+
+
+def test_the_flags_are_the_configuration(done: tuple[Any, Path]) -> None:
+    saved = LoopConfig(**json.loads((done[1] / "config.json").read_text()))
+    assert (saved.rounds, saved.labels, saved.annotators, saved.n_timesteps, saved.n_envs) == (1, 8, 3, 96, 32)
+    assert saved.hyperparams["batch_size"] == 48
+    helped = rlhf("--help").output
+    for name in LoopConfig.model_fields:
+        assert f"--{name.replace('_', '-')}" in helped
+    assert "--resume" in helped
+
+
+def test_resume_adds_a_round(done: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(done[1].parent)
+    result = rlhf("--resume", done[1].name, "--rounds", "2")
+    assert result.exit_code == 0, result.output
+    assert "round_1: " not in result.output
+    assert "round_2: learn" in result.output
+    assert "48 judgements, 192 tokens" in result.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--people", "9"], "people=9 is more than labels=8"),
+        (["--annotators", "0"], "nobody labels 8 of the 8 pairs"),
+        (["--query", "best"], "--query: "),
+        (["--scorer", "nothing"], "unknown reward 'nothing'"),
+        (["--resume", "nowhere"], "--resume nowhere: no run's folder"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(flags: list[str], message: str, tmp_path: Path) -> None:
+    result = rlhf(*FLAGS, "-f", str(tmp_path), *flags)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "loop").exists()
+
+
+def test_a_run_that_is_interrupted_or_fails_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def fail(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pipeline_feedback, "_ask_simulated", interrupt)
+    result = rlhf(*FLAGS, "-f", str(tmp_path))
+    folder = tmp_path / "loop" / "TokenBandit-v0_1"
+    assert result.exit_code == 0
+    assert f"go on with: rlhf loop --resume {folder}" in result.output
+    monkeypatch.setattr(pipeline_feedback, "_ask_simulated", fail)
+    result = rlhf("--resume", str(folder))
+    assert result.exit_code == 2
+    assert "no space left on device" in result.output
+    assert f"go on with: rlhf loop --resume {folder}" in result.output
+    monkeypatch.undo()
+    result = rlhf("--resume", str(folder))
+    assert result.exit_code == 0, result.output

@@ -1,0 +1,644 @@
+"""The loop closes, and a run of it that is stopped, killed or fails goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from string import ascii_lowercase
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents import pipeline, pipeline_feedback
+from agents.bundle_loading import load_policy
+from agents.pipeline import LoopConfig, LoopResult, find_loop, run_loop
+from agents.pipeline_report import markdown, plot_rounds
+from agents.pipeline_state import Loop, items_of, judgements_of, resolve
+from agents.train import RunInterrupted, RunStopped
+from rlhf_envs.rewards.reward_model import RewardModel
+
+if TYPE_CHECKING:
+    from rlhf_envs.feedback import Task
+
+pytest.importorskip("sqlalchemy", reason="the feedback store needs the extra web")
+pytest.importorskip("crowdkit", reason="aggregation needs the extra agreement")
+
+SETTINGS: dict[str, Any] = dict(
+    env="rlhf/TokenBandit-v0",
+    n_timesteps=150,  # two rollouts of 96
+    n_envs=32,
+    hyperparams=dict(batch_size=48, n_epochs=2),
+    kl_target=0.3,
+    rounds=2,
+    labels=12,
+    annotators=4,
+    random_share=0.25,
+    aggregate="majority",  # the quickest
+    reward_epochs=1,
+    test_episodes=8,
+    progress=False,
+)
+
+
+def config(folder: Path, **kwargs: Any) -> LoopConfig:
+    return LoopConfig(**{"log_folder": str(folder), "run_name": "run", **SETTINGS, **kwargs})
+
+
+def run(folder: Path, **kwargs: Any) -> LoopResult:
+    return run_loop(config(folder, **kwargs), say=lambda _: None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_pictures() -> Iterator[None]:
+    """They take most of the time of so short a run, and have a test of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.pipeline_report.plot_rounds", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> LoopResult:
+    return run(tmp_path_factory.mktemp("unbroken"))
+
+
+def comparable(folder: Path) -> dict[str, Any]:
+    """What a run's report says, save for the wall clock."""
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    report.pop("seconds")
+    for figures in report["rounds"]:
+        figures.pop("seconds")
+    return report
+
+
+def assert_same_run(folder: Path, unbroken: LoopResult) -> None:
+    assert comparable(folder) == comparable(unbroken.folder)
+    for name in ("agent/policy.safetensors", "agent/optimizer.safetensors"):
+        place = Path("round_2/learn") / name
+        assert (folder / place).read_bytes() == (unbroken.folder / place).read_bytes(), name
+    assert [path.name for path in folder.rglob(".*.tmp-*")] == []
+
+
+def test_every_round_asks_fits_learns_and_evaluates(unbroken: LoopResult) -> None:
+    start, first, second = unbroken.figures
+    assert [figures["tokens"] for figures in unbroken.figures] == [0, 192, 384]
+    assert start["estimates"]["kl"]["mean"] == pytest.approx(0, abs=1e-5)
+    assert second["estimates"]["kl"]["mean"] > first["estimates"]["kl"]["mean"] > 0
+    for figures in (first, second):
+        assert figures["asked"] == 12
+        assert figures["judgements"] == 36 == figures["asked"] * 3
+        assert figures["by_people"] == figures["skips"] == 0
+        assert figures["planted"] == first["planted"]
+    assert first["fitted_to"] + first["held_out"] <= 12 < second["fitted_to"] + second["held_out"]  # of all rounds
+    assert "accuracy_fresh" not in first
+    assert 0 <= second["accuracy_fresh"] <= 1
+
+
+def test_the_rewards_differ_and_each_is_that_of_its_round(unbroken: LoopResult) -> None:
+    """What a round's evaluation calls the proxy is what its own reward model says of the completions."""
+    samples = [figures["samples"] for figures in unbroken.figures]
+    for number in (1, 2):
+        proxy = RewardModel(str(unbroken.folder / f"round_{number}/fit/proxy"))
+        told = proxy([s["prompt"] for s in samples[number]], [s["completion"] for s in samples[number]])
+        np.testing.assert_allclose([s["reward"] for s in samples[number]], told, atol=1e-5)
+    assert [s["reward"] for s in samples[1]] != [s["reward"] for s in samples[2]]
+
+
+def test_a_reward_model_is_normalised_over_what_the_first_policy_wrote(unbroken: LoopResult) -> None:
+    pairs = json.loads((unbroken.folder / "round_1/generate/pairs.json").read_text())
+    texts = [(pair["prompt"], completion) for pair in pairs for completion in pair["completions"]]
+    for number in (1, 2):
+        scores = RewardModel(str(unbroken.folder / f"round_{number}/fit/proxy"))(*map(list, zip(*texts, strict=True)))
+        assert (np.mean(scores), np.std(scores)) == pytest.approx((0, 1), abs=1e-4)
+
+
+def test_accuracy_on_fresh_pairs_is_the_last_rounds_model_on_this_rounds_labels(unbroken: LoopResult) -> None:
+    """Recomputed from the store's judgements, by majority."""
+    folder = unbroken.folder
+    snapshot = json.loads((folder / "round_2/ask/judgements.json").read_text())
+    proxy, right = RewardModel(str(folder / "round_1/fit/proxy")), []
+    for item in (item for item in snapshot["items"] if item["meta"]["round"] == 2):
+        one, other = proxy([item["prompt"]] * 2, list(item["completions"]))
+        right.append((item["id"], 0 if one > other else 1))
+    from rlhf_envs.preferences.crowd import aggregate_pairs
+
+    items = items_of(snapshot)
+    rows = aggregate_pairs(items, judgements_of(snapshot), method="majority")
+    chosen = {item.id: item.completions.index(row["chosen"]) for item, row in zip(items, rows, strict=True)}
+    assert unbroken.figures[2]["accuracy_fresh"] == pytest.approx(np.mean([chosen[i] == side for i, side in right]))
+
+
+def test_the_kl_reference_stays_the_first_model(unbroken: LoopResult) -> None:
+    first, _ = load_policy(unbroken.folder / "round_0/learn/agent")
+    last, _ = load_policy(unbroken.folder / "round_2/learn/agent")
+    start = first.language_model.trained_parameters()
+    for name, reference in last.reference.parameters_by_name().items():
+        torch.testing.assert_close(reference, start[name].data, rtol=0, atol=0)
+    moved = last.language_model.trained_parameters()
+    assert any(not torch.equal(moved[name], start[name]) for name in start)
+
+
+def test_people_are_asked_about_the_policy_of_the_round_before(unbroken: LoopResult) -> None:
+    snapshot = json.loads((unbroken.folder / "round_2/ask/judgements.json").read_text())
+    assert [item["policy"] for item in snapshot["items"]] == ["round_0"] * 12 + ["round_1"] * 12
+    assert {item["meta"]["loop"] for item in snapshot["items"]} == {
+        json.loads((unbroken.folder / "round_0/learn/figures.json").read_text())["run"]
+    }
+
+
+def test_one_tensorboard_run_shows_all_rounds(unbroken: LoopResult) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(unbroken.folder))
+    board.Reload()
+    tags = board.Tags()["scalars"]
+    steps = {tag: [event.step for event in board.Scalars(tag)] for tag in tags}
+    assert steps["loop/round"] == steps["loop/token-bandit"] == steps["loop/kl"] == [0, 192, 384]
+    assert steps["loop/accuracy_fresh"] == [384]
+    assert steps["rlhf/reward"] == [96, 192, 288, 384]
+
+
+def test_the_report_says_what_the_rounds_came_to(unbroken: LoopResult, tmp_path: Path) -> None:
+    text = (unbroken.folder / "report.md").read_text()
+    assert "72 judgements, 384 tokens of RL" in text
+    assert f"{unbroken.figures[2]['estimates']['token-bandit']['mean']:.3f} ± " in text
+    assert "planted clickers found" in text
+    assert (unbroken.folder / unbroken.report["agent"] / "manifest.json").is_file()
+    assert (unbroken.folder / unbroken.report["reward_model"] / "config.json").is_file()
+    plot_rounds(unbroken.report, tmp_path / "loop.png")
+    assert (tmp_path / "loop.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_models_wrote_stays_inert_in_the_report(unbroken: LoopResult) -> None:
+    report = json.loads(json.dumps(unbroken.report))
+    report["rounds"][0]["samples"][0]["completion"] = "<script>alert(1)</script> | ![x](y) \u202e"
+    text = markdown(report)
+    assert "<script>" not in text
+    assert "![x]" not in text
+    assert "\u202e" not in text
+
+
+def test_a_finished_run_has_nothing_left_to_do(unbroken: LoopResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a step runs again")
+
+    monkeypatch.setattr(pipeline, "atomic_folder", refuse)
+    before = comparable(unbroken.folder)
+    run_loop(find_loop(unbroken.folder), unbroken.folder, say=lambda _: None)
+    assert comparable(unbroken.folder) == before
+
+
+CHILD = """
+import os, signal, sys
+from importlib import import_module
+
+target, number, when, *flags = sys.argv[1:]
+path, _, name = target.partition(":")
+*owner, attribute = name.split(".")
+place = import_module(path)
+for part in owner:
+    place = getattr(place, part)
+original, calls = getattr(place, attribute), 0
+
+def counting(*args, **kwargs):
+    global calls
+    calls += 1
+    if calls == int(number) and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = original(*args, **kwargs)
+    if calls == int(number):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+
+setattr(place, attribute, counting)
+from agents.cli import app
+app(["loop", *flags])
+"""
+
+
+def kill_at(folder: Path, target: str, number: int, when: str) -> None:
+    """Let a process go on with a run until it is killed at the n-th call of a function."""
+    child = [sys.executable, "-c", CHILD, target, str(number), when, "--resume", str(folder)]
+    done = subprocess.run(child, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stdout + done.stderr
+
+
+def start(folder: Path) -> Path:
+    """The folder of a run that was stopped before it did anything."""
+    settings = resolve(config(folder))
+    run_folder = settings.folder()
+    run_folder.mkdir(parents=True)
+    (run_folder / "config.json").write_text(settings.model_dump_json())
+    return run_folder
+
+
+def test_a_run_that_is_killed_comes_to_the_same(unbroken: LoopResult, tmp_path: Path) -> None:
+    """While annotators are at work."""
+    folder = start(tmp_path)
+    kill_at(folder, "rlhf_envs.feedback.store:FeedbackStore.submit", 17, "after")
+    assert (folder / "round_1/generate").is_dir()
+    assert not (folder / "round_1/ask").exists()
+    run_loop(find_loop(folder), folder, say=lambda _: None)
+    assert_same_run(folder, unbroken)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult, tmp_path: Path) -> None:
+    folder = start(tmp_path)
+    for target, number, when in [
+        ("agents.bundles:save", 1, "after"),  # the agent of the start is in no step's folder yet
+        ("agents.evaluation:evaluate", 1, "after"),
+        ("agents.generation:generate_in", 1, "after"),
+        ("rlhf_envs.feedback.store:FeedbackStore.add_items", 1, "after"),  # asked, and the loop does not know it
+        ("rlhf_envs.feedback.store:FeedbackStore.claim", 9, "after"),  # a lease of a process that is no more
+        ("rlhf_envs.feedback.store:FeedbackStore.submit", 5, "after"),
+        ("agents.pipeline_feedback:write_json", 1, "after"),
+        ("rlhf_envs.preferences.bradley_terry:normalise", 1, "after"),
+        ("agents.atomic:_put", 1, "after"),  # the whole fit, of which nobody has heard
+        ("agents.algorithms.ppo:PPO.train", 2, "before"),
+        ("agents.algorithms.ppo:PPO.collect_rollouts", 2, "after"),
+        ("agents.bundles:save", 1, "after"),
+        ("agents.pipeline_report:log_round", 2, "before"),
+        ("rlhf_envs.feedback.store:FeedbackStore.submit", 36, "after"),  # the last answer of the second round
+        ("agents.algorithms.ppo:PPO.train", 1, "after"),
+        ("agents.pipeline_report:write_report", 1, "before"),
+    ]:
+        kill_at(folder, target, number, when)
+    run_loop(find_loop(folder), folder, say=lambda _: None)
+    assert_same_run(folder, unbroken)
+
+
+@pytest.mark.parametrize(("update", "tokens"), [(3, 288), pytest.param(4, 384, marks=pytest.mark.slow)])
+def test_sigterm_in_rl_leaves_a_checkpoint_that_the_run_goes_on_from(
+    update: int, tokens: int, unbroken: LoopResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the first and in the last update of the second round."""
+    from agents.algorithms.ppo import PPO
+
+    train, updates = PPO.train, []
+
+    def terminating(self: Any) -> None:
+        updates.append(1)
+        if len(updates) == update:
+            os.kill(os.getpid(), signal.SIGTERM)
+        train(self)
+
+    monkeypatch.setattr(PPO, "train", terminating)
+    with pytest.raises(RunInterrupted, match=rf"SIGTERM: .*round_2/checkpoints/{tokens}; .* rlhf loop --resume"):
+        run(tmp_path)
+    folder = tmp_path / "loop" / "run"
+    assert not (folder / "round_2/learn").exists()
+    run_loop(find_loop(folder), folder, say=lambda _: None)
+    assert len(updates) == 4  # none is done twice
+    assert_same_run(folder, unbroken)
+
+
+def test_ctrl_c_between_the_steps_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline_feedback, "_ask_simulated", interrupt)
+    with pytest.raises(RunInterrupted, match=rf"SIGINT: .* {tmp_path}/loop/run; go on with: rlhf loop --resume"):
+        run(tmp_path)
+
+
+def test_a_damaged_step_runs_again_and_comes_to_the_same(
+    unbroken: LoopResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(unbroken.folder, folder)
+    (folder / "round_2/learn/agent/policy.safetensors").write_bytes(b"damaged")
+    run_loop(find_loop(folder), folder, say=lambda _: None)
+    assert "round_2/learn runs again" in caplog.text
+    assert_same_run(folder, unbroken)
+
+
+def test_a_finished_run_takes_further_rounds(unbroken: LoopResult, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "copy"
+    shutil.copytree(unbroken.folder, folder)
+    settings = find_loop(folder, LoopConfig(rounds=3, progress=False))
+    result = run_loop(settings, folder, say=lambda _: None)
+    assert [figures["tokens"] for figures in result.figures] == [0, 192, 384, 576]
+    assert comparable(folder)["rounds"][:3] == comparable(unbroken.folder)["rounds"]
+
+
+class Person(threading.Thread):
+    """Someone who answers, at most n times, what the run in `folder` asks; by default always the same."""
+
+    def __init__(self, name: str, folder: Path, n: int = 1000, skips: Callable[[Task], bool] = lambda _: False) -> None:
+        super().__init__(daemon=True)
+        self.who, self.place, self.n, self.skips = name, folder / "loop/run/feedback.db", n, skips
+        self.stopped = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        from rlhf_envs.feedback import FeedbackStore
+        from rlhf_envs.feedback.work import Response, work_once
+
+        while not self.place.exists():
+            time.sleep(0.02)
+        with FeedbackStore(self.place) as store:
+            store.add_annotator(self.who)
+            done = 0
+            while done < self.n and not self.stopped.is_set():
+                answered = work_once(
+                    store, self.who, lambda task: Response(None if self.skips(task) else {"choice": 0}, seconds=1.5)
+                )
+                done += bool(answered)
+                time.sleep(0.0 if answered else 0.02)
+
+    def finish(self) -> None:
+        self.stopped.set()
+        self.join()
+
+
+def ask_round(folder: Path, said: list[str] | None = None, **kwargs: Any) -> dict[str, Any]:
+    """The step `ask` alone, of the first round of a run; returns its figures."""
+    place = folder / "loop/run"
+    pairs = [{"prompt": letter, "completions": ["a", "b"]} for letter in ascii_lowercase[: kwargs["labels"]]]
+    for name, value in {
+        "round_0/learn/figures.json": {"run": folder.name},
+        "round_1/generate/pairs.json": pairs,
+    }.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(json.dumps(value))
+    into = place / "round_1/ask"
+    into.mkdir(exist_ok=True)
+    settings = config(folder, poll=0.02, scorer="token-bandit", **kwargs)
+    with Loop.open(settings, place, (said if said is not None else []).append) as loop:
+        return pipeline_feedback.ask(loop, 1, into)
+
+
+def test_one_person_is_enough_unless_more_are_wanted(tmp_path: Path) -> None:
+    """She need not wait for anybody: the default patience is longer than this test may take."""
+    ada = Person("ada", tmp_path)
+    figures = ask_round(tmp_path, labels=8, people=8, annotators=0)
+    ada.finish()
+    assert (figures["judgements"], figures["by_people"]) == (8, 8)
+
+
+def test_the_round_goes_on_when_nobody_who_labels_has_anything_left(tmp_path: Path) -> None:
+    """Three judgements of each pair are wanted, and ada alone comes; the page has nothing more for her."""
+    said: list[str] = []
+    ada = Person("ada", tmp_path)
+    figures = ask_round(tmp_path, said, labels=8, people=8, annotators=0, overlap=3, patience=0.3)
+    ada.finish()
+    assert figures["by_people"] == 8
+    left = "round 1: 8 of 24 judgements; nothing is left for ada"
+    assert f"{left}: it goes on in 0.3 s unless somebody else labels" in said
+    assert said[-1] == f"{left}, and nobody else came: it goes on with these"
+
+
+def test_a_pair_that_everybody_skips_is_not_waited_for(tmp_path: Path) -> None:
+    said: list[str] = []
+    people = [Person(name, tmp_path, skips=lambda task: task.item.prompt == "c") for name in ("ada", "bob")]
+    figures = ask_round(tmp_path, said, labels=6, people=6, annotators=0, patience=0.3)
+    for person in people:
+        person.finish()
+    assert figures["judgements"] == 5
+    assert figures["skips"] in (1, 2)  # who never came to label is not waited for
+    assert "nobody else came: it goes on with these" in said[-1]
+
+
+def test_who_has_something_left_is_waited_for(tmp_path: Path) -> None:
+    """However long it takes: bob has answered one of four pairs, and comes back after the patience has run out."""
+    people = [Person("ada", tmp_path), Person("bob", tmp_path, n=1)]
+    back = threading.Timer(1.0, lambda: people.append(Person("bob", tmp_path)))
+    back.start()
+    figures = ask_round(tmp_path, labels=4, people=4, annotators=0, overlap=2, patience=0.1)
+    back.join()
+    for person in people:
+        person.finish()
+    assert figures["judgements"] == 8
+
+
+def test_a_round_without_labels_can_still_be_labelled(tmp_path: Path) -> None:
+    """All was skipped: the run ends with a message and not in silence, and goes on when somebody else has labelled."""
+    settings: dict[str, Any] = dict(labels=4, people=4, annotators=0, patience=0.1)
+    ada = Person("ada", tmp_path, skips=lambda _: True)
+    with pytest.raises(ValueError, match=r"round 1: 0 of 4 pairs have a judgement.* label some more"):
+        ask_round(tmp_path, **settings)
+    ada.finish()
+    bob = Person("bob", tmp_path)
+    assert ask_round(tmp_path, **settings)["judgements"] == 4
+    bob.finish()
+
+
+def test_people_are_waited_for_and_told_where_to_label(tmp_path: Path) -> None:
+    """Two people give 7 of the 2 x 4 judgements that are wanted, which is enough; the rest is asked no more."""
+    said: list[str] = []
+    people = [Person(name, tmp_path, n) for name, n in (("ada", 4), ("bob", 3))]
+    settings = config(
+        tmp_path, rounds=1, labels=4, people=4, annotators=0, overlap=2, enough=0.875, poll=0.02, held_out=0.3
+    )
+    result = run_loop(settings, say=said.append)
+    for person in people:
+        person.finish()
+    figures = result.figures[1]
+    assert (figures["judgements"], figures["by_people"], figures["people_seconds"]) == (7, 7, 10.5)
+    assert set(figures["reliability"]) == {"ada", "bob"}
+    assert "planted" not in figures
+    assert result.report["scorer"] is None
+    store = tmp_path / "loop/run/feedback.db"
+    assert any(f"rlhf feedback serve --store {store}" in text for text in said)
+    assert "round 1: 0 of 7 judgements" in said
+    from rlhf_envs.feedback import FeedbackStore
+
+    with FeedbackStore(store) as opened:
+        assert opened.progress().finished == 4
+        assert opened.claim("bob") is None
+
+
+def test_simulated_annotators_and_people_answer_their_own_pairs(tmp_path: Path) -> None:
+    """Also who is at the page before the round begins: the simulated annotators' pairs are not there."""
+    ada = Person("ada", tmp_path)
+    figures = ask_round(tmp_path, labels=12, people=5, annotators=4)
+    ada.finish()
+    assert (figures["judgements"], figures["by_people"]) == (5 + 3 * 7, 5)
+    snapshot = json.loads((tmp_path / "loop/run/round_1/ask/judgements.json").read_text())
+    places = {item["id"]: item["meta"]["pair"] for item in snapshot["items"]}
+    assert sorted(places.values()) == list(range(12))  # no two have one id
+    judged = [(places[entry["item_id"]], entry["annotator"] == "ada") for entry in snapshot["judgements"]]
+    assert sorted(judged) == [(place, True) for place in range(5)] + [(p, False) for p in range(5, 12) for _ in "123"]
+
+
+def test_a_run_that_waits_for_people_goes_on_waiting_for_them(tmp_path: Path) -> None:
+    """Stopped while it waits, it does not let simulated annotators answer instead; and it may ask for less."""
+    said: list[str] = []
+
+    def interrupt(text: str) -> None:
+        said.append(text)
+        if "of 5 judgements" in text:
+            raise KeyboardInterrupt
+
+    settings = config(tmp_path, rounds=1, people=5, annotators=4, overlap=1, poll=0.02)
+    with pytest.raises(RunInterrupted):
+        run_loop(settings, say=interrupt)
+    assert any("resume it with --enough" in text for text in said)
+    folder = tmp_path / "loop/run"
+    ada = Person("ada", tmp_path, 3)
+    result = run_loop(find_loop(folder, LoopConfig(enough=0.6)), folder, say=lambda _: None)
+    ada.finish()
+    assert (result.figures[1]["judgements"], result.figures[1]["by_people"]) == (10, 3)
+
+
+def test_simulated_annotators_do_not_answer_the_questions_of_others(tmp_path: Path) -> None:
+    from rlhf_envs.feedback import FeedbackStore, NewItem
+
+    place = tmp_path / "shared.db"
+    with FeedbackStore(place) as store:
+        store.add_items([NewItem("rating", "a", (" b",), source="somebody")])
+    with pytest.raises(RunStopped, match=r"shared.db has 1 unfinished items .*'somebody'.* --store of its own"):
+        run(tmp_path, store=str(place))
+
+
+def test_two_runs_may_share_a_store(tmp_path: Path) -> None:
+    place = str(tmp_path / "shared.db")
+    for name in ("one", "two"):
+        assert ask_round(tmp_path / name, labels=4, store=place)["judgements"] == 12
+
+
+def test_skips_cost_labels_and_are_counted(tmp_path: Path) -> None:
+    figures = ask_round(tmp_path, labels=12, skip_rate=0.6)
+    assert figures["skips"] > 0
+    assert 0 < figures["judgements"] < 36
+    snapshot = json.loads((tmp_path / "loop/run/round_1/ask/judgements.json").read_text())
+    assert len(snapshot["judgements"]) == figures["judgements"] + figures["skips"]
+
+
+def test_without_labels_there_is_nothing_to_fit(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"round 1: 0 of 12 pairs have a judgement.* label some more"):
+        ask_round(tmp_path, labels=12, skip_rate=0.999999)
+
+
+def test_an_ensemble_is_pessimistic_and_chooses_what_to_ask(tmp_path: Path) -> None:
+    """The pairs of the second round are those about which the members of the first differ most, of three times more."""
+    from rlhf_envs.preferences.queries import disagreement
+    from rlhf_envs.rewards.ensemble import RewardEnsemble
+
+    result = run(tmp_path, members=2, pessimism=1.0, query="disagreement", pool=3, algo="a2c", hyperparams={})
+    assert result.figures[2]["drawn"] == 40 > 3 * 12
+    ensemble = RewardEnsemble(result.folder / "round_1/fit/proxy")
+    sample = result.figures[1]["samples"][0]
+    members = ensemble.member_scores([sample["prompt"]], [sample["completion"]])[:, 0]
+    assert sample["reward"] == pytest.approx(members.mean() - members.std(), abs=1e-5)
+    asked = [json.loads((result.folder / f"round_{n}/generate/pairs.json").read_text()) for n in (1, 2)]
+
+    def difference(pairs: list[dict[str, Any]]) -> float:
+        scores = [
+            ensemble.member_scores([p["prompt"] for p in pairs], [p["completions"][side] for p in pairs])
+            for side in (0, 1)
+        ]
+        return float(disagreement(np.stack(scores, axis=-1) / ensemble.gain).mean())
+
+    assert difference(asked[1]) > difference(asked[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(people=20), "people=20 is more than labels=12"),
+        (dict(annotators=0), "nobody labels 12 of the 12 pairs; .*people=12"),
+        (dict(overlap=5), "more than annotators=4"),
+        (dict(pessimism=1.0), "members is 1, take at least 2"),
+        (dict(query="disagreement"), "needs an ensemble: members is 1"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_at_once(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        config(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(env="rlhf/Nothing-v0"), "unknown environment"),
+        (dict(scorer="nothing"), "unknown reward 'nothing'"),
+        (dict(judge=["nothing"]), "unknown reward 'nothing'"),
+        (dict(algo="nothing"), "unknown algorithm 'nothing'"),
+        (dict(reward_model="nothing"), "nothing"),
+    ],
+)
+def test_a_wrong_name_leaves_no_folder(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_task_names_the_scorer_and_the_judges() -> None:
+    settings = resolve(LoopConfig())
+    assert (settings.scorer, settings.judge) == ("gold", ["gold", "tiny-reward"])
+    assert resolve(settings) == settings
+
+
+def test_a_run_goes_on_as_it_was_configured(unbroken: LoopResult, tmp_path: Path) -> None:
+    assert find_loop(unbroken.folder) == unbroken.config
+    assert find_loop(unbroken.folder, LoopConfig(labels=12, rounds=5)).rounds == 5
+    with pytest.raises(ValueError, match=r"--labels 13 beside --resume: the run in .* has 12; leave the flag out"):
+        find_loop(unbroken.folder, LoopConfig(labels=13))
+    with pytest.raises(ValueError, match=r"no run's folder, it has no config\.json"):
+        find_loop(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"algo": "ppo"}))
+    with pytest.raises(ValueError, match="is not the configuration of a loop: it has no rounds"):
+        find_loop(tmp_path)
+
+
+def test_no_held_out_text_is_fitted_to() -> None:
+    """A prompt comes again in later rounds, with a completion that it had before and with others."""
+    rows = [{"prompt": f"{i % 20}", "chosen": f"{i % 3}", "rejected": f"{3 + i % 5}"} for i in range(140)]
+    fitted, held_out = pipeline_feedback._split(rows, 0.2)
+    assert len(fitted) + len(held_out) == 140
+    texts = [
+        {row["prompt"] + row[side] for row in part for side in ("chosen", "rejected")} for part in (fitted, held_out)
+    ]
+    assert not texts[0] & texts[1]
+    assert len({row["prompt"] for row in held_out}) == 4  # of 20
+    again = pipeline_feedback._split(rows[::-1], 0.2)
+    assert again == (fitted[::-1], held_out[::-1])
+
+
+def test_of_one_prompt_no_held_out_pair_is_fitted_to() -> None:
+    rows = [{"prompt": "a", "chosen": str(i % 7), "rejected": str(7 + i % 5)} for i in range(70)]
+    rows += [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
+    fitted, held_out = pipeline_feedback._split(rows, 0.2)
+    texts = [{frozenset((row["chosen"], row["rejected"])) for row in part} for part in (fitted, held_out)]
+    assert not texts[0] & texts[1]
+    assert len(texts[1]) == 7  # of 35 different ones
+
+
+def test_agreement_is_that_of_the_feedback_page(tmp_path: Path) -> None:
+    """A tie lies between the two sides, so that it disagrees less with either than they do with one another."""
+    import krippendorff
+
+    from rlhf_envs.feedback import FeedbackStore, NewItem
+
+    with FeedbackStore(tmp_path / "ties.db") as store:
+        store.add_items([NewItem("pairwise", f"{i}", (" a", " b"), overlap=3) for i in range(12)])
+        for who, ties in (("ada", 0), ("bob", 1), ("cyd", 2)):
+            store.add_annotator(who)
+            while task := store.claim(who):
+                tie = task.item.id % 4 < ties
+                value = {"choice": None if tie else task.item.id % 2, "strength": 0 if tie else 1}
+                store.submit(task.id, who, value, key=f"{who}{task.id}")
+        items, judgements = store.items(), store.judgements()
+        with Loop.open(config(tmp_path, annotators=3), tmp_path, print) as loop:
+            figures = pipeline_feedback._crowd_figures(loop, items, judgements, {item.id for item in items[4:]})
+    fresh, values = [item.id for item in items[4:]], {0: -1, None: 0, 1: 1}
+    table = [
+        [values[entry.value["choice"]] for entry in judgements if entry.annotator == who and entry.item_id in fresh]
+        for who in ("ada", "bob", "cyd")
+    ]
+    assert figures["agreement"] == pytest.approx(krippendorff.alpha(table, level_of_measurement="ordinal"))
+    assert figures["agreement"] > krippendorff.alpha(table, level_of_measurement="nominal") + 0.1
