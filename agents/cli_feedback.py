@@ -264,7 +264,7 @@ def export(config: ExportConfig) -> None:
     with user_errors():
         from rlhf_envs.feedback.exporting import export_file
 
-        from .crowds import dawid_skene_shares, random_clickers
+        from .crowds import CANNOT_TELL, dawid_skene_shares, random_clickers
 
         if config.format != "preference" and (config.how == "dawid_skene" or config.without_spammers):
             which = "--how dawid_skene" if config.how == "dawid_skene" else "--without-spammers"
@@ -274,10 +274,11 @@ def export(config: ExportConfig) -> None:
             given |= {"how": "soft", "aggregate": dawid_skene_shares}
         with _open(config.store) as store:
             clickers = random_clickers(store.items(), store.judgements()) if config.without_spammers else {}
-            done = export_file(store, config.file, without=clickers, **given)
+            done = export_file(store, config.file, without=clickers or (), **given)
     typer.echo(f"{config.file}: {len(done.rows)} rows")
     if config.without_spammers:
-        typer.echo(f"who seems to click at random: {', '.join(clickers) or 'nobody'}")
+        who = f"that {CANNOT_TELL}" if clickers is None else ", ".join(clickers) or "nobody"
+        typer.echo(f"who seems to click at random: {who}")
     for reason, n in sorted(done.dropped.items()):
         typer.echo(f"left out: {n} {reason}")
 

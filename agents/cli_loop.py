@@ -18,6 +18,11 @@ class LoopFlags(LoopConfig):
         None, description="Folder of a run to go on with; of a finished one, with more --rounds."
     )
 
+    def check_askable(self) -> None:
+        """Beside --resume flags are no whole configuration: `find_loop` compares each with the run's."""
+        if self.resume is None:
+            super().check_askable()
+
 
 def add_loop(app: typer.Typer) -> None:
     """Add `rlhf loop` to the command line."""
@@ -39,9 +44,10 @@ def _loop(flags: LoopFlags) -> None:
 
     console = Console()
     with user_errors():
-        config = LoopConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
         if flags.resume is not None:
-            config = find_loop(flags.resume, config)
+            config = find_loop(flags.resume, flags)
+        else:
+            config = LoopConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
     with console.status("loading"), user_errors():
         from .pipeline import run_loop
         from .pipeline_report import report_table

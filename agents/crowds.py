@@ -5,7 +5,6 @@ It stands here because `rlhf_envs.feedback` knows nothing of `rlhf_envs.preferen
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -15,10 +14,11 @@ if TYPE_CHECKING:
     from rlhf_envs.feedback import Item, Judgement
     from rlhf_envs.preferences.spam import Figures
 
-__all__ = ["dawid_skene_shares", "random_clickers", "suspects"]
+__all__ = ["CANNOT_TELL", "dawid_skene_shares", "random_clickers", "suspects"]
 
 COMPARES = ("pairwise", "ranking")
-ENOUGH = 10  # comparisons of an annotator, below which nobody is suspected
+ENOUGH = 10  # comparisons that others made too, below which an annotator is not suspected
+CANNOT_TELL = f"cannot be told: it takes crowd-kit and two annotators with {ENOUGH} comparisons that others made too"
 
 
 def dawid_skene_shares(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[tuple[int, str, str], float]:
@@ -36,8 +36,10 @@ def dawid_skene_shares(items: Sequence[Item], judgements: Sequence[Judgement]) -
     return {(int(row["prompt"]), row["chosen"], row["rejected"]): row["probability"] for row in rows}
 
 
-def random_clickers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Figures]:
-    """Who seems to click at random by their comparisons, with the figures; nobody while there are few of them.
+def random_clickers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Figures] | None:
+    """Who seems to click at random by their comparisons, with the figures.
+
+    None where that cannot be told: fewer than two annotators have made `ENOUGH` comparisons that others made too.
 
     Raises:
         ImportError: crowd-kit is not installed.
@@ -45,26 +47,21 @@ def random_clickers(items: Sequence[Item], judgements: Sequence[Judgement]) -> d
     from rlhf_envs.preferences.crowd import find_spammers, pair_votes
 
     compared, theirs = _comparisons(items, judgements)
-    if not _are_enough(theirs):
-        return {}
-    report = find_spammers(pair_votes(compared, theirs), min_answers=ENOUGH)
+    votes = pair_votes(compared, theirs)
+    if not votes:
+        return None
+    report = find_spammers(votes, min_answers=ENOUGH)
+    if sum(figures.n >= ENOUGH for figures in report.figures.values()) < 2:
+        return None
     return {name: report.figures[name] for name in sorted(report.spammers)}
 
 
 def suspects(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Figures] | None:
-    """`random_clickers`, or None where that cannot be told: no crowd-kit, or too few comparisons."""
-    if find_spec("crowdkit") is None or not _are_enough(_comparisons(items, judgements)[1]):
-        return None
-    return random_clickers(items, judgements)
+    """`random_clickers`, or None where that cannot be told without crowd-kit either."""
+    return None if find_spec("crowdkit") is None else random_clickers(items, judgements)
 
 
 def _comparisons(items: Sequence[Item], judgements: Sequence[Judgement]) -> tuple[list[Item], list[Judgement]]:
     compared = [item for item in items if item.kind in COMPARES]
     ids = {item.id for item in compared}
     return compared, [j for j in judgements if j.item_id in ids and j.value is not None]
-
-
-def _are_enough(judgements: Sequence[Judgement]) -> bool:
-    """Whether two annotators or more have given enough comparisons to be held against each other."""
-    given = Counter(judgement.annotator for judgement in judgements)
-    return sum(n >= ENOUGH for n in given.values()) >= 2

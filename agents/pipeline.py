@@ -37,7 +37,7 @@ from typing import Any
 
 from .atomic import BundleError, atomic_folder, find_folder, replace_file, verify
 from .pipeline_config import CONFIG, LoopConfig, find_loop
-from .pipeline_state import FIGURES, Loop, resolve
+from .pipeline_state import FIGURES, Loop, name_run, resolve
 
 __all__ = ["LoopConfig", "LoopResult", "find_loop", "run_loop"]
 
@@ -84,6 +84,7 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
     config = resolve(config)
     path = Path(config.folder() if folder is None else folder).absolute()  # the places of bundles are too
     path.mkdir(parents=True, exist_ok=folder is not None)
+    name_run(path)
     replace_file(path / CONFIG, (config.model_dump_json(indent=2) + "\n").encode("utf-8"))
     say(f"{config.algo} on {config.env_id}: {config.rounds} rounds, {path}")
     go_on = f"go on with: rlhf loop --resume {path}"

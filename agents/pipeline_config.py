@@ -76,6 +76,11 @@ class LoopConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _askable(self) -> Self:
+        self.check_askable()
+        return self
+
+    def check_askable(self) -> None:
+        """Raise a ValueError where fields do not go with one another."""
         simulated = self.labels - self.people
         if simulated < 0:
             raise ValueError(f"people={self.people} is more than labels={self.labels}, the pairs of a round")
@@ -94,7 +99,6 @@ class LoopConfig(TrainConfig):
             )
         if self.query == "disagreement" and self.members < 2:
             raise ValueError(f"query=disagreement needs an ensemble: members is {self.members}, take at least 2")
-        return self
 
     def judgements_of_pair(self, by_people: bool) -> int:
         """How many different annotators judge a pair."""
@@ -130,7 +134,7 @@ def find_loop(folder: str | Path, given: LoopConfig | None = None) -> LoopConfig
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not the configuration of a loop: {error}") from error
     changed: dict[str, Any] = {}
-    for name in sorted(given.model_fields_set if given is not None else ()):
+    for name in sorted(given.model_fields_set & LoopConfig.model_fields.keys() if given is not None else ()):
         value, before = getattr(given, name), getattr(saved, name)
         if name in FREE:
             changed[name] = value

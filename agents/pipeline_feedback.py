@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -207,15 +207,16 @@ def fit(loop: Loop, number: int, into: Path) -> Figures:
     answered = {judgement.item_id for judgement in judgements if judgement.value is not None}
     rows = aggregate_pairs(items, judgements, method=loop.config.aggregate)
     judged = [item for item in items if item.id in answered]
-    fresh = [row for row, item in zip(rows, judged, strict=True) if item.meta["round"] == number]
     fitted, held_out = _split(rows, loop.config.held_out)
+    new = {item.id: row for row, item in zip(rows, judged, strict=True) if item.meta["round"] == number}
+    fresh = list(new.values())
     figures: Figures = {"pairs": len(fresh), "fitted_to": len(fitted), "held_out": len(held_out)}
     if number > 1:
         figures["accuracy_fresh"] = _accuracy(loop.reward(number - 1), fresh)
     reward = _fit_reward(loop, number, fitted, held_out, into / PROXY)
     figures["accuracy_held_out"] = _accuracy(reward, held_out)
-    new = {item.id for item in judged if item.meta["round"] == number}
-    return figures | _crowd_figures(loop, judged, judgements, new) | _truth_figures(loop, fresh)
+    simulated = [new[item.id] for item in judged if item.id in new and item.meta["pair"] >= loop.config.people]
+    return figures | _crowd_figures(judged, judgements, set(new)) | _truth_figures(loop, simulated)
 
 
 def _split(rows: Rows, share: float) -> tuple[Rows, Rows]:
@@ -275,7 +276,7 @@ def _accuracy(reward: Any, rows: Rows) -> float | None:
     return float(np.mean((chosen > rejected) + 0.5 * (chosen == rejected)))
 
 
-def _crowd_figures(loop: Loop, items: Sequence[Item], judgements: Sequence[Judgement], fresh: set[int]) -> Figures:
+def _crowd_figures(items: Sequence[Item], judgements: Sequence[Judgement], fresh: set[int]) -> Figures:
     """How far annotators agree on this round's pairs, how reliable each has been, and who seems to click at random."""
     from rlhf_envs.feedback.agreement import alpha_by_kind
     from rlhf_envs.preferences.crowd import dawid_skene, find_spammers, pair_votes
@@ -283,17 +284,21 @@ def _crowd_figures(loop: Loop, items: Sequence[Item], judgements: Sequence[Judge
     votes = pair_votes(items, judgements)
     alpha = alpha_by_kind(entry for entry in judgements if entry.item_id in fresh).get("pairwise", math.nan)
     reliability = dawid_skene(votes, symmetric=True).reliability
+    judges: dict[Hashable, set[str]] = {}
+    for vote in votes:
+        judges.setdefault(vote.item, set()).add(vote.annotator)
+    compared = {name for names in judges.values() if len(names) > 1 for name in names}  # the others have the prior's
     return {
         "agreement": None if math.isnan(alpha) else alpha,
         "reliability": {
-            name: round(value, 4)
+            name: round(value, 4) if name in compared else None
             for name, value in sorted(reliability.items(), key=lambda entry: (len(entry[0]), entry[0]))
         },
         "spammers": sorted(find_spammers(votes).spammers),
     }
 
 
-def _truth_figures(loop: Loop, fresh: Rows) -> Figures:
+def _truth_figures(loop: Loop, rows: Rows) -> Figures:
     """Of simulated annotators all is known: who clicks at random, and how often their labels together are right."""
     from rlhf_envs.rewards import get_reward
 
@@ -301,5 +306,5 @@ def _truth_figures(loop: Loop, fresh: Rows) -> Figures:
         return {}
     return {
         "planted": sorted(annotator.name for annotator in crowd(loop) if annotator.clicks_at_random),
-        "labels_right": _accuracy(get_reward(str(loop.config.scorer)), fresh),
+        "labels_right": _accuracy(get_reward(str(loop.config.scorer)), rows),
     }

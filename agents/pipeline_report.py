@@ -32,8 +32,9 @@ LEGEND = """\
 - **proxy**: the round's own reward model; mean 0 and deviation 1 over what the first policy wrote.
 - **KL** to the first policy, nats an episode; **perplexity** of the completions under it; **distinct** bigrams, share.
 - **accuracy, fresh**: the *last* round's reward model on this round's pairs, before any was fitted to them; **held
-  out**: this round's on pairs of all rounds that it was not fitted to. Both against the annotators' joint labels.
-- **labels right**: how often those labels are the ones that the simulated annotators' preference gives without noise.
+  out**: this round's on pairs of all rounds that it was not fitted to. Both against the annotators' joint labels. Where
+  --query is uncertainty or disagreement, fresh pairs are the hard ones of many, and this is lower than on random ones.
+- **labels right**: how often the joint labels of simulated annotators are those of their preference without noise.
 - **alpha**: Krippendorff's, of the round's judgements. **judgements**: what the round cost, skips aside.
 """
 
@@ -83,6 +84,7 @@ def write_report(loop: Loop) -> dict[str, Any]:
         "algo": config.algo,
         "seed": config.seed,
         "scorer": config.scorer if config.annotators else None,
+        "people": config.people,
         "judges": config.judge,
         "judgements": sum(figures["judgements"] for figures in rounds[1:]),
         "tokens": last["tokens"],
@@ -99,7 +101,7 @@ def write_report(loop: Loop) -> dict[str, Any]:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The report as Markdown; what models wrote is escaped."""
-    rounds, scorer = report["rounds"], report["scorer"]
+    rounds = report["rounds"]
     lines = [
         f"# {report['algo']} on {report['env']}, {len(rounds) - 1} rounds, seed {report['seed']}",
         "",
@@ -109,9 +111,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         LEGEND.format(
             judges=", ".join(report["judges"]),
-            scorer=f"Simulated annotators judge by {scorer}, with noise; the agent never meets it."
-            if scorer
-            else "People labelled.",
+            scorer=_labellers(report),
         ),
         "![the rounds](loop.png)",
         "",
@@ -127,6 +127,14 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"`{report['reward_model']}`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _labellers(report: Mapping[str, Any]) -> str:
+    """Who labelled, and what simulated annotators among them went by."""
+    if report["scorer"] is None:
+        return "People labelled."
+    others = f" People labelled too, {report['people']} pairs a round." if report["people"] else ""
+    return f"Simulated annotators judge by {report['scorer']}, with noise; the agent never meets it.{others}"
 
 
 def report_table(report: Mapping[str, Any]) -> Table:
@@ -172,7 +180,7 @@ def _annotators(last: Figures) -> list[str]:
     lines = ["| annotator | reliability | found to click at random |" + (" planted |" if "planted" in last else "")]
     lines.append("|---|---:|---|" + ("---|" if "planted" in last else ""))
     for name, value in last["reliability"].items():
-        row = f"| {as_markdown(name)} | {value:.2f} | {'yes' if name in found else ''} |"
+        row = f"| {as_markdown(name)} | {_shown(value, 2)} | {'yes' if name in found else ''} |"
         lines.append(row + (f" {'yes' if name in planted else ''} |" if "planted" in last else ""))
     if "planted" in last:
         lines += [

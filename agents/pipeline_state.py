@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .atomic import find_folder
+from .atomic import find_folder, replace_file
 from .pipeline_config import LoopConfig
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "FIGURES",
     "PAIRS",
     "PROXY",
+    "RUN",
     "SNAPSHOT",
     "Figures",
     "Loop",
@@ -32,6 +34,7 @@ __all__ = [
     "judgements_of",
     "load_members",
     "load_reward",
+    "name_run",
     "plain",
     "resolve",
     "write_json",
@@ -39,6 +42,7 @@ __all__ = [
 
 Figures = dict[str, Any]
 FIGURES, PAIRS, SNAPSHOT = "figures.json", "pairs.json", "judgements.json"
+RUN = "run_id"  # a file beside the configuration, of no step: a step may run again, and the name has to stay
 AGENT, PROXY = "agent", "proxy"  # a bundle; a reward model
 
 
@@ -76,7 +80,7 @@ class Loop:
     @cached_property
     def name(self) -> str:
         """What tells this run's items in the store from those of others."""
-        return str(self.read(0, "learn")["run"])
+        return (self.folder / RUN).read_text(encoding="utf-8").strip()
 
     def place(self, number: int, step: str) -> Path:
         """The folder of a step of a round; round 0 is what there is before the first."""
@@ -97,6 +101,23 @@ class Loop:
     def proxy(self, number: int) -> Path:
         """The folder of the reward model that a round fitted."""
         return find_folder(self.place(number, "fit")) / PROXY
+
+
+def name_run(folder: Path) -> None:
+    """Give a new run the name that its items have in the store; a run that has one keeps it.
+
+    Raises:
+        ValueError: the file with the name is gone and there are rounds, whose labels no other name would find.
+    """
+    path = folder / RUN
+    if path.is_file():
+        return
+    if (folder / "round_1").exists():
+        raise ValueError(
+            f"{path} is gone, the name of this run's items in the store: write it again, it is `loop` in the meta of "
+            f"the items in round_<n>/ask/{SNAPSHOT}"
+        )
+    replace_file(path, f"{uuid.uuid4().hex[:12]}\n".encode())
 
 
 def load_reward(config: LoopConfig, folder: Path) -> Any:
@@ -160,7 +181,9 @@ def resolve(config: LoopConfig) -> LoopConfig:
     store = config.store
     if store is not None and "://" not in store:
         store = str(Path(store).absolute())  # a run goes on from another directory too
-    found = {"scorer": scorer, "judge": judges, "store": store}
+    found: dict[str, Any] = {"scorer": scorer, "judge": judges, "store": store}
+    if config.people == config.labels:
+        found["annotators"] = 0  # nothing is left for them
     return LoopConfig.model_validate(config.resolved().model_dump() | found)
 
 

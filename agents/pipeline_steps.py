@@ -5,7 +5,6 @@ A step fills a folder from the folders of the steps before it, and returns its f
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,14 @@ SPARE = 1.1  # pairs drawn for each that is wanted: some are of two equal comple
 
 
 def begin(loop: Loop, number: int, into: Path) -> Figures:
-    """Save the agent before any training, and name the run in the store."""
+    """Save the agent before any training."""
     from . import bundles
     from .train import build_agent
 
     agent = build_agent(loop.config)
     bundles.save(agent, into / AGENT)
     agent.get_env().close()
-    return {"run": uuid.uuid4().hex[:12], "tokens": 0}
+    return {"tokens": 0}
 
 
 def generate(loop: Loop, number: int, into: Path) -> Figures:

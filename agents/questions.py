@@ -88,11 +88,13 @@ def generate_items(
     return items, same
 
 
-def status_tables(summary: Summary, clickers: Mapping[str, Figures] | None = None) -> list[RenderableType]:
-    """Progress, agreement, annotators and (unless None) who seems to click at random, for the terminal."""
+def status_tables(summary: Summary, clickers: Mapping[str, Figures] | None) -> list[RenderableType]:
+    """Progress, agreement, annotators and who seems to click at random (None: cannot be told), for the terminal."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
+
+    from .crowds import CANNOT_TELL
 
     lines = [f"{summary.finished} of {summary.items} items are done", f"{summary.judgements} judgements"]
     lines += [f"{summary.skips} skips", f"{summary.last_hour} in the last hour"]
@@ -120,6 +122,8 @@ def status_tables(summary: Summary, clickers: Mapping[str, Figures] | None = Non
     for name, figures in (clickers or {}).items():
         words = f"{name} seems to click at random (probability {figures.probability:.2f}): agrees with the others on "
         parts.append(Text(f"{words}{figures.agreement:.0%} of {figures.n} comparisons that they made too"))
-    if clickers is not None and not clickers:
+    if clickers is None:
+        parts.append(Text(f"who clicks at random {CANNOT_TELL}"))
+    elif not clickers:
         parts.append(Text("nobody seems to click at random"))
     return parts

@@ -59,6 +59,14 @@ def test_it_says_whether_gold_rises_and_beats_one_round(
     assert "2 planted, 2 found, 0 others suspected" in printed
     assert f"gold rises every round on average: {rises}\n" in printed
     assert f"gold beats one round with as many labels on average: {beats}\n" in printed
+    assert f"gold rises by 0.050 ± 0.000, 0.050 ± 0.000, {last - 0.6:.3f} ± 0.000 in the rounds" in printed
+
+
+def test_a_difference_is_clear_by_a_t_interval(loop: Any) -> None:
+    """By hand: three seeds take 4.303 standard errors. Here they are 2.6 (mean 1.5, deviation 1) and 5.2."""
+    assert not loop.is_clear([0.5, 1.5, 2.5])
+    assert loop.is_clear([2.0, 3.0, 4.0])
+    assert not loop.is_clear([3.0])
 
 
 @pytest.mark.slow

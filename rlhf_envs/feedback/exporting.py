@@ -160,7 +160,8 @@ def export_file(
         "label-studio": lambda: label_studio_rows(items, judgements),
     }
     export = made[format]()
-    if left_out := len(everything) - len(judgements):
+    ids = {item.id for item in items}
+    if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
         export.dropped["of an annotator who was left out"] = left_out
     if undone := count_undone(store):
         export.dropped["undone"] = undone

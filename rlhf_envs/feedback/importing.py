@@ -61,7 +61,8 @@ def import_file(
     - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and optionally
       the other fields of `NewItem` and `judgements`. Without judgements the rows are questions to ask. The settings
       that such a file brings (`store_settings`: the scale, the harms, the guidelines) become those of a store that has
-      no items yet; another store keeps its own, and takes no ratings that are on another scale.
+      no items yet, if they stand before all items and for the first time; otherwise the store keeps its own, and takes
+      no ratings that are on another scale.
     - "preference": TRL's `{prompt, chosen, rejected}`, strings or messages; without a prompt, what both begin with.
     - "kto": TRL's `{prompt, completion, label}`, the label true or false; they become thumbs.
     - "ratings": the same with a whole number.
@@ -93,7 +94,7 @@ def import_file(
     path = Path(path)
     reading = Reading(store.settings, kind, annotator, path.name, overlap)
     merge, n_rows = _Merge(store), 0
-    moved = _Moved(store, is_new=not merge.known)
+    moved = _Moved(store)
     for found in read_rows(path):
         n_rows += 1
         if isinstance(found, BadRow):
@@ -108,7 +109,7 @@ def import_file(
                 raise ValueError(f"{where}: {error}") from error
         try:
             if format == "items" and "store_settings" in named:
-                reading = replace(reading, settings=moved.take(named["store_settings"]))
+                reading = replace(reading, settings=moved.take(named["store_settings"], is_new=not merge.known))
             entry = read_row(format, named, reading)
             moved.check(entry)
             merge.add(where, row, _as_gold(entry, overlap) if gold else entry)
@@ -131,16 +132,21 @@ def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, An
 class _Moved:
     """The settings of the store that a file of items comes from."""
 
-    def __init__(self, store: FeedbackStore, is_new: bool) -> None:
-        self.store, self.is_new = store, is_new
+    def __init__(self, store: FeedbackStore) -> None:
+        self.store = store
         self.changed: tuple[str, ...] = ()
-        self._scale: tuple[int, int] | None = None  # of the file, where the store keeps another
+        self._taken = False
+        self._refusal: str | None = None  # of ratings, by the last settings in the file: why they are not taken
 
-    def take(self, given: Any) -> Settings:
-        """Give them to a store without items; the settings that the rows are to be read with."""
+    def take(self, given: Any, is_new: bool) -> Settings:
+        """Give them to the store, once and only while it `is_new`; the settings that the rows are to be read with.
+
+        Files of items are put one after another, and then each has settings, which hold from there on.
+        """
         before = self.store.settings
         if given is None:  # a column of a table, which the other rows have as well
             return before
+        self._refusal = "the scale of the file's ratings is not known: its 'store_settings' cannot be read"
         if not isinstance(given, dict) or not set(given) <= set(MOVING_SETTINGS):
             raise ValueError(f"'store_settings' must be an object of {', '.join(MOVING_SETTINGS)}")
         settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
@@ -148,22 +154,25 @@ class _Moved:
             wanted = replace(before, **settings)
         except (TypeError, ValueError) as error:
             raise ValueError(f"'store_settings': {error}") from None
-        if self.is_new:
+        if is_new and not self._taken:
             changes = {name: getattr(wanted, name) for name in given if getattr(wanted, name) != getattr(before, name)}
             self.changed = tuple(changes)
-            return self.store.update_settings(**changes)
+            updated = self.store.update_settings(**changes)
+            self._taken, self._refusal = True, None
+            return updated
+        self._refusal = None
         if wanted.scale != before.scale:
-            self._scale = wanted.scale
+            (low, high), (our_low, our_high) = wanted.scale, before.scale
+            self._refusal = (
+                f"the file's ratings are on the scale {low} to {high}, the store's on {our_low} to {our_high}: import "
+                "the file into a store of its own"
+            )
         return before
 
     def check(self, entry: Entry) -> None:
         """Refuse ratings that mean something else on the store's scale."""
-        if self._scale and entry.item.kind == "rating" and (entry.judgements or entry.item.gold is not None):
-            low, high = self.store.settings.scale
-            raise ValueError(
-                f"the file's ratings are on the scale {self._scale[0]} to {self._scale[1]}, the store's on {low} to "
-                f"{high}: import the file into a store of its own"
-            )
+        if self._refusal and entry.item.kind == "rating" and (entry.judgements or entry.item.gold is not None):
+            raise ValueError(self._refusal)
 
 
 @dataclass

@@ -147,8 +147,9 @@ class Settings:
 
     Attributes:
         guidelines: shown to annotators.
-        scale: the lowest and the highest rating; it stays once there are ratings.
-        harms: the categories of "flags".
+        scale: the lowest and the highest rating, from -1000 to 1000 and at most 100 apart; it stays once there are
+            ratings.
+        harms: the categories of "flags", each of 1 to 60 characters.
         lease_seconds: how long an annotator has for a task before another may take it.
         paused: no tasks are given out.
     """
@@ -161,10 +162,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         low, high = self.scale
-        if not (isinstance(low, int) and isinstance(high, int) and low < high):
+        if not (type(low) is int and type(high) is int and low < high):  # True is an int, but no rating
             raise ValueError(f"scale must be two whole numbers, the lowest and the highest rating, got {self.scale!r}")
+        if low < -1000 or high > 1000 or high - low > 100:
+            raise ValueError(f"scale must lie within -1000 to 1000, its ends at most 100 apart, got {self.scale!r}")
         if isinstance(self.harms, str) or not all(isinstance(harm, str) and harm.strip() for harm in self.harms):
             raise ValueError(f"harms must be names of categories, got {self.harms!r}")
+        if any(len(harm) > 60 for harm in self.harms) or len(set(self.harms)) < len(self.harms):
+            raise ValueError(f"harms must have 60 characters at most and differ from each other, got {self.harms!r}")
         if not 0 < self.lease_seconds < float("inf"):
             raise ValueError(f"lease_seconds must be a number above 0, got {self.lease_seconds!r}")
         if not isinstance(self.guidelines, str):

@@ -76,7 +76,7 @@ class _Ranking(Form):
     def start(self) -> None:
         self.picked: list[int] = []  # places on the screen, best first
         self.n = len(self.task.sides)
-        self.keys = {str(i + 1): f"{LETTERS[i % 26]} is next best" for i in range(min(self.n, 9))}
+        self.keys = {str((i + 1) % 10): f"{LETTERS[i % 26]} is next best" for i in range(min(self.n, 10))}
         self.keys |= {"Backspace": "take the last back", "e": "type the whole order", "Enter": "send"}
 
     def press(self, key: str) -> Value | None:
@@ -90,7 +90,7 @@ class _Ranking(Form):
         elif key == "e":
             self._type()
         else:
-            place = int(key) - 1
+            place = (int(key) - 1) % 10
             if place in self.picked:
                 self.picked.remove(place)
             else:
@@ -119,7 +119,7 @@ class _Rating(Form):
         if low >= 0 and high <= 9:
             self.values = {str(value): value for value in values}
         else:
-            self.values = {str(i + 1): value for i, value in enumerate(values[:9])}
+            self.values = {str((i + 1) % 10): value for i, value in enumerate(values[:10])}
         self.keys = {key: f"rate {value}" for key, value in self.values.items()}
         if len(values) > len(self.values):
             self.keys["e"] = "type the rating"
@@ -170,8 +170,8 @@ class _Flags(Form):
     def start(self) -> None:
         self.chosen: set[str] = set()
         self.harms = self.settings.harms
-        self.keys = {str(i + 1): f"flag {harm}" for i, harm in enumerate(self.harms[:9])}
-        if len(self.harms) > 9:
+        self.keys = {str((i + 1) % 10): f"flag {harm}" for i, harm in enumerate(self.harms[:10])}
+        if len(self.harms) > 10:
             self.keys["e"] = "type the harms"
         self.keys["Enter"] = "send"
 
@@ -185,7 +185,7 @@ class _Flags(Form):
             self.message = f"unknown: {', '.join(unknown)}; there are {', '.join(self.harms)}" if unknown else ""
             self.chosen = self.chosen if unknown else set(names)
         else:
-            self.chosen ^= {self.harms[int(key) - 1]}
+            self.chosen ^= {self.harms[(int(key) - 1) % 10]}
         return None
 
     def state(self) -> str:

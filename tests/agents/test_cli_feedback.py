@@ -96,11 +96,22 @@ def test_status_names_who_seems_to_click_at_random() -> None:
 
 def test_status_suspects_nobody_where_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
     crowd(n=5)
-    assert "at random" not in done("status", "-o", "status.json")
+    assert "who clicks at random cannot be told" in done("status", "-o", "status.json")
     assert json.loads(Path("status.json").read_text())["clickers"] is None
     monkeypatch.setattr("agents.crowds.find_spec", lambda name: None)
     crowd(n=30)
-    assert "at random" not in done("status")
+    assert "who clicks at random cannot be told" in done("status")
+
+
+@needs_crowdkit
+def test_nobody_is_cleared_whose_comparisons_nobody_shares() -> None:
+    with FeedbackStore("feedback.db") as store:
+        store.add_items([NewItem("pairwise", f"film {i}", ("good", "bad")) for i in range(36)])
+        for name in ("a", "b", "c"):
+            work(store, name, lambda task: Response({"choice": 0, "strength": 1}), limit=12)
+    output = done("status")
+    assert "who clicks at random cannot be told" in output and "nobody" not in output.replace("(nobody shares", "")
+    assert "who seems to click at random: that cannot be told" in done("export", "pairs.jsonl", "--without-spammers")
 
 
 @needs_crowdkit

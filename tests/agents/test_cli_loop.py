@@ -72,6 +72,19 @@ def test_resume_adds_a_round(done: tuple[Any, Path], monkeypatch: pytest.MonkeyP
     assert "48 judgements, 192 tokens" in result.output
 
 
+def test_resume_takes_flags_that_the_run_has_and_no_others(done: tuple[Any, Path], tmp_path: Path) -> None:
+    """Also such as would not go with the defaults of the flags that are left out."""
+    settings = json.loads((done[1] / "config.json").read_text())
+    settings |= {"labels": 300, "people": 300, "annotators": 0, "rounds": 1}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "round_1").mkdir()  # and no run_id: it stops right after the flags
+    same = rlhf("--resume", str(tmp_path), "--people", "300")
+    assert "run_id is gone" in same.output
+    other = rlhf("--resume", str(tmp_path), "--people", "301")
+    assert other.exit_code == 2
+    assert "--people 301 beside --resume: the run in" in other.output
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

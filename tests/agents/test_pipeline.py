@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
@@ -149,9 +151,7 @@ def test_the_kl_reference_stays_the_first_model(unbroken: LoopResult) -> None:
 def test_people_are_asked_about_the_policy_of_the_round_before(unbroken: LoopResult) -> None:
     snapshot = json.loads((unbroken.folder / "round_2/ask/judgements.json").read_text())
     assert [item["policy"] for item in snapshot["items"]] == ["round_0"] * 12 + ["round_1"] * 12
-    assert {item["meta"]["loop"] for item in snapshot["items"]} == {
-        json.loads((unbroken.folder / "round_0/learn/figures.json").read_text())["run"]
-    }
+    assert {item["meta"]["loop"] for item in snapshot["items"]} == {(unbroken.folder / "run_id").read_text().strip()}
 
 
 def test_one_tensorboard_run_shows_all_rounds(unbroken: LoopResult) -> None:
@@ -313,8 +313,6 @@ def test_ctrl_c_between_the_steps_says_how_to_go_on(tmp_path: Path, monkeypatch:
 def test_a_damaged_step_runs_again_and_comes_to_the_same(
     unbroken: LoopResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    import shutil
-
     folder = tmp_path / "copy"
     shutil.copytree(unbroken.folder, folder)
     (folder / "round_2/learn/agent/policy.safetensors").write_bytes(b"damaged")
@@ -323,9 +321,43 @@ def test_a_damaged_step_runs_again_and_comes_to_the_same(
     assert_same_run(folder, unbroken)
 
 
-def test_a_finished_run_takes_further_rounds(unbroken: LoopResult, tmp_path: Path) -> None:
-    import shutil
+def test_labels_are_found_again_when_the_beginning_is_damaged(unbroken: LoopResult, tmp_path: Path) -> None:
+    """Round 0 runs again, and the next round is fitted to the labels of all rounds."""
+    folder = tmp_path / "copy"
+    shutil.copytree(unbroken.folder, folder)
+    (folder / "round_0/learn/figures.json").write_text("{}")
+    result = run_loop(find_loop(folder, LoopConfig(rounds=3)), folder, say=lambda _: None)
+    snapshot = json.loads((folder / "round_3/ask/judgements.json").read_text())
+    assert [item["meta"]["round"] for item in snapshot["items"]] == [1] * 12 + [2] * 12 + [3] * 12
+    assert result.figures[3]["fitted_to"] + result.figures[3]["held_out"] > 24
 
+
+def test_a_run_whose_name_is_gone_does_not_go_on(unbroken: LoopResult, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(unbroken.folder, folder)
+    (folder / "run_id").unlink()
+    with pytest.raises(ValueError, match=r"run_id is gone, the name of this run's items in the store: write it again"):
+        run_loop(find_loop(folder), folder, say=lambda _: None)
+
+
+def test_only_compared_annotators_have_a_reliability() -> None:
+    from rlhf_envs.feedback import Item, Judgement
+
+    now = datetime(2026, 1, 1)
+    said = {1: ("ada", "bob"), 2: ("ada", "bob"), 3: ("cyd",)}
+    items = [Item(i, "pairwise", f"{i}", (" a", " b"), "", "", {}, len(said[i]), None, 0.0, now) for i in said]
+    value = {"choice": 0, "strength": 1}
+    judgements = [
+        Judgement(10 * i + k, i, who, "pairwise", value, 1.0, "", (0, 1), f"{i}{who}", now)
+        for i, names in said.items()
+        for k, who in enumerate(names)
+    ]
+    reliability = pipeline_feedback._crowd_figures(items, judgements, set(said))["reliability"]
+    assert {name for name, value in reliability.items() if value is not None} == {"ada", "bob"}
+    assert reliability["cyd"] is None
+
+
+def test_a_finished_run_takes_further_rounds(unbroken: LoopResult, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(unbroken.folder, folder)
     settings = find_loop(folder, LoopConfig(rounds=3, progress=False))
@@ -369,11 +401,11 @@ def ask_round(folder: Path, said: list[str] | None = None, **kwargs: Any) -> dic
     place = folder / "loop/run"
     pairs = [{"prompt": letter, "completions": ["a", "b"]} for letter in ascii_lowercase[: kwargs["labels"]]]
     for name, value in {
-        "round_0/learn/figures.json": {"run": folder.name},
-        "round_1/generate/pairs.json": pairs,
+        "run_id": folder.name,
+        "round_1/generate/pairs.json": json.dumps(pairs),
     }.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(json.dumps(value))
+        (place / name).write_text(value)
     into = place / "round_1/ask"
     into.mkdir(exist_ok=True)
     settings = config(folder, poll=0.02, scorer="token-bandit", **kwargs)
@@ -440,14 +472,13 @@ def test_people_are_waited_for_and_told_where_to_label(tmp_path: Path) -> None:
     """Two people give 7 of the 2 x 4 judgements that are wanted, which is enough; the rest is asked no more."""
     said: list[str] = []
     people = [Person(name, tmp_path, n) for name, n in (("ada", 4), ("bob", 3))]
-    settings = config(
-        tmp_path, rounds=1, labels=4, people=4, annotators=0, overlap=2, enough=0.875, poll=0.02, held_out=0.3
-    )
+    settings = config(tmp_path, rounds=1, labels=4, people=4, overlap=2, enough=0.875, poll=0.02, held_out=0.3)
     result = run_loop(settings, say=said.append)
     for person in people:
         person.finish()
     figures = result.figures[1]
     assert (figures["judgements"], figures["by_people"], figures["people_seconds"]) == (7, 7, 10.5)
+    assert "People labelled.\n" in (tmp_path / "loop/run/report.md").read_text()
     assert set(figures["reliability"]) == {"ada", "bob"}
     assert "planted" not in figures
     assert result.report["scorer"] is None
@@ -491,7 +522,13 @@ def test_a_run_that_waits_for_people_goes_on_waiting_for_them(tmp_path: Path) ->
     ada = Person("ada", tmp_path, 3)
     result = run_loop(find_loop(folder, LoopConfig(enough=0.6)), folder, say=lambda _: None)
     ada.finish()
-    assert (result.figures[1]["judgements"], result.figures[1]["by_people"]) == (10, 3)
+    figures = result.figures[1]
+    assert (figures["judgements"], figures["by_people"]) == (10, 3)
+    # One judgement a pair: nobody is compared with anybody.
+    assert set(figures["reliability"].values()) == {None}
+    text = (folder / "report.md").read_text()
+    assert "| ada | – |" in text
+    assert "with noise; the agent never meets it. People labelled too, 5 pairs a round.\n" in text
 
 
 def test_simulated_annotators_do_not_answer_the_questions_of_others(tmp_path: Path) -> None:
@@ -583,6 +620,12 @@ def test_the_task_names_the_scorer_and_the_judges() -> None:
     assert resolve(settings) == settings
 
 
+def test_where_people_label_all_nobody_is_simulated() -> None:
+    """So the report does not speak of a scorer, of planted clickers, or of labels that are right by it."""
+    assert resolve(LoopConfig(people=200, labels=200)).annotators == 0
+    assert resolve(LoopConfig(people=199, labels=200)).annotators == 10
+
+
 def test_a_run_goes_on_as_it_was_configured(unbroken: LoopResult, tmp_path: Path) -> None:
     assert find_loop(unbroken.folder) == unbroken.config
     assert find_loop(unbroken.folder, LoopConfig(labels=12, rounds=5)).rounds == 5
@@ -633,8 +676,7 @@ def test_agreement_is_that_of_the_feedback_page(tmp_path: Path) -> None:
                 value = {"choice": None if tie else task.item.id % 2, "strength": 0 if tie else 1}
                 store.submit(task.id, who, value, key=f"{who}{task.id}")
         items, judgements = store.items(), store.judgements()
-        with Loop.open(config(tmp_path, annotators=3), tmp_path, print) as loop:
-            figures = pipeline_feedback._crowd_figures(loop, items, judgements, {item.id for item in items[4:]})
+        figures = pipeline_feedback._crowd_figures(items, judgements, {item.id for item in items[4:]})
     fresh, values = [item.id for item in items[4:]], {0: -1, None: 0, 1: 1}
     table = [
         [values[entry.value["choice"]] for entry in judgements if entry.annotator == who and entry.item_id in fresh]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_envs.feedback import FeedbackStore, Item, Judgement, NewItem
+from rlhf_envs.feedback import FeedbackStore, Item, Judgement, NewItem, Task
 from rlhf_envs.feedback.exporting import (
     export_file,
     kto_rows,
@@ -319,6 +319,54 @@ def test_a_store_with_items_keeps_its_settings_and_takes_no_ratings_of_another_s
     assert (done.judgements, done.settings, two.settings.harms) == (1, (), ("spam", "lies"))
 
 
+def test_settings_are_those_of_the_first_of_files_put_together(tmp_path: Path) -> None:
+    texts = []
+    for name, scale, rating in (("a", (1, 5), 4), ("b", (1, 9), 3), ("c", (1, 5), 2)):
+        with FeedbackStore(tmp_path / f"{name}.db") as store:
+            store.update_settings(scale=scale)
+            store.add_items(
+                [NewItem("rating", name, ("x",)), NewItem("rating", name, ("y",)), NewItem("thumbs", name, ("x",))]
+            )
+            say = {"rating": {"rating": rating}, "thumbs": {"up": True}}
+            work(store, "ada", lambda task, say=say: Response(say[task.item.kind]))  # type: ignore[misc]
+            export_file(store, tmp_path / "part.jsonl", "items")
+        texts.append((tmp_path / "part.jsonl").read_text())
+    (tmp_path / "all.jsonl").write_text("".join(texts))
+    with FeedbackStore(tmp_path / "all.db") as store:
+        done = import_file(store, tmp_path / "all.jsonl")
+        kept = [j.value["rating"] for j in store.judgements() if j.kind == "rating" and j.value]
+        assert (store.settings.scale, sorted(kept), done.judgements) == ((1, 5), [2, 2, 4, 4], 7)
+    assert [bad.row["prompt"] for bad in done.bad] == ["b", "b"]
+    assert all("on the scale 1 to 9, the store's on 1 to 5" in bad.reason for bad in done.bad)
+
+
+def test_settings_after_the_first_item_change_nothing(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
+) -> None:
+    answer = [{"annotator": "ada", "value": {"rating": 3}}]
+    rows: list[dict[str, Any]] = [
+        {"kind": "rating", "prompt": prompt, "completion": "c", "judgements": answer} for prompt in "pq"
+    ]
+    rows[1]["store_settings"] = {"scale": [1, 7]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    done = import_file(stores[0], path)
+    assert ["on the scale 1 to 7" in bad.reason for bad in done.bad] == [True]
+    assert (done.judgements, done.settings, stores[0].settings.scale) == (1, (), (1, 5))
+
+
+def test_ratings_behind_settings_that_cannot_be_read_are_not_taken(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
+) -> None:
+    answer = [{"annotator": "ada", "value": {"rating": 3}}]
+    row = {"kind": "rating", "prompt": "p", "completion": "c", "judgements": answer}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(r)}\n" for r in [{**row, "store_settings": {"scale": [0, 5000]}}, row]))
+    done = import_file(stores[0], path)
+    assert "scale must lie within -1000 to 1000" in done.bad[0].reason and "is not known" in done.bad[1].reason
+    assert (len(done.bad), done.items, stores[0].settings.scale) == (2, 0, (1, 5))
+
+
 @pytest.mark.parametrize(
     "settings", ["x", {"colour": "blue"}, {"scale": [5]}, {"scale": None}, {"scale": [5, 1]}, {"harms": 3}]
 )
@@ -336,11 +384,20 @@ def test_judgements_of_annotators_who_are_left_out_are_counted(
     stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
 ) -> None:
     one, _ = stores
-    one.add_items([NewItem("pairwise", "p", ("a", "b"), overlap=2)])
-    for name, index in (("ada", 0), ("bob", 1)):
-        work(one, name, lambda task, index=index: Response(choice(index)))  # type: ignore[misc]
-    export = export_file(one, tmp_path / "out.jsonl", "preference", without={"bob"})
-    assert [(row["chosen"], row["annotator"]) for row in export.rows] == [("a", "ada")]
+    one.add_items([NewItem("pairwise", "p", ("a", "b"), overlap=2), NewItem("pairwise", "skipped", ("a", "b"))])
+    one.add_items([NewItem("thumbs", "p", ("a",))])
+    said: dict[str, dict[str, Any]] = {
+        "ada": {"p": choice(0), "skipped": choice(0)},
+        "bob": {"p": choice(1), "skipped": None},
+    }
+
+    def answer(task: Task) -> Response:
+        return Response({"up": True} if task.item.kind == "thumbs" else said[task.annotator.name][task.item.prompt])
+
+    for name in ("bob", "ada"):
+        work(one, name, answer)
+    export = export_file(one, tmp_path / "out.jsonl", "preference", without={"bob"}, kind="pairwise")
+    assert [(row["chosen"], row["annotator"]) for row in export.rows] == [("a", "ada")] * 2
     assert export.dropped == {"of an annotator who was left out": 1}
 
 

@@ -302,13 +302,10 @@ def test_settings_are_kept_and_checked(store: FeedbackStore, store_url: str) -> 
         assert again.settings == changed
     store.add_items([rating()])
     assert store.submit(claimed(store, "ann").id, "ann", {"rating": 10}, key="k").value == {"rating": 10}
-    for name, value in {
-        "scale": (5, 1),
-        "harms": "spam",
-        "lease_seconds": 0.0,
-        "paused": "yes",
-        "guidelines": 1,
-    }.items():
+    senseless: list[tuple[str, Any]] = [("lease_seconds", 0.0), ("paused", "yes"), ("guidelines", 1)]
+    senseless += [("scale", scale) for scale in ((5, 1), (0, 101), (-1001, -950), (950, 1001), (False, True))]
+    senseless += [("harms", harms) for harms in ("spam", ("a", "a"), ("h" * 61,), (" ",))]
+    for name, value in senseless:
         with pytest.raises(ValueError, match=name):
             store.update_settings(**{name: value})
     with pytest.raises(ValueError, match=r"unknown settings \['colour'\]; there are \['guidelines'"):

@@ -133,6 +133,17 @@ def test_thumbs_and_flags(store: FeedbackStore) -> None:
     assert "flagged: hate, lies" in shown
 
 
+def test_the_tenth_has_the_key_0(store: FeedbackStore) -> None:
+    store.update_settings(scale=(1, 12), harms=tuple(f"harm {i}" for i in range(11)))
+    add(store, "flags", "fine")
+    add(store, "rating", "fine")
+    add(store, "ranking", *"abcdefghijk")
+    run(store, "0", "\r", "0", "0", *"123456789", "\r")
+    *others, ranking = store.judgements()
+    assert [judgement.value for judgement in others] == [{"harms": ["harm 9"]}, {"rating": 10}]
+    assert ranking.value == {"order": [ranking.sides[place] for place in (9, *range(9), 10)]}
+
+
 def test_a_correction_is_edited_and_must_change_something(store: FeedbackStore) -> None:
     add(store, "correction", "It is an film.")
     shown, _ = run(store, "\r", "e", "\r", "e", "\r", edits=[" ", "It is a film."])
