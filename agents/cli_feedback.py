@@ -86,9 +86,9 @@ def add(config: AddConfig) -> None:
     """
     with user_errors():
         if Path(config.source).is_file():
-            from rlhf_envs.feedback.importing import import_file
-
             with _open(config.store, create=True) as store:
+                from rlhf_envs.feedback.importing import import_file
+
                 done = import_file(
                     store, config.source, kind=config.kind, overlap=config.overlap, gold=config.gold, annotator="import"
                 )
@@ -216,8 +216,6 @@ def import_(config: ImportConfig) -> None:
     Rows that cannot be used, duplicates and contradictions go to the quarantine file, with their line and the reason.
     """
     with user_errors():
-        from rlhf_envs.feedback.importing import import_file
-
         columns = {}
         for pair in config.column:
             ours, colon, theirs = pair.partition(":")
@@ -225,6 +223,8 @@ def import_(config: ImportConfig) -> None:
                 raise ValueError(f"--column {pair!r}: write ours:theirs, such as prompt:instruction")
             columns[ours] = theirs
         with _open(config.store, create=True) as store:
+            from rlhf_envs.feedback.importing import import_file
+
             settings = config.model_dump(exclude={"store", "file", "column"})
             done = import_file(store, config.file, columns=columns, **settings)
     _report_import(done)
@@ -297,12 +297,12 @@ def status(config: StatusConfig) -> None:
     from rich.console import Console
 
     with user_errors():
-        from rlhf_envs.feedback.web.summary import summarise
+        with _open(config.store) as store:  # first: it says what to install
+            from rlhf_envs.feedback.web.summary import summarise
 
-        from .crowds import suspects
-        from .questions import status_tables
+            from .crowds import suspects
+            from .questions import status_tables
 
-        with _open(config.store) as store:
             summary = summarise(store)
             clickers = suspects(store.items(), store.judgements())
         if config.output is not None:
