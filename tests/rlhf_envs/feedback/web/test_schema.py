@@ -47,6 +47,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield create_app(store, secret=b"s" * 32)
 
 
+@pytest.mark.filterwarnings("ignore:The anyio.abc.BlockingPortal alias:DeprecationWarning")  # of an older starlette
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: str(mode.value))
 def test_api_keeps_to_its_schema(app: Any, mode: schemathesis.GenerationMode) -> None:
     schema = schemathesis.openapi.from_asgi("/api/openapi.json", app)
