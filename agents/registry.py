@@ -19,6 +19,19 @@ _ALGORITHMS: dict[str, str] = {
     "ppo": f"{__package__}.algorithms.ppo:PPO",
     "a2c": f"{__package__}.algorithms.a2c:A2C",
 }
+# Names that users look for, and why there is nothing under them.
+ABSENT = {
+    "recurrent_ppo": "a context is the whole history and the transformer reads all of it, so that the state of an LSTM "
+    "would carry nothing more; take ppo",
+}
+# The arguments that an algorithm's parts are given by, and what the environment or the algorithm says of them itself.
+PARTS = {
+    "policy": "policy_kwargs",
+    "rollout_buffer_class": "rollout_buffer_kwargs",
+    "replay_buffer_class": "replay_buffer_kwargs",
+}
+FROM_SB3 = ("observation_space", "action_space", "lr_schedule", "use_sde", "buffer_size", "device", "n_envs")
+FROM_ALGORITHM = {"gae_lambda", "gamma", "optimize_memory_usage", "handle_timeout_termination"}
 
 
 def register(name: str, target: str) -> None:
@@ -47,6 +60,8 @@ def get_algorithm(name: str) -> type[Any]:
         ValueError: the name is unknown; the message has the nearest and all the names.
     """
     algorithms = available()
+    if name in ABSENT and name not in algorithms:
+        raise ValueError(f"there is no {name!r}: {ABSENT[name]}")
     if name not in algorithms:
         near = difflib.get_close_matches(name, algorithms, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -65,10 +80,10 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         n_envs: environments in the batch, where `env` is an id; 32 by default.
         seed: seeds the environments, numpy and torch.
         **kwargs: the algorithm's own arguments (by default a rollout is one episode long, and four minibatches make an
-            epoch), and flat beside them those of `TokenPolicy` (`model`, `train`, `value`, `temperature`, `top_k`,
-            `top_p`, `bf16`, `micro_batch_size`, `compile`) and of `SequenceRolloutBuffer` (`kl_coef`, `kl_target`,
-            `kl_horizon`, `whiten_rewards`). `model` is the environment's own by default; where `env` is an id, the
-            environment is made with the tokenizer of a given one.
+            epoch), and flat beside them those of its policy (of `TokenPolicy`: `model`, `train`, `value`,
+            `temperature`, `top_k`, ...) and of its buffer (of `SequenceRolloutBuffer`: `kl_coef`, `kl_target`, ...).
+            The classes of both are the defaults in the algorithm's own signature. `model` is the environment's own by
+            default; where `env` is an id, the environment is made with the tokenizer of a given one.
 
     Returns:
         An SB3 agent; `agent.learn(total_timesteps)` counts tokens.
@@ -80,7 +95,7 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
     """
     check_arguments(name, kwargs)
     cls = get_algorithm(name)
-    algorithm_names, policy_names, buffer_names = _argument_names(cls)
+    own = own_arguments(cls, "env")
     model = kwargs.pop("model", None)
     if isinstance(env, str):
         from .vec_env import make_vec_env
@@ -90,21 +105,13 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
     elif n_envs is not None:
         raise TypeError(f"n_envs={n_envs} goes with an environment's id; this one has {getattr(env, 'num_envs', 1)}")
     model = _attribute(env, "model_name") if model is None else model
-    kwargs = _sizes(kwargs, algorithm_names, env)
-    policy_kwargs = {"model": model} | dict(kwargs.pop("policy_kwargs", None) or {})
-    policy_kwargs |= {key: kwargs.pop(key) for key in list(kwargs) if key in policy_names - algorithm_names}
-    buffer_kwargs = dict(kwargs.pop("rollout_buffer_kwargs", None) or {})
-    buffer_kwargs |= {key: kwargs.pop(key) for key in list(kwargs) if key in buffer_names - algorithm_names}
-    if buffer_kwargs and "rollout_buffer_kwargs" not in algorithm_names:
-        raise TypeError(f"{name} has no rollout buffer that would take {', '.join(sorted(buffer_kwargs))}")
-    ours = {
-        "policy": TokenPolicy,
-        "policy_kwargs": policy_kwargs,
-        "rollout_buffer_class": SequenceRolloutBuffer,
-        "rollout_buffer_kwargs": buffer_kwargs,
-        "seed": seed,
-    }
-    return cls(env=env, **{key: value for key, value in ours.items() if key in algorithm_names} | kwargs)
+    kwargs = _sizes(kwargs, own, env)
+    for argument, part in _parts(cls).items():
+        given = {"model": model} if argument == "policy" and "model" in _part_arguments(part) else {}
+        given |= kwargs.pop(PARTS[argument], None) or {}
+        given |= {key: kwargs.pop(key) for key in list(kwargs) if key in _part_arguments(part) - own}
+        kwargs = {argument: part, PARTS[argument]: given, **kwargs}
+    return cls(env=env, **({"seed": seed} if "seed" in own else {}), **kwargs)
 
 
 def _sizes(kwargs: dict[str, Any], algorithm_names: set[str], env: Any) -> dict[str, Any]:
@@ -136,7 +143,8 @@ def check_arguments(name: str, arguments: Iterable[str]) -> None:
         ValueError: the algorithm is unknown.
         TypeError: nothing takes an argument; the message has the nearest names, or all.
     """
-    known = set().union(*_argument_names(get_algorithm(name)))
+    cls = get_algorithm(name)
+    known = own_arguments(cls, "env").union(*map(_part_arguments, _parts(cls).values()))
     for argument in arguments:
         if argument not in known:
             near = difflib.get_close_matches(argument, known, n=3)
@@ -144,13 +152,29 @@ def check_arguments(name: str, arguments: Iterable[str]) -> None:
             raise TypeError(f"{name} takes no argument {argument!r}; {hint}")
 
 
-def _argument_names(cls: type[Any]) -> tuple[set[str], set[str], set[str]]:
-    """The arguments of an algorithm, of the policy and of the buffer that `make` takes side by side."""
-    policy = own_arguments(TokenPolicy, "observation_space", "action_space", "lr_schedule", "use_sde")
-    buffer = own_arguments(
-        SequenceRolloutBuffer, "buffer_size", "observation_space", "action_space", "device", "n_envs"
-    )
-    return own_arguments(cls, "env"), policy, buffer - {"gae_lambda", "gamma"}
+def _parts(cls: type[Any]) -> dict[str, type[Any]]:
+    """The classes of an algorithm's policy and buffers, by the argument that takes them.
+
+    They are the defaults of its own signature; where that has none, ours for on-policy algorithms.
+    """
+    parts = {name: _default(cls, name) for name in PARTS if {name, PARTS[name]} <= own_arguments(cls)}
+    ours: dict[str, type[Any]] = {"policy": TokenPolicy, "rollout_buffer_class": SequenceRolloutBuffer}
+    return {name: found for name, part in parts.items() if (found := part or ours.get(name)) is not None}
+
+
+def _default(cls: type[Any], argument: str) -> type[Any] | None:
+    """The class that an algorithm takes for an argument by default, if it says so."""
+    for base in cls.__mro__:
+        parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        if argument in parameters:
+            default = parameters[argument].default
+            return default if isinstance(default, type) and default is not inspect.Parameter.empty else None
+    return None
+
+
+def _part_arguments(part: type[Any]) -> set[str]:
+    """The arguments of a policy or a buffer that `make` takes beside those of the algorithm."""
+    return own_arguments(part, *FROM_SB3) - FROM_ALGORITHM
 
 
 def own_arguments(cls: type[Any], *without: str) -> set[str]:

@@ -45,6 +45,7 @@ class EpisodeOptions(TypedDict, total=False):
     on_long_prompt: Literal["truncate", "error"]
     reward_timeout: float | None
     reward_retries: int
+    group_size: int
 
 
 class EpisodeBatch:
@@ -66,6 +67,8 @@ class EpisodeBatch:
         reward_timeout: seconds that a reward call may take before it counts as failed; None waits for ever. See
             `rlhf_envs.rewards.Guarded` for what a thread that hangs leaves behind.
         reward_retries: times that a reward call which raises or takes too long is repeated, before a `RewardError`.
+        group_size: episodes that a prompt which is drawn is given to, one after the other as rows come free: the groups
+            of completions that GRPO and RLOO compare. 1 draws a prompt for every episode.
 
     Attributes:
         ids: (n, L) int64 contexts, right-padded, L = max_prompt_tokens + max_new_tokens.
@@ -94,6 +97,7 @@ class EpisodeBatch:
         on_long_prompt: Literal["truncate", "error"] = "truncate",
         reward_timeout: float | None = None,
         reward_retries: int = 2,
+        group_size: int = 1,
     ) -> None:
         self.task = load_task(task)
         self.model_name = model if model is not None else self.task.default_model
@@ -114,6 +118,7 @@ class EpisodeBatch:
             raise ValueError(f"reward_fn must be callable, got {self.reward_fn!r}")
         self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
         self._guarded()  # says now what is wrong with these two
+        self.set_group_size(group_size)
 
         self.rows = self.task.rows(split, data)
         self._columns = check_rows(self.rows, self.task.name, data)
@@ -146,11 +151,27 @@ class EpisodeBatch:
             return self.task.reward(self.max_new_tokens)
         return get_reward(name or self.task.default_reward, **(kwargs or {}))
 
+    def set_group_size(self, group_size: int) -> None:
+        """Give every prompt that is drawn from now on to so many episodes, see the class."""
+        self.group_size = _positive("group_size", group_size, 1)
+        self.begin_group()
+
+    def begin_group(self) -> None:
+        """Draw a new prompt for the next episode, even if the last one has not been given to a whole group."""
+        self._group_index, self._group_left = 0, 0
+
     def draw(self, rng: np.random.Generator, index: object = None) -> int:
-        """The row of the data for the next episode: drawn uniformly, or `index` if that is a valid one."""
+        """The row of the data for the next episode: `index` if it is given, the group's, or one drawn uniformly.
+
+        Raises:
+            ValueError: `index` is no row of the data.
+        """
         n = len(self.rows)
         if index is None:
-            return int(rng.integers(n))
+            if self._group_left == 0:
+                self._group_index, self._group_left = int(rng.integers(n)), self.group_size
+            self._group_left -= 1
+            return self._group_index
         if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < n:
             raise ValueError(f"options['index'] must be a row of the data, 0 to {n - 1}, got {index!r}")
         return int(index)
@@ -220,7 +241,8 @@ class EpisodeBatch:
     def get_state(self) -> dict[str, Any]:
         """Where the episodes stand, as new arrays and plain values: what `set_state` needs to go on exactly."""
         arrays = {name: getattr(self, name).copy() for name in STATE}
-        return {"n_rows": len(self.rows), "reward": get_reward_state(self.reward_fn), **arrays}
+        group = [self.group_size, self._group_index, self._group_left]
+        return {"n_rows": len(self.rows), "reward": get_reward_state(self.reward_fn), "group": group, **arrays}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `get_state`.
@@ -242,6 +264,7 @@ class EpisodeBatch:
         for name in STATE:
             getattr(self, name)[...] = state[name]
         set_reward_state(self.reward_fn, state.get("reward", {}))  # bundles of older releases have none
+        self.group_size, self._group_index, self._group_left = state.get("group", (1, 0, 0))
 
     def _check_actions(self, actions: np.ndarray) -> np.ndarray:
         actions = np.asarray(actions)
@@ -348,6 +371,15 @@ class HasEpisodes:
     def rows(self) -> list[dict[str, Any]]:
         """The data: dicts with a `prompt`."""
         return self.episodes.rows
+
+    def set_group_size(self, group_size: int) -> None:
+        """Give every prompt that is drawn from now on to so many episodes, one after the other as rows come free."""
+        self.episodes.set_group_size(group_size)
+
+    @property
+    def group_size(self) -> int:
+        """Episodes that a prompt which is drawn is given to."""
+        return self.episodes.group_size
 
     @property
     def reward_fn(self) -> Callable[..., Any]:

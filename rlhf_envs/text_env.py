@@ -32,7 +32,7 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         task: a `Task`, its class, or "module:Class".
         render_mode: "human" prints the text as it grows, "ansi" returns it, "rgb_array" draws it.
         **options: model, split, max_prompt_tokens, max_new_tokens, reward, reward_fn, reward_kwargs, data,
-            on_long_prompt, reward_timeout and reward_retries, see `EpisodeBatch`.
+            on_long_prompt, reward_timeout, reward_retries and group_size, see `EpisodeBatch`.
 
     Raises:
         ValueError: an argument is wrong; the message says which and what would be right.
@@ -66,6 +66,8 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         options = options or {}
         if unknown := options.keys() - {"index"}:
             raise ValueError(f"unknown reset options {sorted(unknown)}; there is 'index', the row of the data")
+        if seed is not None:
+            self.episodes.begin_group()
         info = self.episodes.start(0, self.episodes.draw(self.np_random, options.get("index")))
         if self.render_mode == "human":
             self._show()

@@ -92,7 +92,10 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
             if len(values) != n:
                 raise ValueError(f"{name} has {len(values)} values for {n} environments: give one, or one each")
         infos: RowInfos = {}
-        for row in _masked_rows(options.get("reset_mask"), n):
+        rows = _masked_rows(options.get("reset_mask"), n)
+        if len(rows) == n:
+            self.episodes.begin_group()
+        for row in rows:
             if seeds[row] is not None:
                 self._rngs[row], self._seeds[row] = seeding.np_random(seeds[row])
             infos[row] = self._restart(row, indices[row])

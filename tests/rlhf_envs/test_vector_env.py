@@ -232,3 +232,42 @@ def test_spaces_are_batched() -> None:
     assert env.observation_space == batch_space(env.single_observation_space, 7)
     assert obs in env.observation_space
     assert env.action_space.sample() in env.action_space
+
+
+def test_groups_of_episodes_share_a_prompt():
+    """Every prompt that is drawn is given to `group_size` episodes, in the order in which rows come free."""
+    env = gym.make_vec(
+        "rlhf/IncreasingNumbers-v0", num_envs=3, vectorization_mode="vector_entry_point", group_size=4, max_new_tokens=4
+    )
+    _, infos = env.reset(seed=3)
+    given = list(infos["index"])
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        *_, dones, _, infos = env.step(np.where(rng.random(3) < 0.4, 1, 2))  # 1 is EOS
+        given += list(infos["index"][dones]) if dones.any() else []
+    groups = np.array(given[: len(given) // 4 * 4]).reshape(-1, 4)
+    assert len(groups) > 10
+    assert (groups == groups[:, :1]).all()
+    assert len(set(groups[:, 0])) > 3, "the groups have prompts of their own"
+    again = env.reset(seed=3)[1]["index"]
+    assert list(again) == given[:3], "a reset begins a new group"
+
+
+def test_a_group_goes_on_from_a_saved_state():
+    def make():
+        env = gym.make_vec(
+            "rlhf/TokenBandit-v0", num_envs=2, vectorization_mode="vector_entry_point", group_size=5
+        ).unwrapped
+        env.reset(seed=0)
+        return env
+
+    one, other = make(), make()
+    one.step(np.array([1, 1]))
+    other.set_state(one.get_state())
+    for _ in range(9):
+        assert (one.step(np.array([1, 1]))[4]["index"] == other.step(np.array([1, 1]))[4]["index"]).all()
+
+
+def test_a_group_of_none_is_refused():
+    with pytest.raises(ValueError, match="group_size must be a whole number of at least 1, got 0"):
+        gym.make("rlhf/TokenBandit-v0", group_size=0)
