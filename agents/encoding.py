@@ -37,10 +37,12 @@ def named_classes() -> dict[str, type[Any]]:
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
     from .buffers import SequenceRolloutBuffer
+    from .episode_buffer import EpisodeRolloutBuffer
     from .policy import TokenPolicy
 
-    ours: list[type[Any]] = [TokenPolicy, SequenceRolloutBuffer, buffers.RolloutBuffer, buffers.DictRolloutBuffer]
-    classes = {cls.__name__: cls for cls in (*ours, RMSpropTFLike)}
+    ours: list[type[Any]] = [TokenPolicy, SequenceRolloutBuffer, EpisodeRolloutBuffer]
+    theirs: list[type[Any]] = [buffers.RolloutBuffer, buffers.DictRolloutBuffer, RMSpropTFLike]
+    classes = {cls.__name__: cls for cls in (*ours, *theirs)}
     classes |= {f"torch.optim.{name}": getattr(torch.optim, name) for name in OPTIMIZERS}
     for module, names in BUILT_IN.items():
         classes |= {f"{module}.{name}": getattr(importlib.import_module(module), name) for name in names}

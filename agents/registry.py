@@ -18,6 +18,12 @@ ENTRY_POINTS = "rlhf_envs.algorithms"
 _ALGORITHMS: dict[str, str] = {
     "ppo": f"{__package__}.algorithms.ppo:PPO",
     "a2c": f"{__package__}.algorithms.a2c:A2C",
+    "trpo": f"{__package__}.algorithms.trpo:TRPO",
+    "ppo_lagrangian": f"{__package__}.algorithms.ppo_lagrangian:PPOLagrangian",
+    "reinforce": f"{__package__}.algorithms.reinforce:Reinforce",
+    "rloo": f"{__package__}.algorithms.rloo:RLOO",
+    "grpo": f"{__package__}.algorithms.grpo:GRPO",
+    "online_dpo": f"{__package__}.algorithms.online_dpo:OnlineDPO",
 }
 # Names that users look for, and why there is nothing under them.
 ABSENT = {

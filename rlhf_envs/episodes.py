@@ -388,6 +388,10 @@ class HasEpisodes:
 
     @reward_fn.setter
     def reward_fn(self, reward_fn: Callable[..., Any]) -> None:
+        self.set_reward_fn(reward_fn)
+
+    def set_reward_fn(self, reward_fn: Callable[..., Any]) -> None:
+        """Set the reward function; a method, since SB3's `env_method` reaches through wrappers."""
         if not callable(reward_fn):
             raise ValueError(f"reward_fn must be callable, got {reward_fn!r}")
         self.episodes.reward_fn = reward_fn

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from ..callbacks import TextMetrics
 
-__all__ = ["TextAgent"]
+__all__ = ["TextAgent", "beside"]
 
 
 class TextAgent:
     """Mixin, to the left of an SB3 algorithm: `learn` logs `TextMetrics` beside SB3's own figures."""
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        given = callback if isinstance(callback, list) else [callback]
-        if not any(_contains(one, TextMetrics) for one in given):
-            functions = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given if one]
-            callback = [TextMetrics(), *functions]
-        return super()._init_callback(callback, progress_bar)  # type: ignore[misc]
+        return super()._init_callback(beside(callback, TextMetrics), progress_bar)  # type: ignore[misc]
+
+
+def beside(callback: MaybeCallback, kind: type[BaseCallback], **arguments: Any) -> MaybeCallback:
+    """The callbacks that were given, and before them one of a kind, unless there is one among them."""
+    given = callback if isinstance(callback, list) else [callback]
+    if any(_contains(one, kind) for one in given):
+        return callback
+    return [
+        kind(**arguments),
+        *(one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given if one),
+    ]
 
 
 def _contains(callback: object, kind: type[BaseCallback]) -> bool:

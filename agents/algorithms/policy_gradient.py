@@ -1,0 +1,181 @@
+"""What REINFORCE, RLOO, GRPO and online DPO share: whole episodes, in groups of one prompt, and one loss on them.
+
+Not an algorithm by itself. A subclass says what the advantages of the episodes are and what a minibatch's loss is; the
+rollout is Stable-Baselines3's own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
+
+from ..episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
+from ..policy import TokenPolicy
+from .text_agent import TextAgent
+
+__all__ = ["PolicyGradient"]
+
+Self = TypeVar("Self", bound="PolicyGradient")
+logger = logging.getLogger(__name__)
+
+
+class PolicyGradient(TextAgent, OnPolicyAlgorithm):
+    """Base of the algorithms that learn from whole episodes.
+
+    Args:
+        n_steps: tokens of a rollout, an environment. Episodes that it cuts go on in the next.
+        batch_size: tokens of a minibatch, about; None takes the whole rollout. Groups stay together.
+        n_epochs: passes over a rollout.
+        group_size: completions of a prompt that are compared; the environment is told to make them.
+
+    The other arguments are SB3's.
+
+    Raises:
+        ValueError: the groups do not fit: fewer than `min_group_size`, or they do not divide the environments.
+        TypeError: the environment cannot make groups.
+    """
+
+    min_group_size = 1
+    policy: TokenPolicy
+    rollout_buffer: EpisodeRolloutBuffer
+
+    def __init__(
+        self,
+        policy: Any = TokenPolicy,
+        env: Any = None,
+        learning_rate: float | Schedule = 1e-4,
+        n_steps: int = 32,
+        batch_size: int | None = None,
+        n_epochs: int = 1,
+        gamma: float = 1.0,
+        group_size: int = 1,
+        ent_coef: float = 0.0,
+        vf_coef: float = 0.0,
+        max_grad_norm: float = 1.0,
+        rollout_buffer_class: type[Any] | None = EpisodeRolloutBuffer,
+        _init_setup_model: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        if n_epochs < 1:
+            raise ValueError(f"n_epochs={n_epochs}: expected at least one pass over a rollout")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: expected a number of tokens, or None for the whole rollout")
+        super().__init__(
+            policy,
+            env,
+            learning_rate=learning_rate,
+            n_steps=n_steps,
+            gamma=gamma,
+            ent_coef=ent_coef,
+            vf_coef=vf_coef,
+            max_grad_norm=max_grad_norm,
+            rollout_buffer_class=rollout_buffer_class,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Discrete,),
+            **{"gae_lambda": 1.0, "use_sde": False, "sde_sample_freq": -1, **kwargs},
+        )
+        self.batch_size, self.n_epochs, self.group_size = batch_size, n_epochs, group_size
+        if _init_setup_model:
+            self._setup_model()
+
+    def _setup_model(self) -> None:
+        name, size = type(self).__name__, self.group_size
+        if size < self.min_group_size:
+            raise ValueError(
+                f"group_size={size}: {name} compares completions of one prompt and needs at least {self.min_group_size}"
+            )
+        if size > 1 and self.n_envs % size and size % self.n_envs:
+            raise ValueError(
+                f"group_size={size} with {self.n_envs} environments: groups have to divide the batch; take n_envs as a "
+                f"multiple of {size}, such as {(self.n_envs // size + 1) * size}"
+            )
+        super()._setup_model()
+        self.rollout_buffer.group_size = size
+        if size > 1:
+            self._make_groups(size)
+
+    def _make_groups(self, size: int) -> None:
+        assert self.env is not None
+        try:
+            if set(self.env.get_attr("group_size")) != {size}:
+                self.env.env_method("set_group_size", size)
+        except AttributeError as error:
+            raise TypeError(
+                f"{type(self).__name__} needs completions of one prompt side by side, and this environment has no "
+                "set_group_size: use a text environment of rlhf_envs, or write that method"
+            ) from error
+
+    def _setup_learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        reset_num_timesteps: bool = True,
+        tb_log_name: str = "run",
+        progress_bar: bool = False,
+    ) -> tuple[int, Any]:
+        if (reset_num_timesteps or self._last_obs is None) and (dropped := self.rollout_buffer.forget()):
+            logger.info("%d episodes were under way or waiting for their group when the environments restart", dropped)
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+
+    def train(self) -> None:
+        """Update the policy with the groups of episodes that are complete; nothing where none is."""
+        buffer = self.rollout_buffer
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        self.logger.record("train/episodes", buffer.n_segments)
+        if not buffer.n_segments:
+            return
+        buffer.advantages, buffer.returns = (array.astype(np.float32) for array in self._advantages(buffer))
+        figures: dict[str, list[float]] = {}
+        for _ in range(self.n_epochs):
+            for samples in buffer.get(self.batch_size):
+                loss, found = self._loss(samples)
+                self.policy.optimizer.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.policy.optimizer.step()
+                for name, value in {"loss": loss, **found}.items():
+                    figures.setdefault(name, []).append(value.item())
+            self._n_updates += 1
+        for name, values in figures.items():
+            self.logger.record(f"train/{name}", float(np.mean(values)))
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
+        """Advantages and returns (n, 1) of the buffer's n actions."""
+        raise NotImplementedError
+
+    def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of a minibatch, and figures for the log."""
+        raise NotImplementedError
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """As SB3's."""
+        name = type(self).__name__ if tb_log_name is None else tb_log_name
+        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+
+def clipped(ratio: torch.Tensor, advantages: torch.Tensor, clip_range: float | None) -> torch.Tensor:
+    """PPO's pessimistic surrogate, to be maximised: `min(ratio A, clip(ratio) A)`; without a range `ratio A`."""
+    if clip_range is None:
+        return ratio * advantages
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)
+
+
+def spread(per_episode: np.ndarray, buffer: EpisodeRolloutBuffer) -> np.ndarray:
+    """A value an episode, (episodes,), given to each of its actions: (n, 1)."""
+    return np.asarray(per_episode[buffer.segments[:, 0]])[:, None]
