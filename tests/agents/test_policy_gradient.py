@@ -1,0 +1,339 @@
+"""REINFORCE, RLOO, GRPO and online DPO: their advantages, their losses (against TRL's) and their buffer of episodes."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+import agents
+from agents.algorithms.grpo import relative_to_group
+from agents.algorithms.policy_gradient import PolicyGradient
+from agents.algorithms.reinforce import rewards_to_go
+from agents.algorithms.rloo import leave_one_out
+from agents.episode_buffer import EpisodeRolloutBuffer
+
+ID = "rlhf/IncreasingNumbers-v0"
+
+
+def after_rollouts(name, n_rollouts=1, n_envs=8, **kwargs):
+    """An agent after some rollouts, and on until the buffer gives episodes out, without any update."""
+    agent = agents.make(name, ID, n_envs=n_envs, seed=0, device="cpu", **kwargs)
+    callback = agent._setup_learn(10_000, None)[1]
+    callback.on_training_start({}, {})
+    while n_rollouts > 0 or not agent.rollout_buffer.n_segments:
+        agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
+        n_rollouts -= 1
+    return agent
+
+
+def move(policy):
+    """Change the weights a little, so that ratios are not 1."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for p in policy.language_model.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+
+
+# The buffer
+
+
+def test_every_episode_is_given_out_once_and_whole_however_short_the_rollouts():
+    """With rollouts of 3 tokens and episodes of up to 10, everything an ended episode did comes out, nothing twice."""
+    agent = agents.make("reinforce", ID, n_envs=4, seed=0, device="cpu", n_steps=3, kl_coef=0.0)
+    ended, given = [], []
+
+    class Watch(agents.TextMetrics):
+        def _on_step(self):
+            ended.extend(info["episode"]["l"] for info in self.locals["infos"] if "episode" in info)
+            return super()._on_step()
+
+        def _on_rollout_end(self):
+            buffer = self.model.rollout_buffer
+            given.extend(np.bincount(buffer.segments[:, 0]).tolist())
+            for row, ids in enumerate(
+                buffer.observations["input_ids"]
+            ):  # the actions are what the context goes on with
+                columns, actions = (
+                    a[buffer.segments[:, 0] == row, 0] for a in (buffer.columns, buffer.actions[..., 0])
+                )
+                assert columns.tolist() == list(range(len(columns))), "from the prompt's only token on"
+                assert ids[1 : len(columns)].tolist() == actions[:-1].tolist()
+            super()._on_rollout_end()
+
+    agent.learn(600, callback=Watch())
+    assert len(ended) > 40
+    assert sorted(given) == sorted(ended)
+
+
+def test_groups_are_given_out_complete_and_of_one_prompt():
+    agent = after_rollouts("rloo", n_rollouts=6, n_steps=4, group_size=4)
+    buffer = agent.rollout_buffer
+    assert buffer.n_segments and buffer.n_segments % 4 == 0
+    prompts = buffer.observations["input_ids"][:, 0].reshape(-1, 4)
+    assert (prompts == prompts[:, :1]).all()
+
+
+def test_minibatches_keep_groups_together_and_cover_every_episode():
+    agent = after_rollouts("rloo", n_envs=16, n_steps=20, group_size=4)
+    buffer = agent.rollout_buffer
+    buffer.returns[:, 0] = buffer.segments[:, 0]
+    seen = []
+    for samples in buffer.get(60):
+        episodes = sorted({int(i) for i in samples.returns})
+        assert [i // 4 for i in episodes[::4]] == [i // 4 for i in episodes[3::4]]
+        seen += episodes
+    assert sorted(seen) == list(range(buffer.n_segments))
+
+
+def test_log_probabilities_that_wait_are_those_the_tokens_were_drawn_with():
+    buffer = after_rollouts("rloo", n_rollouts=5, n_steps=4).rollout_buffer
+    samples = next(buffer.get(None))
+    policy = after_rollouts("rloo", n_rollouts=5, n_steps=4).policy  # no update came between
+    log_prob = policy.evaluate_actions(samples.observations, samples.actions)[1]
+    torch.testing.assert_close(log_prob, samples.old_log_prob, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(samples.reference_log_prob, samples.old_log_prob, atol=1e-5, rtol=1e-4)
+
+
+def test_frozen_trunks_are_used_for_whole_episodes():
+    whole, split = (after_rollouts("rloo", n_rollouts=4, n_steps=4, train=train) for train in ("full", 1))
+    assert split.rollout_buffer.trunk_states is not None
+    samples = next(split.rollout_buffer.get(None))
+    log_prob = split.policy.evaluate_actions(samples.observations, samples.actions)[1]
+    torch.testing.assert_close(log_prob, samples.old_log_prob, atol=1e-5, rtol=1e-4)
+    assert whole.rollout_buffer.n_segments == split.rollout_buffer.n_segments
+
+
+# Advantages
+
+
+def test_leave_one_out_is_the_score_less_the_mean_of_the_others():
+    scores = np.array([1.0, 2.0, 6.0, 0.0, 0.0, 3.0])
+    assert leave_one_out(scores, 3).tolist() == [1 - 4, 2 - 3.5, 6 - 1.5, -1.5, -1.5, 3.0]
+
+
+def test_grpo_standardises_within_the_group():
+    scores = np.array([1.0, 3.0, 5.0, 5.0])
+    assert relative_to_group(scores, 2, scale=False).tolist() == [-1, 1, 0, 0]
+    assert relative_to_group(scores, 2, scale=True) == pytest.approx([-1 / 2**0.5, 1 / 2**0.5, 0, 0], abs=1e-3)
+
+
+def test_rewards_to_go_stay_within_their_episode():
+    rewards, segments = np.array([[1.0], [2], [4], [8], [16]]), np.array([[0], [0], [0], [1], [1]])
+    assert rewards_to_go(rewards, segments)[:, 0].tolist() == [7, 6, 4, 24, 16]
+
+
+def test_the_kl_is_charged_to_the_score():
+    agent = after_rollouts("rloo", kl_coef=0.5)
+    buffer = agent.rollout_buffer
+    buffer.reference_log_probs = buffer.log_probs - 1.0  # a nat a token
+    scores = agent._advantages(buffer)[1]
+    lengths = buffer.sum_by_episode(np.ones_like(buffer.rewards))
+    assert scores[:, 0] == pytest.approx((buffer.scores - 0.5 * lengths)[buffer.segments[:, 0]], abs=1e-5)
+
+
+# Losses, against TRL
+
+
+@pytest.fixture(scope="module")
+def trainers(tmp_path_factory):
+    """TRL's trainers by name, for a model and a tokenizer of ours."""
+    trl, datasets = pytest.importorskip("trl"), pytest.importorskip("datasets")
+
+    def build(name, agent, **config):
+        model, tokenizer = agent.policy.language_model.model, agent.env.get_attr("tokenizer", 0)[0]
+        horizon = agent.env.get_attr("max_new_tokens", 0)[0]
+        arguments = getattr(trl, f"{name}Config")(
+            output_dir=str(tmp_path_factory.mktemp(name)),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            report_to="none",
+            num_generations=4,
+            per_device_train_batch_size=4,
+            max_completion_length=horizon,
+            temperature=1.0,
+            beta=0.0,
+            epsilon=0.2,
+            **config,
+        )
+        trainer = getattr(trl, f"{name}Trainer")(
+            model=model,
+            reward_funcs=lambda completions, **columns: [0.0] * len(completions),
+            args=arguments,
+            train_dataset=datasets.Dataset.from_dict({"prompt": ["1", "2"]}),
+            processing_class=tokenizer,
+        )
+        model.eval()
+        return trainer
+
+    return build
+
+
+def as_trl(samples):
+    """A minibatch of ours as TRL has it: prompts of one token, completions (m, T) and their mask."""
+    rows, columns = samples.observations["rows"], samples.observations["columns"]
+    shape = (len(samples.observations["input_ids"]), int(columns.max()) + 1)
+
+    def grid(values, dtype=torch.float32):
+        filled = torch.zeros(shape, dtype=dtype)
+        filled[rows, columns] = values.to(dtype)
+        return filled
+
+    prompts = samples.observations["input_ids"][:, :1]
+    return {
+        "prompt_ids": prompts,
+        "prompt_mask": torch.ones_like(prompts),
+        "completion_ids": grid(samples.actions, torch.long),
+        "completion_mask": grid(torch.ones(len(rows)), torch.long),
+        "old_per_token_logps": grid(samples.old_log_prob),
+        "ref_per_token_logps": grid(samples.reference_log_prob),
+        "advantages": grid(samples.advantages),
+    }
+
+
+def assert_equal_loss_and_gradients(policy, ours, theirs):
+    parameters = [p for p in policy.language_model.model.parameters() if p.requires_grad]
+    mine, other = (torch.autograd.grad(loss, parameters) for loss in (ours, theirs))
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-5)
+    assert max(float(g.abs().max()) for g in mine) > 1e-3, "there is something to compare"
+    for one, another in zip(mine, other, strict=True):
+        torch.testing.assert_close(one, another, atol=1e-5, rtol=1e-4)
+
+
+def prepared(name, **kwargs):
+    """An agent and a minibatch, with ratios off 1 (some beyond the clip range) and a reference of its own."""
+    agent = after_rollouts(name, **kwargs)
+    move(agent.policy)
+    buffer = agent.rollout_buffer
+    buffer.scores = np.random.default_rng(0).normal(size=buffer.n_segments)
+    buffer.advantages, buffer.returns = (a.astype(np.float32) for a in agent._advantages(buffer))
+    samples = next(buffer.get(None))
+    reference = samples.reference_log_prob + 0.3 * torch.randn_like(samples.reference_log_prob)
+    return agent, samples._replace(reference_log_prob=reference)
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+@pytest.mark.parametrize(("loss_type", "theirs"), [("grpo", "grpo"), ("dr_grpo", "dr_grpo"), ("dapo", "bnpo")])
+@pytest.mark.parametrize("kl_coef", [0.0, 0.2])
+def test_grpos_loss_and_gradients_are_trls(trainers, loss_type, theirs, kl_coef):
+    agent, samples = prepared("grpo", loss_type=loss_type, kl_coef=kl_coef)
+    trainer = trainers("GRPO", agent, loss_type=theirs, use_bias_correction_kl=False)  # a later paper's
+    trainer.beta = kl_coef  # after it was built: it would look for the reference on the disk
+    loss, figures = agent._loss(samples)
+    assert 0 < figures["clip_fraction"] < 1
+    assert_equal_loss_and_gradients(agent.policy, loss, trainer._compute_loss(trainer.model, as_trl(samples)))
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_rloos_loss_and_gradients_are_trls(trainers):
+    agent, samples = prepared("rloo", kl_coef=0.1)
+    inputs = as_trl(samples)
+    inputs["old_logps"] = inputs["old_per_token_logps"].sum(1)
+    inputs["advantages"] = inputs["advantages"][:, 0]
+    trainer = trainers("RLOO", agent)
+    loss, figures = agent._loss(samples)
+    assert 0 < figures["clip_fraction"] < 1
+    assert_equal_loss_and_gradients(agent.policy, loss, trainer._compute_loss(trainer.model, inputs))
+
+
+@pytest.mark.filterwarnings("ignore::Warning")
+def test_a_step_of_stock_ppo_is_that_of_trls_clipped_loss(trainers):
+    """One SGD step of SB3's own `train`, critic off, is the gradient of TRL's surrogate with an advantage a token."""
+    agent = agents.make(
+        "ppo",
+        ID,
+        n_envs=8,
+        seed=0,
+        device="cpu",
+        batch_size=80,
+        n_epochs=1,
+        vf_coef=0.0,
+        max_grad_norm=1e9,
+        normalize_advantage=False,
+        learning_rate=1.0,
+        policy_kwargs=dict(optimizer_class=torch.optim.SGD),
+    )
+    callback = agent._setup_learn(1000, None)[1]
+    callback.on_training_start({}, {})
+    agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
+    move(agent.policy)
+    buffer = agent.rollout_buffer
+    buffer.advantages = np.random.default_rng(0).normal(size=buffer.advantages.shape).astype(np.float32)
+    samples = next(buffer.get(None))
+    inputs = as_trl(
+        agents.episode_buffer.EpisodeSamples(
+            samples.observations,
+            samples.actions.flatten(),
+            samples.old_values,
+            samples.old_log_prob,
+            samples.old_log_prob,
+            samples.advantages,
+            samples.returns,
+        )
+    )
+    trainer = trainers("GRPO", agent, loss_type="bnpo")
+    model = agent.policy.language_model.model
+    parameters = list(model.parameters())
+    expected = torch.autograd.grad(trainer._compute_loss(trainer.model, inputs), parameters)
+    before = [p.detach().clone() for p in parameters]
+    agent.train()
+    for p, was, gradient in zip(parameters, before, expected, strict=True):
+        torch.testing.assert_close(was - p.detach(), gradient, atol=1e-5, rtol=1e-3)
+
+
+def test_dpo_prefers_the_better_completion_with_the_annotators_probability():
+    agent, samples = prepared("online_dpo", beta=0.3)
+    loss, _ = agent._loss(samples)
+    log_prob = agent.policy.evaluate_actions(samples.observations, samples.actions)[1]
+    ratios = samples.sum_by_episode(log_prob - samples.reference_log_prob).reshape(-1, 2)
+    scores = samples.sum_by_episode(samples.returns) / samples.sum_by_episode(torch.ones_like(samples.returns))
+    first = torch.sigmoid(scores.reshape(-1, 2) @ torch.tensor([1.0, -1.0]))  # that the first is preferred
+    margin = 0.3 * (ratios[:, 0] - ratios[:, 1])
+    expected = -(first * functional.logsigmoid(margin) + (1 - first) * functional.logsigmoid(-margin)).mean()
+    torch.testing.assert_close(loss, expected)
+
+
+# Bad input
+
+
+def test_groups_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="group_size=1: RLOO compares completions of one prompt and needs at least 2"):
+        agents.make("rloo", ID, n_envs=4, group_size=1)
+    with pytest.raises(
+        ValueError, match=r"group_size=4 with 6 environments: groups have to divide the batch.*such as 8"
+    ):
+        agents.make("grpo", ID, n_envs=6, group_size=4)
+    with pytest.raises(ValueError, match="kl='losses': expected 'loss' or 'reward'"):
+        agents.make("grpo", ID, n_envs=4, kl="losses")
+    with pytest.raises(ValueError, match="beta=0: expected a number above 0"):
+        agents.make("online_dpo", ID, n_envs=4, beta=0)
+    with pytest.raises(ValueError, match="baseline='median'"):
+        agents.make("reinforce", ID, n_envs=4, baseline="median")
+
+
+def test_an_environment_that_makes_no_groups_is_named():
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    class Foreign(gym.Env):
+        def __init__(self):
+            inner = gym.make(ID)
+            self.observation_space, self.action_space = inner.observation_space, inner.action_space
+
+    with pytest.raises(TypeError, match=r"needs completions of one prompt side by side.*set_group_size"):
+        agents.make("rloo", DummyVecEnv([Foreign] * 4))
+
+
+def test_there_is_a_word_on_the_recurrent_ppo():
+    with pytest.raises(ValueError, match="no 'recurrent_ppo': a context is the whole history"):
+        agents.make("recurrent_ppo", ID)
+
+
+def test_a_restart_forgets_what_was_under_way():
+    agent = after_rollouts("rloo", n_rollouts=3, n_steps=4)
+    assert isinstance(agent, PolicyGradient)
+    assert isinstance(agent.rollout_buffer, EpisodeRolloutBuffer)
+    assert agent.rollout_buffer.forget() > 0
+    assert agent.rollout_buffer.forget() == 0
