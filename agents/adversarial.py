@@ -10,8 +10,8 @@ https://arxiv.org/abs/1911.03437.
 the regulariser (as Megatron-LM's `MoEAuxLossAutoScaler` does). Values, log-probabilities and entropies stay what they
 are. Departures from the papers:
 
-- delta is found by projected gradient ascent (Madry et al. 2018), not by SGLD or convex relaxations: a random start, for
-  the KL has no gradient at 0; steps of 2.5 radii over their number; the unit gradient a token; projection.
+- delta is found by projected gradient ascent (Madry et al. 2018), not by SGLD or convex relaxations: a random start,
+  for the KL has no gradient at 0; steps of 2.5 radii over their number; the unit gradient a token; projection.
 - The ball is an L2 ball a token. Its radius is relative, `epsilon` times the mean norm of the model's input embeddings
   as they are now, so that embeddings which grow buy no robustness.
 - One delta a sequence, which all actions after it see: a state of its own an action would cost a pass a token.
@@ -36,7 +36,16 @@ from .contexts import micro_batches, read_contexts
 if TYPE_CHECKING:
     from .policy import TokenPolicy
 
-__all__ = ["AdversarialRegulariser", "ascend", "divergences", "hidden_at", "perturbed", "radius_of", "random_start"]
+__all__ = [
+    "AdversarialRegulariser",
+    "ascend",
+    "divergences",
+    "hidden_at",
+    "input_embedding",
+    "perturbed",
+    "radius_of",
+    "random_start",
+]
 
 Observations = dict[str, torch.Tensor]
 
@@ -120,7 +129,7 @@ class _AddLoss(torch.autograd.Function):
 @torch.no_grad()
 def radius_of(policy: TokenPolicy, epsilon: float) -> torch.Tensor:
     """`epsilon` times the mean L2 norm of the input embeddings as the module gives them out, a scalar."""
-    module = _embedding(policy)
+    module = input_embedding(policy)
     some = torch.arange(min(64, len(module.weight)), device=module.weight.device)
     scale = module(some).float().norm() / module.weight[some].float().norm()  # not 1 where the module scales them
     radius: torch.Tensor = epsilon * scale * module.weight.float().norm(dim=-1).mean()
@@ -130,7 +139,7 @@ def radius_of(policy: TokenPolicy, epsilon: float) -> torch.Tensor:
 def random_start(policy: TokenPolicy, obs: Observations, radius: torch.Tensor) -> torch.Tensor:
     """A delta of norm `radius` in a random direction at every token, padding too, `(batch, length, embedding size)`."""
     ids = obs["input_ids"]
-    noise = torch.randn(*ids.shape, _embedding(policy).weight.shape[1], device=ids.device)
+    noise = torch.randn(*ids.shape, input_embedding(policy).weight.shape[1], device=ids.device)
     return radius * _unit(noise)
 
 
@@ -182,18 +191,18 @@ def hidden_at(policy: TokenPolicy, obs: Observations, delta: torch.Tensor | None
         with policy._autocast():
             return policy._hidden(obs, policy._actor)
     obs = {key: value for key, value in obs.items() if key != "trunk_states"}
-    with policy._autocast(), perturbed(policy, delta):
+    with policy._autocast(), perturbed(input_embedding(policy), delta):
         return policy._hidden(obs, policy._actor)
 
 
 @contextmanager
-def perturbed(policy: TokenPolicy, delta: torch.Tensor) -> Iterator[None]:
-    """The actor's input embeddings `(batch, length, size)` get `delta` added, cut to the contexts' length."""
+def perturbed(embedding: nn.Module, delta: torch.Tensor) -> Iterator[None]:
+    """The output `(batch, length, size)` of an embedding gets `delta` added, which is cut to the contexts' length."""
 
     def add(module: nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
         return output + delta[:, : output.shape[1]].to(output.dtype)
 
-    hook = _embedding(policy).register_forward_hook(add)
+    hook = embedding.register_forward_hook(add)
     try:
         yield
     finally:
@@ -221,7 +230,8 @@ def divergences(policy: TokenPolicy, clean: torch.Tensor, other: torch.Tensor) -
     return torch.cat([evaluate(*c) for c in chunks])
 
 
-def _embedding(policy: TokenPolicy) -> Any:
+def input_embedding(policy: TokenPolicy) -> Any:
+    """The module that turns the actor's token ids into vectors."""
     return policy._actor.module.get_input_embeddings()  # type: ignore[operator]
 
 

@@ -126,8 +126,8 @@ class TextMetrics(BaseCallback):
         figures: dict[str, float] = regulariser.take_figures()
         if self._rollouts and not figures:
             raise TypeError(
-                f"adversarial_coef={regulariser.coef} does nothing in {type(self.model).__name__}: it differentiates no "
-                "evaluate_actions; take adversarial_coef=0, or an algorithm that does, such as ppo"
+                f"adversarial_coef={regulariser.coef} does nothing in {type(self.model).__name__}: it "
+                "differentiates no evaluate_actions; take adversarial_coef=0, or an algorithm that does, such as ppo"
             )
         self._rollouts += 1
         return figures

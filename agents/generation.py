@@ -195,15 +195,15 @@ def generate(
 @torch.no_grad()
 @frozen_rewards()
 def generate_in(
-    batch: EpisodeBatch, policy: TokenPolicy, indices: np.ndarray, seed: int, deterministic: bool = False
+    batch: EpisodeBatch, policy: Any, indices: np.ndarray, seed: int, deterministic: bool = False, first: int = 0
 ) -> list[Completion]:
-    """Complete the prompts at `indices` of the data of `batch`."""
+    """Complete the prompts at `indices` of the data of `batch`; `first` is their place in a longer list."""
     completions: list[Completion] = []
     for start in range(0, len(indices), CHUNK):
         chosen = indices[start : start + CHUNK]
         rows = open_rows(batch, len(chosen))
         uniforms = np.stack(
-            [np.random.default_rng([seed, start + i]).random(batch.max_new_tokens) for i in range(len(chosen))]
+            [np.random.default_rng([seed, first + start + i]).random(batch.max_new_tokens) for i in range(len(chosen))]
         )
         completions += _complete(rows, policy, chosen, uniforms, deterministic)
     return completions

@@ -66,8 +66,9 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         seed: seeds the environments, numpy and torch.
         **kwargs: the algorithm's own arguments (by default a rollout is one episode long, and four minibatches make an
             epoch), and flat beside them those of `TokenPolicy` (`model`, `train`, `value`, `temperature`, `top_k`,
-            `top_p`, `bf16`, `micro_batch_size`, `compile`, `adversarial_coef` and what goes with it) and of `SequenceRolloutBuffer` (`kl_coef`, `kl_target`,
-            `kl_horizon`, `whiten_rewards`). `model` is the environment's own by default; where `env` is an id, the
+            `top_p`, `bf16`, `micro_batch_size`, `compile`, `adversarial_coef` and what goes with it) and of
+            `SequenceRolloutBuffer` (`kl_coef`, `kl_target`, `kl_horizon`, `whiten_rewards`). `model` is the
+            environment's own by default; where `env` is an id, the
             environment is made with the tokenizer of a given one.
 
     Returns:

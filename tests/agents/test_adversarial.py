@@ -357,7 +357,7 @@ def test_training_goes_on_from_a_bundle_exactly(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings, message",
+    ("settings", "message"),
     [
         ({"adversarial_coef": -1.0}, "adversarial_coef=-1.0: expected a number of at least 0"),
         ({"adversarial_coef": float("nan")}, "adversarial_coef=nan"),
