@@ -75,11 +75,11 @@ def attack_reward_model(
         seed: of the random swaps.
     """
     scores, verdicts = reward.score(prompts, completions), judge(prompts, completions)
-    kept = np.flatnonzero((scores < threshold) & (verdicts < judge_threshold))
+    kept = np.flatnonzero((scores < threshold) & (verdicts < judge_threshold)).tolist()
     with isolated_generators(seed):
         attacked = [
             _attack_one(reward, judge, prompts[i], completions[i], budget, float(scores[i]), judge_threshold, blind)
-            for i in kept.tolist()
+            for i in kept
         ]
     chosen, before = [prompts[i] for i in kept], [completions[i] for i in kept]
     after = reward.score(chosen, attacked) if len(kept) else np.zeros(0)
