@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .policy import TokenPolicy
     from .pretrain import pretrain
     from .registry import available, get_algorithm, make, register
+    from .robustness import evaluate_robustness
     from .vec_env import TextVecEnv, make_vec_env
 
 _MODULES = {
@@ -39,6 +40,7 @@ _MODULES = {
     "TokenPolicy": "policy",
     "available": "registry",
     "evaluate": "evaluation",
+    "evaluate_robustness": "robustness",
     "generate": "generation",
     "get_algorithm": "registry",
     "load": "bundle_loading",
@@ -63,6 +65,7 @@ __all__ = [
     "TokenPolicy",
     "available",
     "evaluate",
+    "evaluate_robustness",
     "generate",
     "get_algorithm",
     "load",

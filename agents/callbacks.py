@@ -41,6 +41,7 @@ class TextMetrics(BaseCallback):
       http://joschu.net/blog/kl-approx.html; `rlhf/kl_coef`; `rlhf/entropy`: nats a token;
     - `rlhf/length` in tokens, `rlhf/eos_share`, `rlhf/distinct_bigrams` (the share among every 32 completions),
       `rlhf/tokens_per_second` (rollout and update);
+    - `rlhf/adversarial_kl`, with adversarial training: nats an action, of the update before the rollout;
     - `rlhf/samples`: completions as text, and the hyperparameters with their metrics on the HPARAMS page.
 
     Args:
@@ -80,6 +81,7 @@ class TextMetrics(BaseCallback):
         metrics = {f"rlhf/{name}": 0.0 for name in ("reward", "kl", *self.judges)}
         self.logger.record("hparams", HParam(_hyperparameters(self.model), metrics), exclude=TEXT_ONLY)
         self._clock, self._tokens = time.perf_counter(), self.num_timesteps
+        self._rollouts = 0  # of this call of `learn`
 
     def _tasks_judges(self) -> dict[str, RewardFunction]:
         try:
@@ -104,12 +106,31 @@ class TextMetrics(BaseCallback):
         figures = {"tokens_per_second": (self.num_timesteps - self._tokens) / max(now - self._clock, 1e-9)}
         self._clock, self._tokens = now, self.num_timesteps
         figures |= _buffer_figures(self.locals.get("rollout_buffer"))
+        figures |= self._adversarial_figures()
         if self._episodes:
             figures |= self._episode_figures()
             self._show_samples()
             self._episodes = []
         for name, value in figures.items():
             self.logger.record_mean(f"rlhf/{name}", value)
+
+    def _adversarial_figures(self) -> dict[str, float]:
+        """Of the update before this rollout.
+
+        Raises:
+            TypeError: the policy is to be trained adversarially, and an update went by without it.
+        """
+        regulariser = getattr(self.model.policy, "adversarial", None)
+        if regulariser is None:
+            return {}
+        figures: dict[str, float] = regulariser.take_figures()
+        if self._rollouts and not figures:
+            raise TypeError(
+                f"adversarial_coef={regulariser.coef} does nothing in {type(self.model).__name__}: it "
+                "differentiates no evaluate_actions; take adversarial_coef=0, or an algorithm that does, such as ppo"
+            )
+        self._rollouts += 1
+        return figures
 
     def _episode_figures(self) -> dict[str, float]:
         episodes = self._episodes

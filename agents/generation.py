@@ -202,15 +202,19 @@ def generate(
 @frozen_rewards()
 def generate_in(
     batch: EpisodeBatch,
-    policy: TokenPolicy,
+    policy: Any,
     indices: np.ndarray,
     seed: int,
     deterministic: bool = False,
     best_of: int = 1,
+    first: int = 0,
 ) -> list[Completion]:
-    """Complete the prompts at `indices` of the data of `batch`; of `best_of` completions each the best rewarded."""
+    """Complete the prompts at `indices` of the data of `batch`; of `best_of` completions each the best rewarded.
+
+    `first` is the place of the prompts in a longer list.
+    """
     if best_of > 1:
-        drawn = generate_in(batch, policy, np.repeat(indices, best_of), seed, deterministic)
+        drawn = generate_in(batch, policy, np.repeat(indices, best_of), seed, deterministic, first=first * best_of)
         groups = (drawn[i : i + best_of] for i in range(0, len(drawn), best_of))
         return [max(group, key=lambda done: done.reward) for group in groups]
     completions: list[Completion] = []
@@ -218,7 +222,7 @@ def generate_in(
         chosen = indices[start : start + CHUNK]
         rows = open_rows(batch, len(chosen))
         uniforms = np.stack(
-            [np.random.default_rng([seed, start + i]).random(batch.max_new_tokens) for i in range(len(chosen))]
+            [np.random.default_rng([seed, first + start + i]).random(batch.max_new_tokens) for i in range(len(chosen))]
         )
         completions += _complete(rows, policy, chosen, uniforms, deterministic)
     return completions

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
+from .adversarial import AdversarialRegulariser
 from .contexts import check_token_ids, micro_batches, read_contexts
 from .kv_cache import SlottedTrunk
 from .language_model import LanguageModel, SplitTrunk, TrainPart, hidden_states
@@ -52,6 +53,10 @@ class TokenPolicy(ActorCriticPolicy):
             is cut into parts of that size, whose gradients add up to the minibatch's own, at the price of one more
             forward pass (the parts are computed again for the backward pass, as in gradient checkpointing).
         compile: run the update's forward and backward passes through `torch.compile`; with `train="full"` only.
+        adversarial_coef: weight in the loss of the KL between the policy and itself with the worst small change of its
+            input embeddings, see `agents.adversarial`; 0 for no adversarial training.
+        adversarial_epsilon: L2 norm of that change a token, in mean norms of the input embeddings.
+        adversarial_steps: gradient steps that look for it; each costs a forward and a backward pass.
         optimizer_class, optimizer_kwargs: as in SB3; Adam, fused and with eps 1e-5, by default.
 
     Raises:
@@ -72,6 +77,9 @@ class TokenPolicy(ActorCriticPolicy):
         bf16: bool = False,
         micro_batch_size: int | None = None,
         compile: bool = False,
+        adversarial_coef: float = 0.0,
+        adversarial_epsilon: float = 0.05,
+        adversarial_steps: int = 1,
         use_sde: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -81,6 +89,9 @@ class TokenPolicy(ActorCriticPolicy):
             raise ValueError(f"micro_batch_size={micro_batch_size}: expected a number of tokens, or None")
         if compile and train != "full":
             raise ValueError(f"compile=True with train={train!r}: only the passes of train='full' are compiled")
+        regulariser = AdversarialRegulariser(adversarial_coef, adversarial_epsilon, adversarial_steps)
+        if compile and adversarial_coef:
+            raise ValueError(f"compile=True with adversarial_coef={adversarial_coef}: a compiled pass is not perturbed")
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = dict(eps=1e-5, fused=True)
         super().__init__(
@@ -94,6 +105,8 @@ class TokenPolicy(ActorCriticPolicy):
         self.train_part, self.value_kind = train, value
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.bf16, self.micro_batch_size, self.compile_update = bf16, micro_batch_size, compile
+        self.adversarial_settings = (adversarial_coef, adversarial_epsilon, adversarial_steps)
+        self.adversarial = regulariser if adversarial_coef else None
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
         self.max_length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
         network, self.model_name = self._find_model(model)
@@ -186,6 +199,9 @@ class TokenPolicy(ActorCriticPolicy):
             bf16=self.bf16,
             micro_batch_size=self.micro_batch_size,
             compile=self.compile_update,
+            adversarial_coef=self.adversarial_settings[0],
+            adversarial_epsilon=self.adversarial_settings[1],
+            adversarial_steps=self.adversarial_settings[2],
             optimizer_class=self.optimizer_class,
             optimizer_kwargs=self.optimizer_kwargs,
         )
@@ -284,6 +300,8 @@ class TokenPolicy(ActorCriticPolicy):
             values, log_probs, entropies = (torch.cat(column)[back] for column in zip(*parts, strict=True))
             results = values, log_probs, entropies
         self._check_finite(obs, *results)
+        if self.adversarial is not None:
+            results = results[0], self.adversarial.attach(self, obs, results[1]), results[2]
         return results
 
     def _evaluate(

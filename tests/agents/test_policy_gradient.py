@@ -53,9 +53,8 @@ def test_every_episode_is_given_out_once_and_whole_however_short_the_rollouts():
         def _on_rollout_end(self):
             buffer = self.model.rollout_buffer
             given.extend(np.bincount(buffer.segments[:, 0]).tolist())
-            for row, ids in enumerate(
-                buffer.observations["input_ids"]
-            ):  # the actions are what the context goes on with
+            for row, ids in enumerate(buffer.observations.get("input_ids", [])):
+                # the actions are what the context goes on with
                 columns, actions = (
                     a[buffer.segments[:, 0] == row, 0] for a in (buffer.columns, buffer.actions[..., 0])
                 )
