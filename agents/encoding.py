@@ -38,8 +38,11 @@ def named_classes() -> dict[str, type[Any]]:
 
     from .buffers import SequenceRolloutBuffer
     from .policy import TokenPolicy
+    from .q_policy import ILQLPolicy, QPolicy, QuantilePolicy
+    from .replay import SequenceReplayBuffer
 
     ours: list[type[Any]] = [TokenPolicy, SequenceRolloutBuffer, buffers.RolloutBuffer, buffers.DictRolloutBuffer]
+    ours += [QPolicy, QuantilePolicy, ILQLPolicy, SequenceReplayBuffer]
     classes = {cls.__name__: cls for cls in (*ours, RMSpropTFLike)}
     classes |= {f"torch.optim.{name}": getattr(torch.optim, name) for name in OPTIMIZERS}
     for module, names in BUILT_IN.items():
