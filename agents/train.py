@@ -254,8 +254,8 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
                 f"({type(agent).__name__}) is none; leave the flag out"
             )
         logger.warning(
-            "%s (%s) is no agent that bundles hold: no checkpoints are written, a signal ends the run, and it is saved at "
-            "the end, as %s",
+            "%s (%s) is no agent that bundles hold: no checkpoints are written, a signal ends the run, and it is saved "
+            "at the end, as %s",
             config.algo,
             type(agent).__name__,
             folder / ZIP,
