@@ -48,7 +48,7 @@ def load(
             run's folder.
         trust_pickle: load an SB3 zip. It holds pickles, which can run any code: for files of your own only.
         **overrides: arguments of the algorithm that replace the saved ones, such as `learning_rate` or `device`;
-            `policy_kwargs` and `rollout_buffer_kwargs` replace the entries they name.
+            `policy_kwargs`, `rollout_buffer_kwargs` and `replay_buffer_kwargs` replace the entries they name.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -93,10 +93,18 @@ def load_policy(directory: str | Path) -> tuple[TokenPolicy, dict[str, Any]]:
         attention_mask=spaces.Box(0, 1, (saved["length"],), np.int8),
     )
     arguments["model"] = model_files.build_network(folder / MODEL, saved["dtype"], saved["attention"])
-    policy = TokenPolicy(observation_space, spaces.Discrete(saved["n_actions"]), lambda _: 0.0, **arguments)
+    policy_class = _policy_class(encoded["policy_class"])
+    policy = policy_class(observation_space, spaces.Discrete(saved["n_actions"]), lambda _: 0.0, **arguments)
     model_files.load_state(policy, folder / POLICY, description["shared"])
     policy.model_name = model_files.known_model(saved["name"], folder / MODEL)
     return policy, description
+
+
+def _policy_class(encoded: Any) -> type[TokenPolicy]:
+    """The class of a policy, where its name is known; `TokenPolicy` for a user's own, which is never imported."""
+    name = encoded.get("name") if isinstance(encoded, dict) else None
+    found = named_classes().get(str(name), TokenPolicy)
+    return found if issubclass(found, TokenPolicy) else TokenPolicy
 
 
 def _algorithm(saved: Mapping[str, str | None], given: type[Any] | str | None) -> type[Any]:
@@ -125,7 +133,7 @@ def _attributes(
         raise TypeError(
             f"{cls.__name__} takes no argument {sorted(unknown)[0]!r}; there are {sorted(own_arguments(cls))}"
         )
-    nested = ("policy_kwargs", "rollout_buffer_kwargs")
+    nested = ("policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs")
     chosen = {name: value for name, value in overrides.items() if name not in nested}
     for name, value in encoded.items():
         if name not in chosen:
@@ -185,9 +193,12 @@ def _continue_episodes(agent: Any, saved: Mapping[str, Any]) -> None:
     """Put the environment and the buffer where they were; where that is impossible, say so and begin new episodes."""
     env, observations = agent.get_env(), agent._last_obs
     rows = None if observations is None else len(next(iter(observations.values())))
+    replay = getattr(agent, "replay_buffer", None)
+    if replay is not None and saved["buffer_state"] is not None:  # what it holds is of use in any environment
+        replay.set_state(saved["buffer_state"])
     if rows == env.num_envs and saved["env_state"] is not None and hasattr(env, "set_state"):
         env.set_state(saved["env_state"])
-        if saved["buffer_state"] is not None:
+        if saved["buffer_state"] is not None and replay is None:
             agent.rollout_buffer.set_state(saved["buffer_state"])
     elif observations is not None:
         logger.warning("the environment does not go on where it was (%s rows then, %s now)", rows, env.num_envs)

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as arrays_to_bytes
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from . import bundle_model as model_files
@@ -50,14 +51,24 @@ AGENT, POLICY, OPTIMIZER, STATE, MODEL = (
     "model",
 )
 # Attributes of an agent that are made anew, or stand elsewhere in the bundle.
-ELSEWHERE = {"policy", "rollout_buffer", "lr_schedule", "observation_space", "action_space", "n_envs", "start_time"}
+ELSEWHERE = {
+    "policy",
+    "rollout_buffer",
+    "replay_buffer",
+    "lr_schedule",
+    "observation_space",
+    "action_space",
+    "n_envs",
+    "start_time",
+}
 
 
 def save(agent: Any, directory: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Save an agent such that `load` gives one that trains on exactly; call it between rollouts (after `learn`).
 
     Args:
-        agent: an on-policy SB3 agent: ours, or stock PPO or A2C with `TokenPolicy`.
+        agent: an SB3 agent, on-policy (ours, or stock PPO or A2C with `TokenPolicy`) or off-policy with a replay buffer
+            that can be kept: `SequenceReplayBuffer`.
         directory: the bundle's folder; an older bundle there is replaced.
         extra: further plain values and arrays to keep, by name (see `read_extra`).
 
@@ -71,19 +82,28 @@ def save(agent: Any, directory: str | Path, extra: Mapping[str, Any] | None = No
 
 
 def holds(cls: type[Any]) -> bool:
-    """Whether bundles hold agents of a class: on-policy ones, which keep no more than a rollout."""
-    return issubclass(cls, OnPolicyAlgorithm)
+    """Whether bundles hold agents of a class: on-policy ones, and off-policy ones whose replay buffer can be kept.
+
+    Of the latter only those which, like ours, let nothing but the environments and the buffer change in a rollout: what
+    `resumable` says.
+    """
+    return issubclass(cls, OnPolicyAlgorithm) or (issubclass(cls, OffPolicyAlgorithm) and hasattr(cls, "resumable"))
 
 
 def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All that `save` writes but the weights and the optimizer: small, and cheap enough for every rollout.
 
+    (Of a replay buffer it is a copy of the rows in use: 35 bytes a token of contexts.)
+
     Raises:
         TypeError: the agent is of a kind that bundles do not hold.
     """
-    if not holds(type(agent)) or agent.get_vec_normalize_env() is not None:
+    buffer = getattr(agent, "rollout_buffer", None) or getattr(agent, "replay_buffer", None)
+    keeps = isinstance(agent, OnPolicyAlgorithm) or hasattr(buffer, "get_state")
+    if not holds(type(agent)) or not keeps or agent.get_vec_normalize_env() is not None:
         raise TypeError(
-            f"bundles hold on-policy agents without VecNormalize: save this {type(agent).__name__} with its own save()"
+            "bundles hold on-policy agents, and this package's off-policy ones with a SequenceReplayBuffer, without "
+            f"VecNormalize: save this {type(agent).__name__} with its own save()"
         )
     arguments = own_arguments(type(agent))
     skipped = ELSEWHERE | set(agent._excluded_save_params())
@@ -92,7 +112,10 @@ def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any
         for name, value in vars(agent).items()
         if name not in skipped
     }
-    env, buffer = agent.get_env(), agent.rollout_buffer
+    if hasattr(attributes.get("train_freq"), "unit"):  # SB3's own type
+        frequency = attributes["train_freq"]
+        attributes["train_freq"] = (frequency.frequency, frequency.unit.value)
+    env = agent.get_env()
     return {
         "attributes": attributes,
         "env_state": env.get_state() if hasattr(env, "get_state") else None,

@@ -105,7 +105,7 @@ class TextMetrics(BaseCallback):
         now = time.perf_counter()
         figures = {"tokens_per_second": (self.num_timesteps - self._tokens) / max(now - self._clock, 1e-9)}
         self._clock, self._tokens = now, self.num_timesteps
-        figures |= _buffer_figures(self.locals.get("rollout_buffer"))
+        figures |= _buffer_figures(self.locals.get("rollout_buffer") or self.locals.get("replay_buffer"))
         figures |= self._adversarial_figures()
         if self._episodes:
             figures |= self._episode_figures()

@@ -40,8 +40,11 @@ def named_classes() -> dict[str, type[Any]]:
     from .buffers import SequenceRolloutBuffer
     from .episode_buffer import EpisodeRolloutBuffer
     from .policy import TokenPolicy
+    from .q_policy import ILQLPolicy, QPolicy, QuantilePolicy
+    from .replay import SequenceReplayBuffer
 
     ours: list[type[Any]] = [TokenPolicy, UniformPolicy, SequenceRolloutBuffer, EpisodeRolloutBuffer]
+    ours += [QPolicy, QuantilePolicy, ILQLPolicy, SequenceReplayBuffer]
     theirs: list[type[Any]] = [buffers.RolloutBuffer, buffers.DictRolloutBuffer, RMSpropTFLike]
     classes = {cls.__name__: cls for cls in (*ours, *theirs)}
     classes |= {f"torch.optim.{name}": getattr(torch.optim, name) for name in OPTIMIZERS}

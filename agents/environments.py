@@ -103,9 +103,10 @@ def is_bundle(path: Path) -> bool:
 
 
 def find_bundle(path: Path) -> Path | None:
-    """The bundle at `path`, or of a run that is not finished its newest checkpoint; None without any."""
-    if is_bundle(path):
-        return path
+    """The bundle at `path`, of a run its agent, or of one not finished its newest checkpoint; None without any."""
+    for folder in (path, path / "agent"):
+        if is_bundle(folder):
+            return folder
     checkpoints = [p for p in path.glob("checkpoints/*") if p.name.isdecimal() and is_bundle(p)]
     return max(checkpoints, key=lambda p: int(p.name), default=None)
 

@@ -61,7 +61,12 @@ class TokenPolicy(ActorCriticPolicy):
 
     Raises:
         ValueError: the spaces, the model and the arguments do not fit together.
+
+    Attributes:
+        is_language_model: whether the model that `save_pretrained` writes is all of the policy.
     """
+
+    is_language_model = True
 
     def __init__(
         self,
@@ -411,6 +416,11 @@ class TokenPolicy(ActorCriticPolicy):
         if self.model_name is None or not has_tokenizer(self.model_name):
             return [int(i) for i in ids]
         return str(load_tokenizer(self.model_name).decode(ids))
+
+    def start_parameters(self) -> dict[str, tuple[nn.Parameter, torch.Tensor]]:
+        """What acts, as it is and as it was before training: parameters that learn, with their first values."""
+        first = self.reference.parameters_by_name()
+        return {name: (p, first[name]) for name, p in self.language_model.trained_parameters().items()}
 
     # Saving
 

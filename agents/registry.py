@@ -28,6 +28,9 @@ _ALGORITHMS: dict[str, str] = {
     "sft": f"{__package__}.algorithms.sft:SFT",
     "awr": f"{__package__}.algorithms.awr:AWR",
     "online_dpo": f"{__package__}.algorithms.online_dpo:OnlineDPO",
+    "dqn": f"{__package__}.algorithms.dqn:DQN",
+    "qrdqn": f"{__package__}.algorithms.qrdqn:QRDQN",
+    "ilql": f"{__package__}.algorithms.ilql:ILQL",
 }
 # Names that users look for, and why there is nothing under them.
 ABSENT = {
@@ -131,7 +134,7 @@ def _sizes(kwargs: dict[str, Any], algorithm_names: set[str], env: Any) -> dict[
         ValueError: `batch_size` is smaller than one episode.
     """
     horizon = _attribute(env, "max_new_tokens")
-    if horizon is None or "n_steps" not in algorithm_names:
+    if horizon is None or "n_steps" not in algorithm_names or "replay_buffer_class" in algorithm_names:
         return kwargs
     sizes = {"n_steps": horizon} | kwargs
     if "batch_size" in algorithm_names:

@@ -79,7 +79,7 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
         torch.set_num_threads(config.threads)
     if not holds(get_algorithm(config.algo)):
         raise ValueError(
-            f"--resume {folder}: needs an on-policy agent, and {config.algo} is none: it leaves no checkpoints"
+            f"--resume {folder}: needs an agent that bundles hold, and {config.algo} is none: it leaves no checkpoints"
             + _zips(folder)
         )
     bundle = _newest(folder)
@@ -129,16 +129,15 @@ def _zips(folder: Path) -> str:
 @contextmanager
 def at_start(policy: Any) -> Iterator[None]:
     """Let a policy be what it was before training, its reference, for as long as the `with` lasts."""
-    trained = policy.language_model.trained_parameters()
-    reference = policy.reference.parameters_by_name()
-    learned = {name: parameter.data for name, parameter in trained.items()}
+    start = policy.start_parameters()
+    learned = {name: parameter.data for name, (parameter, _) in start.items()}
     policy.set_training_mode(True)  # empties its caches
     try:
-        for name, parameter in trained.items():
-            parameter.data = reference[name]
+        for parameter, first in start.values():
+            parameter.data = first
         yield
     finally:
-        for name, parameter in trained.items():
+        for name, (parameter, _) in start.items():
             parameter.data = learned[name]
         policy.set_training_mode(True)
         policy.set_training_mode(False)

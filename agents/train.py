@@ -97,7 +97,7 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
 
     SIGTERM, or SIGINT once, ends the training at once with a checkpoint; a run that fails leaves one too. Either goes
     on with `agents.resume.prepare_resumed`, which is what `rlhf train --resume` does. Neither holds of an agent that
-    bundles do not hold, such as an off-policy one: it is saved at the end alone, with its own `save`.
+    bundles do not hold, such as a third party's off-policy one: it is saved at the end alone, with its own `save`.
 
     Raises:
         RunInterrupted: a signal ended it.
@@ -113,7 +113,7 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
     if agent.num_timesteps < config.n_timesteps:
         _learn(run, config.n_timesteps - agent.num_timesteps)
     else:  # it was stopped after its last update
-        agent.policy.save_pretrained(folder / MODEL)
+        _save_model(run)
     after = evaluate_held_out(config, agent)
     agent.get_env().close()
     result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
@@ -142,7 +142,7 @@ def _learn(run: Prepared, tokens: int) -> None:
         elif not guard.gave_up:
             bundles.save(agent, run.folder / AGENT, guard.state())
         if guard is None or not guard.gave_up:
-            agent.policy.save_pretrained(run.folder / MODEL)
+            _save_model(run)
     except Exception as error:
         raise RunStopped(_explain(run, error)) from error
     finally:
@@ -154,6 +154,12 @@ def _learn(run: Prepared, tokens: int) -> None:
         raise RunInterrupted(
             f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume {run.folder}"
         )
+
+
+def _save_model(run: Prepared) -> None:
+    """Write the language model, where that is all of the policy; else the agent alone says how it acts."""
+    if getattr(run.agent.policy, "is_language_model", True):
+        run.agent.policy.save_pretrained(run.folder / MODEL)
 
 
 def _explain(run: Prepared, error: Exception) -> str:
@@ -244,12 +250,12 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
     if not holds(type(agent)):
         if config.save_freq > 0:
             raise ValueError(
-                f"--save-freq {config.save_freq}: checkpoints need an on-policy agent, and {config.algo} "
+                f"--save-freq {config.save_freq}: checkpoints need an agent that bundles hold, and {config.algo} "
                 f"({type(agent).__name__}) is none; leave the flag out"
             )
         logger.warning(
-            "%s (%s) is no on-policy agent: no checkpoints are written, a signal ends the run, and it is saved at the "
-            "end, as %s",
+            "%s (%s) is no agent that bundles hold: no checkpoints are written, a signal ends the run, and it is saved "
+            "at the end, as %s",
             config.algo,
             type(agent).__name__,
             folder / ZIP,

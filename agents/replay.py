@@ -1,0 +1,266 @@
+"""`SequenceReplayBuffer`: an SB3 replay buffer that stores a sequence once and hands out whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
+
+__all__ = ["SequenceReplayBuffer"]
+
+
+class SequenceReplayBuffer(ReplayBuffer):
+    """A replay buffer for token environments, as `replay_buffer_class` of a stock DQN or QR-DQN with a `QPolicy`.
+
+    SB3's `DictReplayBuffer` stores two whole contexts a token and encodes each of them in an update. Here an episode
+    is a row of a ring and its context is stored once, grown to its end; a sample is `batch_size` transitions of whole
+    episodes, and its observations have one row an episode and the `rows` and `columns` of every action, which a
+    `QPolicy` turns into one pass. The state after an action is a later column of the same row, so `next_observations`
+    are the same contexts under other columns.
+
+    Rows are drawn uniformly, each once before any comes twice, and give all their transitions, so every transition is
+    as likely as in SB3's buffer. The last row of a sample is cut, at a random place, to fill `batch_size` exactly.
+
+    Args:
+        buffer_size: transitions that are kept; the ring has `buffer_size / (L - 1)` rows for contexts of up to L
+            tokens, at least 2 an environment. The oldest row goes first.
+        n_steps: rewards that a target sums before it bootstraps (Sutton 1988); 1 is Q-learning. More carry the score of
+            an episode back faster, and charge the behaviour's tokens to the greedy policy: no correction is made.
+        gamma: discounts those rewards; only with `n_steps` above 1, else the algorithm's own counts.
+
+    The other arguments are SB3's. `optimize_memory_usage` changes nothing: contexts are never stored twice.
+
+    Attributes:
+        stats: figures of the last rollout for the logger, filled by the algorithm.
+    """
+
+    observation_space: spaces.Dict
+    observations: dict[str, np.ndarray]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "auto",
+        n_envs: int = 1,
+        optimize_memory_usage: bool = False,
+        n_steps: int = 1,
+        gamma: float = 1.0,
+    ) -> None:
+        if not isinstance(observation_space, spaces.Dict) or "input_ids" not in observation_space.spaces:
+            raise ValueError(
+                f"SequenceReplayBuffer needs a token environment's Dict observations, got {observation_space}"
+            )
+        if n_steps < 1:
+            raise ValueError(f"n_steps={n_steps}: expected at least 1, the steps of a return before it bootstraps")
+        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        self.optimize_memory_usage = optimize_memory_usage
+        self.n_steps, self.gamma = n_steps, gamma
+        self.length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
+        self.n_rows = max(buffer_size // max(self.length - 1, 1), 2 * n_envs)
+        self.stats: dict[str, float] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything."""
+        n, length = self.n_rows, self.length
+        self.observations = {
+            key: np.zeros((n, *space.shape), dtype=space.dtype)  # type: ignore[misc]
+            for key, space in self.observation_space.spaces.items()
+        }
+        self.actions = np.zeros((n, length), dtype=np.int64)  # transition t of a row
+        self.rewards = np.zeros((n, length), dtype=np.float32)
+        self.columns = np.zeros((n, length), dtype=np.int64)  # where in the context its action was chosen
+        self.counts = np.zeros(n, dtype=np.int64)  # transitions of a row
+        self.last_columns = np.zeros(n, dtype=np.int64)  # the state after the last of them
+        self.ended = np.zeros(n, dtype=bool)  # that state is no more
+        self.pos, self.full = 0, False
+        self._rows = np.zeros(self.n_envs, dtype=np.int64)  # the row that an environment's episode is in
+        self._open = np.zeros(self.n_envs, dtype=bool)  # whether it goes on there
+
+    def size(self) -> int:
+        """The number of transitions."""
+        return int(self.counts.sum())
+
+    # Storing
+
+    def add(  # type: ignore[override]
+        self,
+        obs: Mapping[str, np.ndarray],
+        next_obs: Mapping[str, np.ndarray],
+        action: np.ndarray,
+        reward: np.ndarray,
+        done: np.ndarray,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Store one step of all environments.
+
+        Raises:
+            ValueError: a context does not grow out of the one before it, so an episode is not one sequence.
+        """
+        before, after = _last_columns(obs), _last_columns(next_obs)
+        self._check_appended(obs["input_ids"], next_obs["input_ids"], before)
+        self._open &= (self.last_columns[self._rows] == before) & self._is_same(obs["input_ids"], before)
+        self._allocate(np.flatnonzero(~self._open))
+        rows = self._rows
+        t = self.counts[rows]
+        for key, stored in self.observations.items():
+            stored[rows] = next_obs[key]
+        self.actions[rows, t] = np.asarray(action).reshape(-1)
+        self.rewards[rows, t], self.columns[rows, t] = reward, before
+        self.counts[rows] += 1
+        cut = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
+        done = np.asarray(done, dtype=bool)
+        self.ended[rows] = done & ~cut
+        self.last_columns[rows] = np.where(done & ~cut, before, after)  # a state that is no more needs no column
+        self._open = ~done
+
+    def add_episodes(self, contexts: list[np.ndarray], n_prompt: list[int], rewards: list[float]) -> None:
+        """Store logged episodes: the ids of prompt and completion, how many are the prompt's, and the score."""
+        for ids, start, reward in zip(contexts, n_prompt, rewards, strict=True):
+            row = int(self._take(1)[0])
+            for stored in self.observations.values():
+                stored[row] = 0
+            self.observations["input_ids"][row, : len(ids)] = ids
+            self.observations["attention_mask"][row, : len(ids)] = 1
+            n = len(ids) - start
+            self.actions[row, :n] = ids[start:]
+            self.rewards[row, :n] = 0
+            self.rewards[row, n - 1] = reward
+            self.columns[row, :n] = np.arange(start - 1, len(ids) - 1)
+            self.counts[row], self.ended[row], self.last_columns[row] = n, True, len(ids) - 2
+
+    def _check_appended(self, ids: np.ndarray, next_ids: np.ndarray, last: np.ndarray) -> None:
+        changed = ((ids != next_ids) & (np.arange(ids.shape[1]) <= last[:, None])).any(axis=1)
+        if changed.any():
+            raise ValueError(
+                f"environment {int(np.flatnonzero(changed)[0])} changed its context in the middle of an episode: "
+                "contexts may only grow. Remove the wrapper that rewrites observations, or use SB3's DictReplayBuffer"
+            )
+
+    def _is_same(self, ids: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """Whether contexts are what their rows hold; they are not after a reset between two rollouts."""
+        different = (self.observations["input_ids"][self._rows] != ids) & (np.arange(ids.shape[1]) <= last[:, None])
+        return ~different.any(axis=1)
+
+    def _allocate(self, envs: np.ndarray) -> None:
+        """Give some environments new rows."""
+        if not len(envs):
+            return
+        taken = self._take(len(envs))
+        self._open[envs] = True
+        self._rows[envs] = taken
+        others = np.setdiff1d(np.arange(self.n_envs), envs)
+        lost = others[np.isin(self._rows[others], taken)]  # the ring has gone round under an episode that goes on
+        if len(lost):
+            self._allocate(lost)
+
+    def _take(self, n: int) -> np.ndarray:
+        """The next rows of the ring, emptied."""
+        taken = (self.pos + np.arange(n)) % self.n_rows
+        self.full = self.full or self.pos + n >= self.n_rows
+        self.pos = (self.pos + n) % self.n_rows
+        self.counts[taken], self.ended[taken] = 0, False
+        return taken
+
+    # Sampling
+
+    def sample(self, batch_size: int, env: VecNormalize | None = None) -> DictReplayBufferSamples:  # type: ignore[override]
+        """`batch_size` transitions: observations as in the class, the rest `(batch_size, 1)`.
+
+        Raises:
+            ValueError: the buffer is empty.
+        """
+        stored = np.flatnonzero(self.counts)
+        if not len(stored):
+            raise ValueError("the replay buffer is empty: raise learning_starts, or give it data")
+        orders: list[np.ndarray] = []
+        while sum(int(self.counts[order].sum()) for order in orders) < batch_size:
+            orders.append(np.random.permutation(stored))
+        order = np.concatenate(orders)
+        total = np.cumsum(self.counts[order])
+        chosen = order[: int(np.searchsorted(total, batch_size)) + 1]
+        excess = int(total[len(chosen) - 1]) - batch_size
+        first = np.random.randint(excess + 1)  # transitions of the last row that are left out at its start
+        counts = self.counts[chosen]
+        t = np.arange(int(counts.max()))
+        inside = t < counts[:, None]
+        inside[-1] &= (t >= first) & (t < first + counts[-1] - excess)
+        rows, steps = np.nonzero(inside)
+        return self._samples(chosen, rows, steps, env)
+
+    def _samples(
+        self, chosen: np.ndarray, rows: np.ndarray, steps: np.ndarray, env: VecNormalize | None
+    ) -> DictReplayBufferSamples:
+        """Transitions `steps` (n,) of the rows `chosen[rows]`, as tensors."""
+        at = chosen[rows]
+        until = np.minimum(steps + self.n_steps, self.counts[at])
+        last = until == self.counts[at]
+        following = np.where(last, self.last_columns[at], self.columns[at, np.minimum(until, self.length - 1)])
+        rewards = np.zeros(len(rows), dtype=np.float32)
+        for k in range(self.n_steps):
+            reward = self._normalize_reward(self.rewards[at, np.minimum(steps + k, self.length - 1)], env)
+            rewards += np.where(steps + k < until, np.float32(self.gamma**k) * reward, 0).astype(np.float32)
+        discounts = None
+        if self.n_steps > 1:
+            discounts = self.to_torch((self.gamma ** (until - steps)).astype(np.float32)[:, None])
+        length = int(max(self.last_columns[chosen].max(), self.columns[at, steps].max())) + 1
+        contexts = {key: self.to_torch(array[chosen]) for key, array in self.observations.items()}
+        for key in ("input_ids", "attention_mask"):
+            contexts[key] = contexts[key][:, :length].long()
+        contexts["rows"] = self.to_torch(rows)
+        return DictReplayBufferSamples(
+            observations={**contexts, "columns": self.to_torch(self.columns[at, steps])},
+            actions=self.to_torch(self.actions[at, steps][:, None]),
+            next_observations={**contexts, "columns": self.to_torch(following)},
+            dones=self.to_torch((last & self.ended[at]).astype(np.float32)[:, None]),
+            rewards=self.to_torch(rewards[:, None]),
+            discounts=discounts,
+        )
+
+    # Saving
+
+    def get_state(self) -> dict[str, Any]:
+        """All it holds, for `set_state` of another buffer with as many rows; new arrays, of the rows in use alone."""
+        used = self.n_rows if self.full else self.pos
+        arrays = {name: getattr(self, name)[:used].copy() for name in STATE}
+        contexts = {key: array[:used].copy() for key, array in self.observations.items()}
+        going_on = {"rows": self._rows.copy(), "open": self._open.copy()}
+        return {**arrays, **going_on, "observations": contexts, "pos": self.pos, "full": self.full}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `get_state` was called. With other environments, their episodes begin new rows.
+
+        Raises:
+            ValueError: the state does not fit this buffer.
+        """
+        used = len(state["counts"])
+        if used > self.n_rows or (state["full"] and used != self.n_rows):
+            raise ValueError(
+                f"the replay buffer that was saved has {used} rows and this one {self.n_rows}: keep buffer_size as it "
+                "was"
+            )
+        self.reset()
+        for name in STATE:
+            getattr(self, name)[:used] = state[name]
+        for key, array in state["observations"].items():
+            self.observations[key][:used] = array
+        self.pos, self.full = int(state["pos"]), bool(state["full"])
+        if len(state["rows"]) == self.n_envs:
+            self._rows, self._open = state["rows"].copy(), state["open"].copy()
+
+
+STATE = ("actions", "rewards", "columns", "counts", "last_columns", "ended")
+
+
+def _last_columns(obs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The column of the last token of every context, `(n,)`."""
+    last: np.ndarray = np.maximum(obs["attention_mask"].astype(np.int64).sum(axis=1), 1) - 1
+    return last
