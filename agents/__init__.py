@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .bundles import save
     from .callbacks import TextMetrics
     from .checkpoints import CheckpointCallback, Checkpoints
+    from .compare import Comparison, compare
+    from .compare_config import CompareConfig
     from .early_stopping import EarlyStopping
     from .evaluation import evaluate
     from .generation import generate
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "CheckpointCallback": "checkpoints",
     "Checkpoints": "checkpoints",
+    "CompareConfig": "compare_config",
+    "Comparison": "compare",
     "EarlyStopping": "early_stopping",
     "HumanFeedback": "human",
     "LagrangeMultiplier": "lagrange",
@@ -38,6 +42,7 @@ _MODULES = {
     "TextVecEnv": "vec_env",
     "TokenPolicy": "policy",
     "available": "registry",
+    "compare": "compare",
     "evaluate": "evaluation",
     "generate": "generation",
     "get_algorithm": "registry",
@@ -53,6 +58,8 @@ _MODULES = {
 __all__ = [
     "CheckpointCallback",
     "Checkpoints",
+    "CompareConfig",
+    "Comparison",
     "EarlyStopping",
     "HumanFeedback",
     "LagrangeMultiplier",
@@ -62,6 +69,7 @@ __all__ = [
     "TextVecEnv",
     "TokenPolicy",
     "available",
+    "compare",
     "evaluate",
     "generate",
     "get_algorithm",

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from .cli_compare import add_compare
 from .cli_feedback import feedback_app
 from .cli_loop import add_loop
 from .cli_reward import reward_app
@@ -230,6 +231,7 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 app.add_typer(feedback_app, name="feedback")
+add_compare(app)
 add_loop(app)
 app.add_typer(reward_app, name="reward")
 
