@@ -63,7 +63,7 @@ def _compare(flags: CompareFlags) -> None:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on", markup=False)
         raise typer.Exit(130) from None
-    head, *rows = summary_table(comparison.report)
+    head, *rows = summary_table(comparison.report, ("reward", "kl"))
     table = Table(*head, title=Text(headline(comparison.report)), box=box.SIMPLE)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

@@ -3,8 +3,8 @@
 `agents.compare(CompareConfig(algos=["ppo", "a2c"]))`, or `rlhf compare --algos ppo,a2c`. Every run has the same budget
 of tokens, prompts, start, reference, decoding and evaluation, and is what `rlhf train` does, in a process beside. Runs
 that are finished stay, those that were cut short go on from their last checkpoint (or anew, where an algorithm leaves
-none), and those that failed are reported, and tried again the next time. What it comes to is told as Agarwal et al., 2021 ask
-(https://arxiv.org/abs/2108.13264), see `agents.compare_statistics`.
+none), and those that failed are reported, and tried again the next time. What it comes to is told as Agarwal et al.,
+2021 ask (https://arxiv.org/abs/2108.13264), see `agents.compare_statistics`.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _metric(config: CompareConfig, finished: Sequence[Outcome]) -> str:
         if finished and config.metric not in (known := finished[0].last()):
             raise ValueError(f"no run has the metric {config.metric!r}: there are {', '.join(known)}")
         return config.metric
-    judges = next((outcome.result["judges"] for outcome in finished if outcome.result), [])
+    judges: list[str] = next((outcome.result["judges"] for outcome in finished if outcome.result), [])
     return judges[0] if judges else "reward"
 
 

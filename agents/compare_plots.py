@@ -97,11 +97,8 @@ def _efficiency(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], st
         if all(point["low"] is not None for point in curve):
             low, high = ([point[bound] for point in curve] for bound in ("low", "high"))
             axis.fill_between(steps, low, high, color=style["color"], alpha=0.13, linewidth=0)
-    axis.axhline(report["threshold"], color="#767676", linestyle="--", linewidth=1)
-    axis.annotate(
-        f"threshold {report['threshold']:.3g}", (1, report["threshold"]), xycoords=("axes fraction", "data"),
-        ha="right", va="bottom", fontsize=8, color="#555555",
-    )  # fmt: skip
+    text = f"threshold {report['threshold']:.3g}"
+    axis.axhline(report["threshold"], color="#767676", linestyle="--", linewidth=1, label=text)
     axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
     axis.set_xlabel(f"tokens; {_over(report)}", fontsize=9)
     axis.set_ylabel(report["metric"])

@@ -101,18 +101,19 @@ def _results(report: Mapping[str, Any], plots: Sequence[str]) -> list[Block]:
     return [*found, Block("h2", "What they write"), Block("table", _samples_table(report))]
 
 
-def summary_table(report: Mapping[str, Any]) -> list[list[str]]:
-    """A row an arm, the best first; with its head."""
-    first = next((row["figures"] for row in report["arms"] if row["figures"]), {})
-    names = [report["metric"], *(name for name in first if name not in (report["metric"], "distinct_within"))]
+def summary_table(report: Mapping[str, Any], figures: Sequence[str] | None = None) -> list[list[str]]:
+    """A row an arm, the best first; with its head. Of its figures the metric and those named, by default all."""
+    first: dict[str, Any] = next((row["figures"] for row in report["arms"] if row["figures"]), {})
+    others = [name for name in first if name not in (report["metric"], "distinct_within")]
+    names = [report["metric"], *(name for name in others if figures is None or name in figures)]
     rows = [["algorithm", "runs", *names, "tokens", "seconds"]]
     for row in report["arms"]:
         runs = f"{row['finished']} of {row['runs']}" + (f", {row['failed']} failed" if row["failed"] else "")
         if not row["figures"]:
             rows.append([row["name"], runs, *("" for _ in names), "", ""])
             continue
-        figures = [str(interval(row["figures"][name])) if name in row["figures"] else "" for name in names]
-        rows.append([row["name"], runs, *figures, f"{row['tokens']['value']:,.0f}", f"{row['seconds']['value']:,.1f}"])
+        cells = [str(interval(row["figures"][name])) if name in row["figures"] else "" for name in names]
+        rows.append([row["name"], runs, *cells, f"{row['tokens']['value']:,.0f}", f"{row['seconds']['value']:,.1f}"])
     return rows
 
 

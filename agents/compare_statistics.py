@@ -55,7 +55,8 @@ def iqm(values: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
         return trim_mean(x, 0.25, axis=axis)
 
     scores = _finite(values)
-    return Interval(float(statistic(scores)), *_bootstrap((scores,), statistic, seed), len(scores))
+    low, high = _bootstrap((scores,), statistic, seed)
+    return Interval(float(statistic(scores)), low, high, len(scores))
 
 
 def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, seed: int = 0) -> Interval:
@@ -70,8 +71,8 @@ def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray
             statistic = mannwhitneyu(a, b, alternative="greater", axis=axis, method="asymptotic").statistic
         return statistic / (a.shape[axis] * b.shape[axis])
 
-    bounds = _bootstrap((first, second), statistic, seed)
-    return Interval(float(statistic(first, second)), *bounds, min(len(first), len(second)))
+    low, high = _bootstrap((first, second), statistic, seed)
+    return Interval(float(statistic(first, second)), low, high, min(len(first), len(second)))
 
 
 def reach(runs: Sequence[Sequence[tuple[float, float, float]]], threshold: float) -> Reached:

@@ -97,6 +97,7 @@ class Tracker:
             self.add(self.config.n_timesteps, tokens, seconds, after, writer)
             if not self.announced:
                 row = self.hyperparameters(after)
+                assert writer.file_writer is not None
                 for summary in hparams(row.hparam_dict, row.metric_dict):
                     writer.file_writer.add_summary(summary)
         finally:

@@ -1,8 +1,8 @@
 """A process of a comparison: `python -m agents.compare_worker` runs one run after the other.
 
-It reads a task a line from its standard input, as JSON, and answers each with a line, as JSON: `{"status": "finished"}`,
-"failed" with an `error`, or "interrupted". When its input ends, as it does when the process of the comparison dies, it
-ends at once; what it was running goes on later from its last checkpoint.
+It reads a task a line from its standard input, as JSON, and answers each with a line, as JSON, whose `status` is
+"finished", "failed" (with an `error`), or "interrupted". When its input ends, as it does when the process of the
+comparison dies, it ends at once; what it was running goes on later from its last checkpoint.
 """
 
 from __future__ import annotations
