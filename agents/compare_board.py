@@ -45,7 +45,8 @@ def write_board(
     try:
         writer.add_custom_scalars(layout(judges))
         if markdown is not None:
-            writer.add_text("report", markdown)
+            lines = markdown.splitlines()  # its pictures stand on a page of their own
+            writer.add_text("report", "\n".join(line for line in lines if not line.startswith("![")))
         for name, figure in (plots or {}).items():
             import io
 

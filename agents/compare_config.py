@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from .config import parse_pairs
 
@@ -137,12 +137,13 @@ class CompareConfig(BaseModel):
             raise ValueError("a coefficient is a number of at least 0")
         return sorted(value)
 
-    @model_validator(mode="after")
-    def _labels(self) -> CompareConfig:
-        for label in self.algos:
+    @field_validator("algos")
+    @classmethod
+    def _labels(cls, value: list[str]) -> list[str]:
+        for label in value:
             if not LABEL.fullmatch(label):
                 raise ValueError(f"{label!r} names folders too: take letters, digits, - and _")
-        return self
+        return value
 
     @property
     def env_id(self) -> str:
