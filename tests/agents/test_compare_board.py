@@ -87,10 +87,13 @@ def page(chromium: Any) -> Iterator[Any]:
 
 def test_all_runs_are_on_one_chart(board: str, page: Any) -> None:
     page.goto(f"{board}/#custom_scalars")
-    chart = page.locator("tf-custom-scalar-multi-line-chart").first
-    chart.get_by_text(f"Matches ({len(RUNS)})").click()
+    chart = page.locator("tf-custom-scalar-multi-line-chart-card").first
+    chart.get_by_text(f"Matches ({len(RUNS)})").wait_for()
+    chart.locator(".toggle-matches-button").click()
+    found = chart.locator("#matches-list")
     for run in RUNS:
-        chart.get_by_text(run).first.wait_for()
+        found.get_by_text(run).first.wait_for()
+    assert chart.locator("#matches-list").get_by_text("held_out/reward").count() >= len(RUNS)
 
 
 def test_the_hyperparameters_stand_beside_the_held_out_figures(board: str, page: Any) -> None:
