@@ -136,7 +136,7 @@ def test_a_second_process_is_kept_out(done: Comparison) -> None:
         agents.compare(CompareConfig(folder=str(done.folder)), lambda _: None)
 
 
-BROKEN = '''
+BROKEN = """
 import os, signal
 from agents.algorithms.ppo import PPO
 
@@ -149,13 +149,17 @@ class Raises(PPO):
 class Dies(PPO):
     def train(self):
         os.kill(os.getpid(), signal.SIGKILL)
-'''
+"""
 
 
 def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_algorithms.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
-    for name, target in {"raises": "broken_algorithms:Raises", "dies": "broken_algorithms:Dies", "gone": "gone:X"}.items():
+    for name, target in {
+        "raises": "broken_algorithms:Raises",
+        "dies": "broken_algorithms:Dies",
+        "gone": "gone:X",
+    }.items():
         monkeypatch.setitem(registry._ALGORITHMS, name, target)
     folder = tmp_path / "c"
     flags = ["--env", BANDIT, "--algos", "dies,raises,gone,ppo", "--seeds", "1", "--tokens", "192", "--n-envs", "32"]

@@ -93,7 +93,10 @@ def test_a_wrong_file_is_named_with_what_is_wrong(name: str, text: str, message:
         (["--algos", "ppo", "--kl-coefs", "0.1,0.1"], "0.1 stands there twice"),
         (["--algos", "ppo", "--seeds", "0"], "--seeds: Input should be greater than or equal to 1"),
         (["--algos", "ppo", "--override", "ppo.n_epoch:3"], "ppo takes no argument 'n_epoch'; nearest: n_epochs"),
-        (["--algos", "ppo", "-params", "learning_rat:3"], "ppo takes no argument 'learning_rat'; nearest: learning_rate"),
+        (
+            ["--algos", "ppo", "-params", "learning_rat:3"],
+            "ppo takes no argument 'learning_rat'; nearest: learning_rate",
+        ),
         (["--algos", "ppo", "--override", "poo.n_epochs:3"], "overrides of 'poo': did you mean 'ppo'?"),
         (["--algos", "ppo", "--override", "ppo.temperature:2"], "ppo: temperature is equal for all of a comparison"),
         (["--algos", "ppo", "--override", "ppo.seed:2"], "ppo: seed is equal for all of a comparison"),
