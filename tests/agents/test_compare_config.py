@@ -95,7 +95,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(name: str, text: str, message:
         (["--algos", "ppo", "--override", "ppo.n_epoch:3"], "ppo takes no argument 'n_epoch'; nearest: n_epochs"),
         (
             ["--algos", "ppo", "-params", "learning_rat:3"],
-            "ppo takes no argument 'learning_rat'; nearest: learning_rate",
+            "takes no argument 'learning_rat'; nearest: learning_rate",
         ),
         (["--algos", "ppo", "--override", "poo.n_epochs:3"], "overrides of 'poo': did you mean 'ppo'?"),
         (["--algos", "ppo", "--override", "ppo.temperature:2"], "ppo: temperature is equal for all of a comparison"),
@@ -199,7 +199,7 @@ def test_other_environments_or_budgets_are_refused(other: dict[str, Any], tmp_pa
 
 def test_a_variant_that_changes_needs_a_label_of_its_own(tmp_path: Path) -> None:
     existing(tmp_path)
-    with pytest.raises(ValueError, match="ppo is in the comparison .* give the variant a label of its own"):
+    with pytest.raises(ValueError, match=r"ppo is in the comparison .* give the variant a label of its own"):
         join_existing(config(tmp_path, overrides={"ppo": {"n_epochs": 7}}))
 
 
