@@ -93,7 +93,7 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
     tasks = [
         {
             "name": run.name,
-            "label": run.arm.name,
+            "label": run.arm.label,
             "config": json.loads(run.config.model_dump_json()),
             "steps": config.steps,
             "keep_agents": config.keep_agents,
