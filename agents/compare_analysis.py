@@ -206,6 +206,8 @@ def _inequalities(config: CompareConfig, finished: Sequence[Outcome], metric: st
     if far := {name: share for name, share in spent.items() if abs(share) > OVERSHOOT}:
         listed = ", ".join(f"{name} {share:+.0%}" for name, share in far.items())
         notes.append(f"Tokens are not equal, whole rollouts are trained on or no training is done: {listed}.")
+    own = {o.run.arm.name: ", ".join(o.run.arm.own_decoding) for o in finished if o.run.arm.own_decoding}
+    notes += [f"{name} decodes in its own way: it takes no {options}." for name, options in own.items()]
     starts: dict[int, dict[float, list[str]]] = {}
     for outcome in finished:
         start = outcome.curve(metric).get(0)

@@ -103,8 +103,8 @@ def _results(report: Mapping[str, Any], plots: Sequence[str]) -> list[Block]:
 
 def summary_table(report: Mapping[str, Any], figures: Sequence[str] | None = None) -> list[list[str]]:
     """A row an arm, the best first; with its head. Of its figures the metric and those named, by default all."""
-    first: dict[str, Any] = next((row["figures"] for row in report["arms"] if row["figures"]), {})
-    others = [name for name in first if name not in (report["metric"], "distinct_within")]
+    found = dict.fromkeys(name for row in report["arms"] for name in row["figures"])
+    others = [name for name in found if name not in (report["metric"], "distinct_within")]
     names = [report["metric"], *(name for name in others if figures is None or name in figures)]
     rows = [["algorithm", "runs", *names, "tokens", "seconds"]]
     for row in report["arms"]:

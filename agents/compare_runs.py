@@ -40,6 +40,7 @@ class Arm:
         label: as in `CompareConfig.algos`.
         arguments: of its own, by name.
         holds: whether its agents leave checkpoints to go on from.
+        own_decoding: what of the comparison's decoding it cannot be told, and decodes in its own way.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Arm:
     kl_coef: float | None
     arguments: dict[str, Any] = field(default_factory=dict)
     holds: bool = True
+    own_decoding: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,15 @@ def _arms(config: CompareConfig, label: str) -> list[Arm]:
     if config.kl_coefs and arguments.keys() & {"kl_coef", "kl_target"}:
         raise ValueError(f"{label}: kl_coef and kl_target do not go with kl_coefs={config.kl_coefs}")
     takes_kl, holds = _inspect(algo, arguments.keys() - {"n_envs"})
+    own = tuple(name for name, value in _decoding(config).items() if value != DECODING[name] and not _takes(algo, name))
     if not config.kl_coefs or not takes_kl:
-        return [Arm(label, label, algo, None, arguments, holds)]
+        return [Arm(label, label, algo, None, arguments, holds, own)]
     texts = [f"{coefficient:g}" for coefficient in config.kl_coefs]
     decimals = max(len(text.partition(".")[2]) for text in texts) if not any("e" in text for text in texts) else 6
     whole = len(f"{max(config.kl_coefs):.0f}")
     width = whole + (decimals + 1 if decimals else 0)
     return [
-        Arm(f"{label}-kl{value:0{width}.{decimals}f}", label, algo, value, arguments, holds)
+        Arm(f"{label}-kl{value:0{width}.{decimals}f}", label, algo, value, arguments, holds, own)
         for value in config.kl_coefs
     ]
 
@@ -158,11 +161,26 @@ def _inspect(algo: str, arguments: Any) -> tuple[bool, bool]:
     except Exception:  # whatever a plugin raises: the others run
         return False, False
     check_arguments(algo, arguments)
-    return bool(own_arguments(cls) & {"kl_coef", "rollout_buffer_kwargs"}), holds(cls)
+    takes_kl = bool(own_arguments(cls) & {"kl_coef", "rollout_buffer_kwargs"}) and _takes(algo, "kl_coef")
+    return takes_kl, holds(cls)
+
+
+def _takes(algo: str, name: str) -> bool:
+    """Whether an algorithm, its policy or its buffer takes an argument; decoding only where it is the policy's."""
+    from .registry import check_arguments, get_algorithm, own_arguments
+
+    try:
+        check_arguments(algo, [name])
+        return name not in DECODING or name not in own_arguments(get_algorithm(algo))
+    except Exception:  # a TypeError: no; anything else: it does not import, and its runs will say so
+        return False
 
 
 def _run(config: CompareConfig, arm: Arm, seed: int) -> Run:
-    arguments = {**_decoding(config, arm.algo), **arm.arguments}
+    defaults = default_hyperparams(config.env_id, arm.algo)
+    decoding = {name: value for name, value in _decoding(config).items() if _takes(arm.algo, name)}
+    decoding = {name: value for name, value in decoding.items() if value != DECODING[name] or name in defaults}
+    arguments = {**decoding, **arm.arguments}
     if arm.kl_coef is not None:
         arguments |= {"kl_coef": arm.kl_coef, "kl_target": None}
     fields = {name: arguments.pop(name) for name in (*AGENT_FIELDS, "n_envs") if name in arguments}
@@ -191,22 +209,11 @@ def _run(config: CompareConfig, arm: Arm, seed: int) -> Run:
     return Run(arm, seed, RunConfig(**given))
 
 
-def _decoding(config: CompareConfig, algo: str) -> dict[str, Any]:
-    """The decoding that all have alike, as arguments; without what an algorithm takes for a thing of its own."""
-    from .registry import get_algorithm, own_arguments
-
-    try:
-        own = own_arguments(get_algorithm(algo))
-    except Exception:  # it does not import, and its runs will say so
-        own = set()
-    shared, defaults = default_hyperparams(config.env_id, "ppo"), default_hyperparams(config.env_id, algo)
-    found = {}
-    for name, neutral in DECODING.items():
-        value = getattr(config, name)
-        value = shared.get(name, neutral) if value is None else value
-        if name not in own and (value != neutral or name in defaults):
-            found[name] = value
-    return found
+def _decoding(config: CompareConfig) -> dict[str, Any]:
+    """The decoding that all have alike: what is given, or that of the environment's row for ppo."""
+    shared = default_hyperparams(config.env_id, "ppo")
+    given = {name: getattr(config, name) for name in DECODING}
+    return {name: shared.get(name, DECODING[name]) if value is None else value for name, value in given.items()}
 
 
 def _check_unchanged(run: Run) -> None:

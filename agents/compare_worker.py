@@ -95,8 +95,10 @@ def execute(task: dict[str, Any]) -> None:
     seconds = evaluations.seconds or time.perf_counter() - started - result.after.seconds
     tracker.finish(result.before, result.after, tokens, seconds)
     _write_result(run, tracker, result, tokens, seconds)
-    for name in () if task["keep_agents"] else ("agent", "checkpoints"):
-        shutil.rmtree(run.folder / name, ignore_errors=True)
+    if not task["keep_agents"]:
+        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
+        if (run.folder / "model").is_dir():  # else the agent alone says how it acts
+            shutil.rmtree(run.folder / "agent", ignore_errors=True)
 
 
 def _prepare(config: Any) -> Any:

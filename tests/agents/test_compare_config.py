@@ -168,6 +168,21 @@ def existing(tmp_path: Path, **given: Any) -> CompareConfig:
     return saved
 
 
+def test_an_algorithm_that_decodes_in_its_own_way_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_top_p.py").write_text(
+        "from agents.algorithms.ppo import PPO\n\n\nclass Own(PPO):\n"
+        "    def __init__(self, *args, top_p=0.9, **kwargs):\n        super().__init__(*args, **kwargs)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry._ALGORITHMS, "own", "own_top_p:Own")
+    runs = plan(config(tmp_path, algos=["own", "ppo"], seeds=1, top_p=0.8, temperature=0.5))
+    assert [run.arm.own_decoding for run in runs] == [("top_p",), ()]
+    assert [run.config.hyperparams.get("top_p") for run in runs] == [None, 0.8]
+    assert [run.config.hyperparams["temperature"] for run in runs] == [0.5, 0.5]
+
+
 def test_a_folder_takes_more_algorithms_seeds_and_coefficients(tmp_path: Path) -> None:
     existing(tmp_path, algos=["ppo"], tokens=960, kl_coefs=[0.1], overrides={"ppo": {"n_epochs": 3}})
     joined = join_existing(CompareConfig(folder=str(tmp_path / "c"), algos=["a2c"], seeds=4, kl_coefs=[1.0]))
