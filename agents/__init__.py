@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .bundles import save
     from .callbacks import TextMetrics
     from .checkpoints import CheckpointCallback, Checkpoints
+    from .compare import Comparison, compare
+    from .compare_config import CompareConfig
     from .early_stopping import EarlyStopping
     from .evaluation import evaluate
     from .generation import generate
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "CheckpointCallback": "checkpoints",
     "Checkpoints": "checkpoints",
+    "CompareConfig": "compare_config",
+    "Comparison": "compare",
     "EarlyStopping": "early_stopping",
     "HumanFeedback": "human",
     "LagrangeMultiplier": "lagrange",
@@ -39,6 +43,7 @@ _MODULES = {
     "TextVecEnv": "vec_env",
     "TokenPolicy": "policy",
     "available": "registry",
+    "compare": "compare",
     "evaluate": "evaluation",
     "evaluate_robustness": "robustness",
     "generate": "generation",
@@ -55,6 +60,8 @@ _MODULES = {
 __all__ = [
     "CheckpointCallback",
     "Checkpoints",
+    "CompareConfig",
+    "Comparison",
     "EarlyStopping",
     "HumanFeedback",
     "LagrangeMultiplier",
@@ -64,6 +71,7 @@ __all__ = [
     "TextVecEnv",
     "TokenPolicy",
     "available",
+    "compare",
     "evaluate",
     "evaluate_robustness",
     "generate",

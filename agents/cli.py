@@ -10,6 +10,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .cli_attack import add_attack
+from .cli_compare import add_compare
 from .cli_feedback import feedback_app
 from .cli_loop import add_loop
 from .cli_reward import reward_app
@@ -231,6 +232,7 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 app.add_typer(feedback_app, name="feedback")
+add_compare(app)
 add_loop(app)
 add_attack(app)
 app.add_typer(reward_app, name="reward")

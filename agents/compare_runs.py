@@ -1,0 +1,245 @@
+"""The runs of a comparison: an arm is an algorithm with its arguments, and every arm runs with every seed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .compare_config import CONFIG, CompareConfig
+from .config import AGENT_FIELDS, TrainConfig
+from .hyperparams import default_hyperparams
+
+__all__ = ["Arm", "Run", "RunConfig", "plan"]
+
+DECODING = {"temperature": 1.0, "top_k": None, "top_p": None}  # with what means "as the model has it"
+FIXED = {  # what no arm has of its own
+    *("env", "env_kwargs", "model", "seed", "n_timesteps", "tokens", "device", "test_episodes", "eval_freq"),
+    *DECODING,
+}
+SHOWN = {"log_folder", "run_name", "progress", "verbose", "threads", "save_freq", "keep_checkpoints"}  # not learned
+
+
+class RunConfig(TrainConfig):
+    """The configuration of a run of a comparison: that of `rlhf train`, whose folder is `<log_folder>/<run_name>`."""
+
+    def folder(self) -> Path:
+        """The run's folder."""
+        assert self.run_name is not None
+        return Path(self.log_folder) / self.run_name
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: an algorithm with arguments, under a name.
+
+    Attributes:
+        name: of its folder, its runs in TensorBoard and its rows: the label and, of several, the KL coefficient.
+        label: as in `CompareConfig.algos`.
+        arguments: of its own, by name.
+        holds: whether its agents leave checkpoints to go on from.
+        own_decoding: what of the comparison's decoding it cannot be told, and decodes in its own way.
+    """
+
+    name: str
+    label: str
+    algo: str
+    kl_coef: float | None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    holds: bool = True
+    own_decoding: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """An arm with a seed, and its files in the folder of the comparison."""
+
+    arm: Arm
+    seed: int
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """As TensorBoard has it."""
+        return f"{self.arm.name}/{self.config.run_name}"
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return self.config.folder()
+
+    @property
+    def result(self) -> Path:
+        """What it came to; written last."""
+        return self.folder / "result.json"
+
+    @property
+    def error(self) -> Path:
+        """Why it failed."""
+        return self.folder.parent / f"{self.config.run_name}.error.json"
+
+    @property
+    def log(self) -> Path:
+        """What it printed."""
+        return self.folder.parent / f"{self.config.run_name}.log"
+
+
+def plan(config: CompareConfig) -> list[Run]:
+    """All runs, seed by seed, so that a comparison that is stopped has something of every arm.
+
+    Raises:
+        ValueError, TypeError: an environment, algorithm, argument or metric is unknown, or no arm's to choose.
+    """
+    from .environments import check_environment
+
+    check_environment(config.env)
+    if not config.algos:
+        raise ValueError("algos: name the algorithms to compare, such as ppo,a2c")
+    for label in config.overrides:
+        if label not in config.algos:
+            near = difflib.get_close_matches(label, config.algos, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"overrides of {label!r}: {hint}the comparison has {', '.join(config.algos)}")
+    _check_metric(config)
+    arms = [arm for label in config.algos for arm in _arms(config, label)]
+    runs = [_run(config, arm, seed) for seed in range(config.seeds) for arm in arms]
+    for run in runs:
+        _check_unchanged(run)
+    return runs
+
+
+def _check_metric(config: CompareConfig) -> None:
+    import gymnasium as gym
+
+    from rlhf_envs.episodes import load_task
+
+    kwargs = gym.spec(config.env_id).kwargs
+    if config.metric is None or "task" not in kwargs or config.metric.startswith("reward_"):
+        return
+    known = ["reward", *getattr(load_task(kwargs["task"]), "judges", ())]
+    if config.metric not in known:
+        raise ValueError(f"unknown metric {config.metric!r} for {config.env_id}: there are {', '.join(known)}")
+
+
+def _arms(config: CompareConfig, label: str) -> list[Arm]:
+    """The arms of a label: one, or one for each KL coefficient."""
+    arguments = {**config.hyperparams, **config.overrides.get(label, {})}
+    algo = arguments.pop("algo", label)
+    for name in arguments:
+        if name in FIXED:
+            raise ValueError(f"{label}: {name} is equal for all of a comparison, set it for all: {name}=...")
+    if config.kl_coefs and arguments.keys() & {"kl_coef", "kl_target"}:
+        raise ValueError(f"{label}: kl_coef and kl_target do not go with kl_coefs={config.kl_coefs}")
+    takes_kl, holds = _inspect(algo, arguments.keys() - {"n_envs"})
+    own = tuple(name for name, value in _decoding(config).items() if value != DECODING[name] and not _takes(algo, name))
+    if not config.kl_coefs or not takes_kl:
+        return [Arm(label, label, algo, None, arguments, holds, own)]
+    texts = [f"{coefficient:g}" for coefficient in config.kl_coefs]
+    decimals = max(len(text.partition(".")[2]) for text in texts) if not any("e" in text for text in texts) else 6
+    whole = len(f"{max(config.kl_coefs):.0f}")
+    width = whole + (decimals + 1 if decimals else 0)
+    return [
+        Arm(f"{label}-kl{value:0{width}.{decimals}f}", label, algo, value, arguments, holds, own)
+        for value in config.kl_coefs
+    ]
+
+
+def _inspect(algo: str, arguments: Any) -> tuple[bool, bool]:
+    """Whether an algorithm takes a KL coefficient, and whether bundles hold its agents; its arguments are checked.
+
+    An algorithm that is known and does not import is left to its runs, which fail and say why.
+    """
+    from .bundles import holds
+    from .registry import available, check_arguments, get_algorithm, own_arguments
+
+    if algo not in available():
+        get_algorithm(algo)  # names the nearest
+    try:
+        cls = get_algorithm(algo)
+    except Exception:  # whatever a plugin raises: the others run
+        return False, False
+    check_arguments(algo, arguments)
+    takes_kl = bool(own_arguments(cls) & {"kl_coef", "rollout_buffer_kwargs"}) and _takes(algo, "kl_coef")
+    return takes_kl, holds(cls)
+
+
+def _takes(algo: str, name: str) -> bool:
+    """Whether an algorithm, its policy or its buffer takes an argument; decoding only where it is the policy's."""
+    from .registry import check_arguments, get_algorithm, own_arguments
+
+    try:
+        check_arguments(algo, [name])
+        return name not in DECODING or name not in own_arguments(get_algorithm(algo))
+    except Exception:  # a TypeError: no; anything else: it does not import, and its runs will say so
+        return False
+
+
+def _run(config: CompareConfig, arm: Arm, seed: int) -> Run:
+    defaults = default_hyperparams(config.env_id, arm.algo)
+    decoding = {name: value for name, value in _decoding(config).items() if _takes(arm.algo, name)}
+    decoding = {name: value for name, value in decoding.items() if value != DECODING[name] or name in defaults}
+    arguments = {**decoding, **arm.arguments}
+    if arm.kl_coef is not None:
+        arguments |= {"kl_coef": arm.kl_coef, "kl_target": None}
+    fields = {name: arguments.pop(name) for name in (*AGENT_FIELDS, "n_envs") if name in arguments}
+    equal = {"model": config.model, "train": config.train, "n_envs": config.n_envs}
+    hyperparams = arguments | {name: value for name, value in fields.items() if value is None}  # over the table's
+    width = len(str(config.seeds - 1)) if config.seeds > 10 else 1
+    given = {
+        **{name: value for name, value in equal.items() if value is not None},
+        **{name: value for name, value in fields.items() if value is not None},
+        "algo": arm.algo,
+        "env": config.env,
+        "n_timesteps": config.tokens,
+        "seed": seed,
+        "hyperparams": hyperparams,
+        "env_kwargs": config.env_kwargs,
+        "log_folder": str(config.path.absolute() / arm.name),
+        "run_name": f"seed_{seed:0{width}d}",
+        "eval_freq": 0,
+        "save_freq": max(1, config.tokens // config.evaluations) if arm.holds else 0,
+        "keep_checkpoints": 1,
+        "test_episodes": config.test_episodes,
+        "device": config.device,
+        "threads": 1,
+        "progress": False,
+    }
+    return Run(arm, seed, RunConfig(**given))
+
+
+def _decoding(config: CompareConfig) -> dict[str, Any]:
+    """The decoding that all have alike: what is given, or that of the environment's row for ppo."""
+    shared = default_hyperparams(config.env_id, "ppo")
+    given = {name: getattr(config, name) for name in DECODING}
+    return {name: shared.get(name, DECODING[name]) if value is None else value for name, value in given.items()}
+
+
+def _check_unchanged(run: Run) -> None:
+    """Refuse to go on with a run whose settings are no more what they were.
+
+    Raises:
+        ValueError: they differ; the message says in what.
+    """
+    path = run.folder / CONFIG
+    if not path.is_file():
+        return
+    saved = json.loads(path.read_text(encoding="utf-8"))
+    now = json.loads(resolve(run.config).model_dump_json())
+    for name in now.keys() - SHOWN:
+        if saved.get(name) != now[name]:
+            raise ValueError(
+                f"the run in {run.folder} has {name}={saved.get(name)!r}, and now it would be {now[name]!r}: runs of "
+                "other settings are no part of one comparison. Choose another folder, or delete that run"
+            )
+
+
+def resolve(config: RunConfig) -> TrainConfig:
+    """The configuration as `rlhf train` resolves it; as it stands where the algorithm does not import."""
+    from . import train
+
+    try:
+        return train._resolve(config)
+    except ImportError:
+        return config.resolved()

@@ -1,0 +1,178 @@
+"""What results of runs, made up here, come to: ranks, frontier, thresholds, notes, and the tables that show them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from agents.compare_analysis import Outcome, analyse
+from agents.compare_config import CompareConfig
+from agents.compare_plots import draw_plots, to_png
+from agents.compare_report import blocks, to_html, to_markdown
+from agents.compare_runs import plan
+
+KL = {"ppo-kl0.1": 8.0, "ppo-kl1.0": 2.0, "a2c-kl0.1": 9.0, "a2c-kl1.0": 3.0}
+GOLD = {"ppo-kl0.1": 0.9, "ppo-kl1.0": 0.5, "a2c-kl0.1": 0.7, "a2c-kl1.0": 0.6}
+
+
+def config(tmp_path: Path, **given: Any) -> CompareConfig:
+    chosen: dict[str, Any] = dict(algos=["ppo", "a2c"], kl_coefs=[0.1, 1.0], tokens=1000, seeds=5, evaluations=2)
+    return CompareConfig(**{**chosen, "folder": str(tmp_path), **given})
+
+
+def result(run: Any, tokens: int = 1000, start: float = 0.1, shift: float = 0.0) -> dict[str, Any]:
+    """A run that rises straight from `start` to its arm's gold, a bit more for each seed; 500 tokens a second."""
+    name = run.arm.name
+    end = GOLD[name] + 0.01 * run.seed + shift
+    evaluations = []
+    for step, share in ((0, 0.0), (500, 0.5), (1000, 1.0)):
+        figures = {"reward": end * share, "gold": start + share * (end - start), "kl": KL[name] * share}
+        estimates = {key: {"mean": value, "sem": 0.0, "low": value, "high": value} for key, value in figures.items()}
+        samples = [{"prompt": "I <i>saw</i> |", "completion": " a\u202e film", "reward": 1.0}]
+        evaluations.append(
+            {"step": step, "tokens": step, "seconds": step / 500, "estimates": estimates, "samples": samples}
+        )
+    settings = {"kl_coef": run.arm.kl_coef, "hyperparams": {"n_epochs": 2}, "seed": run.seed}
+    found = {"tokens": tokens, "seconds": 2.0, "judges": ["gold"], "reference": "tiny", "prompts": "abc"}
+    return {**found, "config": settings, "evaluations": evaluations}
+
+
+def outcomes(found: CompareConfig) -> list[Outcome]:
+    return [Outcome(run, result(run), None) for run in plan(found)]
+
+
+def test_arms_are_ranked_by_the_judge(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    report = analyse(found, outcomes(found))
+    assert report["metric"] == "gold"
+    assert [row["name"] for row in report["arms"]] == ["ppo-kl0.1", "a2c-kl0.1", "a2c-kl1.0", "ppo-kl1.0"]
+    best = report["arms"][0]
+    assert best["figures"]["gold"]["value"] == pytest.approx(0.92)  # the middle three of five seeds
+    assert best["per_seed"] == pytest.approx({str(seed): 0.9 + 0.01 * seed for seed in range(5)})
+    assert [point["value"] for point in best["curve"]] == pytest.approx([0.1, 0.51, 0.92])
+    assert report["notes"] == []
+
+
+def test_the_frontier_is_what_nothing_beats_at_its_kl(tmp_path: Path) -> None:
+    """The second has less than the first at more KL; the others have the most for at most their KL."""
+    found = config(tmp_path)
+    rows = analyse(found, outcomes(found))["arms"]
+    assert {row["name"] for row in rows if row["on_frontier"]} == {"ppo-kl0.1", "a2c-kl1.0", "ppo-kl1.0"}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected", "reached"),
+    [
+        (None, 0.51, [5, 5, 5, 4]),  # halfway between the start, 0.1, and the best, 0.92
+        (0.65, 0.65, [5, 5, 0, 0]),
+        (0.93, 0.93, [2, 0, 0, 0]),
+        (0.0, 0.0, [5, 5, 5, 5]),
+    ],
+)
+def test_runs_reach_a_threshold(threshold: float | None, expected: float, reached: list[int], tmp_path: Path) -> None:
+    found = config(tmp_path, threshold=threshold)
+    report = analyse(found, outcomes(found))
+    assert report["threshold"] == pytest.approx(expected)
+    assert [row["reached"]["reached"] for row in report["arms"]] == reached
+    first = report["arms"][0]["reached"]
+    assert first["seconds"] == first["tokens"] / 500
+
+
+def test_every_pair_is_compared_the_better_first(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    pairs = analyse(found, outcomes(found))["improvement"]
+    assert len(pairs) == 6
+    assert {pair["value"] for pair in pairs} == {1.0}  # no seed of one comes up to a seed of the next
+
+
+def test_of_many_arms_each_is_compared_with_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.compare_analysis.MAX_PAIRED", 3)
+    found = config(tmp_path)
+    pairs = analyse(found, outcomes(found))["improvement"]
+    assert [(pair["better"], pair["than"]) for pair in pairs] == [
+        ("ppo-kl0.1", name) for name in ("a2c-kl0.1", "a2c-kl1.0", "ppo-kl1.0")
+    ]
+
+
+def test_what_is_not_equal_is_said(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    runs = plan(found)
+    others: dict[str, dict[str, Any]] = {"a2c-kl0.1": {"tokens": 1200}, "ppo-kl1.0": {"start": 0.3}}
+    made = [Outcome(run, result(run, **others.get(run.arm.name, {})), None) for run in runs]
+    assert made[3].result is not None
+    made[3].result["prompts"] = "others"
+    notes = " ".join(analyse(found, made)["notes"])
+    assert "Tokens are not equal" in notes and "a2c-kl0.1 +20%" in notes
+    assert "Before training ppo-kl1.0 wrote something else" in notes
+    assert "The held-out prompts differ between runs" in notes
+
+
+def test_failed_and_missing_runs_are_counted_and_the_rest_compared(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    made = outcomes(found)
+    made[0] = Outcome(made[0].run, None, "ValueError: no")
+    made[1] = Outcome(made[1].run, None, None)
+    report = analyse(found, made)
+    assert report["failed"] == [{"run": made[0].run.name, "error": "ValueError: no"}]
+    assert report["unfinished"] == [made[1].run.name]
+    assert "1 of 20 runs failed and 1 are not finished" in report["notes"][0]
+    row = next(row for row in report["arms"] if row["name"] == made[0].run.arm.name)
+    assert (row["finished"], row["failed"], row["runs"]) == (4, 1, 5)
+    assert row["figures"]["gold"]["n"] == 4
+    text = to_markdown(blocks(report, ()))
+    assert "| ppo-kl0.1 | 4 of 5, 1 failed |" in text.replace("\\", "")
+
+
+def test_one_seed_has_no_intervals_anywhere(tmp_path: Path) -> None:
+    found = config(tmp_path, seeds=1)
+    report = analyse(found, outcomes(found))
+    assert report["notes"][0].startswith("One seed: no intervals are given")
+    assert all(row["figures"]["gold"]["low"] is None for row in report["arms"])
+    text = to_markdown(blocks(report, tuple(plots := draw_plots(report))))
+    assert "95%" not in text.replace("> - One seed", "")
+    assert all(to_png(figure).startswith(b"\x89PNG") for figure in plots.values())
+
+
+def test_without_any_result_there_is_still_a_report(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    report = analyse(found, [Outcome(run, None, "no") for run in plan(found)])
+    assert draw_plots(report) == {}
+    assert "20 of 20 runs failed" in to_markdown(blocks(report, ()))
+
+
+def test_what_models_write_is_text_in_both_reports(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    written = blocks(analyse(found, outcomes(found)), ())
+    page, text = to_html(written, {}), to_markdown(written)
+    assert "I &lt;i&gt;saw&lt;/i&gt; |" in page
+    assert "I &lt;i\\>saw&lt;/i\\> \\|" in text
+    assert "\u202e" not in page + text
+
+
+def test_an_unknown_metric_is_named(tmp_path: Path) -> None:
+    found = config(tmp_path, metric="reward_none")
+    with pytest.raises(ValueError, match="no run has the metric 'reward_none': there are reward, gold, kl"):
+        analyse(found, outcomes(found))
+
+
+def test_an_algorithm_that_calls_no_callbacks_has_its_first_and_last_evaluation(tmp_path: Path) -> None:
+    """Baselines that do not train are such; `finish` is all that they meet."""
+    import agents
+    from agents.compare_tracking import Tracker
+    from agents.config import TrainConfig
+
+    env = "rlhf/TokenBandit-v0"
+    agent = agents.make("a2c", env, n_envs=4, seed=0)
+    evaluation = agents.evaluate(agent, env, n_episodes=4)
+    tracker = Tracker(tmp_path, "random", TrainConfig(algo="a2c", env=env, n_timesteps=960).resolved())
+    tracker.finish(evaluation, evaluation, 0, 1.5)
+    assert [(entry["step"], entry["tokens"], entry["seconds"]) for entry in tracker.records] == [
+        (0, 0, 0),
+        (960, 0, 1.5),
+    ]
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("held_out/reward")] == [0, 960]
+    assert "_hparams_/session_start_info" in events.summary_metadata

@@ -1,0 +1,234 @@
+"""What a comparison may be: files, flags, variants, coefficients, and what is refused before anything loads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agents import registry
+from agents.cli import app
+from agents.cli_compare import CompareFlags, _read
+from agents.compare_config import CONFIG, CompareConfig, join_existing
+from agents.compare_runs import plan, resolve
+
+BANDIT = "rlhf/TokenBandit-v0"
+
+
+def config(tmp_path: Path, **given: Any) -> CompareConfig:
+    return CompareConfig(**{"env": BANDIT, "algos": ["ppo", "a2c"], "seeds": 2, "folder": str(tmp_path / "c"), **given})
+
+
+def rlhf(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["compare", *arguments], env={"COLUMNS": "400"})
+
+
+SETTINGS = {
+    "env": BANDIT,
+    "algos": ["ppo", "a2c", "ppo-long"],
+    "seeds": 3,
+    "tokens": 960,
+    "kl_coefs": [0.1, 1.0],
+    "overrides": {"ppo-long": {"algo": "ppo", "n_epochs": 4}},
+}
+TOML = """
+env = "rlhf/TokenBandit-v0"
+algos = ["ppo", "a2c", "ppo-long"]
+seeds = 3
+tokens = 960
+kl_coefs = [0.1, 1.0]
+[overrides.ppo-long]
+algo = "ppo"
+n_epochs = 4
+"""
+YAML = """
+env: rlhf/TokenBandit-v0
+algos: [ppo, a2c, ppo-long]
+seeds: 3
+tokens: 960
+kl_coefs: [0.1, 1.0]
+overrides:
+  ppo-long: {algo: ppo, n_epochs: 4}
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("a.toml", TOML), ("a.yaml", YAML), ("a.json", json.dumps(SETTINGS))])
+def test_a_file_says_what_flags_say_and_flags_come_before_it(name: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    found = _read(CompareFlags(config=str(tmp_path / name), seeds=4))
+    flags = "ppo,a2c,ppo-long"
+    overrides = ["ppo-long.algo:ppo", "ppo-long.n_epochs:4"]
+    given = CompareConfig(env=BANDIT, algos=flags, seeds=4, tokens=960, kl_coefs="0.1,1", overrides=overrides)  # type: ignore[arg-type]
+    assert found == given
+    assert found == CompareConfig(**{**SETTINGS, "seeds": 4})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.toml", "tokens = ", "a.toml: Invalid value (at end of document)"),
+        ("a.yaml", "tokens: [1", "a.yaml: while parsing a flow sequence"),
+        ("a.yaml", "tokns: 3", "unknown setting 'tokns'; did you mean 'tokens'?"),
+        ("a.yaml", "- 3", "expected names and values"),
+        ("a.yaml", "seeds: 0", "seeds: Input should be greater than or equal to 1 (got 0)"),
+        ("a.txt", "seeds: 0", "expected a .toml, .yaml or .json file"),
+    ],
+)
+def test_a_wrong_file_is_named_with_what_is_wrong(name: str, text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    result = rlhf("--config", str(tmp_path / name), "-f", str(tmp_path / "c"))
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--algos", "ppo,a3c"], "unknown algorithm 'a3c': did you mean 'a2c'?"),
+        (["--algos", "ppo,a2c,ppo"], "ppo stands there twice"),
+        (["--algos", "ppo", "--kl-coefs", "0.1,0.1"], "0.1 stands there twice"),
+        (["--algos", "ppo", "--seeds", "0"], "--seeds: Input should be greater than or equal to 1"),
+        (["--algos", "ppo", "--override", "ppo.n_epoch:3"], "ppo takes no argument 'n_epoch'; nearest: n_epochs"),
+        (
+            ["--algos", "ppo", "-params", "learning_rat:3"],
+            "takes no argument 'learning_rat'; nearest: learning_rate",
+        ),
+        (["--algos", "ppo", "--override", "poo.n_epochs:3"], "overrides of 'poo': did you mean 'ppo'?"),
+        (["--algos", "ppo", "--override", "ppo.temperature:2"], "ppo: temperature is equal for all of a comparison"),
+        (["--algos", "ppo", "--override", "ppo.seed:2"], "ppo: seed is equal for all of a comparison"),
+        (["--algos", "ppo", "--kl-coefs", "1", "--override", "ppo.kl_target:2"], "do not go with kl_coefs"),
+        (["--algos", "ppo", "--kl-coefs", "-1"], "a coefficient is a number of at least 0"),
+        (["--algos", "ppo", "--metric", "glod"], "unknown metric 'glod' for rlhf/TokenBandit-v0: there are reward"),
+        (["--algos", "../ppo"], "'../ppo' names folders too"),
+        (["--algos", "ppo", "--env", "rlhf/TokenBandit-v9"], "unknown environment 'rlhf/TokenBandit-v9'"),
+        ([], "algos: name the algorithms to compare"),
+    ],
+)
+def test_wrong_flags_are_refused_before_anything_loads(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("subprocess.Popen", None)
+    result = rlhf("--env", BANDIT, *flags, "-f", str(tmp_path / "c"))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert not (tmp_path / "c").exists()
+
+
+def test_every_arm_has_every_seed_and_what_is_equal(tmp_path: Path) -> None:
+    runs = plan(config(tmp_path, tokens=960, n_envs=16, temperature=0.5, overrides={"a2c": {"learning_rate": 0.5}}))
+    assert [run.name for run in runs] == ["ppo/seed_0", "a2c/seed_0", "ppo/seed_1", "a2c/seed_1"]
+    for run in runs:
+        resolved = resolve(run.config)
+        assert (resolved.n_timesteps, resolved.n_envs, resolved.seed) == (960, 16, run.seed)
+        assert resolved.hyperparams["temperature"] == 0.5
+        assert resolved.learning_rate == (0.5 if run.arm.algo == "a2c" else 3e-3)
+
+
+def test_decoding_is_one_where_the_table_has_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agents.hyperparams import HYPERPARAMS
+
+    table = {"ppo": dict(temperature=0.7, top_k=9), "a2c": dict(temperature=1.3, top_p=0.5)}
+    monkeypatch.setitem(HYPERPARAMS, BANDIT, table)
+    for run in plan(config(tmp_path)):
+        found = resolve(run.config).hyperparams
+        assert {name: found.get(name) for name in ("temperature", "top_k", "top_p")} == {
+            "temperature": 0.7,
+            "top_k": 9,
+            "top_p": None,
+        }
+
+
+def test_coefficients_make_arms_whose_names_sort_and_whose_controller_is_off(tmp_path: Path) -> None:
+    env = "rlhf/Sentiment-v0"  # where the table steers the coefficient to a target
+    runs = plan(config(tmp_path, env=env, algos=["ppo"], seeds=1, kl_coefs=[1.0, 0.05, 10.0]))
+    names = [run.arm.name for run in runs]
+    assert names == sorted(names) == ["ppo-kl00.05", "ppo-kl01.00", "ppo-kl10.00"]
+    resolved = [resolve(run.config) for run in runs]
+    assert [found.kl_coef for found in resolved] == [0.05, 1.0, 10.0]
+    assert {found.kl_target for found in resolved} == {None}
+    assert resolve(plan(config(tmp_path, env=env, algos=["ppo"]))[0].config).kl_target is not None
+
+
+def test_an_algorithm_that_takes_no_coefficient_has_one_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry._ALGORITHMS, "dqn", "stable_baselines3:DQN")
+    runs = plan(config(tmp_path, algos=["dqn", "a2c"], seeds=1, kl_coefs=[0.1, 1.0]))
+    assert [run.name for run in runs] == ["dqn/seed_0", "a2c-kl0.1/seed_0", "a2c-kl1.0/seed_0"]
+    assert runs[0].config.save_freq == 0  # bundles hold no off-policy agents
+
+
+def existing(tmp_path: Path, **given: Any) -> CompareConfig:
+    """A comparison's folder as it is before its first run."""
+    saved = config(tmp_path, **given)
+    saved.path.mkdir(parents=True)
+    (saved.path / CONFIG).write_text(saved.model_dump_json())
+    return saved
+
+
+def test_an_algorithm_that_decodes_in_its_own_way_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_top_p.py").write_text(
+        "from agents.algorithms.ppo import PPO\n\n\nclass Own(PPO):\n"
+        "    def __init__(self, *args, top_p=0.9, **kwargs):\n        super().__init__(*args, **kwargs)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(registry._ALGORITHMS, "own", "own_top_p:Own")
+    runs = plan(config(tmp_path, algos=["own", "ppo"], seeds=1, top_p=0.8, temperature=0.5))
+    assert [run.arm.own_decoding for run in runs] == [("top_p",), ()]
+    assert [run.config.hyperparams.get("top_p") for run in runs] == [None, 0.8]
+    assert [run.config.hyperparams["temperature"] for run in runs] == [0.5, 0.5]
+
+
+def test_a_folder_takes_more_algorithms_seeds_and_coefficients(tmp_path: Path) -> None:
+    existing(tmp_path, algos=["ppo"], tokens=960, kl_coefs=[0.1], overrides={"ppo": {"n_epochs": 3}})
+    joined = join_existing(CompareConfig(folder=str(tmp_path / "c"), algos=["a2c"], seeds=4, kl_coefs=[1.0]))
+    assert (joined.env, joined.tokens) == (BANDIT, 960)
+    assert (joined.algos, joined.seeds, joined.kl_coefs) == (["ppo", "a2c"], 4, [0.1, 1.0])
+    assert joined.overrides == {"ppo": {"n_epochs": 3}}
+    assert join_existing(CompareConfig(folder=str(tmp_path / "c"))).seeds == 2
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"env": "rlhf/IncreasingNumbers-v0"},
+        {"tokens": 961},
+        {"model": "tiny"},
+        {"temperature": 0.9},
+        {"test_episodes": 4},
+        {"evaluations": 3},
+        {"env_kwargs": {"max_new_tokens": 2}},
+        {"hyperparams": {"gamma": 0.9}},
+    ],
+)
+def test_other_environments_or_budgets_are_refused(other: dict[str, Any], tmp_path: Path) -> None:
+    existing(tmp_path, tokens=960)
+    (name,) = other
+    with pytest.raises(ValueError, match=f"{name}=.* one comparison has one environment, budget and evaluation"):
+        join_existing(config(tmp_path, **{"tokens": 960, **other}))
+
+
+def test_a_variant_that_changes_needs_a_label_of_its_own(tmp_path: Path) -> None:
+    existing(tmp_path)
+    with pytest.raises(ValueError, match=r"ppo is in the comparison .* give the variant a label of its own"):
+        join_existing(config(tmp_path, overrides={"ppo": {"n_epochs": 7}}))
+
+
+def test_a_run_with_other_settings_than_now_is_refused(tmp_path: Path) -> None:
+    run = plan(config(tmp_path))[0]
+    run.folder.mkdir(parents=True)
+    (run.folder / CONFIG).write_text(resolve(run.config).model_dump_json())
+    plan(config(tmp_path))
+    with pytest.raises(ValueError, match=r"the run in .* has learning_rate=0.003, and now it would be 0.5"):
+        plan(config(tmp_path, overrides={"ppo": {"learning_rate": 0.5}}))
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="exists and is no comparison"):
+        join_existing(config(tmp_path))
