@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from .cli_feedback import feedback_app
 from .cli_loop import add_loop
 from .cli_reward import reward_app
+from .cli_tune import add_tune
 from .command_line import add_command, user_errors
 from .config import TrainConfig, parse_pairs
 
@@ -50,6 +51,7 @@ def train(flags: TrainFlags) -> None:
     from rich.console import Console
 
     from .environments import check_environment
+    from .registry import check_name
 
     started = time.perf_counter()
     console = Console()
@@ -62,6 +64,7 @@ def train(flags: TrainFlags) -> None:
             if is_finished(flags.resume):
                 console.print(f"nothing to do: the run in {flags.resume} is finished, see its report.json")
                 return
+        check_name(config.algo)
         check_environment(config.env)
         if flags.resume is None:
             config.folder()
@@ -232,6 +235,7 @@ def pretrain(config: PretrainConfig) -> None:
 app.add_typer(feedback_app, name="feedback")
 add_loop(app)
 app.add_typer(reward_app, name="reward")
+add_tune(app)
 
 if __name__ == "__main__":
     app()
