@@ -36,11 +36,12 @@ def named_classes() -> dict[str, type[Any]]:
     from stable_baselines3.common import buffers
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
+    from .algorithms.random_policy import UniformPolicy
     from .buffers import SequenceRolloutBuffer
     from .episode_buffer import EpisodeRolloutBuffer
     from .policy import TokenPolicy
 
-    ours: list[type[Any]] = [TokenPolicy, SequenceRolloutBuffer, EpisodeRolloutBuffer]
+    ours: list[type[Any]] = [TokenPolicy, UniformPolicy, SequenceRolloutBuffer, EpisodeRolloutBuffer]
     theirs: list[type[Any]] = [buffers.RolloutBuffer, buffers.DictRolloutBuffer, RMSpropTFLike]
     classes = {cls.__name__: cls for cls in (*ours, *theirs)}
     classes |= {f"torch.optim.{name}": getattr(torch.optim, name) for name in OPTIMIZERS}

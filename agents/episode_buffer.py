@@ -118,8 +118,7 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
         self._check_finite(policy)
         self.controller.restore(policy.kl_coef)
         self._wait(self._finished(np.asarray(dones, bool)))
-        self._lay_out(self._complete_groups())
-        self.reference_log_probs = np.zeros_like(self.log_probs)
+        self.lay_out(self._complete_groups())
         self.stats = {"kl_coef": self.controller.value}
         if self.n_segments:
             self.reference_log_probs = self._reference_log_probs(policy)
@@ -170,8 +169,9 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
                 del self._waiting[prompt]
         return taken
 
-    def _lay_out(self, episodes: list[Episode]) -> None:
+    def lay_out(self, episodes: list[Episode]) -> None:
         """Put episodes in the place of the rollout: arrays `(n, 1)` of their n actions."""
+        self.stats, self.trunk_states = {}, None
         self.n_segments, length = len(episodes), max((len(e.context["input_ids"]) for e in episodes), default=1)
         self.scores = np.array([e.rewards.sum() for e in episodes], np.float32)
         self.observations = {}
@@ -193,7 +193,7 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
             )
         )
         self.actions = actions[:, :, None]
-        self.advantages, self.returns = (np.zeros_like(self.rewards) for _ in range(2))
+        self.advantages, self.returns, self.reference_log_probs = (np.zeros_like(self.rewards) for _ in range(3))
 
     @property
     def kl(self) -> np.ndarray:

@@ -36,7 +36,9 @@ class Evaluation:
         reward: (n,) the environment's reward.
         components: (n,) each, what the reward is made of.
         judges: (n,) each, scores that the agent did not train against.
-        kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL an episode.
+        kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL an episode. For the best of n
+            completions it is that of a single one plus `log n - (n - 1) / n`, an upper bound of what choosing adds
+            (Beirami et al. 2024, https://arxiv.org/abs/2401.01879).
         nll: (n,) -log p_ref(y|x) in nats, at temperature 1 and without top-k or top-p.
         length: (n,) tokens the agent chose.
         eos: (n,) bool, ended by EOS.
@@ -166,10 +168,11 @@ def evaluate(
     policy = source.build_policy(batch)
     reference_name, reference_logits = _find_reference(source, policy, batch, reference)
     indices = held_out_indices(len(batch.rows), n_episodes)
-    completions = generate_in(batch, policy, indices, seed, deterministic)
+    completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of)
     kl, nll = None, None
     if reference_logits is not None:
         kl, nll = _against(reference_logits, policy, completions)
+        kl += np.log(source.best_of) - (source.best_of - 1) / source.best_of
     return Evaluation(
         source=source.name,
         env_id=env_id if isinstance(env_id, str) else batch.task.name,
@@ -266,7 +269,7 @@ def _against(logits: Logits, policy: TokenPolicy, completions: list[Completion])
         plain = logits(ids, mask, rows, columns)[:, : policy.n_actions]
         taken = np.concatenate([c.log_probs for c in chosen]).astype(np.float64)
         where = start + rows.cpu().numpy()
-        np.add.at(kl, where, taken - _log_probs(policy.decoding_logits(plain, actions), actions))
+        np.add.at(kl, where, taken - _log_probs(policy.reference_decoding_logits(plain, actions), actions))
         np.subtract.at(nll, where, _log_probs(plain, actions))
     return kl, nll
 

@@ -61,6 +61,7 @@ class Source:
         start: the model that a run started from; its reference.
         env_kwargs: the environment's arguments in that run.
         decoding: temperature, top_k and top_p of that run.
+        best_of: completions that are drawn for a prompt, of which the one with the best reward is kept.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Source:
     start: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
+    best_of: int = 1
 
     @classmethod
     def of(cls, source: Any, trust: bool = False) -> Source:
@@ -83,7 +85,8 @@ class Source:
         """
         policy = getattr(source, "policy", source)
         if isinstance(policy, TokenPolicy):
-            return cls(f"{type(source).__name__} on {policy.model_name or 'a fresh model'}", policy=policy)
+            name = f"{type(source).__name__} on {policy.model_name or 'a fresh model'}"
+            return cls(name, policy=policy, best_of=getattr(source, "best_of", 1))
         if isinstance(source, torch.nn.Module) and hasattr(source, "config"):
             return cls(getattr(source.config, "name_or_path", "") or type(source).__name__, model=source)
         if not isinstance(source, str | Path):
@@ -115,6 +118,7 @@ class Source:
             start=str(path / RUN_START) if (path / RUN_START).is_dir() else run.get("model"),
             env_kwargs=run.get("env_kwargs", {}),
             decoding={name: hyperparams[name] for name in DECODING if name in hyperparams},
+            best_of=hyperparams.get("best_of", 1),
         )
 
     @classmethod
@@ -123,7 +127,9 @@ class Source:
 
         policy, description = load_policy(path)
         kwargs = description["env"].get("kwargs", {})
-        return cls(str(path), policy=policy, env_kwargs={k: v for k, v in kwargs.items() if k != "render_mode"})
+        kwargs = {k: v for k, v in kwargs.items() if k != "render_mode"}
+        best_of = description["values"]["attributes"].get("best_of", 1)
+        return cls(str(path), policy=policy, env_kwargs=kwargs, best_of=best_of)
 
     def environment_options(self) -> dict[str, Any]:
         """What the environment has to be made with: the options of the run, and the model whose tokenizer it uses."""
@@ -189,15 +195,24 @@ def generate(
     batch = open_batch(env, 1, **options)
     if indices is None:
         indices = held_out_indices(len(batch.rows), 16 if n_prompts is None else n_prompts)
-    return generate_in(batch, source.build_policy(batch), np.asarray(indices), seed, deterministic)
+    return generate_in(batch, source.build_policy(batch), np.asarray(indices), seed, deterministic, source.best_of)
 
 
 @torch.no_grad()
 @frozen_rewards()
 def generate_in(
-    batch: EpisodeBatch, policy: TokenPolicy, indices: np.ndarray, seed: int, deterministic: bool = False
+    batch: EpisodeBatch,
+    policy: TokenPolicy,
+    indices: np.ndarray,
+    seed: int,
+    deterministic: bool = False,
+    best_of: int = 1,
 ) -> list[Completion]:
-    """Complete the prompts at `indices` of the data of `batch`."""
+    """Complete the prompts at `indices` of the data of `batch`; of `best_of` completions each the best rewarded."""
+    if best_of > 1:
+        drawn = generate_in(batch, policy, np.repeat(indices, best_of), seed, deterministic)
+        groups = (drawn[i : i + best_of] for i in range(0, len(drawn), best_of))
+        return [max(group, key=lambda done: done.reward) for group in groups]
     completions: list[Completion] = []
     for start in range(0, len(indices), CHUNK):
         chosen = indices[start : start + CHUNK]

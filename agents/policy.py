@@ -382,6 +382,10 @@ class TokenPolicy(ActorCriticPolicy):
             logits = logits / self.temperature
         return keep_top(logits, self.top_k, self.top_p, taken)
 
+    def reference_decoding_logits(self, logits: torch.Tensor, taken: torch.Tensor | None = None) -> torch.Tensor:
+        """The logits that the reference's tokens would be drawn by: decoded as the policy's are."""
+        return self.decoding_logits(logits, taken)
+
     def decode(self, ids: Any) -> str | list[int]:
         """The text of token ids, for people to read; the ids themselves where no tokenizer goes with the model."""
         from rlhf_envs.models import has_tokenizer, load_tokenizer

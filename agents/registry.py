@@ -20,6 +20,10 @@ _ALGORITHMS: dict[str, str] = {
     "reinforce": f"{__package__}.algorithms.reinforce:Reinforce",
     "rloo": f"{__package__}.algorithms.rloo:RLOO",
     "grpo": f"{__package__}.algorithms.grpo:GRPO",
+    "random": f"{__package__}.algorithms.random_policy:Random",
+    "best_of_n": f"{__package__}.algorithms.best_of_n:BestOfN",
+    "sft": f"{__package__}.algorithms.sft:SFT",
+    "awr": f"{__package__}.algorithms.awr:AWR",
     "online_dpo": f"{__package__}.algorithms.online_dpo:OnlineDPO",
 }
 # Names that users look for, and why there is nothing under them.

@@ -4,8 +4,9 @@ Paper: Schulman et al. 2015, https://arxiv.org/abs/1502.05477. The algorithm is 
 natural-gradient step a rollout, its length set by a line search under a KL of `target_kl` nats a token to the policy
 before it. Ours are the defaults, and the KL penalty to the starting model, which `SequenceRolloutBuffer` charges.
 
-sb3-contrib tells the critic's parameters by the "value" in their names: so a model that has that in its own names
-(GPT-NeoX has `query_key_value`) would keep those of its blocks fixed.
+One hook is ours: sb3-contrib differentiates the KL once a parameter tensor, which for a transformer costs tens of times
+the whole gradient, and leaves out parameters with "value" in their names (`query_key_value` of GPT-NeoX is none of the
+critic's). Ours takes all gradients in one pass, to the same numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from __future__ import annotations
 from typing import Any
 
 import sb3_contrib
+import torch
 from stable_baselines3.common.type_aliases import Schedule
+from torch import nn
 
 from ..buffers import SequenceRolloutBuffer
 from ..policy import TokenPolicy
@@ -27,9 +30,6 @@ class TRPO(TextAgent, sb3_contrib.TRPO):
 
     `n_steps` and `batch_size` count tokens, `n_steps` an environment; `learning_rate` is the critic's. All other
     arguments are sb3-contrib's.
-
-    Raises:
-        ValueError: parameters of the language model would be taken for the critic's, and so stay as they are.
     """
 
     def __init__(
@@ -60,12 +60,19 @@ class TRPO(TextAgent, sb3_contrib.TRPO):
             **kwargs,
         )
 
-    def _setup_model(self) -> None:
-        super()._setup_model()
-        named = self.policy.named_parameters()
-        lost = [name for name, p in named if p.requires_grad and "value" in name and not name.startswith("value_")]
-        if lost:
-            raise ValueError(
-                f"sb3-contrib's TRPO takes {lost[0]} (and {len(lost) - 1} more) for the critic's, by its name, and "
-                "would not train it: take another algorithm for this model, such as ppo"
-            )
+    def _compute_actor_grad(
+        self, kl_div: torch.Tensor, policy_objective: torch.Tensor
+    ) -> tuple[list[nn.Parameter], torch.Tensor, torch.Tensor, list[tuple[int, ...]]]:
+        """The parameters that the KL depends on; the gradients of objective and KL, flat; the parameters' shapes."""
+        actor = [p for name, p in self.policy.named_parameters() if p.requires_grad and not name.startswith("value_")]
+        kl = torch.autograd.grad(kl_div, actor, create_graph=True, allow_unused=True)
+        used = [(p, grad) for p, grad in zip(actor, kl, strict=True) if grad is not None]
+        params = [p for p, _ in used]
+        objective = torch.autograd.grad(policy_objective, params, retain_graph=True)
+        shapes = [tuple(p.shape) for p in params]
+        return (
+            params,
+            torch.cat([grad.reshape(-1) for grad in objective]),
+            torch.cat([grad.reshape(-1) for _, grad in used]),
+            shapes,
+        )

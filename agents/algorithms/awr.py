@@ -1,0 +1,77 @@
+"""Advantage-weighted regression.
+
+Paper: Peng et al. 2019, https://arxiv.org/abs/1910.00177. Maximum likelihood of the tokens that were drawn, each with
+the weight `exp(A / temperature)`, where A is the reward still to come less the value head's guess; weights are capped.
+
+Departures: the replay is the last rollout, over which `n_epochs` pass, and not many of them; advantages are divided by
+their standard deviation, as the paper's code does; the reward has the KL penalty of `EpisodeRolloutBuffer` taken off.
+What it tends to is a policy that is better than the one before in small steps, and not the optimum of reward minus KL.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.type_aliases import Schedule
+from torch.nn import functional
+
+from ..episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
+from ..policy import TokenPolicy
+from .policy_gradient import PolicyGradient
+from .reinforce import rewards_to_go
+
+__all__ = ["AWR"]
+
+
+class AWR(PolicyGradient):
+    """AWR.
+
+    Args:
+        awr_temperature: of the weights, beta in the paper; `temperature` is that of sampling.
+        max_weight: no weight is larger.
+
+    The other arguments are those of `PolicyGradient`.
+
+    Raises:
+        ValueError: an argument is not above 0.
+    """
+
+    def __init__(
+        self,
+        policy: Any = TokenPolicy,
+        env: Any = None,
+        learning_rate: float | Schedule = 1e-4,
+        batch_size: int | None = 512,
+        n_epochs: int = 4,
+        awr_temperature: float = 1.0,
+        max_weight: float = 20.0,
+        vf_coef: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        for name, value in (("awr_temperature", awr_temperature), ("max_weight", max_weight)):
+            if not value > 0:
+                raise ValueError(f"{name}={value}: expected a number above 0")
+        self.awr_temperature, self.max_weight = awr_temperature, max_weight
+        super().__init__(
+            policy, env, learning_rate, batch_size=batch_size, n_epochs=n_epochs, vf_coef=vf_coef, **kwargs
+        )
+
+    def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
+        rewards = buffer.rewards - buffer.stats["kl_coef"] * buffer.kl
+        returns = rewards_to_go(rewards, buffer.segments)
+        advantages = returns - buffer.values
+        return (advantages - advantages.mean()) / (advantages.std() + 1e-8), returns
+
+    def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        values, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
+        weights = (samples.advantages / self.awr_temperature).exp().clamp(max=self.max_weight)
+        figures = {
+            "policy_gradient_loss": -(weights * log_prob).mean(),
+            "value_loss": functional.mse_loss(values.flatten(), samples.returns),
+            "entropy_loss": -entropy.mean(),
+            "weight": weights.mean(),
+        }
+        loss = figures["policy_gradient_loss"] + self.vf_coef * figures["value_loss"] - self.ent_coef * entropy.mean()
+        return loss, figures

@@ -1,0 +1,150 @@
+"""Supervised fine-tuning: on references, or on the best of n completions.
+
+Papers: for references Ouyang et al. 2022, "Training language models to follow instructions with human feedback",
+https://arxiv.org/abs/2203.02155, section 3.5; for the best of n Dong et al. 2023, "RAFT: Reward rAnked FineTuning",
+https://arxiv.org/abs/2304.06767. The loss is the mean cross-entropy of the completions' tokens, EOS included.
+
+Departures: references are trained on at temperature 1, whatever the agent decodes at, as everybody does; the best of n
+at the temperature that they were drawn at, and of every rollout anew, so the completions come from the agent as it is.
+Tokens of references count as those of other algorithms do, although nobody had to sample them; of the best of n all n
+completions count. There is no KL penalty.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from stable_baselines3.common.type_aliases import Schedule
+
+from ..environments import open_batch
+from ..episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
+from ..policy import TokenPolicy
+from .policy_gradient import PolicyGradient, spread
+
+__all__ = ["SFT"]
+
+logger = logging.getLogger(__name__)
+
+
+class SFT(PolicyGradient):
+    """Supervised fine-tuning with SB3's interface.
+
+    Args:
+        source: "references", the data's column `reference`; "best_of_n", the best of every `group_size` completions of
+            a prompt by the environment's reward; None for references where the data has them.
+        where: values of columns that a row must have for its reference to count, such as `{"label": 1}`.
+        group_size: n of the best of n.
+
+    The other arguments are those of `PolicyGradient`.
+
+    Raises:
+        ValueError: an unknown source, or there are no references (left).
+    """
+
+    def __init__(
+        self,
+        policy: Any = TokenPolicy,
+        env: Any = None,
+        learning_rate: float | Schedule = 2e-4,
+        batch_size: int | None = 512,
+        group_size: int = 4,
+        source: Literal["references", "best_of_n"] | None = None,
+        where: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if source not in (None, "references", "best_of_n"):
+            raise ValueError(f"source={source!r}: expected 'references' or 'best_of_n'")
+        self.source, self.where = source, where
+        self._order, self._next = np.zeros(0, np.int64), 0  # of the references in this epoch, and how many are done
+        super().__init__(policy, env, learning_rate, batch_size=batch_size, group_size=group_size, **kwargs)
+
+    def _setup_model(self) -> None:
+        batch = open_batch(self.env, 1)
+        if self.source is None:
+            self.source = "references" if any(row.get("reference") for row in batch.rows) else "best_of_n"
+            logger.info("sft: trains on %s", "the references" if self.source == "references" else "the best of n")
+        references = self.source == "references"
+        if references:
+            self.group_size = 1
+        super()._setup_model()
+        self._references = self._read(batch) if references else []
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "_references"]
+
+    def _read(self, batch: Any) -> list[Episode]:
+        """The references as episodes, cut to the room that the environment leaves."""
+        eos, found = batch.tokenizer.eos_token_id, []
+        for index, row in enumerate(batch.rows):
+            if not row.get("reference") or any(row.get(key) != value for key, value in (self.where or {}).items()):
+                continue
+            batch.start(0, index)
+            prompt = batch.ids[0, : batch.lengths[0]]
+            completion = batch.tokenizer(row["reference"], add_special_tokens=False)["input_ids"]
+            completion = np.array([*completion, *([] if eos is None else [eos])][: batch.max_new_tokens], np.int64)
+            context = np.concatenate([prompt, completion[:-1]])
+            columns = np.arange(len(prompt) - 1, len(context))
+            zeros = np.zeros(len(completion), np.float32)
+            mask = np.ones(len(context), np.int8)
+            found.append(
+                Episode({"input_ids": context, "attention_mask": mask}, columns, completion, zeros, zeros, zeros)
+            )
+        if not found:
+            raise ValueError(
+                f"source='references': none of the {len(batch.rows)} rows of the data has a `reference`"
+                + (f" where {self.where}" if self.where else "")
+                + "; take source='best_of_n'"
+            )
+        return found
+
+    def collect_rollouts(self, env: Any, callback: Any, rollout_buffer: Any, n_rollout_steps: int) -> bool:
+        """Sample as SB3 does; or take as many tokens of references."""
+        if self.source != "references":
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        callback.on_rollout_start()
+        taken: list[Episode] = []
+        while sum(len(episode.actions) for episode in taken) < n_rollout_steps * env.num_envs:
+            if self._next == len(self._order):
+                self._order, self._next = np.random.permutation(len(self._references)), 0
+            taken.append(self._references[self._order[self._next]])
+            self._next += 1
+        rollout_buffer.lay_out(taken)
+        self.num_timesteps += sum(len(episode.actions) for episode in taken)
+        nothing = np.zeros(env.num_envs)
+        seen = dict(rewards=nothing, dones=nothing.astype(bool), infos=[{}] * env.num_envs)
+        callback.update_locals({"self": self, "rollout_buffer": rollout_buffer, **seen})
+        if not callback.on_step():
+            return False
+        callback.on_rollout_end()
+        return True
+
+    def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
+        """1 for the tokens to be learned, 0 for the others."""
+        if self.source == "references":
+            return np.ones_like(buffer.rewards), buffer.rewards
+        groups = buffer.scores.reshape(-1, self.group_size)
+        best = np.eye(self.group_size)[groups.argmax(axis=1)].reshape(-1)
+        return spread(best, buffer), spread(buffer.scores, buffer)
+
+    def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        with self._decoding():
+            _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
+        loss = -(samples.advantages * log_prob).sum() / samples.advantages.sum()
+        return loss, {"cross_entropy": loss, "entropy_loss": -entropy.mean()}
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """For references the plain model: temperature 1, without top-k and top-p."""
+        policy = self.policy
+        saved = policy.temperature, policy.top_k, policy.top_p
+        if self.source == "references":
+            policy.temperature, policy.top_k, policy.top_p = 1.0, None, None
+        try:
+            yield
+        finally:
+            policy.temperature, policy.top_k, policy.top_p = saved

@@ -1,0 +1,94 @@
+"""Checks for algorithms of one's own, which every algorithm here passes; `rlhf_envs.testing` checks environments."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from . import bundles
+from .bundle_loading import load
+from .evaluation import evaluate
+from .generators import get_generators, set_generators
+from .registry import make
+from .vec_env import make_vec_env
+
+__all__ = ["check_algorithm"]
+
+
+def check_algorithm(name: str, env_id: str = "rlhf/TokenBandit-v0", n_envs: int = 8, **kwargs: Any) -> None:
+    """Check that a registered algorithm does what users of Stable-Baselines3 and of this package rely on.
+
+    It trains for a few rollouts, several times: the same seed gives the same agent, another one another (unless it
+    learns nothing); a second `learn` counts on; a vectorised and a plain environment are taken; `predict` gives token
+    ids; evaluation works; what was saved and loaded acts as before and learns on exactly as if it had never stopped.
+
+    Args:
+        name: a registered algorithm.
+        env_id: a small text environment.
+        n_envs: rows of it.
+        **kwargs: arguments of `agents.make`.
+
+    Raises:
+        AssertionError: the algorithm does not do that; the message says what.
+    """
+    env = gym.spec(env_id).make()
+    horizon = int(env.get_wrapper_attr("max_new_tokens"))
+    tokens = 4 * horizon * n_envs
+
+    def train(seed: int) -> Any:
+        agent = make(name, make_vec_env(env_id, n_envs, seed=seed), seed=seed, device="cpu", **kwargs)
+        return agent.learn(tokens)
+
+    agent, again, other = train(0), train(0), train(1)
+    assert agent.num_timesteps >= tokens, f"{name}: learn({tokens}) trained for {agent.num_timesteps} tokens"
+    assert _same(agent, again), f"{name}: two runs with one seed end with other weights"
+    learned = not _same(agent, make(name, make_vec_env(env_id, n_envs, seed=0), seed=0, device="cpu", **kwargs))
+    assert not learned or not _same(agent, other), f"{name}: two seeds end with the same weights"
+    _check_acting(name, agent, env_id)
+    _check_resume(name, agent, tokens)
+    before = agent.num_timesteps
+    agent.learn(tokens, reset_num_timesteps=False)
+    assert agent.num_timesteps >= before + tokens, f"{name}: a second learn does not count on"
+    plain = make(name, env, seed=0, device="cpu", **_for_one(kwargs))
+    assert plain.learn(tokens).num_timesteps >= tokens, f"{name}: a plain environment is not trained in"
+
+
+def _for_one(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments without those that count on a batch of environments."""
+    return {key: value for key, value in kwargs.items() if key not in ("n_steps", "batch_size")}
+
+
+def _check_acting(name: str, agent: Any, env_id: str) -> None:
+    obs = agent.get_env().reset()
+    actions, _ = agent.predict(obs, deterministic=True)
+    assert np.array_equal(actions, agent.predict(obs, deterministic=True)[0]), f"{name}: deterministic is not"
+    assert agent.action_space.contains(int(actions[0])), f"{name}: predict gives {actions[0]}, which is no token id"
+    evaluation = evaluate(agent, env_id, n_episodes=4)
+    assert np.isfinite(evaluation.reward).all(), f"{name}: an evaluation gives rewards {evaluation.reward}"
+
+
+def _check_resume(name: str, agent: Any, tokens: int) -> None:
+    """Save, learn on; load, learn on: the same."""
+    agent.learn(tokens)  # `predict` has reset the environments
+    with tempfile.TemporaryDirectory() as folder:
+        bundles.save(agent, Path(folder) / "agent")
+        loaded = load(Path(folder) / "agent", algorithm=name)
+        generators = get_generators()
+        assert _same(agent, loaded), f"{name}: what was loaded has other weights than what was saved"
+        loaded.learn(tokens, reset_num_timesteps=False)
+        set_generators(generators)
+        agent.learn(tokens, reset_num_timesteps=False)
+        assert loaded.num_timesteps == agent.num_timesteps, f"{name}: a loaded agent counts its tokens differently"
+        assert _same(agent, loaded), f"{name}: a loaded agent learns on differently from one that never stopped"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two agents have equal parameters and buffers."""
+    first, second = (agent.policy.state_dict() for agent in (one, other))
+    assert first.keys() == second.keys()
+    return all(torch.equal(torch.nan_to_num(first[key]), torch.nan_to_num(second[key])) for key in first)
