@@ -19,8 +19,8 @@ def _tune(config: TuneConfig) -> None:
     """Search the settings of an algorithm with Optuna, and confirm them with seeds that the search had not.
 
     A trial trains for --tokens and is judged by held-out episodes of the validation split. The first trial has the
-    default settings. kl_coef is searched where the objective is a judge or --kl-limit is given: otherwise the best leash
-    is none. <log-folder>/tune/<algo>/<Env> gets study.db, trials.csv, report.md and <Env>.yml, whose section
+    default settings. kl_coef is searched where the objective is a judge or --kl-limit is given: otherwise the best
+    leash is none. <log-folder>/tune/<algo>/<Env> gets study.db, trials.csv, report.md and <Env>.yml, whose section
     `rlhf train --settings` takes. A search that was stopped goes on when the same command is given again.
     """
     from rich.console import Console
@@ -44,7 +44,5 @@ def _tune(config: TuneConfig) -> None:
         file = tune_report.write(result)
     console.print(tune_report.confirmation_table(result))
     console.print(tune_report.summary(result), markup=False, soft_wrap=True)
-    console.print(
-        f"The section {config.algo!r} is in {file}; all trials: {config.folder() / 'report.md'}", soft_wrap=True
-    )
+    console.print(f"The section {config.algo!r} is in {file}, all trials in {config.folder() / 'report.md'}")
     console.print(f"[dim]rlhf train --env {config.env} --algo {config.algo} --settings {file}[/dim]", soft_wrap=True)

@@ -41,8 +41,8 @@ def default_hyperparams(env_id: str, algo: str, file: str | Path | None = None) 
 def read_settings(file: str | Path) -> tuple[list[str], dict[str, dict[str, Any]]]:
     """The environments that a file is for (none: any), and its settings by algorithm.
 
-    Only plain YAML is read (`yaml.safe_load`): no tag makes an object, nothing is evaluated. Numbers such as 1e-4, which
-    YAML 1.1 takes for text, are numbers.
+    Only plain YAML is read (`yaml.safe_load`): no tag makes an object, nothing is evaluated. Numbers such as 1e-4, text
+    to YAML 1.1, are numbers.
 
     Raises:
         ValueError: the file is missing or no YAML, a name stands twice, a section is of an unknown algorithm or holds
@@ -167,7 +167,7 @@ def write_section(file: str | Path, algo: str, settings: Mapping[str, Any], comm
     new = [text[0], *([f"  # {comment}"] if comment else []), *text[1:]]
     start, end = _find_section(lines, algo)
     before, after = lines[:start], lines[end:]
-    before += [""] if before and before[-1] else []
+    before += [""] if start == len(lines) and before and before[-1] else []
     new += [""] if after and after[0] else []
     replace_file(file, ("\n".join([*before, *new, *after]) + "\n").encode("utf-8"))
 

@@ -132,8 +132,8 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         An SB3 agent; `agent.learn(total_timesteps)` counts tokens.
 
     Raises:
-        ValueError: unknown algorithm, `batch_size` is smaller than one episode, the environment's actions are no tokens,
-            or its tokenizer is not the model's.
+        ValueError: unknown algorithm, `batch_size` is smaller than one episode, the environment's actions are no
+            tokens, or its tokenizer is not the model's.
         TypeError: an argument that nothing takes; the message has the nearest name.
     """
     check_arguments(name, kwargs)

@@ -94,7 +94,7 @@ def _check_budget(config: TrainConfig, agent: Any) -> None:
     assert config.n_timesteps is not None
     if config.n_timesteps < horizon:
         raise ValueError(
-            f"--n-timesteps {config.n_timesteps} is less than one episode of {horizon} tokens: take at least {horizon}, "
+            f"--n-timesteps {config.n_timesteps} is less than one episode of {horizon} tokens: take at least that, "
             "or fewer with --env-kwargs max_new_tokens"
         )
 

@@ -160,8 +160,8 @@ def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
     elif saved != wanted:
         name = next(key for key in wanted if saved.get(key) != wanted[key])
         raise ValueError(
-            f"the study {config.study_name!r} in {config.storage_url()} was made with {name}={saved.get(name)!r} and not "
-            f"{wanted[name]!r}: leave that as it was, or give another --study"
+            f"the study {config.study_name!r} in {config.storage_url()} was made with {name}={saved.get(name)!r} and "
+            f"not {wanted[name]!r}: leave that as it was, or give another --study"
         )
     return study
 

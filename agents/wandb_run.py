@@ -1,6 +1,6 @@
-"""Weights & Biases beside TensorBoard: W&B's own callback for Stable-Baselines3, and its copy of TensorBoard's figures.
+"""Weights & Biases beside TensorBoard: W&B's own callback for Stable-Baselines3, and TensorBoard's figures.
 
-W&B's files go where it puts them, `./wandb` or WANDB_DIR: below the run's folder TensorBoard would find every run twice.
+W&B's files go where it puts them, `./wandb` or WANDB_DIR: below a run's folder TensorBoard would find it twice.
 Without a network WANDB_MODE=offline writes them only, and `wandb sync` sends them later.
 """
 
