@@ -14,6 +14,7 @@ from .cli_compare import add_compare
 from .cli_feedback import feedback_app
 from .cli_loop import add_loop
 from .cli_reward import reward_app
+from .cli_tune import add_tune
 from .command_line import add_command, user_errors
 from .config import TrainConfig, parse_pairs
 
@@ -52,6 +53,7 @@ def train(flags: TrainFlags) -> None:
     from rich.console import Console
 
     from .environments import check_environment
+    from .registry import check_name
 
     started = time.perf_counter()
     console = Console()
@@ -64,6 +66,7 @@ def train(flags: TrainFlags) -> None:
             if is_finished(flags.resume):
                 console.print(f"nothing to do: the run in {flags.resume} is finished, see its report.json")
                 return
+        check_name(config.algo)
         check_environment(config.env)
         if flags.resume is None:
             config.folder()
@@ -236,6 +239,7 @@ add_compare(app)
 add_loop(app)
 add_attack(app)
 app.add_typer(reward_app, name="reward")
+add_tune(app)
 
 if __name__ == "__main__":
     app()

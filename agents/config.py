@@ -43,7 +43,7 @@ def _literal(text: str) -> Any:
 
 
 class TrainConfig(BaseModel):
-    """The configuration of a run. What is left out comes from `agents.hyperparams`, by environment and algorithm."""
+    """The configuration of a run. What is left out comes from `agents/settings/<Env>.yml`, by algorithm."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -75,6 +75,10 @@ class TrainConfig(BaseModel):
     env_kwargs: dict[str, Any] = Field(
         {}, description="Arguments of the environment, such as max_new_tokens:24 or data:my.jsonl; repeat the flag."
     )
+    settings: str | None = Field(
+        None, description="YAML file of settings by algorithm, instead of ours in agents/settings/."
+    )
+    wandb: str | None = Field(None, description="Project of Weights & Biases to log to as well.")
     log_folder: str = Field(
         "logs", description="Folder of all runs.", json_schema_extra={"flags": ["-f", "--log-folder"]}
     )
@@ -108,7 +112,7 @@ class TrainConfig(BaseModel):
 
     def resolved(self) -> TrainConfig:
         """The same configuration with every default filled in: as it is saved, it says all."""
-        defaults = default_hyperparams(self.env_id, self.algo)
+        defaults = default_hyperparams(self.env_id, self.algo, self.settings)
         given = {name: getattr(self, name) for name in (*AGENT_FIELDS, "n_timesteps", "n_envs")}
         chosen = defaults | self.hyperparams | {name: value for name, value in given.items() if value is not None}
         fields = {name: chosen.pop(name, None) for name in given}

@@ -6,13 +6,10 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .buffers import SequenceRolloutBuffer
-from .policy import TokenPolicy
-
-__all__ = ["available", "check_arguments", "get_algorithm", "make", "register"]
+__all__ = ["available", "check_arguments", "check_name", "get_algorithm", "known_arguments", "make", "register"]
 
 ENTRY_POINTS = "rlhf_envs.algorithms"
 _ALGORITHMS: dict[str, str] = {
@@ -66,11 +63,11 @@ def available() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)} | _ALGORITHMS
 
 
-def get_algorithm(name: str) -> type[Any]:
-    """Import the class of an algorithm.
+def check_name(name: str) -> None:
+    """Check that there is one algorithm of this name. Imports neither it nor torch.
 
     Raises:
-        ValueError: the name is unknown; the message has the nearest and all the names.
+        ValueError: the name is unknown, and the message has the nearest and all the names; or two plugins have it.
     """
     algorithms = available()
     if name in ABSENT and name not in algorithms:
@@ -79,8 +76,44 @@ def get_algorithm(name: str) -> type[Any]:
         near = difflib.get_close_matches(name, algorithms, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown algorithm {name!r}: {hint}there are {', '.join(sorted(algorithms))}")
-    module, _, attribute = algorithms[name].partition(":")
+    plugins = _plugins(name)
+    if len(plugins) > 1:
+        owners = " and ".join(sorted(f"{_owner(point)} ({point.value})" for point in plugins))
+        raise ValueError(f"the algorithm {name!r} is in {owners}: uninstall one of them")
+
+
+def get_algorithm(name: str) -> type[Any]:
+    """Import the class of an algorithm.
+
+    Raises:
+        ValueError: the name is unknown, see `check_name`.
+        ImportError: a plugin cannot be imported; the message names distribution, entry point and cause.
+    """
+    check_name(name)
+    for point in _plugins(name):
+        return _load(point)
+    module, _, attribute = _ALGORITHMS[name].partition(":")
     algorithm: type[Any] = getattr(importlib.import_module(module), attribute)
+    return algorithm
+
+
+def _plugins(name: str) -> list[EntryPoint]:
+    """The entry points of a name; none where it is ours or registered."""
+    return [] if name in _ALGORITHMS else [p for p in entry_points(group=ENTRY_POINTS) if p.name == name]
+
+
+def _owner(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "a distribution without a name"
+
+
+def _load(point: EntryPoint) -> type[Any]:
+    where = f"the algorithm {point.name!r} of {_owner(point)}, entry point {point.name} = {point.value!r}"
+    try:
+        algorithm = point.load()
+    except Exception as error:  # whatever a third party's module does when it is imported
+        raise ImportError(f"{where}, cannot be imported: {type(error).__name__}: {error}") from error
+    if not isinstance(algorithm, type):
+        raise ImportError(f"{where}, is no class but {algorithm!r}")
     return algorithm
 
 
@@ -102,8 +135,8 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         An SB3 agent; `agent.learn(total_timesteps)` counts tokens.
 
     Raises:
-        ValueError: unknown algorithm, `batch_size` is smaller than one episode, or the environment's tokenizer is not
-            the model's.
+        ValueError: unknown algorithm, `batch_size` is smaller than one episode, the environment's actions are no
+            tokens, or its tokenizer is not the model's.
         TypeError: an argument that nothing takes; the message has the nearest name.
     """
     check_arguments(name, kwargs)
@@ -117,6 +150,7 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         env = make_vec_env(env, 32 if n_envs is None else n_envs, seed=seed, **chosen)
     elif n_envs is not None:
         raise TypeError(f"n_envs={n_envs} goes with an environment's id; this one has {getattr(env, 'num_envs', 1)}")
+    _check_actions(name, env)
     model = _attribute(env, "model_name") if model is None else model
     kwargs = _sizes(kwargs, own, env)
     for argument, part in _parts(cls).items():
@@ -125,6 +159,16 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         given |= {key: kwargs.pop(key) for key in list(kwargs) if key in _part_arguments(part) - own}
         kwargs = {argument: part, PARTS[argument]: given, **kwargs}
     return cls(env=env, **({"seed": seed} if "seed" in own else {}), **kwargs)
+
+
+def _check_actions(name: str, env: Any) -> None:
+    from gymnasium import spaces
+
+    if not isinstance(env.action_space, spaces.Discrete):
+        raise ValueError(
+            f"{name} writes text, one token an action, and this environment's actions are {env.action_space}: take a "
+            "text environment, whose action space is Discrete(size of the vocabulary), or Stable-Baselines3 itself"
+        )
 
 
 def _sizes(kwargs: dict[str, Any], algorithm_names: set[str], env: Any) -> dict[str, Any]:
@@ -157,7 +201,7 @@ def check_arguments(name: str, arguments: Iterable[str]) -> None:
         TypeError: nothing takes an argument; the message has the nearest names, or all.
     """
     cls = get_algorithm(name)
-    known = own_arguments(cls, "env").union(*map(_part_arguments, _parts(cls).values()))
+    known = known_arguments(cls)
     for argument in arguments:
         if argument not in known:
             near = difflib.get_close_matches(argument, known, n=3)
@@ -165,11 +209,28 @@ def check_arguments(name: str, arguments: Iterable[str]) -> None:
             raise TypeError(f"{name} takes no argument {argument!r}; {hint}")
 
 
+def known_arguments(cls: type[Any]) -> set[str]:
+    """Names of all arguments that `make` takes for an algorithm: its own, and those of its policy and buffers."""
+    return own_arguments(cls, "env").union(*map(_part_arguments, _parts(cls).values()))
+
+
+def default_arguments(cls: type[Any]) -> dict[str, Any]:
+    """The defaults of the arguments that a class and its bases take by name, where they have one."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
+        found |= {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    return {name: default for name, default in found.items() if name in own_arguments(cls)}
+
+
 def _parts(cls: type[Any]) -> dict[str, type[Any]]:
     """The classes of an algorithm's policy and buffers, by the argument that takes them.
 
     They are the defaults of its own signature; where that has none, ours for on-policy algorithms.
     """
+    from .buffers import SequenceRolloutBuffer  # here: names are known without the import of torch
+    from .policy import TokenPolicy
+
     parts = {name: _default(cls, name) for name in PARTS if {name, PARTS[name]} <= own_arguments(cls)}
     ours: dict[str, type[Any]] = {"policy": TokenPolicy, "rollout_buffer_class": SequenceRolloutBuffer}
     return {name: found for name, part in parts.items() if (found := part or ours.get(name)) is not None}

@@ -74,6 +74,10 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     started = time.perf_counter()
     folder = Path(folder)
     config = find_run(folder) if config is None else config
+    if config.wandb is not None:
+        from .wandb_run import check_wandb
+
+        check_wandb()
     check_environment(config.env)
     if config.threads is not None:
         torch.set_num_threads(config.threads)

@@ -74,14 +74,32 @@ def prepare(config: TrainConfig) -> Prepared:
         ValueError, TypeError, FileExistsError: the configuration is wrong.
     """
     started = time.perf_counter()
-    config = _resolve(config)
+    if config.wandb is not None:
+        from .wandb_run import check_wandb
+
+        check_wandb()
+    config = resolve(config)
     folder = config.folder()
     agent = build_agent(config)
+    _check_budget(config, agent)
     callbacks = build_callbacks(config, agent, folder)
     return Prepared(config, folder, agent, callbacks, evaluate_held_out(config, agent), started)
 
 
-def _resolve(config: TrainConfig) -> TrainConfig:
+def _check_budget(config: TrainConfig, agent: Any) -> None:
+    try:
+        horizon = int(agent.get_env().get_attr("max_new_tokens", 0)[0])
+    except AttributeError:  # no environment of ours: it does not say how long an episode is
+        return
+    assert config.n_timesteps is not None
+    if config.n_timesteps < horizon:
+        raise ValueError(
+            f"--n-timesteps {config.n_timesteps} is less than one episode of {horizon} tokens: take at least that, "
+            "or fewer with --env-kwargs max_new_tokens"
+        )
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
     """The configuration with its defaults; without that of `kl_coef` where the algorithm has no buffer to take it."""
     from .registry import get_algorithm, own_arguments
 
@@ -149,6 +167,10 @@ def _learn(run: Prepared, tokens: int) -> None:
         if guard is not None:
             guard.close()
         agent.logger.close()
+        if run.config.wandb is not None:
+            from .wandb_run import finish_wandb
+
+            finish_wandb()
     if guard is not None and guard.interrupted is not None:
         where = guard.saved if guard.gave_up else run.folder / AGENT
         raise RunInterrupted(
@@ -192,9 +214,9 @@ def build_agent(config: TrainConfig) -> Any:
 
     check_environment(config.env)
     if config.model is not None:
-        from rlhf_envs.models import resolve
+        from rlhf_envs.models import resolve as find_model
 
-        resolve(config.model)
+        find_model(config.model)
     import torch
 
     from .registry import check_arguments, make
@@ -296,6 +318,10 @@ def _open_folder(run: Prepared) -> None:
         reason = error.strerror or error
         raise OSError(f"cannot write the run's folder {folder}: {reason}; choose another --log-folder") from error
     resumed_at = None if run.generators is None else agent.num_timesteps
+    if config.wandb is not None:
+        from .wandb_run import start_wandb
+
+        run.callbacks.append(start_wandb(config, folder))  # before the logger: it follows TensorBoard's writer
     agent.set_logger(open_logger(folder, config.verbose > 0, resumed_at))
 
 

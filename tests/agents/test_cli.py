@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from agents.cli import app
 from agents.config import TrainConfig, parse_pairs
-from agents.hyperparams import HYPERPARAMS, default_hyperparams
+from agents.hyperparams import default_hyperparams
 from agents.train import train
 
 BANDIT = "rlhf/TokenBandit-v0"
@@ -60,7 +60,7 @@ def test_the_configuration_in_the_folder_says_all(run: tuple[Path, Any]) -> None
     assert (saved["algo"], saved["env"], saved["n_timesteps"], saved["n_envs"]) == ("ppo", BANDIT, 384, 32)
     assert saved["learning_rate"] == 0.01
     assert saved["hyperparams"]["batch_size"] == 48
-    assert saved["kl_coef"] == HYPERPARAMS[BANDIT]["ppo"]["kl_coef"]
+    assert saved["kl_coef"] == default_hyperparams(BANDIT, "ppo")["kl_coef"]
     assert TrainConfig(**saved).resolved().model_dump() == saved
 
 
@@ -122,6 +122,7 @@ def test_the_next_run_takes_the_next_number(run: tuple[Path, Any]) -> None:
         (["--learning-rate", "-1"], "--learning-rate"),
         (["-params", "batch_size"], "no key:value pair"),
         (["-params", "batchsize:64"], "batch_size"),
+        (["-n", "2"], "--n-timesteps 2 is less than one episode of 3 tokens"),
         (["-params", "batch_size:2"], "smaller than one episode"),
         (["--env-kwargs", "max_new_tokens:0"], "max_new_tokens"),
         (["--env-kwargs", "reward:nobody"], "unknown reward 'nobody'"),

@@ -1,0 +1,126 @@
+"""What a search leaves behind: the table of trials, the best settings in a YAML file, and the report."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .atomic import replace_file
+from .hyperparams import write_section
+from .tune import ERROR, FIGURES, KL, TuneResult
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["confirmation_table", "summary", "write"]
+
+
+def write(result: TuneResult) -> Path:
+    """Write trials.csv and report.md into the search's folder, and the section of the YAML file; the file's path."""
+    config = result.config
+    folder = config.folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = trials(result)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    replace_file(folder / "trials.csv", text.getvalue().encode("utf-8"))
+    replace_file(folder / "report.md", report(result, rows).encode("utf-8"))
+    file = config.settings_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_section(file, config.algo, result.settings, summary(result))
+    return file
+
+
+def trials(result: TuneResult) -> list[dict[str, Any]]:
+    """A row a trial, whatever became of it."""
+    return [
+        {
+            "trial": trial.number,
+            "state": trial.state.name.lower(),
+            result.config.metric: trial.value,
+            "kl": trial.user_attrs.get(KL),
+            "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 1),
+            **{name: trial.params.get(name) for name in result.space},
+            "figures": " ".join(f"{value:.6g}" for value in trial.user_attrs.get(FIGURES, [])),
+            "error": trial.user_attrs.get(ERROR, ""),
+        }
+        for trial in result.study.trials
+    ]
+
+
+def summary(result: TuneResult) -> str:
+    """One line: the search's own figure, and that of new seeds."""
+    config = result.config
+    text = (
+        f"rlhf tune, trial {result.best.number} of {len(result.study.trials)}: {config.metric} {result.best.value:.4f}"
+    )
+    if result.confirmed is None:
+        return f"{text}; not confirmed with new seeds"
+    return f"{text}; {config.confirm_seeds} new seeds: {result.confirmed.estimate('validation')}"
+
+
+def figures(result: TuneResult) -> list[tuple[str, str, str]]:
+    """What was measured of the best settings and of the default ones: name, best, default."""
+    config = result.config
+    rows = [(f"{config.metric}, the search's own seeds (validation)", f"{result.best.value:.3f}", "")]
+    if result.confirmed is None or result.defaults is None:
+        return rows
+    for split in ("validation", "test"):
+        estimates = [str(found.estimate(split)) for found in (result.confirmed, result.defaults)]
+        rows.append((f"{config.metric}, {config.confirm_seeds} new seeds ({split})", *estimates))
+    means = [f"{sum(found.kl) / len(found.kl):.2f}" for found in (result.confirmed, result.defaults)]
+    return [*rows, ("KL an episode, new seeds (test)", *means)]
+
+
+def confirmation_table(result: TuneResult) -> Table:
+    """The figures side by side, for the terminal."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for heading in ("", "best", "default"):
+        table.add_column(heading)
+    for row in figures(result):
+        table.add_row(*row)
+    return table
+
+
+def report(result: TuneResult, rows: list[dict[str, Any]]) -> str:
+    """The report as Markdown."""
+    config = result.config
+    states = [row["state"] for row in rows]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    lines = [
+        f"# Settings of {config.algo} on {config.env}",
+        "",
+        f"{len(rows)} trials of {config.tokens} tokens ({counts}), sampler {config.sampler}, pruner {config.pruner}, "
+        f"seeds a trial {config.seeds_per_trial}"
+        + (f", KL at most {config.kl_limit} nats an episode." if config.kl_limit else "."),
+        "",
+        "The best of many trials looks better than it is: compare the figures of new seeds. Trial 0 has the default "
+        "settings, moved into the ranges where they lie outside.",
+        "",
+        *_markdown(["", "best", "default"], [list(row) for row in figures(result)]),
+        "",
+        "## Ranges",
+        "",
+        *(f"- `{name}`: {found}" for name, found in result.space.items()),
+        "",
+        "## Trials",
+        "",
+        *_markdown(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
+    return " ".join(text.replace("|", "\\|").split())

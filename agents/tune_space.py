@@ -1,0 +1,158 @@
+"""What a search may choose from: ranges by argument name, for the arguments that the algorithm takes."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["RANGES", "Range", "parse_range", "search_space"]
+
+# A range of factor 10 or more is searched on a logarithmic scale.
+LOG_FROM = 10.0
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values of one argument: `low` to `high`, both among them, or one of `choices`."""
+
+    low: float | int | None = None
+    high: float | int | None = None
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def log(self) -> bool:
+        """Whether the scale is logarithmic."""
+        return bool(self.low and self.high and self.low > 0 and self.high / self.low >= LOG_FROM)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Any:
+        """A value for a trial."""
+        if self.choices:
+            return trial.suggest_categorical(name, list(self.choices))
+        assert self.low is not None and self.high is not None
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(name, self.low, self.high, log=self.log)
+        return trial.suggest_float(name, float(self.low), float(self.high), log=self.log)
+
+    def __contains__(self, value: Any) -> bool:
+        """Whether a search could find the value."""
+        if self.choices:
+            return value in self.choices
+        assert self.low is not None and self.high is not None
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def nearest(self, value: Any) -> Any:
+        """The value moved into the range; None where it cannot be."""
+        if value in self:
+            return value
+        if self.choices or not isinstance(value, int | float) or isinstance(value, bool):
+            return None
+        assert self.low is not None and self.high is not None
+        return min(max(value, self.low), self.high)
+
+    def __str__(self) -> str:
+        """As `--space` has it."""
+        return ",".join(map(str, self.choices)) if self.choices else f"{self.low}..{self.high}"
+
+
+RANGES: dict[str, Range] = {
+    "learning_rate": Range(1e-5, 1e-2),
+    "n_epochs": Range(1, 8),
+    "kl_coef": Range(0.01, 1.0),
+    "ent_coef": Range(1e-4, 0.1),
+    "vf_coef": Range(0.02, 0.5),
+    "clip_range": Range(choices=(0.1, 0.2, 0.3, 0.4)),
+    "gae_lambda": Range(0.9, 1.0),
+    "max_grad_norm": Range(0.3, 5.0),
+    "group_size": Range(choices=(2, 4, 8)),
+    "target_kl": Range(0.003, 0.1),  # TRPO's trust region; for others the end of an update, which they leave off
+}
+ONLY_OF = {"target_kl": ("trpo",)}
+
+
+def parse_range(text: str) -> tuple[str, Range]:
+    """Read "learning_rate:1e-5..1e-3", "n_epochs:1..8" or "clip_range:0.1,0.2".
+
+    Raises:
+        ValueError: it is none of these, or the range is empty.
+    """
+    name, colon, values = text.partition(":")
+    name, form = (
+        name.strip(),
+        f"{text!r}: expected name:low..high or name:choice,choice, such as learning_rate:1e-5..1e-3",
+    )
+    if not colon or not name or not values.strip():
+        raise ValueError(form)
+    if ".." not in values:
+        return name, Range(choices=tuple(_literal(part.strip()) for part in values.split(",")))
+    low, high = (_literal(part.strip()) for part in values.split("..", 1))
+    if not all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in (low, high)):
+        raise ValueError(form)
+    if not low < high:
+        raise ValueError(f"{text!r}: {low} is not below {high}")
+    return name, Range(low, high)
+
+
+def _literal(text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def search_space(
+    known: Iterable[str],
+    given: Mapping[str, Range],
+    *,
+    algo: str,
+    only: Iterable[str] = (),
+    leash: bool = True,
+    rollout: int | None = None,
+    episode: int = 1,
+    n_envs: int = 1,
+) -> dict[str, Range]:
+    """The ranges of a search: `RANGES` as far as the algorithm takes the argument, and before them the user's own.
+
+    Args:
+        known: arguments that the algorithm takes.
+        given: the user's ranges.
+        algo: the algorithm's name.
+        only: search these names alone.
+        leash: search `kl_coef`. Where the objective is the reward that is trained on, and nothing limits the KL, the
+            best leash is none: then it should not be searched.
+        rollout: tokens of a rollout, whose divisors `batch_size` is chosen from; None leaves it.
+        episode: tokens of an episode, the least `batch_size`.
+        n_envs: environments, which groups have to divide.
+
+    Raises:
+        ValueError: the algorithm takes no argument of a name, or there is nothing to search.
+    """
+    known = set(known)
+    ranges = {name: found for name, found in RANGES.items() if algo in ONLY_OF.get(name, (algo,))}
+    if not leash:
+        del ranges["kl_coef"]
+    ranges["group_size"] = Range(choices=tuple(k for k in RANGES["group_size"].choices if n_envs % k == 0) or (1,))
+    if rollout is not None:
+        sizes = [rollout // k for k in (16, 8, 4, 2, 1) if rollout % k == 0 and rollout // k >= min(episode, rollout)]
+        ranges["batch_size"] = Range(choices=tuple(sizes))
+    ranges |= given
+    for name in (*given, *only):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
+            raise ValueError(f"--space {name}: {algo} takes no such argument; {hint}")
+        if name not in ranges:
+            raise ValueError(f"--only {name}: no range is known for it, give one with --space {name}:low..high")
+    chosen = {name: found for name, found in ranges.items() if name in known and (not only or name in set(only))}
+    chosen = {name: found for name, found in chosen.items() if len(found.choices) != 1}
+    if not chosen:
+        raise ValueError(f"there is nothing to search: {algo} takes none of {', '.join(RANGES)}; give --space")
+    return chosen

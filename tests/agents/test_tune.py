@@ -1,0 +1,193 @@
+"""The search for settings."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import agents
+from agents import tune as tuning
+from agents.cli import app
+from agents.hyperparams import default_hyperparams
+from agents.registry import get_algorithm, known_arguments
+from agents.tune_config import TuneConfig
+from agents.tune_space import Range, parse_range, search_space
+
+BANDIT = "rlhf/TokenBandit-v0"
+FAST: dict[str, Any] = dict(env=BANDIT, tokens=192, n_envs=16, episodes=16, confirm_seeds=0, threads=1, trials=2)
+FAST |= dict(only=["learning_rate"], hyperparams={"batch_size": 24, "n_epochs": 1})
+
+
+def config(folder: Path, **changes: Any) -> TuneConfig:
+    return TuneConfig(**{**FAST, "log_folder": str(folder), **changes})
+
+
+def rlhf(*arguments: str) -> Any:
+    return CliRunner().invoke(app, ["tune", *arguments], env={"COLUMNS": "200"})
+
+
+def test_ranges_are_read_as_they_are_written() -> None:
+    assert parse_range("learning_rate:1e-5..1e-3") == ("learning_rate", Range(1e-5, 1e-3))
+    assert parse_range("clip_range:0.1, none") == ("clip_range", Range(choices=(0.1, None)))
+    assert (Range(1e-5, 1e-3).log, Range(0.9, 1.0).log, Range(0, 100).log) == (True, False, False)
+    for wrong in ("learning_rate", "learning_rate:", "a:x..y", "a:3..1", ":1..2"):
+        with pytest.raises(ValueError, match="expected name:low..high|is not below"):
+            parse_range(wrong)
+
+
+def test_the_space_is_what_the_algorithm_takes() -> None:
+    def space(algo: str, **changes: Any) -> dict[str, Range]:
+        return search_space(known_arguments(get_algorithm(algo)), {}, algo=algo, **changes)
+
+    assert {"clip_range", "n_epochs", "gae_lambda", "kl_coef"} <= space("ppo").keys()
+    assert not {"clip_range", "n_epochs"} & space("a2c").keys()
+    assert "kl_coef" not in space("ppo", leash=False)
+    assert space("rloo", n_envs=12)["group_size"].choices == (2, 4)
+    assert space("ppo", rollout=96, episode=12)["batch_size"].choices == (12, 24, 48, 96)
+    with pytest.raises(
+        ValueError, match="--space learning_rat: ppo takes no such argument; did you mean 'learning_rate'"
+    ):
+        search_space(known_arguments(get_algorithm("ppo")), {"learning_rat": Range(0, 1)}, algo="ppo")
+
+
+def test_kl_is_searched_only_where_something_holds_it(tmp_path: Path) -> None:
+    assert "kl_coef" not in tuning.find_space(config(tmp_path, only=[]))
+    assert "kl_coef" in tuning.find_space(config(tmp_path, only=[], kl_limit=1.0))
+
+
+def test_the_command_writes_a_section_that_train_takes_and_goes_on(tmp_path: Path) -> None:
+    flags = ["--env", BANDIT, "--tokens", "192", "--n-envs", "16", "--episodes", "16", "--threads", "1"]
+    flags += ["--only", "learning_rate", "--confirm-seeds", "2", "-f", str(tmp_path), "-params", "batch_size:24"]
+    result = rlhf(*flags, "--trials", "2", "--space", "learning_rate:1e-4..1e-2")
+    assert result.exit_code == 0, result.output
+    folder = tmp_path / "tune" / "ppo" / "TokenBandit-v0"
+    section = yaml.safe_load((folder / "TokenBandit-v0.yml").read_text())["ppo"]
+    assert 1e-4 <= section["learning_rate"] <= 1e-2
+    assert (section["n_timesteps"], section["n_envs"], section["batch_size"]) == (192, 16, 24)
+    assert "2 new seeds:" in (folder / "TokenBandit-v0.yml").read_text(), "the figure of new seeds stands beside"
+    report = (folder / "report.md").read_text()
+    assert "2 new seeds (validation)" in report
+    assert "2 new seeds (test)" in report
+    assert default_hyperparams(BANDIT, "ppo", folder / "TokenBandit-v0.yml") == section
+    again = rlhf(*flags, "--trials", "3", "--space", "learning_rate:1e-4..1e-2")
+    assert again.exit_code == 0, again.output
+    rows = list(csv.DictReader((folder / "trials.csv").open()))
+    assert [row["trial"] for row in rows] == ["0", "1", "2"]
+    assert "trial 2:" in again.output
+    assert "trial 1:" not in again.output
+    assert float(rows[0]["learning_rate"]) == 3e-3, "the first trial has the default settings"
+    other = rlhf(*flags, "--trials", "3", "--tokens", "384", "--space", "learning_rate:1e-4..1e-2")
+    assert other.exit_code == 2
+    assert "was made with tokens=192 and not 384" in other.stderr
+
+
+def test_the_winner_is_run_again_with_seeds_that_the_search_had_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    build = tuning.build_agent
+    monkeypatch.setattr(tuning, "build_agent", lambda run: (seeds.append(run.seed), build(run))[1])
+    result = tuning.tune(config(tmp_path, confirm_seeds=2, seeds_per_trial=2, pruner="none"))
+    searched, confirmed = seeds[:4], seeds[4:]
+    assert searched == [0, 1, 0, 1]
+    assert len(confirmed) == 4
+    assert confirmed[:2] == confirmed[2:], "winner and defaults have the same seeds"
+    assert not set(searched) & set(confirmed)
+    assert result.confirmed is not None
+    assert result.confirmed.estimate("test").mean == pytest.approx(np.mean(result.confirmed.values["test"]))
+
+
+def test_a_trials_figure_is_what_evaluate_says_of_the_same_run(tmp_path: Path) -> None:
+    result = tuning.tune(config(tmp_path, trials=1, pruner="none"))
+    run = config(tmp_path).run(0, result.best.params)
+    agent = agents.make("ppo", agents.make_vec_env(BANDIT, 16, seed=0), seed=0, kl_coef=0.1, **run.hyperparams).learn(
+        192
+    )
+    assert result.best.value == pytest.approx(agents.evaluate(agent, BANDIT, 16, "validation").reward.mean(), abs=1e-6)
+
+
+def test_a_figure_that_is_not_finite_and_a_trial_that_fails_are_failed_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, calls = tuning._train, []
+
+    def sometimes(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise RuntimeError("no memory")
+        return train(*arguments)
+
+    monkeypatch.setattr(tuning, "_train", sometimes)
+    measure = tuning._measure
+
+    def broken(*arguments: Any) -> Any:
+        found = measure(*arguments)
+        if len(calls) == 2:
+            found.reward[0] = math.nan
+        return found
+
+    monkeypatch.setattr(tuning, "_measure", broken)
+    result = tuning.tune(config(tmp_path, trials=3, pruner="none"))
+    states = [trial.state.name for trial in result.study.trials]
+    assert states == ["FAIL", "FAIL", "COMPLETE"]
+    errors = [trial.user_attrs.get("error") for trial in result.study.trials]
+    assert errors == ["RuntimeError: no memory", "FloatingPointError: reward on validation is nan", None]
+    assert result.best.number == 2
+
+
+def test_all_failed_is_an_error_with_the_first_cause(tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"none of 2 trials gave a figure \(2 failed\); the first: ValueError: batch_size"
+    ):
+        tuning.tune(config(tmp_path, hyperparams={"batch_size": 2}))
+
+
+def test_the_best_within_the_limit_wins_not_the_best(tmp_path: Path) -> None:
+    study = optuna.create_study(direction="maximize")
+    for value, kl in ((1.0, 9.0), (0.5, 0.9), (0.4, 0.1)):
+        study.add_trial(optuna.trial.create_trial(value=value, user_attrs={"kl": kl}))
+    assert tuning._best(config(tmp_path), study).number == 0
+    assert tuning._best(config(tmp_path, kl_limit=1.0), study).number == 1
+    with pytest.raises(ValueError, match=r"none of 3 trials stays within --kl-limit 0.01: the least KL is 0.10 nats"):
+        tuning._best(config(tmp_path, kl_limit=0.01), study)
+
+
+def test_a_trial_is_pruned_at_an_evaluation(tmp_path: Path) -> None:
+    cut = config(tmp_path, trials=6, tokens=960, space=["learning_rate:1e-9..0.01"], seed=3)
+    study = tuning.tune(cut).study
+    for trial in study.trials:
+        assert set(trial.intermediate_values) <= {1, 2, 3}
+    pruned = [trial for trial in study.trials if trial.state is optuna.trial.TrialState.PRUNED]
+    for trial in pruned:
+        step = max(trial.intermediate_values)
+        earlier = [t.intermediate_values[step] for t in study.trials[: trial.number] if step in t.intermediate_values]
+        assert max(trial.intermediate_values.values()) < np.median(earlier)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--algo", "pp0"], "did you mean 'ppo'"),
+        (["--env", "rlhf/Nothing-v0"], "unknown environment"),
+        (["--space", "learning_rate"], "expected name:low..high"),
+        (["--space", "learning_rat:0..1"], "did you mean 'learning_rate'"),
+        (["--only", "temperature"], "no range is known for it"),
+        (["--metric", "nobody"], "unknown reward 'nobody'"),
+        (["--trials", "0"], "--trials"),
+    ],
+)
+def test_a_users_mistake_is_one_line(flags: list[str], message: str, tmp_path: Path) -> None:
+    given = flags if "--env" in flags else ["--env", BANDIT, *flags]
+    result = rlhf(*given, "-f", str(tmp_path / "logs"))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "logs").exists()
