@@ -18,6 +18,7 @@ _targets: dict[str, str | Callable[..., Any]] = {
     "human": "rlhf_envs.rewards.human:HumanReward",
     "toxicity": "rlhf_envs.rewards.toxicity:Toxicity",
     "repetition-penalty": "rlhf_envs.rewards.shaping:RepetitionPenalty",
+    "repetition": "rlhf_envs.rewards.shaping:Repetition",
     "length-penalty": "rlhf_envs.rewards.shaping:LengthPenalty",
     "distinct-ngrams": "rlhf_envs.rewards.diversity:DistinctNgrams",
     "self-bleu-diversity": "rlhf_envs.rewards.diversity:SelfBleuDiversity",

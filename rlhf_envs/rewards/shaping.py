@@ -15,7 +15,7 @@ import numpy as np
 from rlhf_envs.rewards.base import Columns, FunctionReward, Reward, evaluate_reward
 from rlhf_envs.rewards.state import is_frozen
 
-__all__ = ["Clipped", "LengthPenalty", "RepetitionPenalty", "Whitened", "Wrapped", "as_reward", "ngrams"]
+__all__ = ["Clipped", "LengthPenalty", "Repetition", "RepetitionPenalty", "Whitened", "Wrapped", "as_reward", "ngrams"]
 
 
 def as_reward(reward: str | Callable[..., Any]) -> Reward:
@@ -213,3 +213,13 @@ class RepetitionPenalty(Reward):
     @staticmethod
     def _penalty(grams: Sequence[tuple[str, ...]]) -> float:
         return len(set(grams)) / len(grams) - 1.0 if grams else 0.0
+
+
+class Repetition(RepetitionPenalty):
+    """The share of a completion's word n-grams that it has said before, from 0 to 1: a cost, for `Constrained`."""
+
+    name = "repetition"
+
+    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+        """The shares, (n,)."""
+        return -super().score(prompts, completions, **columns)

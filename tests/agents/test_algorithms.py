@@ -12,7 +12,7 @@ from agents.testing import check_algorithm
 
 # What an algorithm cannot do without, or is quick with.
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "ppo_lagrangian": dict(cost="repetition-penalty", cost_limit=0.1),
+    "ppo_lagrangian": dict(cost="repetition", cost_limit=0.1),
 }
 
 
