@@ -8,6 +8,8 @@ Options from later papers: `loss_type="dr_grpo"` with `scale_rewards=False` is D
 https://arxiv.org/abs/2503.20783), which sums over tokens and divides by a constant; `loss_type="dapo"` averages over
 all tokens (Yu et al. 2025, https://arxiv.org/abs/2503.14476). Departures: the default is "dapo", which on short
 completions does not favour long wrong ones; `kl="reward"` takes the KL off the score instead, before the mean is taken.
+Only that maximises reward minus KL: the gradient of k3 in the loss is, on the policy's own samples, that of the KL the
+other way round (Tang and Munos 2025, https://arxiv.org/abs/2506.09477), and its optimum is another one.
 """
 
 from __future__ import annotations

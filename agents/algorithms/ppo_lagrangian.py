@@ -65,8 +65,8 @@ class PPOLagrangian(PPO):
                 continue
             if self.cost is None or self.cost_limit is None:
                 raise ValueError(
-                    "ppo_lagrangian needs a constraint: give it cost='repetition' and cost_limit=0.1, or an environment "
-                    "whose reward_fn is Constrained(reward, cost, limit)"
+                    "ppo_lagrangian needs a constraint: give it cost='repetition' and cost_limit=0.1, or an "
+                    "environment whose reward_fn is Constrained(reward, cost, limit)"
                 )
             if id(reward_fn) not in made:
                 made[id(reward_fn)] = Constrained(reward_fn, self.cost, self.cost_limit)
