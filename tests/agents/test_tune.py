@@ -39,7 +39,7 @@ def test_ranges_are_read_as_they_are_written() -> None:
     assert parse_range("clip_range:0.1, none") == ("clip_range", Range(choices=(0.1, None)))
     assert (Range(1e-5, 1e-3).log, Range(0.9, 1.0).log, Range(0, 100).log) == (True, False, False)
     for wrong in ("learning_rate", "learning_rate:", "a:x..y", "a:3..1", ":1..2"):
-        with pytest.raises(ValueError, match="expected name:low..high|is not below"):
+        with pytest.raises(ValueError, match=r"expected name:low..high|is not below"):
             parse_range(wrong)
 
 
