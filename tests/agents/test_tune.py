@@ -79,7 +79,7 @@ def test_the_command_writes_a_section_that_train_takes_and_goes_on(tmp_path: Pat
     assert default_hyperparams(BANDIT, "ppo", folder / "TokenBandit-v0.yml") == section
     again = rlhf(*flags, "--trials", "3", "--space", "learning_rate:1e-4..1e-2")
     assert again.exit_code == 0, again.output
-    rows = list(csv.DictReader((folder / "trials.csv").open()))
+    rows = list(csv.DictReader((folder / "trials.csv").read_text().splitlines()))
     assert [row["trial"] for row in rows] == ["0", "1", "2"]
     assert "trial 2:" in again.output
     assert "trial 1:" not in again.output
