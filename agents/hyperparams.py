@@ -42,6 +42,25 @@ HYPERPARAMS: dict[str, dict[str, dict[str, Any]]] = {
         "a2c": dict(n_timesteps=98_304, n_envs=256, learning_rate=3e-3, kl_coef=0.1),
     },
 }
+_Q = dict(learning_rate=3e-3, train_freq=3, gradient_steps=8, batch_size=1536, learning_starts=2048)
+_Q |= dict(target_update_interval=1536, exploration_final_eps=0.1)
+_NUMBERS = dict(learning_rate=1e-3, train_freq=10, gradient_steps=16, batch_size=1024, learning_starts=2048)
+_NUMBERS |= dict(target_update_interval=2560, exploration_final_eps=0.1, n_steps=10)
+_TEXT = dict(learning_rate=3e-4, n_steps=32, beta=8.0, gradient_steps=24, batch_size=512, learning_starts=4096)
+_TEXT |= dict(target_update_interval=4096, exploration_final_eps=0.1, temperature=0.7)
+for _name in ("dqn", "qrdqn"):
+    HYPERPARAMS["rlhf/TokenBandit-v0"][_name] = dict(n_timesteps=81_920, n_envs=256, **_Q)
+    HYPERPARAMS["rlhf/IncreasingNumbers-v0"][_name] = dict(n_timesteps=65_536, n_envs=128, **_NUMBERS)
+    HYPERPARAMS["rlhf/Sentiment-v0"][_name] = dict(n_timesteps=32_768, n_envs=128, **_TEXT)
+# Of these tokens only `log_fraction` are the environment's; the rest are those of the updates.
+HYPERPARAMS["rlhf/TokenBandit-v0"]["ilql"] = dict(n_timesteps=1_000_000, n_envs=256, learning_rate=3e-3, train_freq=3)
+HYPERPARAMS["rlhf/TokenBandit-v0"]["ilql"] |= dict(gradient_steps=8, batch_size=1024, log_fraction=0.05)
+HYPERPARAMS["rlhf/TokenBandit-v0"]["ilql"] |= dict(expectile=0.95, beta=30.0, cql_coef=0.0)
+HYPERPARAMS["rlhf/IncreasingNumbers-v0"]["ilql"] = dict(n_timesteps=400_000, n_envs=128, learning_rate=1e-3)
+HYPERPARAMS["rlhf/IncreasingNumbers-v0"]["ilql"] |= dict(train_freq=10, batch_size=1024, log_fraction=0.15)
+HYPERPARAMS["rlhf/IncreasingNumbers-v0"]["ilql"] |= dict(expectile=0.9, beta=50.0, cql_coef=0.0)
+HYPERPARAMS["rlhf/Sentiment-v0"]["ilql"] = dict(n_timesteps=120_000, n_envs=128, learning_rate=3e-4, batch_size=512)
+HYPERPARAMS["rlhf/Sentiment-v0"]["ilql"] |= dict(log_fraction=0.15, n_steps=8, beta=8.0, temperature=0.7)
 HYPERPARAMS["rlhf/HumanSentiment-v0"] = HYPERPARAMS["rlhf/Sentiment-v0"]
 ANY: dict[str, Any] = dict(n_timesteps=65_536, n_envs=32, kl_coef=0.1)
 
