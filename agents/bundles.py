@@ -98,7 +98,7 @@ def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any
     Raises:
         TypeError: the agent is of a kind that bundles do not hold.
     """
-    buffer = getattr(agent, "rollout_buffer", None) or getattr(agent, "replay_buffer", None)
+    buffer: Any = getattr(agent, "rollout_buffer", None) or getattr(agent, "replay_buffer", None)
     keeps = isinstance(agent, OnPolicyAlgorithm) or hasattr(buffer, "get_state")
     if not holds(type(agent)) or not keeps or agent.get_vec_normalize_env() is not None:
         raise TypeError(

@@ -67,6 +67,8 @@ class ILQL(QAgent):
         ValueError: an argument is out of range, or the data cannot be read; the message names the row.
     """
 
+    policy: ILQLPolicy
+
     def __init__(
         self,
         policy: Any = ILQLPolicy,
@@ -140,7 +142,7 @@ class ILQL(QAgent):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.data is not None and not self._read:
             contexts, n_prompt, scores = read_log(self.data, self.get_env())
-            self.replay_buffer.add_episodes(contexts, n_prompt, scores)  # type: ignore[union-attr]
+            self.replay_buffer.add_episodes(contexts, n_prompt, scores)
             self._read = True
         return super()._setup_learn(*args, **kwargs)
 
@@ -186,7 +188,7 @@ class ILQL(QAgent):
         self._update_learning_rate(self.policy.optimizer)
         figures: list[dict[str, float]] = []
         for _ in range(gradient_steps):
-            losses = self.losses(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))  # type: ignore[union-attr]
+            losses = self.losses(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
             self.policy.optimizer.zero_grad()
             losses["loss"].backward()
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)

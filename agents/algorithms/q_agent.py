@@ -22,6 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutReturn
 
+from ..q_policy import QPolicy
 from ..token_distribution import TokenDistribution
 from .text_agent import TextAgent
 
@@ -33,6 +34,8 @@ Exploration = Literal["reference", "uniform"]
 class QAgent(TextAgent, OffPolicyAlgorithm):
     """Mixin, to the left of an SB3 algorithm with a replay buffer."""
 
+    policy: QPolicy
+    replay_buffer: Any
     resumable = True  # see `agents.bundles.holds`
     exploration: Exploration = "reference"
     exploration_rate: float = 0.0
@@ -51,7 +54,7 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
         """A token an environment, `(n_envs,)`, twice: of the policy, or at random with the exploration rate."""
         rate = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
         assert self._last_obs is not None
-        obs, _ = self.policy.obs_to_tensor(self._last_obs)  # type: ignore[arg-type]
+        obs, _ = self.policy.obs_to_tensor(self._last_obs)
         acting, base = self.policy.acting_and_base(obs)
         random = torch.full_like(base, -np.log(base.shape[1])) if self.exploration == "uniform" else base
         explores = torch.as_tensor(np.random.rand(n_envs) < rate, device=base.device)
@@ -106,7 +109,8 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
         log_interval: int | None = None,
     ) -> RolloutReturn:
         """As SB3's; then what it does after every step, once for each of them, and the log."""
-        self._steps_due, self._finished_kl = 0, []
+        self._steps_due = 0
+        self._finished_kl: list[float] = []
         rollout = super().collect_rollouts(
             env, callback, train_freq, replay_buffer, action_noise, learning_starts, None
         )

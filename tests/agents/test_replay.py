@@ -52,9 +52,7 @@ class Episodes:
         return before, after, actions, rewards, done, infos
 
 
-def filled(
-    n_envs: int = 3, steps: int = 40, buffer_size: int = 600, **kwargs: Any
-) -> tuple[Any, list[tuple[Any, ...]]]:
+def filled(n_envs: int = 3, steps: int = 40, buffer_size: int = 600, **kwargs: Any) -> tuple[Any, list[Any]]:
     buffer = SequenceReplayBuffer(buffer_size, SPACE, ACTIONS, "cpu", n_envs=n_envs, **kwargs)
     episodes = Episodes(n_envs)
     stored = [episodes.step() for _ in range(steps)]
@@ -182,7 +180,7 @@ def test_a_context_that_does_not_grow_is_an_error() -> None:
 
 
 def test_its_state_is_all_of_it() -> None:
-    buffer, stored = filled(buffer_size=60)
+    buffer, _ = filled(buffer_size=60)
     other = SequenceReplayBuffer(60, SPACE, ACTIONS, "cpu", n_envs=3)
     other.set_state(buffer.get_state())
     more = Episodes(3, seed=5)
