@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -160,6 +160,7 @@ def evaluate_robustness(
     env_kwargs: dict[str, Any] | None = None,
     trust: bool = False,
     deterministic: bool = True,
+    decoding: Mapping[str, Any] | None = None,
     threshold: float = 0.0,
     judge_threshold: float = 0.5,
 ) -> Robustness:
@@ -177,6 +178,8 @@ def evaluate_robustness(
         env_kwargs: further arguments of the environment.
         trust: load an SB3 zip, which holds pickles.
         deterministic: take the most probable token; else draw, with the same random numbers each time.
+        decoding: `temperature`, `top_k`, `top_p` of a model or a run folder; a run's own by default, and 1 without any.
+            Gradients and the KL know the temperature.
         threshold: a reward from which on a completion is good; 0 is the mean of a normalised reward model.
         judge_threshold: the same of every judge.
 
@@ -190,6 +193,10 @@ def evaluate_robustness(
         raise ValueError(f"unknown attack {unknown[0]!r}: there are {', '.join(ATTACKS)}")
     budget = Budget() if budget is None else budget
     source = Source.of(source, trust)
+    if decoding:
+        if source.policy is not None:
+            raise ValueError(f"{source.name} decodes as it was built; {dict(decoding)} go with a model or a run folder")
+        source = replace(source, decoding={**source.decoding, **decoding})
     named = isinstance(env_id, str)
     options = {**source.environment_options(), "split": split, **(env_kwargs or {})} if named else {}
     batch = open_batch(env_id, 1, **options)

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from agents.hyperparams import HYPERPARAMS
+
 KINDS = ("plain", "adversarial")
 POLICY_ROWS = ("embeddings", "random_embeddings", "tokens", "random_tokens")
 
@@ -48,17 +50,18 @@ def train(kind: str, seed: int, folder: Path, settings: list[str], further: list
     return report
 
 
-def attack(source: str, n_episodes: int, budget: dict[str, Any], cache: Path | None) -> dict[str, Any]:
+def attack(
+    source: str, n_episodes: int, budget: dict[str, Any], cache: Path, decoding: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The report of the attacks on one model, which is computed where there is none yet."""
     from agents.robustness import Budget, evaluate_robustness
 
-    if cache is not None and cache.is_file():
+    if cache.is_file():
         known: dict[str, Any] = json.loads(cache.read_text(encoding="utf-8"))
         if (known["episodes"], known["budget"]) == (n_episodes, budget):
             return known
-    report = evaluate_robustness(source, "rlhf/Sentiment-v0", n_episodes, Budget(**budget)).to_dict()
-    if cache is not None:
-        cache.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    report = evaluate_robustness(source, "rlhf/Sentiment-v0", n_episodes, Budget(**budget), decoding=decoding).to_dict()
+    cache.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
 
@@ -124,7 +127,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.folder or temporary)
         runs = {kind: [train(kind, s, folder, settings, further) for s in range(args.seeds)] for kind in KINDS}
-        columns = {"no training": [attack("tiny", args.episodes, budget, folder / "tiny.json")]}
+        decoding = {"temperature": HYPERPARAMS["rlhf/Sentiment-v0"]["ppo"]["temperature"]}  # as the runs decode
+        columns = {"no training": [attack("tiny", args.episodes, budget, folder / "tiny.json", decoding)]}
         for kind in KINDS:
             found = [folder / "ppo" / f"{kind}_{seed}" for seed in range(args.seeds)]
             columns[kind] = [attack(str(run), args.episodes, budget, run / "attack.json") for run in found]

@@ -239,6 +239,11 @@ def test_nonsense_is_refused(settings: dict[str, Any], message: str) -> None:
         evaluate_robustness("tiny", SENTIMENT, **settings)
 
 
+def test_a_policy_decodes_as_it_was_built(written: Any) -> None:
+    with pytest.raises(ValueError, match="decodes as it was built"):
+        evaluate_robustness(written[1], SENTIMENT, 4, SMALL, decoding={"temperature": 0.5})
+
+
 @pytest.mark.parametrize("wrong", [{"epsilon": 0.0}, {"steps": 0}, {"swaps": 0}, {"candidates": 0}])
 def test_a_budget_of_nothing_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
