@@ -240,6 +240,6 @@ def resolve(config: RunConfig) -> TrainConfig:
     from . import train
 
     try:
-        return train._resolve(config)
+        return train.resolve(config)
     except ImportError:
         return config.resolved()

@@ -107,7 +107,7 @@ class TuneConfig(BaseModel):
 
     def run(self, seed: int, chosen: dict[str, Any]) -> TrainConfig:
         """The configuration of one training run with chosen settings."""
-        return TrainConfig(
+        given = dict(
             algo=self.algo,
             env=self.env,
             n_timesteps=self.tokens,
@@ -120,3 +120,4 @@ class TuneConfig(BaseModel):
             threads=self.threads,
             progress=False,
         )
+        return TrainConfig.model_validate(given)

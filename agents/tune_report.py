@@ -70,10 +70,10 @@ def figures(result: TuneResult) -> list[tuple[str, str, str]]:
     if result.confirmed is None or result.defaults is None:
         return rows
     for split in ("validation", "test"):
-        estimates = [str(found.estimate(split)) for found in (result.confirmed, result.defaults)]
-        rows.append((f"{config.metric}, {config.confirm_seeds} new seeds ({split})", *estimates))
-    means = [f"{sum(found.kl) / len(found.kl):.2f}" for found in (result.confirmed, result.defaults)]
-    return [*rows, ("KL an episode, new seeds (test)", *means)]
+        best, default = (str(found.estimate(split)) for found in (result.confirmed, result.defaults))
+        rows.append((f"{config.metric}, {config.confirm_seeds} new seeds ({split})", best, default))
+    best, default = (f"{sum(found.kl) / len(found.kl):.2f}" for found in (result.confirmed, result.defaults))
+    return [*rows, ("KL an episode, new seeds (test)", best, default)]
 
 
 def confirmation_table(result: TuneResult) -> Table:

@@ -59,9 +59,10 @@ def start_wandb(config: TrainConfig, folder: Path) -> Any:
 def finish_wandb() -> None:
     """End W&B's run: everything that TensorBoard got is written."""
     import wandb
+    from wandb.integration.tensorboard import unpatch
 
     wandb.finish(quiet=True)
-    wandb.tensorboard.unpatch()
+    unpatch()
 
 
 def _run_id(folder: Path) -> str | None:

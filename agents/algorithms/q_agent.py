@@ -22,7 +22,6 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutReturn
 
-from ..q_policy import QPolicy
 from ..token_distribution import TokenDistribution
 from .text_agent import TextAgent
 
@@ -34,7 +33,7 @@ Exploration = Literal["reference", "uniform"]
 class QAgent(TextAgent, OffPolicyAlgorithm):
     """Mixin, to the left of an SB3 algorithm with a replay buffer."""
 
-    policy: QPolicy
+    policy: Any  # a `QPolicy`; SB3's classes say another type each
     replay_buffer: Any
     resumable = True  # see `agents.bundles.holds`
     exploration: Exploration = "reference"
