@@ -228,9 +228,9 @@ def _check_unchanged(run: Run) -> None:
     saved = json.loads(path.read_text(encoding="utf-8"))
     now = json.loads(resolve(run.config).model_dump_json())
     for name in now.keys() - SHOWN:
-        if saved.get(name) != now[name]:
+        if name in saved and saved[name] != now[name]:
             raise ValueError(
-                f"the run in {run.folder} has {name}={saved.get(name)!r}, and now it would be {now[name]!r}: runs of "
+                f"the run in {run.folder} has {name}={saved[name]!r}, and now it would be {now[name]!r}: runs of "
                 "other settings are no part of one comparison. Choose another folder, or delete that run"
             )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 __all__ = ["Interval", "Reached", "improvement", "iqm", "reach"]
 
-N_RESAMPLES = 5000
+N_RESAMPLES = 2000
 LEVEL = 0.95
 
 
