@@ -39,12 +39,19 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
     exploration: Exploration = "reference"
     exploration_rate: float = 0.0
     _steps_due = 0
+    _n_calls: int
+    exploration_initial_eps: float
 
     def _choose_exploration(self, exploration: Exploration) -> None:
         if exploration not in ("reference", "uniform"):
             raise ValueError(f"exploration={exploration!r}: expected 'reference' or 'uniform'")
         self.exploration = exploration
         self._running_kl = np.zeros(0)  # of the episodes that are going on
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        if hasattr(self, "exploration_initial_eps") and self._n_calls == 0:
+            self.exploration_rate = self.exploration_initial_eps  # SB3 sets it after the first step
 
     @torch.no_grad()
     def _sample_action(

@@ -125,6 +125,7 @@ def test_the_figures_of_a_rollout_are_logged_once(tmp_path: Any) -> None:
     agent = build()
     agent.set_logger(configure(str(tmp_path), ["csv"]))
     agent.learn(200)
+    agent.logger.close()
     lines = (tmp_path / "progress.csv").read_text().splitlines()
     assert len(lines) == 1 + 5
     for tag in ("rlhf/reward", "rlhf/kl", "train/loss", "rollout/exploration_rate"):
