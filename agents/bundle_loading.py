@@ -93,7 +93,12 @@ def load_policy(directory: str | Path) -> tuple[TokenPolicy, dict[str, Any]]:
         attention_mask=spaces.Box(0, 1, (saved["length"],), np.int8),
     )
     arguments["model"] = model_files.build_network(folder / MODEL, saved["dtype"], saved["attention"])
-    policy = TokenPolicy(observation_space, spaces.Discrete(saved["n_actions"]), lambda _: 0.0, **arguments)
+    policy_class = decode(encoded["policy_class"], {}, "policy")
+    if not (isinstance(policy_class, type) and issubclass(policy_class, TokenPolicy)):
+        raise ValueError(f"{directory} holds a policy of {policy_class!r}: load the agent with agents.load")
+    policy: TokenPolicy = policy_class(
+        observation_space, spaces.Discrete(saved["n_actions"]), lambda _: 0.0, **arguments
+    )
     model_files.load_state(policy, folder / POLICY, description["shared"])
     policy.model_name = model_files.known_model(saved["name"], folder / MODEL)
     return policy, description

@@ -23,7 +23,7 @@ TAG = "$"
 OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD")
 BUILT_IN: dict[str, tuple[str, ...]] = {  # algorithms of others: on-policy ones
     "stable_baselines3": ("A2C", "PPO"),
-    "sb3_contrib": ("TRPO",),
+    "sb3_contrib": ("MaskablePPO", "TRPO"),
 }
 
 
@@ -38,9 +38,13 @@ def named_classes() -> dict[str, type[Any]]:
 
     from .buffers import SequenceRolloutBuffer
     from .episode_buffer import EpisodeRolloutBuffer
+    from .masked_buffer import MaskableSequenceRolloutBuffer
+    from .masked_policy import MaskableTokenPolicy
+    from .nlpo_policy import NLPOPolicy
     from .policy import TokenPolicy
 
     ours: list[type[Any]] = [TokenPolicy, SequenceRolloutBuffer, EpisodeRolloutBuffer]
+    ours += [MaskableTokenPolicy, MaskableSequenceRolloutBuffer, NLPOPolicy]
     theirs: list[type[Any]] = [buffers.RolloutBuffer, buffers.DictRolloutBuffer, RMSpropTFLike]
     classes = {cls.__name__: cls for cls in (*ours, *theirs)}
     classes |= {f"torch.optim.{name}": getattr(torch.optim, name) for name in OPTIMIZERS}

@@ -42,6 +42,9 @@ HYPERPARAMS: dict[str, dict[str, dict[str, Any]]] = {
         "a2c": dict(n_timesteps=98_304, n_envs=256, learning_rate=3e-3, kl_coef=0.1),
     },
 }
+for of_environment in HYPERPARAMS.values():  # PPO's own updates, under a mask
+    of_environment["maskable_ppo"] = dict(of_environment["ppo"])
+    of_environment["nlpo"] = dict(of_environment["ppo"], mask_top_p=0.95, target_update=5)
 HYPERPARAMS["rlhf/HumanSentiment-v0"] = HYPERPARAMS["rlhf/Sentiment-v0"]
 ANY: dict[str, Any] = dict(n_timesteps=65_536, n_envs=32, kl_coef=0.1)
 
