@@ -14,11 +14,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import agents
 from agents import evaluation
+from agents.config import TrainConfig
 from agents.contexts import micro_batches
 from agents.generation import generate
 from agents.language_model import hidden_states
 from agents.masked_policy import MaskableTokenPolicy
 from agents.token_distribution import log_probs_and_entropies
+from agents.train import train
 from rlhf_envs import TextGenerationVectorEnv
 from rlhf_envs.tasks.token_bandit import CONTEXTS, TokenBandit, completion_rewards, enumerate_completions, optimum
 
@@ -314,3 +316,30 @@ def _log_probs(model, start, completions):
             for row, completion in enumerate(completions)
         ]
     )
+
+
+def test_a_run_of_the_command_line_evaluates_under_the_masks(tmp_path):
+    """During training, after it, and out of the folder that it leaves, whose model alone knows of no masks."""
+    result = train(
+        TrainConfig(
+            env=BANDIT,
+            algo="maskable_ppo",
+            n_timesteps=192,
+            n_envs=32,
+            eval_freq=96,
+            n_eval_episodes=6,
+            test_episodes=8,
+            log_folder=str(tmp_path),
+            run_name="run",
+            hyperparams=dict(batch_size=48),
+            env_kwargs=dict(min_new_tokens=3),
+            progress=False,
+        )
+    )
+    lengths = np.load(result.folder / "evaluations.npz")["ep_lengths"]
+    assert lengths.size >= 6
+    assert (lengths == 3).all()
+    assert (result.before.length == 3).all()
+    assert (result.after.length == 3).all()
+    completions = generate(str(result.folder), BANDIT, indices=np.arange(40) % 4)
+    assert all(len(c.columns) == 3 and 0 not in c.input_ids[c.columns + 1] for c in completions)
