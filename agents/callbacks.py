@@ -206,12 +206,12 @@ class PeriodicEvaluation(EvalCallback):
         self._last = self.num_timesteps
         with isolated_generators(self.num_timesteps), frozen_rewards():
             self.eval_env.seed(self.seed)
-            rewards, lengths = evaluate_policy(
+            rewards, lengths = _evaluate_policy(
                 self.model, self.eval_env, self.n_eval_episodes, deterministic=False, return_episode_rewards=True
             )
         self.evaluations_timesteps.append(self.num_timesteps)
-        self.evaluations_results.append([float(reward) for reward in rewards])  # type: ignore[union-attr]
-        self.evaluations_length.append([int(length) for length in lengths])  # type: ignore[union-attr]
+        self.evaluations_results.append([float(reward) for reward in rewards])
+        self.evaluations_length.append([int(length) for length in lengths])
         self._write()
         self.last_mean_reward = float(np.mean(rewards))
         self.best_mean_reward = max(self.best_mean_reward, self.last_mean_reward)
@@ -230,6 +230,16 @@ class PeriodicEvaluation(EvalCallback):
             ep_lengths=self.evaluations_length,
         )
         replace_file(Path(f"{self.log_path}.npz"), file.getvalue())
+
+
+def _evaluate_policy(model: Any, *args: Any, **kwargs: Any) -> Any:
+    """SB3's `evaluate_policy`, or sb3-contrib's where the policy reads action masks."""
+    from sb3_contrib.common.maskable import evaluation
+
+    from .masked_policy import MaskableTokenPolicy
+
+    masked = isinstance(model.policy, MaskableTokenPolicy)
+    return (evaluation.evaluate_policy if masked else evaluate_policy)(model, *args, **kwargs)
 
 
 def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:

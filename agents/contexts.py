@@ -9,6 +9,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 __all__ = ["check_token_ids", "micro_batches", "read_contexts"]
 
+ACTION_KEYS = ("rows", "columns", "action_masks")  # what has a row an action and not a row a sequence
+
 
 def read_contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids `(batch, length)` and lengths `(batch,)` of an observation, whatever dtype SB3 has cast it to."""
@@ -50,11 +52,12 @@ def micro_batches(obs: dict[str, torch.Tensor], size: int) -> Iterator[tuple[dic
 
 def _part(obs: dict[str, torch.Tensor], chosen: torch.Tensor, n: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Some of the n sequences of a minibatch, and the places of their actions."""
-    taken = {key: value[chosen] for key, value in obs.items() if key not in ("rows", "columns")}
+    taken = {key: value[chosen] for key, value in obs.items() if "rows" not in obs or key not in ACTION_KEYS}
     if "rows" not in obs:  # one action a row
         return taken, chosen
     number = torch.full((n,), -1, device=chosen.device)  # of a sequence, in the part
     number[chosen] = torch.arange(len(chosen), device=chosen.device)
     rows = number[obs["rows"]]
     places = (rows >= 0).nonzero().squeeze(1)
-    return taken | {"rows": rows[places], "columns": obs["columns"][places]}, places
+    taken |= {key: obs[key][places] for key in ACTION_KEYS[1:] if key in obs}
+    return taken | {"rows": rows[places]}, places

@@ -23,7 +23,7 @@ TAG = "$"
 OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD")
 BUILT_IN: dict[str, tuple[str, ...]] = {  # algorithms of others: on-policy ones
     "stable_baselines3": ("A2C", "PPO"),
-    "sb3_contrib": ("TRPO",),
+    "sb3_contrib": ("MaskablePPO", "TRPO"),
 }
 
 
@@ -39,11 +39,15 @@ def named_classes() -> dict[str, type[Any]]:
     from .algorithms.random_policy import UniformPolicy
     from .buffers import SequenceRolloutBuffer
     from .episode_buffer import EpisodeRolloutBuffer
+    from .masked_buffer import MaskableSequenceRolloutBuffer
+    from .masked_policy import MaskableTokenPolicy
+    from .nlpo_policy import NLPOPolicy
     from .policy import TokenPolicy
     from .q_policy import ILQLPolicy, QPolicy, QuantilePolicy
     from .replay import SequenceReplayBuffer
 
     ours: list[type[Any]] = [TokenPolicy, UniformPolicy, SequenceRolloutBuffer, EpisodeRolloutBuffer]
+    ours += [MaskableTokenPolicy, MaskableSequenceRolloutBuffer, NLPOPolicy]
     ours += [QPolicy, QuantilePolicy, ILQLPolicy, SequenceReplayBuffer]
     theirs: list[type[Any]] = [buffers.RolloutBuffer, buffers.DictRolloutBuffer, RMSpropTFLike]
     classes = {cls.__name__: cls for cls in (*ours, *theirs)}

@@ -166,4 +166,5 @@ def like_batch(batch: EpisodeBatch, n: int) -> EpisodeBatch:
         data=batch.rows,
         reward_timeout=batch.reward_timeout,
         reward_retries=batch.reward_retries,
+        **batch.mask_options,
     )

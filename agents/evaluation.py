@@ -267,9 +267,13 @@ def _against(logits: Logits, policy: TokenPolicy, completions: list[Completion])
         ids, mask, rows, columns = (torch.as_tensor(array, device=policy.device) for array in _pad(chosen))
         actions = ids[rows, columns + 1]
         plain = logits(ids, mask, rows, columns)[:, : policy.n_actions]
+        obs = {"input_ids": ids, "attention_mask": mask, "rows": rows, "columns": columns}
+        if packed := [c.action_masks for c in chosen if c.action_masks is not None]:
+            obs["action_masks"] = torch.as_tensor(np.concatenate(packed), device=policy.device)
         taken = np.concatenate([c.log_probs for c in chosen]).astype(np.float64)
         where = start + rows.cpu().numpy()
-        np.add.at(kl, where, taken - _log_probs(policy.reference_decoding_logits(plain, actions), actions))
+        decoded = policy.reference_decoding_logits(plain, actions, *policy.masks(obs))
+        np.add.at(kl, where, taken - _log_probs(decoded, actions))
         np.subtract.at(nll, where, _log_probs(plain, actions))
     return kl, nll
 

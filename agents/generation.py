@@ -14,7 +14,9 @@ import torch
 from rlhf_envs.rewards.state import frozen_rewards
 
 from .environments import find_bundle, is_bundle, like_batch, open_batch
+from .masked_policy import MaskableTokenPolicy
 from .policy import TokenPolicy
+from .registry import reads_masks
 
 if TYPE_CHECKING:
     from rlhf_envs.episodes import EpisodeBatch
@@ -35,6 +37,7 @@ class Completion:
         columns: (n_actions,) the position in `input_ids` after which each action was taken: action i is
             `input_ids[columns[i] + 1]`.
         log_probs: (n_actions,) float32, of the actions under the policy as it decoded.
+        action_masks: (n_actions, ceil(V / 8)) uint8, `np.packbits` of the masks that held; None where none did.
         row: the row of the data.
     """
 
@@ -48,6 +51,7 @@ class Completion:
     columns: np.ndarray
     log_probs: np.ndarray
     row: dict[str, Any] = field(repr=False)
+    action_masks: np.ndarray | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class Source:
         env_kwargs: the environment's arguments in that run.
         decoding: temperature, top_k and top_p of that run.
         best_of: completions that are drawn for a prompt, of which the one with the best reward is kept.
+        masked: whether that run's policy reads the environment's action masks.
     """
 
     name: str
@@ -71,6 +76,7 @@ class Source:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
     best_of: int = 1
+    masked: bool = False
 
     @classmethod
     def of(cls, source: Any, trust: bool = False) -> Source:
@@ -119,6 +125,7 @@ class Source:
             env_kwargs=run.get("env_kwargs", {}),
             decoding={name: hyperparams[name] for name in DECODING if name in hyperparams},
             best_of=hyperparams.get("best_of", 1),
+            masked=reads_masks(str(run.get("algo"))),
         )
 
     @classmethod
@@ -148,7 +155,8 @@ class Source:
             ValueError: the policy has another vocabulary.
         """
         if self.policy is None:
-            return TokenPolicy(
+            policy_class = MaskableTokenPolicy if self.masked else TokenPolicy
+            return policy_class(
                 batch.observation_space, batch.action_space, lambda _: 0.0, model=self.model, **self.decoding
             )
         if self.policy.n_actions != batch.vocab_size:
@@ -242,18 +250,24 @@ def _complete(
         batch.start(row, int(index))
     finished: list[Completion | None] = [None] * n
     columns, log_probs = (np.zeros((n, batch.max_new_tokens), dtype) for dtype in (np.int64, np.float32))
+    masks: list[np.ndarray] = []  # a step each, (n, ceil(V / 8))
     eos = batch.tokenizer.eos_token_id
     idle = 0 if eos != 0 else 1  # what rows that are done are fed: anything that does not end an episode
     for step in range(batch.max_new_tokens):
         columns[:, step] = batch.lengths - 1
-        actions, log_probs[:, step] = _choose(policy, batch.observe(), uniforms[:, step], deterministic)
-        actions[[done is not None for done in finished]] = idle
+        allowed = batch.action_masks() if isinstance(policy, MaskableTokenPolicy) else None
+        if allowed is not None:
+            masks.append(np.packbits(allowed, axis=1))
+        actions, log_probs[:, step] = _choose(policy, batch.observe(), uniforms[:, step], deterministic, allowed)
+        if allowed is None:  # under a mask a row that is done goes on with texts that may be
+            actions[[done is not None for done in finished]] = idle
         rewards, terminated, infos = batch.step(actions)
         for row in np.flatnonzero(terminated).tolist():
             if finished[row] is None:
                 ids = batch.ids[row, : batch.lengths[row]].copy()
                 taken = (columns[row, : step + 1].copy(), log_probs[row, : step + 1].copy())
-                finished[row] = _completion(infos[row], float(rewards[row]), ids, *taken, batch.rows)
+                held = np.stack([mask[row] for mask in masks]) if masks else None
+                finished[row] = _completion(infos[row], float(rewards[row]), ids, *taken, held, batch.rows)
             batch.start(row, int(indices[row]))
         if None not in finished:
             break
@@ -266,6 +280,7 @@ def _completion(
     ids: np.ndarray,
     columns: np.ndarray,
     log_probs: np.ndarray,
+    action_masks: np.ndarray | None,
     rows: list[dict[str, Any]],
 ) -> Completion:
     return Completion(
@@ -279,13 +294,20 @@ def _completion(
         columns=columns,
         log_probs=log_probs,
         row=rows[info["index"]],
+        action_masks=action_masks,
     )
 
 
 def _choose(
-    policy: TokenPolicy, observations: dict[str, np.ndarray], uniforms: np.ndarray, deterministic: bool
+    policy: TokenPolicy,
+    observations: dict[str, np.ndarray],
+    uniforms: np.ndarray,
+    deterministic: bool,
+    action_masks: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Tokens (n,) and their log-probabilities (n,): the inverse of the cumulative distribution at `uniforms` (n,)."""
+    if action_masks is not None:
+        observations = observations | {"action_masks": action_masks}
     tensors = {key: torch.as_tensor(array, device=policy.device) for key, array in observations.items()}
     log_probs = policy.get_distribution(tensors).distribution.logits  # (n, vocabulary), normalised
     if deterministic:

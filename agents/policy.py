@@ -223,7 +223,7 @@ class TokenPolicy(ActorCriticPolicy):
         with self._autocast():
             hidden = self._hidden(obs, self._actor)
             value_hidden = hidden if self.value_trunk is None else self._hidden(obs, self._critic)
-        distribution = self._distribution(hidden)
+        distribution = self._distribution(hidden, *self.masks(obs))
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, self.value_net(value_hidden.float()), distribution.log_prob(actions)
 
@@ -239,11 +239,11 @@ class TokenPolicy(ActorCriticPolicy):
         kernel = sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext()
         with self._autocast(), kernel:
             hidden = self._hidden(obs, self._actor)
-        return self._distribution(hidden)
+        return self._distribution(hidden, *self.masks(obs))
 
-    def _distribution(self, hidden: torch.Tensor) -> TokenDistribution:
+    def _distribution(self, hidden: torch.Tensor, *masks: torch.Tensor) -> TokenDistribution:
         with self._autocast():
-            logits = self.decoding_logits(self.language_model.head(hidden))
+            logits = self.decoding_logits(self.language_model.head(hidden), None, *masks)
         return TokenDistribution(self.n_actions).proba_distribution(logits)
 
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
@@ -316,12 +316,20 @@ class TokenPolicy(ActorCriticPolicy):
             hidden = self._hidden(obs, self._actor)
             value_hidden = hidden if self.value_trunk is None else self._hidden(obs, self._critic)
             log_probs, entropies = log_probs_and_entropies(
-                self._logits, hidden, actions, self.language_model.vocab_size
+                self._logits, hidden, actions, self.language_model.vocab_size, *self.masks(obs)
             )
         return self.value_net(value_hidden.float()), log_probs, entropies
 
-    def _logits(self, hidden: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        return self.decoding_logits(self.language_model.head(hidden), actions)
+    def _logits(self, hidden: torch.Tensor, actions: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
+        return self.decoding_logits(self.language_model.head(hidden), actions, *masks)
+
+    def masks(self, obs: PyTorchObs) -> tuple[torch.Tensor, ...]:
+        """What a subclass forbids tokens by, `(n, ...)` each, for the n actions of `obs`: `allowed` reads it."""
+        return ()
+
+    def allowed(self, taken: torch.Tensor | None, *masks: torch.Tensor) -> torch.Tensor:
+        """The tokens `(n, n_actions)` that may be chosen, bool, from what `masks` gave; never asked without masks."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def trunk_states(self, obs: dict[str, torch.Tensor]) -> torch.Tensor | None:
@@ -337,10 +345,12 @@ class TokenPolicy(ActorCriticPolicy):
     @torch.no_grad()
     def reference_log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:
         """Log-probabilities `(n,)` under the reference, decoded as the policy is; `obs` as in `evaluate_actions`."""
+        with self._autocast():
+            masks = self.masks(obs)
 
         def reference_log_probs() -> torch.Tensor:
             hidden = self._hidden(obs, self._actor)
-            return log_probs_without_gradients(self._logits, hidden, actions, self.language_model.vocab_size)
+            return log_probs_without_gradients(self._logits, hidden, actions, self.language_model.vocab_size, *masks)
 
         return self._as_reference(reference_log_probs)
 
@@ -351,9 +361,13 @@ class TokenPolicy(ActorCriticPolicy):
 
     def _as_reference(self, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
         """Call a function of the model as it was: only the parameters that learn have a second copy."""
+        return self._with(self.reference, function, *args)
+
+    def _with(self, snapshot: _Snapshot, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
+        """Call a function of the model with the parameters of a snapshot."""
         with self._autocast():
             result: torch.Tensor = torch.func.functional_call(
-                self.language_model, self.reference.parameters_by_name(), (function, *args)
+                self.language_model, snapshot.parameters_by_name(), (function, *args)
             )
         return result
 
@@ -394,20 +408,26 @@ class TokenPolicy(ActorCriticPolicy):
             "learning_rate or max_grad_norm"
         )
 
-    def decoding_logits(self, logits: torch.Tensor, taken: torch.Tensor | None = None) -> torch.Tensor:
+    def decoding_logits(
+        self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
+    ) -> torch.Tensor:
         """The logits `(n, n_actions)` that tokens are drawn by, from the model's `(n, vocab_size)`.
 
         They are cut to the action space and divided by the temperature, and -inf outside top-k and top-p; `taken`
-        tokens, `(n,)`, are always inside.
+        tokens, `(n,)`, are always inside. What `masks` (of the method of that name) forbid is -inf before that.
         """
         logits = logits[..., : self.n_actions]
         if self.temperature != 1.0:
             logits = logits / self.temperature
+        if masks:
+            logits = logits.masked_fill(~self.allowed(taken, *masks), -torch.inf)
         return keep_top(logits, self.top_k, self.top_p, taken)
 
-    def reference_decoding_logits(self, logits: torch.Tensor, taken: torch.Tensor | None = None) -> torch.Tensor:
+    def reference_decoding_logits(
+        self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
+    ) -> torch.Tensor:
         """The logits that the reference's tokens would be drawn by: decoded as the policy's are."""
-        return self.decoding_logits(logits, taken)
+        return self.decoding_logits(logits, taken, *masks)
 
     def decode(self, ids: Any) -> str | list[int]:
         """The text of token ids, for people to read; the ids themselves where no tokenizer goes with the model."""
@@ -457,6 +477,12 @@ class _Snapshot(nn.Module):
 
     def parameters_by_name(self) -> dict[str, torch.Tensor]:
         return {name.replace("/", "."): value for name, value in self.named_buffers()}
+
+    @torch.no_grad()
+    def take(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Copy parameters of the same names over."""
+        for name, value in self.parameters_by_name().items():
+            value.copy_(parameters[name])
 
 
 def _check_arguments(

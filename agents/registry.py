@@ -16,6 +16,8 @@ _ALGORITHMS: dict[str, str] = {
     "ppo": f"{__package__}.algorithms.ppo:PPO",
     "a2c": f"{__package__}.algorithms.a2c:A2C",
     "trpo": f"{__package__}.algorithms.trpo:TRPO",
+    "maskable_ppo": f"{__package__}.algorithms.maskable_ppo:MaskablePPO",
+    "nlpo": f"{__package__}.algorithms.nlpo:NLPO",
     "ppo_lagrangian": f"{__package__}.algorithms.ppo_lagrangian:PPOLagrangian",
     "reinforce": f"{__package__}.algorithms.reinforce:Reinforce",
     "rloo": f"{__package__}.algorithms.rloo:RLOO",
@@ -244,6 +246,14 @@ def _default(cls: type[Any], argument: str) -> type[Any] | None:
             default = parameters[argument].default
             return default if isinstance(default, type) and default is not inspect.Parameter.empty else None
     return None
+
+
+def reads_masks(algorithm: str) -> bool:
+    """Whether an algorithm's policy chooses under the environment's action masks."""
+    from .masked_policy import MaskableTokenPolicy
+
+    policy = _parts(get_algorithm(algorithm)).get("policy") if algorithm in available() else None
+    return policy is not None and issubclass(policy, MaskableTokenPolicy)
 
 
 def _part_arguments(part: type[Any]) -> set[str]:

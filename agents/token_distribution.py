@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 __all__ = ["TokenDistribution", "keep_top", "log_probs_and_entropies", "log_probs_without_gradients"]
 
-Logits = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Logits = Callable[..., torch.Tensor]
 
 LOGITS_AT_ONCE = 2**25  # tokens x vocabulary, 128 MB in float32
 LOGITS_WITHOUT_GRADIENTS = 2**22  # nothing is computed twice there, so chunks may as well be small
@@ -81,24 +81,26 @@ def log_probs_and_entropies(
     hidden: torch.Tensor,
     actions: torch.Tensor,
     vocab_size: int,
+    *more: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities `(n,)` and entropies `(n,)` of `n` actions, in nats.
 
     Args:
-        logits: gives the logits `(m, n_actions)` of m hidden states and m actions.
+        logits: gives the logits `(m, n_actions)` of m hidden states, m actions and the m rows of each of `more`.
         hidden: `(n, hidden_size)`.
         actions: `(n,)` int64.
         vocab_size: how wide the logits are; more than `LOGITS_AT_ONCE` of them are computed chunk by chunk, and again
             in the backward pass.
+        *more: `(n, ...)` each, what else the logits of an action depend on; no gradient reaches them.
     """
 
-    def evaluate(hidden: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return _LogProbAndEntropy.apply(logits(hidden, actions), actions)
+    def evaluate(hidden: torch.Tensor, actions: torch.Tensor, *more: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _LogProbAndEntropy.apply(logits(hidden, actions, *more), actions)
 
     size = max(1, LOGITS_AT_ONCE // vocab_size)
     if len(actions) <= size:
-        return evaluate(hidden, actions)
-    chunks = zip(hidden.split(size), actions.split(size), strict=True)
+        return evaluate(hidden, actions, *more)
+    chunks = zip(*(tensor.split(size) for tensor in (hidden, actions, *more)), strict=True)
     if torch.is_grad_enabled():
         parts = [checkpoint(evaluate, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
     else:
@@ -109,12 +111,12 @@ def log_probs_and_entropies(
 
 @torch.no_grad()
 def log_probs_without_gradients(
-    logits: Logits, hidden: torch.Tensor, actions: torch.Tensor, vocab_size: int
+    logits: Logits, hidden: torch.Tensor, actions: torch.Tensor, vocab_size: int, *more: torch.Tensor
 ) -> torch.Tensor:
     """The log-probabilities of `log_probs_and_entropies` alone, `(n,)`, in chunks of `LOGITS_WITHOUT_GRADIENTS`."""
     size = max(1, LOGITS_WITHOUT_GRADIENTS // vocab_size)
-    chunks = zip(hidden.split(size), actions.split(size), strict=True)
-    return torch.cat([logits(h, a).log_softmax(dim=-1).gather(1, a[:, None]).squeeze(1) for h, a in chunks])
+    chunks = zip(*(tensor.split(size) for tensor in (hidden, actions, *more)), strict=True)
+    return torch.cat([logits(h, a, *m).log_softmax(dim=-1).gather(1, a[:, None]).squeeze(1) for h, a, *m in chunks])
 
 
 class _LogProbAndEntropy(torch.autograd.Function):

@@ -119,7 +119,10 @@ class TextVecEnv(VecEnv):
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
         """Call a method of the environment once; its result for every row asked for (of a tuple, the row's)."""
-        return self._per_row(getattr(self.env, method_name)(*method_args, **method_kwargs), indices)
+        result = getattr(self.env, method_name)(*method_args, **method_kwargs)
+        if method_name == "action_masks":  # (n, V), and sb3-contrib asks for a row's
+            result = tuple(result)
+        return self._per_row(result, indices)
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """True for `Monitor`, whose statistics are in the infos; no other wrapper is there."""

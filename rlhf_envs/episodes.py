@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 import gymnasium as gym
 import numpy as np
 
+from rlhf_envs.action_masks import ActionMasks
 from rlhf_envs.models import vocabulary_fingerprint
 from rlhf_envs.prompts import check_fits_model, check_rows, tokenize_prompts
 from rlhf_envs.rewards import Guarded, RewardError, ScoreError, get_reward
@@ -46,6 +47,8 @@ class EpisodeOptions(TypedDict, total=False):
     reward_timeout: float | None
     reward_retries: int
     group_size: int
+    min_new_tokens: int
+    suppress_tokens: Sequence[int] | None
 
 
 class EpisodeBatch:
@@ -69,6 +72,9 @@ class EpisodeBatch:
         reward_retries: times that a reward call which raises or takes too long is repeated, before a `RewardError`.
         group_size: episodes that a prompt which is drawn is given to, one after the other as rows come free: the groups
             of completions that GRPO and RLOO compare. 1 draws a prompt for every episode.
+        min_new_tokens: EOS is masked until the agent has taken so many actions, see `action_masks`. Masks bind agents
+            that read them, such as `maskable_ppo`; `step` takes every token of the action space.
+        suppress_tokens: token ids that are masked always.
 
     Attributes:
         ids: (n, L) int64 contexts, right-padded, L = max_prompt_tokens + max_new_tokens.
@@ -98,6 +104,8 @@ class EpisodeBatch:
         reward_timeout: float | None = None,
         reward_retries: int = 2,
         group_size: int = 1,
+        min_new_tokens: int = 0,
+        suppress_tokens: Sequence[int] | None = None,
     ) -> None:
         self.task = load_task(task)
         self.model_name = model if model is not None else self.task.default_model
@@ -119,6 +127,7 @@ class EpisodeBatch:
         self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
         self._guarded()  # says now what is wrong with these two
         self.set_group_size(group_size)
+        self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, min_new_tokens, suppress_tokens)
 
         self.rows = self.task.rows(split, data)
         self._columns = check_rows(self.rows, self.task.name, data)
@@ -196,6 +205,19 @@ class EpisodeBatch:
     def observe_row(self, row: int) -> dict[str, np.ndarray]:
         """A copy of one context, (L,) each."""
         return {"attention_mask": self.mask[row].copy(), "input_ids": self.ids[row].copy()}
+
+    def action_masks(self) -> np.ndarray:
+        """The tokens that may come next, (n, V) bool, a new array; True is allowed.
+
+        Raises:
+            ValueError: a row is left without a token, or the task's masks have another shape.
+        """
+        return self._masks(self.ids, self.lengths, self._prompt_lengths, self.steps)
+
+    @property
+    def mask_options(self) -> dict[str, Any]:
+        """`min_new_tokens` and `suppress_tokens`, as they were given."""
+        return {"min_new_tokens": self._masks.min_new_tokens, "suppress_tokens": self._masks.suppress_tokens}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[int, dict[str, Any]]]:
         """Append one token a row and score the episodes that it ends, all in one reward call.

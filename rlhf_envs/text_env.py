@@ -32,7 +32,8 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         task: a `Task`, its class, or "module:Class".
         render_mode: "human" prints the text as it grows, "ansi" returns it, "rgb_array" draws it.
         **options: model, split, max_prompt_tokens, max_new_tokens, reward, reward_fn, reward_kwargs, data,
-            on_long_prompt, reward_timeout, reward_retries and group_size, see `EpisodeBatch`.
+            on_long_prompt, reward_timeout, reward_retries, group_size, min_new_tokens and suppress_tokens, see
+            `EpisodeBatch`.
 
     Raises:
         ValueError: an argument is wrong; the message says which and what would be right.
@@ -86,6 +87,10 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
             if terminated[0]:
                 print(f" [{infos[0]['finish_reason']}, reward {rewards[0]:.3g}]", end="", flush=True)
         return self.episodes.observe_row(0), float(rewards[0]), bool(terminated[0]), False, infos.get(0, {})
+
+    def action_masks(self) -> np.ndarray:
+        """The tokens that may come next, (V,) bool, as sb3-contrib's algorithms read them; see `EpisodeBatch`."""
+        return self.episodes.action_masks()[0]
 
     def render(self) -> str | np.ndarray | None:
         """The text as a string ("ansi") or an image ("rgb_array"); None in mode "human", which prints as it goes."""

@@ -128,6 +128,10 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         restarted = {row: self._restart(row) for row in ended}
         return rewards, terminated, ended, restarted
 
+    def action_masks(self) -> np.ndarray:
+        """The tokens that may come next, (n, V) bool; see `EpisodeBatch`."""
+        return self.episodes.action_masks()
+
     def render(self) -> tuple[Any, ...] | None:
         """The rows' texts or pictures; in mode "human" they are printed."""
         if self.render_mode is None:

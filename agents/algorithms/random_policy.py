@@ -24,14 +24,18 @@ class UniformPolicy(TokenPolicy):
 
     _is_reference = False
 
-    def decoding_logits(self, logits: torch.Tensor, taken: torch.Tensor | None = None) -> torch.Tensor:
+    def decoding_logits(
+        self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
+    ) -> torch.Tensor:
         """Equal logits `(n, n_actions)`, but those of the model where the reference is asked."""
-        decoded = self.reference_decoding_logits(logits, taken)
+        decoded = self.reference_decoding_logits(logits, taken, *masks)
         return decoded if self._is_reference else torch.zeros_like(decoded)
 
-    def reference_decoding_logits(self, logits: torch.Tensor, taken: torch.Tensor | None = None) -> torch.Tensor:
+    def reference_decoding_logits(
+        self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
+    ) -> torch.Tensor:
         """The model's logits `(n, n_actions)`."""
-        return super().decoding_logits(logits, taken)
+        return super().decoding_logits(logits, taken, *masks)
 
     def _as_reference(self, function: Any, *args: Any) -> torch.Tensor:
         self._is_reference = True

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_envs.rewards.registry import get_reward
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Task", "WordTask"]
@@ -72,6 +73,21 @@ class Task:
             prompt: the prompt as the agent saw it.
             completion: everything after it so far, earlier replies included.
             row: the row of the data.
+        """
+        return None
+
+    def action_masks(
+        self, input_ids: np.ndarray, lengths: np.ndarray, prompt_lengths: np.ndarray, steps: np.ndarray
+    ) -> np.ndarray | None:
+        """The tokens that may come next in n episodes, (n, V) or (V,) bool, True where allowed; None restricts nothing.
+
+        It adds to what the environment's arguments mask, and is asked before every token of agents that read masks.
+
+        Args:
+            input_ids: (n, L) int64 contexts, right-padded; not to be changed.
+            lengths: (n,) tokens in the context.
+            prompt_lengths: (n,) of these, the prompt's.
+            steps: (n,) actions taken in the episode.
         """
         return None
 
