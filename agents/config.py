@@ -47,7 +47,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    algo: str = Field("ppo", description="Algorithm: ppo, a2c, or a registered one.")
+    algo: str = Field("ppo", description="Algorithm, such as ppo, rloo or dqn; the README lists them.")
     env: str = Field(
         "rlhf/Sentiment-v0", description="Environment id, see `rlhf envs`; 'module:id' imports the module first."
     )
