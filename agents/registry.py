@@ -185,7 +185,7 @@ def _sizes(kwargs: dict[str, Any], algorithm_names: set[str], env: Any) -> dict[
         rollout = sizes["n_steps"] * getattr(env, "num_envs", 1)
         quarter = rollout // 4
         sizes = {"batch_size": quarter if rollout % 4 == 0 and quarter >= horizon else rollout} | sizes
-        if sizes["batch_size"] < min(horizon, sizes["n_steps"]):
+        if sizes["batch_size"] is not None and sizes["batch_size"] < min(horizon, sizes["n_steps"]):
             raise ValueError(
                 f"batch_size={sizes['batch_size']} is smaller than one episode of {horizon} tokens: minibatches are "
                 f"made of whole episodes, so take at least {8 * horizon}"
