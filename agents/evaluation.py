@@ -37,13 +37,15 @@ class Evaluation:
         components: (n,) each, what the reward is made of.
         judges: (n,) each, scores that the agent did not train against.
         kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL an episode. For the best of n
-            completions it is that of a single one plus `log n - (n - 1) / n`, an upper bound of what choosing adds
+            completions it is that of the chosen one plus `log n - (n - 1) / n`, an upper bound of what choosing adds
             (Beirami et al. 2024, https://arxiv.org/abs/2401.01879).
         nll: (n,) -log p_ref(y|x) in nats, at temperature 1 and without top-k or top-p.
         length: (n,) tokens the agent chose.
         eos: (n,) bool, ended by EOS.
         distinct: (n,) the share of distinct word bigrams within the completion; 1 where there is none to repeat.
         seconds: the wall time of the evaluation.
+        completions_per_prompt: how many were drawn to give the one that counts: n of the best of n, whose decoding
+            costs n times as much as `length` says; else 1.
     """
 
     source: str
@@ -61,6 +63,7 @@ class Evaluation:
     distinct: np.ndarray
     completions: list[Completion] = field(repr=False)
     seconds: float = 0.0
+    completions_per_prompt: int = 1
 
     def values(self) -> dict[str, np.ndarray]:
         """The figures that are means of one value an episode, (n,) each, by name."""
@@ -105,6 +108,7 @@ class Evaluation:
             "episodes": len(self.reward),
             "seed": self.seed,
             "reference": self.reference,
+            "completions_per_prompt": self.completions_per_prompt,
             "seconds": round(self.seconds, 3),
             "estimates": {name: estimate._asdict() for name, estimate in self.estimates().items()},
             "samples": [
@@ -143,7 +147,8 @@ def evaluate(
             the policy or the run started from; for a plain model the task's default model where it has the same
             vocabulary, and else the model itself.
         seed: of the sampling and the bootstrap.
-        deterministic: take the most probable token; then `kl` is a log-ratio and no estimate of the KL.
+        deterministic: take the most probable token; then `kl` is a log-ratio and no estimate of the KL, and of a best
+            of n there is one completion a prompt.
         env_kwargs: further arguments of the environment.
         trust: load an SB3 zip, which holds pickles.
         decoding: `temperature`, `top_k`, `top_p` of a model or a run folder; a run's own by default, and 1 without any.
@@ -169,10 +174,11 @@ def evaluate(
     reference_name, reference_logits = _find_reference(source, policy, batch, reference)
     indices = held_out_indices(len(batch.rows), n_episodes)
     completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of)
+    drawn = 1 if deterministic else source.best_of
     kl, nll = None, None
     if reference_logits is not None:
         kl, nll = _against(reference_logits, policy, completions)
-        kl += np.log(source.best_of) - (source.best_of - 1) / source.best_of
+        kl += np.log(drawn) - (drawn - 1) / drawn
     return Evaluation(
         source=source.name,
         env_id=env_id if isinstance(env_id, str) else batch.task.name,
@@ -191,6 +197,7 @@ def evaluate(
         ),
         completions=completions,
         seconds=time.perf_counter() - started,
+        completions_per_prompt=drawn,
     )
 
 

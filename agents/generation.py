@@ -104,8 +104,9 @@ class Source:
         if path.suffix == ".zip" and path.is_file():
             from .bundle_loading import load, run_algorithm
 
-            algorithm = run_algorithm(path) or "ppo"  # policies alike: which algorithm it was does not matter here
-            return cls(str(source), policy=load(path, algorithm=algorithm, trust_pickle=trust).policy)
+            algorithm = run_algorithm(path) or "ppo"  # policies alike: which algorithm it was matters little here
+            agent = load(path, algorithm=algorithm, trust_pickle=trust)
+            return cls(str(source), policy=agent.policy, best_of=getattr(agent, "best_of", 1))
         if (path / RUN_MODEL / "config.json").is_file() and not is_bundle(path):
             return cls._of_run(path)
         if bundle := find_bundle(path):
@@ -124,8 +125,8 @@ class Source:
             start=str(path / RUN_START) if (path / RUN_START).is_dir() else run.get("model"),
             env_kwargs=run.get("env_kwargs", {}),
             decoding={name: hyperparams[name] for name in DECODING if name in hyperparams},
-            best_of=hyperparams.get("best_of", 1),
             masked=reads_masks(str(run.get("algo"))),
+            best_of=hyperparams.get("best_of", _default_best_of(run.get("algo"))),
         )
 
     @classmethod
@@ -165,6 +166,14 @@ class Source:
                 "evaluate it in an environment with its own tokenizer"
             )
         return self.policy
+
+
+def _default_best_of(algorithm: str | None) -> int:
+    """The completions that an algorithm draws for a prompt, where a run does not say."""
+    from .registry import available, default_arguments, get_algorithm
+
+    known = algorithm is not None and algorithm in available()
+    return int(default_arguments(get_algorithm(str(algorithm))).get("best_of", 1)) if known else 1
 
 
 def held_out_indices(n_rows: int, n_episodes: int) -> np.ndarray:
@@ -219,9 +228,10 @@ def generate_in(
 ) -> list[Completion]:
     """Complete the prompts at `indices` of the data of `batch`; of `best_of` completions each the best rewarded.
 
-    `first` is the place of the prompts in a longer list.
+    With `deterministic` there is one completion to choose from, however many were drawn, and one is. `first` is the
+    place of the prompts in a longer list.
     """
-    if best_of > 1:
+    if best_of > 1 and not deterministic:
         drawn = generate_in(batch, policy, np.repeat(indices, best_of), seed, deterministic, first=first * best_of)
         groups = (drawn[i : i + best_of] for i in range(0, len(drawn), best_of))
         return [max(group, key=lambda done: done.reward) for group in groups]

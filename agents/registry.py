@@ -154,7 +154,7 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         raise TypeError(f"n_envs={n_envs} goes with an environment's id; this one has {getattr(env, 'num_envs', 1)}")
     _check_actions(name, env)
     model = _attribute(env, "model_name") if model is None else model
-    kwargs = _sizes(kwargs, own, env)
+    kwargs = _sizes(kwargs, cls, env)
     for argument, part in _parts(cls).items():
         given = {"model": model} if argument == "policy" and "model" in _part_arguments(part) else {}
         given |= kwargs.pop(PARTS[argument], None) or {}
@@ -173,21 +173,23 @@ def _check_actions(name: str, env: Any) -> None:
         )
 
 
-def _sizes(kwargs: dict[str, Any], algorithm_names: set[str], env: Any) -> dict[str, Any]:
+def _sizes(kwargs: dict[str, Any], cls: type[Any], env: Any) -> dict[str, Any]:
     """The arguments with `n_steps` and `batch_size` filled in from the environment's horizon.
+
+    A `batch_size` that is None by default, all of a rollout, stays.
 
     Raises:
         ValueError: `batch_size` is smaller than one episode.
     """
-    horizon = _attribute(env, "max_new_tokens")
-    if horizon is None or "n_steps" not in algorithm_names or "replay_buffer_class" in algorithm_names:
+    horizon, names = _attribute(env, "max_new_tokens"), own_arguments(cls)
+    if horizon is None or "n_steps" not in names or "replay_buffer_class" in names:
         return kwargs
     sizes = {"n_steps": horizon} | kwargs
-    if "batch_size" in algorithm_names:
+    if default_arguments(cls).get("batch_size") is not None:
         rollout = sizes["n_steps"] * getattr(env, "num_envs", 1)
         quarter = rollout // 4
         sizes = {"batch_size": quarter if rollout % 4 == 0 and quarter >= horizon else rollout} | sizes
-        if sizes["batch_size"] < min(horizon, sizes["n_steps"]):
+        if sizes["batch_size"] is not None and sizes["batch_size"] < min(horizon, sizes["n_steps"]):
             raise ValueError(
                 f"batch_size={sizes['batch_size']} is smaller than one episode of {horizon} tokens: minibatches are "
                 f"made of whole episodes, so take at least {8 * horizon}"

@@ -99,7 +99,10 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         f"{evaluation.source} on {evaluation.env_id}: {len(evaluation.reward)} prompts of the {evaluation.split} "
         f"split, {evaluation.seconds:.1f} s"
     )
-    table = Table("", title=title, box=box.SIMPLE, caption=Text(f"reference: {evaluation.reference or 'none'}"))
+    drawn = evaluation.completions_per_prompt
+    chosen = f"; the best of {drawn} completions a prompt" if drawn > 1 else ""
+    caption = Text(f"reference: {evaluation.reference or 'none'}{chosen}")
+    table = Table("", title=title, box=box.SIMPLE, caption=caption)
     for heading in ("mean", "standard error", "95% interval"):
         table.add_column(heading, justify="right")
     estimates = evaluation.estimates()

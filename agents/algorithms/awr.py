@@ -3,9 +3,10 @@
 Paper: Peng et al. 2019, https://arxiv.org/abs/1910.00177. Maximum likelihood of the tokens that were drawn, each with
 the weight `exp(A / temperature)`, where A is the reward still to come less the value head's guess; weights are capped.
 
-Departures: the replay is the last rollout, over which `n_epochs` pass, and not many of them; advantages are divided by
-their standard deviation, as the paper's code does; the reward has the KL penalty of `EpisodeRolloutBuffer` taken off.
-What it tends to is a policy that is better than the one before in small steps, and not the optimum of reward minus KL.
+Departures: the replay is the last rollout, over which `n_epochs` pass, and not many of them; advantages are
+standardised over the rollout's tokens, as in the paper's code; the reward has the KL penalty of `EpisodeRolloutBuffer`
+taken off. What it tends to is a policy that is better than the one before in small steps, and not the optimum of reward
+minus KL.
 """
 
 from __future__ import annotations

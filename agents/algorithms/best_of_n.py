@@ -5,8 +5,9 @@ its KL to the starting model is at most `log n - (n - 1) / n` (Beirami et al. 20
 `agents.evaluate` and `agents.generate` draw n completions of every prompt and keep the one with the best reward of the
 environment, the reward that others train against. That costs n times the tokens where the others have learned.
 
-Departures: none in what it does. `predict` chooses one token, which the starting model does; the rollouts of `learn`
-are single completions, for the log, and change nothing.
+Departures: none in what it does. Where the most probable tokens are wanted (`deterministic=True`) all n would be the
+same, and one is decoded. `predict` chooses one token, which the starting model does; the rollouts of `learn` are single
+completions, for the log, and change nothing.
 """
 
 from __future__ import annotations

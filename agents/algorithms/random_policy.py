@@ -20,8 +20,12 @@ __all__ = ["Random", "UniformPolicy"]
 
 
 class UniformPolicy(TokenPolicy):
-    """A `TokenPolicy` that chooses every token with the same probability; its reference is the model as it is."""
+    """A `TokenPolicy` that chooses every token with the same probability; its reference is the model as it is.
 
+    The model does not say how it acts, so a run keeps its bundle alone.
+    """
+
+    is_language_model = False
     _is_reference = False
 
     def decoding_logits(

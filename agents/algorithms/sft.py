@@ -43,7 +43,7 @@ class SFT(PolicyGradient):
     The other arguments are those of `PolicyGradient`.
 
     Raises:
-        ValueError: an unknown source, or there are no references (left).
+        ValueError: an unknown source, there are no references (left), or the best is to be taken of one completion.
     """
 
     def __init__(
@@ -71,6 +71,8 @@ class SFT(PolicyGradient):
         references = self.source == "references"
         if references:
             self.group_size = 1
+        elif self.group_size < 2:
+            raise ValueError(f"group_size={self.group_size} with source='best_of_n': take the best of at least 2")
         super()._setup_model()
         self._references = self._read(batch) if references else []
 
@@ -87,6 +89,8 @@ class SFT(PolicyGradient):
             prompt = batch.ids[0, : batch.lengths[0]]
             completion = batch.tokenizer(row["reference"], add_special_tokens=False)["input_ids"]
             completion = np.array([*completion, *([] if eos is None else [eos])][: batch.max_new_tokens], np.int64)
+            if not len(completion):
+                continue
             context = np.concatenate([prompt, completion[:-1]])
             columns = np.arange(len(prompt) - 1, len(context))
             zeros = np.zeros(len(completion), np.float32)
@@ -109,7 +113,7 @@ class SFT(PolicyGradient):
         callback.on_rollout_start()
         taken: list[Episode] = []
         while sum(len(episode.actions) for episode in taken) < n_rollout_steps * env.num_envs:
-            if self._next == len(self._order):
+            if self._next == len(self._order) or len(self._order) != len(self._references):
                 self._order, self._next = np.random.permutation(len(self._references)), 0
             taken.append(self._references[self._order[self._next]])
             self._next += 1
@@ -131,9 +135,13 @@ class SFT(PolicyGradient):
         best = np.eye(self.group_size)[groups.argmax(axis=1)].reshape(-1)
         return spread(best, buffer), spread(buffer.scores, buffer)
 
-    def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def train(self) -> None:
+        """Update the policy, decoding as the source wants it in backward passes too, where activations are remade."""
         with self._decoding():
-            _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
+            super().train()
+
+    def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
         loss = -(samples.advantages * log_prob).sum() / samples.advantages.sum()
         return loss, {"cross_entropy": loss, "entropy_loss": -entropy.mean()}
 
