@@ -1,4 +1,4 @@
-"""PPO and A2C against the closed form: pi*(y|x) ~ pi_ref(y|x) exp(r(x, y) / b) on a space small enough to enumerate."""
+"""Algorithms against the closed form: pi*(y|x) ~ pi_ref(y|x) exp(r(x, y) / b) on a space small enough to enumerate."""
 
 from __future__ import annotations
 
@@ -13,8 +13,15 @@ KL_COEF = 0.3
 SETTINGS = {
     "ppo": dict(learning_rate=lambda left: 2e-3 * left, n_steps=24, batch_size=768, n_epochs=8, vf_coef=0.5),
     "a2c": dict(learning_rate=lambda left: 4e-3 * left, n_steps=3, vf_coef=0.5, normalize_advantage=False),
+    "reinforce": dict(learning_rate=lambda left: 4e-3 * left, n_steps=3, normalize_advantage=False),
+    "rloo": dict(learning_rate=lambda left: 2e-3 * left, n_steps=6, batch_size=192, n_epochs=4, group_size=8),
+    "grpo": dict(learning_rate=lambda left: 2e-3 * left, n_steps=6, batch_size=192, n_epochs=4, group_size=8),
+    "online_dpo": dict(learning_rate=lambda left: 2e-3 * left, n_steps=6, batch_size=192, n_epochs=4, beta=KL_COEF),
 }
-SHORT = {"ppo": (60_000, 0.5), "a2c": (100_000, 0.3)}  # tokens, and the part of the way to the optimum they cover
+SETTINGS["grpo"] |= dict(kl="reward", scale_rewards=False)  # its KL in the loss, and its scale, have another optimum
+# Tokens, and the part of the way to the optimum that they cover.
+SHORT = {"ppo": (60_000, 0.5), "a2c": (100_000, 0.3), "grpo": (60_000, 0.5)}
+SHORT_BUT_SLOW = {"rloo": (60_000, 0.5), "reinforce": (60_000, 0.3), "online_dpo": (60_000, 0.3)}
 LONG = {"ppo": 200_000, "a2c": 400_000}
 
 
@@ -62,9 +69,9 @@ def learn(algo: str, tokens: int, seed: int) -> dict[str, float]:
     return exact_figures(agent.policy, env)
 
 
-@pytest.mark.parametrize("algo", ["ppo", "a2c"])
+@pytest.mark.parametrize("algo", [*SHORT, *(pytest.param(algo, marks=pytest.mark.slow) for algo in SHORT_BUT_SLOW)])
 def test_a_short_run_is_on_its_way_to_the_optimum(algo):
-    tokens, part = SHORT[algo]
+    tokens, part = (SHORT | SHORT_BUT_SLOW)[algo]
     figures = learn(algo, tokens, seed=0)
     assert figures["objective"] - figures["start"] > part * (figures["best_objective"] - figures["start"]), figures
 
