@@ -81,7 +81,7 @@ class TextMetrics(BaseCallback):
         metrics = {f"rlhf/{name}": 0.0 for name in ("reward", "kl", *self.judges)}
         self.logger.record("hparams", HParam(_hyperparameters(self.model), metrics), exclude=TEXT_ONLY)
         self._clock, self._tokens = time.perf_counter(), self.num_timesteps
-        self._rollouts = 0  # of this call of `learn`
+        self._updates = getattr(self.model, "_n_updates", 0)
 
     def _tasks_judges(self) -> dict[str, RewardFunction]:
         try:
@@ -124,12 +124,13 @@ class TextMetrics(BaseCallback):
         if regulariser is None:
             return {}
         figures: dict[str, float] = regulariser.take_figures()
-        if self._rollouts and not figures:
+        updates = getattr(self.model, "_n_updates", 0)
+        updated, self._updates = updates > self._updates, updates
+        if updated and not figures:
             raise TypeError(
                 f"adversarial_coef={regulariser.coef} does nothing in {type(self.model).__name__}: it "
                 "differentiates no evaluate_actions; take adversarial_coef=0, or an algorithm that does, such as ppo"
             )
-        self._rollouts += 1
         return figures
 
     def _episode_figures(self) -> dict[str, float]:

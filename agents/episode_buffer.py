@@ -65,8 +65,8 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
 
     An episode that the end of a rollout cuts is kept until it has ended, and an episode waits until its group is
     complete: `group_size` episodes of the same prompt (the environment's `group_size` makes them start together). So
-    none is dropped, and none is trained on twice. The actions of such an episode may be one update older than the
-    policy; their log-probabilities are those they were drawn with.
+    none is dropped, and none is trained on twice. The actions of such an episode may be some updates older than
+    the policy; their log-probabilities are those they were drawn with.
 
     After a rollout the arrays hold the episodes that are given out, `(n, 1)` for n actions, group after group, and
     `scores` the sum `(episodes,)` of each one's rewards. What the advantages are is up to the algorithm: it sets
@@ -89,20 +89,32 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
         """Drop the episodes that have not been given out, as when the environments are reset; returns how many."""
         dropped = len(getattr(self, "_begun", ())) + sum(map(len, getattr(self, "_waiting", {}).values()))
         self._begun: dict[int, Episode] = {}  # by environment, of episodes that are going on
+        self._headless: set[int] = set()  # environments whose episode has lost its beginning
         self._waiting: dict[bytes, list[Episode]] = {}  # by prompt, of groups that are not complete
         return dropped
+
+    def reset(self) -> None:
+        """Empty the buffer for a rollout; what waits goes on waiting.
+
+        After a rollout that was stopped it is not known where its episodes stand: their parts are dropped, and so is
+        what is left of them in the rollouts to come.
+        """
+        if 0 < self.pos < self.buffer_size:
+            self._begun, self._headless = {}, set(range(self.n_envs))
+        super().reset()
 
     def get_state(self) -> dict[str, Any]:
         """What outlives a rollout, for `set_state` of another buffer of the same shape."""
         waiting = [episode._asdict() for group in self._waiting.values() for episode in group]
         begun = {str(env): episode._asdict() for env, episode in self._begun.items()}
-        return {**super().get_state(), "waiting": waiting, "begun": begun}
+        return {**super().get_state(), "waiting": waiting, "begun": begun, "headless": sorted(self._headless)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from where `get_state` was called."""
         super().set_state(dict(state))
         self.forget()
         self._begun = {int(env): Episode(**episode) for env, episode in state["begun"].items()}
+        self._headless = set(state["headless"])
         self._wait(Episode(**episode) for episode in state["waiting"])
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
@@ -134,13 +146,17 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
         for env in range(self.n_envs):
             if self.episode_starts[0, env]:
                 self._begun.pop(env, None)
+                self._headless.discard(env)
             bounds = [0, *(np.flatnonzero(ends[:, env]) + 1).tolist()]
             for start, end in zip(bounds, [*bounds[1:], self.buffer_size], strict=True):
                 if start == end:
                     continue
                 part = self._part(start, end, env)
                 episode = self._begun.pop(env).then(part) if env in self._begun else part
-                if ends[end - 1, env]:
+                if env in self._headless:
+                    if ends[end - 1, env]:
+                        self._headless.remove(env)
+                elif ends[end - 1, env]:
                     finished.append((end, env, episode))
                 else:
                     self._begun[env] = episode

@@ -173,7 +173,10 @@ def _default_best_of(algorithm: str | None) -> int:
     from .registry import available, default_arguments, get_algorithm
 
     known = algorithm is not None and algorithm in available()
-    return int(default_arguments(get_algorithm(str(algorithm))).get("best_of", 1)) if known else 1
+    try:
+        return int(default_arguments(get_algorithm(str(algorithm))).get("best_of", 1)) if known else 1
+    except ImportError:  # of a plugin that is gone
+        return 1
 
 
 def held_out_indices(n_rows: int, n_episodes: int) -> np.ndarray:

@@ -32,6 +32,8 @@ class NLPOPolicy(TokenPolicy):
         ValueError: `mask_top_p` is outside (0, 1].
     """
 
+    is_language_model = False
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -49,6 +51,12 @@ class NLPOPolicy(TokenPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"mask_top_p": self.mask_top_p}
+
+    def start_parameters(self) -> dict[str, tuple[Any, torch.Tensor]]:
+        """As in `TokenPolicy`; the mask policy was the model too."""
+        first = self.reference.parameters_by_name()
+        masks = self.mask_policy.parameters_by_name()
+        return super().start_parameters() | {f"mask/{name}": (mask, first[name]) for name, mask in masks.items()}
 
     def refresh_mask(self) -> None:
         """Make the policy as it is now the mask policy; between an update and the next rollout, never within one."""

@@ -122,7 +122,15 @@ class QPolicy(TokenPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters = super()._get_constructor_parameters() | {"beta": self.beta}
-        return {k: v for k, v in parameters.items() if k not in ("value", "micro_batch_size", "compile")}
+        none_of_q = (
+            "value",
+            "micro_batch_size",
+            "compile",
+            "adversarial_coef",
+            "adversarial_epsilon",
+            "adversarial_steps",
+        )
+        return {k: v for k, v in parameters.items() if k not in none_of_q}
 
     # Values
 

@@ -254,7 +254,10 @@ def reads_masks(algorithm: str) -> bool:
     """Whether an algorithm's policy chooses under the environment's action masks."""
     from .masked_policy import MaskableTokenPolicy
 
-    policy = _parts(get_algorithm(algorithm)).get("policy") if algorithm in available() else None
+    try:
+        policy = _parts(get_algorithm(algorithm)).get("policy") if algorithm in available() else None
+    except ImportError:  # of a plugin that is gone; what it trained is a plain model
+        return False
     return policy is not None and issubclass(policy, MaskableTokenPolicy)
 
 

@@ -29,7 +29,8 @@ from .statistics import Estimate, bootstrap_mean
 if TYPE_CHECKING:
     from rlhf_envs.episodes import EpisodeBatch
 
-    from .policy import TokenPolicy
+    from .masked_policy import MaskableTokenPolicy
+from .policy import TokenPolicy
 
 __all__ = ["ATTACKS", "Budget", "PolicyAttack", "Robustness", "evaluate_robustness"]
 
@@ -193,6 +194,7 @@ def evaluate_robustness(
         raise ValueError(f"unknown attack {unknown[0]!r}: there are {', '.join(ATTACKS)}")
     budget = Budget() if budget is None else budget
     source = Source.of(source, trust)
+    _check_attackable(source)
     if decoding:
         if source.policy is not None:
             raise ValueError(f"{source.name} decodes as it was built; {dict(decoding)} go with a model or a run folder")
@@ -228,6 +230,24 @@ def evaluate_robustness(
         note=note,
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_attackable(source: Source) -> None:
+    """Refuse policies that write otherwise than as the language model that the attacks differentiate.
+
+    Raises:
+        ValueError: it is such a policy.
+    """
+    if source.best_of > 1:
+        raise ValueError(
+            f"{source.name} keeps the best of {source.best_of} completions: attack a policy that writes one"
+        )
+    masked = source.masked or isinstance(source.policy, MaskableTokenPolicy)
+    if masked or not getattr(source.policy, "is_language_model", True):
+        raise ValueError(
+            f"{source.name} does not write as its language model does (masks, or values): the attacks "
+            "differentiate that model, and their figures would be of another policy"
+        )
 
 
 def _attack(

@@ -20,7 +20,9 @@ from .vec_env import make_vec_env
 __all__ = ["check_algorithm"]
 
 
-def check_algorithm(name: str, env_id: str = "rlhf/TokenBandit-v0", n_envs: int = 8, **kwargs: Any) -> None:
+def check_algorithm(
+    name: str, env_id: str = "rlhf/TokenBandit-v0", n_envs: int = 8, learns: bool = True, **kwargs: Any
+) -> None:
     """Check that a registered algorithm does what users of Stable-Baselines3 and of this package rely on.
 
     It trains for a few rollouts, several times: the same seed gives the same agent, another one another (unless it
@@ -31,6 +33,7 @@ def check_algorithm(name: str, env_id: str = "rlhf/TokenBandit-v0", n_envs: int 
         name: a registered algorithm.
         env_id: a small text environment.
         n_envs: rows of it.
+        learns: whether its parameters change in four episodes an environment, as they should but for baselines.
         **kwargs: arguments of `agents.make`.
 
     Raises:
@@ -47,8 +50,12 @@ def check_algorithm(name: str, env_id: str = "rlhf/TokenBandit-v0", n_envs: int 
     agent, again, other = train(0), train(0), train(1)
     assert agent.num_timesteps >= tokens, f"{name}: learn({tokens}) trained for {agent.num_timesteps} tokens"
     assert _same(agent, again), f"{name}: two runs with one seed end with other weights"
-    learned = not _same(agent, make(name, make_vec_env(env_id, n_envs, seed=0), seed=0, device="cpu", **kwargs))
-    assert not learned or not _same(agent, other), f"{name}: two seeds end with the same weights"
+    untrained = make(name, make_vec_env(env_id, n_envs, seed=0), seed=0, device="cpu", **kwargs)
+    assert _same(agent, untrained) is not learns, (
+        f"{name}: {tokens} tokens {'leave the weights as they were' if learns else 'change the weights'}; take "
+        "arguments with which it learns sooner"
+    )
+    assert not learns or not _same(agent, other), f"{name}: two seeds end with the same weights"
     _check_acting(name, agent, env_id)
     _check_resume(name, agent, tokens)
     before = agent.num_timesteps

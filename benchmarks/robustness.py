@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.hyperparams import HYPERPARAMS
+from agents.hyperparams import default_hyperparams
 
 KINDS = ("plain", "adversarial")
 POLICY_ROWS = ("embeddings", "random_embeddings", "tokens", "random_tokens")
@@ -127,7 +127,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.folder or temporary)
         runs = {kind: [train(kind, s, folder, settings, further) for s in range(args.seeds)] for kind in KINDS}
-        decoding = {"temperature": HYPERPARAMS["rlhf/Sentiment-v0"]["ppo"]["temperature"]}  # as the runs decode
+        decoding = {"temperature": default_hyperparams("rlhf/Sentiment-v0", "ppo")["temperature"]}  # as the runs decode
         columns = {"no training": [attack("tiny", args.episodes, budget, folder / "tiny.json", decoding)]}
         for kind in KINDS:
             found = [folder / "ppo" / f"{kind}_{seed}" for seed in range(args.seeds)]

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 # A part of rlhf_envs may import the parts above it, and its own modules.
 ORDER = [
     {"datasets", "feedback", "models"},
-    {"rewards", "prompts", "rendering"},
+    {"rewards", "prompts", "rendering", "action_masks"},
     {"preferences", "episodes"},
     {"text_env"},
     {"vector_env"},

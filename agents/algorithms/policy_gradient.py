@@ -64,6 +64,8 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
     ) -> None:
         if n_epochs < 1:
             raise ValueError(f"n_epochs={n_epochs}: expected at least one pass over a rollout")
+        if gamma != 1.0:
+            raise ValueError(f"gamma={gamma}: a completion is judged as a whole, without a discount; take ppo for one")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected a number of tokens, or None for the whole rollout")
         super().__init__(
@@ -119,8 +121,12 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         tb_log_name: str = "run",
         progress_bar: bool = False,
     ) -> tuple[int, Any]:
-        if (reset_num_timesteps or self._last_obs is None) and (dropped := self.rollout_buffer.forget()):
-            logger.info("%d episodes were under way or waiting for their group when the environments restart", dropped)
+        if reset_num_timesteps or self._last_obs is None:
+            if dropped := self.rollout_buffer.forget():
+                logger.info("%d episodes were under way or waiting for their group: the environments restart", dropped)
+            if self.group_size > 1:
+                assert self.env is not None
+                self.env.env_method("set_group_size", self.group_size)  # a new group begins
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def train(self) -> None:

@@ -53,6 +53,13 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
         if hasattr(self, "exploration_initial_eps") and self._n_calls == 0:
             self.exploration_rate = self.exploration_initial_eps  # SB3 sets it after the first step
 
+    def _setup_learn(
+        self, total_timesteps: int, callback: Any = None, reset_num_timesteps: bool = True, *args: Any, **kwargs: Any
+    ) -> tuple[int, Any]:
+        if reset_num_timesteps or self._last_obs is None:
+            self._running_kl = np.zeros(0)  # the environments restart
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
+
     @torch.no_grad()
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1

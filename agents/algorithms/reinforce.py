@@ -6,7 +6,7 @@ https://arxiv.org/abs/2402.14740. One gradient step a rollout on `-mean_t A_t lo
 
 Departures: the mean is over tokens and not over episodes, and advantages are divided by their standard deviation by
 default; both only rescale the step. An episode that a rollout cuts is trained on when it ends, so its first tokens may
-be one update older than the policy, which the estimator does not correct for.
+be an update or more older than the policy, which the estimator does not correct for.
 """
 
 from __future__ import annotations

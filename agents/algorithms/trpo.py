@@ -60,6 +60,15 @@ class TRPO(TextAgent, sb3_contrib.TRPO):
             **kwargs,
         )
 
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        regulariser: Any = getattr(self.policy, "adversarial", None)
+        if regulariser is not None:
+            raise ValueError(
+                f"adversarial_coef={regulariser.coef}: TRPO's update never asks for the log-probabilities "
+                "that the attack works on; take adversarial_coef=0, or ppo"
+            )
+
     def _compute_actor_grad(
         self, kl_div: torch.Tensor, policy_objective: torch.Tensor
     ) -> tuple[list[nn.Parameter], torch.Tensor, torch.Tensor, list[tuple[int, ...]]]:

@@ -37,34 +37,53 @@ def move(policy):
             p.add_(0.02 * torch.randn_like(p))
 
 
+class Watch(agents.TextMetrics):
+    """Note the lengths of the episodes that end and of those that the buffer gives out, and check the latter."""
+
+    def __init__(self):
+        super().__init__()
+        self.ended, self.given = [], []
+
+    def _on_step(self):
+        self.ended.extend(info["episode"]["l"] for info in self.locals["infos"] if "episode" in info)
+        return super()._on_step()
+
+    def _on_rollout_end(self):
+        buffer = self.model.rollout_buffer
+        self.given.extend(np.bincount(buffer.segments[:, 0]).tolist())
+        for row, ids in enumerate(buffer.observations.get("input_ids", [])):
+            # the actions are what the context goes on with
+            columns, actions = (a[buffer.segments[:, 0] == row, 0] for a in (buffer.columns, buffer.actions[..., 0]))
+            assert columns.tolist() == list(range(len(columns))), "from the prompt's only token on"
+            assert ids[1 : len(columns)].tolist() == actions[:-1].tolist()
+        super()._on_rollout_end()
+
+
 # The buffer
 
 
 def test_every_episode_is_given_out_once_and_whole_however_short_the_rollouts():
     """With rollouts of 3 tokens and episodes of up to 10, everything an ended episode did comes out, nothing twice."""
     agent = agents.make("reinforce", ID, n_envs=4, seed=0, device="cpu", n_steps=3, kl_coef=0.0)
-    ended, given = [], []
+    watch = Watch()
+    agent.learn(600, callback=watch)
+    assert len(watch.ended) > 40
+    assert sorted(watch.given) == sorted(watch.ended)
 
-    class Watch(agents.TextMetrics):
+
+def test_a_rollout_that_was_stopped_splices_no_episodes():
+    """What an episode did before a stop is not joined to what another does after it."""
+    agent = agents.make("reinforce", ID, n_envs=4, seed=0, device="cpu", n_steps=7, kl_coef=0.0)
+
+    class Stop(agents.TextMetrics):
         def _on_step(self):
-            ended.extend(info["episode"]["l"] for info in self.locals["infos"] if "episode" in info)
-            return super()._on_step()
+            return super()._on_step() and self.num_timesteps < 100
 
-        def _on_rollout_end(self):
-            buffer = self.model.rollout_buffer
-            given.extend(np.bincount(buffer.segments[:, 0]).tolist())
-            for row, ids in enumerate(buffer.observations.get("input_ids", [])):
-                # the actions are what the context goes on with
-                columns, actions = (
-                    a[buffer.segments[:, 0] == row, 0] for a in (buffer.columns, buffer.actions[..., 0])
-                )
-                assert columns.tolist() == list(range(len(columns))), "from the prompt's only token on"
-                assert ids[1 : len(columns)].tolist() == actions[:-1].tolist()
-            super()._on_rollout_end()
-
-    agent.learn(600, callback=Watch())
-    assert len(ended) > 40
-    assert sorted(given) == sorted(ended)
+    agent.learn(200, callback=Stop())
+    assert agent.num_timesteps == 100
+    watch = Watch()
+    agent.learn(400, callback=watch, reset_num_timesteps=False)
+    assert 10 < len(watch.given) <= len(watch.ended)
 
 
 def test_groups_are_given_out_complete_and_of_one_prompt():

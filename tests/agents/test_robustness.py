@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import agents
 from agents.adversarial import radius_of
 from agents.attacks import AttackedPolicy, Budget, attack_embeddings, attack_tokens, best_swaps, random_swaps
 from agents.cli import app
@@ -261,3 +262,15 @@ def test_the_verb_prints_tables_and_writes_json(tmp_path: Any) -> None:
     assert set(report["policy"]) == {"clean", *ATTACKS}
     wrong = CliRunner().invoke(app, ["attack", "tiny", "--attack", "tickle"], env={"COLUMNS": "250"})
     assert wrong.exit_code == 2 and "unknown attack 'tickle'" in wrong.output
+
+
+def test_policies_that_do_not_write_as_their_model_are_refused():
+    """The attacks differentiate the language model: of another policy they would measure nothing."""
+    best = agents.make("best_of_n", "rlhf/TokenBandit-v0", n_envs=2, best_of=4)
+    with pytest.raises(ValueError, match="keeps the best of 4 completions"):
+        agents.evaluate_robustness(best, "rlhf/TokenBandit-v0", n_episodes=2)
+    for name in ("dqn", "maskable_ppo", "nlpo"):
+        with pytest.raises(ValueError, match="does not write as its language model does"):
+            agents.evaluate_robustness(
+                agents.make(name, "rlhf/TokenBandit-v0", n_envs=2), "rlhf/TokenBandit-v0", n_episodes=2
+            )
