@@ -96,8 +96,8 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
     def reset(self) -> None:
         """Empty the buffer for a rollout; what waits goes on waiting.
 
-        After a rollout that was stopped it is not known where its episodes stand: their parts are dropped, and so is
-        what is left of them in the rollouts to come.
+        After a rollout that was stopped it is not known where its episodes stand (SB3 acts on the observation before
+        the last step again): their parts are dropped, and so is what is left of them in the rollouts to come.
         """
         if 0 < self.pos < self.buffer_size:
             self._begun, self._headless = {}, set(range(self.n_envs))
@@ -146,7 +146,6 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
         for env in range(self.n_envs):
             if self.episode_starts[0, env]:
                 self._begun.pop(env, None)
-                self._headless.discard(env)
             bounds = [0, *(np.flatnonzero(ends[:, env]) + 1).tolist()]
             for start, end in zip(bounds, [*bounds[1:], self.buffer_size], strict=True):
                 if start == end:

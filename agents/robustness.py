@@ -23,14 +23,14 @@ from .environments import open_batch
 from .evaluation import _judge, _pad, find_judges
 from .generation import Completion, Source, generate_in, held_out_indices
 from .generators import isolated_generators
+from .masked_policy import MaskableTokenPolicy
 from .reward_attack import RewardAttack, attack_reward_model
 from .statistics import Estimate, bootstrap_mean
 
 if TYPE_CHECKING:
     from rlhf_envs.episodes import EpisodeBatch
 
-    from .masked_policy import MaskableTokenPolicy
-from .policy import TokenPolicy
+    from .policy import TokenPolicy
 
 __all__ = ["ATTACKS", "Budget", "PolicyAttack", "Robustness", "evaluate_robustness"]
 

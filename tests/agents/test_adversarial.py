@@ -377,6 +377,7 @@ def test_an_algorithm_that_never_calls_evaluate_actions_is_told_so():
     class Deaf(agents.get_algorithm("ppo")):
         def train(self) -> None:
             """An update by another road, as TRPO's through `get_distribution`."""
+            self._n_updates += 1
 
     agent = Deaf(
         env=make_vec_env("rlhf/IncreasingNumbers-v0", 6, seed=0),
