@@ -162,6 +162,7 @@ def _inspect(algo: str, arguments: Any) -> tuple[bool, bool]:
         return False, False
     check_arguments(algo, arguments)
     takes_kl = bool(own_arguments(cls) & {"kl_coef", "rollout_buffer_kwargs"}) and _takes(algo, "kl_coef")
+    takes_kl = takes_kl and getattr(cls, "uses_kl_coef", True)
     return takes_kl, holds(cls)
 
 

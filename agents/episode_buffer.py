@@ -79,6 +79,9 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
     """
 
     def __init__(self, *args: Any, group_size: int = 1, **kwargs: Any) -> None:
+        for name in ("whiten_rewards", "value_shaping", "probability_shaping"):
+            if kwargs.get(name):
+                raise ValueError(f"{name}={kwargs[name]}: algorithms of whole episodes do not read it; take ppo or a2c")
         self.group_size = group_size
         self.scores = np.zeros(0, np.float32)
         self.reference_log_probs = np.zeros((0, 1), np.float32)

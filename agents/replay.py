@@ -34,7 +34,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             an episode back faster, and charge the behaviour's tokens to the greedy policy: no correction is made.
         gamma: discounts those rewards; only with `n_steps` above 1, else the algorithm's own counts.
 
-    The other arguments are SB3's. `optimize_memory_usage` changes nothing: contexts are never stored twice.
+    The other arguments are SB3's. `optimize_memory_usage` has to be off: contexts are never stored twice.
 
     Attributes:
         stats: figures of the last rollout for the logger, filled by the algorithm.
@@ -58,6 +58,8 @@ class SequenceReplayBuffer(ReplayBuffer):
             raise ValueError(
                 f"SequenceReplayBuffer needs a token environment's Dict observations, got {observation_space}"
             )
+        if optimize_memory_usage:
+            raise ValueError("optimize_memory_usage=True: contexts are stored once already, leave it out")
         if n_steps < 1:
             raise ValueError(f"n_steps={n_steps}: expected at least 1, the steps of a return before it bootstraps")
         BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)

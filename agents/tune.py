@@ -128,7 +128,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
         dict(map(parse_range, config.space)),
         algo=config.algo,
         only=config.only,
-        leash=config.metric != "reward" or config.kl_limit is not None,
+        leash=(config.metric != "reward" or config.kl_limit is not None) and getattr(cls, "uses_kl_coef", True),
         rollout=rollout,
         episode=horizon,
         n_envs=run.n_envs,

@@ -142,6 +142,11 @@ class ILQL(QAgent):
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.data is not None and not self._read:
             contexts, n_prompt, scores = read_log(self.data, self.get_env())
+            if len(contexts) > self.replay_buffer.n_rows:
+                raise ValueError(
+                    f"data has {len(contexts)} rated completions and buffer_size={self.buffer_size} keeps "
+                    f"{self.replay_buffer.n_rows}: raise it to {len(contexts) * (self.replay_buffer.length - 1)}"
+                )
             self.replay_buffer.add_episodes(contexts, n_prompt, scores)
             self._read = True
         return super()._setup_learn(*args, **kwargs)

@@ -44,6 +44,7 @@ class OnlineDPO(PolicyGradient):
     """
 
     min_group_size = 2
+    uses_kl_coef = False
 
     def __init__(
         self,

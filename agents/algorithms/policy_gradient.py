@@ -42,6 +42,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
     """
 
     min_group_size = 1
+    uses_kl_coef = True  # whether the buffer's coefficient changes what is learned
     policy: TokenPolicy
     rollout_buffer: EpisodeRolloutBuffer
 

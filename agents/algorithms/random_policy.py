@@ -58,6 +58,8 @@ class Untrained(TextAgent, OnPolicyAlgorithm):
     The other arguments are SB3's.
     """
 
+    uses_kl_coef = False
+
     def __init__(
         self,
         policy: Any = TokenPolicy,

@@ -46,6 +46,8 @@ class SFT(PolicyGradient):
         ValueError: an unknown source, there are no references (left), or the best is to be taken of one completion.
     """
 
+    uses_kl_coef = False
+
     def __init__(
         self,
         policy: Any = TokenPolicy,

@@ -20,8 +20,8 @@ SETTINGS = {
 }
 SETTINGS["grpo"] |= dict(kl="reward", scale_rewards=False)  # its KL in the loss, and its scale, have another optimum
 # Tokens, and the part of the way to the optimum that they cover.
-SHORT = {"ppo": (60_000, 0.5), "grpo": (60_000, 0.5)}
-SHORT_BUT_SLOW = {"a2c": (100_000, 0.3), "rloo": (60_000, 0.5), "reinforce": (60_000, 0.3), "online_dpo": (60_000, 0.3)}
+SHORT = {"ppo": (60_000, 0.5), "a2c": (100_000, 0.3), "grpo": (60_000, 0.5)}
+SHORT_BUT_SLOW = {"rloo": (60_000, 0.5), "reinforce": (60_000, 0.3), "online_dpo": (60_000, 0.3)}
 LONG = {"ppo": 200_000, "a2c": 400_000}
 
 

@@ -232,3 +232,8 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "c" / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="exists and is no comparison"):
         join_existing(config(tmp_path))
+
+
+def test_a_coefficient_that_an_algorithm_does_not_read_makes_no_arms(tmp_path: Path) -> None:
+    runs = plan(config(tmp_path, algos=["ppo", "online_dpo"], seeds=1, kl_coefs=[0.1, 1.0]))
+    assert sorted(run.arm.algo for run in runs) == ["online_dpo", "ppo", "ppo"]

@@ -152,6 +152,11 @@ def test_wrong_arguments_are_named(wrong: dict[str, Any], message: str) -> None:
         build(**wrong)
 
 
+def test_a_log_that_does_not_fit_is_refused_and_not_cut() -> None:
+    with pytest.raises(ValueError, match=r"data has \d+ rated completions and buffer_size=60 keeps \d+: raise it to"):
+        agents.make("ilql", "rlhf/TokenBandit-v0", n_envs=4, device="cpu", data=bandit_rows(), buffer_size=60).learn(80)
+
+
 SETTINGS: dict[str, Any] = dict(learning_rate=3e-3, gradient_steps=8, batch_size=1024, expectile=0.95, beta=30.0)
 SETTINGS |= dict(cql_coef=0.0)
 
@@ -160,8 +165,8 @@ def test_rated_completions_alone_are_on_the_way_to_the_best_return() -> None:
     env = agents.make_vec_env("rlhf/TokenBandit-v0", 16, seed=0)
     agent = agents.make("ilql", env, seed=0, device="cpu", data=bandit_rows(), **SETTINGS)
     before, best = best_return(agent)
-    after, _ = best_return(agent.learn(120 * 1024))
-    assert after - before > 0.2 * (best - before), (before, after, best)  # 0.33 where it was measured
+    after, _ = best_return(agent.learn(360 * 1024))
+    assert after - before > 0.4 * (best - before), (before, after, best)
 
 
 @pytest.mark.slow
