@@ -34,7 +34,7 @@ def python(*arguments: str, path: Path | list[Path], cwd: Path) -> Any:
 
 def plugin(folder: Path, distribution: str, name: str, value: str) -> Path:
     """An installed distribution with one entry point."""
-    info = folder / f"{distribution}-1.0.dist-info"
+    info = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[rlhf_envs.algorithms]\n{name} = {value}\n")
