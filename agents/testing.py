@@ -10,6 +10,8 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from rlhf_envs.tasks.token_bandit import CONTEXTS, completion_rewards, enumerate_completions, optimum
+
 from . import bundles
 from .bundle_loading import load
 from .evaluation import evaluate
@@ -17,7 +19,7 @@ from .generators import get_generators, set_generators
 from .registry import make
 from .vec_env import make_vec_env
 
-__all__ = ["check_algorithm"]
+__all__ = ["bandit_figures", "check_algorithm"]
 
 
 def check_algorithm(
@@ -63,6 +65,54 @@ def check_algorithm(
     assert agent.num_timesteps >= before + tokens, f"{name}: a second learn does not count on"
     plain = make(name, env, seed=0, device="cpu", **_for_one(kwargs))
     assert plain.learn(tokens).num_timesteps >= tokens, f"{name}: a plain environment is not trained in"
+
+
+def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
+    """What an agent of `rlhf/TokenBandit-v0` is worth, by enumeration of all completions of all prompts, without noise.
+
+    Args:
+        agent: an agent whose policy is ours.
+        kl_coef: the weight b of the KL to the reference in the objective `E[r] - b KL`, above 0.
+
+    Returns:
+        Means over the prompts: `reward`, `kl` (nats an episode) and `objective` of the policy; `start`, the objective
+        of the reference; `best_reward`, `best_kl` and `best_objective` of the optimum `pi_ref exp(r / b) / Z`
+        (Ziegler et al. 2019, https://arxiv.org/abs/1909.08593).
+    """
+    policy, tokenizer = agent.policy, agent.get_env().get_attr("tokenizer", 0)[0]
+    policy.set_training_mode(False)
+    completions = enumerate_completions()
+    prefixes = sorted({completion[:k] for completion in completions for k in range(len(completion))})
+    figures = []
+    for prompt in CONTEXTS:
+        start = tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        log_pi, log_ref = (
+            np.array([sum(table[prefixes.index(y[:k])][y[k]] for k in range(len(y))) for y in completions])
+            for table in _next_tokens(policy, [start + prefix for prefix in prefixes])
+        )
+        pi, rewards = np.exp(log_pi), completion_rewards(prompt, completions)
+        assert abs(pi.sum() - 1) < 1e-4, f"the policy's probabilities of all completions sum to {pi.sum():.6g}"
+        possible = pi > 0
+        reward, kl = pi @ rewards, pi[possible] @ (log_pi - log_ref)[possible]
+        best = optimum(log_ref, rewards, kl_coef)
+        figures.append([reward, kl, reward - kl_coef * kl, np.exp(log_ref) @ rewards])
+        figures[-1] += [best["expected_reward"], best["kl"], best["objective"]]
+    names = ("reward", "kl", "objective", "start", "best_reward", "best_kl", "best_objective")
+    return dict(zip(names, np.mean(figures, axis=0).tolist(), strict=True))
+
+
+@torch.no_grad()
+def _next_tokens(policy: Any, contexts: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities (contexts, tokens) of what comes next, under the policy and under its reference."""
+    lengths = torch.tensor([len(context) for context in contexts])
+    ids = torch.zeros(len(contexts), int(lengths.max()), dtype=torch.long)
+    for row, context in enumerate(contexts):
+        ids[row, : len(context)] = torch.tensor(context)
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    ids, mask, rows, columns = (t.to(policy.device) for t in (ids, mask, torch.arange(len(ids)), lengths - 1))
+    log_pi = policy.get_distribution({"input_ids": ids, "attention_mask": mask}).distribution.logits
+    base = policy.reference_logits(ids, mask, rows, columns)[:, : policy.n_actions] / policy.temperature
+    return log_pi.double().cpu().numpy(), base.log_softmax(dim=-1).double().cpu().numpy()
 
 
 def _for_one(kwargs: dict[str, Any]) -> dict[str, Any]:
