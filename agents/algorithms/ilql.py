@@ -14,8 +14,8 @@ acts is the learned network's and not the target's; the base is the frozen refer
 this agent's own. The paper's base is a model trained on the log; so is ours with `nll_coef`, where the language model's
 head learns from the log beside the Q heads. The paper's CQL coefficient is larger.
 
-Without `data` the agent writes its own log first: for the first `log_fraction` of a training's tokens the reference
-acts in the environment, whose reward is the score. No token after that touches the environment.
+Without `data` the agent has its log written: the reference alone acts in the environment, whose reward is the score,
+and what is learned never acts before training is over. The updates begin with the first rollout of the log.
 """
 
 from __future__ import annotations
@@ -46,20 +46,22 @@ __all__ = ["ILQL"]
 
 
 class ILQL(QAgent):
-    """Offline Q-learning from a log; `learn(total_timesteps)` counts tokens, those logged and those trained on.
+    """Offline Q-learning from a log.
+
+    `learn(total_timesteps)` counts the tokens that the reference writes into the log, and with `data`, where nothing is
+    written, `gradient_steps * batch_size` an update.
 
     Args:
         buffer_size: tokens of the log that are kept.
         batch_size: tokens a gradient step.
         tau: how far the target network moves to the learned one after every gradient step.
         train_freq: steps of all environments in a rollout of the log.
-        gradient_steps: of an update, which counts `gradient_steps * batch_size` tokens.
+        gradient_steps: of an update, one after every rollout.
         expectile: of V; 0.5 is the mean over the log, towards 1 its best.
         cql_coef, nll_coef: weights of the CQL term and of the log's likelihood under the language model. `nll_coef`
             wants `policy_kwargs=dict(imitates=True)`.
         data: rows `{prompt, completion, label}` or the path of a file of them, instead of a log of its own. Labels are
             scores, true and false count as 1 and 0.
-        log_fraction: part of the tokens of a training that is spent on the log, without `data`.
 
     All other arguments are those of SB3's `OffPolicyAlgorithm`.
 
@@ -79,7 +81,7 @@ class ILQL(QAgent):
         tau: float = 0.05,
         gamma: float = 1.0,
         train_freq: int | tuple[int, str] = 32,
-        gradient_steps: int = 8,
+        gradient_steps: int = 24,
         replay_buffer_class: type[Any] | None = SequenceReplayBuffer,
         replay_buffer_kwargs: dict[str, Any] | None = None,
         expectile: float = 0.8,
@@ -87,7 +89,6 @@ class ILQL(QAgent):
         nll_coef: float = 0.0,
         max_grad_norm: float = 1.0,
         data: str | Path | Sequence[Mapping[str, Any]] | None = None,
-        log_fraction: float = 0.5,
         policy_kwargs: dict[str, Any] | None = None,
         tensorboard_log: str | None = None,
         stats_window_size: int = 100,
@@ -98,8 +99,6 @@ class ILQL(QAgent):
     ) -> None:
         if not 0 < expectile < 1:
             raise ValueError(f"expectile={expectile}: expected a number between 0 and 1; 0.5 is the mean")
-        if not 0 < log_fraction < 1:
-            raise ValueError(f"log_fraction={log_fraction}: expected a part of the tokens, between 0 and 1")
         imitates = bool((policy_kwargs or {}).get("imitates", False))
         if (nll_coef > 0) != imitates:
             raise ValueError(
@@ -108,7 +107,7 @@ class ILQL(QAgent):
             )
         self._choose_exploration("reference")
         self.expectile, self.cql_coef, self.nll_coef = expectile, cql_coef, nll_coef
-        self.max_grad_norm, self.data, self.log_fraction = max_grad_norm, data, log_fraction
+        self.max_grad_norm, self.data = max_grad_norm, data
         super().__init__(
             policy,
             env,
@@ -161,9 +160,8 @@ class ILQL(QAgent):
         learning_starts: int = 0,
         log_interval: int | None = None,
     ) -> RolloutReturn:
-        """Write the log, while it is that time; after it a rollout is no more than the tokens of an update."""
-        self._logs = self.data is None and self.num_timesteps < self.log_fraction * self._total_timesteps
-        if self._logs:
+        """Let the reference go on with the log; with `data` a rollout is no more than the tokens of an update."""
+        if self.data is None:
             return super().collect_rollouts(
                 env, callback, train_freq, replay_buffer, action_noise, learning_starts, log_interval
             )
@@ -186,9 +184,7 @@ class ILQL(QAgent):
     # Learning
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
-        """Gradient steps on the log; none while it is being written."""
-        if self._logs:
-            return
+        """Gradient steps on the log."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         figures: list[dict[str, float]] = []
@@ -242,7 +238,7 @@ class ILQL(QAgent):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> ILQL:
-        """As SB3's; `total_timesteps` counts tokens, logged and trained on, and `log_interval` rollouts."""
+        """As SB3's; `log_interval` counts rollouts."""
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
 

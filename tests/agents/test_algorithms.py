@@ -15,7 +15,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "ppo_lagrangian": dict(cost="repetition", cost_limit=0.1),
     "dqn": dict(learning_starts=24, train_freq=3, batch_size=24),
     "qrdqn": dict(learning_starts=24, train_freq=3, batch_size=24),
-    "ilql": dict(log_fraction=0.25, train_freq=3, batch_size=24),
+    "ilql": dict(train_freq=3, gradient_steps=2, batch_size=24),
     "random": dict(learns=False),
     "best_of_n": dict(learns=False),
 }
