@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import warnings
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -153,6 +154,7 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
     elif n_envs is not None:
         raise TypeError(f"n_envs={n_envs} goes with an environment's id; this one has {getattr(env, 'num_envs', 1)}")
     _check_actions(name, env)
+    _warn_of_masks(name, env)
     model = _attribute(env, "model_name") if model is None else model
     kwargs = _sizes(kwargs, cls, env)
     for argument, part in _parts(cls).items():
@@ -171,6 +173,15 @@ def _check_actions(name: str, env: Any) -> None:
             f"{name} writes text, one token an action, and this environment's actions are {env.action_space}: take a "
             "text environment, whose action space is Discrete(size of the vocabulary), or Stable-Baselines3 itself"
         )
+
+
+def _warn_of_masks(name: str, env: Any) -> None:
+    """Say where an environment masks tokens and the algorithm does not ask which."""
+    episodes = _attribute(env, "episodes")
+    given = {key: value for key, value in getattr(episodes, "mask_options", {}).items() if value}
+    if given and not reads_masks(name):
+        bound = " and ".join(f"{key}={value}" for key, value in given.items())
+        warnings.warn(f"{name} reads no action masks, {bound} does not bind it: take maskable_ppo", stacklevel=3)
 
 
 def _sizes(kwargs: dict[str, Any], cls: type[Any], env: Any) -> dict[str, Any]:

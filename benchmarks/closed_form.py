@@ -1,10 +1,10 @@
-"""How near do algorithms come to the optimum that is known? `rlhf/TokenBandit-v0`, over several seeds.
+"""How near do algorithms come to an optimum that is known? `rlhf/TokenBandit-v0`, over several seeds.
 
-`python -m benchmarks.closed_form --seeds 5` trains every algorithm of `SETTINGS` (`--algos` for some of them) and prints
-what `agents.testing.bandit_figures` enumerates: no figure is sampled. Those that maximise `E[r] - b KL` are held against
-the optimum's objective, those that maximise the return against the best return there is, which is what their most
-probable completions get. "part" is the objective as a part of the optimum's, "way" what of the way from the reference's
-objective to the optimum's is covered.
+`python -m benchmarks.closed_form --seeds 5` trains every algorithm of `SETTINGS` and `GREEDY` (`--algos` for some) and
+prints what `agents.testing.bandit_figures` enumerates: no figure is sampled. Those of `SETTINGS` maximise `E[r] - b KL`
+and are held against the optimum's objective, as a part of it and as the part of the way from the reference's objective
+that is covered. Those of `GREEDY` maximise the return: what counts is what their most probable completions get of the
+best return there is.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     algos, seeds = args.algos.split(","), range(args.first_seed, args.first_seed + args.seeds)
-    print("| algorithm | tokens | of the optimum's objective, % | of the way, % | of the best return, % | reward | KL | s |")
-    print("|---|---|---|---|---|---|---|---|")
+    head = ("algorithm", "tokens", "objective, % of the best", "way, %", "return, % of the best", "reward", "KL", "s")
+    print("| " + " | ".join(head) + " |\n" + "|---" * len(head) + "|")
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
         started = {algo: [pool.submit(train, algo, seed) for seed in seeds] for algo in algos}
         for algo, futures in started.items():

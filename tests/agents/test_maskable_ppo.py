@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import gymnasium as gym
 import numpy as np
@@ -243,6 +244,17 @@ def test_an_environment_without_masks_is_refused_before_training():
 
     with pytest.raises(ValueError, match=r"needs an environment with a method action_masks\(\)"):
         agents.make("maskable_ppo", DummyVecEnv([lambda: Bare(gym.make(BANDIT))]), device="cpu")
+
+
+@pytest.mark.parametrize("given", [dict(min_new_tokens=2), dict(suppress_tokens=[3])])
+def test_an_algorithm_that_masks_do_not_bind_is_warned_of(given):
+    env = agents.make_vec_env("rlhf/TokenBandit-v0", 4, **given)
+    (name, value), *_ = given.items()
+    with pytest.warns(
+        UserWarning, match=rf"ppo reads no action masks, {name}={re.escape(str(value))} does not bind it"
+    ):
+        agents.make("ppo", env, device="cpu")
+    agents.make("maskable_ppo", env, device="cpu")  # warnings are errors here
 
 
 def test_completions_and_evaluations_are_under_the_masks():
