@@ -6,8 +6,10 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import SymmetricalLogLocator
 
 __all__ = ["draw_plots", "to_png", "to_svg"]
 
@@ -15,6 +17,7 @@ __all__ = ["draw_plots", "to_png", "to_svg"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A5C00")
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "osD^vP*X"
+FAR = 10  # times the median KL
 
 
 def draw_plots(report: Mapping[str, Any]) -> dict[str, Figure]:
@@ -128,7 +131,14 @@ def _frontier(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], styl
                 place = (kl["value"], value["value"])
                 text = f"{row['kl_coef']:g}"
                 axis.annotate(text, place, textcoords="offset points", xytext=(5, -11), fontsize=8)
-    axis.set_xlabel(f"KL to the reference, nats an episode; {_over(report)}", fontsize=9)
+    reached = [abs(row["figures"]["kl"]["value"]) for row in rows]
+    scale = ""
+    if max(reached) > FAR * np.median(reached):  # one that is far off would push the others into a corner
+        axis.set_xscale("symlog", linthresh=1.0)
+        axis.xaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=1.0, subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        scale = ", logarithmic from 1 on"
+    axis.set_xlabel(f"KL to the reference, nats an episode{scale}; {_over(report)}", fontsize=9)
     axis.set_ylabel(metric)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
