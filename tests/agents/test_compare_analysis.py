@@ -136,6 +136,15 @@ def test_one_seed_has_no_intervals_anywhere(tmp_path: Path) -> None:
     assert all(to_png(figure).startswith(b"\x89PNG") for figure in plots.values())
 
 
+def test_an_arm_that_is_far_off_leaves_room_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = config(tmp_path)
+    scales = []
+    for kl in (9.0, 250.0):
+        monkeypatch.setitem(KL, "a2c-kl0.1", kl)
+        scales.append(draw_plots(analyse(found, outcomes(found)))["frontier"].axes[0].get_xscale())
+    assert scales == ["linear", "symlog"]
+
+
 def test_without_any_result_there_is_still_a_report(tmp_path: Path) -> None:
     found = config(tmp_path)
     report = analyse(found, [Outcome(run, None, "no") for run in plan(found)])
