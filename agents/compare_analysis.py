@@ -189,7 +189,27 @@ def _notes(config: CompareConfig, outcomes: Sequence[Outcome], finished: Sequenc
     if failed or missing:
         text = f"{failed} of {len(outcomes)} runs failed" + (f" and {missing} are not finished" if missing else "")
         notes.append(f"{text}: the figures are of the others, which flatters an algorithm that fails on bad seeds.")
-    notes += _inequalities(config, finished, metric)
+    return notes + _inequalities(config, finished, metric) + _coincidences(finished, metric)
+
+
+def _coincidences(finished: Sequence[Outcome], metric: str) -> list[str]:
+    """Figures that are equal to the last digit, of which a reader would think otherwise."""
+    curves: dict[str, dict[int, tuple[float, ...]]] = {}
+    for outcome in finished:
+        curves.setdefault(outcome.run.arm.name, {})[outcome.run.seed] = tuple(outcome.curve(metric).values())
+    notes = []
+    fixed = [name for name, runs in curves.items() if len(runs) > 1 and len(set(runs.values())) == 1]
+    if fixed:
+        notes.append(
+            f"All runs of {', '.join(fixed)} came to the same: nothing in them depends on the seed, and intervals of "
+            "no width say nothing of the prompts."
+        )
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for name, runs in curves.items():
+        alike.setdefault(tuple(sorted(runs.items())), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            notes.append(f"{' and '.join(names)} came to the same in every run: what tells them apart had no effect.")
     return notes
 
 

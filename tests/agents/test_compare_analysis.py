@@ -136,6 +136,18 @@ def test_one_seed_has_no_intervals_anywhere(tmp_path: Path) -> None:
     assert all(to_png(figure).startswith(b"\x89PNG") for figure in plots.values())
 
 
+def test_what_coincides_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that no seed changes, and algorithms that come to the same."""
+    found = config(tmp_path)
+    fixed = [Outcome(r, result(r, shift=-0.01 * r.seed * (r.arm.name == "a2c-kl0.1")), None) for r in plan(found)]
+    (note,) = analyse(found, fixed)["notes"]
+    assert note.startswith("All runs of a2c-kl0.1 came to the same: nothing in them depends on the seed")
+    monkeypatch.setitem(GOLD, "a2c-kl0.1", GOLD["ppo-kl0.1"])
+    assert analyse(found, outcomes(found))["notes"] == [
+        "ppo-kl0.1 and a2c-kl0.1 came to the same in every run: what tells them apart had no effect."
+    ]
+
+
 def test_an_arm_that_is_far_off_leaves_room_for_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = config(tmp_path)
     scales = []
