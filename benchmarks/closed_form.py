@@ -44,8 +44,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
         tokens=200_000, learning_rate=falling(2e-3), n_steps=48, batch_size=768, target_kl=0.01, cg_max_steps=5
     ),
     "reinforce": dict(
-        tokens=600_000,
-        learning_rate=falling(4e-3),
+        tokens=900_000,
+        n_envs=128,
+        learning_rate=falling(3e-3),
         n_steps=12,
         baseline="value",
         vf_coef=0.5,
