@@ -38,7 +38,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "maskable_ppo": PPO,
     "nlpo": PPO | dict(mask_top_p=0.99),
     "a2c": dict(
-        tokens=800_000, n_envs=256, learning_rate=falling(4e-3), n_steps=3, vf_coef=0.5, normalize_advantage=False
+        tokens=800_000, n_envs=256, learning_rate=falling(4e-3), n_steps=6, vf_coef=0.5, normalize_advantage=False
     ),
     "trpo": dict(
         tokens=200_000, learning_rate=falling(2e-3), n_steps=48, batch_size=768, target_kl=0.01, cg_max_steps=5
