@@ -41,7 +41,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         tokens=800_000, n_envs=256, learning_rate=falling(4e-3), n_steps=6, vf_coef=0.5, normalize_advantage=False
     ),
     "trpo": dict(
-        tokens=200_000, learning_rate=falling(2e-3), n_steps=48, batch_size=768, target_kl=0.01, cg_max_steps=5
+        tokens=200_000,
+        learning_rate=falling(2e-3),
+        n_steps=12,
+        batch_size=192,
+        target_kl=0.01,
+        cg_max_steps=5,
+        n_critic_updates=4,
     ),
     "reinforce": dict(
         tokens=900_000,
@@ -52,7 +58,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         vf_coef=0.5,
         normalize_advantage=False,
     ),
-    "rloo": dict(tokens=200_000, learning_rate=falling(2e-3), group_size=8, **GROUPS),
+    "rloo": dict(tokens=300_000, learning_rate=falling(2e-3), group_size=8, **GROUPS),
     # Its KL in the loss, and its scale, have another optimum.
     "grpo": dict(
         tokens=300_000,

@@ -1,7 +1,8 @@
-"""Agents learn: held against thresholds, on one seed each; `benchmarks.learning` runs five."""
+"""Agents learn: held against thresholds, on a few seeds; `benchmarks.learning` and `benchmarks/compare` run five."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import agents
@@ -9,6 +10,11 @@ from agents.hyperparams import default_hyperparams
 from agents.train import TrainConfig, train
 
 pytestmark = pytest.mark.slow
+LEARNERS = sorted(
+    name
+    for name, target in agents.available().items()
+    if target.startswith("agents.") and name not in ("best_of_n", "random")
+)
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
@@ -23,8 +29,22 @@ def test_sentiment_rises_for_a_judge_that_was_not_trained_against(algo, tmp_path
     assert after["distinct_bigrams"].mean > 0.8 * before["distinct_bigrams"].mean
 
 
+@pytest.mark.parametrize("algo", LEARNERS)
+def test_gold_rises_over_three_seeds(algo, tmp_path):
+    """By at least 3 standard errors of the seeds, at half of PPO's default budget."""
+    gains = []
+    for seed in range(3):
+        config = TrainConfig(
+            algo=algo, seed=seed, n_timesteps=20_480, log_folder=str(tmp_path), eval_freq=0, progress=False
+        )
+        result = train(config)
+        gains.append(result.after.change_from(result.before)["gold"].mean)
+    print(algo, gains)
+    assert np.mean(gains) > 3 * np.std(gains, ddof=1) / 3**0.5, gains
+
+
 def test_numbers_come_in_increasing_order():
-    """PPO alone: A2C, one step a rollout, gets nowhere near in a minute."""
+    """PPO, on one seed."""
     settings = default_hyperparams("rlhf/IncreasingNumbers-v0", "ppo")
     tokens, n_envs = settings.pop("n_timesteps"), settings.pop("n_envs")
     agent = agents.make("ppo", "rlhf/IncreasingNumbers-v0", n_envs=n_envs, seed=0, device="cpu", **settings)
@@ -33,3 +53,17 @@ def test_numbers_come_in_increasing_order():
     after = agents.evaluate(agent, "rlhf/IncreasingNumbers-v0", 128).reward.mean()
     assert before < 0.15
     assert after > 0.4
+
+
+@pytest.mark.parametrize("algo", LEARNERS)
+def test_numbers_come_in_increasing_order_whatever_the_algorithm(algo):
+    """From 0.11 to more than 0.25, over 2 seeds; the best of 16 completions of the model as it starts gets 0.29."""
+    settings = default_hyperparams("rlhf/IncreasingNumbers-v0", algo)
+    tokens, n_envs = settings.pop("n_timesteps"), settings.pop("n_envs")
+    rewards = []
+    for seed in range(2):
+        agent = agents.make(algo, "rlhf/IncreasingNumbers-v0", n_envs=n_envs, seed=seed, device="cpu", **settings)
+        agent.learn(tokens)
+        rewards.append(agents.evaluate(agent, "rlhf/IncreasingNumbers-v0", 128).reward.mean())
+    print(algo, rewards)
+    assert np.mean(rewards) > 0.25, rewards
