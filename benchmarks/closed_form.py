@@ -69,7 +69,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         scale_rewards=False,
         **GROUPS,
     ),
-    "online_dpo": dict(tokens=400_000, learning_rate=falling(4e-3), group_size=2, beta=KL_COEF, **GROUPS),
+    "online_dpo": dict(tokens=800_000, learning_rate=falling(4e-3), group_size=2, beta=KL_COEF, **GROUPS),
     "awr": dict(tokens=200_000, learning_rate=falling(2e-3), n_steps=24, batch_size=768, n_epochs=4),
 }
 Q = dict(tokens=80_000, n_envs=256, learning_rate=3e-3, train_freq=3, batch_size=1536, learning_starts=2000)
