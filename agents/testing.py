@@ -10,12 +10,14 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from rlhf_envs.action_masks import ActionMasks
 from rlhf_envs.tasks.token_bandit import CONTEXTS, completion_rewards, enumerate_completions, optimum
 
 from . import bundles
 from .bundle_loading import load
 from .evaluation import evaluate
 from .generators import get_generators, set_generators
+from .masked_policy import MaskableTokenPolicy
 from .registry import make
 from .vec_env import make_vec_env
 
@@ -70,6 +72,8 @@ def check_algorithm(
 def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
     """What an agent of `rlhf/TokenBandit-v0` is worth, by enumeration of all completions of all prompts, without noise.
 
+    An algorithm that reads action masks is held against the optimum, and its KL against the reference, under the masks.
+
     Args:
         agent: an agent whose policy is ours.
         kl_coef: the weight b of the KL to the reference in the objective `E[r] - b KL`, above 0.
@@ -79,8 +83,11 @@ def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
         of the reference; `best_reward`, `best_kl` and `best_objective` of the optimum `pi_ref exp(r / b) / Z`
         (Ziegler et al. 2019, https://arxiv.org/abs/1909.08593).
     """
-    policy, tokenizer = agent.policy, agent.get_env().get_attr("tokenizer", 0)[0]
+    policy, episodes = agent.policy, agent.get_env().get_attr("episodes", 0)[0]
     policy.set_training_mode(False)
+    tokenizer, masks = episodes.tokenizer, None
+    if isinstance(policy, MaskableTokenPolicy):
+        masks = ActionMasks(episodes.task, tokenizer, episodes.max_new_tokens, **episodes.mask_options)
     completions = enumerate_completions()
     prefixes = sorted({completion[:k] for completion in completions for k in range(len(completion))})
     figures = []
@@ -88,12 +95,12 @@ def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
         start = tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"])
         log_pi, log_ref = (
             np.array([sum(table[prefixes.index(y[:k])][y[k]] for k in range(len(y))) for y in completions])
-            for table in _next_tokens(policy, [start + prefix for prefix in prefixes])
+            for table in _next_tokens(policy, start, prefixes, masks)
         )
         pi, rewards = np.exp(log_pi), completion_rewards(prompt, completions)
         assert abs(pi.sum() - 1) < 1e-4, f"the policy's probabilities of all completions sum to {pi.sum():.6g}"
         possible = pi > 0
-        reward, kl = pi @ rewards, pi[possible] @ (log_pi - log_ref)[possible]
+        reward, kl = pi @ rewards, pi[possible] @ (log_pi[possible] - log_ref[possible])
         best = optimum(log_ref, rewards, kl_coef)
         figures.append([reward, kl, reward - kl_coef * kl, np.exp(log_ref) @ rewards])
         figures[-1] += [best["expected_reward"], best["kl"], best["objective"]]
@@ -102,17 +109,26 @@ def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _next_tokens(policy: Any, contexts: list[tuple[int, ...]]) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities (contexts, tokens) of what comes next, under the policy and under its reference."""
-    lengths = torch.tensor([len(context) for context in contexts])
-    ids = torch.zeros(len(contexts), int(lengths.max()), dtype=torch.long)
-    for row, context in enumerate(contexts):
-        ids[row, : len(context)] = torch.tensor(context)
+def _next_tokens(
+    policy: Any, start: tuple[int, ...], prefixes: list[tuple[int, ...]], masks: ActionMasks | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probabilities (prefixes, tokens) of what comes next, under the policy and under its reference."""
+    steps = torch.tensor([len(prefix) for prefix in prefixes])
+    lengths = steps + len(start)
+    ids = torch.zeros(len(prefixes), int(lengths.max()), dtype=torch.long)
+    for row, prefix in enumerate(prefixes):
+        ids[row, : lengths[row]] = torch.tensor(start + prefix)
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    given = {}
+    allowed = torch.ones(len(prefixes), policy.n_actions, dtype=torch.bool)
+    if masks is not None:
+        given["action_masks"] = masks(ids.numpy(), lengths.numpy(), (lengths - steps).numpy(), steps.numpy())
+        allowed = torch.as_tensor(given["action_masks"])
     ids, mask, rows, columns = (t.to(policy.device) for t in (ids, mask, torch.arange(len(ids)), lengths - 1))
-    log_pi = policy.get_distribution({"input_ids": ids, "attention_mask": mask}).distribution.logits
+    log_pi = policy.get_distribution({"input_ids": ids, "attention_mask": mask}, **given).distribution.logits
     base = policy.reference_logits(ids, mask, rows, columns)[:, : policy.n_actions] / policy.temperature
-    return log_pi.double().cpu().numpy(), base.log_softmax(dim=-1).double().cpu().numpy()
+    log_ref = base.masked_fill(~allowed.to(policy.device), -torch.inf).log_softmax(dim=-1)
+    return log_pi.double().cpu().numpy(), log_ref.double().cpu().numpy()
 
 
 def _for_one(kwargs: dict[str, Any]) -> dict[str, Any]:

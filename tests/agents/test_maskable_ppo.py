@@ -20,6 +20,7 @@ from agents.contexts import micro_batches
 from agents.generation import generate
 from agents.language_model import hidden_states
 from agents.masked_policy import MaskableTokenPolicy
+from agents.testing import bandit_figures
 from agents.token_distribution import log_probs_and_entropies
 from agents.train import train
 from rlhf_envs import TextGenerationVectorEnv
@@ -311,6 +312,9 @@ def test_a_short_run_is_on_its_way_to_the_optimum_under_the_mask():
         figures.append((np.exp(log_ref) @ rewards, objective, optimum(log_ref, rewards, kl_coef)["objective"]))
     begin, end, best = np.mean(figures, axis=0)
     assert end - begin > 0.35 * (best - begin), (begin, end, best)
+    enumerated = bandit_figures(agent, kl_coef)
+    names = ("start", "objective", "best_objective")
+    assert [enumerated[name] for name in names] == pytest.approx([begin, end, best], abs=1e-5)
 
 
 def _log_probs(model, start, completions):
