@@ -57,6 +57,15 @@ def press(page: Any, *keys: str) -> None:
         page.keyboard.press(key)
 
 
+def sign_in(page: Any) -> None:
+    """Type a name and a password by keyboard; the browser focuses the first field only some time after loading."""
+    page.wait_for_selector("input[name=name]:focus")
+    page.keyboard.type("Zoë")
+    press(page, "Tab")
+    page.keyboard.type("long enough")
+    press(page, "Enter")
+
+
 def test_every_kind_by_keyboard(open_page: OpenPage, store: FeedbackStore) -> None:
     texts = ("first", "second", "third")
     items = [NewItem(kind, "p", texts[:n], priority=-i) for i, (kind, n) in enumerate(KINDS.items())]
@@ -368,17 +377,11 @@ def test_focus_can_be_seen(open_page: OpenPage, store: FeedbackStore) -> None:
 def test_sign_up_sign_in_and_judge_as_a_person_would(open_page: OpenPage, store: FeedbackStore, address: str) -> None:
     store.add_items([NewItem("thumbs", "p", ("c",))])
     page = open_page(f"/invite/{store.invite('admin')}", name="")
-    page.keyboard.type("Zoë")
-    press(page, "Tab")
-    page.keyboard.type("long enough")
-    press(page, "Enter")
+    sign_in(page)
     ready(page, "thumbs")
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/login")
-    page.keyboard.type("Zoë")
-    press(page, "Tab")
-    page.keyboard.type("long enough")
-    press(page, "Enter")
+    sign_in(page)
     ready(page, "thumbs")
     press(page, "1")
     ready(page, "none")
