@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -41,6 +41,11 @@ class Outcome:
         """All figures at the end."""
         assert self.result is not None
         return {name: estimate["mean"] for name, estimate in self.result["evaluations"][-1]["estimates"].items()}
+
+
+def spent(entry: Mapping[str, Any]) -> int:
+    """The tokens an evaluation stands for: those trained for, or its step's where nothing is trained."""
+    return max(entry["tokens"], entry["step"])
 
 
 def read_outcomes(runs: Sequence[Run]) -> list[Outcome]:
@@ -114,6 +119,7 @@ def _row(arm: Arm, finished: list[Outcome], outcomes: Sequence[Outcome], metric:
     names = [name for name in last[0] if all(name in figures for figures in last)]
     row["figures"] = {name: iqm([figures[name] for figures in last])._asdict() for name in names}
     row["per_seed"] = {str(o.run.seed): figures[metric] for o, figures in zip(finished, last, strict=True)}
+    row["gain"] = _gain([figures[metric] - o.curve(metric)[0] for o, figures in zip(finished, last, strict=True)])
     for name in ("tokens", "seconds"):
         row[name] = iqm([outcome.result[name] for outcome in finished if outcome.result])._asdict()
     row["curve"] = _curve(finished, metric)
@@ -123,16 +129,31 @@ def _row(arm: Arm, finished: list[Outcome], outcomes: Sequence[Outcome], metric:
     return row
 
 
+def _gain(gains: Sequence[float]) -> dict[str, float | None]:
+    """What was gained since before training: the mean over the seeds, and its standard error."""
+    error = float(np.std(gains, ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else None
+    return {"mean": float(np.mean(gains)), "standard_error": error}
+
+
 def _is_setting(name: str, value: Any) -> bool:
     shown = ("n_envs", "train", "kl_coef", "kl_target", "learning_rate", "hyperparams")
     return name in shown and value is not None
 
 
 def _curve(finished: list[Outcome], metric: str) -> list[dict[str, Any]]:
-    """The interquartile mean at the steps that all runs of an arm were evaluated at."""
+    """The interquartile mean at the steps that all runs of an arm were evaluated at, and the tokens it had by then."""
     curves = [outcome.curve(metric) for outcome in finished]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    return [{"step": step, **iqm([curve[step] for curve in curves])._asdict()} for step in steps]
+    results = [outcome.result for outcome in finished if outcome.result is not None]
+    tokens = [{entry["step"]: spent(entry) for entry in result["evaluations"]} for result in results]
+    return [
+        {
+            "step": step,
+            "tokens": float(np.mean([by_step[step] for by_step in tokens])),
+            **iqm([curve[step] for curve in curves])._asdict(),
+        }
+        for step in steps
+    ]
 
 
 def _series(outcome: Outcome, metric: str) -> list[tuple[float, float, float]]:
@@ -143,10 +164,10 @@ def _series(outcome: Outcome, metric: str) -> list[tuple[float, float, float]]:
 
 def _threshold(config: CompareConfig, ranked: list[dict[str, Any]], metric: str) -> float:
     """As given, or half of the best arm's rise."""
-    if config.threshold is not None or not ranked[0]["curve"]:
+    best = ranked[0]
+    if config.threshold is not None or not best["curve"]:
         return config.threshold or 0.0
-    start = min(row["curve"][0]["value"] for row in ranked if row["curve"])
-    return float((start + ranked[0]["figures"][metric]["value"]) / 2)
+    return float((best["curve"][0]["value"] + best["figures"][metric]["value"]) / 2)
 
 
 def _mark_frontier(rows: list[dict[str, Any]], metric: str) -> None:
@@ -222,8 +243,8 @@ def _inequalities(config: CompareConfig, finished: Sequence[Outcome], metric: st
     if len({result["reference"] for result in results}) > 1:
         notes.append("The reference that KL is measured to differs between runs.")
     arms = [outcome.run.arm.name for outcome in finished]
-    spent = {name: result["tokens"] / config.tokens - 1 for name, result in zip(arms, results, strict=True)}
-    if far := {name: share for name, share in spent.items() if abs(share) > OVERSHOOT}:
+    shares = {name: result["tokens"] / config.tokens - 1 for name, result in zip(arms, results, strict=True)}
+    if far := {name: share for name, share in shares.items() if abs(share) > OVERSHOOT}:
         listed = ", ".join(f"{name} {share:+.0%}" for name, share in far.items())
         notes.append(f"Tokens are not equal, whole rollouts are trained on or no training is done: {listed}.")
     own = {o.run.arm.name: ", ".join(o.run.arm.own_decoding) for o in finished if o.run.arm.own_decoding}

@@ -95,11 +95,11 @@ def _efficiency(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], st
     figure, axis = _open(8.4, 4.4, f"{report['metric']} along the training, on the same held-out prompts")
     for row in rows:
         style, curve = styles[row["name"]], row["curve"]
-        steps = [point["step"] for point in curve]
-        axis.plot(steps, [point["value"] for point in curve], label=row["name"], markersize=3.5, linewidth=1.7, **style)
+        tokens, values = ([point[name] for point in curve] for name in ("tokens", "value"))
+        axis.plot(tokens, values, label=row["name"], markersize=3.5, linewidth=1.7, **style)
         if all(point["low"] is not None for point in curve):
             low, high = ([point[bound] for point in curve] for bound in ("low", "high"))
-            axis.fill_between(steps, low, high, color=style["color"], alpha=0.13, linewidth=0)
+            axis.fill_between(tokens, low, high, color=style["color"], alpha=0.13, linewidth=0)
     text = f"threshold {report['threshold']:.3g}"
     axis.axhline(report["threshold"], color="#767676", linestyle="--", linewidth=1, label=text)
     axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")

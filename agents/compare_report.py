@@ -80,7 +80,11 @@ def _results(report: Mapping[str, Any], plots: Sequence[str]) -> list[Block]:
     over = "the one run" if one else "the interquartile mean over seeds with its 95% bootstrap interval"
     found = [Block("h2", f"At the end: {metric}"), Block("table", summary_table(report))]
     found.append(
-        Block("p", f"Each figure is {over}, on held-out prompts that no run trains on. Seconds are of training alone.")
+        Block(
+            "p",
+            f"Each figure is {over}, on held-out prompts that no run trains on. Gained is the {metric} at the end less "
+            "that before training: the mean over seeds ± its standard error. Seconds are of training alone.",
+        )
     )
     if "final" in plots:
         found.append(Block("plot", "final", f"{metric} at the end, by algorithm"))
@@ -107,14 +111,18 @@ def summary_table(report: Mapping[str, Any], figures: Sequence[str] | None = Non
     found = dict.fromkeys(name for row in report["arms"] for name in row["figures"])
     others = [name for name in found if name not in (report["metric"], "distinct_within")]
     names = [report["metric"], *(name for name in others if figures is None or name in figures)]
-    rows = [["algorithm", "runs", *names, "tokens", "seconds"]]
+    rows = [["algorithm", "runs", "gained", *names, "tokens", "seconds"]]
     for row in report["arms"]:
         runs = f"{row['finished']} of {row['runs']}" + (f", {row['failed']} failed" if row["failed"] else "")
         if not row["figures"]:
-            rows.append([row["name"], runs, *("" for _ in names), "", ""])
+            rows.append([row["name"], runs, "", *("" for _ in names), "", ""])
             continue
         cells = [str(interval(row["figures"][name])) if name in row["figures"] else "" for name in names]
-        rows.append([row["name"], runs, *cells, f"{row['tokens']['value']:,.0f}", f"{row['seconds']['value']:,.1f}"])
+        gain = f"{row['gain']['mean']:+.3f}"
+        if row["gain"]["standard_error"] is not None:
+            gain += f" ± {row['gain']['standard_error']:.3f}"
+        spent = f"{row['tokens']['value']:,.0f}", f"{row['seconds']['value']:,.1f}"
+        rows.append([row["name"], runs, gain, *cells, *spent])
     return rows
 
 

@@ -104,6 +104,7 @@ def plan(config: CompareConfig) -> list[Run]:
             raise ValueError(f"overrides of {label!r}: {hint}the comparison has {', '.join(config.algos)}")
     _check_metric(config)
     arms = [arm for label in config.algos for arm in _arms(config, label)]
+    _check_sizes(config, arms)
     runs = [_run(config, arm, seed) for seed in range(config.seeds) for arm in arms]
     for run in runs:
         _check_unchanged(run)
@@ -123,6 +124,34 @@ def _check_metric(config: CompareConfig) -> None:
         raise ValueError(f"unknown metric {config.metric!r} for {config.env_id}: there are {', '.join(known)}")
 
 
+def _check_sizes(config: CompareConfig, arms: list[Arm]) -> None:
+    """Refuse, before anything loads, a budget below one episode and groups that do not divide the environments."""
+    import gymnasium as gym
+
+    from rlhf_envs.episodes import load_task
+
+    from .registry import default_arguments, get_algorithm
+
+    kwargs = {**gym.spec(config.env_id).kwargs, **config.env_kwargs}
+    task = load_task(kwargs["task"]) if "task" in kwargs else None
+    horizon = int(kwargs.get("max_new_tokens") or getattr(task, "max_new_tokens", None) or 1)
+    if config.tokens < horizon:
+        raise ValueError(f"tokens={config.tokens} is less than one episode of {horizon}: take at least that")
+    for arm in arms:
+        try:
+            cls = get_algorithm(arm.algo)
+        except Exception:  # it does not import, and its runs will say so
+            continue
+        found = resolve(_run(config, arm, 0).config)
+        n_envs = found.n_envs or 1
+        size = int(found.hyperparams.get("group_size") or default_arguments(cls).get("group_size") or 1)
+        if getattr(cls, "min_group_size", 1) > 1 and n_envs % size and size % n_envs:
+            raise ValueError(
+                f"{arm.name}: group_size={size} with {n_envs} environments: groups have to divide the batch; take "
+                f"n_envs as a multiple of {size}"
+            )
+
+
 def _arms(config: CompareConfig, label: str) -> list[Arm]:
     """The arms of a label: one, or one for each KL coefficient."""
     arguments = {**config.hyperparams, **config.overrides.get(label, {})}
@@ -130,24 +159,22 @@ def _arms(config: CompareConfig, label: str) -> list[Arm]:
     for name in arguments:
         if name in FIXED:
             raise ValueError(f"{label}: {name} is equal for all of a comparison, set it for all: {name}=...")
-    if config.kl_coefs and arguments.keys() & {"kl_coef", "kl_target"}:
-        raise ValueError(f"{label}: kl_coef and kl_target do not go with kl_coefs={config.kl_coefs}")
-    takes_kl, holds = _inspect(algo, arguments.keys() - {"n_envs"})
+    kl_argument, holds = _inspect(algo, arguments.keys() - {"n_envs"})
+    if config.kl_coefs and (doubled := arguments.keys() & {kl_argument, "kl_coef", "kl_target"}):
+        raise ValueError(f"{label}: {' and '.join(sorted(doubled))} do not go with kl_coefs={config.kl_coefs}")
     own = tuple(name for name, value in _decoding(config).items() if value != DECODING[name] and not _takes(algo, name))
-    if not config.kl_coefs or not takes_kl:
+    if not config.kl_coefs or kl_argument is None:
         return [Arm(label, label, algo, None, arguments, holds, own)]
-    texts = [f"{coefficient:g}" for coefficient in config.kl_coefs]
-    decimals = max(len(text.partition(".")[2]) for text in texts) if not any("e" in text for text in texts) else 6
-    whole = len(f"{max(config.kl_coefs):.0f}")
-    width = whole + (decimals + 1 if decimals else 0)
+    # Names say nothing of the other arms: with more coefficients those that are finished keep theirs.
+    controller = {"kl_target": None} if kl_argument == "kl_coef" else {}
     return [
-        Arm(f"{label}-kl{value:0{width}.{decimals}f}", label, algo, value, arguments, holds, own)
+        Arm(f"{label}-kl{value}", label, algo, value, {**arguments, kl_argument: value, **controller}, holds, own)
         for value in config.kl_coefs
     ]
 
 
-def _inspect(algo: str, arguments: Any) -> tuple[bool, bool]:
-    """Whether an algorithm takes a KL coefficient, and whether bundles hold its agents; its arguments are checked.
+def _inspect(algo: str, arguments: Any) -> tuple[str | None, bool]:
+    """The argument that is an algorithm's KL coefficient, and whether bundles hold its agents; arguments are checked.
 
     An algorithm that is known and does not import is left to its runs, which fail and say why.
     """
@@ -159,11 +186,12 @@ def _inspect(algo: str, arguments: Any) -> tuple[bool, bool]:
     try:
         cls = get_algorithm(algo)
     except Exception:  # whatever a plugin raises: the others run
-        return False, False
+        return None, False
     check_arguments(algo, arguments)
-    takes_kl = bool(own_arguments(cls) & {"kl_coef", "rollout_buffer_kwargs"}) and _takes(algo, "kl_coef")
-    takes_kl = takes_kl and getattr(cls, "uses_kl_coef", True)
-    return takes_kl, holds(cls)
+    kl_argument: str | None = getattr(cls, "kl_argument", "kl_coef")
+    if kl_argument == "kl_coef" and not own_arguments(cls) & {"kl_coef", "rollout_buffer_kwargs"}:
+        kl_argument = None  # nothing of its own, nor of a buffer of ours
+    return kl_argument if kl_argument and _takes(algo, kl_argument) else None, holds(cls)
 
 
 def _takes(algo: str, name: str) -> bool:
@@ -182,12 +210,9 @@ def _run(config: CompareConfig, arm: Arm, seed: int) -> Run:
     decoding = {name: value for name, value in _decoding(config).items() if _takes(arm.algo, name)}
     decoding = {name: value for name, value in decoding.items() if value != DECODING[name] or name in defaults}
     arguments = {**decoding, **arm.arguments}
-    if arm.kl_coef is not None:
-        arguments |= {"kl_coef": arm.kl_coef, "kl_target": None}
     fields = {name: arguments.pop(name) for name in (*AGENT_FIELDS, "n_envs") if name in arguments}
     equal = {"model": config.model, "train": config.train, "n_envs": config.n_envs}
     hyperparams = arguments | {name: value for name, value in fields.items() if value is None}  # over the table's
-    width = len(str(config.seeds - 1)) if config.seeds > 10 else 1
     given = {
         **{name: value for name, value in equal.items() if value is not None},
         **{name: value for name, value in fields.items() if value is not None},
@@ -198,7 +223,7 @@ def _run(config: CompareConfig, arm: Arm, seed: int) -> Run:
         "hyperparams": hyperparams,
         "env_kwargs": config.env_kwargs,
         "log_folder": str(config.path.absolute() / arm.name),
-        "run_name": f"seed_{seed:0{width}d}",
+        "run_name": f"seed_{seed}",
         "eval_freq": 0,
         "save_freq": max(1, config.tokens // config.evaluations) if arm.holds else 0,
         "keep_checkpoints": 1,

@@ -56,7 +56,7 @@ class Tracker:
             self.announced = bool(self.records)
 
     def add(self, step: int, tokens: int, seconds: float, evaluation: Evaluation, writer: SummaryWriter | None) -> None:
-        """Keep an evaluation: in the file, and in TensorBoard, at its step."""
+        """Keep an evaluation in the file and in TensorBoard: figures at the tokens trained for, texts at the step."""
         record = {
             "step": step,
             "tokens": tokens,
@@ -70,7 +70,7 @@ class Tracker:
         if writer is None:
             return
         for name, estimate in record["estimates"].items():
-            writer.add_scalar(f"{PREFIX}/{name}", estimate["mean"], step)
+            writer.add_scalar(f"{PREFIX}/{name}", estimate["mean"], max(step, tokens))  # untrained: no tokens
         writer.add_text(f"{PREFIX}/samples", _samples(record["samples"]), step)
         writer.flush()
 

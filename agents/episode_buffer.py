@@ -59,6 +59,10 @@ class EpisodeSamples(NamedTuple):
         sums = values.new_zeros(len(self.observations["input_ids"]))
         return sums.index_add(0, self.observations["rows"], values)
 
+    def one_by_episode(self, values: torch.Tensor) -> torch.Tensor:
+        """The value `(m,)` of each episode, of `(n,)` values that are the same for all its actions."""
+        return values.new_zeros(len(self.observations["input_ids"])).index_put((self.observations["rows"],), values)
+
 
 class EpisodeRolloutBuffer(SequenceRolloutBuffer):
     """A rollout buffer that gives out finished episodes alone, and those of one prompt together.

@@ -177,10 +177,14 @@ def _check_actions(name: str, env: Any) -> None:
 
 def _warn_of_masks(name: str, env: Any) -> None:
     """Say where an environment masks tokens and the algorithm does not ask which."""
+    from rlhf_envs.tasks import Task
+
     episodes = _attribute(env, "episodes")
-    given = {key: value for key, value in getattr(episodes, "mask_options", {}).items() if value}
+    given = [f"{key}={value}" for key, value in getattr(episodes, "mask_options", {}).items() if value]
+    if episodes is not None and type(episodes.task).action_masks is not Task.action_masks:
+        given.append(f"action_masks of the task {episodes.task.name!r}")
     if given and not reads_masks(name):
-        bound = " and ".join(f"{key}={value}" for key, value in given.items())
+        bound = " and ".join(given)
         warnings.warn(f"{name} reads no action masks, {bound} does not bind it: take maskable_ppo", stacklevel=3)
 
 

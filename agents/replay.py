@@ -24,8 +24,8 @@ class SequenceReplayBuffer(ReplayBuffer):
     `QPolicy` turns into one pass. The state after an action is a later column of the same row, so `next_observations`
     are the same contexts under other columns.
 
-    Rows are drawn uniformly, each once before any comes twice, and give all their transitions, so every transition is
-    as likely as in SB3's buffer. The last row of a sample is cut, at a random place, to fill `batch_size` exactly.
+    Rows come in a random order, one after the other with all their transitions, from a random transition on, and in a
+    circle: every transition is as likely as in SB3's buffer, and only the first and the last row of a sample are cut.
 
     Args:
         buffer_size: transitions that are kept; the ring has `buffer_size / (L - 1)` rows for contexts of up to L
@@ -183,19 +183,12 @@ class SequenceReplayBuffer(ReplayBuffer):
         stored = np.flatnonzero(self.counts)
         if not len(stored):
             raise ValueError("the replay buffer is empty: raise learning_starts, or give it data")
-        orders: list[np.ndarray] = []
-        while sum(int(self.counts[order].sum()) for order in orders) < batch_size:
-            orders.append(np.random.permutation(stored))
-        order = np.concatenate(orders)
-        total = np.cumsum(self.counts[order])
-        chosen = order[: int(np.searchsorted(total, batch_size)) + 1]
-        excess = int(total[len(chosen) - 1]) - batch_size
-        first = np.random.randint(excess + 1)  # transitions of the last row that are left out at its start
-        counts = self.counts[chosen]
-        t = np.arange(int(counts.max()))
-        inside = t < counts[:, None]
-        inside[-1] &= (t >= first) & (t < first + counts[-1] - excess)
-        rows, steps = np.nonzero(inside)
+        order = np.random.permutation(stored)
+        ends = np.cumsum(self.counts[order])
+        places = (np.random.randint(ends[-1]) + np.arange(batch_size)) % ends[-1]
+        which = np.searchsorted(ends, places, side="right")
+        steps = places - (ends - self.counts[order])[which]
+        chosen, rows = np.unique(order[which], return_inverse=True)
         return self._samples(chosen, rows, steps, env)
 
     def _samples(

@@ -72,7 +72,7 @@ def check_algorithm(
 def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
     """What an agent of `rlhf/TokenBandit-v0` is worth, by enumeration of all completions of all prompts, without noise.
 
-    An algorithm that reads action masks is held against the optimum, and its KL against the reference, under the masks.
+    What masks the policy's tokens (action masks, NLPO's nucleus as it is now) masks the reference and the optimum too.
 
     Args:
         agent: an agent whose policy is ours.
@@ -119,15 +119,15 @@ def _next_tokens(
     for row, prefix in enumerate(prefixes):
         ids[row, : lengths[row]] = torch.tensor(start + prefix)
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-    given = {}
-    allowed = torch.ones(len(prefixes), policy.n_actions, dtype=torch.bool)
+    obs = {"input_ids": ids, "attention_mask": mask}
     if masks is not None:
-        given["action_masks"] = masks(ids.numpy(), lengths.numpy(), (lengths - steps).numpy(), steps.numpy())
-        allowed = torch.as_tensor(given["action_masks"])
-    ids, mask, rows, columns = (t.to(policy.device) for t in (ids, mask, torch.arange(len(ids)), lengths - 1))
-    log_pi = policy.get_distribution({"input_ids": ids, "attention_mask": mask}, **given).distribution.logits
-    base = policy.reference_logits(ids, mask, rows, columns)[:, : policy.n_actions] / policy.temperature
-    log_ref = base.masked_fill(~allowed.to(policy.device), -torch.inf).log_softmax(dim=-1)
+        allowed = masks(ids.numpy(), lengths.numpy(), (lengths - steps).numpy(), steps.numpy())
+        obs["action_masks"] = torch.as_tensor(allowed)
+    obs = {key: tensor.to(policy.device) for key, tensor in obs.items()}
+    log_pi = policy.get_distribution(obs).distribution.logits
+    places = torch.arange(len(ids), device=policy.device), (lengths - 1).to(policy.device)
+    base = policy.reference_logits(obs["input_ids"], obs["attention_mask"], *places)
+    log_ref = policy.reference_decoding_logits(base, None, *policy.masks(obs)).log_softmax(dim=-1)
     return log_pi.double().cpu().numpy(), log_ref.double().cpu().numpy()
 
 

@@ -100,12 +100,14 @@ def _check_budget(config: TrainConfig, agent: Any) -> None:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The configuration with its defaults; without that of `kl_coef` where the algorithm has no buffer to take it."""
+    """The configuration with its defaults; without that of `kl_coef` where the algorithm makes no use of it."""
     from .registry import get_algorithm, own_arguments
 
     resolved = config.resolved()
+    cls = get_algorithm(config.algo)
     given = config.kl_coef is not None or "kl_coef" in config.hyperparams
-    if given or own_arguments(get_algorithm(config.algo)) & {"kl_coef", "rollout_buffer_kwargs"}:
+    takes = own_arguments(cls) & {"kl_coef", "rollout_buffer_kwargs"}
+    if given or (takes and getattr(cls, "kl_argument", "kl_coef") == "kl_coef"):
         return resolved
     return resolved.model_copy(update={"kl_coef": None})
 

@@ -128,7 +128,8 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
         dict(map(parse_range, config.space)),
         algo=config.algo,
         only=config.only,
-        leash=(config.metric != "reward" or config.kl_limit is not None) and getattr(cls, "uses_kl_coef", True),
+        leash=(config.metric != "reward" or config.kl_limit is not None)
+        and getattr(cls, "kl_argument", "kl_coef") == "kl_coef",
         rollout=rollout,
         episode=horizon,
         n_envs=run.n_envs,

@@ -22,7 +22,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from ..episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from ..policy import TokenPolicy
-from .policy_gradient import PolicyGradient, clipped, spread
+from .policy_gradient import NO_CRITIC, PolicyGradient, clipped, spread
 
 __all__ = ["GRPO"]
 
@@ -47,6 +47,7 @@ class GRPO(PolicyGradient):
     """
 
     min_group_size = 2
+    unused = PolicyGradient.unused | NO_CRITIC
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ Departures: the annotator is the environment's reward, as a Bradley-Terry model.
 pair count, weighted with the probability that the annotator prefers them, which is the expected loss over its answers;
 its minimum is the policy that maximises reward minus `beta` times the KL. "hard" always prefers the higher score, which
 that policy does not answer to: nothing stops such a policy from drifting away as long as there are better completions.
-The leash is `beta`; the buffer's `kl_coef` and `kl_target` charge nothing here. Of larger groups the best and the worst
+The leash is `beta`; `kl_coef` and `kl_target` are refused. Of larger groups the best and the worst
 completion make the pair. Pairs of equal score are left out of "hard" and counted (`train/ties`).
 """
 
@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from ..episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from ..policy import TokenPolicy
-from .policy_gradient import PolicyGradient, spread
+from .policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
 
 __all__ = ["OnlineDPO"]
 
@@ -44,7 +44,8 @@ class OnlineDPO(PolicyGradient):
     """
 
     min_group_size = 2
-    uses_kl_coef = False
+    kl_argument = "beta"
+    unused = PolicyGradient.unused | NO_CRITIC | NO_KL
 
     def __init__(
         self,
@@ -70,8 +71,7 @@ class OnlineDPO(PolicyGradient):
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
-        lengths = samples.sum_by_episode(torch.ones_like(log_prob))
-        scores = (samples.sum_by_episode(samples.returns) / lengths).reshape(-1, self.group_size)
+        scores = samples.one_by_episode(samples.returns).reshape(-1, self.group_size)
         ratios = samples.sum_by_episode(log_prob - samples.reference_log_prob).reshape(-1, self.group_size)
         best, worst = scores.argmax(dim=1), scores.argmin(dim=1)
         worst = torch.where(best == worst, (best + 1) % self.group_size, worst)  # all equal: any two

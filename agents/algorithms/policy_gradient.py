@@ -7,7 +7,7 @@ rollout is Stable-Baselines3's own.
 from __future__ import annotations
 
 import logging
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from ..episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from ..policy import TokenPolicy
-from .text_agent import TextAgent
+from .text_agent import NO_CRITIC, NO_KL, TextAgent
 
-__all__ = ["PolicyGradient"]
+__all__ = ["NO_CRITIC", "NO_KL", "PolicyGradient"]
 
 Self = TypeVar("Self", bound="PolicyGradient")
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
     """
 
     min_group_size = 1
-    uses_kl_coef = True  # whether the buffer's coefficient changes what is learned
+    unused: ClassVar[dict[str, Any]] = {"gae_lambda": 1.0}
     policy: TokenPolicy
     rollout_buffer: EpisodeRolloutBuffer
 

@@ -29,6 +29,8 @@ __all__ = ["PPOLagrangian"]
 class PPOLagrangian(PPO):
     """`PPO` whose reward is constrained, with the callback that finds the multiplier.
 
+    The environment's `reward_fn` becomes the constrained one, and stays so: give another agent another environment.
+
     Args:
         cost: a registered reward's name (or a reward function), higher is worse; None where the environment's reward is
             a `Constrained` already.
@@ -38,7 +40,7 @@ class PPOLagrangian(PPO):
     The other arguments are those of `PPO`.
 
     Raises:
-        ValueError: there is no cost, or one without a limit.
+        ValueError: there is no cost, or one without a limit, or the environment's reward has another one already.
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class PPOLagrangian(PPO):
         assert self.env is not None
         made: dict[int, Constrained] = {}  # by the reward inside: environments that share one share its multiplier
         for index, reward_fn in enumerate(self.env.get_attr("reward_fn")):
-            if find_constraints(reward_fn):
+            if found := find_constraints(reward_fn):
+                self._check_same(found[0])
                 continue
             if self.cost is None or self.cost_limit is None:
                 raise ValueError(
@@ -71,6 +74,15 @@ class PPOLagrangian(PPO):
             if id(reward_fn) not in made:
                 made[id(reward_fn)] = Constrained(reward_fn, self.cost, self.cost_limit)
             self.env.env_method("set_reward_fn", made[id(reward_fn)], indices=[index])
+
+    def _check_same(self, found: Constrained) -> None:
+        """Refuse a cost beside another one that the environment has already."""
+        mine = None if self.cost is None else Constrained(found.reward, self.cost, self.cost_limit or 0.0)
+        if mine is not None and (mine.cost.name, mine.limit) != (found.cost.name, found.limit):
+            raise ValueError(
+                f"cost={self.cost!r} with cost_limit={self.cost_limit}: the environment's reward is constrained "
+                f"already, by {found.cost.name!r} with the limit {found.limit}; leave both out to take that"
+            )
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         return super()._init_callback(beside(callback, LagrangeMultiplier, step=self.multiplier_step), progress_bar)

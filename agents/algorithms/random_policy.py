@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from ..buffers import SequenceRolloutBuffer
 from ..policy import TokenPolicy
-from .text_agent import TextAgent
+from .text_agent import NO_CRITIC, NO_KL, TextAgent
 
 __all__ = ["Random", "UniformPolicy"]
 
@@ -58,7 +58,9 @@ class Untrained(TextAgent, OnPolicyAlgorithm):
     The other arguments are SB3's.
     """
 
-    uses_kl_coef = False
+    kl_argument = None
+    trains = False
+    unused = {"gamma": 1.0, "gae_lambda": 1.0, "ent_coef": 0.0} | NO_CRITIC | NO_KL
 
     def __init__(
         self,
@@ -68,15 +70,15 @@ class Untrained(TextAgent, OnPolicyAlgorithm):
         rollout_buffer_class: type[Any] | None = SequenceRolloutBuffer,
         **kwargs: Any,
     ) -> None:
-        unused = {"learning_rate": 0.0, "gamma": 1.0, "gae_lambda": 1.0, "ent_coef": 0.0, "vf_coef": 0.0}
-        settled = {"max_grad_norm": 1.0, "use_sde": False, "sde_sample_freq": -1}
+        settled = {"learning_rate": 0.0, "gamma": 1.0, "gae_lambda": 1.0, "ent_coef": 0.0, "vf_coef": 0.0}
+        settled |= {"max_grad_norm": 1.0, "use_sde": False, "sde_sample_freq": -1}
         super().__init__(
             policy,
             env,
             n_steps=n_steps,
             rollout_buffer_class=rollout_buffer_class,
             supported_action_spaces=(spaces.Discrete,),
-            **{**unused, **settled, **kwargs},
+            **{**settled, **kwargs},
         )
 
     def train(self) -> None:

@@ -24,7 +24,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from ..environments import open_batch
 from ..episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
 from ..policy import TokenPolicy
-from .policy_gradient import PolicyGradient, spread
+from .policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
 
 __all__ = ["SFT"]
 
@@ -46,7 +46,8 @@ class SFT(PolicyGradient):
         ValueError: an unknown source, there are no references (left), or the best is to be taken of one completion.
     """
 
-    uses_kl_coef = False
+    kl_argument = None
+    unused = PolicyGradient.unused | NO_CRITIC | NO_KL | {"ent_coef": 0.0}
 
     def __init__(
         self,

@@ -2,21 +2,67 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, ClassVar
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from ..callbacks import TextMetrics
 
-__all__ = ["TextAgent", "beside"]
+__all__ = ["NO_CRITIC", "NO_KL", "TextAgent", "beside"]
+
+NO_CRITIC = {"vf_coef": 0.0, "value": "shared"}
+NO_KL = {"kl_coef": 0.0, "kl_target": None}
 
 
 class TextAgent:
-    """Mixin, to the left of an SB3 algorithm: `learn` logs `TextMetrics` beside SB3's own figures."""
+    """Mixin, to the left of an SB3 algorithm: `learn` logs `TextMetrics` beside SB3's own figures.
+
+    Attributes:
+        kl_argument: the argument that weighs the KL to the reference; None where nothing does.
+        unused: arguments, of the algorithm or of its policy or buffer, that change nothing, and the value that says so.
+            Another value is an error.
+        trains: whether `learn` is meant to change anything.
+    """
+
+    kl_argument: ClassVar[str | None] = "kl_coef"
+    unused: ClassVar[dict[str, Any]] = {}
+    trains: ClassVar[bool] = True
+
+    def _setup_model(self) -> None:
+        given = vars(self) | vars(self)["policy_kwargs"] | (vars(self).get("rollout_buffer_kwargs") or {})
+        for name, value in self.unused.items():
+            if name in given and given[name] != value:
+                leash = f" (its leash is {self.kl_argument})" if name in NO_KL and self.kl_argument else ""
+                raise ValueError(
+                    f"{name}={given[name]!r}: {type(self).__name__} makes no use of it{leash}; leave it out"
+                )
+        super()._setup_model()  # type: ignore[misc]
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        return super()._init_callback(beside(callback, TextMetrics), progress_bar)  # type: ignore[misc]
+        callback = beside(beside(callback, TextMetrics), _Updates)
+        return super()._init_callback(callback, progress_bar)  # type: ignore[misc]
+
+
+class _Updates(BaseCallback):
+    """A warning at the end of a training that was too short for an update."""
+
+    def _on_training_start(self) -> None:
+        self.before = self.model._n_updates
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        model = self.model
+        stopped = model.num_timesteps < model._total_timesteps
+        if getattr(model, "trains", True) and model._n_updates == self.before and not stopped:
+            warnings.warn(
+                f"{type(model).__name__} has learned nothing in {model.num_timesteps} tokens: no episode, or group of "
+                "episodes, had ended, or learning_starts was not reached; give learn more",
+                stacklevel=2,
+            )
 
 
 def beside(callback: MaybeCallback, kind: type[BaseCallback], **arguments: Any) -> MaybeCallback:

@@ -61,6 +61,11 @@ class TRPO(TextAgent, sb3_contrib.TRPO):
         )
 
     def _setup_model(self) -> None:
+        if self.sub_sampling_factor != 1:
+            raise ValueError(
+                f"sub_sampling_factor={self.sub_sampling_factor}: sb3-contrib slices observations that are arrays, and "
+                "contexts are dicts; take 1, and fewer n_steps"
+            )
         super()._setup_model()
         regulariser: Any = getattr(self.policy, "adversarial", None)
         if regulariser is not None:

@@ -53,6 +53,7 @@ def test_arms_are_ranked_by_the_judge(tmp_path: Path) -> None:
     assert best["figures"]["gold"]["value"] == pytest.approx(0.92)  # the middle three of five seeds
     assert best["per_seed"] == pytest.approx({str(seed): 0.9 + 0.01 * seed for seed in range(5)})
     assert [point["value"] for point in best["curve"]] == pytest.approx([0.1, 0.51, 0.92])
+    assert best["gain"] == pytest.approx({"mean": 0.82, "standard_error": 0.01 * 2.5**0.5 / 5**0.5})
     assert report["notes"] == []
 
 
@@ -79,6 +80,27 @@ def test_runs_reach_a_threshold(threshold: float | None, expected: float, reache
     assert [row["reached"]["reached"] for row in report["arms"]] == reached
     first = report["arms"][0]["reached"]
     assert first["seconds"] == first["tokens"] / 500
+
+
+def test_the_threshold_is_half_of_the_best_arms_own_rise(tmp_path: Path) -> None:
+    """An arm that begins far below, such as random tokens, does not set it."""
+    found = config(tmp_path)
+    starts = {"ppo-kl0.1": 0.3, "a2c-kl1.0": -5.0}
+    made = [Outcome(run, result(run, start=starts.get(run.arm.name, 0.3)), None) for run in plan(found)]
+    assert analyse(found, made)["threshold"] == pytest.approx((0.3 + 0.92) / 2)
+
+
+def test_a_point_stands_at_the_tokens_it_was_trained_for(tmp_path: Path) -> None:
+    """Whole rollouts pass the step that was asked for; what is not trained stands at the step."""
+    found = config(tmp_path, algos=["ppo"], kl_coefs=[0.1])
+    made = outcomes(found)
+    for outcome, tokens in zip(made, (640, 640, 640, 0, 640), strict=True):
+        assert outcome.result is not None
+        outcome.result["evaluations"][1]["tokens"] = tokens
+    (row,) = analyse(found, made)["arms"]
+    assert [(point["step"], point["tokens"]) for point in row["curve"]] == [(0, 0), (500, 612), (1000, 1000)]
+    line = draw_plots(analyse(found, made))["efficiency"].axes[0].lines[0]
+    assert line.get_xdata().tolist() == [0, 612, 1000]
 
 
 def test_every_pair_is_compared_the_better_first(tmp_path: Path) -> None:

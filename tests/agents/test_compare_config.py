@@ -142,11 +142,10 @@ def test_decoding_is_one_where_the_table_has_others(tmp_path: Path, monkeypatch:
         }
 
 
-def test_coefficients_make_arms_whose_names_sort_and_whose_controller_is_off(tmp_path: Path) -> None:
+def test_coefficients_make_arms_whose_controller_is_off(tmp_path: Path) -> None:
     env = "rlhf/Sentiment-v0"  # where the table steers the coefficient to a target
     runs = plan(config(tmp_path, env=env, algos=["ppo"], seeds=1, kl_coefs=[1.0, 0.05, 10.0]))
-    names = [run.arm.name for run in runs]
-    assert names == sorted(names) == ["ppo-kl00.05", "ppo-kl01.00", "ppo-kl10.00"]
+    assert [run.arm.name for run in runs] == ["ppo-kl0.05", "ppo-kl1.0", "ppo-kl10.0"]
     resolved = [resolve(run.config) for run in runs]
     assert [found.kl_coef for found in resolved] == [0.05, 1.0, 10.0]
     assert {found.kl_target for found in resolved} == {None}
@@ -234,6 +233,26 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         join_existing(config(tmp_path))
 
 
-def test_a_coefficient_that_an_algorithm_does_not_read_makes_no_arms(tmp_path: Path) -> None:
-    runs = plan(config(tmp_path, algos=["ppo", "online_dpo"], seeds=1, kl_coefs=[0.1, 1.0]))
-    assert sorted(run.arm.algo for run in runs) == ["online_dpo", "ppo", "ppo"]
+def test_a_coefficient_goes_to_what_leashes_an_algorithm(tmp_path: Path) -> None:
+    """Of online DPO `beta`; nothing of the baselines."""
+    runs = plan(config(tmp_path, algos=["online_dpo", "sft", "best_of_n"], seeds=1, kl_coefs=[0.1, 1.0]))
+    assert [run.arm.name for run in runs] == ["online_dpo-kl0.1", "online_dpo-kl1.0", "sft", "best_of_n"]
+    resolved = [resolve(run.config) for run in runs]
+    assert [found.hyperparams.get("beta") for found in resolved[:2]] == [0.1, 1.0]
+    assert {found.kl_coef for found in resolved} == {None}
+    with pytest.raises(ValueError, match="online_dpo: beta do not go with kl_coefs"):
+        plan(config(tmp_path, algos=["online_dpo"], kl_coefs=[0.1], overrides={"online_dpo": {"beta": 1.0}}))
+
+
+def test_finished_runs_keep_their_names_when_others_join(tmp_path: Path) -> None:
+    few = plan(config(tmp_path, algos=["ppo"], seeds=5, kl_coefs=[0.1, 1.0]))
+    many = plan(config(tmp_path, algos=["ppo"], seeds=12, kl_coefs=[1e-7, 2e-7, 0.05, 0.1, 1.0, 10.0]))
+    assert {run.name for run in few} < {run.name for run in many}
+    assert len({run.name for run in many}) == 12 * 6
+
+
+def test_what_every_run_would_fail_of_is_refused_before_any(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="tokens=2 is less than one episode of 3"):
+        plan(config(tmp_path, tokens=2))
+    with pytest.raises(ValueError, match="grpo: group_size=4 with 6 environments: groups have to divide the batch"):
+        plan(config(tmp_path, algos=["ppo", "grpo"], n_envs=6, overrides={"grpo": {"group_size": 4}}))

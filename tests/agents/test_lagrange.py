@@ -136,6 +136,17 @@ def test_evaluations_leave_multiplier_statistics_and_memory_as_they_are(tmp_path
     assert get_reward_state(reward) == before
 
 
+def test_ppo_lagrangian_takes_no_cost_beside_the_environments_own():
+    env = agents.make_vec_env("rlhf/TokenBandit-v0", 4, seed=0)
+    own = dict(device="cpu", cost="repetition", cost_limit=0.1)
+    agents.make("ppo_lagrangian", env, **own)
+    agents.make("ppo_lagrangian", env, **own)  # the same again, as when an agent goes on
+    for other in (dict(cost_limit=0.2), dict(cost=letters)):
+        with pytest.raises(ValueError, match=r"constrained already, by 'repetition' with the limit 0\.1; leave both"):
+            agents.make("ppo_lagrangian", env, **(own | other))
+    agents.make("ppo_lagrangian", env, device="cpu")
+
+
 def test_a_constraint_can_be_named_and_then_needs_no_object_to_go_on(tmp_path):
     named = {"reward": "token-bandit", "cost": "repetition-penalty", "limit": -0.5}
     env = agents.make_vec_env("rlhf/TokenBandit-v0", 8, seed=0, reward="constrained", reward_kwargs=named)

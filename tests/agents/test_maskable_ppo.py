@@ -258,6 +258,17 @@ def test_an_algorithm_that_masks_do_not_bind_is_warned_of(given):
     agents.make("maskable_ppo", env, device="cpu")  # warnings are errors here
 
 
+def test_an_algorithm_that_a_tasks_own_masks_do_not_bind_is_warned_of():
+    class Vowels(TokenBandit):
+        def action_masks(self, input_ids, lengths, prompt_lengths, steps):
+            return np.arange(8) < 4
+
+    env = agents.make_vec_env("rlhf/TokenBandit-v0", 4, task=Vowels())
+    with pytest.warns(UserWarning, match="rloo reads no action masks, action_masks of the task 'token-bandit'"):
+        agents.make("rloo", env, device="cpu")
+    agents.make("maskable_ppo", env, device="cpu")
+
+
 def test_completions_and_evaluations_are_under_the_masks():
     agent = make_agent()
     agent.learn(N_STEPS * N_ENVS)

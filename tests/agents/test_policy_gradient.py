@@ -314,6 +314,15 @@ def test_dpo_prefers_the_better_completion_with_the_annotators_probability():
     torch.testing.assert_close(loss, expected)
 
 
+def test_equal_scores_of_completions_of_any_length_are_ties():
+    """Hard labels leave them out, whatever the rounding of a third would make of them."""
+    agent, samples = prepared("online_dpo", labels="hard", n_epochs=1)
+    assert len(set(samples.sum_by_episode(torch.ones_like(samples.returns)).tolist())) > 1, "of several lengths"
+    loss, figures = agent._loss(samples._replace(returns=torch.full_like(samples.returns, 1 / 3)))
+    assert figures["ties"] == len(samples.observations["input_ids"]) / 2
+    assert loss == 0
+
+
 # Bad input
 
 
@@ -357,10 +366,32 @@ def test_a_restart_forgets_what_was_under_way():
     assert agent.rollout_buffer.forget() == 0
 
 
+@pytest.mark.parametrize(("name", "given"), [("rloo", dict(n_steps=1)), ("dqn", dict(train_freq=2))])
+def test_tokens_that_are_too_few_for_an_update_are_warned_of(name, given):
+    agent = agents.make(name, ID, n_envs=4, device="cpu", **given)
+    with pytest.warns(UserWarning, match="has learned nothing in 8 tokens"):
+        agent.learn(8)
+
+
 def test_arguments_that_would_do_nothing_are_refused():
     with pytest.raises(ValueError, match=r"whiten_rewards=True: algorithms of whole episodes do not read it"):
         agents.make("rloo", ID, n_envs=4, whiten_rewards=True)
     with pytest.raises(ValueError, match=r"gamma=0\.9: a completion is judged as a whole"):
         agents.make("grpo", ID, n_envs=4, gamma=0.9)
+    for name, given, message in (
+        ("rloo", dict(vf_coef=0.5), r"vf_coef=0\.5: RLOO makes no use of it; leave it out"),
+        ("grpo", dict(gae_lambda=0.9), r"gae_lambda=0\.9: GRPO makes no use"),
+        ("reinforce", dict(gae_lambda=0.9), r"gae_lambda=0\.9: Reinforce makes no use"),
+        ("rloo", dict(value="separate"), "value='separate': RLOO makes no use"),
+        ("sft", dict(ent_coef=0.1), r"ent_coef=0\.1: SFT makes no use"),
+        ("sft", dict(kl_coef=0.1), r"kl_coef=0\.1: SFT makes no use of it; leave"),
+        ("online_dpo", dict(kl_coef=0.1), r"kl_coef=0\.1: OnlineDPO makes no use of it \(its leash is beta\)"),
+        ("online_dpo", dict(kl_target=3.0), r"kl_target=3\.0: OnlineDPO makes no use"),
+        ("best_of_n", dict(gamma=0.9), r"gamma=0\.9: BestOfN makes no use"),
+        ("random", dict(ent_coef=0.1), r"ent_coef=0\.1: Random makes no use"),
+        ("trpo", dict(sub_sampling_factor=2), "sub_sampling_factor=2: sb3-contrib slices observations"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            agents.make(name, ID, n_envs=4, device="cpu", **given)
     with pytest.raises(ValueError, match=r"optimize_memory_usage=True: contexts are stored once"):
         agents.make("dqn", ID, n_envs=4, optimize_memory_usage=True)

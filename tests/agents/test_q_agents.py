@@ -23,7 +23,7 @@ pytestmark = pytest.mark.parametrize("name", NAMES)
 
 
 def build(name: str, env: Any = None, **kwargs: Any) -> Any:
-    settings: dict[str, Any] = dict(train_freq=7, gradient_steps=1, batch_size=28, top_k=8, learning_rate=1e-2)
+    settings: dict[str, Any] = dict(train_freq=7, gradient_steps=1, batch_size=56, top_k=8, learning_rate=1e-2)
     if name != "ilql":
         settings |= dict(learning_starts=28, target_update_interval=28, exploration_initial_eps=0.5)
     env = agents.make_vec_env(ID, 4, seed=0) if env is None else env
@@ -114,7 +114,7 @@ def test_the_cache_of_the_reference_equals_a_full_pass(name: str) -> None:
 def test_evaluation_measures_the_kl_to_the_reference(name: str) -> None:
     """Of a policy that draws from few completions, the mean log-ratio is the exact KL by enumeration."""
     env = agents.make_vec_env("rlhf/TokenBandit-v0", 8, seed=0)
-    agent = build(name, env, beta=3.0, train_freq=3, batch_size=96, gradient_steps=4).learn(2000)
+    agent = build(name, env, beta=10.0, train_freq=3, batch_size=96, gradient_steps=4).learn(2000)
     exact = bandit_figures(agent, kl_coef=1.0)
     figures = agents.evaluate(agent, "rlhf/TokenBandit-v0", 2048)
     assert exact["kl"] > 0.01

@@ -108,12 +108,13 @@ def test_a_sample_has_exactly_its_size_and_whole_episodes() -> None:
         assert len(batch.actions) == len(rows) == size
         counts = rows.bincount()
         whole = buffer.counts[buffer.counts > 0]
-        assert len(counts) == len(batch.observations["input_ids"]) <= -(-size // whole.min())
+        assert len(counts) == len(batch.observations["input_ids"]) <= -(-size // whole.min()) + 1  # two are cut
     assert len(buffer.sample(64).observations["input_ids"]) < 64
 
 
-def test_transitions_are_drawn_uniformly() -> None:
-    """Long episodes and short ones, first tokens and last ones: 1,500 samples of 20 among 120."""
+@pytest.mark.parametrize(("batch_size", "n_samples"), [(20, 1500), (3, 10_000)])
+def test_transitions_are_drawn_uniformly(batch_size: int, n_samples: int) -> None:
+    """Long episodes and short ones, first tokens and last ones, of 120; and where a sample is less than an episode."""
     np.random.seed(0)
     buffer, _ = filled()
     count = np.zeros((buffer.n_rows, LENGTH))
@@ -124,8 +125,8 @@ def test_transitions_are_drawn_uniformly() -> None:
         return original(chosen, rows, steps, env)
 
     buffer._samples = spy  # type: ignore[method-assign]
-    for _ in range(1500):
-        buffer.sample(20)
+    for _ in range(n_samples):
+        buffer.sample(batch_size)
     drawn = count[count > 0]
     assert len(drawn) == 120
     assert drawn.min() > 0.8 * drawn.mean()
