@@ -197,6 +197,12 @@ class QPolicy(TokenPolicy):
             logits = self._as_reference(self.language_model.head, hidden)
         return self.decoding_logits(logits).log_softmax(dim=-1)
 
+    def reference_decoding_logits(
+        self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
+    ) -> torch.Tensor:
+        """The reference's `(n, n_actions)` at the temperature: `top_k` and `top_p` are the agent's choice of tokens."""
+        return logits[..., : self.n_actions] / self.temperature
+
     def _reference_hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         if not any(p.requires_grad for p in self._trunk.parameters()):  # it is still what it was
             return self._hidden(obs, self._actor)

@@ -9,7 +9,7 @@ The loops are SB3's own. Ours are its hooks, with these departures:
 - The target network and the exploration rate move between rollouts: nothing reads either network's change before the
   next update, and a run that is stopped within a rollout can begin it again.
 - `log_interval` counts rollouts, and a rollout is logged once. `rlhf/kl` is the KL of what acted, noise included, to
-  the base: the k1 estimate, in nats an episode.
+  the base: the k1 estimate, in nats an episode; infinite where uniform noise drew a token that the base does not have.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
         self._running_kl += self._log_ratio
         self._finished_kl += self._running_kl[dones].tolist()
         self._running_kl[dones] = 0.0
-        if self._finished_kl and np.isfinite(self._finished_kl).all() and hasattr(replay_buffer, "stats"):
+        if self._finished_kl and hasattr(replay_buffer, "stats"):
             replay_buffer.stats["kl"] = float(np.mean(self._finished_kl))
 
     def _on_step(self) -> None:

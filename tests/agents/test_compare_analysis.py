@@ -126,10 +126,13 @@ def test_what_is_not_equal_is_said(tmp_path: Path) -> None:
     made = [Outcome(run, result(run, **others.get(run.arm.name, {})), None) for run in runs]
     assert made[3].result is not None
     made[3].result["prompts"] = "others"
+    assert made[-1].result is not None
+    made[-1].result["config"]["train"] = 2
     notes = " ".join(analyse(found, made)["notes"])
     assert "Tokens are not equal" in notes and "a2c-kl0.1 +20%" in notes
     assert "Before training ppo-kl1.0 wrote something else" in notes
     assert "The held-out prompts differ between runs" in notes
+    assert "Not the same part of the model is trained" in notes and f"{made[-1].run.arm.name} 2" in notes
 
 
 def test_failed_and_missing_runs_are_counted_and_the_rest_compared(tmp_path: Path) -> None:
