@@ -111,7 +111,7 @@ def summary_table(report: Mapping[str, Any], figures: Sequence[str] | None = Non
     found = dict.fromkeys(name for row in report["arms"] for name in row["figures"])
     others = [name for name in found if name not in (report["metric"], "distinct_within")]
     names = [report["metric"], *(name for name in others if figures is None or name in figures)]
-    rows = [["algorithm", "runs", "gained", *names, "tokens", "seconds"]]
+    rows = [["algorithm", "runs", names[0], "gained", *names[1:], "tokens", "seconds"]]
     for row in report["arms"]:
         runs = f"{row['finished']} of {row['runs']}" + (f", {row['failed']} failed" if row["failed"] else "")
         if not row["figures"]:
@@ -122,7 +122,7 @@ def summary_table(report: Mapping[str, Any], figures: Sequence[str] | None = Non
         if row["gain"]["standard_error"] is not None:
             gain += f" ± {row['gain']['standard_error']:.3f}"
         spent = f"{row['tokens']['value']:,.0f}", f"{row['seconds']['value']:,.1f}"
-        rows.append([row["name"], runs, gain, *cells, *spent])
+        rows.append([row["name"], runs, cells[0], gain, *cells[1:], *spent])
     return rows
 
 
