@@ -2,9 +2,9 @@
 
 `python -m benchmarks.closed_form --seeds 5` trains every algorithm of `SETTINGS` and `GREEDY` (`--algos` for some) and
 prints what `agents.testing.bandit_figures` enumerates: no figure is sampled. Those of `SETTINGS` maximise `E[r] - b KL`
-and are held against the optimum's objective, as a part of it and as the part of the way from the reference's objective
-that is covered. Those of `GREEDY` maximise the return: what counts is what their most probable completions get of the
-best return there is.
+(but for `awr`, which tends to something else and is shown beside them) and are held against the optimum's objective, as
+a part of it and as the part of the way from the reference's objective that is covered. Those of `GREEDY` maximise the
+return: what counts is what their most probable completions get of the best return there is.
 """
 
 from __future__ import annotations
