@@ -28,10 +28,10 @@ __all__ = ["TRPO"]
 class TRPO(TextAgent, sb3_contrib.TRPO):
     """`sb3_contrib.TRPO` with `TokenPolicy`, `SequenceRolloutBuffer` and defaults for text.
 
-    `n_steps` and `batch_size` count tokens, `n_steps` an environment; `learning_rate` is the critic's, of which only the
-    linear head learns with `value="shared"`: the trunk is the actor's. A step is the natural gradient only where the
-    conjugate gradients converge, which takes tens of `cg_max_steps` and a `cg_damping` far below 0.1
-    (`benchmarks.closed_form`); fewer are a faster, smaller step. All other arguments are sb3-contrib's.
+    `n_steps` and `batch_size` count tokens, `n_steps` an environment; `learning_rate` is the critic's, of which with
+    `value="shared"` only the linear head learns: the trunk is the actor's. A step is the natural gradient only where
+    the conjugate gradients converge, which takes tens of `cg_max_steps` and a `cg_damping` far below 0.1
+    (`benchmarks.closed_form`); fewer are faster and gain less. All other arguments are sb3-contrib's.
     """
 
     def __init__(
