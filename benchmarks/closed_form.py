@@ -87,7 +87,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         scale_rewards=False,
         **GROUPS,
     ),
-    "online_dpo": dict(tokens=800_000, learning_rate=falling(4e-3), group_size=2, beta=KL_COEF, **GROUPS),
+    "online_dpo": dict(tokens=800_000, learning_rate=falling(4e-3), group_size=2, **GROUPS),
     "awr": dict(tokens=200_000, learning_rate=falling(2e-3), n_steps=24, batch_size=768, n_epochs=4),
 }
 Q = dict(tokens=80_000, n_envs=256, learning_rate=3e-3, train_freq=3, batch_size=1536, learning_starts=2000)
@@ -122,8 +122,8 @@ def train(algo: str, seed: int, **overrides: Any) -> dict[str, float]:
     settings = (SETTINGS | GREEDY)[algo] | overrides
     tokens, n_envs, callback = settings.pop("tokens"), settings.pop("n_envs", 64), settings.pop("callback", None)
     env = agents.make_vec_env("rlhf/TokenBandit-v0", n_envs, seed=seed)
-    kl_coef = {} if algo in GREEDY else {"kl_coef": KL_COEF}
-    agent = agents.make(algo, env, seed=seed, device="cpu", **kl_coef, **settings)
+    leash = {} if algo in GREEDY else {agents.get_algorithm(algo).kl_argument: KL_COEF}
+    agent = agents.make(algo, env, seed=seed, device="cpu", **leash, **settings)
     agent.learn(tokens, callback=callback() if callback else None)
     figures = bandit_figures(agent, KL_COEF)
     figures["part"] = figures["objective"] / figures["best_objective"]
