@@ -248,9 +248,10 @@ def _inequalities(config: CompareConfig, finished: Sequence[Outcome], metric: st
         listed = ", ".join(f"{name} {share:+.0%}" for name, share in far.items())
         notes.append(f"Tokens are not equal, whole rollouts are trained on or no training is done: {listed}.")
     parts = {name: str(result["config"].get("train") or "full") for name, result in zip(arms, results, strict=True)}
-    if len(set(parts.values())) > 1:
-        listed = ", ".join(f"{name} {part}" for name, part in parts.items())
-        notes.append(f"Not the same part of the model is trained (`train`): {listed}.")
+    usual = max(parts.values(), key=list(parts.values()).count, default="full")
+    if odd_parts := {name: part for name, part in parts.items() if part != usual}:
+        listed = ", ".join(f"{name} {part}" for name, part in odd_parts.items())
+        notes.append(f"Not the same part of the model is trained: train={usual}, but {listed}.")
     own = {o.run.arm.name: ", ".join(o.run.arm.own_decoding) for o in finished if o.run.arm.own_decoding}
     notes += [f"{name} decodes in its own way: it takes no {options}." for name, options in own.items()]
     starts: dict[int, dict[float, list[str]]] = {}

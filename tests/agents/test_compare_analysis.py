@@ -132,7 +132,9 @@ def test_what_is_not_equal_is_said(tmp_path: Path) -> None:
     assert "Tokens are not equal" in notes and "a2c-kl0.1 +20%" in notes
     assert "Before training ppo-kl1.0 wrote something else" in notes
     assert "The held-out prompts differ between runs" in notes
-    assert "Not the same part of the model is trained" in notes and f"{made[-1].run.arm.name} 2" in notes
+    assert (
+        "Not the same part of the model is trained" in notes and f"train=full, but {made[-1].run.arm.name} 2." in notes
+    )
 
 
 def test_failed_and_missing_runs_are_counted_and_the_rest_compared(tmp_path: Path) -> None:
