@@ -130,7 +130,9 @@ def _frontier(report: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], styl
             if row["kl_coef"] is not None:
                 place = (kl["value"], value["value"])
                 text = f"{row['kl_coef']:g}"
-                axis.annotate(text, place, textcoords="offset points", xytext=(5, -11), fontsize=8)
+                axis.annotate(
+                    text, place, textcoords="offset points", xytext=(5, -11), fontsize=8, color=style["color"]
+                )
     reached = [abs(row["figures"]["kl"]["value"]) for row in rows]
     scale = ""
     if max(reached) > FAR * np.median(reached):  # one that is far off would push the others into a corner
