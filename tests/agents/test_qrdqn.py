@@ -53,8 +53,8 @@ def test_the_loss_equals_the_papers_by_hand(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_quantiles_spread_and_their_mean_acts() -> None:
-    agent = build("qrdqn", n_quantiles=5, gradient_steps=8).learn(800)
-    batch = agent.replay_buffer.sample(40)
+    agent = build("qrdqn", n_quantiles=5, gradient_steps=8).learn(1600)
+    batch = agent.replay_buffer.sample(400)
     with torch.no_grad():
         quantiles = agent.policy.quantile_net(batch.observations).gather(2, batch.actions[:, None].expand(-1, 5, 1))
         values = agent.policy.acting_values(batch.observations)
