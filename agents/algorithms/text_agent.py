@@ -49,15 +49,16 @@ class _Updates(BaseCallback):
     """A warning at the end of a training that was too short for an update."""
 
     def _on_training_start(self) -> None:
-        self.before = self.model._n_updates
+        self.before = self.model.num_timesteps, self.model._n_updates
 
     def _on_step(self) -> bool:
         return True
 
     def _on_training_end(self) -> None:
         model = self.model
-        stopped = model.num_timesteps < model._total_timesteps
-        if getattr(model, "trains", True) and model._n_updates == self.before and not stopped:
+        tokens, updates = self.before
+        went_through = model.num_timesteps >= model._total_timesteps and model.num_timesteps > tokens
+        if getattr(model, "trains", True) and went_through and model._n_updates == updates:
             warnings.warn(
                 f"{type(model).__name__} has learned nothing in {model.num_timesteps} tokens: no episode, or group of "
                 "episodes, had ended, or learning_starts was not reached; give learn more",
