@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import agents
 from agents.testing import bandit_figures
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # benchmarks are no part of the wheel
 from benchmarks.closed_form import GREEDY, KL_COEF, SETTINGS, train
 
 SHORT_SETTINGS = {
