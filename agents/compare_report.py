@@ -247,7 +247,7 @@ def _html_table(content: Sequence[Sequence[str]]) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text[:1].isdecimal() or (text[:1] == "-" and text[1:2].isdecimal())
+    return text[:1].isdecimal() or (text[:1] in ("-", "+") and text[1:2].isdecimal())
 
 
 def _escape(text: str) -> str:
