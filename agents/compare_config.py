@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -29,6 +29,7 @@ EQUAL = (
     "hyperparams",
     "evaluations",
     "test_episodes",
+    "test_split",
     "device",
 )
 
@@ -83,6 +84,7 @@ class CompareConfig(BaseModel):
     env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment; repeat the flag.")
     evaluations: int = Field(10, ge=1, description="Evaluations a run, at equal steps; the last is after training.")
     test_episodes: int = Field(128, ge=2, description="Held-out prompts of an evaluation, the same ones each time.")
+    test_split: Literal["test", "validation"] = Field("test", description="Split of these held-out prompts.")
     metric: str | None = Field(
         None, description="What is compared: a judge's name or reward. The task's first judge by default."
     )

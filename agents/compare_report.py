@@ -166,7 +166,7 @@ def _equal(report: Mapping[str, Any]) -> list[Block]:
     """What was equal, and what was each algorithm's own."""
     config = report["config"]
     model = config["model"] or "the environment's own"
-    prompts = f"the same {config['test_episodes']} held-out prompts with the same random numbers"
+    prompts = f"the same {config['test_episodes']} prompts ({config['test_split']} split) with the same random numbers"
     equal = [
         f"Every run has {report['tokens']:,} tokens, the same environment ({report['env']}) and its training prompts, "
         f"the same start and reference (model: {model}), the same decoding, and is evaluated on {prompts}, before "

@@ -16,7 +16,8 @@ __all__ = ["Arm", "Run", "RunConfig", "plan"]
 
 DECODING = {"temperature": 1.0, "top_k": None, "top_p": None}  # with what means "as the model has it"
 FIXED = {  # what no arm has of its own
-    *("env", "env_kwargs", "model", "seed", "n_timesteps", "tokens", "device", "test_episodes", "eval_freq"),
+    *("env", "env_kwargs", "model", "seed", "n_timesteps", "tokens", "device", "eval_freq"),
+    *("test_episodes", "test_split"),
     *DECODING,
 }
 SHOWN = {"log_folder", "run_name", "progress", "verbose", "threads", "save_freq", "keep_checkpoints"}  # not learned
@@ -228,6 +229,7 @@ def _run(config: CompareConfig, arm: Arm, seed: int) -> Run:
         "save_freq": max(1, config.tokens // config.evaluations) if arm.holds else 0,
         "keep_checkpoints": 1,
         "test_episodes": config.test_episodes,
+        "test_split": config.test_split,
         "device": config.device,
         "threads": 1,
         "progress": False,

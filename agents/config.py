@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -88,6 +88,7 @@ class TrainConfig(BaseModel):
     save_freq: int = Field(0, ge=0, description="Tokens between checkpoints; 0 for none but on signals and errors.")
     keep_checkpoints: int = Field(3, gt=0, description="Checkpoints that stay; older ones are deleted.")
     test_episodes: int = Field(256, ge=2, description="Held-out prompts completed before and after.")
+    test_split: Literal["test", "validation"] = Field("test", description="Split of these held-out prompts.")
     device: str = Field("auto", description="auto, cpu or cuda.")
     threads: int | None = Field(None, gt=0, description="CPU threads of torch; all cores by default.")
     verbose: int = Field(0, ge=0, le=2, description="1 prints SB3's table after every rollout.")

@@ -147,6 +147,7 @@ def evaluate(loop: Loop, number: int, into: Path) -> Figures:
         loop.agent(number),
         config.env_id,
         n_episodes=config.test_episodes,
+        split=config.test_split,
         judges=config.judge,
         seed=config.seed,
         env_kwargs=options,

@@ -204,10 +204,10 @@ def _explain(run: Prepared, error: Exception) -> str:
 
 
 def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
-    """The agent on the test split, with the same prompts and random numbers each time."""
+    """The agent on held-out prompts, with the same prompts and random numbers each time."""
     from .evaluation import evaluate
 
-    return evaluate(agent, config.env_id, n_episodes=config.test_episodes, env_kwargs=config.held_out_kwargs())
+    return evaluate(agent, config.env_id, config.test_episodes, config.test_split, env_kwargs=config.held_out_kwargs())
 
 
 def build_agent(config: TrainConfig) -> Any:

@@ -199,6 +199,7 @@ def test_a_folder_takes_more_algorithms_seeds_and_coefficients(tmp_path: Path) -
         {"model": "tiny"},
         {"temperature": 0.9},
         {"test_episodes": 4},
+        {"test_split": "validation"},
         {"evaluations": 3},
         {"env_kwargs": {"max_new_tokens": 2}},
         {"hyperparams": {"gamma": 0.9}},

@@ -11,11 +11,13 @@ from scipy import stats
 
 from agents import make, make_vec_env
 from agents.callbacks import distinct_bigrams
+from agents.config import TrainConfig
 from agents.environments import open_batch
 from agents.evaluation import evaluate
 from agents.generation import Source, generate, held_out_indices
 from agents.policy import TokenPolicy
 from agents.statistics import bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
+from agents.train import evaluate_held_out
 
 BANDIT = "rlhf/TokenBandit-v0"
 SENTIMENT = dict(env_kwargs={"reward_fn": lambda prompts, completions, **_: [float(len(c)) for c in completions]})
@@ -172,6 +174,14 @@ def test_rewards_components_judges_and_columns_arrive(agent: Any) -> None:
     assert set(evaluation.estimates()) == {
         "reward", "words", "kl", "length", "eos_share", "distinct_within", "perplexity", "distinct_bigrams"
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_run_is_evaluated_on_the_split_it_names(split: Any) -> None:
+    found = evaluate_held_out(TrainConfig(test_split=split, test_episodes=8), "tiny")
+    rows = open_batch("rlhf/Sentiment-v0", 1, split=split).rows
+    assert found.split == split
+    assert [c.prompt for c in found.completions] == [rows[c.index]["prompt"].lower() for c in found.completions]
 
 
 def test_sentiment_is_judged_by_gold() -> None:
