@@ -8,7 +8,8 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from .policy import TokenPolicy, _Snapshot, _Trunk
+from .policy import TokenPolicy
+from .policy_parts import Snapshot, Trunk
 from .token_distribution import keep_top
 
 __all__ = ["NLPOPolicy"]
@@ -46,8 +47,8 @@ class NLPOPolicy(TokenPolicy):
             raise ValueError(f"mask_top_p={mask_top_p}: expected a number in (0, 1]")
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.mask_top_p = mask_top_p
-        self.mask_policy = _Snapshot(self.language_model.trained_parameters())
-        self._masker = _Trunk(self._actor.module, self.max_length, self.language_model, like=self._actor)
+        self.mask_policy = Snapshot(self.language_model.trained_parameters())
+        self._masker = Trunk(self._actor.module, self.max_length, self.language_model, like=self._actor)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"mask_top_p": self.mask_top_p}

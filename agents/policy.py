@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,13 +17,13 @@ from torch.utils.checkpoint import checkpoint
 
 from .adversarial import AdversarialRegulariser
 from .contexts import check_token_ids, micro_batches, read_contexts
-from .kv_cache import SlottedTrunk
-from .language_model import LanguageModel, SplitTrunk, TrainPart, hidden_states
+from .finite import check_gradients, check_results
+from .language_model import LanguageModel, TrainPart, hidden_states
+from .policy_parts import Snapshot, Trunk
+from .policy_setup import check_arguments, check_sizes, find_model
 from .token_distribution import TokenDistribution, keep_top, log_probs_and_entropies, log_probs_without_gradients
 
 __all__ = ["TokenPolicy"]
-
-logger = logging.getLogger(__name__)
 
 
 class TokenPolicy(ActorCriticPolicy):
@@ -89,7 +88,7 @@ class TokenPolicy(ActorCriticPolicy):
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        _check_arguments(observation_space, action_space, value, temperature, top_k, top_p, use_sde)
+        check_arguments(observation_space, action_space, value, temperature, top_k, top_p, use_sde)
         if micro_batch_size is not None and micro_batch_size < 1:
             raise ValueError(f"micro_batch_size={micro_batch_size}: expected a number of tokens, or None")
         if compile and train != "full":
@@ -114,58 +113,30 @@ class TokenPolicy(ActorCriticPolicy):
         self.adversarial = regulariser if adversarial_coef else None
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
         self.max_length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
-        network, self.model_name = self._find_model(model)
+        network, self.model_name = find_model(model, action_space, self.max_length)
         self.language_model = LanguageModel(network, train)
-        self._check_sizes()
+        check_sizes(self.language_model, self.model_name, self.n_actions, self.max_length)
         self.value_trunk = self._copy_trunk() if value == "separate" else None
         self.value_net = nn.Linear(self.language_model.hidden_size, 1)
         nn.init.zeros_(self.value_net.weight)
         nn.init.zeros_(self.value_net.bias)
-        self.reference = _Snapshot(self.language_model.trained_parameters())
+        self.reference = Snapshot(self.language_model.trained_parameters())
         self.register_buffer("kl_coef", torch.tensor(torch.nan))  # the adaptive coefficient, saved with the policy
         self.kl_coef: torch.Tensor
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.optimizer.register_step_pre_hook(self._check_gradients)
         self._hidden_states = torch.compile(hidden_states, dynamic=True) if compile else hidden_states
-        self._actor = _Trunk(network.base_model, self.max_length, self.language_model)
+        self._actor = Trunk(network.base_model, self.max_length, self.language_model)
         self._critic = self._actor
         if self.value_trunk is not None:
-            self._critic = _Trunk(self.value_trunk, self.max_length, self.language_model, like=self._actor)
+            self._critic = Trunk(self.value_trunk, self.max_length, self.language_model, like=self._actor)
         self.set_training_mode(False)
 
     # Construction
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Nothing: SB3 would build its MLPs here; ours are built once the module exists."""
-
-    def _find_model(self, model: str | Any | None) -> tuple[Any, str | None]:
-        from rlhf_envs.models import load_causal_lm, load_config
-
-        if isinstance(model, Path):
-            model = str(model)
-        if model is None and load_config("tiny").vocab_size == self.n_actions and self._has_tokens_of("tiny"):
-            model = "tiny"
-        if isinstance(model, str):
-            if not self._has_tokens_of(model):
-                raise ValueError(
-                    f"the environment's tokenizer ({self.n_actions} tokens) is not that of the model {model!r}: make "
-                    f"the environment with it, agents.make_vec_env(..., model={model!r})"
-                )
-            return load_causal_lm(model), model
-        if model is not None:
-            return model, None
-        from .pretrain import build_model
-
-        logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", self.n_actions)
-        return build_model(self.n_actions, self.max_length, n_layer=2, n_embd=64, n_head=2), None
-
-    def _has_tokens_of(self, model: str) -> bool:
-        """Whether the environment's token ids are the model's, as far as the environment tells."""
-        from rlhf_envs.models import has_tokenizer, load_tokenizer, vocabulary_fingerprint
-
-        known = getattr(self.action_space, "vocabulary", None)
-        return known is None or not has_tokenizer(model) or known == vocabulary_fingerprint(load_tokenizer(model))
 
     def _copy_trunk(self) -> nn.Module:
         trunk = self.language_model.copy_trunk()
@@ -175,20 +146,6 @@ class TokenPolicy(ActorCriticPolicy):
                 "first says; take value='shared', or train blocks"
             )
         return trunk
-
-    def _check_sizes(self) -> None:
-        vocab_size = self.language_model.vocab_size
-        if not self.n_actions <= vocab_size <= 1.1 * self.n_actions + 16:  # more than padding of the embedding
-            raise ValueError(
-                f"the environment has {self.n_actions} tokens and the model {self.model_name or 'given'!r} has "
-                f"{vocab_size}: make the environment with the model's own tokenizer, gym.make(..., model=...)"
-            )
-        positions = getattr(self.language_model.config, "max_position_embeddings", None)
-        if positions is not None and positions < self.max_length:
-            raise ValueError(
-                f"contexts reach {self.max_length} tokens and the model has {positions} positions: lower the "
-                "environment's max_prompt_tokens or max_new_tokens"
-            )
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return dict(
@@ -254,7 +211,7 @@ class TokenPolicy(ActorCriticPolicy):
         values.policy = self
         return values
 
-    def _hidden(self, obs: PyTorchObs, trunk: _Trunk) -> torch.Tensor:
+    def _hidden(self, obs: PyTorchObs, trunk: Trunk) -> torch.Tensor:
         """Hidden states `(n, hidden_size)` where actions are chosen: through the cache, or with gradients if wanted."""
         assert isinstance(obs, dict)
         input_ids, lengths = read_contexts(obs)
@@ -304,7 +261,7 @@ class TokenPolicy(ActorCriticPolicy):
             back = torch.cat(order).argsort()
             values, log_probs, entropies = (torch.cat(column)[back] for column in zip(*parts, strict=True))
             results = values, log_probs, entropies
-        self._check_finite(obs, *results)
+        check_results(obs, *results, self.decode)
         if self.adversarial is not None:
             results = results[0], self.adversarial.attach(self, obs, results[1]), results[2]
         return results
@@ -363,7 +320,7 @@ class TokenPolicy(ActorCriticPolicy):
         """Call a function of the model as it was: only the parameters that learn have a second copy."""
         return self._with(self.reference, function, *args)
 
-    def _with(self, snapshot: _Snapshot, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
+    def _with(self, snapshot: Snapshot, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
         """Call a function of the model with the parameters of a snapshot."""
         with self._autocast():
             result: torch.Tensor = torch.func.functional_call(
@@ -372,41 +329,7 @@ class TokenPolicy(ActorCriticPolicy):
         return result
 
     def _check_gradients(self, *_: object) -> None:
-        """Stop before an optimiser step that would ruin the weights.
-
-        Raises:
-            FloatingPointError: a gradient is not finite.
-        """
-        named = [(name, p.grad) for name, p in self.named_parameters() if p.grad is not None]
-        finite = torch.stack(torch._foreach_norm([grad for _, grad in named])).isfinite() if named else torch.ones(1)
-        if not finite.all():
-            bad = (~finite).nonzero().flatten().tolist()
-            # Clipping a gradient whose norm is not finite spoils all of it, so where all is spoilt none is to blame.
-            which = "the gradient" if len(bad) == len(named) else f"the gradient of {named[bad[0]][0]}"
-            raise FloatingPointError(
-                f"{which} is not finite, and the step was not taken: the loss has overflowed; lower learning_rate, "
-                "ent_coef or vf_coef, or look at the scale of the rewards"
-            )
-
-    @torch.no_grad()
-    def _check_finite(self, obs: dict[str, torch.Tensor], *results: torch.Tensor) -> None:
-        """Name the context where the weights give something that is no number.
-
-        Raises:
-            FloatingPointError: a value, a log-probability or an entropy is not finite.
-        """
-        finite = torch.stack([result.flatten().isfinite() for result in results])  # (3, n)
-        if finite.all():
-            return
-        what, action = (~finite).nonzero()[0].tolist()
-        row, column = (int(obs[key][action]) if "rows" in obs else action for key in ("rows", "columns"))
-        length = column + 1 if "rows" in obs else int(read_contexts(obs)[1][action])
-        name = ("value", "log-probability", "entropy")[what]
-        raise FloatingPointError(
-            f"the {name} is {results[what].flatten()[action].item()} in the update, after "
-            f"{self.decode(obs['input_ids'][row, :length].long())!r}: the weights have diverged; lower "
-            "learning_rate or max_grad_norm"
-        )
+        check_gradients(self.named_parameters())
 
     def decoding_logits(
         self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
@@ -452,61 +375,3 @@ class TokenPolicy(ActorCriticPolicy):
             self.language_model.model.save_pretrained(directory)
         if self.model_name is not None:
             load_tokenizer(self.model_name).save_pretrained(directory)
-
-
-class _Trunk:
-    """A trunk, its KV cache, and its frozen part where it has one. Not a module: the policy owns the parameters."""
-
-    def __init__(
-        self, module: nn.Module, max_length: int, language_model: LanguageModel, like: _Trunk | None = None
-    ) -> None:
-        self.module = module
-        self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
-        self.split: SplitTrunk | None = None
-        if like is None or like.split is not None:
-            self.split = language_model.split(module)
-
-
-class _Snapshot(nn.Module):
-    """Frozen copies of parameters. They are buffers: they move with the policy, are saved with it and never learn."""
-
-    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
-        super().__init__()
-        for name, parameter in parameters.items():
-            self.register_buffer(name.replace(".", "/"), parameter.detach().clone())
-
-    def parameters_by_name(self) -> dict[str, torch.Tensor]:
-        return {name.replace("/", "."): value for name, value in self.named_buffers()}
-
-    @torch.no_grad()
-    def take(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Copy parameters of the same names over."""
-        for name, value in self.parameters_by_name().items():
-            value.copy_(parameters[name])
-
-
-def _check_arguments(
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    value: str,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    use_sde: bool,
-) -> None:
-    keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
-    if not {"input_ids", "attention_mask"} <= keys or not isinstance(action_space, spaces.Discrete):
-        raise ValueError(
-            "TokenPolicy needs a token environment, observations Dict(input_ids, attention_mask) and Discrete actions; "
-            f"got {observation_space} and {action_space}"
-        )
-    if value not in ("shared", "separate"):
-        raise ValueError(f"value={value!r}: expected 'shared' or 'separate'")
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature}: expected a number above 0; for argmax use deterministic=True")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k={top_k}: expected at least 1, or None")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p={top_p}: expected a number in (0, 1], or None")
-    if use_sde:
-        raise ValueError("use_sde=True: state-dependent exploration is for continuous actions, tokens are discrete")

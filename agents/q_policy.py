@@ -1,4 +1,4 @@
-"""`QPolicy`: a Hugging Face causal language model as the Q network of a stock DQN, QR-DQN, or of ILQL."""
+"""`QPolicy`: a Hugging Face causal language model as the Q network of a stock DQN."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .language_model import TrainPart, hidden_states
 from .policy import TokenPolicy
 from .token_distribution import TokenDistribution
 
-__all__ = ["ILQLPolicy", "QPolicy", "QuantilePolicy"]
+__all__ = ["QPolicy"]
 
 
 class QPolicy(TokenPolicy):
@@ -281,99 +281,6 @@ class QPolicy(TokenPolicy):
         heads = [(f"q_head.{name}", p) for name, p in self.q_head.named_parameters()]
         heads += [(f"value_net.{name}", p) for name, p in self.value_net.named_parameters()]
         return super().start_parameters() | {name: (p, torch.zeros_like(p)) for name, p in heads}
-
-
-class QuantilePolicy(QPolicy):
-    """A `QPolicy` for a stock `sb3_contrib.QRDQN`: `n_quantiles` heads, whose mean is Q.
-
-    QR-DQN's `train` wants all quantiles of all tokens, `(batch_size, n_quantiles, n_actions)` floats, of the network
-    (with gradients) and of the target: 50 MB each for a batch of 512, 8 quantiles and a vocabulary of 3,072. So there
-    are few of them by default, where the paper has 200.
-    """
-
-    def __init__(self, *args: Any, n_quantiles: int = 8, **kwargs: Any) -> None:
-        if n_quantiles < 1:
-            raise ValueError(f"n_quantiles={n_quantiles}: expected at least 1")
-        self.n_heads = self.n_quantiles = n_quantiles
-        super().__init__(*args, **kwargs)
-
-    @property
-    def quantile_net(self) -> nn.Module:
-        """What QR-DQN trains: observations to `(n, n_quantiles, n_actions)`."""
-        return self._nets[0]
-
-    @property
-    def quantile_net_target(self) -> nn.Module:
-        """What QR-DQN bootstraps from, with -inf for tokens outside the base."""
-        return self._nets[1]
-
-    def _heads_of(self, values: torch.Tensor) -> torch.Tensor:
-        return values
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"n_quantiles": self.n_quantiles}
-
-
-class ILQLPolicy(QPolicy):
-    """A `QPolicy` for `ILQL`: two Q heads, whose smaller value counts, and a value head.
-
-    It draws from `base(a) exp(beta (Q(s, a) - V(s)))`, normalised: V is the same for all tokens and drops out.
-
-    Args:
-        beta: as in `QPolicy`; None takes the best token.
-        imitates: whether the language model's own head learns too, from the logged tokens, and is the base in the place
-            of the reference: for data that the reference did not write.
-    """
-
-    n_heads = 2
-    learns_value = True
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
-        beta: float | None = 4.0,
-        imitates: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        self.imitates = imitates
-        super().__init__(observation_space, action_space, lr_schedule, beta=beta, **kwargs)
-
-    def _freeze_what_has_no_part(self) -> None:
-        if not self.imitates:
-            super()._freeze_what_has_no_part()
-
-    def _heads_of(self, values: torch.Tensor) -> torch.Tensor:
-        return values
-
-    def _acting_values(self, values: torch.Tensor) -> torch.Tensor:
-        return values.amin(dim=1)
-
-    @torch.no_grad()
-    def base_log_probs(self, obs: PyTorchObs) -> torch.Tensor:
-        """As in `QPolicy`, or by the language model as it is now, if that learns."""
-        if not self.imitates:
-            return super().base_log_probs(obs)
-        with self._autocast():
-            logits = self.language_model.head(self._hidden(obs, self._actor))
-        return self.decoding_logits(logits).log_softmax(dim=-1)
-
-    def hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The trunk's hidden states `(n, hidden_size)` of an update, in float32."""
-        with self._autocast():
-            return self._hidden(obs, self._actor).float()
-
-    @torch.no_grad()
-    def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
-        """The value head's `(n, 1)`."""
-        with self._autocast():
-            hidden = self._hidden(obs, self._actor)
-        values: torch.Tensor = self.value_net(hidden.float())
-        return values
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"imitates": self.imitates}
 
 
 class _Heads(nn.Module):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions, HasEpisodes
+from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions
+from rlhf_envs.has_episodes import HasEpisodes
 from rlhf_envs.rendering import draw, printable
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions, HasEpisodes
+from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions
+from rlhf_envs.has_episodes import HasEpisodes
 from rlhf_envs.text_env import TextGenerationEnv, check_render_mode, render_row
 
 if TYPE_CHECKING:

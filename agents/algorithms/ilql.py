@@ -36,7 +36,7 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.utils import polyak_update
 
-from ..q_policy import ILQLPolicy
+from ..ilql_policy import ILQLPolicy
 from ..replay import SequenceReplayBuffer
 from ..token_distribution import log_probs_and_entropies
 from .logged import read_log

@@ -13,7 +13,7 @@ from typing import Any
 import sb3_contrib
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
-from ..q_policy import QuantilePolicy
+from ..quantile_policy import QuantilePolicy
 from ..replay import SequenceReplayBuffer
 from .q_agent import Exploration, QAgent
 
