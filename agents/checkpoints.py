@@ -132,10 +132,18 @@ class CheckpointCallback(BaseCallback):
     def restore(self, bundle: Path) -> None:
         """Give the callbacks, and the logger once training starts, what they had when `bundle` was saved."""
         self._restored = read_extra(bundle)
-        states = self._restored.get("callbacks", {})
         for callback in self.callbacks:
-            if type(callback).__name__ in states:
-                callback.set_state(states[type(callback).__name__])
+            self._give_back(callback)
+
+    def add(self, callback: Any) -> None:
+        """Keep the state of one more callback, and give it what a bundle that was restored has of it."""
+        self.callbacks = (*self.callbacks, callback)
+        self._give_back(callback)
+
+    def _give_back(self, callback: Any) -> None:
+        states = self._restored.get("callbacks", {})
+        if type(callback).__name__ in states:
+            callback.set_state(states[type(callback).__name__])
 
     def state(self) -> dict[str, Any]:
         """What a bundle of the run keeps beside the agent: the state of the callbacks and the logger."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +115,9 @@ class HeldOutEvaluations(BaseCallback):
         tracker: takes the evaluations.
         before: the evaluation of the untrained agent.
         steps: tokens; the last is left to the end of the run.
+
+    Attributes:
+        seconds: of training, without evaluations, when they were last counted: at an evaluation and at the end.
     """
 
     def __init__(self, tracker: Tracker, before: Evaluation, steps: Sequence[int]) -> None:
@@ -123,9 +126,16 @@ class HeldOutEvaluations(BaseCallback):
         self.seconds = 0.0
         self._clock = time.perf_counter()
 
+    def get_state(self) -> dict[str, Any]:
+        """What `set_state` needs to go on counting: the seconds of training so far."""
+        return {"seconds": self.seconds + time.perf_counter() - self._clock}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state of `get_state`."""
+        self.seconds = state["seconds"]
+
     def _on_training_start(self) -> None:
         self.tracker.restore(self.num_timesteps)
-        self.seconds = max((record["seconds"] for record in self.tracker.records), default=0.0)
         self.logger.record("hparams", self.tracker.hyperparameters(self.before), exclude=TEXT_ONLY)
         self.tracker.announced = True
         if self.num_timesteps == 0:

@@ -87,8 +87,11 @@ def execute(task: dict[str, Any]) -> None:
     tracker.restore(run.agent.num_timesteps if run.generators is not None else 0)
     evaluations = HeldOutEvaluations(tracker, run.before, task["steps"])
     guard = run.checkpoints
-    place = len(run.callbacks) if guard is None else run.callbacks.index(guard)
-    run.callbacks.insert(place, evaluations)  # before a checkpoint of the same tokens
+    if guard is None:
+        run.callbacks.append(evaluations)
+    else:
+        run.callbacks.insert(run.callbacks.index(guard), evaluations)  # before a checkpoint of the same tokens
+        guard.add(evaluations)
     started = time.perf_counter()
     result = train(run)
     tokens = int(result.agent.num_timesteps)

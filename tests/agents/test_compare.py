@@ -20,11 +20,14 @@ from typer.testing import CliRunner
 
 import agents
 from agents import registry
+from agents.algorithms.ppo import PPO
 from agents.cli import app
 from agents.compare import Comparison
 from agents.compare_config import CompareConfig
+from agents.compare_runs import plan
+from agents.compare_worker import execute
 from agents.config import TrainConfig
-from agents.train import train
+from agents.train import RunInterrupted, train
 
 BANDIT = "rlhf/TokenBandit-v0"
 STEPS = [0, 192, 384, 576, 768]
@@ -214,6 +217,29 @@ def test_a_killed_comparison_goes_on_to_the_same_end(done: Comparison, tmp_path:
         assert [e["samples"] for e in ours["evaluations"]] == [e["samples"] for e in theirs["evaluations"]]
     events = EventAccumulator(str(cut)).Reload()
     assert [event.step for event in events.Scalars("held_out/reward")] == STEPS
+
+
+def test_a_stopped_run_keeps_the_seconds_since_its_last_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = plan(config(tmp_path / "c", evaluations=1))[0]
+    task = {"config": run.config.model_dump(), "label": "ppo", "steps": [768], "keep_agents": True, "registered": {}}
+    update = PPO.train
+
+    def slow(agent: Any) -> None:
+        update(agent)
+        time.sleep(0.4)
+        if agent.num_timesteps == 480:  # of 768
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(PPO, "train", slow)
+    with pytest.raises(RunInterrupted):
+        execute(task)
+    monkeypatch.setattr(PPO, "train", update)
+    execute(task)
+    found = result(tmp_path / "c", run.name)
+    assert [entry["tokens"] for entry in found["evaluations"]] == [0, 768]
+    assert found["seconds"] == found["evaluations"][-1]["seconds"] >= 5 * 0.4
 
 
 def _path() -> str:
