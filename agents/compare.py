@@ -79,7 +79,7 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
     """Run the runs that have no result."""
     from .compare_board import write_board
     from .compare_processes import run_all
-    from .registry import available
+    from .registry import registered
 
     missing = [run for run in runs if not run.result.is_file()]
     say(f"{len(runs)} runs in {config.path}, {len(runs) - len(missing)} of them finished")
@@ -97,7 +97,7 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
             "config": json.loads(run.config.model_dump_json()),
             "steps": config.steps,
             "keep_agents": config.keep_agents,
-            "registered": available(),
+            "registered": registered(),
             "log": str(run.log.absolute()),
         }
         for run in missing

@@ -163,11 +163,12 @@ def _series(outcome: Outcome, metric: str) -> list[tuple[float, float, float]]:
 
 
 def _threshold(config: CompareConfig, ranked: list[dict[str, Any]], metric: str) -> float:
-    """As given, or half of the best arm's rise."""
-    best = ranked[0]
-    if config.threshold is not None or not best["curve"]:
-        return config.threshold or 0.0
-    return float((best["curve"][0]["value"] + best["figures"][metric]["value"]) / 2)
+    """As given, or half of the rise of the best arm that rises at all."""
+    if config.threshold is not None:
+        return config.threshold
+    ends = [(row["curve"][0]["value"], row["figures"][metric]["value"]) for row in ranked if row["curve"]]
+    first, last = next((pair for pair in ends if pair[1] > pair[0]), ends[0] if ends else (0.0, 0.0))
+    return float((first + last) / 2)
 
 
 def _mark_frontier(rows: list[dict[str, Any]], metric: str) -> None:
@@ -253,7 +254,7 @@ def _inequalities(config: CompareConfig, finished: Sequence[Outcome], metric: st
         listed = ", ".join(f"{name} {part}" for name, part in odd_parts.items())
         notes.append(f"Not the same part of the model is trained: train={usual}, but {listed}.")
     own = {o.run.arm.name: ", ".join(o.run.arm.own_decoding) for o in finished if o.run.arm.own_decoding}
-    notes += [f"{name} decodes in its own way: it takes no {options}." for name, options in own.items()]
+    notes += [f"{name} decodes in its own way: it has its own {options}." for name, options in own.items()]
     starts: dict[int, dict[float, list[str]]] = {}
     for outcome in finished:
         start = outcome.curve(metric).get(0)

@@ -18,7 +18,7 @@ def layout(judges: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
     """The page of custom scalars: a chart a figure, with the curves of all runs."""
     held_out = (*judges, *(name for name in CHARTS if name not in judges))
     return {
-        "Held-out prompts, at equal steps": {name: ["Multiline", [f"^held_out/{name}$"]] for name in held_out},
+        "Held-out prompts": {name: ["Multiline", [f"^held_out/{name}$"]] for name in held_out},
         "Training rollouts": {name: ["Multiline", [f"^rlhf/{name}$"]] for name in TRAINING},
     }
 

@@ -169,9 +169,9 @@ def _equal(report: Mapping[str, Any]) -> list[Block]:
     prompts = f"the same {config['test_episodes']} prompts ({config['test_split']} split) with the same random numbers"
     equal = [
         f"Every run has {report['tokens']:,} tokens, the same environment ({report['env']}) and its training prompts, "
-        f"the same start and reference (model: {model}), the same decoding, and is evaluated on {prompts}, before "
-        f"training and {config['evaluations']} times from there on at equal steps, each at the first end of an update "
-        "at or after its step. Run k of every algorithm has the seed k.",
+        f"the same start and reference (model: {model}), the same decoding where no note says otherwise, and is "
+        f"evaluated on {prompts}, before training and {config['evaluations']} times from there on at equal steps, each "
+        "at the first end of an update at or after its step. Run k of every algorithm has the seed k.",
         "Algorithms differ in the hyperparameters below, which are those of rlhf train unless the comparison says "
         "otherwise. A ranking is one of these settings, on this environment.",
     ]

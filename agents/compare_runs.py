@@ -105,7 +105,7 @@ def plan(config: CompareConfig) -> list[Run]:
             raise ValueError(f"overrides of {label!r}: {hint}the comparison has {', '.join(config.algos)}")
     _check_metric(config)
     arms = [arm for label in config.algos for arm in _arms(config, label)]
-    _check_sizes(config, arms)
+    _check_arms(config, arms)
     runs = [_run(config, arm, seed) for seed in range(config.seeds) for arm in arms]
     for run in runs:
         _check_unchanged(run)
@@ -125,12 +125,14 @@ def _check_metric(config: CompareConfig) -> None:
         raise ValueError(f"unknown metric {config.metric!r} for {config.env_id}: there are {', '.join(known)}")
 
 
-def _check_sizes(config: CompareConfig, arms: list[Arm]) -> None:
-    """Refuse, before anything loads, a budget below one episode and groups that do not divide the environments."""
+def _check_arms(config: CompareConfig, arms: list[Arm]) -> None:
+    """Refuse, before anything loads, a budget below one episode, arguments without a use and groups that do not fit."""
     import gymnasium as gym
 
     from rlhf_envs.episodes import load_task
 
+    from .algorithms.policy_gradient import PolicyGradient
+    from .algorithms.text_agent import TextAgent
     from .registry import default_arguments, get_algorithm
 
     kwargs = {**gym.spec(config.env_id).kwargs, **config.env_kwargs}
@@ -144,55 +146,60 @@ def _check_sizes(config: CompareConfig, arms: list[Arm]) -> None:
         except Exception:  # it does not import, and its runs will say so
             continue
         found = resolve(_run(config, arm, 0).config)
-        n_envs = found.n_envs or 1
-        size = int(found.hyperparams.get("group_size") or default_arguments(cls).get("group_size") or 1)
-        if getattr(cls, "min_group_size", 1) > 1 and n_envs % size and size % n_envs:
-            raise ValueError(
-                f"{arm.name}: group_size={size} with {n_envs} environments: groups have to divide the batch; take "
-                f"n_envs as a multiple of {size}"
-            )
+        size = found.hyperparams.get("group_size")
+        if size is None and getattr(cls, "min_group_size", 1) > 1:
+            size = default_arguments(cls).get("group_size")
+        try:
+            if issubclass(cls, TextAgent):
+                cls.refuse_unused(found.agent_kwargs())
+            if issubclass(cls, PolicyGradient) and size is not None:
+                cls.check_groups(size, found.n_envs or 1)
+        except ValueError as error:
+            raise ValueError(f"{arm.name}: {error}") from error
 
 
 def _arms(config: CompareConfig, label: str) -> list[Arm]:
     """The arms of a label: one, or one for each KL coefficient."""
+    from .bundles import holds
+    from .registry import kl_argument
+
     arguments = {**config.hyperparams, **config.overrides.get(label, {})}
     algo = arguments.pop("algo", label)
     for name in arguments:
         if name in FIXED:
             raise ValueError(f"{label}: {name} is equal for all of a comparison, set it for all: {name}=...")
-    kl_argument, holds = _inspect(algo, arguments.keys() - {"n_envs"})
-    if config.kl_coefs and (doubled := arguments.keys() & {kl_argument, "kl_coef", "kl_target"}):
+    cls = _find(algo, arguments.keys() - {"n_envs"})
+    leash = None if cls is None else kl_argument(cls)
+    if config.kl_coefs and (doubled := arguments.keys() & {leash, "kl_coef", "kl_target"}):
         raise ValueError(f"{label}: {' and '.join(sorted(doubled))} do not go with kl_coefs={config.kl_coefs}")
-    own = tuple(name for name, value in _decoding(config).items() if value != DECODING[name] and not _takes(algo, name))
-    if not config.kl_coefs or kl_argument is None:
-        return [Arm(label, label, algo, None, arguments, holds, own)]
+    if leash not in (None, "kl_coef") and 0 in config.kl_coefs:
+        raise ValueError(f"{label}: kl_coefs={config.kl_coefs}: its leash is {leash}, which has to be above 0")
+    held = cls is not None and holds(cls)
+    own = () if cls is None else _own_decoding(config, algo, cls)
+    if not config.kl_coefs or leash is None:
+        return [Arm(label, label, algo, None, arguments, held, own)]
     # Names say nothing of the other arms: with more coefficients those that are finished keep theirs.
-    controller = {"kl_target": None} if kl_argument == "kl_coef" else {}
+    controller = {"kl_target": None} if leash == "kl_coef" else {}
     return [
-        Arm(f"{label}-kl{value}", label, algo, value, {**arguments, kl_argument: value, **controller}, holds, own)
+        Arm(f"{label}-kl{value}", label, algo, value, {**arguments, leash: value, **controller}, held, own)
         for value in config.kl_coefs
     ]
 
 
-def _inspect(algo: str, arguments: Any) -> tuple[str | None, bool]:
-    """The argument that is an algorithm's KL coefficient, and whether bundles hold its agents; arguments are checked.
+def _find(algo: str, arguments: Any) -> type[Any] | None:
+    """The class of an algorithm, whose arguments are checked.
 
-    An algorithm that is known and does not import is left to its runs, which fail and say why.
+    None for one that is known and does not import: that is left to its runs, which fail and say why.
     """
-    from .bundles import holds
-    from .registry import available, check_arguments, get_algorithm, own_arguments
+    from .registry import check_arguments, check_name, get_algorithm
 
-    if algo not in available():
-        get_algorithm(algo)  # names the nearest
+    check_name(algo)
     try:
         cls = get_algorithm(algo)
     except Exception:  # whatever a plugin raises: the others run
-        return None, False
+        return None
     check_arguments(algo, arguments)
-    kl_argument: str | None = getattr(cls, "kl_argument", "kl_coef")
-    if kl_argument == "kl_coef" and not own_arguments(cls) & {"kl_coef", "rollout_buffer_kwargs"}:
-        kl_argument = None  # nothing of its own, nor of a buffer of ours
-    return kl_argument if kl_argument and _takes(algo, kl_argument) else None, holds(cls)
+    return cls
 
 
 def _takes(algo: str, name: str) -> bool:
@@ -204,6 +211,20 @@ def _takes(algo: str, name: str) -> bool:
         return name not in DECODING or name not in own_arguments(get_algorithm(algo))
     except Exception:  # a TypeError: no; anything else: it does not import, and its runs will say so
         return False
+
+
+def _own_decoding(config: CompareConfig, algo: str, cls: type[Any]) -> tuple[str, ...]:
+    """What of the comparison's decoding an algorithm is not told where its policy has it otherwise."""
+    from .registry import default_arguments, policy_class
+
+    told = default_hyperparams(config.env_id, algo).keys()
+    policy = policy_class(cls)
+    theirs = DECODING | ({} if policy is None else default_arguments(policy))
+    return tuple(
+        name
+        for name, value in _decoding(config).items()
+        if not (_takes(algo, name) and (name in told or value != DECODING[name])) and theirs[name] != value
+    )
 
 
 def _run(config: CompareConfig, arm: Arm, seed: int) -> Run:

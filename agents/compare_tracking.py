@@ -136,6 +136,7 @@ class HeldOutEvaluations(BaseCallback):
 
     def _on_training_start(self) -> None:
         self.tracker.restore(self.num_timesteps)
+        self.seconds = max([self.seconds, *(record["seconds"] for record in self.tracker.records)])
         self.logger.record("hparams", self.tracker.hyperparameters(self.before), exclude=TEXT_ONLY)
         self.tracker.announced = True
         if self.num_timesteps == 0:

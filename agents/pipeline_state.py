@@ -160,6 +160,7 @@ def resolve(config: LoopConfig) -> LoopConfig:
     from .bundles import holds
     from .environments import check_environment
     from .registry import get_algorithm
+    from .train import resolve as with_defaults
 
     for package in ("sqlalchemy", "alembic", "crowdkit", "krippendorff"):
         if find_spec(package) is None:
@@ -184,7 +185,7 @@ def resolve(config: LoopConfig) -> LoopConfig:
     found: dict[str, Any] = {"scorer": scorer, "judge": judges, "store": store}
     if config.people == config.labels:
         found["annotators"] = 0  # nothing is left for them
-    return LoopConfig.model_validate(config.resolved().model_dump() | found)
+    return LoopConfig.model_validate(with_defaults(config).model_dump() | found)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -66,6 +66,11 @@ def available() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)} | _ALGORITHMS
 
 
+def registered() -> dict[str, str]:
+    """Ours and those given to `register`, without entry points: what another process does not find by itself."""
+    return dict(_ALGORITHMS)
+
+
 def check_name(name: str) -> None:
     """Check that there is one algorithm of this name. Imports neither it nor torch.
 
@@ -179,10 +184,11 @@ def _warn_of_masks(name: str, env: Any) -> None:
     """Say where an environment masks tokens and the algorithm does not ask which."""
     from rlhf_envs.tasks import Task
 
-    episodes = _attribute(env, "episodes")
+    episodes = _attribute(env, "episodes")  # anything, in an environment that is not of ours
+    task = getattr(episodes, "task", None)
     given = [f"{key}={value}" for key, value in getattr(episodes, "mask_options", {}).items() if value]
-    if episodes is not None and type(episodes.task).action_masks is not Task.action_masks:
-        given.append(f"action_masks of the task {episodes.task.name!r}")
+    if isinstance(task, Task) and type(task).action_masks is not Task.action_masks:
+        given.append(f"action_masks of the task {task.name!r}")
     if given and not reads_masks(name):
         bound = " and ".join(given)
         warnings.warn(f"{name} reads no action masks, {bound} does not bind it: take maskable_ppo", stacklevel=3)
@@ -270,10 +276,21 @@ def reads_masks(algorithm: str) -> bool:
     from .masked_policy import MaskableTokenPolicy
 
     try:
-        policy = _parts(get_algorithm(algorithm)).get("policy") if algorithm in available() else None
+        policy = policy_class(get_algorithm(algorithm)) if algorithm in available() else None
     except ImportError:  # of a plugin that is gone; what it trained is a plain model
         return False
     return policy is not None and issubclass(policy, MaskableTokenPolicy)
+
+
+def policy_class(cls: type[Any]) -> type[Any] | None:
+    """The class of an algorithm's policy where none is given; None where it says nothing of it."""
+    return _parts(cls).get("policy")
+
+
+def kl_argument(cls: type[Any]) -> str | None:
+    """The argument that weighs the KL to the reference in an algorithm; None where nothing does."""
+    name = getattr(cls, "kl_argument", "kl_coef")
+    return name if name in known_arguments(cls) else None
 
 
 def _part_arguments(part: type[Any]) -> set[str]:

@@ -101,15 +101,12 @@ def _check_budget(config: TrainConfig, agent: Any) -> None:
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """The configuration with its defaults; without that of `kl_coef` where the algorithm makes no use of it."""
-    from .registry import get_algorithm, own_arguments
+    from .registry import get_algorithm, kl_argument
 
-    resolved = config.resolved()
-    cls = get_algorithm(config.algo)
     given = config.kl_coef is not None or "kl_coef" in config.hyperparams
-    takes = own_arguments(cls) & {"kl_coef", "rollout_buffer_kwargs"}
-    if given or (takes and getattr(cls, "kl_argument", "kl_coef") == "kl_coef"):
-        return resolved
-    return resolved.model_copy(update={"kl_coef": None})
+    if given or kl_argument(get_algorithm(config.algo)) == "kl_coef":
+        return config.resolved()
+    return config.resolved().model_copy(update={"kl_coef": None})
 
 
 def train(run: Prepared | TrainConfig) -> TrainResult:

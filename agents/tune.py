@@ -109,7 +109,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     """
     from .environments import check_environment, open_batch
     from .evaluation import find_judges
-    from .registry import get_algorithm, known_arguments, own_arguments
+    from .registry import get_algorithm, kl_argument, known_arguments, own_arguments
 
     cls = get_algorithm(config.algo)
     env_id = check_environment(config.env)
@@ -124,12 +124,11 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     if {"n_steps", "batch_size"} <= own_arguments(cls):
         rollout = run.n_envs * int(run.hyperparams.get("n_steps", horizon))
     return search_space(
-        known_arguments(cls) - config.hyperparams.keys(),
+        known_arguments(cls) - config.hyperparams.keys() - getattr(cls, "unused", {}).keys(),
         dict(map(parse_range, config.space)),
         algo=config.algo,
         only=config.only,
-        leash=(config.metric != "reward" or config.kl_limit is not None)
-        and getattr(cls, "kl_argument", "kl_coef") == "kl_coef",
+        leash=(config.metric != "reward" or config.kl_limit is not None) and kl_argument(cls) == "kl_coef",
         rollout=rollout,
         episode=horizon,
         n_envs=run.n_envs,

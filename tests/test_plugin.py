@@ -96,6 +96,19 @@ def test_two_plugins_of_one_name_are_both_named(tmp_path: Path) -> None:
     assert done.returncode == 2
     message = "the algorithm 'theirs' is in the-first 1.0 (first:Algorithm) and the-second 1.0 (second:Algorithm)"
     assert message in done.stderr
+    compare = ["-m", "agents.cli", "compare", "--env", "rlhf/TokenBandit-v0", "--algos", "ppo,theirs", "-f", "c"]
+    done = python(*compare, path=paths, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_comparison_names_the_plugin_that_cannot_be_imported(tmp_path: Path) -> None:
+    folder = plugin(tmp_path, "broken-plugin", "broken", "no_module_of_this_name:Algorithm")
+    compare = ["-m", "agents.cli", "compare", "--env", "rlhf/TokenBandit-v0", "--algos", "broken,random", "-f", "c"]
+    done = python(*compare, *("--tokens", "12", "--seeds", "1", "--test-episodes", "2"), path=folder, cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert "the algorithm 'broken' of broken-plugin 1.0" in (tmp_path / "c/broken/seed_0.error.json").read_text()
+    assert (tmp_path / "c/random/seed_0/result.json").is_file()
 
 
 def test_an_environment_of_continuous_actions_is_refused() -> None:

@@ -87,17 +87,27 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    @classmethod
+    def check_groups(cls, size: int, n_envs: int) -> None:
+        """Check that groups of a size fit a number of environments.
+
+        Raises:
+            ValueError: they are smaller than `min_group_size`, or do not divide the environments.
+        """
+        if size < cls.min_group_size:
+            raise ValueError(
+                f"group_size={size}: {cls.__name__} compares completions of one prompt and needs at least "
+                f"{cls.min_group_size}"
+            )
+        if size > 1 and n_envs % size and size % n_envs:
+            raise ValueError(
+                f"group_size={size} with {n_envs} environments: groups have to divide the batch; take n_envs as a "
+                f"multiple of {size}, such as {(n_envs // size + 1) * size}"
+            )
+
     def _setup_model(self) -> None:
-        name, size = type(self).__name__, self.group_size
-        if size < self.min_group_size:
-            raise ValueError(
-                f"group_size={size}: {name} compares completions of one prompt and needs at least {self.min_group_size}"
-            )
-        if size > 1 and self.n_envs % size and size % self.n_envs:
-            raise ValueError(
-                f"group_size={size} with {self.n_envs} environments: groups have to divide the batch; take n_envs as a "
-                f"multiple of {size}, such as {(self.n_envs // size + 1) * size}"
-            )
+        size = self.group_size
+        self.check_groups(size, self.n_envs)
         super()._setup_model()
         self.rollout_buffer.group_size = size
         if size > 1:

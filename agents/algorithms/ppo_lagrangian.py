@@ -11,6 +11,7 @@ the objective is not rescaled by `1 / (1 + multiplier)`: advantages are normalis
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
@@ -64,7 +65,7 @@ class PPOLagrangian(PPO):
         made: dict[int, Constrained] = {}  # by the reward inside: environments that share one share its multiplier
         for index, reward_fn in enumerate(self.env.get_attr("reward_fn")):
             if found := find_constraints(reward_fn):
-                self._check_same(found[0])
+                self._check_same(found)
                 continue
             if self.cost is None or self.cost_limit is None:
                 raise ValueError(
@@ -75,13 +76,17 @@ class PPOLagrangian(PPO):
                 made[id(reward_fn)] = Constrained(reward_fn, self.cost, self.cost_limit)
             self.env.env_method("set_reward_fn", made[id(reward_fn)], indices=[index])
 
-    def _check_same(self, found: Constrained) -> None:
-        """Refuse a cost beside another one that the environment has already."""
-        mine = None if self.cost is None else Constrained(found.reward, self.cost, self.cost_limit or 0.0)
-        if mine is not None and (mine.cost.name, mine.limit) != (found.cost.name, found.limit):
+    def _check_same(self, found: Sequence[Constrained]) -> None:
+        """Refuse a cost beside others that the environment has already."""
+        if self.cost is None:
+            return
+        mine = Constrained(found[0].reward, self.cost, self.cost_limit or 0.0)
+        theirs = [(one.cost.name, one.limit) for one in found]
+        if (mine.cost.name, mine.limit) not in theirs:
+            known = " and ".join(f"{name!r} with the limit {limit}" for name, limit in theirs)
             raise ValueError(
                 f"cost={self.cost!r} with cost_limit={self.cost_limit}: the environment's reward is constrained "
-                f"already, by {found.cost.name!r} with the limit {found.limit}; leave both out to take that"
+                f"already, by {known}; leave both out to take that"
             )
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:

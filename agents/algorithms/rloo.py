@@ -66,7 +66,7 @@ class RLOO(PolicyGradient):
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
         log_ratio = samples.sum_by_episode(log_prob - samples.old_log_prob)
-        advantages = samples.sum_by_episode(samples.advantages) / samples.sum_by_episode(torch.ones_like(log_prob))
+        advantages = samples.one_by_episode(samples.advantages)
         ratio = log_ratio.exp()
         policy_loss = -clipped(ratio, advantages, self.clip_range).mean()
         figures = {

@@ -38,12 +38,13 @@ class SFT(PolicyGradient):
         source: "references", the data's column `reference`; "best_of_n", the best of every `group_size` completions of
             a prompt by the environment's reward; None for references where the data has them.
         where: values of columns that a row must have for its reference to count, such as `{"label": 1}`.
-        group_size: n of the best of n.
+        group_size: n of the best of n; references have no groups.
 
     The other arguments are those of `PolicyGradient`.
 
     Raises:
-        ValueError: an unknown source, there are no references (left), or the best is to be taken of one completion.
+        ValueError: an unknown source, there are no references (left), `where` without references, or the best is to be
+            taken of one completion.
     """
 
     kl_argument = None
@@ -72,6 +73,8 @@ class SFT(PolicyGradient):
             self.source = "references" if any(row.get("reference") for row in batch.rows) else "best_of_n"
             logger.info("sft: trains on %s", "the references" if self.source == "references" else "the best of n")
         references = self.source == "references"
+        if self.where and not references:
+            raise ValueError(f"where={self.where} with source='best_of_n': it chooses among references; leave it out")
         if references:
             self.group_size = 1
         elif self.group_size < 2:

@@ -1,8 +1,9 @@
-"""What every agent of this package adds to its SB3 class: the text metrics under one set of tags."""
+"""What every agent of this package adds to its SB3 class: text metrics under one set of tags, and two checks."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
@@ -19,6 +20,8 @@ NO_KL = {"kl_coef": 0.0, "kl_target": None}
 class TextAgent:
     """Mixin, to the left of an SB3 algorithm: `learn` logs `TextMetrics` beside SB3's own figures.
 
+    An argument that the algorithm makes no use of is refused, and `learn` warns where it made no update.
+
     Attributes:
         kl_argument: the argument that weighs the KL to the reference; None where nothing does.
         unused: arguments, of the algorithm or of its policy or buffer, that change nothing, and the value that says so.
@@ -31,14 +34,20 @@ class TextAgent:
     trains: ClassVar[bool] = True
 
     def _setup_model(self) -> None:
-        given = vars(self) | vars(self)["policy_kwargs"] | (vars(self).get("rollout_buffer_kwargs") or {})
-        for name, value in self.unused.items():
-            if name in given and given[name] != value:
-                leash = f" (its leash is {self.kl_argument})" if name in NO_KL and self.kl_argument else ""
-                raise ValueError(
-                    f"{name}={given[name]!r}: {type(self).__name__} makes no use of it{leash}; leave it out"
-                )
+        self.refuse_unused(vars(self) | vars(self)["policy_kwargs"] | (vars(self).get("rollout_buffer_kwargs") or {}))
         super()._setup_model()  # type: ignore[misc]
+
+    @classmethod
+    def refuse_unused(cls, arguments: Mapping[str, Any]) -> None:
+        """Refuse arguments in `unused`.
+
+        Raises:
+            ValueError: one of them says something.
+        """
+        for name, value in cls.unused.items():
+            if name in arguments and arguments[name] != value:
+                leash = f" (its leash is {cls.kl_argument})" if name in NO_KL and cls.kl_argument else ""
+                raise ValueError(f"{name}={arguments[name]!r}: {cls.__name__} makes no use of it{leash}; leave it out")
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callback = beside(beside(callback, TextMetrics), _Updates)

@@ -301,6 +301,8 @@ def test_where_chooses_the_references():
     assert {tuple(prompt) for prompt, _ in parts(roll_out(agent))} == {(2 + 3,), (2 + 5,)}
     with pytest.raises(ValueError, match=r"none of the 6 rows .* where \{'label': 2\}"):
         make("sft", with_rows(*rows), where={"label": 2})
+    with pytest.raises(ValueError, match=r"where=\{'label': 1\} with source='best_of_n'"):
+        make("sft", with_rows(*rows, n_envs=4), where={"label": 1}, source="best_of_n")
 
 
 def test_rows_without_a_reference_are_left_out_and_all_of_them_is_an_error():

@@ -90,6 +90,21 @@ def test_the_threshold_is_half_of_the_best_arms_own_rise(tmp_path: Path) -> None
     assert analyse(found, made)["threshold"] == pytest.approx((0.3 + 0.92) / 2)
 
 
+def test_an_arm_that_is_not_trained_sets_no_threshold(tmp_path: Path) -> None:
+    """Such as the best of n, which ends where it began: half of its rise would be reached before any training."""
+    found = config(tmp_path)
+    flat = {"ppo-kl0.1": 0.9}  # the best
+    made = [Outcome(run, result(run, start=flat.get(run.arm.name, 0.1)), None) for run in plan(found)]
+    for outcome in made:
+        if outcome.run.arm.name in flat:
+            for entry in outcome.result["evaluations"]:  # type: ignore[index]
+                entry["estimates"]["gold"]["mean"] = 0.9
+    report = analyse(found, made)
+    assert report["arms"][0]["name"] == "ppo-kl0.1"
+    second = report["arms"][1]
+    assert report["threshold"] == pytest.approx((0.1 + second["figures"]["gold"]["value"]) / 2)
+
+
 def test_a_point_stands_at_the_tokens_it_was_trained_for(tmp_path: Path) -> None:
     """Whole rollouts pass the step that was asked for; what is not trained stands at the step."""
     found = config(tmp_path, algos=["ppo"], kl_coefs=[0.1])

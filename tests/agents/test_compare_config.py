@@ -104,6 +104,11 @@ def test_a_wrong_file_is_named_with_what_is_wrong(name: str, text: str, message:
         (["--algos", "ppo", "--kl-coefs", "-1"], "a coefficient is a number of at least 0"),
         (["--algos", "ppo", "--metric", "glod"], "unknown metric 'glod' for rlhf/TokenBandit-v0: there are reward"),
         (["--algos", "../ppo"], "'../ppo' names folders too"),
+        (["--algos", "ppo,sft", "-params", "kl_coef:0.2"], "sft: kl_coef=0.2: SFT makes no use of it; leave it out"),
+        (["--algos", "ppo,online_dpo", "--kl-coefs", "0,0.1"], "online_dpo: kl_coefs=[0.0, 0.1]: its leash is beta"),
+        (["--algos", "rloo", "--override", "rloo.group_size:1"], "rloo: group_size=1: RLOO compares completions"),
+        (["--algos", "rloo", "--n-envs", "6"], "rloo: group_size=8 with 6 environments: groups have to divide"),
+        (["--algos", "awr", "--n-envs", "6", "-params", "group_size:4"], "awr: group_size=4 with 6 environments"),
         (["--algos", "ppo", "--env", "rlhf/TokenBandit-v9"], "unknown environment 'rlhf/TokenBandit-v9'"),
         ([], "algos: name the algorithms to compare"),
     ],
@@ -180,6 +185,14 @@ def test_an_algorithm_that_decodes_in_its_own_way_is_left_to_it(
     assert [run.arm.own_decoding for run in runs] == [("top_p",), ()]
     assert [run.config.hyperparams.get("top_p") for run in runs] == [None, 0.8]
     assert [run.config.hyperparams["temperature"] for run in runs] == [0.5, 0.5]
+
+
+def test_q_learners_are_said_to_cut_the_reference_in_their_own_way(tmp_path: Path) -> None:
+    def own(**given: Any) -> list[tuple[str, ...]]:
+        return [run.arm.own_decoding for run in plan(config(tmp_path, algos=["dqn", "qrdqn", "ppo"], seeds=1, **given))]
+
+    assert own() == [("top_k",), ("top_k",), ()]
+    assert own(top_k=5) == [(), (), ()]
 
 
 def test_a_folder_takes_more_algorithms_seeds_and_coefficients(tmp_path: Path) -> None:

@@ -147,6 +147,14 @@ def test_ppo_lagrangian_takes_no_cost_beside_the_environments_own():
     agents.make("ppo_lagrangian", env, device="cpu")
 
 
+def test_ppo_lagrangian_takes_a_cost_that_is_one_of_several():
+    reward = Constrained(Constrained(TokenBanditReward(3), "repetition", 0.2), letters, 3.0)
+    env = agents.make_vec_env("rlhf/TokenBandit-v0", 4, seed=0, reward_fn=reward)
+    agents.make("ppo_lagrangian", env, device="cpu", cost="repetition", cost_limit=0.2)
+    with pytest.raises(ValueError, match=r"already, by 'letters' with the limit 3\.0 and 'repetition' with the limit"):
+        agents.make("ppo_lagrangian", env, device="cpu", cost="repetition", cost_limit=0.3)
+
+
 def test_a_constraint_can_be_named_and_then_needs_no_object_to_go_on(tmp_path):
     named = {"reward": "token-bandit", "cost": "repetition-penalty", "limit": -0.5}
     env = agents.make_vec_env("rlhf/TokenBandit-v0", 8, seed=0, reward="constrained", reward_kwargs=named)

@@ -11,11 +11,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -618,6 +620,14 @@ def test_the_task_names_the_scorer_and_the_judges() -> None:
     settings = resolve(LoopConfig())
     assert (settings.scorer, settings.judge) == ("gold", ["gold", "tiny-reward"])
     assert resolve(settings) == settings
+
+
+def test_a_table_for_any_environment_gives_no_argument_without_a_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = gym.spec("rlhf/TokenBandit-v0")
+    monkeypatch.setitem(gym.registry, "loop/Own-v0", replace(spec, id="loop/Own-v0"))
+    found = resolve(LoopConfig(env="loop/Own-v0", algo="online_dpo"))
+    assert "kl_coef" not in found.agent_kwargs()
+    assert "kl_coef" in resolve(LoopConfig(env="loop/Own-v0", algo="rloo")).agent_kwargs()
 
 
 def test_where_people_label_all_nobody_is_simulated() -> None:

@@ -7,6 +7,7 @@ import json
 import gymnasium as gym
 import pytest
 import stable_baselines3
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 import agents
 from agents import registry
@@ -111,3 +112,11 @@ def test_entry_points_are_found(monkeypatch):
     monkeypatch.setattr(registry, "entry_points", lambda group: [point])
     assert agents.get_algorithm("theirs") is stable_baselines3.A2C
     assert {"theirs", "ppo", "a2c"} <= set(agents.available())
+
+
+def test_an_environments_own_attributes_are_its_own():
+    class Counts(gym.Wrapper):
+        episodes = 0
+
+    env = DummyVecEnv([lambda: Counts(gym.make(ID))])
+    agents.make("a2c", env, device="cpu")

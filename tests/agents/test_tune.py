@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import agents
 from agents import tune as tuning
 from agents.cli import app
 from agents.hyperparams import default_hyperparams
-from agents.registry import get_algorithm, known_arguments
+from agents.registry import get_algorithm, known_arguments, registered
+from agents.train import build_agent, resolve
 from agents.tune_config import TuneConfig
 from agents.tune_space import Range, parse_range, search_space
 
@@ -56,6 +58,18 @@ def test_the_space_is_what_the_algorithm_takes() -> None:
         ValueError, match="--space learning_rat: ppo takes no such argument; did you mean 'learning_rate'"
     ):
         search_space(known_arguments(get_algorithm("ppo")), {"learning_rat": Range(0, 1)}, algo="ppo")
+
+
+@pytest.mark.parametrize("algo", sorted(registered().keys() - {"random"}))
+def test_nothing_is_searched_that_the_algorithm_refuses(algo: str, tmp_path: Path) -> None:
+    """The first trial, whose arguments are the nearest to the defaults, can be built."""
+    cls = get_algorithm(algo)
+    chosen = config(tmp_path, algo=algo, only=[], hyperparams={}, kl_limit=1.0, n_envs=16)
+    space = tuning.find_space(chosen)
+    assert not space.keys() & cls.unused.keys()
+    first = tuning._nearest_to_default(chosen, space)
+    warnings.simplefilter("ignore")  # small fresh models and the like
+    build_agent(resolve(chosen.run(0, first)))
 
 
 def test_kl_is_searched_only_where_something_holds_it(tmp_path: Path) -> None:
