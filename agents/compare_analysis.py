@@ -253,8 +253,9 @@ def _inequalities(config: CompareConfig, finished: Sequence[Outcome], metric: st
     if odd_parts := {name: part for name, part in parts.items() if part != usual}:
         listed = ", ".join(f"{name} {part}" for name, part in odd_parts.items())
         notes.append(f"Not the same part of the model is trained: train={usual}, but {listed}.")
-    own = {o.run.arm.name: ", ".join(o.run.arm.own_decoding) for o in finished if o.run.arm.own_decoding}
-    notes += [f"{name} decodes in its own way: it has its own {options}." for name, options in own.items()]
+    if own := {o.run.arm.name: " and ".join(o.run.arm.own_decoding) for o in finished if o.run.arm.own_decoding}:
+        listed = ", ".join(f"{name} has a {options} of its own" for name, options in own.items())
+        notes.append(f"Not all decode alike: {listed}.")
     starts: dict[int, dict[float, list[str]]] = {}
     for outcome in finished:
         start = outcome.curve(metric).get(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,8 @@ def test_of_many_arms_each_is_compared_with_the_best(tmp_path: Path, monkeypatch
 def test_what_is_not_equal_is_said(tmp_path: Path) -> None:
     found = config(tmp_path)
     runs = plan(found)
+    cut = replace(runs[0].arm, own_decoding=("top_k",))  # as Q-learners have
+    runs = [replace(run, arm=cut) if run.arm.name == cut.name else run for run in runs]
     others: dict[str, dict[str, Any]] = {"a2c-kl0.1": {"tokens": 1200}, "ppo-kl1.0": {"start": 0.3}}
     made = [Outcome(run, result(run, **others.get(run.arm.name, {})), None) for run in runs]
     assert made[3].result is not None
@@ -147,6 +150,7 @@ def test_what_is_not_equal_is_said(tmp_path: Path) -> None:
     assert "Tokens are not equal" in notes and "a2c-kl0.1 +20%" in notes
     assert "Before training ppo-kl1.0 wrote something else" in notes
     assert "The held-out prompts differ between runs" in notes
+    assert f"Not all decode alike: {cut.name} has a top_k of its own." in notes
     assert (
         "Not the same part of the model is trained" in notes and f"train=full, but {made[-1].run.arm.name} 2." in notes
     )
