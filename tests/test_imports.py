@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     {"datasets", "feedback", "models"},
     {"rewards", "prompts", "rendering", "action_masks"},
-    {"preferences", "episodes"},
+    {"preferences", "episodes", "has_episodes"},
     {"text_env"},
     {"vector_env"},
     {"tasks"},
