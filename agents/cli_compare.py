@@ -38,7 +38,7 @@ def _read(flags: CompareFlags) -> CompareConfig:
 def _compare(flags: CompareFlags) -> None:
     """Compare algorithms: equal tokens, prompts, reference, decoding and evaluation, several seeds each.
 
-    Runs go side by side in processes. The folder gets a folder `<algorithm>/seed_<k>` a run, report.md, report.html,
+    Runs go side by side in processes. The folder gets a folder `<algorithm>/seed_<kk>` a run, report.md, report.html,
     report.json, plots/ and TensorBoard events. The same command goes on where one was stopped or killed, and tries
     failed runs again; with more --algos, --seeds or --kl-coefs it adds to what the folder has. It exits with 1 where
     a run failed.

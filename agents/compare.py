@@ -49,7 +49,7 @@ class Comparison:
 def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Comparison:
     """Run what is not finished, and write the comparison's folder.
 
-    The folder gets config.json, a folder `<algorithm>/seed_<k>` a run (that of `rlhf train`), beside it what the run
+    The folder gets config.json, a folder `<algorithm>/seed_<kk>` a run (that of `rlhf train`), beside it what the run
     printed and why it failed, report.md, report.html, report.json, plots/, and TensorBoard events.
 
     Args:

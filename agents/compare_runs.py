@@ -245,7 +245,7 @@ def _run(config: CompareConfig, arm: Arm, seed: int) -> Run:
         "hyperparams": hyperparams,
         "env_kwargs": config.env_kwargs,
         "log_folder": str(config.path.absolute() / arm.name),
-        "run_name": f"seed_{seed}",
+        "run_name": f"seed_{seed:02d}",  # names sort as text, in TensorBoard too
         "eval_freq": 0,
         "save_freq": max(1, config.tokens // config.evaluations) if arm.holds else 0,
         "keep_checkpoints": 1,

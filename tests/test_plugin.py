@@ -107,8 +107,8 @@ def test_a_comparison_names_the_plugin_that_cannot_be_imported(tmp_path: Path) -
     compare = ["-m", "agents.cli", "compare", "--env", "rlhf/TokenBandit-v0", "--algos", "broken,random", "-f", "c"]
     done = python(*compare, *("--tokens", "12", "--seeds", "1", "--test-episodes", "2"), path=folder, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
-    assert "the algorithm 'broken' of broken-plugin 1.0" in (tmp_path / "c/broken/seed_0.error.json").read_text()
-    assert (tmp_path / "c/random/seed_0/result.json").is_file()
+    assert "the algorithm 'broken' of broken-plugin 1.0" in (tmp_path / "c/broken/seed_00.error.json").read_text()
+    assert (tmp_path / "c/random/seed_00/result.json").is_file()
 
 
 def test_an_environment_of_continuous_actions_is_refused() -> None:

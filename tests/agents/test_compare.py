@@ -31,7 +31,7 @@ from agents.train import RunInterrupted, train
 
 BANDIT = "rlhf/TokenBandit-v0"
 STEPS = [0, 192, 384, 576, 768]
-RUNS = ["a2c/seed_0", "a2c/seed_1", "ppo/seed_0", "ppo/seed_1"]
+RUNS = ["a2c/seed_00", "a2c/seed_01", "ppo/seed_00", "ppo/seed_01"]
 
 
 def config(folder: Path, **given: Any) -> CompareConfig:
@@ -62,14 +62,14 @@ def test_every_run_is_evaluated_at_equal_steps_on_equal_prompts(done: Comparison
         assert all(shown == prompts[0] for shown in prompts)
     assert len({found["prompts"] for found in results}) == 1
     for seed in (0, 1):  # the same start, which is the reference
-        first = [result(done.folder, f"{algo}/seed_{seed}")["evaluations"][0] for algo in ("ppo", "a2c")]
+        first = [result(done.folder, f"{algo}/seed_{seed:02d}")["evaluations"][0] for algo in ("ppo", "a2c")]
         assert first[0]["estimates"] == first[1]["estimates"]
         assert first[0]["estimates"]["kl"]["mean"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_run_learns_what_rlhf_train_learns_without_evaluations(done: Comparison, tmp_path: Path) -> None:
     """Also the second run of a process, and beside another."""
-    name = "ppo/seed_1"
+    name = "ppo/seed_01"
     saved = result(done.folder, name)["config"]
     alone = train(TrainConfig(**{**saved, "log_folder": str(tmp_path), "save_freq": 0}))
     for file in ("model/model.safetensors", "start/model.safetensors"):
@@ -85,7 +85,7 @@ def test_the_report_has_the_figures_of_the_runs(done: Comparison) -> None:
     assert report == json.loads(json.dumps(done.report))
     assert (report["metric"], report["failed"], report["unfinished"]) == ("reward", [], [])
     for row in report["arms"]:
-        runs = [result(done.folder, f"{row['name']}/seed_{seed}") for seed in (0, 1)]
+        runs = [result(done.folder, f"{row['name']}/seed_{seed:02d}") for seed in (0, 1)]
         scores = [run["evaluations"][-1]["estimates"]["reward"]["mean"] for run in runs]
         assert row["figures"]["reward"]["value"] == pytest.approx(np.mean(scores))
         assert row["figures"]["reward"]["low"] == pytest.approx(min(scores))
@@ -171,12 +171,12 @@ def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch
     assert shown.exit_code == 1, shown.output
     report = json.loads((folder / "report.json").read_text())
     errors = {entry["run"]: entry["error"] for entry in report["failed"]}
-    assert errors.keys() == {"dies/seed_0", "raises/seed_0", "gone/seed_0"}
-    assert "its process ended with the signal SIGKILL" in errors["dies/seed_0"]
-    assert "ValueError: the run stopped after 96 tokens: the loss <b>is</b> a | banana" in errors["raises/seed_0"]
-    assert "No module named 'gone'" in errors["gone/seed_0"]
-    assert "raises/seed_0: FAILED, ValueError: the run stopped" in shown.output
-    assert result(folder, "ppo/seed_0")["tokens"] == 192
+    assert errors.keys() == {"dies/seed_00", "raises/seed_00", "gone/seed_00"}
+    assert "its process ended with the signal SIGKILL" in errors["dies/seed_00"]
+    assert "ValueError: the run stopped after 96 tokens: the loss <b>is</b> a | banana" in errors["raises/seed_00"]
+    assert "No module named 'gone'" in errors["gone/seed_00"]
+    assert "raises/seed_00: FAILED, ValueError: the run stopped" in shown.output
+    assert result(folder, "ppo/seed_00")["tokens"] == 192
     assert [row["finished"] for row in report["arms"]] == [1, 0, 0, 0]
     notes = " ".join(report["notes"])
     assert "3 of 4 runs failed" in notes
@@ -184,10 +184,10 @@ def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch
     assert report["arms"][0]["figures"]["reward"]["low"] is None
     assert "the loss &lt;b&gt;is&lt;/b&gt; a | banana" in (folder / "report.html").read_text()
     assert "the loss &lt;b\\>is&lt;/b\\> a \\| banana" in (folder / "report.md").read_text()
-    assert "Traceback" in (folder / "raises" / "seed_0.log").read_text()
+    assert "Traceback" in (folder / "raises" / "seed_00.log").read_text()
     (tmp_path / "broken_algorithms.py").write_text("from agents.algorithms.ppo import PPO as Raises, PPO as Dies")
     mended = agents.compare(CompareConfig(folder=str(folder)), lambda _: None)
-    assert mended.failed.keys() == {"gone/seed_0"}
+    assert mended.failed.keys() == {"gone/seed_00"}
 
 
 def test_a_killed_comparison_goes_on_to_the_same_end(done: Comparison, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_killed_comparison_goes_on_to_the_same_end(done: Comparison, tmp_path:
     flags = ["--env", BANDIT, *overrides, "--n-envs", "32", "--test-episodes", "16", "--evaluations", "4"]
     command = [sys.executable, "-m", "agents.cli", "compare", *flags, "--jobs", "1", "-f", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": _path()}) as process:
-        half = folder / "a2c" / "seed_0" / "checkpoints" / "384"
+        half = folder / "a2c" / "seed_00" / "checkpoints" / "384"
         deadline = time.monotonic() + 300
         while not half.is_dir():
             assert process.poll() is None and time.monotonic() < deadline
@@ -204,13 +204,13 @@ def test_a_killed_comparison_goes_on_to_the_same_end(done: Comparison, tmp_path:
         (worker,) = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGKILL)
     worker.wait(60)  # it ends with its comparison
-    finished, cut = folder / "ppo/seed_0/result.json", folder / "a2c/seed_0"
+    finished, cut = folder / "ppo/seed_00/result.json", folder / "a2c/seed_00"
     stamp = finished.stat().st_mtime_ns
     assert not (cut / "result.json").exists()
     kept = json.loads((cut / "evaluations.json").read_text())[:3]
     agents.compare(config(folder), lambda _: None)
     assert finished.stat().st_mtime_ns == stamp
-    assert result(folder, "a2c/seed_0")["evaluations"][:3] == kept  # their seconds too: they were not done again
+    assert result(folder, "a2c/seed_00")["evaluations"][:3] == kept  # their seconds too: they were not done again
     for name in RUNS:
         ours, theirs = result(folder, name), result(done.folder, name)
         assert [e["estimates"] for e in ours["evaluations"]] == [e["estimates"] for e in theirs["evaluations"]]

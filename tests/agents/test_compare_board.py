@@ -19,7 +19,7 @@ import pytest
 import agents
 from agents.compare_config import CompareConfig
 
-RUNS = {"a2c/seed_0", "a2c/seed_1", "ppo/seed_0", "ppo/seed_1"}
+RUNS = {"a2c/seed_00", "a2c/seed_01", "ppo/seed_00", "ppo/seed_01"}
 
 
 @pytest.fixture(scope="module")

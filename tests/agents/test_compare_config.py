@@ -125,7 +125,7 @@ def test_wrong_flags_are_refused_before_anything_loads(
 
 def test_every_arm_has_every_seed_and_what_is_equal(tmp_path: Path) -> None:
     runs = plan(config(tmp_path, tokens=960, n_envs=16, temperature=0.5, overrides={"a2c": {"learning_rate": 0.5}}))
-    assert [run.name for run in runs] == ["ppo/seed_0", "a2c/seed_0", "ppo/seed_1", "a2c/seed_1"]
+    assert [run.name for run in runs] == ["ppo/seed_00", "a2c/seed_00", "ppo/seed_01", "a2c/seed_01"]
     for run in runs:
         resolved = resolve(run.config)
         assert (resolved.n_timesteps, resolved.n_envs, resolved.seed) == (960, 16, run.seed)
@@ -160,7 +160,7 @@ def test_coefficients_make_arms_whose_controller_is_off(tmp_path: Path) -> None:
 def test_an_algorithm_that_takes_no_coefficient_has_one_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(registry._ALGORITHMS, "dqn", "stable_baselines3:DQN")
     runs = plan(config(tmp_path, algos=["dqn", "a2c"], seeds=1, kl_coefs=[0.1, 1.0]))
-    assert [run.name for run in runs] == ["dqn/seed_0", "a2c-kl0.1/seed_0", "a2c-kl1.0/seed_0"]
+    assert [run.name for run in runs] == ["dqn/seed_00", "a2c-kl0.1/seed_00", "a2c-kl1.0/seed_00"]
     assert runs[0].config.save_freq == 0  # bundles hold no off-policy agents
 
 
@@ -256,6 +256,13 @@ def test_a_coefficient_goes_to_what_leashes_an_algorithm(tmp_path: Path) -> None
     assert {found.kl_coef for found in resolved} == {None}
     with pytest.raises(ValueError, match="online_dpo: beta do not go with kl_coefs"):
         plan(config(tmp_path, algos=["online_dpo"], kl_coefs=[0.1], overrides={"online_dpo": {"beta": 1.0}}))
+
+
+def test_names_of_runs_sort_as_text(tmp_path: Path) -> None:
+    """TensorBoard lists them so."""
+    names = [run.name for run in plan(config(tmp_path, algos=["ppo"], seeds=12, kl_coefs=[0.05, 0.35, 1.0]))]
+    by_number = [f"ppo-kl{value}/seed_{seed:02d}" for value in (0.05, 0.35, 1.0) for seed in range(12)]
+    assert sorted(names) == by_number
 
 
 def test_finished_runs_keep_their_names_when_others_join(tmp_path: Path) -> None:

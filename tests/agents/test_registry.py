@@ -119,4 +119,5 @@ def test_an_environments_own_attributes_are_its_own():
         episodes = 0
 
     env = DummyVecEnv([lambda: Counts(gym.make(ID))])
-    agents.make("a2c", env, device="cpu")
+    agent = agents.make("a2c", env, device="cpu")
+    assert agent.get_env().get_attr("episodes") == [0]
