@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file as load_arrays
 
+from rlhf_envs.files import BundleError
+
 from . import bundle_model as model_files
-from .atomic import BundleError
 from .bundles import MODEL, OPTIMIZER, POLICY, STATE, read
 from .encoding import decode, named_classes
 from .generators import set_generators

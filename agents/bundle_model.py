@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from .atomic import BundleError
+from rlhf_envs.files import BundleError
+
 from .policy import TokenPolicy
 
 __all__ = [

@@ -9,7 +9,7 @@
 | `state.safetensors` | arrays of `agent.json`: observations, environments, generators |
 | `model/` | the model's config and tokenizer; the weights are built from the config and then loaded |
 
-Saving is atomic (`agents.atomic`). Loading imports nothing that a bundle names: classes come from a fixed list
+Saving is atomic (`rlhf_envs.files`). Loading imports nothing that a bundle names: classes come from a fixed list
 (`agents.encoding`) or the registry of algorithms, environments from Gymnasium's registry.
 """
 
@@ -30,8 +30,9 @@ from safetensors.numpy import save as arrays_to_bytes
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
+from rlhf_envs.files import BundleError, atomic_folder, find_folder, verify
+
 from . import bundle_model as model_files
-from .atomic import BundleError, atomic_folder, find_folder, verify
 from .encoding import decode, encode, named_classes
 from .generators import get_generators
 from .policy import TokenPolicy

@@ -14,11 +14,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import HParam
 from stable_baselines3.common.vec_env import VecEnv
 
+from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.rewards.state import frozen_rewards
 
-from .atomic import replace_file
 from .generators import isolated_generators
 
 __all__ = ["PeriodicEvaluation", "TextMetrics", "distinct_bigrams"]

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from .atomic import clear_unfinished, discard, find_folder, is_replaceable
+from rlhf_envs.files import clear_unfinished, discard, find_folder, is_replaceable
+
 from .bundle_loading import load
 from .bundles import AGENT, BundleError, capture, read, read_extra, write
 from .run_log import pending_figures, restore_figures

@@ -18,7 +18,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .atomic import replace_file
+from rlhf_envs.files import replace_file
+
 from .compare_config import CONFIG, CompareConfig, join_existing
 from .compare_runs import Run, plan
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown, printable
 
-from .atomic import replace_file
 from .compare_analysis import interval
 
 if TYPE_CHECKING:

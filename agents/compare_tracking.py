@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
-from .atomic import replace_file
+from rlhf_envs.files import replace_file
+
 from .callbacks import TEXT_ONLY
 from .generators import isolated_generators
 

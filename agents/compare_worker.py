@@ -106,7 +106,8 @@ def execute(task: dict[str, Any]) -> None:
 
 def _prepare(config: Any) -> Any:
     """The run where its checkpoints left it; else a new one, in place of what there is."""
-    from .atomic import find_folder
+    from rlhf_envs.files import find_folder
+
     from .checkpoints import Checkpoints
     from .environments import is_bundle
     from .resume import find_run, prepare_resumed
@@ -124,7 +125,7 @@ def _prepare(config: Any) -> Any:
 def _write_result(run: Any, tracker: Any, result: Any, tokens: int, seconds: float) -> None:
     import hashlib
 
-    from .atomic import replace_file
+    from rlhf_envs.files import replace_file
 
     prompts = [(c.index, c.prompt) for c in result.after.completions]
     text = {

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
+from rlhf_envs.files import atomic_folder
 from rlhf_envs.rewards.human import HumanReward, Waiting
 from rlhf_envs.rewards.state import walk
 
-from .atomic import atomic_folder
 from .generators import isolated_generators
 
 if TYPE_CHECKING:

@@ -157,7 +157,7 @@ def write_section(file: str | Path, algo: str, settings: Mapping[str, Any], comm
     """
     import yaml
 
-    from .atomic import replace_file
+    from rlhf_envs.files import replace_file
 
     file = Path(file)
     lines: list[str] = []

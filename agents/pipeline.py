@@ -20,7 +20,7 @@ Departures: reward models are fitted anew each round and not trained on, on whol
 policy goes on from where it was.
 
 A step reads nothing but the configuration, the store and the folders of the steps before it, and its own folder takes
-its place in one rename (`agents.atomic`). So a run that was killed, at whatever point, goes on to the figures of one
+its place in one rename (`rlhf_envs.files`). So a run that was killed, at whatever point, goes on to the figures of one
 that was not: what is whole is skipped, and the step that was cut short starts over.
 """
 
@@ -35,7 +35,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .atomic import BundleError, atomic_folder, find_folder, replace_file, verify
+from rlhf_envs.files import BundleError, atomic_folder, find_folder, replace_file, verify
+
 from .pipeline_config import CONFIG, LoopConfig, find_loop
 from .pipeline_state import FIGURES, Loop, name_run, resolve
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .atomic import replace_file
+from rlhf_envs.files import replace_file
+
 from .pipeline_state import PROXY, Figures, Loop
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .atomic import find_folder, replace_file
+from rlhf_envs.files import find_folder, replace_file
+
 from .pipeline_config import LoopConfig
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from .atomic import atomic_folder, is_replaceable
+from rlhf_envs.files import atomic_folder, is_replaceable
 
 if TYPE_CHECKING:
     from rlhf_envs.preferences.training import TrainingOptions

@@ -17,7 +17,7 @@ from stable_baselines3.common.logger import (
     filter_excluded_keys,
 )
 
-from .atomic import replace_file
+from rlhf_envs.files import replace_file
 
 __all__ = ["open_logger", "pending_figures", "restore_figures"]
 

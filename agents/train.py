@@ -300,7 +300,8 @@ def _people(config: TrainConfig, agent: Any, folder: Path, guard: CheckpointCall
 
 def _open_folder(run: Prepared) -> None:
     """Make the run's folder, or reopen it, and let the agent log there."""
-    from .atomic import is_replaceable
+    from rlhf_envs.files import is_replaceable
+
     from .resume import at_start
     from .run_log import open_logger
 
@@ -325,6 +326,6 @@ def _open_folder(run: Prepared) -> None:
 
 
 def _write_config(run: Prepared) -> None:
-    from .atomic import replace_file
+    from rlhf_envs.files import replace_file
 
     replace_file(run.folder / CONFIG, (run.config.model_dump_json(indent=2) + "\n").encode("utf-8"))

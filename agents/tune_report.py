@@ -7,7 +7,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .atomic import replace_file
+from rlhf_envs.files import replace_file
+
 from .hyperparams import write_section
 from .tune import ERROR, FIGURES, KL, TuneResult
 

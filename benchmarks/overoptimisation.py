@@ -30,9 +30,9 @@ from typing import Any
 import numpy as np
 
 from agents import evaluate, generate, make, make_vec_env
-from agents.atomic import atomic_folder, replace_file
 from agents.generation import held_out_indices
 from rlhf_envs.datasets import load_rows
+from rlhf_envs.files import atomic_folder, replace_file
 from rlhf_envs.models import no_progress_bars
 from rlhf_envs.preferences import fit_bradley_terry, fit_ensemble, load_backbone, normalise
 from rlhf_envs.rewards import Reward, get_reward

@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A part of rlhf_envs may import the parts above it, and its own modules.
 ORDER = [
+    {"files"},
     {"datasets", "feedback", "models"},
     {"rewards", "prompts", "rendering", "action_masks"},
     {"preferences", "episodes", "has_episodes"},

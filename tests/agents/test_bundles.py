@@ -22,9 +22,9 @@ from stable_baselines3.common.utils import LinearSchedule
 
 import agents
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
-from agents.atomic import BundleError
 from agents.generation import Source
 from agents.vec_env import remake_env
+from rlhf_envs.files import BundleError
 
 ID = "rlhf/IncreasingNumbers-v0"
 ROLLOUT = 4 * 7  # tokens; episodes have 10, so that some go on at every boundary

@@ -14,7 +14,7 @@ import stable_baselines3
 
 import agents
 from agents import CheckpointCallback, Checkpoints, SequenceRolloutBuffer, TokenPolicy, make_vec_env
-from agents.atomic import BundleError, verify
+from rlhf_envs.files import BundleError, verify
 
 ID = "rlhf/TokenBandit-v0"
 

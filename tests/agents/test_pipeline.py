@@ -264,7 +264,7 @@ def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult
         ("rlhf_envs.feedback.store:FeedbackStore.submit", 5, "after"),
         ("agents.pipeline_feedback:write_json", 1, "after"),
         ("rlhf_envs.preferences.bradley_terry:normalise", 1, "after"),
-        ("agents.atomic:_put", 1, "after"),  # the whole fit, of which nobody has heard
+        ("rlhf_envs.files:_put", 1, "after"),  # the whole fit, of which nobody has heard
         ("agents.algorithms.ppo:PPO.train", 2, "before"),
         ("agents.algorithms.ppo:PPO.collect_rollouts", 2, "after"),
         ("agents.bundles:save", 1, "after"),
