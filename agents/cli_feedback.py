@@ -263,8 +263,7 @@ def export(config: ExportConfig) -> None:
     """
     with user_errors():
         from rlhf_envs.feedback.exporting import export_file
-
-        from .crowds import CANNOT_TELL, dawid_skene_shares, random_clickers
+        from rlhf_envs.preferences.crowds import CANNOT_TELL, dawid_skene_shares, random_clickers
 
         if config.format != "preference" and (config.how == "dawid_skene" or config.without_spammers):
             which = "--how dawid_skene" if config.how == "dawid_skene" else "--without-spammers"
@@ -299,8 +298,8 @@ def status(config: StatusConfig) -> None:
     with user_errors():
         with _open(config.store) as store:  # first: it says what to install
             from rlhf_envs.feedback.web.summary import summarise
+            from rlhf_envs.preferences.crowds import suspects
 
-            from .crowds import suspects
             from .questions import status_tables
 
             summary = summarise(store)

@@ -69,7 +69,7 @@ def fit(config: FitConfig) -> None:
     """
     from rich.console import Console
 
-    from .reward_fit import HELD_OUT, fit_folder
+    from rlhf_envs.preferences.fitting import HELD_OUT, fit_folder
 
     console = Console()
 
@@ -103,7 +103,7 @@ def evaluate(config: EvalConfig) -> None:
     """Measure a reward model on pairs (accuracy, loss, calibration, accuracy by agreement) or on ratings."""
     from rich.console import Console
 
-    from .reward_fit import eval_folder
+    from rlhf_envs.preferences.fitting import eval_folder
 
     console = Console()
     with user_errors():

@@ -3,9 +3,9 @@
     git worktree add ../before COMMIT
     python -m benchmarks.same_numbers ../before . -f /tmp/same_numbers
 
-Each algorithm runs once per checkout: seed 0, one thread, `rlhf/TokenBandit-v0` at that environment's settings. Compared are
-all columns of `progress.csv` but times, `report.json` but seconds, the sample completions, and the trained weights.
-Then the second checkout loads the bundles of the first and completes prompts with them: the texts must be the same too.
+Each algorithm runs once per checkout: seed 0, one thread, `rlhf/TokenBandit-v0` at that environment's settings. It
+compares all columns of `progress.csv` but times, `report.json` but seconds, the sample completions and the trained
+weights. Then the second checkout loads the bundles of the first and completes prompts: the texts must be the same too.
 Runs that are there already are kept, so that the first checkout runs once.
 """
 
@@ -23,7 +23,8 @@ from typing import Any
 from safetensors.numpy import load_file
 
 ALGORITHMS = (
-    "ppo a2c trpo maskable_ppo nlpo ppo_lagrangian reinforce rloo grpo online_dpo awr dqn qrdqn ilql sft best_of_n random"
+    "ppo a2c trpo maskable_ppo nlpo ppo_lagrangian reinforce rloo grpo online_dpo awr dqn qrdqn ilql sft best_of_n "
+    "random"
 )
 TIMES = ("time/", "rlhf/tokens_per_second")
 LOAD = """
@@ -38,7 +39,9 @@ print(json.dumps([[c.prompt, c.completion, c.reward, [float(x) for x in c.log_pr
 def run(checkout: Path, *arguments: str) -> str:
     """Run Python with the packages of a checkout, and return what it prints."""
     env = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, *arguments], env=env, cwd=checkout, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *arguments], env=env, cwd=checkout, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{checkout}: {' '.join(arguments)[:200]} ended with {done.returncode}\n{done.stderr[-2000:]}")
     return done.stdout
@@ -71,7 +74,9 @@ def differences(old: Path, new: Path) -> list[str]:
     found = []
     before, after = progress(old), progress(new)
     if before != after:
-        columns = {name for a, b in zip(before, after, strict=False) for name in a.keys() | b if a.get(name) != b.get(name)}
+        columns = {
+            name for a, b in zip(before, after, strict=False) for name in a.keys() | b if a.get(name) != b.get(name)
+        }
         found.append(f"progress.csv: {', '.join(sorted(columns)) or 'number of rows'}")
     reports = [without_seconds(json.loads((place / "report.json").read_text())) for place in (old, new)]
     if reports[0] != reports[1]:
@@ -102,7 +107,10 @@ def main() -> None:
             for side, checkout in (("old", given.old), ("new", given.new))
         ]
         found = differences(*places)
-        texts = [run(checkout.resolve(), "-c", LOAD, str(places[0] / "agent"), given.env) for checkout in (given.old, given.new)]
+        texts = [
+            run(checkout.resolve(), "-c", LOAD, str(places[0] / "agent"), given.env)
+            for checkout in (given.old, given.new)
+        ]
         if texts[0] != texts[1]:
             found.append("completions of the old bundle")
         failed |= bool(found)

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import rlhf_envs  # noqa: F401
 from agents.cli import app
-from agents.reward_fit import PAIR, _split, load_judgements
 from rlhf_envs.models import load_tokenizer
+from rlhf_envs.preferences.fitting import PAIR, _split, load_judgements
 from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.ensemble import RewardEnsemble
 from rlhf_envs.rewards.reward_model import RewardModel
