@@ -9,13 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .buffers import SequenceRolloutBuffer
     from .bundle_loading import load
     from .bundles import save
-    from .callbacks import TextMetrics
     from .checkpoints import CheckpointCallback, Checkpoints
     from .compare import Comparison, compare
     from .compare_config import CompareConfig
+    from .core.policy import TokenPolicy
+    from .core.rollout_buffer import SequenceRolloutBuffer
+    from .core.text_metrics import TextMetrics
+    from .core.vec_env import TextVecEnv, make_vec_env
     from .early_stopping import EarlyStopping
     from .evaluation import evaluate
     from .generation import generate
@@ -23,11 +25,9 @@ if TYPE_CHECKING:
     from .lagrange import LagrangeMultiplier
     from .pipeline import run_loop
     from .pipeline_config import LoopConfig
-    from .policy import TokenPolicy
     from .pretrain import pretrain
     from .registry import available, get_algorithm, make, register
     from .robustness import evaluate_robustness
-    from .vec_env import TextVecEnv, make_vec_env
 
 _MODULES = {
     "CheckpointCallback": "checkpoints",
@@ -38,10 +38,10 @@ _MODULES = {
     "HumanFeedback": "human",
     "LagrangeMultiplier": "lagrange",
     "LoopConfig": "pipeline_config",
-    "SequenceRolloutBuffer": "buffers",
-    "TextMetrics": "callbacks",
-    "TextVecEnv": "vec_env",
-    "TokenPolicy": "policy",
+    "SequenceRolloutBuffer": "core.rollout_buffer",
+    "TextMetrics": "core.text_metrics",
+    "TextVecEnv": "core.vec_env",
+    "TokenPolicy": "core.policy",
     "available": "registry",
     "compare": "compare",
     "evaluate": "evaluation",
@@ -50,7 +50,7 @@ _MODULES = {
     "get_algorithm": "registry",
     "load": "bundle_loading",
     "make": "registry",
-    "make_vec_env": "vec_env",
+    "make_vec_env": "core.vec_env",
     "pretrain": "pretrain",
     "register": "registry",
     "run_loop": "pipeline",

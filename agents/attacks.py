@@ -2,7 +2,7 @@
 
 Both want the policy to leave the completion that it would have written. The embedding attack is the "maximal action
 difference" of Zhang et al. 2020, https://arxiv.org/abs/2003.08938, as projected gradient ascent on the KL between the
-policy and itself (`agents.adversarial.ascend`), on the prompt alone. The token attack is HotFlip (Ebrahimi et al. 2018,
+policy and itself (`agents.core.adversarial.ascend`), on the prompt alone. The token attack is HotFlip (Ebrahimi et al. 2018,
 https://arxiv.org/abs/1712.06751): the gradient with respect to the embeddings ranks the swaps of a token by how much
 they raise, to first order, the negative log-likelihood of the completion. First order says little of a swap, which is a
 large step: so, as in GCG (Zou et al. 2023, https://arxiv.org/abs/2307.15043), some of the best at every position are
@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import token_distribution
-from .adversarial import ascend, hidden_at, input_embedding, radius_of, random_start
+from .core import distribution as token_distribution
+from .core.adversarial import ascend, hidden_at, input_embedding, radius_of, random_start
 
 if TYPE_CHECKING:
-    from .policy import TokenPolicy
+    from .core.policy import TokenPolicy
 
 __all__ = ["AttackedPolicy", "Budget", "attack_embeddings", "attack_tokens", "best_swaps", "random_swaps"]
 

@@ -18,11 +18,11 @@ from rlhf_envs.files import BundleError
 
 from . import bundle_model as model_files
 from .bundles import MODEL, OPTIMIZER, POLICY, STATE, read
+from .core.policy import TokenPolicy
+from .core.random_state import set_generators
+from .core.vec_env import remake_env
 from .encoding import decode, named_classes
-from .generators import set_generators
-from .policy import TokenPolicy
 from .registry import available, get_algorithm, own_arguments
-from .vec_env import remake_env
 
 __all__ = ["load", "load_policy", "run_algorithm"]
 

@@ -33,11 +33,11 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from rlhf_envs.files import BundleError, atomic_folder, find_folder, verify
 
 from . import bundle_model as model_files
+from .core.policy import TokenPolicy
+from .core.random_state import get_generators
+from .core.vec_env import describe_env
 from .encoding import decode, encode, named_classes
-from .generators import get_generators
-from .policy import TokenPolicy
 from .registry import available, own_arguments
-from .vec_env import describe_env
 
 __all__ = ["BundleError", "capture", "holds", "read", "read_extra", "save", "write"]
 

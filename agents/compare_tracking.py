@@ -13,8 +13,8 @@ from stable_baselines3.common.logger import HParam
 
 from rlhf_envs.files import replace_file
 
-from .callbacks import TEXT_ONLY
-from .generators import isolated_generators
+from .core.random_state import isolated_generators
+from .core.text_metrics import TEXT_ONLY
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

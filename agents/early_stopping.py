@@ -13,8 +13,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from rlhf_envs.episodes import EpisodeOptions
 
 from .bundles import save
+from .core.random_state import isolated_generators
 from .evaluation import evaluate
-from .generators import isolated_generators
 
 __all__ = ["EarlyStopping", "stopping_point"]
 

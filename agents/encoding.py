@@ -37,13 +37,13 @@ def named_classes() -> dict[str, type[Any]]:
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
     from .algorithms.random_policy import UniformPolicy
-    from .buffers import SequenceRolloutBuffer
+    from .core.policy import TokenPolicy
+    from .core.rollout_buffer import SequenceRolloutBuffer
     from .episode_buffer import EpisodeRolloutBuffer
     from .ilql_policy import ILQLPolicy
     from .masked_buffer import MaskableSequenceRolloutBuffer
     from .masked_policy import MaskableTokenPolicy
     from .nlpo_policy import NLPOPolicy
-    from .policy import TokenPolicy
     from .q_policy import QPolicy
     from .quantile_policy import QuantilePolicy
     from .replay import SequenceReplayBuffer

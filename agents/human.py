@@ -17,7 +17,7 @@ from rlhf_envs.files import atomic_folder
 from rlhf_envs.rewards.human import HumanReward, Waiting
 from rlhf_envs.rewards.state import walk
 
-from .generators import isolated_generators
+from .core.random_state import isolated_generators
 
 if TYPE_CHECKING:
     from rlhf_envs.rewards.human import Refit

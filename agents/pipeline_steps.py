@@ -85,8 +85,8 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
         RunInterrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
     from . import bundles
-    from .callbacks import PeriodicEvaluation
     from .checkpoints import CheckpointCallback, Checkpoints
+    from .core.text_metrics import PeriodicEvaluation
     from .run_log import open_logger
     from .train import CHECKPOINTS, RunInterrupted, build_callbacks
 
@@ -128,7 +128,7 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
 def _load_agent(loop: Loop, bundle: Path) -> tuple[Any, Callable[[], None]]:
     """The agent of a bundle, and what puts the global generators to where they were when it was saved."""
     from .bundle_loading import load
-    from .generators import get_generators, set_generators
+    from .core.random_state import get_generators, set_generators
     from .train import build_environment
 
     config = loop.config

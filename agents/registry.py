@@ -152,7 +152,7 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
     own = own_arguments(cls, "env")
     model = kwargs.pop("model", None)
     if isinstance(env, str):
-        from .vec_env import make_vec_env
+        from .core.vec_env import make_vec_env
 
         chosen = {"model": model} if isinstance(model, str) else {}
         env = make_vec_env(env, 32 if n_envs is None else n_envs, seed=seed, **chosen)
@@ -253,8 +253,8 @@ def _parts(cls: type[Any]) -> dict[str, type[Any]]:
 
     They are the defaults of its own signature; where that has none, ours for on-policy algorithms.
     """
-    from .buffers import SequenceRolloutBuffer  # here: names are known without the import of torch
-    from .policy import TokenPolicy
+    from .core.policy import TokenPolicy
+    from .core.rollout_buffer import SequenceRolloutBuffer  # here: names are known without the import of torch
 
     parts = {name: _default(cls, name) for name in PARTS if {name, PARTS[name]} <= own_arguments(cls)}
     ours: dict[str, type[Any]] = {"policy": TokenPolicy, "rollout_buffer_class": SequenceRolloutBuffer}

@@ -67,8 +67,8 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
 
     from .bundle_loading import load
     from .bundles import holds
+    from .core.random_state import get_generators, isolated_generators
     from .environments import check_environment
-    from .generators import get_generators, isolated_generators
     from .registry import get_algorithm
 
     started = time.perf_counter()

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .adversarial import perturbed
 from .attacks import Budget, best_swaps, random_swaps
-from .generators import isolated_generators
+from .core.adversarial import perturbed
+from .core.random_state import isolated_generators
 
 if TYPE_CHECKING:
     from rlhf_envs.rewards.reward_model import RewardModel

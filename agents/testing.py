@@ -15,11 +15,11 @@ from rlhf_envs.tasks.token_bandit import CONTEXTS, completion_rewards, enumerate
 
 from . import bundles
 from .bundle_loading import load
+from .core.random_state import get_generators, set_generators
+from .core.vec_env import make_vec_env
 from .evaluation import evaluate
-from .generators import get_generators, set_generators
 from .masked_policy import MaskableTokenPolicy
 from .registry import make
-from .vec_env import make_vec_env
 
 __all__ = ["bandit_figures", "check_algorithm"]
 

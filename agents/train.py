@@ -141,7 +141,7 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
 def _learn(run: Prepared, tokens: int) -> None:
     """Train for so many more tokens, and save the agent and the model."""
     from . import bundles
-    from .generators import set_generators
+    from .core.random_state import set_generators
 
     agent, guard = run.agent, run.checkpoints
     if run.generators is not None:
@@ -232,7 +232,7 @@ def build_agent(config: TrainConfig) -> Any:
 
 def build_environment(config: TrainConfig) -> Any:
     """The training environment of a resolved configuration."""
-    from .vec_env import make_vec_env
+    from .core.vec_env import make_vec_env
 
     assert config.n_envs is not None
     return make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
@@ -256,10 +256,10 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
         ValueError: checkpoints are asked for, and the agent is none that bundles hold.
     """
     from .bundles import holds
-    from .callbacks import PeriodicEvaluation, TextMetrics
     from .checkpoints import CheckpointCallback, Checkpoints
+    from .core.text_metrics import PeriodicEvaluation, TextMetrics
+    from .core.vec_env import make_vec_env
     from .evaluation import find_judges
-    from .vec_env import make_vec_env
 
     callbacks: list[Any] = [TextMetrics(judges=find_judges(agent.get_env().get_attr("task", 0)[0], None))]
     if config.eval_freq > 0:

@@ -19,8 +19,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
 
+from .core.random_state import isolated_generators
 from .evaluation import Evaluation, evaluate
-from .generators import isolated_generators
 from .statistics import Estimate, bootstrap_mean
 from .train import build_agent, resolve
 from .tune_config import TuneConfig

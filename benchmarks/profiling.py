@@ -68,7 +68,7 @@ class ProfiledOurs(Ours):
     """`Ours`, timed part by part."""
 
     def __init__(self, work: Work, session: Session) -> None:
-        from agents.kv_cache import SlottedTrunk
+        from agents.core.kv_cache import SlottedTrunk
 
         super().__init__(work, session)
         watch, agent = Stopwatch(session), cast(Any, self.agent)

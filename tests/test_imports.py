@@ -95,7 +95,7 @@ def test_the_import_test_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.M
         "from typing import TYPE_CHECKING\n"
         "if TYPE_CHECKING:\n    import hidden\n"
         "def f():\n    from rlhf_envs.text_env import A\n"
-        "from ..tasks import base\nfrom . import y\nfrom rlhf_envs import get\nimport agents.policy\n"
+        "from ..tasks import base\nfrom . import y\nfrom rlhf_envs import get\nimport agents.core.policy\n"
     )
     assert {module for _, module in imports(path)} == {
         "typing",
@@ -104,7 +104,7 @@ def test_the_import_test_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.M
         "rlhf_envs.rewards",
         "rlhf_envs",
         "rlhf_envs.get",
-        "agents.policy",
+        "agents.core.policy",
     }
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import stable_baselines3
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
-from ..buffers import SequenceRolloutBuffer
-from ..policy import TokenPolicy
+from ..core.policy import TokenPolicy
+from ..core.rollout_buffer import SequenceRolloutBuffer
 from .text_agent import TextAgent
 
 __all__ = ["A2C"]

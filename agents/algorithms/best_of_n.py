@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..policy import TokenPolicy
+from ..core.policy import TokenPolicy
 from .random_policy import Untrained
 
 __all__ = ["BestOfN"]

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import Schedule
 
+from ..core.policy import TokenPolicy
 from ..episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
-from ..policy import TokenPolicy
 from .policy_gradient import NO_CRITIC, PolicyGradient, clipped, spread
 
 __all__ = ["GRPO"]

@@ -36,9 +36,9 @@ from stable_baselines3.common.type_aliases import (
 )
 from stable_baselines3.common.utils import polyak_update
 
+from ..core.distribution import log_probs_and_entropies
 from ..ilql_policy import ILQLPolicy
 from ..replay import SequenceReplayBuffer
-from ..token_distribution import log_probs_and_entropies
 from .logged import read_log
 from .q_agent import QAgent
 

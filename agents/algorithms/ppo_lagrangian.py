@@ -19,8 +19,8 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 
 from rlhf_envs.rewards.constraints import Constrained, find_constraints
 
+from ..core.policy import TokenPolicy
 from ..lagrange import LagrangeMultiplier
-from ..policy import TokenPolicy
 from .ppo import PPO
 from .text_agent import beside
 

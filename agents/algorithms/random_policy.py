@@ -12,8 +12,8 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from ..buffers import SequenceRolloutBuffer
-from ..policy import TokenPolicy
+from ..core.policy import TokenPolicy
+from ..core.rollout_buffer import SequenceRolloutBuffer
 from .text_agent import NO_CRITIC, NO_KL, TextAgent
 
 __all__ = ["Random", "UniformPolicy"]

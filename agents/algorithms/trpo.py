@@ -18,8 +18,8 @@ import torch
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
-from ..buffers import SequenceRolloutBuffer
-from ..policy import TokenPolicy
+from ..core.policy import TokenPolicy
+from ..core.rollout_buffer import SequenceRolloutBuffer
 from .text_agent import TextAgent
 
 __all__ = ["TRPO"]

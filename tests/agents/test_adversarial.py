@@ -12,8 +12,9 @@ from stable_baselines3 import A2C, PPO
 from torch.distributions import Categorical, kl_divergence
 
 import agents
-from agents import SequenceRolloutBuffer, TokenPolicy, make, make_vec_env, token_distribution
-from agents.adversarial import ascend, divergences, hidden_at, radius_of, random_start
+from agents import SequenceRolloutBuffer, TokenPolicy, make, make_vec_env
+from agents.core import distribution as token_distribution
+from agents.core.adversarial import ascend, divergences, hidden_at, radius_of, random_start
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*decodes without a KV cache")
 
@@ -260,8 +261,8 @@ def trained_weights(**kwargs: Any) -> tuple[Any, list[torch.Tensor]]:
 
 def test_a_coefficient_of_0_is_bit_for_bit_what_there_was_before(monkeypatch):
     with monkeypatch.context() as patched:  # the policy as it was: nothing to do with this module
-        patched.setattr("agents.adversarial.AdversarialRegulariser.attach", None)
-        patched.setattr("agents.adversarial.random_start", None)
+        patched.setattr("agents.core.adversarial.AdversarialRegulariser.attach", None)
+        patched.setattr("agents.core.adversarial.random_start", None)
         _, off = trained_weights(adversarial_coef=0.0, adversarial_epsilon=0.5, adversarial_steps=3)
     _, never_heard_of = trained_weights()
     assert all(torch.equal(one, other) for one, other in zip(off, never_heard_of, strict=True))

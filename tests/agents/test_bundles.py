@@ -22,8 +22,8 @@ from stable_baselines3.common.utils import LinearSchedule
 
 import agents
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
+from agents.core.vec_env import remake_env
 from agents.generation import Source
-from agents.vec_env import remake_env
 from rlhf_envs.files import BundleError
 
 ID = "rlhf/IncreasingNumbers-v0"

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import agents
 from agents import SequenceRolloutBuffer, TextMetrics, TokenPolicy
-from agents.callbacks import distinct_bigrams
+from agents.core.text_metrics import distinct_bigrams
 
 ID = "rlhf/IncreasingNumbers-v0"
 TAGS = {
@@ -155,7 +155,7 @@ def test_distinct_bigrams():
 
 
 def test_diversity_does_not_depend_on_how_many_episodes_a_rollout_ends():
-    from agents.callbacks import _distinct_per_group
+    from agents.core.text_metrics import _distinct_per_group
 
     texts = [f"a b c{i % 40} d" for i in range(320)]
     few, many = _distinct_per_group(texts[:32]), _distinct_per_group(texts)

@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 
-from agents.kv_cache import SlottedTrunk
-from agents.language_model import hidden_states
+from agents.core.kv_cache import SlottedTrunk
+from agents.core.language_model import hidden_states
 
 
 def _recompute(trunk, ids, lengths):

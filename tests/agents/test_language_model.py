@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from agents.language_model import LanguageModel, find_blocks
+from agents.core.language_model import LanguageModel, find_blocks
 
 
 def _batch() -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,12 +16,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 import agents
 from agents import evaluation
 from agents.config import TrainConfig
-from agents.contexts import micro_batches
+from agents.core.distribution import log_probs_and_entropies
+from agents.core.language_model import hidden_states
+from agents.core.observations import micro_batches
 from agents.generation import generate
-from agents.language_model import hidden_states
 from agents.masked_policy import MaskableTokenPolicy
 from agents.testing import bandit_figures
-from agents.token_distribution import log_probs_and_entropies
 from agents.train import train
 from rlhf_envs import TextGenerationVectorEnv
 from rlhf_envs.tasks.token_bandit import CONTEXTS, TokenBandit, completion_rewards, enumerate_completions, optimum
@@ -183,7 +183,7 @@ def test_chunks_and_their_gradients_equal_the_whole_under_masks(monkeypatch):
         return (h @ weight).masked_fill(~m, -torch.inf)
 
     for at_once in (13 * 100, 13 * 7):
-        monkeypatch.setattr("agents.token_distribution.LOGITS_AT_ONCE", at_once)
+        monkeypatch.setattr("agents.core.distribution.LOGITS_AT_ONCE", at_once)
         log_probs, entropies = log_probs_and_entropies(logits, hidden, actions, 13, masks)
         torch.testing.assert_close(log_probs, expected.log_prob(actions))
         torch.testing.assert_close(entropies, expected.entropy())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from agents.policy import TokenPolicy
+from agents.core.policy import TokenPolicy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*decodes without a KV cache")
 

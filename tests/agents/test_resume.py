@@ -133,7 +133,7 @@ def test_a_signal_in_the_last_rollout_or_update_is_no_end(
     moment: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the last step the rollout is given up, its update still to come; in the last update nothing is."""
-    from agents.callbacks import TextMetrics
+    from agents.core.text_metrics import TextMetrics
 
     real = getattr(TextMetrics, moment)
 
@@ -170,7 +170,7 @@ def test_a_run_that_was_killed_long_after_its_checkpoint_goes_on_exactly(
     class Killed(BaseException):
         pass
 
-    from agents.callbacks import TextMetrics
+    from agents.core.text_metrics import TextMetrics
 
     real = TextMetrics._on_rollout_end
 
@@ -455,7 +455,7 @@ def test_a_run_folder_deleted_under_it_is_named_and_the_work_is_not_lost(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "ppo" / "run"
-    from agents.callbacks import TextMetrics
+    from agents.core.text_metrics import TextMetrics
 
     real = TextMetrics._on_rollout_end
 
@@ -558,7 +558,7 @@ def test_an_error_without_a_message_has_a_name(tmp_path: Path, monkeypatch: pyte
     def fail(scores: Any) -> Any:
         raise AssertionError
 
-    from agents.callbacks import TextMetrics
+    from agents.core.text_metrics import TextMetrics
 
     monkeypatch.setattr(TextMetrics, "_on_rollout_end", lambda self: fail(None))
     assert "after 96 tokens: AssertionError; its last checkpoint" in stopped(tmp_path)
@@ -569,7 +569,7 @@ def test_gradients_that_are_not_finite_leave_the_last_checkpoint(
 ) -> None:
     import torch
 
-    from agents.policy import TokenPolicy
+    from agents.core.policy import TokenPolicy
 
     real, calls = TokenPolicy.evaluate_actions, 0
 

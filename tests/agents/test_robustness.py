@@ -11,9 +11,9 @@ import torch
 from typer.testing import CliRunner
 
 import agents
-from agents.adversarial import radius_of
 from agents.attacks import AttackedPolicy, Budget, attack_embeddings, attack_tokens, best_swaps, random_swaps
 from agents.cli import app
+from agents.core.adversarial import radius_of
 from agents.environments import open_batch
 from agents.evaluation import _pad
 from agents.generation import Source, generate_in, held_out_indices

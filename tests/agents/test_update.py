@@ -8,8 +8,9 @@ import pytest
 import torch
 from stable_baselines3 import PPO
 
-from agents import SequenceRolloutBuffer, TokenPolicy, make, make_vec_env, token_distribution
-from agents.language_model import find_blocks
+from agents import SequenceRolloutBuffer, TokenPolicy, make, make_vec_env
+from agents.core import distribution as token_distribution
+from agents.core.language_model import find_blocks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*decodes without a KV cache")
 

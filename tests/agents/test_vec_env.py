@@ -12,7 +12,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecMonitor, is_vecenv_wrapped
 
-from agents.vec_env import TextVecEnv, make_vec_env
+from agents.core.vec_env import TextVecEnv, make_vec_env
 from rlhf_envs.rewards.rules import TokenBanditReward
 from rlhf_envs.tasks.token_bandit import TokenBandit
 from rlhf_envs.text_env import TextGenerationEnv

@@ -124,8 +124,8 @@ def test_the_arguments_are_json_and_go_with_a_copy_of_the_environment():
     assert json.loads(json.dumps(env.spec.kwargs | {"task": None}))["suppress_tokens"] == [4]
     copied = like_batch(env.unwrapped.episodes, 5)
     assert copied.mask_options == {"min_new_tokens": 2, "suppress_tokens": [4]}
-    described = agents.vec_env.describe_env(agents.make_vec_env(BANDIT, 2, min_new_tokens=2, suppress_tokens=[4]))
-    again = agents.vec_env.remake_env(described)
+    described = agents.core.vec_env.describe_env(agents.make_vec_env(BANDIT, 2, min_new_tokens=2, suppress_tokens=[4]))
+    again = agents.core.vec_env.remake_env(described)
     again.reset()
     assert get_action_masks(again)[0].tolist() == [False, False, True, True, False, True, True, True]
 

@@ -23,7 +23,7 @@ from stable_baselines3.common import base_class, env_util, envs, on_policy_algor
 from stable_baselines3.common.monitor import Monitor
 
 from agents import SequenceRolloutBuffer, TokenPolicy, pretrain
-from agents.vec_env import TextVecEnv
+from agents.core.vec_env import TextVecEnv
 from rlhf_envs import TextGenerationEnv, TextGenerationVectorEnv
 from rlhf_envs.tasks.token_bandit import TokenBandit
 

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples
 
-from .kl import KLController
+from .kl_controller import KLController
 
 __all__ = ["SequenceRolloutBuffer"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .contexts import read_contexts
+from .observations import read_contexts
 
 __all__ = ["check_gradients", "check_results"]
 

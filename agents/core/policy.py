@@ -16,12 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from .adversarial import AdversarialRegulariser
-from .contexts import check_token_ids, micro_batches, read_contexts
-from .finite import check_gradients, check_results
+from .checks import check_gradients, check_results
+from .distribution import TokenDistribution, keep_top, log_probs_and_entropies, log_probs_without_gradients
 from .language_model import LanguageModel, TrainPart, hidden_states
+from .observations import check_token_ids, micro_batches, read_contexts
 from .policy_parts import Snapshot, Trunk
 from .policy_setup import check_arguments, check_sizes, find_model
-from .token_distribution import TokenDistribution, keep_top, log_probs_and_entropies, log_probs_without_gradients
 
 __all__ = ["TokenPolicy"]
 
@@ -53,7 +53,7 @@ class TokenPolicy(ActorCriticPolicy):
             forward pass (the parts are computed again for the backward pass, as in gradient checkpointing).
         compile: run the update's forward and backward passes through `torch.compile`; with `train="full"` only.
         adversarial_coef: weight in the loss of the KL between the policy and itself with the worst small change of its
-            input embeddings, see `agents.adversarial`; 0 for no adversarial training.
+            input embeddings, see `agents.core.adversarial`; 0 for no adversarial training.
         adversarial_epsilon: L2 norm of that change a token, in mean norms of the input embeddings.
         adversarial_steps: gradient steps that look for it; each costs a forward and a backward pass.
         optimizer_class, optimizer_kwargs: as in SB3; Adam, fused and with eps 1e-5, by default.

@@ -30,8 +30,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from . import token_distribution
-from .contexts import micro_batches, read_contexts
+from . import distribution as token_distribution
+from .observations import micro_batches, read_contexts
 
 if TYPE_CHECKING:
     from .policy import TokenPolicy
