@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .algorithms.lagrange import LagrangeMultiplier
     from .bundle_loading import load
     from .bundles import save
     from .checkpoints import CheckpointCallback, Checkpoints
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from .evaluation import evaluate
     from .generation import generate
     from .human import HumanFeedback
-    from .lagrange import LagrangeMultiplier
     from .pipeline import run_loop
     from .pipeline_config import LoopConfig
     from .pretrain import pretrain
@@ -36,7 +36,7 @@ _MODULES = {
     "Comparison": "compare",
     "EarlyStopping": "early_stopping",
     "HumanFeedback": "human",
-    "LagrangeMultiplier": "lagrange",
+    "LagrangeMultiplier": "algorithms.lagrange",
     "LoopConfig": "pipeline_config",
     "SequenceRolloutBuffer": "core.rollout_buffer",
     "TextMetrics": "core.text_metrics",

@@ -131,8 +131,8 @@ def _check_arms(config: CompareConfig, arms: list[Arm]) -> None:
 
     from rlhf_envs.episodes import load_task
 
-    from .algorithms.policy_gradient import PolicyGradient
-    from .algorithms.text_agent import TextAgent
+    from .algorithms.common.policy_gradient import PolicyGradient
+    from .algorithms.common.text_agent import TextAgent
     from .registry import default_arguments, get_algorithm
 
     kwargs = {**gym.spec(config.env_id).kwargs, **config.env_kwargs}

@@ -13,9 +13,9 @@ import torch
 
 from rlhf_envs.rewards.state import frozen_rewards
 
+from .algorithms.masked_policy import MaskableTokenPolicy
 from .core.policy import TokenPolicy
 from .environments import find_bundle, is_bundle, like_batch, open_batch
-from .masked_policy import MaskableTokenPolicy
 from .registry import reads_masks
 
 if TYPE_CHECKING:

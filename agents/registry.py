@@ -23,7 +23,7 @@ _ALGORITHMS: dict[str, str] = {
     "reinforce": f"{__package__}.algorithms.reinforce:Reinforce",
     "rloo": f"{__package__}.algorithms.rloo:RLOO",
     "grpo": f"{__package__}.algorithms.grpo:GRPO",
-    "random": f"{__package__}.algorithms.random_policy:Random",
+    "random": f"{__package__}.algorithms.baselines:Random",
     "best_of_n": f"{__package__}.algorithms.best_of_n:BestOfN",
     "sft": f"{__package__}.algorithms.sft:SFT",
     "awr": f"{__package__}.algorithms.awr:AWR",
@@ -273,7 +273,7 @@ def _default(cls: type[Any], argument: str) -> type[Any] | None:
 
 def reads_masks(algorithm: str) -> bool:
     """Whether an algorithm's policy chooses under the environment's action masks."""
-    from .masked_policy import MaskableTokenPolicy
+    from .algorithms.masked_policy import MaskableTokenPolicy
 
     try:
         policy = policy_class(get_algorithm(algorithm)) if algorithm in available() else None

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from ..core.policy import TokenPolicy
 from ..core.rollout_buffer import SequenceRolloutBuffer
-from .text_agent import TextAgent
+from .common.text_agent import TextAgent
 
 __all__ = ["A2C"]
 

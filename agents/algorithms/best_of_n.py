@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..core.policy import TokenPolicy
-from .random_policy import Untrained
+from .baselines import Untrained
 
 __all__ = ["BestOfN"]
 

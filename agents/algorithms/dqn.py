@@ -19,9 +19,9 @@ from typing import Any
 import stable_baselines3
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
-from ..q_policy import QPolicy
-from ..replay import SequenceReplayBuffer
-from .q_agent import Exploration, QAgent
+from .common.q_agent import Exploration, QAgent
+from .common.q_policy import QPolicy
+from .common.replay_buffer import SequenceReplayBuffer
 
 __all__ = ["DQN"]
 

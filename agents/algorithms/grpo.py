@@ -21,8 +21,8 @@ import torch
 from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.policy import TokenPolicy
-from ..episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
-from .policy_gradient import NO_CRITIC, PolicyGradient, clipped, spread
+from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
+from .common.policy_gradient import NO_CRITIC, PolicyGradient, clipped, spread
 
 __all__ = ["GRPO"]
 

@@ -37,10 +37,10 @@ from stable_baselines3.common.type_aliases import (
 from stable_baselines3.common.utils import polyak_update
 
 from ..core.distribution import log_probs_and_entropies
-from ..ilql_policy import ILQLPolicy
-from ..replay import SequenceReplayBuffer
-from .logged import read_log
-from .q_agent import QAgent
+from .common.logged_data import read_log
+from .common.q_agent import QAgent
+from .common.replay_buffer import SequenceReplayBuffer
+from .ilql_policy import ILQLPolicy
 
 __all__ = ["ILQL"]
 

@@ -14,9 +14,9 @@ import sb3_contrib
 from sb3_contrib.common.maskable.utils import is_masking_supported
 from stable_baselines3.common.type_aliases import Schedule
 
-from ..masked_buffer import MaskableSequenceRolloutBuffer
-from ..masked_policy import MaskableTokenPolicy
-from .text_agent import TextAgent
+from .common.text_agent import TextAgent
+from .masked_buffer import MaskableSequenceRolloutBuffer
+from .masked_policy import MaskableTokenPolicy
 
 __all__ = ["MaskablePPO"]
 

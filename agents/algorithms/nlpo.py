@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..nlpo_policy import NLPOPolicy
+from .nlpo_policy import NLPOPolicy
 from .ppo import PPO
 
 __all__ = ["NLPO"]

@@ -23,8 +23,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch.nn import functional
 
 from ..core.policy import TokenPolicy
-from ..episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
-from .policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
+from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
+from .common.policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
 
 __all__ = ["OnlineDPO"]
 

@@ -20,9 +20,9 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from rlhf_envs.rewards.constraints import Constrained, find_constraints
 
 from ..core.policy import TokenPolicy
-from ..lagrange import LagrangeMultiplier
+from .common.text_agent import beside
+from .lagrange import LagrangeMultiplier
 from .ppo import PPO
-from .text_agent import beside
 
 __all__ = ["PPOLagrangian"]
 

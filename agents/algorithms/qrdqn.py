@@ -13,9 +13,9 @@ from typing import Any
 import sb3_contrib
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
-from ..quantile_policy import QuantilePolicy
-from ..replay import SequenceReplayBuffer
-from .q_agent import Exploration, QAgent
+from .common.q_agent import Exploration, QAgent
+from .common.replay_buffer import SequenceReplayBuffer
+from .quantile_policy import QuantilePolicy
 
 __all__ = ["QRDQN"]
 

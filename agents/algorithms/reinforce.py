@@ -19,8 +19,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch.nn import functional
 
 from ..core.policy import TokenPolicy
-from ..episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
-from .policy_gradient import PolicyGradient
+from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
+from .common.policy_gradient import PolicyGradient
 
 __all__ = ["Reinforce"]
 

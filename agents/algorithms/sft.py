@@ -23,8 +23,8 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.policy import TokenPolicy
 from ..environments import open_batch
-from ..episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
-from .policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
+from .common.episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
+from .common.policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
 
 __all__ = ["SFT"]
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from ..core.policy import TokenPolicy
 from ..core.rollout_buffer import SequenceRolloutBuffer
-from .text_agent import TextAgent
+from .common.text_agent import TextAgent
 
 __all__ = ["TRPO"]
 

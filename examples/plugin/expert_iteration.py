@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.algorithms.policy_gradient import PolicyGradient
-from agents.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
+from agents.algorithms.common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
+from agents.algorithms.common.policy_gradient import PolicyGradient
 
 __all__ = ["ExpertIteration"]
 

@@ -36,7 +36,7 @@ def test_every_algorithm_opens_with_its_paper(name):
 
 def test_the_check_notices_an_algorithm_that_forgets(monkeypatch):
     """Its own test: an algorithm whose saved state lacks something is not let through."""
-    from agents.episode_buffer import EpisodeRolloutBuffer
+    from agents.algorithms.common.episode_buffer import EpisodeRolloutBuffer
 
     monkeypatch.setattr(EpisodeRolloutBuffer, "set_state", lambda self, state: None)
     with pytest.raises(AssertionError, match="a loaded agent learns on differently"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import agents
-from agents.algorithms.logged import read_log
+from agents.algorithms.common.logged_data import read_log
 from rlhf_envs.tasks.token_bandit import CONTEXTS, completion_rewards, enumerate_completions
 from tests.agents.test_dqn import best_return, naive
 

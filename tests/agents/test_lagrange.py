@@ -9,8 +9,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 import agents
+from agents.algorithms.lagrange import LagrangeMultiplier
 from agents.core.text_metrics import PeriodicEvaluation
-from agents.lagrange import LagrangeMultiplier
 from rlhf_envs.rewards.constraints import Constrained
 from rlhf_envs.rewards.diversity import Novelty
 from rlhf_envs.rewards.rules import TokenBanditReward

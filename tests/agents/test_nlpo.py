@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import agents
+from agents.algorithms.nlpo_policy import NLPOPolicy
 from agents.generation import generate
-from agents.nlpo_policy import NLPOPolicy
 
 BANDIT = "rlhf/TokenBandit-v0"
 N_ENVS, N_STEPS, TOP_P = 6, 12, 0.7

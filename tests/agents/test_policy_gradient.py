@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional
 
 import agents
+from agents.algorithms.common.episode_buffer import EpisodeRolloutBuffer
+from agents.algorithms.common.policy_gradient import PolicyGradient
 from agents.algorithms.grpo import relative_to_group
-from agents.algorithms.policy_gradient import PolicyGradient
 from agents.algorithms.reinforce import rewards_to_go
 from agents.algorithms.rloo import leave_one_out
-from agents.episode_buffer import EpisodeRolloutBuffer
 
 ID = "rlhf/IncreasingNumbers-v0"
 
@@ -282,7 +282,7 @@ def test_a_step_of_stock_ppo_is_that_of_trls_clipped_loss(trainers):
     buffer.advantages = np.random.default_rng(0).normal(size=buffer.advantages.shape).astype(np.float32)
     samples = next(buffer.get(None))
     inputs = as_trl(
-        agents.episode_buffer.EpisodeSamples(
+        agents.algorithms.common.episode_buffer.EpisodeSamples(
             samples.observations,
             samples.actions.flatten(),
             samples.old_values,

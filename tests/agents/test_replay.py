@@ -10,7 +10,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer
 
-from agents.replay import SequenceReplayBuffer
+from agents.algorithms.common.replay_buffer import SequenceReplayBuffer
 
 LENGTH, VOCAB = 7, 9
 SPACE = spaces.Dict(

@@ -15,8 +15,8 @@ from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
-from ..core.policy import TokenPolicy
-from ..episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
+from ...core.policy import TokenPolicy
+from .episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .text_agent import NO_CRITIC, NO_KL, TextAgent
 
 __all__ = ["NO_CRITIC", "NO_KL", "PolicyGradient"]

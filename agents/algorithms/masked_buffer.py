@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sb3_contrib.common.maskable.buffers import MaskableDictRolloutBuffer, MaskableDictRolloutBufferSamples
 
-from .core.rollout_buffer import SequenceRolloutBuffer, _SegmentSamples
+from ..core.rollout_buffer import SequenceRolloutBuffer, _SegmentSamples
 
 __all__ = ["MaskableSequenceRolloutBuffer"]
 

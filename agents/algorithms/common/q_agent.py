@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutReturn
 
-from ..core.distribution import TokenDistribution
+from ...core.distribution import TokenDistribution
 from .text_agent import TextAgent
 
 __all__ = ["Exploration", "QAgent"]

@@ -8,9 +8,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from .core.distribution import keep_top
-from .core.policy import TokenPolicy
-from .core.policy_parts import Snapshot, Trunk
+from ..core.distribution import keep_top
+from ..core.policy import TokenPolicy
+from ..core.policy_parts import Snapshot, Trunk
 
 __all__ = ["NLPOPolicy"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .q_policy import QPolicy
+from .common.q_policy import QPolicy
 
 __all__ = ["QuantilePolicy"]
 

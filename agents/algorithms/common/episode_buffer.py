@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .core.rollout_buffer import SequenceRolloutBuffer
+from ...core.rollout_buffer import SequenceRolloutBuffer
 
 __all__ = ["EpisodeRolloutBuffer", "EpisodeSamples"]
 

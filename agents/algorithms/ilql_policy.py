@@ -8,7 +8,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
-from .q_policy import QPolicy
+from .common.q_policy import QPolicy
 
 __all__ = ["ILQLPolicy"]
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
-from ..core.text_metrics import TextMetrics
+from ...core.text_metrics import TextMetrics
 
 __all__ = ["NO_CRITIC", "NO_KL", "TextAgent", "beside"]
 

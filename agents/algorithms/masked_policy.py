@@ -9,8 +9,8 @@ import torch
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from .core.distribution import TokenDistribution
-from .core.policy import TokenPolicy
+from ..core.distribution import TokenDistribution
+from ..core.policy import TokenPolicy
 
 __all__ = ["MaskableTokenPolicy"]
 

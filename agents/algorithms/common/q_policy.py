@@ -11,11 +11,11 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
-from .core.distribution import TokenDistribution
-from .core.kv_cache import SlottedTrunk
-from .core.language_model import TrainPart, hidden_states
-from .core.observations import check_token_ids, read_contexts
-from .core.policy import TokenPolicy
+from ...core.distribution import TokenDistribution
+from ...core.kv_cache import SlottedTrunk
+from ...core.language_model import TrainPart, hidden_states
+from ...core.observations import check_token_ids, read_contexts
+from ...core.policy import TokenPolicy
 
 __all__ = ["QPolicy"]
 

@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from ..core.policy import TokenPolicy
 from ..core.rollout_buffer import SequenceRolloutBuffer
-from .text_agent import NO_CRITIC, NO_KL, TextAgent
+from .common.text_agent import NO_CRITIC, NO_KL, TextAgent
 
 __all__ = ["Random", "UniformPolicy"]
 
