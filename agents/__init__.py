@@ -10,9 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .algorithms.lagrange import LagrangeMultiplier
-    from .bundle_loading import load
-    from .bundles import save
-    from .checkpoints import CheckpointCallback, Checkpoints
     from .compare import Comparison, compare
     from .compare_config import CompareConfig
     from .core.policy import TokenPolicy
@@ -28,10 +25,13 @@ if TYPE_CHECKING:
     from .pretrain import pretrain
     from .registry import available, get_algorithm, make, register
     from .robustness import evaluate_robustness
+    from .saving.bundle import save
+    from .saving.checkpoints import CheckpointCallback, Checkpoints
+    from .saving.loading import load
 
 _MODULES = {
-    "CheckpointCallback": "checkpoints",
-    "Checkpoints": "checkpoints",
+    "CheckpointCallback": "saving.checkpoints",
+    "Checkpoints": "saving.checkpoints",
     "CompareConfig": "compare_config",
     "Comparison": "compare",
     "EarlyStopping": "early_stopping",
@@ -48,13 +48,13 @@ _MODULES = {
     "evaluate_robustness": "robustness",
     "generate": "generation",
     "get_algorithm": "registry",
-    "load": "bundle_loading",
+    "load": "saving.loading",
     "make": "registry",
     "make_vec_env": "core.vec_env",
     "pretrain": "pretrain",
     "register": "registry",
     "run_loop": "pipeline",
-    "save": "bundles",
+    "save": "saving.bundle",
 }
 
 __all__ = [

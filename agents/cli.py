@@ -52,8 +52,8 @@ def train(flags: TrainFlags) -> None:
 
     from rich.console import Console
 
-    from .environments import check_environment
     from .registry import check_name
+    from .saving.folders import check_environment
 
     started = time.perf_counter()
     console = Console()
@@ -136,7 +136,7 @@ def evaluate(config: EvaluateConfig) -> None:
     """Complete held-out prompts: reward, judges, KL, perplexity, length and diversity, with bootstrap intervals."""
     from rich.console import Console
 
-    from .environments import check_environment, run_environment
+    from .saving.folders import check_environment, run_environment
 
     with user_errors():
         env = check_environment(config.env or run_environment(config.source) or "rlhf/Sentiment-v0")
@@ -181,7 +181,7 @@ def envs() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .environments import describe, text_environments
+    from .saving.folders import describe, text_environments
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("id", no_wrap=True)

@@ -25,8 +25,8 @@ def _tune(config: TuneConfig) -> None:
     """
     from rich.console import Console
 
-    from .environments import check_environment
     from .registry import check_name
+    from .saving.folders import check_environment
 
     console = Console()
     with user_errors():

@@ -93,7 +93,7 @@ def plan(config: CompareConfig) -> list[Run]:
     Raises:
         ValueError, TypeError: an environment, algorithm, argument or metric is unknown, or no arm's to choose.
     """
-    from .environments import check_environment
+    from .saving.folders import check_environment
 
     check_environment(config.env)
     if not config.algos:
@@ -160,8 +160,8 @@ def _check_arms(config: CompareConfig, arms: list[Arm]) -> None:
 
 def _arms(config: CompareConfig, label: str) -> list[Arm]:
     """The arms of a label: one, or one for each KL coefficient."""
-    from .bundles import holds
     from .registry import kl_argument
+    from .saving.bundle import holds
 
     arguments = {**config.hyperparams, **config.overrides.get(label, {})}
     algo = arguments.pop("algo", label)

@@ -108,9 +108,9 @@ def _prepare(config: Any) -> Any:
     """The run where its checkpoints left it; else a new one, in place of what there is."""
     from rlhf_envs.files import find_folder
 
-    from .checkpoints import Checkpoints
-    from .environments import is_bundle
     from .resume import find_run, prepare_resumed
+    from .saving.checkpoints import Checkpoints
+    from .saving.folders import is_bundle
     from .train import AGENT, CHECKPOINTS, CONFIG, prepare
 
     folder = config.folder()

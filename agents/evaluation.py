@@ -13,8 +13,8 @@ import torch
 from .core.language_model import LanguageModel
 from .core.policy import TokenPolicy
 from .core.text_metrics import distinct_bigrams
-from .environments import open_batch
 from .generation import Completion, Source, generate, generate_in, held_out_indices
+from .saving.folders import open_batch
 from .statistics import Estimate, bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
 
 if TYPE_CHECKING:

@@ -158,9 +158,9 @@ def resolve(config: LoopConfig) -> LoopConfig:
     from rlhf_envs.models import resolve as find_model
     from rlhf_envs.rewards import get_reward
 
-    from .bundles import holds
-    from .environments import check_environment
     from .registry import get_algorithm
+    from .saving.bundle import holds
+    from .saving.folders import check_environment
     from .train import resolve as with_defaults
 
     for package in ("sqlalchemy", "alembic", "crowdkit", "krippendorff"):

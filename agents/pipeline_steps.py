@@ -21,7 +21,7 @@ SPARE = 1.1  # pairs drawn for each that is wanted: some are of two equal comple
 
 def begin(loop: Loop, number: int, into: Path) -> Figures:
     """Save the agent before any training."""
-    from . import bundles
+    from .saving import bundle as bundles
     from .train import build_agent
 
     agent = build_agent(loop.config)
@@ -36,8 +36,8 @@ def generate(loop: Loop, number: int, into: Path) -> Figures:
     Raises:
         ValueError: all pairs are equal.
     """
-    from .environments import open_batch
     from .generation import Source, generate_in
+    from .saving.folders import open_batch
 
     config = loop.config
     options = {"split": "train", **config.environment_kwargs(), "reward": None, "reward_fn": no_reward}
@@ -84,10 +84,10 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
     Raises:
         RunInterrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
-    from . import bundles
-    from .checkpoints import CheckpointCallback, Checkpoints
     from .core.text_metrics import PeriodicEvaluation
     from .run_log import open_logger
+    from .saving import bundle as bundles
+    from .saving.checkpoints import CheckpointCallback, Checkpoints
     from .train import CHECKPOINTS, RunInterrupted, build_callbacks
 
     config, reward, place = loop.config, loop.reward(number), loop.place(number, "learn").parent
@@ -127,8 +127,8 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
 
 def _load_agent(loop: Loop, bundle: Path) -> tuple[Any, Callable[[], None]]:
     """The agent of a bundle, and what puts the global generators to where they were when it was saved."""
-    from .bundle_loading import load
     from .core.random_state import get_generators, set_generators
+    from .saving.loading import load
     from .train import build_environment
 
     config = loop.config

@@ -21,10 +21,10 @@ from .algorithms.masked_policy import MaskableTokenPolicy
 from .attacks import AttackedPolicy, Budget, attack_embeddings, attack_tokens
 from .core.adversarial import divergences, hidden_at
 from .core.random_state import isolated_generators
-from .environments import open_batch
 from .evaluation import _judge, _pad, find_judges
 from .generation import Completion, Source, generate_in, held_out_indices
 from .reward_attack import RewardAttack, attack_reward_model
+from .saving.folders import open_batch
 from .statistics import Estimate, bootstrap_mean
 
 if TYPE_CHECKING:

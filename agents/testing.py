@@ -13,13 +13,13 @@ import torch
 from rlhf_envs.action_masks import ActionMasks
 from rlhf_envs.tasks.token_bandit import CONTEXTS, completion_rewards, enumerate_completions, optimum
 
-from . import bundles
 from .algorithms.masked_policy import MaskableTokenPolicy
-from .bundle_loading import load
 from .core.random_state import get_generators, set_generators
 from .core.vec_env import make_vec_env
 from .evaluation import evaluate
 from .registry import make
+from .saving import bundle as bundles
+from .saving.loading import load
 
 __all__ = ["bandit_figures", "check_algorithm"]
 

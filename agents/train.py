@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .config import TrainConfig
 
 if TYPE_CHECKING:
-    from .checkpoints import CheckpointCallback
     from .evaluation import Evaluation
+    from .saving.checkpoints import CheckpointCallback
 
 __all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "train"]
 
@@ -50,7 +50,7 @@ class Prepared:
     @property
     def checkpoints(self) -> CheckpointCallback | None:
         """The callback that saves the run; None where bundles do not hold its agent."""
-        from .checkpoints import CheckpointCallback
+        from .saving.checkpoints import CheckpointCallback
 
         return next((callback for callback in self.callbacks if isinstance(callback, CheckpointCallback)), None)
 
@@ -140,8 +140,8 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
 
 def _learn(run: Prepared, tokens: int) -> None:
     """Train for so many more tokens, and save the agent and the model."""
-    from . import bundles
     from .core.random_state import set_generators
+    from .saving import bundle as bundles
 
     agent, guard = run.agent, run.checkpoints
     if run.generators is not None:
@@ -209,7 +209,7 @@ def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
 
 def build_agent(config: TrainConfig) -> Any:
     """The agent of a resolved configuration. Names are checked before any model is loaded."""
-    from .environments import check_environment
+    from .saving.folders import check_environment
 
     check_environment(config.env)
     if config.model is not None:
@@ -255,11 +255,11 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
     Raises:
         ValueError: checkpoints are asked for, and the agent is none that bundles hold.
     """
-    from .bundles import holds
-    from .checkpoints import CheckpointCallback, Checkpoints
     from .core.text_metrics import PeriodicEvaluation, TextMetrics
     from .core.vec_env import make_vec_env
     from .evaluation import find_judges
+    from .saving.bundle import holds
+    from .saving.checkpoints import CheckpointCallback, Checkpoints
 
     callbacks: list[Any] = [TextMetrics(judges=find_judges(agent.get_env().get_attr("task", 0)[0], None))]
     if config.eval_freq > 0:

@@ -22,7 +22,7 @@ import torch
 from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.policy import TokenPolicy
-from ..environments import open_batch
+from ..saving.folders import open_batch
 from .common.episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
 

@@ -154,7 +154,7 @@ def test_every_kind_of_policy_goes_on(policy_kwargs: dict[str, Any], small_model
 
 
 def test_a_schedule_goes_on_from_a_checkpoint_inside_learn(tmp_path: Path) -> None:
-    from agents.checkpoints import CheckpointCallback, Checkpoints
+    from agents.saving.checkpoints import CheckpointCallback, Checkpoints
 
     kwargs = dict(learning_rate=LinearSchedule(1e-3, 1e-5, 0.8), clip_range=LinearSchedule(0.3, 0.1, 1.0))
     callback = CheckpointCallback(Checkpoints(tmp_path, keep=9), save_freq=ROLLOUT)
@@ -348,7 +348,7 @@ def test_what_is_no_bundle_is_never_replaced(name: str, bundle: Path, tmp_path: 
 
 
 def test_a_tokenizer_that_cannot_be_written_is_a_failure_of_the_disk(bundle: Path, tmp_path: Path) -> None:
-    from agents.bundle_model import write_model
+    from agents.saving.tensors import write_model
 
     class Tokenizer:
         def __init__(self, error: Exception) -> None:

@@ -283,7 +283,7 @@ def test_a_signal_in_the_last_update_saves(until_closed: bool, tmp_path: Path) -
 
 def test_what_a_bundle_gave_is_used_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr("agents.checkpoints.restore_figures", lambda logger, figures: given.append(figures))
+    monkeypatch.setattr("agents.saving.checkpoints.restore_figures", lambda logger, figures: given.append(figures))
     agent, callback = build(), CheckpointCallback(Checkpoints(tmp_path / "run"))
     agents.save(agent, tmp_path / "agent", {"logger": "figures"})
     callback.restore(tmp_path / "agent")
@@ -297,7 +297,7 @@ def test_a_rescue_that_fails_hides_nothing(
 ) -> None:
     callback = CheckpointCallback(Checkpoints(tmp_path))
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr("agents.checkpoints.write", lambda *_: {}["a bug"])
+    monkeypatch.setattr("agents.saving.checkpoints.write", lambda *_: {}["a bug"])
 
     class Fails(stable_baselines3.PPO):
         def train(self) -> None:

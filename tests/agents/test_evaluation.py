@@ -13,9 +13,9 @@ from agents import make, make_vec_env
 from agents.config import TrainConfig
 from agents.core.policy import TokenPolicy
 from agents.core.text_metrics import distinct_bigrams
-from agents.environments import open_batch
 from agents.evaluation import evaluate
 from agents.generation import Source, generate, held_out_indices
+from agents.saving.folders import open_batch
 from agents.statistics import bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
 from agents.train import evaluate_held_out
 

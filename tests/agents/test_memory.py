@@ -12,7 +12,7 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
 import agents
-from agents.checkpoints import CheckpointCallback
+from agents.saving.checkpoints import CheckpointCallback
 
 psutil = pytest.importorskip("psutil")
 MIB = 2**20

@@ -23,10 +23,10 @@ import pytest
 import torch
 
 from agents import pipeline, pipeline_feedback
-from agents.bundle_loading import load_policy
 from agents.pipeline import LoopConfig, LoopResult, find_loop, run_loop
 from agents.pipeline_report import markdown, plot_rounds
 from agents.pipeline_state import Loop, items_of, judgements_of, resolve
+from agents.saving.loading import load_policy
 from agents.train import RunInterrupted, RunStopped
 from rlhf_envs.rewards.reward_model import RewardModel
 
@@ -256,7 +256,7 @@ def test_a_run_that_is_killed_comes_to_the_same(unbroken: LoopResult, tmp_path: 
 def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult, tmp_path: Path) -> None:
     folder = start(tmp_path)
     for target, number, when in [
-        ("agents.bundles:save", 1, "after"),  # the agent of the start is in no step's folder yet
+        ("agents.saving.bundle:save", 1, "after"),  # the agent of the start is in no step's folder yet
         ("agents.evaluation:evaluate", 1, "after"),
         ("agents.generation:generate_in", 1, "after"),
         ("rlhf_envs.feedback.store:FeedbackStore.add_items", 1, "after"),  # asked, and the loop does not know it
@@ -267,7 +267,7 @@ def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult
         ("rlhf_envs.files:_put", 1, "after"),  # the whole fit, of which nobody has heard
         ("agents.algorithms.ppo:PPO.train", 2, "before"),
         ("agents.algorithms.ppo:PPO.collect_rollouts", 2, "after"),
-        ("agents.bundles:save", 1, "after"),
+        ("agents.saving.bundle:save", 1, "after"),
         ("agents.pipeline_report:log_round", 2, "before"),
         ("rlhf_envs.feedback.store:FeedbackStore.submit", 36, "after"),  # the last answer of the second round
         ("agents.algorithms.ppo:PPO.train", 1, "after"),

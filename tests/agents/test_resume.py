@@ -293,7 +293,7 @@ def test_a_process_that_is_terminated_goes_on_in_another(algo: str, tmp_path: Pa
 def test_a_signal_while_the_agent_is_saved_waits_for_it(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agents import bundles
+    from agents.saving import bundle as bundles
 
     real = bundles.save
 
@@ -405,7 +405,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The files of the third checkpoint and of every later one do not fit: as RLIMIT_FSIZE, a real one, has it."""
-    from agents import bundle_model
+    from agents.saving import tensors as bundle_model
 
     real, saves = bundle_model.save_file, 0
 

@@ -14,11 +14,11 @@ import agents
 from agents.attacks import AttackedPolicy, Budget, attack_embeddings, attack_tokens, best_swaps, random_swaps
 from agents.cli import app
 from agents.core.adversarial import radius_of
-from agents.environments import open_batch
 from agents.evaluation import _pad
 from agents.generation import Source, generate_in, held_out_indices
 from agents.reward_attack import attack_reward_model
 from agents.robustness import ATTACKS, Robustness, evaluate_robustness
+from agents.saving.folders import open_batch
 from agents.statistics import bootstrap_mean
 
 SENTIMENT = "rlhf/Sentiment-v0"

@@ -36,7 +36,7 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
     policy: Any  # a `QPolicy`; SB3's classes say another type each
     replay_buffer: Any
     kl_argument = None
-    resumable = True  # see `agents.bundles.holds`
+    resumable = True  # see `agents.saving.bundle.holds`
     exploration: Exploration = "reference"
     exploration_rate: float = 0.0
     _steps_due = 0

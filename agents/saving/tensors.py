@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from rlhf_envs.files import BundleError
 
-from .core.policy import TokenPolicy
+from ..core.policy import TokenPolicy
 
 __all__ = [
     "build_network",

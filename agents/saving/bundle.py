@@ -10,7 +10,7 @@
 | `model/` | the model's config and tokenizer; the weights are built from the config and then loaded |
 
 Saving is atomic (`rlhf_envs.files`). Loading imports nothing that a bundle names: classes come from a fixed list
-(`agents.encoding`) or the registry of algorithms, environments from Gymnasium's registry.
+(`agents.saving.encoding`) or the registry of algorithms, environments from Gymnasium's registry.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rlhf_envs.files import BundleError, atomic_folder, find_folder, verify
 
-from . import bundle_model as model_files
-from .core.policy import TokenPolicy
-from .core.random_state import get_generators
-from .core.vec_env import describe_env
+from ..core.policy import TokenPolicy
+from ..core.random_state import get_generators
+from ..core.vec_env import describe_env
+from ..registry import available, own_arguments
+from . import tensors as model_files
 from .encoding import decode, encode, named_classes
-from .registry import available, own_arguments
 
 __all__ = ["BundleError", "capture", "holds", "read", "read_extra", "save", "write"]
 

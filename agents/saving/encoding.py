@@ -36,17 +36,17 @@ def named_classes() -> dict[str, type[Any]]:
     from stable_baselines3.common import buffers
     from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 
-    from .algorithms.baselines import UniformPolicy
-    from .algorithms.common.episode_buffer import EpisodeRolloutBuffer
-    from .algorithms.common.q_policy import QPolicy
-    from .algorithms.common.replay_buffer import SequenceReplayBuffer
-    from .algorithms.ilql_policy import ILQLPolicy
-    from .algorithms.masked_buffer import MaskableSequenceRolloutBuffer
-    from .algorithms.masked_policy import MaskableTokenPolicy
-    from .algorithms.nlpo_policy import NLPOPolicy
-    from .algorithms.quantile_policy import QuantilePolicy
-    from .core.policy import TokenPolicy
-    from .core.rollout_buffer import SequenceRolloutBuffer
+    from ..algorithms.baselines import UniformPolicy
+    from ..algorithms.common.episode_buffer import EpisodeRolloutBuffer
+    from ..algorithms.common.q_policy import QPolicy
+    from ..algorithms.common.replay_buffer import SequenceReplayBuffer
+    from ..algorithms.ilql_policy import ILQLPolicy
+    from ..algorithms.masked_buffer import MaskableSequenceRolloutBuffer
+    from ..algorithms.masked_policy import MaskableTokenPolicy
+    from ..algorithms.nlpo_policy import NLPOPolicy
+    from ..algorithms.quantile_policy import QuantilePolicy
+    from ..core.policy import TokenPolicy
+    from ..core.rollout_buffer import SequenceRolloutBuffer
 
     ours: list[type[Any]] = [TokenPolicy, UniformPolicy, SequenceRolloutBuffer, EpisodeRolloutBuffer]
     ours += [MaskableTokenPolicy, MaskableSequenceRolloutBuffer, NLPOPolicy]

@@ -1,4 +1,4 @@
-"""Agents out of bundles (`agents.bundles`), and out of SB3's zips where they are trusted."""
+"""Agents out of bundles (`agents.saving.bundle`), and out of SB3's zips where they are trusted."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from safetensors.numpy import load_file as load_arrays
 
 from rlhf_envs.files import BundleError
 
-from . import bundle_model as model_files
-from .bundles import MODEL, OPTIMIZER, POLICY, STATE, read
-from .core.policy import TokenPolicy
-from .core.random_state import set_generators
-from .core.vec_env import remake_env
+from ..core.policy import TokenPolicy
+from ..core.random_state import set_generators
+from ..core.vec_env import remake_env
+from ..registry import available, get_algorithm, own_arguments
+from . import tensors as model_files
+from .bundle import MODEL, OPTIMIZER, POLICY, STATE, read
 from .encoding import decode, named_classes
-from .registry import available, get_algorithm, own_arguments
 
 __all__ = ["load", "load_policy", "run_algorithm"]
 

@@ -15,9 +15,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlhf_envs.files import clear_unfinished, discard, find_folder, is_replaceable
 
-from .bundle_loading import load
-from .bundles import AGENT, BundleError, capture, read, read_extra, write
-from .run_log import pending_figures, restore_figures
+from ..run_log import pending_figures, restore_figures
+from .bundle import AGENT, BundleError, capture, read, read_extra, write
+from .loading import load
 
 __all__ = ["CheckpointCallback", "Checkpoints"]
 

@@ -1,0 +1,1 @@
+"""Save and load agents as safetensors and JSON, never pickle."""
