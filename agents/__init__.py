@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from .core.text_metrics import TextMetrics
     from .core.vec_env import TextVecEnv, make_vec_env
     from .early_stopping import EarlyStopping
-    from .evaluation import evaluate
-    from .generation import generate
+    from .evaluation.evaluate import evaluate
+    from .evaluation.generate import generate
+    from .evaluation.robustness import evaluate_robustness
     from .human import HumanFeedback
     from .pipeline import run_loop
     from .pipeline_config import LoopConfig
     from .pretrain import pretrain
     from .registry import available, get_algorithm, make, register
-    from .robustness import evaluate_robustness
     from .saving.bundle import save
     from .saving.checkpoints import CheckpointCallback, Checkpoints
     from .saving.loading import load
@@ -44,9 +44,9 @@ _MODULES = {
     "TokenPolicy": "core.policy",
     "available": "registry",
     "compare": "compare",
-    "evaluate": "evaluation",
-    "evaluate_robustness": "robustness",
-    "generate": "generation",
+    "evaluate": "evaluation.evaluate",
+    "evaluate_robustness": "evaluation.robustness",
+    "generate": "evaluation.generate",
     "get_algorithm": "registry",
     "load": "saving.loading",
     "make": "registry",

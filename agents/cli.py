@@ -145,7 +145,7 @@ def evaluate(config: EvaluateConfig) -> None:
     from transformers.utils import logging
 
     from . import reports
-    from .evaluation import evaluate as run
+    from .evaluation.evaluate import evaluate as run
 
     logging.disable_progress_bar()
     with user_errors():

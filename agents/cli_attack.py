@@ -15,7 +15,7 @@ from .config import parse_pairs
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .robustness import Robustness
+    from .evaluation.robustness import Robustness
 
 __all__ = ["AttackConfig", "add_attack"]
 
@@ -79,7 +79,7 @@ def _attack(config: AttackConfig) -> None:
             raise ValueError(f"--output {config.output}: there is no folder {Path(config.output).parent}")
     from transformers.utils import logging
 
-    from .robustness import ATTACKS, Budget, evaluate_robustness
+    from .evaluation.robustness import ATTACKS, Budget, evaluate_robustness
 
     logging.disable_progress_bar()
     with user_errors():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from .config import TrainConfig
-    from .evaluation import Evaluation
+    from .evaluation.evaluate import Evaluation
 
 __all__ = ["HeldOutEvaluations", "Tracker"]
 

@@ -36,7 +36,7 @@ def generate(loop: Loop, number: int, into: Path) -> Figures:
     Raises:
         ValueError: all pairs are equal.
     """
-    from .generation import Source, generate_in
+    from .evaluation.generate import Source, generate_in
     from .saving.folders import open_batch
 
     config = loop.config
@@ -139,7 +139,7 @@ def _load_agent(loop: Loop, bundle: Path) -> tuple[Any, Callable[[], None]]:
 
 def evaluate(loop: Loop, number: int, into: Path) -> Figures:
     """Complete held-out prompts, the same ones every round, and measure them with judges and this round's reward."""
-    from .evaluation import evaluate as run
+    from .evaluation.evaluate import evaluate as run
 
     config = loop.config
     options = {**config.held_out_kwargs(), "reward": None, "reward_fn": loop.reward(number) if number else no_reward}
@@ -161,7 +161,7 @@ def evaluate(loop: Loop, number: int, into: Path) -> Figures:
 
 def save_model(loop: Loop) -> None:
     """Write the policy of the last round as a plain Hugging Face folder, as `rlhf train` does."""
-    from .generation import Source
+    from .evaluation.generate import Source
     from .train import MODEL
 
     policy = Source.of(loop.agent(loop.config.rounds)).policy

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from .evaluation import Evaluation
-    from .generation import Completion
-    from .statistics import Estimate
+    from .evaluation.evaluate import Evaluation
+    from .evaluation.generate import Completion
+    from .evaluation.statistics import Estimate
     from .train import TrainResult
 
 __all__ = ["change_table", "evaluation_table", "samples_table", "shown", "write"]

@@ -16,7 +16,7 @@ from rlhf_envs.tasks.token_bandit import CONTEXTS, completion_rewards, enumerate
 from .algorithms.masked_policy import MaskableTokenPolicy
 from .core.random_state import get_generators, set_generators
 from .core.vec_env import make_vec_env
-from .evaluation import evaluate
+from .evaluation.evaluate import evaluate
 from .registry import make
 from .saving import bundle as bundles
 from .saving.loading import load

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .config import TrainConfig
 
 if TYPE_CHECKING:
-    from .evaluation import Evaluation
+    from .evaluation.evaluate import Evaluation
     from .saving.checkpoints import CheckpointCallback
 
 __all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "train"]
@@ -202,7 +202,7 @@ def _explain(run: Prepared, error: Exception) -> str:
 
 def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
     """The agent on held-out prompts, with the same prompts and random numbers each time."""
-    from .evaluation import evaluate
+    from .evaluation.evaluate import evaluate
 
     return evaluate(agent, config.env_id, config.test_episodes, config.test_split, env_kwargs=config.held_out_kwargs())
 
@@ -257,7 +257,7 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
     """
     from .core.text_metrics import PeriodicEvaluation, TextMetrics
     from .core.vec_env import make_vec_env
-    from .evaluation import find_judges
+    from .evaluation.evaluate import find_judges
     from .saving.bundle import holds
     from .saving.checkpoints import CheckpointCallback, Checkpoints
 

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
 
 from .core.random_state import isolated_generators
-from .evaluation import Evaluation, evaluate
-from .statistics import Estimate, bootstrap_mean
+from .evaluation.evaluate import Evaluation, evaluate
+from .evaluation.statistics import Estimate, bootstrap_mean
 from .train import build_agent, resolve
 from .tune_config import TuneConfig
 from .tune_space import Range, parse_range, search_space
@@ -107,7 +107,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     Raises:
         ValueError: unknown environment, algorithm, argument or judge.
     """
-    from .evaluation import find_judges
+    from .evaluation.evaluate import find_judges
     from .registry import get_algorithm, kl_argument, known_arguments, own_arguments
     from .saving.folders import check_environment, open_batch
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from agents import evaluate, generate, make, make_vec_env
-from agents.generation import held_out_indices
+from agents.evaluation.generate import held_out_indices
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.files import atomic_folder, replace_file
 from rlhf_envs.models import no_progress_bars

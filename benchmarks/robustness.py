@@ -2,7 +2,7 @@
 
 `python -m benchmarks.robustness --seeds 3` runs `rlhf train --algo ppo` on `rlhf/Sentiment-v0` for every seed with and
 without the regulariser of `agents.core.adversarial`, everything else as in `agents.hyperparams`, then attacks the model that
-it started from and every trained one (`agents.robustness`), on the same held-out prompts. Runs that are finished in
+it started from and every trained one (`agents.evaluation.robustness`), on the same held-out prompts. Runs that are finished in
 `--folder` are not run again. Further arguments go to `rlhf train`, such as `-n 20480`. Means over the seeds come with
 the standard error of the seeds, those of one model with that of the prompts.
 """
@@ -54,7 +54,7 @@ def attack(
     source: str, n_episodes: int, budget: dict[str, Any], cache: Path, decoding: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """The report of the attacks on one model, which is computed where there is none yet."""
-    from agents.robustness import Budget, evaluate_robustness
+    from agents.evaluation.robustness import Budget, evaluate_robustness
 
     if cache.is_file():
         known: dict[str, Any] = json.loads(cache.read_text(encoding="utf-8"))

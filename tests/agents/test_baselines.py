@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 import agents
-from agents import generation
-from agents.evaluation import evaluate
+from agents.evaluation import generate as generation
+from agents.evaluation.evaluate import evaluate
 from agents.pretrain import build_model
 from agents.reports import evaluation_table
 from agents.testing import check_algorithm

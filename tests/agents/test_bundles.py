@@ -23,7 +23,7 @@ from stable_baselines3.common.utils import LinearSchedule
 import agents
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
 from agents.core.vec_env import remake_env
-from agents.generation import Source
+from agents.evaluation.generate import Source
 from rlhf_envs.files import BundleError
 
 ID = "rlhf/IncreasingNumbers-v0"
@@ -523,7 +523,7 @@ def test_a_models_own_code_is_refused(copy: Path) -> None:
 
 
 def test_a_bundle_is_evaluated_like_the_agent(bundle: Path) -> None:
-    from agents.evaluation import evaluate
+    from agents.evaluation.evaluate import evaluate
 
     live, saved = (evaluate(source, ID, n_episodes=20) for source in (agents.load(bundle), bundle))
     assert [c.completion for c in live.completions] == [c.completion for c in saved.completions]

@@ -177,9 +177,9 @@ def test_two_models_are_compared() -> None:
 
 
 def test_prompts_whose_completions_are_all_the_same_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    import agents.generation
+    import agents.evaluation.generate
 
-    generate = agents.generation.generate_in
+    generate = agents.evaluation.generate.generate_in
     monkeypatch.setattr(agents.generation, "generate_in", lambda *a, **k: generate(*a, **{**k, "deterministic": True}))
     assert "0 questions added; 3 prompts left out, whose completions are all the same" in done(
         "add", "tiny", "-n", "3", *SHORT

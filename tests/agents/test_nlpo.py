@@ -10,7 +10,7 @@ import torch
 
 import agents
 from agents.algorithms.nlpo_policy import NLPOPolicy
-from agents.generation import generate
+from agents.evaluation.generate import generate
 
 BANDIT = "rlhf/TokenBandit-v0"
 N_ENVS, N_STEPS, TOP_P = 6, 12, 0.7

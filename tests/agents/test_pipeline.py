@@ -257,8 +257,8 @@ def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult
     folder = start(tmp_path)
     for target, number, when in [
         ("agents.saving.bundle:save", 1, "after"),  # the agent of the start is in no step's folder yet
-        ("agents.evaluation:evaluate", 1, "after"),
-        ("agents.generation:generate_in", 1, "after"),
+        ("agents.evaluation.evaluate:evaluate", 1, "after"),
+        ("agents.evaluation.generate:generate_in", 1, "after"),
         ("rlhf_envs.feedback.store:FeedbackStore.add_items", 1, "after"),  # asked, and the loop does not know it
         ("rlhf_envs.feedback.store:FeedbackStore.claim", 9, "after"),  # a lease of a process that is no more
         ("rlhf_envs.feedback.store:FeedbackStore.submit", 5, "after"),

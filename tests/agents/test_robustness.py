@@ -11,15 +11,22 @@ import torch
 from typer.testing import CliRunner
 
 import agents
-from agents.attacks import AttackedPolicy, Budget, attack_embeddings, attack_tokens, best_swaps, random_swaps
 from agents.cli import app
 from agents.core.adversarial import radius_of
-from agents.evaluation import _pad
-from agents.generation import Source, generate_in, held_out_indices
-from agents.reward_attack import attack_reward_model
-from agents.robustness import ATTACKS, Robustness, evaluate_robustness
+from agents.evaluation.evaluate import _pad
+from agents.evaluation.generate import Source, generate_in, held_out_indices
+from agents.evaluation.policy_attacks import (
+    AttackedPolicy,
+    Budget,
+    attack_embeddings,
+    attack_tokens,
+    best_swaps,
+    random_swaps,
+)
+from agents.evaluation.reward_attacks import attack_reward_model
+from agents.evaluation.robustness import ATTACKS, Robustness, evaluate_robustness
+from agents.evaluation.statistics import bootstrap_mean
 from agents.saving.folders import open_batch
-from agents.statistics import bootstrap_mean
 
 SENTIMENT = "rlhf/Sentiment-v0"
 SMALL = Budget(epsilon=0.2, steps=3, swaps=2, candidates=6)

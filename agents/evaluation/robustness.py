@@ -1,10 +1,10 @@
 """How robust are a trained policy and the reward model it was trained on: success rates of attacks on both.
 
-The policy is attacked through held-out prompts (`agents.attacks`): their embeddings are changed a little, or a few of
+The policy is attacked through held-out prompts (`agents.evaluation.policy_attacks`): their embeddings are changed a little, or a few of
 their tokens swapped, so that it leaves the completion it would write; then it writes one after the attacked prompt, and
 that is scored after the *original* prompt. By default it takes the most probable token, since a sampled completion is
 another one after any change, however small. The reward model is attacked through bad completions
-(`agents.reward_attack`). Every attack stands beside its blind twin: what that does is noise, not attack.
+(`agents.evaluation.reward_attacks`). Every attack stands beside its blind twin: what that does is noise, not attack.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .algorithms.masked_policy import MaskableTokenPolicy
-from .attacks import AttackedPolicy, Budget, attack_embeddings, attack_tokens
-from .core.adversarial import divergences, hidden_at
-from .core.random_state import isolated_generators
-from .evaluation import _judge, _pad, find_judges
-from .generation import Completion, Source, generate_in, held_out_indices
-from .reward_attack import RewardAttack, attack_reward_model
-from .saving.folders import open_batch
+from ..algorithms.masked_policy import MaskableTokenPolicy
+from ..core.adversarial import divergences, hidden_at
+from ..core.random_state import isolated_generators
+from ..saving.folders import open_batch
+from .evaluate import _judge, _pad, find_judges
+from .generate import Completion, Source, generate_in, held_out_indices
+from .policy_attacks import AttackedPolicy, Budget, attack_embeddings, attack_tokens
+from .reward_attacks import RewardAttack, attack_reward_model
 from .statistics import Estimate, bootstrap_mean
 
 if TYPE_CHECKING:
     from rlhf_envs.episodes import EpisodeBatch
 
-    from .core.policy import TokenPolicy
+    from ..core.policy import TokenPolicy
 
 __all__ = ["ATTACKS", "Budget", "PolicyAttack", "Robustness", "evaluate_robustness"]
 

@@ -13,10 +13,10 @@ import torch
 
 from rlhf_envs.rewards.state import frozen_rewards
 
-from .algorithms.masked_policy import MaskableTokenPolicy
-from .core.policy import TokenPolicy
-from .registry import reads_masks
-from .saving.folders import find_bundle, is_bundle, like_batch, open_batch
+from ..algorithms.masked_policy import MaskableTokenPolicy
+from ..core.policy import TokenPolicy
+from ..registry import reads_masks
+from ..saving.folders import find_bundle, is_bundle, like_batch, open_batch
 
 if TYPE_CHECKING:
     from rlhf_envs.episodes import EpisodeBatch
@@ -102,7 +102,7 @@ class Source:
             )
         path = Path(source)
         if path.suffix == ".zip" and path.is_file():
-            from .saving.loading import load, run_algorithm
+            from ..saving.loading import load, run_algorithm
 
             algorithm = run_algorithm(path) or "ppo"  # policies alike: which algorithm it was matters little here
             agent = load(path, algorithm=algorithm, trust_pickle=trust)
@@ -131,7 +131,7 @@ class Source:
 
     @classmethod
     def _of_bundle(cls, path: Path) -> Source:
-        from .saving.loading import load_policy
+        from ..saving.loading import load_policy
 
         policy, description = load_policy(path)
         kwargs = description["env"].get("kwargs", {})
@@ -170,7 +170,7 @@ class Source:
 
 def _default_best_of(algorithm: str | None) -> int:
     """The completions that an algorithm draws for a prompt, where a run does not say."""
-    from .registry import available, default_arguments, get_algorithm
+    from ..registry import available, default_arguments, get_algorithm
 
     known = algorithm is not None and algorithm in available()
     try:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .core import distribution as token_distribution
-from .core.adversarial import ascend, hidden_at, input_embedding, radius_of, random_start
+from ..core import distribution as token_distribution
+from ..core.adversarial import ascend, hidden_at, input_embedding, radius_of, random_start
 
 if TYPE_CHECKING:
-    from .core.policy import TokenPolicy
+    from ..core.policy import TokenPolicy
 
 __all__ = ["AttackedPolicy", "Budget", "attack_embeddings", "attack_tokens", "best_swaps", "random_swaps"]
 

@@ -52,8 +52,8 @@ def generate_items(
     """
     from rlhf_envs.feedback import NewItem
 
-    from .generation import CHUNK, Source, generate_in
-    from .saving.folders import check_environment, open_batch, run_environment
+    from ..saving.folders import check_environment, open_batch, run_environment
+    from .generate import CHUNK, Source, generate_in
 
     kind = kind or ("rating" if n_completions == 1 else "pairwise" if n_completions == 2 else "ranking")
     compares = kind in ("pairwise", "ranking")

@@ -1,0 +1,1 @@
+"""Complete held-out prompts, measure the completions, and attack policies and reward models."""
