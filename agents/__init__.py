@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from .core.rollout_buffer import SequenceRolloutBuffer
     from .core.text_metrics import TextMetrics
     from .core.vec_env import TextVecEnv, make_vec_env
-    from .early_stopping import EarlyStopping
     from .evaluation.evaluate import evaluate
     from .evaluation.generate import generate
     from .evaluation.robustness import evaluate_robustness
-    from .human import HumanFeedback
     from .pipeline import run_loop
     from .pipeline_config import LoopConfig
-    from .pretrain import pretrain
     from .registry import available, get_algorithm, make, register
     from .saving.bundle import save
     from .saving.checkpoints import CheckpointCallback, Checkpoints
     from .saving.loading import load
+    from .training.early_stopping import EarlyStopping
+    from .training.human_feedback import HumanFeedback
+    from .training.pretrain import pretrain
 
 _MODULES = {
     "CheckpointCallback": "saving.checkpoints",
     "Checkpoints": "saving.checkpoints",
     "CompareConfig": "compare_config",
     "Comparison": "compare",
-    "EarlyStopping": "early_stopping",
-    "HumanFeedback": "human",
+    "EarlyStopping": "training.early_stopping",
+    "HumanFeedback": "training.human_feedback",
     "LagrangeMultiplier": "algorithms.lagrange",
     "LoopConfig": "pipeline_config",
     "SequenceRolloutBuffer": "core.rollout_buffer",
@@ -51,7 +51,7 @@ _MODULES = {
     "load": "saving.loading",
     "make": "registry",
     "make_vec_env": "core.vec_env",
-    "pretrain": "pretrain",
+    "pretrain": "training.pretrain",
     "register": "registry",
     "run_loop": "pipeline",
     "save": "saving.bundle",

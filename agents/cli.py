@@ -16,7 +16,7 @@ from .cli_loop import add_loop
 from .cli_reward import reward_app
 from .cli_tune import add_tune
 from .command_line import add_command, user_errors
-from .config import TrainConfig, parse_pairs
+from .training.config import TrainConfig, parse_pairs
 
 __all__ = ["EvaluateConfig", "PretrainConfig", "app"]
 
@@ -60,7 +60,7 @@ def train(flags: TrainFlags) -> None:
     with user_errors():
         config = TrainConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
         if flags.resume is not None:
-            from .resume import find_run, is_finished, prepare_resumed
+            from .training.resume import find_run, is_finished, prepare_resumed
 
             config = find_run(flags.resume, config)
             if is_finished(flags.resume):
@@ -71,9 +71,9 @@ def train(flags: TrainFlags) -> None:
         if flags.resume is None:
             config.folder()
     with console.status("loading"), user_errors():
-        from . import reports
-        from .train import RunInterrupted, prepare
-        from .train import train as run
+        from .training import report as reports
+        from .training.run import RunInterrupted, prepare
+        from .training.run import train as run
 
         prepared = prepare(config) if flags.resume is None else prepare_resumed(flags.resume, config)
     config = prepared.config
@@ -144,8 +144,8 @@ def evaluate(config: EvaluateConfig) -> None:
             raise ValueError(f"--output {config.output}: there is no folder {Path(config.output).parent}")
     from transformers.utils import logging
 
-    from . import reports
     from .evaluation.evaluate import evaluate as run
+    from .training import report as reports
 
     logging.disable_progress_bar()
     with user_errors():
@@ -227,7 +227,7 @@ class PretrainConfig(BaseModel):
 @add_command(app, PretrainConfig, "pretrain")
 def pretrain(config: PretrainConfig) -> None:
     """Pre-train a small language model and its tokenizer on plain text, into a Hugging Face folder."""
-    from .pretrain import pretrain as run
+    from .training.pretrain import pretrain as run
 
     with user_errors():
         figures = run(**config.model_dump())

@@ -11,7 +11,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from .command_line import add_command, user_errors
-from .config import parse_pairs
+from .training.config import parse_pairs
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore

@@ -51,7 +51,7 @@ def _loop(flags: LoopFlags) -> None:
     with console.status("loading"), user_errors():
         from .pipeline import run_loop
         from .pipeline_report import report_table
-        from .train import RunInterrupted
+        from .training.run import RunInterrupted
 
     try:
         with user_errors():

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .compare_config import CONFIG, CompareConfig
-from .config import AGENT_FIELDS, TrainConfig
-from .hyperparams import default_hyperparams
+from .training.config import AGENT_FIELDS, TrainConfig
+from .training.hyperparams import default_hyperparams
 
 __all__ = ["Arm", "Run", "RunConfig", "plan"]
 
@@ -286,7 +286,7 @@ def _check_unchanged(run: Run) -> None:
 
 def resolve(config: RunConfig) -> TrainConfig:
     """The configuration as `rlhf train` resolves it; as it stands where the algorithm does not import."""
-    from . import train
+    from .training import run as train
 
     try:
         return train.resolve(config)

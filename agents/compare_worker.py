@@ -48,7 +48,7 @@ def _guarded(task: dict[str, Any]) -> dict[str, Any]:
     """Run a task, and tell how it ended."""
     started = time.perf_counter()
     try:
-        from .train import RunInterrupted
+        from .training.run import RunInterrupted
 
         try:
             execute(task)
@@ -77,7 +77,7 @@ def execute(task: dict[str, Any]) -> None:
     from . import registry
     from .compare_runs import RunConfig
     from .compare_tracking import HeldOutEvaluations, Tracker
-    from .train import train
+    from .training.run import train
 
     for name, target in task["registered"].items():
         registry.register(name, target)
@@ -108,10 +108,10 @@ def _prepare(config: Any) -> Any:
     """The run where its checkpoints left it; else a new one, in place of what there is."""
     from rlhf_envs.files import find_folder
 
-    from .resume import find_run, prepare_resumed
     from .saving.checkpoints import Checkpoints
     from .saving.folders import is_bundle
-    from .train import AGENT, CHECKPOINTS, CONFIG, prepare
+    from .training.resume import find_run, prepare_resumed
+    from .training.run import AGENT, CHECKPOINTS, CONFIG, prepare
 
     folder = config.folder()
     left = is_bundle(find_folder(folder / AGENT)) or Checkpoints(folder / CHECKPOINTS).latest() is not None

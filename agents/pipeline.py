@@ -79,7 +79,7 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
     from rlhf_envs.feedback import StoreError
     from rlhf_envs.rewards import RewardError
 
-    from .train import RunInterrupted, RunStopped
+    from .training.run import RunInterrupted, RunStopped
 
     started = time.perf_counter()
     config = resolve(config)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from .config import TrainConfig
+from .training.config import TrainConfig
 
 __all__ = ["CONFIG", "LoopConfig", "find_loop"]
 

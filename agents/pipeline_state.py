@@ -161,7 +161,7 @@ def resolve(config: LoopConfig) -> LoopConfig:
     from .registry import get_algorithm
     from .saving.bundle import holds
     from .saving.folders import check_environment
-    from .train import resolve as with_defaults
+    from .training.run import resolve as with_defaults
 
     for package in ("sqlalchemy", "alembic", "crowdkit", "krippendorff"):
         if find_spec(package) is None:

@@ -22,7 +22,7 @@ SPARE = 1.1  # pairs drawn for each that is wanted: some are of two equal comple
 def begin(loop: Loop, number: int, into: Path) -> Figures:
     """Save the agent before any training."""
     from .saving import bundle as bundles
-    from .train import build_agent
+    from .training.run import build_agent
 
     agent = build_agent(loop.config)
     bundles.save(agent, into / AGENT)
@@ -85,10 +85,10 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
         RunInterrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
     from .core.text_metrics import PeriodicEvaluation
-    from .run_log import open_logger
     from .saving import bundle as bundles
     from .saving.checkpoints import CheckpointCallback, Checkpoints
-    from .train import CHECKPOINTS, RunInterrupted, build_callbacks
+    from .training.logger import open_logger
+    from .training.run import CHECKPOINTS, RunInterrupted, build_callbacks
 
     config, reward, place = loop.config, loop.reward(number), loop.place(number, "learn").parent
     bundle = Checkpoints(place / CHECKPOINTS).latest() or loop.agent(number - 1)
@@ -129,7 +129,7 @@ def _load_agent(loop: Loop, bundle: Path) -> tuple[Any, Callable[[], None]]:
     """The agent of a bundle, and what puts the global generators to where they were when it was saved."""
     from .core.random_state import get_generators, set_generators
     from .saving.loading import load
-    from .train import build_environment
+    from .training.run import build_environment
 
     config = loop.config
     agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
@@ -162,7 +162,7 @@ def evaluate(loop: Loop, number: int, into: Path) -> Figures:
 def save_model(loop: Loop) -> None:
     """Write the policy of the last round as a plain Hugging Face folder, as `rlhf train` does."""
     from .evaluation.generate import Source
-    from .train import MODEL
+    from .training.run import MODEL
 
     policy = Source.of(loop.agent(loop.config.rounds)).policy
     assert policy is not None

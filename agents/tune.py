@@ -22,7 +22,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from .core.random_state import isolated_generators
 from .evaluation.evaluate import Evaluation, evaluate
 from .evaluation.statistics import Estimate, bootstrap_mean
-from .train import build_agent, resolve
+from .training.run import build_agent, resolve
 from .tune_config import TuneConfig
 from .tune_space import Range, parse_range, search_space
 

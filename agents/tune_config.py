@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .config import TrainConfig, parse_pairs
+from .training.config import TrainConfig, parse_pairs
 
 __all__ = ["TuneConfig"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.files import replace_file
 
-from .hyperparams import write_section
+from .training.hyperparams import write_section
 from .tune import ERROR, FIGURES, KL, TuneResult
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.early_stopping import stopping_point
+from agents.training.early_stopping import stopping_point
 
 KINDS = ("single", "pessimistic")
 FITTED = {"single": "one reward model", "pessimistic": "the ensemble's mean"}
@@ -18,7 +18,7 @@ Proxy and gold score against the KL to the starting model, in the manner of Gao 
 (https://arxiv.org/abs/2210.10760), by `python -m benchmarks.overoptimisation --docs docs`, whose docstring says what
 differs from the paper. One reward model, and an ensemble less its disagreement (`rlhf_envs.rewards.Pessimistic`), are
 fitted to the same comparisons and optimised by PPO without a KL penalty and by best-of-n; gold is a judge that neither
-meets. Stars: the agent that `agents.early_stopping.EarlyStopping` keeps.
+meets. Stars: the agent that `agents.training.early_stopping.EarlyStopping` keeps.
 
 ![Proxy and gold against the square root of the KL](overoptimisation.png)
 """

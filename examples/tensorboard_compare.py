@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from agents.train import TrainConfig, train
+from agents.training.run import TrainConfig, train
 
 
 def main(n_timesteps: int, log_folder: str, n_test: int = 64) -> None:

@@ -20,7 +20,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from agents.pretrain import split_passages
+from agents.training.pretrain import split_passages
 from rlhf_envs.datasets.corpora import Document, load_corpus, split_of
 from rlhf_envs.models import load_tokenizer
 

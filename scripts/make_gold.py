@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
-from agents.pretrain import split_passages
+from agents.training.pretrain import split_passages
 from rlhf_envs.datasets.corpora import Document, load_corpus
 from rlhf_envs.models.export import replace_folder
 from rlhf_envs.rewards.judge import GoldJudge

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from agents.pretrain import split_passages
+from agents.training.pretrain import split_passages
 from rlhf_envs.datasets import load_corpus, load_rows
 from rlhf_envs.models import load_tokenizer, resolve
 from rlhf_envs.models.export import replace_folder, save_float16

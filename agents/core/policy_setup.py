@@ -37,7 +37,7 @@ def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str
         return load_causal_lm(model), model
     if model is not None:
         return model, None
-    from ..pretrain import build_model
+    from ..training.pretrain import build_model
 
     logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", n_actions)
     return build_model(n_actions, max_length, n_layer=2, n_embd=64, n_head=2), None

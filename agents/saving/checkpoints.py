@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlhf_envs.files import clear_unfinished, discard, find_folder, is_replaceable
 
-from ..run_log import pending_figures, restore_figures
+from ..training.logger import pending_figures, restore_figures
 from .bundle import AGENT, BundleError, capture, read, read_extra, write
 from .loading import load
 

@@ -14,10 +14,10 @@ from torch.nn import functional
 import agents
 from agents.evaluation import generate as generation
 from agents.evaluation.evaluate import evaluate
-from agents.pretrain import build_model
-from agents.reports import evaluation_table
 from agents.testing import check_algorithm
-from agents.train import TrainConfig, train
+from agents.training.pretrain import build_model
+from agents.training.report import evaluation_table
+from agents.training.run import TrainConfig, train
 from rlhf_envs.registration import register_task
 from rlhf_envs.tasks import WordTask
 from rlhf_envs.tasks.token_bandit import completion_rewards, enumerate_completions

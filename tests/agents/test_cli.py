@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from agents.cli import app
-from agents.config import TrainConfig, parse_pairs
-from agents.hyperparams import default_hyperparams
-from agents.train import train
+from agents.training.config import TrainConfig, parse_pairs
+from agents.training.hyperparams import default_hyperparams
+from agents.training.run import train
 
 BANDIT = "rlhf/TokenBandit-v0"
 SMALL = ["--env", BANDIT, "-n", "384", "--n-envs", "32", "--eval-freq", "192", "--save-freq", "192", "--no-progress"]
@@ -178,7 +178,7 @@ def test_pretrain_passes_its_flags_on_and_names_mistakes(tmp_path: Path, monkeyp
         seen.update(arguments)
         return {"loss": 1.0, "perplexity": 2.7}
 
-    monkeypatch.setattr("agents.pretrain.pretrain", pretend)
+    monkeypatch.setattr("agents.training.pretrain.pretrain", pretend)
     result = rlhf("pretrain", "words.txt", str(tmp_path / "lm"), "-n", "7", "--bf16", "--n-layer", "2")
     assert result.exit_code == 0, result.output
     assert (seen["source"], seen["steps"], seen["bf16"], seen["n_layer"], seen["resume"]) == (
@@ -198,7 +198,7 @@ def test_every_argument_of_pretrain_has_a_flag_with_its_default() -> None:
     import inspect
 
     from agents.cli import PretrainConfig
-    from agents.pretrain import pretrain
+    from agents.training.pretrain import pretrain
 
     parameters = inspect.signature(pretrain).parameters
     assert list(parameters) == list(PretrainConfig.model_fields)

@@ -26,8 +26,8 @@ from agents.compare import Comparison
 from agents.compare_config import CompareConfig
 from agents.compare_runs import plan
 from agents.compare_worker import execute
-from agents.config import TrainConfig
-from agents.train import RunInterrupted, train
+from agents.training.config import TrainConfig
+from agents.training.run import RunInterrupted, train
 
 BANDIT = "rlhf/TokenBandit-v0"
 STEPS = [0, 192, 384, 576, 768]

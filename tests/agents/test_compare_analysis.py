@@ -229,7 +229,7 @@ def test_an_algorithm_that_calls_no_callbacks_has_its_first_and_last_evaluation(
     """Baselines that do not train are such; `finish` is all that they meet."""
     import agents
     from agents.compare_tracking import Tracker
-    from agents.config import TrainConfig
+    from agents.training.config import TrainConfig
 
     env = "rlhf/TokenBandit-v0"
     agent = agents.make("a2c", env, n_envs=4, seed=0)

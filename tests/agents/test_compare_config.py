@@ -134,7 +134,7 @@ def test_every_arm_has_every_seed_and_what_is_equal(tmp_path: Path) -> None:
 
 
 def test_decoding_is_one_where_the_table_has_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agents import hyperparams
+    from agents.training import hyperparams
 
     table = {"ppo": dict(temperature=0.7, top_k=9), "a2c": dict(temperature=1.3, top_p=0.5)}
     monkeypatch.setitem(hyperparams._ours(), BANDIT, table)

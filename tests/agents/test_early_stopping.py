@@ -7,7 +7,7 @@ import torch
 
 import agents
 from agents.core.text_metrics import PeriodicEvaluation
-from agents.early_stopping import EarlyStopping, stopping_point
+from agents.training.early_stopping import EarlyStopping, stopping_point
 
 ID = "rlhf/TokenBandit-v0"
 ROLLOUT = 48
@@ -117,7 +117,7 @@ def test_it_takes_the_environment_of_the_periodic_evaluation_and_any_metric(tmp_
 
 
 def test_by_default_the_reward_in_use_is_evaluated_on_the_validation_split(monkeypatch):
-    from agents import early_stopping
+    from agents.training import early_stopping
 
     seen = []
     real = early_stopping.evaluate

@@ -10,14 +10,14 @@ import torch
 from scipy import stats
 
 from agents import make, make_vec_env
-from agents.config import TrainConfig
 from agents.core.policy import TokenPolicy
 from agents.core.text_metrics import distinct_bigrams
 from agents.evaluation.evaluate import evaluate
 from agents.evaluation.generate import Source, generate, held_out_indices
 from agents.evaluation.statistics import bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
 from agents.saving.folders import open_batch
-from agents.train import evaluate_held_out
+from agents.training.config import TrainConfig
+from agents.training.run import evaluate_held_out
 
 BANDIT = "rlhf/TokenBandit-v0"
 SENTIMENT = dict(env_kwargs={"reward_fn": lambda prompts, completions, **_: [float(len(c)) for c in completions]})

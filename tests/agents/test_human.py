@@ -18,10 +18,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from agents import CheckpointCallback, Checkpoints, SequenceRolloutBuffer, TextMetrics, TokenPolicy, make_vec_env
-from agents.config import TrainConfig
-from agents.human import HumanFeedback, RatingRefit, human_rewards
-from agents.resume import prepare_resumed
-from agents.train import RunInterrupted, train
+from agents.training.config import TrainConfig
+from agents.training.human_feedback import HumanFeedback, RatingRefit, human_rewards
+from agents.training.resume import prepare_resumed
+from agents.training.run import RunInterrupted, train
 
 pytest.importorskip("sqlalchemy")
 
@@ -148,7 +148,7 @@ CONFIG["hyperparams"] = dict(n_steps=6, batch_size=12, n_epochs=1)
 def test_sigterm_while_waiting_ends_the_run_cleanly_and_no_answer_is_asked_for_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.reports.plot_curves", lambda *_, **__: None)
+    monkeypatch.setattr("agents.training.report.plot_curves", lambda *_, **__: None)
     path = tmp_path / "feedback.db"
     config = TrainConfig(log_folder=str(tmp_path / "logs"), env_kwargs=human(path), **CONFIG)
     threading.Thread(target=terminate_when_it_waits, args=(path, 10)).start()
@@ -177,7 +177,7 @@ def terminate_when_it_waits(path: Path, after: int) -> None:
 
 
 def test_in_async_mode_the_model_is_refitted_to_what_people_said(tmp_path: Path, caplog: Any) -> None:
-    caplog.set_level(logging.INFO, "agents.human")
+    caplog.set_level(logging.INFO, "agents.training.human_feedback")
     path = tmp_path / "feedback.db"
     agent = build(path, mode="async", fallback="tiny-reward", refit_every=8)
     refit = RatingRefit(tmp_path / "models", epochs=1)

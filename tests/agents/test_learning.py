@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import agents
-from agents.hyperparams import default_hyperparams
-from agents.train import TrainConfig, train
+from agents.training.hyperparams import default_hyperparams
+from agents.training.run import TrainConfig, train
 
 pytestmark = pytest.mark.slow
 LEARNERS = sorted(

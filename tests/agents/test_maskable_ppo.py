@@ -15,14 +15,14 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 import agents
 from agents.algorithms.masked_policy import MaskableTokenPolicy
-from agents.config import TrainConfig
 from agents.core.distribution import log_probs_and_entropies
 from agents.core.language_model import hidden_states
 from agents.core.observations import micro_batches
 from agents.evaluation import evaluate as evaluation
 from agents.evaluation.generate import generate
 from agents.testing import bandit_figures
-from agents.train import train
+from agents.training.config import TrainConfig
+from agents.training.run import train
 from rlhf_envs import TextGenerationVectorEnv
 from rlhf_envs.tasks.token_bandit import CONTEXTS, TokenBandit, completion_rewards, enumerate_completions, optimum
 

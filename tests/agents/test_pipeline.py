@@ -27,7 +27,7 @@ from agents.pipeline import LoopConfig, LoopResult, find_loop, run_loop
 from agents.pipeline_report import markdown, plot_rounds
 from agents.pipeline_state import Loop, items_of, judgements_of, resolve
 from agents.saving.loading import load_policy
-from agents.train import RunInterrupted, RunStopped
+from agents.training.run import RunInterrupted, RunStopped
 from rlhf_envs.rewards.reward_model import RewardModel
 
 if TYPE_CHECKING:

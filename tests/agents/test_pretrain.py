@@ -7,7 +7,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agents.pretrain import PackedTexts, pretrain, read_texts, split_passages, train_tokenizer
+from agents.training.pretrain import PackedTexts, pretrain, read_texts, split_passages, train_tokenizer
 
 TEXTS = [f"The cat number {i} sat on the mat. It was a good day for cat {i}! Was it?" for i in range(60)]
 SMALL = dict(vocab_size=300, n_layer=1, n_embd=16, n_head=2, block_size=32, batch_size=4, save_freq=10)

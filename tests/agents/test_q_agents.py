@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import agents
-from agents.config import TrainConfig
-from agents.resume import prepare_resumed
 from agents.testing import bandit_figures
-from agents.train import RunInterrupted, train
+from agents.training.config import TrainConfig
+from agents.training.resume import prepare_resumed
+from agents.training.run import RunInterrupted, train
 
 ID = "rlhf/IncreasingNumbers-v0"
 NAMES = ("dqn", "qrdqn", "ilql")
@@ -156,7 +156,7 @@ def test_a_run_that_is_stopped_goes_on_exactly(name: str, tmp_path: Path, monkey
 
     from rlhf_envs.rewards.rules import TokenBanditReward
 
-    monkeypatch.setattr("agents.reports.plot_curves", lambda *_, **__: None)
+    monkeypatch.setattr("agents.training.report.plot_curves", lambda *_, **__: None)
     whole = train(config(name, tmp_path / "whole")).folder
     score, calls = TokenBanditReward.score, 0
 

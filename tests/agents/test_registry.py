@@ -51,7 +51,7 @@ def test_a_batch_smaller_than_an_episode_is_an_error_at_once():
 
 
 def test_a_model_brings_its_tokenizer_to_an_id_and_must_fit_an_environment(tmp_path):
-    from agents.pretrain import pretrain
+    from agents.training.pretrain import pretrain
 
     (tmp_path / "texts.txt").write_text("\n\n".join(f"A text of number {i} and more." for i in range(30)))
     other = str(tmp_path / "other")

@@ -22,9 +22,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from typer.testing import CliRunner
 
 from agents.cli import app
-from agents.config import TrainConfig
-from agents.resume import find_run, prepare_resumed
-from agents.train import RunInterrupted, RunStopped, TrainResult, train
+from agents.training.config import TrainConfig
+from agents.training.resume import find_run, prepare_resumed
+from agents.training.run import RunInterrupted, RunStopped, TrainResult, train
 from rlhf_envs.rewards.rules import TokenBanditReward
 
 BANDIT = "rlhf/TokenBandit-v0"
@@ -84,7 +84,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 def _no_pictures() -> Iterator[None]:
     """They take most of the time of so short a run, and have tests of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.reports.plot_curves", lambda *_, **__: None)
+        patch.setattr("agents.training.report.plot_curves", lambda *_, **__: None)
         yield
 
 
@@ -105,7 +105,7 @@ def test_a_run_that_sigterm_stops_goes_on_exactly(
     """In the first rollout, in a later one, and in one with an evaluation before it."""
     # the reward is called 3 times by the evaluation before training at the most; count from when training starts
     started = []
-    monkeypatch.setattr("agents.train._open_folder", _spy_open(lambda: started.append(1)))
+    monkeypatch.setattr("agents.training.run._open_folder", _spy_open(lambda: started.append(1)))
     score, calls = TokenBanditReward.score, 0
 
     def terminate(self: Any, prompts: list[str], completions: list[str], **columns: Any) -> Any:
@@ -153,7 +153,7 @@ def test_a_signal_in_the_last_rollout_or_update_is_no_end(
 
 
 def _spy_open(called: Any) -> Any:
-    from agents.train import _open_folder
+    from agents.training.run import _open_folder
 
     def spy(run: Any) -> None:
         _open_folder(run)

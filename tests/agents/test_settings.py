@@ -10,10 +10,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from agents import hyperparams
 from agents.cli import app
-from agents.config import TrainConfig
-from agents.hyperparams import check_keys, default_hyperparams, read_settings, write_section
+from agents.training import hyperparams
+from agents.training.config import TrainConfig
+from agents.training.hyperparams import check_keys, default_hyperparams, read_settings, write_section
 
 BANDIT = "rlhf/TokenBandit-v0"
 FILES = sorted(hyperparams.FOLDER.glob("*.yml"))

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 import agents
 from agents import tune as tuning
 from agents.cli import app
-from agents.hyperparams import default_hyperparams
 from agents.registry import get_algorithm, known_arguments, registered
-from agents.train import build_agent, resolve
+from agents.training.hyperparams import default_hyperparams
+from agents.training.run import build_agent, resolve
 from agents.tune_config import TuneConfig
 from agents.tune_space import Range, parse_range, search_space
 

@@ -22,8 +22,9 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common import base_class, env_util, envs, on_policy_algorithm, vec_env
 from stable_baselines3.common.monitor import Monitor
 
-from agents import SequenceRolloutBuffer, TokenPolicy, pretrain
+from agents import SequenceRolloutBuffer, TokenPolicy
 from agents.core.vec_env import TextVecEnv
+from agents.training import pretrain
 from rlhf_envs import TextGenerationEnv, TextGenerationVectorEnv
 from rlhf_envs.tasks.token_bandit import TokenBandit
 

@@ -12,9 +12,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from rlhf_envs.episodes import EpisodeOptions
 
-from .core.random_state import isolated_generators
-from .evaluation.evaluate import evaluate
-from .saving.bundle import save
+from ..core.random_state import isolated_generators
+from ..evaluation.evaluate import evaluate
+from ..saving.bundle import save
 
 __all__ = ["EarlyStopping", "stopping_point"]
 

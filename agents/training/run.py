@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .config import TrainConfig
 
 if TYPE_CHECKING:
-    from .evaluation.evaluate import Evaluation
-    from .saving.checkpoints import CheckpointCallback
+    from ..evaluation.evaluate import Evaluation
+    from ..saving.checkpoints import CheckpointCallback
 
 __all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "train"]
 
@@ -50,7 +50,7 @@ class Prepared:
     @property
     def checkpoints(self) -> CheckpointCallback | None:
         """The callback that saves the run; None where bundles do not hold its agent."""
-        from .saving.checkpoints import CheckpointCallback
+        from ..saving.checkpoints import CheckpointCallback
 
         return next((callback for callback in self.callbacks if isinstance(callback, CheckpointCallback)), None)
 
@@ -101,7 +101,7 @@ def _check_budget(config: TrainConfig, agent: Any) -> None:
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """The configuration with its defaults; without that of `kl_coef` where the algorithm makes no use of it."""
-    from .registry import get_algorithm, kl_argument
+    from ..registry import get_algorithm, kl_argument
 
     given = config.kl_coef is not None or "kl_coef" in config.hyperparams
     if given or kl_argument(get_algorithm(config.algo)) == "kl_coef":
@@ -113,7 +113,7 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
     """Train, and write the run's folder: configuration, TensorBoard events, curves, samples, report, model, agent.
 
     SIGTERM, or SIGINT once, ends the training at once with a checkpoint; a run that fails leaves one too. Either goes
-    on with `agents.resume.prepare_resumed`, which is what `rlhf train --resume` does. Neither holds of an agent that
+    on with `agents.training.resume.prepare_resumed`, which is what `rlhf train --resume` does. Neither holds of an agent that
     bundles do not hold, such as a third party's off-policy one: it is saved at the end alone, with its own `save`.
 
     Raises:
@@ -121,7 +121,7 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         RunStopped: training failed.
         OSError: the folder cannot be written.
     """
-    from . import reports
+    from . import report as reports
 
     run = run if isinstance(run, Prepared) else prepare(run)
     config, folder, agent = run.config, run.folder, run.agent
@@ -140,8 +140,8 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
 
 def _learn(run: Prepared, tokens: int) -> None:
     """Train for so many more tokens, and save the agent and the model."""
-    from .core.random_state import set_generators
-    from .saving import bundle as bundles
+    from ..core.random_state import set_generators
+    from ..saving import bundle as bundles
 
     agent, guard = run.agent, run.checkpoints
     if run.generators is not None:
@@ -202,14 +202,14 @@ def _explain(run: Prepared, error: Exception) -> str:
 
 def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
     """The agent on held-out prompts, with the same prompts and random numbers each time."""
-    from .evaluation.evaluate import evaluate
+    from ..evaluation.evaluate import evaluate
 
     return evaluate(agent, config.env_id, config.test_episodes, config.test_split, env_kwargs=config.held_out_kwargs())
 
 
 def build_agent(config: TrainConfig) -> Any:
     """The agent of a resolved configuration. Names are checked before any model is loaded."""
-    from .saving.folders import check_environment
+    from ..saving.folders import check_environment
 
     check_environment(config.env)
     if config.model is not None:
@@ -218,7 +218,7 @@ def build_agent(config: TrainConfig) -> Any:
         find_model(config.model)
     import torch
 
-    from .registry import check_arguments, make
+    from ..registry import check_arguments, make
 
     check_arguments(config.algo, config.agent_kwargs())
     _check_device(config.device)
@@ -232,7 +232,7 @@ def build_agent(config: TrainConfig) -> Any:
 
 def build_environment(config: TrainConfig) -> Any:
     """The training environment of a resolved configuration."""
-    from .core.vec_env import make_vec_env
+    from ..core.vec_env import make_vec_env
 
     assert config.n_envs is not None
     return make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
@@ -255,11 +255,11 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
     Raises:
         ValueError: checkpoints are asked for, and the agent is none that bundles hold.
     """
-    from .core.text_metrics import PeriodicEvaluation, TextMetrics
-    from .core.vec_env import make_vec_env
-    from .evaluation.evaluate import find_judges
-    from .saving.bundle import holds
-    from .saving.checkpoints import CheckpointCallback, Checkpoints
+    from ..core.text_metrics import PeriodicEvaluation, TextMetrics
+    from ..core.vec_env import make_vec_env
+    from ..evaluation.evaluate import find_judges
+    from ..saving.bundle import holds
+    from ..saving.checkpoints import CheckpointCallback, Checkpoints
 
     callbacks: list[Any] = [TextMetrics(judges=find_judges(agent.get_env().get_attr("task", 0)[0], None))]
     if config.eval_freq > 0:
@@ -291,7 +291,7 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
 
 def _people(config: TrainConfig, agent: Any, folder: Path, guard: CheckpointCallback | None = None) -> list[Any]:
     """What a run needs whose reward is people; nothing for any other."""
-    from .human import HumanFeedback, RatingRefit, human_rewards
+    from .human_feedback import HumanFeedback, RatingRefit, human_rewards
 
     if all(reward.store is None for reward in human_rewards(agent.get_env())):
         return []
@@ -302,8 +302,8 @@ def _open_folder(run: Prepared) -> None:
     """Make the run's folder, or reopen it, and let the agent log there."""
     from rlhf_envs.files import is_replaceable
 
+    from .logger import open_logger
     from .resume import at_start
-    from .run_log import open_logger
 
     config, folder, agent = run.config, run.folder, run.agent
     try:

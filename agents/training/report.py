@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from .evaluation.evaluate import Evaluation
-    from .evaluation.generate import Completion
-    from .evaluation.statistics import Estimate
-    from .train import TrainResult
+    from ..evaluation.evaluate import Evaluation
+    from ..evaluation.generate import Completion
+    from ..evaluation.statistics import Estimate
+    from .run import TrainResult
 
 __all__ = ["change_table", "evaluation_table", "samples_table", "shown", "write"]
 

@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from .evaluation.statistics import Estimate
+    from ..evaluation.statistics import Estimate
 
 __all__ = ["plot_curves", "read_progress"]
 

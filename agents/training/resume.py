@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import TrainConfig
-from .train import AGENT, CHECKPOINTS, CONFIG, Prepared, build_callbacks, build_environment, evaluate_held_out
+from .run import AGENT, CHECKPOINTS, CONFIG, Prepared, build_callbacks, build_environment, evaluate_held_out
 
 __all__ = ["at_start", "find_run", "is_finished", "prepare_resumed"]
 
@@ -65,11 +65,11 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     """
     import torch
 
-    from .core.random_state import get_generators, isolated_generators
-    from .registry import get_algorithm
-    from .saving.bundle import holds
-    from .saving.folders import check_environment
-    from .saving.loading import load
+    from ..core.random_state import get_generators, isolated_generators
+    from ..registry import get_algorithm
+    from ..saving.bundle import holds
+    from ..saving.folders import check_environment
+    from ..saving.loading import load
 
     started = time.perf_counter()
     folder = Path(folder)
@@ -101,9 +101,9 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
 
 def _newest(folder: Path) -> Path:
     """The finished agent if there is one that is whole, else the newest checkpoint."""
-    from .saving.bundle import BundleError, read
-    from .saving.checkpoints import Checkpoints
-    from .saving.folders import is_bundle
+    from ..saving.bundle import BundleError, read
+    from ..saving.checkpoints import Checkpoints
+    from ..saving.folders import is_bundle
 
     if is_bundle(folder / AGENT):
         try:

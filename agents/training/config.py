@@ -43,7 +43,7 @@ def _literal(text: str) -> Any:
 
 
 class TrainConfig(BaseModel):
-    """The configuration of a run. What is left out comes from `agents/settings/<Env>.yml`, by algorithm."""
+    """The configuration of a run. What is left out comes from `agents/training/settings/<Env>.yml`, by algorithm."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -76,7 +76,7 @@ class TrainConfig(BaseModel):
         {}, description="Arguments of the environment, such as max_new_tokens:24 or data:my.jsonl; repeat the flag."
     )
     settings: str | None = Field(
-        None, description="YAML file of settings by algorithm, instead of ours in agents/settings/."
+        None, description="YAML file of settings by algorithm, instead of ours in agents/training/settings/."
     )
     wandb: str | None = Field(None, description="Project of Weights & Biases to log to as well.")
     log_folder: str = Field(

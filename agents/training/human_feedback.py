@@ -17,13 +17,13 @@ from rlhf_envs.files import atomic_folder
 from rlhf_envs.rewards.human import HumanReward, Waiting
 from rlhf_envs.rewards.state import walk
 
-from .core.random_state import isolated_generators
+from ..core.random_state import isolated_generators
 
 if TYPE_CHECKING:
     from rlhf_envs.rewards.human import Refit
     from rlhf_envs.rewards.reward_model import RewardModel
 
-    from .saving.checkpoints import CheckpointCallback
+    from ..saving.checkpoints import CheckpointCallback
 
 __all__ = ["HumanFeedback", "RatingRefit", "human_rewards"]
 

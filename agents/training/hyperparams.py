@@ -1,6 +1,6 @@
 """The settings that `rlhf train` takes where none are given: one YAML file an environment, a section an algorithm.
 
-As in rl_zoo3, where they are one file an algorithm. Ours are in `agents/settings/`, named after the environment; a file
+As in rl_zoo3, where they are one file an algorithm. Ours are in `agents/training/settings/`, named after the environment; a file
 says under `environments` which ones it is for. A section `any` is for the algorithms that have none. `n_timesteps`
 counts tokens; everything else is what `agents.make` takes. Those of `ppo` and
 `a2c` are tuned so that a run learns in about a minute on two cores; the others start from them, most were tried on one
@@ -68,7 +68,7 @@ def read_settings(file: str | Path) -> tuple[list[str], dict[str, dict[str, Any]
 
 
 def _section(file: str, name: Any, settings: Any) -> dict[str, Any]:
-    from .registry import available
+    from ..registry import available
 
     names = [*available(), ANY]
     if name not in names:
@@ -121,7 +121,7 @@ def check_keys(file: str | Path, section: str, settings: Iterable[str], algo: st
     Raises:
         ValueError: it does not; the message names file, section, key and the nearest name.
     """
-    from .registry import get_algorithm, known_arguments
+    from ..registry import get_algorithm, known_arguments
 
     known = known_arguments(get_algorithm(algo)).union(OF_THE_RUN)
     if section == ANY:
