@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .algorithms.lagrange import LagrangeMultiplier
-    from .compare import Comparison, compare
-    from .compare_config import CompareConfig
     from .core.policy import TokenPolicy
     from .core.rollout_buffer import SequenceRolloutBuffer
     from .core.text_metrics import TextMetrics
@@ -19,8 +17,10 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate
     from .evaluation.generate import generate
     from .evaluation.robustness import evaluate_robustness
-    from .pipeline import run_loop
-    from .pipeline_config import LoopConfig
+    from .experiments.compare.compare import Comparison, compare
+    from .experiments.compare.config import CompareConfig
+    from .experiments.loop.config import LoopConfig
+    from .experiments.loop.loop import run_loop
     from .registry import available, get_algorithm, make, register
     from .saving.bundle import save
     from .saving.checkpoints import CheckpointCallback, Checkpoints
@@ -32,18 +32,18 @@ if TYPE_CHECKING:
 _MODULES = {
     "CheckpointCallback": "saving.checkpoints",
     "Checkpoints": "saving.checkpoints",
-    "CompareConfig": "compare_config",
-    "Comparison": "compare",
+    "CompareConfig": "experiments.compare.config",
+    "Comparison": "experiments.compare.compare",
     "EarlyStopping": "training.early_stopping",
     "HumanFeedback": "training.human_feedback",
     "LagrangeMultiplier": "algorithms.lagrange",
-    "LoopConfig": "pipeline_config",
+    "LoopConfig": "experiments.loop.config",
     "SequenceRolloutBuffer": "core.rollout_buffer",
     "TextMetrics": "core.text_metrics",
     "TextVecEnv": "core.vec_env",
     "TokenPolicy": "core.policy",
     "available": "registry",
-    "compare": "compare",
+    "compare": "experiments.compare.compare",
     "evaluate": "evaluation.evaluate",
     "evaluate_robustness": "evaluation.robustness",
     "generate": "evaluation.generate",
@@ -53,7 +53,7 @@ _MODULES = {
     "make_vec_env": "core.vec_env",
     "pretrain": "training.pretrain",
     "register": "registry",
-    "run_loop": "pipeline",
+    "run_loop": "experiments.loop.loop",
     "save": "saving.bundle",
 }
 

@@ -6,7 +6,7 @@ import typer
 from pydantic import Field, ValidationError
 
 from .command_line import add_command, user_errors
-from .compare_config import CompareConfig, read_settings
+from .experiments.compare.config import CompareConfig, read_settings
 
 __all__ = ["CompareFlags", "add_compare"]
 
@@ -55,8 +55,8 @@ def _compare(flags: CompareFlags) -> None:
 
         check_environment(config.env)
     with console.status("loading"), user_errors():
-        from .compare import compare
-        from .compare_report import headline, summary_table
+        from .experiments.compare.compare import compare
+        from .experiments.compare.report import headline, summary_table
     try:
         with user_errors():
             comparison = compare(config, lambda text: console.print(text, markup=False, soft_wrap=True))

@@ -6,7 +6,7 @@ import typer
 from pydantic import Field
 
 from .command_line import add_command, user_errors
-from .pipeline_config import LoopConfig, find_loop
+from .experiments.loop.config import LoopConfig, find_loop
 
 __all__ = ["LoopFlags", "add_loop"]
 
@@ -49,8 +49,8 @@ def _loop(flags: LoopFlags) -> None:
         else:
             config = LoopConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
     with console.status("loading"), user_errors():
-        from .pipeline import run_loop
-        from .pipeline_report import report_table
+        from .experiments.loop.loop import run_loop
+        from .experiments.loop.report import report_table
         from .training.run import RunInterrupted
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from .command_line import add_command, user_errors
-from .tune_config import TuneConfig
+from .experiments.tune.config import TuneConfig
 
 __all__ = ["add_tune"]
 
@@ -37,8 +37,8 @@ def _tune(config: TuneConfig) -> None:
         except ImportError as error:
             raise ImportError(f"rlhf tune needs Optuna ({error}): pip install 'rlhf-envs[tune]'") from error
     with console.status("loading"), user_errors():
-        from . import tune_report
-        from .tune import tune
+        from .experiments.tune import report as tune_report
+        from .experiments.tune.search import tune
     with user_errors():
         result = tune(config, lambda text: console.print(text, markup=False, soft_wrap=True))
         file = tune_report.write(result)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from agents import pipeline_feedback
 from agents.cli import app
-from agents.pipeline import LoopConfig
+from agents.experiments.loop import feedback as pipeline_feedback
+from agents.experiments.loop.loop import LoopConfig
 
 pytest.importorskip("sqlalchemy", reason="the feedback store needs the extra web")
 pytest.importorskip("crowdkit", reason="aggregation needs the extra agreement")
@@ -29,7 +29,7 @@ def rlhf(*arguments: str) -> Any:
 @pytest.fixture(autouse=True, scope="module")
 def _no_pictures() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.pipeline_report.plot_rounds", lambda *_: None)
+        patch.setattr("agents.experiments.loop.report.plot_rounds", lambda *_: None)
         yield
 
 

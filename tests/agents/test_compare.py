@@ -22,10 +22,10 @@ import agents
 from agents import registry
 from agents.algorithms.ppo import PPO
 from agents.cli import app
-from agents.compare import Comparison
-from agents.compare_config import CompareConfig
-from agents.compare_runs import plan
-from agents.compare_worker import execute
+from agents.experiments.compare.compare import Comparison
+from agents.experiments.compare.config import CompareConfig
+from agents.experiments.compare.plan import plan
+from agents.experiments.compare.worker import execute
 from agents.training.config import TrainConfig
 from agents.training.run import RunInterrupted, train
 
@@ -133,7 +133,7 @@ def test_again_it_has_nothing_to_run(done: Comparison) -> None:
 
 
 def test_a_second_process_is_kept_out(done: Comparison) -> None:
-    from agents.compare_processes import locked
+    from agents.experiments.compare.processes import locked
 
     with locked(done.folder), pytest.raises(ValueError, match="another process is at work on the comparison"):
         agents.compare(CompareConfig(folder=str(done.folder)), lambda _: None)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.compare_analysis import Outcome, analyse
-from agents.compare_config import CompareConfig
-from agents.compare_plots import draw_plots, to_png
-from agents.compare_report import blocks, to_html, to_markdown
-from agents.compare_runs import plan
+from agents.experiments.compare.analysis import Outcome, analyse
+from agents.experiments.compare.config import CompareConfig
+from agents.experiments.compare.plan import plan
+from agents.experiments.compare.plots import draw_plots, to_png
+from agents.experiments.compare.report import blocks, to_html, to_markdown
 
 KL = {"ppo-kl0.1": 8.0, "ppo-kl1.0": 2.0, "a2c-kl0.1": 9.0, "a2c-kl1.0": 3.0}
 GOLD = {"ppo-kl0.1": 0.9, "ppo-kl1.0": 0.5, "a2c-kl0.1": 0.7, "a2c-kl1.0": 0.6}
@@ -127,7 +127,7 @@ def test_every_pair_is_compared_the_better_first(tmp_path: Path) -> None:
 
 
 def test_of_many_arms_each_is_compared_with_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.compare_analysis.MAX_PAIRED", 3)
+    monkeypatch.setattr("agents.experiments.compare.analysis.MAX_PAIRED", 3)
     found = config(tmp_path)
     pairs = analyse(found, outcomes(found))["improvement"]
     assert [(pair["better"], pair["than"]) for pair in pairs] == [
@@ -228,7 +228,7 @@ def test_an_unknown_metric_is_named(tmp_path: Path) -> None:
 def test_an_algorithm_that_calls_no_callbacks_has_its_first_and_last_evaluation(tmp_path: Path) -> None:
     """Baselines that do not train are such; `finish` is all that they meet."""
     import agents
-    from agents.compare_tracking import Tracker
+    from agents.experiments.compare.tracking import Tracker
     from agents.training.config import TrainConfig
 
     env = "rlhf/TokenBandit-v0"

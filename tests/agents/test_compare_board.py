@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import agents
-from agents.compare_config import CompareConfig
+from agents.experiments.compare.config import CompareConfig
 
 RUNS = {"a2c/seed_00", "a2c/seed_01", "ppo/seed_00", "ppo/seed_01"}
 

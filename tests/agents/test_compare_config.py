@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from agents import registry
 from agents.cli import app
 from agents.cli_compare import CompareFlags, _read
-from agents.compare_config import CONFIG, CompareConfig, join_existing
-from agents.compare_runs import plan, resolve
+from agents.experiments.compare.config import CONFIG, CompareConfig, join_existing
+from agents.experiments.compare.plan import plan, resolve
 
 BANDIT = "rlhf/TokenBandit-v0"
 

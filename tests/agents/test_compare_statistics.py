@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from agents.compare_statistics import Interval, improvement, iqm, reach
+from agents.experiments.compare.statistics import Interval, improvement, iqm, reach
 
 
 @pytest.mark.parametrize(

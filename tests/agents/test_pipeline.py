@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 import torch
 
-from agents import pipeline, pipeline_feedback
-from agents.pipeline import LoopConfig, LoopResult, find_loop, run_loop
-from agents.pipeline_report import markdown, plot_rounds
-from agents.pipeline_state import Loop, items_of, judgements_of, resolve
+from agents.experiments.loop import feedback as pipeline_feedback
+from agents.experiments.loop import loop as pipeline
+from agents.experiments.loop.loop import LoopConfig, LoopResult, find_loop, run_loop
+from agents.experiments.loop.report import markdown, plot_rounds
+from agents.experiments.loop.state import Loop, items_of, judgements_of, resolve
 from agents.saving.loading import load_policy
 from agents.training.run import RunInterrupted, RunStopped
 from rlhf_envs.rewards.reward_model import RewardModel
@@ -65,7 +66,7 @@ def run(folder: Path, **kwargs: Any) -> LoopResult:
 def _no_pictures() -> Iterator[None]:
     """They take most of the time of so short a run, and have a test of their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.pipeline_report.plot_rounds", lambda *_: None)
+        patch.setattr("agents.experiments.loop.report.plot_rounds", lambda *_: None)
         yield
 
 
@@ -262,16 +263,16 @@ def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult
         ("rlhf_envs.feedback.store:FeedbackStore.add_items", 1, "after"),  # asked, and the loop does not know it
         ("rlhf_envs.feedback.store:FeedbackStore.claim", 9, "after"),  # a lease of a process that is no more
         ("rlhf_envs.feedback.store:FeedbackStore.submit", 5, "after"),
-        ("agents.pipeline_feedback:write_json", 1, "after"),
+        ("agents.experiments.loop.feedback:write_json", 1, "after"),
         ("rlhf_envs.preferences.bradley_terry:normalise", 1, "after"),
         ("rlhf_envs.files:_put", 1, "after"),  # the whole fit, of which nobody has heard
         ("agents.algorithms.ppo:PPO.train", 2, "before"),
         ("agents.algorithms.ppo:PPO.collect_rollouts", 2, "after"),
         ("agents.saving.bundle:save", 1, "after"),
-        ("agents.pipeline_report:log_round", 2, "before"),
+        ("agents.experiments.loop.report:log_round", 2, "before"),
         ("rlhf_envs.feedback.store:FeedbackStore.submit", 36, "after"),  # the last answer of the second round
         ("agents.algorithms.ppo:PPO.train", 1, "after"),
-        ("agents.pipeline_report:write_report", 1, "before"),
+        ("agents.experiments.loop.report:write_report", 1, "before"),
     ]:
         kill_at(folder, target, number, when)
     run_loop(find_loop(folder), folder, say=lambda _: None)

@@ -15,13 +15,13 @@ import yaml
 from typer.testing import CliRunner
 
 import agents
-from agents import tune as tuning
 from agents.cli import app
+from agents.experiments.tune import search as tuning
+from agents.experiments.tune.config import TuneConfig
+from agents.experiments.tune.space import Range, parse_range, search_space
 from agents.registry import get_algorithm, known_arguments, registered
 from agents.training.hyperparams import default_hyperparams
 from agents.training.run import build_agent, resolve
-from agents.tune_config import TuneConfig
-from agents.tune_space import Range, parse_range, search_space
 
 BANDIT = "rlhf/TokenBandit-v0"
 FAST: dict[str, Any] = dict(env=BANDIT, tokens=192, n_envs=16, episodes=16, confirm_seeds=0, threads=1, trials=2)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown, printable
 
-from .compare_analysis import interval
+from .analysis import interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,7 +42,7 @@ class Block:
 
 def write_report(folder: Path, report: Mapping[str, Any], plots: Mapping[str, Figure]) -> None:
     """Write `report.md` with its pictures beside it, and `report.html`, which is one file."""
-    from .compare_plots import to_png, to_svg
+    from .plots import to_png, to_svg
 
     written = blocks(report, tuple(plots))
     (folder / PLOTS).mkdir(exist_ok=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.files import replace_file
 
-from .training.hyperparams import write_section
-from .tune import ERROR, FIGURES, KL, TuneResult
+from ...training.hyperparams import write_section
+from .search import ERROR, FIGURES, KL, TuneResult
 
 if TYPE_CHECKING:
     from rich.table import Table

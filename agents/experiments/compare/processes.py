@@ -50,7 +50,7 @@ class Worker:
             threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
             paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # plugins are where they are here
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "agents.compare_worker"],
+                [sys.executable, "-m", "agents.experiments.compare.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -90,7 +90,7 @@ def run_all(tasks: Sequence[dict[str, Any]], jobs: int, done: Callable[[dict[str
     """Run tasks in `jobs` processes, and tell of each how it ended.
 
     Args:
-        tasks: see `agents.compare_worker`; each has a `log` too, the file for what it prints.
+        tasks: see `agents.experiments.compare.worker`; each has a `log` too, the file for what it prints.
         jobs: processes side by side.
         done: is called with a task and its answer, one call at a time.
 

@@ -1,4 +1,4 @@
-"""The steps of a loop (`agents.pipeline`) that people are in: asking, and fitting a reward model to the answers."""
+"""The steps of a loop (`agents.experiments.loop.loop`) that people are in: asking, and fitting a reward model to the answers."""
 
 from __future__ import annotations
 
@@ -14,18 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .pipeline_state import (
-    PAIRS,
-    PROXY,
-    SNAPSHOT,
-    Figures,
-    Loop,
-    items_of,
-    judgements_of,
-    load_reward,
-    plain,
-    write_json,
-)
+from .state import PAIRS, PROXY, SNAPSHOT, Figures, Loop, items_of, judgements_of, load_reward, plain, write_json
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore, Item, Judgement

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from .training.config import parse_pairs
+from ...training.config import parse_pairs
 
 __all__ = ["CONFIG", "CompareConfig", "join_existing", "read_settings"]
 

@@ -1,4 +1,4 @@
-"""The configuration of a loop (`agents.pipeline`): one documented pydantic model, whose fields are the flags."""
+"""The configuration of a loop (`agents.experiments.loop.loop`): one documented pydantic model, whose fields are the flags."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from .training.config import TrainConfig
+from ...training.config import TrainConfig
 
 __all__ = ["CONFIG", "LoopConfig", "find_loop"]
 

@@ -1,4 +1,4 @@
-"""The steps of a loop (`agents.pipeline`) that the agent is in: the beginning, completions, RL, evaluation.
+"""The steps of a loop (`agents.experiments.loop.loop`) that the agent is in: the beginning, completions, RL, evaluation.
 
 A step fills a folder from the folders of the steps before it, and returns its figures.
 """
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .pipeline_feedback import ask, fit
-from .pipeline_state import AGENT, PAIRS, Figures, Loop, load_members, write_json
+from .feedback import ask, fit
+from .state import AGENT, PAIRS, Figures, Loop, load_members, write_json
 
 __all__ = ["ROUND", "START", "begin", "evaluate", "generate", "learn", "save_model"]
 
@@ -21,8 +21,8 @@ SPARE = 1.1  # pairs drawn for each that is wanted: some are of two equal comple
 
 def begin(loop: Loop, number: int, into: Path) -> Figures:
     """Save the agent before any training."""
-    from .saving import bundle as bundles
-    from .training.run import build_agent
+    from ...saving import bundle as bundles
+    from ...training.run import build_agent
 
     agent = build_agent(loop.config)
     bundles.save(agent, into / AGENT)
@@ -36,8 +36,8 @@ def generate(loop: Loop, number: int, into: Path) -> Figures:
     Raises:
         ValueError: all pairs are equal.
     """
-    from .evaluation.generate import Source, generate_in
-    from .saving.folders import open_batch
+    from ...evaluation.generate import Source, generate_in
+    from ...saving.folders import open_batch
 
     config = loop.config
     options = {"split": "train", **config.environment_kwargs(), "reward": None, "reward_fn": no_reward}
@@ -84,11 +84,11 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
     Raises:
         RunInterrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
-    from .core.text_metrics import PeriodicEvaluation
-    from .saving import bundle as bundles
-    from .saving.checkpoints import CheckpointCallback, Checkpoints
-    from .training.logger import open_logger
-    from .training.run import CHECKPOINTS, RunInterrupted, build_callbacks
+    from ...core.text_metrics import PeriodicEvaluation
+    from ...saving import bundle as bundles
+    from ...saving.checkpoints import CheckpointCallback, Checkpoints
+    from ...training.logger import open_logger
+    from ...training.run import CHECKPOINTS, RunInterrupted, build_callbacks
 
     config, reward, place = loop.config, loop.reward(number), loop.place(number, "learn").parent
     bundle = Checkpoints(place / CHECKPOINTS).latest() or loop.agent(number - 1)
@@ -127,9 +127,9 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
 
 def _load_agent(loop: Loop, bundle: Path) -> tuple[Any, Callable[[], None]]:
     """The agent of a bundle, and what puts the global generators to where they were when it was saved."""
-    from .core.random_state import get_generators, set_generators
-    from .saving.loading import load
-    from .training.run import build_environment
+    from ...core.random_state import get_generators, set_generators
+    from ...saving.loading import load
+    from ...training.run import build_environment
 
     config = loop.config
     agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
@@ -139,7 +139,7 @@ def _load_agent(loop: Loop, bundle: Path) -> tuple[Any, Callable[[], None]]:
 
 def evaluate(loop: Loop, number: int, into: Path) -> Figures:
     """Complete held-out prompts, the same ones every round, and measure them with judges and this round's reward."""
-    from .evaluation.evaluate import evaluate as run
+    from ...evaluation.evaluate import evaluate as run
 
     config = loop.config
     options = {**config.held_out_kwargs(), "reward": None, "reward_fn": loop.reward(number) if number else no_reward}
@@ -161,8 +161,8 @@ def evaluate(loop: Loop, number: int, into: Path) -> Figures:
 
 def save_model(loop: Loop) -> None:
     """Write the policy of the last round as a plain Hugging Face folder, as `rlhf train` does."""
-    from .evaluation.generate import Source
-    from .training.run import MODEL
+    from ...evaluation.generate import Source
+    from ...training.run import MODEL
 
     policy = Source.of(loop.agent(loop.config.rounds)).policy
     assert policy is not None

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .compare_config import CONFIG, CompareConfig
-from .training.config import AGENT_FIELDS, TrainConfig
-from .training.hyperparams import default_hyperparams
+from ...training.config import AGENT_FIELDS, TrainConfig
+from ...training.hyperparams import default_hyperparams
+from .config import CONFIG, CompareConfig
 
 __all__ = ["Arm", "Run", "RunConfig", "plan"]
 
@@ -93,7 +93,7 @@ def plan(config: CompareConfig) -> list[Run]:
     Raises:
         ValueError, TypeError: an environment, algorithm, argument or metric is unknown, or no arm's to choose.
     """
-    from .saving.folders import check_environment
+    from ...saving.folders import check_environment
 
     check_environment(config.env)
     if not config.algos:
@@ -131,9 +131,9 @@ def _check_arms(config: CompareConfig, arms: list[Arm]) -> None:
 
     from rlhf_envs.episodes import load_task
 
-    from .algorithms.common.policy_gradient import PolicyGradient
-    from .algorithms.common.text_agent import TextAgent
-    from .registry import default_arguments, get_algorithm
+    from ...algorithms.common.policy_gradient import PolicyGradient
+    from ...algorithms.common.text_agent import TextAgent
+    from ...registry import default_arguments, get_algorithm
 
     kwargs = {**gym.spec(config.env_id).kwargs, **config.env_kwargs}
     task = load_task(kwargs["task"]) if "task" in kwargs else None
@@ -160,8 +160,8 @@ def _check_arms(config: CompareConfig, arms: list[Arm]) -> None:
 
 def _arms(config: CompareConfig, label: str) -> list[Arm]:
     """The arms of a label: one, or one for each KL coefficient."""
-    from .registry import kl_argument
-    from .saving.bundle import holds
+    from ...registry import kl_argument
+    from ...saving.bundle import holds
 
     arguments = {**config.hyperparams, **config.overrides.get(label, {})}
     algo = arguments.pop("algo", label)
@@ -191,7 +191,7 @@ def _find(algo: str, arguments: Any) -> type[Any] | None:
 
     None for one that is known and does not import: that is left to its runs, which fail and say why.
     """
-    from .registry import check_arguments, check_name, get_algorithm
+    from ...registry import check_arguments, check_name, get_algorithm
 
     check_name(algo)
     try:
@@ -204,7 +204,7 @@ def _find(algo: str, arguments: Any) -> type[Any] | None:
 
 def _takes(algo: str, name: str) -> bool:
     """Whether an algorithm, its policy or its buffer takes an argument; decoding only where it is the policy's."""
-    from .registry import check_arguments, get_algorithm, own_arguments
+    from ...registry import check_arguments, get_algorithm, own_arguments
 
     try:
         check_arguments(algo, [name])
@@ -215,7 +215,7 @@ def _takes(algo: str, name: str) -> bool:
 
 def _own_decoding(config: CompareConfig, algo: str, cls: type[Any]) -> tuple[str, ...]:
     """What of the comparison's decoding an algorithm is not told where its policy has it otherwise."""
-    from .registry import default_arguments, policy_class
+    from ...registry import default_arguments, policy_class
 
     told = default_hyperparams(config.env_id, algo).keys()
     policy = policy_class(cls)
@@ -286,7 +286,7 @@ def _check_unchanged(run: Run) -> None:
 
 def resolve(config: RunConfig) -> TrainConfig:
     """The configuration as `rlhf train` resolves it; as it stands where the algorithm does not import."""
-    from .training import run as train
+    from ...training import run as train
 
     try:
         return train.resolve(config)

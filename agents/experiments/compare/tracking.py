@@ -13,14 +13,14 @@ from stable_baselines3.common.logger import HParam
 
 from rlhf_envs.files import replace_file
 
-from .core.random_state import isolated_generators
-from .core.text_metrics import TEXT_ONLY
+from ...core.random_state import isolated_generators
+from ...core.text_metrics import TEXT_ONLY
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from .evaluation.evaluate import Evaluation
-    from .training.config import TrainConfig
+    from ...evaluation.evaluate import Evaluation
+    from ...training.config import TrainConfig
 
 __all__ = ["HeldOutEvaluations", "Tracker"]
 
@@ -150,7 +150,7 @@ class HeldOutEvaluations(BaseCallback):
         if not due:
             return
         self._count()
-        from .training.run import evaluate_held_out
+        from ...training.run import evaluate_held_out
 
         with isolated_generators():
             evaluation = evaluate_held_out(self.tracker.config, self.model)

@@ -37,8 +37,8 @@ from typing import Any
 
 from rlhf_envs.files import BundleError, atomic_folder, find_folder, replace_file, verify
 
-from .pipeline_config import CONFIG, LoopConfig, find_loop
-from .pipeline_state import FIGURES, Loop, name_run, resolve
+from .config import CONFIG, LoopConfig, find_loop
+from .state import FIGURES, Loop, name_run, resolve
 
 __all__ = ["LoopConfig", "LoopResult", "find_loop", "run_loop"]
 
@@ -79,7 +79,7 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
     from rlhf_envs.feedback import StoreError
     from rlhf_envs.rewards import RewardError
 
-    from .training.run import RunInterrupted, RunStopped
+    from ...training.run import RunInterrupted, RunStopped
 
     started = time.perf_counter()
     config = resolve(config)
@@ -99,8 +99,8 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
 
 
 def _run_rounds(config: LoopConfig, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    from .pipeline_report import log_round, summary, write_report
-    from .pipeline_steps import ROUND, START, save_model
+    from .report import log_round, summary, write_report
+    from .steps import ROUND, START, save_model
 
     with Loop.open(config, folder, say) as loop:
         for number in range(config.rounds + 1):

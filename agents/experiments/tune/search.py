@@ -19,12 +19,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
 
-from .core.random_state import isolated_generators
-from .evaluation.evaluate import Evaluation, evaluate
-from .evaluation.statistics import Estimate, bootstrap_mean
-from .training.run import build_agent, resolve
-from .tune_config import TuneConfig
-from .tune_space import Range, parse_range, search_space
+from ...core.random_state import isolated_generators
+from ...evaluation.evaluate import Evaluation, evaluate
+from ...evaluation.statistics import Estimate, bootstrap_mean
+from ...training.run import build_agent, resolve
+from .config import TuneConfig
+from .space import Range, parse_range, search_space
 
 __all__ = ["Confirmation", "TuneResult", "tune"]
 
@@ -107,9 +107,9 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     Raises:
         ValueError: unknown environment, algorithm, argument or judge.
     """
-    from .evaluation.evaluate import find_judges
-    from .registry import get_algorithm, kl_argument, known_arguments, own_arguments
-    from .saving.folders import check_environment, open_batch
+    from ...evaluation.evaluate import find_judges
+    from ...registry import get_algorithm, kl_argument, known_arguments, own_arguments
+    from ...saving.folders import check_environment, open_batch
 
     cls = get_algorithm(config.algo)
     env_id = check_environment(config.env)
@@ -168,7 +168,7 @@ def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
 
 def _nearest_to_default(config: TuneConfig, space: dict[str, Range]) -> dict[str, Any]:
     """The default settings, moved into the ranges where they lie outside; without those that cannot be."""
-    from .registry import default_arguments, get_algorithm
+    from ...registry import default_arguments, get_algorithm
 
     start = default_arguments(get_algorithm(config.algo)) | resolve(config.run(config.seed, {})).agent_kwargs()
     moved = {name: found.nearest(start[name]) for name, found in space.items() if name in start}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.files import replace_file
 
-from .pipeline_state import PROXY, Figures, Loop
+from .state import PROXY, Figures, Loop
 
 if TYPE_CHECKING:
     from rich.table import Table

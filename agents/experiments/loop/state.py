@@ -1,4 +1,4 @@
-"""What the steps of a loop (`agents.pipeline`) share: the configuration, the folders, the store, the reward models."""
+"""What the steps of a loop (`agents.experiments.loop.loop`) share: the configuration, the folders, the store, the reward models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from rlhf_envs.files import find_folder, replace_file
 
-from .pipeline_config import LoopConfig
+from .config import LoopConfig
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore, Item, Judgement
@@ -158,10 +158,10 @@ def resolve(config: LoopConfig) -> LoopConfig:
     from rlhf_envs.models import resolve as find_model
     from rlhf_envs.rewards import get_reward
 
-    from .registry import get_algorithm
-    from .saving.bundle import holds
-    from .saving.folders import check_environment
-    from .training.run import resolve as with_defaults
+    from ...registry import get_algorithm
+    from ...saving.bundle import holds
+    from ...saving.folders import check_environment
+    from ...training.run import resolve as with_defaults
 
     for package in ("sqlalchemy", "alembic", "crowdkit", "krippendorff"):
         if find_spec(package) is None:

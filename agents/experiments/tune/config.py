@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .training.config import TrainConfig, parse_pairs
+from ...training.config import TrainConfig, parse_pairs
 
 __all__ = ["TuneConfig"]
 
@@ -73,7 +73,7 @@ class TuneConfig(BaseModel):
     @field_validator("space")
     @classmethod
     def _ranges(cls, value: list[str]) -> list[str]:
-        from .tune_space import parse_range
+        from .space import parse_range
 
         for text in value:
             parse_range(text)

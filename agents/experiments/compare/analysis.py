@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .compare_config import CompareConfig
-from .compare_runs import Arm, Run
-from .compare_statistics import Interval, improvement, iqm, reach
+from .config import CompareConfig
+from .plan import Arm, Run
+from .statistics import Interval, improvement, iqm, reach
 
 __all__ = ["Outcome", "analyse", "interval", "read_outcomes"]
 

@@ -4,7 +4,7 @@
 of tokens, prompts, start, reference, decoding and evaluation, and is what `rlhf train` does, in a process beside. Runs
 that are finished stay, those that were cut short go on from their last checkpoint (or anew, where an algorithm leaves
 none), and those that failed are reported, and tried again the next time. What it comes to is told as Agarwal et al.,
-2021 ask (https://arxiv.org/abs/2108.13264), see `agents.compare_statistics`.
+2021 ask (https://arxiv.org/abs/2108.13264), see `agents.experiments.compare.statistics`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 from rlhf_envs.files import replace_file
 
-from .compare_config import CONFIG, CompareConfig, join_existing
-from .compare_runs import Run, plan
+from .config import CONFIG, CompareConfig, join_existing
+from .plan import Run, plan
 
 __all__ = ["CompareConfig", "Comparison", "compare"]
 
@@ -62,7 +62,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
             written, and no model loaded.
         KeyboardInterrupt: the runs under way are saved; the same configuration goes on.
     """
-    from .compare_processes import locked
+    from .processes import locked
 
     started = time.perf_counter()
     config = join_existing(config)
@@ -78,9 +78,9 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
 
 def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str], None]) -> None:
     """Run the runs that have no result."""
-    from .compare_board import write_board
-    from .compare_processes import run_all
-    from .registry import registered
+    from ...registry import registered
+    from .board import write_board
+    from .processes import run_all
 
     missing = [run for run in runs if not run.result.is_file()]
     say(f"{len(runs)} runs in {config.path}, {len(runs) - len(missing)} of them finished")
@@ -127,10 +127,10 @@ def _judges(config: CompareConfig) -> tuple[str, ...]:
 
 def _report(config: CompareConfig, runs: Sequence[Run]) -> dict[str, Any]:
     """Write the report from the files of the runs."""
-    from .compare_analysis import analyse, read_outcomes
-    from .compare_board import write_board
-    from .compare_plots import draw_plots
-    from .compare_report import write_report
+    from .analysis import analyse, read_outcomes
+    from .board import write_board
+    from .plots import draw_plots
+    from .report import write_report
 
     report = analyse(config, read_outcomes(runs))
     plots = draw_plots(report)

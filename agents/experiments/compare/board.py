@@ -38,7 +38,7 @@ def write_board(
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 
-    from .compare_plots import to_png
+    from .plots import to_png
 
     shutil.rmtree(folder / LAYOUT_RUN, ignore_errors=True)
     writer = SummaryWriter(str(folder / LAYOUT_RUN))

@@ -1,4 +1,4 @@
-"""A process of a comparison: `python -m agents.compare_worker` runs one run after the other.
+"""A process of a comparison: `python -m agents.experiments.compare.worker` runs one run after the other.
 
 It reads a task a line from its standard input, as JSON, and answers each with a line, as JSON, whose `status` is
 "finished", "failed" (with an `error`), or "interrupted". When its input ends, as it does when the process of the
@@ -48,7 +48,7 @@ def _guarded(task: dict[str, Any]) -> dict[str, Any]:
     """Run a task, and tell how it ended."""
     started = time.perf_counter()
     try:
-        from .training.run import RunInterrupted
+        from ...training.run import RunInterrupted
 
         try:
             execute(task)
@@ -74,10 +74,10 @@ def execute(task: dict[str, Any]) -> None:
         task: `config` of the run, `label` of its algorithm, `steps` of evaluations, `keep_agents`, and `registered`,
             the algorithms that the comparison's process has registered.
     """
-    from . import registry
-    from .compare_runs import RunConfig
-    from .compare_tracking import HeldOutEvaluations, Tracker
-    from .training.run import train
+    from ... import registry
+    from ...training.run import train
+    from .plan import RunConfig
+    from .tracking import HeldOutEvaluations, Tracker
 
     for name, target in task["registered"].items():
         registry.register(name, target)
@@ -108,10 +108,10 @@ def _prepare(config: Any) -> Any:
     """The run where its checkpoints left it; else a new one, in place of what there is."""
     from rlhf_envs.files import find_folder
 
-    from .saving.checkpoints import Checkpoints
-    from .saving.folders import is_bundle
-    from .training.resume import find_run, prepare_resumed
-    from .training.run import AGENT, CHECKPOINTS, CONFIG, prepare
+    from ...saving.checkpoints import Checkpoints
+    from ...saving.folders import is_bundle
+    from ...training.resume import find_run, prepare_resumed
+    from ...training.run import AGENT, CHECKPOINTS, CONFIG, prepare
 
     folder = config.folder()
     left = is_bundle(find_folder(folder / AGENT)) or Checkpoints(folder / CHECKPOINTS).latest() is not None

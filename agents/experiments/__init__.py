@@ -1,0 +1,1 @@
+"""Run many trainings: comparisons, searches for settings, loops of feedback and RL."""
