@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from agents import registry
 from agents.cli import app
-from agents.cli_compare import CompareFlags, _read
+from agents.cli.compare import CompareFlags, _read
 from agents.experiments.compare.config import CONFIG, CompareConfig, join_existing
 from agents.experiments.compare.plan import plan, resolve
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 from pydantic import Field, ValidationError
 
-from .command_line import add_command, user_errors
-from .experiments.compare.config import CompareConfig, read_settings
+from ..experiments.compare.config import CompareConfig, read_settings
+from .options import add_command, user_errors
 
 __all__ = ["CompareFlags", "add_compare"]
 
@@ -51,12 +51,12 @@ def _compare(flags: CompareFlags) -> None:
     console = Console()
     with user_errors():
         config = _read(flags)
-        from .saving.folders import check_environment
+        from ..saving.folders import check_environment
 
         check_environment(config.env)
     with console.status("loading"), user_errors():
-        from .experiments.compare.compare import compare
-        from .experiments.compare.report import headline, summary_table
+        from ..experiments.compare.compare import compare
+        from ..experiments.compare.report import headline, summary_table
     try:
         with user_errors():
             comparison = compare(config, lambda text: console.print(text, markup=False, soft_wrap=True))

@@ -9,14 +9,14 @@ from typing import Any
 import typer
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .cli_attack import add_attack
-from .cli_compare import add_compare
-from .cli_feedback import feedback_app
-from .cli_loop import add_loop
-from .cli_reward import reward_app
-from .cli_tune import add_tune
-from .command_line import add_command, user_errors
-from .training.config import TrainConfig, parse_pairs
+from ..training.config import TrainConfig, parse_pairs
+from .attack import add_attack
+from .compare import add_compare
+from .feedback import feedback_app
+from .loop import add_loop
+from .options import add_command, user_errors
+from .reward import reward_app
+from .tune import add_tune
 
 __all__ = ["EvaluateConfig", "PretrainConfig", "app"]
 
@@ -52,15 +52,15 @@ def train(flags: TrainFlags) -> None:
 
     from rich.console import Console
 
-    from .registry import check_name
-    from .saving.folders import check_environment
+    from ..registry import check_name
+    from ..saving.folders import check_environment
 
     started = time.perf_counter()
     console = Console()
     with user_errors():
         config = TrainConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
         if flags.resume is not None:
-            from .training.resume import find_run, is_finished, prepare_resumed
+            from ..training.resume import find_run, is_finished, prepare_resumed
 
             config = find_run(flags.resume, config)
             if is_finished(flags.resume):
@@ -71,9 +71,9 @@ def train(flags: TrainFlags) -> None:
         if flags.resume is None:
             config.folder()
     with console.status("loading"), user_errors():
-        from .training import report as reports
-        from .training.run import RunInterrupted, prepare
-        from .training.run import train as run
+        from ..training import report as reports
+        from ..training.run import RunInterrupted, prepare
+        from ..training.run import train as run
 
         prepared = prepare(config) if flags.resume is None else prepare_resumed(flags.resume, config)
     config = prepared.config
@@ -136,7 +136,7 @@ def evaluate(config: EvaluateConfig) -> None:
     """Complete held-out prompts: reward, judges, KL, perplexity, length and diversity, with bootstrap intervals."""
     from rich.console import Console
 
-    from .saving.folders import check_environment, run_environment
+    from ..saving.folders import check_environment, run_environment
 
     with user_errors():
         env = check_environment(config.env or run_environment(config.source) or "rlhf/Sentiment-v0")
@@ -144,8 +144,8 @@ def evaluate(config: EvaluateConfig) -> None:
             raise ValueError(f"--output {config.output}: there is no folder {Path(config.output).parent}")
     from transformers.utils import logging
 
-    from .evaluation.evaluate import evaluate as run
-    from .training import report as reports
+    from ..evaluation.evaluate import evaluate as run
+    from ..training import report as reports
 
     logging.disable_progress_bar()
     with user_errors():
@@ -181,7 +181,7 @@ def envs() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .saving.folders import describe, text_environments
+    from ..saving.folders import describe, text_environments
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("id", no_wrap=True)
@@ -227,7 +227,7 @@ class PretrainConfig(BaseModel):
 @add_command(app, PretrainConfig, "pretrain")
 def pretrain(config: PretrainConfig) -> None:
     """Pre-train a small language model and its tokenizer on plain text, into a Hugging Face folder."""
-    from .training.pretrain import pretrain as run
+    from ..training.pretrain import pretrain as run
 
     with user_errors():
         figures = run(**config.model_dump())
@@ -241,5 +241,3 @@ add_attack(app)
 app.add_typer(reward_app, name="reward")
 add_tune(app)
 
-if __name__ == "__main__":
-    app()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import typer
 
-from .command_line import add_command, user_errors
-from .experiments.tune.config import TuneConfig
+from ..experiments.tune.config import TuneConfig
+from .options import add_command, user_errors
 
 __all__ = ["add_tune"]
 
@@ -25,8 +25,8 @@ def _tune(config: TuneConfig) -> None:
     """
     from rich.console import Console
 
-    from .registry import check_name
-    from .saving.folders import check_environment
+    from ..registry import check_name
+    from ..saving.folders import check_environment
 
     console = Console()
     with user_errors():
@@ -37,8 +37,8 @@ def _tune(config: TuneConfig) -> None:
         except ImportError as error:
             raise ImportError(f"rlhf tune needs Optuna ({error}): pip install 'rlhf-envs[tune]'") from error
     with console.status("loading"), user_errors():
-        from .experiments.tune import report as tune_report
-        from .experiments.tune.search import tune
+        from ..experiments.tune import report as tune_report
+        from ..experiments.tune.search import tune
     with user_errors():
         result = tune(config, lambda text: console.print(text, markup=False, soft_wrap=True))
         file = tune_report.write(result)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .command_line import add_command, user_errors
-from .training.config import parse_pairs
+from ..training.config import parse_pairs
+from .options import add_command, user_errors
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .evaluation.robustness import Robustness
+    from ..evaluation.robustness import Robustness
 
 __all__ = ["AttackConfig", "add_attack"]
 
@@ -71,7 +71,7 @@ def _attack(config: AttackConfig) -> None:
     """
     from rich.console import Console
 
-    from .saving.folders import check_environment, run_environment
+    from ..saving.folders import check_environment, run_environment
 
     with user_errors():
         env = check_environment(config.env or run_environment(config.source) or "rlhf/Sentiment-v0")
@@ -79,7 +79,7 @@ def _attack(config: AttackConfig) -> None:
             raise ValueError(f"--output {config.output}: there is no folder {Path(config.output).parent}")
     from transformers.utils import logging
 
-    from .evaluation.robustness import ATTACKS, Budget, evaluate_robustness
+    from ..evaluation.robustness import ATTACKS, Budget, evaluate_robustness
 
     logging.disable_progress_bar()
     with user_errors():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import typer
 from pydantic import Field
 
-from .command_line import add_command, user_errors
-from .experiments.loop.config import LoopConfig, find_loop
+from ..experiments.loop.config import LoopConfig, find_loop
+from .options import add_command, user_errors
 
 __all__ = ["LoopFlags", "add_loop"]
 
@@ -49,9 +49,9 @@ def _loop(flags: LoopFlags) -> None:
         else:
             config = LoopConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
     with console.status("loading"), user_errors():
-        from .experiments.loop.loop import run_loop
-        from .experiments.loop.report import report_table
-        from .training.run import RunInterrupted
+        from ..experiments.loop.loop import run_loop
+        from ..experiments.loop.report import report_table
+        from ..training.run import RunInterrupted
 
     try:
         with user_errors():

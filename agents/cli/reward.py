@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .command_line import add_command, user_errors
+from .options import add_command, user_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -62,7 +62,7 @@ class user_errors:
             fail(str(error))
         from rlhf_envs.rewards import RewardError  # the rest costs the import of torch
 
-        from .training.run import RunStopped
+        from ..training.run import RunStopped
 
         if isinstance(error, RewardError | RunStopped):
             fail(str(error))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from .command_line import add_command, user_errors
-from .training.config import parse_pairs
+from ..training.config import parse_pairs
+from .options import add_command, user_errors
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
@@ -96,7 +96,7 @@ def add(config: AddConfig) -> None:
             return
         if config.gold:
             raise ValueError("--gold: the expected answers come from a file; there is none of that name")
-        from .evaluation.items import generate_items
+        from ..evaluation.items import generate_items
 
         items, same = generate_items(
             config.source,
@@ -300,7 +300,7 @@ def status(config: StatusConfig) -> None:
             from rlhf_envs.feedback.web.summary import summarise
             from rlhf_envs.preferences.crowds import suspects
 
-            from .evaluation.items import status_tables
+            from ..evaluation.items import status_tables
 
             summary = summarise(store)
             clickers = suspects(store.items(), store.judgements())

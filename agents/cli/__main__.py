@@ -1,0 +1,5 @@
+"""Run the command line: `python -m agents.cli`."""
+
+from . import app
+
+app()
