@@ -67,7 +67,7 @@ def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_a_person_may_skip_and_ends_the_wait(people: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     from rlhf_envs.feedback import FeedbackStore, NewItem
-    from rlhf_envs.feedback.work import Response, work
+    from rlhf_envs.feedback.annotating import Response, work
 
     with FeedbackStore(people["STORE"]) as store:
         store.add_items([NewItem("pairwise", prompt, (" x", " y")) for prompt in "abc"])

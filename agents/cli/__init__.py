@@ -240,4 +240,3 @@ add_loop(app)
 add_attack(app)
 app.add_typer(reward_app, name="reward")
 add_tune(app)
-

@@ -15,7 +15,7 @@ from .options import add_command, user_errors
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
-    from rlhf_envs.feedback.importing import Import
+    from rlhf_envs.feedback.formats.importing import Import
 
 __all__ = [
     "AddConfig",
@@ -87,7 +87,7 @@ def add(config: AddConfig) -> None:
     with user_errors():
         if Path(config.source).is_file():
             with _open(config.store, create=True) as store:
-                from rlhf_envs.feedback.importing import import_file
+                from rlhf_envs.feedback.formats.importing import import_file
 
                 done = import_file(
                     store, config.source, kind=config.kind, overlap=config.overlap, gold=config.gold, annotator="import"
@@ -146,7 +146,7 @@ def label(config: LabelConfig) -> None:
     import getpass
 
     with user_errors():
-        from rlhf_envs.feedback.terminal import label as run
+        from rlhf_envs.feedback.terminal.label import label as run
 
         with _open(config.store) as store:
             run(store, config.name or getpass.getuser(), limit=config.limit)
@@ -223,7 +223,7 @@ def import_(config: ImportConfig) -> None:
                 raise ValueError(f"--column {pair!r}: write ours:theirs, such as prompt:instruction")
             columns[ours] = theirs
         with _open(config.store, create=True) as store:
-            from rlhf_envs.feedback.importing import import_file
+            from rlhf_envs.feedback.formats.importing import import_file
 
             settings = config.model_dump(exclude={"store", "file", "column"})
             done = import_file(store, config.file, columns=columns, **settings)
@@ -262,7 +262,7 @@ def export(config: ExportConfig) -> None:
     its columns as text.
     """
     with user_errors():
-        from rlhf_envs.feedback.exporting import export_file
+        from rlhf_envs.feedback.formats.exporting import export_file
         from rlhf_envs.preferences.crowds import CANNOT_TELL, dawid_skene_shares, random_clickers
 
         if config.format != "preference" and (config.how == "dawid_skene" or config.without_spammers):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         StoreError,
         Task,
     )
-    from rlhf_envs.feedback.store import FeedbackStore
+    from rlhf_envs.feedback.store.store import FeedbackStore
 
 __all__ = [
     "KINDS",

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .work import Response, work_once
+from .annotating import Response, work_once
 
 if TYPE_CHECKING:
     from .records import Item, Task
-    from .store import FeedbackStore
+    from .store.store import FeedbackStore
 
 __all__ = ["Scorer", "SimulatedAnnotator", "annotate", "simulated_crowd"]
 

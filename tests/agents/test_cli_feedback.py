@@ -17,8 +17,8 @@ pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs
 
 from agents.cli import app
 from rlhf_envs.feedback import FeedbackStore, NewItem, Task
-from rlhf_envs.feedback.terminal import TerminalKeyboard
-from rlhf_envs.feedback.work import Response, work
+from rlhf_envs.feedback.annotating import Response, work
+from rlhf_envs.feedback.terminal.label import TerminalKeyboard
 from rlhf_envs.models import resolve
 from rlhf_envs.preferences.crowd import aggregate_pairs
 

@@ -246,7 +246,7 @@ def start(folder: Path) -> Path:
 def test_a_run_that_is_killed_comes_to_the_same(unbroken: LoopResult, tmp_path: Path) -> None:
     """While annotators are at work."""
     folder = start(tmp_path)
-    kill_at(folder, "rlhf_envs.feedback.store:FeedbackStore.submit", 17, "after")
+    kill_at(folder, "rlhf_envs.feedback.store.store:FeedbackStore.submit", 17, "after")
     assert (folder / "round_1/generate").is_dir()
     assert not (folder / "round_1/ask").exists()
     run_loop(find_loop(folder), folder, say=lambda _: None)
@@ -260,9 +260,9 @@ def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult
         ("agents.saving.bundle:save", 1, "after"),  # the agent of the start is in no step's folder yet
         ("agents.evaluation.evaluate:evaluate", 1, "after"),
         ("agents.evaluation.generate:generate_in", 1, "after"),
-        ("rlhf_envs.feedback.store:FeedbackStore.add_items", 1, "after"),  # asked, and the loop does not know it
-        ("rlhf_envs.feedback.store:FeedbackStore.claim", 9, "after"),  # a lease of a process that is no more
-        ("rlhf_envs.feedback.store:FeedbackStore.submit", 5, "after"),
+        ("rlhf_envs.feedback.store.store:FeedbackStore.add_items", 1, "after"),  # asked, and the loop does not know it
+        ("rlhf_envs.feedback.store.store:FeedbackStore.claim", 9, "after"),  # a lease of a process that is no more
+        ("rlhf_envs.feedback.store.store:FeedbackStore.submit", 5, "after"),
         ("agents.experiments.loop.feedback:write_json", 1, "after"),
         ("rlhf_envs.preferences.bradley_terry:normalise", 1, "after"),
         ("rlhf_envs.files:_put", 1, "after"),  # the whole fit, of which nobody has heard
@@ -270,7 +270,7 @@ def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult
         ("agents.algorithms.ppo:PPO.collect_rollouts", 2, "after"),
         ("agents.saving.bundle:save", 1, "after"),
         ("agents.experiments.loop.report:log_round", 2, "before"),
-        ("rlhf_envs.feedback.store:FeedbackStore.submit", 36, "after"),  # the last answer of the second round
+        ("rlhf_envs.feedback.store.store:FeedbackStore.submit", 36, "after"),  # the last answer of the second round
         ("agents.algorithms.ppo:PPO.train", 1, "after"),
         ("agents.experiments.loop.report:write_report", 1, "before"),
     ]:
@@ -380,7 +380,7 @@ class Person(threading.Thread):
 
     def run(self) -> None:
         from rlhf_envs.feedback import FeedbackStore
-        from rlhf_envs.feedback.work import Response, work_once
+        from rlhf_envs.feedback.annotating import Response, work_once
 
         while not self.place.exists():
             time.sleep(0.02)

@@ -11,9 +11,9 @@ from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlhf_envs.feedback.exporting import FORMATS, HOW, Export, export_file
+from rlhf_envs.feedback.formats.exporting import FORMATS, HOW, Export, export_file
 from rlhf_envs.feedback.records import Settings
-from rlhf_envs.feedback.store import FeedbackStore
+from rlhf_envs.feedback.store.store import FeedbackStore
 from rlhf_envs.feedback.web.api import Scale, Store
 from rlhf_envs.feedback.web.auth import Admin, CsrfChecked
 from rlhf_envs.feedback.web.pages import FormChecked, render

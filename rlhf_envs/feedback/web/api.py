@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlhf_envs.feedback.records import Progress, Settings, Task
-from rlhf_envs.feedback.store import FeedbackStore
+from rlhf_envs.feedback.store.store import FeedbackStore
 from rlhf_envs.feedback.web.auth import CsrfChecked, Gate, Session, Sessions, SignedIn
 from rlhf_envs.feedback.web.responses import AsciiJSON, problems
 

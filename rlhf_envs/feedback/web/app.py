@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlhf_envs.feedback.records import LeaseLost, StoreError
-from rlhf_envs.feedback.store import FeedbackStore
+from rlhf_envs.feedback.store.store import FeedbackStore
 from rlhf_envs.feedback.web import admin, api, pages
 from rlhf_envs.feedback.web.auth import Gate, Sessions
 from rlhf_envs.feedback.web.responses import AsciiJSON

@@ -21,7 +21,7 @@ from fastapi import Depends, Header, HTTPException, Request, Response
 from itsdangerous import BadSignature, Signer, URLSafeTimedSerializer
 
 from rlhf_envs.feedback.records import Annotator
-from rlhf_envs.feedback.store import FeedbackStore
+from rlhf_envs.feedback.store.store import FeedbackStore
 
 __all__ = ["Admin", "CsrfChecked", "Passwords", "Session", "Sessions", "SignedIn", "Throttle", "clean_name"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
-from rlhf_envs.feedback.store import FeedbackStore
+from rlhf_envs.feedback.store.store import FeedbackStore
 from rlhf_envs.feedback.web.app import create_app
 
 __all__ = ["serve"]

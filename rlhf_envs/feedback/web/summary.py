@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from rlhf_envs.feedback.agreement import alpha_by_kind, peer_agreement
 from rlhf_envs.feedback.records import Item, Judgement
-from rlhf_envs.feedback.store import FeedbackStore
+from rlhf_envs.feedback.store.store import FeedbackStore
 
 __all__ = ["AnnotatorSummary", "Hour", "Summary", "gold_correct", "summarise"]
 

@@ -9,16 +9,10 @@ from typing import Any
 import pytest
 
 from rlhf_envs.feedback import FeedbackStore, Item, Judgement, NewItem, Task
-from rlhf_envs.feedback.exporting import (
-    export_file,
-    kto_rows,
-    preference_rows,
-    rating_rows,
-    sft_rows,
-)
-from rlhf_envs.feedback.importing import import_file
+from rlhf_envs.feedback.annotating import Response, work
+from rlhf_envs.feedback.formats.exporting import export_file, kto_rows, preference_rows, rating_rows, sft_rows
+from rlhf_envs.feedback.formats.importing import import_file
 from rlhf_envs.feedback.simulated import annotate, simulated_crowd
-from rlhf_envs.feedback.work import Response, work
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 NASTY = [

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
-from rlhf_envs.feedback.argilla import parse_list
-from rlhf_envs.feedback.importing import Import, import_file
-from rlhf_envs.feedback.messages import split_implicit_prompt
-from rlhf_envs.feedback.work import Response, work
+from rlhf_envs.feedback.annotating import Response, work
+from rlhf_envs.feedback.formats.argilla import parse_list
+from rlhf_envs.feedback.formats.importing import Import, import_file
+from rlhf_envs.feedback.formats.messages import split_implicit_prompt
 
 USER = {"role": "user", "content": "Is it good?"}
 PARTS = [{"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}]

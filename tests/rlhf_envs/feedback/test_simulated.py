@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from rlhf_envs.feedback import Annotator, FeedbackStore, Item, NewItem, Task
+from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.simulated import SimulatedAnnotator, annotate, simulated_crowd
-from rlhf_envs.feedback.work import Response, work
 
 NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
 MANY = 4000

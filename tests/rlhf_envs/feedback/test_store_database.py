@@ -17,8 +17,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from rlhf_envs.feedback import FeedbackStore, NewItem, StoreError
-from rlhf_envs.feedback.database import Database, migration_config
-from rlhf_envs.feedback.schema import metadata
+from rlhf_envs.feedback.store.database import Database, migration_config
+from rlhf_envs.feedback.store.schema import metadata
 
 OLD = "2026-01-01 00:00:00+00:00"
 
@@ -138,7 +138,7 @@ def test_the_tables_of_another_program_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_locked_file_is_named_with_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlhf_envs.feedback.database._BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("rlhf_envs.feedback.store.database._BUSY_SECONDS", 0.1)
     path = tmp_path / "feedback.db"
     with FeedbackStore(path) as store:
         holder = sqlite3.connect(path, isolation_level=None)

@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from rlhf_envs.feedback import FeedbackStore, NewItem, StoreError
-from rlhf_envs.feedback.terminal import TerminalKeyboard, label
-from rlhf_envs.feedback.visible import clip, visible
-from rlhf_envs.feedback.work import Response, work
+from rlhf_envs.feedback.annotating import Response, work
+from rlhf_envs.feedback.terminal.label import TerminalKeyboard, label
+from rlhf_envs.feedback.terminal.visible import clip, visible
 
 ESC = "\x1b"
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
-from rlhf_envs.feedback.exporting import export_file
-from rlhf_envs.feedback.importing import import_file
+from rlhf_envs.feedback.formats.exporting import export_file
+from rlhf_envs.feedback.formats.importing import import_file
 from rlhf_envs.feedback.simulated import annotate, simulated_crowd
 
 pytestmark = pytest.mark.slow

@@ -14,14 +14,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .records import LeaseLost, StoreError
-from .terminal_forms import BACKSPACE, ENTER, LETTERS, Form, Keyboard, form_of
+from ..annotating import join
+from ..records import LeaseLost, StoreError
+from .forms import BACKSPACE, ENTER, LETTERS, Form, Keyboard, form_of
 from .visible import clip, visible
-from .work import join
 
 if TYPE_CHECKING:
-    from .records import Task
-    from .store import FeedbackStore
+    from ..records import Task
+    from ..store.store import FeedbackStore
 
 __all__ = ["Keyboard", "TerminalKeyboard", "label"]
 

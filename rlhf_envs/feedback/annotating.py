@@ -12,7 +12,7 @@ from .records import LeaseLost, StoreError
 
 if TYPE_CHECKING:
     from .records import Task
-    from .store import FeedbackStore
+    from .store.store import FeedbackStore
 
 __all__ = ["Respond", "Response", "join", "work", "work_once"]
 

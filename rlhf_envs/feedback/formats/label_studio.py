@@ -13,8 +13,8 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-from .records import Item, Judgement
-from .tables import Answer, as_json, kind_of, thumb, whole
+from ..records import Item, Judgement
+from .csv_cells import Answer, as_json, kind_of, thumb, whole
 
 __all__ = ["label_studio_row", "read_label_studio_row"]
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..records import Item, Judgement
 from .messages import completion_messages, prompt_messages
-from .records import Item, Judgement
 
 __all__ = ["HOW", "Export", "kto_rows", "preference_rows", "rating_rows", "sft_rows"]
 

@@ -8,13 +8,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .quarantine import BadRow, read_rows, write_quarantine
+from ..records import MOVING_SETTINGS, Item, NewItem, Settings
+from ..store.restoring import PastJudgement, restore
+from .bad_rows import BadRow, read_rows, write_quarantine
 from .reading import FORMATS, Entry, Reading, detect_format, read_row
-from .records import MOVING_SETTINGS, Item, NewItem, Settings
-from .restoring import PastJudgement, restore
 
 if TYPE_CHECKING:
-    from .store import FeedbackStore
+    from ..store.store import FeedbackStore
 
 __all__ = ["FORMATS", "Import", "import_file"]
 

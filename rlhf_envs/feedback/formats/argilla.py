@@ -15,8 +15,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from .records import Item, Judgement
-from .tables import Answer, as_json, kind_of, thumb, whole
+from ..records import Item, Judgement
+from .csv_cells import Answer, as_json, kind_of, thumb, whole
 
 __all__ = ["argilla_row", "parse_list", "read_argilla_row"]
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlhf_envs.feedback import schema
 from rlhf_envs.feedback.records import Judgement, Settings
-from rlhf_envs.feedback.schema import annotators, items, judgements, tasks
+from rlhf_envs.feedback.store import schema
+from rlhf_envs.feedback.store.schema import annotators, items, judgements, tasks
 
 __all__ = ["JUDGEMENTS", "judgement_of", "read_settings"]
 

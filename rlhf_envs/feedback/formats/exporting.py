@@ -10,14 +10,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..records import MOVING_SETTINGS, Item, Judgement, Settings
 from .argilla import argilla_row
+from .bad_rows import write_atomically
 from .label_studio import label_studio_row
-from .quarantine import write_atomically
-from .records import MOVING_SETTINGS, Item, Judgement, Settings
-from .rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows
+from .trainer_rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows
 
 if TYPE_CHECKING:
-    from .store import FeedbackStore
+    from ..store.store import FeedbackStore
 
 __all__ = [
     "FORMATS",
@@ -62,7 +62,7 @@ def item_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: 
 
 
 def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
-    """Argilla's table, a row an item, see `rlhf_envs.feedback.argilla`."""
+    """Argilla's table, a row an item, see `rlhf_envs.feedback.formats.argilla`."""
     given, dropped = _by_item(judgements), Counter[str]()
     rows = []
     for item in items:
@@ -74,7 +74,7 @@ def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Expo
 
 
 def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
-    """Label Studio's table, a row a judgement or an item without one, see `rlhf_envs.feedback.label_studio`."""
+    """Label Studio's table, a row a judgement or an item without one, see `rlhf_envs.feedback.formats.label_studio`."""
     given, dropped = _by_item(judgements), Counter[str]()
     rows: list[Row] = []
     for item in items:
@@ -130,7 +130,7 @@ def export_file(
         ValueError: an unknown format, or a file name of another one.
         OSError: the file cannot be written.
     """
-    from .restoring import count_undone
+    from ..store.restoring import count_undone
 
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from .records import Settings, Task
+    from ..records import Settings, Task
 
 __all__ = ["LETTERS", "Form", "Keyboard", "form_of"]
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlhf_envs.feedback.database import Database
-from rlhf_envs.feedback.queue import annotator_named
 from rlhf_envs.feedback.records import Annotator
-from rlhf_envs.feedback.schema import annotators, invitations
+from rlhf_envs.feedback.store.database import Database
+from rlhf_envs.feedback.store.queue import annotator_named
+from rlhf_envs.feedback.store.schema import annotators, invitations
 
 __all__ = ["Accounts"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from rlhf_envs.feedback.records import Annotator, Item, LeaseLost, Task
-from rlhf_envs.feedback.schema import IN_QUEUE, OPEN, STANDS, annotators, items, judgements, tasks
+from rlhf_envs.feedback.store.schema import IN_QUEUE, OPEN, STANDS, annotators, items, judgements, tasks
 
 __all__ = ["Queue", "annotator_named", "item_of"]
 

@@ -13,14 +13,14 @@ from typing import Any
 import sqlalchemy as sa
 from typing_extensions import Self
 
-from rlhf_envs.feedback import schema
-from rlhf_envs.feedback.accounts import Accounts
-from rlhf_envs.feedback.database import Database
 from rlhf_envs.feedback.kinds import check_item, check_value
-from rlhf_envs.feedback.queue import Queue, annotator_named, item_of
 from rlhf_envs.feedback.records import Item, Judgement, NewItem, Progress, Settings, Task
-from rlhf_envs.feedback.schema import OPEN, STANDS, annotators, items, judgements, tasks
-from rlhf_envs.feedback.selecting import JUDGEMENTS, judgement_of, read_settings
+from rlhf_envs.feedback.store import schema
+from rlhf_envs.feedback.store.accounts import Accounts
+from rlhf_envs.feedback.store.database import Database
+from rlhf_envs.feedback.store.queue import Queue, annotator_named, item_of
+from rlhf_envs.feedback.store.schema import OPEN, STANDS, annotators, items, judgements, tasks
+from rlhf_envs.feedback.store.selecting import JUDGEMENTS, judgement_of, read_settings
 
 __all__ = ["FeedbackStore"]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
+from ..kinds import check_completions, check_value
+from ..records import NewItem, Settings
+from ..store.restoring import PastJudgement
 from .argilla import read_argilla_row
-from .kinds import check_completions, check_value
 from .label_studio import read_label_studio_row
 from .messages import completion_text, prompt_text, split_implicit_prompt
-from .records import NewItem, Settings
-from .restoring import PastJudgement
 
 __all__ = ["FORMATS", "Entry", "Reading", "detect_format", "read_row"]
 

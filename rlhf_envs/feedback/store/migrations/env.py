@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from rlhf_envs.feedback.schema import metadata
+from rlhf_envs.feedback.store.schema import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 context.run_migrations()

@@ -1,0 +1,1 @@
+"""Read and write judgements in the formats of other programs."""

@@ -1,1 +1,0 @@
-"""The store's schema, revision by revision; `rlhf_envs.feedback.database` runs them."""

@@ -1,0 +1,1 @@
+"""Ask an annotator at the terminal."""
