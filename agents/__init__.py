@@ -1,4 +1,4 @@
-"""Agents that learn to write: stock Stable-Baselines3 algorithms over a language model, and what they need.
+"""Train language models with stock Stable-Baselines3 algorithms: agents, and what they need.
 
 Names are imported when they are first used, so that the command line starts without torch.
 """
@@ -8,29 +8,37 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .algorithms.lagrange import LagrangeMultiplier
-    from .core.policy import TokenPolicy
-    from .core.rollout_buffer import SequenceRolloutBuffer
-    from .core.text_metrics import TextMetrics
-    from .core.vec_env import TextVecEnv, make_vec_env
-    from .evaluation.evaluate import evaluate
-    from .evaluation.generate import generate
-    from .evaluation.robustness import evaluate_robustness
-    from .experiments.compare.compare import Comparison, compare
-    from .experiments.compare.config import CompareConfig
-    from .experiments.loop.config import LoopConfig
-    from .experiments.loop.loop import run_loop
-    from .registry import available, get_algorithm, make, register
-    from .saving.bundle import save
-    from .saving.checkpoints import CheckpointCallback, Checkpoints
-    from .saving.loading import load
-    from .training.early_stopping import EarlyStopping
-    from .training.human_feedback import HumanFeedback
-    from .training.pretrain import pretrain
+if TYPE_CHECKING:  # for type checkers; `_HOMES` says the same
+    from .algorithms.lagrange import LagrangeMultiplier as LagrangeMultiplier
+    from .core.policy import TokenPolicy as TokenPolicy
+    from .core.rollout_buffer import SequenceRolloutBuffer as SequenceRolloutBuffer
+    from .core.text_metrics import TextMetrics as TextMetrics
+    from .core.vec_env import TextVecEnv as TextVecEnv
+    from .core.vec_env import make_vec_env as make_vec_env
+    from .evaluation.evaluate import evaluate as evaluate
+    from .evaluation.generate import generate as generate
+    from .evaluation.robustness import evaluate_robustness as evaluate_robustness
+    from .experiments.compare.compare import Comparison as Comparison
+    from .experiments.compare.compare import compare as compare
+    from .experiments.compare.config import CompareConfig as CompareConfig
+    from .experiments.loop.config import LoopConfig as LoopConfig
+    from .experiments.loop.loop import run_loop as run_loop
+    from .registry import available as available
+    from .registry import get_algorithm as get_algorithm
+    from .registry import make as make
+    from .registry import register as register
+    from .saving.bundle import save as save
+    from .saving.checkpoints import Checkpoints as Checkpoints
+    from .saving.loading import load as load
+    from .training.checkpoint_callback import CheckpointCallback as CheckpointCallback
+    from .training.config import TrainConfig as TrainConfig
+    from .training.early_stopping import EarlyStopping as EarlyStopping
+    from .training.human_feedback import HumanFeedback as HumanFeedback
+    from .training.pretrain import pretrain as pretrain
+    from .training.run import train as train
 
-_MODULES = {
-    "CheckpointCallback": "saving.checkpoints",
+_HOMES = {
+    "CheckpointCallback": "training.checkpoint_callback",
     "Checkpoints": "saving.checkpoints",
     "CompareConfig": "experiments.compare.config",
     "Comparison": "experiments.compare.compare",
@@ -42,6 +50,7 @@ _MODULES = {
     "TextMetrics": "core.text_metrics",
     "TextVecEnv": "core.vec_env",
     "TokenPolicy": "core.policy",
+    "TrainConfig": "training.config",
     "available": "registry",
     "compare": "experiments.compare.compare",
     "evaluate": "evaluation.evaluate",
@@ -55,38 +64,16 @@ _MODULES = {
     "register": "registry",
     "run_loop": "experiments.loop.loop",
     "save": "saving.bundle",
+    "train": "training.run",
 }
-
-__all__ = [
-    "CheckpointCallback",
-    "Checkpoints",
-    "CompareConfig",
-    "Comparison",
-    "EarlyStopping",
-    "HumanFeedback",
-    "LagrangeMultiplier",
-    "LoopConfig",
-    "SequenceRolloutBuffer",
-    "TextMetrics",
-    "TextVecEnv",
-    "TokenPolicy",
-    "available",
-    "compare",
-    "evaluate",
-    "evaluate_robustness",
-    "generate",
-    "get_algorithm",
-    "load",
-    "make",
-    "make_vec_env",
-    "pretrain",
-    "register",
-    "run_loop",
-    "save",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_HOMES]

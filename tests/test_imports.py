@@ -25,6 +25,8 @@ ORDER = [
     {"__init__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(ORDER) for part in parts}
+# In agents the left is imported by the right; `scale` and `serving` are rooms for later.
+AGENTS = "core algorithms registry saving evaluation training scale experiments serving testing __init__ cli".split()
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
@@ -45,6 +47,16 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             if module in ("rlhf_envs", "agents"):
                 yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
         pending += ast.iter_child_nodes(node)
+
+
+def relative_imports(path: Path) -> Iterator[tuple[int, str]]:
+    """The relative imports of a file, also inside functions and for types only: what they name, in full."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from ((node.lineno, ".".join([*base, name])) for name in names)
 
 
 def files(folder: str) -> list[Path]:
@@ -73,6 +85,17 @@ def test_the_parts_of_rlhf_envs_import_upwards_only(path: Path) -> None:
 def test_rlhf_envs_imports_no_learner(path: Path) -> None:
     wrong = [f"line {n}: {m}" for n, m in imports(path) if m.split(".")[0] in ("agents", "stable_baselines3")]
     assert not wrong
+
+
+@pytest.mark.parametrize("path", files("agents"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_parts_of_agents_import_downwards_only(path: Path) -> None:
+    def level(module: str) -> int:
+        part = module.split(".")[1]
+        return AGENTS.index(part if part in AGENTS else "__init__")  # a name that agents hands on
+
+    part = path.relative_to(ROOT / "agents").parts[0].removesuffix(".py")
+    wrong = [f"line {n}: {m}" for n, m in relative_imports(path) if level(m) > AGENTS.index(part)]
+    assert not wrong, f"{part} may not import these: {wrong}"
 
 
 @pytest.mark.parametrize("path", files("agents"), ids=lambda path: str(path.relative_to(ROOT)))

@@ -9,8 +9,9 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from ..core.distribution import keep_top
+from ..core.kv_cache import Trunk
+from ..core.language_model import Snapshot
 from ..core.policy import TokenPolicy
-from ..core.policy_parts import Snapshot, Trunk
 
 __all__ = ["NLPOPolicy"]
 

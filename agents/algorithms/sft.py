@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import Schedule
 
+from ..core.episodes import open_batch
 from ..core.policy import TokenPolicy
-from ..saving.folders import open_batch
 from .common.episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
 

@@ -52,8 +52,9 @@ def train(flags: TrainFlags) -> None:
 
     from rich.console import Console
 
+    from rlhf_envs.registration import check_environment
+
     from ..registry import check_name
-    from ..saving.folders import check_environment
 
     started = time.perf_counter()
     console = Console()
@@ -71,9 +72,9 @@ def train(flags: TrainFlags) -> None:
         if flags.resume is None:
             config.folder()
     with console.status("loading"), user_errors():
-        from ..training import report as reports
         from ..training.run import RunInterrupted, prepare
         from ..training.run import train as run
+        from . import tables
 
         prepared = prepare(config) if flags.resume is None else prepare_resumed(flags.resume, config)
     config = prepared.config
@@ -88,8 +89,8 @@ def train(flags: TrainFlags) -> None:
     except RunInterrupted as interrupted:
         console.print(str(interrupted), soft_wrap=True)
         return
-    console.print(reports.samples_table(result.before, result.after))
-    console.print(reports.change_table(result))
+    console.print(tables.samples_table(result.before, result.after))
+    console.print(tables.change_table(result))
     seconds = time.perf_counter() - started
     console.print(f"{result.agent.num_timesteps:,} tokens, {seconds:.0f} s in all. Everything is in {result.folder}")
     console.print(f"[dim]curves: {result.folder / 'curves.png'}   live: tensorboard --logdir {config.log_folder}[/dim]")
@@ -136,7 +137,9 @@ def evaluate(config: EvaluateConfig) -> None:
     """Complete held-out prompts: reward, judges, KL, perplexity, length and diversity, with bootstrap intervals."""
     from rich.console import Console
 
-    from ..saving.folders import check_environment, run_environment
+    from rlhf_envs.registration import check_environment
+
+    from ..saving.folders import run_environment
 
     with user_errors():
         env = check_environment(config.env or run_environment(config.source) or "rlhf/Sentiment-v0")
@@ -145,7 +148,7 @@ def evaluate(config: EvaluateConfig) -> None:
     from transformers.utils import logging
 
     from ..evaluation.evaluate import evaluate as run
-    from ..training import report as reports
+    from . import tables
 
     logging.disable_progress_bar()
     with user_errors():
@@ -167,9 +170,9 @@ def evaluate(config: EvaluateConfig) -> None:
             },
         )
     console = Console()
-    console.print(reports.evaluation_table(evaluation))
+    console.print(tables.evaluation_table(evaluation))
     for completion in evaluation.completions[: config.samples]:
-        console.print(reports.shown(completion))
+        console.print(tables.shown(completion))
     if config.output is not None:
         Path(config.output).write_text(json.dumps(evaluation.to_dict(), indent=2) + "\n", encoding="utf-8")
 
@@ -181,7 +184,7 @@ def envs() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..saving.folders import describe, text_environments
+    from rlhf_envs.registration import describe, text_environments
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("id", no_wrap=True)

@@ -71,7 +71,9 @@ def _attack(config: AttackConfig) -> None:
     """
     from rich.console import Console
 
-    from ..saving.folders import check_environment, run_environment
+    from rlhf_envs.registration import check_environment
+
+    from ..saving.folders import run_environment
 
     with user_errors():
         env = check_environment(config.env or run_environment(config.source) or "rlhf/Sentiment-v0")

@@ -51,7 +51,7 @@ def _compare(flags: CompareFlags) -> None:
     console = Console()
     with user_errors():
         config = _read(flags)
-        from ..saving.folders import check_environment
+        from rlhf_envs.registration import check_environment
 
         check_environment(config.env)
     with console.status("loading"), user_errors():

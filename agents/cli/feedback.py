@@ -300,7 +300,7 @@ def status(config: StatusConfig) -> None:
             from rlhf_envs.feedback.web.summary import summarise
             from rlhf_envs.preferences.crowds import suspects
 
-            from ..evaluation.items import status_tables
+            from .tables import status_tables
 
             summary = summarise(store)
             clickers = suspects(store.items(), store.judgements())

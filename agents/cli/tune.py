@@ -25,8 +25,9 @@ def _tune(config: TuneConfig) -> None:
     """
     from rich.console import Console
 
+    from rlhf_envs.registration import check_environment
+
     from ..registry import check_name
-    from ..saving.folders import check_environment
 
     console = Console()
     with user_errors():

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from gymnasium import spaces
 from torch import nn
 
+from .language_model import LanguageModel
 from .observations import read_contexts
 
-__all__ = ["check_gradients", "check_results"]
+__all__ = ["check_arguments", "check_gradients", "check_results", "check_sizes"]
 
 
 def check_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
@@ -64,3 +66,55 @@ def check_results(
         f"{decode(obs['input_ids'][row, :length].long())!r}: the weights have diverged; lower "
         "learning_rate or max_grad_norm"
     )
+
+
+def check_sizes(model: LanguageModel, name: str | None, n_actions: int, max_length: int) -> None:
+    """Refuse a model whose vocabulary or positions do not go with the environment's.
+
+    Raises:
+        ValueError: they do not.
+    """
+    vocab_size = model.vocab_size
+    if not n_actions <= vocab_size <= 1.1 * n_actions + 16:  # more than padding of the embedding
+        raise ValueError(
+            f"the environment has {n_actions} tokens and the model {name or 'given'!r} has "
+            f"{vocab_size}: make the environment with the model's own tokenizer, gym.make(..., model=...)"
+        )
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and positions < max_length:
+        raise ValueError(
+            f"contexts reach {max_length} tokens and the model has {positions} positions: lower the "
+            "environment's max_prompt_tokens or max_new_tokens"
+        )
+
+
+def check_arguments(
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    value: str,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    use_sde: bool,
+) -> None:
+    """Refuse spaces and arguments that no `TokenPolicy` has.
+
+    Raises:
+        ValueError: the message names the first one.
+    """
+    keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
+    if not {"input_ids", "attention_mask"} <= keys or not isinstance(action_space, spaces.Discrete):
+        raise ValueError(
+            "TokenPolicy needs a token environment, observations Dict(input_ids, attention_mask) and Discrete actions; "
+            f"got {observation_space} and {action_space}"
+        )
+    if value not in ("shared", "separate"):
+        raise ValueError(f"value={value!r}: expected 'shared' or 'separate'")
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: expected a number above 0; for argmax use deterministic=True")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k={top_k}: expected at least 1, or None")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}: expected a number in (0, 1], or None")
+    if use_sde:
+        raise ValueError("use_sde=True: state-dependent exploration is for continuous actions, tokens are discrete")

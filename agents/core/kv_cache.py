@@ -18,9 +18,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .language_model import float_tolerance, hidden_states
+from .language_model import LanguageModel, SplitTrunk, float_tolerance, hidden_states
 
-__all__ = ["SlottedTrunk"]
+__all__ = ["SlottedTrunk", "Trunk"]
 
 
 class _OptimizerSteps:
@@ -216,3 +216,16 @@ class SlottedTrunk:
         if not torch.allclose(slotted, full, atol=tolerance, rtol=tolerance):
             return "its slotted cache does not equal a full recompute"
         return ""
+
+
+class Trunk:
+    """A trunk, its KV cache, and its frozen part where it has one. Not a module: the policy owns the parameters."""
+
+    def __init__(
+        self, module: nn.Module, max_length: int, language_model: LanguageModel, like: Trunk | None = None
+    ) -> None:
+        self.module = module
+        self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
+        self.split: SplitTrunk | None = None
+        if like is None or like.split is not None:
+            self.split = language_model.split(module)

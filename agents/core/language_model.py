@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-__all__ = ["LanguageModel", "SplitTrunk", "TrainPart"]
+__all__ = ["LanguageModel", "Snapshot", "SplitTrunk", "TrainPart"]
 
 TrainPart = Literal["full", "head"] | int
 
@@ -281,3 +281,22 @@ def hidden_states(trunk: nn.Module, input_ids: torch.Tensor, attention_mask: tor
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None].expand_as(input_ids)
     output = trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
     return output.last_hidden_state
+
+
+class Snapshot(nn.Module):
+    """Frozen copies of parameters. They are buffers: they move with the policy, are saved with it and never learn."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
+        super().__init__()
+        for name, parameter in parameters.items():
+            self.register_buffer(name.replace(".", "/"), parameter.detach().clone())
+
+    def parameters_by_name(self) -> dict[str, torch.Tensor]:
+        """The copies, by the names of what they are copies of."""
+        return {name.replace("/", "."): value for name, value in self.named_buffers()}
+
+    @torch.no_grad()
+    def take(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Copy parameters of the same names over."""
+        for name, value in self.parameters_by_name().items():
+            value.copy_(parameters[name])

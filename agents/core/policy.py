@@ -16,12 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from .adversarial import AdversarialRegulariser
-from .checks import check_gradients, check_results
+from .checks import check_arguments, check_gradients, check_results, check_sizes
 from .distribution import TokenDistribution, keep_top, log_probs_and_entropies, log_probs_without_gradients
-from .language_model import LanguageModel, TrainPart, hidden_states
+from .kv_cache import Trunk
+from .language_model import LanguageModel, Snapshot, TrainPart, hidden_states
+from .models import find_model
 from .observations import check_token_ids, micro_batches, read_contexts
-from .policy_parts import Snapshot, Trunk
-from .policy_setup import check_arguments, check_sizes, find_model
 
 __all__ = ["TokenPolicy"]
 

@@ -5,23 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
-from stable_baselines3.common.vec_env import VecEnv
 
-from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
-from rlhf_envs.rewards.state import frozen_rewards
 
-from .random_state import isolated_generators
-
-__all__ = ["PeriodicEvaluation", "TextMetrics", "distinct_bigrams"]
+__all__ = ["TextMetrics", "distinct_bigrams"]
 
 TEXT_ONLY = ("stdout", "log", "json", "csv")
 RewardFunction = Callable[..., Sequence[float]]
@@ -157,90 +150,6 @@ class TextMetrics(BaseCallback):
             prompt, completion = as_markdown(info["prompt"]), as_markdown(info["completion"].strip())
             rows.append(f"- `{info['episode']['r']:.2f}` {prompt} **{completion}**")
         self.logger.record("rlhf/samples", "\n".join(rows), exclude=TEXT_ONLY)
-
-
-class PeriodicEvaluation(EvalCallback):
-    """SB3's `EvalCallback` at the end of rollouts, without any effect on the training.
-
-    The same prompts are completed each time, with generators of their own, seeded by the tokens trained for; so a run
-    with evaluations learns what it learns without. The figures go into the rollout's own row of the log.
-
-    Args:
-        env: the environment to evaluate in.
-        n_eval_episodes: episodes of an evaluation.
-        eval_freq: tokens between evaluations; at the end of the first rollout after that many.
-        folder: of `evaluations.npz`.
-        seed: of the environment.
-    """
-
-    STATE = (
-        "evaluations_timesteps",
-        "evaluations_results",
-        "evaluations_length",
-        "best_mean_reward",
-        "last_mean_reward",
-        "_last",
-    )
-
-    def __init__(self, env: VecEnv, n_eval_episodes: int, eval_freq: int, folder: Path, seed: int, verbose: int = 0):
-        super().__init__(
-            env, n_eval_episodes=n_eval_episodes, eval_freq=eval_freq, log_path=str(folder), verbose=verbose
-        )
-        self.seed = seed
-        self._last = 0
-
-    def get_state(self) -> dict[str, Any]:
-        """What `set_state` needs to go on exactly."""
-        return {name: getattr(self, name) for name in self.STATE}
-
-    def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of `get_state`."""
-        for name in self.STATE:
-            setattr(self, name, state[name])
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        if self.num_timesteps // self.eval_freq == self._last // self.eval_freq:
-            return
-        self._last = self.num_timesteps
-        with isolated_generators(self.num_timesteps), frozen_rewards():
-            self.eval_env.seed(self.seed)
-            rewards, lengths = _evaluate_policy(
-                self.model, self.eval_env, self.n_eval_episodes, deterministic=False, return_episode_rewards=True
-            )
-        self.evaluations_timesteps.append(self.num_timesteps)
-        self.evaluations_results.append([float(reward) for reward in rewards])
-        self.evaluations_length.append([int(length) for length in lengths])
-        self._write()
-        self.last_mean_reward = float(np.mean(rewards))
-        self.best_mean_reward = max(self.best_mean_reward, self.last_mean_reward)
-        self.logger.record("eval/mean_reward", self.last_mean_reward)
-        self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
-
-    def _write(self) -> None:
-        """Replace `evaluations.npz`, in SB3's form."""
-        import io
-
-        file = io.BytesIO()
-        np.savez(
-            file,
-            timesteps=self.evaluations_timesteps,
-            results=self.evaluations_results,
-            ep_lengths=self.evaluations_length,
-        )
-        replace_file(Path(f"{self.log_path}.npz"), file.getvalue())
-
-
-def _evaluate_policy(model: Any, *args: Any, **kwargs: Any) -> Any:
-    """SB3's `evaluate_policy`, or sb3-contrib's where the policy reads action masks."""
-    from sb3_contrib.common.maskable import evaluation
-
-    from ..algorithms.masked_policy import MaskableTokenPolicy
-
-    masked = isinstance(model.policy, MaskableTokenPolicy)
-    return (evaluation.evaluate_policy if masked else evaluate_policy)(model, *args, **kwargs)
 
 
 def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:

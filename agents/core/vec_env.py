@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -13,12 +12,9 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from rlhf_envs.episodes import EpisodeOptions
 from rlhf_envs.vector_env import TextGenerationVectorEnv
 
-__all__ = ["TextVecEnv", "describe_env", "make_vec_env", "remake_env"]
-
-JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
+__all__ = ["TextVecEnv", "make_vec_env"]
 
 
 class TextVecEnv(VecEnv):
@@ -169,55 +165,3 @@ def make_vec_env(
     if seed is not None:
         vec_env.seed(seed)
     return vec_env
-
-
-def describe_env(env: VecEnv) -> dict[str, Any]:
-    """What `remake_env` makes an environment like this one from, as JSON: its id, rows and arguments.
-
-    Where that cannot be written, `{"missing": the reason}`.
-    """
-    spec = getattr(env, "spec", None)
-    if type(env) is not TextVecEnv or spec is None:
-        return {"missing": f"it was a {type(env).__name__} that agents.make_vec_env cannot make from an id"}
-    registered = gym.registry[spec.id].kwargs if spec.id in gym.registry else {}
-    own = {"num_envs", "vectorization_mode"}  # what gym.make_vec adds
-    kwargs = {k: v for k, v in spec.kwargs.items() if k not in own and (k not in registered or registered[k] is not v)}
-    for name, value in kwargs.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError):
-            return {"missing": f"its argument {name} was {value!r}, which is not JSON"}
-    return {"id": spec.id, "num_envs": env.num_envs, "kwargs": kwargs}
-
-
-def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
-    """Make an environment from what `describe_env` gave. Nothing that it names is imported.
-
-    Raises:
-        ValueError: it cannot be made from names that are registered; the message says why and what to do.
-    """
-    instead = "pass the environment, agents.load(..., env=env)"
-    if "missing" in description:
-        raise ValueError(f"the environment is not in the bundle: {description['missing']}; {instead}")
-    env_id, kwargs = description["id"], dict(description["kwargs"])
-    if ":" in env_id or env_id not in gym.registry or "task" not in gym.registry[env_id].kwargs:
-        raise ValueError(
-            f"the environment {env_id!r} is no text environment that is registered here: import the module that "
-            f"registers it, or {instead}"
-        )
-    if unknown := kwargs.keys() - JSON_ARGUMENTS:
-        raise ValueError(f"the environment's arguments {sorted(unknown)} are not taken from a bundle: {instead}")
-    arguments = dict(kwargs.get("reward_kwargs") or {})
-    arguments.pop("store", None)  # an address, which no reward imports
-    if imported := [name for name in _strings([kwargs.get("reward"), arguments]) if ":" in name]:
-        raise ValueError(f"the reward {imported[0]!r} would be imported, which a bundle may not cause: {instead}")
-    return make_vec_env(env_id, description["num_envs"], **kwargs)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """All strings in a JSON value, names left out."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(part)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..core.episodes import open_batch
 from ..core.language_model import LanguageModel
 from ..core.policy import TokenPolicy
 from ..core.text_metrics import distinct_bigrams
-from ..saving.folders import open_batch
-from .generate import Completion, Source, generate, generate_in, held_out_indices
+from .generate import Completion, generate, generate_in, held_out_indices
+from .source import Source
 from .statistics import Estimate, bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
 
 if TYPE_CHECKING:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from rlhf_envs.feedback import NewItem
-    from rlhf_envs.feedback.web.summary import Summary
-    from rlhf_envs.preferences.spam import Figures
 
-__all__ = ["generate_items", "status_tables"]
+__all__ = ["generate_items"]
 
 
 def generate_items(
@@ -51,9 +46,12 @@ def generate_items(
         ValueError: there is no such model or environment, or the kind does not suit the number of completions.
     """
     from rlhf_envs.feedback import NewItem
+    from rlhf_envs.registration import check_environment
 
-    from ..saving.folders import check_environment, open_batch, run_environment
-    from .generate import CHUNK, Source, generate_in
+    from ..core.episodes import open_batch
+    from ..saving.folders import run_environment
+    from .generate import CHUNK, generate_in
+    from .source import Source
 
     kind = kind or ("rating" if n_completions == 1 else "pairwise" if n_completions == 2 else "ranking")
     compares = kind in ("pairwise", "ranking")
@@ -86,44 +84,3 @@ def generate_items(
             policy = " | ".join(dict.fromkeys(names))
             items.append(NewItem(kind, prompt, tuple(texts), policy=policy, meta={**meta, "policies": names}, **shared))
     return items, same
-
-
-def status_tables(summary: Summary, clickers: Mapping[str, Figures] | None) -> list[RenderableType]:
-    """Progress, agreement, annotators and who seems to click at random (None: cannot be told), for the terminal."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from rlhf_envs.preferences.crowds import CANNOT_TELL
-
-    lines = [f"{summary.finished} of {summary.items} items are done", f"{summary.judgements} judgements"]
-    lines += [f"{summary.skips} skips", f"{summary.last_hour} in the last hour"]
-    parts: list[RenderableType] = [Text(", ".join(lines) + (" (paused)" if summary.paused else ""))]
-    for kind, alpha in sorted(summary.alpha.items()):
-        shown = "undefined (nobody shares an item, or all say the same)" if alpha is None else f"{alpha:.3f}"
-        parts.append(Text(f"Krippendorff's alpha, {kind}: {shown}"))
-    if summary.alpha_problem:
-        parts.append(Text(summary.alpha_problem))
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("annotator", overflow="fold")
-    for heading in ("judged", "skips", "seconds", "agreement", "gold right"):
-        table.add_column(heading, justify="right")
-    for person in summary.annotators:
-        table.add_row(
-            Text(person.name),
-            str(person.judged),
-            str(person.skips),
-            "" if person.median_seconds is None else f"{person.median_seconds:.1f}",
-            "" if person.agreement is None else f"{person.agreement:.2f}",
-            f"{person.gold_right}/{person.gold_asked}" if person.gold_asked else "",
-        )
-    if summary.annotators:
-        parts.append(table)
-    for name, figures in (clickers or {}).items():
-        words = f"{name} seems to click at random (probability {figures.probability:.2f}): agrees with the others on "
-        parts.append(Text(f"{words}{figures.agreement:.0%} of {figures.n} comparisons that they made too"))
-    if clickers is None:
-        parts.append(Text(f"who clicks at random {CANNOT_TELL}"))
-    elif not clickers:
-        parts.append(Text("nobody seems to click at random"))
-    return parts

@@ -19,12 +19,13 @@ import torch
 
 from ..algorithms.masked_policy import MaskableTokenPolicy
 from ..core.adversarial import divergences, hidden_at
+from ..core.episodes import open_batch
 from ..core.random_state import isolated_generators
-from ..saving.folders import open_batch
 from .evaluate import _judge, _pad, find_judges
-from .generate import Completion, Source, generate_in, held_out_indices
+from .generate import Completion, generate_in, held_out_indices
 from .policy_attacks import AttackedPolicy, Budget, attack_embeddings, attack_tokens
 from .reward_attacks import RewardAttack, attack_reward_model
+from .source import Source
 from .statistics import Estimate, bootstrap_mean
 
 if TYPE_CHECKING:

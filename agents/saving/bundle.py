@@ -34,10 +34,10 @@ from rlhf_envs.files import BundleError, atomic_folder, find_folder, verify
 
 from ..core.policy import TokenPolicy
 from ..core.random_state import get_generators
-from ..core.vec_env import describe_env
 from ..registry import available, own_arguments
 from . import tensors as model_files
 from .encoding import decode, encode, named_classes
+from .environment import describe_env
 
 __all__ = ["BundleError", "capture", "holds", "read", "read_extra", "save", "write"]
 

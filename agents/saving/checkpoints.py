@@ -1,25 +1,18 @@
-"""Checkpoints of a run: numbered bundles of which the last few are kept, and the callback that writes them."""
+"""Keep the checkpoints of a run: numbered bundles, of which the last few stay."""
 
 from __future__ import annotations
 
 import logging
-import signal
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
-
-import torch
-from stable_baselines3.common.callbacks import BaseCallback
 
 from rlhf_envs.files import clear_unfinished, discard, find_folder, is_replaceable
 
-from ..training.logger import pending_figures, restore_figures
-from .bundle import AGENT, BundleError, capture, read, read_extra, write
+from .bundle import AGENT, BundleError, capture, read, write
 from .loading import load
 
-__all__ = ["CheckpointCallback", "Checkpoints"]
+__all__ = ["Checkpoints"]
 
 logger = logging.getLogger(__name__)
 
@@ -85,168 +78,3 @@ class Checkpoints:
             p.name[1:].removesuffix(".old") for p in self.directory.glob(".*.old")
         ]
         return sorted({int(name) for name in names if name.isdecimal()}, reverse=True)
-
-
-class CheckpointCallback(BaseCallback):
-    """Save checkpoints between rollouts, stop on SIGTERM and SIGINT, and save what can be when training fails.
-
-    A run goes on exactly from a *boundary*, the moment before a rollout. During a rollout the weights stay as they are,
-    so that the little that does change (environments, generators, counters) is remembered at its start, and the
-    boundary can be written until the next gradient step. So on a signal the rollout is given up, and the run goes on
-    from where it began; a signal during an update waits for its end. The same signal again ends it at once.
-
-    Args:
-        checkpoints: where to.
-        save_freq: tokens between checkpoints; at the first boundary after that many. 0: on signals and errors only.
-        callbacks: callbacks with `get_state` and `set_state` whose state belongs to the run.
-        signals: whether to handle signals (in the main thread alone).
-        until_closed: whether signals are handled after training too, until `close`: for who saves the agent then.
-
-    Attributes:
-        interrupted: the signal that came, or None.
-        gave_up: whether a rollout was given up for it; a signal during the last update finds nothing to give up.
-        saved: the last checkpoint written.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        save_freq: int = 0,
-        callbacks: Sequence[Any] = (),
-        signals: bool = True,
-        verbose: int = 0,
-        until_closed: bool = False,
-    ) -> None:
-        super().__init__(verbose)
-        self.checkpoints, self.save_freq, self.callbacks = checkpoints, save_freq, callbacks
-        self.interrupted: signal.Signals | None = None
-        self.gave_up = False
-        self.saved: Path | None = None
-        self._signals, self._until_closed = signals, until_closed
-        self._handlers: dict[signal.Signals, Any] = {}
-        self._boundary: dict[str, Any] | None = None
-        self._weights: list[tuple[int, int, torch.Tensor]] = []  # of the boundary, see `_weights_now`
-        self._stepped = False  # whether the optimizer has since
-        self._restored: dict[str, Any] = {}
-        self._last = 0
-
-    def restore(self, bundle: Path) -> None:
-        """Give the callbacks, and the logger once training starts, what they had when `bundle` was saved."""
-        self._restored = read_extra(bundle)
-        for callback in self.callbacks:
-            self._give_back(callback)
-
-    def add(self, callback: Any) -> None:
-        """Keep the state of one more callback, and give it what a bundle that was restored has of it."""
-        self.callbacks = (*self.callbacks, callback)
-        self._give_back(callback)
-
-    def _give_back(self, callback: Any) -> None:
-        states = self._restored.get("callbacks", {})
-        if type(callback).__name__ in states:
-            callback.set_state(states[type(callback).__name__])
-
-    def state(self) -> dict[str, Any]:
-        """What a bundle of the run keeps beside the agent: the state of the callbacks and the logger."""
-        states = {type(callback).__name__: callback.get_state() for callback in self.callbacks}
-        return {"callbacks": states, "logger": pending_figures(self.logger)}
-
-    def _on_training_start(self) -> None:
-        self.close()  # of a training before this one
-        self.checkpoints.directory.mkdir(parents=True, exist_ok=True)
-        self._last = self.model.num_timesteps
-        self._boundary, self.interrupted, self.gave_up = None, None, False
-        if "logger" in self._restored:
-            restore_figures(self.logger, self._restored["logger"])
-        self._restored = {}
-        self._hook = self.model.policy.optimizer.register_step_post_hook(self._note_step)
-        if self._signals and threading.current_thread() is threading.main_thread():
-            self._handlers = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
-
-    def _note_step(self, *_: object) -> None:
-        self._stepped = True
-
-    def _weights_now(self) -> list[tuple[int, int, torch.Tensor]]:
-        """What tells whether a parameter has moved, however: its memory, kept so that no other takes its place."""
-        return [(p.data_ptr(), p._version, p.data) for p in self.model.policy.parameters()]
-
-    def _has_moved(self) -> bool:
-        """Whether the weights are no more those of the boundary; a line search sets them without the optimizer."""
-        now = [mark[:2] for mark in self._weights_now()]
-        return self._stepped or now != [mark[:2] for mark in self._weights]
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.interrupted = self.interrupted or signal.Signals(number)
-        signal.signal(number, self._handlers[signal.Signals(number)])
-
-    def _on_rollout_start(self) -> None:
-        if not self.checkpoints.directory.is_dir():
-            raise FileNotFoundError(
-                f"the folder {self.checkpoints.directory} was deleted under the run: put it back, or start another run"
-            )
-        self._boundary, self._stepped = capture(self.model, self.state()), False
-        self._weights = self._weights_now()
-        if self._is_due() or self.interrupted:
-            self._save(self._boundary)
-
-    def _on_step(self) -> bool:
-        if self.interrupted is None:
-            return True
-        self.save_boundary()
-        self.gave_up = True
-        return False
-
-    def _on_training_end(self) -> None:
-        if not self.gave_up and (self.interrupted or self._is_due()):
-            self._save(capture(self.model, self.state()))
-        if not self._until_closed:
-            self.close()
-
-    def _is_due(self) -> bool:
-        return self.save_freq > 0 and self.model.num_timesteps // self.save_freq > self._last // self.save_freq
-
-    def save_boundary(self) -> Path | None:
-        """Save the last boundary, unless it is saved already; the weights must still be its own, as in a rollout."""
-        assert self._boundary is not None
-        tokens = str(self._boundary["attributes"]["num_timesteps"])
-        if self.saved is None or self.saved.name != tokens or not self.saved.is_dir():
-            self._save(self._boundary)
-        return self.saved
-
-    def _save(self, captured: Mapping[str, Any]) -> None:
-        self.saved = self.checkpoints.write(captured, self.model)
-        self._last = captured["attributes"]["num_timesteps"]
-        if self.verbose:
-            print(f"checkpoint: {self.saved}")
-
-    def rescue(self) -> Path | None:
-        """After training has failed: the checkpoint to go on from, the last boundary itself where it can be written.
-
-        Within an update the boundary's weights are gone: then it is the newest checkpoint there is, and without any one
-        is made of the agent as it stands, in the middle of the update.
-        """
-        try:
-            if self._boundary is not None and not self._has_moved():
-                return self.save_boundary()
-            if (latest := self.checkpoints.latest()) is None and self._boundary is not None:
-                self._save(capture(self.model, self.state()))
-                return self.saved
-            return latest
-        except Exception as error:  # whatever it is, it must not hide what made the training fail
-            logger.error("no checkpoint of the last boundary: %s", str(error) or type(error).__name__)
-        finally:
-            self.close()
-        try:
-            return self.checkpoints.latest()
-        except OSError as error:
-            logger.error("no checkpoint can be read: %s", error)
-            return None
-
-    def close(self) -> None:
-        """Put the signal handlers back, and let go of the optimizer."""
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
-        if hasattr(self, "_hook"):
-            self._hook.remove()
-        self._weights = []

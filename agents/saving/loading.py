@@ -18,11 +18,11 @@ from rlhf_envs.files import BundleError
 
 from ..core.policy import TokenPolicy
 from ..core.random_state import set_generators
-from ..core.vec_env import remake_env
 from ..registry import available, get_algorithm, own_arguments
 from . import tensors as model_files
 from .bundle import MODEL, OPTIMIZER, POLICY, STATE, read
 from .encoding import decode, named_classes
+from .environment import remake_env
 
 __all__ = ["load", "load_policy", "run_algorithm"]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rlhf_envs.rewards.human import Refit
     from rlhf_envs.rewards.reward_model import RewardModel
 
-    from ..saving.checkpoints import CheckpointCallback
+    from .checkpoint_callback import CheckpointCallback
 
 __all__ = ["HumanFeedback", "RatingRefit", "human_rewards"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from stable_baselines3.common.logger import (
 
 from rlhf_envs.files import replace_file
 
-__all__ = ["open_logger", "pending_figures", "restore_figures"]
+__all__ = ["open_logger"]
 
 STEP = "time/total_timesteps"
 
@@ -122,20 +121,3 @@ def _explained(error: OSError, path: Path) -> OSError:
     reason = error.strerror or str(error)
     message = f"cannot log to {path}: {reason}. Free space there or make it writable, or take another --log-folder"
     return type(error)(error.errno, message) if error.errno else OSError(message)
-
-
-def pending_figures(logger: Logger) -> dict[str, Any]:
-    """Figures that are recorded and not yet written, for `restore_figures`; pictures and tables are left out."""
-    plain = {n: v for n, v in logger.name_to_value.items() if isinstance(v, str | int | float | np.generic)}
-    return {
-        "values": plain,
-        "counts": {name: logger.name_to_count[name] for name in plain if name in logger.name_to_count},
-        "excluded": {name: logger.name_to_excluded[name] for name in plain if name in logger.name_to_excluded},
-    }
-
-
-def restore_figures(logger: Logger, saved: Mapping[str, Any]) -> None:
-    """Put the figures of `pending_figures` back."""
-    logger.name_to_value.update(saved["values"])
-    logger.name_to_count.update(saved["counts"])
-    logger.name_to_excluded.update(saved["excluded"])

@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import Dataset
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, Trainer
+from ..core.models import build_model
 
-__all__ = ["PackedTexts", "build_model", "pretrain", "read_texts", "split_passages", "train_tokenizer"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Trainer
+
+__all__ = ["PackedTexts", "pretrain", "read_texts", "split_passages", "train_tokenizer"]
 
 EOS, PAD = "<|eos|>", "<|pad|>"
 logger = logging.getLogger(__name__)
@@ -98,27 +100,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )
-
-
-def build_model(vocab_size: int, n_positions: int, n_layer: int, n_embd: int, n_head: int) -> PreTrainedModel:
-    """Build a GPT-2-shaped model without dropout; pad is token 0 and EOS token 1, as `train_tokenizer` has them."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=n_positions,
-        n_embd=n_embd,
-        n_layer=n_layer,
-        n_head=n_head,
-        activation_function="gelu_pytorch_tanh",
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    return GPT2LMHeadModel(config)
 
 
 class PackedTexts(Dataset[dict[str, torch.Tensor]]):

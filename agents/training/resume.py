@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..saving.folders import AGENT, CHECKPOINTS, CONFIG
 from .config import TrainConfig
-from .run import AGENT, CHECKPOINTS, CONFIG, Prepared, build_callbacks, build_environment, evaluate_held_out
+from .run import Prepared, build_callbacks, build_environment, evaluate_held_out
 
 __all__ = ["at_start", "find_run", "is_finished", "prepare_resumed"]
 
@@ -65,10 +66,11 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     """
     import torch
 
+    from rlhf_envs.registration import check_environment
+
     from ..core.random_state import get_generators, isolated_generators
     from ..registry import get_algorithm
     from ..saving.bundle import holds
-    from ..saving.folders import check_environment
     from ..saving.loading import load
 
     started = time.perf_counter()

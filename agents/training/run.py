@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, START
 from .config import TrainConfig
 
 if TYPE_CHECKING:
     from ..evaluation.evaluate import Evaluation
-    from ..saving.checkpoints import CheckpointCallback
+    from .checkpoint_callback import CheckpointCallback
 
 __all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "train"]
 
 logger = logging.getLogger(__name__)
 
-CONFIG, AGENT, CHECKPOINTS, MODEL, START = "config.json", "agent", "checkpoints", "model", "start"
 ZIP = "agent.zip"  # in the place of AGENT, where bundles do not hold the agent
 
 
@@ -50,7 +50,7 @@ class Prepared:
     @property
     def checkpoints(self) -> CheckpointCallback | None:
         """The callback that saves the run; None where bundles do not hold its agent."""
-        from ..saving.checkpoints import CheckpointCallback
+        from .checkpoint_callback import CheckpointCallback
 
         return next((callback for callback in self.callbacks if isinstance(callback, CheckpointCallback)), None)
 
@@ -209,7 +209,7 @@ def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
 
 def build_agent(config: TrainConfig) -> Any:
     """The agent of a resolved configuration. Names are checked before any model is loaded."""
-    from ..saving.folders import check_environment
+    from rlhf_envs.registration import check_environment
 
     check_environment(config.env)
     if config.model is not None:
@@ -255,11 +255,13 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
     Raises:
         ValueError: checkpoints are asked for, and the agent is none that bundles hold.
     """
-    from ..core.text_metrics import PeriodicEvaluation, TextMetrics
+    from ..core.text_metrics import TextMetrics
     from ..core.vec_env import make_vec_env
     from ..evaluation.evaluate import find_judges
     from ..saving.bundle import holds
-    from ..saving.checkpoints import CheckpointCallback, Checkpoints
+    from ..saving.checkpoints import Checkpoints
+    from .callbacks import PeriodicEvaluation
+    from .checkpoint_callback import CheckpointCallback
 
     callbacks: list[Any] = [TextMetrics(judges=find_judges(agent.get_env().get_attr("task", 0)[0], None))]
     if config.eval_freq > 0:

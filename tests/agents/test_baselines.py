@@ -12,11 +12,11 @@ import torch
 from torch.nn import functional
 
 import agents
+from agents.cli.tables import evaluation_table
+from agents.core.models import build_model
 from agents.evaluation import generate as generation
 from agents.evaluation.evaluate import evaluate
 from agents.testing import check_algorithm
-from agents.training.pretrain import build_model
-from agents.training.report import evaluation_table
 from agents.training.run import TrainConfig, train
 from rlhf_envs.registration import register_task
 from rlhf_envs.tasks import WordTask

@@ -22,8 +22,8 @@ from stable_baselines3.common.utils import LinearSchedule
 
 import agents
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
-from agents.core.vec_env import remake_env
-from agents.evaluation.generate import Source
+from agents.evaluation.source import Source
+from agents.saving.environment import remake_env
 from rlhf_envs.files import BundleError
 
 ID = "rlhf/IncreasingNumbers-v0"
@@ -154,7 +154,8 @@ def test_every_kind_of_policy_goes_on(policy_kwargs: dict[str, Any], small_model
 
 
 def test_a_schedule_goes_on_from_a_checkpoint_inside_learn(tmp_path: Path) -> None:
-    from agents.saving.checkpoints import CheckpointCallback, Checkpoints
+    from agents.saving.checkpoints import Checkpoints
+    from agents.training.checkpoint_callback import CheckpointCallback
 
     kwargs = dict(learning_rate=LinearSchedule(1e-3, 1e-5, 0.8), clip_range=LinearSchedule(0.3, 0.1, 1.0))
     callback = CheckpointCallback(Checkpoints(tmp_path, keep=9), save_freq=ROLLOUT)

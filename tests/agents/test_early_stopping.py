@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import agents
-from agents.core.text_metrics import PeriodicEvaluation
+from agents.training.callbacks import PeriodicEvaluation
 from agents.training.early_stopping import EarlyStopping, stopping_point
 
 ID = "rlhf/TokenBandit-v0"

@@ -10,12 +10,13 @@ import torch
 from scipy import stats
 
 from agents import make, make_vec_env
+from agents.core.episodes import open_batch
 from agents.core.policy import TokenPolicy
 from agents.core.text_metrics import distinct_bigrams
 from agents.evaluation.evaluate import evaluate
-from agents.evaluation.generate import Source, generate, held_out_indices
+from agents.evaluation.generate import generate, held_out_indices
+from agents.evaluation.source import Source
 from agents.evaluation.statistics import bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
-from agents.saving.folders import open_batch
 from agents.training.config import TrainConfig
 from agents.training.run import evaluate_held_out
 

@@ -220,7 +220,7 @@ def test_ratings_that_tell_nothing_apart_refit_nothing_and_say_so(tmp_path: Path
 
 
 def test_a_bundle_may_not_have_a_reward_imported_by_way_of_its_arguments() -> None:
-    from agents.core.vec_env import remake_env
+    from agents.saving.environment import remake_env
 
     for kwargs in ({"fallback": "os:system"}, {"rewards": [{"a": "os:system"}]}):
         with pytest.raises(ValueError, match="'os:system' would be imported"):

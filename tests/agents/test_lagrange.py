@@ -10,7 +10,7 @@ from stable_baselines3.common.logger import configure
 
 import agents
 from agents.algorithms.lagrange import LagrangeMultiplier
-from agents.core.text_metrics import PeriodicEvaluation
+from agents.training.callbacks import PeriodicEvaluation
 from rlhf_envs.rewards.constraints import Constrained
 from rlhf_envs.rewards.diversity import Novelty
 from rlhf_envs.rewards.rules import TokenBanditReward

@@ -12,7 +12,7 @@ import pytest
 from stable_baselines3.common.callbacks import BaseCallback
 
 import agents
-from agents.saving.checkpoints import CheckpointCallback
+from agents.training.checkpoint_callback import CheckpointCallback
 
 psutil = pytest.importorskip("psutil")
 MIB = 2**20

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 import agents
 from agents.cli import app
 from agents.core.adversarial import radius_of
+from agents.core.episodes import open_batch
 from agents.evaluation.evaluate import _pad
-from agents.evaluation.generate import Source, generate_in, held_out_indices
+from agents.evaluation.generate import generate_in, held_out_indices
 from agents.evaluation.policy_attacks import (
     AttackedPolicy,
     Budget,
@@ -25,8 +26,8 @@ from agents.evaluation.policy_attacks import (
 )
 from agents.evaluation.reward_attacks import attack_reward_model
 from agents.evaluation.robustness import ATTACKS, Robustness, evaluate_robustness
+from agents.evaluation.source import Source
 from agents.evaluation.statistics import bootstrap_mean
-from agents.saving.folders import open_batch
 
 SENTIMENT = "rlhf/Sentiment-v0"
 SMALL = Budget(epsilon=0.2, steps=3, swaps=2, candidates=6)

@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import SubprocVecEnv, VecCheckNan, VecMoni
 
 import rlhf_envs  # noqa: F401  registers the environments
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
-from agents.training.pretrain import build_model
+from agents.core.models import build_model
 
 ID = "rlhf/IncreasingNumbers-v0"
 

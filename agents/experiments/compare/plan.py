@@ -93,7 +93,7 @@ def plan(config: CompareConfig) -> list[Run]:
     Raises:
         ValueError, TypeError: an environment, algorithm, argument or metric is unknown, or no arm's to choose.
     """
-    from ...saving.folders import check_environment
+    from rlhf_envs.registration import check_environment
 
     check_environment(config.env)
     if not config.algos:

@@ -109,9 +109,9 @@ def _prepare(config: Any) -> Any:
     from rlhf_envs.files import find_folder
 
     from ...saving.checkpoints import Checkpoints
-    from ...saving.folders import is_bundle
+    from ...saving.folders import AGENT, CHECKPOINTS, CONFIG, is_bundle
     from ...training.resume import find_run, prepare_resumed
-    from ...training.run import AGENT, CHECKPOINTS, CONFIG, prepare
+    from ...training.run import prepare
 
     folder = config.folder()
     left = is_bundle(find_folder(folder / AGENT)) or Checkpoints(folder / CHECKPOINTS).latest() is not None

@@ -156,11 +156,11 @@ def resolve(config: LoopConfig) -> LoopConfig:
 
     from rlhf_envs.episodes import load_task
     from rlhf_envs.models import resolve as find_model
+    from rlhf_envs.registration import check_environment
     from rlhf_envs.rewards import get_reward
 
     from ...registry import get_algorithm
     from ...saving.bundle import holds
-    from ...saving.folders import check_environment
     from ...training.run import resolve as with_defaults
 
     for package in ("sqlalchemy", "alembic", "crowdkit", "krippendorff"):

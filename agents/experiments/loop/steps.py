@@ -36,8 +36,9 @@ def generate(loop: Loop, number: int, into: Path) -> Figures:
     Raises:
         ValueError: all pairs are equal.
     """
-    from ...evaluation.generate import Source, generate_in
-    from ...saving.folders import open_batch
+    from ...core.episodes import open_batch
+    from ...evaluation.generate import generate_in
+    from ...evaluation.source import Source
 
     config = loop.config
     options = {"split": "train", **config.environment_kwargs(), "reward": None, "reward_fn": no_reward}
@@ -84,11 +85,13 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
     Raises:
         RunInterrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
-    from ...core.text_metrics import PeriodicEvaluation
     from ...saving import bundle as bundles
-    from ...saving.checkpoints import CheckpointCallback, Checkpoints
+    from ...saving.checkpoints import Checkpoints
+    from ...saving.folders import CHECKPOINTS
+    from ...training.callbacks import PeriodicEvaluation
+    from ...training.checkpoint_callback import CheckpointCallback
     from ...training.logger import open_logger
-    from ...training.run import CHECKPOINTS, RunInterrupted, build_callbacks
+    from ...training.run import RunInterrupted, build_callbacks
 
     config, reward, place = loop.config, loop.reward(number), loop.place(number, "learn").parent
     bundle = Checkpoints(place / CHECKPOINTS).latest() or loop.agent(number - 1)
@@ -161,8 +164,8 @@ def evaluate(loop: Loop, number: int, into: Path) -> Figures:
 
 def save_model(loop: Loop) -> None:
     """Write the policy of the last round as a plain Hugging Face folder, as `rlhf train` does."""
-    from ...evaluation.generate import Source
-    from ...training.run import MODEL
+    from ...evaluation.source import Source
+    from ...saving.folders import MODEL
 
     policy = Source.of(loop.agent(loop.config.rounds)).policy
     assert policy is not None

@@ -107,9 +107,11 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     Raises:
         ValueError: unknown environment, algorithm, argument or judge.
     """
+    from rlhf_envs.registration import check_environment
+
+    from ...core.episodes import open_batch
     from ...evaluation.evaluate import find_judges
     from ...registry import get_algorithm, kl_argument, known_arguments, own_arguments
-    from ...saving.folders import check_environment, open_batch
 
     cls = get_algorithm(config.algo)
     env_id = check_environment(config.env)

@@ -1,0 +1,59 @@
+"""Open the episodes of an environment on their own state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rlhf_envs.registration import check_environment
+
+if TYPE_CHECKING:
+    from rlhf_envs.episodes import EpisodeBatch
+
+__all__ = ["like_batch", "open_batch"]
+
+
+def open_batch(env: Any, n: int, **env_kwargs: Any) -> EpisodeBatch:
+    """`n` rows of the episodes of an environment, on their own state.
+
+    Args:
+        env: an id, or a text environment (single, batched, or SB3's around it), whose task, data and reward are taken.
+        n: rows.
+        **env_kwargs: the environment's arguments, where `env` is an id.
+
+    Raises:
+        ValueError: the id is unknown; the message lists those that exist.
+        TypeError: `env` is no text environment.
+    """
+    import gymnasium as gym
+
+    from rlhf_envs.episodes import EpisodeBatch
+
+    if isinstance(env, str):
+        kwargs = {**gym.spec(check_environment(env)).kwargs, **env_kwargs}
+        if "task" in kwargs:
+            return EpisodeBatch(n, **kwargs)
+        env = gym.make(env, **env_kwargs)
+    while not hasattr(env, "episodes"):  # SB3's and Gymnasium's wrappers
+        inner = env.envs[0] if hasattr(env, "envs") else getattr(env, "venv", getattr(env, "env", None))
+        if inner is None:
+            raise TypeError(f"expected an environment id or a text environment, got {env!r}")
+        env = inner
+    return like_batch(env.episodes, n)
+
+
+def like_batch(batch: EpisodeBatch, n: int) -> EpisodeBatch:
+    """Another batch of `n` rows with the same task, data and reward."""
+    from rlhf_envs.episodes import EpisodeBatch
+
+    return EpisodeBatch(
+        n,
+        batch.task,
+        model=batch.model_name,
+        max_prompt_tokens=batch.max_prompt_tokens,
+        max_new_tokens=batch.max_new_tokens,
+        reward_fn=batch.reward_fn,
+        data=batch.rows,
+        reward_timeout=batch.reward_timeout,
+        reward_retries=batch.reward_retries,
+        **batch.mask_options,
+    )

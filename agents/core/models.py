@@ -1,0 +1,71 @@
+"""Find the model of a policy: named, given, or a small fresh one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["build_model", "find_model"]
+
+logger = logging.getLogger(__name__)
+
+
+def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str | None]:
+    """The model that `TokenPolicy`'s argument `model` means for an environment, and its name if it has one.
+
+    Raises:
+        ValueError: the environment's tokens are not those of the named model.
+    """
+    from rlhf_envs.models import load_causal_lm, load_config
+
+    n_actions = int(action_space.n)
+    if isinstance(model, Path):
+        model = str(model)
+    if model is None and load_config("tiny").vocab_size == n_actions and _has_tokens_of("tiny", action_space):
+        model = "tiny"
+    if isinstance(model, str):
+        if not _has_tokens_of(model, action_space):
+            raise ValueError(
+                f"the environment's tokenizer ({n_actions} tokens) is not that of the model {model!r}: make "
+                f"the environment with it, agents.make_vec_env(..., model={model!r})"
+            )
+        return load_causal_lm(model), model
+    if model is not None:
+        return model, None
+    from .models import build_model
+
+    logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", n_actions)
+    return build_model(n_actions, max_length, n_layer=2, n_embd=64, n_head=2), None
+
+
+def _has_tokens_of(model: str, action_space: Any) -> bool:
+    """Whether the environment's token ids are the model's, as far as the environment tells."""
+    from rlhf_envs.models import has_tokenizer, load_tokenizer, vocabulary_fingerprint
+
+    known = getattr(action_space, "vocabulary", None)
+    return known is None or not has_tokenizer(model) or known == vocabulary_fingerprint(load_tokenizer(model))
+
+
+def build_model(vocab_size: int, n_positions: int, n_layer: int, n_embd: int, n_head: int) -> PreTrainedModel:
+    """Build a GPT-2-shaped model without dropout; pad is token 0 and EOS token 1, as `train_tokenizer` has them."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=n_positions,
+        n_embd=n_embd,
+        n_layer=n_layer,
+        n_head=n_head,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    return GPT2LMHeadModel(config)
