@@ -13,7 +13,7 @@ import torch
 import agents
 from agents.algorithms.common.logged_data import read_log
 from rlhf_envs.tasks.token_bandit import CONTEXTS, completion_rewards, enumerate_completions
-from tests.agents.test_dqn import best_return, naive
+from tests.agents.algorithms.test_dqn import best_return, naive
 
 ID = "rlhf/IncreasingNumbers-v0"
 

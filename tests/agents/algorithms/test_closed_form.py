@@ -11,7 +11,7 @@ import pytest
 import agents
 from agents.testing import bandit_figures
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # benchmarks are no part of the wheel
+sys.path.append(str(Path(__file__).resolve().parents[3]))  # benchmarks are no part of the wheel
 from benchmarks.closed_form import GREEDY, KL_COEF, SETTINGS, train
 
 SHORT_SETTINGS = {

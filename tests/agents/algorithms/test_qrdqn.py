@@ -7,7 +7,7 @@ import pytest
 import sb3_contrib
 import torch
 
-from tests.agents.test_dqn import build, naive
+from tests.agents.algorithms.test_dqn import build, naive
 
 
 def test_the_update_is_sb3_contribs() -> None:
