@@ -26,7 +26,20 @@ ORDER = [
 ]
 LEVEL = {part: level for level, parts in enumerate(ORDER) for part in parts}
 # In agents the left is imported by the right; `scale` and `serving` are rooms for later.
-AGENTS = ["core", "algorithms", "registry", "saving", "evaluation", "training", "scale", "experiments", "serving", "testing", "__init__", "cli"]
+AGENTS = [
+    "core",
+    "algorithms",
+    "registry",
+    "saving",
+    "evaluation",
+    "training",
+    "scale",
+    "experiments",
+    "serving",
+    "testing",
+    "__init__",
+    "cli",
+]
 
 
 def imports(path: Path) -> Iterator[tuple[int, str]]:
