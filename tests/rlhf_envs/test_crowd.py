@@ -30,7 +30,7 @@ from rlhf_envs.preferences.crowd import (
 )
 
 pytest.importorskip("crowdkit", reason="needs the extra agreement")
-NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 
 
 def crowd(accuracies: dict[str, float], n: int = 200, seed: int = 0) -> tuple[list[int], list[Vote]]:

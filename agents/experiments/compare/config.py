@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,7 +193,7 @@ def _parse(path: Path) -> Any:
         if suffix == ".json":
             return json.loads(text)
         if suffix == ".toml":
-            return _toml(text)
+            return tomllib.loads(text)
         import yaml
 
         return yaml.safe_load(text)
@@ -200,16 +201,6 @@ def _parse(path: Path) -> Any:
         raise ValueError(f"{path}: {error}") from error
     except Exception as error:  # yaml.YAMLError, without an import of yaml where there is none to read
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
-
-
-def _toml(text: str) -> Any:
-    import sys
-
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text)
 
 
 def join_existing(config: CompareConfig) -> CompareConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -233,7 +233,7 @@ class _Merge:
         new = [known for known in touched if known.id is None]
         self._add_items(new)
         given = [(known.id, entry) for known in touched for entry in known.new if known.id is not None]
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         given.sort(key=lambda pair: pair[1][2].created or now)  # undo takes the last back
         created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
         late = restore(self.store, [(item_id, judgement) for item_id, (_, _, judgement) in given], created)

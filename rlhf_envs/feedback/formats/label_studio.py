@@ -10,7 +10,7 @@ no control of a CSV a ranking. Label Studio keeps no side and no idempotency key
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from typing import Any
 
 from ..records import Item, Judgement
@@ -127,7 +127,7 @@ def _seconds(cell: str) -> float:
 
 def _moment(cell: str) -> datetime:
     try:
-        return datetime.fromisoformat(cell.replace("Z", "+00:00")).astimezone(timezone.utc)
+        return datetime.fromisoformat(cell.replace("Z", "+00:00")).astimezone(UTC)
     except ValueError:
         raise ValueError(
             f"'created_at' must be a date and time such as 2026-01-31T12:00:00Z, got {cell[:40]!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from typing import Any
 
 from ..kinds import check_completions, check_value
@@ -246,4 +246,4 @@ def _moment(value: Any, column: str) -> datetime:
         raise ValueError(
             f"{column!r} must be a date and time such as 2026-01-31T12:00:00+00:00, got {str(value)[:40]!r}"
         ) from None
-    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -6,7 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -55,7 +55,7 @@ def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], cre
     Returns:
         Indices into `past` of those left out, since the annotator has judged the item by now.
     """
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     with store._database.write() as connection:
         store._database.one_writer(connection)
         if created:

@@ -6,12 +6,11 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import sqlalchemy as sa
-from typing_extensions import Self
 
 from rlhf_envs.feedback.kinds import check_item, check_value
 from rlhf_envs.feedback.records import Item, Judgement, NewItem, Progress, Settings, Task
@@ -362,4 +361,4 @@ def _parts(ids: Sequence[int]) -> list[list[int]]:
 
 
 def _utc_now() -> datetime:
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)

@@ -5,7 +5,7 @@ Every call but the sign-in wants the session's cookie; every call that changes s
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Request
@@ -215,7 +215,7 @@ def _task(task: Task) -> dict[str, Any]:
         "kind": task.item.kind,
         "prompt": task.item.prompt,
         "completions": [{"index": index, "text": task.item.completions[index]} for index in task.sides],
-        "seconds_left": max(0.0, (task.expires - datetime.now(timezone.utc)).total_seconds()),
+        "seconds_left": max(0.0, (task.expires - datetime.now(UTC)).total_seconds()),
     }
 
 

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 from pydantic import BaseModel
 
@@ -58,7 +58,7 @@ class Summary(BaseModel):
 
 def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
     """Compute the figures of the admin page from the store."""
-    now = now or datetime.now(timezone.utc)
+    now = now or datetime.now(UTC)
     everything = store.judgements(include_skips=True)
     given = [judgement for judgement in everything if judgement.value is not None]
     gold = {item.id: item for item in store.items() if item.gold is not None}

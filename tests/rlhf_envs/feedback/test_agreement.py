@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 
 def judgement(item: int, annotator: str, kind: str, value: dict[str, object] | None) -> Judgement:
-    return Judgement(0, item, annotator, kind, value, 1.0, "", (0, 1), "", datetime.now(timezone.utc))
+    return Judgement(0, item, annotator, kind, value, 1.0, "", (0, 1), "", datetime.now(UTC))
 
 
 def test_every_kind_becomes_numbers() -> None:

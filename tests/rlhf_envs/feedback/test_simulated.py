@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from rlhf_envs.feedback import Annotator, FeedbackStore, Item, NewItem, Task
 from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.simulated import SimulatedAnnotator, annotate, simulated_crowd
 
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 MANY = 4000
 
 

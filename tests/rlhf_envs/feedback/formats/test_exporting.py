@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from rlhf_envs.feedback.formats.exporting import export_file, kto_rows, preferen
 from rlhf_envs.feedback.formats.importing import import_file
 from rlhf_envs.feedback.simulated import annotate, simulated_crowd
 
-NOW = datetime(2026, 1, 1, tzinfo=timezone.utc)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NASTY = [
     'comma, "quotes"',
     "lines\nand\r\nreturns\rhere",

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,7 +15,7 @@ from rlhf_envs.feedback import FeedbackStore, Item, Judgement, NewItem
 from rlhf_envs.feedback.web.summary import gold_correct, summarise
 
 SignIn = Callable[..., TestClient]
-NOW = datetime(2030, 1, 1, 12, 30, tzinfo=timezone.utc)
+NOW = datetime(2030, 1, 1, 12, 30, tzinfo=UTC)
 
 
 def answer(store: FeedbackStore, name: str, values: dict[int, object], seconds: float = 1.0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def test_two_annotators_never_share_the_last_place(sign_in: SignIn, store: Feedb
 
 
 def test_lost_lease_is_409(tmp_path: Path) -> None:
-    now = datetime(2030, 1, 1, tzinfo=timezone.utc)
+    now = datetime(2030, 1, 1, tzinfo=UTC)
     with FeedbackStore(tmp_path / "timed.db", clock=lambda: now) as store:
         store.add_items([NewItem("correction", "p", ("c",))])
         for name in ("ada", "ben"):
