@@ -1,10 +1,10 @@
 """Does adversarial training make a policy robust, and what does it cost? PPO with and without, over several seeds.
 
 `python -m benchmarks.robustness --seeds 3` runs `rlhf train --algo ppo` on `rlhf/Sentiment-v0` for every seed with and
-without the regulariser of `agents.core.adversarial`, everything else as in `agents.training.hyperparams`, then attacks the model that
-it started from and every trained one (`agents.evaluation.robustness`), on the same held-out prompts. Runs that are finished in
-`--folder` are not run again. Further arguments go to `rlhf train`, such as `-n 20480`. Means over the seeds come with
-the standard error of the seeds, those of one model with that of the prompts.
+without the regulariser of `agents.core.adversarial`, everything else as in `agents.training.hyperparams`, then attacks
+the model that it started from and every trained one (`agents.evaluation.robustness`), on the same held-out prompts.
+Runs that are finished in `--folder` are not run again. Further arguments go to `rlhf train`, such as `-n 20480`. Means
+over the seeds come with the standard error of the seeds, those of one model with that of the prompts.
 """
 
 from __future__ import annotations

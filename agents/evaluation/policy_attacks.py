@@ -2,12 +2,12 @@
 
 Both want the policy to leave the completion that it would have written. The embedding attack is the "maximal action
 difference" of Zhang et al. 2020, https://arxiv.org/abs/2003.08938, as projected gradient ascent on the KL between the
-policy and itself (`agents.core.adversarial.ascend`), on the prompt alone. The token attack is HotFlip (Ebrahimi et al. 2018,
-https://arxiv.org/abs/1712.06751): the gradient with respect to the embeddings ranks the swaps of a token by how much
-they raise, to first order, the negative log-likelihood of the completion. First order says little of a swap, which is a
-large step: so, as in GCG (Zou et al. 2023, https://arxiv.org/abs/2307.15043), some of the best at every position are
-drawn and tried, and the best of those is made, one swap at a time. Each attack has a blind twin that may do as much and
-does not look at the gradient: a random change of the same norm, and random swaps of which the best is kept.
+policy and itself (`agents.core.adversarial.ascend`), on the prompt alone. The token attack is HotFlip (Ebrahimi et al.
+2018, https://arxiv.org/abs/1712.06751): the gradient with respect to the embeddings ranks the swaps of a token by how
+much they raise, to first order, the negative log-likelihood of the completion. First order says little of a swap, which
+is a large step: so, as in GCG (Zou et al. 2023, https://arxiv.org/abs/2307.15043), some of the best at every position
+are drawn and tried, and the best of those is made, one swap at a time. Each attack has a blind twin that may do as much
+and does not look at the gradient: a random change of the same norm, and random swaps of which the best is kept.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """A white-box attack on a reward model: swap tokens of a bad completion until the reward model likes it.
 
-HotFlip (Ebrahimi et al. 2018, https://arxiv.org/abs/1712.06751) on the completion, as in `agents.evaluation.policy_attacks`: the gradient
-of the score with respect to the embeddings proposes swaps of one token, some are scored as *text* (so the reward model
-tokenises it anew, as in training), and the best that the judge still calls bad is made. What is lifted so shows what
-the reward model pays for that the judge does not: how far it can be hacked.
+HotFlip (Ebrahimi et al. 2018, https://arxiv.org/abs/1712.06751) on the completion, as in
+`agents.evaluation.policy_attacks`: the gradient of the score with respect to the embeddings proposes swaps of one
+token, some are scored as *text* (so the reward model tokenises it anew, as in training), and the best that the judge
+still calls bad is made. What is lifted so shows what the reward model pays for that the judge does not: how far it can
+be hacked.
 """
 
 from __future__ import annotations

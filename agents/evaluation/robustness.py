@@ -1,9 +1,9 @@
 """How robust are a trained policy and the reward model it was trained on: success rates of attacks on both.
 
-The policy is attacked through held-out prompts (`agents.evaluation.policy_attacks`): their embeddings are changed a little, or a few of
-their tokens swapped, so that it leaves the completion it would write; then it writes one after the attacked prompt, and
-that is scored after the *original* prompt. By default it takes the most probable token, since a sampled completion is
-another one after any change, however small. The reward model is attacked through bad completions
+The policy is attacked through held-out prompts (`agents.evaluation.policy_attacks`): their embeddings are changed a
+little, or a few of their tokens swapped, so that it leaves the completion it would write; then it writes one after the
+attacked prompt, and that is scored after the *original* prompt. By default it takes the most probable token, since a
+sampled completion is another one after any change, however small. The reward model is attacked through bad completions
 (`agents.evaluation.reward_attacks`). Every attack stands beside its blind twin: what that does is noise, not attack.
 """
 

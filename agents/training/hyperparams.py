@@ -1,10 +1,10 @@
 """The settings that `rlhf train` takes where none are given: one YAML file an environment, a section an algorithm.
 
-As in rl_zoo3, where they are one file an algorithm. Ours are in `agents/training/settings/`, named after the environment; a file
-says under `environments` which ones it is for. A section `any` is for the algorithms that have none. `n_timesteps`
-counts tokens; everything else is what `agents.make` takes. Those of `ppo` and
-`a2c` are tuned so that a run learns in about a minute on two cores; the others start from them, most were tried on one
-seed, and those of `nlpo`, `maskable_ppo`, `dqn`, `qrdqn` and `ilql` are hardly tuned.
+As in rl_zoo3, where they are one file an algorithm. Ours are in `agents/training/settings/`, named after the
+environment; a file says under `environments` which ones it is for. A section `any` is for the algorithms that have
+none. `n_timesteps` counts tokens; everything else is what `agents.make` takes. Those of `ppo` and `a2c` are tuned so
+that a run learns in about a minute on two cores; the others start from them, most were tried on one seed, and those of
+`nlpo`, `maskable_ppo`, `dqn`, `qrdqn` and `ilql` are hardly tuned.
 """
 
 from __future__ import annotations

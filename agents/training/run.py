@@ -113,8 +113,9 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
     """Train, and write the run's folder: configuration, TensorBoard events, curves, samples, report, model, agent.
 
     SIGTERM, or SIGINT once, ends the training at once with a checkpoint; a run that fails leaves one too. Either goes
-    on with `agents.training.resume.prepare_resumed`, which is what `rlhf train --resume` does. Neither holds of an agent that
-    bundles do not hold, such as a third party's off-policy one: it is saved at the end alone, with its own `save`.
+    on with `agents.training.resume.prepare_resumed`, which is what `rlhf train --resume` does. Neither holds of an
+    agent that bundles do not hold, such as a third party's off-policy one: it is saved at the end alone, with its own
+    `save`.
 
     Raises:
         RunInterrupted: a signal ended it.

@@ -22,10 +22,11 @@ __all__ = ["Constrained", "find_constraints"]
 class Constrained(Reward):
     """The Lagrangian of "maximise the reward while the mean cost is at most the limit": `r - multiplier * (c - limit)`.
 
-    By itself the multiplier is fixed. `agents.algorithms.lagrange.LagrangeMultiplier` raises it while the cost is above the limit
-    and lowers it while it is below (Altman 1999, "Constrained Markov Decision Processes", section 5; Ray et al. 2019,
-    "Benchmarking Safe Exploration in Deep Reinforcement Learning"; for language models Dai et al. 2023, "Safe RLHF",
-    https://arxiv.org/abs/2310.12773). The multiplier is part of an environment's state, so that a run goes on exactly.
+    By itself the multiplier is fixed. `agents.algorithms.lagrange.LagrangeMultiplier` raises it while the cost is above
+    the limit and lowers it while it is below (Altman 1999, "Constrained Markov Decision Processes", section 5; Ray et
+    al. 2019, "Benchmarking Safe Exploration in Deep Reinforcement Learning"; for language models Dai et al. 2023, "Safe
+    RLHF", https://arxiv.org/abs/2310.12773). The multiplier is part of an environment's state, so that a run goes on
+    exactly.
 
     The components are those of the reward and of the cost, and the cost itself under `cost_name`.
 

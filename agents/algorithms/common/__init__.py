@@ -1,1 +1,1 @@
-"""Hold what several algorithms share: base classes, the Q-learning policy, and the buffers of whole episodes and replay."""
+"""Hold what several algorithms share: base classes, the Q policy, the buffers of whole episodes and replay."""

@@ -1,4 +1,4 @@
-"""The configuration of a loop (`agents.experiments.loop.loop`): one documented pydantic model, whose fields are the flags."""
+"""The configuration of a loop (`.loop`): one documented pydantic model, whose fields are the flags."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a loop (`agents.experiments.loop.loop`) that people are in: asking, and fitting a reward model to the answers."""
+"""The steps of a loop (`.loop`) that people are in: asking, and fitting a reward model to the answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the steps of a loop (`agents.experiments.loop.loop`) share: the configuration, the folders, the store, the reward models."""
+"""What the steps of a loop (`.loop`) share: the configuration, the folders, the store, the reward models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of a loop (`agents.experiments.loop.loop`) that the agent is in: the beginning, completions, RL, evaluation.
+"""The steps of a loop (`loop.py`) that the agent is in: the beginning, completions, RL, evaluation.
 
 A step fills a folder from the folders of the steps before it, and returns its figures.
 """

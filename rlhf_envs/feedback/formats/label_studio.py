@@ -10,7 +10,7 @@ no control of a CSV a ranking. Label Studio keeps no side and no idempotency key
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from ..records import Item, Judgement

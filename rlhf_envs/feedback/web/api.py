@@ -5,7 +5,7 @@ Every call but the sign-in wants the session's cookie; every call that changes s
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Request

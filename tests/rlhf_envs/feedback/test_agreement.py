@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 
