@@ -38,6 +38,7 @@ def preference_rows(
     strength_margin: float = 0.0,
     conversational: bool = False,
     shares: Mapping[tuple[int, str, str], float] | None = None,
+    item_ids: bool = False,
 ) -> Export:
     """TRL's preference rows `{prompt, chosen, rejected}` from comparisons, rankings and corrections.
 
@@ -55,6 +56,7 @@ def preference_rows(
         conversational: messages instead of strings.
         shares: of "majority" and "soft": (item id, first text, second text) to how probable it is that the first is
             the better one, in place of the share that chose it; either order will do.
+        item_ids: add the column "item_id", the item's id in the store.
     """
     if how not in HOW:
         raise ValueError(f"how={how!r}: choose {', '.join(HOW)}")
@@ -78,7 +80,9 @@ def preference_rows(
         for group in groups:
             row = _preference(first, second, group, known_share, how, strength_margin, dropped)
             if row is not None:
-                rows.append({**_texts(by_id[item_id], row, conversational), **row.extra})
+                rows.append(
+                    {**_texts(by_id[item_id], row, conversational), **row.extra, **_item_id(by_id[item_id], item_ids)}
+                )
     return Export(rows, dict(dropped))
 
 
@@ -111,8 +115,12 @@ def rating_rows(
     how: str = "each",
     min_judgements: int = 1,
     conversational: bool = False,
+    item_ids: bool = False,
 ) -> Export:
-    """Rows `{prompt, completion, label}` from ratings, the label a float: one a judgement ("each"), or the mean."""
+    """Return rows `{prompt, completion, label}` from ratings: one per judgement ("each"), or the mean per item.
+
+    The label is a float. `item_ids` adds the column "item_id", the item's id in the store.
+    """
     if how not in HOW:
         raise ValueError(f"how={how!r}: choose {', '.join(HOW)}")
     dropped: Counter[str] = Counter()
@@ -129,7 +137,7 @@ def rating_rows(
             dropped[f"fewer than {min_judgements} judgements"] += len(ratings)
             continue
         item = by_id[item_id]
-        base = _completion_row(item, item.completions[0], conversational)
+        base = {**_completion_row(item, item.completions[0], conversational), **_item_id(item, item_ids)}
         if how == "each":
             rows += [{**base, "label": rating, "annotator": annotator} for annotator, rating in ratings]
         else:
@@ -281,6 +289,10 @@ def _texts(item: Item, row: _Preferred, conversational: bool) -> Row:
         "chosen": completion_messages(row.chosen),
         "rejected": completion_messages(row.rejected),
     }
+
+
+def _item_id(item: Item, wanted: bool) -> Row:
+    return {"item_id": item.id} if wanted else {}
 
 
 def _completion_row(item: Item, completion: str, conversational: bool) -> Row:

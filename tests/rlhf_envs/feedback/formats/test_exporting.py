@@ -162,6 +162,16 @@ def test_rankings_of_several_annotators_are_taken_together_pair_by_pair() -> Non
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("how", ["each", "majority", "soft"])
+def test_preference_and_rating_rows_keep_their_items_id_when_asked(how: str) -> None:
+    items = [item(7), item(8, "rating"), item(9)]
+    judgements = judged(items[0], choice(1)) + judged(items[1], {"rating": 3}) + judged(items[2], choice(0))
+    export = preference_rows(items, judgements, how=how, item_ids=True)
+    assert [(row["item_id"], row["chosen"]) for row in export.rows] == [(7, "bad"), (9, "good")]
+    assert [row["item_id"] for row in rating_rows(items, judgements, how=how, item_ids=True).rows] == [8]
+    assert "item_id" not in preference_rows(items, judgements, how=how).rows[0]
+
+
 def test_an_unknown_way_is_refused() -> None:
     with pytest.raises(ValueError, match="how='vote': choose each, majority, soft"):
         preference_rows([], [], how="vote")
