@@ -1,4 +1,4 @@
-"""The table of environments; importing the package registers them."""
+"""Register the environments `rlhf/<Task>-v0` with Gymnasium, and look them up."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
 from rlhf_envs.episodes import load_task
 from rlhf_envs.models import EMBEDDED, resolve
+
+if TYPE_CHECKING:
+    from rlhf_envs.tasks.base import Task
 
 __all__ = [
     "ENVIRONMENTS",
@@ -18,6 +22,7 @@ __all__ = [
     "check_environment",
     "describe",
     "register_task",
+    "task_of",
     "text_environments",
 ]
 
@@ -31,15 +36,15 @@ NONDETERMINISTIC = {"rlhf/HumanSentiment-v0"}  # people answer differently each 
 
 
 def register_task(env_id: str, task: str, nondeterministic: bool = False) -> None:
-    """Register an environment of a task, single and batched.
+    """Register the single and the batched environment of a task.
 
     Args:
-        env_id: such as "rlhf/Sentiment-v0".
-        task: "module:Class" of a `rlhf_envs.tasks.Task`, imported when the environment is made.
-        nondeterministic: whether the same seed and actions may give other rewards, as people do.
+        env_id: an id such as "rlhf/Sentiment-v0".
+        task: "module:Class" of a `rlhf_envs.tasks.Task`. The module is imported when the environment is made.
+        nondeterministic: True if the same seed and actions may give other rewards, as people do.
 
     Raises:
-        ValueError: the id is taken by something else.
+        ValueError: the id belongs to something else already.
     """
     if env_id in gym.registry:
         if gym.registry[env_id].kwargs.get("task") == task:
@@ -55,14 +60,58 @@ def register_task(env_id: str, task: str, nondeterministic: bool = False) -> Non
 
 
 def register_all() -> None:
-    """Register the table above."""
+    """Register every environment of `ENVIRONMENTS`."""
     for env_id, task in ENVIRONMENTS.items():
         register_task(env_id, task, env_id in NONDETERMINISTIC)
 
 
+def text_environments() -> list[str]:
+    """Return the sorted ids of all registered text environments: ours, and those of users that name a task."""
+    return sorted(spec.id for spec in gym.registry.values() if "task" in spec.kwargs)
+
+
+def check_environment(env_id: str) -> str:
+    """Return the id of a registered environment. For "module:id", import the module first, as Gymnasium does.
+
+    Raises:
+        ValueError: there is no such module or environment. The message lists the environments that exist.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"environment {env_id!r}: {error}") from error
+    if name not in gym.registry:
+        raise ValueError(f"unknown environment {name!r}: there are {', '.join(text_environments())}")
+    return name
+
+
+def task_of(env_id: str, **env_kwargs: Any) -> Task | None:
+    """Return the task of a registered environment; None if it is no text environment of this package.
+
+    Args:
+        env_id: a registered id.
+        **env_kwargs: arguments for `gymnasium.make`, where a `task` replaces the registered one.
+    """
+    kwargs = {**gym.spec(env_id).kwargs, **env_kwargs}
+    return load_task(kwargs["task"]) if "task" in kwargs else None
+
+
 @dataclass(frozen=True)
 class Description:
-    """What there is to know about an environment before it is made."""
+    """Describe an environment that has not been made.
+
+    Attributes:
+        env_id: the registered id.
+        task: the task's short name.
+        summary: the first line of the task's docstring.
+        reward: the name of the reward.
+        model: the name of the model whose tokenizer is the action space; None if the task has its own tokenizer.
+        vocab_size: the number of tokens; None if it is known only after loading the tokenizer.
+        max_prompt_tokens: the longest prompt.
+        max_new_tokens: the most tokens after the prompt.
+    """
 
     env_id: str
     task: str
@@ -74,47 +123,32 @@ class Description:
     max_new_tokens: int
 
 
-def text_environments() -> list[str]:
-    """The ids of all registered text environments: ours and those of users that name a task."""
-    return sorted(spec.id for spec in gym.registry.values() if "task" in spec.kwargs)
-
-
-def check_environment(env_id: str) -> str:
-    """The id of a registered environment; of "module:id", after importing the module, as Gymnasium has it.
+def describe(env_id: str) -> Description:
+    """Describe a text environment without making it. Its vocabulary size comes from the model's config.json.
 
     Raises:
-        ValueError: there is no such module or environment; the message lists those that exist.
+        ValueError: there is no such environment, or it has no task.
     """
-    module, _, name = env_id.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"environment {env_id!r}: {error}") from error
-    known = text_environments()
-    if name not in gym.registry:
-        raise ValueError(f"unknown environment {name!r}: there are {', '.join(known)}")
-    return name
-
-
-def describe(env_id: str) -> Description:
-    """Describe an environment without making it; its vocabulary comes from the model's config.json, if there is one."""
     kwargs = gym.spec(check_environment(env_id)).kwargs
-    task = load_task(kwargs["task"])
+    task = task_of(env_id)
+    if task is None:
+        raise ValueError(f"{env_id!r} is no text environment: there are {', '.join(text_environments())}")
+    model = kwargs.get("model", task.default_model)
     words = getattr(task, "words", None)
     return Description(
         env_id=env_id,
         task=task.name,
         summary=(type(task).__doc__ or "").strip().split("\n")[0],
         reward=kwargs.get("reward") or task.default_reward,
-        model=kwargs.get("model", task.default_model),
-        vocab_size=2 + len(words) if words else _vocab_size(kwargs.get("model", task.default_model)),
+        model=model,
+        vocab_size=2 + len(words) if words else _vocab_size(model),
         max_prompt_tokens=kwargs.get("max_prompt_tokens") or task.max_prompt_tokens,
         max_new_tokens=kwargs.get("max_new_tokens") or task.max_new_tokens,
     )
 
 
 def _vocab_size(model: str | None) -> int | None:
+    """Return the vocabulary size in a model's config.json; None if that file is not on this machine."""
     if model is None or (model not in EMBEDDED and not Path(model).is_dir()):
         return None
     config = Path(resolve(model)) / "config.json"

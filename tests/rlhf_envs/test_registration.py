@@ -14,7 +14,9 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.env_util import make_vec_env
 
 import rlhf_envs
-from rlhf_envs.registration import ENVIRONMENTS, register_task
+from rlhf_envs.registration import ENVIRONMENTS, describe, register_task, task_of
+from rlhf_envs.tasks.sentiment import Sentiment
+from rlhf_envs.tasks.token_bandit import TokenBandit
 from rlhf_envs.testing import check_text_env
 
 IDS = sorted(env_id for env_id in gym.registry if env_id.startswith("rlhf/"))
@@ -99,3 +101,26 @@ def test_a_users_task_is_registered_in_one_line_and_never_replaces_another() -> 
         check_text_env("rlhf/Mine-v0")
     finally:
         gym.registry.pop("rlhf/Mine-v0", None)
+
+
+def test_the_task_of_an_environment_is_found_without_making_it() -> None:
+    assert type(task_of("rlhf/Sentiment-v0")) is Sentiment
+    assert type(task_of("rlhf/Sentiment-v0", task=TokenBandit)) is TokenBandit
+    assert task_of("CartPole-v1") is None
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_a_description_says_what_the_environment_has(env_id: str) -> None:
+    described, env = describe(env_id), gym.make(env_id).unwrapped
+    assert isinstance(env, rlhf_envs.TextGenerationEnv)
+    assert described.vocab_size == env.action_space.n
+    assert (described.model, described.max_prompt_tokens, described.max_new_tokens) == (
+        env.model_name,
+        env.max_prompt_tokens,
+        env.max_new_tokens,
+    )
+
+
+def test_an_environment_without_a_task_is_not_described() -> None:
+    with pytest.raises(ValueError, match=r"'CartPole-v1' is no text environment: there are .*rlhf/Sentiment-v0"):
+        describe("CartPole-v1")

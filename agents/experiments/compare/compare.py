@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from rlhf_envs.files import replace_file
+from rlhf_envs.registration import task_of
 
 from .config import CONFIG, CompareConfig, join_existing
 from .plan import Run, plan
@@ -117,12 +118,7 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
 
 
 def _judges(config: CompareConfig) -> tuple[str, ...]:
-    import gymnasium as gym
-
-    from rlhf_envs.episodes import load_task
-
-    kwargs = gym.spec(config.env_id).kwargs
-    return tuple(getattr(load_task(kwargs["task"]), "judges", ())) if "task" in kwargs else ()
+    return tuple(getattr(task_of(config.env_id), "judges", ()))
 
 
 def _report(config: CompareConfig, runs: Sequence[Run]) -> dict[str, Any]:

@@ -113,14 +113,14 @@ def plan(config: CompareConfig) -> list[Run]:
 
 
 def _check_metric(config: CompareConfig) -> None:
-    import gymnasium as gym
+    from rlhf_envs.registration import task_of
 
-    from rlhf_envs.episodes import load_task
-
-    kwargs = gym.spec(config.env_id).kwargs
-    if config.metric is None or "task" not in kwargs or config.metric.startswith("reward_"):
+    if config.metric is None or config.metric.startswith("reward_"):
         return
-    known = ["reward", *getattr(load_task(kwargs["task"]), "judges", ())]
+    task = task_of(config.env_id)
+    if task is None:
+        return
+    known = ["reward", *getattr(task, "judges", ())]
     if config.metric not in known:
         raise ValueError(f"unknown metric {config.metric!r} for {config.env_id}: there are {', '.join(known)}")
 
@@ -129,14 +129,14 @@ def _check_arms(config: CompareConfig, arms: list[Arm]) -> None:
     """Refuse, before anything loads, a budget below one episode, arguments without a use and groups that do not fit."""
     import gymnasium as gym
 
-    from rlhf_envs.episodes import load_task
+    from rlhf_envs.registration import task_of
 
     from ...algorithms.common.policy_gradient import PolicyGradient
     from ...algorithms.common.text_agent import TextAgent
     from ...registry import default_arguments, get_algorithm
 
     kwargs = {**gym.spec(config.env_id).kwargs, **config.env_kwargs}
-    task = load_task(kwargs["task"]) if "task" in kwargs else None
+    task = task_of(config.env_id, **config.env_kwargs)
     horizon = int(kwargs.get("max_new_tokens") or getattr(task, "max_new_tokens", None) or 1)
     if config.tokens < horizon:
         raise ValueError(f"tokens={config.tokens} is less than one episode of {horizon}: take at least that")

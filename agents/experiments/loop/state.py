@@ -152,11 +152,8 @@ def resolve(config: LoopConfig) -> LoopConfig:
         ValueError: the environment, the algorithm or a reward is unknown, or the algorithm's agents cannot be saved.
         ImportError: a package that a later step needs is not installed.
     """
-    import gymnasium as gym
-
-    from rlhf_envs.episodes import load_task
     from rlhf_envs.models import resolve as find_model
-    from rlhf_envs.registration import check_environment
+    from rlhf_envs.registration import check_environment, task_of
     from rlhf_envs.rewards import get_reward
 
     from ...registry import get_algorithm
@@ -171,7 +168,9 @@ def resolve(config: LoopConfig) -> LoopConfig:
         raise ValueError(
             f"--algo {config.algo}: a loop saves its agent after every round, and bundles hold on-policy agents only"
         )
-    task = load_task(gym.spec(config.env_id).kwargs["task"])
+    task = task_of(config.env_id)
+    if task is None:
+        raise ValueError(f"--env {config.env}: it has no task, and a loop needs a task's prompts and rewards")
     own = [*task.judges, task.default_reward]
     scorer = config.scorer or own[0]
     judges = config.judge or list(dict.fromkeys([scorer, *own]))
