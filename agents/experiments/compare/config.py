@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ...training.config import parse_pairs
+from ...training.hyperparams import parse_yaml
 
 __all__ = ["CONFIG", "CompareConfig", "join_existing", "read_settings"]
 
@@ -194,13 +195,9 @@ def _parse(path: Path) -> Any:
             return json.loads(text)
         if suffix == ".toml":
             return tomllib.loads(text)
-        import yaml
-
-        return yaml.safe_load(text)
-    except ValueError as error:  # TOML's and JSON's errors are ValueErrors
+        return parse_yaml(text)
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    except Exception as error:  # yaml.YAMLError, without an import of yaml where there is none to read
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
 
 
 def join_existing(config: CompareConfig) -> CompareConfig:

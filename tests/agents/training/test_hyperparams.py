@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from agents.cli import app
@@ -29,7 +29,7 @@ def test_every_key_of_our_files_is_an_argument_of_its_algorithm(file: Path) -> N
 
 
 def test_defaults_are_what_the_file_says_and_a_copy() -> None:
-    raw = yaml.safe_load((hyperparams.FOLDER / "TokenBandit-v0.yml").read_text())
+    raw = YAML(typ="safe").load((hyperparams.FOLDER / "TokenBandit-v0.yml").read_text())
     found = default_hyperparams(BANDIT, "ppo")
     assert found == raw["ppo"]
     found["n_envs"] = 1
@@ -55,16 +55,18 @@ def test_a_users_file_replaces_ours_in_whole(tmp_path: Path) -> None:
         ("pp0: {n_envs: 2}", "section 'pp0' is no algorithm; did you mean 'ppo'?"),
         ("a2c: {n_envs: 2}", "no section for 'ppo', nor 'any'; there are a2c"),
         ("ppo: 3", "section 'ppo': expected settings such as 'n_envs: 32', got 3"),
-        ("ppo: {n_envs: 2, n_envs: 3}", "section 'ppo': 'n_envs' stands twice, at line 1"),
-        ("ppo: {n_envs: 2}\nppo: {n_envs: 3}", "'ppo' stands twice, at line 2"),
+        ("ppo: {n_envs: 2, n_envs: 3}", 'line 1: not valid YAML: found duplicate key "n_envs"'),
+        ("ppo: {n_envs: 2}\nppo: {n_envs: 3}", 'line 2: not valid YAML: found duplicate key "ppo"'),
         (
             "environments: [rlhf/Sentiment-v0]\nppo: {n_envs: 2}",
             "for rlhf/Sentiment-v0, and not for rlhf/TokenBandit-v0",
         ),
         ("environments: 3\nppo: {n_envs: 2}", "environments: expected a list of ids, got 3"),
         ("- ppo", "expected sections such as 'ppo:'"),
-        ("ppo: [", "no YAML"),
-        ("ppo: !!python/object/apply:os.getcwd []", "no YAML"),
+        ("ppo: [", "line 2: not valid YAML: expected the node content"),
+        ("ppo: \x00", "not valid YAML: unacceptable character"),
+        ("ppo: {normalize_advantage: no}", "section 'ppo': normalize_advantage: write true or false, not 'no'"),
+        ("ppo: !!python/object/apply:os.getcwd []", "line 1: not valid YAML: could not determine a constructor"),
     ],
 )
 def test_a_wrong_file_names_file_section_key_and_the_nearest_name(text: str, message: str, tmp_path: Path) -> None:
@@ -89,10 +91,11 @@ def test_a_section_is_replaced_and_all_else_stays(tmp_path: Path) -> None:
     file.write_text("# mine\n" + file.read_text() + "\n# of a2c\na2c:\n  n_envs: 8  # eight\n")
     write_section(file, "ppo", {"n_envs": 16})
     write_section(file, "trpo", {"n_envs": 2})
+    write_section(file, "a2c", {"n_envs": 9}, "nine")
     assert file.read_text() == (
-        "# mine\nppo:\n  n_envs: 16\n\n# of a2c\na2c:\n  n_envs: 8  # eight\n\ntrpo:\n  n_envs: 2\n"
+        "# mine\nppo:\n  n_envs: 16\n\n# of a2c\na2c:\n  # nine\n  n_envs: 9\n\ntrpo:\n  n_envs: 2\n"
     )
-    assert read_settings(file)[1] == {"ppo": {"n_envs": 16}, "a2c": {"n_envs": 8}, "trpo": {"n_envs": 2}}
+    assert read_settings(file)[1] == {"ppo": {"n_envs": 16}, "a2c": {"n_envs": 9}, "trpo": {"n_envs": 2}}
 
 
 def test_numbers_come_back_as_they_were_written(tmp_path: Path) -> None:

@@ -70,7 +70,8 @@ def test_a_file_says_what_flags_say_and_flags_come_before_it(name: str, text: st
     ("name", "text", "message"),
     [
         ("a.toml", "tokens = ", "a.toml: Invalid value (at end of document)"),
-        ("a.yaml", "tokens: [1", "a.yaml: while parsing a flow sequence"),
+        ("a.yaml", "tokens: [1", "a.yaml: line 1: not valid YAML: expected"),
+        ("a.yaml", "seeds: 2\nseeds: 3", "a.yaml: line 2: not valid YAML: found duplicate key"),
         ("a.yaml", "tokns: 3", "unknown setting 'tokns'; did you mean 'tokens'?"),
         ("a.yaml", "- 3", "expected names and values"),
         ("a.yaml", "seeds: 0", "seeds: Input should be greater than or equal to 1 (got 0)"),
@@ -137,7 +138,7 @@ def test_decoding_is_one_where_the_table_has_others(tmp_path: Path, monkeypatch:
     from agents.training import hyperparams
 
     table = {"ppo": dict(temperature=0.7, top_k=9), "a2c": dict(temperature=1.3, top_p=0.5)}
-    monkeypatch.setitem(hyperparams._ours(), BANDIT, table)
+    monkeypatch.setitem(hyperparams._our_settings(), BANDIT, table)
     for run in plan(config(tmp_path)):
         found = resolve(run.config).hyperparams
         assert {name: found.get(name) for name in ("temperature", "top_k", "top_p")} == {

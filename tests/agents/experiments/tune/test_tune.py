@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 import agents
@@ -20,7 +19,7 @@ from agents.experiments.tune import search as tuning
 from agents.experiments.tune.config import TuneConfig
 from agents.experiments.tune.space import Range, parse_range, search_space
 from agents.registry import get_algorithm, known_arguments, registered
-from agents.training.hyperparams import default_hyperparams
+from agents.training.hyperparams import default_hyperparams, parse_yaml
 from agents.training.run import build_agent, resolve
 
 BANDIT = "rlhf/TokenBandit-v0"
@@ -83,7 +82,7 @@ def test_the_command_writes_a_section_that_train_takes_and_goes_on(tmp_path: Pat
     result = rlhf(*flags, "--trials", "2", "--space", "learning_rate:1e-4..1e-2")
     assert result.exit_code == 0, result.output
     folder = tmp_path / "tune" / "ppo" / "TokenBandit-v0"
-    section = yaml.safe_load((folder / "TokenBandit-v0.yml").read_text())["ppo"]
+    section = parse_yaml((folder / "TokenBandit-v0.yml").read_text())["ppo"]
     assert 1e-4 <= section["learning_rate"] <= 1e-2
     assert (section["n_timesteps"], section["n_envs"], section["batch_size"]) == (192, 16, 24)
     assert "2 new seeds:" in (folder / "TokenBandit-v0.yml").read_text(), "the figure of new seeds stands beside"
