@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -150,7 +151,15 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file that is there whole or as it was."""
+    """Write a file whole or not at all: until all of it is on the disk, an older file stays as it was.
+
+    A name that ends in .gz is compressed; the same data then give the same bytes.
+
+    Raises:
+        OSError: the file cannot be written. The message names it and says what to do.
+    """
+    if path.name.endswith(".gz"):
+        data = gzip.compress(data, mtime=0)
     partial = path.with_name(f".{path.name}.tmp")
     try:
         with partial.open("wb") as file:

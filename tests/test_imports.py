@@ -14,8 +14,9 @@ ROOT = Path(__file__).parent.parent
 # A part of rlhf_envs may import the parts above it, and its own modules.
 ORDER = [
     {"files"},
-    {"datasets", "feedback", "models"},
-    {"rewards", "prompts", "rendering", "action_masks"},
+    {"datasets", "models", "rendering"},
+    {"feedback"},
+    {"rewards", "prompts", "action_masks"},
     {"preferences", "episodes", "has_episodes"},
     {"text_env"},
     {"vector_env"},

@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...files import replace_file
 from ..records import MOVING_SETTINGS, Item, Judgement, Settings
 from .argilla import argilla_row
-from .bad_rows import write_atomically
 from .label_studio import label_studio_row
 from .trainer_rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows
 
@@ -170,7 +170,7 @@ def export_file(
         if len(whole) < len(export.rows):
             export.dropped["text that UTF-8 cannot hold (row)"] = len(export.rows) - len(whole)
         export = Export(whole, export.dropped)
-    write_atomically(path, _as_csv(export.rows) if extension == ".csv" else _as_jsonl(export.rows))
+    replace_file(Path(path), _as_csv(export.rows) if extension == ".csv" else _as_jsonl(export.rows))
     return export
 
 

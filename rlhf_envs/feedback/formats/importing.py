@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...datasets.reading import BadRow, read_rows
+from ...files import replace_file
 from ..records import MOVING_SETTINGS, Item, NewItem, Settings
 from ..store.restoring import PastJudgement, restore
-from .bad_rows import BadRow, read_rows, write_quarantine
 from .reading import FORMATS, Entry, Reading, detect_format, read_row
 
 if TYPE_CHECKING:
@@ -120,8 +122,13 @@ def import_file(
     items, judgements = merge.store_all()
     at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
     if merge.bad:
-        write_quarantine(at, merge.bad)
+        _write_quarantine(at, merge.bad)
     return Import(format, n_rows, items, judgements, tuple(merge.bad), at if merge.bad else None, moved.changed)
+
+
+def _write_quarantine(path: Path, bad: Sequence[BadRow]) -> None:
+    lines = (json.dumps({"where": row.where, "reason": row.reason, "row": row.row}, default=str) for row in bad)
+    replace_file(path, "".join(f"{line}\n" for line in lines).encode())
 
 
 def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
