@@ -273,13 +273,11 @@ def _default(cls: type[Any], argument: str) -> type[Any] | None:
 
 def reads_masks(algorithm: str) -> bool:
     """Whether an algorithm's policy chooses under the environment's action masks."""
-    from .algorithms.masked_policy import MaskableTokenPolicy
-
     try:
         policy = policy_class(get_algorithm(algorithm)) if algorithm in available() else None
     except ImportError:  # of a plugin that is gone; what it trained is a plain model
         return False
-    return policy is not None and issubclass(policy, MaskableTokenPolicy)
+    return bool(getattr(policy, "reads_action_masks", False))
 
 
 def policy_class(cls: type[Any]) -> type[Any] | None:

@@ -13,7 +13,6 @@ import torch
 from rlhf_envs.action_masks import ActionMasks
 from rlhf_envs.tasks.token_bandit import CONTEXTS, completion_rewards, enumerate_completions, optimum
 
-from .algorithms.masked_policy import MaskableTokenPolicy
 from .core.random_state import get_generators, set_generators
 from .core.vec_env import make_vec_env
 from .evaluation.evaluate import evaluate
@@ -86,7 +85,7 @@ def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
     policy, episodes = agent.policy, agent.get_env().get_attr("episodes", 0)[0]
     policy.set_training_mode(False)
     tokenizer, masks = episodes.tokenizer, None
-    if isinstance(policy, MaskableTokenPolicy):
+    if policy.reads_action_masks:
         masks = ActionMasks(episodes.task, tokenizer, episodes.max_new_tokens, **episodes.mask_options)
     completions = enumerate_completions()
     prefixes = sorted({completion[:k] for completion in completions for k in range(len(completion))})

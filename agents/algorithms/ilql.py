@@ -204,7 +204,7 @@ class ILQL(QAgent):
     def losses(self, batch: DictReplayBufferSamples) -> dict[str, torch.Tensor]:
         """The loss of a batch and its terms, before their weights: `loss`, `q_loss`, `value_loss`, `cql`, `nll`."""
         policy, actions = self.policy, batch.actions.long()
-        states = policy.hidden(_both(batch.observations, batch.next_observations))
+        states = policy.hidden(_both(batch.observations, batch.next_observations)).float()
         hidden, next_hidden = states.chunk(2)
         q = policy.q_head(hidden)  # (n, 2, n_actions)
         taken = q.gather(2, actions[:, None].expand(-1, 2, 1)).squeeze(2)  # (n, 2)

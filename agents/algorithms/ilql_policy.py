@@ -54,21 +54,14 @@ class ILQLPolicy(QPolicy):
         """As in `QPolicy`, or by the language model as it is now, if that learns."""
         if not self.imitates:
             return super().base_log_probs(obs)
-        with self._autocast():
-            logits = self.language_model.head(self._hidden(obs, self._actor))
+        with self.autocast():
+            logits = self.language_model.head(self.hidden(obs))
         return self.decoding_logits(logits).log_softmax(dim=-1)
-
-    def hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The trunk's hidden states `(n, hidden_size)` of an update, in float32."""
-        with self._autocast():
-            return self._hidden(obs, self._actor).float()
 
     @torch.no_grad()
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
         """The value head's `(n, 1)`."""
-        with self._autocast():
-            hidden = self._hidden(obs, self._actor)
-        values: torch.Tensor = self.value_net(hidden.float())
+        values: torch.Tensor = self.value_net(self.hidden(obs).float())
         return values
 
     def _get_constructor_parameters(self) -> dict[str, Any]:

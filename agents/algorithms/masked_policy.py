@@ -29,6 +29,8 @@ class MaskableTokenPolicy(TokenPolicy):
     The arguments are those of `TokenPolicy`.
     """
 
+    reads_action_masks = True
+
     def forward(
         self, obs: PyTorchObs, deterministic: bool = False, action_masks: Masks = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

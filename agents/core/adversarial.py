@@ -41,7 +41,6 @@ __all__ = [
     "ascend",
     "divergences",
     "hidden_at",
-    "input_embedding",
     "perturbed",
     "radius_of",
     "random_start",
@@ -129,7 +128,7 @@ class _AddLoss(torch.autograd.Function):
 @torch.no_grad()
 def radius_of(policy: TokenPolicy, epsilon: float) -> torch.Tensor:
     """`epsilon` times the mean L2 norm of the input embeddings as the module gives them out, a scalar."""
-    module = input_embedding(policy)
+    module = policy.embedding()
     some = torch.arange(min(64, len(module.weight)), device=module.weight.device)
     scale = module(some).float().norm() / module.weight[some].float().norm()  # not 1 where the module scales them
     radius: torch.Tensor = epsilon * scale * module.weight.float().norm(dim=-1).mean()
@@ -139,7 +138,7 @@ def radius_of(policy: TokenPolicy, epsilon: float) -> torch.Tensor:
 def random_start(policy: TokenPolicy, obs: Observations, radius: torch.Tensor) -> torch.Tensor:
     """A delta of norm `radius` in a random direction at every token, padding too, `(batch, length, embedding size)`."""
     ids = obs["input_ids"]
-    noise = torch.randn(*ids.shape, input_embedding(policy).weight.shape[1], device=ids.device)
+    noise = torch.randn(*ids.shape, policy.embedding().weight.shape[1], device=ids.device)
     return radius * _unit(noise)
 
 
@@ -188,11 +187,10 @@ def hidden_at(policy: TokenPolicy, obs: Observations, delta: torch.Tensor | None
         lengths = read_contexts(obs)[1]
         obs = obs | {"rows": torch.arange(len(lengths), device=lengths.device), "columns": lengths - 1}
     if delta is None:
-        with policy._autocast():
-            return policy._hidden(obs, policy._actor)
+        return policy.hidden(obs)
     obs = {key: value for key, value in obs.items() if key != "trunk_states"}
-    with policy._autocast(), perturbed(input_embedding(policy), delta):
-        return policy._hidden(obs, policy._actor)
+    with perturbed(policy.embedding(), delta):
+        return policy.hidden(obs)
 
 
 @contextmanager
@@ -217,7 +215,7 @@ def divergences(policy: TokenPolicy, clean: torch.Tensor, other: torch.Tensor) -
         return (logits / policy.temperature).log_softmax(dim=-1)
 
     def evaluate(clean: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-        with policy._autocast():
+        with policy.autocast():
             p, q = log_probs(clean), log_probs(other)
         return (p.exp() * (p - q)).sum(dim=-1)
 
@@ -228,11 +226,6 @@ def divergences(policy: TokenPolicy, clean: torch.Tensor, other: torch.Tensor) -
     if torch.is_grad_enabled():
         return torch.cat([checkpoint(evaluate, *c, use_reentrant=False, preserve_rng_state=False) for c in chunks])
     return torch.cat([evaluate(*c) for c in chunks])
-
-
-def input_embedding(policy: TokenPolicy) -> Any:
-    """The module that turns the actor's token ids into vectors."""
-    return policy._actor.module.get_input_embeddings()  # type: ignore[operator]
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:

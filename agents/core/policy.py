@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from gymnasium import spaces
@@ -63,9 +63,11 @@ class TokenPolicy(ActorCriticPolicy):
 
     Attributes:
         is_language_model: whether the model that `save_pretrained` writes is all of the policy.
+        reads_action_masks: whether tokens are chosen under the environment's action masks.
     """
 
-    is_language_model = True
+    is_language_model: ClassVar[bool] = True
+    reads_action_masks: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -177,9 +179,8 @@ class TokenPolicy(ActorCriticPolicy):
             actions `(batch,)` int64, values `(batch, 1)` and log-probabilities `(batch,)`.
         """
         check_token_ids(obs)
-        with self._autocast():
-            hidden = self._hidden(obs, self._actor)
-            value_hidden = hidden if self.value_trunk is None else self._hidden(obs, self._critic)
+        hidden = self.hidden(obs)
+        value_hidden = hidden if self.value_trunk is None else self.hidden(obs, self._critic)
         distribution = self._distribution(hidden, *self.masks(obs))
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, self.value_net(value_hidden.float()), distribution.log_prob(actions)
@@ -194,25 +195,38 @@ class TokenPolicy(ActorCriticPolicy):
         check_token_ids(obs)
         # TRPO differentiates its KL twice, which of attention's kernels only the plain one can
         kernel = sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext()
-        with self._autocast(), kernel:
-            hidden = self._hidden(obs, self._actor)
+        with kernel:
+            hidden = self.hidden(obs)
         return self._distribution(hidden, *self.masks(obs))
 
     def _distribution(self, hidden: torch.Tensor, *masks: torch.Tensor) -> TokenDistribution:
-        with self._autocast():
+        with self.autocast():
             logits = self.decoding_logits(self.language_model.head(hidden), None, *masks)
         return TokenDistribution(self.n_actions).proba_distribution(logits)
 
     def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
         """Values `(batch, 1)`; they know the policy they come from, so that the rollout buffer finds the reference."""
-        with self._autocast():
-            hidden = self._hidden(obs, self._critic)
-        values = self.value_net(hidden.float())
+        values = self.value_net(self.hidden(obs, self._critic).float())
         values.policy = self
         return values
 
+    def embedding(self) -> Any:
+        """Return the module that turns the actor's token ids into vectors."""
+        return self._actor.module.get_input_embeddings()  # type: ignore[operator]
+
+    def hidden(self, obs: PyTorchObs, trunk: Trunk | None = None) -> torch.Tensor:
+        """Return the last hidden states at the places where actions are chosen, shape `(n, hidden_size)`.
+
+        Without gradients they come through the KV cache, unless `obs` has `rows`.
+
+        Args:
+            obs: observations, as in `evaluate_actions`.
+            trunk: the trunk to run; the actor's by default.
+        """
+        with self.autocast():
+            return self._hidden(obs, self._actor if trunk is None else trunk)
+
     def _hidden(self, obs: PyTorchObs, trunk: Trunk) -> torch.Tensor:
-        """Hidden states `(n, hidden_size)` where actions are chosen: through the cache, or with gradients if wanted."""
         assert isinstance(obs, dict)
         input_ids, lengths = read_contexts(obs)
         if "rows" not in obs and not torch.is_grad_enabled():
@@ -235,7 +249,8 @@ class TokenPolicy(ActorCriticPolicy):
             self._actor.cache.clear()
             self._critic.cache.clear()
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model runs: bfloat16 autocast with `bf16`, else float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     # Update
@@ -269,9 +284,9 @@ class TokenPolicy(ActorCriticPolicy):
     def _evaluate(
         self, obs: dict[str, torch.Tensor], actions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        with self._autocast():
-            hidden = self._hidden(obs, self._actor)
-            value_hidden = hidden if self.value_trunk is None else self._hidden(obs, self._critic)
+        with self.autocast():
+            hidden = self.hidden(obs)
+            value_hidden = hidden if self.value_trunk is None else self.hidden(obs, self._critic)
             log_probs, entropies = log_probs_and_entropies(
                 self._logits, hidden, actions, self.language_model.vocab_size, *self.masks(obs)
             )
@@ -296,17 +311,17 @@ class TokenPolicy(ActorCriticPolicy):
         """
         if self._actor.split is None:
             return None
-        with self._autocast():
+        with self.autocast():
             return self._actor.split.states(obs["input_ids"], obs["attention_mask"])
 
     @torch.no_grad()
     def reference_log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:
         """Log-probabilities `(n,)` under the reference, decoded as the policy is; `obs` as in `evaluate_actions`."""
-        with self._autocast():
+        with self.autocast():
             masks = self.masks(obs)
 
         def reference_log_probs() -> torch.Tensor:
-            hidden = self._hidden(obs, self._actor)
+            hidden = self.hidden(obs)
             return log_probs_without_gradients(self._logits, hidden, actions, self.language_model.vocab_size, *masks)
 
         return self._as_reference(reference_log_probs)
@@ -322,7 +337,7 @@ class TokenPolicy(ActorCriticPolicy):
 
     def _with(self, snapshot: Snapshot, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
         """Call a function of the model with the parameters of a snapshot."""
-        with self._autocast():
+        with self.autocast():
             result: torch.Tensor = torch.func.functional_call(
                 self.language_model, snapshot.parameters_by_name(), (function, *args)
             )
@@ -364,6 +379,22 @@ class TokenPolicy(ActorCriticPolicy):
         """What acts, as it is and as it was before training: parameters that learn, with their first values."""
         first = self.reference.parameters_by_name()
         return {name: (p, first[name]) for name, p in self.language_model.trained_parameters().items()}
+
+    @contextmanager
+    def at_start(self) -> Iterator[None]:
+        """Let the policy be what it was before training, its reference, for as long as the `with` lasts."""
+        start = self.start_parameters()
+        learned = {name: parameter.data for name, (parameter, _) in start.items()}
+        self.set_training_mode(True)  # empties its caches
+        try:
+            for parameter, first in start.values():
+                parameter.data = first
+            yield
+        finally:
+            for name, (parameter, _) in start.items():
+                parameter.data = learned[name]
+            self.set_training_mode(True)
+            self.set_training_mode(False)
 
     # Saving
 

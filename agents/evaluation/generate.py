@@ -11,7 +11,6 @@ import torch
 
 from rlhf_envs.rewards.state import frozen_rewards
 
-from ..algorithms.masked_policy import MaskableTokenPolicy
 from ..core.episodes import like_batch, open_batch
 from ..core.policy import TokenPolicy
 from .source import Source
@@ -139,7 +138,7 @@ def _complete(
     idle = 0 if eos != 0 else 1  # what rows that are done are fed: anything that does not end an episode
     for step in range(batch.max_new_tokens):
         columns[:, step] = batch.lengths - 1
-        allowed = batch.action_masks() if isinstance(policy, MaskableTokenPolicy) else None
+        allowed = batch.action_masks() if policy.reads_action_masks else None
         if allowed is not None:
             masks.append(np.packbits(allowed, axis=1))
         actions, log_probs[:, step] = _choose(policy, batch.observe(), uniforms[:, step], deterministic, allowed)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..core import distribution as token_distribution
-from ..core.adversarial import ascend, hidden_at, input_embedding, radius_of, random_start
+from ..core.adversarial import ascend, hidden_at, radius_of, random_start
 
 if TYPE_CHECKING:
     from ..core.policy import TokenPolicy
@@ -68,6 +68,8 @@ class AttackedPolicy:
         delta: `(batch, length, embedding size)`, added to the embeddings; contexts then go through without a cache.
         ids: `(batch, length)` int64, tokens instead of the prompts'.
     """
+
+    reads_action_masks = False
 
     def __init__(
         self,
@@ -129,7 +131,7 @@ def attack_tokens(
     """
     ids = obs["input_ids"].clone()
     best = _nll(policy, obs, actions).detach()
-    embedding = input_embedding(policy)
+    embedding = policy.embedding()
     allowed = torch.ones(policy.n_actions, dtype=torch.bool, device=ids.device)
     allowed[[token for token in banned if token < policy.n_actions]] = False
     vectors = embedding(torch.arange(policy.n_actions, device=ids.device)).detach()
@@ -200,7 +202,7 @@ def _nll(policy: TokenPolicy, obs: Observations, actions: torch.Tensor, delta: A
 
     hidden = hidden_at(policy, obs, delta)
     evaluate: Callable[..., Any] = token_distribution.log_probs_and_entropies
-    with policy._autocast():
+    with policy.autocast():
         log_probs = evaluate(logits, hidden, actions, policy.language_model.vocab_size)[0]
     return log_probs.new_zeros(len(obs["input_ids"])).index_add(0, obs["rows"], -log_probs)
 
@@ -208,7 +210,7 @@ def _nll(policy: TokenPolicy, obs: Observations, actions: torch.Tensor, delta: A
 def _gradient(policy: TokenPolicy, obs: Observations, actions: torch.Tensor) -> torch.Tensor:
     """Of every sequence's negative log-likelihood in its own embeddings, `(batch, length, embedding size)`."""
     ids = obs["input_ids"]
-    size = input_embedding(policy).weight.shape[1]
+    size = policy.embedding().weight.shape[1]
     delta = torch.zeros(*ids.shape, size, device=ids.device, requires_grad=True)
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(_nll(policy, obs, actions, delta).sum(), delta)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..algorithms.masked_policy import MaskableTokenPolicy
 from ..core.adversarial import divergences, hidden_at
 from ..core.episodes import open_batch
 from ..core.random_state import isolated_generators
@@ -243,7 +242,7 @@ def _check_attackable(source: Source) -> None:
         raise ValueError(
             f"{source.name} keeps the best of {source.best_of} completions: attack a policy that writes one"
         )
-    masked = source.masked or isinstance(source.policy, MaskableTokenPolicy)
+    masked = source.masked or getattr(source.policy, "reads_action_masks", False)
     if masked or not getattr(source.policy, "is_language_model", True):
         raise ValueError(
             f"{source.name} does not write as its language model does (masks, or values): the attacks "

@@ -97,7 +97,5 @@ def _evaluate_policy(model: Any, *args: Any, **kwargs: Any) -> Any:
     """SB3's `evaluate_policy`, or sb3-contrib's where the policy reads action masks."""
     from sb3_contrib.common.maskable import evaluation
 
-    from ..algorithms.masked_policy import MaskableTokenPolicy
-
-    masked = isinstance(model.policy, MaskableTokenPolicy)
+    masked = getattr(model.policy, "reads_action_masks", False)
     return (evaluation.evaluate_policy if masked else evaluate_policy)(model, *args, **kwargs)

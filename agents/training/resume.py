@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from ..saving.folders import AGENT, CHECKPOINTS, CONFIG
 from .config import TrainConfig
 from .run import Prepared, build_callbacks, build_environment, evaluate_held_out
 
-__all__ = ["at_start", "find_run", "is_finished", "prepare_resumed"]
+__all__ = ["find_run", "is_finished", "prepare_resumed"]
 
 logger = logging.getLogger(__name__)
 # Flags that change nothing of what is learned; another number of threads may round differently in the last bits.
@@ -93,7 +90,7 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     generators = get_generators()
     with isolated_generators():
         callbacks = build_callbacks(config, agent, folder)
-        with at_start(agent.policy):
+        with agent.policy.at_start():
             before = evaluate_held_out(config, agent)
     run = Prepared(config, folder, agent, callbacks, before, started, generators)
     assert run.checkpoints is not None
@@ -130,20 +127,3 @@ def _zips(folder: Path) -> str:
         f". There are SB3 zips ({names}), from which no run goes on exactly: if they are your own, load one with "
         f"agents.load({str(zips[-1])!r}, trust_pickle=True) and call its learn"
     )
-
-
-@contextmanager
-def at_start(policy: Any) -> Iterator[None]:
-    """Let a policy be what it was before training, its reference, for as long as the `with` lasts."""
-    start = policy.start_parameters()
-    learned = {name: parameter.data for name, (parameter, _) in start.items()}
-    policy.set_training_mode(True)  # empties its caches
-    try:
-        for parameter, first in start.values():
-            parameter.data = first
-        yield
-    finally:
-        for name, (parameter, _) in start.items():
-            parameter.data = learned[name]
-        policy.set_training_mode(True)
-        policy.set_training_mode(False)

@@ -306,7 +306,6 @@ def _open_folder(run: Prepared) -> None:
     from rlhf_envs.files import is_replaceable
 
     from .logger import open_logger
-    from .resume import at_start
 
     config, folder, agent = run.config, run.folder, run.agent
     try:
@@ -315,7 +314,7 @@ def _open_folder(run: Prepared) -> None:
             raise FileExistsError(f"{folder / AGENT} is no bundle, or a broken one: move it away")
         _write_config(run)
         if agent.policy.model_name is None:  # nothing else says what a fresh model was: KL is measured to it
-            with at_start(agent.policy):
+            with agent.policy.at_start():
                 agent.policy.save_pretrained(folder / START)
     except OSError as error:
         reason = error.strerror or error

@@ -141,9 +141,7 @@ class QPolicy(TokenPolicy):
         `(rows[i], columns[i])`; else every row is one context.
         """
         assert isinstance(obs, dict)
-        with self._autocast():
-            hidden = self._hidden(obs, self._actor)
-        return self._heads_of(self.q_head(hidden.float()))
+        return self._heads_of(self.q_head(self.hidden(obs).float()))
 
     @torch.no_grad()
     def target_q_values(self, obs: PyTorchObs) -> torch.Tensor:
@@ -157,7 +155,7 @@ class QPolicy(TokenPolicy):
     def target_q(self, obs: PyTorchObs) -> torch.Tensor:
         """Q of all tokens and heads, `(n, n_heads, n_actions)`, by the target network."""
         assert isinstance(obs, dict)
-        with self._autocast():
+        with self.autocast():
             hidden = _gather(self.target_trunk, obs)
         values: torch.Tensor = self.target_head(hidden.float())
         return values
@@ -173,9 +171,7 @@ class QPolicy(TokenPolicy):
 
     def acting_values(self, obs: PyTorchObs) -> torch.Tensor:
         """The Q values `(n, n_actions)` that tokens are chosen by: of several heads, their mean."""
-        with self._autocast():
-            hidden = self._hidden(obs, self._actor)
-        return self._acting_values(self.q_head(hidden.float()))
+        return self._acting_values(self.q_head(self.hidden(obs).float()))
 
     def _acting_values(self, values: torch.Tensor) -> torch.Tensor:
         return values.mean(dim=1)
@@ -192,7 +188,7 @@ class QPolicy(TokenPolicy):
     def base_log_probs(self, obs: PyTorchObs) -> torch.Tensor:
         """Log-probabilities `(n, n_actions)` under the reference, -inf outside its top-k and top-p."""
         assert isinstance(obs, dict)
-        with self._autocast():
+        with self.autocast():
             hidden = self._reference_hidden(obs)
             logits = self._as_reference(self.language_model.head, hidden)
         return self.decoding_logits(logits).log_softmax(dim=-1)
@@ -205,7 +201,7 @@ class QPolicy(TokenPolicy):
 
     def _reference_hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         if not any(p.requires_grad for p in self._trunk.parameters()):  # it is still what it was
-            return self._hidden(obs, self._actor)
+            return self.hidden(obs)
         cache = self._reference_cache()
         return _gather(cache.trunk, obs) if "rows" in obs else cache(*read_contexts(obs))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from agents import make
 from agents.core.policy import TokenPolicy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*decodes without a KV cache")
@@ -328,3 +329,16 @@ def test_spaces_that_do_not_fit_are_clear_errors(small_model, token_spaces):
         TokenPolicy(*token_spaces(LENGTH, vocab=8), lambda _: 1e-3, model=small_model("gpt2"))
     with pytest.raises(ValueError, match="contexts reach 100 tokens and the model has 64 positions"):
         TokenPolicy(*token_spaces(100), lambda _: 1e-3, model=small_model("gpt2"))
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def test_at_start_is_the_reference_and_gives_the_learned_weights_back(algorithm):
+    agent = make(algorithm, "rlhf/IncreasingNumbers-v0", n_envs=4, seed=0, learning_rate=1e-2, device="cpu")
+    policy, before = agent.policy, [p.detach().clone() for p in agent.policy.parameters()]
+    for parameter, _ in policy.start_parameters().values():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    learned = [p.detach().clone() for p in policy.parameters()]
+    with policy.at_start():
+        assert all(torch.equal(one, other) for one, other in zip(before, policy.parameters(), strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(learned, policy.parameters(), strict=True))
+    assert not all(torch.equal(one, other) for one, other in zip(before, learned, strict=True))
