@@ -4,8 +4,10 @@
     python -m benchmarks.same_numbers ../before . -f /tmp/same_numbers
 
 Each algorithm runs once per checkout: seed 0, one thread, `rlhf/TokenBandit-v0` at that environment's settings. It
-compares all columns of `progress.csv` but times, `report.json` but seconds, the sample completions and the trained
-weights. Then the second checkout loads the bundles of the first and completes prompts: the texts must be the same too.
+compares all columns of `progress.csv` but times, `report.json` but times and bootstrapped values, the sample
+completions and the trained weights. (Bounds of intervals, and the standard error of the perplexity, are bootstrapped:
+older commits drew their resamples without SciPy.) Then the second checkout loads the bundles of the first and completes
+prompts: the texts must be the same too.
 Runs that are there already are kept, so that the first checkout runs once.
 """
 
@@ -62,11 +64,13 @@ def progress(place: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if not k.startswith(TIMES)} for row in csv.DictReader(file)]
 
 
-def without_seconds(value: Any) -> Any:
-    """Return a report without the entries named `seconds`."""
-    if isinstance(value, dict):
-        return {key: without_seconds(inner) for key, inner in value.items() if key != "seconds"}
-    return value
+def reproducible(value: Any) -> Any:
+    """Return a report without times and without what is bootstrapped: all bounds, and the error of the perplexity."""
+    if not isinstance(value, dict):
+        return value
+    skipped = {"seconds", "low", "high"}
+    kept = {key: reproducible(inner) for key, inner in value.items() if key not in skipped}
+    return kept | ({"perplexity": {"mean": kept["perplexity"]["mean"]}} if "perplexity" in kept else {})
 
 
 def differences(old: Path, new: Path) -> list[str]:
@@ -78,7 +82,7 @@ def differences(old: Path, new: Path) -> list[str]:
             name for a, b in zip(before, after, strict=False) for name in a.keys() | b if a.get(name) != b.get(name)
         }
         found.append(f"progress.csv: {', '.join(sorted(columns)) or 'number of rows'}")
-    reports = [without_seconds(json.loads((place / "report.json").read_text())) for place in (old, new)]
+    reports = [reproducible(json.loads((place / "report.json").read_text())) for place in (old, new)]
     if reports[0] != reports[1]:
         found.append("report.json")
     if (old / "samples.md").read_text() != (new / "samples.md").read_text():

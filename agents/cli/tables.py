@@ -128,7 +128,7 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         table.add_column(heading, justify="right")
     estimates = evaluation.estimates()
     for name in _ordered(estimates):
-        mean, sem, low, high = (f"{round(figure, 3) + 0.0:.3f}" for figure in estimates[name])
+        mean, sem, low, high = (f"{round(figure, 3) + 0.0:.3f}" for figure in estimates[name][:4])
         table.add_row(LABELS.get(name, name), mean, sem, f"{low} to {high}")
     return table
 

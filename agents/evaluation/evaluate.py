@@ -111,7 +111,7 @@ class Evaluation:
             "reference": self.reference,
             "completions_per_prompt": self.completions_per_prompt,
             "seconds": round(self.seconds, 3),
-            "estimates": {name: estimate._asdict() for name, estimate in self.estimates().items()},
+            "estimates": {name: estimate.to_dict() for name, estimate in self.estimates().items()},
             "samples": [
                 {"prompt": c.prompt, "completion": c.completion, "reward": c.reward, "finish_reason": c.finish_reason}
                 for c in self.completions[:n_samples]

@@ -328,4 +328,4 @@ def _attack_reward(
 
 
 def _plain(estimates: dict[str, dict[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:
-    return {name: {key: value._asdict() for key, value in row.items()} for name, row in estimates.items()}
+    return {name: {key: value.to_dict() for key, value in row.items()} for name, row in estimates.items()}

@@ -1,38 +1,93 @@
-"""Means over episodes with how sure one may be of them: standard errors and bootstrap intervals."""
+"""Estimate quantities over episodes and over runs, with standard errors and 95% intervals.
+
+Every interval is the percentile bootstrap (Efron 1979) of `scipy.stats.bootstrap`. Over the runs of a comparison the
+estimates are the ones that Agarwal et al. 2021 (https://arxiv.org/abs/2108.13264) ask for: the interquartile mean, by
+`scipy.stats.trim_mean`, and the probability of improvement, by `scipy.stats.mannwhitneyu`. Their stratified bootstrap
+has one stratum here, because a comparison has one environment: the runs of each algorithm are resampled separately.
+Their package rliable 1.2.0 computes the same, but it raises with the arch (7) that installs beside NumPy 2, and it
+draws from NumPy's global generator.
+"""
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import bootstrap, mannwhitneyu, trim_mean
 
-__all__ = ["Estimate", "bootstrap_mean", "bootstrap_ratio", "jackknife_distinct_bigrams"]
+__all__ = [
+    "Estimate",
+    "Reached",
+    "bootstrap_mean",
+    "bootstrap_ratio",
+    "improvement",
+    "iqm",
+    "jackknife_distinct_bigrams",
+    "reach",
+]
 
 N_RESAMPLES = 2000
 LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
-    """A figure, its standard error and its 95% interval."""
+    """Hold an estimate, its standard error and its 95% interval; NaN stands for what is not known.
+
+    Attributes:
+        mean: the estimate.
+        sem: the standard error; not known for what is estimated over runs.
+        low, high: the bounds of the 95% interval; not known for a single episode or run.
+        n: the number of episodes or runs.
+    """
 
     mean: float
     sem: float
     low: float
     high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the entry of a run's report."""
+        return {"mean": self.mean, "sem": self.sem, "low": self.low, "high": self.high}
+
+    def over_runs(self) -> dict[str, float | None]:
+        """Return the entry of a comparison's report, with None for bounds that are not known."""
+        low, high = (None if math.isnan(bound) else bound for bound in (self.low, self.high))
+        return {"value": self.mean, "low": low, "high": high, "n": self.n}
+
+    @classmethod
+    def from_runs(cls, entry: Mapping[str, Any]) -> Estimate:
+        """Return the estimate that `over_runs` made an entry from."""
+        low, high = (math.nan if entry[bound] is None else entry[bound] for bound in ("low", "high"))
+        return cls(entry["value"], math.nan, low, high, entry["n"])
 
     def __str__(self) -> str:
-        return f"{round(self.mean, 3) + 0.0:.3f} ± {self.sem:.3f}"  # + 0.0: no minus before a zero
+        """Return the estimate with its standard error, else with its interval, else alone."""
+        mean = f"{round(self.mean, 3) + 0.0:.3f}"  # + 0.0: no minus before a zero
+        if not math.isnan(self.sem):
+            return f"{mean} ± {self.sem:.3f}"
+        return mean if math.isnan(self.low) else f"{mean} [{self.low:.3f}, {self.high:.3f}]"
+
+
+class Reached(NamedTuple):
+    """Hold how many of n runs reached a threshold, and the median tokens and seconds they took (None if none did)."""
+
+    reached: int
+    n: int
+    tokens: float | None
+    seconds: float | None
 
 
 def bootstrap_mean(values: np.ndarray, seed: int = 0) -> Estimate:
-    """The mean of `(n,)` values, its standard error s / sqrt(n), and its percentile bootstrap interval (Efron 1979)."""
+    """Return the mean of `(n,)` values with its standard error `s / sqrt(n)` and its interval."""
     values = np.asarray(values, dtype=np.float64)
-    sem = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-    low, high = _interval(_resample(len(values), seed) @ values / len(values))
-    return Estimate(float(values.mean()), sem, low, high)
+    sem = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
+    return Estimate(float(values.mean()), sem, *_bootstrap((values,), np.mean, seed)[:2], len(values))
 
 
 def bootstrap_ratio(
@@ -41,46 +96,112 @@ def bootstrap_ratio(
     transform: Callable[[np.ndarray], np.ndarray] = np.asarray,
     seed: int = 0,
 ) -> Estimate:
-    """`transform(sum(numerators) / sum(denominators))` over n episodes, with error and interval from resampling them.
+    """Return `transform(sum(numerators) / sum(denominators))` over n episodes; error and interval are bootstrapped.
 
-    Perplexity is one: the exponential of all nats over all tokens.
+    Perplexity is such a ratio: the exponential of all nats divided by all tokens.
     """
-    numerators, denominators = (np.asarray(values, dtype=np.float64) for values in (numerators, denominators))
-    weights = _resample(len(numerators), seed)
-    with np.errstate(over="ignore"):
-        resampled = transform((weights @ numerators) / (weights @ denominators))
-        mean = float(transform(numerators.sum() / denominators.sum()))
-    low, high = _interval(resampled)
-    return Estimate(mean, float(resampled.std(ddof=1)) if len(numerators) > 1 else float("nan"), low, high)
+    pairs = tuple(np.asarray(values, dtype=np.float64) for values in (numerators, denominators))
+
+    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+        return transform(a.sum(axis=axis) / b.sum(axis=axis))
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, high, sem = _bootstrap(pairs, ratio, seed, paired=True)
+        return Estimate(float(ratio(*pairs)), sem, low, high, len(pairs[0]))
 
 
 def jackknife_distinct_bigrams(texts: Sequence[str]) -> Estimate:
-    """The share of distinct word bigrams of n texts together, with the jackknife's standard error (Quenouille 1956).
+    """Return the share of distinct word bigrams of n texts together, with its jackknife error (Quenouille 1956).
 
-    Resampling would put texts in twice and so count too few distinct bigrams; leaving out one text at a time does not.
+    Resampling would draw some texts twice and so count too few distinct bigrams. Leaving out one text at a time does
+    not.
     """
     counts = [Counter(pairwise(text.split())) for text in texts]
     together: Counter[tuple[str, str]] = Counter()
     for count in counts:
         together.update(count)
-    total = together.total()
+    n, total, distinct = len(texts), together.total(), len(together)
     if not total:
-        return Estimate(0.0, 0.0, 0.0, 0.0)
-    distinct = len(together)
+        return Estimate(0.0, 0.0, 0.0, 0.0, n)
     alone = np.array([sum(together[pair] == count[pair] for pair in count) for count in counts])  # in no other text
     sizes = np.array([count.total() for count in counts])
     share = distinct / total
-    n = len(texts)
     left_out = (distinct - alone) / np.maximum(total - sizes, 1)
-    sem = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())) if n > 1 else float("nan")
-    return Estimate(share, sem, max(share - 1.96 * sem, 0.0), min(share + 1.96 * sem, 1.0))
+    sem = float(np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())) if n > 1 else math.nan
+    return Estimate(share, sem, max(share - 1.96 * sem, 0.0), min(share + 1.96 * sem, 1.0), n)
 
 
-def _resample(n: int, seed: int) -> np.ndarray:
-    """How often each of n episodes comes in each resample, `(N_RESAMPLES, n)`."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=N_RESAMPLES).astype(np.float64)
+def iqm(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
+    """Return the interquartile mean of `(n,)` runs: the mean without the lowest and the highest quarter.
+
+    A quarter is rounded down to whole runs, as rliable does it: below four runs this is the mean.
+
+    Raises:
+        ValueError: there is no run, or a value is not finite.
+    """
+
+    def statistic(x: np.ndarray, axis: int = -1) -> Any:
+        return trim_mean(x, 0.25, axis=axis)
+
+    scores = _finite(values)
+    return Estimate(float(statistic(scores)), math.nan, *_bootstrap((scores,), statistic, seed)[:2], len(scores))
 
 
-def _interval(resampled: np.ndarray) -> tuple[float, float]:
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
+    """Return the probability that a run of x `(n,)` is better than a run of y `(m,)`; ties count half.
+
+    Raises:
+        ValueError: there is no run, or a value is not finite.
+    """
+    pair = (_finite(x), _finite(y))
+
+    def statistic(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
+        with warnings.catch_warnings():  # the p-value, which is not used, is not defined where all values are tied
+            warnings.simplefilter("ignore", RuntimeWarning)
+            u = mannwhitneyu(a, b, alternative="greater", axis=axis, method="asymptotic").statistic
+        return u / (a.shape[axis] * b.shape[axis])
+
+    n = min(map(len, pair))
+    return Estimate(float(statistic(*pair)), math.nan, *_bootstrap(pair, statistic, seed)[:2], n)
+
+
+def reach(runs: Sequence[Sequence[tuple[float, float, float]]], threshold: float) -> Reached:
+    """Return how many runs reached a threshold and how long they took to do so for the first time.
+
+    Args:
+        runs: the evaluations of each run in their order: tokens, seconds, value.
+        threshold: the value to reach.
+    """
+    first = [next(((t, s) for t, s, value in run if value >= threshold), None) for run in runs]
+    found = np.array([entry for entry in first if entry is not None])  # (reached, 2)
+    if not len(found):
+        return Reached(0, len(runs), None, None)
+    tokens, seconds = np.median(found, axis=0)
+    return Reached(len(found), len(runs), float(tokens), float(seconds))
+
+
+def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return one value per run as an array `(n,)`, checked."""
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
+        raise ValueError(f"expected one finite value per run, got {scores}")
+    return scores
+
+
+def _bootstrap(
+    samples: tuple[np.ndarray, ...], statistic: Callable[..., Any], seed: int, paired: bool = False
+) -> tuple[float, float, float]:
+    """Return the bounds of the 95% interval of a statistic and its standard error; NaN if a sample has one value."""
+    if min(len(sample) for sample in samples) < 2:
+        return math.nan, math.nan, math.nan
+    found = bootstrap(
+        samples,
+        statistic,
+        n_resamples=N_RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        vectorized=True,
+        paired=paired,
+        rng=np.random.default_rng(seed),
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high), float(found.standard_error)

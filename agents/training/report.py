@@ -26,7 +26,7 @@ def write(result: TrainResult) -> None:
         "seconds": round(result.seconds, 2),
         "before": before.to_dict(),
         "after": after.to_dict(),
-        "change": {name: estimate._asdict() for name, estimate in after.change_from(before).items()},
+        "change": {name: estimate.to_dict() for name, estimate in after.change_from(before).items()},
     }
     (result.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (result.folder / "samples.md").write_text(samples_markdown(before, after), encoding="utf-8")

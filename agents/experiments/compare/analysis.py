@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from ...evaluation.statistics import improvement, iqm, reach
 from .config import CompareConfig
 from .plan import Arm, Run
-from .statistics import Interval, improvement, iqm, reach
 
-__all__ = ["Outcome", "analyse", "interval", "read_outcomes"]
+__all__ = ["Outcome", "analyse", "read_outcomes"]
 
 MAX_PAIRED = 8  # arms of which every pair gets an interval; of more, each against the best
 OVERSHOOT = 0.05  # of the budget
@@ -117,11 +117,11 @@ def _row(arm: Arm, finished: list[Outcome], outcomes: Sequence[Outcome], metric:
         return row
     last = [outcome.last() for outcome in finished]
     names = [name for name in last[0] if all(name in figures for figures in last)]
-    row["figures"] = {name: iqm([figures[name] for figures in last])._asdict() for name in names}
+    row["figures"] = {name: iqm([figures[name] for figures in last]).over_runs() for name in names}
     row["per_seed"] = {str(o.run.seed): figures[metric] for o, figures in zip(finished, last, strict=True)}
     row["gain"] = _gain([figures[metric] - o.curve(metric)[0] for o, figures in zip(finished, last, strict=True)])
     for name in ("tokens", "seconds"):
-        row[name] = iqm([outcome.result[name] for outcome in finished if outcome.result])._asdict()
+        row[name] = iqm([outcome.result[name] for outcome in finished if outcome.result]).over_runs()
     row["curve"] = _curve(finished, metric)
     result = finished[0].result
     assert result is not None
@@ -150,7 +150,7 @@ def _curve(finished: list[Outcome], metric: str) -> list[dict[str, Any]]:
         {
             "step": step,
             "tokens": float(np.mean([by_step[step] for by_step in tokens])),
-            **iqm([curve[step] for curve in curves])._asdict(),
+            **iqm([curve[step] for curve in curves]).over_runs(),
         }
         for step in steps
     ]
@@ -190,7 +190,7 @@ def _improvements(rows: list[dict[str, Any]], by_arm: dict[str, list[Outcome]], 
     scores = {row["name"]: [outcome.last()[metric] for outcome in by_arm[row["name"]]] for row in rows}
     names = list(scores)
     pairs = combinations(names, 2) if len(names) <= MAX_PAIRED else ((names[0], other) for other in names[1:])
-    return [{"better": x, "than": y, **improvement(scores[x], scores[y])._asdict()} for x, y in pairs]
+    return [{"better": x, "than": y, **improvement(scores[x], scores[y]).over_runs()} for x, y in pairs]
 
 
 def _notes(config: CompareConfig, outcomes: Sequence[Outcome], finished: Sequence[Outcome], metric: str) -> list[str]:
@@ -282,8 +282,3 @@ def _samples(ranked: list[dict[str, Any]], by_arm: dict[str, list[Outcome]]) -> 
                 for sample in entries[i]["samples"][:2]
             ]
     return samples
-
-
-def interval(figure: dict[str, Any]) -> Interval:
-    """The `Interval` that `_asdict` was taken of."""
-    return Interval(**{name: figure[name] for name in Interval._fields})

@@ -4,7 +4,7 @@
 of tokens, prompts, start, reference, decoding and evaluation, and is what `rlhf train` does, in a process beside. Runs
 that are finished stay, those that were cut short go on from their last checkpoint (or anew, where an algorithm leaves
 none), and those that failed are reported, and tried again the next time. What it comes to is told as Agarwal et al.,
-2021 ask (https://arxiv.org/abs/2108.13264), see `agents.experiments.compare.statistics`.
+2021 ask (https://arxiv.org/abs/2108.13264), see `agents.evaluation.statistics`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown, printable
 
-from .analysis import interval
+from ...evaluation.statistics import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -117,7 +117,7 @@ def summary_table(report: Mapping[str, Any], figures: Sequence[str] | None = Non
         if not row["figures"]:
             rows.append([row["name"], runs, "", *("" for _ in names), "", ""])
             continue
-        cells = [str(interval(row["figures"][name])) if name in row["figures"] else "" for name in names]
+        cells = [str(Estimate.from_runs(row["figures"][name])) if name in row["figures"] else "" for name in names]
         gain = f"{row['gain']['mean']:+.3f}"
         if row["gain"]["standard_error"] is not None:
             gain += f" ± {row['gain']['standard_error']:.3f}"
@@ -129,7 +129,7 @@ def summary_table(report: Mapping[str, Any], figures: Sequence[str] | None = Non
 def _improvement_table(report: Mapping[str, Any]) -> list[list[str]]:
     rows = [["better", "than", "probability"]]
     for entry in report["improvement"]:
-        rows.append([entry["better"], entry["than"], str(interval(entry))])
+        rows.append([entry["better"], entry["than"], str(Estimate.from_runs(entry))])
     return rows
 
 
@@ -149,7 +149,7 @@ def _frontier_table(report: Mapping[str, Any]) -> list[list[str]]:
     with_kl = [row for row in report["arms"] if "kl" in row["figures"]]
     for row in sorted(with_kl, key=lambda row: (row["label"], row["kl_coef"] or 0.0)):
         coefficient = row["kl_coef"] if row["kl_coef"] is not None else row["settings"].get("kl_coef")
-        kl, value = (str(interval(row["figures"][name])) for name in ("kl", report["metric"]))
+        kl, value = (str(Estimate.from_runs(row["figures"][name])) for name in ("kl", report["metric"]))
         rows.append([row["label"], f"{coefficient:g}" if coefficient is not None else "", kl, value,
                      "yes" if row["on_frontier"] else ""])  # fmt: skip
     return rows

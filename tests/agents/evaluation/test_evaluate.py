@@ -12,11 +12,9 @@ from scipy import stats
 from agents import make, make_vec_env
 from agents.core.episodes import open_batch
 from agents.core.policy import TokenPolicy
-from agents.core.text_metrics import distinct_bigrams
 from agents.evaluation.evaluate import evaluate
 from agents.evaluation.generate import generate, held_out_indices
 from agents.evaluation.source import Source
-from agents.evaluation.statistics import bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
 from agents.training.config import TrainConfig
 from agents.training.run import evaluate_held_out
 
@@ -248,46 +246,3 @@ def test_a_policy_with_another_vocabulary_is_refused(agent: Any) -> None:
 
 def test_a_policy_is_found_behind_its_agent(agent: Any) -> None:
     assert Source.of(agent).policy is Source.of(agent.policy).policy is agent.policy
-
-
-# Statistics
-
-
-def test_bootstrap_interval_agrees_with_scipys() -> None:
-    values = np.random.default_rng(3).exponential(size=200)
-    ours = bootstrap_mean(values)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
-    assert ours.mean == pytest.approx(values.mean())
-    assert ours.sem == pytest.approx(stats.sem(values))
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)
-
-
-def test_bootstrap_interval_covers_the_truth() -> None:
-    rng = np.random.default_rng(0)
-    covered = [(e := bootstrap_mean(rng.normal(1.0, 2.0, size=60))).low <= 1.0 <= e.high for _ in range(150)]
-    assert 0.89 <= np.mean(covered) <= 0.99
-
-
-def test_ratio_bootstrap_error_matches_the_delta_method() -> None:
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(5, 30, size=400)
-    nats = tokens * 3.0 + rng.normal(0, 4, size=400)
-    perplexity = bootstrap_ratio(nats, tokens, np.exp)
-    ratio = nats.sum() / tokens.sum()
-    error = np.std(nats - ratio * tokens, ddof=1) / np.sqrt(400) / tokens.mean() * np.exp(ratio)
-    assert perplexity.mean == pytest.approx(np.exp(ratio))
-    assert perplexity.sem == pytest.approx(error, rel=0.1)
-    assert perplexity.low < perplexity.mean < perplexity.high
-
-
-def test_jackknife_of_distinct_bigrams_equals_leaving_texts_out() -> None:
-    texts = ["a b c", "a b", "b c d e", "", "x", "a b a b"]
-    estimate = jackknife_distinct_bigrams(texts)
-    shares = np.array([distinct_bigrams(texts[:i] + texts[i + 1 :]) for i in range(len(texts))])
-    n = len(texts)
-    assert estimate.mean == pytest.approx(distinct_bigrams(texts))
-    assert estimate.sem == pytest.approx(np.sqrt((n - 1) / n * ((shares - shares.mean()) ** 2).sum()))
-
-
-def test_no_bigram_is_no_error() -> None:
-    assert jackknife_distinct_bigrams(["", "one"]).mean == 0.0

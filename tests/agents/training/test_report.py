@@ -33,7 +33,7 @@ def test_progress_is_read_as_it_was_logged(progress: Path) -> None:
 
 
 def test_curves_are_drawn(progress: Path, tmp_path: Path) -> None:
-    held_out = {0: {"reward": Estimate(0, 0.1, -0.2, 0.2)}, 300: {"reward": Estimate(3, 0.1, 2.8, 3.2)}}
+    held_out = {0: {"reward": Estimate(0, 0.1, -0.2, 0.2, 9)}, 300: {"reward": Estimate(3, 0.1, 2.8, 3.2, 9)}}
     plain, full = tmp_path / "plain.png", tmp_path / "full.png"
     curves = read_progress(progress)
     plot_curves({"rlhf/reward": curves["rlhf/reward"]}, plain)
