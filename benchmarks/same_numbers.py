@@ -89,7 +89,11 @@ def differences(old: Path, new: Path) -> list[str]:
         found.append("samples.md")
     weights = [load_file(place / "agent" / "policy.safetensors") for place in (old, new)]
     names = sorted({*weights[0], *weights[1]})
-    unequal = [n for n in names if n not in weights[0] or n not in weights[1] or (weights[0][n] != weights[1][n]).any()]
+    unequal = [
+        n
+        for n in names
+        if n not in weights[0] or n not in weights[1] or weights[0][n].tobytes() != weights[1][n].tobytes()
+    ]
     return found + ([f"weights: {', '.join(unequal[:3])} ..."] if unequal else [])
 
 

@@ -100,14 +100,14 @@ def bootstrap_ratio(
 
     Perplexity is such a ratio: the exponential of all nats divided by all tokens.
     """
-    pairs = tuple(np.asarray(values, dtype=np.float64) for values in (numerators, denominators))
+    pair = (np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64))
 
     def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
         return transform(a.sum(axis=axis) / b.sum(axis=axis))
 
     with np.errstate(over="ignore", invalid="ignore"):
-        low, high, sem = _bootstrap(pairs, ratio, seed, paired=True)
-        return Estimate(float(ratio(*pairs)), sem, low, high, len(pairs[0]))
+        low, high, sem = _bootstrap(pair, ratio, seed, paired=True)
+        return Estimate(float(ratio(*pair)), sem, low, high, len(pair[0]))
 
 
 def jackknife_distinct_bigrams(texts: Sequence[str]) -> Estimate:
