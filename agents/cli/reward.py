@@ -69,7 +69,7 @@ def fit(config: FitConfig) -> None:
     """
     from rich.console import Console
 
-    from rlhf_envs.preferences.fitting import HELD_OUT, fit_folder
+    from rlhf_envs.preferences.fitting import HELD_OUT, PAIR, RATING, fit_reward, load_judgements
 
     console = Console()
 
@@ -78,7 +78,26 @@ def fit(config: FitConfig) -> None:
             console.print(f"step {step}/{steps}  loss {loss:.3f}", highlight=False)
 
     with user_errors():
-        _show(console, fit_folder(**config.model_dump(), on_step=show))
+        needed = PAIR if config.loss == "bt" else RATING
+        fitted = fit_reward(
+            load_judgements(config.pairs, needed),
+            config.output,
+            model=config.model,
+            loss=config.loss,
+            members=config.members,
+            shared_trunk=not config.independent,
+            held_out=None if config.held_out is None else load_judgements(config.held_out, needed),
+            calibrate=not config.no_calibration,
+            max_length=config.max_length,
+            device=config.device,
+            train=int(config.train) if config.train.isdigit() else config.train,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            seed=config.seed,
+            on_step=show,
+        )
+        _show(console, fitted.metrics)
     held_out = Path(config.output, HELD_OUT)
     for line in (
         f"written to {config.output}",
@@ -103,18 +122,18 @@ def evaluate(config: EvalConfig) -> None:
     """Measure a reward model on pairs (accuracy, loss, calibration, accuracy by agreement) or on ratings."""
     from rich.console import Console
 
-    from rlhf_envs.preferences.fitting import eval_folder
+    from rlhf_envs.preferences.fitting import load_judgements, measure_reward
 
     console = Console()
     with user_errors():
-        report = eval_folder(config.model, config.pairs, config.bins)
-        _show(console, report.figures)
+        report = measure_reward(config.model, load_judgements(config.pairs), config.bins)
+        _show(console, report.metrics)
     for title, rows in report.tables.items():
         console.print(_table(title, rows))
 
 
-def _show(console: Any, figures: Mapping[str, float | str]) -> None:
-    for name, value in figures.items():
+def _show(console: Any, metrics: Mapping[str, float | str]) -> None:
+    for name, value in metrics.items():
         shown = value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         console.print(f"{name:<28} {shown}", highlight=False, soft_wrap=True)
 

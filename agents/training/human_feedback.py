@@ -6,14 +6,16 @@ The reward itself is `rlhf_envs.rewards.human.HumanReward`; this is what the tra
 from __future__ import annotations
 
 import logging
-import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
-from rlhf_envs.files import atomic_folder
+from rlhf_envs.preferences.fitting import fit_reward
+from rlhf_envs.preferences.training import NothingToFit
+from rlhf_envs.rewards.base import Reward
+from rlhf_envs.rewards.ensemble import load_reward
 from rlhf_envs.rewards.human import HumanReward, Waiting
 from rlhf_envs.rewards.state import walk
 
@@ -21,7 +23,6 @@ from ..core.random_state import isolated_generators
 
 if TYPE_CHECKING:
     from rlhf_envs.rewards.human import Refit
-    from rlhf_envs.rewards.reward_model import RewardModel
 
     from .checkpoint_callback import CheckpointCallback
 
@@ -127,7 +128,7 @@ class RatingRefit:
         folder: models are kept in `<folder>/<number of ratings>`.
         model: the model to start from.
         train: what learns, see `rlhf_envs.preferences.fit_ratings`.
-        held_out: the share of the texts that is held out to measure on.
+        held_out: the share of the ratings that is held out to measure on.
         epochs: passes over the ratings.
         seed: of the split and the fit.
     """
@@ -144,35 +145,23 @@ class RatingRefit:
         self.folder, self.model, self.train = Path(folder), model, train
         self.held_out, self.epochs, self.seed = held_out, epochs, seed
 
-    def __call__(self, rows: list[dict[str, Any]]) -> RewardModel | None:
-        """The model fitted to the rows; None, and a warning, while all labels are the same or there is one text."""
-        from rlhf_envs.preferences import fit_ratings, normalise
-        from rlhf_envs.preferences.training import load_backbone
-        from rlhf_envs.rewards.reward_model import RewardModel
-
-        training, measured = self._split(rows)
-        if not measured or len({row["label"] for row in training}) < 2:
-            logger.warning("the reward model is not refitted: %d ratings tell no completions apart yet", len(rows))
-            return None
-        with isolated_generators(self.seed):  # the training draws as if nothing had been fitted
-            network, tokenizer = load_backbone(self.model, self.seed)
-            metrics = fit_ratings(
-                network, tokenizer, training, measured, train=self.train, epochs=self.epochs, seed=self.seed
-            )
-            normalise(network, tokenizer, [row["prompt"] + row["completion"] for row in rows])
-        logger.info("refitted the reward model to %d ratings: %s", len(rows), metrics)
+    def __call__(self, rows: list[dict[str, Any]]) -> Reward | None:
+        """Fit a model to all ratings; warn and return None while all labels are the same or there is one text."""
         place = self.folder / str(len(rows))
-        with atomic_folder(place) as folder:
-            network.save_pretrained(folder)
-            tokenizer.save_pretrained(folder)
-        return RewardModel(str(place))
-
-    def _split(self, rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Rows to fit and rows to measure on; those of one text stay together."""
-        texts = sorted({(row["prompt"], row["completion"]) for row in rows})
-        chosen = random.Random(self.seed).sample(texts, round(len(texts) * self.held_out))
-        held_out = set(chosen)
-        apart: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
-        for row in rows:
-            apart[(row["prompt"], row["completion"]) in held_out].append(row)
-        return apart
+        try:
+            with isolated_generators(self.seed):  # the training draws as if nothing had been fitted
+                fitted = fit_reward(
+                    rows,
+                    place,
+                    model=self.model,
+                    loss="mse",
+                    held_out_share=self.held_out,
+                    train=self.train,
+                    epochs=self.epochs,
+                    seed=self.seed,
+                )
+        except NothingToFit as error:
+            logger.warning("the reward model is not refitted: %s", error)
+            return None
+        logger.info("refitted the reward model to %d ratings: %s", len(rows), fitted.metrics)
+        return load_reward(place)

@@ -17,7 +17,7 @@ from torch.nn.functional import logsigmoid
 
 from rlhf_envs.rewards.reward_model import encode, score_ids, score_texts
 
-from .training import check_fit, optimise
+from .training import NothingToFit, check_fit, optimise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -255,7 +255,7 @@ def _check_preference(pairs: Sequence[Pair], lead: torch.Tensor) -> None:
             key = (min(chosen, rejected), max(chosen, rejected))
             net[key] = net.get(key, 0.0) + (value if chosen == key[0] else -value)
     if all(abs(value) < 1e-6 for value in net.values()):
-        raise ValueError(
+        raise NothingToFit(
             f"the {len(pairs)} pairs prefer nothing: each is a tie, has one text twice, or is contradicted by others "
             "as often as it is confirmed; ask for more judgements"
         )

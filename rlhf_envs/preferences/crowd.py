@@ -113,8 +113,8 @@ def aggregate_pairs(
             votes, "dawid_skene" the probability when annotators are weighed by their reliability.
 
     Returns:
-        `{"prompt", "chosen", "rejected", "probability"}` in the order of the items, "probability" in [0.5, 1] saying
-        how sure it is that the chosen text is the better one.
+        `{"prompt", "chosen", "rejected", "probability", "item_id"}` in the order of the items. The probability, 0.5 to
+        1, is that of the chosen text being the better one.
 
     Raises:
         ValueError: there is no vote on any pair (all skipped, say), the method is unknown, or see `pair_votes`.
@@ -141,7 +141,8 @@ def aggregate_pairs(
                 first = 0.5 + 0.5 * float(np.sign(round(first - 0.5, 9)))
             chosen, rejected = (i, j) if first >= 0.5 else (j, i)
             texts = {"chosen": item.completions[chosen], "rejected": item.completions[rejected]}
-            rows.append({"prompt": item.prompt, **texts, "probability": min(1.0, max(first, 1.0 - first))})
+            probability = min(1.0, max(first, 1.0 - first))
+            rows.append({"prompt": item.prompt, **texts, "probability": probability, "item_id": item.id})
     return rows
 
 

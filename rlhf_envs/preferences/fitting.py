@@ -1,51 +1,211 @@
-"""Reward models from files of judgements into folders, and their figures: what `rlhf reward` runs."""
+"""Make a reward model of judgements: hold rows out, fit, calibrate, normalise, measure and save.
+
+`rlhf reward fit`, the rounds of `rlhf loop` and the refits of the human reward all call `fit_reward`.
+"""
 
 from __future__ import annotations
 
 import json
-import random
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from rlhf_envs.datasets import load_rows
 from rlhf_envs.files import atomic_folder, is_replaceable
+from rlhf_envs.models import no_progress_bars, resolve
+from rlhf_envs.rewards.ensemble import RewardEnsemble, is_ensemble
+from rlhf_envs.rewards.reward_model import load_classifier
+
+from . import calibration
+from .bradley_terry import fit_bradley_terry, measure_differences, normalise, pair_differences, pair_probabilities
+from .ensemble_fit import MAX_REFERENCES, ensemble_differences, fit_ensemble
+from .regression import evaluate_ratings, fit_ratings
+from .splitting import Split, split_rows, whole_texts
+from .training import load_backbone
 
 if TYPE_CHECKING:
-    from rlhf_envs.preferences.training import TrainingOptions
+    from typing_extensions import Unpack
 
-__all__ = ["HELD_OUT", "Figures", "Report", "eval_folder", "fit_folder", "load_judgements"]
+    from .training import TrainingOptions
 
-Row = dict[str, Any]
-Figures = dict[str, float | str]  # a text says why there is no number, or what to know about the others
-HELD_OUT = "held_out.jsonl"  # in the folder of a fit
+__all__ = ["HELD_OUT", "FittedReward", "Metrics", "Report", "fit_reward", "load_judgements", "measure_reward"]
+
+Row = Mapping[str, Any]
+Metrics = dict[str, float | str]  # a text explains a missing number, or warns about the other numbers
+Loss = Literal["bt", "mse", "ordinal"]
+HELD_OUT = "held_out.jsonl"  # in the folder of a reward model
 NUMBERS = ("margin", "probability", "weight", "label")
 PAIR, RATING = ("chosen", "rejected"), ("completion", "label")
-MAX_REFERENCES = 1000
 
 
-class Report(NamedTuple):
-    """Figures by name, and tables by title."""
+class FittedReward(NamedTuple):
+    """Hold the rows that a saved reward model was fitted to, the rows it was measured on, and its metrics."""
 
-    figures: dict[str, float]
-    tables: dict[str, list[dict[str, float]]]
+    fitted: Sequence[Row]
+    held_out: Sequence[Row]
+    metrics: Metrics
 
 
-def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> list[Row]:
-    """Load pairs or ratings; numbers that stand as text (in a CSV) become numbers, and empty ones are left out.
+def fit_reward(
+    rows: Sequence[Row],
+    folder: str | Path,
+    *,
+    model: str = "tiny",
+    loss: Loss = "bt",
+    members: int = 1,
+    shared_trunk: bool = True,
+    held_out: Sequence[Row] | None = None,
+    held_out_share: float = 0.1,
+    references: Sequence[str] | None = None,
+    calibrate: bool = True,
+    max_length: int | None = None,
+    device: str = "cpu",
+    **options: Unpack[TrainingOptions],
+) -> FittedReward:
+    """Fit a reward model, or an ensemble of them, to rows and write it into a folder in one atomic step.
+
+    The folder holds a plain Hugging Face sequence classifier with one label, the held-out rows (`held_out.jsonl`) and
+    a manifest with the arguments and the metrics.
+
+    Args:
+        rows: pairs (`{"prompt", "chosen", "rejected"}`, see `fit_bradley_terry`) with the loss "bt", else ratings
+            (`{"prompt", "completion", "label"}`, see `fit_ratings`).
+        folder: where to write. A reward model that this function wrote there before is replaced.
+        model: name of the backbone, see `load_backbone`.
+        loss: "bt" (Bradley-Terry) for pairs, "mse" or "ordinal" for ratings.
+        members: models in the ensemble; 1 for a single model.
+        shared_trunk: whether the members of an ensemble are heads of one model, or models of their own.
+        held_out: rows to measure on, none of them in `rows`. By default `split_rows` holds some of `rows` out.
+        held_out_share: the share of the rows that `split_rows` holds out.
+        references: texts over which the scores get mean 0 and standard deviation 1. By default the texts of the
+            held-out rows and then of the fitted rows, the first 1,000.
+        calibrate: whether to scale the head so that score differences are log-odds; only with the loss "bt".
+        max_length: tokens read of each text (its last ones), the model's positions by default.
+        device: where to fit.
+        **options: see `rlhf_envs.preferences.training.optimise`; `seed` also draws the split.
+
+    Raises:
+        NothingToFit: a ValueError: the rows tell no texts apart, or there is nothing to hold out.
+        ValueError: the rows or the arguments do not fit together; the message says which.
+        FileExistsError: the folder holds something else than a reward model of ours.
+    """
+    if loss != "bt" and members > 1:
+        raise ValueError(f"--members {members} --loss {loss}: an ensemble is fitted to pairs (--loss bt)")
+    folder = Path(folder)
+    if not is_replaceable(folder):
+        raise FileExistsError(f"{folder} exists and is no reward model of ours: choose another name, or move it away")
+    if held_out is None:
+        split = split_rows(rows, held_out_share, options.get("seed", 0))
+    else:
+        split = Split(list(rows), list(held_out))
+    if references is None:
+        references = [text for row in (*split.held_out, *split.fitted) for text in whole_texts(row)][:MAX_REFERENCES]
+    if members == 1:
+        save, metrics = _fit_single(split, model, loss, references, calibrate, max_length, device, options)
+    else:
+        save, metrics = _fit_ensemble(
+            split, model, members, shared_trunk, references, calibrate, max_length, device, options
+        )
+    if split.warning:
+        metrics["warning"] = split.warning
+    given = {"model": model, "loss": loss, "members": members, "train": str(options.get("train", "full"))}
+    given |= {"epochs": options.get("epochs", 1), "seed": options.get("seed", 0)}
+    with atomic_folder(folder, kind="reward model", fit=given, figures=metrics) as place:
+        save(place)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in split.held_out)
+        (place / HELD_OUT).write_text(lines, encoding="utf-8")
+    return FittedReward(split.fitted, split.held_out, metrics)
+
+
+Fit = tuple[Callable[[Path], None], Metrics]  # what writes the model into a folder, and its metrics
+
+
+def _fit_single(
+    split: Split,
+    model: str,
+    loss: Loss,
+    references: Sequence[str],
+    calibrate: bool,
+    max_length: int | None,
+    device: str,
+    options: TrainingOptions,
+) -> Fit:
+    rows, held_out = split.fitted, split.held_out
+    network, tokenizer = load_backbone(model, options.get("seed", 0))
+    network.to(device)  # type: ignore[arg-type]
+    metrics: Metrics = {"rows fitted": len(rows), "rows held out": len(held_out)}
+    if loss == "bt":
+        fitted = fit_bradley_terry(network, tokenizer, rows, held_out, max_length=max_length, **options)
+        metrics |= {"held-out accuracy": fitted.accuracy, "held-out loss, nats": fitted.loss}
+        if calibrate:
+            metrics |= _calibrate(lambda: calibration.calibrate(network, tokenizer, held_out))
+    else:
+        rated = fit_ratings(network, tokenizer, rows, held_out, loss=loss, max_length=max_length, **options)
+        metrics |= {"held-out correlation": rated.correlation, "held-out pair accuracy": rated.accuracy}
+    normalise(network, tokenizer, references)
+
+    def save(folder: Path) -> None:
+        with no_progress_bars():
+            network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return save, metrics
+
+
+def _fit_ensemble(
+    split: Split,
+    model: str,
+    members: int,
+    shared_trunk: bool,
+    references: Sequence[str],
+    calibrate: bool,
+    max_length: int | None,
+    device: str,
+    options: TrainingOptions,
+) -> Fit:
+    ensemble = fit_ensemble(
+        model,
+        split.fitted,
+        split.held_out,
+        members=members,
+        shared_trunk=shared_trunk,
+        references=references,
+        max_length=max_length,
+        device=device,
+        **options,
+    )
+    accuracy, loss, n = ensemble.metrics
+    metrics: Metrics = {"rows fitted": len(split.fitted), "rows held out": n}
+    metrics |= {"held-out accuracy": accuracy, "held-out loss, nats": loss}
+    if calibrate:
+        metrics |= _calibrate(lambda: calibration.calibrate_ensemble(ensemble, split.held_out))
+    return ensemble.save_pretrained, metrics
+
+
+def _calibrate(calibrate: Callable[[], float]) -> Metrics:
+    """Return the temperature, or why there is none: a model that cannot be calibrated is saved all the same."""
+    try:
+        return {"temperature": calibrate()}
+    except calibration.CalibrationError as error:
+        return {"not calibrated": str(error)}
+
+
+def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Load a file of pairs or ratings.
+
+    Numbers that stand as text (in a CSV) become numbers; empty ones are left out.
 
     Args:
         path: a file, see `rlhf_envs.datasets.load_rows`.
-        columns: what the rows need; by default what makes them pairs or, where there is no "chosen", ratings.
+        columns: the columns that every row needs. By default those of pairs if the first row has a "chosen", else
+            those of ratings.
 
     Raises:
         ValueError: the file or a row is malformed; the message has the file and the line.
     """
-    from rlhf_envs.datasets import load_rows
-
-    rows: list[Row] = [dict(row) for row in load_rows(path, required=())]
+    rows: list[dict[str, Any]] = [dict(row) for row in load_rows(path, required=())]
     needed = columns or (PAIR if "chosen" in rows[0] else RATING)
     for index, row in enumerate(rows):
         if missing := [name for name in needed if name not in row]:
@@ -59,238 +219,37 @@ def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> l
     return rows
 
 
-def fit_folder(
-    pairs: str,
-    output: str,
-    *,
-    model: str = "tiny",
-    loss: str = "bt",
-    members: int = 1,
-    independent: bool = False,
-    train: str = "full",
-    epochs: int = 1,
-    batch_size: int = 16,
-    learning_rate: float | None = None,
-    held_out: str | None = None,
-    max_length: int | None = None,
-    no_calibration: bool = False,
-    seed: int = 0,
-    device: str = "cpu",
-    on_step: Callable[[int, int, float], None] | None = None,
-) -> Figures:
-    """Fit what `rlhf reward fit` describes, write it and the held-out rows in one atomic step, and return the figures.
+class Report(NamedTuple):
+    """Hold metrics by name, and tables by title."""
 
-    Raises:
-        ValueError: the rows or the arguments are not fit for it; the message says which.
-        FileExistsError: `output` holds something else than a reward model of ours.
-    """
-    if loss != "bt" and members > 1:
-        raise ValueError(f"--members {members} --loss {loss}: an ensemble is fitted to pairs (--loss bt)")
-    if not is_replaceable(Path(output)):
-        raise FileExistsError(f"{output} exists and is no reward model of ours: choose another name, or move it away")
-    needed = PAIR if loss == "bt" else RATING
-    if held_out is None:
-        rows, measured, notes = _split(load_judgements(pairs, needed), seed)
-    else:
-        rows, measured, notes = load_judgements(pairs, needed), load_judgements(held_out, needed), {}
-    options: TrainingOptions = {
-        "train": int(train) if train.isdigit() else train,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "on_step": on_step,
-    }
-    if members > 1:
-        fit = _fit_ensemble(
-            model, rows, measured, members, not independent, max_length, not no_calibration, device, options
-        )
-    else:
-        fit = _fit_single(model, rows, measured, loss, max_length, not no_calibration, device, options)
-    save, figures = fit
-    figures |= notes
-    given = {"model": model, "loss": loss, "members": members, "train": train, "epochs": epochs, "seed": seed}
-    with atomic_folder(Path(output), kind="reward model", fit=given, figures=figures) as folder:
-        save(folder)
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in measured)
-        (folder / HELD_OUT).write_text(lines, encoding="utf-8")
-    return figures
+    metrics: dict[str, float]
+    tables: dict[str, list[dict[str, float]]]
 
 
-def _split(rows: list[Row], seed: int) -> tuple[list[Row], list[Row], Figures]:
-    """The rows to fit, about a tenth to measure on, so that no prompt and no text is in both, and a note if one is.
+def measure_reward(model: str, rows: Sequence[Row], bins: int = 10) -> Report:
+    """Measure a reward model on pairs, or on ratings where the rows have no "chosen".
 
-    Rows without a prompt hang together by the texts that they share. Where nearly all do, pairs are split instead.
-    """
-    if (split := _hold_out(_connected(rows), seed)) is not None:
-        return *split, {}
-    pairs: dict[object, list[Row]] = defaultdict(list)
-    for row in rows:
-        pairs[frozenset(_texts(row))].append(row)
-    if (split := _hold_out(list(pairs.values()), seed)) is None:
-        raise ValueError(f"{len(rows)} rows of the same texts: there is nothing to hold out, give rows with --held-out")
-    note = "nearly all rows share prompts or texts, so some are in both parts: the figures flatter; give --held-out"
-    return *split, {"warning": note}
-
-
-def _hold_out(groups: list[list[Row]], seed: int) -> tuple[list[Row], list[Row]] | None:
-    """The rows of most groups, and those of random ones that make about a tenth; None where it would be over half.
-
-    A group of more than a tenth is held out only where the others are too few; then it is the smallest such one.
-    """
-    n_rows = sum(map(len, groups))
-    n = max(1, round(n_rows / 10))
-    shuffled = random.Random(seed).sample(groups, len(groups))
-    fitted: list[Row] = []
-    held_out: list[Row] = []
-    for group in sorted(shuffled, key=lambda group: max(len(group), n)):
-        fits = len(held_out) < n / 2 or len(held_out) + len(group) <= n
-        (held_out if fits else fitted).extend(group)
-    return (fitted, held_out) if len(held_out) <= n_rows / 2 else None
-
-
-def _connected(rows: list[Row]) -> list[list[Row]]:
-    """The rows in groups that share neither a prompt nor a whole text (a prompt with its completion); union-find."""
-    parent: dict[tuple[str, str], tuple[str, str]] = {}
-
-    def root(node: tuple[str, str]) -> tuple[str, str]:
-        while (above := parent.setdefault(node, node)) != node:
-            parent[node] = parent[above]  # halves the path for the next search
-            node = above
-        return node
-
-    def nodes(row: Row) -> list[tuple[str, str]]:
-        prompts = [("prompt", str(row["prompt"]))] if row.get("prompt") else []
-        return prompts + [("text", text) for text in _texts(row)]
-
-    for row in rows:
-        first, *others = nodes(row)
-        for node in others:
-            parent[root(node)] = root(first)
-    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[root(nodes(row)[0])].append(row)
-    return list(groups.values())
-
-
-def _texts(row: Row) -> list[str]:
-    return [str(row.get("prompt") or "") + str(row[name]) for name in (*PAIR, "completion") if name in row]
-
-
-Saved = tuple[Callable[[Path], None], Figures]
-
-
-def _fit_single(
-    model: str,
-    rows: list[Row],
-    held_out: list[Row],
-    loss: str,
-    max_length: int | None,
-    calibrated: bool,
-    device: str,
-    options: TrainingOptions,
-) -> Saved:
-    from rlhf_envs.models import no_progress_bars
-    from rlhf_envs.preferences import calibration, load_backbone
-    from rlhf_envs.preferences.bradley_terry import fit_bradley_terry, normalise, pair_texts
-    from rlhf_envs.preferences.regression import fit_ratings
-
-    network, tokenizer = load_backbone(model, options.get("seed", 0))
-    network.to(device)  # type: ignore[arg-type]
-    figures: Figures = {"rows fitted": len(rows), "rows held out": len(held_out)}
-    if loss == "bt":
-        fitted = fit_bradley_terry(network, tokenizer, rows, held_out, max_length=max_length, **options)
-        figures |= {"held-out accuracy": fitted.accuracy, "held-out loss, nats": fitted.loss}
-        texts = pair_texts([*held_out, *rows])
-        if calibrated:
-            figures |= _calibrate(lambda: calibration.calibrate(network, tokenizer, held_out))
-    else:
-        kind: Literal["mse", "ordinal"] = "mse" if loss == "mse" else "ordinal"
-        rated = fit_ratings(network, tokenizer, rows, held_out, loss=kind, max_length=max_length, **options)
-        figures |= {"held-out correlation": rated.correlation, "held-out pair accuracy": rated.accuracy}
-        texts = [str(row.get("prompt") or "") + str(row["completion"]) for row in (*held_out, *rows)]
-    normalise(network, tokenizer, texts[:MAX_REFERENCES])
-
-    def save(folder: Path) -> None:
-        with no_progress_bars():
-            network.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-
-    return save, figures
-
-
-def _fit_ensemble(
-    model: str,
-    pairs: list[Row],
-    held_out: list[Row],
-    members: int,
-    shared_trunk: bool,
-    max_length: int | None,
-    calibrated: bool,
-    device: str,
-    options: TrainingOptions,
-) -> Saved:
-    from rlhf_envs.preferences import fit_ensemble
-    from rlhf_envs.preferences.calibration import calibrate_ensemble
-
-    ensemble = fit_ensemble(
-        model,
-        pairs,
-        held_out,
-        members=members,
-        shared_trunk=shared_trunk,
-        max_length=max_length,
-        device=device,
-        **options,
-    )
-    accuracy, loss, n = ensemble.metrics
-    figures: Figures = {"rows fitted": len(pairs), "rows held out": n, "held-out accuracy": accuracy}
-    figures["held-out loss, nats"] = loss
-    if calibrated:
-        figures |= _calibrate(lambda: calibrate_ensemble(ensemble, held_out))
-    return ensemble.save_pretrained, figures
-
-
-def _calibrate(calibrate: Callable[[], float]) -> Figures:
-    """The temperature, or why there is none: a model that cannot be calibrated is a model all the same."""
-    from rlhf_envs.preferences.calibration import CalibrationError
-
-    try:
-        return {"temperature": calibrate()}
-    except CalibrationError as error:
-        return {"not calibrated": str(error)}
-
-
-def eval_folder(model: str, rows: str | Path, bins: int = 10) -> Report:
-    """Measure a reward model on a file of pairs or of ratings.
+    Args:
+        model: a name, folder or hub id.
+        rows: see `load_judgements`.
+        bins: bins of the reliability table.
 
     Raises:
         ValueError: the model is no reward model, or the rows are malformed.
     """
-    from rlhf_envs.models import resolve
-    from rlhf_envs.preferences import calibration
-    from rlhf_envs.preferences.bradley_terry import measure_differences, pair_differences, pair_probabilities
-    from rlhf_envs.preferences.ensemble_fit import ensemble_differences
-    from rlhf_envs.preferences.regression import evaluate_ratings
-    from rlhf_envs.rewards.ensemble import RewardEnsemble, is_ensemble
-    from rlhf_envs.rewards.reward_model import load_classifier
-
-    judged = load_judgements(rows)
     network, tokenizer = load_classifier(model)
-    if "chosen" not in judged[0]:
-        rated = evaluate_ratings(network, tokenizer, judged)
+    if "chosen" not in rows[0]:
+        rated = evaluate_ratings(network, tokenizer, rows)
         return Report({"correlation": rated.correlation, "pair accuracy": rated.accuracy, "ratings": rated.n}, {})
     if is_ensemble(resolve(model)):
-        differences = ensemble_differences(RewardEnsemble(resolve(model)), judged)
+        differences = ensemble_differences(RewardEnsemble(resolve(model)), rows)
     else:
-        differences = pair_differences(network, tokenizer, judged)
-    probabilities = pair_probabilities(judged)
-    measured = measure_differences(differences, judged)
-    figures: dict[str, float] = {"accuracy": measured.accuracy, "loss, nats": measured.loss, "pairs": measured.n}
-    figures["expected calibration error"] = calibration.calibration_error(differences, probabilities, bins)
-    reliable = calibration.reliability(differences, probabilities, bins)
-    tables = {"reliability": [row._asdict() for row in reliable]}
+        differences = pair_differences(network, tokenizer, rows)
+    probabilities = pair_probabilities(rows)
+    measured = measure_differences(differences, rows)
+    metrics: dict[str, float] = {"accuracy": measured.accuracy, "loss, nats": measured.loss, "pairs": measured.n}
+    metrics["expected calibration error"] = calibration.calibration_error(differences, probabilities, bins)
+    tables: dict[str, Sequence[Any]] = {"reliability": calibration.reliability(differences, probabilities, bins)}
     if np.any(probabilities < 1):
-        by_agreement = calibration.accuracy_by_agreement(differences, probabilities)
-        tables["accuracy by agreement"] = [row._asdict() for row in by_agreement]
-    return Report(figures, tables)
+        tables["accuracy by agreement"] = calibration.accuracy_by_agreement(differences, probabilities)
+    return Report(metrics, {title: [row._asdict() for row in table] for title, table in tables.items()})

@@ -17,7 +17,7 @@ from torch.nn.functional import logsigmoid, pad, softplus
 
 from rlhf_envs.rewards.reward_model import encode, score_ids, score_texts
 
-from .training import check_fit, optimise
+from .training import NothingToFit, check_fit, optimise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -87,7 +87,7 @@ def fit_ratings(
     labels = np.array([_label(row, i) for i, row in enumerate(rows)])
     weights = np.array([_weight(row, i) for i, row in enumerate(rows)])
     if len(np.unique(labels)) < 2:
-        raise ValueError(
+        raise NothingToFit(
             f"all {len(rows)} labels are {labels[0]:g}: there is nothing to fit, collect other ratings too"
         )
     if loss == "mse":

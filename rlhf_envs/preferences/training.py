@@ -18,11 +18,24 @@ from rlhf_envs.rewards.reward_model import find_head, model_length
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Train", "TrainingOptions", "check_fit", "load_backbone", "make_batches", "optimise", "trained_part"]
+__all__ = [
+    "NothingToFit",
+    "Train",
+    "TrainingOptions",
+    "check_fit",
+    "load_backbone",
+    "make_batches",
+    "optimise",
+    "trained_part",
+]
 
 Train = str | int  # "full", "head", "lora", or the number of last blocks that learn beside the head
 LEARNING_RATES = {"full": 2e-4, "head": 1e-2, "lora": 2e-3}  # AdamW's default by what learns; k blocks learn as "full"
 LORA_RANK, LORA_ALPHA = 8, 16
+
+
+class NothingToFit(ValueError):
+    """Raise where rows tell no texts apart, so that nothing can be learned from them or measured on them."""
 
 
 class TrainingOptions(TypedDict, total=False):

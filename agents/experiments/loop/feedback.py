@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import time
 from collections import Counter
@@ -14,15 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlhf_envs.feedback import NewItem
+from rlhf_envs.feedback.agreement import alpha_by_kind
+from rlhf_envs.feedback.simulated import SimulatedAnnotator, annotate, simulated_crowd
+from rlhf_envs.preferences.crowd import aggregate_pairs, dawid_skene, find_spammers, pair_votes
+from rlhf_envs.preferences.fitting import fit_reward
+from rlhf_envs.rewards import get_reward
+
 from .state import PAIRS, PROXY, SNAPSHOT, Figures, Loop, items_of, judgements_of, load_reward, plain, write_json
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore, Item, Judgement
-    from rlhf_envs.feedback.simulated import SimulatedAnnotator
 
 __all__ = ["ask", "fit"]
-
-Rows = list[dict[str, Any]]
 
 
 def ask(loop: Loop, number: int, into: Path) -> Figures:
@@ -65,9 +67,6 @@ def ask(loop: Loop, number: int, into: Path) -> Figures:
 
 def crowd(loop: Loop) -> list[SimulatedAnnotator]:
     """The simulated annotators of a run; some of them click at random."""
-    from rlhf_envs.feedback.simulated import simulated_crowd
-    from rlhf_envs.rewards import get_reward
-
     config = loop.config
     if not config.annotators:
         return []
@@ -99,8 +98,6 @@ def _judged(loop: Loop, number: int) -> tuple[list[Item], list[Judgement]]:
 
 def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Item]:
     """Put numbered pairs into a store, unless they are there already; the items in their order."""
-    from rlhf_envs.feedback import NewItem
-
     there = {item.meta["pair"]: item for item in store.items() if _round_of(loop, item) == number}
     new = [
         NewItem(
@@ -122,8 +119,6 @@ def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[
 
 def _ask_simulated(loop: Loop, items: Sequence[Item]) -> None:
     """Let the simulated annotators judge the items in turns, going on with whose turn it is."""
-    from rlhf_envs.feedback.simulated import annotate
-
     store, annotators = loop.simulated, crowd(loop)
     wanted = {item.id for item in items}
     given: dict[int, int] = {}
@@ -184,78 +179,51 @@ def _done_with_all(items: Sequence[Item], judgements: Sequence[Judgement]) -> st
 
 
 def fit(loop: Loop, number: int, into: Path) -> Figures:
-    """Aggregate the judgements of all rounds so far, measure the last reward model on the new ones, and fit another.
+    """Fit a reward model to the judgements of all rounds so far, and measure the last one on the new judgements.
+
+    The scores are normalised to mean 0 and standard deviation 1 over what the first policy wrote.
 
     Raises:
-        ValueError: all judged pairs have the same texts.
+        ValueError: all judged pairs have the same texts, or prefer nothing.
     """
-    from rlhf_envs.preferences.crowd import aggregate_pairs
-
+    config = loop.config
     snapshot = loop.read(number, "ask", SNAPSHOT)
     items, judgements = items_of(snapshot), judgements_of(snapshot)
     answered = {judgement.item_id for judgement in judgements if judgement.value is not None}
-    rows = aggregate_pairs(items, judgements, method=loop.config.aggregate)
     judged = [item for item in items if item.id in answered]
-    fitted, held_out = _split(rows, loop.config.held_out)
-    new = {item.id: row for row, item in zip(rows, judged, strict=True) if item.meta["round"] == number}
-    fresh = list(new.values())
-    figures: Figures = {"pairs": len(fresh), "fitted_to": len(fitted), "held_out": len(held_out)}
-    if number > 1:
-        figures["accuracy_fresh"] = _accuracy(loop.reward(number - 1), fresh)
-    reward = _fit_reward(loop, number, fitted, held_out, into / PROXY)
-    figures["accuracy_held_out"] = _accuracy(reward, held_out)
-    simulated = [new[item.id] for item in judged if item.id in new and item.meta["pair"] >= loop.config.people]
-    return figures | _crowd_figures(judged, judgements, set(new)) | _truth_figures(loop, simulated)
-
-
-def _split(rows: Rows, share: float) -> tuple[Rows, Rows]:
-    """The rows to fit to and the rows to measure on.
-
-    The same prompt, and so the same text, is never in both. Where all rows have one prompt the same pair never is. The
-    same rows fall alike, whatever their order.
-    """
-    one_prompt = len({row["prompt"] for row in rows}) == 1
-
-    def place(row: dict[str, Any]) -> str:
-        texts = sorted((row["chosen"], row["rejected"])) if one_prompt else [row["prompt"]]
-        return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-
-    places = sorted({place(row) for row in rows})
-    held = set(places[: max(1, round(share * len(places)))])
-    fitted = [row for row in rows if place(row) not in held]
-    if not fitted:
-        raise ValueError(f"{len(rows)} judged pairs have the same texts: there is nothing to hold out; label some more")
-    return fitted, [row for row in rows if place(row) in held]
-
-
-def _fit_reward(loop: Loop, number: int, rows: Rows, held_out: Rows, folder: Path) -> Any:
-    """Fit and save a reward model whose scores have mean 0 and deviation 1 over what the first policy wrote."""
-    from rlhf_envs.models import no_progress_bars
-    from rlhf_envs.preferences import fit_bradley_terry, normalise
-    from rlhf_envs.preferences.ensemble_fit import fit_ensemble
-    from rlhf_envs.preferences.training import load_backbone
-
-    config, seed = loop.config, 1000 * loop.config.seed + number
+    rows = aggregate_pairs(items, judgements, method=config.aggregate)
+    ids = {item.id for item in judged if item.meta["round"] == number}
+    fresh = [row for row in rows if row["item_id"] in ids]
+    before = {} if number == 1 else {"accuracy_fresh": _accuracy(loop.reward(number - 1), fresh)}
     first = loop.read(1, "generate", PAIRS)
-    references = [pair["prompt"] + completion for pair in first for completion in pair["completions"]]
-    options: dict[str, Any] = dict(epochs=config.reward_epochs, learning_rate=config.reward_learning_rate, seed=seed)
-    if config.members > 1:
-        ensemble = fit_ensemble(
-            config.reward_model, rows, held_out, members=config.members, references=references, **options
-        )
-        with no_progress_bars():
-            ensemble.save_pretrained(folder)
-    else:
-        model, tokenizer = load_backbone(config.reward_model, seed)
-        fit_bradley_terry(model, tokenizer, rows, held_out, **options)
-        normalise(model, tokenizer, references)
-        with no_progress_bars():
-            model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    return load_reward(config, folder)
+    fitted = fit_reward(
+        rows,
+        into / PROXY,
+        model=config.reward_model,
+        members=config.members,
+        held_out_share=config.held_out,
+        references=[pair["prompt"] + completion for pair in first for completion in pair["completions"]],
+        calibrate=False,
+        epochs=config.reward_epochs,
+        learning_rate=config.reward_learning_rate,
+        seed=1000 * config.seed + number,
+    )
+    if "warning" in fitted.metrics:
+        loop.say(f"round {number}: {fitted.metrics['warning']}")
+    accuracy = _accuracy(load_reward(config, into / PROXY), fitted.held_out)
+    simulated = {item.id for item in judged if item.meta["pair"] >= config.people}
+    return {
+        "pairs": len(fresh),
+        "fitted_to": len(fitted.fitted),
+        "held_out": len(fitted.held_out),
+        **before,
+        "accuracy_held_out": accuracy,
+        **_crowd_figures(judged, judgements, ids),
+        **_truth_figures(loop, [row for row in fresh if row["item_id"] in simulated]),
+    }
 
 
-def _accuracy(reward: Any, rows: Rows) -> float | None:
+def _accuracy(reward: Any, rows: Sequence[Mapping[str, Any]]) -> float | None:
     """The share of pairs that a reward orders as the annotators do, of those that are no tie; None without any."""
     clear = [row for row in rows if row["probability"] != 0.5]
     if not clear:
@@ -267,9 +235,6 @@ def _accuracy(reward: Any, rows: Rows) -> float | None:
 
 def _crowd_figures(items: Sequence[Item], judgements: Sequence[Judgement], fresh: set[int]) -> Figures:
     """How far annotators agree on this round's pairs, how reliable each has been, and who seems to click at random."""
-    from rlhf_envs.feedback.agreement import alpha_by_kind
-    from rlhf_envs.preferences.crowd import dawid_skene, find_spammers, pair_votes
-
     votes = pair_votes(items, judgements)
     alpha = alpha_by_kind(entry for entry in judgements if entry.item_id in fresh).get("pairwise", math.nan)
     reliability = dawid_skene(votes, symmetric=True).reliability
@@ -287,10 +252,8 @@ def _crowd_figures(items: Sequence[Item], judgements: Sequence[Judgement], fresh
     }
 
 
-def _truth_figures(loop: Loop, rows: Rows) -> Figures:
+def _truth_figures(loop: Loop, rows: Sequence[Mapping[str, Any]]) -> Figures:
     """Of simulated annotators all is known: who clicks at random, and how often their labels together are right."""
-    from rlhf_envs.rewards import get_reward
-
     if not loop.config.annotators:
         return {}
     return {

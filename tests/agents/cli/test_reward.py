@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import rlhf_envs  # noqa: F401
 from agents.cli import app
 from rlhf_envs.models import load_tokenizer
-from rlhf_envs.preferences.fitting import PAIR, _split, load_judgements
+from rlhf_envs.preferences.fitting import PAIR, load_judgements
 from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.ensemble import RewardEnsemble
 from rlhf_envs.rewards.reward_model import RewardModel
@@ -165,59 +165,16 @@ def test_a_second_fit_takes_the_place_of_the_first_and_is_the_same(folder: Path,
     assert weights[0] == weights[1]
 
 
-def test_the_split_keeps_a_prompt_on_one_side(folder: Path) -> None:
-    rows = [{**row, "prompt": f"p{i % 7}"} for i, row in enumerate(load_judgements(folder / "pairs.jsonl", PAIR))]
-    fitted, held_out, notes = _split(rows, 0)
-    assert len(fitted) + len(held_out) == 80
-    assert 11 <= len(held_out) <= 12  # one of 7 prompts
-    assert not {row["prompt"] for row in fitted} & {row["prompt"] for row in held_out}
-    assert not notes
-
-
-def texts_of(rows: list[dict[str, Any]]) -> set[str]:
-    return {row[side] for row in rows for side in PAIR}
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_rows_without_a_prompt_that_share_a_text_are_on_one_side(seed: int) -> None:
-    """Chains a-b, b-c, c-d of pairs, whose links lie far apart."""
-    rows = [{"chosen": f"{n} of {i}", "rejected": f"{n + 1} of {i}"} for n in range(3) for i in range(20)]
-    fitted, held_out, notes = _split(rows, seed)
-    assert len(held_out) == 6  # two chains
-    assert len(fitted) == 54
-    assert not texts_of(fitted) & texts_of(held_out)
-    assert not notes
-
-
-def test_a_row_whose_whole_text_stands_with_a_prompt_elsewhere_is_on_its_side() -> None:
-    with_prompt = [{"prompt": f"{i} ", "chosen": "good", "rejected": "bad"} for i in range(20)]
-    without = [{"chosen": f"{i} good", "rejected": f"{i} fair"} for i in range(20)]
-    fitted, held_out, _ = _split([*with_prompt, *without], 0)
-    assert len(held_out) == 4
-    numbers = [{(row.get("prompt", "") + row["chosen"]).split()[0] for row in part} for part in (fitted, held_out)]
-    assert not numbers[0] & numbers[1]
-
-
-def test_one_large_group_is_fitted_and_the_small_ones_are_held_out() -> None:
-    rows = [{"prompt": "p" if i < 90 else f"p{i}", "completion": str(i), "label": 1.0} for i in range(100)]
-    for seed in range(5):
-        _, held_out, notes = _split(rows, seed)
-        assert {row["prompt"] for row in held_out} == {f"p{i}" for i in range(90, 100)}
-        assert not notes
-
-
 def test_rows_that_all_hang_together_are_split_by_pair_with_a_warning(folder: Path, tmp_path: Path) -> None:
     texts = [f"film {i}" for i in range(10)]
     rows = [{"chosen": a, "rejected": b} for i, a in enumerate(texts) for b in texts[i + 1 :]] * 2
-    fitted, held_out, notes = _split(rows, 0)
-    assert (len(fitted), len(held_out)) == (82, 8)  # 4 of 45 pairs, each of which stands there twice
-    assert not [row for row in held_out if row in fitted]
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     done = rlhf("reward", "fit", file, tmp_path / "out", "--model", folder / "backbone", "--train", "head")
     assert done.exit_code == 0, done.output
-    assert f"warning                      {notes['warning']}" in done.output
-    assert "nearly all rows share prompts or texts" in str(notes["warning"])
+    assert "rows fitted                  82" in done.output
+    assert "rows held out                8" in done.output  # 4 of 45 pairs, each of which stands there twice
+    assert "warning                      nearly all rows share prompts or texts" in done.output
 
 
 @pytest.mark.parametrize(

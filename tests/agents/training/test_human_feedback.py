@@ -216,7 +216,10 @@ def test_a_refit_leaves_the_random_numbers_of_the_training_alone_and_learns_the_
 def test_ratings_that_tell_nothing_apart_refit_nothing_and_say_so(tmp_path: Path, caplog: Any) -> None:
     rows = [{"prompt": "p", "completion": str(i), "label": 1.0} for i in range(10)]
     assert RatingRefit(tmp_path)(rows) is None
-    assert "not refitted: 10 ratings tell no completions apart yet" in caplog.text
+    assert "not refitted: all 8 labels are 1" in caplog.text
+    assert RatingRefit(tmp_path)([{**rows[0], "label": label} for label in (1.0, -1.0)]) is None
+    assert "not refitted: 2 rows of the same texts" in caplog.text
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_bundle_may_not_have_a_reward_imported_by_way_of_its_arguments() -> None:

@@ -264,8 +264,8 @@ def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult
         ("rlhf_envs.feedback.store.store:FeedbackStore.claim", 9, "after"),  # a lease of a process that is no more
         ("rlhf_envs.feedback.store.store:FeedbackStore.submit", 5, "after"),
         ("agents.experiments.loop.feedback:write_json", 1, "after"),
-        ("rlhf_envs.preferences.bradley_terry:normalise", 1, "after"),
-        ("rlhf_envs.files:_put", 1, "after"),  # the whole fit, of which nobody has heard
+        ("rlhf_envs.preferences.fitting:normalise", 1, "after"),
+        ("rlhf_envs.files:_put", 2, "after"),  # the whole fit, of which nobody has heard
         ("agents.algorithms.ppo:PPO.train", 2, "before"),
         ("agents.algorithms.ppo:PPO.collect_rollouts", 2, "after"),
         ("agents.saving.bundle:save", 1, "after"),
@@ -649,27 +649,15 @@ def test_a_run_goes_on_as_it_was_configured(unbroken: LoopResult, tmp_path: Path
         find_loop(tmp_path)
 
 
-def test_no_held_out_text_is_fitted_to() -> None:
-    """A prompt comes again in later rounds, with a completion that it had before and with others."""
-    rows = [{"prompt": f"{i % 20}", "chosen": f"{i % 3}", "rejected": f"{3 + i % 5}"} for i in range(140)]
-    fitted, held_out = pipeline_feedback._split(rows, 0.2)
-    assert len(fitted) + len(held_out) == 140
-    texts = [
-        {row["prompt"] + row[side] for row in part for side in ("chosen", "rejected")} for part in (fitted, held_out)
-    ]
-    assert not texts[0] & texts[1]
-    assert len({row["prompt"] for row in held_out}) == 4  # of 20
-    again = pipeline_feedback._split(rows[::-1], 0.2)
-    assert again == (fitted[::-1], held_out[::-1])
-
-
-def test_of_one_prompt_no_held_out_pair_is_fitted_to() -> None:
-    rows = [{"prompt": "a", "chosen": str(i % 7), "rejected": str(7 + i % 5)} for i in range(70)]
-    rows += [{**row, "chosen": row["rejected"], "rejected": row["chosen"]} for row in rows]
-    fitted, held_out = pipeline_feedback._split(rows, 0.2)
-    texts = [{frozenset((row["chosen"], row["rejected"])) for row in part} for part in (fitted, held_out)]
-    assert not texts[0] & texts[1]
-    assert len(texts[1]) == 7  # of 35 different ones
+def test_no_held_out_prompt_is_fitted_to(unbroken: LoopResult) -> None:
+    folder = unbroken.folder / "round_2/fit/proxy"
+    held_out = [json.loads(line) for line in (folder / "held_out.jsonl").read_text().splitlines()]
+    snapshot = json.loads((unbroken.folder / "round_2/ask/judgements.json").read_text())
+    prompts = {item["id"]: item["prompt"] for item in snapshot["items"]}
+    fitted = prompts.keys() - {row["item_id"] for row in held_out}
+    assert len(held_out) == unbroken.figures[2]["held_out"]
+    assert len(fitted) == unbroken.figures[2]["fitted_to"]
+    assert not {prompts[i] for i in fitted} & {row["prompt"] for row in held_out}
 
 
 def test_agreement_is_that_of_the_feedback_page(tmp_path: Path) -> None:
