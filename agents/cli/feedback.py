@@ -263,7 +263,7 @@ def export(config: ExportConfig) -> None:
     """
     with user_errors():
         from rlhf_envs.feedback.formats.exporting import export_file
-        from rlhf_envs.preferences.crowds import CANNOT_TELL, dawid_skene_shares, random_clickers
+        from rlhf_envs.preferences.crowd import CANNOT_TELL, dawid_skene_shares, find_pair_spammers
 
         if config.format != "preference" and (config.how == "dawid_skene" or config.without_spammers):
             which = "--how dawid_skene" if config.how == "dawid_skene" else "--without-spammers"
@@ -272,7 +272,7 @@ def export(config: ExportConfig) -> None:
         if config.how == "dawid_skene":
             given |= {"how": "soft", "aggregate": dawid_skene_shares}
         with _open(config.store) as store:
-            clickers = random_clickers(store.items(), store.judgements()) if config.without_spammers else {}
+            clickers = find_pair_spammers(store.items(), store.judgements()) if config.without_spammers else {}
             done = export_file(store, config.file, without=clickers or (), **given)
     typer.echo(f"{config.file}: {len(done.rows)} rows")
     if config.without_spammers:
@@ -298,12 +298,12 @@ def status(config: StatusConfig) -> None:
     with user_errors():
         with _open(config.store) as store:  # first: it says what to install
             from rlhf_envs.feedback.web.summary import summarise
-            from rlhf_envs.preferences.crowds import suspects
+            from rlhf_envs.preferences.crowd import suspected_spammers
 
             from .tables import status_tables
 
             summary = summarise(store)
-            clickers = suspects(store.items(), store.judgements())
+            clickers = suspected_spammers(store.items(), store.judgements())
         if config.output is not None:
             found = None if clickers is None else {name: figures._asdict() for name, figures in clickers.items()}
             figures = summary.model_dump(mode="json") | {"clickers": found}

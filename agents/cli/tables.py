@@ -28,7 +28,7 @@ def status_tables(summary: Summary, clickers: Mapping[str, Figures] | None) -> l
     from rich.table import Table
     from rich.text import Text
 
-    from rlhf_envs.preferences.crowds import CANNOT_TELL
+    from rlhf_envs.preferences.crowd import CANNOT_TELL
 
     lines = [f"{summary.finished} of {summary.items} items are done", f"{summary.judgements} judgements"]
     lines += [f"{summary.skips} skips", f"{summary.last_hour} in the last hour"]

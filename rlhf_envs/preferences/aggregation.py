@@ -7,20 +7,38 @@ distrusted outright.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .votes import TIE, Vote, check_votes, crowdkit, frame_of
-
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Aggregate", "dawid_skene", "majority_vote"]
+__all__ = ["TIE", "Aggregate", "Comparison", "Vote", "dawid_skene", "majority_vote"]
 
+TIE = 2  # the label of a pair whose texts somebody found equal; 0 and 1 say which text won
 RIGHT, WRONG = 3, 1  # answers a label that every annotator starts with: three right ones, one of each wrong label
+
+
+class Vote(NamedTuple):
+    """One annotator's answer to one item."""
+
+    item: Hashable
+    annotator: str
+    label: int  # from 0; of a pair: the index of the text that won, or TIE
+
+
+class Comparison(NamedTuple):
+    """One annotator's choice between two items."""
+
+    annotator: str
+    left: Hashable  # as shown; any order where the sides are not known
+    right: Hashable
+    winner: Hashable  # `left` or `right`
 
 
 class Aggregate(NamedTuple):
@@ -46,11 +64,11 @@ def majority_vote(votes: Sequence[Vote], n_labels: int | None = None) -> Aggrega
         ValueError: there is no vote, or a label is not a whole number in `range(n_labels)`.
         ImportError: crowd-kit is not installed.
     """
-    n_labels = check_votes(votes, n_labels)
-    with crowdkit():
+    n_labels = _check_votes(votes, n_labels)
+    with _crowdkit():
         from crowdkit.aggregation import MajorityVote
 
-        frame, codes = frame_of(votes)
+        frame, codes = _frame_of(votes)
         table = MajorityVote().fit_predict_proba(frame).reindex(columns=range(n_labels), fill_value=0.0)
     shares = table.sort_index().to_numpy(float)  # (items, n_labels): the codes are 0, 1, 2, ...
     probabilities = {item: shares[code] for item, code in codes.items()}
@@ -89,16 +107,16 @@ def dawid_skene(
         ValueError: as in `majority_vote`, or a gold item has no vote, or `symmetric` has more than 3 labels.
         ImportError: crowd-kit is not installed.
     """
-    n_labels = check_votes(votes, n_labels)
+    n_labels = _check_votes(votes, n_labels)
     truth = _check_gold(gold or {}, votes, n_labels)
     if symmetric and n_labels > 3:
         raise ValueError(f"symmetric is for pairs (labels 0, 1 and {TIE} for a tie), not for {n_labels} labels")
     rows, known = _with_prior(votes, truth, n_labels, symmetric)
-    with crowdkit():
+    with _crowdkit():
         import pandas as pd
         from crowdkit.aggregation import DawidSkene
 
-        frame, codes = frame_of(rows)
+        frame, codes = _frame_of(rows)
         labels = pd.Series({codes[item]: label for item, label in known.items()})
         # With gold answers the annotators' own start from those: the majority may be wrong.
         model = DawidSkene(n_iter, initial_error_strategy="assign" if truth else None)
@@ -153,3 +171,44 @@ def _check_gold(gold: Mapping[Any, int], votes: Sequence[Vote], n_labels: int) -
         if label not in range(n_labels):
             raise ValueError(f"the gold answer of item {item!r} is {label!r}: labels are 0 to {n_labels - 1}")
     return dict(gold)
+
+
+@contextmanager
+def _crowdkit() -> Iterator[None]:
+    """Import and call crowd-kit within: what is missing is explained, and of its old ways with pandas nothing said."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        try:
+            yield
+        except ImportError as error:
+            raise ImportError(
+                f'aggregating answers needs crowd-kit ({error}): pip install "rlhf-envs[agreement]"'
+            ) from error
+
+
+def _check_votes(votes: Sequence[Vote], n_labels: int | None = None) -> int:
+    """Return the number of labels (at least 2), or raise a ValueError that names the first vote outside of them."""
+    if not votes:
+        raise ValueError("no votes to aggregate: label some items first")
+    n_labels = n_labels or max(2, 1 + max(int(vote.label) for vote in votes))
+    for vote in votes:
+        if vote.label not in range(n_labels):
+            raise ValueError(
+                f"the vote of {vote.annotator!r} on item {vote.item!r} is {vote.label!r}: "
+                f"labels are whole numbers from 0 to {n_labels - 1}"
+            )
+    return n_labels
+
+
+def _frame_of(votes: Sequence[Vote]) -> tuple[pd.DataFrame, dict[Any, int]]:
+    """Return crowd-kit's table of the votes and the number by which it knows each item.
+
+    Numbers, because crowd-kit sorts items and they may be of types that do not compare.
+    """
+    import pandas as pd
+
+    codes: dict[Any, int] = {}
+    tasks = [codes.setdefault(vote.item, len(codes)) for vote in votes]
+    workers, labels = [vote.annotator for vote in votes], [int(vote.label) for vote in votes]
+    return pd.DataFrame({"task": tasks, "worker": workers, "label": labels}), codes

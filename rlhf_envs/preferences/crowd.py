@@ -1,8 +1,9 @@
-"""From a crowd's judgements to preference rows, and the names of what else there is for crowds."""
+"""Turn a crowd's judgements into preference rows, and find annotators who click at random."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,16 +11,16 @@ import numpy as np
 
 from rlhf_envs.feedback.agreement import LEVELS, krippendorff_alpha
 
-from .aggregation import Aggregate, dawid_skene, majority_vote
+from .aggregation import TIE, Aggregate, Comparison, Vote, dawid_skene, majority_vote
 from .ranking import Ranking, bradley_terry, noisy_bradley_terry
 from .ratings import Rating
-from .spam import SpamReport, find_spammers
-from .votes import TIE, Comparison, Vote
+from .spam import Figures, SpamReport, find_spammers
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback.records import Item, Judgement
 
 __all__ = [
+    "CANNOT_TELL",
     "TIE",
     "Aggregate",
     "Comparison",
@@ -31,11 +32,18 @@ __all__ = [
     "agreement",
     "bradley_terry",
     "dawid_skene",
+    "dawid_skene_shares",
+    "find_pair_spammers",
     "find_spammers",
     "majority_vote",
     "noisy_bradley_terry",
     "pair_votes",
+    "suspected_spammers",
 ]
+
+COMPARES = ("pairwise", "ranking")
+ENOUGH = 10  # comparisons that others made too; an annotator with fewer is not suspected
+CANNOT_TELL = f"cannot be told: it takes crowd-kit and two annotators with {ENOUGH} comparisons that others made too"
 
 
 def agreement(
@@ -45,11 +53,11 @@ def agreement(
 
     Args:
         answers: a vote `TIE` lies between the two texts.
-        level: how large a difference is; by default as in `rlhf_envs.feedback.agreement.alpha_by_kind`: "ordinal" for
-            votes, "interval" for ratings. "nominal" is for votes on what has no order.
+        level: how differences are measured. By default as in `rlhf_envs.feedback.agreement.alpha_by_kind`: "ordinal"
+            for votes, "interval" for ratings. "nominal" is for votes on labels without an order.
 
     Returns:
-        1 is full agreement, 0 what chance gives; nan where nothing can be compared.
+        1 for full agreement, 0 for the agreement that chance gives, nan where nothing can be compared.
 
     Raises:
         ImportError: krippendorff is not installed.
@@ -67,11 +75,11 @@ def _number(answer: Vote | Rating) -> float:
 def pair_votes(items: Sequence[Item], judgements: Sequence[Judgement]) -> list[Vote]:
     """Read judgements of pairs and rankings as votes on pairs.
 
-    A vote's item is `(item id, i, j)` with i < j, its label 0 if completion i is better, 1 if j is, `TIE` if neither.
-    Skips give no vote.
+    A vote's item is `(item id, i, j)` with i < j. Its label is 0 if completion i is better, 1 if j is, `TIE` if
+    neither. Skips give no vote.
 
     Raises:
-        ValueError: a judgement is of an item not in `items`, or of a kind that compares nothing.
+        ValueError: the item of a judgement is not in `items`, or its kind compares nothing.
     """
     kinds = {item.id: item.kind for item in items}
     votes: list[Vote] = []
@@ -92,7 +100,7 @@ def pair_votes(items: Sequence[Item], judgements: Sequence[Judgement]) -> list[V
         else:
             raise ValueError(
                 f"judgement {judgement.id} is a {kind!r}, which compares no two texts: pass those of kind 'pairwise' "
-                "and 'ranking', and export the others with rlhf_envs.feedback.exporting"
+                "and 'ranking', and export the others with rlhf_envs.feedback.formats.exporting"
             )
     return votes
 
@@ -107,17 +115,17 @@ def aggregate_pairs(
     A tie is half a vote for either text. Gold questions give no rows; under "dawid_skene" their answers anchor it.
 
     Args:
-        items: of kind "pairwise" or "ranking"; those without a judgement give no row.
+        items: of kind "pairwise" or "ranking"; items without a judgement give no row.
         judgements: of these items, see `pair_votes`.
-        method: "majority" says 1 for the text with more votes (0.5 where they are equal), "soft" the share of the
-            votes, "dawid_skene" the probability when annotators are weighed by their reliability.
+        method: how the probability is computed. "majority": 1 for the text with more votes, 0.5 where they are equal.
+            "soft": the share of the votes. "dawid_skene": annotators are weighed by their reliability.
 
     Returns:
         `{"prompt", "chosen", "rejected", "probability", "item_id"}` in the order of the items. The probability, 0.5 to
-        1, is that of the chosen text being the better one.
+        1, is how likely the chosen text is the better one.
 
     Raises:
-        ValueError: there is no vote on any pair (all skipped, say), the method is unknown, or see `pair_votes`.
+        ValueError: there is no vote on any pair (all are skipped, say), the method is unknown, or see `pair_votes`.
     """
     if method not in ("majority", "dawid_skene", "soft"):
         raise ValueError(f"unknown method {method!r}: one of 'majority', 'dawid_skene', 'soft'")
@@ -144,6 +152,49 @@ def aggregate_pairs(
             probability = min(1.0, max(first, 1.0 - first))
             rows.append({"prompt": item.prompt, **texts, "probability": probability, "item_id": item.id})
     return rows
+
+
+def dawid_skene_shares(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[tuple[int, str, str], float]:
+    """Return the probability that the chosen text is the better one by (item id, chosen, rejected).
+
+    `rlhf_envs.feedback.formats.trainer_rows.preference_rows` takes it as `shares`. Items that compare nothing, and
+    skips, are left out.
+
+    Raises:
+        ValueError: nothing is compared.
+        ImportError: crowd-kit is not installed.
+    """
+    rows = aggregate_pairs(*_comparisons(items, judgements), "dawid_skene")
+    return {(row["item_id"], row["chosen"], row["rejected"]): row["probability"] for row in rows}
+
+
+def find_pair_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Figures] | None:
+    """Return who seems to click at random in comparisons, and how their answers go with those of the others.
+
+    None where that cannot be told: fewer than two annotators have made `ENOUGH` comparisons that others made too.
+
+    Raises:
+        ImportError: crowd-kit is not installed.
+    """
+    votes = pair_votes(*_comparisons(items, judgements))
+    if not votes:
+        return None
+    report = find_spammers(votes, min_answers=ENOUGH)
+    if sum(figures.n >= ENOUGH for figures in report.figures.values()) < 2:
+        return None
+    return {name: report.figures[name] for name in sorted(report.spammers)}
+
+
+def suspected_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Figures] | None:
+    """Return the same as `find_pair_spammers`, and None where crowd-kit is not installed."""
+    return None if find_spec("crowdkit") is None else find_pair_spammers(items, judgements)
+
+
+def _comparisons(items: Sequence[Item], judgements: Sequence[Judgement]) -> tuple[list[Item], list[Judgement]]:
+    """Return the items that compare texts, and their judgements without skips."""
+    compared = [item for item in items if item.kind in COMPARES]
+    ids = {item.id for item in compared}
+    return compared, [j for j in judgements if j.item_id in ids and j.value is not None]
 
 
 def _gold(items: Sequence[Item], votes: Sequence[Vote]) -> dict[Any, int]:

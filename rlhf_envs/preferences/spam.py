@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .aggregation import dawid_skene
+from .aggregation import Vote, dawid_skene
 from .ratings import Rating
-from .votes import Vote
 
 __all__ = ["Figures", "SpamReport", "find_spammers"]
 

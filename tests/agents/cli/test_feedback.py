@@ -98,7 +98,7 @@ def test_status_suspects_nobody_where_that_cannot_be_told(monkeypatch: pytest.Mo
     crowd(n=5)
     assert "who clicks at random cannot be told" in done("status", "-o", "status.json")
     assert json.loads(Path("status.json").read_text())["clickers"] is None
-    monkeypatch.setattr("rlhf_envs.preferences.crowds.find_spec", lambda name: None)
+    monkeypatch.setattr("rlhf_envs.preferences.crowd.find_spec", lambda name: None)
     crowd(n=30)
     assert "who clicks at random cannot be told" in done("status")
 
