@@ -180,7 +180,9 @@ def test_prompts_whose_completions_are_all_the_same_are_counted(monkeypatch: pyt
     import agents.evaluation.generate
 
     generate = agents.evaluation.generate.generate_in
-    monkeypatch.setattr(agents.generation, "generate_in", lambda *a, **k: generate(*a, **{**k, "deterministic": True}))
+    monkeypatch.setattr(
+        agents.evaluation.generate, "generate_in", lambda *a, **k: generate(*a, **{**k, "deterministic": True})
+    )
     assert "0 questions added; 3 prompts left out, whose completions are all the same" in done(
         "add", "tiny", "-n", "3", *SHORT
     )
