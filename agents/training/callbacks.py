@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,17 +21,17 @@ __all__ = ["PeriodicEvaluation"]
 
 
 class PeriodicEvaluation(EvalCallback):
-    """SB3's `EvalCallback` at the end of rollouts, without any effect on the training.
+    """Evaluate as SB3's `EvalCallback` does, but at the end of rollouts and without any effect on the training.
 
-    The same prompts are completed each time, with generators of their own, seeded by the tokens trained for; so a run
-    with evaluations learns what it learns without. The figures go into the rollout's own row of the log.
+    Each evaluation completes the same prompts. It draws from its own random generators, seeded by the number of tokens
+    trained, so a run learns the same with and without evaluations. The metrics go into the rollout's row of the log.
 
     Args:
         env: the environment to evaluate in.
-        n_eval_episodes: episodes of an evaluation.
-        eval_freq: tokens between evaluations; at the end of the first rollout after that many.
-        folder: of `evaluations.npz`.
-        seed: of the environment.
+        n_eval_episodes: episodes per evaluation.
+        eval_freq: tokens between evaluations. Each takes place at the end of the first rollout after that many.
+        folder: where `evaluations.npz` goes.
+        seed: seeds the environment.
     """
 
     STATE = (
@@ -50,11 +51,11 @@ class PeriodicEvaluation(EvalCallback):
         self._last = 0
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` needs to go on exactly."""
+        """Return the state that `set_state` goes on from exactly."""
         return {name: getattr(self, name) for name in self.STATE}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of `get_state`."""
+        """Go on from a state that `get_state` returned."""
         for name in self.STATE:
             setattr(self, name, state[name])
 
@@ -80,9 +81,7 @@ class PeriodicEvaluation(EvalCallback):
         self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
 
     def _write(self) -> None:
-        """Replace `evaluations.npz`, in SB3's form."""
-        import io
-
+        """Replace `evaluations.npz`, in SB3's format."""
         file = io.BytesIO()
         np.savez(
             file,
@@ -94,7 +93,7 @@ class PeriodicEvaluation(EvalCallback):
 
 
 def _evaluate_policy(model: Any, *args: Any, **kwargs: Any) -> Any:
-    """SB3's `evaluate_policy`, or sb3-contrib's where the policy reads action masks."""
+    """Call SB3's `evaluate_policy`, or sb3-contrib's if the policy reads action masks."""
     from sb3_contrib.common.maskable import evaluation
 
     masked = getattr(model.policy, "reads_action_masks", False)

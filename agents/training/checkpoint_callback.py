@@ -1,4 +1,4 @@
-"""Save checkpoints during training, and the boundary before a rollout when a run is stopped."""
+"""Save checkpoints during training, and the state before the current rollout when a run is stopped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import (
-    Logger,
-)
+from stable_baselines3.common.logger import Logger
 
 from ..saving.bundle import capture, read_extra
 from ..saving.checkpoints import Checkpoints
@@ -26,23 +24,25 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointCallback(BaseCallback):
-    """Save checkpoints between rollouts, stop on SIGTERM and SIGINT, and save what can be when training fails.
+    """Save checkpoints between rollouts, stop on SIGTERM and SIGINT, and save what it can when training fails.
 
-    A run goes on exactly from a *boundary*, the moment before a rollout. During a rollout the weights stay as they are,
-    so that the little that does change (environments, generators, counters) is remembered at its start, and the
-    boundary can be written until the next gradient step. So on a signal the rollout is given up, and the run goes on
-    from where it began; a signal during an update waits for its end. The same signal again ends it at once.
+    A run can go on exactly from a *boundary*, the moment before a rollout. The weights do not change during a rollout.
+    The few things that do change (environments, generators, counters) are copied at its start, so the boundary can be
+    written at any time until the next gradient step. On a signal the callback therefore gives up the rollout, and the
+    run goes on from the rollout's start. A signal during an update waits for its end. The same signal a second time
+    ends the process at once.
 
     Args:
-        checkpoints: where to.
-        save_freq: tokens between checkpoints; at the first boundary after that many. 0: on signals and errors only.
-        callbacks: callbacks with `get_state` and `set_state` whose state belongs to the run.
-        signals: whether to handle signals (in the main thread alone).
-        until_closed: whether signals are handled after training too, until `close`: for who saves the agent then.
+        checkpoints: where checkpoints are written.
+        save_freq: tokens between checkpoints. Each is written at the first boundary after that many. 0 writes
+            checkpoints only on signals and errors.
+        callbacks: callbacks with `get_state` and `set_state` whose state is saved with the run.
+        signals: handle signals. This works in the main thread only.
+        until_closed: handle signals after training too, until `close` is called, so that the caller can save the agent.
 
     Attributes:
         interrupted: the signal that came, or None.
-        gave_up: whether a rollout was given up for it; a signal during the last update finds nothing to give up.
+        gave_up: whether a rollout was given up. It is not when the signal comes during the last update.
         saved: the last checkpoint written.
     """
 
@@ -63,39 +63,39 @@ class CheckpointCallback(BaseCallback):
         self._signals, self._until_closed = signals, until_closed
         self._handlers: dict[signal.Signals, Any] = {}
         self._boundary: dict[str, Any] | None = None
-        self._weights: list[tuple[int, int, torch.Tensor]] = []  # of the boundary, see `_weights_now`
-        self._stepped = False  # whether the optimizer has since
+        self._weights: list[tuple[int, int, torch.Tensor]] = []  # at the boundary, see `_weights_now`
+        self._stepped = False  # whether the optimizer has made a step since the boundary
         self._restored: dict[str, Any] = {}
         self._last = 0
 
     def restore(self, bundle: Path) -> None:
-        """Give the callbacks, and the logger once training starts, what they had when `bundle` was saved."""
+        """Restore the callbacks, and when training starts the logger, from `bundle`."""
         self._restored = read_extra(bundle)
         for callback in self.callbacks:
-            self._give_back(callback)
+            self._restore_callback(callback)
 
     def add(self, callback: Any) -> None:
-        """Keep the state of one more callback, and give it what a bundle that was restored has of it."""
+        """Save the state of one more callback too. If a bundle was restored, restore the callback from it."""
         self.callbacks = (*self.callbacks, callback)
-        self._give_back(callback)
+        self._restore_callback(callback)
 
-    def _give_back(self, callback: Any) -> None:
+    def _restore_callback(self, callback: Any) -> None:
         states = self._restored.get("callbacks", {})
         if type(callback).__name__ in states:
             callback.set_state(states[type(callback).__name__])
 
     def state(self) -> dict[str, Any]:
-        """What a bundle of the run keeps beside the agent: the state of the callbacks and the logger."""
+        """Return what a bundle of the run holds in addition to the agent: the state of the callbacks and the logger."""
         states = {type(callback).__name__: callback.get_state() for callback in self.callbacks}
-        return {"callbacks": states, "logger": pending_figures(self.logger)}
+        return {"callbacks": states, "logger": pending_metrics(self.logger)}
 
     def _on_training_start(self) -> None:
-        self.close()  # of a training before this one
+        self.close()  # a training before this one may have left handlers
         self.checkpoints.directory.mkdir(parents=True, exist_ok=True)
         self._last = self.model.num_timesteps
         self._boundary, self.interrupted, self.gave_up = None, None, False
         if "logger" in self._restored:
-            restore_figures(self.logger, self._restored["logger"])
+            restore_metrics(self.logger, self._restored["logger"])
         self._restored = {}
         self._hook = self.model.policy.optimizer.register_step_post_hook(self._note_step)
         if self._signals and threading.current_thread() is threading.main_thread():
@@ -105,11 +105,11 @@ class CheckpointCallback(BaseCallback):
         self._stepped = True
 
     def _weights_now(self) -> list[tuple[int, int, torch.Tensor]]:
-        """What tells whether a parameter has moved, however: its memory, kept so that no other takes its place."""
+        """Return address, version and data of each parameter. Holding the data keeps its address from being reused."""
         return [(p.data_ptr(), p._version, p.data) for p in self.model.policy.parameters()]
 
     def _has_moved(self) -> bool:
-        """Whether the weights are no more those of the boundary; a line search sets them without the optimizer."""
+        """Return whether the weights differ from the boundary's. A line search changes them without the optimizer."""
         now = [mark[:2] for mark in self._weights_now()]
         return self._stepped or now != [mark[:2] for mark in self._weights]
 
@@ -144,7 +144,7 @@ class CheckpointCallback(BaseCallback):
         return self.save_freq > 0 and self.model.num_timesteps // self.save_freq > self._last // self.save_freq
 
     def save_boundary(self) -> Path | None:
-        """Save the last boundary, unless it is saved already; the weights must still be its own, as in a rollout."""
+        """Save the last boundary, unless it is saved already. The weights must be unchanged, as during a rollout."""
         assert self._boundary is not None
         tokens = str(self._boundary["attributes"]["num_timesteps"])
         if self.saved is None or self.saved.name != tokens or not self.saved.is_dir():
@@ -158,10 +158,10 @@ class CheckpointCallback(BaseCallback):
             print(f"checkpoint: {self.saved}")
 
     def rescue(self) -> Path | None:
-        """After training has failed: the checkpoint to go on from, the last boundary itself where it can be written.
+        """Return the checkpoint to go on from after training has failed, or None if there is none.
 
-        Within an update the boundary's weights are gone: then it is the newest checkpoint there is, and without any one
-        is made of the agent as it stands, in the middle of the update.
+        If the weights have not changed since the last boundary, this saves the boundary. Otherwise it is the newest
+        checkpoint; if there is none, the agent is saved as it is, in the middle of an update.
         """
         try:
             if self._boundary is not None and not self._has_moved():
@@ -170,7 +170,7 @@ class CheckpointCallback(BaseCallback):
                 self._save(capture(self.model, self.state()))
                 return self.saved
             return latest
-        except Exception as error:  # whatever it is, it must not hide what made the training fail
+        except Exception as error:  # no error here may hide the one that ended the training
             logger.error("no checkpoint of the last boundary: %s", str(error) or type(error).__name__)
         finally:
             self.close()
@@ -181,7 +181,7 @@ class CheckpointCallback(BaseCallback):
             return None
 
     def close(self) -> None:
-        """Put the signal handlers back, and let go of the optimizer."""
+        """Put back the signal handlers, and remove the hook from the optimizer."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}
@@ -190,8 +190,8 @@ class CheckpointCallback(BaseCallback):
         self._weights = []
 
 
-def pending_figures(logger: Logger) -> dict[str, Any]:
-    """Figures that are recorded and not yet written, for `restore_figures`; pictures and tables are left out."""
+def pending_metrics(logger: Logger) -> dict[str, Any]:
+    """Return the metrics that are recorded and not yet written. Pictures and tables are left out."""
     plain = {n: v for n, v in logger.name_to_value.items() if isinstance(v, str | int | float | np.generic)}
     return {
         "values": plain,
@@ -200,8 +200,8 @@ def pending_figures(logger: Logger) -> dict[str, Any]:
     }
 
 
-def restore_figures(logger: Logger, saved: Mapping[str, Any]) -> None:
-    """Put the figures of `pending_figures` back."""
+def restore_metrics(logger: Logger, saved: Mapping[str, Any]) -> None:
+    """Put back the metrics that `pending_metrics` returned."""
     logger.name_to_value.update(saved["values"])
     logger.name_to_count.update(saved["counts"])
     logger.name_to_excluded.update(saved["excluded"])

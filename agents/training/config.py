@@ -1,4 +1,4 @@
-"""The configuration of a run: one documented pydantic model, whose fields are the flags of `rlhf train`."""
+"""Describe a run by one documented pydantic model. Its fields are the flags of `rlhf train`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
 
 
 def parse_pairs(value: Any) -> Any:
-    """Turn `["batch_size:256", "data:my.jsonl"]` into a dict; values are JSON or Python literals, else strings.
+    """Turn `["batch_size:256", "data:my.jsonl"]` into a dict. Values are JSON or Python literals, or else strings.
+
+    Any other value than a list is returned as it is.
 
     Raises:
         ValueError: a pair has no colon.
@@ -43,7 +45,7 @@ def _literal(text: str) -> Any:
 
 
 class TrainConfig(BaseModel):
-    """The configuration of a run. What is left out comes from `agents/training/settings/<Env>.yml`, by algorithm."""
+    """Hold the configuration of a run. Defaults by algorithm come from `agents/training/settings/<Env>.yml`."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -55,16 +57,16 @@ class TrainConfig(BaseModel):
         None, gt=0, description="Tokens to train for.", json_schema_extra={"flags": ["-n", "--n-timesteps"]}
     )
     seed: int = Field(0, ge=0, description="Seeds the environments, the model and the sampling.")
-    n_envs: int | None = Field(None, gt=0, description="Episodes side by side.")
+    n_envs: int | None = Field(None, gt=0, description="Episodes that run side by side.")
     model: str | None = Field(
         None, description="Model to train: tiny, smollm2, a folder or a hub id. The environment's own by default."
     )
     train: int | str | None = Field(
         None, description="What learns: full, head, or a number of last blocks.", json_schema_extra={"type": "text"}
     )
-    kl_coef: float | None = Field(None, ge=0, description="Coefficient of the KL penalty; 0 takes the leash off.")
+    kl_coef: float | None = Field(None, ge=0, description="Coefficient of the KL penalty; 0 turns it off.")
     kl_target: float | None = Field(
-        None, gt=0, description="KL an episode, in nats, that the coefficient is steered to."
+        None, gt=0, description="KL per episode, in nats, that the coefficient is steered to."
     )
     learning_rate: float | None = Field(None, gt=0, description="Learning rate.")
     hyperparams: dict[str, Any] = Field(
@@ -84,7 +86,7 @@ class TrainConfig(BaseModel):
     )
     run_name: str | None = Field(None, description="Name of this run's folder; <Env>_<k> by default.")
     eval_freq: int = Field(16_384, ge=0, description="Tokens between evaluations during training; 0 for none.")
-    n_eval_episodes: int = Field(64, gt=0, description="Episodes of an evaluation during training.")
+    n_eval_episodes: int = Field(64, gt=0, description="Episodes per evaluation during training.")
     save_freq: int = Field(0, ge=0, description="Tokens between checkpoints; 0 for none but on signals and errors.")
     keep_checkpoints: int = Field(3, gt=0, description="Checkpoints that stay; older ones are deleted.")
     test_episodes: int = Field(256, ge=2, description="Held-out prompts completed before and after.")
@@ -108,11 +110,11 @@ class TrainConfig(BaseModel):
 
     @property
     def env_id(self) -> str:
-        """The environment's id, without the module before it."""
+        """Return the environment's id, without the module before it."""
         return self.env.rpartition(":")[2]
 
     def resolved(self) -> TrainConfig:
-        """The same configuration with every default filled in: as it is saved, it says all."""
+        """Return the configuration with every default filled in, as `config.json` has it."""
         defaults = default_hyperparams(self.env_id, self.algo, self.settings)
         given = {name: getattr(self, name) for name in (*AGENT_FIELDS, "n_timesteps", "n_envs")}
         chosen = defaults | self.hyperparams | {name: value for name, value in given.items() if value is not None}
@@ -120,20 +122,20 @@ class TrainConfig(BaseModel):
         return self.model_validate(self.model_dump() | fields | {"hyperparams": chosen})
 
     def agent_kwargs(self) -> dict[str, Any]:
-        """What `agents.make` gets."""
+        """Return the keyword arguments of `agents.make`."""
         fields = {name: getattr(self, name) for name in AGENT_FIELDS}
         return {name: value for name, value in fields.items() if value is not None} | self.hyperparams
 
     def environment_kwargs(self) -> dict[str, Any]:
-        """What the training environment gets: the model's tokenizer makes its vocabulary."""
+        """Return the arguments of the training environment. The model is one: its tokenizer is the vocabulary."""
         return {**({} if self.model is None else {"model": self.model}), **self.env_kwargs}
 
     def held_out_kwargs(self) -> dict[str, Any]:
-        """The same without the split, which evaluations choose."""
+        """Return the arguments of the training environment without the split, which evaluations choose."""
         return {name: value for name, value in self.environment_kwargs().items() if name != "split"}
 
     def folder(self) -> Path:
-        """The run's folder, in rl_zoo3's layout: `<log_folder>/<algo>/<Env>_<k>` with the next free k.
+        """Return the run's folder, named as in rl_zoo3: `<log_folder>/<algo>/<Env>_<k>` with the next free k.
 
         Raises:
             FileExistsError: `run_name` is given and that folder exists.

@@ -1,4 +1,4 @@
-"""Stopping while a held-out judge still likes what the agent writes."""
+"""Stop a run while a held-out judge still likes what the agent writes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ __all__ = ["EarlyStopping", "stopping_point"]
 
 logger = logging.getLogger(__name__)
 
-# Arguments of the training environment that go for held-out prompts too; the reward is the one in use.
+# Arguments of the training environment that held-out prompts take over. The reward is the one in use.
 HELD_OUT = set(EpisodeOptions.__annotations__) - {"split", "reward", "reward_kwargs"}
 
 
 def stopping_point(values: Sequence[float], patience: int, min_delta: float = 0.0) -> tuple[int, int | None]:
-    """Where early stopping would have stopped a series of evaluations.
+    """Return where early stopping stops a series of evaluations.
+
+    It stops after `patience` evaluations in a row that are at most `min_delta` above the best value before them.
 
     Returns:
-        The index of the best value (kept by the run) and that of the evaluation after which the run stops, None where
-        it does not: `patience` evaluations in a row no more than `min_delta` above the best before them.
+        The index of the best value, and the index of the evaluation after which the run stops (None: it does not).
     """
     best = 0
     for i, value in enumerate(values):
@@ -41,34 +42,37 @@ def stopping_point(values: Sequence[float], patience: int, min_delta: float = 0.
 
 
 class EarlyStopping(BaseCallback):
-    """Stop a run when a held-out metric has not risen for a while, and keep the agent that had the best.
+    """Stop a run when a held-out metric has not risen for a while, and keep the best agent.
 
-    A reward model that is optimised for long enough is fooled (Gao et al. 2022, https://arxiv.org/abs/2210.10760): its
-    score goes on rising while a judge that the agent never meets turns away. The agent completes the same held-out
-    prompts each time, with generators of their own, so that up to its end the run learns what it learns without. It is
-    evaluated between an update and the next rollout; the first time before training.
+    If a reward model is optimised for long enough, the agent fools it (Gao et al. 2022,
+    https://arxiv.org/abs/2210.10760): its score goes on rising while the score of a judge that the agent never meets
+    falls. Each evaluation completes the same held-out prompts and draws from its own random generators, so until it
+    stops the run learns the same as without early stopping. The agent is evaluated before training, and then between
+    an update and the next rollout.
 
-    Logged: `eval/<metric>` and `eval/best_<metric>`.
+    It logs `eval/<metric>` and `eval/best_<metric>`.
 
     Args:
-        metric: what is to rise: a judge's name such as "gold", "reward", or another of `Evaluation.values()`.
-        patience: evaluations in a row without a rise after which the run stops.
-        min_delta: what counts as a rise must exceed this.
-        folder: of the best agent's bundle, `agents.load(folder)`; None keeps none.
-        env: the environment to evaluate in: an id, a text environment or a `VecEnv` over one (such as that of
-            `PeriodicEvaluation`); by default one like the training environment's, on the split "validation".
-        eval_freq: tokens between evaluations; at the first boundary after that many.
-        n_episodes: prompts of an evaluation.
+        metric: the metric that has to rise: a judge's name such as "gold", "reward", or another name of
+            `Evaluation.values()`.
+        patience: stop after this many evaluations in a row without a rise.
+        min_delta: a rise must be larger than this.
+        folder: where the best agent is saved; `agents.load(folder)` loads it. None saves no agent.
+        env: the environment to evaluate in: an id, a text environment, or a `VecEnv` over one (such as
+            `PeriodicEvaluation.eval_env`). By default it is made like the training environment, with the split
+            "validation".
+        eval_freq: tokens between evaluations. Each takes place before the first rollout after that many.
+        n_episodes: prompts per evaluation.
         judges: as in `agents.evaluate`; the task's own by default.
-        seed: of the sampling.
+        seed: seeds the sampling.
 
     Attributes:
         history: (tokens, value) of every evaluation.
-        best, best_timesteps: the highest value and the tokens it came after.
-        stopped: whether this ended the run.
+        best, best_timesteps: the highest value and the tokens trained at that point.
+        stopped: whether this callback ended the run.
 
     Raises:
-        ValueError: an argument is wrong, or there is no such metric (the message lists those there are).
+        ValueError: an argument is wrong, or there is no such metric (the message lists the metrics).
     """
 
     def __init__(
@@ -99,20 +103,20 @@ class EarlyStopping(BaseCallback):
 
     @property
     def best(self) -> float:
-        """The highest value, -inf before the first evaluation."""
+        """Return the highest value; -inf before the first evaluation."""
         return self.history[self._stop()[0]][1] if self.history else -math.inf
 
     @property
     def best_timesteps(self) -> int:
-        """The tokens that the agent with the highest value was trained for."""
+        """Return how many tokens the agent with the highest value was trained for."""
         return self.history[self._stop()[0]][0] if self.history else 0
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` needs to go on exactly."""
+        """Return the state that `set_state` goes on from exactly."""
         return {"history": [list(entry) for entry in self.history], "last": self._last}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of `get_state`."""
+        """Go on from a state that `get_state` returned."""
         self.history, self._last = [(int(n), float(value)) for n, value in state["history"]], state["last"]
 
     def _stop(self) -> tuple[int, int | None]:
@@ -137,7 +141,7 @@ class EarlyStopping(BaseCallback):
 
     def _on_training_end(self) -> None:
         if not self.stopped and self._last != self.num_timesteps:
-            self._evaluate()  # what the last update made of it may be the best
+            self._evaluate()  # the last update may have made the best agent
 
     def _explain(self) -> str:
         kept = f", kept in {self.folder}" if self.folder is not None else ""
@@ -162,7 +166,7 @@ class EarlyStopping(BaseCallback):
         self.logger.record(f"eval/best_{self.metric}", self.best)
 
     def _environment(self) -> dict[str, Any]:
-        """Where, as arguments of `evaluate`: what was given, or what the agent trains in, with held-out prompts."""
+        """Return arguments of `evaluate`: the given environment, or the training environment with held-out prompts."""
         if self.env is not None:
             return {"env_id": self.env}
         spec = self.training_env.get_attr("spec", 0)[0]

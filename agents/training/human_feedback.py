@@ -1,6 +1,6 @@
-"""Training with people in the loop: what a run shows and saves while it waits, and the reward model refitted meanwhile.
+"""Train with people in the loop: show and save the run while it waits, and refit the reward model to their ratings.
 
-The reward itself is `rlhf_envs.rewards.human.HumanReward`; this is what the training adds to it.
+The reward itself is `rlhf_envs.rewards.human.HumanReward`. This module is what the training adds to it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def human_rewards(env: Any) -> list[HumanReward]:
-    """The human rewards of an SB3 environment, each once; none where it does not show its reward function."""
+    """Return the human rewards of an SB3 environment, each once. An environment without `reward_fn` has none."""
     try:
         functions = env.get_attr("reward_fn")
     except AttributeError:
@@ -42,19 +42,20 @@ def human_rewards(env: Any) -> list[HumanReward]:
 
 
 class HumanFeedback(BaseCallback):
-    """Show the wait for people, keep a checkpoint while it lasts, end it on a signal, and refit the model.
+    """Show how long a run waits for people, save a checkpoint meanwhile, end the wait on a signal, refit the model.
 
-    - `rlhf/human_wait_s`: seconds waited in the rollout; `rlhf/human_queue`: items that want judgements;
-      `rlhf/human_labels`: judgements in the store; `rlhf/human_missed`: completions so far that people left unanswered;
-      `rlhf/human_refits`. During the wait, at every heartbeat, `rlhf/human_waiting_s` and `rlhf/human_waiting_for`.
-    - While people are waited for the weights stand still, so the boundary before the rollout is what a killed run goes
-      on from; it is written once the wait has lasted `checkpoint_after`. The ratings given since are in the store.
+    Logged per rollout: `rlhf/human_wait_s` (seconds waited), `rlhf/human_queue` (items that need judgements),
+    `rlhf/human_labels` (judgements in the store), `rlhf/human_missed` (completions so far that people did not answer)
+    and `rlhf/human_refits`. Logged at every heartbeat of a wait: `rlhf/human_waiting_s` and `rlhf/human_waiting_for`.
+
+    The weights do not change during a wait, so a killed run can go on from the boundary before the rollout. The
+    boundary is saved once the wait has lasted `checkpoint_after` seconds. Ratings given later are in the store.
 
     Args:
-        guard: the run's checkpoints. On a signal the wait ends, and the guard gives the rollout up.
-        refit: see `HumanReward.refit`; for rewards in "async" mode that have none yet.
-        heartbeat: seconds between two signs of life.
-        checkpoint_after: seconds of waiting before a checkpoint.
+        guard: the callback that saves the run. On a signal the wait ends, and the guard gives up the rollout.
+        refit: see `HumanReward.refit`. It goes to rewards in "async" mode that have no refit yet.
+        heartbeat: seconds between two messages during a wait.
+        checkpoint_after: seconds of waiting before the checkpoint.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class HumanFeedback(BaseCallback):
         return True
 
     def _on_wait(self, waiting: Waiting) -> bool:
-        """Called by the reward at every look into the store; False ends the wait."""
+        """Handle one look into the store, and return whether to go on waiting. The reward calls it."""
         if self.guard is not None and self.guard.interrupted is not None:
             return False
         if waiting.seconds < self._last_sign:  # another wait
@@ -101,7 +102,7 @@ class HumanFeedback(BaseCallback):
         logger.info("waiting for people: %d of %d after %.0f s", waiting.missing, waiting.asked, waiting.seconds)
         if self.verbose:
             print(f"waiting for {waiting.missing} of {waiting.asked} judgements, {waiting.seconds:.0f} s", flush=True)
-        for output in self.logger.output_formats:  # now: what is recorded shows only after the rollout
+        for output in self.logger.output_formats:  # at once: recorded metrics show only after the rollout
             if isinstance(output, TensorBoardOutputFormat):
                 output.writer.add_scalar("rlhf/human_waiting_s", waiting.seconds, self.num_timesteps)
                 output.writer.add_scalar("rlhf/human_waiting_for", waiting.missing, self.num_timesteps)

@@ -1,9 +1,14 @@
-"""The logger of a run, SB3's, writing files that a resumed run goes on with."""
+"""Log a run: SB3's logger, with files that a resumed run continues, and Weights & Biases.
+
+W&B's files go where it puts them, `./wandb` or WANDB_DIR: in a run's folder TensorBoard would find the run twice.
+Without a network, set WANDB_MODE=offline: it only writes the files, and `wandb sync` sends them later.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,65 +20,70 @@ from stable_baselines3.common.logger import (
     TensorBoardOutputFormat,
     filter_excluded_keys,
 )
+from torch.utils.tensorboard import SummaryWriter
 
 from rlhf_envs.files import replace_file
 
-__all__ = ["open_logger"]
+from .config import TrainConfig
+
+__all__ = ["check_wandb", "finish_wandb", "open_logger", "start_wandb"]
 
 STEP = "time/total_timesteps"
 
 
 def open_logger(folder: Path, stdout: bool = False, resumed_at: int | None = None) -> Logger:
-    """A logger that writes `progress.csv` and TensorBoard events into `folder`.
+    """Return a logger that writes `progress.csv` and TensorBoard events into `folder`.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         stdout: print SB3's table too.
-        resumed_at: tokens at which a run goes on: what the files say of later ones is taken back.
+        resumed_at: tokens at which a run goes on. Rows of later tokens are deleted.
 
     Raises:
         OSError: the files cannot be written; the message names them.
     """
-    import sys
-
     formats: list[KVWriter] = [ProgressFile(folder / "progress.csv", resumed_at), Board(folder, resumed_at)]
     return Logger(str(folder), formats + ([HumanOutputFormat(sys.stdout)] if stdout else []))
 
 
 class ProgressFile(KVWriter):
-    """SB3's `progress.csv`, of which no crash leaves a part: rows are appended, and a new column replaces the file."""
+    """Write SB3's `progress.csv` so that a crash never damages it: append rows, and replace the file for a new column.
+
+    Args:
+        path: the file.
+        resumed_at: keep the rows up to this number of tokens; None starts an empty file.
+    """
 
     def __init__(self, path: Path, resumed_at: int | None = None) -> None:
         self.path = path
         self.columns: list[str] = []
-        rows = self._rows() if resumed_at is not None else []
-        rows = [row for row in rows if (row[STEP] or "").isdecimal() and int(row[STEP]) <= (resumed_at or 0)]
-        self._replace(rows)
+        rows = self._read_rows() if resumed_at is not None else []
+        self._replace([row for row in rows if row[STEP].isdecimal() and int(row[STEP]) <= (resumed_at or 0)])
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
         """Append a row."""
         values = filter_excluded_keys(key_values, key_excluded, "csv")
         row = {name: value for name, value in values.items() if isinstance(value, str | int | float | np.generic)}
         if new := sorted(row.keys() - set(self.columns)):
-            rows = self._rows()
+            rows = self._read_rows()
             self.columns += new
             self._replace([*rows, row])
             return
         try:
-            with self.path.open("r+", newline="", encoding="utf-8") as file:
+            with self.path.open("r+", newline="", encoding="utf-8") as file:  # r+: a deleted file is an error
                 file.seek(0, io.SEEK_END)
                 csv.DictWriter(file, self.columns, lineterminator="\n").writerow(row)
         except OSError as error:
             raise _explained(error, self.path) from error
 
-    def _rows(self) -> list[dict[str, str]]:
-        """The whole rows of the file; its columns become this one's."""
+    def _read_rows(self) -> list[dict[str, str]]:
+        """Return the complete rows of the file, and take over its columns."""
         if not self.path.is_file():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file, restkey="")
             self.columns = list(reader.fieldnames or [])
-            rows = [row for row in reader if "" not in row and None not in row.values()]  # the last may be a part
+            rows = [row for row in reader if "" not in row and None not in row.values()]  # a crash cuts the last one
         return rows if STEP in self.columns else []
 
     def _replace(self, rows: list[dict[str, Any]]) -> None:
@@ -85,15 +95,13 @@ class ProgressFile(KVWriter):
         replace_file(self.path, text.getvalue().encode("utf-8"))
 
     def close(self) -> None:
-        """Nothing: the file is open only while a row is written."""
+        """Do nothing: the file is open only while a row is written."""
 
 
 class Board(TensorBoardOutputFormat):
-    """SB3's TensorBoard writer; resumed, it tells TensorBoard to forget the steps after the one it goes on from."""
+    """Write TensorBoard events as SB3 does; when a run goes on, make TensorBoard forget the steps after that point."""
 
     def __init__(self, folder: Path, resumed_at: int | None = None) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.folder = folder
         purge = None if resumed_at is None else resumed_at + 1
         try:
@@ -103,14 +111,14 @@ class Board(TensorBoardOutputFormat):
         self._is_closed = False
 
     def write(self, key_values: dict[str, Any], key_excluded: dict[str, tuple[str, ...]], step: int = 0) -> None:
-        """Write all figures of a step."""
+        """Write all metrics of a step."""
         try:
             super().write(key_values, key_excluded, step)
         except OSError as error:
             raise _explained(error, self.folder) from error
 
     def close(self) -> None:
-        """Close the file, if it can be: what the run has to say of a full disk it has said."""
+        """Close the file. A full disk is no error here: `write` has reported it already."""
         try:
             super().close()
         except OSError:
@@ -121,3 +129,57 @@ def _explained(error: OSError, path: Path) -> OSError:
     reason = error.strerror or str(error)
     message = f"cannot log to {path}: {reason}. Free space there or make it writable, or take another --log-folder"
     return type(error)(error.errno, message) if error.errno else OSError(message)
+
+
+def check_wandb(config: TrainConfig) -> None:
+    """Check that W&B is installed if the run logs to it.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    if config.wandb is None:
+        return
+    try:
+        import wandb  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"--wandb needs W&B ({error}): pip install 'rlhf-envs[wandb]'") from error
+
+
+def start_wandb(config: TrainConfig, folder: Path) -> Any:
+    """Start W&B's run for a run's folder, and return the callback that adds the agent's arguments to it.
+
+    The W&B run has the folder's name, the whole configuration, and all that TensorBoard gets, under the same tags. A
+    resumed run goes on under the same id.
+
+    Raises:
+        OSError: W&B cannot start, for example without a key or a network.
+    """
+    import wandb
+    from wandb.integration.sb3 import WandbCallback
+
+    id_file = folder / "wandb_id"
+    try:
+        run = wandb.init(
+            project=config.wandb,
+            name=f"{config.algo}/{folder.name}",
+            group=config.env_id,
+            job_type="train",
+            tags=[config.algo, config.env_id],
+            config=config.model_dump(mode="json"),
+            id=id_file.read_text(encoding="utf-8") if id_file.is_file() else None,
+            resume="allow",
+            sync_tensorboard=True,
+        )
+    except (wandb.Error, ValueError) as error:
+        raise OSError(f"--wandb {config.wandb}: {error}; without a network set WANDB_MODE=offline") from error
+    id_file.write_text(run.id, encoding="utf-8")
+    return WandbCallback()
+
+
+def finish_wandb() -> None:
+    """End W&B's run, once everything that TensorBoard got is written."""
+    import wandb
+    from wandb.integration.tensorboard import unpatch
+
+    wandb.finish(quiet=True)
+    unpatch()

@@ -1,11 +1,11 @@
-"""Pre-training: plain texts in, a small Hugging Face causal language model out.
+"""Train a small Hugging Face causal language model on plain texts.
 
-The loop is `transformers.Trainer`'s; ours are the corpus, the tokenizer and the way texts are packed:
+The loop is that of `transformers.Trainer`. This module adds the corpus, the tokenizer and the way texts are packed:
 
-- A document is cut into *passages* of whole sentences, each ended by EOS, so that the model learns to finish a thought
-  within the few dozen tokens that an episode lasts.
-- A row of `block_size` tokens starts with a passage and holds as many of the following passages as fit, those of the
-  next documents too, so that position 0 is always the start of a sentence, as it is in a prompt, and little is padding.
+- A document is cut into *passages* of whole sentences. Each ends with EOS, so that the model learns to finish a thought
+  within the few dozen tokens of an episode.
+- A row of `block_size` tokens starts with a passage and holds as many of the following passages as fit, also of the
+  next documents. So position 0 is always the start of a sentence, as in a prompt, and there is little padding.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from rlhf_envs.datasets.corpora import CORPORA, load_corpus, split_of
+from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
 
 from ..core.models import build_model
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Trainer
+if TYPE_CHECKING:  # transformers loads its Trainer only when it is used
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 __all__ = ["PackedTexts", "pretrain", "read_texts", "split_passages", "train_tokenizer"]
 
@@ -33,9 +38,9 @@ logger = logging.getLogger(__name__)
 
 
 def read_texts(source: str) -> tuple[list[str], list[str]]:
-    """Read the training and validation texts of a named corpus, or of a text file or a folder of `.txt` files.
+    """Read the training and validation texts of a named corpus, a text file or a folder of `.txt` files.
 
-    In a file, documents are separated by blank lines.
+    Blank lines separate the documents of a file.
 
     Returns:
         `(train, validation)`, lists of documents.
@@ -44,8 +49,6 @@ def read_texts(source: str) -> tuple[list[str], list[str]]:
         FileNotFoundError: `source` is neither a corpus nor a path.
         ValueError: there is no text in it.
     """
-    from rlhf_envs.datasets.corpora import CORPORA, load_corpus, split_of
-
     if source in CORPORA:
         documents = load_corpus(source)
         return [d.text for d in documents if d.split == "train"], [d.text for d in documents if d.split == "validation"]
@@ -63,7 +66,7 @@ def read_texts(source: str) -> tuple[list[str], list[str]]:
 
 
 def split_passages(text: str, max_words: int = 40) -> list[str]:
-    """Cut a document into passages of whole sentences, of at most about `max_words` words each."""
+    """Cut a document into passages of whole sentences with at most about `max_words` words per passage."""
     passages: list[str] = []
     words = 0
     for sentence in re.split(r"(?<=[.!?])\s+", text):
@@ -79,9 +82,6 @@ def split_passages(text: str, max_words: int = 40) -> list[str]:
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
     """Train an uncased byte-level BPE tokenizer with distinct pad and EOS tokens."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -103,7 +103,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
 
 
 class PackedTexts(Dataset[dict[str, torch.Tensor]]):
-    """Rows of `block_size` token ids, each starting with a passage; the rest of a row is padding, outside the loss."""
+    """Hold rows of `block_size` token ids. Each starts with a passage; padding does not count in the loss."""
 
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> None:
         passages = [passage for text in texts for passage in split_passages(text)]
@@ -125,21 +125,8 @@ class PackedTexts(Dataset[dict[str, torch.Tensor]]):
         ids = self.ids[index].long()
         mask = torch.arange(len(ids)) < self.lengths[index]
         labels = ids.masked_fill(~mask, -100)
-        labels[0] = -100  # nothing predicts it, and the Trainer would count it among what is predicted
+        labels[0] = -100  # nothing predicts the first token, but the Trainer would count it
         return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
-
-
-def _trainer(**kwargs: Any) -> Trainer:
-    """A `Trainer` that logs the validation perplexity beside the loss."""
-    from transformers import Trainer
-
-    class PerplexityTrainer(Trainer):
-        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-            if "eval_loss" in logs:
-                logs["eval_perplexity"] = math.exp(logs["eval_loss"])
-            super().log(logs, *args, **kwargs)
-
-    return PerplexityTrainer(**kwargs)
 
 
 def pretrain(
@@ -160,47 +147,31 @@ def pretrain(
     bf16: bool = False,
     resume: bool = False,
 ) -> dict[str, float]:
-    """Pre-train a causal language model (and its tokenizer) and save both as a Hugging Face folder.
+    """Train a causal language model from plain text (and its tokenizer), and save both as a Hugging Face folder.
 
     Args:
         source: a named corpus, a text file or a folder of text files (see `read_texts`).
         output: the folder to write; TensorBoard events and resumable checkpoints go below it.
-        model: a model to go on from (a name that `rlhf_envs.models.resolve` knows); by default a fresh GPT-2-shaped
-            one of `n_layer` blocks of width `n_embd` is built, with a BPE tokenizer of `vocab_size` tokens.
-        block_size: tokens a row; also the positions of a fresh model.
-        steps: optimiser steps in all; the learning rate falls on a cosine to zero at the last.
+        model: a model to go on from, by a name that `rlhf_envs.models.resolve` knows. By default a fresh model of
+            GPT-2's shape, `n_layer` blocks of width `n_embd`, with a BPE tokenizer of `vocab_size` tokens.
+        block_size: tokens per row; also the positions of a fresh model.
+        steps: optimiser steps in all. The learning rate falls along a cosine to zero at the last step.
         save_freq: steps between checkpoints and validations.
         resume: go on from the last checkpoint below `output`.
 
     Returns:
-        The held-out figures: `loss` (nats a token) and `perplexity`.
+        The metrics on held-out texts: `loss` (nats per token) and `perplexity`.
 
     Raises:
         FileExistsError: `output` holds a run and `resume` is False.
         FileNotFoundError: `resume` is True and `output` holds no checkpoint.
     """
-    from transformers import PreTrainedTokenizerFast, TrainingArguments
-    from transformers.trainer_utils import get_last_checkpoint
-
-    if importlib.util.find_spec("accelerate") is None:
-        raise ModuleNotFoundError(
-            "pre-training runs in transformers' Trainer, which needs accelerate: pip install 'rlhf-envs[train]'"
-        )
-    output = Path(output)
-    checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
-    if not resume and output.exists() and any(output.iterdir()):
-        raise FileExistsError(f"{output} is not empty: pass --resume to go on, or choose another folder")
-    if resume and checkpoint is None:
-        raise FileNotFoundError(f"nothing to resume: {output} holds no checkpoint")
+    checkpoint = _find_checkpoint(Path(output), resume)
     train, validation = read_texts(source)
     torch.manual_seed(seed)
+    tokenizer: PreTrainedTokenizerBase
     if model is not None:
-        from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions
-
-        tokenizer, network = load_tokenizer(model), load_causal_lm(model)
-        positions = model_positions(model)
-        if positions is not None and block_size > positions:
-            raise ValueError(f"block_size={block_size} is more than the {positions} positions of {model!r}")
+        tokenizer, network = _load_model(model, block_size)
     else:
         if checkpoint is not None:
             tokenizer = PreTrainedTokenizerFast.from_pretrained(output)
@@ -210,32 +181,73 @@ def pretrain(
     tokenizer.save_pretrained(output)
     data, held_out = (PackedTexts(texts, tokenizer, block_size) for texts in (train, validation))
     logger.info("%d rows of up to %d tokens (%.1fM tokens)", len(data), block_size, int(data.lengths.sum()) / 1e6)
-    arguments = TrainingArguments(
+    trainer = _make_trainer(
+        network,
+        data,
+        held_out,
         output_dir=str(output),
         max_steps=steps,
         per_device_train_batch_size=batch_size,
         per_device_eval_batch_size=batch_size,
         learning_rate=learning_rate,
-        lr_scheduler_type="cosine",
         warmup_steps=min(200, steps // 10),
-        weight_decay=0.1,
-        adam_beta2=0.95,
-        max_grad_norm=1.0,
         bf16=bf16,
-        use_cpu=not torch.cuda.is_available(),
-        eval_strategy="steps",
         eval_steps=save_freq,
         save_steps=save_freq,
-        save_total_limit=2,
         logging_steps=min(20, save_freq),
-        report_to=["tensorboard"],
         seed=seed,
     )
-    trainer = _trainer(model=network, args=arguments, train_dataset=data, eval_dataset=held_out)
     trainer.train(resume_from_checkpoint=checkpoint)
     loss = trainer.evaluate()["eval_loss"]
-    from rlhf_envs.models import no_progress_bars
-
     with no_progress_bars():
         network.save_pretrained(output)
     return {"loss": loss, "perplexity": math.exp(loss)}
+
+
+def _find_checkpoint(output: Path, resume: bool) -> str | None:
+    """Return the checkpoint to resume from, or None for a new run. Check that `output` is as `resume` says."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    if importlib.util.find_spec("accelerate") is None:
+        raise ModuleNotFoundError(
+            "pre-training runs in transformers' Trainer, which needs accelerate: pip install 'rlhf-envs[train]'"
+        )
+    if not resume:
+        if output.exists() and any(output.iterdir()):
+            raise FileExistsError(f"{output} is not empty: pass --resume to go on, or choose another folder")
+        return None
+    checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
+    if checkpoint is None:
+        raise FileNotFoundError(f"nothing to resume: {output} holds no checkpoint")
+    return checkpoint
+
+
+def _load_model(model: str, block_size: int) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    positions = model_positions(model)
+    if positions is not None and block_size > positions:
+        raise ValueError(f"block_size={block_size} is more than the {positions} positions of {model!r}")
+    return load_tokenizer(model), load_causal_lm(model)
+
+
+def _make_trainer(network: PreTrainedModel, data: PackedTexts, held_out: PackedTexts, **arguments: Any) -> Trainer:
+    """Return a `Trainer` that logs the validation perplexity too. `arguments` go to its `TrainingArguments`."""
+    from transformers import Trainer, TrainingArguments
+
+    class PerplexityTrainer(Trainer):
+        def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+            if "eval_loss" in logs:
+                logs["eval_perplexity"] = math.exp(logs["eval_loss"])
+            super().log(logs, *args, **kwargs)
+
+    settings = TrainingArguments(
+        lr_scheduler_type="cosine",
+        weight_decay=0.1,
+        adam_beta2=0.95,
+        max_grad_norm=1.0,
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps",
+        save_total_limit=2,
+        report_to=["tensorboard"],
+        **arguments,
+    )
+    return PerplexityTrainer(model=network, args=settings, train_dataset=data, eval_dataset=held_out)

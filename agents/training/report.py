@@ -1,20 +1,55 @@
-"""What a run leaves to look at: tables on the terminal, `report.json`, `samples.md` and `curves.png` in its folder."""
+"""Write what a finished run leaves to look at: `report.json`, `samples.md` and `curves.png` in its folder."""
 
 from __future__ import annotations
 
+import csv
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from .plots import plot_curves, read_progress
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from rlhf_envs.rendering import as_markdown
+
+from ..evaluation.evaluate import Evaluation
+from ..evaluation.statistics import Estimate
+from .config import TrainConfig
 
 if TYPE_CHECKING:
-    from ..evaluation.evaluate import Evaluation
-    from .run import TrainResult
+    from matplotlib.axes import Axes
 
-__all__ = ["write"]
+__all__ = ["REPORT", "TrainResult", "plot_curves", "read_progress", "samples_markdown", "write_report"]
+
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]  # tag: tokens (n,) and values (n,)
+REPORT = "report.json"
+STEP = "time/total_timesteps"
+PANELS = {  # tag: title; the judges' panels come after the reward's
+    "rlhf/reward": "reward per episode",
+    "rlhf/kl": "KL to the reference, nats per episode",
+    "rlhf/entropy": "entropy, nats per token",
+    "rlhf/length": "length, tokens",
+    "rlhf/distinct_bigrams": "distinct bigrams, share",
+}
+TRAINING, HELD_OUT, TARGET = "#2463a6", "#c4501b", "#767676"
 
 
-def write(result: TrainResult) -> None:
+@dataclass(frozen=True)
+class TrainResult:
+    """Hold a finished run: its folder, the agent, and the held-out completions before and after training."""
+
+    config: TrainConfig
+    folder: Path
+    agent: Any
+    before: Evaluation
+    after: Evaluation
+    seconds: float
+
+
+def write_report(result: TrainResult) -> None:
     """Write `report.json`, `samples.md` and `curves.png` into the folder of a run."""
     config, before, after = result.config, result.before, result.after
     tokens = int(result.agent.num_timesteps)
@@ -28,7 +63,7 @@ def write(result: TrainResult) -> None:
         "after": after.to_dict(),
         "change": {name: estimate.to_dict() for name, estimate in after.change_from(before).items()},
     }
-    (result.folder / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    (result.folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (result.folder / "samples.md").write_text(samples_markdown(before, after), encoding="utf-8")
     plot_curves(
         read_progress(result.folder / "progress.csv"),
@@ -41,15 +76,109 @@ def write(result: TrainResult) -> None:
 
 
 def samples_markdown(before: Evaluation, after: Evaluation, n: int = 16) -> str:
-    """The completions as Markdown, with what models wrote escaped."""
-    from rlhf_envs.rendering import as_markdown
-
+    """Return the first `n` completions before and after as Markdown. What models wrote is escaped."""
     lines = ["# The same held-out prompts before and after", ""]
-    for first, second in list(zip(before.completions, after.completions, strict=True))[:n]:
-        for name, c in (("before", first), ("after", second)):
-            prompt, completion = (as_markdown(text) for text in (c.prompt, c.completion.strip()))
+    for pair in list(zip(before.completions, after.completions, strict=True))[:n]:
+        for name, sample in zip(("before", "after"), pair, strict=True):
+            prompt, completion = as_markdown(sample.prompt), as_markdown(sample.completion.strip())
             lines.append(
-                f"- {name} ({c.reward:.2f}): {prompt} **{completion}**" if completion else f"- {name}: {prompt}"
+                f"- {name} ({sample.reward:.2f}): {prompt} **{completion}**" if completion else f"- {name}: {prompt}"
             )
         lines.append("")
     return "\n".join(lines)
+
+
+def read_progress(path: str | Path) -> Curves:
+    """Return the metrics of an SB3 `progress.csv` by tag: tokens (n,) and values (n,) of the rows that have the metric.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row.get(STEP)]
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for tag, text in row.items():
+            if text and tag != STEP and (value := _number(text)) is not None:
+                curves.setdefault(tag, []).append((float(row[STEP]), value))
+    return {tag: (np.array(points)[:, 0], np.array(points)[:, 1]) for tag, points in curves.items()}
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def plot_curves(
+    curves: Curves,
+    path: str | Path,
+    title: str = "",
+    judges: tuple[str, ...] = (),
+    kl_target: float | None = None,
+    held_out: Mapping[float, Mapping[str, Estimate]] | None = None,
+) -> Path:
+    """Draw reward, judges, KL with its target, entropy, length and diversity against tokens, and return the path.
+
+    Args:
+        curves: from `read_progress`.
+        path: the picture to write; its extension decides the format.
+        title: above all panels.
+        judges: names of judges; each gets a panel.
+        kl_target: drawn into the panel of the KL.
+        held_out: estimates on held-out prompts by tokens trained (0 for before), drawn with their 95% intervals.
+    """
+    first, *others = PANELS.items()
+    names = dict([first, *((f"rlhf/{judge}", f"{judge} score") for judge in judges), *others])
+    tags = [tag for tag in names if tag in curves] or ["rlhf/reward"]
+    columns = min(3, len(tags))
+    rows = -(-len(tags) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.9 * rows + 0.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid: Any = figure.subplots(rows, columns, squeeze=False, sharex=True)
+    axes = list(grid.flat)
+    for axis, tag in zip(axes, tags, strict=False):
+        _draw_panel(axis, names[tag], curves.get(tag), _points(tag, held_out or {}))
+        if tag == "rlhf/kl" and kl_target is not None:
+            axis.axhline(kl_target, color=TARGET, linestyle="--", linewidth=1.2, label=f"target {kl_target:g}")
+    for axis in axes[len(tags) :]:
+        axis.remove()
+    for axis in axes[max(0, len(tags) - columns) : len(tags)]:  # the lowest panel of each column
+        axis.set_xlabel("tokens")
+        axis.tick_params(labelbottom=True)
+    entries = {
+        label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(entries.values(), entries.keys(), loc="outside upper right", ncols=3, frameon=False, fontsize=9)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    figure.savefig(path, dpi=110)
+    return Path(path)
+
+
+def _draw_panel(
+    axis: Axes,
+    title: str,
+    curve: tuple[np.ndarray, np.ndarray] | None,
+    points: list[tuple[float, Estimate]],
+) -> None:
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.grid(alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
+    if curve is not None:
+        axis.plot(*curve, color=TRAINING, linewidth=1.6, label="training rollouts")
+    if points:
+        x = [step for step, _ in points]
+        mean, low, high = (np.array([getattr(e, name) for _, e in points]) for name in ("mean", "low", "high"))
+        errors = np.maximum([mean - low, high - mean], 0.0)
+        axis.errorbar(
+            x, mean, yerr=errors, fmt="o", color=HELD_OUT, capsize=3, markersize=5, label="held-out prompts, 95%"
+        )
+
+
+def _points(tag: str, held_out: Mapping[float, Mapping[str, Estimate]]) -> list[tuple[float, Estimate]]:
+    name = tag.removeprefix("rlhf/")
+    if name == "distinct_bigrams":  # it depends on the number of texts, which is not that of a rollout
+        return []
+    return [(step, estimates[name]) for step, estimates in held_out.items() if name in estimates]

@@ -1,4 +1,4 @@
-"""Going on with a run that was stopped, killed or has failed: what `rlhf train --resume` does."""
+"""Go on with a run that was stopped, was killed or has failed: what `rlhf train --resume` does."""
 
 from __future__ import annotations
 
@@ -7,26 +7,37 @@ import logging
 import time
 from pathlib import Path
 
-from ..saving.folders import AGENT, CHECKPOINTS, CONFIG
+import torch
+
+from rlhf_envs.registration import check_environment
+
+from ..core.random_state import get_generators, isolated_generators
+from ..registry import get_algorithm
+from ..saving.bundle import BundleError, holds, read
+from ..saving.checkpoints import Checkpoints
+from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, is_bundle
+from ..saving.loading import load
 from .config import TrainConfig
+from .logger import check_wandb
+from .report import REPORT
 from .run import Prepared, build_callbacks, build_environment, evaluate_held_out
 
 __all__ = ["find_run", "is_finished", "prepare_resumed"]
 
 logger = logging.getLogger(__name__)
-# Flags that change nothing of what is learned; another number of threads may round differently in the last bits.
+# Flags that do not change what is learned. (Another number of threads may round differently in the last bits.)
 FREE = ("progress", "verbose", "threads")
 
 
 def find_run(folder: str | Path, given: TrainConfig | None = None) -> TrainConfig:
-    """The configuration of a run's folder.
+    """Return the configuration of a run's folder.
 
     Args:
-        folder: the run's.
-        given: flags that were given beside `--resume`; how to show the run may differ, all else has to agree.
+        folder: the run's folder.
+        given: flags that were given with `--resume`. The flags in `FREE` replace the run's, all others must agree.
 
     Raises:
-        ValueError: it is no run's folder, or a flag says otherwise than the run.
+        ValueError: it is no run's folder, or a flag disagrees with the run.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -35,48 +46,36 @@ def find_run(folder: str | Path, given: TrainConfig | None = None) -> TrainConfi
         saved = TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is not the configuration of a run: {error}") from error
-    shown = {}
+    free = {}
     for name in sorted(given.model_fields_set & saved.model_fields_set if given is not None else ()):
         value, before = getattr(given, name), getattr(saved, name)
         if name in FREE:
-            shown[name] = value
+            free[name] = value
         elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
             flag = f"--{name.replace('_', '-')}"
             raise ValueError(f"{flag} {value} beside --resume: the run in {folder} has {before}; leave the flag out")
-    return saved.model_copy(update=shown)
+    return saved.model_copy(update=free)
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Whether a run has written its report, the last thing it does."""
-    return (Path(folder) / "report.json").is_file()
+    """Return whether a run has written its report, which is the last thing it does."""
+    return (Path(folder) / REPORT).is_file()
 
 
 def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Prepared:
-    """The run as it was at its newest checkpoint that is whole, ready for `train`.
+    """Return the run as it was at its newest intact checkpoint, ready for `train`.
 
     Args:
-        folder: the run's.
+        folder: the run's folder.
         config: from `find_run`.
 
     Raises:
         ValueError: there is nothing to go on from.
     """
-    import torch
-
-    from rlhf_envs.registration import check_environment
-
-    from ..core.random_state import get_generators, isolated_generators
-    from ..registry import get_algorithm
-    from ..saving.bundle import holds
-    from ..saving.loading import load
-
     started = time.perf_counter()
     folder = Path(folder)
     config = find_run(folder) if config is None else config
-    if config.wandb is not None:
-        from .wandb_run import check_wandb
-
-        check_wandb()
+    check_wandb(config)
     check_environment(config.env)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
@@ -85,7 +84,7 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
             f"--resume {folder}: needs an agent that bundles hold, and {config.algo} is none: it leaves no checkpoints"
             + _zips(folder)
         )
-    bundle = _newest(folder)
+    bundle = _newest_bundle(folder)
     agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
     generators = get_generators()
     with isolated_generators():
@@ -98,12 +97,8 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     return run
 
 
-def _newest(folder: Path) -> Path:
-    """The finished agent if there is one that is whole, else the newest checkpoint."""
-    from ..saving.bundle import BundleError, read
-    from ..saving.checkpoints import Checkpoints
-    from ..saving.folders import is_bundle
-
+def _newest_bundle(folder: Path) -> Path:
+    """Return the finished agent if there is one and it is intact, else the newest checkpoint."""
     if is_bundle(folder / AGENT):
         try:
             return read(folder / AGENT)[0]
@@ -118,7 +113,7 @@ def _newest(folder: Path) -> Path:
 
 
 def _zips(folder: Path) -> str:
-    """What to do with SB3's zips in a run's folder, if there are any: those of older releases, and of other agents."""
+    """Return what to do with SB3 zips in a run's folder, or "". Older releases and other agents leave such zips."""
     zips = sorted(folder.rglob("*.zip"), key=lambda path: path.stat().st_mtime)
     if not zips:
         return ""

@@ -1,4 +1,4 @@
-"""One training run from its configuration to its report: what `rlhf train` does, callable from Python."""
+"""Train one run from its configuration to its report: what `rlhf train` does, callable from Python."""
 
 from __future__ import annotations
 
@@ -6,37 +6,54 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from rlhf_envs.files import is_replaceable, replace_file
+from rlhf_envs.models import resolve as find_model
+from rlhf_envs.registration import check_environment
+from rlhf_envs.rewards import RewardError
+
+from ..core.random_state import set_generators
+from ..core.text_metrics import TextMetrics
+from ..core.vec_env import make_vec_env
+from ..evaluation.evaluate import Evaluation, evaluate, find_judges
+from ..registry import check_arguments, get_algorithm, kl_argument, make
+from ..saving.bundle import holds, save
+from ..saving.checkpoints import Checkpoints
 from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, START
+from .callbacks import PeriodicEvaluation
+from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
-
-if TYPE_CHECKING:
-    from ..evaluation.evaluate import Evaluation
-    from .checkpoint_callback import CheckpointCallback
+from .human_feedback import HumanFeedback, RatingRefit, human_rewards
+from .logger import check_wandb, finish_wandb, open_logger, start_wandb
+from .report import TrainResult, write_report
 
 __all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "train"]
 
 logger = logging.getLogger(__name__)
 
-ZIP = "agent.zip"  # in the place of AGENT, where bundles do not hold the agent
+ZIP = "agent.zip"  # instead of AGENT, for an agent that bundles do not hold
 
 
 class RunStopped(RuntimeError):
-    """Training failed; the message has the cause and the checkpoint to go on from."""
+    """Say that training failed: the message has the cause and the checkpoint to go on from."""
 
 
 class RunInterrupted(Exception):
-    """A signal stopped the training and the run is saved; the message says where and how it goes on."""
+    """Say that a signal ended the training and the run is saved: the message has where, and how it goes on."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that is ready to start: the resolved configuration, its folder (not made yet), the agent, its callbacks.
+    """Hold a run that is ready to start: its resolved configuration, folder, agent and callbacks.
 
     Attributes:
-        generators: the states of the global generators that training starts with, where the run goes on from a
-            checkpoint; None in a new run.
+        folder: the run's folder. `train` makes it.
+        before: the evaluation of the untrained agent.
+        started: `time.perf_counter()` when the preparation began.
+        generators: states of the global random generators to start training with; None in a new run.
     """
 
     config: TrainConfig
@@ -49,35 +66,18 @@ class Prepared:
 
     @property
     def checkpoints(self) -> CheckpointCallback | None:
-        """The callback that saves the run; None where bundles do not hold its agent."""
-        from .checkpoint_callback import CheckpointCallback
-
+        """Return the callback that saves the run, or None if bundles do not hold its agent."""
         return next((callback for callback in self.callbacks if isinstance(callback, CheckpointCallback)), None)
 
 
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run: its folder, the agent, the held-out completions before and after, and how long it took."""
-
-    config: TrainConfig
-    folder: Path
-    agent: Any
-    before: Evaluation
-    after: Evaluation
-    seconds: float
-
-
 def prepare(config: TrainConfig) -> Prepared:
-    """Build everything a run needs and evaluate the untrained agent; nothing is written.
+    """Build everything a run needs and evaluate the untrained agent. Nothing is written.
 
     Raises:
         ValueError, TypeError, FileExistsError: the configuration is wrong.
     """
     started = time.perf_counter()
-    if config.wandb is not None:
-        from .wandb_run import check_wandb
-
-        check_wandb()
+    check_wandb(config)
     config = resolve(config)
     folder = config.folder()
     agent = build_agent(config)
@@ -100,9 +100,7 @@ def _check_budget(config: TrainConfig, agent: Any) -> None:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The configuration with its defaults; without that of `kl_coef` where the algorithm makes no use of it."""
-    from ..registry import get_algorithm, kl_argument
-
+    """Return the configuration with its defaults. `kl_coef` stays out if the algorithm does not use it."""
     given = config.kl_coef is not None or "kl_coef" in config.hyperparams
     if given or kl_argument(get_algorithm(config.algo)) == "kl_coef":
         return config.resolved()
@@ -112,18 +110,16 @@ def resolve(config: TrainConfig) -> TrainConfig:
 def train(run: Prepared | TrainConfig) -> TrainResult:
     """Train, and write the run's folder: configuration, TensorBoard events, curves, samples, report, model, agent.
 
-    SIGTERM, or SIGINT once, ends the training at once with a checkpoint; a run that fails leaves one too. Either goes
-    on with `agents.training.resume.prepare_resumed`, which is what `rlhf train --resume` does. Neither holds of an
-    agent that bundles do not hold, such as a third party's off-policy one: it is saved at the end alone, with its own
-    `save`.
+    SIGTERM, or SIGINT once, ends the training with a checkpoint. A run that fails also leaves one. In both cases
+    `agents.training.resume.prepare_resumed` goes on from it, which is what `rlhf train --resume` does. An agent that
+    bundles do not hold, such as a third party's off-policy agent, has no checkpoints: it is saved with its own `save`
+    when training ends.
 
     Raises:
         RunInterrupted: a signal ended it.
         RunStopped: training failed.
         OSError: the folder cannot be written.
     """
-    from . import report as reports
-
     run = run if isinstance(run, Prepared) else prepare(run)
     config, folder, agent = run.config, run.folder, run.agent
     assert config.n_timesteps is not None
@@ -135,15 +131,12 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
     after = evaluate_held_out(config, agent)
     agent.get_env().close()
     result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
-    reports.write(result)
+    write_report(result)
     return result
 
 
 def _learn(run: Prepared, tokens: int) -> None:
-    """Train for so many more tokens, and save the agent and the model."""
-    from ..core.random_state import set_generators
-    from ..saving import bundle as bundles
-
+    """Train for `tokens` more tokens, and save the agent and the model."""
     agent, guard = run.agent, run.checkpoints
     if run.generators is not None:
         set_generators(run.generators)
@@ -158,7 +151,7 @@ def _learn(run: Prepared, tokens: int) -> None:
         if guard is None:
             agent.save(run.folder / ZIP)
         elif not guard.gave_up:
-            bundles.save(agent, run.folder / AGENT, guard.state())
+            save(agent, run.folder / AGENT, guard.state())
         if guard is None or not guard.gave_up:
             _save_model(run)
     except Exception as error:
@@ -168,8 +161,6 @@ def _learn(run: Prepared, tokens: int) -> None:
             guard.close()
         agent.logger.close()
         if run.config.wandb is not None:
-            from .wandb_run import finish_wandb
-
             finish_wandb()
     if guard is not None and guard.interrupted is not None:
         where = guard.saved if guard.gave_up else run.folder / AGENT
@@ -179,48 +170,35 @@ def _learn(run: Prepared, tokens: int) -> None:
 
 
 def _save_model(run: Prepared) -> None:
-    """Write the language model, where that is all of the policy; else the agent alone says how it acts."""
+    """Write the language model. A policy that is more than a language model is saved only within the agent."""
     if getattr(run.agent.policy, "is_language_model", True):
         run.agent.policy.save_pretrained(run.folder / MODEL)
 
 
 def _explain(run: Prepared, error: Exception) -> str:
-    """Save what can be saved of a run that failed, and say where it is and what the matter was."""
-    from rlhf_envs.rewards import RewardError
-
-    folder, agent = run.folder, run.agent
+    """Save what can be saved of a failed run, and return what happened and where the checkpoint is."""
     if not isinstance(error, ValueError | OSError | FloatingPointError | RewardError):  # a bug
         logger.error("training failed", exc_info=error)
     checkpoint = None if run.checkpoints is None else run.checkpoints.rescue()
     if checkpoint is None:
         kept = "no checkpoint could be written, what it has learned is lost"
     else:
-        if not (folder / CONFIG).is_file():  # the folder was deleted, and made again for the checkpoint
+        if not (run.folder / CONFIG).is_file():  # the folder was deleted, and made again for the checkpoint
             _write_config(run)
-        kept = f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {folder}"
-    return f"the run stopped after {agent.num_timesteps} tokens: {str(error) or type(error).__name__}; {kept}"
+        kept = f"its last checkpoint is {checkpoint}; go on with: rlhf train --resume {run.folder}"
+    return f"the run stopped after {run.agent.num_timesteps} tokens: {str(error) or type(error).__name__}; {kept}"
 
 
 def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
-    """The agent on held-out prompts, with the same prompts and random numbers each time."""
-    from ..evaluation.evaluate import evaluate
-
+    """Return the evaluation of an agent on held-out prompts, each time with the same prompts and random numbers."""
     return evaluate(agent, config.env_id, config.test_episodes, config.test_split, env_kwargs=config.held_out_kwargs())
 
 
 def build_agent(config: TrainConfig) -> Any:
-    """The agent of a resolved configuration. Names are checked before any model is loaded."""
-    from rlhf_envs.registration import check_environment
-
+    """Return the agent of a resolved configuration. All names are checked before a model is loaded."""
     check_environment(config.env)
     if config.model is not None:
-        from rlhf_envs.models import resolve as find_model
-
         find_model(config.model)
-    import torch
-
-    from ..registry import check_arguments, make
-
     check_arguments(config.algo, config.agent_kwargs())
     _check_device(config.device)
     if config.threads is not None:
@@ -232,16 +210,12 @@ def build_agent(config: TrainConfig) -> Any:
 
 
 def build_environment(config: TrainConfig) -> Any:
-    """The training environment of a resolved configuration."""
-    from ..core.vec_env import make_vec_env
-
+    """Return the training environment of a resolved configuration."""
     assert config.n_envs is not None
     return make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
 
 
 def _check_device(name: str) -> None:
-    import torch
-
     if name == "auto":
         return
     try:
@@ -251,19 +225,11 @@ def _check_device(name: str) -> None:
 
 
 def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
-    """Text metrics with the task's judges, evaluations, people where they are the reward, and the run's checkpoints.
+    """Return the callbacks of a run: text metrics with the task's judges, evaluations, human feedback, checkpoints.
 
     Raises:
-        ValueError: checkpoints are asked for, and the agent is none that bundles hold.
+        ValueError: checkpoints are asked for, and bundles do not hold the agent.
     """
-    from ..core.text_metrics import TextMetrics
-    from ..core.vec_env import make_vec_env
-    from ..evaluation.evaluate import find_judges
-    from ..saving.bundle import holds
-    from ..saving.checkpoints import Checkpoints
-    from .callbacks import PeriodicEvaluation
-    from .checkpoint_callback import CheckpointCallback
-
     callbacks: list[Any] = [TextMetrics(judges=find_judges(agent.get_env().get_attr("task", 0)[0], None))]
     if config.eval_freq > 0:
         kwargs = {"split": "validation", **config.held_out_kwargs()}
@@ -271,63 +237,54 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
         callbacks.append(
             PeriodicEvaluation(env, config.n_eval_episodes, config.eval_freq, folder, config.seed, config.verbose)
         )
-    if not holds(type(agent)):
-        if config.save_freq > 0:
-            raise ValueError(
-                f"--save-freq {config.save_freq}: checkpoints need an agent that bundles hold, and {config.algo} "
-                f"({type(agent).__name__}) is none; leave the flag out"
-            )
-        logger.warning(
-            "%s (%s) is no agent that bundles hold: no checkpoints are written, a signal ends the run, and it is saved "
-            "at the end, as %s",
-            config.algo,
-            type(agent).__name__,
-            folder / ZIP,
+    guard = _build_guard(config, agent, folder, callbacks)
+    if any(reward.store is not None for reward in human_rewards(agent.get_env())):
+        refit = RatingRefit(folder / "reward_models", seed=config.seed)
+        callbacks.append(HumanFeedback(guard, refit, verbose=config.verbose))
+    return callbacks if guard is None else [*callbacks, guard]
+
+
+def _build_guard(config: TrainConfig, agent: Any, folder: Path, callbacks: list[Any]) -> CheckpointCallback | None:
+    """Return the callback that saves the run and the state of `callbacks`, or None if bundles do not hold the agent."""
+    if holds(type(agent)):
+        checkpoints = Checkpoints(folder / CHECKPOINTS, config.keep_checkpoints)
+        return CheckpointCallback(
+            checkpoints, config.save_freq, tuple(callbacks), verbose=config.verbose, until_closed=True
         )
-        return [*callbacks, *_people(config, agent, folder)]
-    checkpoints = Checkpoints(folder / CHECKPOINTS, config.keep_checkpoints)
-    guard = CheckpointCallback(
-        checkpoints, config.save_freq, tuple(callbacks), verbose=config.verbose, until_closed=True
+    name = f"{config.algo} ({type(agent).__name__})"
+    if config.save_freq > 0:
+        raise ValueError(
+            f"--save-freq {config.save_freq}: checkpoints need an agent that bundles hold, and {name} is none; "
+            "leave the flag out"
+        )
+    logger.warning(
+        "%s is no agent that bundles hold: no checkpoints are written, a signal ends the run, and it is saved at the "
+        "end, as %s",
+        name,
+        folder / ZIP,
     )
-    return [*callbacks, *_people(config, agent, folder, guard), guard]
-
-
-def _people(config: TrainConfig, agent: Any, folder: Path, guard: CheckpointCallback | None = None) -> list[Any]:
-    """What a run needs whose reward is people; nothing for any other."""
-    from .human_feedback import HumanFeedback, RatingRefit, human_rewards
-
-    if all(reward.store is None for reward in human_rewards(agent.get_env())):
-        return []
-    return [HumanFeedback(guard, RatingRefit(folder / "reward_models", seed=config.seed), verbose=config.verbose)]
+    return None
 
 
 def _open_folder(run: Prepared) -> None:
-    """Make the run's folder, or reopen it, and let the agent log there."""
-    from rlhf_envs.files import is_replaceable
-
-    from .logger import open_logger
-
+    """Make the run's folder, or open it again, and let the agent log there."""
     config, folder, agent = run.config, run.folder, run.agent
     try:
         folder.mkdir(parents=True, exist_ok=run.generators is not None)
         if not is_replaceable(folder / AGENT):  # better now than when the agent is to be saved
             raise FileExistsError(f"{folder / AGENT} is no bundle, or a broken one: move it away")
         _write_config(run)
-        if agent.policy.model_name is None:  # nothing else says what a fresh model was: KL is measured to it
+        if agent.policy.model_name is None:  # a fresh model, which the KL is measured to, exists nowhere else
             with agent.policy.at_start():
                 agent.policy.save_pretrained(folder / START)
     except OSError as error:
         reason = error.strerror or error
         raise OSError(f"cannot write the run's folder {folder}: {reason}; choose another --log-folder") from error
-    resumed_at = None if run.generators is None else agent.num_timesteps
     if config.wandb is not None:
-        from .wandb_run import start_wandb
-
         run.callbacks.append(start_wandb(config, folder))  # before the logger: it follows TensorBoard's writer
+    resumed_at = None if run.generators is None else agent.num_timesteps
     agent.set_logger(open_logger(folder, config.verbose > 0, resumed_at))
 
 
 def _write_config(run: Prepared) -> None:
-    from rlhf_envs.files import replace_file
-
     replace_file(run.folder / CONFIG, (run.config.model_dump_json(indent=2) + "\n").encode("utf-8"))

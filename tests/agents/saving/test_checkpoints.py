@@ -283,7 +283,9 @@ def test_a_signal_in_the_last_update_saves(until_closed: bool, tmp_path: Path) -
 
 def test_what_a_bundle_gave_is_used_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr("agents.saving.checkpoints.restore_figures", lambda logger, figures: given.append(figures))
+    monkeypatch.setattr(
+        "agents.training.checkpoint_callback.restore_metrics", lambda logger, saved: given.append(saved)
+    )
     agent, callback = build(), CheckpointCallback(Checkpoints(tmp_path / "run"))
     agents.save(agent, tmp_path / "agent", {"logger": "figures"})
     callback.restore(tmp_path / "agent")

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import agents
+from agents.saving.bundle import read_extra
 from agents.training.callbacks import PeriodicEvaluation
 from agents.training.early_stopping import EarlyStopping, stopping_point
 
@@ -100,7 +101,7 @@ def test_the_state_goes_on_where_it_was(tmp_path):
     agent.learn(ROLLOUT, callback=first)
     agents.save(agent, tmp_path / "bundle", {"stopping": first.get_state()})
     second = stopping(1, 1, 1)
-    second.set_state(agents.bundles.read_extra(tmp_path / "bundle")["stopping"])
+    second.set_state(read_extra(tmp_path / "bundle")["stopping"])
     resumed = agents.load(tmp_path / "bundle")
     resumed.learn(ROLLOUT * 9, callback=second, reset_num_timesteps=False)
     assert second.history == [(0, 5.0), (48, 1.0), (96, 1.0)]

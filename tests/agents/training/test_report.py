@@ -8,7 +8,7 @@ from PIL import Image
 from stable_baselines3.common.logger import configure
 
 from agents.evaluation.statistics import Estimate
-from agents.training.plots import plot_curves, read_progress
+from agents.training.report import plot_curves, read_progress
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from typer.testing import CliRunner
 
 from agents.cli import app
+from agents.training import run as run_module
 from agents.training.config import TrainConfig
 from agents.training.resume import find_run, prepare_resumed
 from agents.training.run import RunInterrupted, RunStopped, TrainResult, train
@@ -105,7 +106,7 @@ def test_a_run_that_sigterm_stops_goes_on_exactly(
     """In the first rollout, in a later one, and in one with an evaluation before it."""
     # the reward is called 3 times by the evaluation before training at the most; count from when training starts
     started = []
-    monkeypatch.setattr("agents.training.run._open_folder", _spy_open(lambda: started.append(1)))
+    monkeypatch.setattr(run_module, "_open_folder", _spy_open(lambda: started.append(1)))
     score, calls = TokenBanditReward.score, 0
 
     def terminate(self: Any, prompts: list[str], completions: list[str], **columns: Any) -> Any:
@@ -153,10 +154,10 @@ def test_a_signal_in_the_last_rollout_or_update_is_no_end(
 
 
 def _spy_open(called: Any) -> Any:
-    from agents.training.run import _open_folder
+    real = run_module._open_folder
 
     def spy(run: Any) -> None:
-        _open_folder(run)
+        real(run)
         called()
 
     return spy
@@ -293,15 +294,13 @@ def test_a_process_that_is_terminated_goes_on_in_another(algo: str, tmp_path: Pa
 def test_a_signal_while_the_agent_is_saved_waits_for_it(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from agents.saving import bundle as bundles
-
-    real = bundles.save
+    real = run_module.save
 
     def terminate(*arguments: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         real(*arguments)
 
-    monkeypatch.setattr(bundles, "save", terminate)
+    monkeypatch.setattr(run_module, "save", terminate)
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # not that of pytest: it would end it
     try:
         with pytest.raises(RunInterrupted, match=r"SIGTERM: the run is saved in .*agent"):
