@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_masked_policy
 from stable_baselines3.common.callbacks import EvalCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
@@ -94,7 +95,5 @@ class PeriodicEvaluation(EvalCallback):
 
 def _evaluate_policy(model: Any, *args: Any, **kwargs: Any) -> Any:
     """Call SB3's `evaluate_policy`, or sb3-contrib's if the policy reads action masks."""
-    from sb3_contrib.common.maskable import evaluation
-
     masked = getattr(model.policy, "reads_action_masks", False)
-    return (evaluation.evaluate_policy if masked else evaluate_policy)(model, *args, **kwargs)
+    return (evaluate_masked_policy if masked else evaluate_policy)(model, *args, **kwargs)
