@@ -1,4 +1,4 @@
-"""Which tokens may come next: the one implementation of the environments' `action_masks()`."""
+"""Check actions, and mask the tokens that may not come next: the one implementation of `action_masks()`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,48 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf_envs.tasks.base import Task
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from rlhf_envs.tasks.base import Task
+__all__ = ["ActionMasks", "check_actions"]
 
-__all__ = ["ActionMasks"]
+
+def check_actions(actions: np.ndarray, n: int, vocab_size: int) -> np.ndarray:
+    """Return the actions of n rows as an array, after checking that each is a token id.
+
+    Raises:
+        ValueError: there are not n integers, or one is outside the vocabulary.
+    """
+    actions = np.asarray(actions)
+    if actions.shape != (n,) or actions.dtype.kind not in "iu":
+        raise ValueError(
+            f"actions must be {n} token ids (integers), got shape {actions.shape} of {actions.dtype}: {actions!r}"
+        )
+    outside = (actions < 0) | (actions >= vocab_size)
+    if outside.any():
+        row = int(outside.argmax())
+        raise ValueError(
+            f"action {actions[row]} (row {row}) is outside the space Discrete({vocab_size}): an action is a token id "
+            f"from 0 to {vocab_size - 1}"
+        )
+    return actions
 
 
 class ActionMasks:
-    """The masks of n episodes, (n, V) bool, True where a token is allowed.
+    """Make the masks of n episodes, (n, V) bool, True where a token is allowed.
 
-    The padding token is masked where it is not EOS too, since a completion has no use for it. The other arguments mean
-    what they do in Hugging Face's `generate`; the task's hook adds to them.
+    The padding token is masked unless it is EOS too, because a completion has no use for it. `min_new_tokens` and
+    `suppress_tokens` mean what they do in Hugging Face's `generate`. The task's hook masks further tokens.
 
     Args:
-        task: its `action_masks` hook is asked every time.
-        tokenizer: whose vocabulary is the action space.
+        task: the task; its `action_masks` hook is called every time.
+        tokenizer: the tokenizer whose vocabulary is the action space.
         max_new_tokens: the room for the agent's tokens.
-        min_new_tokens: EOS is masked until the agent has taken so many actions; in a dialogue, of the whole episode.
-        suppress_tokens: token ids that are masked always.
+        min_new_tokens: EOS is masked until the agent has taken this many actions. In a dialogue the actions of the
+            whole episode count.
+        suppress_tokens: token ids that are always masked.
 
     Raises:
         ValueError: an argument is wrong, or no token is left.
@@ -40,45 +62,36 @@ class ActionMasks:
         min_new_tokens: int = 0,
         suppress_tokens: Sequence[int] | None = None,
     ) -> None:
-        vocab_size = len(tokenizer)
+        suppressed = _check_suppressed(suppress_tokens, len(tokenizer))
         if not _is_whole(min_new_tokens) or not 0 <= min_new_tokens <= max_new_tokens:
             raise ValueError(
                 f"min_new_tokens must be a whole number from 0 to max_new_tokens={max_new_tokens}, got "
                 f"{min_new_tokens!r}"
             )
-        suppressed = [] if suppress_tokens is None else suppress_tokens
-        if isinstance(suppressed, str) or not isinstance(suppressed, Sequence | np.ndarray):
-            raise ValueError(f"suppress_tokens must be a list of token ids, got {suppress_tokens!r}")
-        for token in suppressed:
-            if not _is_whole(token) or not 0 <= token < vocab_size:
-                raise ValueError(
-                    f"suppress_tokens has {token!r}, which is no token id: they go from 0 to {vocab_size - 1}"
-                )
         self.task = task
         self.min_new_tokens = int(min_new_tokens)
-        self.suppress_tokens = None if suppress_tokens is None else [int(token) for token in suppressed]
-        eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-        self._eos = eos
-        self._always = np.ones(vocab_size, dtype=np.bool_)
-        if pad is not None and pad != eos:
+        self.suppress_tokens = None if suppress_tokens is None else suppressed
+        self._eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self._always = np.ones(len(tokenizer), dtype=np.bool_)
+        if pad is not None and pad != self._eos:
             self._always[pad] = False
         self._always[np.asarray(suppressed, dtype=np.int64)] = False
         others = self._always.copy()
-        if self.min_new_tokens and eos is not None:
-            others[eos] = False
+        if self.min_new_tokens and self._eos is not None:
+            others[self._eos] = False
         if not others.any():
             raise ValueError(
-                f"min_new_tokens={min_new_tokens} and {len(suppressed)} suppress_tokens mask all {vocab_size} tokens: "
-                "leave at least one besides EOS and the padding"
+                f"min_new_tokens={min_new_tokens} and {len(suppressed)} suppress_tokens mask all {len(tokenizer)} "
+                "tokens: leave at least one besides EOS and the padding"
             )
 
     def __call__(
         self, input_ids: np.ndarray, lengths: np.ndarray, prompt_lengths: np.ndarray, steps: np.ndarray
     ) -> np.ndarray:
-        """The masks `(n, V)` of n episodes, a new array; the arguments are those of `Task.action_masks`.
+        """Return the masks of n episodes, a new (n, V) array. The arguments are documented at `Task.action_masks`.
 
         Raises:
-            ValueError: a row is left without a token, or the task's masks have another shape or type.
+            ValueError: no token is allowed in a row, or the task's masks have another shape or type.
         """
         masks = np.repeat(self._always[None], len(steps), axis=0)
         if self.min_new_tokens and self._eos is not None:
@@ -89,7 +102,7 @@ class ActionMasks:
         extra = np.asarray(extra)
         if extra.dtype != np.bool_ or extra.shape not in (masks.shape, masks.shape[1:]):
             raise ValueError(
-                f"task {self.task.name!r}: action_masks must give bools of shape {masks.shape}, or {masks.shape[1:]} "
+                f"task {self.task.name!r}: action_masks must return bools of shape {masks.shape}, or {masks.shape[1:]} "
                 f"for all rows, got {extra.dtype} of {extra.shape}"
             )
         masks &= extra
@@ -105,5 +118,18 @@ class ActionMasks:
         return masks
 
 
+def _check_suppressed(tokens: Sequence[int] | None, vocab_size: int) -> list[int]:
+    """Return the tokens to suppress, none by default, after checking that each is a token id."""
+    if tokens is None:
+        return []
+    if isinstance(tokens, str) or not isinstance(tokens, Sequence | np.ndarray):
+        raise ValueError(f"suppress_tokens must be a list of token ids, got {tokens!r}")
+    for token in tokens:
+        if not _is_whole(token) or not 0 <= token < vocab_size:
+            raise ValueError(f"suppress_tokens has {token!r}, which is no token id: they go from 0 to {vocab_size - 1}")
+    return [int(token) for token in tokens]
+
+
 def _is_whole(value: object) -> bool:
+    """Return whether a value is an integer and no bool."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,27 +1,24 @@
-"""The one implementation of an episode of text, over n rows at a time.
+"""Run episodes of text: the one implementation of stepping, over n rows at a time.
 
-`TextGenerationEnv` is one row of it and `TextGenerationVectorEnv` n. An ordinary step is a handful of numpy operations
-over all rows; Python visits a row only where an episode ends or a reply comes.
+`TextGenerationEnv` is one row of it and `TextGenerationVectorEnv` is n rows. An ordinary step is a handful of NumPy
+operations over all rows. Python visits a single row only where an episode ends or a reply comes.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 import gymnasium as gym
 import numpy as np
 
-from rlhf_envs.action_masks import ActionMasks
+from rlhf_envs.action_masks import ActionMasks, check_actions
 from rlhf_envs.models import vocabulary_fingerprint
-from rlhf_envs.prompts import check_fits_model, check_rows, tokenize_prompts
+from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, tokenize_prompts
 from rlhf_envs.rewards import Guarded, RewardError, ScoreError, get_reward
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
-
-if TYPE_CHECKING:
-    from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.base import Task, load_task
 
 __all__ = ["EpisodeBatch", "EpisodeOptions"]
 
@@ -31,7 +28,7 @@ MAX_NAMED = 8  # environments that an error lists one by one
 
 
 class EpisodeOptions(TypedDict, total=False):
-    """The keyword arguments that all text environments take; `EpisodeBatch` documents them."""
+    """List the keyword arguments that all text environments take. `EpisodeBatch` documents them."""
 
     model: str | None
     split: str
@@ -50,29 +47,29 @@ class EpisodeOptions(TypedDict, total=False):
 
 
 class EpisodeBatch:
-    """n episodes side by side.
+    """Hold n episodes side by side, step them together and score those that end.
 
     Args:
         num_envs: the number of rows, n.
         task: a `Task`, its class, or "module:Class".
-        model: an embedded model's name, a local folder or a hub id, whose tokenizer is the action space; the task's by
-            default.
-        split: of the task's data, "train", "validation" or "test".
-        max_prompt_tokens: longer prompts lose their beginning; the task's by default.
-        max_new_tokens: the room after the prompt, for the agent's tokens and any replies; the task's by default.
-        reward: a registered reward's name or "module:attribute"; the task's by default.
+        model: an embedded model's name, a local folder or a hub id. Its tokenizer is the action space. The task's model
+            by default.
+        split: the split of the task's data: "train", "validation" or "test".
+        max_prompt_tokens: the longest prompt; longer prompts lose their beginning. The task's by default.
+        max_new_tokens: the room after the prompt, for the agent's tokens and any replies. The task's by default.
+        reward: a registered reward's name or "module:attribute". The task's by default.
         reward_fn: a reward function, instead of `reward`.
         reward_kwargs: arguments of the named reward, or of the task's own: `{"store": "feedback.db"}` for "human".
-        data: a file with a `prompt` column (or rows), instead of the task's.
-        on_long_prompt: "truncate" long prompts from the left and log how many, or raise an "error".
-        reward_timeout: seconds that a reward call may take before it counts as failed; None waits for ever. See
+        data: a file with a `prompt` column (or rows), instead of the task's data.
+        on_long_prompt: "truncate" cuts long prompts from the left and logs how many; "error" raises.
+        reward_timeout: seconds that a reward call may take before it counts as failed. None waits for ever. See
             `rlhf_envs.rewards.Guarded` for what a thread that hangs leaves behind.
-        reward_retries: times that a reward call which raises or takes too long is repeated, before a `RewardError`.
-        group_size: episodes that a prompt which is drawn is given to, one after the other as rows come free: the groups
-            of completions that GRPO and RLOO compare. 1 draws a prompt for every episode.
-        min_new_tokens: EOS is masked until the agent has taken so many actions, see `action_masks`. Masks bind agents
-            that read them, such as `maskable_ppo`; `step` takes every token of the action space.
-        suppress_tokens: token ids that are masked always.
+        reward_retries: how often a reward call is repeated that raises or takes too long, before a `RewardError`.
+        group_size: how many episodes get each prompt that is drawn, one after the other as rows come free. GRPO and
+            RLOO compare the completions of such a group. 1 draws a prompt for every episode.
+        min_new_tokens: EOS is masked until the agent has taken this many actions, see `action_masks`. Masks bind only
+            agents that read them, such as `maskable_ppo`; `step` takes every token of the action space.
+        suppress_tokens: token ids that are always masked.
 
     Attributes:
         ids: (n, L) int64 contexts, right-padded, L = max_prompt_tokens + max_new_tokens.
@@ -82,7 +79,7 @@ class EpisodeBatch:
         index: (n,) the row of the data that the prompt comes from.
 
     Raises:
-        ValueError: an argument is wrong; the message says which and what would be right.
+        ValueError: an argument is wrong; the message says which one and what would be right.
     """
 
     def __init__(
@@ -113,30 +110,41 @@ class EpisodeBatch:
         self.vocab_size = len(self.tokenizer)
         if self.model_name is not None:
             check_fits_model(self.model_name, self.vocab_size, self.max_prompt_tokens, self.max_new_tokens)
-        if reward is not None and reward_fn is not None:
-            raise ValueError(f"reward={reward!r} and reward_fn are two rewards: give one (they compose with + and *)")
-        if reward_kwargs and reward_fn is not None:
-            raise ValueError(
-                f"reward_kwargs={reward_kwargs!r} are for a reward given by name, and reward_fn is one made"
-            )
-        self.reward_fn = reward_fn or self._named_reward(reward, reward_kwargs)
-        if not callable(self.reward_fn):
-            raise ValueError(f"reward_fn must be callable, got {self.reward_fn!r}")
+        self.reward_fn = self._choose_reward(reward, reward_fn, reward_kwargs)
         self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
-        self._guarded()  # says now what is wrong with these two
-        self.set_group_size(group_size)
+        self._guarded()  # raises now if one of these two is wrong
+        group_size = _positive("group_size", group_size, 1)
         self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, min_new_tokens, suppress_tokens)
 
         self.rows = self.task.rows(split, data)
         self._columns = check_rows(self.rows, self.task.name, data)
-        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        self._eos = -1 if eos is None else int(eos)
-        self._pad = 0 if pad is None else int(pad)  # the mask says what is padding, whatever the id
         self._prompts = tokenize_prompts(
             self.tokenizer, self.rows, self.max_prompt_tokens, on_long_prompt, self.task.name
         )
+        self.sampler = PromptSampler(len(self.rows), group_size)
+        self._allocate(num_envs, self.max_prompt_tokens + self.max_new_tokens)
 
-        n, length = num_envs, self.max_prompt_tokens + self.max_new_tokens
+    def _choose_reward(
+        self, name: str | None, reward_fn: Callable[..., Any] | None, kwargs: dict[str, Any] | None
+    ) -> Callable[..., Any]:
+        """Return `reward_fn` if it is given, else the named reward, else the task's."""
+        if name is not None and reward_fn is not None:
+            raise ValueError(f"reward={name!r} and reward_fn are two rewards: give one (they compose with + and *)")
+        if kwargs and reward_fn is not None:
+            raise ValueError(f"reward_kwargs={kwargs!r} are for a reward given by name: build them into reward_fn")
+        if reward_fn is not None:
+            if not callable(reward_fn):
+                raise ValueError(f"reward_fn must be callable, got {reward_fn!r}")
+            return reward_fn
+        if name is None and not kwargs:
+            return self.task.reward(self.max_new_tokens)
+        return get_reward(name or self.task.default_reward, **(kwargs or {}))
+
+    def _allocate(self, n: int, length: int) -> None:
+        """Make the arrays of n rows of `length` tokens, and the spaces of one row."""
+        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        self._eos = -1 if eos is None else int(eos)
+        self._pad = 0 if pad is None else int(pad)  # the attention mask marks padding, whatever its id
         self.ids = np.full((n, length), self._pad, dtype=np.int64)
         self.mask = np.zeros((n, length), dtype=np.int8)
         self.lengths = np.zeros(n, dtype=np.int64)
@@ -150,41 +158,20 @@ class EpisodeBatch:
             attention_mask=gym.spaces.Box(0, 1, (length,), np.int8),
         )
         self.action_space = gym.spaces.Discrete(self.vocab_size)
-        # What tells a policy, which sees no more than the spaces, whether these token ids are its model's.
+        # A policy sees only the spaces. This tells it whether the token ids are those of its model.
         self.action_space.vocabulary = vocabulary_fingerprint(self.tokenizer)  # type: ignore[attr-defined]
 
-    def _named_reward(self, name: str | None, kwargs: dict[str, Any] | None) -> Callable[..., Any]:
-        if name is None and not kwargs:
-            return self.task.reward(self.max_new_tokens)
-        return get_reward(name or self.task.default_reward, **(kwargs or {}))
+    @property
+    def group_size(self) -> int:
+        """Return how many episodes get each prompt that is drawn."""
+        return self.sampler.group_size
 
     def set_group_size(self, group_size: int) -> None:
-        """Give every prompt that is drawn from now on to so many episodes, see the class."""
-        self.group_size = _positive("group_size", group_size, 1)
-        self.begin_group()
-
-    def begin_group(self) -> None:
-        """Draw a new prompt for the next episode, even if the last one has not been given to a whole group."""
-        self._group_index, self._group_left = 0, 0
-
-    def draw(self, rng: np.random.Generator, index: object = None) -> int:
-        """The row of the data for the next episode: `index` if it is given, the group's, or one drawn uniformly.
-
-        Raises:
-            ValueError: `index` is no row of the data.
-        """
-        n = len(self.rows)
-        if index is None:
-            if self._group_left == 0:
-                self._group_index, self._group_left = int(rng.integers(n)), self.group_size
-            self._group_left -= 1
-            return self._group_index
-        if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < n:
-            raise ValueError(f"options['index'] must be a row of the data, 0 to {n - 1}, got {index!r}")
-        return int(index)
+        """Give every prompt that is drawn from now on to this many episodes, see the class."""
+        self.sampler = PromptSampler(len(self.rows), _positive("group_size", group_size, 1))
 
     def start(self, row: int, index: int) -> dict[str, Any]:
-        """Begin an episode in a row with the prompt at `index` of the data; returns its reset info."""
+        """Begin an episode in a row with the prompt at `index` of the data, and return its reset info."""
         prompt = self._prompts[index]
         self.ids[row] = self._pad
         self.mask[row] = 0
@@ -197,15 +184,15 @@ class EpisodeBatch:
         return {"index": index}
 
     def observe(self) -> dict[str, np.ndarray]:
-        """Copies of all contexts: `input_ids` (n, L) int64 and `attention_mask` (n, L) int8."""
+        """Return copies of all contexts: `input_ids` (n, L) int64 and `attention_mask` (n, L) int8."""
         return {"attention_mask": self.mask.copy(), "input_ids": self.ids.copy()}
 
     def observe_row(self, row: int) -> dict[str, np.ndarray]:
-        """A copy of one context, (L,) each."""
+        """Return a copy of one context: `input_ids` and `attention_mask`, (L,) each."""
         return {"attention_mask": self.mask[row].copy(), "input_ids": self.ids[row].copy()}
 
     def action_masks(self) -> np.ndarray:
-        """The tokens that may come next, (n, V) bool, a new array; True is allowed.
+        """Return which tokens may come next, a new (n, V) bool array; True means allowed.
 
         Raises:
             ValueError: a row is left without a token, or the task's masks have another shape.
@@ -214,23 +201,25 @@ class EpisodeBatch:
 
     @property
     def mask_options(self) -> dict[str, Any]:
-        """`min_new_tokens` and `suppress_tokens`, as they were given."""
+        """Return `min_new_tokens` and `suppress_tokens` as they were given."""
         return {"min_new_tokens": self._masks.min_new_tokens, "suppress_tokens": self._masks.suppress_tokens}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[int, dict[str, Any]]]:
-        """Append one token a row and score the episodes that it ends, all in one reward call.
+        """Append one token per row. Score the episodes that end, all in one reward call.
 
         Args:
             actions: (n,) integers below the vocabulary's size.
 
         Returns:
-            Rewards (n,) float64, 0 where the episode goes on; terminated (n,) bool; the infos of the ended rows by row.
+            rewards (n,) float64, 0 where the episode goes on; terminated (n,) bool; the infos of ended rows, by row.
 
         Raises:
             ValueError: an action is outside the space.
             gymnasium.error.ResetNeeded: an episode is over.
         """
-        actions = self._check_actions(actions)
+        actions = check_actions(actions, len(self.lengths), self.vocab_size)
+        if not self._running.all():
+            raise gym.error.ResetNeeded(f"call reset before step: row {int(self._running.argmin())} has no episode")
         self.ids[self._all, self.lengths] = actions
         self.mask[self._all, self.lengths] = 1
         self.lengths += 1
@@ -248,7 +237,7 @@ class EpisodeBatch:
         return rewards, terminated, infos
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
-        """The prompts and the completions so far of some rows, special tokens left out."""
+        """Return the prompts and the completions so far of some rows, without special tokens."""
         prompts = [self.ids[row, : self._prompt_lengths[row]] for row in rows]
         contexts = [self.ids[row, : self.lengths[row]] for row in rows]
         texts = self.tokenizer.batch_decode(
@@ -259,21 +248,21 @@ class EpisodeBatch:
         return prompt_texts, completions
 
     def get_state(self) -> dict[str, Any]:
-        """Where the episodes stand, as new arrays and plain values: what `set_state` needs to go on exactly."""
+        """Return all that `set_state` needs to continue the episodes exactly, as new arrays and plain values."""
         arrays = {name: getattr(self, name).copy() for name in STATE}
-        group = [self.group_size, self._group_index, self._group_left]
-        return {"n_rows": len(self.rows), "reward": get_reward_state(self.reward_fn), "group": group, **arrays}
+        reward, group = get_reward_state(self.reward_fn), self.sampler.get_state()
+        return {"n_rows": len(self.rows), "reward": reward, "group": group, **arrays}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of `get_state`.
+        """Continue from a state of `get_state`.
 
         Raises:
-            ValueError: the state is of a batch of another shape or of other data.
+            ValueError: the state belongs to a batch of another shape or to other data.
         """
         if state["n_rows"] != len(self.rows):
             raise ValueError(
-                f"the state is of a task with {state['n_rows']} rows of data and this one has {len(self.rows)}: make "
-                "the environment with the same data"
+                f"the state has {state['n_rows']} rows of data, and this environment {len(self.rows)}: make it with "
+                "the same data"
             )
         for name in STATE:
             if state[name].shape != getattr(self, name).shape:
@@ -284,28 +273,10 @@ class EpisodeBatch:
         for name in STATE:
             getattr(self, name)[...] = state[name]
         set_reward_state(self.reward_fn, state.get("reward", {}))  # bundles of older releases have none
-        self.group_size, self._group_index, self._group_left = state.get("group", (1, 0, 0))
-
-    def _check_actions(self, actions: np.ndarray) -> np.ndarray:
-        actions = np.asarray(actions)
-        if actions.shape != self.lengths.shape or actions.dtype.kind not in "iu":
-            raise ValueError(
-                f"actions must be {len(self.lengths)} token ids (integers), got shape {actions.shape} of "
-                f"{actions.dtype}: {actions!r}"
-            )
-        outside = (actions < 0) | (actions >= self.vocab_size)
-        if outside.any():
-            row = int(outside.argmax())
-            raise ValueError(
-                f"action {actions[row]} (row {row}) is outside the space Discrete({self.vocab_size}): an action is a "
-                f"token id from 0 to {self.vocab_size - 1}"
-            )
-        if not self._running.all():
-            raise gym.error.ResetNeeded(f"call reset before step: row {int(self._running.argmin())} has no episode")
-        return actions
+        self.sampler.set_state(state.get("group", (1, 0, 0)))
 
     def _append_replies(self, ended: np.ndarray) -> None:
-        """Append what the task answers to an EOS, where it does and room remains, and clear `ended` (n,) there."""
+        """Append the task's replies to the rows that ended with EOS; clear `ended` (n,) where one was appended."""
         rows = np.flatnonzero(ended)
         for row, prompt, completion in zip(rows, *self.texts(rows), strict=True):
             reply = self.task.reply(prompt, completion, self.rows[self.index[row]])
@@ -313,14 +284,14 @@ class EpisodeBatch:
                 continue
             tokens = self.tokenizer(reply, add_special_tokens=False)["input_ids"]
             start, end = self.lengths[row], self.lengths[row] + len(tokens)
-            if end - self._prompt_lengths[row] < self.max_new_tokens:  # else the agent could not take another action
+            if end - self._prompt_lengths[row] < self.max_new_tokens:  # else no room is left for another action
                 self.ids[row, start:end] = tokens
                 self.mask[row, start:end] = 1
                 self.lengths[row] = end
                 ended[row] = False
 
     def _finish(self, rows: np.ndarray, ended: np.ndarray) -> tuple[np.ndarray, dict[int, dict[str, Any]]]:
-        """The scores of ended rows, (k,), and their infos by row."""
+        """Return the scores (k,) of ended rows, and their infos by row."""
         prompts, completions = self.texts(rows)
         data = [self.rows[index] for index in self.index[rows]]
         columns = {name: [row.get(name) for row in data] for name in self._columns}
@@ -340,12 +311,13 @@ class EpisodeBatch:
         return scores, infos
 
     def _guarded(self) -> Guarded:
+        """Return the reward function with its time limit and retries."""
         return Guarded(self.reward_fn, self.reward_timeout, self.reward_retries)
 
     def _score(
         self, rows: np.ndarray, prompts: list[str], completions: list[str], columns: dict[str, list[Any]]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The scores of ended rows and their components; an error says which rows it is about."""
+        """Return the scores of ended rows and their components. Errors name the rows they are about."""
         try:
             return self._guarded().evaluate(prompts, completions, columns)
         except (RewardError, ScoreError) as error:
@@ -357,21 +329,8 @@ class EpisodeBatch:
             raise
 
 
-def load_task(task: str | type[Task] | Task) -> Task:
-    """The task object of a task, its class, or "module:Class"."""
-    if isinstance(task, str):
-        module, _, attribute = task.partition(":")
-        try:
-            task = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            known = sorted(str(s.kwargs["task"]) for s in gym.registry.values() if "task" in s.kwargs)
-            raise ValueError(
-                f"unknown task {task!r} ({error}): give 'module:Class', such as {', '.join(known)}"
-            ) from error
-    return task() if isinstance(task, type) else task  # type: ignore[return-value]
-
-
 def _positive(name: str, value: int | None, default: int) -> int:
+    """Return `value`, or `default` if it is None, after checking that it is a whole number of at least 1."""
     value = default if value is None else value
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")

@@ -1,4 +1,4 @@
-"""From rows of data to prompts in tokens, with every check that can be made before the first episode."""
+"""Turn rows of data into prompts of tokens, checked before the first episode, and choose the next prompt."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlhf_envs.models import load_config, model_positions
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["check_fits_model", "check_rows", "tokenize_prompts"]
+__all__ = ["PromptSampler", "check_fits_model", "check_rows", "tokenize_prompts"]
 
 logger = logging.getLogger(__name__)
 
 
 def check_fits_model(name: str, vocab_size: int, max_prompt_tokens: int, max_new_tokens: int) -> None:
-    """Check a tokenizer's size and the contexts' length against the model's configuration.
+    """Check the size of a tokenizer and the length of contexts against the model's configuration.
 
     Raises:
-        ValueError: there are more tokens than the model has embeddings for, or more positions.
+        ValueError: the tokenizer has more tokens than the model has embeddings, or the contexts more positions.
     """
-    from rlhf_envs.models import load_config, model_positions
-
     config_vocab = getattr(load_config(name).get_text_config(), "vocab_size", None)
     if config_vocab is not None and vocab_size > config_vocab:
         raise ValueError(
@@ -40,10 +40,10 @@ def check_fits_model(name: str, vocab_size: int, max_prompt_tokens: int, max_new
 
 
 def check_rows(rows: Sequence[Mapping[str, Any]], task: str, data: object) -> list[str]:
-    """Check that there are rows and that each has a prompt; returns the names of the other columns.
+    """Check that there are rows and that each has a prompt, and return the names of the other columns.
 
     Raises:
-        ValueError: there is no row, no text in a prompt, or a column that reward functions could not be given.
+        ValueError: there is no row, a prompt has no text, or a column has the name of a reward function's argument.
     """
     source = f"data={str(data)!r}" if isinstance(data, str | Path) else "the data"
     if not rows:
@@ -63,12 +63,12 @@ def check_rows(rows: Sequence[Mapping[str, Any]], task: str, data: object) -> li
 def tokenize_prompts(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], limit: int, on_long_prompt: str, task: str
 ) -> list[np.ndarray]:
-    """Tokenize the prompts, (length,) int64 each, with the tokenizer's BOS if it has one but without an EOS.
+    """Return the prompts as token ids, (length,) int64 each, with the tokenizer's BOS if it has one, without EOS.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: the model's tokenizer.
         rows: the data.
-        limit: the most tokens a prompt may have; a longer one loses its beginning, save for the BOS.
+        limit: the most tokens that a prompt may have. A longer prompt loses its beginning, but keeps its BOS.
         on_long_prompt: "truncate", which logs how many prompts were too long, or "error".
         task: the task's name, for messages.
 
@@ -77,18 +77,15 @@ def tokenize_prompts(
     """
     if on_long_prompt not in ("truncate", "error"):
         raise ValueError(f"on_long_prompt must be 'truncate' or 'error', got {on_long_prompt!r}")
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     prompts, too_long = [], []
     for i, ids in enumerate(tokenizer([row["prompt"] for row in rows])["input_ids"]):
-        if len(ids) > 1 and ids[-1] == eos:  # the agent ends the text, not the prompt
+        if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:  # the agent ends the text, not the prompt
             ids = ids[:-1]
         if not ids:
             raise ValueError(f"task {task!r}: the prompt of row {i} has no tokens: {rows[i]['prompt']!r}")
         if len(ids) > limit:
             too_long.append((i, len(ids)))
-            keep_bos = limit > 1 and bos is not None and ids[0] == bos
-            ids = [bos, *ids[1 - limit :]] if keep_bos else ids[-limit:]
-        prompts.append(np.asarray(ids, dtype=np.int64))
+        prompts.append(np.asarray(_keep_end(ids, limit, tokenizer.bos_token_id), dtype=np.int64))
     if too_long and on_long_prompt == "error":
         i, length = too_long[0]
         raise ValueError(
@@ -96,11 +93,53 @@ def tokenize_prompts(
             f"first is row {i} with {length} tokens: {rows[i]['prompt']!r}"
         )
     if too_long:
-        logger.warning(
-            "task %r: %d of %d prompts are longer than max_prompt_tokens=%d and lose their beginning",
-            task,
-            len(too_long),
-            len(prompts),
-            limit,
-        )
+        message = "task %r: %d of %d prompts are longer than max_prompt_tokens=%d and lose their beginning"
+        logger.warning(message, task, len(too_long), len(prompts), limit)
     return prompts
+
+
+def _keep_end(ids: list[int], limit: int, bos: int | None) -> list[int]:
+    """Return at most `limit` of the ids: the last ones, after the BOS if the ids begin with it."""
+    if len(ids) <= limit:
+        return ids
+    return [bos, *ids[1 - limit :]] if limit > 1 and bos is not None and ids[0] == bos else ids[-limit:]
+
+
+class PromptSampler:
+    """Choose the row of data for each next episode.
+
+    Args:
+        n_rows: the number of rows of data.
+        group_size: how many episodes get the same row before the next is drawn.
+    """
+
+    def __init__(self, n_rows: int, group_size: int) -> None:
+        self.n_rows, self.group_size = n_rows, group_size
+        self.begin_group()
+
+    def begin_group(self) -> None:
+        """Draw a new row for the next episode, even if the last row has not been given to a whole group."""
+        self._index, self._left = 0, 0
+
+    def draw(self, rng: np.random.Generator, index: object = None) -> int:
+        """Return `index` if it is given, else the row of the group under way, else a row drawn uniformly.
+
+        Raises:
+            ValueError: `index` is no row of the data.
+        """
+        if index is None:
+            if self._left == 0:
+                self._index, self._left = int(rng.integers(self.n_rows)), self.group_size
+            self._left -= 1
+            return self._index
+        if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < self.n_rows:
+            raise ValueError(f"options['index'] must be a row of the data, 0 to {self.n_rows - 1}, got {index!r}")
+        return int(index)
+
+    def get_state(self) -> list[int]:
+        """Return the group size, the row of the group under way, and how many episodes that group still lacks."""
+        return [self.group_size, self._index, self._left]
+
+    def set_state(self, state: Sequence[int]) -> None:
+        """Continue from a state of `get_state`."""
+        self.group_size, self._index, self._left = state

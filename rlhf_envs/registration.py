@@ -6,15 +6,12 @@ import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 
-from rlhf_envs.episodes import load_task
 from rlhf_envs.models import EMBEDDED, resolve
-
-if TYPE_CHECKING:
-    from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.base import Task, load_task
 
 __all__ = [
     "ENVIRONMENTS",

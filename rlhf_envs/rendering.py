@@ -1,4 +1,4 @@
-"""Texts for people to look at: safe to print, and drawn as an image."""
+"""Make texts safe to print, and draw them as images."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ MARGIN, LINE_HEIGHT, CHARACTERS, LINES = 12, 21, 68, 16
 
 
 def printable(text: str) -> str:
-    r"""The text with control and format characters (escape sequences, bidi overrides) shown as `\x1b`, not obeyed."""
+    r"""Return the text with control and format characters (escape sequences, bidi overrides) written out, as `\x1b`."""
     return "".join(
         c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else ascii(c)[1:-1] for c in text
     )
 
 
 def as_markdown(text: str) -> str:
-    """The text on one line, for Markdown that is rendered: nothing in it is taken for markup, a link or an image."""
+    """Return the text on one line, escaped for Markdown: nothing in it becomes markup, a link or an image."""
     return printable(text).translate(MARKDOWN)
 
 
 def draw(text: str) -> np.ndarray:
-    """A picture of the text, (360, 640, 3) uint8; of a long text the last lines."""
+    """Draw the text, (360, 640, 3) uint8. Of a long text only the last lines are drawn."""
     from PIL import Image, ImageDraw, ImageFont
 
     lines = [line for part in text.splitlines() for line in textwrap.wrap(part, CHARACTERS) or [""]]

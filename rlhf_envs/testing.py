@@ -1,4 +1,4 @@
-"""Checks of a text environment, for the tests of those who write one; ours run them over every registered id."""
+"""Check a text environment of your own. Our tests run the same checks over every registered id."""
 
 from __future__ import annotations
 
@@ -24,18 +24,23 @@ EOS_SHARE = 0.15  # of the actions in sampled episodes
 def check_text_env(env: str | EnvSpec | gym.Env[Any, Any]) -> None:
     """Check that an environment keeps the contracts of a text environment.
 
-    It plays a few dozen short episodes. Checked are the spaces; contexts that only grow by appending, right-padded;
-    that EOS and the length limit end an episode, with `terminated` and never `truncated`; a finite reward at the end
-    and 0 before; the keys of the last `info`; the errors of bad actions and indices; the same episodes under the same
-    seed; Gymnasium's own `check_env`, without a warning; pickling (where the reward can be pickled). With a `spec`
-    also: its way through JSON, the render modes, and that the batched environment does what single ones do.
+    It plays a few dozen short episodes and checks
+
+    - the spaces, and that contexts are right-padded and grow only by appending;
+    - that EOS and the length limit end an episode, by `terminated` and never by `truncated`;
+    - the reward: finite at the end, 0 before; and the keys of the last `info`;
+    - the errors for bad actions and indices, and equal episodes under equal seeds;
+    - Gymnasium's own `check_env`, without a warning, and pickling, if the reward can be pickled.
+
+    With a `spec` it also checks the spec's way through JSON, the render modes, and that the batched environment does
+    what single ones do.
 
     Args:
-        env: an id, an `EnvSpec`, or an environment; one with a spec (from `gymnasium.make`) is checked more fully. It
-            is stepped and reset, but not closed.
+        env: an id, an `EnvSpec`, or an environment. One with a spec (from `gymnasium.make`) gets more checks. It is
+            stepped and reset, but not closed.
 
     Raises:
-        AssertionError: a contract is broken; the message says which and how.
+        AssertionError: a contract is broken; the message says which one and how.
     """
     made: gym.Env[Any, Any] = gym.make(env) if isinstance(env, str | EnvSpec) else env
     checks: list[Callable[[Any], None]] = [
@@ -48,6 +53,7 @@ def check_text_env(env: str | EnvSpec | gym.Env[Any, Any]) -> None:
 
 
 def _check_spaces(env: Any) -> None:
+    """Check both spaces against the tokenizer and the environment's lengths."""
     space, actions = env.observation_space, env.action_space
     assert isinstance(actions, gym.spaces.Discrete) and actions.start == 0, (
         f"the action space must be Discrete(vocab_size) from 0, it is {actions}"
@@ -67,6 +73,7 @@ def _check_spaces(env: Any) -> None:
 
 
 def _check_gymnasium(env: Any) -> None:
+    """Run Gymnasium's own checker, where a warning counts as an error."""
     env.action_space.seed(0)  # check_env samples actions
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -79,7 +86,7 @@ def _check_gymnasium(env: Any) -> None:
 
 
 def _check_episodes(env: Any) -> None:
-    """Play without EOS, to the limit, and with it now and then."""
+    """Play episodes without EOS, to the length limit, and episodes with an occasional EOS."""
     for seed, eos_share in ((0, 0.0), (1, 0.0), (2, EOS_SHARE), (3, EOS_SHARE), (4, EOS_SHARE)):
         rng = np.random.default_rng(seed)
         info = _play(env, seed, lambda rng=rng, share=eos_share: _sample(env, rng, share))  # type: ignore[misc]
@@ -90,6 +97,7 @@ def _check_episodes(env: Any) -> None:
 
 
 def _check_eos(env: Any) -> None:
+    """Check that EOS ends an episode, or gets a reply."""
     eos = env.tokenizer.eos_token_id
     if eos is None:
         return
@@ -99,7 +107,7 @@ def _check_eos(env: Any) -> None:
 
 
 def _play(env: Any, seed: int, act: Callable[[], int]) -> dict[str, Any]:
-    """Play one episode and hold every step against the contract; returns the last info."""
+    """Play one episode, check every step against the contract, and return the last info."""
     obs, info = env.reset(seed=seed)
     context = _context(env, obs, "reset")
     prompt_length = len(context)
@@ -133,7 +141,7 @@ def _play(env: Any, seed: int, act: Callable[[], int]) -> dict[str, Any]:
 
 
 def _context(env: Any, obs: Mapping[str, np.ndarray], source: str) -> list[int]:
-    """The tokens of an observation, checked for its space and its padding."""
+    """Return the tokens of an observation, after checking its space and its padding."""
     assert obs in env.observation_space, f"the observation of {source} is not in the observation space: {obs}"
     length = int(obs["attention_mask"].sum())
     assert obs["attention_mask"][:length].all(), (
@@ -143,7 +151,7 @@ def _context(env: Any, obs: Mapping[str, np.ndarray], source: str) -> list[int]:
 
 
 def _check_last(env: Any, reward: Any, info: Mapping[str, Any], reason: str, new: int) -> None:
-    """Check the end of an episode of `new` tokens that the last action ended with `reason`."""
+    """Check the last step of an episode of `new` tokens, which ended for `reason`."""
     assert isinstance(reward, float) and np.isfinite(reward), f"the reward must be a finite float, it is {reward!r}"
     for key, kind in INFO_TYPES.items():
         assert isinstance(info.get(key), kind), (
@@ -151,7 +159,7 @@ def _check_last(env: Any, reward: Any, info: Mapping[str, Any], reason: str, new
         )
     assert info["finish_reason"] == reason, f"finish_reason must be {reason!r}, it is {info['finish_reason']!r}"
     assert reason == "eos" or new >= env.max_new_tokens, (
-        f"the episode ended for its length after {new} of max_new_tokens={env.max_new_tokens} tokens"
+        f"the episode ended by its length after {new} of max_new_tokens={env.max_new_tokens} tokens"
     )
     for name, value in info["reward_components"].items():
         assert isinstance(name, str) and isinstance(value, float) and np.isfinite(value), (
@@ -160,6 +168,7 @@ def _check_last(env: Any, reward: Any, info: Mapping[str, Any], reason: str, new
 
 
 def _check_errors(env: Any) -> None:
+    """Check the errors for actions outside the space and for rows that the data does not have."""
     env.reset(seed=0)
     for action in (-1, int(env.action_space.n)):
         _must_raise(lambda action=action: env.step(action), f"step({action}), outside {env.action_space},")  # type: ignore[misc]
@@ -170,6 +179,7 @@ def _check_errors(env: Any) -> None:
 
 
 def _check_seeding(env: Any) -> None:
+    """Check that equal seeds give equal episodes, and that other seeds draw other prompts."""
     first, again = _rollout(env, 7, 12), _rollout(env, 7, 12)
     assert _same(first, again), "two rollouts with the same seed and actions differ"
     if len(getattr(env, "rows", [])) > 1:
@@ -178,6 +188,7 @@ def _check_seeding(env: Any) -> None:
 
 
 def _check_pickle(env: Any) -> None:
+    """Check that a pickled and loaded environment behaves the same, if its reward can be pickled."""
     try:
         pickle.dumps(getattr(env, "reward_fn", None))
     except Exception:  # a local function, an open connection: then the environment need not be picklable either
@@ -190,6 +201,7 @@ def _check_pickle(env: Any) -> None:
 
 
 def _check_spec(env: Any) -> None:
+    """Check that an environment made from its spec in JSON behaves the same."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -205,6 +217,7 @@ def _check_spec(env: Any) -> None:
 
 
 def _check_render(env: Any) -> None:
+    """Check what each render mode prints or returns."""
     modes = env.metadata["render_modes"]
     assert {"human", "ansi", "rgb_array"} <= set(modes), (
         f"render_modes must have human, ansi and rgb_array, got {modes}"
@@ -230,7 +243,7 @@ def _check_render(env: Any) -> None:
 
 
 def _check_batch(env: Any) -> None:
-    """The batched environment does in every step what single environments do under the same seeds and actions."""
+    """Check that the batched environment does in every step what single ones do under the same seeds and actions."""
     if env.spec.vector_entry_point is None:
         return
     n = 3
@@ -251,7 +264,7 @@ def _check_batch(env: Any) -> None:
 
 
 def _rollout(env: gym.Env[Any, Any], seed: int, steps: int) -> list[Any]:
-    """What comes out of a seeded run over several episodes."""
+    """Return all that `reset` and `step` return in a seeded run over several episodes."""
     rng = np.random.default_rng(seed)
     results: list[Any] = [env.reset(seed=seed)]
     for _ in range(steps):
@@ -262,7 +275,7 @@ def _rollout(env: gym.Env[Any, Any], seed: int, steps: int) -> list[Any]:
 
 
 def _sample(env: Any, rng: np.random.Generator, eos_share: float) -> int:
-    """A random token: the EOS with a probability of `eos_share`."""
+    """Return a random token: the EOS with probability `eos_share`."""
     unwrapped = env.unwrapped
     eos = unwrapped.tokenizer.eos_token_id
     if eos is None:
@@ -274,7 +287,7 @@ def _sample(env: Any, rng: np.random.Generator, eos_share: float) -> int:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two results are equal, numbers to within the rounding of a reward model that scores other batches."""
+    """Return whether two results are equal. Numbers may differ by what a reward model rounds in another batch."""
     if isinstance(a, Mapping):
         return isinstance(b, Mapping) and a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
     if isinstance(a, np.ndarray) and a.dtype != object:
@@ -287,6 +300,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _must_raise(call: Callable[[], object], what: str) -> None:
+    """Check that a call raises a ValueError."""
     try:
         call()
     except ValueError:

@@ -1,33 +1,112 @@
-"""Text generation as a Gymnasium environment: the observation is the context, an action is the next token."""
+"""Offer text generation as a Gymnasium environment: the observation is the context, an action is the next token."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 
 from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions
-from rlhf_envs.has_episodes import HasEpisodes
 from rlhf_envs.rendering import draw, printable
+from rlhf_envs.tasks.base import Task
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
     from typing_extensions import Unpack
 
-    from rlhf_envs.tasks.base import Task
-
-__all__ = ["TextGenerationEnv"]
+__all__ = ["HasEpisodes", "TextGenerationEnv"]
 
 Observation = dict[str, np.ndarray]
 
 
-class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
-    """The agent continues a prompt token by token; EOS or the length limit ends the episode, which is then rewarded.
+class HasEpisodes:
+    """Share what the single and the batched environment show of their `EpisodeBatch`."""
 
-    The observation is `{"input_ids": (L,) int64, "attention_mask": (L,) int8}`, right-padded, with L =
-    max_prompt_tokens + max_new_tokens; the action is a token id. Episodes end by `terminated`, never by `truncated`,
-    and the last `info` has `prompt`, `completion`, `finish_reason` ("eos" or "length"), `reward_components` and `index`
-    (the row of the data); that of `reset` has `index`.
+    episodes: EpisodeBatch
+
+    @property
+    def task(self) -> Task:
+        """Return the task."""
+        return self.episodes.task
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer whose vocabulary is the action space."""
+        return self.episodes.tokenizer
+
+    @property
+    def model_name(self) -> str | None:
+        """Return the name of the model that the tokenizer belongs to; None if the task has its own tokenizer."""
+        return self.episodes.model_name
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Return the most tokens that a prompt may have."""
+        return self.episodes.max_prompt_tokens
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Return the most tokens that may follow the prompt."""
+        return self.episodes.max_new_tokens
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the data: one dict per row, with a `prompt`."""
+        return self.episodes.rows
+
+    def set_group_size(self, group_size: int) -> None:
+        """Give every prompt that is drawn from now on to this many episodes, one after the other as rows come free."""
+        self.episodes.set_group_size(group_size)
+
+    @property
+    def group_size(self) -> int:
+        """Return how many episodes get each prompt that is drawn."""
+        return self.episodes.group_size
+
+    @property
+    def reward_fn(self) -> Callable[..., Any]:
+        """Return the reward function. A new one scores every episode that ends after it was set."""
+        return self.episodes.reward_fn
+
+    @reward_fn.setter
+    def reward_fn(self, reward_fn: Callable[..., Any]) -> None:
+        self.set_reward_fn(reward_fn)
+
+    def set_reward_fn(self, reward_fn: Callable[..., Any]) -> None:
+        """Set the reward function. SB3's `env_method` can call this method through wrappers."""
+        if not callable(reward_fn):
+            raise ValueError(f"reward_fn must be callable, got {reward_fn!r}")
+        self.episodes.reward_fn = reward_fn
+
+
+class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
+    """Continue a prompt token by token until EOS or the length limit, and reward the finished text.
+
+    ## Description
+    One episode writes one completion. `reset` draws a prompt from the task's data, and every `step` appends one token.
+    A task may reply to an EOS, as a user would; then the episode continues after the reply.
+
+    ## Observation space
+    `Dict(input_ids=Box(0, V - 1, (L,), int64), attention_mask=Box(0, 1, (L,), int8))` with the vocabulary size V and
+    L = `max_prompt_tokens + max_new_tokens`. The context is right-padded. It only grows, by appending.
+
+    ## Action space
+    `Discrete(V)`: a token id. `action_masks()` returns which tokens are allowed, for agents that use masks.
+
+    ## Reward
+    0 in every step but the last, which gives the score of the completion by the task's reward, `reward` or `reward_fn`.
+
+    ## Episode end
+    An EOS that gets no reply or `max_new_tokens` end the episode by `terminated`, never by `truncated`. The last `info`
+    has `prompt`, `completion`, `finish_reason` ("eos" or "length"), `reward_components` (dict of floats), `index` (the
+    row of the data) and, if the task has any, `metrics` (dict of floats). The `info` of `reset` has `index`.
+
+    ## Version history
+    v0: the first version.
+
+    ## Arguments
 
     Args:
         task: a `Task`, its class, or "module:Class".
@@ -37,7 +116,7 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
             `EpisodeBatch`.
 
     Raises:
-        ValueError: an argument is wrong; the message says which and what would be right.
+        ValueError: an argument is wrong; the message says which one and what would be right.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["human", "ansi", "rgb_array"], "render_fps": 10}  # type: ignore[misc]
@@ -50,7 +129,7 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         self.episodes = EpisodeBatch(1, task, **options)
         self.observation_space = self.episodes.observation_space  # type: ignore[assignment]  # typed Dict[Any]
         self.action_space = self.episodes.action_space  # type: ignore[assignment]  # Discrete is a space of np.int64
-        self._shown = ""  # of the current episode, in render mode "human"
+        self._shown = ""  # the part of the current episode that render mode "human" has printed
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -58,8 +137,8 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         """Begin an episode.
 
         Args:
-            seed: of the generator that draws prompts, as in Gymnasium.
-            options: `{"index": i}` takes the prompt of row i of the data instead.
+            seed: seeds the generator that draws prompts, as in Gymnasium.
+            options: `{"index": i}` takes the prompt of row i of the data instead of drawing one.
 
         Raises:
             ValueError: there is no such row, or no such option.
@@ -69,8 +148,8 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         if unknown := options.keys() - {"index"}:
             raise ValueError(f"unknown reset options {sorted(unknown)}; there is 'index', the row of the data")
         if seed is not None:
-            self.episodes.begin_group()
-        info = self.episodes.start(0, self.episodes.draw(self.np_random, options.get("index")))
+            self.episodes.sampler.begin_group()
+        info = self.episodes.start(0, self.episodes.sampler.draw(self.np_random, options.get("index")))
         if self.render_mode == "human":
             self._show()
         return self.episodes.observe_row(0), info
@@ -90,18 +169,18 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         return self.episodes.observe_row(0), float(rewards[0]), bool(terminated[0]), False, infos.get(0, {})
 
     def action_masks(self) -> np.ndarray:
-        """The tokens that may come next, (V,) bool, as sb3-contrib's algorithms read them; see `EpisodeBatch`."""
+        """Return which tokens may come next, (V,) bool, as sb3-contrib's algorithms expect it; see `EpisodeBatch`."""
         return self.episodes.action_masks()[0]
 
     def render(self) -> str | np.ndarray | None:
-        """The text as a string ("ansi") or an image ("rgb_array"); None in mode "human", which prints as it goes."""
+        """Return the text as a string ("ansi") or an image ("rgb_array"). Mode "human" prints in `step`: None."""
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without a render_mode: make the environment with render_mode='ansi'")
             return None
         return None if self.render_mode == "human" else render_row(self.episodes, 0, self.render_mode)
 
     def _show(self) -> None:
-        """Print what is new of the text; a new episode on a new line."""
+        """Print what the last step has added; begin a new line for a new episode."""
         text = printable("".join(part[0] for part in self.episodes.texts([0])))
         grown = text.startswith(self._shown) and self.episodes.steps[0] > 0
         print(text[len(self._shown) :] if grown else f"\n{text}", end="", flush=True)
@@ -109,14 +188,14 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
 
 
 def check_render_mode(render_mode: str | None) -> None:
-    """Raise a ValueError unless the mode is one that both environments have."""
+    """Raise a ValueError unless both environments have this render mode."""
     modes = TextGenerationEnv.metadata["render_modes"]
     if render_mode is not None and render_mode not in modes:
         raise ValueError(f"unknown render_mode {render_mode!r}; there are {', '.join(modes)}")
 
 
 def render_row(episodes: EpisodeBatch, row: int, render_mode: str) -> str | np.ndarray:
-    """The prompt and, behind a bar, the completion so far of a row, as text or as a picture."""
+    """Return a row's prompt and, after a bar, its completion so far, as text or as an image."""
     prompts, completions = episodes.texts([row])
     text = f"{printable(prompts[0])} |{printable(completions[0])}"
     return draw(text) if render_mode == "rgb_array" else text

@@ -1,4 +1,7 @@
-"""The batched twin of `TextGenerationEnv`: n episodes, one array operation a step, one reward call for all that end."""
+"""Step n episodes of `TextGenerationEnv` at once.
+
+One array operation per step serves all rows, and one reward call scores all episodes that end in it.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,11 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions
-from rlhf_envs.has_episodes import HasEpisodes
-from rlhf_envs.text_env import TextGenerationEnv, check_render_mode, render_row
+from rlhf_envs.tasks.base import Task
+from rlhf_envs.text_env import HasEpisodes, TextGenerationEnv, check_render_mode, render_row
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from rlhf_envs.tasks.base import Task
 
 __all__ = ["TextGenerationVectorEnv"]
 
@@ -27,10 +28,29 @@ RowInfos = dict[int, dict[str, Any]]
 
 
 class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.ndarray, np.ndarray]):
-    """`num_envs` episodes side by side; it does what `SyncVectorEnv` does with as many `TextGenerationEnv`s, faster.
+    """Run `num_envs` episodes side by side, with the results of as many `TextGenerationEnv`s in a `SyncVectorEnv`.
 
-    An episode that ends restarts in the same step (`AutoresetMode.SAME_STEP`): the observation and the info of its end
-    are in `infos["final_obs"]` and `infos["final_info"]`. Every row has its own generator, seeded with `seed + row`.
+    ## Description
+    It is the batched form of `TextGenerationEnv`, and faster than `SyncVectorEnv`: all rows share one array and one
+    reward call. Every row has its own generator, seeded with `seed + row`.
+
+    ## Observation space
+    That of `TextGenerationEnv`, batched: `input_ids` (num_envs, L) int64, `attention_mask` (num_envs, L) int8.
+
+    ## Action space
+    `MultiDiscrete([V] * num_envs)`: one token id per row.
+
+    ## Reward
+    (num_envs,) float64: 0 where an episode continues, else the score of its completion.
+
+    ## Episode end
+    An episode that ends restarts in the same step (`AutoresetMode.SAME_STEP`). The last observation and info of the old
+    episode are in `infos["final_obs"]` and `infos["final_info"]`.
+
+    ## Version history
+    v0: the first version.
+
+    ## Arguments
 
     Args:
         num_envs: the number of rows.
@@ -71,9 +91,9 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         """Begin an episode in every row.
 
         Args:
-            seed: an int for `seed + row`, or one seed a row.
-            options: `index` is a row of the data for all, or one a row (None to draw); `reset_mask` (n,) bool resets
-                only those rows.
+            seed: an int, which seeds each row with `seed + row`, or one seed per row.
+            options: `index` is one row of the data for all, or one per row (None draws one); `reset_mask` (n,) bool
+                resets only the rows where it is True.
         """
         infos: dict[str, Any] = {}
         for row, info in self.reset_rows(seed, options).items():
@@ -81,7 +101,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         return self.episodes.observe(), infos
 
     def reset_rows(self, seed: int | Sequence[int | None] | None, options: dict[str, Any] | None) -> RowInfos:
-        """Begin episodes as `reset` does; returns an info for each row that was reset."""
+        """Begin episodes as `reset` does, and return the info of each row that was reset."""
         options = options or {}
         if unknown := options.keys() - {"index", "reset_mask"}:
             raise ValueError(f"unknown reset options {sorted(unknown)}; there are 'index' and 'reset_mask'")
@@ -95,7 +115,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         infos: RowInfos = {}
         rows = _masked_rows(options.get("reset_mask"), n)
         if len(rows) == n:
-            self.episodes.begin_group()
+            self.episodes.sampler.begin_group()
         for row in rows:
             if seeds[row] is not None:
                 self._rngs[row], self._seeds[row] = seeding.np_random(seeds[row])
@@ -103,7 +123,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         return infos
 
     def step(self, actions: np.ndarray) -> tuple[Observation, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Append one token a row; an episode that this ends is rewarded and restarted.
+        """Append one token per row. Reward and restart the episodes that end.
 
         Args:
             actions: (n,) token ids.
@@ -118,11 +138,11 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
     def step_rows(
         self, actions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[Observation, dict[str, Any]]], RowInfos]:
-        """Step as `step` does, with what happened as Python objects a row instead of arrays.
+        """Step as `step` does, but return infos as Python objects per row instead of arrays.
 
         Returns:
-            Rewards (n,) float64; terminated (n,) bool; the last observation and info of each episode that ended, by
-            row; the reset info of each that took its place, by row.
+            rewards (n,) float64; terminated (n,) bool; by row, the last observation and info of each episode that
+            ended; by row, the reset info of the episode that took its place.
         """
         rewards, terminated, final_infos = self.episodes.step(actions)
         ended = {row: (self.episodes.observe_row(row), info) for row, info in final_infos.items()}
@@ -130,11 +150,11 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         return rewards, terminated, ended, restarted
 
     def action_masks(self) -> np.ndarray:
-        """The tokens that may come next, (n, V) bool; see `EpisodeBatch`."""
+        """Return which tokens may come next, (n, V) bool; see `EpisodeBatch`."""
         return self.episodes.action_masks()
 
     def render(self) -> tuple[Any, ...] | None:
-        """The rows' texts or pictures; in mode "human" they are printed."""
+        """Return the texts or images of all rows. Mode "human" prints the texts and returns None."""
         if self.render_mode is None:
             gym.logger.warn("render() does nothing without a render_mode: make the environment with render_mode='ansi'")
             return None
@@ -146,12 +166,12 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         return frames
 
     def get_state(self) -> dict[str, Any]:
-        """The episodes, generators and seeds of all rows, as new arrays and plain values (large integers too)."""
+        """Return the episodes, generators and seeds of all rows, as new arrays and plain values, large integers too."""
         generators = [None if rng is None else rng.bit_generator.state for rng in self._rngs]
         return {"episodes": self.episodes.get_state(), "generators": generators, "seeds": list(self._seeds)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of `get_state`: the same actions lead to the same episodes.
+        """Continue from a state of `get_state`: the same actions lead to the same episodes.
 
         Raises:
             ValueError: the state does not fit this environment.
@@ -160,19 +180,20 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         self._rngs = [None if saved is None else _generator(saved) for saved in state["generators"]]
         self._seeds = list(state["seeds"])
 
-    @property  # type: ignore[misc]  # as in SyncVectorEnv: a generator a row, read-only
+    @property  # type: ignore[misc]  # as in SyncVectorEnv: one generator per row, read-only
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
-        """The rows' generators."""
+        """Return the generators, one per row."""
         return tuple(self._rng(row) for row in range(self.num_envs))
 
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
-        """The rows' seeds."""
+        """Return the seeds, one per row."""
         for row in range(self.num_envs):
             self._rng(row)
         return tuple(self._seeds)
 
     def _rng(self, row: int) -> np.random.Generator:
+        """Return the generator of a row, made without a seed if there is none yet."""
         rng = self._rngs[row]
         if rng is None:
             rng, self._seeds[row] = seeding.np_random()
@@ -180,23 +201,24 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         return rng
 
     def _restart(self, row: int, index: object = None) -> dict[str, Any]:
-        return self.episodes.start(row, self.episodes.draw(self._rng(row), index))
+        """Begin an episode in a row and return its reset info."""
+        return self.episodes.start(row, self.episodes.sampler.draw(self._rng(row), index))
 
 
 def _generator(state: Mapping[str, Any]) -> np.random.Generator:
-    """A generator as `seeding.np_random` makes them, in a saved state."""
+    """Return a generator in a saved state, of the kind that `seeding.np_random` makes."""
     rng, _ = seeding.np_random(0)
     rng.bit_generator.state = dict(state)
     return rng
 
 
 def _is_one(value: object) -> bool:
-    """Whether it is one value for all rows rather than one a row."""
+    """Return whether this is one value for all rows, not one per row."""
     return value is None or np.ndim(value) == 0  # type: ignore[arg-type]
 
 
 def _masked_rows(mask: Any, n: int) -> list[int]:
-    """The rows that a `reset_mask` names, checked as Gymnasium's own vector environments check it."""
+    """Return the rows where a `reset_mask` is True, after the checks of Gymnasium's own vector environments."""
     if mask is None:
         return list(range(n))
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (n,) or not mask.any():

@@ -1,4 +1,4 @@
-"""The tasks: one small file each. A task is its data, its default reward and little else."""
+"""Define the tasks, one small file each. A task is its data, its default reward and little else."""
 
 from __future__ import annotations
 

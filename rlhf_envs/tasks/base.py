@@ -1,31 +1,36 @@
-"""What a task is: hooks that the environments call; they own the loop."""
+"""Define a task: the hooks that the environments call from their loop."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
+
+from rlhf_envs.datasets import load_rows
+from rlhf_envs.models import load_tokenizer
 from rlhf_envs.rewards.registry import get_reward
 
 if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Task", "WordTask"]
+__all__ = ["Task", "WordTask", "load_task"]
 
 SPLITS = ("train", "validation", "test")
 
 
 class Task:
-    """The base of every task. Set the attributes and override the hooks that differ.
+    """Provide the data, the default reward and the hooks of an environment. Set attributes and override hooks.
 
     Attributes:
-        name: short name, for messages.
-        default_reward: a registered reward's name.
-        judges: registered rewards that score the completions too, and that agents do not train against.
-        default_model: the model whose tokenizer is used by default; None where the task brings its own tokenizer.
-        default_data: a bundled sample's name, or None where rows need no data.
+        name: a short name, for messages.
+        default_reward: the name of a registered reward.
+        judges: names of registered rewards that score completions too, and that agents do not train against.
+        default_model: the model whose tokenizer is used by default; None if the task has its own tokenizer.
+        default_data: the name of a bundled sample; None if the rows come from elsewhere.
         max_prompt_tokens: the default of the environment's argument.
         max_new_tokens: the default of the environment's argument.
     """
@@ -39,39 +44,35 @@ class Task:
     max_new_tokens: int = 32
 
     def tokenizer(self, model: str | None) -> PreTrainedTokenizerBase:
-        """The tokenizer whose vocabulary is the action space."""
+        """Return the tokenizer whose vocabulary is the action space."""
         if model is None:
             raise ValueError(f"task {self.name!r} needs a model: its tokenizer makes the action space")
-        from rlhf_envs.models import load_tokenizer
-
         return load_tokenizer(model)
 
     def rows(self, split: str, data: str | Path | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-        """The data: dicts with a `prompt` each; the other columns go to the reward.
+        """Return the data: one dict per row, with a `prompt`. The other columns go to the reward function.
 
         Args:
             split: "train", "validation" or "test".
-            data: a file that replaces the task's data, or rows.
+            data: a file or rows that replace the task's data.
         """
         if data is not None and not isinstance(data, str | Path):
             return [dict(row) for row in data]
         source = data if data is not None else self.default_data
         if source is None:
             raise ValueError(f"task {self.name!r} has no data of its own: pass data=<a .jsonl or .csv file>")
-        from rlhf_envs.datasets import load_rows
-
         return load_rows(source, split=split)
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
-        """The reward function used where the environment is given none."""
+        """Return the reward function for environments that are given none."""
         return get_reward(self.default_reward)
 
     def reply(self, prompt: str, completion: str, row: Mapping[str, Any]) -> str | None:
-        """What a user, a tool or a person answers when the agent ends its turn with EOS; None ends the episode.
+        """Return the answer of a user, a tool or a person when the agent ends its turn with EOS; None ends the episode.
 
         Args:
             prompt: the prompt as the agent saw it.
-            completion: everything after it so far, earlier replies included.
+            completion: all text after the prompt so far, with earlier replies.
             row: the row of the data.
         """
         return None
@@ -79,14 +80,14 @@ class Task:
     def action_masks(
         self, input_ids: np.ndarray, lengths: np.ndarray, prompt_lengths: np.ndarray, steps: np.ndarray
     ) -> np.ndarray | None:
-        """The tokens that may come next in n episodes, (n, V) or (V,) bool, True where allowed; None restricts nothing.
+        """Return which tokens may come next in n episodes, (n, V) or (V,) bool, True where allowed; None masks nothing.
 
-        It adds to what the environment's arguments mask, and is asked before every token of agents that read masks.
+        The environment's arguments may mask further tokens. Agents that read masks call this before every token.
 
         Args:
-            input_ids: (n, L) int64 contexts, right-padded; not to be changed.
-            lengths: (n,) tokens in the context.
-            prompt_lengths: (n,) of these, the prompt's.
+            input_ids: (n, L) int64 contexts, right-padded. Do not change them.
+            lengths: (n,) tokens in the context, prompt included.
+            prompt_lengths: (n,) tokens in the prompt.
             steps: (n,) actions taken in the episode.
         """
         return None
@@ -94,16 +95,18 @@ class Task:
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, Sequence[float]]:
-        """Numbers about n finished episodes, by name, n each; they appear in `info["metrics"]`."""
+        """Return metrics of n finished episodes: by name, n numbers each. They appear in `info["metrics"]`."""
         return {}
 
 
 class WordTask(Task):
-    """A task with a vocabulary of its own, a token a word; it needs no model and no data, and its splits are the same.
+    """Provide a task with its own small vocabulary, one token per word.
+
+    It needs no model and no data, and all its splits are the same.
 
     Attributes:
         words: the vocabulary after `<|pad|>` (0) and `<|eos|>` (1).
-        prompts: the prompts, in these words.
+        prompts: the prompts, written in these words.
     """
 
     default_model = None
@@ -111,7 +114,7 @@ class WordTask(Task):
     prompts: Sequence[str] = ()
 
     def tokenizer(self, model: str | None) -> PreTrainedTokenizerBase:
-        """Pad, EOS and a token a word."""
+        """Return a tokenizer with pad, EOS and one token per word."""
         if model is not None:
             raise ValueError(f"task {self.name!r} has a vocabulary of its own: leave out model={model!r}")
         from tokenizers import Tokenizer
@@ -124,7 +127,7 @@ class WordTask(Task):
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|eos|>")
 
     def rows(self, split: str, data: str | Path | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-        """A row a prompt, or the rows of `data`."""
+        """Return one row per prompt, or the rows of `data`."""
         if data is not None:
             return self._check_words(super().rows(split, data))
         if split not in SPLITS:
@@ -132,6 +135,7 @@ class WordTask(Task):
         return [{"prompt": prompt} for prompt in self.prompts]
 
     def _check_words(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the rows, after checking that their prompts use only words of the vocabulary."""
         for i, row in enumerate(rows):
             if unknown := set(str(row.get("prompt", "")).split()) - {*self.words}:
                 raise ValueError(
@@ -139,3 +143,21 @@ class WordTask(Task):
                     f"there are {', '.join(self.words)}"
                 )
         return rows
+
+
+def load_task(task: str | type[Task] | Task) -> Task:
+    """Return the task object for a task, its class, or "module:Class".
+
+    Raises:
+        ValueError: there is no such module or class.
+    """
+    if isinstance(task, str):
+        module, _, attribute = task.partition(":")
+        try:
+            task = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            known = sorted(str(s.kwargs["task"]) for s in gym.registry.values() if "task" in s.kwargs)
+            raise ValueError(
+                f"unknown task {task!r} ({error}): give 'module:Class', such as {', '.join(known)}"
+            ) from error
+    return task() if isinstance(task, type) else task  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Increasing numbers: the agent continues a number with larger and larger ones."""
+"""Define the task of increasing numbers, which a small policy learns in seconds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,30 @@ __all__ = ["IncreasingNumbers"]
 
 
 class IncreasingNumbers(WordTask):
-    """RL4LMs' synthetic task: a start number is the prompt; see `IncreasingNumbersReward` for how it departs from it.
+    """Continue a number with larger and larger ones.
 
-    The vocabulary is pad, EOS and the numbers 0 to 29. The prompts are 0 to 9, so that ten larger numbers always exist
-    and the best reward is 1. It needs no data and no model; all splits are the same.
+    ## Description
+    This is the synthetic task of RL4LMs; `IncreasingNumbersReward` documents how its reward departs from theirs. The
+    prompts are the numbers 0 to 9, so that ten larger numbers always exist. All splits are the same.
+
+    ## Observation space
+    `input_ids` and `attention_mask`, (11,) each: a prompt of one token and up to 10 new ones.
+
+    ## Action space
+    `Discrete(32)`: pad (0), EOS (1) and the numbers 0 to 29.
+
+    ## Reward
+    At the end of an episode the length of the increasing run as a share of `max_new_tokens`. The best is 1.
+
+    ## Episode end
+    EOS, or 10 new tokens.
+
+    ## Arguments
+    `gymnasium.make("rlhf/IncreasingNumbers-v0")` needs none. It takes those of `TextGenerationEnv` except `model`,
+    because the task has its own vocabulary.
+
+    ## Version history
+    v0: the first version.
     """
 
     name = "increasing-numbers"
@@ -26,5 +46,5 @@ class IncreasingNumbers(WordTask):
     max_new_tokens = 10
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
-        """The increasing run as a share of the tokens allowed."""
+        """Return the reward: the length of the increasing run as a share of the tokens allowed."""
         return IncreasingNumbersReward(max_new_tokens)

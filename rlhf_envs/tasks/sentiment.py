@@ -1,4 +1,4 @@
-"""Sentiment: continue the opening of a real movie review so that it reads as praise."""
+"""Define the sentiment tasks: continue the opening of a real movie review so that it reads as praise."""
 
 from __future__ import annotations
 
@@ -12,9 +12,32 @@ __all__ = ["HumanSentiment", "Sentiment"]
 
 
 class Sentiment(Task):
-    """The prompts are openings of real reviews, the reward is the learned "tiny-reward".
+    """Continue the opening of a real movie review so that it reads as praise.
 
-    The columns `reference` (how the review went on) and `label` reach the reward function.
+    ## Description
+    The prompts are the first 3 to 8 words of 5,500 movie reviews (4,000 train, 500 validation, 1,000 test), half of
+    them from positive reviews. The agent writes on. A learned reward model scores how positive the text is.
+
+    ## Observation space
+    `input_ids` and `attention_mask`, (48,) each: a prompt of up to 16 tokens and up to 32 new ones.
+
+    ## Action space
+    `Discrete(V)` with the vocabulary of the `model`, by default that of the embedded "tiny".
+
+    ## Reward
+    At the end of an episode the score of "tiny-reward", with mean 0 and standard deviation 1 over real reviews. The
+    judge "gold" scores the same texts for reports; agents never train against it. The data's columns `reference` (how
+    the review went on) and `label` (1 for a positive review) reach any reward function.
+
+    ## Episode end
+    EOS, or 32 new tokens.
+
+    ## Arguments
+    `gymnasium.make("rlhf/Sentiment-v0")` needs none. It takes those of `TextGenerationEnv`, such as `model`, `split`,
+    `max_new_tokens`, `reward` and `data`.
+
+    ## Version history
+    v0: the first version.
     """
 
     name = "sentiment"
@@ -26,15 +49,36 @@ class Sentiment(Task):
 
 
 class HumanSentiment(Sentiment):
-    """The same prompts, with people as the reward.
+    """Continue the opening of a movie review so that people like it: `Sentiment` with people as the reward.
 
-    They are asked where the environment is told which store to ask through: `reward_kwargs={"store": "feedback.db"}`.
-    Without one nobody is, and the learned "tiny-reward" answers.
+    ## Description
+    The prompts are those of `Sentiment`. Finished completions go to a feedback store, and people's ratings are the
+    scores. `HumanReward` documents when an episode waits for people and when a reward model answers in their place.
+
+    ## Observation space
+    `input_ids` and `attention_mask`, (48,) each, as in `Sentiment`.
+
+    ## Action space
+    `Discrete(V)` with the vocabulary of the `model`, by default that of the embedded "tiny".
+
+    ## Reward
+    At the end of an episode the reward "human", in [-1, 1]. Pass `reward_kwargs={"store": "feedback.db"}` to ask people
+    through that store. Without a store nobody is asked, and "tiny-reward" answers.
+
+    ## Episode end
+    EOS, or 32 new tokens.
+
+    ## Arguments
+    `gymnasium.make("rlhf/HumanSentiment-v0")` needs none. It takes those of `TextGenerationEnv`; `reward_kwargs` go to
+    `rlhf_envs.rewards.human.HumanReward`.
+
+    ## Version history
+    v0: the first version.
     """
 
     name = "human-sentiment"
     default_reward = "human"
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
-        """The human reward without a store."""
+        """Return the human reward without a store."""
         return get_reward(self.default_reward, store=None)

@@ -1,4 +1,4 @@
-"""Token bandit: a space of completions so small that the KL-regularised optimum is computed by enumeration."""
+"""Define the token bandit: so few completions that enumeration gives the KL-regularised optimum."""
 
 from __future__ import annotations
 
@@ -19,10 +19,30 @@ HORIZON = 3
 
 
 class TokenBandit(WordTask):
-    """A context letter is the prompt, up to three tokens follow, and `TokenBanditReward` scores them.
+    """Answer a context letter with up to three tokens, which a fixed table scores.
 
-    The vocabulary has 8 tokens: pad, EOS and the letters a to f. It needs no data and no model; all splits are
-    the same.
+    ## Description
+    There are 4 prompts (a to d) and 400 completions. `optimum` computes the policy that maximises the reward minus the
+    KL penalty, so that an algorithm's result can be compared with the best there is. All splits are the same.
+
+    ## Observation space
+    `input_ids` and `attention_mask`, (4,) each: a prompt of one token and up to 3 new ones.
+
+    ## Action space
+    `Discrete(8)`: pad (0), EOS (1) and the letters a to f.
+
+    ## Reward
+    At the end of an episode the score of `TokenBanditReward`, a fixed function of the prompt and the letters.
+
+    ## Episode end
+    EOS, or 3 new tokens.
+
+    ## Arguments
+    `gymnasium.make("rlhf/TokenBandit-v0")` needs none. It takes those of `TextGenerationEnv` except `model`, because
+    the task has its own vocabulary.
+
+    ## Version history
+    v0: the first version.
     """
 
     name = "token-bandit"
@@ -33,14 +53,14 @@ class TokenBandit(WordTask):
     max_new_tokens = HORIZON
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
-        """The fixed reward over that many tokens."""
+        """Return the fixed reward over this many tokens."""
         return TokenBanditReward(max_new_tokens)
 
 
 def enumerate_completions(
     vocab_size: int = 2 + len(LETTERS), eos_token_id: int = 1, horizon: int = HORIZON
 ) -> list[tuple[int, ...]]:
-    """Every completion there is: token ids that end with the first EOS or after `horizon` tokens.
+    """Return all possible completions: tuples of token ids that end with the first EOS or after `horizon` tokens.
 
     Their probabilities under any policy sum to 1. By default there are 1 + 7 + 7 * 7 * 8 = 400.
     """
@@ -50,25 +70,25 @@ def enumerate_completions(
 
 
 def completion_rewards(prompt: str, completions: Sequence[Sequence[int]], horizon: int = HORIZON) -> np.ndarray:
-    """The task's reward of each completion, (S,), through its text as in the environment."""
+    """Return the task's reward of each completion, (S,), scored by its text as in the environment."""
     texts = TokenBandit().tokenizer(None).batch_decode([list(ids) for ids in completions], skip_special_tokens=True)
     return TokenBanditReward(horizon).score([prompt] * len(texts), texts)
 
 
 def optimum(log_ref: np.ndarray, rewards: np.ndarray, kl_coef: float) -> dict[str, Any]:
-    """The policy that maximises `E[r] - kl_coef * KL(policy || reference)`: pi* = pi_ref exp(r / kl_coef) / Z.
+    """Return the policy that maximises `E[r] - kl_coef * KL(policy || reference)`: pi* = pi_ref exp(r / kl_coef) / Z.
 
     Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences", section 2; Korbak et al. 2022, "RL with
     KL penalties is better viewed as Bayesian inference".
 
     Args:
-        log_ref: (S,) log-probabilities of all completions under the reference; they sum to 1.
-        rewards: (S,) their rewards.
-        kl_coef: the weight of the KL, above 0.
+        log_ref: (S,) log-probabilities of all completions under the reference. The probabilities sum to 1.
+        rewards: (S,) the rewards of the completions.
+        kl_coef: the weight of the KL penalty, above 0.
 
     Returns:
-        `policy` (S,) probabilities, and the floats `expected_reward`, `kl` (in nats) and `objective`, which is
-        `kl_coef * log Z`.
+        a dict with `policy`, (S,) probabilities, and the floats `expected_reward`, `kl` (in nats per episode) and
+        `objective`, which equals `kl_coef * log Z`.
 
     Raises:
         ValueError: the shapes differ, the reference does not sum to 1, or `kl_coef` is not above 0.

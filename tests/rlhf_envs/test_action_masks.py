@@ -12,6 +12,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan
 
 import agents
 from agents.core.episodes import like_batch
+from agents.saving.environment import describe_env, remake_env
 from rlhf_envs import TextGenerationEnv, TextGenerationVectorEnv
 from rlhf_envs.tasks.token_bandit import TokenBandit
 
@@ -124,8 +125,8 @@ def test_the_arguments_are_json_and_go_with_a_copy_of_the_environment():
     assert json.loads(json.dumps(env.spec.kwargs | {"task": None}))["suppress_tokens"] == [4]
     copied = like_batch(env.unwrapped.episodes, 5)
     assert copied.mask_options == {"min_new_tokens": 2, "suppress_tokens": [4]}
-    described = agents.core.vec_env.describe_env(agents.make_vec_env(BANDIT, 2, min_new_tokens=2, suppress_tokens=[4]))
-    again = agents.core.vec_env.remake_env(described)
+    described = describe_env(agents.make_vec_env(BANDIT, 2, min_new_tokens=2, suppress_tokens=[4]))
+    again = remake_env(described)
     again.reset()
     assert get_action_masks(again)[0].tolist() == [False, False, True, True, False, True, True, True]
 
@@ -166,5 +167,5 @@ def test_masks_of_another_shape_or_type_are_refused(wrong):
 
     env = TextGenerationVectorEnv(2, Wrong())
     env.reset(seed=0)
-    with pytest.raises(ValueError, match=r"must give bools of shape \(2, 8\), or \(8,\) for all rows"):
+    with pytest.raises(ValueError, match=r"must return bools of shape \(2, 8\), or \(8,\) for all rows"):
         env.action_masks()

@@ -198,7 +198,7 @@ class AppendsAStrangeToken(Env):
         (RewardsWithNan, "finite float"),
         (IgnoresEos, "EOS without a reply must end"),
         (NamesTheWrongReason, "finish_reason must be 'eos'"),
-        (EndsEarly, "ended for its length after 2 of max_new_tokens=4"),
+        (EndsEarly, "ended by its length after 2 of max_new_tokens=4"),
         (GoesOnForever, "the space of 'input_ids' must be"),
         (LacksTheCompletion, "needs 'completion' of type str"),
         (ReportsNoComponents, "reward_components must map names to finite floats"),
