@@ -1,4 +1,4 @@
-"""Reward functions: one batched signature, rules, learned models, and their composition."""
+"""Offer reward functions with one batched signature: rules, learned models, people, and their composition."""
 
 from __future__ import annotations
 

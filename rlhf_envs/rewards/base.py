@@ -1,4 +1,4 @@
-"""The reward protocol, its composition, and the one place where scores are checked.
+"""Define what a reward is, compose rewards, and check scores in one place.
 
 The signature is TRL's, called with keywords as TRL does, so a reward function written for either works in both.
 """
@@ -18,10 +18,10 @@ Columns = Mapping[str, list[Any]]
 
 
 class ScoreError(ValueError):
-    """A reward function returned something else than one finite number an episode.
+    """Raise when a reward function returned something else than one finite number per episode.
 
     Attributes:
-        index: the completion whose score is wrong; None where it is their number or kind.
+        index: the completion whose score is wrong; None where the number or the kind of the scores is wrong.
     """
 
     def __init__(self, message: str, index: int | None = None) -> None:
@@ -30,14 +30,14 @@ class ScoreError(ValueError):
 
 
 class RewardFunction(Protocol):
-    """Any callable that gives one float an episode; `columns` are the data's other columns, as lists."""
+    """Describe any callable that returns one float per episode; `columns` are the data's other columns, as lists."""
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Sequence[float]:
-        """Score n completions; returns n floats."""
+        """Score n completions and return n floats."""
 
 
 class Reward(ABC):
-    """A reward function with a name that composes: `0.7 * helpful + 0.3 * polite - 2 * toxic`.
+    """Give a reward function a name and let it compose: `0.7 * helpful + 0.3 * polite - 2 * toxic`.
 
     A subclass implements `score`. The operands of `+`, `-` and `*` are rewards, plain reward functions or numbers.
     """
@@ -46,30 +46,30 @@ class Reward(ABC):
 
     @property
     def __name__(self) -> str:
-        """TRL labels the scores of a reward function with this."""
+        """Return the name, with which TRL labels the scores of a reward function."""
         return self.name
 
     @abstractmethod
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Any:
-        """Score n completions; returns (n,) floats."""
+        """Score n completions and return (n,) floats."""
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Any:
-        """The same as `score`."""
+        """Return the same as `score`."""
         return self.score(prompts, completions, **columns)
 
     def evaluate(
         self, prompts: list[str], completions: list[str], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The checked scores (n,) float64, and what they are made of by name; a composition overrides it."""
+        """Return the checked scores, (n,) float64, and their components by name; a composition overrides it."""
         scores = _checked(self, self.name, prompts, completions, columns)
         return scores, {self.name: scores}
 
     def parts(self) -> tuple[Reward, ...]:
-        """The rewards that this one is made of; none by default."""
+        """Return the rewards that this one is made of; none by default."""
         return ()
 
     def get_state(self) -> dict[str, Any]:
-        """What it has learned from the texts so far, as plain values and arrays; nothing by default."""
+        """Return what it has learned from the texts so far, as plain values and arrays; nothing by default."""
         return {}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -100,14 +100,14 @@ class Reward(ABC):
 
 
 class FunctionReward(Reward):
-    """A plain reward function as an operand of a composition."""
+    """Wrap a plain reward function as an operand of a composition."""
 
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
         self.function = function
         self.name = name or _name_of(function)
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Any:
-        """What the function returns."""
+        """Return what the function returns."""
         return self.function(prompts=prompts, completions=completions, **columns)
 
 
@@ -115,9 +115,9 @@ _OPERATORS: dict[str, np.ufunc] = {"+": np.add, "-": np.subtract, "*": np.multip
 
 
 class Composed(Reward):
-    """Two operands and an operator. Its components are the unweighted scores of the rewards at the leaves.
+    """Join two operands by an operator; the components are the unweighted scores of the rewards at the leaves.
 
-    A reward that stands in several places is scored once. Different rewards of one name are told apart by a suffix.
+    A reward that stands in several places is scored once. Different rewards with one name are told apart by a suffix.
     """
 
     def __init__(self, operator: str, left: Reward | float, right: Reward | float) -> None:
@@ -125,13 +125,13 @@ class Composed(Reward):
         self.name = f"({_label(left)} {operator} {_label(right)})"
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The composed scores, (n,) float64."""
+        """Return the composed scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
         self, prompts: list[str], completions: list[str], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The composed scores and those of every leaf, each checked under its own name."""
+        """Return the composed scores and the scores of every leaf, each checked under its own name."""
         components: dict[str, np.ndarray] = {}
         totals: dict[int, np.ndarray] = {}
 
@@ -146,16 +146,16 @@ class Composed(Reward):
                     components[_unused(name, components)] = scores
             return totals[id(operand)]
 
-        with np.errstate(over="ignore", invalid="ignore"):  # an overflow is an error of ours, by name
+        with np.errstate(over="ignore", invalid="ignore"):  # _check_scores reports an overflow by name
             total = np.asarray(value(self))
         return _check_scores(total, self.name, prompts, completions), components
 
     def parts(self) -> tuple[Reward, ...]:
-        """The operands that are rewards."""
+        """Return the operands that are rewards."""
         return tuple(operand for operand in (self.left, self.right) if isinstance(operand, Reward))
 
     def map_leaves(self, function: Callable[[Reward], Reward]) -> Composed:
-        """The same composition of what `function` makes of every leaf; it is called once for each."""
+        """Return the same composition of what `function` makes of every leaf; it is called once per leaf."""
         made: dict[int, Reward] = {}
 
         def mapped(operand: Reward | float) -> Reward | float:
@@ -185,7 +185,7 @@ def evaluate_reward(
         The scores, (n,) float64, all finite, and its components by name, (n,) float64 each.
 
     Raises:
-        ScoreError: a ValueError: the reward returned something else than one finite number an episode. The message
+        ScoreError: a ValueError: the reward returned something else than one finite number per episode. The message
             names the reward, the index, the prompt and the completion.
     """
     if isinstance(reward_fn, Reward):
@@ -202,20 +202,20 @@ def _checked(
 
 
 def _check_scores(scores: Any, name: str, prompts: list[str], completions: list[str]) -> np.ndarray:
-    """`scores` as (n,) float64, or a ScoreError that says what is wrong with them."""
+    """Return `scores` as (n,) float64, or raise a ScoreError that says what is wrong with them."""
     n = len(prompts)
     if hasattr(scores, "detach"):  # a torch tensor, of any float type, without importing torch
         scores = scores.detach().double().cpu().numpy()
     if isinstance(scores, np.ndarray):
         if scores.shape != (n,):
             raise ScoreError(
-                f"reward {name!r} returned an array of shape {scores.shape} for {n} completions: return one float a "
+                f"reward {name!r} returned an array of shape {scores.shape} for {n} completions: return one float per "
                 f"completion, shape ({n},)" + ("; squeeze the last axis" if scores.shape == (n, 1) else "")
             )
     elif not isinstance(scores, Sequence) or isinstance(scores, str | bytes):
         raise ScoreError(f"reward {name!r} returned {scores!r} for {n} completions: return a list of {n} floats")
     elif len(scores) != n:
-        raise ScoreError(f"reward {name!r} returned {len(scores)} scores for {n} completions: return one a completion")
+        raise ScoreError(f"reward {name!r} returned {len(scores)} scores for {n} completions: return one for each")
     checked = np.empty(n, dtype=np.float64)
     for i, score in enumerate(scores):
         checked[i] = number = _as_number(score)
@@ -230,7 +230,7 @@ def _check_scores(scores: Any, name: str, prompts: list[str], completions: list[
 
 
 def _as_number(score: Any) -> float:
-    """The score as a float; NaN for anything that is not one number (None, a string, a list)."""
+    """Return the score as a float, NaN for anything that is not one number (None, a string, a list)."""
     if isinstance(score, Real):  # also numpy's scalars
         return float(score)
     if getattr(score, "ndim", None) == 0 and hasattr(score, "item"):  # a scalar array or tensor

@@ -1,7 +1,7 @@
-"""Constraints: a reward to be raised while a cost keeps to a limit.
+"""Constrain a reward: raise it while a cost keeps to a limit.
 
-A fixed penalty needs nothing from here: `reward - 2 * toxicity` is one. What it costs in the end is then whatever comes
-out; a `Constrained` reward states the cost itself and has the penalty found.
+A fixed penalty needs nothing from here: `reward - 2 * toxicity` is one, and the cost is whatever comes out. A
+`Constrained` reward states the limit of the cost instead, and training finds the penalty.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ __all__ = ["Constrained", "find_constraints"]
 
 
 class Constrained(Reward):
-    """The Lagrangian of "maximise the reward while the mean cost is at most the limit": `r - multiplier * (c - limit)`.
+    """Score `r - multiplier * (c - limit)`: the Lagrangian of a reward whose mean cost is to stay at or below a limit.
 
-    By itself the multiplier is fixed. `agents.algorithms.lagrange.LagrangeMultiplier` raises it while the cost is above
-    the limit and lowers it while it is below (Altman 1999, "Constrained Markov Decision Processes", section 5; Ray et
+    By itself the multiplier is fixed. `agents.LagrangeMultiplier` raises it while the cost is above the limit and
+    lowers it while the cost is below (Altman 1999, "Constrained Markov Decision Processes", section 5; Ray et
     al. 2019, "Benchmarking Safe Exploration in Deep Reinforcement Learning"; for language models Dai et al. 2023, "Safe
-    RLHF", https://arxiv.org/abs/2310.12773). The multiplier is part of an environment's state, so that a run goes on
-    exactly.
+    RLHF", https://arxiv.org/abs/2310.12773). The multiplier is part of an environment's state, so that a resumed
+    run goes on exactly.
 
-    The components are those of the reward and of the cost, and the cost itself under `cost_name`.
+    It reports the components of the reward and of the cost, and the cost itself under `cost_name`.
 
     Args:
-        reward: what to maximise: a reward, a reward function or a registered reward's name.
-        cost: what to limit: another one; higher is worse.
-        limit: of the mean cost an episode.
-        multiplier: the first one, at least 0.
+        reward: the reward to maximise: a reward, a reward function or a registered reward's name.
+        cost: the cost to limit, given likewise; higher is worse.
+        limit: the limit of the mean cost per episode.
+        multiplier: the first multiplier, at least 0.
         cost_name: the cost's component; its own name by default.
 
     Raises:
@@ -59,17 +59,17 @@ class Constrained(Reward):
         self.name = f"constrained_{self.reward.name}"
 
     def parts(self) -> tuple[Reward, ...]:
-        """The reward and the cost."""
+        """Return the reward and the cost."""
         return (self.reward, self.cost)
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The Lagrangian, (n,) float64."""
+        """Return the Lagrangian, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
         self, prompts: list[str], completions: list[str], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The Lagrangian, and the components of the reward and of the cost, neither weighted."""
+        """Return the Lagrangian, and the unweighted components of the reward and of the cost."""
         scores, components = evaluate_reward(self.reward, prompts, completions, columns)
         costs, found = evaluate_reward(self.cost, prompts, completions, columns)
         found = {**found, self.cost_name: costs}
@@ -81,16 +81,16 @@ class Constrained(Reward):
         return scores - self.multiplier * (costs - self.limit), {**components, **found}
 
     def get_state(self) -> dict[str, Any]:
-        """The multiplier."""
+        """Return the multiplier."""
         return {"multiplier": self.multiplier}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with a multiplier of `get_state`."""
+        """Go on with the multiplier that `get_state` gave."""
         self.multiplier = float(state["multiplier"])
 
 
 def find_constraints(reward_fn: Callable[..., Any]) -> list[Constrained]:
-    """The constrained rewards that a reward is made of, the outermost first; none of a plain function."""
+    """Return the constrained rewards that a reward is made of, the outermost first; none for a plain function."""
     found: list[Constrained] = []
     for _, reward in walk(reward_fn):
         if isinstance(reward, Constrained) and not any(reward is other for other in found):

@@ -1,7 +1,7 @@
-"""Bonuses for saying something else: distinct n-grams, self-BLEU, and novelty against a memory of completions.
+"""Reward diversity: distinct n-grams, self-BLEU, and novelty against a memory of completions.
 
-What others say is the rest of the call and the last completions of earlier calls, so that one completion at a time is
-judged as many are. A text too short to hold an n-gram earns nothing: silence is no diversity.
+A completion is compared with the rest of its call and with the last completions of earlier calls, so that one
+completion at a time is judged like many at once. A text too short for an n-gram earns nothing: silence is no diversity.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ SMALL = 0.1  # matches counted where there is none: "method 1" of Chen & Cherry 
 
 
 class AgainstOthers(Reward):
-    """A reward that compares completions with each other and with those of earlier calls.
+    """Compare completions with each other and with completions of earlier calls; a subclass implements `compare`.
 
-    A subclass implements `compare`.
-
-    The memory is part of an environment's state, so that a run goes on exactly; evaluations read it and add nothing.
+    The memory is part of an environment's state, so that a resumed run goes on exactly. Evaluations read it and add
+    nothing.
 
     Args:
-        n: words of an n-gram.
+        n: words per n-gram.
         memory: how many completions of earlier calls are remembered; 0 for none.
     """
 
@@ -41,33 +40,33 @@ class AgainstOthers(Reward):
 
     @abstractmethod
     def compare(self, completions: Sequence[str], memory: Sequence[str]) -> np.ndarray:
-        """The scores of n completions, (n,), against each other and the remembered ones."""
+        """Return the scores of n completions, (n,), against each other and the remembered ones."""
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The scores, (n,) from 0 to 1; unless rewards are frozen, the completions are remembered then."""
+        """Return the scores, (n,) from 0 to 1, and remember the completions unless rewards are frozen."""
         scores = self.compare(completions, list(self._memory))
         if not is_frozen():
             self._memory.extend(completions)
         return scores
 
     def get_state(self) -> dict[str, Any]:
-        """The remembered completions, oldest first."""
+        """Return the remembered completions, oldest first."""
         return {"memory": list(self._memory)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on with remembered completions of `get_state`."""
+        """Go on with the remembered completions that `get_state` gave."""
         self._memory = deque(state["memory"], maxlen=self._memory.maxlen)
 
 
 class DistinctNgrams(AgainstOthers):
-    """Distinct-n (Li et al. 2016), shared out: each n-gram earns one over the times it occurs among all texts.
+    """Share distinct-n (Li et al. 2016) out: each n-gram earns one over the times it occurs among all texts.
 
     A completion's score is the mean over its n-grams. So without a memory the mean over a call, weighted by the numbers
-    of n-grams, is the distinct-n of the call, and for one completion it is its own distinct-n.
+    of n-grams, is the distinct-n of the call. One completion alone gets its own distinct-n.
 
     Args:
-        n: words of an n-gram.
-        memory: completions of earlier calls whose n-grams count as said.
+        n: words per n-gram.
+        memory: completions of earlier calls whose n-grams are counted too.
     """
 
     name = "distinct-ngrams"
@@ -76,20 +75,20 @@ class DistinctNgrams(AgainstOthers):
         super().__init__(n, memory)
 
     def compare(self, completions: Sequence[str], memory: Sequence[str]) -> np.ndarray:
-        """The mean of one over the count of each n-gram, (n,)."""
+        """Return the mean of one over the count of each n-gram, (n,)."""
         texts = [ngrams(text, self.n) for text in completions]
         counts = Counter(gram for text in [*texts, *(ngrams(old, self.n) for old in memory)] for gram in text)
         return np.array([sum(1 / counts[gram] for gram in text) / max(len(text), 1) for text in texts], dtype=float)
 
 
 class Novelty(AgainstOthers):
-    """How little a completion has in common with the one most like it: 1 - the largest Jaccard index of their n-grams.
+    """Score 1 minus the largest Jaccard index of a completion's n-grams with those of any other completion.
 
     Novelty search (Lehman & Stanley 2011) with one neighbour, by words; curiosity-driven red-teaming (Hong et al. 2024)
     has the same with embeddings.
 
     Args:
-        n: words of an n-gram.
+        n: words per n-gram.
         memory: completions of earlier calls to compare with.
     """
 
@@ -99,7 +98,7 @@ class Novelty(AgainstOthers):
         super().__init__(n, memory)
 
     def compare(self, completions: Sequence[str], memory: Sequence[str]) -> np.ndarray:
-        """1 - the largest similarity with another completion, (n,)."""
+        """Return 1 minus the largest similarity with another completion, (n,)."""
         texts = [set(ngrams(text, self.n)) for text in [*completions, *memory]]
         scores = np.zeros(len(completions))
         for i in range(len(completions)):
@@ -115,7 +114,7 @@ def _jaccard(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
 
 
 class SelfBleuDiversity(AgainstOthers):
-    """1 - self-BLEU (Zhu et al. 2018): the BLEU of a completion with all others as references, smoothed.
+    """Score 1 minus self-BLEU (Zhu et al. 2018): the smoothed BLEU of a completion with all others as references.
 
     Departure: a text of fewer than n words is compared up to its own length, else the shortest texts would look the
     most diverse.
@@ -131,7 +130,7 @@ class SelfBleuDiversity(AgainstOthers):
         super().__init__(n, memory)
 
     def compare(self, completions: Sequence[str], memory: Sequence[str]) -> np.ndarray:
-        """1 - BLEU, (n,); 1 where there is nothing to compare with."""
+        """Return 1 minus BLEU, (n,); 1 where there is nothing to compare with."""
         texts = [*completions, *memory]
         lengths = [len(text.split()) for text in texts]
         counts = [[Counter(ngrams(text, k)) for text in texts] for k in range(1, self.n + 1)]
@@ -148,7 +147,10 @@ Most = dict[tuple[str, ...], tuple[int, int, int]]
 
 
 def _most_elsewhere(counts: Sequence[Counter[tuple[str, ...]]]) -> Most:
-    """For every n-gram the highest count in a text, which text that is, and the highest count in any other."""
+    """Return for every n-gram its highest count in a text, which text that is, and the highest count in any other.
+
+    So all completions are scored against all others in one pass; a library's BLEU would take one pass per completion.
+    """
     most: Most = {}
     for i, of_text in enumerate(counts):
         for gram, count in of_text.items():
@@ -158,12 +160,12 @@ def _most_elsewhere(counts: Sequence[Counter[tuple[str, ...]]]) -> Most:
 
 
 def _matches(counts: Counter[tuple[str, ...]], most: Most, i: int) -> int:
-    """How many n-grams of text i are matched, each as often as the text among the others that has the most of it."""
+    """Count the n-grams of text i that are matched, each at most as often as it occurs in one other text."""
     return sum(min(n, most[gram][2 if most[gram][1] == i else 0]) for gram, n in counts.items())
 
 
 def _bleu(matches: Sequence[int], length: int, others: Sequence[int]) -> float:
-    """BLEU (Papineni et al. 2002) of a text of `length` words: its matches of every order, and the others' lengths."""
+    """Return BLEU (Papineni et al. 2002) by the matches of every order, the text's length and the others' lengths."""
     if not others or matches[0] == 0:
         return 0.0
     closest = min(others, key=lambda other: (abs(other - length), other))

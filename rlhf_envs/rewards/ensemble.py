@@ -1,4 +1,4 @@
-"""An ensemble of reward models: how far its members differ says how much a score is to be trusted.
+"""Score by an ensemble of reward models, whose disagreement says how far a score can be trusted.
 
 Sources: Lakshminarayanan et al., 2017 (https://arxiv.org/abs/1612.01474) and Coste et al., 2023
 (https://arxiv.org/abs/2310.02743) for ensembles of reward models; Osband et al., 2016
@@ -31,12 +31,12 @@ _FILE, _HEADS = "reward_ensemble.json", "heads.safetensors"
 
 
 def is_ensemble(folder: str | Path) -> bool:
-    """Whether a folder holds a `RewardEnsemble`."""
+    """Return whether a folder holds a `RewardEnsemble`."""
     return (Path(folder) / _FILE).is_file()
 
 
 def load_reward(folder: str | Path, batch_size: int = 64, device: str = "cpu") -> RewardModel | RewardEnsemble:
-    """Load what a folder holds, an ensemble or a single reward model; kept until the folder is written anew.
+    """Load the ensemble or the single reward model in a folder; it is kept until the folder is written anew.
 
     Raises:
         ValueError: the folder holds no reward model.
@@ -55,7 +55,7 @@ def _load_reward(
 
 
 def set_head(model: PreTrainedModel, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-    """Give a sequence classifier another last linear map, of weight (outputs, width) and bias (outputs,)."""
+    """Replace the last linear map of a sequence classifier by one with weight (outputs, width) and bias (outputs,)."""
     name, head = find_head(model)
     new = torch.nn.Linear(head.in_features, len(weight), bias=bias is not None, device=head.weight.device)
     with torch.no_grad():
@@ -67,26 +67,26 @@ def set_head(model: PreTrainedModel, weight: torch.Tensor, bias: torch.Tensor | 
 
 
 class RewardEnsemble(Reward):
-    """K reward models as one reward, their mean; `member_scores` and `std` say how far they agree.
+    """Score by the mean of K reward models; `member_scores` and `std` tell how far they agree.
 
-    With a shared trunk the members are K linear heads of one model, and a score costs one pass. Its folder is also a
-    plain reward model whose head is the mean of the heads, so it serves wherever one does; the heads lie beside it in
-    `heads.safetensors`. Without, the members are models of their own: the folder itself is the first and
-    `member_1`, `member_2`, ... are the others.
+    With a shared trunk the members are K linear heads of one model, and a score costs one pass. The folder is then also
+    a plain reward model whose head is the mean of the heads; the heads themselves are in `heads.safetensors`. Without a
+    shared trunk the members are separate models: the folder itself is the first, and `member_1`, `member_2`, ... in it
+    are the others.
 
     Scores are normalised: each member has mean 0 over the reference texts of `fit_ensemble` (a Bradley-Terry score has
-    no zero of its own), and one gain for all of them gives the mean of the members the standard deviation 1.
+    no zero of its own), and one gain for all members gives their mean the standard deviation 1.
 
     Args:
-        folder: what `save_pretrained` wrote.
-        batch_size: texts a forward pass.
+        folder: a folder that `save_pretrained` wrote.
+        batch_size: texts per forward pass.
         device: where the models live.
 
     Raises:
         ValueError: the folder holds no ensemble.
     """
 
-    metrics: Any = None  # the held-out figures of the fit, a PairMetrics
+    metrics: Any = None  # the held-out metrics of the fit, a PairMetrics
 
     def __init__(self, folder: str | Path, batch_size: int = 64, device: str = "cpu") -> None:
         folder = Path(folder)
@@ -114,16 +114,16 @@ class RewardEnsemble(Reward):
         references: Sequence[str],
         batch_size: int = 64,
     ) -> RewardEnsemble:
-        """Make one of models in memory: one with a head of K outputs, or K with a head of one output.
+        """Make an ensemble of models in memory: one with a head of K outputs, or K with a head of one output.
 
         Args:
             networks: the models, in evaluation mode.
-            tokenizer: theirs.
+            tokenizer: the tokenizer of all of them.
             references: texts over which the scores are normalised.
-            batch_size: texts a forward pass.
+            batch_size: texts per forward pass.
 
         Raises:
-            ValueError: there are fewer than two members, or their mean does not differ between the references.
+            ValueError: there are fewer than two members, or their mean is the same for all references.
         """
         ensemble = cls.__new__(cls)
         ensemble._set(networks, tokenizer, 1.0, [], batch_size)
@@ -153,36 +153,36 @@ class RewardEnsemble(Reward):
 
     @property
     def shared_trunk(self) -> bool:
-        """Whether the members are heads of one model."""
+        """Return whether the members are heads of one model."""
         return len(self.networks) == 1
 
     @property
     def members(self) -> int:
-        """How many members there are."""
+        """Return the number of members."""
         return len(self.biases)
 
     def raw_scores(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """The members' scores before normalisation, whose differences are log-odds, (members, n)."""
+        """Return the members' scores before normalisation, (members, n); their differences are log-odds."""
         columns = [score_matrix(network, self.tokenizer, texts, self.batch_size) for network in self.networks]
         return np.concatenate(columns, axis=1).T
 
     def member_scores(self, prompts: Sequence[str], completions: Sequence[str]) -> NDArray[np.float64]:
-        """The members' normalised scores, (members, n)."""
+        """Return the members' normalised scores, (members, n)."""
         if not len(prompts) and not len(completions):
             return np.empty((self.members, 0))
         texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         return self.raw_scores(texts) * self.gain + self.biases[:, None]
 
     def score(self, prompts: Sequence[str], completions: Sequence[str], **columns: object) -> NDArray[np.float64]:
-        """The mean of the members, (n,)."""
+        """Return the mean of the members, (n,)."""
         return self.member_scores(prompts, completions).mean(axis=0)
 
     def std(self, prompts: Sequence[str], completions: Sequence[str]) -> NDArray[np.float64]:
-        """The members' standard deviation, (n,)."""
+        """Return the standard deviation of the members, (n,)."""
         return self.member_scores(prompts, completions).std(axis=0)
 
     def preferences(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> NDArray[np.float64]:
-        """The members' probabilities that the first completion is better than the second, (members, n)."""
+        """Return each member's probability that the first completion is better than the second, (members, n)."""
         difference = (self.member_scores(prompts, first) - self.member_scores(prompts, second)) / self.gain
         return np.exp(-np.logaddexp(0.0, -difference))
 

@@ -1,4 +1,4 @@
-"""What stands between an environment and a reward function that fails: another try, a time limit, and a clear error."""
+"""Guard an environment against a reward function that fails: try again, limit the time, and raise a clear error."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ logger = logging.getLogger(__name__)
 
 
 class RewardError(RuntimeError):
-    """A reward function raised, or did not answer in time, at every attempt. Its cause is the last of these errors."""
+    """Raise when a reward function failed or took too long at every attempt; the cause is the last of these errors."""
 
 
 class Guarded(Reward):
-    """A reward function that is called again when it raises or hangs, and then given up with a `RewardError`.
+    """Call a reward function again when it raises or hangs, and give up with a `RewardError`.
 
-    It has the name and the components of the reward inside. Of a composition every leaf is guarded by itself: the error
+    It has the name and the components of the reward inside. In a composition every leaf is guarded by itself: the error
     names the leaf, and the leaves that have answered are not asked again. A score that is no finite number, or a wrong
-    number of scores, is a `ValueError` at once: it would be no better the next time.
+    number of scores, raises a `ValueError` at once: it would be no better the next time.
 
-    With a `timeout` the function runs in a thread of its own, since nothing else can be abandoned. A thread cannot be
-    killed: one that hangs goes on as a daemon, with whatever it holds (a socket, memory, a lock), until it returns or
-    the process ends, and each further attempt may leave one more. A function that holds Python's global interpreter
-    lock all the while cannot be cut off at all. Without a timeout it runs in the caller's thread.
+    With a `timeout` the function runs in a thread of its own, which can be abandoned but not killed. A thread that
+    hangs goes on as a daemon, with whatever it holds (a socket, memory, a lock), until it returns or the process ends,
+    and each further attempt may leave one more. A function that never releases Python's global interpreter lock cannot
+    be cut off at all. Without a timeout it runs in the caller's thread.
 
     Args:
         reward_fn: a `Reward` or any callable with its signature.
@@ -57,21 +57,21 @@ class Guarded(Reward):
         self.timeout, self.retries, self.backoff = timeout, retries, backoff
 
     def parts(self) -> tuple[Reward, ...]:
-        """The reward inside."""
+        """Return the reward inside."""
         return (self.reward,)
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The checked scores, (n,) float64."""
+        """Return the checked scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
         self, prompts: list[str], completions: list[str], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The checked scores and components of the reward inside.
+        """Return the checked scores and components of the reward inside.
 
         Raises:
             RewardError: every attempt raised or took longer than the timeout.
-            ValueError: the scores are not one finite number a completion.
+            ValueError: the scores are not one finite number per completion.
         """
         if isinstance(self.reward, Composed):
             return self.reward.map_leaves(self._guard).evaluate(prompts, completions, columns)
@@ -97,7 +97,7 @@ class Guarded(Reward):
         raise AssertionError("unreachable")
 
     def _guard(self, leaf: Reward) -> Reward:
-        """A leaf with this guard, unless it has one of its own."""
+        """Return a leaf with this guard, unless it has a guard of its own."""
         return leaf if isinstance(leaf, Guarded) else Guarded(leaf, self.timeout, self.retries, self.backoff)
 
     def _call(

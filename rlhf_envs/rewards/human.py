@@ -1,7 +1,7 @@
-"""People as the reward: finished episodes go to the feedback store, and their ratings are the scores.
+"""Take people's ratings as the reward: finished episodes go to the feedback store and get their scores from there.
 
-Synchronous, an episode waits for a person. Asynchronous, a reward model answers at once, people rate what they get to,
-and the model is refitted when enough ratings came.
+In mode "sync" an episode waits for a person. In mode "async" a reward model answers at once, people rate what they can,
+and the model is refitted when enough ratings have come.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from rlhf_envs.feedback.records import NewItem
 from rlhf_envs.rewards.base import Columns, Reward, evaluate_reward
 from rlhf_envs.rewards.guard import RewardError
 from rlhf_envs.rewards.registry import get_reward
+from rlhf_envs.rewards.shaping import whole_number
 from rlhf_envs.rewards.state import is_frozen
 
 if TYPE_CHECKING:
@@ -35,63 +36,55 @@ OnTimeout = Literal["fallback", "mean", "error"]
 Refit = Callable[[list[dict[str, Any]]], Callable[..., Any] | None]
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """A moment of waiting for people.
+class Waiting(NamedTuple):
+    """Describe a moment of waiting for people."""
 
-    Attributes:
-        seconds: since this reward call began to wait.
-        asked: completions of the call.
-        missing: those without enough answers yet.
-    """
-
-    seconds: float
-    asked: int
-    missing: int
+    seconds: float  # since this reward call began to wait
+    asked: int  # completions of the call
+    missing: int  # completions without enough answers yet
 
 
 class HumanReward(Reward):
-    """What people think of a completion, from -1 to 1: the middle of the scale is 0, thumbs are -1 and 1.
+    """Ask people what they think of a completion; from -1 to 1, with the middle of the scale at 0, thumbs at -1 and 1.
 
-    All completions of a reward call go into the queue together. Texts that were asked before (by this `source`) are not
-    asked again: so a run that was killed while it waited, and goes on from its checkpoint, finds the ratings that came.
-    Evaluations (`frozen_rewards`) ask nobody, their scores are the fallback's: a yardstick that stays the same.
+    All completions of a reward call go into the queue together. A text that was asked before (by this `source`) is not
+    asked again. So a run that was killed while it waited, and goes on from its checkpoint, finds the ratings that came.
+    Evaluations (`frozen_rewards`) ask nobody: the fallback scores them, so that the measure stays the same.
 
-    What a model says in people's place, the fallback or the refitted one, goes through tanh: a reward model's scores
-    have standard deviation 1 and no bounds, and would drown people's. A clip would make everything beyond one standard
-    deviation equal, tanh keeps the order. A fallback that is from -1 to 1 by itself is from -0.76 to 0.76 then.
+    The scores of a model in people's place, the fallback or the refitted one, go through tanh: a reward model's scores
+    have standard deviation 1 and no bounds, and would drown people's. Clipping would make all scores beyond one
+    deviation equal; tanh keeps their order. A fallback that already scores from -1 to 1 ends within -0.76 to 0.76.
 
-    A completion that somebody skips is waited for until `overlap` others have rated it, or everybody, and `overlap`
-    people at least, has rated or skipped it. Everybody are the accounts that have answered or skipped anything in this
-    store so far: not an admin who only looks, but also one who went home, or whose answers were imported. So where the
-    only one at work skips, the wait ends; where somebody is away, `timeout` must end it.
-
-    Do not give the environment a `reward_timeout` with it: `timeout` is this reward's own.
+    A skipped completion is waited for until `overlap` others have rated it, or until everybody (at least `overlap`
+    people) has rated or skipped it. "Everybody" are the accounts that have answered or skipped anything in this store:
+    not an admin who only looks, but also somebody who went home, or whose answers were imported. So the wait ends when
+    the only person at work skips; where somebody is away, only `timeout` can end it.
 
     Args:
-        store: of `rlhf_envs.feedback`: a path, a URL or an open store. With None nobody is asked, the fallback answers.
+        store: the feedback store: a path, a URL or an open `FeedbackStore`. With None nobody is asked, and the fallback
+            answers.
         mode: "sync" waits for people, "async" does not.
-        fallback: a registered reward's name, or a reward model's folder, that answers where people do not (see above).
-        timeout: seconds that a reward call waits for people; None waits for ever. Only in "sync".
-        on_timeout: what becomes of completions without an answer then: the "fallback" scores them, they get the "mean"
+        fallback: what answers where people do not (see above): a registered reward's name, or a reward model's folder.
+        timeout: seconds that a reward call waits for people; None waits for ever. Only in "sync". Do not give the
+            environment a `reward_timeout` as well.
+        on_timeout: what happens then to completions without an answer: the "fallback" scores them, they get the "mean"
             of the others in the call (0 without any), or the run stops with an "error" (and can go on, since they stay
             in the queue). The first two take them out of the queue.
         poll: seconds between two looks into the store.
         overlap: people who judge each completion; the reward is their mean.
         kind: "rating", on the scale of the store's settings, or "thumbs".
-        refit_every: ratings that come between two refits of the model. Only in "async", and with `refit` set.
-        queue_limit: completions that wait for people at most, in "async"; beyond it none are added.
-        source: which items of the store are this reward's.
+        refit_every: new ratings between two refits of the model. Only in "async", and with `refit` set.
+        queue_limit: in "async", the largest number of completions that wait for people; no more are added then.
+        source: the `source` that marks this reward's items in the store.
 
     Attributes:
-        refit: makes a reward function of rating rows (`{"prompt", "completion", "label"}`, one a judgement, labels from
-            -1 to 1); it is called with all there are, and may return None to keep the model. Without it nothing is
-            refitted.
-        on_wait: called at every look into the store while people are waited for; False ends the wait, and what misses
-            is scored 0: for a run that gives the rollout up.
+        refit: makes a reward function of all rating rows (`{"prompt", "completion", "label", "annotator"}`, one per
+            judgement, labels from -1 to 1), or returns None to keep the model. Without it nothing is refitted.
+        on_wait: called at every look into the store while people are waited for. False ends the wait, and missing
+            completions score 0: for a run that gives the rollout up.
         waited: seconds waited so far.
         missed: completions so far that people did not answer in time, or all skipped.
-        unasked: completions so far that did not go into a full queue.
+        unasked: completions so far that did not fit into the queue.
         refits: refits so far.
 
     Raises:
@@ -116,19 +109,17 @@ class HumanReward(Reward):
     ) -> None:
         for name, value, choices in (("mode", mode, Mode), ("kind", kind, Kind), ("on_timeout", on_timeout, OnTimeout)):
             if value not in get_args(choices):
-                raise ValueError(
-                    f"the human reward's {name} is {value!r}: choose one of {', '.join(get_args(choices))}"
-                )
+                names = ", ".join(get_args(choices))
+                raise ValueError(f"the human reward's {name} is {value!r}: choose one of {names}")
         for name, number in (("overlap", overlap), ("refit_every", refit_every), ("queue_limit", queue_limit)):
-            if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-                raise ValueError(f"the human reward's {name} must be a whole number of at least 1, got {number!r}")
+            whole_number(f"the human reward's {name}", number)
         for name, seconds in (("timeout", math.inf if timeout is None else timeout), ("poll", poll)):
             if isinstance(seconds, bool) or not seconds > 0:
                 raise ValueError(f"the human reward's {name} must be seconds above 0, got {seconds!r}")
         self.store, self.mode, self.kind, self.source = store, mode, kind, source
         self.timeout, self.on_timeout, self.poll = timeout, on_timeout, poll
         self.overlap, self.refit_every, self.queue_limit = overlap, refit_every, queue_limit
-        self.fallback = get_reward(fallback)  # now, and not when the first person is late
+        self.fallback = get_reward(fallback)  # now, not when the first person is late
         self.model = self.fallback
         self.refit: Refit | None = None
         self.on_wait: Callable[[Waiting], bool | None] | None = None
@@ -140,10 +131,10 @@ class HumanReward(Reward):
         self._last_seen = 0  # the last judgement that `_workers` is made of
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """People's scores, (n,) float64, or in "async" those of the model that people's ratings made.
+        """Return people's scores, (n,) float64, or in "async" the scores of the model fitted to people's ratings.
 
         Raises:
-            RewardError: the time is over and `on_timeout` is "error".
+            RewardError: `timeout` has passed and `on_timeout` is "error".
             StoreError: the store cannot be used.
         """
         if self.store is None or is_frozen():
@@ -155,11 +146,11 @@ class HumanReward(Reward):
         return self._wait_for_people(prompts, completions, columns)
 
     def open(self) -> FeedbackStore:
-        """The store, opened when it is first needed.
+        """Return the store, and open it when it is first needed.
 
         Raises:
-            StoreError: it cannot be opened.
-            ValueError: there is none.
+            StoreError: the store cannot be opened.
+            ValueError: this reward has no store.
         """
         if self._opened is None:
             from rlhf_envs.feedback import FeedbackStore
@@ -173,7 +164,7 @@ class HumanReward(Reward):
         return self._opened
 
     def labels(self) -> list[dict[str, Any]]:
-        """All judgements of this kind in the store as rating rows, oldest first, gold questions left out."""
+        """Return all judgements of this kind in the store as rating rows, oldest first, without gold questions."""
         store = self.open()
         judgements = [judgement for judgement in store.judgements() if judgement.kind == self.kind]
         items = {item.id: item for item in store.items(sorted({judgement.item_id for judgement in judgements}))}
@@ -184,13 +175,14 @@ class HumanReward(Reward):
                 "completion": items[judgement.item_id].completions[0],
                 "label": _label(judgement, scale),
                 "annotator": judgement.annotator,
+                "item_id": judgement.item_id,
             }
             for judgement in judgements
             if items[judgement.item_id].gold is None
         ]
 
     def figures(self) -> dict[str, float]:
-        """What TensorBoard shows: seconds waited, completions in the queue, judgements, and what people missed."""
+        """Return what TensorBoard shows: seconds waited, the length of the queue, judgements, and counts."""
         progress = self.open().progress()
         return {
             "human_wait_s": self.waited,
@@ -202,7 +194,7 @@ class HumanReward(Reward):
         }
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy in another process opens the store anew."""
+        """Leave the open store out: a copy in another process opens it anew."""
         return {**self.__dict__, "_opened": None, "_asked": {}, "on_wait": None}
 
     def _wait_for_people(self, prompts: Sequence[str], completions: Sequence[str], columns: Columns) -> np.ndarray:
@@ -228,16 +220,20 @@ class HumanReward(Reward):
                 f"people judged {len(ids) - len(missing)} of {len(ids)} completions within {self.timeout:g} s; the "
                 f"rest stay in {self.open().url}: serve it (rlhf feedback serve), then go on with the run"
             )
-        self._give_up_on({item_id for item_id, missed in zip(ids, unanswered, strict=True) if missed})
+        withdrawn = {item_id for item_id, missed in zip(ids, unanswered, strict=True) if missed}
+        self.open().withdraw(sorted(withdrawn))
+        self._asked = {text: item_id for text, item_id in self._asked.items() if item_id not in withdrawn}
         self.missed += int(unanswered.sum())
         if self.on_timeout == "mean":
             scores[unanswered] = np.nan_to_num(scores[~unanswered].mean()) if not unanswered.all() else 0.0
         else:
-            scores[unanswered] = _scores_of(self.fallback, *_at(unanswered, prompts, completions, columns))
+            rows = {"prompts": prompts, "completions": completions, **columns}
+            missed = {name: [rows[name][i] for i in np.flatnonzero(unanswered).tolist()] for name in rows}
+            scores[unanswered] = _scores_of(self.fallback, missed.pop("prompts"), missed.pop("completions"), missed)
         return scores
 
     def _look(self, ids: Sequence[int]) -> tuple[dict[int, list[float]], set[int]]:
-        """The labels that are there by item, and the items that want more and may get them."""
+        """Return the labels by item, and the items that need more labels and can still get them."""
         store = self.open()
         answers: dict[int, list[float]] = defaultdict(list)
         skips: dict[int, int] = defaultdict(int)
@@ -251,14 +247,12 @@ class HumanReward(Reward):
                 skips[judgement.item_id] += 1
             else:
                 answers[judgement.item_id].append(_label(judgement, scale))
-        # What everybody who works has skipped or judged gets no further answer.
+        # An item that everybody at work has skipped or judged gets no further answer.
         done = {i for i in ids if len(answers[i]) >= self.overlap or len(answers[i]) + skips[i] >= everybody}
         return {i: labels for i, labels in answers.items() if labels}, set(ids) - done
 
     def _ask(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
-        """The items of the texts, added to the queue where they are new."""
-        from rlhf_envs.feedback import NewItem
-
+        """Return the items of the texts, after adding new texts to the queue."""
         store = self.open()
         texts = list(zip(prompts, completions, strict=True))
         new = [text for text in dict.fromkeys(texts) if text not in self._asked]
@@ -275,10 +269,6 @@ class HumanReward(Reward):
         self._ask(prompts[:room], completions[:room])
         self.unasked += max(0, len(prompts) - room)
 
-    def _give_up_on(self, ids: set[int]) -> None:
-        self.open().withdraw(sorted(ids))
-        self._asked = {text: item_id for text, item_id in self._asked.items() if item_id not in ids}
-
     def _refit_if_due(self) -> None:
         if self.refit is None or self.open().progress().judgements - self._labels < self.refit_every:
             return
@@ -292,27 +282,15 @@ class HumanReward(Reward):
 
 
 def _scores_of(reward: Callable[..., Any], prompts: list[str], completions: list[str], columns: Columns) -> np.ndarray:
-    """A model's scores within people's bounds, (n,) float64 from -1 to 1."""
+    """Return a model's scores within people's bounds, (n,) float64 from -1 to 1."""
     scores: np.ndarray = np.tanh(evaluate_reward(reward, prompts, completions, columns)[0])
     return scores
 
 
 def _label(judgement: Judgement, scale: tuple[int, int]) -> float:
-    """A judgement as a number from -1 to 1."""
+    """Return a judgement as a number from -1 to 1."""
     assert judgement.value is not None
     if judgement.kind == "thumbs":
         return 1.0 if judgement.value["up"] else -1.0
     low, high = scale
     return (2.0 * judgement.value["rating"] - low - high) / (high - low)
-
-
-def _at(
-    chosen: np.ndarray, prompts: Sequence[str], completions: Sequence[str], columns: Columns
-) -> tuple[list[str], list[str], Mapping[str, list[Any]]]:
-    """The chosen ones, (n,) bool, of n prompts, completions and columns."""
-    indices = np.flatnonzero(chosen).tolist()
-    return (
-        [prompts[i] for i in indices],
-        [completions[i] for i in indices],
-        {name: [values[i] for i in indices] for name, values in columns.items()},
-    )

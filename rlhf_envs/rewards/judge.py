@@ -1,7 +1,7 @@
-"""The gold judge: how probably a text is a positive review, by TF-IDF and logistic regression.
+"""Judge how probably a text is a positive review, by TF-IDF and logistic regression: the "gold" judge.
 
-Agents never train against it: it tells whether a rising reward is better text or a hacked reward model. It is stored
-as plain arrays and a word list, and scored with numpy alone, as scikit-learn would (a test holds the two equal).
+Agents never train against it: it tells whether a rising reward means better text or a hacked reward model. It is stored
+as plain arrays and a word list. NumPy alone scores it, as scikit-learn would (a test holds the two equal).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_envs.models import resolve
 from rlhf_envs.rewards.base import Reward
 
 __all__ = ["GoldJudge", "gold"]
@@ -24,17 +25,17 @@ _WORD = re.compile(r"(?u)\b\w\w+\b")
 
 
 class GoldJudge(Reward):
-    """Probability, in [0, 1], that `prompt + completion` is a positive review.
+    """Return the probability, in [0, 1], that `prompt + completion` is a positive review.
 
-    The features are those of `sklearn.feature_extraction.text.TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)`:
-    lower-cased words of two characters or more and pairs of neighbours, each weighing `(1 + ln tf) * idf`, scaled to
-    length 1.
+    The features are lower-cased words of two characters or more and pairs of neighbours, each weighing
+    `(1 + ln tf) * idf`, scaled to length 1. This is what
+    `sklearn.feature_extraction.text.TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)` computes.
 
     Args:
         vocabulary: the features, words and "word word" pairs, (n_features,).
         idf: the inverse document frequency of each, (n_features,).
         coef: the weight of each in the logistic regression, (n_features,).
-        intercept: of the logistic regression.
+        intercept: the intercept of the logistic regression.
     """
 
     name = "gold"
@@ -96,8 +97,6 @@ class GoldJudge(Reward):
         Raises:
             FileNotFoundError: the folder holds no judge.
         """
-        from rlhf_envs.models import resolve
-
         folder = Path(resolve(name))
         for file in ("weights.npz", "vocabulary.json"):
             if not (folder / file).is_file():

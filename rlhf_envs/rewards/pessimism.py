@@ -1,4 +1,4 @@
-"""Pessimism: trust an ensemble of reward models only as far as its members agree."""
+"""Trust an ensemble of reward models only as far as its members agree."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlhf_envs.rewards.base import Columns, Reward, ScoreError
+from rlhf_envs.rewards.registry import get_reward
 
 __all__ = ["HasMembers", "Pessimistic"]
 
 
 class HasMembers(Protocol):
-    """An ensemble: what scores texts several times over, each time on the same scale."""
+    """Describe an ensemble: it scores texts several times, each time on the same scale."""
 
     def member_scores(self, prompts: Sequence[str], completions: Sequence[str]) -> Any:
-        """Scores (members, n)."""
+        """Return scores, (members, n)."""
 
 
 class Pessimistic(Reward):
-    """The mean of an ensemble's members minus k of their standard deviations, or their worst case.
+    """Score the mean of an ensemble's members minus k of their standard deviations, or their worst case.
 
     Source: Coste et al. 2023, "Reward Model Ensembles Help Mitigate Overoptimization"
     (https://arxiv.org/abs/2310.02743): uncertainty-weighted and worst-case optimisation. Departure: theirs weighs the
-    variance, ours the deviation (as an optimist's upper bound does), which is in the reward's own units.
+    variance, ours the deviation, which has the units of the reward.
 
-    The components are the mean under the ensemble's name, `disagreement` (the deviation, of the members as the whole
-    population) and the pessimistic score.
+    The components are the mean under the ensemble's name, `disagreement` (the deviation with ddof 0) and the
+    pessimistic score.
 
     Args:
-        ensemble: anything with `member_scores(prompts, completions) -> (members, n)`; or the folder of a saved
+        ensemble: anything with `member_scores(prompts, completions) -> (members, n)`, or the folder of a saved
             `RewardEnsemble`.
-        k: standard deviations to take off.
-        worst_case: take the lowest member instead; `k` is not used then.
+        k: standard deviations to subtract.
+        worst_case: take the lowest member instead, and do not use `k`.
 
     Raises:
         ValueError: `k` is below 0.
@@ -42,9 +43,7 @@ class Pessimistic(Reward):
 
     def __init__(self, ensemble: HasMembers | str, k: float = 1.0, worst_case: bool = False) -> None:
         if isinstance(ensemble, str):
-            from rlhf_envs.rewards.ensemble import RewardEnsemble
-
-            ensemble = RewardEnsemble(ensemble)
+            ensemble = get_reward(ensemble)  # type: ignore[assignment]
         if not hasattr(ensemble, "member_scores"):
             raise TypeError(
                 f"Pessimistic needs an ensemble with member_scores(prompts, completions), got {ensemble!r}: fit one "
@@ -57,20 +56,20 @@ class Pessimistic(Reward):
         self.name = f"pessimistic_{self._inner}"
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The pessimistic scores, (n,) float64."""
+        """Return the pessimistic scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
         self, prompts: list[str], completions: list[str], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The pessimistic scores; the members' mean, their disagreement, and the pessimistic scores by name."""
+        """Return the pessimistic scores, and by name also the members' mean and their disagreement."""
         members = self._members(prompts, completions)
         mean, deviation = members.mean(axis=0), members.std(axis=0)
         scores = members.min(axis=0) if self.worst_case else mean - self.k * deviation
         return scores, {self._inner: mean, "disagreement": deviation, self.name: scores}
 
     def _members(self, prompts: list[str], completions: list[str]) -> np.ndarray:
-        """The members' scores, checked: (members, n) float64."""
+        """Return the members' checked scores, (members, n) float64."""
         members = np.asarray(self.ensemble.member_scores(prompts, completions), dtype=np.float64)
         if members.ndim != 2 or members.shape[0] < 1 or members.shape[1] != len(prompts):
             raise ScoreError(

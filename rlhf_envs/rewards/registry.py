@@ -1,4 +1,4 @@
-"""Reward functions by name, imported when first asked for."""
+"""Find reward functions by name, and import them when they are first asked for."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def register_reward(name: str, target: str | Callable[..., Any]) -> None:
 
 
 def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
-    """The reward function of that name, at that `"module:attribute"`, or the reward model in that folder.
+    """Return the reward with that name, at that `"module:attribute"`, or the reward model in that folder.
 
     Without arguments it is made once and then kept; with arguments it is made anew.
 
     Args:
-        name: see above.
+        name: a registered name, an address to import, or a folder.
         **kwargs: arguments of the reward's class or factory.
 
     Raises:
@@ -59,16 +59,14 @@ def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
             reward does not take the arguments.
     """
     if name and name not in _targets and Path(name).is_dir():
-        from .ensemble import load_reward
-
-        return _call_with(load_reward, name, (name,), kwargs)
+        return _call_with(_import(name, "rlhf_envs.rewards.ensemble:load_reward"), name, (name,), kwargs)
     if kwargs or name not in _made:
         if name not in _targets and ":" not in name:
             raise ValueError(
                 f"unknown reward {name!r}; there are {', '.join(list_rewards())}; or give 'module:attribute', the "
                 "folder of a reward model, or pass a callable as reward_fn"
             )
-        made = _resolve(name, _targets.get(name, name), kwargs)
+        made = _make(name, _targets.get(name, name), kwargs)
         if kwargs:
             return made
         _made[name] = made
@@ -76,26 +74,28 @@ def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
 
 
 def list_rewards() -> list[str]:
-    """The registered names, sorted."""
+    """Return the registered names, sorted."""
     return sorted(_targets)
 
 
-def _resolve(name: str, target: str | Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
-    found: Any = target
-    if isinstance(target, str):
-        module, _, attribute = target.partition(":")
-        if not all(part.isidentifier() for part in [*module.split("."), attribute]):
-            raise ValueError(f"reward {name!r}: {target!r} is no 'module:attribute'")
-        try:
-            found = getattr(importlib.import_module(module), attribute)
-        except (ModuleNotFoundError, AttributeError) as error:
-            raise ValueError(f"reward {name!r}: there is no {attribute!r} in {module!r} ({error})") from error
+def _make(name: str, target: str | Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
+    found: Any = _import(name, target) if isinstance(target, str) else target
     if kwargs and not _is_factory(found):
         raise ValueError(f"reward {name!r} is made without arguments, got {sorted(kwargs)}")
     reward: Callable[..., Any] = _call_with(found, name, (), kwargs) if _is_factory(found) else found
     if not callable(reward):
         raise ValueError(f"reward {name!r} is {reward!r}, which cannot be called with prompts and completions")
     return reward
+
+
+def _import(name: str, target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), attribute]):
+        raise ValueError(f"reward {name!r}: {target!r} is no 'module:attribute'")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"reward {name!r}: there is no {attribute!r} in {module!r} ({error})") from error
 
 
 def _call_with(factory: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -107,7 +107,7 @@ def _call_with(factory: Callable[..., Any], name: str, args: tuple[Any, ...], kw
 
 
 def _is_factory(target: Any) -> bool:
-    """Whether it is called to get the reward function: a class, or a callable that needs no argument."""
+    """Return whether `target` makes the reward function: a class, or a callable that needs no argument."""
     if inspect.isclass(target):
         return True
     if not callable(target):

@@ -1,4 +1,4 @@
-"""A learned reward: any Hugging Face `AutoModelForSequenceClassification` with one label."""
+"""Score by a learned reward model: any Hugging Face `AutoModelForSequenceClassification` with one label."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
-    """Tokenize texts, keeping the end of those longer than `max_length`; a text without tokens becomes one EOS."""
+    """Tokenize texts, and keep the end of a text longer than `max_length`; a text without tokens becomes one EOS."""
     if not texts:
         return []
     encoded = tokenizer(list(texts), verbose=False)["input_ids"]
@@ -130,14 +130,14 @@ def score_matrix(
 
 
 class RewardModel(Reward):
-    """The normalised score of a reward model, which reads `prompt + completion`.
+    """Return the normalised score of a reward model, which reads `prompt + completion`.
 
-    The score is `raw * config.reward_gain + config.reward_bias`; a model from elsewhere, without the two, gives its raw
-    score. `rlhf_envs.preferences.normalise` sets them.
+    The score is `raw * config.reward_gain + config.reward_bias`, which `rlhf_envs.preferences.normalise` sets. A model
+    from elsewhere, without the two, gives its raw score.
 
     Args:
         model: "tiny-reward", a local folder or a hub id of a sequence classifier with one label.
-        batch_size: texts a forward pass.
+        batch_size: texts per forward pass.
         device: where the model lives, "cpu" or "cuda".
 
     Raises:

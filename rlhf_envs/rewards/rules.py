@@ -1,4 +1,4 @@
-"""Rewards computed by a rule: no model, no data, the same text always gets the same score."""
+"""Compute rewards by a rule: without a model or data, the same text always gets the same score."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ __all__ = ["IncreasingNumbersReward", "TokenBanditReward"]
 
 
 class IncreasingNumbersReward(Reward):
-    """The length of the run of increasing numbers that the completion starts with, as a share of `horizon`, in [0, 1].
+    """Score how long a completion goes on with increasing numbers from its start, as a share of `horizon`, in [0, 1].
 
     RL4LMs' `IncreasingNumbersinText` (Ramamurthy et al. 2023) without its leniency. Departures: the run goes on from
-    the prompt's number (theirs ignores the prompt, so any first number counts); a word that is not a number ends it
-    (theirs skips such words); and it is divided by the tokens allowed rather than by `max(length, min_tokens / 2)`,
-    which gave an early EOS the full reward.
+    the prompt's number (theirs ignores the prompt, so any first number counts). A word that is not a number ends it
+    (theirs skips such words). It is divided by the tokens allowed rather than by `max(length, min_tokens / 2)`, which
+    gave an early EOS the full reward.
 
     Args:
         horizon: the number of new tokens allowed.
@@ -32,7 +32,7 @@ class IncreasingNumbersReward(Reward):
         self.horizon = horizon
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The share of the horizon that is an increasing run, (n,)."""
+        """Return the share of the horizon that is an increasing run, (n,)."""
         return np.array([self._run(p, c) / self.horizon for p, c in zip(prompts, completions, strict=True)])
 
     def _run(self, prompt: str, completion: str) -> int:
@@ -49,10 +49,10 @@ class IncreasingNumbersReward(Reward):
 
 
 class TokenBanditReward(Reward):
-    """A fixed, rugged function of a context letter and the letters that follow, in [-1, 1].
+    """Score a context letter and the letters that follow by a fixed, rugged function, in [-1, 1].
 
     For the context c and the letters v_1 ... v_k (each 0-25) it is
-    `sum_t sin(1 + 2 c + 1.7 t + 0.9 v_t + 1.3 v_t v_{t-1} + 0.7 c v_t) / horizon` with v_0 = c: every letter's worth
+    `sum_t sin(1 + 2 c + 1.7 t + 0.9 v_t + 1.3 v_t v_{t-1} + 0.7 c v_t) / horizon` with v_0 = c. Every letter's worth
     depends on the context, its place and the letter before, so no token is good by itself.
 
     Args:
@@ -67,7 +67,7 @@ class TokenBanditReward(Reward):
         self.horizon = horizon
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The value of each completion's letters, (n,)."""
+        """Return the value of each completion's letters, (n,)."""
         return np.array([self._value(p, c) for p, c in zip(prompts, completions, strict=True)])
 
     def _value(self, prompt: str, completion: str) -> float:

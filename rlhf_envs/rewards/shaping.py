@@ -1,4 +1,4 @@
-"""What bends a reward: clipping, whitening that keeps the mean, penalties for length and repetition.
+"""Shape rewards: clip them, whiten them around their mean, penalise length and repetition.
 
 They compose as all rewards do: `Clipped(Whitened(RewardModel()), -3, 3) + 0.1 * LengthPenalty(longest=20)`.
 """
@@ -13,20 +13,19 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.rewards.base import Columns, FunctionReward, Reward, evaluate_reward
+from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.rewards.state import is_frozen
 
 __all__ = ["Clipped", "LengthPenalty", "Repetition", "RepetitionPenalty", "Whitened", "Wrapped", "as_reward", "ngrams"]
 
 
 def as_reward(reward: str | Callable[..., Any]) -> Reward:
-    """A reward out of a reward, a plain reward function, or a registered reward's name.
+    """Return a `Reward` for a reward, a plain reward function, or a registered reward's name.
 
     Raises:
-        ValueError: the name is unknown, or an address to import, which a name in a file must not be.
+        ValueError: the name is unknown, or it is an address to import, which a name read from a file must not be.
     """
     if isinstance(reward, str):
-        from rlhf_envs.rewards.registry import get_reward
-
         if ":" in reward:
             raise ValueError(f"{reward!r} is an address, not a registered reward: pass the reward function itself")
         reward = get_reward(reward)
@@ -36,20 +35,20 @@ def as_reward(reward: str | Callable[..., Any]) -> Reward:
 
 
 def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    """The word n-grams of a text in their order; of a shorter text none."""
+    """Return the word n-grams of a text in their order; none for a text of fewer than n words."""
     words = text.split()
     return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def whole_number(name: str, value: int, least: int = 1) -> int:
-    """The value, or a ValueError that says that it is no whole number of at least `least`."""
+    """Return the value, or raise a ValueError that names it if it is no whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
     return value
 
 
 class Wrapped(Reward):
-    """A reward around another one, whose score it transforms. It reports the components inside and itself.
+    """Transform the score of another reward, and report the components inside and itself.
 
     A subclass implements `transform`.
 
@@ -65,35 +64,35 @@ class Wrapped(Reward):
 
     @abstractmethod
     def transform(self, scores: np.ndarray) -> np.ndarray:
-        """The scores, (n,) float64, transformed."""
+        """Return the transformed scores, (n,) float64."""
 
     def parts(self) -> tuple[Reward, ...]:
-        """The reward inside."""
+        """Return the reward inside."""
         return (self.reward,)
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The transformed scores, (n,) float64."""
+        """Return the transformed scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
         self, prompts: list[str], completions: list[str], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The transformed scores; the components inside, untransformed, and under its own name the transformed."""
+        """Return the transformed scores, the untransformed components inside, and itself as one more component."""
         scores, components = evaluate_reward(self.reward, prompts, completions, columns)
         transformed = self.transform(scores)
         return transformed, {**components, self.name: transformed}
 
 
 class Clipped(Wrapped):
-    """A reward kept within bounds: no single completion can shout.
+    """Keep a reward within bounds, so that no single completion outweighs all others.
 
     Args:
         reward: the reward inside.
-        low: the lowest score, None for no bound.
-        high: the highest score, None for no bound.
+        low: the lowest score; None for no bound.
+        high: the highest score; None for no bound.
 
     Raises:
-        ValueError: there is no bound, or the bounds are no interval.
+        ValueError: there is no bound, or `low` is not below `high`.
     """
 
     prefix = "clipped"
@@ -107,22 +106,22 @@ class Clipped(Wrapped):
             raise ValueError(f"low must be below high, got low={low!r} and high={high!r}")
 
     def transform(self, scores: np.ndarray) -> np.ndarray:
-        """The scores within the bounds."""
+        """Return the scores, each moved to the nearest bound if it is beyond."""
         return np.clip(scores, self.low, self.high)
 
 
 class Whitened(Wrapped):
-    """A reward divided by its running standard deviation, with its running mean where it was: `(r - m) / s + m`.
+    """Divide a reward by its running standard deviation and keep its running mean: `(r - m) / s + m`.
 
-    Mean and deviation are those of all scores so far, the present ones included, by the update of Chan et al. 1979.
-    They are part of an environment's state, so that a run goes on exactly, and stay still in evaluations. Subtracting
-    the mean as well would change what an episode is worth against one of another length; advantages do that in their
-    place.
+    The mean and the deviation are taken over all scores so far, including the present ones, by the update of Chan et
+    al. 1979. They are part of an environment's state, so that a resumed run goes on exactly, and evaluations do not
+    change them. The mean is kept because subtracting it would change the worth of an episode against one of another
+    length; the advantages subtract a mean later.
 
     Args:
         reward: the reward inside.
-        warm_up: scores that are seen, and passed on as they are, before whitening begins: a deviation of a few scores
-            says little. A call with one completion is like any other.
+        warm_up: scores that pass unchanged before whitening begins, since the deviation of a few scores says little.
+            A call with one completion counts like any other.
     """
 
     prefix = "whitened"
@@ -134,11 +133,11 @@ class Whitened(Wrapped):
 
     @property
     def deviation(self) -> float:
-        """The standard deviation of all scores so far."""
+        """Return the standard deviation of all scores so far."""
         return math.sqrt(self._squares / self.count) if self.count else 0.0
 
     def transform(self, scores: np.ndarray) -> np.ndarray:
-        """The whitened scores; learns their mean and deviation first, unless rewards are frozen."""
+        """Return the whitened scores, after learning their mean and deviation unless rewards are frozen."""
         if not is_frozen() and len(scores):
             self._learn(scores)
         if self.count < self.warm_up or self.deviation < 1e-8:
@@ -153,7 +152,7 @@ class Whitened(Wrapped):
         self.count = total
 
     def get_state(self) -> dict[str, Any]:
-        """The running statistics."""
+        """Return the running statistics."""
         return {"count": self.count, "mean": self.mean, "squares": self._squares}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -162,12 +161,12 @@ class Whitened(Wrapped):
 
 
 class LengthPenalty(Reward):
-    """Minus the number of words (or characters) by which a completion is longer or shorter than allowed; 0 within.
+    """Score minus the number of words (or characters) by which a completion is too long or too short; 0 if neither.
 
     Args:
-        longest: the most that cost nothing; None for no limit.
-        shortest: the fewest that cost nothing.
-        unit: "words" (split at white space) or "characters", for scripts that put no spaces.
+        longest: the greatest length that costs nothing; None for no limit.
+        shortest: the smallest length that costs nothing.
+        unit: "words" (split at white space), or "characters" for scripts without spaces.
 
     Raises:
         ValueError: an argument is wrong.
@@ -185,7 +184,7 @@ class LengthPenalty(Reward):
         self.unit = unit
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The penalties, (n,), at most 0."""
+        """Return the penalties, (n,), at most 0."""
         return np.array([self._penalty(text) for text in completions], dtype=np.float64)
 
     def _penalty(self, text: str) -> float:
@@ -195,10 +194,10 @@ class LengthPenalty(Reward):
 
 
 class RepetitionPenalty(Reward):
-    """Minus the share of a completion's word n-grams that it has said before: 0 for none, near -1 for a stuck record.
+    """Score minus the share of a completion's word n-grams that repeat an earlier one: 0 for none, near -1 for all.
 
     Args:
-        n: words of an n-gram; 1 counts words.
+        n: words per n-gram; 1 counts words.
     """
 
     name = "repetition-penalty"
@@ -207,7 +206,7 @@ class RepetitionPenalty(Reward):
         self.n = whole_number("n", n)
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The penalties, (n,), from -1 to 0; 0 for a text of fewer words than n."""
+        """Return the penalties, (n,), from -1 to 0; 0 for a text of fewer than n words."""
         return np.array([self._penalty(ngrams(text, self.n)) for text in completions], dtype=np.float64)
 
     @staticmethod
@@ -216,10 +215,10 @@ class RepetitionPenalty(Reward):
 
 
 class Repetition(RepetitionPenalty):
-    """The share of a completion's word n-grams that it has said before, from 0 to 1: a cost, for `Constrained`."""
+    """Score the share of a completion's word n-grams that repeat an earlier one, 0 to 1: a cost for `Constrained`."""
 
     name = "repetition"
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The shares, (n,)."""
+        """Return the shares, (n,)."""
         return -super().score(prompts, completions, **columns)

@@ -1,4 +1,4 @@
-"""Rewards that learn from what they score (running statistics, a memory): how that is kept, and kept still."""
+"""Save, restore and freeze what rewards learn from the texts they score (running statistics, a memory)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _frozen: ContextVar[bool] = ContextVar("_frozen", default=False)
 
 @contextmanager
 def frozen_rewards() -> Iterator[None]:
-    """Within it rewards score by what they know and learn nothing: evaluations leave a run as it was."""
+    """Keep rewards from learning inside this block, so that evaluations leave a run as it was."""
     token = _frozen.set(True)
     try:
         yield
@@ -28,12 +28,12 @@ def frozen_rewards() -> Iterator[None]:
 
 
 def is_frozen() -> bool:
-    """Whether a reward must not learn from the texts it scores now."""
+    """Return whether a reward must not learn from the texts it scores now."""
     return _frozen.get()
 
 
 def walk(reward_fn: Callable[..., Any], at: str = "") -> Iterator[tuple[str, Reward]]:
-    """A reward and all that it is made of, each with its place, such as "/Composed/0/Whitened"; a function has none."""
+    """Yield a reward and all its parts, each with its place, such as "/Composed/0/Whitened"; nothing for a function."""
     if isinstance(reward_fn, Reward):
         place = f"{at}/{type(reward_fn).__name__}"
         yield place, reward_fn
@@ -42,13 +42,13 @@ def walk(reward_fn: Callable[..., Any], at: str = "") -> Iterator[tuple[str, Rew
 
 
 def get_reward_state(reward_fn: Callable[..., Any]) -> dict[str, dict[str, Any]]:
-    """What a reward and its parts have learned, by place."""
+    """Return what a reward and its parts have learned, by place."""
     states = {place: reward.get_state() for place, reward in walk(reward_fn)}
     return {place: state for place, state in states.items() if state}
 
 
 def set_reward_state(reward_fn: Callable[..., Any], states: Mapping[str, Mapping[str, Any]]) -> None:
-    """Go on from a state of `get_reward_state`; where the reward is made otherwise now, that part begins anew."""
+    """Go on from a state that `get_reward_state` gave; a part that has no state in it begins anew."""
     here = dict(walk(reward_fn))
     for place, state in states.items():
         if place in here:

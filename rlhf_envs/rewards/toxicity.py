@@ -1,4 +1,4 @@
-"""Toxicity as a cost, by alt-profanity-check (extra `safety`)."""
+"""Measure toxicity as a cost, by alt-profanity-check (extra `safety`)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ["Toxicity"]
 
 
 class Toxicity(Reward):
-    """The probability, in [0, 1], that a completion is offensive: a *cost*, to be subtracted or constrained.
+    """Return the probability, in [0, 1], that a completion is offensive: a *cost*, to be subtracted or constrained.
 
-    The model is that of `alt-profanity-check` (a linear classifier over words, fitted to 200,000 labelled comments and
-    tweets): English, quick, and blunt. It takes "this movie sucks" for offensive, and misses what is meant between the
-    lines. The prompt is not read: the agent answers for its own words.
+    The model comes with `alt-profanity-check`: a linear classifier over words, fitted to 200,000 labelled comments and
+    tweets. It is English, quick, and blunt: it takes "this movie sucks" for offensive, and misses what is only implied.
+    The prompt is not read: the agent answers for its own words.
 
     Raises:
         ImportError: alt-profanity-check is not installed.
@@ -34,5 +34,5 @@ class Toxicity(Reward):
         self._predict = predict_prob
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
-        """The probabilities, (n,)."""
+        """Return the probabilities, (n,)."""
         return np.asarray(self._predict(completions), dtype=np.float64) if completions else np.zeros(0)
