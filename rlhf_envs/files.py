@@ -22,6 +22,7 @@ __all__ = [
     "find_folder",
     "is_replaceable",
     "replace_file",
+    "replace_json",
     "verify",
 ]
 
@@ -170,6 +171,11 @@ def replace_file(path: Path, data: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise _explained(error, path) from error
+
+
+def replace_json(path: Path, content: Any, indent: int = 1) -> None:
+    """Write JSON to a file with `replace_file`."""
+    replace_file(path, (json.dumps(content, indent=indent) + "\n").encode("utf-8"))
 
 
 def _sha256(path: Path) -> str:

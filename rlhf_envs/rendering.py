@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-__all__ = ["as_markdown", "draw", "printable"]
+__all__ = ["as_markdown", "draw", "markdown_table", "printable"]
 
 MARKDOWN = str.maketrans(
     {c: f"\\{c}" for c in "\\`*_{}[]()#+-.!|>~:"} | {"<": "&lt;", "&": "&amp;", "\n": " ", "\r": " "}
@@ -26,6 +27,18 @@ def printable(text: str) -> str:
 def as_markdown(text: str) -> str:
     """Return the text on one line, escaped for Markdown: nothing in it becomes markup, a link or an image."""
     return printable(text).translate(MARKDOWN)
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], rules: Sequence[str] = ()) -> str:
+    """Return a table in Markdown.
+
+    Args:
+        head: the headings.
+        rows: the cells, which are Markdown: what models or people wrote goes through `as_markdown` first.
+        rules: what stands below each heading: "---", the default, or "---:" to align a column to the right.
+    """
+    lines = [head, rules or ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def draw(text: str) -> np.ndarray:

@@ -63,12 +63,12 @@ def _compare(flags: CompareFlags) -> None:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on", markup=False)
         raise typer.Exit(130) from None
-    head, *rows = summary_table(comparison.report, ("reward", "kl"))
+    head, rows = summary_table(comparison.report, ("reward", "kl"))
     table = Table(*head, title=Text(headline(comparison.report)), box=box.SIMPLE)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
-    for note in comparison.report["notes"]:
+    for note in comparison.report.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
     console.print(f"{comparison.seconds:.0f} s. See {comparison.folder / 'report.html'}", markup=False, soft_wrap=True)
     console.print(f"curves: tensorboard --logdir {comparison.folder}", markup=False, soft_wrap=True)

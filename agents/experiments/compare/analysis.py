@@ -1,96 +1,172 @@
-"""What the runs of a comparison come to: `report.json` as a dict."""
+"""Compute the report of a comparison from the results of its runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...evaluation.statistics import improvement, iqm, reach
+from ...evaluation.statistics import Estimate, Reached, improvement, iqm, reach
 from .config import CompareConfig
-from .plan import Arm, Run
+from .notes import write_notes
+from .outcome import Outcome
+from .plan import Arm
 
-__all__ = ["Outcome", "analyse", "read_outcomes"]
+__all__ = ["ArmReport", "Improvement", "Point", "Report", "analyse"]
 
-MAX_PAIRED = 8  # arms of which every pair gets an interval; of more, each against the best
-OVERSHOOT = 0.05  # of the budget
+NEVER = Reached(0, 0, None, None)
+MAX_PAIRED = 8  # up to so many arms, every pair gets an interval; with more, each arm against the best
+SETTINGS = ("n_envs", "train", "kl_coef", "kl_target", "learning_rate", "hyperparams")
+
+
+class Point(NamedTuple):
+    """Hold a point of an arm's curve: the metric over its runs, and the mean of the tokens they had by then."""
+
+    step: int
+    tokens: float
+    metric: Estimate
+
+
+class Improvement(NamedTuple):
+    """Hold the probability that a run of the arm `better` ends better than a run of the arm `than`."""
+
+    better: str
+    than: str
+    probability: Estimate
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a run stands: finished with a result, failed with an error, or neither."""
+class ArmReport:
+    """Hold the metrics of an arm over its finished runs. Without any finished run most fields are empty or None.
 
-    run: Run
-    result: dict[str, Any] | None
-    error: str | None
+    Attributes:
+        name, label, algo, kl_coef: see `Arm`.
+        finished, failed, runs: numbers of runs.
+        figures: the interquartile mean of every metric at the end.
+        curve: the compared metric at the steps that all runs were evaluated at.
+        per_seed: the compared metric at the end, by seed.
+        gain: the `mean` over the seeds of the rise since before training, and its `standard_error`, None for one seed.
+        tokens: tokens trained for.
+        seconds: seconds of training.
+        settings: the settings that algorithms may differ in.
+        reached: how many runs reached the threshold, and when.
+        on_frontier: whether no other arm is at least as good in both metric and KL and better in one (Pareto-optimal).
+    """
 
-    def curve(self, name: str) -> dict[int, float]:
-        """A figure by step."""
-        assert self.result is not None
-        return {
-            entry["step"]: entry["estimates"][name]["mean"]
-            for entry in self.result["evaluations"]
-            if name in entry["estimates"]
+    name: str
+    label: str
+    algo: str
+    kl_coef: float | None
+    finished: int
+    failed: int
+    runs: int
+    figures: dict[str, Estimate]
+    curve: list[Point]
+    per_seed: dict[str, float] | None = None
+    gain: dict[str, float | None] | None = None
+    tokens: Estimate | None = None
+    seconds: Estimate | None = None
+    settings: dict[str, Any] | None = None
+    reached: Reached = NEVER
+    on_frontier: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the arm as JSON takes it; what there is only with finished runs is left out where there are none."""
+        found = {name: value for name, value in vars(self).items() if value is not None or name == "kl_coef"}
+        found["figures"] = {name: estimate.over_runs() for name, estimate in self.figures.items()}
+        found["curve"] = [{"step": p.step, "tokens": p.tokens, **p.metric.over_runs()} for p in self.curve]
+        for name in ("tokens", "seconds"):
+            if name in found:
+                found[name] = found[name].over_runs()
+        return found | {"reached": self.reached._asdict()}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Hold the report of a comparison.
+
+    Attributes:
+        env, tokens, seeds: from the configuration.
+        metric: the name of the compared metric.
+        threshold: the value of the metric that `ArmReport.reached` is about.
+        notes: what a reader has to know before the metrics.
+        failed: the errors of failed runs, by the names of the runs.
+        unfinished: the names of runs that neither finished nor failed.
+        arms: the arms, the best first.
+        improvement: pairs of arms.
+        samples: completions of the same prompts by the first run of each arm: before, halfway and at the end.
+        config: the configuration of the comparison, as JSON.
+    """
+
+    env: str
+    tokens: int
+    seeds: int
+    metric: str
+    threshold: float
+    notes: list[str]
+    failed: dict[str, str]
+    unfinished: list[str]
+    arms: list[ArmReport]
+    improvement: list[Improvement]
+    samples: list[dict[str, Any]]
+    config: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `report.json`."""
+        pairs = [{"better": x.better, "than": x.than, **x.probability.over_runs()} for x in self.improvement]
+        return vars(self) | {
+            "failed": [{"run": run, "error": error} for run, error in self.failed.items()],
+            "arms": [arm.to_json() for arm in self.arms],
+            "improvement": pairs,
         }
 
-    def last(self) -> dict[str, float]:
-        """All figures at the end."""
-        assert self.result is not None
-        return {name: estimate["mean"] for name, estimate in self.result["evaluations"][-1]["estimates"].items()}
 
+def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> Report:
+    """Return the report of a comparison.
 
-def spent(entry: Mapping[str, Any]) -> int:
-    """The tokens an evaluation stands for: those trained for, or its step's where nothing is trained."""
-    return max(entry["tokens"], entry["step"])
-
-
-def read_outcomes(runs: Sequence[Run]) -> list[Outcome]:
-    """How runs stand, from their files."""
-    outcomes = []
-    for run in runs:
-        result = json.loads(run.result.read_text(encoding="utf-8")) if run.result.is_file() else None
-        error = None
-        if result is None and run.error.is_file():
-            error = json.loads(run.error.read_text(encoding="utf-8"))["error"]
-        outcomes.append(Outcome(run, result, error))
-    return outcomes
-
-
-def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Every figure of the report, as JSON takes it."""
+    Raises:
+        ValueError: no run has the configured metric.
+    """
     finished = [outcome for outcome in outcomes if outcome.result is not None]
     arms = {outcome.run.arm.name: outcome.run.arm for outcome in outcomes}
+    of = {name: [outcome for outcome in outcomes if outcome.run.arm.name == name] for name in arms}
+    done = {name: [outcome for outcome in of[name] if outcome.result is not None] for name in arms}
     metric = _metric(config, finished)
-    by_arm = {name: [outcome for outcome in finished if outcome.run.arm.name == name] for name in arms}
-    rows = [_row(arm, by_arm[name], outcomes, metric) for name, arm in arms.items()]
-    ranked = sorted(rows, key=lambda row: -row["figures"][metric]["value"] if row["figures"] else np.inf)
+    ranked = sorted(
+        (_summarise(arm, of[name], done[name], metric) for name, arm in arms.items()),
+        key=lambda arm: -arm.figures[metric].mean if arm.figures else np.inf,
+    )
     threshold = _threshold(config, ranked, metric)
-    for row in ranked:
-        found = reach([_series(outcome, metric) for outcome in by_arm[row["name"]]], threshold)
-        row["reached"] = found._asdict()
-    _mark_frontier(ranked, metric)
-    return {
-        "env": config.env_id,
-        "tokens": config.tokens,
-        "seeds": config.seeds,
-        "metric": metric,
-        "threshold": threshold,
-        "notes": _notes(config, outcomes, finished, metric),
-        "failed": [{"run": o.run.name, "error": o.error} for o in outcomes if o.error is not None],
-        "unfinished": [o.run.name for o in outcomes if o.error is None and o.result is None],
-        "arms": ranked,
-        "improvement": _improvements([row for row in ranked if row["figures"]], by_arm, metric),
-        "samples": _samples(ranked, by_arm),
-        "config": json.loads(config.model_dump_json()),
-    }
+    frontier = _frontier(ranked, metric)
+    return Report(
+        env=config.env_id,
+        tokens=config.tokens,
+        seeds=config.seeds,
+        metric=metric,
+        threshold=threshold,
+        notes=write_notes(config, outcomes, metric),
+        failed={o.run.name: o.error for o in outcomes if o.error is not None},
+        unfinished=[o.run.name for o in outcomes if o.error is None and o.result is None],
+        arms=[
+            replace(
+                arm,
+                reached=reach([_series(outcome, metric) for outcome in done[arm.name]], threshold),
+                on_frontier=arm.name in frontier,
+            )
+            for arm in ranked
+        ],
+        improvement=_improvements({arm.name: done[arm.name] for arm in ranked if arm.figures}, metric),
+        samples=[sample for arm in ranked for sample in _samples(arm.name, done[arm.name][:1])],
+        config=json.loads(config.model_dump_json()),
+    )
 
 
 def _metric(config: CompareConfig, finished: Sequence[Outcome]) -> str:
-    """What is compared: as given, or the first judge, or the reward."""
+    """Return the compared metric: the configured one, or the first judge, or the reward."""
     if config.metric is not None:
         if finished and config.metric not in (known := finished[0].last()):
             raise ValueError(f"no run has the metric {config.metric!r}: there are {', '.join(known)}")
@@ -99,186 +175,87 @@ def _metric(config: CompareConfig, finished: Sequence[Outcome]) -> str:
     return judges[0] if judges else "reward"
 
 
-def _row(arm: Arm, finished: list[Outcome], outcomes: Sequence[Outcome], metric: str) -> dict[str, Any]:
-    """The figures of an arm over its finished runs."""
-    mine = [outcome for outcome in outcomes if outcome.run.arm.name == arm.name]
-    row: dict[str, Any] = {
-        "name": arm.name,
-        "label": arm.label,
-        "algo": arm.algo,
-        "kl_coef": arm.kl_coef,
-        "finished": len(finished),
-        "failed": sum(outcome.error is not None for outcome in mine),
-        "runs": len(mine),
-        "figures": {},
-        "curve": [],
-    }
+def _summarise(arm: Arm, outcomes: Sequence[Outcome], finished: Sequence[Outcome], metric: str) -> ArmReport:
+    """Return the report of an arm, as far as it depends on no other arm."""
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    report = ArmReport(
+        arm.name, arm.label, arm.algo, arm.kl_coef, len(finished), failed, len(outcomes), figures={}, curve=[]
+    )
     if not finished:
-        return row
+        return report
+    results = [outcome.result for outcome in finished if outcome.result is not None]
     last = [outcome.last() for outcome in finished]
-    names = [name for name in last[0] if all(name in figures for figures in last)]
-    row["figures"] = {name: iqm([figures[name] for figures in last]).over_runs() for name in names}
-    row["per_seed"] = {str(o.run.seed): figures[metric] for o, figures in zip(finished, last, strict=True)}
-    row["gain"] = _gain([figures[metric] - o.curve(metric)[0] for o, figures in zip(finished, last, strict=True)])
-    for name in ("tokens", "seconds"):
-        row[name] = iqm([outcome.result[name] for outcome in finished if outcome.result]).over_runs()
-    row["curve"] = _curve(finished, metric)
-    result = finished[0].result
-    assert result is not None
-    row["settings"] = {name: value for name, value in result["config"].items() if _is_setting(name, value)}
-    return row
-
-
-def _gain(gains: Sequence[float]) -> dict[str, float | None]:
-    """What was gained since before training: the mean over the seeds, and its standard error."""
+    names = [name for name in last[0] if all(name in metrics for metrics in last)]
+    gains = [metrics[metric] - o.curve(metric)[0] for o, metrics in zip(finished, last, strict=True)]
     error = float(np.std(gains, ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else None
-    return {"mean": float(np.mean(gains)), "standard_error": error}
+    settings = {name: value for name, value in results[0]["config"].items() if name in SETTINGS and value is not None}
+    return replace(
+        report,
+        figures={name: iqm([metrics[name] for metrics in last]) for name in names},
+        curve=_curve(finished, metric),
+        per_seed={str(o.run.seed): metrics[metric] for o, metrics in zip(finished, last, strict=True)},
+        gain={"mean": float(np.mean(gains)), "standard_error": error},
+        tokens=iqm([result["tokens"] for result in results]),
+        seconds=iqm([result["seconds"] for result in results]),
+        settings=settings,
+    )
 
 
-def _is_setting(name: str, value: Any) -> bool:
-    shown = ("n_envs", "train", "kl_coef", "kl_target", "learning_rate", "hyperparams")
-    return name in shown and value is not None
+def _curve(finished: Sequence[Outcome], metric: str) -> list[Point]:
+    """Return the interquartile mean at the steps that all runs of an arm were evaluated at.
 
-
-def _curve(finished: list[Outcome], metric: str) -> list[dict[str, Any]]:
-    """The interquartile mean at the steps that all runs of an arm were evaluated at, and the tokens it had by then."""
+    An evaluation stands at the tokens trained for, or at its step if nothing is trained.
+    """
     curves = [outcome.curve(metric) for outcome in finished]
     steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    results = [outcome.result for outcome in finished if outcome.result is not None]
-    tokens = [{entry["step"]: spent(entry) for entry in result["evaluations"]} for result in results]
+    tokens = [{e["step"]: max(e["tokens"], e["step"]) for e in outcome.evaluations} for outcome in finished]
     return [
-        {
-            "step": step,
-            "tokens": float(np.mean([by_step[step] for by_step in tokens])),
-            **iqm([curve[step] for curve in curves]).over_runs(),
-        }
+        Point(step, float(np.mean([by_step[step] for by_step in tokens])), iqm([curve[step] for curve in curves]))
         for step in steps
     ]
 
 
 def _series(outcome: Outcome, metric: str) -> list[tuple[float, float, float]]:
-    assert outcome.result is not None
-    entries = outcome.result["evaluations"]
-    return [(e["tokens"], e["seconds"], e["estimates"][metric]["mean"]) for e in entries if metric in e["estimates"]]
+    """Return tokens, seconds and metric of every evaluation."""
+    return [
+        (e["tokens"], e["seconds"], e["estimates"][metric]["mean"])
+        for e in outcome.evaluations
+        if metric in e["estimates"]
+    ]
 
 
-def _threshold(config: CompareConfig, ranked: list[dict[str, Any]], metric: str) -> float:
-    """As given, or half of the rise of the best arm that rises at all."""
+def _threshold(config: CompareConfig, ranked: Sequence[ArmReport], metric: str) -> float:
+    """Return the configured threshold, or half of the rise of the best arm that rises at all."""
     if config.threshold is not None:
         return config.threshold
-    ends = [(row["curve"][0]["value"], row["figures"][metric]["value"]) for row in ranked if row["curve"]]
+    ends = [(arm.curve[0].metric.mean, arm.figures[metric].mean) for arm in ranked if arm.curve]
     first, last = next((pair for pair in ends if pair[1] > pair[0]), ends[0] if ends else (0.0, 0.0))
     return float((first + last) / 2)
 
 
-def _mark_frontier(rows: list[dict[str, Any]], metric: str) -> None:
-    """Say of each arm whether no other has at least its metric for at most its KL, and one of the two better."""
-    points = {
-        row["name"]: (row["figures"]["kl"]["value"], row["figures"][metric]["value"])
-        for row in rows
-        if "kl" in row["figures"]
+def _frontier(arms: Sequence[ArmReport], metric: str) -> set[str]:
+    """Return the names of the Pareto-optimal arms, see `ArmReport.on_frontier`."""
+    points = {arm.name: (arm.figures["kl"].mean, arm.figures[metric].mean) for arm in arms if "kl" in arm.figures}
+    return {
+        name
+        for name, point in points.items()
+        if not any(kl <= point[0] and value >= point[1] and (kl, value) != point for kl, value in points.values())
     }
-    for row in rows:
-        point = points.get(row["name"])
-        row["on_frontier"] = point is not None and not any(
-            kl <= point[0] and value >= point[1] and (kl, value) != point for kl, value in points.values()
-        )
 
 
-def _improvements(rows: list[dict[str, Any]], by_arm: dict[str, list[Outcome]], metric: str) -> list[dict[str, Any]]:
-    """The probability that a run of the first arm ends better than one of the second, the better arm first."""
-    scores = {row["name"]: [outcome.last()[metric] for outcome in by_arm[row["name"]]] for row in rows}
+def _improvements(done: Mapping[str, Sequence[Outcome]], metric: str) -> list[Improvement]:
+    """Return pairs of arms, the better arm first; `done` has the finished runs of each arm, the best arm first."""
+    scores = {name: [outcome.last()[metric] for outcome in outcomes] for name, outcomes in done.items()}
     names = list(scores)
     pairs = combinations(names, 2) if len(names) <= MAX_PAIRED else ((names[0], other) for other in names[1:])
-    return [{"better": x, "than": y, **improvement(scores[x], scores[y]).over_runs()} for x, y in pairs]
+    return [Improvement(x, y, improvement(scores[x], scores[y])) for x, y in pairs]
 
 
-def _notes(config: CompareConfig, outcomes: Sequence[Outcome], finished: Sequence[Outcome], metric: str) -> list[str]:
-    """What a reader has to know before the figures."""
-    notes = []
-    if config.seeds == 1:
-        notes.append(
-            "One seed: no intervals are given, since one run says nothing about how runs differ, and no order of the "
-            "algorithms is shown by this. Run it with --seeds 5."
-        )
-    elif config.seeds < 4:
-        notes.append(
-            f"{config.seeds} seeds: the interquartile mean is the mean, and a bootstrap over so few runs gives "
-            "intervals that are too narrow. Run it with --seeds 5 or more."
-        )
-    failed = sum(outcome.error is not None for outcome in outcomes)
-    missing = len(outcomes) - len(finished) - failed
-    if failed or missing:
-        text = f"{failed} of {len(outcomes)} runs failed" + (f" and {missing} are not finished" if missing else "")
-        notes.append(f"{text}: the figures are of the others, which flatters an algorithm that fails on bad seeds.")
-    return notes + _inequalities(config, finished, metric) + _coincidences(finished, metric)
-
-
-def _coincidences(finished: Sequence[Outcome], metric: str) -> list[str]:
-    """Figures that are equal to the last digit, of which a reader would think otherwise."""
-    curves: dict[str, dict[int, tuple[float, ...]]] = {}
-    for outcome in finished:
-        curves.setdefault(outcome.run.arm.name, {})[outcome.run.seed] = tuple(outcome.curve(metric).values())
-    notes = []
-    fixed = [name for name, runs in curves.items() if len(runs) > 1 and len(set(runs.values())) == 1]
-    if fixed:
-        notes.append(
-            f"All runs of {', '.join(fixed)} came to the same: nothing in them depends on the seed, and intervals of "
-            "no width say nothing of the prompts."
-        )
-    alike: dict[tuple[Any, ...], list[str]] = {}
-    for name, runs in curves.items():
-        alike.setdefault(tuple(sorted(runs.items())), []).append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            notes.append(f"{' and '.join(names)} came to the same in every run: what tells them apart had no effect.")
-    return notes
-
-
-def _inequalities(config: CompareConfig, finished: Sequence[Outcome], metric: str) -> list[str]:
-    """What was found not to be equal, though it should be."""
-    notes = []
-    results = [outcome.result for outcome in finished if outcome.result is not None]
-    if len({result["prompts"] for result in results}) > 1:
-        notes.append("The held-out prompts differ between runs: the data has changed under the comparison.")
-    if len({result["reference"] for result in results}) > 1:
-        notes.append("The reference that KL is measured to differs between runs.")
-    arms = [outcome.run.arm.name for outcome in finished]
-    shares = {name: result["tokens"] / config.tokens - 1 for name, result in zip(arms, results, strict=True)}
-    if far := {name: share for name, share in shares.items() if abs(share) > OVERSHOOT}:
-        listed = ", ".join(f"{name} {share:+.0%}" for name, share in far.items())
-        notes.append(f"Tokens are not equal, whole rollouts are trained on or no training is done: {listed}.")
-    parts = {name: str(result["config"].get("train") or "full") for name, result in zip(arms, results, strict=True)}
-    usual = max(parts.values(), key=list(parts.values()).count, default="full")
-    if odd_parts := {name: part for name, part in parts.items() if part != usual}:
-        listed = ", ".join(f"{name} {part}" for name, part in odd_parts.items())
-        notes.append(f"Not the same part of the model is trained: train={usual}, but {listed}.")
-    if own := {o.run.arm.name: " and ".join(o.run.arm.own_decoding) for o in finished if o.run.arm.own_decoding}:
-        listed = ", ".join(f"{name} has a {options} of its own" for name, options in own.items())
-        notes.append(f"Not all decode alike: {listed}.")
-    starts: dict[int, dict[float, list[str]]] = {}
-    for outcome in finished:
-        start = outcome.curve(metric).get(0)
-        if start is not None:
-            starts.setdefault(outcome.run.seed, {}).setdefault(round(start, 4), []).append(outcome.run.arm.name)
-    minorities = [names for group in starts.values() for names in sorted(group.values(), key=len)[:-1]]
-    odd = sorted({name for names in minorities for name in names})
-    if odd:
-        notes.append(f"Before training {', '.join(odd)} wrote something else than the others from the same start.")
-    return notes
-
-
-def _samples(ranked: list[dict[str, Any]], by_arm: dict[str, list[Outcome]]) -> list[dict[str, Any]]:
-    """What the first finished run of each arm wrote for the same prompts: at first, halfway, and at the end."""
-    samples = []
-    for row in ranked:
-        for outcome in by_arm[row["name"]][:1]:
-            assert outcome.result is not None
-            entries = outcome.result["evaluations"]
-            chosen = sorted({0, len(entries) // 2, len(entries) - 1})
-            samples += [
-                {"arm": row["name"], "run": outcome.run.name, "step": entries[i]["step"], **sample}
-                for i in chosen
-                for sample in entries[i]["samples"][:2]
-            ]
-    return samples
+def _samples(arm: str, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """Return what runs of an arm wrote for the same prompts: before training, halfway, and at the end."""
+    return [
+        {"arm": arm, "run": outcome.run.name, "step": outcome.evaluations[i]["step"], **sample}
+        for outcome in outcomes
+        for i in sorted({0, len(outcome.evaluations) // 2, len(outcome.evaluations) - 1})
+        for sample in outcome.evaluations[i]["samples"][:2]
+    ]

@@ -1,46 +1,33 @@
-"""The configuration of a comparison: what is equal for all of its runs, and what each algorithm has of its own."""
+"""Define the configuration of a comparison: what is equal for all runs, and what each algorithm has of its own."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from ...saving.folders import CONFIG
 from ...training.config import parse_pairs
 from ...training.hyperparams import parse_yaml
 
-__all__ = ["CONFIG", "CompareConfig", "join_existing", "read_settings"]
+__all__ = ["CompareConfig", "join_existing", "read_settings"]
 
-CONFIG = "config.json"
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-# What has to agree with the comparison that a folder holds already; algorithms, seeds and coefficients may be added.
-EQUAL = (
-    "env",
-    "env_kwargs",
-    "tokens",
-    "model",
-    "train",
-    "n_envs",
-    "temperature",
-    "top_k",
-    "top_p",
-    "hyperparams",
-    "evaluations",
-    "test_episodes",
-    "test_split",
-    "device",
-)
+ADDED = {"algos", "seeds", "kl_coefs", "overrides", "folder"}  # what an existing comparison may get more of
+CHANGED = {"jobs", "metric", "threshold", "keep_agents"}  # what it may change; all else has to agree
 
 
 class CompareConfig(BaseModel):
-    """The configuration of a comparison.
+    """Hold the configuration of a comparison.
 
-    `algos` are algorithms, or labels of variants: `overrides[label]` then says under `algo` which one it is, and any
-    argument of the algorithm, the policy or the buffer that is its own.
+    `algos` names algorithms, or labels of variants. For a label, `overrides[label]` has the algorithm under `algo`, and
+    next to it the variant's own arguments of the algorithm, the policy or the buffer.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -49,7 +36,7 @@ class CompareConfig(BaseModel):
     algos: list[str] = Field(
         [], description="Algorithms, or labels of variants, with commas between.", json_schema_extra={"type": "text"}
     )
-    seeds: int = Field(5, ge=1, description="Runs an algorithm, with the seeds 0, 1, ...; intervals need 2.")
+    seeds: int = Field(5, ge=1, description="Runs per algorithm, with the seeds 0, 1, ...; intervals need 2.")
     tokens: int = Field(60_000, gt=0, description="Tokens that every run trains for.")
     kl_coefs: list[float] = Field(
         [],
@@ -84,7 +71,7 @@ class CompareConfig(BaseModel):
         json_schema_extra={"flags": ["--override"]},
     )
     env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment; repeat the flag.")
-    evaluations: int = Field(10, ge=1, description="Evaluations a run, at equal steps; the last is after training.")
+    evaluations: int = Field(10, ge=1, description="Evaluations per run, at equal steps; the last is after training.")
     test_episodes: int = Field(128, ge=2, description="Held-out prompts of an evaluation, the same ones each time.")
     test_split: Literal["test", "validation"] = Field("test", description="Split of these held-out prompts.")
     metric: str | None = Field(
@@ -129,9 +116,7 @@ class CompareConfig(BaseModel):
     def _no_doubles(cls, value: list[Any]) -> list[Any]:
         doubles = sorted({str(entry) for entry in value if value.count(entry) > 1})
         if doubles:
-            raise ValueError(
-                f"{', '.join(doubles)} stands there twice: each once, or variants with labels of their own"
-            )
+            raise ValueError(f"{', '.join(doubles)}: given twice; give each once, or variants with other labels")
         return value
 
     @field_validator("kl_coefs")
@@ -146,34 +131,32 @@ class CompareConfig(BaseModel):
     def _labels(cls, value: list[str]) -> list[str]:
         for label in value:
             if not LABEL.fullmatch(label):
-                raise ValueError(f"{label!r} names folders too: take letters, digits, - and _")
+                raise ValueError(f"{label!r} is the name of a folder too: take letters, digits, - and _")
         return value
 
     @property
     def env_id(self) -> str:
-        """The environment's id, without the module before it."""
+        """Return the environment's id without the module before it."""
         return self.env.rpartition(":")[2]
 
     @property
     def path(self) -> Path:
-        """The folder."""
+        """Return the folder of the comparison."""
         return Path(self.folder or Path("logs") / "compare" / self.env_id.rpartition("/")[2])
 
     @property
     def steps(self) -> list[int]:
-        """The tokens at which runs are evaluated; the last is the whole budget."""
+        """Return the tokens at which runs are evaluated; the last is the whole budget."""
         return sorted({max(1, round(self.tokens * k / self.evaluations)) for k in range(1, self.evaluations + 1)})
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:
-    """The settings in a TOML, YAML or JSON file, whose names are the fields of `CompareConfig`.
+    """Return the settings in a TOML, YAML or JSON file, whose names are the fields of `CompareConfig`.
 
     Raises:
-        ValueError: it is none of these, or not well-formed (the message has the line), or a name is unknown.
-        OSError: it cannot be read.
+        ValueError: the file has another suffix, is not well-formed (the message has the line), or has an unknown name.
+        OSError: the file cannot be read.
     """
-    import difflib
-
     settings = _parse(Path(path))
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected names and values, such as tokens: 60000")
@@ -186,25 +169,26 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def _parse(path: Path) -> Any:
+    parsers: dict[str, Callable[[str], Any]] = {
+        ".json": json.loads,
+        ".toml": tomllib.loads,
+        ".yaml": parse_yaml,
+        ".yml": parse_yaml,
+    }
     text = path.read_text(encoding="utf-8")
-    suffix = path.suffix.lower()
-    if suffix not in (".toml", ".yaml", ".yml", ".json"):
+    if path.suffix.lower() not in parsers:
         raise ValueError(f"{path}: expected a .toml, .yaml or .json file")
     try:
-        if suffix == ".json":
-            return json.loads(text)
-        if suffix == ".toml":
-            return tomllib.loads(text)
-        return parse_yaml(text)
+        return parsers[path.suffix.lower()](text)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
 def join_existing(config: CompareConfig) -> CompareConfig:
-    """The configuration with what its folder holds already: algorithms, seeds and coefficients add up.
+    """Return the configuration joined with the folder's: algorithms, seeds, coefficients and overrides add up.
 
     Raises:
-        ValueError: the folder is something else's, or its comparison has other settings.
+        ValueError: the folder holds something else, or its comparison has other settings.
     """
     file = config.path / CONFIG
     if not file.is_file():
@@ -213,12 +197,30 @@ def join_existing(config: CompareConfig) -> CompareConfig:
         return config
     try:
         saved = CompareConfig(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, ValidationError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not the configuration of a comparison: {error}") from error
+    _check_joins(config, saved)
     given = config.model_fields_set
-    for name in EQUAL:
+    joined = saved.model_dump() | {name: getattr(config, name) for name in CHANGED & given}
+    joined |= {
+        "algos": [*saved.algos, *(label for label in config.algos if label not in saved.algos)],
+        "seeds": max(saved.seeds, config.seeds) if "seeds" in given else saved.seeds,
+        "kl_coefs": sorted({*saved.kl_coefs, *config.kl_coefs}),
+        "overrides": saved.overrides | config.overrides,
+        "folder": str(config.path),
+    }
+    return CompareConfig(**joined)
+
+
+def _check_joins(config: CompareConfig, saved: CompareConfig) -> None:
+    """Refuse a configuration that is not of the comparison that its folder holds.
+
+    Raises:
+        ValueError: the message names the setting and both values.
+    """
+    for name in config.model_fields_set - ADDED - CHANGED:
         value, before = getattr(config, name), getattr(saved, name)
-        if name in given and value != before:
+        if value != before:
             raise ValueError(
                 f"{name}={value!r}, and the comparison in {config.path} has {before!r}: one comparison has one "
                 "environment, budget and evaluation. Choose another folder, or leave the setting out"
@@ -229,17 +231,8 @@ def join_existing(config: CompareConfig) -> CompareConfig:
                 f"{label} is in the comparison in {config.path} with {saved.overrides.get(label, {})}, not "
                 f"{config.overrides[label]}: give the variant a label of its own"
             )
-    if "kl_coefs" in given and saved.algos and bool(config.kl_coefs) != bool(saved.kl_coefs):
+    if "kl_coefs" in config.model_fields_set and saved.algos and bool(config.kl_coefs) != bool(saved.kl_coefs):
         raise ValueError(
             f"kl_coefs={config.kl_coefs}, and the comparison in {config.path} has {saved.kl_coefs}: all its algorithms "
             "run with given coefficients, or all with their own. Choose another folder"
         )
-    own = {name: getattr(config, name) for name in ("jobs", "metric", "threshold", "keep_agents") if name in given}
-    added = {
-        "algos": [*saved.algos, *(label for label in config.algos if label not in saved.algos)],
-        "seeds": max(saved.seeds, config.seeds) if "seeds" in given else saved.seeds,
-        "kl_coefs": sorted({*saved.kl_coefs, *config.kl_coefs}),
-        "overrides": saved.overrides | config.overrides,
-        "folder": str(config.path),
-    }
-    return CompareConfig(**(saved.model_dump() | own | added))

@@ -1,44 +1,55 @@
-"""What a run of a comparison leaves along the way: evaluations at equal steps, in a file and in TensorBoard."""
+"""Record what a comparison leaves along the way: evaluations at equal steps, in files and in TensorBoard."""
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
-from rlhf_envs.files import replace_file
+from rlhf_envs.files import replace_json
+from rlhf_envs.rendering import as_markdown
 
 from ...core.random_state import isolated_generators
 from ...core.text_metrics import TEXT_ONLY
+from ...evaluation.evaluate import Evaluation
+from ...training.config import TrainConfig
+from ...training.run import evaluate_held_out
+from .plots import to_png
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from matplotlib.figure import Figure
 
-    from ...evaluation.evaluate import Evaluation
-    from ...training.config import TrainConfig
-
-__all__ = ["HeldOutEvaluations", "Tracker"]
+__all__ = ["LAYOUT_RUN", "HeldOutEvaluations", "Tracker", "layout", "write_board"]
 
 EVALUATIONS = "evaluations.json"
 PREFIX = "held_out"
 N_SAMPLES = 4
+LAYOUT_RUN = "_report"  # a run of its own: TensorBoard adds up the layouts of all runs
+HELD_OUT_CHARTS = ("reward", "kl", "length", "eos_share", "distinct_bigrams", "perplexity")
+TRAINING_CHARTS = ("reward", "kl", "entropy", "tokens_per_second")
 
 
 class Tracker:
-    """The evaluations of a run, by step.
+    """Keep the evaluations of a run, by step.
 
     Args:
-        folder: the run's.
-        label: of the algorithm, for the page of hyperparameters.
-        config: of the run, resolved.
+        folder: the run's folder.
+        label: the algorithm's label, for TensorBoard's page of hyperparameters.
+        config: the run's resolved configuration.
 
     Attributes:
-        records: one dict an evaluation: `step` (of the comparison), `tokens` trained for (at the first end of an
+        records: one dict per evaluation: `step` (of the comparison), `tokens` trained for (at the first end of an
             update at or after the step), `seconds` of training, `estimates` by name, `samples`.
         announced: whether TensorBoard has the hyperparameters.
     """
@@ -49,7 +60,7 @@ class Tracker:
         self.announced = False
 
     def restore(self, tokens: int) -> None:
-        """Take back what the file says of the first so many tokens, for a run that goes on there."""
+        """Read back the evaluations up to so many tokens, for a run that goes on from there."""
         path = self.folder / EVALUATIONS
         if path.is_file():
             saved = json.loads(path.read_text(encoding="utf-8"))
@@ -57,26 +68,21 @@ class Tracker:
             self.announced = bool(self.records)
 
     def add(self, step: int, tokens: int, seconds: float, evaluation: Evaluation, writer: SummaryWriter | None) -> None:
-        """Keep an evaluation in the file and in TensorBoard: figures at the tokens trained for, texts at the step."""
-        record = {
-            "step": step,
-            "tokens": tokens,
-            "seconds": round(seconds, 3),
-            **{
-                name: value for name, value in evaluation.to_dict(N_SAMPLES).items() if name in ("estimates", "samples")
-            },
-        }
+        """Add an evaluation to the file and to TensorBoard: metrics at the tokens trained for, texts at the step."""
+        content = evaluation.to_dict(N_SAMPLES)
+        record = {"step": step, "tokens": tokens, "seconds": round(seconds, 3)}
+        record |= {name: content[name] for name in ("estimates", "samples")}
         self.records = [kept for kept in self.records if kept["step"] != step] + [record]
-        replace_file(self.folder / EVALUATIONS, (json.dumps(self.records, indent=1) + "\n").encode("utf-8"))
+        replace_json(self.folder / EVALUATIONS, self.records)
         if writer is None:
             return
-        for name, estimate in record["estimates"].items():
+        for name, estimate in content["estimates"].items():
             writer.add_scalar(f"{PREFIX}/{name}", estimate["mean"], max(step, tokens))  # untrained: no tokens
-        writer.add_text(f"{PREFIX}/samples", _samples(record["samples"]), step)
+        writer.add_text(f"{PREFIX}/samples", _samples(content["samples"]), step)
         writer.flush()
 
     def hyperparameters(self, evaluation: Evaluation) -> HParam:
-        """A row of TensorBoard's HPARAMS page: what tells the runs apart, and the held-out figures as its metrics."""
+        """Return the run's row on TensorBoard's HPARAMS page: its hyperparameters, and the held-out metrics."""
         config = self.config
         own = {"kl_coef": config.kl_coef, "kl_target": config.kl_target, "learning_rate": config.learning_rate}
         own |= {"n_envs": config.n_envs, "train": config.train} | config.hyperparams
@@ -86,13 +92,9 @@ class Tracker:
         return HParam(plain, metrics)
 
     def finish(self, before: Evaluation, after: Evaluation, tokens: int, seconds: float) -> None:
-        """Add the last evaluation; for an algorithm that calls no callbacks, the first and the hyperparameters too."""
-        from torch.utils.tensorboard import SummaryWriter
-        from torch.utils.tensorboard.summary import hparams
-
+        """Add the last evaluation. If the algorithm calls no callbacks, add the first and the hyperparameters too."""
         assert self.config.n_timesteps is not None
-        writer = SummaryWriter(str(self.folder))
-        try:
+        with SummaryWriter(str(self.folder)) as writer:
             if not any(record["step"] == 0 for record in self.records):
                 self.add(0, 0, 0.0, before, writer)
             self.add(self.config.n_timesteps, tokens, seconds, after, writer)
@@ -101,24 +103,22 @@ class Tracker:
                 assert writer.file_writer is not None
                 for summary in hparams(row.hparam_dict, row.metric_dict):
                     writer.file_writer.add_summary(summary)
-        finally:
-            writer.close()
 
 
 class HeldOutEvaluations(BaseCallback):
-    """Evaluate a run at the steps of a comparison, on the held-out prompts it is evaluated on at the end.
+    """Evaluate a run at the steps of a comparison, on the held-out prompts that it is evaluated on at the end.
 
-    It is evaluated between an update and the next rollout, at the first such moment at or after each step (of steps
-    that one rollout passes together, the last), with generators of their own and with the training environment's
-    rewards untouched: a run learns what it learns without.
+    An evaluation takes place between an update and the next rollout, at the first such moment at or after a step. If
+    one rollout passes several steps, it stands for the last of them. It has random generators of its own and leaves the
+    training environment's rewards alone: a run learns what it learns without evaluations.
 
     Args:
         tracker: takes the evaluations.
         before: the evaluation of the untrained agent.
-        steps: tokens; the last is left to the end of the run.
+        steps: tokens. The last step is left to the end of the run.
 
     Attributes:
-        seconds: of training, without evaluations, when they were last counted: at an evaluation and at the end.
+        seconds: the seconds of training without evaluations, counted at each evaluation and at the end.
     """
 
     def __init__(self, tracker: Tracker, before: Evaluation, steps: Sequence[int]) -> None:
@@ -128,11 +128,11 @@ class HeldOutEvaluations(BaseCallback):
         self._clock = time.perf_counter()
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` needs to go on counting: the seconds of training so far."""
+        """Return what `set_state` takes: the seconds of training so far."""
         return {"seconds": self.seconds + time.perf_counter() - self._clock}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state of `get_state`."""
+        """Go on counting from a state of `get_state`."""
         self.seconds = state["seconds"]
 
     def _on_training_start(self) -> None:
@@ -149,9 +149,7 @@ class HeldOutEvaluations(BaseCallback):
         due = [step for step in self.steps if step <= self.num_timesteps and step > max(done, default=-1)]
         if not due:
             return
-        self._count()
-        from ...training.run import evaluate_held_out
-
+        self._on_training_end()
         with isolated_generators():
             evaluation = evaluate_held_out(self.tracker.config, self.model)
         self.tracker.add(due[-1], self.num_timesteps, self.seconds, evaluation, self._writer())
@@ -161,23 +159,49 @@ class HeldOutEvaluations(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        self._count()
-
-    def _count(self) -> None:
-        """Count the seconds since the last evaluation, or the start."""
+        """Count the seconds since the last evaluation or the start."""
         self.seconds += time.perf_counter() - self._clock
         self._clock = time.perf_counter()
 
-    def _writer(self) -> Any:
-        """The run's own TensorBoard writer: TensorBoard reads a second file of a run only when the first has ended."""
+    def _writer(self) -> SummaryWriter | None:
+        """Return the run's own writer: TensorBoard reads a run's second file only when its first has ended."""
         writers = [getattr(output, "writer", None) for output in self.logger.output_formats]
         return next((writer for writer in writers if writer is not None), None)
 
 
-def _samples(samples: Sequence[dict[str, Any]]) -> str:
-    """Completions of the same prompts, as Markdown, with what models wrote escaped."""
-    from rlhf_envs.rendering import as_markdown
-
+def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
+    """Return completions as Markdown, with what models wrote escaped."""
     return "\n".join(
         f"- `{s['reward']:.2f}` {as_markdown(s['prompt'])} **{as_markdown(s['completion'].strip())}**" for s in samples
     )
+
+
+def layout(judges: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
+    """Return TensorBoard's page of custom scalars: one chart per metric, with the curves of all runs."""
+    held_out = (*judges, *(name for name in HELD_OUT_CHARTS if name not in judges))
+    return {
+        "Held-out prompts": {name: ["Multiline", [f"^{PREFIX}/{name}$"]] for name in held_out},
+        "Training rollouts": {name: ["Multiline", [f"^rlhf/{name}$"]] for name in TRAINING_CHARTS},
+    }
+
+
+def write_board(
+    folder: Path, judges: Sequence[str], markdown: str = "", plots: Mapping[str, Figure] | None = None
+) -> None:
+    """Write what TensorBoard shows of a comparison next to its runs, in place of what there was.
+
+    Args:
+        folder: the folder of the comparison.
+        judges: the names of the task's judges, which get a chart each.
+        markdown: the report; "" before there is one.
+        plots: the plots of the report by name.
+    """
+    shutil.rmtree(folder / LAYOUT_RUN, ignore_errors=True)
+    with SummaryWriter(str(folder / LAYOUT_RUN)) as writer:
+        writer.add_custom_scalars(layout(judges))
+        if markdown:
+            lines = markdown.splitlines()  # the pictures stand on a page of their own
+            writer.add_text("report", "\n".join(line for line in lines if not line.startswith("![")))
+        for name, figure in (plots or {}).items():
+            picture = Image.open(io.BytesIO(to_png(figure))).convert("RGB")
+            writer.add_image(f"report/{name}", np.asarray(picture), dataformats="HWC")

@@ -1,88 +1,172 @@
-"""A process of a comparison: `python -m agents.experiments.compare.worker` runs one run after the other.
+"""Run the runs of a comparison, each in a process of its own: `python -m agents.experiments.compare.worker`.
 
-It reads a task a line from its standard input, as JSON, and answers each with a line, as JSON, whose `status` is
-"finished", "failed" (with an `error`), or "interrupted". When its input ends, as it does when the process of the
-comparison dies, it ends at once; what it was running goes on later from its last checkpoint.
+The process reads its task from standard input, as one line of JSON. The input stays open: when it ends, the process of
+the comparison has died, and the run ends at once. It goes on later from its last checkpoint. What the process prints
+goes to the run's log. A failure is written to the run's error file.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import hashlib
 import json
 import os
-import queue
 import shutil
+import signal
+import subprocess
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["execute", "main"]
+from rlhf_envs.files import find_folder, replace_json
+
+from ... import registry
+from ...saving.checkpoints import Checkpoints
+from ...saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, is_bundle
+from ...training.resume import find_run, prepare_resumed
+from ...training.run import Prepared, RunInterrupted, RunStopped, TrainResult, prepare, train
+from .config import CompareConfig
+from .plan import Run, RunConfig
+from .tracking import HeldOutEvaluations, Tracker
+
+__all__ = ["as_task", "execute", "main", "run_all"]
+
+PATIENCE = 60.0  # seconds that runs get to be saved
+INTERRUPTED = 3  # an exit code
 
 
-def main() -> None:
-    """Serve tasks until the input ends."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever libraries print is no answer
+def run_all(runs: Sequence[Run], config: CompareConfig, ended: Callable[[Run, str], None]) -> None:
+    """Run runs, `config.jobs` at a time.
+
+    Args:
+        runs: the runs. A failed one leaves its error file.
+        config: the configuration of the comparison.
+        ended: is called with each run and how it ended: "finished", "interrupted" or "FAILED, <error>".
+
+    Raises:
+        KeyboardInterrupt: after the runs under way have had time to be saved.
+    """
+    processes: list[subprocess.Popen[str]] = []
+    lock, stopping = threading.Lock(), threading.Event()
+
+    def run_one(run: Run) -> str:
+        with lock:
+            if stopping.is_set():
+                return "interrupted"
+            process = _start(run)
+            processes.append(process)
+        with process:
+            with suppress(OSError):  # a broken pipe: the process has died
+                assert process.stdin is not None
+                process.stdin.write(json.dumps(as_task(run, config)) + "\n")
+                process.stdin.flush()
+            return _outcome(run, process.wait())
+
+    with ThreadPoolExecutor(config.jobs) as pool:
+        futures = {pool.submit(run_one, run): run for run in runs}
+        try:
+            for future in as_completed(futures):
+                ended(futures[future], future.result())
+        finally:
+            with lock:
+                stopping.set()
+            for process in processes:
+                process.terminate()  # the run is saved, and its process ends
+            try:
+                wait(futures, PATIENCE)
+            finally:  # also after a second Ctrl-C
+                for process in processes:
+                    process.kill()
+
+
+def as_task(run: Run, config: CompareConfig) -> dict[str, Any]:
+    """Return a run as JSON for its process, see `execute`."""
+    return {
+        "config": json.loads(run.config.model_dump_json()),
+        "label": run.arm.label,
+        "steps": config.steps,
+        "keep_agents": config.keep_agents,
+        "registered": registry.registered(),
+        "error": str(run.error.absolute()),
+    }
+
+
+def _start(run: Run) -> subprocess.Popen[str]:
+    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    paths = os.pathsep.join(path or os.getcwd() for path in sys.path)  # plugins are where they are here
+    with run.log.open("a", encoding="utf-8") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "agents.experiments.compare.worker"],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, **threads, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"},
+            start_new_session=True,  # Ctrl-C reaches the comparison alone, which then has its runs saved
+        )
+
+
+def _outcome(run: Run, code: int) -> str:
+    """Return how a run ended. Write its error file if the process died before it could."""
+    if run.result.is_file():
+        return "finished"
+    if code == INTERRUPTED:
+        return "interrupted"
+    if not run.error.is_file():
+        how = f"the signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        printed = run.log.read_text(encoding="utf-8", errors="replace")[-600:].strip()
+        last = f"; it printed last: {printed}" if printed else ""
+        replace_json(run.error, {"status": "died", "error": f"its process ended with {how}{last}"})
+    return f"FAILED, {json.loads(run.error.read_text(encoding='utf-8'))['error']}"
+
+
+def main() -> int:
+    """Run the task on standard input, and return the exit code."""
     faulthandler.enable()
-    tasks: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_read, args=(tasks,), daemon=True).start()
-    while True:
-        task = json.loads(tasks.get())
-        with Path(task["log"]).open("a", encoding="utf-8") as log:
-            for stream in (1, 2):
-                os.dup2(log.fileno(), stream)
-        answers.write(json.dumps(_guarded(task)) + "\n")
-        answers.flush()
-
-
-def _read(tasks: queue.Queue[str]) -> None:
-    for line in sys.stdin:
-        tasks.put(line)
-    os._exit(1)  # nobody waits for what is running
-
-
-def _guarded(task: dict[str, Any]) -> dict[str, Any]:
-    """Run a task, and tell how it ended."""
+    task = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_input, daemon=True).start()
     started = time.perf_counter()
     try:
-        from ...training.run import RunInterrupted
-
-        try:
-            execute(task)
-        except (RunInterrupted, KeyboardInterrupt) as error:
-            return {"status": "interrupted", "error": str(error)}
+        execute(task)
+    except (RunInterrupted, KeyboardInterrupt):
+        return INTERRUPTED
     except Exception as error:
         traceback.print_exc()
-        sys.stderr.flush()
-        cause = error.__cause__ if type(error).__name__ == "RunStopped" and error.__cause__ is not None else error
-        return {
+        cause = error.__cause__ if isinstance(error, RunStopped) and error.__cause__ is not None else error
+        failure = {
             "status": "failed",
             "error": f"{type(cause).__name__}: {error}",
             "traceback": traceback.format_exc(),
             "seconds": round(time.perf_counter() - started, 3),
         }
-    return {"status": "finished"}
+        replace_json(Path(task["error"]), failure)
+        return 1
+    return 0
+
+
+def _end_with_input() -> None:
+    while os.read(0, 1):  # not sys.stdin, whose lock a thread may not hold when the interpreter ends
+        pass
+    os._exit(1)  # nobody waits for what is running
 
 
 def execute(task: dict[str, Any]) -> None:
-    """Run a run of a comparison from where it is, and write its `result.json`.
+    """Run a run of a comparison from where it stands, and write its `result.json`.
 
     Args:
-        task: `config` of the run, `label` of its algorithm, `steps` of evaluations, `keep_agents`, and `registered`,
-            the algorithms that the comparison's process has registered.
+        task: the `config` of the run, the `label` of its algorithm, the `steps` of evaluations, `keep_agents`, and
+            `registered`, the algorithms that the comparison's process has registered.
     """
-    from ... import registry
-    from ...training.run import train
-    from .plan import RunConfig
-    from .tracking import HeldOutEvaluations, Tracker
-
     for name, target in task["registered"].items():
         registry.register(name, target)
-    config = RunConfig(**task["config"])
-    run = _prepare(config)
+    run = _prepare(RunConfig(**task["config"]))
     tracker = Tracker(run.folder, task["label"], run.config)
     tracker.restore(run.agent.num_timesteps if run.generators is not None else 0)
     evaluations = HeldOutEvaluations(tracker, run.before, task["steps"])
@@ -94,25 +178,17 @@ def execute(task: dict[str, Any]) -> None:
         guard.add(evaluations)
     started = time.perf_counter()
     result = train(run)
-    tokens = int(result.agent.num_timesteps)
     seconds = evaluations.seconds or time.perf_counter() - started - result.after.seconds
-    tracker.finish(result.before, result.after, tokens, seconds)
-    _write_result(run, tracker, result, tokens, seconds)
+    tracker.finish(result.before, result.after, int(result.agent.num_timesteps), seconds)
+    _write_result(tracker, result, seconds)
     if not task["keep_agents"]:
-        shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
-        if (run.folder / "model").is_dir():  # else the agent alone says how it acts
-            shutil.rmtree(run.folder / "agent", ignore_errors=True)
+        shutil.rmtree(run.folder / CHECKPOINTS, ignore_errors=True)
+        if (run.folder / MODEL).is_dir():  # else the agent alone says how it acts
+            shutil.rmtree(run.folder / AGENT, ignore_errors=True)
 
 
-def _prepare(config: Any) -> Any:
-    """The run where its checkpoints left it; else a new one, in place of what there is."""
-    from rlhf_envs.files import find_folder
-
-    from ...saving.checkpoints import Checkpoints
-    from ...saving.folders import AGENT, CHECKPOINTS, CONFIG, is_bundle
-    from ...training.resume import find_run, prepare_resumed
-    from ...training.run import prepare
-
+def _prepare(config: RunConfig) -> Prepared:
+    """Return the run as its checkpoints left it. Without any, return a new one, in place of what the folder has."""
     folder = config.folder()
     left = is_bundle(find_folder(folder / AGENT)) or Checkpoints(folder / CHECKPOINTS).latest() is not None
     if (folder / CONFIG).is_file() and left:
@@ -122,23 +198,19 @@ def _prepare(config: Any) -> Any:
     return prepare(config)
 
 
-def _write_result(run: Any, tracker: Any, result: Any, tokens: int, seconds: float) -> None:
-    import hashlib
-
-    from rlhf_envs.files import replace_file
-
+def _write_result(tracker: Tracker, result: TrainResult, seconds: float) -> None:
     prompts = [(c.index, c.prompt) for c in result.after.completions]
-    text = {
-        "tokens": tokens,
+    content = {
+        "tokens": int(result.agent.num_timesteps),
         "seconds": round(seconds, 3),
         "judges": list(result.after.judges),
         "reference": getattr(result.agent.policy, "model_name", None),
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
-        "config": json.loads(run.config.model_dump_json()),
+        "config": json.loads(result.config.model_dump_json()),
         "evaluations": sorted(tracker.records, key=lambda record: record["step"]),
     }
-    replace_file(run.folder / "result.json", (json.dumps(text, indent=1) + "\n").encode("utf-8"))
+    replace_json(result.folder / "result.json", content)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.experiments.compare.analysis import Outcome, analyse
+from agents.experiments.compare.analysis import analyse
 from agents.experiments.compare.config import CompareConfig
+from agents.experiments.compare.outcome import Outcome
 from agents.experiments.compare.plan import plan
 from agents.experiments.compare.plots import draw_plots, to_png
-from agents.experiments.compare.report import blocks, to_html, to_markdown
+from agents.experiments.compare.report import to_html, to_markdown
 
 KL = {"ppo-kl0.1": 8.0, "ppo-kl1.0": 2.0, "a2c-kl0.1": 9.0, "a2c-kl1.0": 3.0}
 GOLD = {"ppo-kl0.1": 0.9, "ppo-kl1.0": 0.5, "a2c-kl0.1": 0.7, "a2c-kl1.0": 0.6}
@@ -48,21 +49,21 @@ def outcomes(found: CompareConfig) -> list[Outcome]:
 def test_arms_are_ranked_by_the_judge(tmp_path: Path) -> None:
     found = config(tmp_path)
     report = analyse(found, outcomes(found))
-    assert report["metric"] == "gold"
-    assert [row["name"] for row in report["arms"]] == ["ppo-kl0.1", "a2c-kl0.1", "a2c-kl1.0", "ppo-kl1.0"]
-    best = report["arms"][0]
-    assert best["figures"]["gold"]["value"] == pytest.approx(0.92)  # the middle three of five seeds
-    assert best["per_seed"] == pytest.approx({str(seed): 0.9 + 0.01 * seed for seed in range(5)})
-    assert [point["value"] for point in best["curve"]] == pytest.approx([0.1, 0.51, 0.92])
-    assert best["gain"] == pytest.approx({"mean": 0.82, "standard_error": 0.01 * 2.5**0.5 / 5**0.5})
-    assert report["notes"] == []
+    assert report.metric == "gold"
+    assert [row.name for row in report.arms] == ["ppo-kl0.1", "a2c-kl0.1", "a2c-kl1.0", "ppo-kl1.0"]
+    best = report.arms[0]
+    assert best.figures["gold"].mean == pytest.approx(0.92)  # the middle three of five seeds
+    assert best.per_seed == pytest.approx({str(seed): 0.9 + 0.01 * seed for seed in range(5)})
+    assert [point.metric.mean for point in best.curve] == pytest.approx([0.1, 0.51, 0.92])
+    assert best.gain == pytest.approx({"mean": 0.82, "standard_error": 0.01 * 2.5**0.5 / 5**0.5})
+    assert report.notes == []
 
 
 def test_the_frontier_is_what_nothing_beats_at_its_kl(tmp_path: Path) -> None:
     """The second has less than the first at more KL; the others have the most for at most their KL."""
     found = config(tmp_path)
-    rows = analyse(found, outcomes(found))["arms"]
-    assert {row["name"] for row in rows if row["on_frontier"]} == {"ppo-kl0.1", "a2c-kl1.0", "ppo-kl1.0"}
+    rows = analyse(found, outcomes(found)).arms
+    assert {row.name for row in rows if row.on_frontier} == {"ppo-kl0.1", "a2c-kl1.0", "ppo-kl1.0"}
 
 
 @pytest.mark.parametrize(
@@ -77,10 +78,10 @@ def test_the_frontier_is_what_nothing_beats_at_its_kl(tmp_path: Path) -> None:
 def test_runs_reach_a_threshold(threshold: float | None, expected: float, reached: list[int], tmp_path: Path) -> None:
     found = config(tmp_path, threshold=threshold)
     report = analyse(found, outcomes(found))
-    assert report["threshold"] == pytest.approx(expected)
-    assert [row["reached"]["reached"] for row in report["arms"]] == reached
-    first = report["arms"][0]["reached"]
-    assert first["seconds"] == first["tokens"] / 500
+    assert report.threshold == pytest.approx(expected)
+    assert [row.reached.reached for row in report.arms] == reached
+    first = report.arms[0].reached
+    assert first.seconds == first.tokens / 500  # type: ignore[operator]
 
 
 def test_the_threshold_is_half_of_the_best_arms_own_rise(tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_the_threshold_is_half_of_the_best_arms_own_rise(tmp_path: Path) -> None
     found = config(tmp_path)
     starts = {"ppo-kl0.1": 0.3, "a2c-kl1.0": -5.0}
     made = [Outcome(run, result(run, start=starts.get(run.arm.name, 0.3)), None) for run in plan(found)]
-    assert analyse(found, made)["threshold"] == pytest.approx((0.3 + 0.92) / 2)
+    assert analyse(found, made).threshold == pytest.approx((0.3 + 0.92) / 2)
 
 
 def test_an_arm_that_is_not_trained_sets_no_threshold(tmp_path: Path) -> None:
@@ -101,9 +102,9 @@ def test_an_arm_that_is_not_trained_sets_no_threshold(tmp_path: Path) -> None:
             for entry in outcome.result["evaluations"]:  # type: ignore[index]
                 entry["estimates"]["gold"]["mean"] = 0.9
     report = analyse(found, made)
-    assert report["arms"][0]["name"] == "ppo-kl0.1"
-    second = report["arms"][1]
-    assert report["threshold"] == pytest.approx((0.1 + second["figures"]["gold"]["value"]) / 2)
+    assert report.arms[0].name == "ppo-kl0.1"
+    second = report.arms[1]
+    assert report.threshold == pytest.approx((0.1 + second.figures["gold"].mean) / 2)
 
 
 def test_a_point_stands_at_the_tokens_it_was_trained_for(tmp_path: Path) -> None:
@@ -113,24 +114,24 @@ def test_a_point_stands_at_the_tokens_it_was_trained_for(tmp_path: Path) -> None
     for outcome, tokens in zip(made, (640, 640, 640, 0, 640), strict=True):
         assert outcome.result is not None
         outcome.result["evaluations"][1]["tokens"] = tokens
-    (row,) = analyse(found, made)["arms"]
-    assert [(point["step"], point["tokens"]) for point in row["curve"]] == [(0, 0), (500, 612), (1000, 1000)]
+    (row,) = analyse(found, made).arms
+    assert [(point.step, point.tokens) for point in row.curve] == [(0, 0), (500, 612), (1000, 1000)]
     line = draw_plots(analyse(found, made))["efficiency"].axes[0].lines[0]
     assert line.get_xdata().tolist() == [0, 612, 1000]
 
 
 def test_every_pair_is_compared_the_better_first(tmp_path: Path) -> None:
     found = config(tmp_path)
-    pairs = analyse(found, outcomes(found))["improvement"]
+    pairs = analyse(found, outcomes(found)).improvement
     assert len(pairs) == 6
-    assert {pair["value"] for pair in pairs} == {1.0}  # no seed of one comes up to a seed of the next
+    assert {pair.probability.mean for pair in pairs} == {1.0}  # no seed of one comes up to a seed of the next
 
 
 def test_of_many_arms_each_is_compared_with_the_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("agents.experiments.compare.analysis.MAX_PAIRED", 3)
     found = config(tmp_path)
-    pairs = analyse(found, outcomes(found))["improvement"]
-    assert [(pair["better"], pair["than"]) for pair in pairs] == [
+    pairs = analyse(found, outcomes(found)).improvement
+    assert [(pair.better, pair.than) for pair in pairs] == [
         ("ppo-kl0.1", name) for name in ("a2c-kl0.1", "a2c-kl1.0", "ppo-kl1.0")
     ]
 
@@ -146,7 +147,7 @@ def test_what_is_not_equal_is_said(tmp_path: Path) -> None:
     made[3].result["prompts"] = "others"
     assert made[-1].result is not None
     made[-1].result["config"]["train"] = 2
-    notes = " ".join(analyse(found, made)["notes"])
+    notes = " ".join(analyse(found, made).notes)
     assert "Tokens are not equal" in notes and "a2c-kl0.1 +20%" in notes
     assert "Before training ppo-kl1.0 wrote something else" in notes
     assert "The held-out prompts differ between runs" in notes
@@ -162,22 +163,22 @@ def test_failed_and_missing_runs_are_counted_and_the_rest_compared(tmp_path: Pat
     made[0] = Outcome(made[0].run, None, "ValueError: no")
     made[1] = Outcome(made[1].run, None, None)
     report = analyse(found, made)
-    assert report["failed"] == [{"run": made[0].run.name, "error": "ValueError: no"}]
-    assert report["unfinished"] == [made[1].run.name]
-    assert "1 of 20 runs failed and 1 are not finished" in report["notes"][0]
-    row = next(row for row in report["arms"] if row["name"] == made[0].run.arm.name)
-    assert (row["finished"], row["failed"], row["runs"]) == (4, 1, 5)
-    assert row["figures"]["gold"]["n"] == 4
-    text = to_markdown(blocks(report, ()))
+    assert report.to_json()["failed"] == [{"run": made[0].run.name, "error": "ValueError: no"}]
+    assert report.unfinished == [made[1].run.name]
+    assert "1 of 20 runs failed and 1 are not finished" in report.notes[0]
+    row = next(row for row in report.arms if row.name == made[0].run.arm.name)
+    assert (row.finished, row.failed, row.runs) == (4, 1, 5)
+    assert row.figures["gold"].n == 4
+    text = to_markdown(report, ())
     assert "| ppo-kl0.1 | 4 of 5, 1 failed |" in text.replace("\\", "")
 
 
 def test_one_seed_has_no_intervals_anywhere(tmp_path: Path) -> None:
     found = config(tmp_path, seeds=1)
     report = analyse(found, outcomes(found))
-    assert report["notes"][0].startswith("One seed: no intervals are given")
-    assert all(row["figures"]["gold"]["low"] is None for row in report["arms"])
-    text = to_markdown(blocks(report, tuple(plots := draw_plots(report))))
+    assert report.notes[0].startswith("One seed: no intervals are given")
+    assert all(row["figures"]["gold"]["low"] is None for row in report.to_json()["arms"])
+    text = to_markdown(report, tuple(plots := draw_plots(report)))
     assert "95%" not in text.replace("> - One seed", "")
     assert all(to_png(figure).startswith(b"\x89PNG") for figure in plots.values())
 
@@ -186,10 +187,10 @@ def test_what_coincides_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """Runs that no seed changes, and algorithms that come to the same."""
     found = config(tmp_path)
     fixed = [Outcome(r, result(r, shift=-0.01 * r.seed * (r.arm.name == "a2c-kl0.1")), None) for r in plan(found)]
-    (note,) = analyse(found, fixed)["notes"]
+    (note,) = analyse(found, fixed).notes
     assert note.startswith("All runs of a2c-kl0.1 came to the same: nothing in them depends on the seed")
     monkeypatch.setitem(GOLD, "a2c-kl0.1", GOLD["ppo-kl0.1"])
-    assert analyse(found, outcomes(found))["notes"] == [
+    assert analyse(found, outcomes(found)).notes == [
         "ppo-kl0.1 and a2c-kl0.1 came to the same in every run: what tells them apart had no effect."
     ]
 
@@ -207,13 +208,13 @@ def test_without_any_result_there_is_still_a_report(tmp_path: Path) -> None:
     found = config(tmp_path)
     report = analyse(found, [Outcome(run, None, "no") for run in plan(found)])
     assert draw_plots(report) == {}
-    assert "20 of 20 runs failed" in to_markdown(blocks(report, ()))
+    assert "20 of 20 runs failed" in to_markdown(report, ())
 
 
 def test_what_models_write_is_text_in_both_reports(tmp_path: Path) -> None:
     found = config(tmp_path)
-    written = blocks(analyse(found, outcomes(found)), ())
-    page, text = to_html(written, {}), to_markdown(written)
+    text = to_markdown(analyse(found, outcomes(found)), ())
+    page = to_html(text, {})
     assert "I &lt;i&gt;saw&lt;/i&gt; |" in page
     assert "I &lt;i\\>saw&lt;/i\\> \\|" in text
     assert "\u202e" not in page + text

@@ -22,7 +22,7 @@ import agents
 from agents import registry
 from agents.algorithms.ppo import PPO
 from agents.cli import app
-from agents.experiments.compare.compare import Comparison
+from agents.experiments.compare.compare import Comparison, locked
 from agents.experiments.compare.config import CompareConfig
 from agents.experiments.compare.plan import plan
 from agents.experiments.compare.worker import execute
@@ -68,7 +68,7 @@ def test_every_run_is_evaluated_at_equal_steps_on_equal_prompts(done: Comparison
 
 
 def test_a_run_learns_what_rlhf_train_learns_without_evaluations(done: Comparison, tmp_path: Path) -> None:
-    """Also the second run of a process, and beside another."""
+    """Also next to another run."""
     name = "ppo/seed_01"
     saved = result(done.folder, name)["config"]
     alone = train(TrainConfig(**{**saved, "log_folder": str(tmp_path), "save_freq": 0}))
@@ -82,7 +82,7 @@ def test_a_run_learns_what_rlhf_train_learns_without_evaluations(done: Compariso
 
 def test_the_report_has_the_figures_of_the_runs(done: Comparison) -> None:
     report = json.loads((done.folder / "report.json").read_text())
-    assert report == json.loads(json.dumps(done.report))
+    assert report == json.loads(json.dumps(done.report.to_json()))
     assert (report["metric"], report["failed"], report["unfinished"]) == ("reward", [], [])
     for row in report["arms"]:
         runs = [result(done.folder, f"{row['name']}/seed_{seed:02d}") for seed in (0, 1)]
@@ -128,13 +128,11 @@ def test_again_it_has_nothing_to_run(done: Comparison) -> None:
     said: list[str] = []
     again = agents.compare(CompareConfig(folder=str(done.folder)), said.append)
     assert said == [f"4 runs in {done.folder}, 4 of them finished"]
-    assert again.report["arms"] == done.report["arms"]
+    assert again.report.arms == done.report.arms
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_a_second_process_is_kept_out(done: Comparison) -> None:
-    from agents.experiments.compare.processes import locked
-
     with locked(done.folder), pytest.raises(ValueError, match="another process is at work on the comparison"):
         agents.compare(CompareConfig(folder=str(done.folder)), lambda _: None)
 

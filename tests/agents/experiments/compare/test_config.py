@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 from agents import registry
 from agents.cli import app
 from agents.cli.compare import CompareFlags, _read
-from agents.experiments.compare.config import CONFIG, CompareConfig, join_existing
-from agents.experiments.compare.plan import plan, resolve
+from agents.experiments.compare.config import CompareConfig, join_existing
+from agents.experiments.compare.plan import plan
+from agents.saving.folders import CONFIG
 
 BANDIT = "rlhf/TokenBandit-v0"
 
@@ -90,8 +91,8 @@ def test_a_wrong_file_is_named_with_what_is_wrong(name: str, text: str, message:
     ("flags", "message"),
     [
         (["--algos", "ppo,a3c"], "unknown algorithm 'a3c': did you mean 'a2c'?"),
-        (["--algos", "ppo,a2c,ppo"], "ppo stands there twice"),
-        (["--algos", "ppo", "--kl-coefs", "0.1,0.1"], "0.1 stands there twice"),
+        (["--algos", "ppo,a2c,ppo"], "ppo: given twice"),
+        (["--algos", "ppo", "--kl-coefs", "0.1,0.1"], "0.1: given twice"),
         (["--algos", "ppo", "--seeds", "0"], "--seeds: Input should be greater than or equal to 1"),
         (["--algos", "ppo", "--override", "ppo.n_epoch:3"], "ppo takes no argument 'n_epoch'; nearest: n_epochs"),
         (
@@ -104,9 +105,12 @@ def test_a_wrong_file_is_named_with_what_is_wrong(name: str, text: str, message:
         (["--algos", "ppo", "--kl-coefs", "1", "--override", "ppo.kl_target:2"], "do not go with kl_coefs"),
         (["--algos", "ppo", "--kl-coefs", "-1"], "a coefficient is a number of at least 0"),
         (["--algos", "ppo", "--metric", "glod"], "unknown metric 'glod' for rlhf/TokenBandit-v0: there are reward"),
-        (["--algos", "../ppo"], "'../ppo' names folders too"),
+        (["--algos", "../ppo"], "'../ppo' is the name of a folder too"),
         (["--algos", "ppo,sft", "-params", "kl_coef:0.2"], "sft: kl_coef=0.2: SFT makes no use of it; leave it out"),
-        (["--algos", "ppo,online_dpo", "--kl-coefs", "0,0.1"], "online_dpo: kl_coefs=[0.0, 0.1]: its leash is beta"),
+        (
+            ["--algos", "ppo,online_dpo", "--kl-coefs", "0,0.1"],
+            "online_dpo: kl_coefs=[0.0, 0.1]: beta weighs its KL penalty",
+        ),
         (["--algos", "rloo", "--override", "rloo.group_size:1"], "rloo: group_size=1: RLOO compares completions"),
         (["--algos", "rloo", "--n-envs", "6"], "rloo: group_size=8 with 6 environments: groups have to divide"),
         (["--algos", "awr", "--n-envs", "6", "-params", "group_size:4"], "awr: group_size=4 with 6 environments"),
@@ -117,7 +121,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(name: str, text: str, message:
 def test_wrong_flags_are_refused_before_anything_loads(
     flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("subprocess.Popen", None)
+    monkeypatch.setattr("agents.experiments.compare.worker.subprocess.Popen", None)
     result = rlhf("--env", BANDIT, *flags, "-f", str(tmp_path / "c"))
     assert result.exit_code == 2, result.output
     assert message in result.stderr
@@ -128,8 +132,8 @@ def test_every_arm_has_every_seed_and_what_is_equal(tmp_path: Path) -> None:
     runs = plan(config(tmp_path, tokens=960, n_envs=16, temperature=0.5, overrides={"a2c": {"learning_rate": 0.5}}))
     assert [run.name for run in runs] == ["ppo/seed_00", "a2c/seed_00", "ppo/seed_01", "a2c/seed_01"]
     for run in runs:
-        resolved = resolve(run.config)
-        assert (resolved.n_timesteps, resolved.n_envs, resolved.seed) == (960, 16, run.seed)
+        resolved = run.arm.resolved
+        assert (resolved.n_timesteps, resolved.n_envs, run.config.seed) == (960, 16, run.seed)
         assert resolved.hyperparams["temperature"] == 0.5
         assert resolved.learning_rate == (0.5 if run.arm.algo == "a2c" else 3e-3)
 
@@ -140,7 +144,7 @@ def test_decoding_is_one_where_the_table_has_others(tmp_path: Path, monkeypatch:
     table = {"ppo": dict(temperature=0.7, top_k=9), "a2c": dict(temperature=1.3, top_p=0.5)}
     monkeypatch.setitem(hyperparams._our_settings(), BANDIT, table)
     for run in plan(config(tmp_path)):
-        found = resolve(run.config).hyperparams
+        found = run.arm.resolved.hyperparams
         assert {name: found.get(name) for name in ("temperature", "top_k", "top_p")} == {
             "temperature": 0.7,
             "top_k": 9,
@@ -152,10 +156,10 @@ def test_coefficients_make_arms_whose_controller_is_off(tmp_path: Path) -> None:
     env = "rlhf/Sentiment-v0"  # where the table steers the coefficient to a target
     runs = plan(config(tmp_path, env=env, algos=["ppo"], seeds=1, kl_coefs=[1.0, 0.05, 10.0]))
     assert [run.arm.name for run in runs] == ["ppo-kl0.05", "ppo-kl1.0", "ppo-kl10.0"]
-    resolved = [resolve(run.config) for run in runs]
+    resolved = [run.arm.resolved for run in runs]
     assert [found.kl_coef for found in resolved] == [0.05, 1.0, 10.0]
     assert {found.kl_target for found in resolved} == {None}
-    assert resolve(plan(config(tmp_path, env=env, algos=["ppo"]))[0].config).kl_target is not None
+    assert plan(config(tmp_path, env=env, algos=["ppo"]))[0].arm.resolved.kl_target is not None
 
 
 def test_an_algorithm_that_takes_no_coefficient_has_one_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +239,7 @@ def test_a_variant_that_changes_needs_a_label_of_its_own(tmp_path: Path) -> None
 def test_a_run_with_other_settings_than_now_is_refused(tmp_path: Path) -> None:
     run = plan(config(tmp_path))[0]
     run.folder.mkdir(parents=True)
-    (run.folder / CONFIG).write_text(resolve(run.config).model_dump_json())
+    (run.folder / CONFIG).write_text(run.arm.resolved.model_dump_json())
     plan(config(tmp_path))
     with pytest.raises(ValueError, match=r"the run in .* has learning_rate=0.003, and now it would be 0.5"):
         plan(config(tmp_path, overrides={"ppo": {"learning_rate": 0.5}}))
@@ -248,11 +252,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
         join_existing(config(tmp_path))
 
 
-def test_a_coefficient_goes_to_what_leashes_an_algorithm(tmp_path: Path) -> None:
+def test_a_coefficient_goes_to_what_weighs_an_algorithms_kl_penalty(tmp_path: Path) -> None:
     """Of online DPO `beta`; nothing of the baselines."""
     runs = plan(config(tmp_path, algos=["online_dpo", "sft", "best_of_n"], seeds=1, kl_coefs=[0.1, 1.0]))
     assert [run.arm.name for run in runs] == ["online_dpo-kl0.1", "online_dpo-kl1.0", "sft", "best_of_n"]
-    resolved = [resolve(run.config) for run in runs]
+    resolved = [run.arm.resolved for run in runs]
     assert [found.hyperparams.get("beta") for found in resolved[:2]] == [0.1, 1.0]
     assert {found.kl_coef for found in resolved} == {None}
     with pytest.raises(ValueError, match="online_dpo: beta do not go with kl_coefs"):

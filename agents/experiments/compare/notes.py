@@ -1,0 +1,102 @@
+"""Write the notes of a report: what a reader of a comparison has to know before its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .config import CompareConfig
+from .outcome import Outcome
+
+__all__ = ["write_notes"]
+
+OVERSHOOT = 0.05  # a share of the budget
+
+
+def write_notes(config: CompareConfig, outcomes: Sequence[Outcome], metric: str) -> list[str]:
+    """Return the notes: few seeds, failed runs, what was not equal, and what came to the same.
+
+    Args:
+        config: the configuration of the comparison.
+        outcomes: what became of all runs.
+        metric: the name of the compared metric.
+    """
+    finished = [outcome for outcome in outcomes if outcome.result is not None]
+    notes = []
+    if config.seeds == 1:
+        notes.append(
+            "One seed: no intervals are given, since one run says nothing about how runs differ, and no order of the "
+            "algorithms is shown by this. Run it with --seeds 5."
+        )
+    elif config.seeds < 4:
+        notes.append(
+            f"{config.seeds} seeds: the interquartile mean is the mean, and a bootstrap over so few runs gives "
+            "intervals that are too narrow. Run it with --seeds 5 or more."
+        )
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    missing = len(outcomes) - len(finished) - failed
+    if failed or missing:
+        text = f"{failed} of {len(outcomes)} runs failed" + (f" and {missing} are not finished" if missing else "")
+        notes.append(f"{text}: the figures are of the others, which flatters an algorithm that fails on bad seeds.")
+    return notes + _inequalities(config, finished, metric) + _coincidences(finished, metric)
+
+
+def _inequalities(config: CompareConfig, finished: Sequence[Outcome], metric: str) -> list[str]:
+    """Say what should be equal and is not."""
+    notes = []
+    by_arm = {outcome.run.arm.name: outcome for outcome in finished}
+    results = {name: outcome.result for name, outcome in by_arm.items() if outcome.result is not None}
+    if len({outcome.result["prompts"] for outcome in finished if outcome.result}) > 1:
+        notes.append("The held-out prompts differ between runs: the data has changed under the comparison.")
+    if len({outcome.result["reference"] for outcome in finished if outcome.result}) > 1:
+        notes.append("The reference that KL is measured to differs between runs.")
+    shares = {name: result["tokens"] / config.tokens - 1 for name, result in results.items()}
+    if listed := _listed({name: f"{share:+.0%}" for name, share in shares.items() if abs(share) > OVERSHOOT}):
+        notes.append(f"Tokens are not equal, whole rollouts are trained on or no training is done: {listed}.")
+    parts = {name: str(result["config"].get("train") or "full") for name, result in results.items()}
+    usual = max(parts.values(), key=list(parts.values()).count, default="full")
+    if listed := _listed({name: part for name, part in parts.items() if part != usual}):
+        notes.append(f"Not the same part of the model is trained: train={usual}, but {listed}.")
+    own = {name: " and ".join(outcome.run.arm.own_decoding) for name, outcome in by_arm.items()}
+    if listed := _listed({name: f"has a {options} of its own" for name, options in own.items() if options}):
+        notes.append(f"Not all decode alike: {listed}.")
+    if odd := ", ".join(_odd_starts(finished, metric)):
+        notes.append(f"Before training {odd} wrote something else than the others from the same start.")
+    return notes
+
+
+def _listed(found: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {text}" for name, text in found.items())
+
+
+def _odd_starts(finished: Sequence[Outcome], metric: str) -> list[str]:
+    """Return the arms that differ before training from what most arms with the same seed have."""
+    starts: dict[int, dict[float, list[str]]] = {}
+    for outcome in finished:
+        start = outcome.curve(metric).get(0)
+        if start is not None:
+            starts.setdefault(outcome.run.seed, {}).setdefault(round(start, 4), []).append(outcome.run.arm.name)
+    return sorted(
+        {name for group in starts.values() for names in sorted(group.values(), key=len)[:-1] for name in names}
+    )
+
+
+def _coincidences(finished: Sequence[Outcome], metric: str) -> list[str]:
+    """Say what is equal to the last digit, though a reader would expect it to differ."""
+    curves: dict[str, dict[int, tuple[float, ...]]] = {}
+    for outcome in finished:
+        curves.setdefault(outcome.run.arm.name, {})[outcome.run.seed] = tuple(outcome.curve(metric).values())
+    notes = []
+    fixed = [name for name, runs in curves.items() if len(runs) > 1 and len(set(runs.values())) == 1]
+    if fixed:
+        notes.append(
+            f"All runs of {', '.join(fixed)} came to the same: nothing in them depends on the seed, and intervals of "
+            "no width say nothing of the prompts."
+        )
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for name, runs in curves.items():
+        alike.setdefault(tuple(sorted(runs.items())), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            notes.append(f"{' and '.join(names)} came to the same in every run: what tells them apart had no effect.")
+    return notes
