@@ -1,9 +1,9 @@
 """Reward hacking, shown and stopped: proxy and gold score against KL, in the manner of Gao et al. 2022.
 
-`python -m benchmarks.overoptimisation --folder runs/overoptimisation --docs docs` fits two proxies to the same few
-hundred comparisons of film snippets by people's ratings, one reward model and the pessimistic end of an ensemble (mean
-minus k standard deviations), and optimises both, by PPO without a leash and by best-of-n. What is done is kept in the
-folder, a file a seed and step: the same command goes on where it was interrupted.
+`python -m benchmarks.overoptimisation --folder runs/overoptimisation --docs docs/guides` fits two proxies to the same
+few hundred comparisons of film snippets by people's ratings, one reward model and the pessimistic end of an ensemble
+(mean minus k standard deviations), and optimises both, by PPO without a KL penalty and by best-of-n.
+Every finished step is kept in the folder, one file per seed and step: the same command goes on where it was stopped.
 
 Departures from the paper (https://arxiv.org/abs/2210.10760): gold is a small judge of film reviews that learned from
 other labels, not the one that made the comparisons, which are people's; proxies are a few million parameters, so the

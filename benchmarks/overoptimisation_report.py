@@ -14,11 +14,13 @@ KINDS = ("single", "pessimistic")
 FITTED = {"single": "one reward model", "pessimistic": "the ensemble's mean"}
 INTRODUCTION = """# Over-optimisation
 
-Proxy and gold score against the KL to the starting model, in the manner of Gao et al. 2022
-(https://arxiv.org/abs/2210.10760), by `python -m benchmarks.overoptimisation --docs docs`, whose docstring says what
-differs from the paper. One reward model, and an ensemble less its disagreement (`rlhf_envs.rewards.Pessimistic`), are
-fitted to the same comparisons and optimised by PPO without a KL penalty and by best-of-n; gold is a judge that neither
-meets. Stars: the agent that `agents.training.early_stopping.EarlyStopping` keeps.
+This page shows reward hacking, and two ways to limit it. It plots the proxy and the gold score against the KL to the
+starting model, as Gao et al. 2022 (https://arxiv.org/abs/2210.10760) do. `python -m benchmarks.overoptimisation --docs
+docs/guides` writes it; the docstring there says what differs from the paper.
+
+Two proxies are fitted to the same comparisons: one reward model, and the pessimistic mean of an ensemble
+(`rlhf_envs.rewards.Pessimistic`). PPO without a KL penalty and best-of-n optimise each. Gold is a judge that neither
+meets. A star marks the agent that `agents.EarlyStopping` keeps.
 
 ![Proxy and gold against the square root of the KL](overoptimisation.png)
 """
@@ -63,7 +65,7 @@ def draw(results: Sequence[dict[str, Any]], patience: int, path: Path) -> None:
     labels = {"single": "one reward model", "pessimistic": "pessimistic ensemble"}
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
-    for column, (method, title) in enumerate((("ppo", "PPO without a leash"), ("best-of-n", "best of n"))):
+    for column, (method, title) in enumerate((("ppo", "PPO without a KL penalty"), ("best-of-n", "best of n"))):
         for row, (name, unit) in enumerate((("proxy", "proxy, SDs of human text"), ("gold", "gold, P(positive)"))):
             axis = axes[row, column]
             for kind in KINDS:
@@ -101,7 +103,7 @@ def report(results: Sequence[dict[str, Any]], settings: dict[str, Any]) -> list[
     return [
         f"{len(results)} seeds, means and their standard errors. The proxies order {fitted} of held-out comparisons as",
         f"people do. Settings: {with_what}.",
-        "\n## PPO without a leash\n",
+        "\n## PPO without a KL penalty\n",
         *table(results, "ppo", "tokens", range(len(results[0]["ppo"]["single"]))),
         "\n## Best of n\n",
         *table(results, "best-of-n", "n", range(len(results[0]["best-of-n"]["single"]))),

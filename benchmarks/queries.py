@@ -8,7 +8,7 @@ All strategies start with the same random 5% of the pool and choose 5% more at a
 heads fitted to what is labelled; the heads' weight decay was chosen on the validation split, with random pairs.
 Measured is the ensemble's mean on 2,000 pairs of test snippets whose mean ratings are more than 1 apart. A strategy
 "beats random" where the 95% interval of its mean gain at 25%, seed by seed, is above 0, by Student's t (2.78 standard
-errors for 5 seeds). Tables are printed and `docs/queries.png` is drawn.
+errors for 5 seeds). Tables are printed and `docs/images/queries.png` is drawn.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", default="minilm", help="whose embeddings")
     parser.add_argument("--snippets", type=int, help="take only the first ones, to try it out")
     parser.add_argument("--split", default="test", choices=("validation", "test"), help="of the held-out pairs")
-    parser.add_argument("--output", type=Path, default=Path("docs/queries.png"))
+    parser.add_argument("--output", type=Path, default=Path("docs/images/queries.png"))
     args = parser.parse_args(arguments)
     if args.seeds < 2 or CLAIM not in args.budgets:
         parser.error(f"the claim needs 2 seeds or more and {CLAIM} among the budgets")

@@ -2,8 +2,9 @@
 
 `python -m benchmarks.scaling` measures the rollout (with reward and the reference's pass) and the update (one epoch,
 minibatches of `MINIBATCH` completions) separately, of `ours` and of `floor` (see `benchmarks.throughput`) in turns,
-prints a table a panel and the asked ratios, and draws `docs/scaling.png`. Models are fresh, GPT-2-shaped, of 3 blocks
-of width 256 and 2,048 tokens, but for what a panel varies. In the panel "trained" the last k of 16 blocks learn, 0
+prints a table per panel and the asked ratios, and draws `docs/images/scaling.png`. Models are fresh,
+GPT-2-shaped: 3 blocks of width 256 and 2,048 tokens, but for what a panel varies. In the panel
+"trained" the last k of 16 blocks learn, 0
 being `train="head"`: an epoch's cost should be a straight line in k.
 """
 
@@ -157,7 +158,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output", type=Path, default=Path("docs/scaling.png"))
+    parser.add_argument("--output", type=Path, default=Path("docs/images/scaling.png"))
     parser.add_argument("--toy", action="store_true", help="sizes that show no more than that it runs")
     args = parser.parse_args(arguments)
     print(f"{describe()}, {args.threads} threads, {args.device}, medians of {args.repeats}", flush=True)

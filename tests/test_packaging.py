@@ -126,6 +126,12 @@ def test_wheel_ships_every_file_of_both_packages(tmp_path: Path) -> None:
         shipped = set(archive.namelist())
         entry_points = next(name for name in shipped if name.endswith("entry_points.txt"))
         assert "rlhf = agents.cli:app" in archive.read(entry_points).decode()
+        metadata = archive.read(next(name for name in shipped if name.endswith(".dist-info/METADATA"))).decode()
+    links = re.findall(r"\]\(([^)]+)\)", metadata)
+    assert links
+    assert all(link.startswith(("https://", "#")) for link in links), "PyPI has no repository around the README"
+    assert "![" in metadata
+    assert "raw.githubusercontent.com" in metadata
     assert {"rlhf_envs/py.typed", "agents/py.typed"} <= shipped
     missing = {path.relative_to(ROOT).as_posix() for path in list_files("rlhf_envs", "agents")} - shipped
     assert not missing, f"in the checkout, not in the wheel: {sorted(missing)}"

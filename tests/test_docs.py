@@ -1,0 +1,144 @@
+"""The documentation, followed to the letter: marked files are written, marked blocks are run, in order."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+MARK = r"(?:<!-- (?:file: (?P<file>\S+)|(?P<run>run)) -->\n)?"
+BLOCK = re.compile(rf"^{MARK}```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
+PAGES = sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
+TUTORIALS = {"start", *(f"tutorials/{name}" for name in ("reward", "data", "people", "algorithm", "compare"))}
+
+
+class Block(NamedTuple):
+    """A block of code of a page: the file it is saved as, or whether it is run."""
+
+    file: str | None
+    run: bool
+    language: str
+    text: str
+
+
+def blocks(page: str) -> list[Block]:
+    found = BLOCK.finditer((DOCS / f"{page}.md").read_text(encoding="utf-8"))
+    return [Block(m["file"], m["run"] is not None, m["language"], m["text"]) for m in found]
+
+
+def environment(*paths: Path) -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, *paths)))}
+
+
+def bash(text: str, folder: Path, *paths: Path) -> str:
+    """Run a block as a user would, stopping at its first error, and return what it printed."""
+    script = text.replace("PYTHONPATH=. ", f"PYTHONPATH={os.pathsep.join(['.', str(ROOT)])} ")
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(
+        command, cwd=folder, env=environment(*paths), capture_output=True, text=True, check=False, timeout=500
+    )
+    assert done.returncode == 0, f"{text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def follow(page: str, folder: Path) -> list[str]:
+    """Write the files of a page and run its blocks in order; return what each run printed."""
+    printed = []
+    for block in blocks(page):
+        if block.file is not None:
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+        elif block.run:
+            printed.append(bash(block.text, folder))
+    return printed
+
+
+def test_the_pages_that_run_are_the_tutorials() -> None:
+    assert {page for page in PAGES if any(block.run or block.file for block in blocks(page))} == TUTORIALS
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_python_compiles(page: str) -> None:
+    for block in blocks(page):
+        if block.language == "python":
+            compile(block.text, f"docs/{page}.md", "exec")
+
+
+@pytest.mark.slow
+def test_the_start_trains_and_goes_on(tmp_path: Path) -> None:
+    trained, stock, resumed = follow("start", tmp_path)
+    assert "reward (proxy)" in trained
+    assert (tmp_path / "logs" / "ppo" / "Sentiment-v0_1" / "curves.png").is_file()
+    assert stock.count(" -> ") == 3
+    assert resumed.split()[-1] == "1536"
+
+
+@pytest.mark.slow
+def test_a_reward_of_ones_own_is_learned(tmp_path: Path) -> None:
+    trained, _ = follow("tutorials/reward", tmp_path)
+    before, after = map(float, re.findall(r"^reward ([-\d.]+) -> ([-\d.]+)$", trained, re.M)[0])
+    assert after > before + 0.1
+    (progress,) = (tmp_path / "logs").rglob("progress.csv")
+    assert "rlhf/reward_brevity" in progress.read_text().split("\n")[0]
+
+
+@pytest.mark.slow
+def test_ones_own_data_are_trained_on_and_evaluated(tmp_path: Path) -> None:
+    _, shown = follow("tutorials/data", tmp_path)
+    assert shown.strip() == "the film opens with a slow storm | (40,)"
+    report = json.loads((tmp_path / "logs" / "ppo" / "mine" / "report.json").read_text())
+    assert report["after"]["split"] == "test"
+
+
+@pytest.mark.slow
+def test_people_in_the_loop_end_in_a_trained_agent(tmp_path: Path) -> None:
+    pytest.importorskip("crowdkit", reason="the page needs the extra agreement")
+    follow("tutorials/people", tmp_path)
+    assert (tmp_path / "my-reward" / "model.safetensors").is_file()
+    assert len((tmp_path / "pairs.jsonl").read_text().splitlines()) > 30
+    assert (tmp_path / "logs" / "ppo" / "Sentiment-v0_1" / "report.json").is_file()
+
+
+@pytest.mark.slow
+def test_the_comparison_reports_every_run(tmp_path: Path) -> None:
+    follow("tutorials/compare", tmp_path)
+    runs = {path.relative_to(tmp_path / "lab").parts[:2] for path in (tmp_path / "lab").rglob("progress.csv")}
+    assert runs >= {(algo, seed) for algo in ("ppo", "rloo") for seed in ("seed_00", "seed_01")}
+    assert (tmp_path / "lab" / "report.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the files of the page on algorithms."""
+    folder = tmp_path_factory.mktemp("page")
+    for block in blocks("tutorials/algorithm"):
+        if block.file is not None:
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+    return folder
+
+
+def test_the_algorithm_passes_the_checks(folder: Path) -> None:
+    bash("python check.py", folder)
+
+
+def test_the_algorithm_learns(folder: Path) -> None:
+    before, after = map(float, bash("python train.py", folder).strip().split("\n")[-1].split(" -> "))
+    assert after > before + 0.03
+
+
+def test_the_package_is_installed_and_the_commands_run(folder: Path, tmp_path: Path) -> None:
+    target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    bash(f"python -m pip install --quiet --no-index --no-deps --no-build-isolation --target {target} .", folder)
+    (commands,) = [block.text for block in blocks("tutorials/algorithm") if block.run]
+    assert "reward" in bash(commands, elsewhere, target)
+    progress = elsewhere / "logs" / "clipped_a2c" / "TokenBandit-v0_1" / "progress.csv"
+    assert "train/clipped" in progress.read_text().split("\n")[0]
