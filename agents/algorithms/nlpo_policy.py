@@ -76,7 +76,7 @@ class NLPOPolicy(TokenPolicy):
 
         No gradient passes: a snapshot's parameters are buffers, and the others are frozen.
         """
-        return (self._with(self.mask_policy, self.hidden, obs, self._masker),)  # type: ignore[arg-type]
+        return (self._with(self.mask_policy, self.hidden, obs, self._masker),)
 
     def allowed(self, taken: torch.Tensor | None, *masks: torch.Tensor) -> torch.Tensor:
         """The nucleus `(n, n_actions)`, bool, and the tokens `taken`."""

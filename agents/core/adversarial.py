@@ -24,17 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from . import distribution as token_distribution
+from .base_policy import LanguageModelPolicy
 from .observations import micro_batches, read_contexts
-
-if TYPE_CHECKING:
-    from .policy import TokenPolicy
 
 __all__ = [
     "AdversarialRegulariser",
@@ -77,26 +75,44 @@ class AdversarialRegulariser:
         self.coef, self.epsilon, self.steps = coef, epsilon, steps
         self._kls: list[torch.Tensor] = []  # of the calls since `take_figures`
 
-    def attach(self, policy: TokenPolicy, obs: Observations, log_probs: torch.Tensor) -> torch.Tensor:
-        """The log-probabilities `(n,)` of `evaluate_actions`, whose backward pass adds the regulariser's gradient."""
+    def attach(
+        self,
+        policy: LanguageModelPolicy,
+        obs: Observations,
+        log_probs: torch.Tensor,
+        micro_batch_size: int | None = None,
+    ) -> torch.Tensor:
+        """Return the log-probabilities `(n,)`, unchanged; their backward pass adds the regulariser's gradient.
+
+        Args:
+            policy: the policy.
+            obs: as in `evaluate_actions`.
+            log_probs: what `evaluate_actions` found, `(n,)`.
+            micro_batch_size: as in `TokenPolicy`.
+        """
         if not torch.is_grad_enabled():
             return log_probs
         radius = radius_of(policy, self.epsilon)
-        whole = obs | {"start": random_start(policy, obs, radius)}  # drawn at once: parts do not change it
-        size = policy.micro_batch_size
-        parts = [whole] if size is None else [part for part, _ in micro_batches(whole, size)]
-        kl = torch.stack([self._total(policy, part, radius) for part in parts]).sum() / len(log_probs)
+        obs = obs | {"start": random_start(policy, obs, radius)}  # drawn for all at once: parts do not change it
+        if micro_batch_size is None:
+            total = self._total(policy, obs, radius)
+        else:
+            parts = micro_batches(obs, micro_batch_size)
+            total = torch.stack([self._total(policy, part, radius, recompute=True) for part, _ in parts]).sum()
+        kl = total / len(log_probs)
         self._kls.append(kl.detach())
         result: torch.Tensor = _AddLoss.apply(log_probs, kl, self.coef)
         return result
 
-    def _total(self, policy: TokenPolicy, obs: Observations, radius: torch.Tensor) -> torch.Tensor:
-        """The sum of the KLs of a part."""
-        start = obs["start"]
-        obs = {key: value for key, value in obs.items() if key != "start"}
+    def _total(
+        self, policy: LanguageModelPolicy, obs: Observations, radius: torch.Tensor, recompute: bool = False
+    ) -> torch.Tensor:
+        """Return the sum of the KLs of the actions in `obs`; with `recompute` no activations are kept for it."""
+        obs = dict(obs)
+        start = obs.pop("start")
         clean = hidden_at(policy, obs)
         delta = ascend(policy, obs, clean.detach(), start, radius, self.steps)
-        if policy.micro_batch_size is None:
+        if not recompute:
             return divergences(policy, clean, hidden_at(policy, obs, delta)).sum()
         del clean  # both passes are computed again in the backward pass: no part holds its activations until then
 
@@ -126,7 +142,7 @@ class _AddLoss(torch.autograd.Function):
 
 
 @torch.no_grad()
-def radius_of(policy: TokenPolicy, epsilon: float) -> torch.Tensor:
+def radius_of(policy: LanguageModelPolicy, epsilon: float) -> torch.Tensor:
     """`epsilon` times the mean L2 norm of the input embeddings as the module gives them out, a scalar."""
     module = policy.embedding()
     some = torch.arange(min(64, len(module.weight)), device=module.weight.device)
@@ -135,7 +151,7 @@ def radius_of(policy: TokenPolicy, epsilon: float) -> torch.Tensor:
     return radius
 
 
-def random_start(policy: TokenPolicy, obs: Observations, radius: torch.Tensor) -> torch.Tensor:
+def random_start(policy: LanguageModelPolicy, obs: Observations, radius: torch.Tensor) -> torch.Tensor:
     """A delta of norm `radius` in a random direction at every token, padding too, `(batch, length, embedding size)`."""
     ids = obs["input_ids"]
     noise = torch.randn(*ids.shape, policy.embedding().weight.shape[1], device=ids.device)
@@ -143,7 +159,7 @@ def random_start(policy: TokenPolicy, obs: Observations, radius: torch.Tensor) -
 
 
 def ascend(
-    policy: TokenPolicy,
+    policy: LanguageModelPolicy,
     obs: Observations,
     clean: torch.Tensor,
     start: torch.Tensor,
@@ -178,7 +194,7 @@ def ascend(
     return delta
 
 
-def hidden_at(policy: TokenPolicy, obs: Observations, delta: torch.Tensor | None = None) -> torch.Tensor:
+def hidden_at(policy: LanguageModelPolicy, obs: Observations, delta: torch.Tensor | None = None) -> torch.Tensor:
     """The actor's hidden states `(n, hidden_size)` at the actions, with `delta` added to its input embeddings.
 
     With a delta the whole trunk runs: stored trunk states are those of the clean input.
@@ -207,7 +223,7 @@ def perturbed(embedding: nn.Module, delta: torch.Tensor) -> Iterator[None]:
         hook.remove()
 
 
-def divergences(policy: TokenPolicy, clean: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def divergences(policy: LanguageModelPolicy, clean: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """KL(clean || other) of the next token, `(n,)` nats, from hidden states `(n, hidden_size)`; in chunks of logits."""
 
     def log_probs(hidden: torch.Tensor) -> torch.Tensor:

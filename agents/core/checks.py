@@ -91,7 +91,6 @@ def check_sizes(model: LanguageModel, name: str | None, n_actions: int, max_leng
 def check_arguments(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
-    value: str,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
@@ -108,8 +107,6 @@ def check_arguments(
             "TokenPolicy needs a token environment, observations Dict(input_ids, attention_mask) and Discrete actions; "
             f"got {observation_space} and {action_space}"
         )
-    if value not in ("shared", "separate"):
-        raise ValueError(f"value={value!r}: expected 'shared' or 'separate'")
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: expected a number above 0; for argmax use deterministic=True")
     if top_k is not None and top_k < 1:

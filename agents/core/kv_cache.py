@@ -10,6 +10,8 @@ no caller can make it wrong, whatever order it steps, resets or evaluates in. (O
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from .language_model import LanguageModel, SplitTrunk, float_tolerance, hidden_states
+from .observations import gather_hidden, read_contexts
 
 __all__ = ["SlottedTrunk", "Trunk"]
 
@@ -219,13 +222,34 @@ class SlottedTrunk:
 
 
 class Trunk:
-    """A trunk, its KV cache, and its frozen part where it has one. Not a module: the policy owns the parameters."""
+    """Hold a trunk, its KV cache, and its frozen part if it has one. The policy owns the parameters.
+
+    Args:
+        module: the base model of a causal language model, or its copy.
+        max_length: the longest context that will come.
+        language_model: the language model, which knows what is frozen.
+        like: a trunk with the same architecture, so that cache and split need not be tried out again.
+
+    Attributes:
+        run: what encodes whole contexts: `hidden_states`, or its compiled form.
+    """
 
     def __init__(
         self, module: nn.Module, max_length: int, language_model: LanguageModel, like: Trunk | None = None
     ) -> None:
         self.module = module
+        self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
         self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
         self.split: SplitTrunk | None = None
         if like is None or like.split is not None:
             self.split = language_model.split(module)
+
+    def hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""
+        if "rows" not in obs and not torch.is_grad_enabled():
+            return self.cache(*read_contexts(obs))
+        split = self.split
+        if "trunk_states" not in obs or split is None:
+            return gather_hidden(partial(self.run, self.module), obs)
+        states = obs["trunk_states"]
+        return gather_hidden(lambda ids, mask: split.finish(states[:, : ids.shape[1]], ids, mask), obs)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-__all__ = ["check_token_ids", "micro_batches", "read_contexts"]
+__all__ = ["check_token_ids", "gather_hidden", "micro_batches", "read_contexts"]
 
 ACTION_KEYS = ("rows", "columns", "action_masks")  # what has a row an action and not a row a sequence
 
@@ -16,6 +16,24 @@ def read_contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids `(batch, length)` and lengths `(batch,)` of an observation, whatever dtype SB3 has cast it to."""
     assert isinstance(obs, dict)
     return obs["input_ids"].long(), obs["attention_mask"].long().sum(dim=1).clamp(min=1)
+
+
+def gather_hidden(
+    run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], obs: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """Return the hidden states at the places of `obs`, `(n, hidden_size)`, from one pass without a cache.
+
+    Args:
+        run: encodes ids and their mask, `(batch, length)` int64 each, to `(batch, length, hidden_size)`.
+        obs: observations; `rows` and `columns` are the places, or else every row's last token is one.
+    """
+    input_ids, lengths = read_contexts(obs)
+    length = int(lengths.max())
+    mask = (torch.arange(length, device=input_ids.device) < lengths[:, None]).long()
+    hidden = run(input_ids[:, :length], mask)
+    if "rows" in obs:
+        return hidden[obs["rows"], obs["columns"]]
+    return hidden[torch.arange(len(input_ids), device=input_ids.device), lengths - 1]
 
 
 def check_token_ids(obs: PyTorchObs) -> None:

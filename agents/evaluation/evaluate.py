@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..core.base_policy import LanguageModelPolicy
 from ..core.episodes import open_batch
 from ..core.language_model import LanguageModel
-from ..core.policy import TokenPolicy
 from ..core.text_metrics import distinct_bigrams
 from .generate import Completion, generate, generate_in, held_out_indices
 from .source import Source
@@ -138,7 +138,7 @@ def evaluate(
     up episode by episode (`Evaluation.change_from`).
 
     Args:
-        source: an agent, a `TokenPolicy`, a Hugging Face model, a run folder, or a model's name or folder.
+        source: an agent, a policy of this package, a Hugging Face model, a run folder, or a model's name or folder.
         env_id: an environment's id; or a text environment, whose task, data and reward are taken and `split` is not.
         n_episodes: prompts; beyond the rows of the split they come again.
         split: of the task's data.
@@ -227,7 +227,7 @@ def _judge(judge: Callable[..., Any], completions: list[Completion]) -> np.ndarr
 
 
 def _find_reference(
-    source: Source, policy: TokenPolicy, batch: EpisodeBatch, reference: Any
+    source: Source, policy: LanguageModelPolicy, batch: EpisodeBatch, reference: Any
 ) -> tuple[str | None, Logits | None]:
     """The reference's name and its logits as a function of `(input_ids, attention_mask, rows, columns)`."""
     from rlhf_envs.models import load_causal_lm
@@ -265,7 +265,9 @@ def _same_tokens(model: str, batch: EpisodeBatch) -> bool:
 
 
 @torch.no_grad()
-def _against(logits: Logits, policy: TokenPolicy, completions: list[Completion]) -> tuple[np.ndarray, np.ndarray]:
+def _against(
+    logits: Logits, policy: LanguageModelPolicy, completions: list[Completion]
+) -> tuple[np.ndarray, np.ndarray]:
     """Per episode, (n,) each: log pi - log pi_ref with the policy's decoding, and -log p_ref without it."""
     horizon = max(len(c.columns) for c in completions)
     chunk = max(1, MAX_LOGITS // (horizon * policy.language_model.vocab_size))

@@ -11,8 +11,8 @@ import torch
 
 from rlhf_envs.rewards.state import frozen_rewards
 
+from ..core.base_policy import LanguageModelPolicy
 from ..core.episodes import like_batch, open_batch
-from ..core.policy import TokenPolicy
 from .source import Source
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def open_rows(batch: EpisodeBatch, n: int) -> EpisodeBatch:
 
 
 def _complete(
-    batch: EpisodeBatch, policy: TokenPolicy, indices: np.ndarray, uniforms: np.ndarray, deterministic: bool
+    batch: EpisodeBatch, policy: LanguageModelPolicy, indices: np.ndarray, uniforms: np.ndarray, deterministic: bool
 ) -> list[Completion]:
     """One episode a row of `batch`, from the prompts at `indices` (n,), with random numbers `uniforms` (n, steps)."""
     n = len(indices)
@@ -182,7 +182,7 @@ def _completion(
 
 
 def _choose(
-    policy: TokenPolicy,
+    policy: LanguageModelPolicy,
     observations: dict[str, np.ndarray],
     uniforms: np.ndarray,
     deterministic: bool,

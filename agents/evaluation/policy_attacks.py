@@ -22,7 +22,7 @@ from ..core import distribution as token_distribution
 from ..core.adversarial import ascend, hidden_at, radius_of, random_start
 
 if TYPE_CHECKING:
-    from ..core.policy import TokenPolicy
+    from ..core.base_policy import LanguageModelPolicy
 
 __all__ = ["AttackedPolicy", "Budget", "attack_embeddings", "attack_tokens", "best_swaps", "random_swaps"]
 
@@ -73,7 +73,7 @@ class AttackedPolicy:
 
     def __init__(
         self,
-        policy: TokenPolicy,
+        policy: LanguageModelPolicy,
         where: torch.Tensor,
         delta: torch.Tensor | None = None,
         ids: torch.Tensor | None = None,
@@ -93,11 +93,11 @@ class AttackedPolicy:
             return self.policy.get_distribution(obs)
         room = obs["input_ids"].shape[1] - self.delta.shape[1]
         delta = torch.nn.functional.pad(self.delta, (0, 0, 0, max(room, 0)))  # no change after the prompt
-        return self.policy._distribution(hidden_at(self.policy, obs, delta))
+        return self.policy.distribution_after(hidden_at(self.policy, obs, delta))
 
 
 def attack_embeddings(
-    policy: TokenPolicy, obs: Observations, where: torch.Tensor, budget: Budget, blind: bool = False
+    policy: LanguageModelPolicy, obs: Observations, where: torch.Tensor, budget: Budget, blind: bool = False
 ) -> torch.Tensor:
     """The change `(batch, length, embedding size)` of the prompts' embeddings that raises the KL most.
 
@@ -116,7 +116,7 @@ def attack_embeddings(
 
 
 def attack_tokens(
-    policy: TokenPolicy,
+    policy: LanguageModelPolicy,
     obs: Observations,
     actions: torch.Tensor,
     where: torch.Tensor,
@@ -194,20 +194,16 @@ def random_swaps(where: torch.Tensor, allowed: torch.Tensor, n: int) -> list[tup
     return list(zip(positions.unbind(dim=1), tokens.unbind(dim=1), strict=True))
 
 
-def _nll(policy: TokenPolicy, obs: Observations, actions: torch.Tensor, delta: Any = None) -> torch.Tensor:
+def _nll(policy: LanguageModelPolicy, obs: Observations, actions: torch.Tensor, delta: Any = None) -> torch.Tensor:
     """The negative log-likelihood of each sequence's actions, `(batch,)`, decoded as the policy decodes."""
-
-    def logits(hidden: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-        return policy.decoding_logits(policy.language_model.head(hidden), actions)
-
     hidden = hidden_at(policy, obs, delta)
     evaluate: Callable[..., Any] = token_distribution.log_probs_and_entropies
     with policy.autocast():
-        log_probs = evaluate(logits, hidden, actions, policy.language_model.vocab_size)[0]
+        log_probs = evaluate(policy.action_logits, hidden, actions, policy.language_model.vocab_size)[0]
     return log_probs.new_zeros(len(obs["input_ids"])).index_add(0, obs["rows"], -log_probs)
 
 
-def _gradient(policy: TokenPolicy, obs: Observations, actions: torch.Tensor) -> torch.Tensor:
+def _gradient(policy: LanguageModelPolicy, obs: Observations, actions: torch.Tensor) -> torch.Tensor:
     """Of every sequence's negative log-likelihood in its own embeddings, `(batch, length, embedding size)`."""
     ids = obs["input_ids"]
     size = policy.embedding().weight.shape[1]

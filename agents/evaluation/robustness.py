@@ -30,7 +30,7 @@ from .statistics import Estimate, bootstrap_mean
 if TYPE_CHECKING:
     from rlhf_envs.episodes import EpisodeBatch
 
-    from ..core.policy import TokenPolicy
+    from ..core.base_policy import LanguageModelPolicy
 
 __all__ = ["ATTACKS", "Budget", "PolicyAttack", "Robustness", "evaluate_robustness"]
 
@@ -251,7 +251,7 @@ def _check_attackable(source: Source) -> None:
 
 
 def _attack(
-    policy: TokenPolicy,
+    policy: LanguageModelPolicy,
     batch: EpisodeBatch,
     completions: list[Completion],
     name: str,
@@ -284,7 +284,9 @@ def _attack(
 
 
 @torch.no_grad()
-def _mean_kl(policy: TokenPolicy, obs: dict[str, torch.Tensor], changed: dict[str, torch.Tensor], n: int) -> np.ndarray:
+def _mean_kl(
+    policy: LanguageModelPolicy, obs: dict[str, torch.Tensor], changed: dict[str, torch.Tensor], n: int
+) -> np.ndarray:
     """The mean KL of each episode's actions, (n,)."""
     other = obs | ({"input_ids": changed["ids"]} if "ids" in changed else {})
     kl = divergences(policy, hidden_at(policy, obs), hidden_at(policy, other, changed.get("delta")))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..algorithms.masked_policy import MaskableTokenPolicy
+from ..core.base_policy import LanguageModelPolicy
 from ..core.policy import TokenPolicy
 from ..registry import reads_masks
 from ..saving.folders import CONFIG, MODEL, START, find_bundle, is_bundle
@@ -39,7 +40,7 @@ class Source:
     """
 
     name: str
-    policy: TokenPolicy | None = None
+    policy: LanguageModelPolicy | None = None
     model: Any = None
     start: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Source:
             ValueError: it is none of these.
         """
         policy = getattr(source, "policy", source)
-        if isinstance(policy, TokenPolicy):
+        if isinstance(policy, LanguageModelPolicy):
             name = f"{type(source).__name__} on {policy.model_name or 'a fresh model'}"
             return cls(name, policy=policy, best_of=getattr(source, "best_of", 1))
         if isinstance(source, torch.nn.Module) and hasattr(source, "config"):
@@ -118,7 +119,7 @@ class Source:
             model = candidates[0]
         return {**self.env_kwargs, **({} if model is None else {"model": model})}
 
-    def build_policy(self, batch: EpisodeBatch) -> TokenPolicy:
+    def build_policy(self, batch: EpisodeBatch) -> LanguageModelPolicy:
         """The policy, built for the spaces of `batch` where there is none yet.
 
         Raises:

@@ -32,7 +32,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rlhf_envs.files import BundleError, atomic_folder, find_folder, verify
 
-from ..core.policy import TokenPolicy
+from ..core.base_policy import LanguageModelPolicy
 from ..core.random_state import get_generators
 from ..registry import available, own_arguments
 from . import tensors as model_files
@@ -149,7 +149,7 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
         "model": None,
     }
     attributes = dict(captured["attributes"])
-    if isinstance(policy, TokenPolicy):
+    if isinstance(policy, LanguageModelPolicy):
         model = attributes["policy_kwargs"].get("model")
         name = str(model) if isinstance(model, str | Path) else None  # a model that was built is in the bundle
         attributes["policy_kwargs"] = {**attributes["policy_kwargs"], "model": name}
@@ -161,11 +161,11 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
         description["values"] = encode({**values, "attributes": attributes}, arrays)
         (folder / STATE).write_bytes(arrays_to_bytes(arrays))
         (folder / AGENT).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        if isinstance(policy, TokenPolicy):
+        if isinstance(policy, LanguageModelPolicy):
             model_files.write_model(policy, _tokenizer(policy, env), folder / MODEL)
 
 
-def _describe_policy(policy: TokenPolicy) -> dict[str, Any]:
+def _describe_policy(policy: LanguageModelPolicy) -> dict[str, Any]:
     """What it takes, beside the arguments and the config, to build the policy and its spaces."""
     network = policy.language_model.model
     return {
@@ -178,7 +178,7 @@ def _describe_policy(policy: TokenPolicy) -> dict[str, Any]:
     }
 
 
-def _tokenizer(policy: TokenPolicy, env: Any) -> Any:
+def _tokenizer(policy: LanguageModelPolicy, env: Any) -> Any:
     """The tokenizer of the token ids: the environment's, or that of the model's name."""
     from rlhf_envs.models import load_tokenizer
 

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 
 from rlhf_envs.files import BundleError
 
+from ..core.base_policy import LanguageModelPolicy
 from ..core.policy import TokenPolicy
 from ..core.random_state import set_generators
 from ..registry import available, get_algorithm, own_arguments
@@ -74,19 +75,19 @@ def load(
     return agent
 
 
-def load_policy(directory: str | Path) -> tuple[TokenPolicy, dict[str, Any]]:
+def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, Any]]:
     """The policy of a bundle alone, without an environment, and the bundle's description.
 
     Raises:
         BundleError: the bundle is damaged.
-        ValueError: it holds no `TokenPolicy`.
+        ValueError: it holds no policy of this package.
     """
     from gymnasium import spaces
 
     folder, description = read(directory)
     saved = description["model"]
     if saved is None:
-        raise ValueError(f"{directory} holds no TokenPolicy: load the agent with agents.load")
+        raise ValueError(f"{directory} holds no policy of this package: load the agent with agents.load")
     encoded = description["values"]["attributes"]
     arguments = decode(encoded["policy_kwargs"], load_arrays(folder / STATE), "policy_kwargs")
     observation_space = spaces.Dict(
@@ -101,11 +102,11 @@ def load_policy(directory: str | Path) -> tuple[TokenPolicy, dict[str, Any]]:
     return policy, description
 
 
-def _policy_class(encoded: Any) -> type[TokenPolicy]:
+def _policy_class(encoded: Any) -> type[LanguageModelPolicy]:
     """The class of a policy, where its name is known; `TokenPolicy` for a user's own, which is never imported."""
     name = encoded.get("name") if isinstance(encoded, dict) else None
     found = named_classes().get(str(name), TokenPolicy)
-    return found if issubclass(found, TokenPolicy) else TokenPolicy
+    return found if issubclass(found, LanguageModelPolicy) else TokenPolicy
 
 
 def _algorithm(saved: Mapping[str, str | None], given: type[Any] | str | None) -> type[Any]:
@@ -169,8 +170,9 @@ def _build(
     name = given.get("model")
     own_model = name is not None and not isinstance(name, str)
     policy_class = attributes["policy_class"]
-    if model is None and not own_model and isinstance(policy_class, type) and issubclass(policy_class, TokenPolicy):
-        raise BundleError(f"{folder} describes no model for its TokenPolicy: the bundle is damaged or forged")
+    ours = isinstance(policy_class, type) and issubclass(policy_class, LanguageModelPolicy)
+    if model is None and not own_model and ours:
+        raise BundleError(f"{folder} describes no model for its policy: the bundle is damaged or forged")
     if model is not None and not own_model:
         network = model_files.build_network(folder / MODEL, model["dtype"], model["attention"])
         attributes["policy_kwargs"] = {**given, "model": network}

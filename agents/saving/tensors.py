@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from rlhf_envs.files import BundleError
 
-from ..core.policy import TokenPolicy
+from ..core.base_policy import LanguageModelPolicy
 
 __all__ = [
     "build_network",
@@ -111,7 +111,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path, rest: Mapping[s
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flex_attention", None)  # other names may be hub ids of kernels
 
 
-def write_model(policy: TokenPolicy, tokenizer: Any, folder: Path) -> None:
+def write_model(policy: LanguageModelPolicy, tokenizer: Any, folder: Path) -> None:
     """Write what the language model is, without its weights: config, generation config and tokenizer."""
     model = policy.language_model.model
     model.config.save_pretrained(folder)

@@ -75,7 +75,7 @@ def test_a_separate_critic_learns_and_agrees_after_an_update(small_model, token_
 
 
 def test_a_separate_critic_that_cannot_learn_is_refused(small_model, token_spaces):
-    with pytest.raises(ValueError, match="says what the first says"):
+    with pytest.raises(ValueError, match="computes the same as the first"):
         make_policy(small_model, token_spaces, value="separate", train="head")
 
 

@@ -180,7 +180,7 @@ def test_no_more_logits_than_a_chunk_are_held(small_model, token_spaces, monkeyp
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
         hidden = torch.randn(9, 32, requires_grad=True)
-        token_distribution.log_probs_and_entropies(policy._logits, hidden, ACTIONS, 50)
+        token_distribution.log_probs_and_entropies(policy.action_logits, hidden, ACTIONS, 50)
     assert max(kept, default=0) <= 50 * 32, "the head's weights, and no logits of all nine actions"
     assert sum(n for n in kept if n % 50 == 0 and n != 50 * 32) == 0
 

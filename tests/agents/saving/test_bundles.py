@@ -505,7 +505,7 @@ def test_a_hub_id_is_never_looked_up(copy: Path) -> None:
         described["values"]["attributes"]["policy_kwargs"]["model"] = "evil/model"
 
     repack(copy, forge)
-    with pytest.raises(BundleError, match="describes no model for its TokenPolicy"):
+    with pytest.raises(BundleError, match="describes no model for its policy"):
         agents.load(copy)
 
 

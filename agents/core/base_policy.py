@@ -1,0 +1,274 @@
+"""Share what all policies of this package are: a causal language model, its reference and its decoding options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import nn
+
+from rlhf_envs.models import has_tokenizer, load_tokenizer, no_progress_bars
+
+from .checks import check_arguments, check_gradients, check_sizes
+from .distribution import TokenDistribution, keep_top
+from .kv_cache import Trunk
+from .language_model import LanguageModel, Snapshot, TrainPart
+from .models import find_model
+
+__all__ = ["LanguageModelPolicy"]
+
+
+class LanguageModelPolicy(ActorCriticPolicy):
+    """Hold a causal language model whose actions are tokens; how it acts and what it learns is up to a subclass.
+
+    Observations are the token environments' `Dict(input_ids, attention_mask)`: right-padded contexts of shape
+    `(batch, length)`. They are read through a KV cache with one slot per environment (`SlottedTrunk`).
+
+    The *reference* is the model as it was before training. Only the parameters that learn have a second copy.
+
+    Args:
+        model: a name that `rlhf_envs.models.resolve` knows ("tiny", a folder, a hub id), or a `PreTrainedModel`, which
+            is trained in place. With None, "tiny" if the action space is its vocabulary, else a small fresh model that
+            fits the action space.
+        train: what learns. "full": the whole model. A number k: the last k blocks, the final norm and the heads.
+            "head": the heads alone, the same as k = 0.
+        temperature: divides the logits, in sampling and in the log-probabilities of rollout and update alike.
+        top_k, top_p: keep the k most probable tokens, or the smallest set with a probability of at least p. They too
+            enter the log-probabilities. The token that was taken always counts as kept, so that its log-probability
+            stays finite when an update drops it from the set. The reference is read in the same way. A token that only
+            the policy keeps therefore costs a finite KL, slightly less than it should.
+        bf16: run the model under bfloat16 autocast, in rollout and update. Weights, values and log-probabilities stay
+            float32.
+        optimizer_class, optimizer_kwargs: as in SB3. The default is Adam, fused and with eps 1e-5.
+
+    Raises:
+        ValueError: the spaces, the model and the arguments do not fit together.
+
+    Attributes:
+        is_language_model: whether the model that `save_pretrained` writes is all of the policy.
+        reads_action_masks: whether tokens are chosen under the environment's action masks.
+        kl_coef: a copy of the adaptive KL coefficient, a scalar. The rollout buffer's `KLController` owns the
+            coefficient; the copy is here because a saved policy keeps it and a saved buffer may not exist.
+    """
+
+    is_language_model: ClassVar[bool] = True
+    reads_action_masks: ClassVar[bool] = False
+    kl_coef: torch.Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        model: str | Any | None = None,
+        train: TrainPart = "full",
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        bf16: bool = False,
+        use_sde: bool = False,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        check_arguments(observation_space, action_space, temperature, top_k, top_p, use_sde)
+        if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
+            optimizer_kwargs = dict(eps=1e-5, fused=True)
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+        )
+        self._given_model = (model,)  # in a tuple: a module would be registered, and saved, twice
+        self.train_part, self.bf16 = train, bf16
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
+        self.max_length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
+        network, self.model_name = find_model(model, action_space, self.max_length)
+        self.language_model = LanguageModel(network, train)
+        check_sizes(self.language_model, self.model_name, self.n_actions, self.max_length)
+        self._actor = Trunk(network.base_model, self.max_length, self.language_model)
+        self._build_heads()
+        trained = [p for p in self.parameters() if p.requires_grad]
+        self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
+        self.optimizer.register_step_pre_hook(self._check_gradients)
+        self.set_training_mode(False)
+
+    # Construction
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Build nothing here, where SB3 would build its MLPs: `_build_heads` is called once the model is there."""
+
+    def _build_heads(self) -> None:
+        """Build what stands beside the language model; a subclass adds its own networks."""
+        self.value_net = nn.Linear(self.language_model.hidden_size, 1)
+        nn.init.zeros_(self.value_net.weight)
+        nn.init.zeros_(self.value_net.bias)
+        self.reference = Snapshot(self.language_model.trained_parameters())
+        self.register_buffer("kl_coef", torch.tensor(torch.nan))
+
+    def _check_gradients(self, *_: object) -> None:
+        check_gradients(self.named_parameters())
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return dict(
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            lr_schedule=self._dummy_schedule,
+            model=self._given_model[0],
+            train=self.train_part,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            bf16=self.bf16,
+            optimizer_class=self.optimizer_class,
+            optimizer_kwargs=self.optimizer_kwargs,
+        )
+
+    # The model
+
+    def autocast(self) -> torch.autocast:
+        """Return the context in which the model runs: bfloat16 autocast with `bf16`, else float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def embedding(self) -> Any:
+        """Return the module that turns the actor's token ids into vectors."""
+        return self._actor.module.get_input_embeddings()  # type: ignore[operator]
+
+    def hidden(self, obs: PyTorchObs, trunk: Trunk | None = None) -> torch.Tensor:
+        """Return the last hidden states at the places where actions are chosen, shape `(n, hidden_size)`.
+
+        With `rows` and `columns` in `obs`, a row of `input_ids` is a whole sequence, and place i is its token
+        `(rows[i], columns[i])`. Otherwise every row is one context and its place is its last token; without gradients
+        such contexts go through the KV cache.
+
+        Args:
+            obs: the observations.
+            trunk: the trunk to run; the actor's by default.
+        """
+        assert isinstance(obs, dict)
+        with self.autocast():
+            return (self._actor if trunk is None else trunk).hidden(obs)
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Stay in evaluation mode: dropout would make the update's log-probabilities differ from the rollout's.
+
+        With True an update is about to come, so the KV cache is emptied.
+        """
+        super().set_training_mode(False)
+        if mode:
+            self._actor.cache.clear()
+
+    # Decoding
+
+    def get_distribution(self, obs: PyTorchObs) -> TokenDistribution:
+        """Return the distribution of the next token of every context."""
+        raise NotImplementedError
+
+    def masks(self, obs: PyTorchObs) -> tuple[torch.Tensor, ...]:
+        """Return what a subclass forbids tokens by, tensors `(n, ...)` for the n actions of `obs`; none here."""
+        return ()
+
+    def allowed(self, taken: torch.Tensor | None, *masks: torch.Tensor) -> torch.Tensor:
+        """Return the tokens that may be chosen, bool `(n, n_actions)`, from what `masks` returned.
+
+        It is called only where `masks` returned something. The tokens `taken`, `(n,)`, have to be among them.
+        """
+        raise NotImplementedError
+
+    def distribution_after(self, hidden: torch.Tensor, *masks: torch.Tensor) -> TokenDistribution:
+        """Return the language model's distribution of the next token after hidden states `(n, hidden_size)`.
+
+        Raises:
+            FloatingPointError: the logits are not finite.
+        """
+        with self.autocast():
+            logits = self.action_logits(hidden, None, *masks)
+        return TokenDistribution(self.n_actions).proba_distribution(logits)
+
+    def action_logits(self, hidden: torch.Tensor, actions: torch.Tensor | None, *masks: torch.Tensor) -> torch.Tensor:
+        """Return the logits that tokens are drawn by, `(n, n_actions)`, from hidden states `(n, hidden_size)`."""
+        return self.decoding_logits(self.language_model.head(hidden), actions, *masks)
+
+    def decoding_logits(
+        self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
+    ) -> torch.Tensor:
+        """Turn the model's logits `(n, vocab_size)` into those that tokens are drawn by, `(n, n_actions)`.
+
+        They are cut to the action space and divided by the temperature. Tokens that `masks` forbid, and then tokens
+        outside top-k and top-p, get -inf. The tokens `taken`, `(n,)`, always stay.
+        """
+        logits = logits[..., : self.n_actions]
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
+        if masks:
+            logits = logits.masked_fill(~self.allowed(taken, *masks), -torch.inf)
+        return keep_top(logits, self.top_k, self.top_p, taken)
+
+    def decode(self, ids: Any) -> str | list[int]:
+        """Return the text of token ids, or the ids themselves if the model has no tokenizer."""
+        if self.model_name is None or not has_tokenizer(self.model_name):
+            return [int(i) for i in ids]
+        return str(load_tokenizer(self.model_name).decode(ids))
+
+    # The reference
+
+    @torch.no_grad()
+    def reference_logits(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Return what `LanguageModel.logits` returns for the same inputs, by the reference."""
+        return self._as_reference(self.language_model.logits, *inputs)
+
+    def reference_decoding_logits(
+        self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
+    ) -> torch.Tensor:
+        """Turn the reference's logits into those that its tokens would be drawn by, in the way of `decoding_logits`."""
+        return self.decoding_logits(logits, taken, *masks)
+
+    def _as_reference(self, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
+        """Call a function of the model with the parameters that it had before training."""
+        return self._with(self.reference, function, *args)
+
+    def _with(self, snapshot: Snapshot, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
+        """Call a function of the model with the parameters of a snapshot."""
+        with self.autocast():
+            result: torch.Tensor = torch.func.functional_call(
+                self.language_model, snapshot.parameters_by_name(), (function, *args)
+            )
+        return result
+
+    def start_parameters(self) -> dict[str, tuple[nn.Parameter, torch.Tensor]]:
+        """Return the parameters that learn and act, by name, each with the value it had before training."""
+        first = self.reference.parameters_by_name()
+        return {name: (p, first[name]) for name, p in self.language_model.trained_parameters().items()}
+
+    @contextmanager
+    def at_start(self) -> Iterator[None]:
+        """Let the policy be what it was before training for as long as the `with` lasts."""
+        start = self.start_parameters()
+        learned = {name: parameter.data for name, (parameter, _) in start.items()}
+        self.set_training_mode(True)  # empties the caches
+        try:
+            for parameter, first in start.values():
+                parameter.data = first
+            yield
+        finally:
+            for name, (parameter, _) in start.items():
+                parameter.data = learned[name]
+            self.set_training_mode(True)
+            self.set_training_mode(False)
+
+    # Saving
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write a plain Hugging Face model, with its tokenizer if the model was given by name."""
+        with no_progress_bars():
+            self.language_model.model.save_pretrained(directory)
+        if self.model_name is not None:
+            load_tokenizer(self.model_name).save_pretrained(directory)
