@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all, with the checksums of their files."""
+"""Write files and folders whole or not at all, and check folders by the checksums of their files."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ __all__ = [
     "find_folder",
     "is_replaceable",
     "replace_file",
+    "replace_folder",
     "replace_json",
     "verify",
 ]
@@ -30,25 +31,22 @@ MANIFEST = "manifest.json"
 
 
 class BundleError(ValueError):
-    """A bundle that is damaged, or none; the message names the file."""
+    """Report a bundle that is damaged, or a folder that is none. The message names the file."""
 
 
 @contextmanager
-def atomic_folder(target: Path, **manifest: Any) -> Iterator[Path]:
-    """Fill a folder that takes the place of `target` when all of it is on the disk, and not before.
+def replace_folder(target: str | Path) -> Iterator[Path]:
+    """Yield an empty folder, and put it in the place of `target` when the `with` block has succeeded.
 
-    What is inside the `with` writes into a hidden folder beside `target`. Then `manifest.json` is added (the given
-    entries, and the size and SHA-256 of every file), all is synced to the disk, and the folder is renamed. An older
-    `target` steps aside first; where the process dies between the two renames, `find_folder` finds it. One process at a
-    time may write to a target.
+    The folder is hidden beside `target`. After the block its files are synced to the disk and it is renamed. An older
+    `target` is moved aside first; if the process dies between the two renames, `find_folder` finds it. Only one process
+    at a time may write to a target.
 
     Raises:
-        FileExistsError: `target` is something else than an empty folder or one that this made; nothing is written.
-        OSError: it could not be written; the message names the target and says what to do. `target` is as it was.
+        OSError: the folder could not be written. The message names the target and says what to do. `target` is as it
+            was.
     """
     target = Path(os.path.abspath(target))
-    if not is_replaceable(target):
-        raise FileExistsError(f"{target} exists and is no bundle: choose another name, or move it away")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         clear_unfinished(target.parent, target.name)
@@ -57,10 +55,6 @@ def atomic_folder(target: Path, **manifest: Any) -> Iterator[Path]:
         raise _explained(error, target) from error
     try:
         yield folder
-        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-        entries = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files.items()}
-        text = json.dumps({**manifest, "files": entries}, indent=2) + "\n"
-        (folder / MANIFEST).write_text(text, encoding="utf-8")
         mask = _umask()
         for path in [*folder.rglob("*"), folder]:
             os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)  # mkdtemp and safetensors keep others out
@@ -69,11 +63,34 @@ def atomic_folder(target: Path, **manifest: Any) -> Iterator[Path]:
     except OSError as error:
         raise _explained(error, target) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)  # gone already where all went well
+        shutil.rmtree(folder, ignore_errors=True)  # it is gone already where all went well
+
+
+@contextmanager
+def atomic_folder(target: Path, **manifest: Any) -> Iterator[Path]:
+    """Yield a folder to fill, as `replace_folder` does, and add `manifest.json` to it.
+
+    The manifest has the given entries, and the size and SHA-256 of every file; `verify` checks them.
+
+    Raises:
+        FileExistsError: `target` is neither an empty folder nor one that this function made. Nothing is written.
+        OSError: the folder could not be written. The message names the target and says what to do. `target` is as it
+            was.
+    """
+    if not is_replaceable(target):
+        raise FileExistsError(
+            f"{os.path.abspath(target)} exists and is no bundle: choose another name, or move it away"
+        )
+    with replace_folder(target) as folder:
+        yield folder
+        files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        entries = {name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for name, path in files.items()}
+        text = json.dumps({**manifest, "files": entries}, indent=2) + "\n"
+        (folder / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def is_replaceable(target: Path) -> bool:
-    """Whether `atomic_folder` may take the place of `target`: nothing, an empty folder, or one that it made."""
+    """Return whether `atomic_folder` may replace `target`: it does not exist, is empty, or was made by it."""
     if not os.path.lexists(target):
         return True
     if not target.is_dir():
@@ -84,11 +101,12 @@ def is_replaceable(target: Path) -> bool:
         return not any(target.iterdir())
     try:
         return "files" in json.loads(text)
-    except (ValueError, TypeError):  # damaged: it was ours
+    except (ValueError, TypeError):  # a damaged manifest: the folder was made by `atomic_folder`
         return True
 
 
 def _put(folder: Path, target: Path) -> None:
+    """Rename `folder` to `target`. An older target is moved aside, and comes back if that fails."""
     aside = _aside(target)
     if target.exists():
         shutil.rmtree(aside, ignore_errors=True)
@@ -104,23 +122,24 @@ def _put(folder: Path, target: Path) -> None:
 
 
 def _aside(target: Path) -> Path:
+    """Return where an older target stands while it is replaced."""
     return target.parent / f".{target.name}.old"
 
 
 def find_folder(target: Path) -> Path:
-    """`target`, or the older one that stepped aside for a save that never finished."""
+    """Return `target`; if it is missing, the older one that was moved aside for a save that never finished."""
     target = Path(os.path.abspath(target))
     return _aside(target) if not target.exists() and _aside(target).is_dir() else target
 
 
 def clear_unfinished(parent: Path, name: str = "*") -> None:
-    """Remove what saves to `parent / name` that were cut short have left; by default of all names."""
+    """Remove what interrupted saves to `parent / name` have left behind; by default for all names."""
     for stale in parent.glob(f".{name}.tmp-*"):
         shutil.rmtree(stale, ignore_errors=True)
 
 
 def discard(target: Path) -> None:
-    """Remove a folder; where that is cut short, what is left of it is hidden."""
+    """Remove a folder. It is hidden first, so that an interruption leaves no half of it in sight."""
     gone = target.parent / f".{target.name}.tmp-gone"
     shutil.rmtree(gone, ignore_errors=True)
     os.rename(target, gone)
@@ -128,10 +147,10 @@ def discard(target: Path) -> None:
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """Check every file of a folder that `atomic_folder` made; returns its manifest.
+    """Check every file of a folder that `atomic_folder` made, and return its manifest.
 
     Raises:
-        BundleError: it has no manifest, or a file is missing or differs; the message names the file.
+        BundleError: there is no manifest, or a file is missing or differs. The message names the file.
     """
     if not folder.is_dir():
         raise BundleError(f"{folder} is no bundle: there is no such folder")
@@ -179,15 +198,13 @@ def replace_json(path: Path, content: Any, indent: int = 1) -> None:
 
 
 def _sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:
-    """Force a file, or the names in a folder, to the disk."""
+    """Write a file, or the names in a folder, through to the disk."""
     if os.name == "nt" and path.is_dir():  # Windows opens no folders
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -198,12 +215,14 @@ def _sync(path: Path) -> None:
 
 
 def _umask() -> int:
+    """Return the process's umask: the permissions that new files do not get."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
 def _explained(error: OSError, target: Path) -> OSError:
+    """Return an error of the same type that names the target and says what to do."""
     reason = error.strerror or str(error)
     message = f"cannot write {target}: {reason}. Free space there or make it writable; what was saved before is intact"
     return type(error)(error.errno, message) if error.errno else OSError(message)

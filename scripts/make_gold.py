@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from agents.training.pretrain import split_passages
 from rlhf_envs.datasets.corpora import Document, load_corpus
-from rlhf_envs.models.export import replace_folder
+from rlhf_envs.files import replace_folder
 from rlhf_envs.rewards.judge import GoldJudge
 
 CARD = """# gold

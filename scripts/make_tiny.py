@@ -21,7 +21,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from agents.training.pretrain import PackedTexts
 from rlhf_envs.datasets.corpora import load_corpus
-from rlhf_envs.models.export import replace_folder, save_float16
+from rlhf_envs.files import replace_folder
+from rlhf_envs.models.export import save_float16
 
 PROMPTS = (
     "this movie was",

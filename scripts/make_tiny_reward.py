@@ -21,8 +21,9 @@ from transformers import AutoModelForSequenceClassification
 
 from agents.training.pretrain import split_passages
 from rlhf_envs.datasets import load_corpus, load_rows
+from rlhf_envs.files import replace_folder
 from rlhf_envs.models import load_tokenizer, resolve
-from rlhf_envs.models.export import replace_folder, save_float16
+from rlhf_envs.models.export import save_float16
 from rlhf_envs.preferences import PairMetrics, evaluate_pairs, fit_bradley_terry, normalise
 from rlhf_envs.rewards.reward_model import load_classifier, score_texts
 

@@ -1,4 +1,4 @@
-"""Data: named corpora, the bundled samples, and the loading of the user's own files."""
+"""Load data: named corpora, the bundled samples and files of your own."""
 
 from .corpora import CORPORA, Document, load_corpus, split_of
 from .loading import BUNDLED, load_rows

