@@ -1,9 +1,9 @@
-"""Agents on the disk without pickle: a folder of safetensors and JSON from which training goes on exactly.
+"""Save agents as folders of safetensors and JSON, without pickle; training goes on from them exactly.
 
-| file | what |
+| file | contents |
 |---|---|
 | `manifest.json` | format, version, and the SHA-256 of every other file |
-| `agent.json` | the class by name, its arguments, counters, the environment, what callbacks keep |
+| `agent.json` | the class by name, its arguments, counters, the environment, the states of callbacks |
 | `policy.safetensors` | parameters and buffers: the model, the value head, the reference, the KL coefficient |
 | `optimizer.safetensors` | the optimizer's tensors |
 | `state.safetensors` | arrays of `agent.json`: observations, environments, generators |
@@ -31,27 +31,23 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rlhf_envs.files import BundleError, atomic_folder, find_folder, verify
+from rlhf_envs.models import load_tokenizer
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.random_state import get_generators
 from ..registry import available, own_arguments
-from . import tensors as model_files
-from .encoding import decode, encode, named_classes
+from .encoding import class_name, decode, encode
 from .environment import describe_env
+from .folders import DESCRIPTION
+from .tensors import save_optimizer, save_state, write_model
 
 __all__ = ["BundleError", "capture", "holds", "read", "read_extra", "save", "write"]
 
 logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "rlhf-envs agent", 1
-AGENT, POLICY, OPTIMIZER, STATE, MODEL = (
-    "agent.json",
-    "policy.safetensors",
-    "optimizer.safetensors",
-    "state.safetensors",
-    "model",
-)
-# Attributes of an agent that are made anew, or stand elsewhere in the bundle.
+POLICY, OPTIMIZER, STATE, MODEL = "policy.safetensors", "optimizer.safetensors", "state.safetensors", "model"
+# Attributes of an agent that loading makes anew, or that other files of the bundle hold.
 ELSEWHERE = {
     "policy",
     "rollout_buffer",
@@ -65,39 +61,39 @@ ELSEWHERE = {
 
 
 def save(agent: Any, directory: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Save an agent such that `load` gives one that trains on exactly; call it between rollouts (after `learn`).
+    """Save an agent so that the one that `load` returns goes on training exactly. Call it between rollouts.
 
     Args:
-        agent: an SB3 agent, on-policy (ours, or stock PPO or A2C with `TokenPolicy`) or off-policy with a replay buffer
-            that can be kept: `SequenceReplayBuffer`.
+        agent: an SB3 agent: on-policy (ours, or stock PPO or A2C with `TokenPolicy`), or one of our off-policy agents
+            with a `SequenceReplayBuffer`.
         directory: the bundle's folder; an older bundle there is replaced.
-        extra: further plain values and arrays to keep, by name (see `read_extra`).
+        extra: further plain values and arrays to save, by name (see `read_extra`).
 
     Raises:
-        FileExistsError: `directory` is a file, or a folder with something else in it.
-        OSError: it could not be written; what was there before is intact.
-        TypeError: the agent is of a kind that bundles do not hold.
-        FloatingPointError: its weights are not finite.
+        FileExistsError: `directory` is a file, or a folder that holds something else.
+        OSError: the bundle could not be written; what was there before is intact.
+        TypeError: bundles do not hold agents of this kind.
+        FloatingPointError: the agent's weights are not finite.
     """
     write(capture(agent, extra), agent, directory)
 
 
 def holds(cls: type[Any]) -> bool:
-    """Whether bundles hold agents of a class: on-policy ones, and off-policy ones whose replay buffer can be kept.
+    """Return whether bundles hold agents of a class: on-policy agents, and off-policy ones with a `resumable`.
 
-    Of the latter only those which, like ours, let nothing but the environments and the buffer change in a rollout: what
-    `resumable` says.
+    The attribute says that a rollout changes nothing but the environments and the replay buffer, as in our agents.
     """
     return issubclass(cls, OnPolicyAlgorithm) or (issubclass(cls, OffPolicyAlgorithm) and hasattr(cls, "resumable"))
 
 
 def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All that `save` writes but the weights and the optimizer: small, and cheap enough for every rollout.
+    """Return everything that `save` writes except the weights and the optimizer.
 
-    (Of a replay buffer it is a copy of the rows in use: 35 bytes a token of contexts.)
+    That is small and cheap enough to do in every rollout. (Of a replay buffer it is a copy of the rows in use: 35 bytes
+    per token of the contexts.)
 
     Raises:
-        TypeError: the agent is of a kind that bundles do not hold.
+        TypeError: bundles do not hold agents of this kind.
     """
     buffer: Any = getattr(agent, "rollout_buffer", None) or getattr(agent, "replay_buffer", None)
     keeps = isinstance(agent, OnPolicyAlgorithm) or hasattr(buffer, "get_state")
@@ -106,6 +102,19 @@ def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any
             "bundles hold on-policy agents, and this package's off-policy ones with a SequenceReplayBuffer, without "
             f"VecNormalize: save this {type(agent).__name__} with its own save()"
         )
+    env = agent.get_env()
+    return {
+        "attributes": _attributes_of(agent),
+        "env_state": env.get_state() if hasattr(env, "get_state") else None,
+        "buffer_state": buffer.get_state() if hasattr(buffer, "get_state") else None,
+        "buffers": {name: value.clone() for name, value in agent.policy.named_buffers(recurse=False)},
+        "generators": get_generators(),
+        "extra": copy.deepcopy(dict(extra or {})),
+    }
+
+
+def _attributes_of(agent: Any) -> dict[str, Any]:
+    """Return the attributes of an agent to save; all but its arguments are copied, because training changes them."""
     arguments = own_arguments(type(agent))
     skipped = ELSEWHERE | set(agent._excluded_save_params())
     attributes = {
@@ -116,19 +125,11 @@ def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any
     if hasattr(attributes.get("train_freq"), "unit"):  # SB3's own type
         frequency = attributes["train_freq"]
         attributes["train_freq"] = (frequency.frequency, frequency.unit.value)
-    env = agent.get_env()
-    return {
-        "attributes": attributes,
-        "env_state": env.get_state() if hasattr(env, "get_state") else None,
-        "buffer_state": buffer.get_state() if hasattr(buffer, "get_state") else None,
-        "buffers": {name: value.clone() for name, value in agent.policy.named_buffers(recurse=False)},
-        "generators": get_generators(),
-        "extra": copy.deepcopy(dict(extra or {})),
-    }
+    return attributes
 
 
 def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> None:
-    """Write what `capture` gave, with the weights and the optimizer that the agent has now."""
+    """Write what `capture` returned, with the present weights and optimizer of the agent."""
     policy, env = agent.policy, agent.get_env()
     weights = {**policy.state_dict(), **captured["buffers"]}
     for name, tensor in weights.items():
@@ -136,52 +137,56 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
             raise FloatingPointError(f"{name} is not finite: the agent has diverged and is not saved")
     if captured["env_state"] is None:
         logger.warning(
-            "%s does not say where its episodes stand: a run that goes on from %s begins new ones",
+            "%s cannot save the state of its episodes: a run that goes on from %s begins new ones",
             type(env).__name__,
             directory,
         )
-    arrays: dict[str, np.ndarray] = {}
-    description: dict[str, Any] = {
-        "algorithm": _algorithm_name(type(agent)),
-        "device": agent.device.type,
-        "spaces": [str(agent.observation_space), str(agent.action_space)],
-        "env": describe_env(env),
-        "model": None,
-    }
     attributes = dict(captured["attributes"])
     if isinstance(policy, LanguageModelPolicy):
         model = attributes["policy_kwargs"].get("model")
         name = str(model) if isinstance(model, str | Path) else None  # a model that was built is in the bundle
         attributes["policy_kwargs"] = {**attributes["policy_kwargs"], "model": name}
-        description["model"] = _describe_policy(policy)
+    description = _describe(agent)
+    arrays: dict[str, np.ndarray] = {}
     with atomic_folder(Path(directory), format=FORMAT, version=VERSION) as folder:
-        description["shared"] = model_files.save_state(weights, folder / POLICY)
+        description["shared"] = save_state(weights, folder / POLICY)
         values = {key: captured[key] for key in ("env_state", "buffer_state", "generators", "extra")}
-        values["optimizer"] = model_files.save_optimizer(policy.optimizer, folder / OPTIMIZER)
+        values["optimizer"] = save_optimizer(policy.optimizer, folder / OPTIMIZER)
         description["values"] = encode({**values, "attributes": attributes}, arrays)
         (folder / STATE).write_bytes(arrays_to_bytes(arrays))
-        (folder / AGENT).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if isinstance(policy, LanguageModelPolicy):
-            model_files.write_model(policy, _tokenizer(policy, env), folder / MODEL)
+            write_model(policy, _tokenizer(policy, env), folder / MODEL)
 
 
-def _describe_policy(policy: LanguageModelPolicy) -> dict[str, Any]:
-    """What it takes, beside the arguments and the config, to build the policy and its spaces."""
-    network = policy.language_model.model
-    return {
-        "name": policy.model_name,
-        "dtype": str(network.dtype).removeprefix("torch."),
-        "attention": getattr(network.config, "_attn_implementation", None),
-        "n_actions": policy.n_actions,
-        "length": policy.max_length,
-        "vocabulary": getattr(policy.action_space, "vocabulary", None),
+def _describe(agent: Any) -> dict[str, Any]:
+    """Return what `load` needs, besides the values, to build the agent: its class, device, spaces and environment.
+
+    Of a policy of this package it also says how to build the policy from the config of its model.
+    """
+    policy = agent.policy
+    description: dict[str, Any] = {
+        "algorithm": _algorithm_name(type(agent)),
+        "device": agent.device.type,
+        "spaces": [str(agent.observation_space), str(agent.action_space)],
+        "env": describe_env(agent.get_env()),
+        "model": None,
     }
+    if isinstance(policy, LanguageModelPolicy):
+        network = policy.language_model.model
+        description["model"] = {
+            "name": policy.model_name,
+            "dtype": str(network.dtype).removeprefix("torch."),
+            "attention": getattr(network.config, "_attn_implementation", None),
+            "n_actions": policy.n_actions,
+            "length": policy.max_length,
+            "vocabulary": getattr(policy.action_space, "vocabulary", None),
+        }
+    return description
 
 
 def _tokenizer(policy: LanguageModelPolicy, env: Any) -> Any:
-    """The tokenizer of the token ids: the environment's, or that of the model's name."""
-    from rlhf_envs.models import load_tokenizer
-
+    """Return the tokenizer of the token ids: the environment's, else the one of the model's name, else None."""
     try:
         return env.get_attr("tokenizer", 0)[0]
     except AttributeError:
@@ -189,20 +194,19 @@ def _tokenizer(policy: LanguageModelPolicy, env: Any) -> Any:
 
 
 def _algorithm_name(cls: type[Any]) -> dict[str, str | None]:
-    """The name an algorithm is found by: in the registry, or in the list of named classes. Imports nothing."""
+    """Return the name by which `load` finds an algorithm: in the registry or the named classes. Imports nothing."""
     for name, target in available().items():
         module, _, attribute = target.partition(":")
         if getattr(sys.modules.get(module), attribute, None) is cls:
             return {"registered": name}
-    known = next((name for name, known in named_classes().items() if known is cls), None)
-    return {"named": known, "class": f"{cls.__module__}.{cls.__qualname__}"}
+    return {"named": class_name(cls), "class": f"{cls.__module__}.{cls.__qualname__}"}
 
 
 def read(directory: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Check a bundle; returns the folder it is in and its description, whose "values" are still encoded.
+    """Check a bundle, and return its folder and its description, whose "values" are still encoded.
 
     Raises:
-        BundleError: it is damaged, or of another format; the message names the file.
+        BundleError: the bundle is damaged or of another format; the message names the file.
     """
     folder = find_folder(Path(directory))
     manifest = verify(folder)
@@ -211,16 +215,16 @@ def read(directory: str | Path) -> tuple[Path, dict[str, Any]]:
             f"{folder} is of the format {manifest.get('format')!r}, version {manifest.get('version')!r}; this release "
             f"reads {FORMAT!r}, version {VERSION}"
         )
-    if missing := {AGENT, POLICY, OPTIMIZER, STATE} - manifest["files"].keys():
+    if missing := {DESCRIPTION, POLICY, OPTIMIZER, STATE} - manifest["files"].keys():
         raise BundleError(f"{folder / missing.pop()} is missing: the bundle is damaged")
     here = {path.relative_to(folder).as_posix() for path in (folder / MODEL).rglob("*") if path.is_file()}
     if added := here - manifest["files"].keys():
         raise BundleError(f"{folder / added.pop()} is no part of the bundle: remove it")
-    return folder, json.loads((folder / AGENT).read_text(encoding="utf-8"))
+    return folder, json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
 
 
 def read_extra(directory: str | Path) -> dict[str, Any]:
-    """What `save` was given as `extra`."""
+    """Return the `extra` values that `save` was given."""
     folder, description = read(directory)
     extra: dict[str, Any] = decode(description["values"]["extra"], load_arrays(folder / STATE), "extra")
     return extra

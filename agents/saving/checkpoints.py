@@ -1,4 +1,4 @@
-"""Keep the checkpoints of a run: numbered bundles, of which the last few stay."""
+"""Keep the checkpoints of a run: numbered bundles. Only the newest few are kept."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 from rlhf_envs.files import clear_unfinished, discard, find_folder, is_replaceable
 
-from .bundle import AGENT, BundleError, capture, read, write
+from .bundle import BundleError, capture, read, write
+from .folders import DESCRIPTION
 from .loading import load
 
 __all__ = ["Checkpoints"]
@@ -18,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """A folder of bundles named by the tokens trained for, `<directory>/<tokens>`; the last `keep` stay.
+    """Keep bundles named by the tokens trained for, `<directory>/<tokens>`; only the newest `keep` stay.
 
     Args:
         directory: the folder; made when the first checkpoint is saved.
-        keep: how many stay.
+        keep: the number of checkpoints to keep.
 
     Raises:
         ValueError: `keep` is below 1.
@@ -34,14 +35,14 @@ class Checkpoints:
         self.directory, self.keep = Path(directory), keep
 
     def save(self, agent: Any, extra: Mapping[str, Any] | None = None) -> Path:
-        """Save the agent as it is now, see `agents.save`; returns the bundle's folder."""
+        """Save the agent as it is now (see `agents.save`), and return the bundle's folder."""
         return self.write(capture(agent, extra), agent)
 
     def write(self, captured: Mapping[str, Any], agent: Any) -> Path:
-        """Save what `bundles.capture` gave, with the agent's weights; older checkpoints beyond `keep` go."""
+        """Save what `bundle.capture` returned, with the agent's weights; remove older checkpoints beyond `keep`."""
         path = self.directory / str(captured["attributes"]["num_timesteps"])
         clear_unfinished(self.directory)
-        if not is_replaceable(path) and (path / AGENT).is_file():  # a broken one, which has lost its manifest
+        if not is_replaceable(path) and (path / DESCRIPTION).is_file():  # a broken bundle without its manifest
             discard(path)
         write(captured, agent, path)
         for old in self._numbers()[self.keep :]:
@@ -50,7 +51,7 @@ class Checkpoints:
         return path
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is whole; broken ones are skipped with a warning. None without any."""
+        """Return the newest whole checkpoint, or None if there is none; broken ones are skipped with a warning."""
         for number in self._numbers():
             path = find_folder(self.directory / str(number))
             try:
@@ -62,7 +63,7 @@ class Checkpoints:
         return None
 
     def load(self, env: Any = None, **overrides: Any) -> Any:
-        """The agent of the newest whole checkpoint, see `agents.load`.
+        """Load the agent of the newest whole checkpoint; the arguments are those of `agents.load`.
 
         Raises:
             BundleError: there is none.
@@ -73,7 +74,7 @@ class Checkpoints:
         return load(path, env, **overrides)
 
     def _numbers(self) -> list[int]:
-        """The tokens of all checkpoints, newest first; also of those that stepped aside for a save cut short."""
+        """Return the tokens of all checkpoints, newest first, including those that an unfinished save moved aside."""
         names = [p.name for p in self.directory.glob("*")] + [
             p.name[1:].removesuffix(".old") for p in self.directory.glob(".*.old")
         ]

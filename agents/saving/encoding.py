@@ -1,9 +1,9 @@
-"""Values of an agent as JSON and arrays, and back, without pickle.
+"""Turn the values of an agent into JSON and arrays, and back, without pickle.
 
 JSON holds plain values as they are. Everything else is an object with the key "$", from a closed list: tuples, deques,
-dicts with other keys, numpy scalars and arrays (which lie in a file of tensors, under a key), paths, SB3's schedules
-and classes *by name from a fixed list*. What is none of these becomes "opaque" and is an error when it is read, unless
-the reader is given the value: nothing is dropped in silence and no name in a file is ever imported.
+dicts with other keys, NumPy scalars and arrays (an array lies in a file of tensors, under a key), paths, SB3's
+schedules, and classes *by name from a fixed list*. Any other value becomes "opaque". Reading it is an error, unless the
+reader passes the value: nothing is dropped in silence, and no name in a file is ever imported.
 """
 
 from __future__ import annotations
@@ -11,56 +11,71 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from sb3_contrib import TRPO, MaskablePPO
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, LinearSchedule
 
-__all__ = ["decode", "encode", "named_classes"]
+from ..algorithms.baselines import UniformPolicy
+from ..algorithms.common.episode_buffer import EpisodeRolloutBuffer
+from ..algorithms.common.q_policy import QPolicy
+from ..algorithms.common.replay_buffer import SequenceReplayBuffer
+from ..algorithms.ilql_policy import ILQLPolicy
+from ..algorithms.masked_buffer import MaskableSequenceRolloutBuffer
+from ..algorithms.masked_policy import MaskableTokenPolicy
+from ..algorithms.nlpo_policy import NLPOPolicy
+from ..algorithms.quantile_policy import QuantilePolicy
+from ..core.policy import TokenPolicy
+from ..core.rollout_buffer import SequenceRolloutBuffer
+
+__all__ = ["NAMED_CLASSES", "class_name", "decode", "encode"]
 
 TAG = "$"
 OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD")
-BUILT_IN: dict[str, tuple[str, ...]] = {  # algorithms of others: on-policy ones
-    "stable_baselines3": ("A2C", "PPO"),
-    "sb3_contrib": ("MaskablePPO", "TRPO"),
+OURS: tuple[type[Any], ...] = (
+    TokenPolicy,
+    UniformPolicy,
+    SequenceRolloutBuffer,
+    EpisodeRolloutBuffer,
+    MaskableTokenPolicy,
+    MaskableSequenceRolloutBuffer,
+    NLPOPolicy,
+    QPolicy,
+    QuantilePolicy,
+    ILQLPolicy,
+    SequenceReplayBuffer,
+)
+PARTS_OF_SB3: tuple[type[Any], ...] = (RolloutBuffer, DictRolloutBuffer, RMSpropTFLike)
+# The classes that a bundle may name.
+NAMED_CLASSES: dict[str, type[Any]] = {
+    **{cls.__name__: cls for cls in (*OURS, *PARTS_OF_SB3)},
+    **{f"torch.optim.{name}": getattr(torch.optim, name) for name in OPTIMIZERS},
+    "stable_baselines3.A2C": A2C,
+    "stable_baselines3.PPO": PPO,
+    "sb3_contrib.MaskablePPO": MaskablePPO,
+    "sb3_contrib.TRPO": TRPO,
+}
+# SB3's schedules, and the attributes that hold their arguments.
+SCHEDULES: dict[type[Any], tuple[str, ...]] = {
+    FloatSchedule: ("value_schedule",),
+    ConstantSchedule: ("val",),
+    LinearSchedule: ("start", "end", "end_fraction"),
 }
 
 
-@lru_cache(maxsize=1)
-def named_classes() -> dict[str, type[Any]]:
-    """The classes that a bundle may name."""
-    import importlib
-
-    import torch
-    from stable_baselines3.common import buffers
-    from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-
-    from ..algorithms.baselines import UniformPolicy
-    from ..algorithms.common.episode_buffer import EpisodeRolloutBuffer
-    from ..algorithms.common.q_policy import QPolicy
-    from ..algorithms.common.replay_buffer import SequenceReplayBuffer
-    from ..algorithms.ilql_policy import ILQLPolicy
-    from ..algorithms.masked_buffer import MaskableSequenceRolloutBuffer
-    from ..algorithms.masked_policy import MaskableTokenPolicy
-    from ..algorithms.nlpo_policy import NLPOPolicy
-    from ..algorithms.quantile_policy import QuantilePolicy
-    from ..core.policy import TokenPolicy
-    from ..core.rollout_buffer import SequenceRolloutBuffer
-
-    ours: list[type[Any]] = [TokenPolicy, UniformPolicy, SequenceRolloutBuffer, EpisodeRolloutBuffer]
-    ours += [MaskableTokenPolicy, MaskableSequenceRolloutBuffer, NLPOPolicy]
-    ours += [QPolicy, QuantilePolicy, ILQLPolicy, SequenceReplayBuffer]
-    theirs: list[type[Any]] = [buffers.RolloutBuffer, buffers.DictRolloutBuffer, RMSpropTFLike]
-    classes = {cls.__name__: cls for cls in (*ours, *theirs)}
-    classes |= {f"torch.optim.{name}": getattr(torch.optim, name) for name in OPTIMIZERS}
-    for module, names in BUILT_IN.items():
-        classes |= {f"{module}.{name}": getattr(importlib.import_module(module), name) for name in names}
-    return classes
+def class_name(cls: Any) -> str | None:
+    """Return the name of a class that a bundle may name; None for every other value."""
+    return next((name for name, known in NAMED_CLASSES.items() if known is cls), None)
 
 
 def encode(value: Any, arrays: dict[str, np.ndarray], at: str = "") -> Any:
-    """Turn a value into JSON; arrays go to `arrays`, under keys that start with `at`."""
+    """Return a value as JSON; its arrays are added to `arrays`, under keys that start with `at`."""
     if isinstance(value, np.generic):
         return {TAG: "scalar", "dtype": value.dtype.str, "value": encode(value.item(), arrays, at)}
     if value is None or isinstance(value, bool | int | str):
@@ -75,49 +90,35 @@ def encode(value: Any, arrays: dict[str, np.ndarray], at: str = "") -> Any:
     if isinstance(value, dict):
         pairs = [encode(list(pair), arrays, f"{at}/{i}") for i, pair in enumerate(value.items())]
         return {TAG: "dict", "items": pairs}
-    if isinstance(value, list | tuple | deque):
-        items = [encode(item, arrays, f"{at}/{i}") for i, item in enumerate(value)]
-        if type(value) is list:
-            return items
-        if type(value) is tuple:
-            return {TAG: "tuple", "items": items}
-        if type(value) is deque:
-            return {TAG: "deque", "items": items, "maxlen": value.maxlen}
     if isinstance(value, Path):
         return {TAG: "path", "value": str(value)}
-    return _encode_schedule(value, arrays, at) or _encode_class(value) or {TAG: "opaque", "repr": repr(value)[:200]}
+    if type(value) in (list, tuple, deque):
+        return _encode_sequence(value, arrays, at)
+    if type(value) in SCHEDULES:
+        names = SCHEDULES[type(value)]
+        args = [encode(getattr(value, name), arrays, f"{at}/{name}") for name in names]
+        return {TAG: "schedule", "name": type(value).__name__, "args": args}
+    if (name := class_name(value)) is not None:
+        return {TAG: "class", "name": name}
+    return {TAG: "opaque", "repr": repr(value)[:200]}
 
 
-def _encode_schedule(value: Any, arrays: dict[str, np.ndarray], at: str) -> dict[str, Any] | None:
-    from stable_baselines3.common import utils
-
-    fields: dict[type[Any], tuple[str, ...]] = {
-        utils.FloatSchedule: ("value_schedule",),
-        utils.ConstantSchedule: ("val",),
-        utils.LinearSchedule: ("start", "end", "end_fraction"),
-    }
-    if type(value) not in fields:
-        return None
-    return {
-        TAG: "schedule",
-        "name": type(value).__name__,
-        "args": [encode(getattr(value, name), arrays, f"{at}/{name}") for name in fields[type(value)]],
-    }
-
-
-def _encode_class(value: Any) -> dict[str, Any] | None:
-    name = next((name for name, cls in named_classes().items() if cls is value), None)
-    return None if name is None else {TAG: "class", "name": name}
+def _encode_sequence(value: Any, arrays: dict[str, np.ndarray], at: str) -> Any:
+    """Return a list, tuple or deque as JSON."""
+    items = [encode(item, arrays, f"{at}/{i}") for i, item in enumerate(value)]
+    if type(value) is deque:
+        return {TAG: "deque", "items": items, "maxlen": value.maxlen}
+    return {TAG: "tuple", "items": items} if type(value) is tuple else items
 
 
 def decode(value: Any, arrays: Mapping[str, np.ndarray], at: str = "", given: Any = None) -> Any:
-    """Turn what `encode` made back into the value.
+    """Return the value that `encode` turned into JSON.
 
     Args:
-        value: from JSON.
-        arrays: the arrays.
-        at: the name of the value, for messages: of nested ones with slashes.
-        given: of a dict, entries that replace those of the file (and add to them).
+        value: the JSON.
+        arrays: the arrays by key.
+        at: the name of the value for error messages; the names of nested values are joined by slashes.
+        given: entries that replace or extend those of a dict.
 
     Raises:
         ValueError: the value could not be written, or the file names something that it must not.
@@ -133,6 +134,7 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray], at: str = "", given: An
 
 
 def _decode_tagged(value: dict[str, Any], arrays: Mapping[str, np.ndarray], at: str) -> Any:
+    """Return the value of an object with the key "$"."""
     kind, items = value[TAG], value.get("items", [])
     if kind == "opaque":
         outer, _, inner = at.partition("/")
@@ -155,10 +157,8 @@ def _decode_tagged(value: dict[str, Any], arrays: Mapping[str, np.ndarray], at: 
         return deque(decode(items, arrays, at), maxlen=value["maxlen"])
     if kind == "dict":
         return dict(decode(pair, arrays, at) for pair in items)
-    if kind == "schedule" and value["name"] in ("FloatSchedule", "ConstantSchedule", "LinearSchedule"):
-        from stable_baselines3.common import utils
-
-        return getattr(utils, value["name"])(*(decode(item, arrays, at) for item in value["args"]))
-    if kind == "class" and value["name"] in named_classes():
-        return named_classes()[value["name"]]
+    if kind == "schedule" and (cls := {cls.__name__: cls for cls in SCHEDULES}.get(value["name"])):
+        return cls(*(decode(item, arrays, at) for item in value["args"]))
+    if kind == "class" and value["name"] in NAMED_CLASSES:
+        return NAMED_CLASSES[value["name"]]
     raise ValueError(f"{at or 'a value'} is {value}, which no bundle of ours holds: the file is damaged or forged")

@@ -15,14 +15,13 @@ from ..core.vec_env import TextVecEnv, make_vec_env
 
 __all__ = ["JSON_ARGUMENTS", "describe_env", "remake_env"]
 
-
 JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
 
 
 def describe_env(env: VecEnv) -> dict[str, Any]:
-    """What `remake_env` makes an environment like this one from, as JSON: its id, rows and arguments.
+    """Return as JSON how to make an environment like this one: its id, number of rows and arguments.
 
-    Where that cannot be written, `{"missing": the reason}`.
+    If that cannot be written, return `{"missing": the reason}`.
     """
     spec = getattr(env, "spec", None)
     if type(env) is not TextVecEnv or spec is None:
@@ -39,10 +38,10 @@ def describe_env(env: VecEnv) -> dict[str, Any]:
 
 
 def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
-    """Make an environment from what `describe_env` gave. Nothing that it names is imported.
+    """Make an environment from what `describe_env` returned. Nothing that the description names is imported.
 
     Raises:
-        ValueError: it cannot be made from names that are registered; the message says why and what to do.
+        ValueError: the environment cannot be made from registered names; the message says why and what to do.
     """
     instead = "pass the environment, agents.load(..., env=env)"
     if "missing" in description:
@@ -50,8 +49,7 @@ def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
     env_id, kwargs = description["id"], dict(description["kwargs"])
     if ":" in env_id or env_id not in gym.registry or "task" not in gym.registry[env_id].kwargs:
         raise ValueError(
-            f"the environment {env_id!r} is no text environment that is registered here: import the module that "
-            f"registers it, or {instead}"
+            f"no text environment {env_id!r} is registered here: import the module that registers it, or {instead}"
         )
     if unknown := kwargs.keys() - JSON_ARGUMENTS:
         raise ValueError(f"the environment's arguments {sorted(unknown)} are not taken from a bundle: {instead}")
@@ -63,7 +61,7 @@ def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """All strings in a JSON value, names left out."""
+    """Yield all strings in a JSON value, except the keys of objects."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping | list):

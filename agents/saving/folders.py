@@ -1,41 +1,61 @@
-"""Find bundles and runs on the disk. Imports no torch."""
+"""Name the files in a run's folder, and find runs and bundles on the disk. Imports no torch."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+from rlhf_envs.files import MANIFEST
 
-__all__ = ["AGENT", "CHECKPOINTS", "CONFIG", "MODEL", "START", "find_bundle", "is_bundle", "run_environment"]
+__all__ = [
+    "AGENT",
+    "CHECKPOINTS",
+    "CONFIG",
+    "DESCRIPTION",
+    "MODEL",
+    "START",
+    "find_bundle",
+    "is_bundle",
+    "read_config",
+    "run_environment",
+]
 
-# What the folder of a run holds.
+# In the folder of a run: two folders of weights (where it started, what it trained), bundles and the configuration.
 CONFIG, AGENT, CHECKPOINTS, MODEL, START = "config.json", "agent", "checkpoints", "model", "start"
+DESCRIPTION = "agent.json"  # in a bundle, beside its manifest
 
 
 def is_bundle(path: Path) -> bool:
-    """Whether a folder looks like a bundle of `agents.save`."""
-    return (path / "manifest.json").is_file() and (path / "agent.json").is_file()
+    """Return whether a folder looks like a bundle of `agents.save`."""
+    return (path / MANIFEST).is_file() and (path / DESCRIPTION).is_file()
 
 
 def find_bundle(path: Path) -> Path | None:
-    """The bundle at `path`, of a run its agent, or of one not finished its newest checkpoint; None without any."""
-    for folder in (path, path / "agent"):
+    """Return the bundle to load for `path`, or None if there is none.
+
+    It is `path` itself if that is a bundle, else the agent of the finished run, else its newest checkpoint.
+    """
+    for folder in (path, path / AGENT):
         if is_bundle(folder):
             return folder
-    checkpoints = [p for p in path.glob("checkpoints/*") if p.name.isdecimal() and is_bundle(p)]
+    checkpoints = [p for p in (path / CHECKPOINTS).glob("*") if p.name.isdecimal() and is_bundle(p)]
     return max(checkpoints, key=lambda p: int(p.name), default=None)
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the configuration of a run, given its folder or a file in it; empty if there is none."""
+    folders = path.parents if path.is_file() else (path,)
+    file = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
+    config: dict[str, Any] = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    return config
+
+
 def run_environment(source: str) -> str | None:
-    """The environment that a run folder or a bundle was trained in; None where `source` is neither."""
+    """Return the id of the environment that a run or a bundle was trained in; None if `source` is neither."""
     path = Path(source)
     if is_bundle(path):
-        env_id = json.loads((path / "agent.json").read_text(encoding="utf-8"))["env"].get("id")
-        return env_id if isinstance(env_id, str) else None
-    folder = next((p for p in (path, *path.parents) if path.suffix == ".zip" and (p / "config.json").is_file()), path)
-    config = folder / "config.json"
-    env = json.loads(config.read_text(encoding="utf-8")).get("env") if config.is_file() else None
-    return env if isinstance(env, str) else None
+        env_id = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))["env"].get("id")
+    else:
+        env_id = read_config(path).get("env")
+    return env_id if isinstance(env_id, str) else None

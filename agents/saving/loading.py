@@ -1,8 +1,7 @@
-"""Agents out of bundles (`agents.saving.bundle`), and out of SB3's zips where they are trusted."""
+"""Load agents from bundles (`agents.saving.bundle`), and from SB3's zips if they are trusted."""
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 import zipfile
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from safetensors.numpy import load_file as load_arrays
 
 from rlhf_envs.files import BundleError
@@ -20,14 +20,17 @@ from ..core.base_policy import LanguageModelPolicy
 from ..core.policy import TokenPolicy
 from ..core.random_state import set_generators
 from ..registry import available, get_algorithm, own_arguments
-from . import tensors as model_files
 from .bundle import MODEL, OPTIMIZER, POLICY, STATE, read
-from .encoding import decode, named_classes
+from .encoding import NAMED_CLASSES, decode
 from .environment import remake_env
+from .folders import read_config
+from .tensors import build_network, known_model, load_optimizer, load_state
 
 __all__ = ["load", "load_policy", "run_algorithm"]
 
 logger = logging.getLogger(__name__)
+
+NESTED = ("policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs")  # overrides replace single entries
 
 
 def load(
@@ -38,19 +41,19 @@ def load(
     trust_pickle: bool = False,
     **overrides: Any,
 ) -> Any:
-    """Load an agent; `agent.learn(n, reset_num_timesteps=False)` goes on with n more tokens as if it had never stopped.
+    """Load an agent. `agent.learn(n, reset_num_timesteps=False)` then trains for n more tokens, as if never stopped.
 
-    The global generators of torch, numpy and Python are put back to where they were, so load last. Under a learning
-    rate or clip range that changes over a run, n has to be what was left of the run.
+    The global generators of torch, NumPy and Python are set to their saved states, so load last. If the learning rate
+    or the clip range changes over a run, n has to be what was left of the run.
 
     Args:
         path: a bundle's folder; or an SB3 zip, with `trust_pickle`.
-        env: the environment; by default one like the one it was saved with. It goes on in the middle of its episodes.
-        algorithm: the agent's class or registered name, where the bundle does not know it; of a zip, where it is in no
+        env: the environment; by default one like the one that was saved. It goes on in the middle of its episodes.
+        algorithm: the agent's class or registered name, if the bundle does not know it; for a zip, if it lies in no
             run's folder.
-        trust_pickle: load an SB3 zip. It holds pickles, which can run any code: for files of your own only.
+        trust_pickle: load an SB3 zip. It holds pickles, which can run any code: set this only for files of your own.
         **overrides: arguments of the algorithm that replace the saved ones, such as `learning_rate` or `device`;
-            `policy_kwargs`, `rollout_buffer_kwargs` and `replay_buffer_kwargs` replace the entries they name.
+            `policy_kwargs`, `rollout_buffer_kwargs` and `replay_buffer_kwargs` replace the entries that they name.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -64,26 +67,21 @@ def load(
     cls = _algorithm(description["algorithm"], algorithm)
     device = overrides.pop("device", description["device"] if _has_device(description["device"]) else "auto")
     attributes = _attributes(values["attributes"], arrays, overrides, cls)
-    env = _environment(description, env, folder)
-    agent = _build(cls, env, device, attributes, description["model"], folder)
-    model_files.load_state(agent.policy, folder / POLICY, description["shared"])
-    model_files.load_optimizer(
-        agent.policy.optimizer, folder / OPTIMIZER, decode(values["optimizer"], arrays, "optimizer")
-    )
+    agent = _build(cls, _environment(description, env, folder), device, attributes, description["model"], folder)
+    load_state(agent.policy, folder / POLICY, description["shared"])
+    load_optimizer(agent.policy.optimizer, folder / OPTIMIZER, decode(values["optimizer"], arrays, "optimizer"))
     _continue_episodes(agent, decode({k: values[k] for k in ("env_state", "buffer_state")}, arrays))
     set_generators(decode(values["generators"], arrays))
     return agent
 
 
 def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, Any]]:
-    """The policy of a bundle alone, without an environment, and the bundle's description.
+    """Load the policy of a bundle without an environment; return it with the bundle's description.
 
     Raises:
         BundleError: the bundle is damaged.
-        ValueError: it holds no policy of this package.
+        ValueError: the bundle holds no policy of this package.
     """
-    from gymnasium import spaces
-
     folder, description = read(directory)
     saved = description["model"]
     if saved is None:
@@ -94,28 +92,29 @@ def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, A
         input_ids=spaces.Box(0, saved["n_actions"] - 1, (saved["length"],), np.int64),
         attention_mask=spaces.Box(0, 1, (saved["length"],), np.int8),
     )
-    arguments["model"] = model_files.build_network(folder / MODEL, saved["dtype"], saved["attention"])
+    arguments["model"] = build_network(folder / MODEL, saved["dtype"], saved["attention"])
     policy_class = _policy_class(encoded["policy_class"])
     policy = policy_class(observation_space, spaces.Discrete(saved["n_actions"]), lambda _: 0.0, **arguments)
-    model_files.load_state(policy, folder / POLICY, description["shared"])
-    policy.model_name = model_files.known_model(saved["name"], folder / MODEL)
+    load_state(policy, folder / POLICY, description["shared"])
+    policy.model_name = known_model(saved["name"], folder / MODEL)
     return policy, description
 
 
 def _policy_class(encoded: Any) -> type[LanguageModelPolicy]:
-    """The class of a policy, where its name is known; `TokenPolicy` for a user's own, which is never imported."""
+    """Return a policy's class if its name is known, else `TokenPolicy`: a user's own class is never imported."""
     name = encoded.get("name") if isinstance(encoded, dict) else None
-    found = named_classes().get(str(name), TokenPolicy)
+    found = NAMED_CLASSES.get(str(name), TokenPolicy)
     return found if issubclass(found, LanguageModelPolicy) else TokenPolicy
 
 
 def _algorithm(saved: Mapping[str, str | None], given: type[Any] | str | None) -> type[Any]:
+    """Return the agent's class: the given one, else the one that the bundle names."""
     if given is not None:
         return get_algorithm(given) if isinstance(given, str) else given
     if saved.get("registered") in available():
         return get_algorithm(str(saved["registered"]))
-    if saved.get("named") in named_classes():
-        return named_classes()[str(saved["named"])]
+    if saved.get("named") in NAMED_CLASSES:
+        return NAMED_CLASSES[str(saved["named"])]
     name = saved.get("registered") or saved.get("class") or saved.get("named")
     raise ValueError(
         f"the agent's class {name} has no name that is known here: pass it, agents.load(..., algorithm=...)"
@@ -129,27 +128,27 @@ def _has_device(kind: str) -> bool:
 def _attributes(
     encoded: Mapping[str, Any], arrays: Mapping[str, np.ndarray], overrides: dict[str, Any], cls: type[Any]
 ) -> dict[str, Any]:
-    """The agent's attributes, with the overrides in the place of what was saved."""
+    """Return the agent's attributes, with the overrides in place of the saved values."""
     overrides = {{"policy": "policy_class"}.get(name, name): value for name, value in overrides.items()}
     if unknown := overrides.keys() - encoded.keys() - own_arguments(cls):
         raise TypeError(
             f"{cls.__name__} takes no argument {sorted(unknown)[0]!r}; there are {sorted(own_arguments(cls))}"
         )
-    nested = ("policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs")
-    chosen = {name: value for name, value in overrides.items() if name not in nested}
+    chosen = {name: value for name, value in overrides.items() if name not in NESTED}
     for name, value in encoded.items():
         if name not in chosen:
-            shown = "policy" if name == "policy_class" else name  # as the argument is called
-            chosen[name] = decode(value, arrays, shown, overrides.get(name))
+            argument = "policy" if name == "policy_class" else name  # for the error message
+            chosen[name] = decode(value, arrays, argument, overrides.get(name))
     return chosen
 
 
 def _environment(description: Mapping[str, Any], env: Any, folder: Path) -> Any:
+    """Return the given environment, or make the saved one, after checking its spaces and its tokenizer."""
     saved = dict(description["env"])
     if env is None:
         if "model" in saved.get("kwargs", {}):
-            known = model_files.known_model(saved["kwargs"]["model"], folder / MODEL)
-            saved["kwargs"] = {**saved["kwargs"], "model": known}
+            model = known_model(saved["kwargs"]["model"], folder / MODEL)
+            saved["kwargs"] = {**saved["kwargs"], "model": model}
         env = remake_env(saved)
     here = [str(env.observation_space), str(env.action_space)]
     vocabulary, known = (description["model"] or {}).get("vocabulary"), getattr(env.action_space, "vocabulary", None)
@@ -165,7 +164,7 @@ def _environment(description: Mapping[str, Any], env: Any, folder: Path) -> Any:
 def _build(
     cls: type[Any], env: Any, device: str, attributes: dict[str, Any], model: Mapping[str, Any] | None, folder: Path
 ) -> Any:
-    """An agent with these attributes, as SB3's own `load` builds it; its weights are still to come."""
+    """Build an agent with these attributes, as SB3's own `load` does; its weights are still to be loaded."""
     given = dict(attributes["policy_kwargs"])
     name = given.get("model")
     own_model = name is not None and not isinstance(name, str)
@@ -174,30 +173,25 @@ def _build(
     if model is None and not own_model and ours:
         raise BundleError(f"{folder} describes no model for its policy: the bundle is damaged or forged")
     if model is not None and not own_model:
-        network = model_files.build_network(folder / MODEL, model["dtype"], model["attention"])
+        network = build_network(folder / MODEL, model["dtype"], model["attention"])
         attributes["policy_kwargs"] = {**given, "model": network}
     accepted = own_arguments(cls, "env", "policy", "device") & attributes.keys()
-    agent = cls(
-        policy=attributes["policy_class"],
-        env=env,
-        device=device,
-        _init_setup_model=False,
-        **{name: attributes[name] for name in accepted},
-    )
+    arguments = {argument: attributes[argument] for argument in accepted}
+    agent = cls(policy=policy_class, env=env, device=device, _init_setup_model=False, **arguments)
     vars(agent).update(attributes)
     agent._setup_model()
     if model is not None and not own_model:
         agent.policy_kwargs = given
-        agent.policy.model_name = model_files.known_model(model["name"], folder / MODEL)
+        agent.policy.model_name = known_model(model["name"], folder / MODEL)
     return agent
 
 
 def _continue_episodes(agent: Any, saved: Mapping[str, Any]) -> None:
-    """Put the environment and the buffer where they were; where that is impossible, say so and begin new episodes."""
+    """Restore the environment and the buffer; if that is impossible, log it and begin new episodes."""
     env, observations = agent.get_env(), agent._last_obs
     rows = None if observations is None else len(next(iter(observations.values())))
     replay = getattr(agent, "replay_buffer", None)
-    if replay is not None and saved["buffer_state"] is not None:  # what it holds is of use in any environment
+    if replay is not None and saved["buffer_state"] is not None:  # its contents are of use in any environment
         replay.set_state(saved["buffer_state"])
     if rows == env.num_envs and saved["env_state"] is not None and hasattr(env, "set_state"):
         env.set_state(saved["env_state"])
@@ -211,6 +205,7 @@ def _continue_episodes(agent: Any, saved: Mapping[str, Any]) -> None:
 def _load_zip(
     path: Path, env: Any, algorithm: type[Any] | str | None, trust_pickle: bool, overrides: Mapping[str, Any]
 ) -> Any:
+    """Load an agent from an SB3 zip, if pickles are trusted."""
     if not zipfile.is_zipfile(path):
         raise BundleError(f"{path} is neither a bundle's folder nor an SB3 zip")
     if not trust_pickle:
@@ -221,17 +216,15 @@ def _load_zip(
     algorithm = algorithm or run_algorithm(path)
     if algorithm is None:
         raise ValueError(
-            f"{path} does not say which algorithm it is of: pass it, agents.load(..., algorithm='ppo', "
-            "trust_pickle=True)"
+            f"{path} does not name its algorithm: pass it, agents.load(..., algorithm='ppo', trust_pickle=True)"
         )
     cls = get_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
-    with warnings.catch_warnings():  # SB3 builds the agent with default sizes before it sets those in the file
+    with warnings.catch_warnings():  # SB3 builds the agent with default sizes before it sets the saved ones
         warnings.filterwarnings("ignore", "You have specified a mini-batch size")
         return cls.load(path, env=env, **overrides)
 
 
 def run_algorithm(path: Path) -> str | None:
-    """The algorithm that the run folder around a file says."""
-    config = next((p / "config.json" for p in path.parents if (p / "config.json").is_file()), None)
-    name = json.loads(config.read_text(encoding="utf-8")).get("algo") if config is not None else None
+    """Return the algorithm of the run that a file belongs to; None if there is no such run or algorithm."""
+    name = read_config(path).get("algo")
     return name if name in available() else None

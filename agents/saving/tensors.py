@@ -1,4 +1,4 @@
-"""The tensors of a bundle and the language model inside it: config, tokenizer, weights with their ties."""
+"""Write and read the tensors of a bundle, and the language model inside it: config, tokenizer, tied weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from rlhf_envs.files import BundleError
+from rlhf_envs.models import EMBEDDED, has_tokenizer, load_tokenizer, vocabulary_fingerprint
 
 from ..core.base_policy import LanguageModelPolicy
 
@@ -25,39 +27,35 @@ __all__ = [
     "write_model",
 ]
 
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flex_attention", None)  # other names may be hub ids of kernels
+
 
 def save_state(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, str]:
-    """Write a state dict, tensors that share their memory once; returns the other names: name to the one stored."""
-    first: dict[tuple[Any, ...], str] = {}
-    shared: dict[str, str] = {}
-    stored: dict[str, torch.Tensor] = {}
+    """Write a state dict, and return the names that are not stored because they share the memory of another tensor.
+
+    The result maps each of these names to the one that is stored.
+    """
+    shared = _find_shared(state)
+    stored = {}
     for name, tensor in state.items():
-        owner = first.setdefault(_place(tensor), name) if tensor.numel() else name
-        if owner != name:
-            shared[name] = owner
-            continue
-        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-        tensor = tensor.detach().cpu().contiguous()
-        stored[name] = tensor if whole else tensor.clone()  # of a part of a larger storage the part alone
-    save_tensors(stored, path)
+        if name not in shared:
+            whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+            tensor = tensor.detach().cpu().contiguous()
+            stored[name] = tensor if whole else tensor.clone()  # a part of a larger storage is stored alone
+    _save_tensors(stored, path)
     return shared
 
 
 def load_state(module: torch.nn.Module, path: Path, shared: Mapping[str, str]) -> None:
-    """Load what `save_state` wrote into a module that is tied the same way.
+    """Load what `save_state` wrote into a module whose tensors are tied the same way.
 
     Raises:
-        BundleError: the tensors are not those of the module, or are tied in another way.
+        BundleError: the tensors do not fit the module, or are tied in another way.
     """
     tensors = load_file(path)
-    here: dict[tuple[Any, ...], str] = {}
-    ties = {}
-    for name, tensor in module.state_dict().items():
-        owner = here.setdefault(_place(tensor), name) if tensor.numel() else name
-        if owner != name:
-            ties[name] = owner
-    if ties != dict(shared):
-        different = sorted(set(ties.items()) ^ set(shared.items()))[0]
+    here = _find_shared(module.state_dict())
+    if here != dict(shared):
+        different = sorted(set(here.items()) ^ set(shared.items()))[0]
         raise BundleError(f"{path}: {' and '.join(different)} share their memory on one side only, saved or built now")
     try:
         module.load_state_dict({**tensors, **{name: tensors[owner] for name, owner in shared.items()}})
@@ -65,13 +63,20 @@ def load_state(module: torch.nn.Module, path: Path, shared: Mapping[str, str]) -
         raise BundleError(f"{path} does not fit the agent that the bundle describes: {error}") from error
 
 
-def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
-    storage = tensor.untyped_storage().data_ptr()
-    return (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+def _find_shared(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Map the name of each tensor that lies where an earlier one lies to the name of the earlier one."""
+    first: dict[tuple[Any, ...], str] = {}
+    shared = {}
+    for name, tensor in state.items():
+        storage = tensor.untyped_storage().data_ptr()
+        place = (storage, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and first.setdefault(place, name) != name:
+            shared[name] = first[place]
+    return shared
 
 
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """`safetensors.torch.save_file`, with failures of the disk as OSError."""
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Call `safetensors.torch.save_file`; raise failures of the disk as OSError."""
     try:
         save_file(tensors, path)
     except SafetensorError as error:
@@ -79,7 +84,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> dict[str, Any]:
-    """Write the tensors of an optimizer; returns the rest of its state, plain values."""
+    """Write the tensors of an optimizer, and return the rest of its state, which is plain values."""
     state = optimizer.state_dict()
     tensors, plain = {}, {}
     for index, values in state["state"].items():
@@ -88,12 +93,12 @@ def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> dict[str, An
                 tensors[f"{index}/{name}"] = value.detach().cpu().contiguous()
             else:
                 plain[f"{index}/{name}"] = value
-    save_tensors(tensors, path)
+    _save_tensors(tensors, path)
     return {"param_groups": state["param_groups"], "values": plain}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, path: Path, rest: Mapping[str, Any]) -> None:
-    """Load what `save_optimizer` wrote.
+    """Load what `save_optimizer` wrote and returned.
 
     Raises:
         BundleError: it is the state of another optimizer.
@@ -108,11 +113,8 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path, rest: Mapping[s
         raise BundleError(f"{path} is the state of another optimizer: {error}") from error
 
 
-ATTENTION = ("eager", "sdpa", "flash_attention_2", "flex_attention", None)  # other names may be hub ids of kernels
-
-
 def write_model(policy: LanguageModelPolicy, tokenizer: Any, folder: Path) -> None:
-    """Write what the language model is, without its weights: config, generation config and tokenizer."""
+    """Write a language model without its weights: config, generation config and tokenizer."""
     model = policy.language_model.model
     model.config.save_pretrained(folder)
     if getattr(model, "generation_config", None) is not None:
@@ -123,18 +125,15 @@ def write_model(policy: LanguageModelPolicy, tokenizer: Any, folder: Path) -> No
         except Exception as error:
             if type(error) is not Exception:
                 raise
-            raise OSError(f"{folder.name}: {error}") from error  # `tokenizers` has no other for failures of the disk
+            raise OSError(f"{folder.name}: {error}") from error  # `tokenizers` raises nothing else for a full disk
 
 
 def build_network(folder: Path, dtype: str, attention: str | None) -> Any:
-    """The causal language model of a config in `folder`, with weights yet to be loaded.
+    """Return the causal language model of the config in `folder`; its weights are not loaded yet.
 
     Raises:
-        BundleError: the config asks for code of its own, or for an architecture or attention that is not in
-            `transformers`.
+        BundleError: the config asks for code of its own, or `transformers` has no such architecture or attention.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-
     if attention not in ATTENTION:
         raise BundleError(f"{folder}: the attention {attention!r} is none of {', '.join(map(str, ATTENTION))}")
     for path in folder.glob("*.json"):
@@ -159,27 +158,25 @@ def build_network(folder: Path, dtype: str, attention: str | None) -> Any:
 
 
 def known_model(name: str | None, folder: Path) -> str | None:
-    """A model's name where its tokenizer is at hand and still the same, else the folder in the bundle.
+    """Return `name` if its tokenizer is at hand and still the same, else `folder`, the model in the bundle.
 
     Hub ids are never looked up: a bundle takes nothing from the network.
 
     Raises:
-        BundleError: the bundle has no tokenizer, and the name is neither that of a model of ours nor a folder.
+        BundleError: the bundle has no tokenizer, and `name` is neither one of our models nor a folder.
     """
-    from rlhf_envs.models import EMBEDDED, has_tokenizer, load_tokenizer, vocabulary_fingerprint
-
     if name is None:
         return None
-    ours = name in (*EMBEDDED, "smollm2") or Path(name).is_dir()
+    at_hand = name in (*EMBEDDED, "smollm2") or Path(name).is_dir()
     if not has_tokenizer(str(folder)):
-        if ours:
+        if at_hand:
             return name
         raise BundleError(
             f"{folder} has no tokenizer, and {name!r} is neither a model of ours nor a folder here. A bundle takes "
             "nothing from the network: build the model and the environment, and pass them, agents.load(..., env, "
             "policy_kwargs={'model': model})"
         )
-    if ours:
+    if at_hand:
         try:
             saved = vocabulary_fingerprint(load_tokenizer(str(folder)))
             if has_tokenizer(name) and vocabulary_fingerprint(load_tokenizer(name)) == saved:

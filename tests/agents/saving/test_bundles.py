@@ -439,7 +439,7 @@ def test_an_exploit_zip_does_not_run(tmp_path: Path, copy: Path) -> None:
 def test_a_trusted_zip_loads(tmp_path: Path) -> None:
     agent = build(agents.get_algorithm("ppo")).learn(ROLLOUT)
     agent.save(tmp_path / "agent.zip")
-    with pytest.raises(ValueError, match=r"does not say which algorithm it is of: pass it, .*algorithm="):
+    with pytest.raises(ValueError, match=r"does not name its algorithm: pass it, .*algorithm="):
         agents.load(tmp_path / "agent.zip", agent.get_env(), trust_pickle=True)
     loaded = agents.load(tmp_path / "agent.zip", agent.get_env(), algorithm="ppo", trust_pickle=True)
     for one, other in zip(agent.policy.parameters(), loaded.policy.parameters(), strict=True):
