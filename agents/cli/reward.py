@@ -1,4 +1,4 @@
-"""`rlhf reward fit` and `rlhf reward eval`: reward models out of people's judgements."""
+"""Run `rlhf reward fit` and `rlhf reward eval`: make reward models of people's judgements, and measure them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main() -> None:
 
 
 class FitConfig(BaseModel):
-    """The configuration of `rlhf reward fit`."""
+    """Configure `rlhf reward fit`."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -39,7 +39,7 @@ class FitConfig(BaseModel):
     independent: bool = Field(False, description="Members are models of their own, not heads of one model.")
     train: str = Field("full", description="What learns: full, head, lora, or a number of last blocks.")
     epochs: int = Field(1, ge=1, description="Passes over the rows.")
-    batch_size: int = Field(16, ge=1, description="Rows a step.")
+    batch_size: int = Field(16, ge=1, description="Rows per step.")
     learning_rate: float | None = Field(
         None, gt=0, description="Highest learning rate. 2e-4; lora 2e-3; head 1e-2 by default."
     )
@@ -64,8 +64,8 @@ def fit(config: FitConfig) -> None:
     """Fit a reward model, or an ensemble of them, into a folder that --env-kwargs reward:FOLDER takes.
 
     Rows are pairs (prompt, chosen, rejected; optionally margin, probability, weight) or, with --loss mse or ordinal,
-    ratings (prompt, completion, label). The folder is a plain Hugging Face sequence classifier with one label; the rows
-    held out, which the figures and the temperature come from, stand in its held_out.jsonl.
+    ratings (prompt, completion, label). The folder is a plain Hugging Face sequence classifier with one label. Its
+    held_out.jsonl has the rows held out, which give the metrics and the temperature.
     """
     from rich.console import Console
 
@@ -108,7 +108,7 @@ def fit(config: FitConfig) -> None:
 
 
 class EvalConfig(BaseModel):
-    """The configuration of `rlhf reward eval`."""
+    """Configure `rlhf reward eval`."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 

@@ -121,17 +121,17 @@ class HumanFeedback(BaseCallback):
 
 
 class RatingRefit:
-    """Fits a reward model to people's ratings, keeps it in a folder, and returns it: a `HumanReward.refit`.
+    """Fit a reward model to people's ratings, keep it in a folder, and return it, as `HumanReward.refit` is to do.
 
-    Every fit starts from the same model and sees all ratings, so that no early one counts more than a late one.
+    Every fit starts from the same model and sees all ratings, so that an early rating counts no more than a late one.
 
     Args:
         folder: models are kept in `<folder>/<number of ratings>`.
         model: the model to start from.
-        train: what learns, see `rlhf_envs.preferences.fit_ratings`.
+        train: which part of it learns, see `rlhf_envs.preferences.training.trained_part`.
         held_out: the share of the ratings that is held out to measure on.
         epochs: passes over the ratings.
-        seed: of the split and the fit.
+        seed: seeds the split and the fit.
     """
 
     def __init__(

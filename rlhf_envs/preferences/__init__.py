@@ -1,44 +1,35 @@
-"""Preferences: what people would rather read, and reward models fitted to it."""
+"""Learn what people would rather read: aggregate their judgements and fit reward models to them.
+
+Names are imported when they are first used, because many of these modules load torch.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from .aggregation import dawid_skene, majority_vote
-    from .bradley_terry import PairMetrics, evaluate_pairs, fit_bradley_terry, normalise, pairwise_loss
-    from .crowd import aggregate_pairs
-    from .ensemble_fit import evaluate_ensemble, fit_ensemble
-    from .pseudo_labels import pseudo_label
-    from .queries import select_pairs
-    from .ratings import standardise_ratings
-    from .regression import RatingMetrics, evaluate_ratings, fit_ratings
-    from .spam import find_spammers
-    from .training import load_backbone
+if TYPE_CHECKING:  # for type checkers; `_HOMES` says the same
+    from .aggregation import dawid_skene as dawid_skene
+    from .aggregation import majority_vote as majority_vote
+    from .bradley_terry import PairMetrics as PairMetrics
+    from .bradley_terry import evaluate_pairs as evaluate_pairs
+    from .bradley_terry import fit_bradley_terry as fit_bradley_terry
+    from .bradley_terry import normalise as normalise
+    from .bradley_terry import pairwise_loss as pairwise_loss
+    from .crowd import aggregate_pairs as aggregate_pairs
+    from .ensemble_fit import evaluate_ensemble as evaluate_ensemble
+    from .ensemble_fit import fit_ensemble as fit_ensemble
+    from .fitting import fit_reward as fit_reward
+    from .pseudo_labels import pseudo_label as pseudo_label
+    from .queries import select_pairs as select_pairs
+    from .ratings import standardise_ratings as standardise_ratings
+    from .regression import RatingMetrics as RatingMetrics
+    from .regression import evaluate_ratings as evaluate_ratings
+    from .regression import fit_ratings as fit_ratings
+    from .spam import find_spammers as find_spammers
+    from .training import load_backbone as load_backbone
 
-__all__ = [
-    "PairMetrics",
-    "RatingMetrics",
-    "aggregate_pairs",
-    "dawid_skene",
-    "evaluate_ensemble",
-    "evaluate_pairs",
-    "evaluate_ratings",
-    "find_spammers",
-    "fit_bradley_terry",
-    "fit_ensemble",
-    "fit_ratings",
-    "load_backbone",
-    "majority_vote",
-    "normalise",
-    "pairwise_loss",
-    "pseudo_label",
-    "select_pairs",
-    "standardise_ratings",
-]
-
-_MODULES = {
+_HOMES = {
     "PairMetrics": "bradley_terry",
     "RatingMetrics": "regression",
     "aggregate_pairs": "crowd",
@@ -50,6 +41,7 @@ _MODULES = {
     "fit_bradley_terry": "bradley_terry",
     "fit_ensemble": "ensemble_fit",
     "fit_ratings": "regression",
+    "fit_reward": "fitting",
     "load_backbone": "training",
     "majority_vote": "aggregation",
     "normalise": "bradley_terry",
@@ -58,10 +50,10 @@ _MODULES = {
     "select_pairs": "queries",
     "standardise_ratings": "ratings",
 }
+__all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str) -> object:
-    # Resolved at use: many of these modules import torch.
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

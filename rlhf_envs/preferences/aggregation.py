@@ -1,7 +1,7 @@
-"""From several people's answers to one: majority vote and Dawid-Skene, through crowd-kit.
+"""Make one answer of several people's answers: majority vote and Dawid-Skene, through crowd-kit.
 
-Source: Dawid and Skene, 1979 (https://doi.org/10.2307/2346806). Ours: every annotator starts with some answered gold
-questions, a Dirichlet prior on the confusion matrices, so that one with a single vote is neither trusted nor
+Source: Dawid and Skene, 1979 (https://doi.org/10.2307/2346806). Departure: every annotator starts with some answered
+gold questions, a Dirichlet prior on the confusion matrices. So an annotator with a single vote is neither trusted nor
 distrusted outright.
 """
 
@@ -25,15 +25,15 @@ RIGHT, WRONG = 3, 1  # answers a label that every annotator starts with: three r
 
 
 class Vote(NamedTuple):
-    """One annotator's answer to one item."""
+    """Hold one annotator's answer to one item."""
 
     item: Hashable
     annotator: str
-    label: int  # from 0; of a pair: the index of the text that won, or TIE
+    label: int  # from 0; for a pair the index of the text that won, or TIE
 
 
 class Comparison(NamedTuple):
-    """One annotator's choice between two items."""
+    """Hold one annotator's choice between two items."""
 
     annotator: str
     left: Hashable  # as shown; any order where the sides are not known
@@ -42,7 +42,7 @@ class Comparison(NamedTuple):
 
 
 class Aggregate(NamedTuple):
-    """What the votes say together."""
+    """Hold what the votes say together."""
 
     probabilities: dict[Any, np.ndarray]  # item -> (n_labels,) float64, sums to 1
     reliability: dict[str, float]  # annotator -> probability that an answer is right, 0 to 1
@@ -50,15 +50,15 @@ class Aggregate(NamedTuple):
 
 
 def majority_vote(votes: Sequence[Vote], n_labels: int | None = None) -> Aggregate:
-    """Count the votes: an item's probabilities are the shares of its votes, so equal shares stay equal.
+    """Count the votes: the probabilities of an item are the shares of its votes.
 
     Args:
         votes: at least one.
-        n_labels: the number of labels, by default the largest label there is plus 1, and at least 2.
+        n_labels: the number of labels; by default 1 more than the largest label, and at least 2.
 
     Returns:
-        The shares, and as an annotator's reliability the mean share of the answers that they gave (their own vote
-        counts, so an annotator who is alone has 1).
+        The shares, and as an annotator's reliability the mean share of the answers that they gave. Their own vote
+        counts, so an annotator who is alone has 1.
 
     Raises:
         ValueError: there is no vote, or a label is not a whole number in `range(n_labels)`.
@@ -88,20 +88,20 @@ def dawid_skene(
 ) -> Aggregate:
     """Estimate the answers and every annotator's confusion matrix together, by expectation maximisation.
 
-    It starts at the majority's answers, or from the gold ones where there are any, and draws nothing at random. An
-    annotator who is wrong on purpose ends with a reliability near 0, and what they say counts the other way round.
-    Where most annotators are, nothing but gold answers can tell.
+    It starts from the majority's answers, or from gold answers where there are any, and draws nothing at random. An
+    annotator who is wrong on purpose ends with a reliability near 0, and their answers count the other way round. Where
+    most annotators are wrong on purpose, only gold answers can tell.
 
     Args:
         votes: at least one; if an annotator voted on an item twice, both votes count.
-        n_iter: at most so many rounds.
+        n_iter: rounds, at most.
         n_labels: as in `majority_vote`.
-        gold: item -> the label known to be right, for any of the items.
-        symmetric: the labels 0 and 1 are the two texts of a pair (and 2 a tie), whose order says nothing: an annotator
-            errs equally on both. It halves what has to be estimated.
+        gold: the right label by item, for the items where it is known.
+        symmetric: whether the labels are the texts of a pair (0 and 1, and 2 for a tie), whose order says nothing. An
+            annotator then errs equally on both, which halves the parameters.
 
     Returns:
-        The posterior probabilities, and the probabilities that an annotator's answer is right.
+        The posterior probabilities, and each annotator's probability of a right answer.
 
     Raises:
         ValueError: as in `majority_vote`, or a gold item has no vote, or `symmetric` has more than 3 labels.
@@ -136,7 +136,7 @@ def dawid_skene(
 def _with_prior(
     votes: Sequence[Vote], truth: Mapping[Any, int], n_labels: int, symmetric: bool
 ) -> tuple[list[Vote], dict[Any, int]]:
-    """Return the votes with those of the prior, on items (kind, item), and the labels that are known."""
+    """Return the votes and the prior's votes, on items (kind, item), and the labels that are known."""
     rows = [vote._replace(item=("item", vote.item)) for vote in votes]
     known: dict[Any, int] = {("item", item): label for item, label in truth.items()}
     if symmetric:  # every pair is there again with its texts swapped, which makes all estimates symmetric
@@ -153,7 +153,7 @@ def _with_prior(
 
 
 def _confusion_by(frame: pd.DataFrame, known: pd.Series[int], n_labels: int) -> pd.DataFrame:
-    """Return how often each annotator gave each label to the items of each known one, in crowd-kit's shape."""
+    """Return how often each annotator gave each label to items of each known label, in crowd-kit's shape."""
     answered = frame[frame["task"].isin(known.index)]
     table = answered.groupby(["worker", "label", answered["task"].map(known).rename("truth")]).size()
     return table.unstack("truth", fill_value=0).reindex(columns=range(n_labels), fill_value=0)
@@ -175,7 +175,7 @@ def _check_gold(gold: Mapping[Any, int], votes: Sequence[Vote], n_labels: int) -
 
 @contextmanager
 def _crowdkit() -> Iterator[None]:
-    """Import and call crowd-kit within: what is missing is explained, and of its old ways with pandas nothing said."""
+    """Explain a missing crowd-kit, and silence its deprecation warnings, where it is imported and called inside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         warnings.simplefilter("ignore", FutureWarning)
@@ -188,7 +188,7 @@ def _crowdkit() -> Iterator[None]:
 
 
 def _check_votes(votes: Sequence[Vote], n_labels: int | None = None) -> int:
-    """Return the number of labels (at least 2), or raise a ValueError that names the first vote outside of them."""
+    """Return the number of labels (at least 2), or raise a ValueError that names the first vote outside them."""
     if not votes:
         raise ValueError("no votes to aggregate: label some items first")
     n_labels = n_labels or max(2, 1 + max(int(vote.label) for vote in votes))
@@ -202,9 +202,9 @@ def _check_votes(votes: Sequence[Vote], n_labels: int | None = None) -> int:
 
 
 def _frame_of(votes: Sequence[Vote]) -> tuple[pd.DataFrame, dict[Any, int]]:
-    """Return crowd-kit's table of the votes and the number by which it knows each item.
+    """Return crowd-kit's table of the votes, and a number for each item.
 
-    Numbers, because crowd-kit sorts items and they may be of types that do not compare.
+    crowd-kit sorts the items, which may be of types that do not compare; so it is given numbers.
     """
     import pandas as pd
 

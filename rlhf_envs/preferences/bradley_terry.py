@@ -1,8 +1,8 @@
-"""Reward models from preferences, by the Bradley-Terry model.
+"""Fit reward models to preference pairs by the Bradley-Terry model.
 
 Sources: Christiano et al., 2017 (https://arxiv.org/abs/1706.03741) for the loss and its soft labels; Touvron et al.,
 2023 (https://arxiv.org/abs/2307.09288, section 3.2.2) for the margin; Ziegler et al., 2019
-(https://arxiv.org/abs/1909.08593, section 2.1) for the normalisation. Ours: batches hold pairs of like length.
+(https://arxiv.org/abs/1909.08593, section 2.1) for the normalisation. Departure: batches hold pairs of similar length.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Pair = Mapping[str, object]
 
 
 class PairMetrics(NamedTuple):
-    """How well a reward model tells the chosen text from the rejected one."""
+    """Hold how well a reward model tells the chosen text from the rejected one."""
 
     accuracy: float  # share of the pairs with a winner ordered rightly; equal scores count half
     loss: float  # mean Bradley-Terry loss, nats
@@ -55,7 +55,7 @@ class PairMetrics(NamedTuple):
 
 
 class EncodedPairs(NamedTuple):
-    """Pairs as token ids and numbers; n pairs."""
+    """Hold n pairs as token ids and numbers."""
 
     rows: list[tuple[list[int], list[int]]]  # chosen, rejected
     margin: torch.Tensor  # (n,)
@@ -64,17 +64,17 @@ class EncodedPairs(NamedTuple):
 
     @property
     def lengths(self) -> list[int]:
-        """The tokens of the longer text of each pair."""
+        """Return the number of tokens of the longer text of each pair."""
         return [max(map(len, row)) for row in self.rows]
 
 
 def pair_losses(
     difference: torch.Tensor, margin: torch.Tensor | None = None, probability: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Return the loss of each pair by its difference, the score of the chosen text less that of the rejected one.
+    """Return the loss of each pair, given the score of the chosen text minus the score of the rejected one.
 
-    It is `-log sigmoid(difference - margin)`; where the chosen text is the better one with probability p only, it is p
-    times that plus 1 - p times the loss of the pair the other way round.
+    It is `-log sigmoid(difference - margin)`. Where the chosen text is the better one only with probability p, it is p
+    times that, plus 1 - p times the loss of the pair the other way round.
     """
     lead = difference if margin is None else difference - margin
     if probability is None:
@@ -98,7 +98,7 @@ def pairwise_loss(
 def pair_differences(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], batch_size: int = 64
 ) -> NDArray[np.float64]:
-    """Return the raw score of each chosen text less that of the rejected one, (n,)."""
+    """Return the raw score of each chosen text minus that of the rejected text, (n,)."""
     training = model.training
     model.eval()
     scores = score_texts(model, tokenizer, pair_texts(pairs), batch_size).reshape(-1, 2)
@@ -107,7 +107,7 @@ def pair_differences(
 
 
 def measure_differences(differences: NDArray[np.float64], pairs: Sequence[Pair]) -> PairMetrics:
-    """Measure score differences, (n,), against the pairs that they are of (without their margins and weights)."""
+    """Measure the score differences of pairs, (n,), against the pairs (without their margins and weights)."""
     p = pair_probabilities(pairs)
     right = ((differences > 0) + 0.5 * (differences == 0))[p > 0.5]
     loss = p * np.logaddexp(0.0, -differences) + (1 - p) * np.logaddexp(0.0, differences)
@@ -115,7 +115,7 @@ def measure_differences(differences: NDArray[np.float64], pairs: Sequence[Pair])
 
 
 def pair_probabilities(pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """Return the probability of each pair's chosen text to be the better one, (n,): 1 where a pair says nothing."""
+    """Return how probably each pair's chosen text is the better one, (n,): 1 where the pair has no probability."""
     return np.array([_number(pair, i, "probability", 1.0) for i, pair in enumerate(pairs)])
 
 
@@ -141,23 +141,23 @@ def fit_bradley_terry(
 
     Args:
         model: an `AutoModelForSequenceClassification` with `num_labels=1`, on its device.
-        tokenizer: the model's; its pad id is written into the model's configuration, because transformers reads the
-            score at the last token before the padding.
+        tokenizer: the model's tokenizer. Its pad id is written into the model's configuration, because transformers
+            reads the score at the last token before the padding.
         pairs: `{"prompt", "chosen", "rejected"}` as strings (no prompt counts as an empty one), optionally with a
             "margin" >= 0 by which the chosen text should lead, the "probability" in 0.5..1 that it is the better one
             (0.5: a tie) and a "weight" > 0 (only the ratios of the weights matter).
-        held_out: the pairs to measure on, none of them in `pairs`.
+        held_out: pairs to measure on, none of them in `pairs`.
         max_length: tokens read of each text (its last ones), the model's positions by default.
         **options: train, epochs, batch_size, learning_rate, weight_decay, warmup_share, max_grad_norm, bf16, seed and
             on_step, see `rlhf_envs.preferences.training.optimise`.
 
     Returns:
-        The figures on `held_out`.
+        The metrics on `held_out`.
 
     Raises:
-        ValueError: the model has more than one label, there is no pair or no held-out pair, a pair is malformed, the
-            pairs prefer nothing (all are ties, or contradict each other exactly), an option is out of its range, the
-            tokenizer has no pad token, or the loss is not finite.
+        NothingToFit: a ValueError: the pairs prefer nothing (all are ties, or contradict each other exactly).
+        ValueError: the model has more than one label, there is no pair or no held-out pair, a pair is malformed, an
+            option is out of its range, the tokenizer has no pad token, or the loss is not finite.
     """
     positions = check_fit(model, tokenizer, len(pairs), len(held_out), "pairs")
     encoded = encode_pairs(tokenizer, pairs, max_length or positions)
@@ -179,10 +179,10 @@ def normalise(
     """Set the gain and bias with which the scores of `references` have mean 0 and standard deviation 1.
 
     Args:
-        references: whole texts (prompt and completion) such as people write.
+        references: whole texts (a prompt with its completion), as people write them.
 
     Returns:
-        `(gain, bias)`, which now stand in `model.config` as `reward_gain` and `reward_bias` and are saved with it.
+        `(gain, bias)`. They are written into `model.config` as `reward_gain` and `reward_bias`, and saved with it.
 
     Raises:
         ValueError: there are fewer than two references or their scores do not differ.
@@ -193,7 +193,7 @@ def normalise(
 
 
 def gain_and_bias(scores: NDArray[np.float64]) -> tuple[float, float]:
-    """Return what makes `scores * gain + bias` of mean 0 and standard deviation 1.
+    """Return the `(gain, bias)` that give `scores * gain + bias` mean 0 and standard deviation 1.
 
     Raises:
         ValueError: there are fewer than two scores or they do not differ.
@@ -217,7 +217,8 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_
     """Tokenize and check pairs.
 
     Raises:
-        ValueError: a pair is malformed, or the pairs prefer nothing: all are ties or contradict each other exactly.
+        ValueError: a pair is malformed.
+        NothingToFit: the pairs prefer nothing: all are ties, or contradict each other exactly.
     """
     flat = encode(tokenizer, pair_texts(pairs), max_length)
     margin, probability, weight = (
@@ -247,7 +248,7 @@ def _number(pair: Pair, index: int, name: str, default: float) -> float:
 
 
 def _check_preference(pairs: Sequence[Pair], lead: torch.Tensor) -> None:
-    """Refuse pairs that leave nothing to fit; `lead` (n,) is by how much each prefers its chosen text."""
+    """Refuse pairs that leave nothing to fit; `lead`, (n,), says how much each prefers its chosen text."""
     net: dict[tuple[str, ...], float] = {}
     for i, (pair, value) in enumerate(zip(pairs, lead.tolist(), strict=True)):
         chosen, rejected = _texts(pair, i)

@@ -1,4 +1,4 @@
-"""Ensembles of reward models: each member fitted to its own bootstrap of the pairs, from its own start."""
+"""Fit ensembles of reward models: each member to its own bootstrap of the pairs, from its own start."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def fit_ensemble(
     device: str = "cpu",
     **options: Unpack[TrainingOptions],
 ) -> RewardEnsemble:
-    """Fit an ensemble to preference pairs by the Bradley-Terry model.
+    """Fit an ensemble to preference pairs by the Bradley-Terry model, and return it.
 
     Args:
         model: name of the backbone, see `rlhf_envs.preferences.training.load_backbone`.
         pairs: as `fit_bradley_terry` takes them.
-        held_out: pairs that are not in `pairs`; the figures on them are `ensemble.metrics`.
-        members: 2 or more.
-        shared_trunk: whether the members are heads of one model, at the cost of one, or models of their own.
-        bootstrap: whether a member sees the pairs as often as a draw with replacement gives them to it.
-        references: texts over which the scores get mean 0 and standard deviation 1; by default those of the held-out
-            pairs and the pairs, the first 1,000.
+        held_out: pairs that are not in `pairs`; the metrics on them become `ensemble.metrics`.
+        members: how many, at least 2.
+        shared_trunk: whether the members are heads of one model, which cost as much as one model, or separate models.
+        bootstrap: whether each member sees the pairs as often as its own draw with replacement holds them.
+        references: texts over which the scores get mean 0 and standard deviation 1. By default the texts of the
+            held-out pairs and then of the pairs, the first 1,000.
         max_length: tokens read of each text (its last ones), the model's positions by default.
         device: where the ensemble is fitted and lives.
         **options: see `rlhf_envs.preferences.training.optimise`; `seed` also draws the heads and the bootstraps.
 
     Raises:
-        ValueError: as of `fit_bradley_terry`, or there are fewer than 2 members.
+        ValueError: as in `fit_bradley_terry`, or there are fewer than 2 members.
     """
     if members < 2:
         raise ValueError(f"members is {members}: an ensemble has at least 2; fit_bradley_terry fits one model")
@@ -86,19 +86,19 @@ def evaluate_ensemble(ensemble: RewardEnsemble, pairs: Sequence[Pair]) -> PairMe
 
 
 def ensemble_differences(ensemble: RewardEnsemble, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """Return the members' mean raw score of each chosen text less that of the rejected one, (n,)."""
+    """Return the members' mean raw score of each chosen text minus that of the rejected text, (n,)."""
     scores = ensemble.raw_scores(pair_texts(pairs)).mean(axis=0).reshape(-1, 2)
     return scores[:, 0] - scores[:, 1]
 
 
 def _bootstraps(members: int, n: int, seed: int) -> torch.Tensor:
-    """How often each member sees each pair, (members, n): n draws with replacement each."""
+    """Return how often each member sees each pair, (members, n), by n draws with replacement per member."""
     generator = np.random.default_rng(seed)
     return torch.from_numpy(generator.multinomial(n, np.full(n, 1 / n), size=members)).float()
 
 
 def _draw_heads(network: PreTrainedModel, n: int, seed: int) -> None:
-    """Give a model n heads that differ: where the pairs say nothing, the members then disagree."""
+    """Give a model n different heads, so that the members disagree where the pairs say nothing."""
     head = find_head(network)[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,7 +1,7 @@
-"""Pseudo-labels: pairs that nobody has judged, with the judgement that an ensemble is sure of.
+"""Label pairs that nobody has judged by an ensemble, where it is sure.
 
-Source: SURF (Park et al., 2022, https://arxiv.org/abs/2203.10050), whose threshold on the predicted preference this is.
-Ours: the confidence is that of all members together, and every member must be on the same side.
+Source: SURF (Park et al., 2022, https://arxiv.org/abs/2203.10050), with its threshold on the predicted preference.
+Departure: the members' mean must pass the threshold, and every member must be on the same side.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def pseudo_label(
     cap: int | None = None,
     weight: float = 1.0,
 ) -> list[dict[str, object]]:
-    """Return the pairs of which the ensemble is sure as preference rows, the surest first.
+    """Return preference rows for the pairs that the ensemble is sure about, the surest first.
 
     Args:
         ensemble: a fitted ensemble.
         pairs: `{"prompt", "completions": [first, second]}`; the prompt may be left out.
-        threshold: the least probability, the mean over the members, of the text they prefer.
-        cap: the most rows to return.
-        weight: of the rows, beside the 1 of a pair that a person has judged.
+        threshold: the lowest probability of the preferred text, as the mean over the members.
+        cap: rows to return, at most.
+        weight: the weight of each row; a pair that a person has judged weighs 1.
 
     Returns:
         Rows of "prompt", "chosen", "rejected", "probability" (the ensemble's) and "weight".

@@ -1,8 +1,8 @@
-"""Which pairs to ask people about next.
+"""Choose which pairs to ask people about next.
 
 Sources: Christiano et al., 2017 (https://arxiv.org/abs/1706.03741, section 2.2.4) for the disagreement of an ensemble;
 Lewis and Gale, 1994 (https://arxiv.org/abs/cmp-lg/9407020) for uncertainty; Sener and Savarese, 2018
-(https://arxiv.org/abs/1708.00489, algorithm 1) for k-centre greedy. Numpy only.
+(https://arxiv.org/abs/1708.00489, algorithm 1) for k-centre greedy.
 """
 
 from __future__ import annotations
@@ -30,24 +30,23 @@ def select_pairs(
     """Choose n pairs out of those not yet labelled.
 
     Args:
-        strategy: "random"; "disagreement": where the members of an ensemble differ most in how likely the first text
-            is to win; "uncertainty": where their mean prediction is nearest to a coin's; "diverse": pairs that leave
-            no other pair far from a chosen one.
-        n: how many, at most as many as there are.
-        scores: (members, pairs, 2), the rewards of both texts by each member; for "disagreement" (2 members or more)
+        strategy: "random", or one of three. "disagreement": the members of an ensemble differ most in how likely the
+            first text is to win. "uncertainty": their mean prediction is nearest to one half. "diverse": no other pair
+            is far from a chosen one.
+        n: pairs to choose, at most as many as there are.
+        scores: the rewards of both texts by each member, (members, pairs, 2); for "disagreement" (2 members or more)
             and "uncertainty".
-        embeddings: (pairs, d), for "diverse": such as the difference of the two texts' embeddings, or both, one behind
-            the other.
-        labelled: (m, d), embeddings of pairs that have been asked already, from which "diverse" keeps its distance.
+        embeddings: (pairs, d), for "diverse": the difference of the two texts' embeddings, say, or both concatenated.
+        labelled: embeddings of pairs that have been asked already, (m, d); "diverse" keeps its distance from them.
         n_pairs: how many pairs there are; needed for "random" without scores and embeddings.
-        seed: of the random choice, of the order among equals, and of the first pair of "diverse" with none labelled.
+        seed: seeds the random choice, the order among equals, and the first pair of "diverse" with none labelled.
 
     Returns:
-        (n,) int64 indices of different pairs, the best to ask first.
+        The indices of n different pairs, (n,) int64, the best to ask first.
 
     Raises:
-        ValueError: the strategy is unknown, what it needs is missing, of another shape or not finite, or there are
-            fewer pairs than n.
+        ValueError: the strategy is unknown; scores or embeddings are missing, of another shape or not finite; or there
+            are fewer pairs than n.
     """
     if strategy not in STRATEGIES:
         raise ValueError(f"unknown strategy {strategy!r}: one of {', '.join(STRATEGIES)}")
@@ -67,7 +66,7 @@ def select_pairs(
         raise ValueError(f"scores have shape {rewards.shape}, not (members, pairs, 2)")
     _check_number(n, rewards.shape[1])
     value = disagreement(rewards) if strategy == "disagreement" else uncertainty(rewards)
-    shuffled = generator.permutation(len(value))  # equals in random order, not in that of the file
+    shuffled = generator.permutation(len(value))  # equals in random order, not in the order of the file
     return shuffled[np.argsort(-value[shuffled], kind="stable")][:n]
 
 
@@ -86,7 +85,7 @@ def disagreement(scores: np.ndarray) -> np.ndarray:
 
 
 def uncertainty(scores: np.ndarray) -> np.ndarray:
-    """Return the entropy, in nats, of the mean prediction which text wins.
+    """Return the entropy, in nats, of the mean prediction that the first text wins.
 
     Args:
         scores: (members, pairs, 2).
@@ -99,18 +98,18 @@ def uncertainty(scores: np.ndarray) -> np.ndarray:
 
 
 def k_centre_greedy(points: np.ndarray, n: int, *, labelled: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
-    """Choose n points, each the farthest (Euclidean) from those chosen and labelled before.
+    """Choose n points, each the farthest (Euclidean) from all points that are chosen or labelled before it.
 
-    The largest distance of a point to its nearest centre is at most twice what the best n centres leave.
+    The largest distance of a point to its nearest centre is at most twice the distance that the best n centres leave.
 
     Args:
         points: (pairs, d).
-        n: how many, at most the number of points.
-        labelled: (m, d) centres that are there already; with none the first is drawn at random.
-        seed: of that draw.
+        n: points to choose, at most the number of points.
+        labelled: centres that are there already, (m, d); without them the first point is drawn at random.
+        seed: seeds that draw.
 
     Returns:
-        (n,) int64 different indices, in the order in which they were chosen.
+        Different indices, (n,) int64, in the order in which they were chosen.
     """
     points = np.asarray(points, float)
     nearest = np.full(len(points), np.inf)  # squared distance to the nearest centre
@@ -126,7 +125,7 @@ def k_centre_greedy(points: np.ndarray, n: int, *, labelled: np.ndarray | None =
             index = int(nearest.argmax())
         chosen.append(index)
         nearest = np.minimum(nearest, ((points - points[index]) ** 2).sum(axis=1))
-        nearest[chosen] = -1.0  # where points coincide, still another one
+        nearest[chosen] = -1.0  # where points coincide, choose another one all the same
     return np.array(chosen, dtype=np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Ratings on one scale: people differ in where they see its middle and how far they go to its ends."""
+"""Bring ratings onto one scale: people differ in where they see its middle and how far they go to its ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Rating", "mean_ratings", "standardise_ratings"]
 
 
 class Rating(NamedTuple):
-    """One annotator's rating of one item."""
+    """Hold one annotator's rating of one item."""
 
     annotator: str
     item: Hashable
@@ -24,18 +24,18 @@ def standardise_ratings(
 ) -> list[Rating]:
     """Give every annotator's ratings mean 0 and standard deviation 1, as far as they have enough of them.
 
-    An annotator's mean and variance are those of their own ratings mixed with those of all ratings, which weigh as
-    much as `shrinkage` ratings: with many ratings it is the plain z-score, with one it is little more than the z-score
-    over all. It supposes that items are given to annotators at random, so that nobody's mean is low because their items
-    are bad.
+    An annotator's mean and variance are shrunk towards the mean and variance of all ratings, which weigh as much as
+    `shrinkage` ratings. With many ratings the result is the plain z-score; with one it is close to the z-score over all
+    ratings. This supposes that items are given to annotators at random, so that nobody's mean is low because their
+    items are bad.
 
     Args:
         ratings: `(annotator, item, value)`, values finite.
-        shrinkage: the weight of all ratings, in ratings of one's own; 0 for plain z-scores.
+        shrinkage: how many of an annotator's own ratings all ratings weigh as much as; 0 for plain z-scores.
 
     Returns:
-        The ratings in their order, standardised. Where all ratings are equal, or (without shrinkage) all of one
-        annotator's, there is nothing to tell apart and they are 0.
+        The standardised ratings in their order. Where all ratings are equal, or (without shrinkage) all ratings of an
+        annotator, they are 0.
 
     Raises:
         ValueError: there are no ratings, one is not finite, or the shrinkage is negative.
@@ -62,7 +62,7 @@ def standardise_ratings(
 
 
 def mean_ratings(ratings: Sequence[Rating | tuple[str, Hashable, float]]) -> dict[Any, float]:
-    """Return every item's mean rating.
+    """Return the mean rating of every item.
 
     Raises:
         ValueError: there are no ratings or one is not finite.

@@ -1,8 +1,8 @@
-"""Reward models from ratings: regression, or an ordinal model with learned thresholds.
+"""Fit reward models to ratings: by regression, or by an ordinal model with learned thresholds.
 
-Source: McCullagh, 1980 (https://doi.org/10.1111/j.2517-6161.1980.tb01109.x) for the proportional-odds model, in which a
-rating is the interval between two thresholds that a latent score plus logistic noise falls into. The latent score is
-the reward: s lies above a threshold t with probability sigmoid(s - t).
+Source: McCullagh, 1980 (https://doi.org/10.1111/j.2517-6161.1980.tb01109.x) for the proportional-odds model: a
+latent score plus logistic noise falls between two thresholds, and this interval is the rating. The latent score s is
+the reward, and lies above a threshold t with probability sigmoid(s - t).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CHUNK = 256  # rows whose pairs are counted at a time
 
 
 class RatingMetrics(NamedTuple):
-    """How well a reward model's scores follow ratings."""
+    """Hold how well a reward model's scores follow ratings."""
 
     correlation: float  # Pearson's, of score and label; nan where one of them does not vary
     accuracy: float  # share of the pairs of rows with different labels ordered rightly; equal scores count half
@@ -41,10 +41,10 @@ class RatingMetrics(NamedTuple):
 
 
 def ordinal_log_probs(scores: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """Return the log-probabilities of each level, (n, levels), by scores (n,) and rising thresholds (levels - 1,).
+    """Return the log-probability of each level, (n, levels), given scores (n,) and rising thresholds (levels - 1,).
 
-    Level j has probability sigmoid(s - t[j-1]) - sigmoid(s - t[j]), with t[-1] = -inf and the last t = inf; the
-    difference is computed as a product, so that it never cancels.
+    Level j has probability sigmoid(s - t[j-1]) - sigmoid(s - t[j]), with t[-1] = -inf and the last t = inf. The
+    difference is computed as a product, so that no digits cancel.
     """
     upper, lower = scores[:, None] - thresholds, thresholds - scores[:, None]  # (n, levels - 1)
     above = pad(logsigmoid(upper), (1, 0))  # log P(above the lower threshold), (n, levels); 0 for the lowest level
@@ -67,18 +67,20 @@ def fit_ratings(
 
     Args:
         model: an `AutoModelForSequenceClassification` with `num_labels=1`, on its device.
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         rows: `{"prompt", "completion", "label"}`, the label a number, optionally with a "weight" > 0.
         held_out: rows to measure on, none of them in `rows`.
-        loss: "mse" fits the labels, standardised, by least squares: `config.rating_mean` and `config.rating_std` undo
-            that. "ordinal" takes the distinct labels (2 to 32) for ordered levels without distances, and learns the
-            thresholds between them: they stand in `config.rating_thresholds`, the levels in `config.rating_levels`.
+        loss: "mse" fits the standardised labels by least squares; `config.rating_mean` and `config.rating_std` undo
+            the standardisation. "ordinal" takes the distinct labels (2 to 32) for ordered levels without distances,
+            and learns the thresholds between them: they are saved in `config.rating_thresholds`, the levels in
+            `config.rating_levels`.
         max_length: tokens read of each text (its last ones), the model's positions by default.
         **options: see `rlhf_envs.preferences.training.optimise`.
 
     Raises:
-        ValueError: the model has more than one label, there is no row or no held-out row, a row is malformed, all
-            labels are the same, an ordinal fit has too many levels, or the loss is not finite.
+        NothingToFit: a ValueError: all labels are the same.
+        ValueError: the model has more than one label, there is no row or no held-out row, a row is malformed, an
+            ordinal fit has too many levels, or the loss is not finite.
     """
     if loss not in ("mse", "ordinal"):
         raise ValueError(f'loss is {loss!r}: choose "mse" or "ordinal"')
@@ -154,7 +156,7 @@ def _fit_ordinal(
     first = torch.nn.Parameter(start[:1].to(model.device))
     steps = torch.nn.Parameter(
         torch.log(torch.expm1(start.diff().clamp_min(1e-3))).to(model.device)
-    )  # softplus of it: the distances
+    )  # their softplus is the distance of neighbours
     target, weight = torch.tensor(level_of), torch.tensor(weights).float()
 
     def thresholds() -> torch.Tensor:
@@ -172,8 +174,8 @@ def _fit_ordinal(
 
 
 def _concordance(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
-    """The share of the pairs with different labels that the scores order alike; equal scores count half."""
-    lead, n = 0.0, 0  # pairs ordered alike less those the other way round, and all of them
+    """Return the share of the pairs with different labels that the scores order alike; equal scores count half."""
+    lead, n = 0.0, 0  # pairs ordered alike minus pairs ordered the other way round, and all pairs
     for start in range(0, len(scores), CHUNK):  # all pairs at once would take memory by the square of the rows
         rows = slice(start, start + CHUNK)
         apart = labels[rows, None] > labels

@@ -1,4 +1,4 @@
-"""Who clicks at random: annotators whose answers have less to do with the others' than those of the rest."""
+"""Find spammers: annotators whose answers agree with the others' no more than random clicks would."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from .ratings import Rating
 __all__ = ["Figures", "SpamReport", "find_spammers"]
 
 MAX_ROUNDS = 30
-MAX_SPREAD = 0.3  # standard deviation of those who look, as a share of how far their mean is above chance
-PRIOR_ANNOTATORS = 10  # how much the expected share of clickers weighs
+MAX_SPREAD = 0.3  # standard deviation of honest annotators, as a share of how far their mean is above chance
+PRIOR_ANNOTATORS = 10  # how much the expected share of spammers weighs
 
 
 class Figures(NamedTuple):
-    """How one annotator's answers go with those of the others."""
+    """Hold how one annotator's answers agree with the others'."""
 
-    n: int  # answers to items that others (not found to be spammers) answered too
+    n: int  # answers to items that others (who are no spammers) answered too
     agreement: float  # with the others: probability of the same vote, or correlation of ratings; nan if n is 0
     probability: float  # that the annotator clicks at random
 
 
 class SpamReport(NamedTuple):
-    """The annotators found to click at random, and the figures of all."""
+    """Hold the annotators found to be spammers, and the figures of all annotators."""
 
     spammers: set[str]
     figures: dict[str, Figures]
@@ -42,23 +42,23 @@ def find_spammers(
 ) -> SpamReport:
     """Find annotators who answer without looking (or against their knowledge).
 
-    Each annotator's answers are held against what the others say of the same items: votes against the others' answer
-    by Dawid-Skene, ratings against the others' mean, in which those weigh more who agree with it and are no likely
-    clickers. The agreements are a mixture of two kinds of annotators: clickers, who agree as often as chance has it,
-    and the rest, about whom only that is supposed that their agreements are about normal. The mixture is fitted by
-    expectation maximisation. Who agrees less than a clicker (or always says the opposite) counts as one.
+    Each annotator's answers are compared with the others' answers to the same items: votes with the others' answer by
+    Dawid-Skene, ratings with the others' mean. In that mean an annotator weighs more who agrees with it and is unlikely
+    to be a spammer. The agreements are a mixture of two kinds of annotators: spammers, who agree by chance, and honest
+    ones, whose agreements are supposed to be about normal. The mixture is fitted by expectation maximisation. An
+    annotator who agrees less than a spammer (or always says the opposite) counts as one.
 
     Args:
         answers: votes or ratings, not both.
-        min_answers: who shares fewer items with others is never called a spammer.
-        prior: the share of annotators expected to click, which weighs as much as ten annotators.
-        threshold: the probability from which an annotator is called a spammer.
+        min_answers: an annotator who shares fewer items with others is never called a spammer.
+        prior: the expected share of spammers, which weighs as much as ten annotators.
+        threshold: the lowest probability at which an annotator is called a spammer.
 
     Returns:
         The spammers and everybody's figures. An annotator who is alone is compared with nobody and never found.
 
     Raises:
-        ValueError: there are no answers, or they are not all votes or all ratings; prior or threshold not in (0, 1).
+        ValueError: there are no answers, they are not all votes or all ratings, or prior or threshold is not in (0, 1).
     """
     if not answers:
         raise ValueError("no answers to find spammers in: label some items first")
@@ -68,7 +68,7 @@ def find_spammers(
     ratings = [answer for answer in answers if isinstance(answer, Rating)]
     if len(answers) not in (len(votes), len(ratings)):
         kinds = ", ".join(sorted({type(answer).__name__ for answer in answers}))
-        raise ValueError(f"answers are of type {kinds}: pass either Votes or Ratings, one kind a call")
+        raise ValueError(f"answers are of type {kinds}: pass either Votes or Ratings, one kind per call")
     figures = _of_votes(votes, prior) if votes else _of_ratings(ratings, prior)
     spammers = {name for name, f in figures.items() if f.n >= min_answers and f.probability >= threshold}
     return SpamReport(spammers, figures)
@@ -80,9 +80,9 @@ def _of_votes(votes: Sequence[Vote], prior: float) -> dict[str, Figures]:
     n = np.array([len(compared[name][0]) for name in names])
     rates = np.array([np.mean(compared[name][0]) for name in names])
     chance = np.array([compared[name][1] for name in names])
-    # An agreement of n votes varies by p (1 - p) / n; a vote more keeps it above 0 for who always agrees.
+    # An agreement of n votes varies by p (1 - p) / n; one more vote keeps that above 0 for who always agrees.
     smooth = (n * rates + chance) / (n + 1)
-    probabilities = _clicking(rates, smooth * (1 - smooth) / n, chance, chance * (1 - chance) / n, prior)
+    probabilities = _spam_probabilities(rates, smooth * (1 - smooth) / n, chance, chance * (1 - chance) / n, prior)
     found = {
         name: Figures(int(k), float(r), float(p)) for name, k, r, p in zip(names, n, rates, probabilities, strict=True)
     }
@@ -103,11 +103,11 @@ def _of_ratings(ratings: Sequence[Rating], prior: float) -> dict[str, Figures]:
         # Fisher's z: arctanh of a correlation of n pairs is about normal with variance 1 / (n - 3).
         z = np.arctanh(np.clip([figures[name].agreement for name in names], -0.99, 0.99))
         noise = 1.0 / (np.array([figures[name].n for name in names]) - 3)
-        probabilities = _clicking(z, noise, np.zeros_like(z), noise, prior)
+        probabilities = _spam_probabilities(z, noise, np.zeros_like(z), noise, prior)
         before = dict(weights)
         for name, probability in zip(names, probabilities, strict=True):
             figures[name] = figures[name]._replace(probability=float(probability))
-            # What a rating with this correlation says of the truth (Spearman's one-factor model), if it is one.
+            # How much a rating with this correlation tells about the truth (Spearman's one-factor model).
             r = float(np.clip(figures[name].agreement, 0.01, 0.95))
             weights[name] = max((1.0 - float(probability)) * r / (1 - r**2), 1e-6)
         if max(abs(weights[name] - before[name]) for name in names) < 1e-2:
@@ -115,17 +115,17 @@ def _of_ratings(ratings: Sequence[Rating], prior: float) -> dict[str, Figures]:
     return figures
 
 
-def _clicking(
+def _spam_probabilities(
     values: np.ndarray, noise: np.ndarray, chance: np.ndarray, chance_noise: np.ndarray, prior: float
 ) -> np.ndarray:
-    """Return the probability that each annotator clicks, by a mixture of two normal distributions.
+    """Return the probability that each annotator is a spammer, by a mixture of two normal distributions.
 
     Args:
-        values: how each agrees, (annotators,) like all others.
-        noise: the variance of `values` because each gave so many answers only.
-        chance: how a clicker would agree in their place.
-        chance_noise: the variance of that.
-        prior: the share of clickers expected.
+        values: how much each annotator agrees, (annotators,) like all other arrays.
+        noise: the variance of `values` that comes from the finite number of answers.
+        chance: how much a spammer would agree in the annotator's place.
+        chance_noise: the variance of `chance`.
+        prior: the expected share of spammers.
     """
     if not len(values):
         return values
@@ -133,16 +133,16 @@ def _clicking(
     share, clicking = prior, np.full(len(values), prior)
     for k in range(MAX_ROUNDS):
         if k == 0:
-            mean, spread = float(np.median(values)), 0.0  # of those who look; spread is a variance
+            mean, spread = float(np.median(values)), 0.0  # of honest annotators; spread is a variance
         else:
             looks = (1 - clicking) / (noise + spread + 1e-6)
             mean = float(looks @ values / looks.sum())
-            above = (1 - clicking) * (values >= mean)  # the lower half may hold clickers, and would grow to hold all
+            above = (1 - clicking) * (values >= mean)  # the lower half may hold spammers, and would grow to hold all
             spread = float(above @ ((values - mean) ** 2 - noise) / max(above.sum(), 1e-9))
             spread = min(max(spread, 0.0), (MAX_SPREAD * max(mean - float(chance.mean()), 0.0)) ** 2)
         odds = np.log(share / (1 - share)) + _log_normal(values, chance, chance_noise + 1e-6)
         odds -= _log_normal(values, np.maximum(mean, chance), noise + spread + 1e-6)
-        clicking = 1 / (1 + np.exp(-np.clip(odds, -500, 20)))  # never quite 1: somebody must be the rest
+        clicking = 1 / (1 + np.exp(-np.clip(odds, -500, 20)))  # never quite 1: somebody must be honest
         share = float((clicking.sum() + PRIOR_ANNOTATORS * prior) / (len(values) + PRIOR_ANNOTATORS))
     return clicking
 
@@ -152,7 +152,7 @@ def _log_normal(values: np.ndarray, mean: np.ndarray, variance: np.ndarray) -> n
 
 
 def _compare_votes(votes: Sequence[Vote]) -> dict[str, tuple[list[float], float]]:
-    """Return for each annotator the probability of each of their votes by the others', and that of a clicker's vote."""
+    """Return for each annotator the probability of each vote by the others' votes, and a spammer's probability."""
     together = dawid_skene(votes)
     own: dict[str, list[Vote]] = defaultdict(list)
     voters: dict[object, set[str]] = defaultdict(set)
@@ -169,7 +169,7 @@ def _compare_votes(votes: Sequence[Vote]) -> dict[str, tuple[list[float], float]
         others = [together.probabilities[vote.item] / mine[vote.item] for vote in shared]  # without the own votes
         others = [p / p.sum() for p in others]
         frequencies = np.bincount([v.label for v in shared], minlength=len(next(iter(together.probabilities.values()))))
-        # A clicker gives each label as often as this annotator does, whatever the item.
+        # A spammer gives each label as often as this annotator does, whatever the item.
         chance = float(frequencies / len(shared) @ np.mean(others, axis=0)) if shared else 0.5
         compared[name] = ([float(p[vote.label]) for p, vote in zip(others, shared, strict=True)], chance)
     return compared
@@ -178,7 +178,7 @@ def _compare_votes(votes: Sequence[Vote]) -> dict[str, tuple[list[float], float]
 def _compare_ratings(
     own: Mapping[str, Sequence[Rating]], weights: Mapping[str, float]
 ) -> dict[str, list[tuple[float, float]]]:
-    """Return for each annotator their ratings beside the weighted means of the others'."""
+    """Return for each annotator their ratings, each with the weighted mean of the others' ratings."""
     sums: dict[object, np.ndarray] = defaultdict(lambda: np.zeros(3))  # item -> weighted sum, weight, raters
     for name, given in own.items():
         for rating in given:
@@ -194,7 +194,7 @@ def _compare_ratings(
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
-    """Pearson's correlation; 0 where one side never varies, which says as little as clicking does."""
+    """Return Pearson's correlation; 0 where one side never varies, which tells as little as random clicks do."""
     if not pairs:
         return float("nan")
     x, y = np.asarray(pairs, float).T

@@ -1,4 +1,4 @@
-"""What the fits of reward models share: the backbone, which part of it learns, batches of like length, the steps."""
+"""Share what all fits of reward models need: the backbone, the part that learns, batches of similar length, steps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
     "trained_part",
 ]
 
-Train = str | int  # "full", "head", "lora", or the number of last blocks that learn beside the head
+Train = str | int  # "full", "head", "lora", or the number of last blocks that learn together with the head
 LEARNING_RATES = {"full": 2e-4, "head": 1e-2, "lora": 2e-3}  # AdamW's default by what learns; k blocks learn as "full"
 LORA_RANK, LORA_ALPHA = 8, 16
 
@@ -39,7 +39,7 @@ class NothingToFit(ValueError):
 
 
 class TrainingOptions(TypedDict, total=False):
-    """The keyword arguments that every fit takes; `optimise` documents them and holds their defaults."""
+    """Name the keyword arguments that every fit takes; `optimise` documents them and holds their defaults."""
 
     train: Train
     epochs: int
@@ -56,11 +56,11 @@ class TrainingOptions(TypedDict, total=False):
 def load_backbone(model: str, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model as a sequence classifier with one label, in float32 and evaluation mode, and its tokenizer.
 
-    The head of a reward model is kept; one that the weights lack is new: its output starts at 0.
+    The head of a reward model is kept. A model without a head gets a new one, whose output starts at 0.
 
     Args:
         model: a name (see `rlhf_envs.models.resolve`) of a causal language model, an encoder or a reward model.
-        seed: of what the weights lack below the head (an encoder's pooler, say).
+        seed: seeds the weights that are missing below the head (an encoder's pooler, say).
 
     Raises:
         ValueError: the model is unknown, or has a head of several labels.
@@ -86,7 +86,7 @@ def load_backbone(model: str, seed: int = 0) -> tuple[PreTrainedModel, PreTraine
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Without the table of weights that are new: a reward model's head always is."""
+    """Silence transformers' table of new weights: a reward model's head is always among them."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
@@ -100,10 +100,10 @@ def _quiet_transformers() -> Iterator[None]:
 def check_fit(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int, n_held_out: int, what: str
 ) -> int | None:
-    """Check what every fit needs and write the tokenizer's pad id into the model's configuration.
+    """Check a model, a tokenizer and the numbers of rows, and write the pad id into the model's configuration.
 
     Returns:
-        The tokens that the model reads of a text, None without a limit.
+        How many tokens of a text the model reads, None without a limit.
 
     Raises:
         ValueError: the model has several labels, there are no rows, or the tokenizer has no pad token.
@@ -135,25 +135,24 @@ def optimise(
     on_step: Callable[[int, int, float], None] | None = None,
     further: Sequence[nn.Parameter] = (),
 ) -> None:
-    """Minimise a mean loss over rows with AdamW, in place and without dropout (the texts are few, the passes fewer).
+    """Minimise a mean loss over rows with AdamW, in place and without dropout.
 
     Args:
-        model: what learns, on its device.
-        lengths: of the rows, in tokens; a batch holds rows of like length.
-        loss_of: the mean loss of the rows with these indices, a scalar.
-        train: what of the model learns, see `trained_part`.
+        model: the model to fit, on its device.
+        lengths: tokens of each row; a batch holds rows of similar length.
+        loss_of: returns the mean loss, a scalar, of the rows with the given indices.
+        train: which part of the model learns, see `trained_part`.
         epochs: passes over the rows.
-        batch_size: rows a step.
-        learning_rate: after a linear warm-up over `warmup_share` of the steps it falls linearly to 0. By default 2e-4
-            ("full" or k blocks), 2e-3 ("lora") or 1e-2 ("head").
-        weight_decay: of AdamW.
-        warmup_share: share of the steps.
-        max_grad_norm: the gradient is scaled down to this norm.
+        batch_size: rows per step.
+        learning_rate: its highest value. By default 2e-4 ("full" or k blocks), 2e-3 ("lora") or 1e-2 ("head").
+        weight_decay: AdamW's weight decay.
+        warmup_share: the learning rate rises linearly over this share of the steps, then falls linearly to 0.
+        max_grad_norm: larger gradients are scaled down to this norm.
         bf16: autocast the forward pass to bfloat16.
-        seed: of the order of the rows and of an adapter's weights.
+        seed: seeds the order of the rows and an adapter's weights.
         on_step: called after each step with (step, steps, loss).
-        further: parameters of the loss that learn too, at 1e-2 or more and without decay: they are few, such as the
-            thresholds of ratings, and on the scale of the scores.
+        further: a few parameters of the loss that learn too, such as the thresholds of ratings; with a learning rate
+            of at least 1e-2 and without decay, since they are on the scale of the scores.
 
     Raises:
         ValueError: `epochs` or `batch_size` is below 1, `train` is unknown, or the loss is not finite.
@@ -193,9 +192,11 @@ def optimise(
 def trained_part(model: PreTrainedModel, train: Train, seed: int = 0) -> Iterator[list[nn.Parameter]]:
     """Let a part of a model learn while the block runs, and yield that part's parameters.
 
-    "full" is all of it, "head" what comes after the last block (a final norm or pooler, and the head), k the last k
-    blocks and what comes after them, "lora" adapters (Hu et al., 2021, https://arxiv.org/abs/2106.09685) at every
-    linear map of the blocks, beside the head: they are merged into the weights at the end, so the model stays plain.
+    - "full": the whole model.
+    - "head": everything after the last block (a final norm or pooler, and the head).
+    - a number k: the last k blocks and everything after them.
+    - "lora": the head, and adapters at every linear map of the blocks (Hu et al., 2021,
+      https://arxiv.org/abs/2106.09685). They are merged into the weights at the end, so the model stays plain.
 
     Raises:
         ValueError: `train` is none of these, or the model's blocks are not found.
@@ -222,7 +223,7 @@ def _blocks_of(train: str) -> int:
 
 
 def _find_blocks(model: PreTrainedModel) -> tuple[str, int]:
-    """The name of the list of a model's blocks, by its length, and that length."""
+    """Return the name and the length of the list of a model's blocks, which is found by its length."""
     n = int(model.config.get_text_config().num_hidden_layers)
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == n:
@@ -231,7 +232,7 @@ def _find_blocks(model: PreTrainedModel) -> tuple[str, int]:
 
 
 def _parameters_after(model: PreTrainedModel, k: int) -> list[nn.Parameter]:
-    """The parameters of the last k blocks and of all modules registered after them."""
+    """Return the parameters of the last k blocks and of all modules registered after them."""
     blocks, n = _find_blocks(model)
     if isinstance(k, bool) or not 0 <= k <= n:
         raise ValueError(f"train: the last {k} blocks of {type(model).__name__}: it has {n}")
@@ -278,7 +279,7 @@ def _adapters(model: PreTrainedModel, seed: int) -> Iterator[None]:
 
 
 def make_batches(lengths: Sequence[int], batch_size: int, generator: random.Random) -> list[list[int]]:
-    """Shuffle the rows into batches of like length: sorted within pools of 32 batches, the batches shuffled again."""
+    """Return the rows in shuffled batches of similar length: sorted within pools of 32 batches, then shuffled again."""
     order = list(range(len(lengths)))
     generator.shuffle(order)
     pool = 32 * batch_size
