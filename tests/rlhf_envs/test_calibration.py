@@ -134,8 +134,8 @@ def test_calibrating_scales_the_raw_scores_and_keeps_the_normalised_ones(tmp_pat
         ([1.0] * 48 + [-1.0], "^49 held-out pairs are too few"),
         ([0.1, 0.1, 0.1, -5.0] * 20, "^the scores of 80 held-out pairs do not favour the chosen texts on average"),
         ([0.0] * 60, "do not favour the chosen text"),
-        ([1.0] * 60, r"^the 60 held-out pairs ask for a temperature outside of 0\.02 to 50"),
-        ([100.0] * 31 + [-100.0] * 29, "the 60 held-out pairs ask for a temperature outside of"),
+        ([1.0] * 60, r"^the 60 held-out pairs ask for a temperature outside 0\.02 to 50"),
+        ([100.0] * 31 + [-100.0] * 29, "the 60 held-out pairs ask for a temperature outside 0"),
     ],
 )
 def test_pairs_that_fix_no_temperature_say_why(differences: list[float], message: str) -> None:
