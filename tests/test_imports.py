@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,75 @@ def test_agents_imports_itself_relatively(path: Path) -> None:
         or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "agents" for alias in node.names))
     ]
     assert not absolute, f"lines {absolute}: write `from .module import name`"
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for folder in ("agents", "rlhf_envs")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+
+
+def own_imports(path: Path, modules: Iterable[str], inside: bool = False) -> Iterator[tuple[int, str]]:
+    """The modules of this project that a file imports, with the line: also inside functions and for types only.
+
+    Args:
+        path: the file.
+        modules: the names of the project's modules.
+        inside: only imports that stand inside functions.
+    """
+    package = path.relative_to(ROOT).parent.parts
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    places = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)] if inside else [tree]
+    for node in {node: None for place in places for node in ast.walk(place)}:
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom):
+            base = [*package[: len(package) - node.level + 1]] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                if (name := f"{module}.{alias.name}") in modules or (name := module) in modules:
+                    yield node.lineno, name
+
+
+def find_cycle(modules: Mapping[str, Path]) -> list[str]:
+    """The modules of one import cycle; an `__init__` may hand on what its own modules define."""
+    graph = {}
+    for name, path in modules.items():
+        imported = {module for _, module in own_imports(path, modules)} - {name}
+        if path.name == "__init__.py":
+            imported = {module for module in imported if not module.startswith(f"{name}.")}
+        graph[name] = imported
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_import_cycle_between_files_also_not_inside_functions_or_for_types() -> None:
+    assert find_cycle(MODULES) == []
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        "from .a import f\n",
+        "import rlhf_envs.a\n",
+        "def f():\n    from rlhf_envs import a\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from rlhf_envs.a import f\n",
+    ],
+)
+def test_the_cycle_test_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    package = tmp_path / "rlhf_envs"
+    package.mkdir()
+    modules = {"rlhf_envs": package / "__init__.py", "rlhf_envs.a": package / "a.py", "rlhf_envs.b": package / "b.py"}
+    for path, text in zip(modules.values(), ("from .a import f\n", "from . import b\n", second), strict=True):
+        path.write_text(text)
+    assert set(find_cycle(modules)) == {"rlhf_envs.a", "rlhf_envs.b"}
+    modules["rlhf_envs.b"].write_text("")
+    assert find_cycle(modules) == []
 
 
 def test_the_import_test_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
