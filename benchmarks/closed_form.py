@@ -1,10 +1,11 @@
-"""How near do algorithms come to an optimum that is known? `rlhf/TokenBandit-v0`, over several seeds.
+"""Measure how near algorithms come to a known optimum: `rlhf/TokenBandit-v0`, over several seeds.
 
 `python -m benchmarks.closed_form --seeds 5` trains every algorithm of `SETTINGS` and `GREEDY` (`--algos` for some) and
-prints what `agents.testing.bandit_figures` enumerates: no figure is sampled. Those of `SETTINGS` maximise `E[r] - b KL`
-(but for `awr`, which tends to something else and is shown beside them) and are held against the optimum's objective, as
-a part of it and as the part of the way from the reference's objective that is covered. Those of `GREEDY` maximise the
-return: what counts is what their most probable completions get of the best return there is.
+prints the metrics of `agents.testing.bandit_figures`, which enumerates them: nothing is sampled.
+
+The algorithms of `SETTINGS` maximise `E[r] - b KL` (only `awr` has another optimum). The table compares their objective
+with the optimum's: as a share of it, and as the share of the way from the reference's objective to it. The algorithms
+of `GREEDY` maximise the return. The table shows the return of their most probable completions as a share of the best.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ KL_COEF = 0.3
 
 
 def falling(learning_rate: float) -> partial[float]:
-    """A schedule that falls linearly to 0."""
+    """Return a schedule that falls linearly to 0."""
     return partial(_times, learning_rate)
 
 
@@ -77,7 +78,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         normalize_advantage=False,
     ),
     "rloo": dict(tokens=300_000, learning_rate=falling(2e-3), group_size=8, **GROUPS),
-    # Its KL in the loss, and its scale, have another optimum.
+    # GRPO's own KL penalty in the loss, and its scaling of rewards, have another optimum.
     "grpo": dict(
         tokens=300_000,
         learning_rate=falling(2e-3),
@@ -110,7 +111,7 @@ GREEDY: dict[str, dict[str, Any]] = {
 
 
 def train(algo: str, seed: int, **overrides: Any) -> dict[str, float]:
-    """The figures of one run, `part` and `way` among them, or `greedy` and `best` for those of `GREEDY`."""
+    """Train once and return the metrics: `part` and `way` of the objective, `greedy` of the return, and more."""
     import torch
 
     import agents
@@ -122,8 +123,8 @@ def train(algo: str, seed: int, **overrides: Any) -> dict[str, float]:
     settings = (SETTINGS | GREEDY)[algo] | overrides
     tokens, n_envs, callback = settings.pop("tokens"), settings.pop("n_envs", 64), settings.pop("callback", None)
     env = agents.make_vec_env("rlhf/TokenBandit-v0", n_envs, seed=seed)
-    leash = {} if algo in GREEDY else {agents.get_algorithm(algo).kl_argument: KL_COEF}
-    agent = agents.make(algo, env, seed=seed, device="cpu", **leash, **settings)
+    penalty = {} if algo in GREEDY else {agents.get_algorithm(algo).kl_argument: KL_COEF}
+    agent = agents.make(algo, env, seed=seed, device="cpu", **penalty, **settings)
     agent.learn(tokens, callback=callback() if callback else None)
     figures = bandit_figures(agent, KL_COEF)
     figures["part"] = figures["objective"] / figures["best_objective"]
@@ -159,7 +160,7 @@ def main() -> None:
 
 
 def _cell(values: list[float], digits: int) -> str:
-    """The mean and its standard error over the seeds."""
+    """Return the mean and its standard error over the seeds."""
     mean = f"{np.mean(values):.{digits}f}"
     return mean if len(values) < 2 else f"{mean} ± {np.std(values, ddof=1) / len(values) ** 0.5:.{digits}f}"
 

@@ -1,4 +1,4 @@
-"""This project, and the same with one row a token: stock PPO on the same environment."""
+"""Run this project, and the same with one row per token: stock PPO on the same environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Ours", "Rows"]
 
 
 class Ours:
-    """Stock PPO with `TokenPolicy` and `SequenceRolloutBuffer`; an iteration is one call of `learn`."""
+    """Run stock PPO with `TokenPolicy` and `SequenceRolloutBuffer`. An iteration is one call of `learn`."""
 
     buffer: type = SequenceRolloutBuffer
     buffer_kwargs: dict[str, Any] = {"kl_coef": KL_COEF}
@@ -57,18 +57,18 @@ class Ours:
         )
 
     def drive(self) -> None:
-        """Do as told until told no more."""
+        """Run the session's commands until there is none left."""
         while command := self.session.next():
             getattr(self, command)()
 
     def iterate(self) -> None:
-        """Rollout, reward, reference KL, epochs of updates."""
+        """Do a whole iteration: rollout, reward, KL to the reference, epochs of updates."""
         before = self.agent.num_timesteps
         self.agent.learn(self.work.tokens, reset_num_timesteps=False)
         self.session.tokens += self.agent.num_timesteps - before
 
     def rollout(self) -> None:
-        """Rollout, reward and reference KL alone."""
+        """Do the first part alone: rollout, reward and KL to the reference."""
         before = self.agent.num_timesteps
         _, callback = self.agent._setup_learn(self.work.tokens, reset_num_timesteps=False)
         assert self.agent.env is not None
@@ -76,12 +76,12 @@ class Ours:
         self.session.tokens += self.agent.num_timesteps - before
 
     def update(self) -> None:
-        """The epochs of updates on the last rollout."""
+        """Do the epochs of updates on the last rollout."""
         self.agent.train()
 
 
 class Rows(Ours):
-    """The same with SB3's own buffer, one row a token. It charges no KL, which is in its favour."""
+    """Run the same with SB3's own buffer, one row per token. It computes no KL, which makes it faster."""
 
     buffer = DictRolloutBuffer
     buffer_kwargs = {}

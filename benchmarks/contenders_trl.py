@@ -1,9 +1,9 @@
-"""TRL's GRPO and RLOO trainers at the same work, set up as fast as their options go.
+"""Run TRL's GRPO and RLOO trainers at the same work, with their fastest options.
 
-All completions of an iteration are generated in one batch with the KV cache on; float32, as everyone, and no gradient
-checkpointing (TRL's defaults are bf16 and checkpointing); no padding to multiples; fused AdamW; no logging, saving,
+All completions of an iteration are generated in one batch with the KV cache on; float32, like the others, and no
+gradient checkpointing (TRL's defaults are bf16 and checkpointing); no padding to multiples; fused AdamW; no logging, saving,
 tables or progress bars. `beta` is above 0, so the reference is on. The log-probabilities before the update are TRL's
-own affair: it computes them where minibatches or iterations make it need them, in one more forward pass a sequence.
+own affair: it computes them if minibatches or iterations need them, in one more forward pass per sequence.
 
 EOS: the tokenizer's EOS is a token beyond the model's vocabulary, which the model cannot emit, so `generate` runs to
 the full length without masking logits. A prompt is repeated `num_generations` times, as the two algorithms want it; TRL
@@ -26,7 +26,7 @@ __all__ = ["Grpo", "Rloo"]
 
 
 class Grpo:
-    """`trl.GRPOTrainer`, one `train` for the whole session: a callback stops it between iterations.
+    """Run `trl.GRPOTrainer`, one `train` for the whole session: a callback stops it between iterations.
 
     Args:
         work: what to do. A fresh model is written to a temporary folder, where TRL finds its reference.
@@ -64,7 +64,7 @@ class Grpo:
             return list(score(prompts, completions))
 
         class Turns(TrainerCallback):
-            """Between two iterations: report, and wait for the next command."""
+            """Report and wait for the next command between two iterations."""
 
             steps = work.epochs * work.minibatches
 
@@ -117,18 +117,18 @@ class Grpo:
         }
 
     def drive(self) -> None:
-        """Train until told no more."""
+        """Train until there is no command left."""
         self.trainer.train()
 
 
 class Rloo(Grpo):
-    """`trl.RLOOTrainer`."""
+    """Run `trl.RLOOTrainer`."""
 
     name = "RLOO"
 
 
 def _group(n: int) -> int:
-    """Completions a prompt: 8, or what divides their number; at least 2."""
+    """Return the completions per prompt: the greatest divisor of 8 that divides n, at least 2."""
     group = math.gcd(n, 8)
     if group < 2:
         raise ValueError(f"n_envs={n}: GRPO and RLOO compare completions of one prompt, choose an even number")
@@ -136,7 +136,7 @@ def _group(n: int) -> int:
 
 
 def _never_ending(tokenizer: Any, model: Any) -> Any:
-    """Make a token that the model does not know the EOS of both."""
+    """Make a token outside the model's vocabulary the EOS of the tokenizer and the model."""
     pad = tokenizer.pad_token or tokenizer.eos_token
     n = model.get_output_embeddings().weight.shape[0]
     fillers = [f"<|never-{i}|>" for i in range(n - len(tokenizer) + 1)]

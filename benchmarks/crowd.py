@@ -1,4 +1,4 @@
-"""Does weighing annotators beat counting their votes? Real raters of film snippets, and planted ones who click.
+"""Measure whether weighing annotators beats counting votes: real raters of film snippets, and planted spammers.
 
 `python -m benchmarks.crowd` takes the bundled rated snippets. The raters are anonymous, but they came in batches:
 within each batch of 30 snippets (the last has 15) the k-th rating is always the same person's, see `check_identity`. So
@@ -52,11 +52,11 @@ BATCH = 30
 
 @dataclass(frozen=True)
 class Panel:
-    """Who answers about a batch."""
+    """Describe who answers about a batch."""
 
     real: int | None  # drawn from the batch's raters; None for half of them
     planted: int
-    span: int = 1  # batches through which a planted one clicks
+    span: int = 1  # batches that a planted spammer rates
 
     def __str__(self) -> str:
         span = f", over {self.span} batches" if self.span > 1 else ""
@@ -72,20 +72,20 @@ CLAIMS = (
 
 
 def load_batches() -> list[np.ndarray]:
-    """The ratings of each batch, (raters, snippets)."""
+    """Return the ratings of each batch, (raters, snippets)."""
     rows = load_rows("rated_snippets", required=("text", "ratings"))
     ratings: list[Any] = [row["ratings"] for row in rows]
     return [np.array(ratings[start : start + BATCH], float).T for start in range(0, len(ratings), BATCH)]
 
 
 def part_of(batches: Sequence[np.ndarray], part: Literal["development", "test"]) -> list[np.ndarray]:
-    """Every other batch, shuffled, because the file is in no random order."""
+    """Return every other batch, shuffled, because the file is in no random order."""
     chosen = batches[0::2] if part == "development" else batches[1::2]
     return [chosen[b] for b in np.random.default_rng(0).permutation(len(chosen))]
 
 
 def check_identity(batches: Sequence[np.ndarray]) -> tuple[float, float]:
-    """How far the k-th ratings of neighbouring snippets deviate alike from the snippets' means.
+    """Correlate how the k-th ratings of neighbouring snippets deviate from the snippets' means.
 
     Returns:
         The correlation for neighbours within a batch, and for the last of one batch and the first of the next: if the
@@ -100,7 +100,7 @@ def check_identity(batches: Sequence[np.ndarray]) -> tuple[float, float]:
 def answers(
     batches: Sequence[np.ndarray], panel: Panel, n_pairs: int, seed: int
 ) -> tuple[list[Rating], list[Vote], dict[Any, float]]:
-    """What panels say of the batches, and the clean score of every snippet, of which the panels know nothing."""
+    """Return the panels' ratings and votes, and the clean score of every snippet by raters outside the panel."""
     generator = np.random.default_rng(seed)
     everything = np.concatenate([batch.ravel() for batch in batches])
     ratings: list[Rating] = []
@@ -127,7 +127,7 @@ def answers(
 
 
 def measure(batches: Sequence[np.ndarray], panel: Panel, n_pairs: int, seed: int) -> dict[str, float]:
-    """The figures of one seed."""
+    """Return the metrics of one seed."""
     ratings, votes, clean = answers(batches, panel, n_pairs, seed)
     figures: dict[str, float] = {}
     for name, aggregate in (("majority", majority_vote(votes)), ("Dawid-Skene", dawid_skene(votes, symmetric=True))):
@@ -155,7 +155,7 @@ def measure(batches: Sequence[np.ndarray], panel: Panel, n_pairs: int, seed: int
 
 
 def _correlation(ratings: Sequence[Rating], clean: dict[Any, float]) -> float:
-    """Correlate one rater's ratings with the clean scores; 0 if all are alike."""
+    """Correlate one rater's ratings with the clean scores. Return 0 if all are alike."""
     own, others = [rating.value for rating in ratings], [clean[rating.item] for rating in ratings]
     return float(np.corrcoef(own, others)[0, 1]) if len(set(own)) > 1 else 0.0
 
@@ -187,8 +187,8 @@ def _rank_correlation(scores: dict[Any, float], clean: dict[Any, float]) -> floa
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=30, help="batches of 30 snippets a seed")
-    parser.add_argument("--pairs", type=int, default=60, help="pairs a batch")
+    parser.add_argument("--batches", type=int, default=30, help="batches of 30 snippets per seed")
+    parser.add_argument("--pairs", type=int, default=60, help="pairs per batch")
     parser.add_argument("--panels", type=int, default=len(PANELS), help="take only the first ones")
     parser.add_argument("--part", default="test", choices=("development", "test"), help="of the batches")
     args = parser.parse_args(arguments)
@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
         f"{len(batches)} batches, {sum(map(len, batches)):,} raters; the k-th ratings of neighbouring snippets deviate"
     )
     print(f"alike: correlation {within:.3f} within a batch, {across:.3f} from one batch to the next")
-    print(f"{args.batches} {args.part} batches a seed, {args.pairs} pairs of each; ", end="")
+    print(f"{args.batches} {args.part} batches per seed, {args.pairs} pairs of each; ", end="")
     print(f"means ± standard deviations over {args.seeds} seeds")
     results: dict[Panel, list[dict[str, float]]] = {}
     for panel in panels:

@@ -1,13 +1,13 @@
-"""The floor: what an iteration costs if there is nothing but the model.
+"""Run the floor: an iteration with nothing but the model.
 
 - Decode: the same Hugging Face model with a plain `DynamicCache`, prompts of equal length in one batch, softmax and
   `torch.multinomial`, all rows to the full length. No EOS, no log-probabilities, no values.
-- Reward: the completions are decoded to text and scored in one call, as by everyone.
-- Reference: one forward pass a sequence with a frozen copy, log-probabilities of the completion's tokens.
-- Update: an epoch is one forward and backward pass a sequence, the head on the completion's positions only
+- Reward: the completions are decoded to text and scored in one call, as in every contender.
+- Reference: one forward pass per sequence with a frozen copy, log-probabilities of the completion's tokens.
+- Update: an epoch is one forward and backward pass per sequence, the head on the completion's positions only
   (`logits_to_keep`), `cross_entropy` for the log-probabilities, a policy gradient and nothing else of PPO (no values,
-  no ratios, no entropy, no clipping of gradients), in as many minibatches and optimiser steps as everyone, with torch's
-  fused Adam.
+  no ratios, no entropy, no clipping of gradients), in as many minibatches and optimiser steps as the others,
+  with torch's fused Adam.
 
 Where only the last k blocks learn (`train=k`; "head" is k = 0), the frozen trunk runs over the sequences once after the
 decoding; the reference's and each epoch's passes are over the k blocks and the head alone. (A still lower floor would
@@ -31,7 +31,7 @@ __all__ = ["Floor"]
 
 
 class Floor:
-    """Bare forward and backward passes for the same tokens."""
+    """Run bare forward and backward passes for the same tokens."""
 
     def __init__(self, work: Work, session: Session) -> None:
         self.work, self.session = work, session
@@ -43,12 +43,12 @@ class Floor:
         self.optimizer = torch.optim.Adam(trained, lr=LEARNING_RATE, eps=ADAM_EPS, fused=True)
 
     def drive(self) -> None:
-        """Do as told until told no more."""
+        """Run the session's commands until there is none left."""
         while command := self.session.next():
             getattr(self, command)()
 
     def iterate(self) -> None:
-        """Rollout, reward, reference, epochs of updates."""
+        """Do a whole iteration: rollout, reward, reference, epochs of updates."""
         self.rollout()
         self.update()
 
@@ -63,7 +63,7 @@ class Floor:
         self.session.tokens += self.ids[:, self.work.prompt_tokens :].numel()
 
     def update(self) -> None:
-        """The epochs of updates."""
+        """Do the epochs of updates."""
         for _ in range(self.work.epochs):
             for rows in self.minibatches():
                 self.backward(self.forward(rows))
@@ -80,11 +80,11 @@ class Floor:
         return ids
 
     def sample(self, logits: torch.Tensor) -> torch.Tensor:
-        """One token a row, `(n, 1)`."""
+        """Sample one token per row, `(n, 1)`."""
         return torch.multinomial(logits.softmax(-1), 1)
 
     def reward(self) -> list[float]:
-        """Scores of the completions."""
+        """Return the scores of the completions."""
         cut = self.work.prompt_tokens
         prompts, completions = (
             self.tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in (self.ids[:, :cut], self.ids[:, cut:])
@@ -92,41 +92,41 @@ class Floor:
         return list(self.reward_fn(prompts, completions))
 
     def minibatches(self) -> tuple[torch.Tensor, ...]:
-        """Rows in random order, in equal parts."""
+        """Return the rows in random order, in equal parts."""
         return torch.randperm(self.work.n_envs, device=self.ids.device).chunk(self.work.minibatches)
 
     @torch.no_grad()
     def trunk_outputs(self) -> torch.Tensor:
-        """What the trained part starts from: the ids, or the frozen trunk's hidden states."""
+        """Return the input of the trained part: the ids, or the frozen trunk's hidden states."""
         return self.ids[:, :-1] if self.trunk is None else self.trunk(self.ids[:, :-1])
 
     def log_prob(self, model: nn.Module, rows: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities `(rows, new_tokens)` of the completions."""
+        """Return the log-probabilities `(rows, new_tokens)` of the completions."""
         n = self.work.new_tokens
         logits = model(self.inputs[rows], n)
         return -cross_entropy(logits.flatten(0, 1), self.ids[rows, -n:].flatten(), reduction="none").view(-1, n)
 
     @torch.no_grad()
     def reference_log_prob(self, rows: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities under the reference."""
+        """Return the log-probabilities under the reference."""
         return self.log_prob(self.reference, rows)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """The loss."""
+        """Return the loss."""
         return -(self.advantages[rows] * self.log_prob(self.tail, rows)).mean()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """The gradients."""
+        """Compute the gradients."""
         loss.backward()
 
     def step(self) -> None:
-        """The optimiser's step."""
+        """Step the optimiser and clear the gradients."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 
 
 class _Whole(nn.Module):
-    """A causal language model from ids to the logits of the last n positions."""
+    """Run a whole causal language model, from ids to the logits of the last n positions."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class _Whole(nn.Module):
 
 
 class _Trunk(nn.Module):
-    """The first blocks, from ids to hidden states."""
+    """Run the first blocks, from ids to hidden states."""
 
     def __init__(self, base: Any) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class _Trunk(nn.Module):
 
 
 class _Tail(nn.Module):
-    """The last blocks and the head, from hidden states to the logits of the last n positions."""
+    """Run the last blocks and the head, from hidden states to the logits of the last n positions."""
 
     def __init__(self, base: Any, head: nn.Module) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class _NoPositions(nn.Module):
 
 
 def split(model: Any, train: str | int) -> tuple[nn.Module | None, nn.Module]:
-    """The frozen trunk (None where all learns) and what learns, of a GPT-2 or a Llama; they share `model`'s weights."""
+    """Split a GPT-2 or a Llama into the frozen trunk (None with "full") and what learns. They share weights."""
     if train == "full":
         model.requires_grad_(True)
         return None, _Whole(model)
@@ -196,7 +196,7 @@ def split(model: Any, train: str | int) -> tuple[nn.Module | None, nn.Module]:
 
 
 def _with(module: nn.Module, **children: nn.Module) -> nn.Module:
-    """A shallow copy of a module with some children replaced."""
+    """Return a shallow copy of a module with some children replaced."""
     twin = copy.copy(module)
     twin._modules = {**module._modules, **children}
     return twin

@@ -1,4 +1,4 @@
-"""Does an agent learn what people like, and does it stay a language model? The quick start over several seeds.
+"""Measure whether an agent learns what people like and stays a language model: the quick start over several seeds.
 
 `python -m benchmarks.learning --algo ppo --seeds 5` runs `rlhf train` in a process of its own for every seed, one after
 the other, and reads their reports: completions of the same held-out prompts before and after, judged by "gold", which
@@ -21,7 +21,7 @@ MAX_SECONDS, MIN_GAIN, MIN_SEMS, MAX_PERPLEXITY, MIN_DISTINCT = 90, 0.15, 3, 1.5
 
 
 def run(algo: str, env: str, seed: int, folder: Path, further: list[str]) -> dict[str, Any]:
-    """One `rlhf train` from the start of its process to its end."""
+    """Run one `rlhf train` in a process of its own, and return its report with its seconds."""
     command = [sys.executable, "-m", "agents.cli", "train", "--algo", algo, "--env", env, "--seed", str(seed)]
     start = time.perf_counter()
     done = subprocess.run(
@@ -38,7 +38,7 @@ def run(algo: str, env: str, seed: int, folder: Path, further: list[str]) -> dic
 
 
 def row(report: dict[str, Any]) -> dict[str, float]:
-    """The figures of one seed."""
+    """Return the metrics of one seed."""
     before, after = report["before"]["estimates"], report["after"]["estimates"]
     return {
         "seconds": report["seconds"],
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--env", default="rlhf/Sentiment-v0")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--folder", help="keep the runs here; a temporary folder by default")
-    parser.add_argument("--samples", type=int, default=4, help="completions to print a seed")
+    parser.add_argument("--samples", type=int, default=4, help="completions to print per seed")
     args, further = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.folder or temporary)

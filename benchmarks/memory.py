@@ -1,4 +1,4 @@
-"""How much memory an update takes above the model, its gradients and its optimiser: ours against the bare model's.
+"""Measure the memory that an update takes above the model, its gradients and its optimiser: ours and the bare model's.
 
 `python -m benchmarks.memory` runs rollouts and updates of `ours` and of `floor` (see `benchmarks.throughput`) in
 processes of their own and reads each one's peak during the update, less what the process held when it was built (model,
@@ -31,7 +31,7 @@ MAX_RATIO, MAX_GIGABYTES = 2.0, 12.0
 
 
 def compare_updates(name: str, work: Work, repeats: int) -> float:
-    """Print both peaks; returns ours / floor."""
+    """Print both peaks and return ours / floor."""
     jobs: dict[str, tuple[str, Work, dict[str, Any]]] = {
         "ours": ("benchmarks.contenders:Ours", work, {}),
         "floor": ("benchmarks.floor:Floor", work, {}),
@@ -44,7 +44,7 @@ def compare_updates(name: str, work: Work, repeats: int) -> float:
 
 
 def large_vocabulary(work: Work) -> float:
-    """Train one iteration; returns the peak of the process in GB (1e9 bytes)."""
+    """Train one iteration and return the peak of the process in GB (1e9 bytes)."""
     worker = Worker("benchmarks.contenders:Ours", work)
     try:
         peak = worker.run("iterate").peak / 1e9
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--skip-large", action="store_true", help="leave out the vocabulary of 131,072")
-    parser.add_argument("--toy", action="store_true", help="sizes that show no more than that it runs")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, only to see that it runs")
     args = parser.parse_args(arguments)
     # glibc keeps what is freed in heaps of its own, and how much is chance: have it map large blocks one by one.
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**16))

@@ -1,9 +1,9 @@
-"""Reward hacking, shown and stopped: proxy and gold score against KL, in the manner of Gao et al. 2022.
+"""Show reward hacking and stop it: proxy and gold score against KL, in the manner of Gao et al. 2022.
 
 `python -m benchmarks.overoptimisation --folder runs/overoptimisation --docs docs/guides` fits two proxies to the same
 few hundred comparisons of film snippets by people's ratings, one reward model and the pessimistic end of an ensemble
 (mean minus k standard deviations), and optimises both, by PPO without a KL penalty and by best-of-n.
-Every finished step is kept in the folder, one file per seed and step: the same command goes on where it was stopped.
+Every finished step is kept in the folder, one file per seed and step: the same command continues where it was stopped.
 
 Departures from the paper (https://arxiv.org/abs/2210.10760): gold is a small judge of film reviews that learned from
 other labels, not the one that made the comparisons, which are people's; proxies are a few million parameters, so the
@@ -49,7 +49,7 @@ Point = dict[str, float]
 
 @dataclass(frozen=True)
 class Settings:
-    """What the results in a folder were made with."""
+    """Hold the settings of the results in a folder."""
 
     pairs: int = 200
     held_out: int = 300
@@ -66,7 +66,7 @@ class Settings:
 
 
 def comparisons(split: str, n: int, generator: random.Random) -> list[dict[str, Any]]:
-    """Pairs of snippets whose mean ratings by 20 people lie more than 1 apart."""
+    """Draw pairs of snippets whose mean ratings by 20 people are more than 1 apart."""
     rows, pairs = load_rows("rated_snippets", split, required=("text",)), []
     while len(pairs) < n:
         worse, better = sorted(generator.sample(rows, 2), key=lambda row: row["mean"])
@@ -103,7 +103,7 @@ def fit_proxies(settings: Settings, seed: int, folder: Path) -> None:
 
 
 def load_proxy(kind: str, settings: Settings, folder: Path) -> Reward:
-    """A fitted proxy."""
+    """Load a fitted proxy."""
     if kind == "single":
         from rlhf_envs.rewards.reward_model import RewardModel
 
@@ -112,7 +112,7 @@ def load_proxy(kind: str, settings: Settings, folder: Path) -> Reward:
 
 
 def run_ppo(proxy: Reward, settings: Settings, seed: int) -> list[Point]:
-    """PPO against the proxy: KL, proxy and gold on test prompts, gold on validation prompts, every so many tokens."""
+    """Train PPO against the proxy, and return points with KL, proxy and gold on test and gold on validation prompts."""
     agent = make("ppo", ENV, n_envs=settings.n_envs, seed=seed, learning_rate=settings.learning_rate, **PPO)
     agent.get_env().set_attr("reward_fn", proxy)
     points: list[Point] = []
@@ -138,10 +138,11 @@ def run_ppo(proxy: Reward, settings: Settings, seed: int) -> list[Point]:
 
 
 def best_of_n_weights(pool: int, n: int) -> np.ndarray:
-    """The probability (pool,) that each of `pool` samples, sorted from worst to best, is the best of n drawn from them.
+    """Return the probability, (pool,), that each of `pool` samples, sorted from worst to best, is the best of n drawn.
 
-    The k-th (from 1) is if it is drawn and the others are among the k - 1 below it: C(k-1, n-1) / C(pool, n). The mean
-    of any figure under these weights is its unbiased estimate for best-of-n (Nakano et al. 2021, "WebGPT", appendix I).
+    The k-th (from 1) is the best if it is drawn and the others come from the k - 1 below it: C(k-1, n-1) / C(pool, n).
+    The mean of any metric under these weights is its unbiased estimate for best-of-n (Nakano et al. 2021, "WebGPT",
+    appendix I).
     """
     if not 1 <= n <= pool:
         raise ValueError(f"best of {n} in a pool of {pool} samples: n must be from 1 to {pool}")
@@ -157,7 +158,7 @@ def best_of_n_weights(pool: int, n: int) -> np.ndarray:
 
 
 def best_of_n(proxy: np.ndarray, gold: np.ndarray, n: int) -> Point:
-    """KL, proxy and gold of the best of n by the proxy; both scores are (prompts, pool)."""
+    """Return KL, proxy and gold of the best of n by the proxy. Both scores are (prompts, pool)."""
     order = proxy.argsort(axis=1)
     weights = best_of_n_weights(proxy.shape[1], n)
     means = {
@@ -168,7 +169,7 @@ def best_of_n(proxy: np.ndarray, gold: np.ndarray, n: int) -> Point:
 
 
 def run_best_of_n(proxies: dict[str, Reward], settings: Settings, seed: int) -> dict[str, list[Point]]:
-    """Best-of-n of the untrained model, one pool of samples for both proxies."""
+    """Return the points of best-of-n of the untrained model, with one pool of samples for both proxies."""
     agent = make("ppo", ENV, n_envs=1, seed=seed, temperature=PPO["temperature"])
     n_rows = len(load_rows("sentiment", "test"))
     indices = np.repeat(held_out_indices(n_rows, settings.prompts), settings.pool)
@@ -183,7 +184,7 @@ def run_best_of_n(proxies: dict[str, Reward], settings: Settings, seed: int) -> 
 
 
 def cached(path: Path, compute: Callable[[], Any]) -> Any:
-    """What is in a JSON file, computed and written first where there is none."""
+    """Return the content of a JSON file. Compute and write it first if there is none."""
     if not path.is_file():
         start = time.perf_counter()
         result = compute()
@@ -194,7 +195,7 @@ def cached(path: Path, compute: Callable[[], Any]) -> Any:
 
 
 def run(settings: Settings, seeds: int, jobs: int, folder: Path) -> list[dict[str, Any]]:
-    """The results of every seed, `jobs` seeds side by side; those in the folder already are read."""
+    """Return the results of every seed, `jobs` seeds at a time. Results that are in the folder already are read."""
     if cached(folder / "settings.json", lambda: asdict(settings)) != asdict(settings):
         sys.exit(f"{folder} holds results of other settings (settings.json): choose another --folder, or remove it")
     if jobs == 1:
@@ -204,7 +205,7 @@ def run(settings: Settings, seeds: int, jobs: int, folder: Path) -> list[dict[st
 
 
 def run_seed(settings: Settings, seed: int, folder: Path) -> dict[str, Any]:
-    """The results of one seed."""
+    """Return the results of one seed."""
     place = folder / f"seed_{seed}"
     fitted = place / "proxies" / "accuracy.json"
     if not fitted.is_file():
@@ -223,10 +224,12 @@ def run_seed(settings: Settings, seed: int, folder: Path) -> dict[str, Any]:
 def main() -> None:
     defaults = Settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", default="runs/overoptimisation", help="keep the results here, and go on from there")
+    parser.add_argument(
+        "--folder", default="runs/overoptimisation", help="keep the results here, and continue from there"
+    )
     parser.add_argument("--docs", help="write the page overoptimisation.md with its picture into this folder too")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="seeds side by side, a process each")
+    parser.add_argument("--jobs", type=int, default=2, help="seeds at a time, one process each")
     for name, value in asdict(defaults).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The tables and the picture of `benchmarks.overoptimisation`."""
+"""Write the tables and draw the picture of `benchmarks.overoptimisation`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ meets. A star marks the agent that `agents.EarlyStopping` keeps.
 
 
 def table(results: Sequence[dict[str, Any]], method: str, step: str, rows: Sequence[int]) -> list[str]:
-    """KL, proxy and gold by tokens or n, the means over the seeds with their standard errors."""
+    """Return a table of KL, proxy and gold by tokens or n: means over the seeds with standard errors."""
     names = [f"{figure}, {kind}" for kind in KINDS for figure in ("KL", "proxy", "gold")]
     lines = [f"| {step} | " + " | ".join(names) + " |", "|---:" * (1 + len(names)) + "|"]
     for row in rows:
@@ -43,7 +43,7 @@ def table(results: Sequence[dict[str, Any]], method: str, step: str, rows: Seque
 
 
 def stopped(results: Sequence[dict[str, Any]], patience: int) -> list[str]:
-    """Where early stopping on the gold of validation prompts would have stopped PPO, and what gold on test is there."""
+    """Return a table of where early stopping on validation gold would have stopped PPO, and of test gold there."""
     lines = ["| seed | proxy | stops after | keeps | KL there | gold there | gold at the end | highest gold |"]
     lines.append("|---:|---|---:|---:|---:|---:|---:|---:|")
     for seed, result in enumerate(results):
@@ -58,7 +58,7 @@ def stopped(results: Sequence[dict[str, Any]], patience: int) -> list[str]:
 
 
 def draw(results: Sequence[dict[str, Any]], patience: int, path: Path) -> None:
-    """Proxy and gold against the square root of the KL, for PPO and best-of-n; every seed, and their mean."""
+    """Draw proxy and gold against the square root of the KL, for PPO and best-of-n: every seed, and their mean."""
     from matplotlib.figure import Figure
 
     colours = dict(zip(KINDS, ("#c4501b", "#2463a6"), strict=True))
@@ -96,7 +96,7 @@ def draw(results: Sequence[dict[str, Any]], patience: int, path: Path) -> None:
 
 
 def report(results: Sequence[dict[str, Any]], settings: dict[str, Any]) -> list[str]:
-    """The tables in Markdown, with what they were made with."""
+    """Return the tables in Markdown, with their settings."""
     accuracy = {kind: np.mean([result["accuracy"][kind] for result in results]) for kind in KINDS}
     fitted = " and ".join(f"{accuracy[kind]:.1%} ({judge})" for kind, judge in FITTED.items())
     with_what = ", ".join(f"{name} {value:g}" for name, value in settings.items())
@@ -108,6 +108,6 @@ def report(results: Sequence[dict[str, Any]], settings: dict[str, Any]) -> list[
         "\n## Best of n\n",
         *table(results, "best-of-n", "n", range(len(results[0]["best-of-n"]["single"]))),
         "\n## Where early stopping stops PPO\n",
-        f"By gold of validation prompts, with a patience of {settings['patience']}; the figures are of test prompts.\n",
+        f"By gold of validation prompts, with a patience of {settings['patience']}; the numbers are of test prompts.\n",
         *stopped(results, settings["patience"]),
     ]

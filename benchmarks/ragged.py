@@ -1,10 +1,12 @@
-"""Rollouts whose completions end at random, against a decode loop that waits for the longest.
+"""Compare rollouts whose completions end at random with a decode loop that waits for the longest.
 
 When an episode begins, the number of its tokens is drawn from one seeded schedule, the same for both: geometric, cut at
-the limit, with a mean of a third of the limit. EOS is forced there, whatever was sampled. Ours is `collect_rollouts`
-of stock PPO (environment and reward included, the reference's pass left out, since the loop has none): an environment
-whose episode ends starts another, so every step is a token for every row. The loop decodes `n_envs` prompts until the
-last has ended, as `generate` does, and what it samples for rows that have ended counts for nothing.
+the limit, with a mean of a third of the limit. EOS is forced there, whatever was sampled.
+
+Ours is `collect_rollouts` of stock PPO, with environment and reward but without the reference's pass, because the loop
+has none. An environment whose episode ends starts another, so every step adds a token to every row. The loop decodes
+`n_envs` prompts until the last has ended, as `generate` does. Tokens that it samples for rows that have ended do not
+count.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ __all__ = ["RaggedOurs", "Waiting", "lengths"]
 
 
 def lengths(limit: int, seed: int) -> Iterator[int]:
-    """Endless random lengths from 1 to `limit`: a geometric distribution cut there, with a mean of a third of it."""
+    """Yield endless random lengths from 1 to `limit`: a geometric distribution cut there, with mean `limit / 3`."""
     support = np.arange(1, limit + 1)
 
     def weights(stay: float) -> np.ndarray:
@@ -44,7 +46,7 @@ def lengths(limit: int, seed: int) -> Iterator[int]:
 
 
 class EndingPolicy(TokenPolicy):
-    """`TokenPolicy` whose episodes end on schedule; `left` counts down to each row's EOS."""
+    """Act as `TokenPolicy`, but end episodes on schedule: `left` counts down to each row's EOS."""
 
     schedule: Iterator[int]
     left: torch.Tensor
@@ -63,7 +65,7 @@ class EndingPolicy(TokenPolicy):
 
 
 class RaggedOurs(Ours):
-    """Our rollout, `new_tokens` steps of `n_envs` rows; whatever is under way at its end goes on in the next."""
+    """Do our rollout, `new_tokens` steps of `n_envs` rows. Episodes that are under way continue in the next one."""
 
     policy = EndingPolicy
 
@@ -77,7 +79,7 @@ class RaggedOurs(Ours):
 
 
 class Waiting(Floor):
-    """The floor's decode loop until all rows have ended."""
+    """Run the floor's decode loop until all rows have ended."""
 
     def __init__(self, work: Work, session: Session) -> None:
         super().__init__(work, session)
@@ -85,7 +87,7 @@ class Waiting(Floor):
 
     @torch.inference_mode()
     def rollout(self) -> None:
-        """Decode until the longest has ended; only tokens up to a row's end count."""
+        """Decode until the longest row has ended. Only tokens up to a row's end count."""
         wanted = torch.tensor([next(self.schedule) for _ in range(self.work.n_envs)], device=self.prompts.device)
         ids = self.prompts[torch.randint(len(self.prompts), (self.work.n_envs,), device=self.prompts.device)]
         cache, done = DynamicCache(config=self.model.config), 0

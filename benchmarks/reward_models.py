@@ -37,7 +37,7 @@ EDGES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class Size(NamedTuple):
-    """How much of everything."""
+    """Hold the number of pairs, seeds and labels."""
 
     tiny_pairs: int = 2000
     minilm_pairs: int = 1000
@@ -55,7 +55,7 @@ TOY = Size(24, 8, 8, 20, 12, 2, (16,), 16, 8, 32)
 
 
 class Setting(NamedTuple):
-    """One way to fit."""
+    """Describe one way to fit."""
 
     name: str
     model: str
@@ -93,13 +93,13 @@ def snippets(split: str) -> list[dict[str, Any]]:
 
 
 def agreement(first: Sequence[float], second: Sequence[float]) -> float:
-    """How often a random rater of the first text is above a random one of the second; a tie counts half."""
+    """Return how often a random rater of the first text is above one of the second. A tie counts half."""
     difference = np.array(first)[:, None] - np.array(second)[None, :]
     return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
 
 
 def human_pairs(split: str, n: int, seed: int, min_gap: float = MIN_GAP) -> list[dict[str, Any]]:
-    """Draw pairs of snippets whose means differ by more than `min_gap`; each snippet stands in about as many pairs."""
+    """Draw pairs of snippets whose means differ by more than `min_gap`. Snippets are in about equally many pairs."""
     generator = random.Random(seed)
     pairs: list[dict[str, Any]] = []
     while len(pairs) < n:
@@ -113,7 +113,7 @@ def human_pairs(split: str, n: int, seed: int, min_gap: float = MIN_GAP) -> list
 
 
 def raters_accuracy(pairs: Iterable[dict[str, Any]]) -> float:
-    """How often one rater of each text orders a pair as the means of its other raters do; a tie counts half."""
+    """Return how often one rater of each text orders a pair as the other raters' means do. A tie counts half."""
     shares = []
     for pair in pairs:
         high, low = (np.array(row["ratings"], dtype=float) for row in pair["rows"])
@@ -134,7 +134,7 @@ def options_of(setting: Setting, seed: int) -> Any:
 
 
 def choose(settings: Sequence[Setting], size: Size) -> None:
-    """Fit each setting once and print how it does on pairs of the validation split; the test split is not read."""
+    """Fit each setting once and print its accuracy on pairs of the validation split. The test split is not read."""
     validation = human_pairs("validation", size.choice_pairs, 4)
     print(f"{size.choice_pairs} pairs to fit to, {len(validation)} of the validation split to choose by, seed 0\n")
     print("| reward model | validation accuracy | loss | seconds |\n|---|---|---|---|")
@@ -151,7 +151,7 @@ def choose(settings: Sequence[Setting], size: Size) -> None:
 
 
 def fit(setting: Setting, size: Size, seed: int) -> dict[str, Any]:
-    """Fit one reward model and measure it on the held-out pairs, which are the same for all."""
+    """Fit one reward model and return its metrics on the held-out pairs, which are the same for all."""
     n = size.tiny_pairs if setting.model == "tiny" else size.minilm_pairs
     pairs, held_out = human_pairs("train", n, seed), human_pairs("test", size.held_out, 1)
     model, tokenizer = load_backbone(setting.model, seed)
@@ -185,7 +185,7 @@ def fit(setting: Setting, size: Size, seed: int) -> dict[str, Any]:
 
 
 def score_snippets(score: Callable[[list[str]], np.ndarray]) -> dict[str, float]:
-    """The score of every snippet that is not trained on: few snippets make up all the pairs."""
+    """Return the score of every snippet that is not trained on: few snippets make up all the pairs."""
     texts = [row["text"] for split in ("validation", "test") for row in snippets(split)]
     return dict(zip(texts, score(texts), strict=True))
 
@@ -199,7 +199,7 @@ def _label(setting: Setting, row: dict[str, Any]) -> float:
 
 
 def _by_agreement(differences: np.ndarray, pairs: Sequence[dict[str, Any]]) -> list[Any]:
-    """Accuracy against what most raters prefer, by their share; pairs without a majority are left out."""
+    """Return the accuracy against most raters' preference, by their share. Pairs without a majority are left out."""
     share = np.array([agreement(*(row["ratings"] for row in pair["rows"])) for pair in pairs])
     side = np.where(share > 0.5, 1.0, -1.0)  # the higher mean is not always what most prefer
     decided = share != 0.5
@@ -210,7 +210,7 @@ FIGURES = ("accuracy", "loss", "correlation", "temperature", "ECE before", "ECE 
 
 
 def compare(settings: Sequence[Setting], size: Size, detailed: bool) -> None:
-    """Print a row a setting, the mean over the seeds and the range; with `detailed`, the tables of the last seed."""
+    """Print one row per setting: means over the seeds and ranges. `detailed` adds tables of the last seed."""
     print("| reward model | pairs | " + " | ".join(FIGURES) + " |\n|" + "---|" * (len(FIGURES) + 2))
     tables = {}
     for setting in settings:
@@ -236,15 +236,15 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def unlabelled_pool(n: int, seed: int) -> list[dict[str, Any]]:
-    """Pairs of any gap, in the place of those that nobody has judged: a large gap is known from the labels only.
+    """Draw pairs of any gap as pairs that nobody has judged: only labels tell that a gap is large.
 
-    Pairs of equal means are left out, because no label of theirs is right.
+    Pairs of equal means are left out, because no label is right for them.
     """
     return human_pairs("train", n, seed, min_gap=0.0)
 
 
 def pseudo(size: Size, model: str, threshold: float, batch_size: int = 16) -> None:
-    """Labels alone, labels with pseudo-labels, and labels alone for as many steps; the ensemble's mean is measured."""
+    """Print accuracies of labels alone, labels with pseudo-labels, and labels alone for as many steps."""
     held_out = human_pairs("test", size.held_out, 1)
     setting = next(s for s in BACKBONES if s.model == model)._replace(batch_size=batch_size)
     columns = ("labels alone", "as many steps", "with pseudo-labels", "gain", "pseudo-labels", "of them right")

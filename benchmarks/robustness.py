@@ -1,4 +1,4 @@
-"""Does adversarial training make a policy robust, and what does it cost? PPO with and without, over several seeds.
+"""Measure whether adversarial training makes a policy robust, and its cost: PPO with and without, over several seeds.
 
 `python -m benchmarks.robustness --seeds 3` runs `rlhf train --algo ppo` on `rlhf/Sentiment-v0` for every seed with and
 without the regulariser of `agents.core.adversarial`, everything else as in `agents.training.hyperparams`, then attacks
@@ -27,7 +27,7 @@ POLICY_ROWS = ("embeddings", "random_embeddings", "tokens", "random_tokens")
 
 
 def train(kind: str, seed: int, folder: Path, settings: list[str], further: list[str]) -> dict[str, Any]:
-    """The report of one `rlhf train`, which is run where there is none yet."""
+    """Return the report of one `rlhf train`. Run it first if there is none yet."""
     run = folder / "ppo" / f"{kind}_{seed}"
     if not (run / "report.json").is_file():
         command = [
@@ -53,7 +53,7 @@ def train(kind: str, seed: int, folder: Path, settings: list[str], further: list
 def attack(
     source: str, n_episodes: int, budget: dict[str, Any], cache: Path, decoding: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The report of the attacks on one model, which is computed where there is none yet."""
+    """Return the report of the attacks on one model. Attack it first if there is none yet."""
     from agents.evaluation.robustness import Budget, evaluate_robustness
 
     if cache.is_file():
@@ -66,7 +66,7 @@ def attack(
 
 
 def mean_and_error(reports: list[dict[str, Any]], *path: str) -> str:
-    """Of the estimate at a path in every report: over the seeds, or of one report with its own standard error."""
+    """Return the mean over the reports of the estimate at a path, with its standard error; one report has its own."""
     found = []
     for report in reports:
         estimate: Any = report
@@ -82,10 +82,10 @@ def mean_and_error(reports: list[dict[str, Any]], *path: str) -> str:
 
 
 def policy_table(columns: dict[str, list[dict[str, Any]]]) -> str:
-    """The attacks on the policy, in Markdown; a column a kind of training."""
+    """Return the table of the attacks on the policy, in Markdown, one column per kind of training."""
     lines = ["| the policy under attack | " + " | ".join(columns) + " |", "|" + "---|" * (len(columns) + 1)]
     rows: list[tuple[str, str, str]] = [("gold, no attack", "clean", "gold"), ("reward, no attack", "clean", "reward")]
-    labels = {"kl": "KL a token", "gold_change": "change of gold", "gold_success": "good completions made bad (gold)"}
+    labels = {"kl": "KL per token", "gold_change": "change of gold", "gold_success": "good completions made bad (gold)"}
     labels |= {"reward_change": "change of reward", "reward_success": "good completions made bad (reward)"}
     rows += [(f"{name.replace('_', ' ')}: {labels[key]}", name, key) for name in POLICY_ROWS for key in labels]
     for label, name, key in rows:
@@ -95,7 +95,7 @@ def policy_table(columns: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def reward_table(columns: dict[str, list[dict[str, Any]]]) -> str:
-    """The attacks on the reward model, starting from what each policy writes."""
+    """Return the table of the attacks on the reward model, which start from each policy's completions."""
     lines = ["| the reward model, from bad completions of | " + " | ".join(columns) + " |"]
     lines.append("|" + "---|" * (len(columns) + 1))
     for name in ("hotflip", "random_swaps"):
@@ -105,7 +105,7 @@ def reward_table(columns: dict[str, list[dict[str, Any]]]) -> str:
     counts = (
         ", ".join(str(r["attacked_completions"].get("hotflip", 0)) for r in reports) for reports in columns.values()
     )
-    lines.append("| bad completions, a seed | " + " | ".join(counts) + " |")
+    lines.append("| bad completions, per seed | " + " | ".join(counts) + " |")
     return "\n".join(lines)
 
 
@@ -141,7 +141,9 @@ def main() -> None:
         print(f"| {name} gained, sampled | " + " | ".join(cells) + " |")
     cells = (mean_and_error(runs[kind], "after", "estimates", "kl") for kind in KINDS)
     print("| KL to the reference | " + " | ".join(cells) + " |")
-    print("| seconds a run | " + " | ".join(f"{np.mean([r['seconds'] for r in runs[k]]):.0f}" for k in KINDS) + " |\n")
+    print(
+        "| seconds per run | " + " | ".join(f"{np.mean([r['seconds'] for r in runs[k]]):.0f}" for k in KINDS) + " |\n"
+    )
     print(policy_table(columns), "\n\n" + reward_table(columns), sep="")
 
 

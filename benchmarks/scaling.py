@@ -1,11 +1,10 @@
-"""A token's cost as environments, length, vocabulary, depth or trained blocks grow; ours beside the bare model.
+"""Measure a token's cost as environments, length, vocabulary, depth or trained blocks grow, beside the bare model.
 
 `python -m benchmarks.scaling` measures the rollout (with reward and the reference's pass) and the update (one epoch,
 minibatches of `MINIBATCH` completions) separately, of `ours` and of `floor` (see `benchmarks.throughput`) in turns,
-prints a table per panel and the asked ratios, and draws `docs/images/scaling.png`. Models are fresh,
-GPT-2-shaped: 3 blocks of width 256 and 2,048 tokens, but for what a panel varies. In the panel
-"trained" the last k of 16 blocks learn, 0
-being `train="head"`: an epoch's cost should be a straight line in k.
+prints a table per panel and the ratios that we ask for, and draws `docs/images/scaling.png`. Models are fresh and
+GPT-2-shaped: 3 blocks of width 256 and 2,048 tokens, except for the size that a panel varies. In the panel "trained"
+the last k of 16 blocks learn (0 is `train="head"`): an epoch's cost should be a straight line in k.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from .worker import interleave
 __all__ = ["PANELS", "Panel", "main", "measure"]
 
 MINIBATCH = 8
-Costs = dict[tuple[str, str], float]  # by contender and part, microseconds a token
+Costs = dict[tuple[str, str], float]  # by contender and part, microseconds per token
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One thing that grows."""
+    """Describe one size that grows: its label, its values and the work at each value."""
 
     label: str
     values: tuple[int, ...]
@@ -47,7 +46,7 @@ def _work(model: FreshModel, n_envs: int = 32, new_tokens: int = 32) -> Work:
 PANELS = {
     "envs": Panel("environments", (4, 8, 16, 32, 64, 128, 256), (2, 4), lambda n: _work(FreshModel(), n_envs=n)),
     "length": Panel(
-        "new tokens a completion",
+        "new tokens per completion",
         (32, 64, 128, 256, 512, 1024),
         (2, 4),
         lambda n: _work(FreshModel(), n_envs=MINIBATCH, new_tokens=n),
@@ -70,7 +69,7 @@ PANELS = {
 
 
 def measure(work: Work, repeats: int) -> Costs:
-    """Microseconds a token of rollout and update, medians."""
+    """Return the median microseconds per token of rollout and update, of both contenders."""
     jobs: dict[str, tuple[str, Work, dict[str, Any]]] = {
         "ours": ("benchmarks.contenders:Ours", work, {}),
         "bare": ("benchmarks.floor:Floor", work, {}),
@@ -84,36 +83,36 @@ def measure(work: Work, repeats: int) -> Costs:
 
 
 def growth(costs: dict[int, Costs], contender: str, start: int, end: int) -> float:
-    """How many times a token costs at `end` what it costs at `start`, rollout and update together."""
+    """Return the cost of a token at `end` divided by that at `start`, rollout and update together."""
     whole = {n: sum(cost for (name, _), cost in costs[n].items() if name == contender) for n in (start, end)}
     return whole[end] / whole[start]
 
 
 def print_ratios(costs: dict[str, dict[int, Costs]]) -> None:
-    """The asked ratios, as far as they were measured; nothing where their panel was not."""
+    """Print the ratios that we ask for, as far as their panels were measured."""
     envs, length = costs.get("envs", {}), costs.get("length", {})
     if len(envs) > 1:
         start, end = (32, 256) if {32, 256} <= envs.keys() else (min(envs), max(envs))
         ratio = growth(envs, "ours", start, end)
-        print(f"from {start} to {end} environments: x {ratio:.2f} a token (asked: at most 1.10, from 32 to 256)")
+        print(f"from {start} to {end} environments: x {ratio:.2f} per token (asked: at most 1.10, from 32 to 256)")
     if len(length) > 1:
         start, end = (32, 512) if {32, 512} <= length.keys() else (min(length), max(length))
         ours, bare = (growth(length, name, start, end) for name in ("ours", "bare"))
-        print(f"from {start} to {end} new tokens: x {ours:.2f} a token, the bare model x {bare:.2f} (asked: no more)")
+        print(f"from {start} to {end} new tokens: x {ours:.2f} per token, the bare model x {bare:.2f} (asked: no more)")
     if len(trained := costs.get("trained", {})) > 1:
         for who in ("ours", "bare"):
             print(f"an epoch with k blocks trained, {who}: {_line({k: c[who, 'update'] for k, c in trained.items()})}")
 
 
 def _line(costs: dict[int, float]) -> str:
-    """The straight line through an epoch's costs against the blocks trained, and how far they are off it."""
+    """Fit a line to an epoch's costs against the blocks trained, and return it in words with the largest deviation."""
     slope, head = np.polyfit(list(costs), list(costs.values()), 1)
     off = max(abs(cost / (head + slope * k) - 1) for k, cost in costs.items())
-    return f"{head:.0f} + {slope:.0f} k microseconds a token, every one within {off:.0%} of it (asked: in proportion)"
+    return f"{head:.0f} + {slope:.0f} k microseconds per token, every one within {off:.0%} of it (asked: in proportion)"
 
 
 def plot(costs: dict[str, dict[int, Costs]], path: Path) -> None:
-    """Draw a panel for each thing that grows."""
+    """Draw a panel for each size that grows."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 8), layout="constrained")
@@ -132,7 +131,7 @@ def plot(costs: dict[str, dict[int, Costs]], path: Path) -> None:
             _log_axes(axes, lowest=min(min(c.values()) for c in by_value.values()))
         axes.set_xticks(values, [f"{n:,}" for n in values])
         axes.set_xlabel(PANELS[name].label)
-        axes.set_ylabel("microseconds a token")
+        axes.set_ylabel("microseconds per token")
         axes.grid(which="both", alpha=0.25)
     for axes in grid[len(costs) :]:
         axes.set_axis_off()
@@ -159,14 +158,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, default=Path("docs/images/scaling.png"))
-    parser.add_argument("--toy", action="store_true", help="sizes that show no more than that it runs")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, only to see that it runs")
     args = parser.parse_args(arguments)
     print(f"{describe()}, {args.threads} threads, {args.device}, medians of {args.repeats}", flush=True)
     costs: dict[str, dict[int, Costs]] = {}
     for name in args.panels:
         panel = PANELS[name]
         print(
-            f"\nmicroseconds a token\n{panel.label:>24} | rollout: ours |   bare | update: ours |  bare | ours / bare"
+            f"\nmicroseconds per token\n{panel.label:>24} | rollout: ours |   bare | update: ours |  bare | ours / bare"
         )
         costs[name] = {}
         for n in panel.toy if args.toy else panel.values:

@@ -1,18 +1,18 @@
-"""One whole iteration, side by side: this project, the bare model, SB3 with one row a token, TRL.
+"""Time one whole iteration, side by side: this project, the bare model, SB3 with one row per token, TRL.
 
-`python -m benchmarks.throughput` prints tokens a second and peak memory of an iteration (rollout, reward, KL to the
+`python -m benchmarks.throughput` prints tokens per second and peak memory of an iteration (rollout, reward, KL to the
 reference, epochs of updates) of
 
 - `ours`: stock PPO, `TokenPolicy`, `SequenceRolloutBuffer`;
 - `floor`: the same model's bare passes for the same tokens (see `benchmarks/floor.py`);
-- `rows`: the same stock PPO with SB3's buffer, one row a token;
-- `grpo`, `rloo`: TRL's trainers (see `benchmarks/contenders_trl.py`); with `--train k` or `head` each twice, training
-  all layers and with the others frozen (`grpo-frozen`), since either may be the faster.
+- `rows`: the same stock PPO with SB3's buffer, one row per token;
+- `grpo`, `rloo`: TRL's trainers (see `benchmarks/contenders_trl.py`); with `--train k` or `head` each twice, once
+  training all layers and once with the others frozen (`grpo-frozen`), because either may be the faster.
 
 Every contender has a process of its own and they take turns. Same model in float32, same number of prompts of exactly
 `--prompt-tokens`, completions of exactly `--new-tokens` (see `benchmarks/work.py`), temperature 1, the same reward, the
-same number of optimiser steps. Seconds are the clock's; processor seconds stand beside them, for a machine that others
-use too. `--profile` says where our time goes, and the floor's; `--ragged` compares rollouts whose completions end at
+same number of optimiser steps. Seconds are wall-clock seconds; processor seconds are printed too, for a machine that
+others use. `--profile` prints where our time and the floor's go. `--ragged` compares rollouts whose completions end at
 random with a decode loop that waits for the longest.
 """
 
@@ -53,7 +53,7 @@ PARTS = (
 
 
 def compare(work: Work, names: list[str], repeats: int) -> dict[str, list[Measurement]]:
-    """Measure whole iterations of the contenders, in turns."""
+    """Measure whole iterations of the contenders, in turns, and return the measurements by name."""
     jobs: dict[str, tuple[str, Work, dict[str, Any]]] = {}
     for name in names:
         jobs[name] = (CONTENDERS[name], work, {})
@@ -71,9 +71,9 @@ def compare(work: Work, names: list[str], repeats: int) -> dict[str, list[Measur
 
 
 def print_table(work: Work, results: dict[str, list[Measurement]]) -> None:
-    """Medians and spreads, and the medians of the ratios of neighbouring runs."""
+    """Print medians and spreads, and the medians of the ratios of neighbouring runs."""
     epochs = f"{work.epochs} epoch{'s' * (work.epochs > 1)}"
-    print(f"\n{epochs} of {work.minibatches} updates, {work.tokens} tokens an iteration")
+    print(f"\n{epochs} of {work.minibatches} updates, {work.tokens} tokens per iteration")
     print(
         f"{'':>12} | {'tokens/s':>22} | {'s/iteration':>20} | {'cpu s':>6} | {'peak MB':>8} | {'above MB':>8} | "
         "its time / ours"
@@ -93,7 +93,7 @@ def print_table(work: Work, results: dict[str, list[Measurement]]) -> None:
 
 
 def print_profile(work: Work, repeats: int) -> None:
-    """Print milliseconds an iteration by part, of ours and of the floor."""
+    """Print milliseconds per iteration by part, of ours and of the floor."""
     jobs: dict[str, tuple[str, Work, dict[str, Any]]] = {
         "ours": ("benchmarks.profiling:ProfiledOurs", work, {}),
         "floor": ("benchmarks.profiling:ProfiledFloor", work, {}),
@@ -102,7 +102,7 @@ def print_profile(work: Work, repeats: int) -> None:
         name: [m.profile | {"whole": m.seconds} for m in by_command["iterate"]]
         for name, by_command in interleave(jobs, repeats).items()
     }
-    print(f"\n{work.epochs} epoch{'s' * (work.epochs > 1)}, milliseconds an iteration, medians of {repeats}")
+    print(f"\n{work.epochs} epoch{'s' * (work.epochs > 1)}, milliseconds per iteration, medians of {repeats}")
     print(f"{'':>20} |     ours |    floor | difference | of ours")
     medians = {
         n: {p: 1e3 * statistics.median(r.get(p, 0.0) for r in rows) for p in (*PARTS, "whole")}
@@ -114,22 +114,22 @@ def print_profile(work: Work, repeats: int) -> None:
 
 
 def print_ragged(work: Work, repeats: int) -> None:
-    """Print tokens a second of both, and the median of the paired ratios."""
+    """Print tokens per second of both, and the median of the paired ratios."""
     results = interleave(
         {"ours": ("benchmarks.ragged:RaggedOurs", work, {}), "waiting": ("benchmarks.ragged:Waiting", work, {})},
         repeats,
         ["rollout"],
     )
     rates = {name: [m.tokens / m.seconds for m in by_command["rollout"]] for name, by_command in results.items()}
-    print(f"\nragged rollouts, at most {work.new_tokens} tokens, a third of it in the mean")
+    print(f"\nragged rollouts, at most {work.new_tokens} tokens, a third of that on average")
     for name, values in rates.items():
         tokens = [m.tokens for m in results[name]["rollout"]]
-        print(f"{name:>12} | {spread(values, '.0f'):>22} tokens/s | {spread(tokens, '.0f')} tokens a rollout")
+        print(f"{name:>12} | {spread(values, '.0f'):>22} tokens/s | {spread(tokens, '.0f')} tokens per rollout")
     print(f"ours / waiting: {spread([a / b for a, b in zip(rates['ours'], rates['waiting'], strict=True)])}")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Work()
     parser.add_argument("--model", default=default.model)
@@ -142,8 +142,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default=default.device)
     parser.add_argument("--policy-kwargs", type=json.loads, help="JSON, further arguments of TokenPolicy")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--profile", action="store_true", help="where the time goes, of ours and of the floor")
-    parser.add_argument("--ragged", action="store_true", help="rollouts that end at random, and nothing else")
+    parser.add_argument("--profile", action="store_true", help="print where our time and the floor's go")
+    parser.add_argument("--ragged", action="store_true", help="compare only rollouts that end at random")
     return parser.parse_args(arguments)
 
 
@@ -165,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def describe() -> str:
-    """The machine and the versions."""
+    """Describe the machine and the versions of the libraries."""
     import os
     from importlib.metadata import version
 

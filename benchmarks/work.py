@@ -1,7 +1,7 @@
-"""What every contender is given: the same model, prompts, reward and sizes.
+"""Give every contender the same model, prompts, reward and sizes.
 
-Completions have a fixed length: nobody ends at EOS. No contender masks a logit for that, which would cost time; EOS is
-a token like any other, because the tokenizer that a contender is given names another one, or none, as its end.
+Completions have a fixed length: no contender ends at EOS. None masks a logit for that, which would cost time. Instead
+the tokenizers name another token, or none, as EOS.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ N_PROMPTS = 256
 
 @dataclass(frozen=True)
 class FreshModel:
-    """A GPT-2-shaped model of any size, with random weights and a tokenizer of one token a word."""
+    """Describe a GPT-2-shaped model of any size, with random weights and a tokenizer of one token per word."""
 
     vocab_size: int = 2048
     n_layer: int = 3
@@ -41,7 +41,7 @@ class FreshModel:
 
 @dataclass(frozen=True)
 class Work:
-    """One iteration: `n_envs` completions of exactly `new_tokens` tokens, and `epochs` times `minibatches` updates.
+    """Describe an iteration: `n_envs` completions of exactly `new_tokens` tokens, `epochs` x `minibatches` updates.
 
     Args:
         model: a name that `rlhf_envs.models` knows, or a fresh model.
@@ -74,11 +74,11 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        """Tokens that are sampled in an iteration."""
+        """Return how many tokens an iteration samples."""
         return self.n_envs * self.new_tokens
 
     def load(self) -> tuple[Any, Any]:
-        """The model, in float32 on the device, and its tokenizer."""
+        """Return the model, in float32 on the device, and its tokenizer."""
         if isinstance(self.model, FreshModel):
             import torch
             from transformers import GPT2Config, GPT2LMHeadModel
@@ -94,7 +94,7 @@ class Work:
         return model.to(self.device), tokenizer
 
     def prompts(self, tokenizer: Any) -> list[str]:
-        """Texts of exactly `prompt_tokens` tokens each: pieces of reviews, or random words for a fresh model."""
+        """Return texts of exactly `prompt_tokens` tokens: pieces of reviews, or random words for a fresh model."""
         n, length = N_PROMPTS, self.prompt_tokens
         if isinstance(self.model, FreshModel):
             ids = np.random.default_rng(self.seed).integers(2, self.model.vocab_size, (n, length))
@@ -116,13 +116,13 @@ class Work:
         return exact
 
     def prompt_ids(self, tokenizer: Any) -> torch.Tensor:
-        """The prompts as `(n, prompt_tokens)` ids on the device."""
+        """Return the prompts as `(n, prompt_tokens)` ids on the device."""
         import torch
 
         return torch.tensor(tokenizer(self.prompts(tokenizer))["input_ids"], device=self.device)
 
     def reward_fn(self) -> Callable[..., Sequence[float]]:
-        """The reward, with TRL's signature and with a name, which TRL wants."""
+        """Return the reward as a function with TRL's signature and a `__name__`, which TRL needs."""
         if self.reward == "rule":
             return _rule
         scorer = get_reward(self.reward)
@@ -145,18 +145,18 @@ class FixedLength(Task):
             self._tokenizer.eos_token = None
 
     def tokenizer(self, model: str | None) -> Any:
-        """The given tokenizer."""
+        """Return the given tokenizer."""
         return self._tokenizer
 
     def rows(self, split: str, data: str | Path | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
-        """The given rows."""
+        """Return the given rows."""
         assert data is not None
         assert not isinstance(data, str | Path)
         return [dict(row) for row in data]
 
 
 def _rule(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
-    """The share of the letter e."""
+    """Return the share of the letter e in each completion."""
     return [text.count("e") / (len(text) + 1) for text in completions]
 
 

@@ -1,11 +1,11 @@
-"""Each contender in a process of its own, commanded one iteration at a time, so that runs interleave.
+"""Run each contender in a process of its own, one iteration per command, so that runs interleave.
 
-The processes are forked off a server that has imported the libraries and computed nothing (spawned where there is no
-forking), so that starting one is quick; this module imports no torch, and neither does the parent.
+The processes are forked from a server that has only imported the libraries, so that they start quickly. They are
+spawned where there is no forking. This module imports no torch, and neither does the parent.
 
-The parent never runs two at once. A worker times what it was told to do, counts the tokens it sampled and the steps of
-its optimisers, and measures its own peak of memory: on the CPU the resident set (`VmHWM`, reset before each command;
-where the system does not let us, the peak since the start), on CUDA what torch has allocated.
+The parent never runs two contenders at once. A worker times each command, counts the tokens that it sampled and the
+steps of its optimisers, and measures its own peak of memory: on the CPU the resident set (`VmHWM`, reset before each
+command; if the system does not allow that, the peak since the start), on CUDA the memory that torch has allocated.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ __all__ = ["Measurement", "Session", "Worker", "interleave", "spread"]
 
 @dataclass
 class Measurement:
-    """One command of one contender.
+    """Hold what one command of one contender took.
 
     Attributes:
         seconds: how long it took.
         cpu_seconds: the process's own processor time, of all threads.
         tokens: tokens sampled.
         optimizer_steps: steps of all optimisers.
-        peak: bytes, of the whole process (CUDA: of torch's allocations).
-        above: bytes, the peak above what the process held once built (model, reference, libraries), the gradients and
-            the optimiser's state.
+        peak: bytes of the whole process (on CUDA: of torch's allocations).
+        above: bytes of the peak, less what the process held once built (model, reference, libraries), less the
+            gradients and the optimiser's state.
         profile: seconds by part, with a profile.
     """
 
@@ -54,7 +54,7 @@ class Measurement:
 
 
 class Session:
-    """A contender's side of the pipe: `next` reports the command that is done and waits for another.
+    """Be a contender's end of the pipe: `next` reports the command that is done and waits for another.
 
     Attributes:
         tokens: tokens sampled since the command came; the contender adds to it.
@@ -75,7 +75,7 @@ class Session:
         self._optimizers[id(optimizer)] = optimizer
 
     def next(self) -> str | None:
-        """The next command, a method's name, or None when there is none left."""
+        """Report the last command and return the next one, a method's name; None if there is none left."""
         if self._busy:
             self._memory.synchronize()
             seconds, cpu = time.perf_counter() - self._start, time.process_time() - self._cpu_start
@@ -95,7 +95,7 @@ class Session:
         return command
 
     def _training_state(self) -> int:
-        """Bytes of the gradients, whether they are there at this moment or not, and of the optimisers' states."""
+        """Return the bytes of the optimisers' states and of the gradients, even if these are not allocated now."""
         import torch
 
         parameters = [p for o in self._optimizers.values() for group in o.param_groups for p in group["params"]]
@@ -105,7 +105,7 @@ class Session:
 
 
 class _Memory:
-    """The peak of this process's memory in bytes."""
+    """Measure this process's memory in bytes."""
 
     def __init__(self, device: str) -> None:
         import torch
@@ -151,7 +151,7 @@ def _status(key: str) -> int:
 
 
 def _serve(connection: Connection, contender: str, work: Work, arguments: dict[str, Any]) -> None:
-    """What a worker runs: build the contender, then let it drive the session."""
+    """Build the contender and let it drive the session: the main function of a worker."""
     warnings.simplefilter("ignore")  # what a library deprecates says nothing about its speed
     gc.freeze()  # else every collection walks the libraries' objects and so copies the server's pages
     import torch
@@ -181,11 +181,11 @@ def _context() -> Any:
 
 
 class Worker:
-    """A contender's process, as the parent sees it.
+    """Start a contender's process and command it.
 
     Args:
         contender: "module:Class", built as `Class(work, session, **arguments)` in the worker; it has `drive()`.
-        work: what it is to do.
+        work: the work that it does.
     """
 
     def __init__(self, contender: str, work: Work, **arguments: Any) -> None:
@@ -198,10 +198,10 @@ class Worker:
         self._ready = False
 
     def run(self, command: str = "iterate") -> Measurement:
-        """Have the contender do one command, the name of one of its methods, and wait for it.
+        """Let the contender run one command, the name of one of its methods, and return what it took.
 
         Raises:
-            RuntimeError: the contender failed; the message has its traceback.
+            RuntimeError: the contender failed. The message has its traceback.
         """
         if not self._ready:
             self._receive()
@@ -260,5 +260,5 @@ def interleave(
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """The median, and the least and the greatest in brackets."""
+    """Return the median, with the least and the greatest in brackets."""
     return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"

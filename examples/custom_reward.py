@@ -1,9 +1,9 @@
-"""Rewards of your own: a class, a function with TRL's signature, and both composed.
+"""Write rewards of your own: a class, a function with TRL's signature, and both composed.
 
     python examples/custom_reward.py [tokens]
 
 A reward function gets the finished texts of a batch of episodes, `prompts` and `completions`, and the data's other
-columns as keyword arguments; it returns one float an episode. TRL's reward functions have the same signature and work
+columns as keyword arguments. It returns one float per episode. TRL's reward functions have the same signature and work
 unchanged.
 """
 
@@ -17,7 +17,7 @@ from rlhf_envs import Reward, get_reward
 
 
 class Mentions(Reward):
-    """How many of some words a completion mentions, at most 1. A `Reward` composes with +, - and *."""
+    """Score 1 for a completion that mentions one of some words, else 0. A `Reward` composes with +, - and *."""
 
     name = "mentions"
 
@@ -29,7 +29,7 @@ class Mentions(Reward):
 
 
 def brevity(completions: list[str], **kwargs: Any) -> list[float]:
-    """As one would write it for TRL: shorter is better."""
+    """Prefer shorter completions. This function is written as for TRL."""
     return [-len(text.split()) / 20 for text in completions]
 
 

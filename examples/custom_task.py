@@ -1,4 +1,4 @@
-"""A task of your own, registered as a Gymnasium environment: alliteration.
+"""Register a task of your own as a Gymnasium environment: alliteration.
 
     python examples/custom_task.py [tokens]
     rlhf train --env custom_task:my/Alliteration-v0          # in this folder; "module:id" imports the module
@@ -20,13 +20,13 @@ from rlhf_envs.testing import check_text_env
 
 
 def alliteration(completions: list[str], letter: list[str], **columns: Any) -> list[float]:
-    """The share of words that start with the letter of the prompt's row."""
+    """Return the share of words that start with the letter of the prompt's row."""
     words = [text.split() for text in completions]
     return [sum(w[0] == first for w in ws) / max(len(ws), 5) for ws, first in zip(words, letter, strict=True)]
 
 
 class Alliteration(Task):
-    """Go on with words that begin with the letter of the prompt's last word."""
+    """Continue with words that begin with the letter of the prompt's last word."""
 
     name = "alliteration"
     max_prompt_tokens = 8

@@ -1,4 +1,4 @@
-"""Reward hacking: without the KL penalty the agent learns to please the reward model, not to praise films.
+"""Show reward hacking: without the KL penalty the agent learns to please the reward model, not to praise films.
 
 Run `python examples/hacking_without_leash.py [tokens] [seed] [pairs]`; `rlhf train` has the penalty on.
 
@@ -28,7 +28,7 @@ FIGURES = {"reward": "proxy", "gold": "gold", "kl": "KL", "perplexity": "perplex
 
 
 def comparisons(split: str, n: int, generator: random.Random) -> list[dict[str, object]]:
-    """Pairs of snippets whose mean ratings lie more than 1 apart."""
+    """Draw pairs of snippets whose mean ratings are more than 1 apart."""
     rows, pairs = load_rows("rated_snippets", split, required=("text",)), []
     while len(pairs) < n:
         worse, better = sorted(generator.sample(rows, 2), key=lambda row: row["mean"])
@@ -38,7 +38,7 @@ def comparisons(split: str, n: int, generator: random.Random) -> list[dict[str, 
 
 
 def fit_proxy(n_pairs: int, seed: int) -> RewardModel:
-    """A reward model that has seen `n_pairs` comparisons."""
+    """Fit a reward model to `n_pairs` comparisons."""
     generator = random.Random(seed)
     torch.manual_seed(seed)
     tokenizer = load_tokenizer("tiny")

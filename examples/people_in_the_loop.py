@@ -1,4 +1,4 @@
-"""A reward from people: label pairs of completions, fit a reward model to the labels, train on it, and plot.
+"""Learn a reward from people: label pairs of completions, fit a reward model to the labels, train on it, and plot.
 
     python examples/people_in_the_loop.py [tokens] [pairs] [--person]     # a person: you label, at a web page
 
@@ -28,7 +28,7 @@ ENV, STORE = "rlhf/Sentiment-v0", "people_in_the_loop.db"
 
 
 def ask(store: FeedbackStore, agent: object, n: int, overlap: int) -> list[str]:
-    """Put n pairs of the agent's completions of training prompts into the store; returns all the texts."""
+    """Put n pairs of the agent's completions of training prompts into the store, and return all the texts."""
     first = len(store.items())  # those of earlier runs have had other prompts
     prompts = np.random.default_rng(0).permutation(4000).take(range(first, first + n), mode="wrap")
     done = generate(agent, ENV, indices=np.repeat(prompts, 2), split="train", seed=first)
@@ -54,7 +54,7 @@ def wait_for_a_person(store: FeedbackStore) -> None:
 
 
 def fit(store: FeedbackStore, references: list[str]) -> RewardModel:
-    """A reward model of what the annotators said, taken together, with mean 0 and deviation 1 over `references`."""
+    """Fit a reward model to the aggregated labels, with mean 0 and standard deviation 1 over `references`."""
     rows = aggregate_pairs(store.items(), store.judgements())
     n = max(1, len(rows) // 5)
     model, tokenizer = load_backbone("tiny")

@@ -1,4 +1,4 @@
-"""PPO and A2C side by side in TensorBoard: two runs below one folder, under one set of tags.
+"""Show PPO and A2C side by side in TensorBoard: two runs below one folder, under one set of tags.
 
 Run `python examples/tensorboard_compare.py [tokens] [folder]`, then `tensorboard --logdir logs/compare`.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from agents.training.run import TrainConfig, train
+from agents import TrainConfig, train
 
 
 def main(n_timesteps: int, log_folder: str, n_test: int = 64) -> None:

@@ -38,7 +38,7 @@ def write(path: Path, rows: list[dict[str, object]]) -> None:
 
 
 def opening(document: Document, generator: random.Random) -> tuple[str, str] | None:
-    """Cut a review's first passage into a prompt of 3-8 words and the rest, or return None where it does not suit.
+    """Cut a review's first passage into a prompt of 3-8 words and the rest, or return None if it does not suit.
 
     It suits where the prompt is plain text within one sentence, followed by at least five more words.
     """
@@ -61,7 +61,7 @@ def opening(document: Document, generator: random.Random) -> tuple[str, str] | N
 
 
 def sentiment_rows(documents: list[Document]) -> list[dict[str, object]]:
-    """Draw prompts, half from positive and half from negative reviews; no prompt is there twice, in any split."""
+    """Draw prompts, half from positive and half from negative reviews. No prompt is there twice, in any split."""
     tokenizer = load_tokenizer("tiny")
     generator = random.Random(0)
     seen: set[str] = set()
@@ -84,7 +84,7 @@ def sentiment_rows(documents: list[Document]) -> list[dict[str, object]]:
 
 
 def letters(text: str) -> str:
-    """Return what two spellings of the same snippet share."""
+    """Return the lower-case letters and digits of a text: the same for two spellings of a snippet."""
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 

@@ -71,7 +71,7 @@ Of {n_samples} completions of the prompts below (temperature 1, at most 48 token
 
 @torch.inference_mode()
 def perplexity(model: PreTrainedModel, data: PackedTexts, batch_size: int = 16) -> tuple[float, int]:
-    """Return the mean loss (nats a token) and the number of predicted tokens over packed rows."""
+    """Return the mean loss (nats per token) and the number of predicted tokens over packed rows."""
     total, count = 0.0, 0
     for start in range(0, len(data), batch_size):
         rows = [data[i] for i in range(start, min(start + batch_size, len(data)))]

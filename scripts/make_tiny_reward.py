@@ -84,7 +84,7 @@ Snippet = dict[str, object]
 
 
 def cut_off(text: str, generator: random.Random, share: float) -> str:
-    """With probability `share`, keep only the first part of a text, of `MIN_WORDS` words or more."""
+    """Keep, with probability `share`, only the first part of a text, of `MIN_WORDS` words or more."""
     words = text.split()
     if len(words) <= MIN_WORDS or generator.random() >= share:
         return text
@@ -115,7 +115,7 @@ def review_passages(split: str) -> dict[int, list[str]]:
 
 
 def review_pairs(passages: dict[int, list[str]], n: int, generator: random.Random, share: float) -> list[Pair]:
-    """Draw pairs of a passage out of a favourable review and one out of an unfavourable one."""
+    """Draw pairs of a passage from a favourable review and one from an unfavourable review."""
     favourable, unfavourable = (generator.sample(passages[label], min(n, len(passages[label]))) for label in (1, 0))
     return [
         {"prompt": "", "chosen": cut_off(good, generator, share), "rejected": cut_off(bad, generator, share)}
@@ -124,7 +124,7 @@ def review_pairs(passages: dict[int, list[str]], n: int, generator: random.Rando
 
 
 def raters_agreement(pairs: Sequence[Pair]) -> float:
-    """Return how often one random rater of each text orders a pair as the mean ratings do; a tie counts half."""
+    """Return how often one random rater of each text orders a pair as the mean ratings do. A tie counts half."""
     shares = []
     for pair in pairs:
         high, low = (np.array(row["ratings"]) for row in pair["rows"])  # type: ignore[attr-defined]

@@ -1,11 +1,13 @@
-"""The benchmark of the loop says what its runs came to, also where that is not what one hoped for."""
+"""The benchmark of the loop judges its runs rightly, also where the outcome is not what one hoped for."""
 
 from __future__ import annotations
 
 import importlib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,7 +21,7 @@ def loop(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def report(golds: list[float], spammers: list[str]) -> dict[str, Any]:
-    """A run's report with these figures of gold, round by round, in which b clicks at random."""
+    """A run's report with these values of gold, round by round, in which b is a spammer."""
     rounds: list[dict[str, Any]] = []
     for number, gold in enumerate(golds):
         estimates = {"gold": {"mean": gold, "sem": 0.01}, "kl": {"mean": 2.0 * number, "sem": 0.1}}
@@ -28,38 +30,38 @@ def report(golds: list[float], spammers: list[str]) -> dict[str, Any]:
     return {"judges": ["gold"], "scorer": "gold", "rounds": rounds, "wall": 10.0}
 
 
-@pytest.mark.parametrize(
-    ("last", "rises", "beats"),
-    [(0.7, "yes", "yes"), (0.65, "yes", "NO"), (0.55, "NO", "NO")],
-)
-def test_it_says_whether_gold_rises_and_beats_one_round(
-    loop: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], last: float, rises: str, beats: str
-) -> None:
-    asked: list[tuple[Any, ...]] = []
+@pytest.mark.parametrize(("last", "rises", "beats"), [(0.7, True, True), (0.65, True, False), (0.55, False, False)])
+def test_it_judges_whether_gold_rises_and_beats_one_round(loop: Any, last: float, rises: bool, beats: bool) -> None:
+    arms: dict[str, list[Any]] = {"loop": [], "one round": []}
+    for shift in (0.0, 0.1):  # the difference between the seeds is the same in both arms, and so goes away
+        arms["loop"].append(report([0.5 + shift, 0.55 + shift, 0.6 + shift, last + shift], ["b"]))
+        arms["one round"].append(report([0.5 + shift, 0.66 + shift], ["a", "b"]))
+    outcome = loop.judge(arms, seconds=loop.MAX_SECONDS + 1)
+    np.testing.assert_allclose(outcome.rises, [[0.05, 0.05], [0.05, 0.05], [last - 0.6, last - 0.6]])
+    np.testing.assert_allclose(outcome.better, [last - 0.66] * 2)
+    assert (outcome.planted, outcome.found, outcome.wrong) == (2, 2, 0)
+    assert list(outcome.checks.values()) == [rises, beats, beats, False]  # equal differences leave no doubt
+    assert all(loop.judge(arms, seconds=1.0).checks.values()) == beats
 
-    def run(name: str, seed: int, rounds: int, labels: int, tokens: int, folder: Path, further: Any) -> Any:
-        asked.append((name, seed, rounds, labels, tokens, further))
-        shift = 0.1 * seed  # what the seeds differ in is the same in both arms
-        if name == "loop":
-            return report([0.5 + shift, 0.55 + shift, 0.6 + shift, last + shift], ["b"])
-        return report([0.5 + shift, 0.66 + shift], ["a", "b"])
 
-    monkeypatch.setattr(loop, "run", run)
-    loop.main(["--seeds", "2", "--noise", "0.2"])
-    printed = capsys.readouterr().out
-    assert {entry[:5] for entry in asked} == {
-        ("loop", 0, 3, 200, 8192),
-        ("loop", 1, 3, 200, 8192),
-        ("one_round", 0, 1, 600, 24576),
-        ("one_round", 1, 1, 600, 24576),
-    }
-    assert all(entry[5] == ["--noise", "0.2"] for entry in asked)
-    assert f"| loop | 3 | 24,576 | {last + 0.05:.3f} ± 0.050 |" in printed
-    assert f"it is {last - 0.66:.3f} ± 0.000 above one round" in printed
-    assert "2 planted, 2 found, 0 others suspected" in printed
-    assert f"gold rises every round on average: {rises}\n" in printed
-    assert f"gold beats one round with as many labels on average: {beats}\n" in printed
-    assert f"gold rises by 0.050 ± 0.000, 0.050 ± 0.000, {last - 0.6:.3f} ± 0.000 in the rounds" in printed
+def test_annotators_who_are_no_spammers_and_are_taken_for_some_are_counted(loop: Any) -> None:
+    assert loop.count_spammers([report([0.5, 0.6], ["a", "b"]), report([0.5, 0.6], ["c"])]) == (2, 1, 2)
+
+
+def test_both_arms_get_as_many_labels_and_tokens(loop: Any, tmp_path: Path) -> None:
+    arms = loop.sizes(3, 200, 8192)
+    assert {(rounds * labels, rounds * tokens) for rounds, labels, tokens in arms.values()} == {(600, 24576)}
+    assert [rounds for rounds, _, _ in arms.values()] == [3, 1]
+    line = loop.command("one_round", 1, arms["one round"], tmp_path, ["--noise", "0.2"])
+    given = dict(pairwise(line))
+    assert [given[flag] for flag in ("--rounds", "--labels", "-n", "--seed", "--noise", "-f")] == [
+        "1",
+        "600",
+        "24576",
+        "1",
+        "0.2",
+        str(tmp_path),
+    ]
 
 
 def test_a_difference_is_clear_by_a_t_interval(loop: Any) -> None:
@@ -72,8 +74,17 @@ def test_a_difference_is_clear_by_a_t_interval(loop: Any) -> None:
 @pytest.mark.slow
 def test_it_runs(loop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--env", "rlhf/TokenBandit-v0", "--n-envs", "32", "-params", "batch_size:48", "--test-episodes", "4"]
-    loop.main(["--seeds", "1", "--rounds", "2", "--labels", "8", "--tokens", "96", "--reward-epochs", "1", *small])
+    outcome = loop.main(
+        ["--seeds", "1", "--rounds", "2", "--labels", "8", "--tokens", "96", "--reward-epochs", "1", *small]
+    )
     printed = capsys.readouterr().out
-    assert "| loop | 2 | 192 |" in printed
-    assert "| one round | 1 | 192 |" in printed
-    assert "token-bandit beats one round with as many labels on average: " in printed
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in printed.splitlines() if line.startswith("| ")]
+    assert rows[1:] == [
+        ["loop", "0", "0"],
+        ["loop", "1", "96"],
+        ["loop", "2", "192"],
+        ["one round", "0", "0"],
+        ["one round", "1", "192"],
+    ]
+    assert np.shape(outcome.rises) == (2, 1)
+    assert np.isfinite([*outcome.better, *np.ravel(outcome.rises)]).all()

@@ -1,4 +1,4 @@
-"""Expert iteration for text, also called rejection-sampling fine-tuning or RAFT.
+"""Implement expert iteration for text, also called rejection-sampling fine-tuning or RAFT.
 
 Papers: Anthony et al. 2017, https://arxiv.org/abs/1705.08439; for language models Dong et al. 2023,
 https://arxiv.org/abs/2304.06767. Each rollout's best episodes are imitated: maximum likelihood of their tokens.
@@ -21,15 +21,15 @@ __all__ = ["ExpertIteration"]
 
 
 class ExpertIteration(PolicyGradient):
-    """Expert iteration.
+    """Train by expert iteration: imitate the best episodes of each rollout.
 
     Args:
-        top_share: of a rollout's episodes that are imitated, above 0 and up to 1.
+        top_share: the share of a rollout's episodes that is imitated, above 0 and up to 1.
 
     The other arguments are those of `PolicyGradient`.
 
     Raises:
-        ValueError: the share is none.
+        ValueError: the share is not above 0 and up to 1.
     """
 
     def __init__(self, *args: Any, learning_rate: Any = 3e-4, top_share: float = 0.25, **kwargs: Any) -> None:
@@ -39,7 +39,7 @@ class ExpertIteration(PolicyGradient):
         super().__init__(*args, learning_rate=learning_rate, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        """1 for each token of the best episodes, 0 for the others."""
+        """Return 1 for each token of the best episodes and 0 for the others, and the episodes' scores."""
         scores = buffer.scores - buffer.stats["kl_coef"] * buffer.sum_by_episode(buffer.kl)
         best = np.zeros(len(scores))
         best[np.argsort(-scores, kind="stable")[: max(1, round(self.top_share * len(scores)))]] = 1
@@ -47,7 +47,7 @@ class ExpertIteration(PolicyGradient):
         return chosen, scores[buffer.segments[:, 0]][:, None]
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The cross-entropy of the chosen tokens."""
+        """Return the cross-entropy of the chosen tokens."""
         _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
         imitation = -(samples.advantages * log_prob).sum() / samples.advantages.sum().clamp(min=1)
         return imitation - self.ent_coef * entropy.mean(), {
