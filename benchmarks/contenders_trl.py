@@ -1,9 +1,9 @@
 """Run TRL's GRPO and RLOO trainers at the same work, with their fastest options.
 
 All completions of an iteration are generated in one batch with the KV cache on; float32, like the others, and no
-gradient checkpointing (TRL's defaults are bf16 and checkpointing); no padding to multiples; fused AdamW; no logging, saving,
-tables or progress bars. `beta` is above 0, so the reference is on. The log-probabilities before the update are TRL's
-own affair: it computes them if minibatches or iterations need them, in one more forward pass per sequence.
+gradient checkpointing (TRL's defaults are bf16 and checkpointing); no padding to multiples; fused AdamW; no logging,
+saving, tables or progress bars. `beta` is above 0, so the reference is on. The log-probabilities before the update are
+TRL's own affair: it computes them if minibatches or iterations need them, in one more forward pass per sequence.
 
 EOS: the tokenizer's EOS is a token beyond the model's vocabulary, which the model cannot emit, so `generate` runs to
 the full length without masking logits. A prompt is repeated `num_generations` times, as the two algorithms want it; TRL
