@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["as_markdown", "draw", "markdown_table", "printable"]
+__all__ = ["as_markdown", "draw", "markdown_table", "printable", "split_hidden"]
+
+# Controls, formats, surrogates, private use and other default ignorables. Arabic signs among the formats are left out.
+HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ud800-\udfff\ue000-\uf8ff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb"
+    "\U00013430-\U0001345f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\U000f0000-\U000ffffd\U00100000-\U0010fffd]"
+)
 
 MARKDOWN = str.maketrans(
     {c: f"\\{c}" for c in "\\`*_{}[]()#+-.!|>~:"} | {"<": "&lt;", "&": "&amp;", "\n": " ", "\r": " "}
@@ -17,15 +26,27 @@ SIZE = (640, 360)  # width, height
 MARGIN, LINE_HEIGHT, CHARACTERS, LINES = 12, 21, 68, 16
 
 
+def split_hidden(text: str) -> Iterator[tuple[str, str]]:
+    """Yield (visible text, the hidden character after it); the last pair has no hidden character ("").
+
+    Hidden are escape sequences, bidi overrides, zero-width characters and the like. The joiners and selectors within an
+    emoji are not hidden.
+    """
+    start = 0
+    for match in HIDDEN.finditer(text):
+        if not _is_part_of_emoji(text, match.start()):
+            yield text[start : match.start()], match[0]
+            start = match.end()
+    yield text[start:], ""
+
+
 def printable(text: str) -> str:
-    r"""Return the text with control and format characters (escape sequences, bidi overrides) written out, as `\x1b`."""
-    return "".join(
-        c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else ascii(c)[1:-1] for c in text
-    )
+    r"""Return the text with hidden characters written as `\x1b` or `\u202e`, so that no terminal obeys them."""
+    return "".join(shown + ascii(hidden)[1:-1] for shown, hidden in split_hidden(text))
 
 
 def as_markdown(text: str) -> str:
-    """Return the text on one line, escaped for Markdown: nothing in it becomes markup, a link or an image."""
+    """Return the text on one line, escaped so that Markdown finds no markup, link or image in it."""
     return printable(text).translate(MARKDOWN)
 
 
@@ -51,3 +72,15 @@ def draw(text: str) -> np.ndarray:
     for i, line in enumerate(lines[-LINES:]):
         canvas.text((MARGIN, MARGIN + i * LINE_HEIGHT), line, fill="black", font=font)
     return np.asarray(image).copy()
+
+
+def _is_part_of_emoji(text: str, i: int) -> bool:
+    before = text[i - 1] if i > 0 else ""
+    after = text[i + 1] if i + 1 < len(text) else ""
+    if text[i] == "\ufe0f":
+        return _is_symbol(before) or after == "\u20e3"
+    return text[i] == "\u200d" and (_is_symbol(before) or before == "\ufe0f") and _is_symbol(after)
+
+
+def _is_symbol(character: str) -> bool:
+    return bool(character) and unicodedata.category(character) in ("So", "Sk", "Sm")
