@@ -1,6 +1,6 @@
-"""Human feedback: a store of questions and answers, and the ways in and out of it.
+"""Collect human feedback: a store of questions and answers, and the ways in and out of it.
 
-Importing this imports the standard library only. The store needs the extra `web` (SQLAlchemy, Alembic).
+Importing this package imports the standard library only. The store needs the extra `web` (SQLAlchemy, Alembic).
 """
 
 from __future__ import annotations
@@ -9,45 +9,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhf_envs.feedback.kinds import KINDS, check_value
-    from rlhf_envs.feedback.records import (
-        Annotator,
-        Item,
-        Judgement,
-        LeaseLost,
-        NewItem,
-        Progress,
-        Settings,
-        StoreError,
-        Task,
-    )
-    from rlhf_envs.feedback.store.store import FeedbackStore
+    from .kinds import KINDS as KINDS
+    from .kinds import check_value as check_value
+    from .records import Annotator as Annotator
+    from .records import Assignment as Assignment
+    from .records import Item as Item
+    from .records import Judgement as Judgement
+    from .records import LeaseLost as LeaseLost
+    from .records import NewItem as NewItem
+    from .records import Progress as Progress
+    from .records import Settings as Settings
+    from .records import StoreError as StoreError
+    from .store.store import FeedbackStore as FeedbackStore
 
-__all__ = [
-    "KINDS",
-    "Annotator",
-    "FeedbackStore",
-    "Item",
-    "Judgement",
-    "LeaseLost",
-    "NewItem",
-    "Progress",
-    "Settings",
-    "StoreError",
-    "Task",
-    "check_value",
-]
+    Task = Assignment  # the name that this class had before
 
-_HOMES = {"FeedbackStore": "store", "KINDS": "kinds", "check_value": "kinds"}
-_NEEDS_EXTRA = {"sqlalchemy", "alembic"}
+_HOMES = {
+    "KINDS": "kinds:KINDS",
+    "Annotator": "records:Annotator",
+    "Assignment": "records:Assignment",
+    "FeedbackStore": "store.store:FeedbackStore",
+    "Item": "records:Item",
+    "Judgement": "records:Judgement",
+    "LeaseLost": "records:LeaseLost",
+    "NewItem": "records:NewItem",
+    "Progress": "records:Progress",
+    "Settings": "records:Settings",
+    "StoreError": "records:StoreError",
+    "Task": "records:Assignment",
+    "check_value": "kinds:check_value",
+}
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name].split(":")
     try:
-        return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'records')}"), name)
+        return getattr(import_module(f".{module}", __name__), attribute)
     except ModuleNotFoundError as error:
-        if error.name in _NEEDS_EXTRA:
+        if error.name in ("sqlalchemy", "alembic"):
             raise ImportError(f'{name} needs {error.name}: pip install "rlhf-envs[web]"') from error
         raise

@@ -1,4 +1,4 @@
-"""Anybody who answers tasks, a person at a terminal or a simulation, works through the same few lines."""
+"""Work through assignments: claim, answer, submit. A simulated annotator and a program of your own do it alike."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .records import LeaseLost, StoreError
 
 if TYPE_CHECKING:
-    from .records import Task
+    from .records import Assignment
     from .store.store import FeedbackStore
 
 __all__ = ["Respond", "Response", "join", "work", "work_once"]
@@ -19,10 +19,10 @@ __all__ = ["Respond", "Response", "join", "work", "work_once"]
 
 @dataclass(frozen=True)
 class Response:
-    """An answer to a task.
+    """Hold an answer to an assignment.
 
     Attributes:
-        value: what the task's kind asks for, see `rlhf_envs.feedback.kinds`; None skips it.
+        value: the answer for the item's kind, see `rlhf_envs.feedback.kinds`. None is a skip.
         seconds: how long the answer took.
         comment: free text.
     """
@@ -32,24 +32,24 @@ class Response:
     comment: str = ""
 
 
-Respond = Callable[["Task"], Response | None]
+Respond = Callable[["Assignment"], Response | None]
 
 
 def work(store: FeedbackStore, name: str, respond: Respond, limit: int | None = None) -> int:
-    """Claim tasks, answer them and submit the answers, until none is left.
+    """Claim assignments, answer them and submit the answers, until none is left.
 
     Args:
-        store: holds the tasks.
-        name: who answers, an annotator or an admin; added as an annotator where the store does not know the name.
-        respond: answers a task. None gives the task back and ends the work.
-        limit: the most answers, skips among them.
+        store: holds the items.
+        name: who answers. A name that the store does not know is added as an annotator.
+        respond: answers an assignment. If it returns None, the assignment is given back and the work ends.
+        limit: the largest number of answers. Skips count.
 
     Returns:
-        How many answers were submitted, skips among them. An answer whose lease has gone to somebody else in the
-        meantime is not counted: the task is theirs.
+        How many answers were submitted, skips among them. An answer does not count if its lease has gone to somebody
+        else in the meantime.
 
     Raises:
-        ValueError: an answer is not what the task's kind asks for; its task is given back.
+        ValueError: an answer does not suit the item's kind. The assignment is given back.
     """
     join(store, name)
     done = 0
@@ -65,29 +65,28 @@ def join(store: FeedbackStore, name: str) -> None:
     """Add an annotator unless there is an account of that name, whatever its role.
 
     Raises:
-        ValueError: the name is no name.
+        ValueError: the name is not allowed.
     """
     if name not in {annotator.name for annotator in store.annotators()}:
         store.add_annotator(name)
 
 
 def work_once(store: FeedbackStore, name: str, respond: Respond) -> bool | None:
-    """Answer one task: True if the answer was taken, False if the lease was lost, None if there was nothing to do."""
-    task = store.claim(name)
-    if task is None:
+    """Answer one assignment. Return whether it was stored (False: the lease was lost), or None if none is left."""
+    assignment = store.claim(name)
+    if assignment is None:
         return None
     try:
-        response = respond(task)
+        response = respond(assignment)
         if response is None:
-            store.release(task.id, name)
+            store.release(assignment.id, name)
             return None
-        store.submit(
-            task.id, name, response.value, key=uuid.uuid4().hex, seconds=response.seconds, comment=response.comment
-        )
+        key, seconds, comment = uuid.uuid4().hex, response.seconds, response.comment
+        store.submit(assignment.id, name, response.value, key=key, seconds=seconds, comment=comment)
     except LeaseLost:
         return False
     except BaseException:
-        with contextlib.suppress(StoreError):  # what went wrong first is what to say
-            store.release(task.id, name)
+        with contextlib.suppress(StoreError):  # the first error is the one to report
+            store.release(assignment.id, name)
         raise
     return True

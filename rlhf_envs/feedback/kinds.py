@@ -1,4 +1,4 @@
-"""The kinds of feedback: what each asks of an item, and what an answer must look like.
+"""Define the kinds of feedback: how many completions each needs, and what an answer must look like.
 
 A skip is the value None, for every kind.
 """
@@ -23,19 +23,19 @@ from pydantic import (
     model_validator,
 )
 
-from rlhf_envs.feedback.records import NewItem, Settings
+from .records import NewItem, Settings
 
 __all__ = ["KINDS", "check_completions", "check_item", "check_value"]
 
 
 class Answer(BaseModel):
-    """The base of the answers. Validation gets `n` (completions of the item) and `settings` as its context."""
+    """Serve as the base of the answers. The validation context has `n` (completions of the item) and `settings`."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class Pairwise(Answer):
-    """Which of two completions is better: an index into the item's completions (never a side), None for a tie."""
+    """Say which of two completions is better: an index into the item's completions (never a side), None for a tie."""
 
     choice: StrictInt | None = Field(ge=0, le=1)
     strength: StrictInt = Field(default=1, ge=0, le=3)
@@ -50,7 +50,7 @@ class Pairwise(Answer):
 
 
 class Ranking(Answer):
-    """All completions, best first."""
+    """List the indices of all completions, best first."""
 
     order: list[StrictInt]
 
@@ -64,7 +64,7 @@ class Ranking(Answer):
 
 
 class Rating(Answer):
-    """A whole number on the scale of the settings."""
+    """Rate a completion by a whole number on the scale of the settings."""
 
     rating: StrictInt
 
@@ -78,13 +78,13 @@ class Rating(Answer):
 
 
 class Thumbs(Answer):
-    """Good or bad."""
+    """Call a completion good or bad."""
 
     up: StrictBool
 
 
 class Correction(Answer):
-    """The person's version of the completion."""
+    """Give the person's own version of the completion."""
 
     text: StrictStr
 
@@ -97,7 +97,7 @@ class Correction(Answer):
 
 
 class Flags(Answer):
-    """The harms in the completion, by category of the settings; an empty list says that there are none."""
+    """List the harms in the completion, as categories of the settings. An empty list says that there are none."""
 
     harms: list[StrictStr]
 
@@ -107,7 +107,7 @@ class Flags(Answer):
         known = _context(info)["settings"].harms
         if unknown := [harm for harm in harms if harm not in known]:
             raise ValueError(f"unknown categories {unknown}; there are {', '.join(known)}")
-        return [harm for harm in known if harm in harms]  # each once, in the order of the settings
+        return [harm for harm in known if harm in harms]  # without repeats, in the order of the settings
 
 
 KINDS: dict[str, type[Answer]] = {
@@ -121,7 +121,7 @@ KINDS: dict[str, type[Answer]] = {
 
 
 def check_completions(kind: str, n_completions: int) -> None:
-    """Raise a ValueError unless the kind is known and can be asked about that many completions."""
+    """Raise a ValueError unless the kind is known and suits the number of completions."""
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind!r}; there are {', '.join(KINDS)}")
     wanted, suits = {
@@ -133,7 +133,7 @@ def check_completions(kind: str, n_completions: int) -> None:
 
 
 def check_item(item: NewItem, settings: Settings) -> None:
-    """Raise a ValueError that names the field unless the item can be stored and asked."""
+    """Raise a ValueError that names the field unless the item can be stored and judged."""
     check_completions(item.kind, len(item.completions))
     for name, text in (("prompt", item.prompt), ("source", item.source), ("policy", item.policy)):
         if not isinstance(text, str):
@@ -147,7 +147,7 @@ def check_item(item: NewItem, settings: Settings) -> None:
     try:
         json.dumps(item.meta, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"meta must be JSON-able: {error}") from None
+        raise ValueError(f"meta must be something that JSON can hold: {error}") from None
     try:
         check_value(item.kind, item.gold, len(item.completions), settings)
     except ValueError as error:
@@ -157,19 +157,19 @@ def check_item(item: NewItem, settings: Settings) -> None:
 def check_value(
     kind: str, value: Mapping[str, Any] | None, n_completions: int, settings: Settings | None = None
 ) -> dict[str, Any] | None:
-    """Check an answer and bring it into its one form.
+    """Check an answer and return it in its one form.
 
     Args:
         kind: a key of `KINDS`.
-        value: the answer; None for a skip.
-        n_completions: of the item.
-        settings: of the store (the scale, the harms); their defaults without.
+        value: the answer, or None for a skip.
+        n_completions: how many completions the item has.
+        settings: the store's settings (the scale, the harms). Without them the defaults apply.
 
     Returns:
-        The answer with defaults filled in; None for a skip.
+        The answer with defaults filled in, or None for a skip.
 
     Raises:
-        ValueError: it is not such an answer; the message names the field.
+        ValueError: the value is no answer of this kind. The message names the field.
     """
     check_completions(kind, n_completions)
     if value is None:

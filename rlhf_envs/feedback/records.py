@@ -1,4 +1,4 @@
-"""What goes into the feedback store and what comes out of it."""
+"""Define what goes into the feedback store and what comes out of it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 __all__ = [
     "MOVING_SETTINGS",
     "Annotator",
+    "Assignment",
     "Item",
     "Judgement",
     "LeaseLost",
@@ -16,35 +17,34 @@ __all__ = [
     "Progress",
     "Settings",
     "StoreError",
-    "Task",
 ]
 
-
-MOVING_SETTINGS = ("scale", "harms", "guidelines")  # what answers stand on: it moves with them to another store
+# The settings on which the meaning of answers rests. An export takes them along to another store.
+MOVING_SETTINGS = ("scale", "harms", "guidelines")
 
 
 class StoreError(RuntimeError):
-    """The database cannot be used as it is: locked, read-only, out of reach, or of another schema."""
+    """Signal that the database cannot be used: it is locked, read-only, out of reach, or has another schema."""
 
 
 class LeaseLost(RuntimeError):
-    """The task is no longer this annotator's: its lease ran out and another took it, or it was given back."""
+    """Signal that an assignment is no longer the annotator's: the lease went to another, or it was given back."""
 
 
 @dataclass(frozen=True)
 class NewItem:
-    """A question to put into the queue.
+    """Hold a question to put into the queue.
 
     Attributes:
         kind: a kind of feedback, a key of `KINDS`.
         prompt: what the completions continue.
-        completions: what is judged; their number must suit the kind.
-        source: where the completions come from (a file, a run).
-        policy: which policy wrote them.
-        meta: anything JSON-able that comes back with the item.
-        overlap: how many annotators judge it.
-        gold: the expected value, which makes it a gold question: it tests annotators and is not exported.
-        priority: the highest comes first.
+        completions: the texts to judge. Their number must suit the kind.
+        source: where the completions come from, such as a file or a run.
+        policy: the policy that wrote them.
+        meta: anything that JSON can hold. It comes back with the item.
+        overlap: how many annotators judge the item.
+        gold: the expected answer. It makes the item a gold question, which tests annotators and is not exported.
+        priority: items with the highest priority are asked first.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class NewItem:
 
 @dataclass(frozen=True)
 class Item:
-    """A question in the queue; the fields are those of `NewItem`, with its id and when it was added (UTC)."""
+    """Hold a question in the queue: the fields of `NewItem`, its id, and when it was added (UTC)."""
 
     id: int
     kind: str
@@ -77,7 +77,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Annotator:
-    """Someone who answers; `role` is "annotator" or "admin"."""
+    """Hold a person or a program that answers. `role` is "annotator" or "admin"."""
 
     id: int
     name: str
@@ -86,10 +86,10 @@ class Annotator:
 
 
 @dataclass(frozen=True)
-class Task:
-    """An item lent to an annotator until `expires` (UTC).
+class Assignment:
+    """Hold an item that is lent to an annotator until `expires` (UTC).
 
-    `sides` is the order in which to show the completions, drawn at random: `completions[sides[0]]` comes first.
+    `sides` is the order in which to show the completions. It is drawn at random: `completions[sides[0]]` comes first.
     """
 
     id: int
@@ -101,13 +101,13 @@ class Task:
 
 @dataclass(frozen=True)
 class Judgement:
-    """An annotator's answer to an item.
+    """Hold an annotator's answer to an item.
 
     Attributes:
-        value: what `check_value` made of the answer; indices are those of `item.completions`. None is a skip.
+        value: the answer as `check_value` returns it. Indices in it count `item.completions`. None is a skip.
         seconds: how long the annotator took.
         sides: the order in which the completions were shown.
-        key: the idempotency key that it was submitted with.
+        key: the idempotency key with which the answer was submitted.
     """
 
     id: int
@@ -124,14 +124,14 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Progress:
-    """Counts over the store.
+    """Hold counts over the store.
 
     Attributes:
         items: all items.
-        finished: items that want no more judgements.
-        judgements: answers, without skips and without those taken back.
-        skips: skips, without those taken back.
-        mine: what one annotator has answered or skipped.
+        finished: items that need no more judgements.
+        judgements: answers that stand. Skips and answers that were taken back do not count.
+        skips: skips that stand.
+        mine: the answers and skips of one annotator.
     """
 
     items: int
@@ -143,15 +143,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for the whole project; `update_settings` changes it.
+    """Hold what applies to the whole project. `FeedbackStore.update_settings` changes it.
 
     Attributes:
-        guidelines: shown to annotators.
-        scale: the lowest and the highest rating, from -1000 to 1000 and at most 100 apart; it stays once there are
-            ratings.
+        guidelines: the text that annotators are shown.
+        scale: the lowest and the highest rating, from -1000 to 1000 and at most 100 apart. Once there are ratings it
+            cannot change.
         harms: the categories of "flags", each of 1 to 60 characters.
-        lease_seconds: how long an annotator has for a task before another may take it.
-        paused: no tasks are given out.
+        lease_seconds: how long an annotator has for an item before another may take it.
+        paused: whether no items are given out.
     """
 
     guidelines: str = ""

@@ -1,8 +1,8 @@
-"""Annotators made from a scorer. They answer the same tasks as people, through the same store.
+"""Simulate annotators from a scorer. They answer the same items as people, through the same store.
 
 A scorer is any callable `(prompts, completions) -> floats`, such as a reward function. Choices follow the Bradley-Terry
-model (https://doi.org/10.2307/2334029), rankings its extension to n, Plackett and Luce's: both are what one gets by
-adding Gumbel noise to the scores and taking the highest (https://doi.org/10.1016/0022-2496(77)90026-8).
+model (https://doi.org/10.2307/2334029). Rankings follow its extension to n completions by Plackett and Luce. Both arise
+when Gumbel noise is added to the scores and the highest wins (https://doi.org/10.1016/0022-2496(77)90026-8).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from .annotating import Response, work_once
 
 if TYPE_CHECKING:
-    from .records import Item, Task
+    from .records import Assignment, Item
     from .store.store import FeedbackStore
 
 __all__ = ["Scorer", "SimulatedAnnotator", "annotate", "simulated_crowd"]
@@ -28,30 +28,31 @@ Scorer = Callable[[list[str], list[str]], Iterable[float]]
 
 @dataclass(frozen=True)
 class SimulatedAnnotator:
-    """Answers tasks of every kind by what a scorer thinks of the completions.
+    """Answer items of every kind by the scores that a scorer gives the completions.
 
-    An answer depends on `seed` and the item alone (and, with a `bias`, on the side that is shown first), not on the
-    order of the work. Where two scores are equal and there is no noise, the answer is a tie.
+    An answer depends on `seed` and the item alone, not on the order of the work. With a `bias` it also depends on which
+    completion is shown first. If two scores are equal and there is no noise, the answer is a tie.
 
     Attributes:
         scorer: `(prompts, completions) -> floats`.
-        name: of the annotator in the store.
-        temperature: the noise. The better of two is chosen with probability `sigmoid(difference / temperature)`; at 0
-            always.
-        bias: added to the score of the completion shown first. Of a single completion: how lenient the annotator is.
+        name: the annotator's name in the store.
+        temperature: the amount of noise. The better of two completions is chosen with probability
+            `sigmoid(difference / temperature)`, and always at 0.
+        bias: added to the score of the completion shown first. For a single completion it makes the annotator lenient.
         length_bias: added to a score for every 100 characters of the completion.
-        clicks_at_random: answers without a look at the texts.
-        skip_rate: share of tasks that are skipped.
-        tie_margin: scores (with their noise) that differ by less than this are a tie.
-        strengths: from which differences on a preference has strength 2 and 3.
-        scale: lowest and highest rating; the store's settings have the same.
-        reference: scores whose quantiles divide the scale into equally frequent ratings, and whose median parts thumbs
-            up from down. By default those of a standard normal distribution, which this package's rewards have.
-        rewriter: `(prompt, completion) -> text`, for corrections. By default the best of the completion and the texts
-            in `item.meta["alternatives"]`.
-        flagger: `(prompt, completion) -> harms`, for flags. By default none.
-        harms: the categories that clicks at random choose among.
-        seed: of all of this.
+        clicks_at_random: makes a spammer, who answers without a look at the texts.
+        skip_rate: the share of items that are skipped.
+        tie_margin: scores (with their noise) that differ by less are a tie.
+        strengths: the differences from which on a preference has strength 2 and 3.
+        scale: the lowest and the highest rating, as in the store's settings.
+        reference: scores whose quantiles divide the scale into equally frequent ratings, and whose median divides
+            thumbs up from thumbs down. By default the scores are taken to be standard normal, as this package's rewards
+            are.
+        rewriter: `(prompt, completion) -> text`, for corrections. By default the correction is the best of the
+            completion and the texts in `item.meta["alternatives"]`.
+        flagger: `(prompt, completion) -> harms`, for flags. By default nothing is flagged.
+        harms: the categories from which a spammer draws.
+        seed: seeds every draw.
     """
 
     scorer: Scorer
@@ -71,26 +72,27 @@ class SimulatedAnnotator:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what no annotator can be."""
+        """Raise a ValueError if a setting is out of its range."""
         for name in ("temperature", "tie_margin"):
             if not getattr(self, name) >= 0 or math.isinf(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)}: give a number of at least 0")
         if not 0 <= self.skip_rate <= 1:
             raise ValueError(f"skip_rate={self.skip_rate}: give a share between 0 and 1")
 
-    def __call__(self, task: Task) -> Response:
-        """Answer a task."""
-        random = np.random.default_rng([self.seed, task.item.id])
+    def __call__(self, assignment: Assignment) -> Response:
+        """Answer an assignment."""
+        item = assignment.item
+        random = np.random.default_rng([self.seed, item.id])
         if random.random() < self.skip_rate:
             return Response(None)
         if self.clicks_at_random:
-            return Response(self._click(task.item, random))
-        scores = self._scores(task.item, task.item.completions)
-        scores[task.sides[0] if task.sides else 0] += self.bias
-        return Response(_ANSWERS[task.item.kind](self, task.item, scores, random))
+            return Response(self._spam(item, random))
+        scores = self._scores(item, item.completions)
+        scores[assignment.sides[0] if assignment.sides else 0] += self.bias
+        return Response(_ANSWERS[item.kind](self, item, scores, random))
 
     def _scores(self, item: Item, texts: Sequence[str]) -> np.ndarray:
-        """Texts that continue the item's prompt as this annotator sees them, (n,) float64, without the noise."""
+        """Score texts that continue the item's prompt, biases included and noise not, shape (n,), float64."""
         if not texts:
             return np.zeros(0)
         scores = np.array([float(score) for score in self.scorer([item.prompt] * len(texts), list(texts))])
@@ -102,7 +104,7 @@ class SimulatedAnnotator:
         return scores + self.length_bias * np.array([len(text) / 100 for text in texts])
 
     def _level(self, score: float, n_levels: int, random: np.random.Generator) -> int:
-        """Which of n equally frequent levels a score, with noise, falls into: 0 the lowest."""
+        """Return the level, from 0 to n_levels - 1, into which a score falls with noise. All are equally frequent."""
         shares = np.arange(1, n_levels) / n_levels
         if self.reference is None:
             bounds = np.array([NormalDist().inv_cdf(share) for share in shares])
@@ -110,7 +112,7 @@ class SimulatedAnnotator:
             bounds = np.quantile(np.asarray(self.reference, dtype=float), shares)
         return int(np.searchsorted(bounds, score + self.temperature * random.logistic(), side="right"))
 
-    # One answer a kind: (item, scores (n,), random) -> value
+    # One method per kind: (item, scores (n,), random) -> value
 
     def _pairwise(self, item: Item, scores: np.ndarray, random: np.random.Generator) -> dict[str, Any]:
         first, second = scores + self.temperature * random.gumbel(size=2)
@@ -138,13 +140,13 @@ class SimulatedAnnotator:
             texts = [item.completions[0], *item.meta.get("alternatives", ())]
             scores = np.append(scores, self._scores(item, texts[1:]))
             text = texts[int(np.argmax(scores + self.temperature * random.gumbel(size=len(texts))))]
-        return {"text": text} if text.strip() else None  # nothing to be said for a blank completion
+        return {"text": text} if text.strip() else None  # skip a blank completion
 
     def _flags(self, item: Item, scores: np.ndarray, random: np.random.Generator) -> dict[str, Any]:
         return {"harms": list(self.flagger(item.prompt, item.completions[0])) if self.flagger is not None else []}
 
-    def _click(self, item: Item, random: np.random.Generator) -> dict[str, Any] | None:
-        """An answer that has nothing to do with the texts, drawn uniformly."""
+    def _spam(self, item: Item, random: np.random.Generator) -> dict[str, Any] | None:
+        """Draw an answer uniformly, without a look at the texts."""
         if item.kind == "pairwise":
             return {"choice": int(random.integers(2)), "strength": int(random.integers(1, 4))}
         if item.kind == "ranking":
@@ -171,33 +173,33 @@ _ANSWERS: dict[str, Callable[[SimulatedAnnotator, Item, np.ndarray, np.random.Ge
 def simulated_crowd(
     scorer: Scorer, n: int, random_share: float = 0.1, *, name: str = "simulated", seed: int = 0, **settings: Any
 ) -> list[SimulatedAnnotator]:
-    """Several annotators of one scorer, some of whom click at random.
+    """Return several annotators with one scorer, some of them spammers, who answer at random.
 
     Args:
-        scorer: of all of them. A text is scored once and remembered.
-        n: annotators.
-        random_share: how many of them click at random: this share of n, rounded. Which ones is drawn with the seed;
-            their `clicks_at_random` says so.
-        name: they are called `<name>-1` to `<name>-n`.
-        seed: the annotators get seeds of their own made from it.
-        **settings: of each `SimulatedAnnotator`.
+        scorer: scores texts for all of them. A text is scored once and its score kept.
+        n: the number of annotators.
+        random_share: the share of spammers. Their number is rounded, and who they are is drawn with the seed. A spammer
+            has `clicks_at_random` set.
+        name: the annotators are called `<name>-1` to `<name>-n`.
+        seed: seeds the draws, and the seed of each annotator.
+        **settings: further arguments for each `SimulatedAnnotator`.
     """
     if n < 1:
         raise ValueError(f"n={n}: a crowd has at least one annotator")
     if not 0 <= random_share <= 1:
         raise ValueError(f"random_share={random_share}: give a share between 0 and 1")
     random = np.random.default_rng(seed)
-    clickers = set(random.permutation(n)[: math.floor(random_share * n + 0.5)].tolist())
+    spammers = set(random.permutation(n)[: math.floor(random_share * n + 0.5)].tolist())
     seeds = random.integers(2**31, size=n).tolist()
     remembered = _Remembered(scorer)
     return [
-        SimulatedAnnotator(remembered, f"{name}-{i + 1}", clicks_at_random=i in clickers, seed=seeds[i], **settings)
+        SimulatedAnnotator(remembered, f"{name}-{i + 1}", clicks_at_random=i in spammers, seed=seeds[i], **settings)
         for i in range(n)
     ]
 
 
 def annotate(store: FeedbackStore, annotators: Sequence[SimulatedAnnotator], limit: int | None = None) -> int:
-    """Let annotators take turns, one task each, until nobody finds another or `limit` answers are in.
+    """Let annotators take turns, one item each, until nobody finds another or `limit` answers are in.
 
     Returns:
         How many answers were submitted, skips among them.
@@ -205,7 +207,7 @@ def annotate(store: FeedbackStore, annotators: Sequence[SimulatedAnnotator], lim
     for annotator in annotators:
         store.add_annotator(annotator.name)
     done, idle = 0, 0
-    while idle < len(annotators):  # somebody may find a task after all, when another has skipped or given it back
+    while idle < len(annotators):  # somebody may find an item after all, when another has skipped it or given it back
         idle = 0
         for annotator in annotators:
             if limit is not None and done >= limit:
@@ -217,7 +219,7 @@ def annotate(store: FeedbackStore, annotators: Sequence[SimulatedAnnotator], lim
 
 
 class _Remembered:
-    """A scorer that scores a text once."""
+    """Score each text once and keep its score."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer

@@ -130,8 +130,6 @@ def export_file(
         ValueError: an unknown format, or a file name of another one.
         OSError: the file cannot be written.
     """
-    from ..store.restoring import count_undone
-
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
     extension = ".csv" if format in ("argilla", "label-studio") else ".jsonl"
@@ -163,7 +161,7 @@ def export_file(
     ids = {item.id for item in items}
     if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
         export.dropped["of an annotator who was left out"] = left_out
-    if undone := count_undone(store):
+    if undone := store.count_undone():
         export.dropped["undone"] = undone
     if extension == ".csv":
         whole = [row for row in export.rows if _is_utf8(row)]

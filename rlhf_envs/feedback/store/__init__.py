@@ -1,4 +1,4 @@
-"""Keep questions and answers in SQLite or PostgreSQL. Importing this imports neither SQLAlchemy nor Alembic."""
+"""Keep questions and answers in SQLite or PostgreSQL. SQLAlchemy and Alembic are imported at first use."""
 
 from __future__ import annotations
 

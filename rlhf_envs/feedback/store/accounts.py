@@ -1,4 +1,4 @@
-"""Annotators, invitations and password hashes; hashing and checking passwords is the web page's business."""
+"""Keep annotators, invitations and password hashes. The web page hashes and checks the passwords."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlhf_envs.feedback.records import Annotator
-from rlhf_envs.feedback.store.database import Database
-from rlhf_envs.feedback.store.queue import annotator_named
-from rlhf_envs.feedback.store.schema import annotators, invitations
+from ..records import Annotator
+from .database import Database
+from .queue import annotator_named
+from .schema import annotators, invitations
 
 __all__ = ["Accounts"]
 
@@ -22,16 +22,16 @@ _LONGEST_NAME = 100
 
 
 class Accounts:
-    """What the store knows of people; mixed into `FeedbackStore`."""
+    """Manage the people in the store. `FeedbackStore` inherits from this class."""
 
     _database: Database
     _clock: Callable[[], datetime]
 
     def add_annotator(self, name: str, role: str = "annotator") -> Annotator:
-        """Add an annotator without a password, or return the one of that name and role.
+        """Add an annotator without a password. If the name and role are known already, return that annotator.
 
         Raises:
-            ValueError: the name is no name, or is taken by another role.
+            ValueError: the name is not allowed, or an account of another role has it.
         """
         _check_name(name)
         _check_role(role)
@@ -45,13 +45,13 @@ class Accounts:
             return annotator_named(connection, name)
 
     def annotators(self) -> list[Annotator]:
-        """All annotators, oldest first."""
+        """Return all annotators, oldest first."""
         columns = (annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created)
         with self._database.read() as connection:
             return [Annotator(*row) for row in connection.execute(sa.select(*columns).order_by(annotators.c.id))]
 
     def invite(self, role: str = "annotator", *, days: float = 7.0) -> str:
-        """A token with which one person may register within `days`. Only its hash is kept: it is shown once."""
+        """Return a token with which one person may register within `days`. Only its hash is kept."""
         _check_role(role)
         token = secrets.token_urlsafe(24)
         with self._database.write() as connection:
@@ -68,10 +68,10 @@ class Accounts:
             self._invitation(connection, token)
 
     def register(self, token: str, name: str, password_hash: str) -> Annotator:
-        """Use up an invitation and make its account.
+        """Use up an invitation and return the new account.
 
         Raises:
-            ValueError: the invitation is unknown, used or out of date, or the name is taken or no name.
+            ValueError: the invitation is unknown, used or out of date, or the name is taken or not allowed.
         """
         _check_name(name)
         now = self._clock()
@@ -95,9 +95,9 @@ class Accounts:
         return found
 
     def password_hash(self, name: str) -> str | None:
-        """The hash that the account was registered with; None for an unknown name or one without a password."""
+        """Return the password hash of an account, or None if the name is unknown or has no password."""
         if not _is_text(name):
-            return None  # a NUL or a lone surrogate in a login form is no name of anyone
+            return None  # nobody has a name with a NUL or a lone surrogate
         with self._database.read() as connection:
             return connection.execute(sa.select(annotators.c.password_hash).where(annotators.c.name == name)).scalar()
 
@@ -105,7 +105,7 @@ class Accounts:
 def _check_name(name: str) -> None:
     if not name.strip() or name != name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
         raise ValueError(
-            f"an annotator's name must have 1 to {_LONGEST_NAME} printable characters and no space around, got "
+            f"an annotator's name must have 1 to {_LONGEST_NAME} printable characters and no space at its ends, got "
             f"{name[:_LONGEST_NAME]!r}"
         )
 
@@ -116,7 +116,7 @@ def _check_role(role: str) -> None:
 
 
 def _is_text(value: str) -> bool:
-    """Whether both databases can hold it as text."""
+    """Return whether both databases can hold the value as text."""
     return "\0" not in value and not any("\ud800" <= character <= "\udfff" for character in value)
 
 

@@ -1,13 +1,13 @@
-"""The connection to SQLite or PostgreSQL: transactions, migrations, and errors that say what to do."""
+"""Connect to SQLite or PostgreSQL: transactions, migrations, and errors that say what to do."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from alembic import command
@@ -15,30 +15,33 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from rlhf_envs.feedback.records import StoreError
+from ..records import StoreError
 
-__all__ = ["Database", "migration_config"]
+__all__ = ["Database", "migration_config", "parts"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 _BUSY_SECONDS = 30.0
-_LOCK = 0x726C6866  # the advisory lock of PostgreSQL that stands for "one writer"; any number that is always the same
-_MIGRATING = threading.Lock()  # Alembic's `context` is one for the process
+_LOCK = 0x726C6866  # PostgreSQL's advisory lock for "one writer": any number, as long as it is always the same
+_MIGRATING = threading.Lock()  # Alembic has one `context` per process
 
 
 class Database:
-    """An engine whose writes are whole, durable and in order.
+    """Open a database whose writes are whole, durable and in order.
 
-    SQLite: WAL, `synchronous=FULL` (a commit is on the disk when it returns), and `BEGIN IMMEDIATE` for writes, since a
-    transaction that turns from reading to writing midway fails with "database is locked" instead of waiting.
+    SQLite runs with WAL and `synchronous=FULL`: a commit is on the disk when it returns. Writes begin with
+    `BEGIN IMMEDIATE`, because a transaction that turns from reading to writing fails at once with "database is locked"
+    instead of waiting.
 
     Args:
         url: a path for SQLite, or a URL ("sqlite:///...", "postgresql://...").
-        migrate: bring an older schema up to date; without it an older one is refused.
+        migrate: bring an older schema up to date. If False, an older schema is refused.
 
     Raises:
-        StoreError: the database is out of reach, locked, no database, or its schema is newer (or older, unless
-            `migrate`).
+        StoreError: the database is out of reach or locked, the file is no database, or its schema is newer (or older,
+            unless `migrate`).
     """
 
     def __init__(self, url: str | Path, *, migrate: bool = True) -> None:
@@ -46,7 +49,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.place = str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
         self.engine = _engine(self.url, self.is_sqlite)
-        # SQLite has one writer; threads that wait here are woken in turn, where SQLite's own waiting polls.
+        # SQLite has one writer. Threads that wait for this lock are woken in turn; SQLite's own waiting polls.
         self._writer: Any = threading.Lock() if self.is_sqlite else nullcontext()
         try:
             self._check_schema(migrate)
@@ -56,7 +59,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A transaction that sees one state of the database and changes nothing."""
+        """Open a transaction that sees one state of the database and changes nothing."""
         with self._errors(), self.engine.connect() as connection:
             if not self.is_sqlite:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
@@ -65,7 +68,7 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction that is on the disk when this ends, or, after an exception, has never been."""
+        """Open a transaction that is on the disk when the block ends. After an exception nothing of it remains."""
         with (
             self._errors(),
             self._writer,
@@ -75,7 +78,7 @@ class Database:
             yield connection
 
     def one_writer(self, connection: sa.Connection) -> None:
-        """Wait until no other transaction is past this line; in SQLite none is."""
+        """Wait until no other transaction is past this line. In SQLite there is never another."""
         if not self.is_sqlite:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
@@ -100,10 +103,10 @@ class Database:
         if not migrate:
             state = "no schema" if current is None else f"the older schema {current!r}"
             raise StoreError(
-                f"{self.place} has {state}, this version of rlhf-envs wants {newest!r}: copy the database if you want "
-                "the old one back, then open it with migrate=True"
+                f"{self.place} has {state}, but this version of rlhf-envs needs {newest!r}: keep a copy of the "
+                "database, then open it with migrate=True"
             )
-        with self.write() as connection:  # one transaction: a migration that fails leaves nothing behind
+        with self.write() as connection:  # in one transaction, so that a failed migration leaves nothing behind
             self.one_writer(connection)
             self._refuse_foreign(connection)
             config.attributes["connection"] = connection
@@ -113,12 +116,12 @@ class Database:
             logger.info("migrated %s from schema %s to %s", self.place, current, newest)
 
     def _refuse_foreign(self, connection: sa.Connection) -> None:
-        """Not to put our tables among those of another program."""
+        """Raise a StoreError if another program has its tables in the database."""
         tables = sa.inspect(connection).get_table_names()
         if tables and "alembic_version" not in tables:
             raise StoreError(
-                f"{self.place} holds tables of something else ({', '.join(sorted(tables)[:5])}): give a file or a "
-                "database of its own"
+                f"{self.place} holds tables of another program ({', '.join(sorted(tables)[:5])}): give the store a "
+                "file or a database of its own"
             )
 
     @contextmanager
@@ -126,32 +129,37 @@ class Database:
         try:
             yield
         except sa.exc.IntegrityError:
-            raise  # a bug, not the state of the database
+            raise  # a bug of ours, not a state of the database
         except (sa.exc.DatabaseError, sa.exc.TimeoutError) as error:
             reason = str(getattr(error, "orig", None) or error).strip()
             raise StoreError(f"{self.place}: {reason}. {self._remedy(reason)}") from error
 
     def _remedy(self, reason: str) -> str:
         if not self.is_sqlite:
-            return "See that PostgreSQL runs, that the address, user and database are right, and try again."
+            return "Check that PostgreSQL runs and that the address, user and database are right, then try again."
         remedies = {
-            "locked": f"Another program has held the file for {_BUSY_SECONDS:.0f} s: end it (or close the database "
-            "browser with unsaved changes) and try again.",
-            "readonly": "Make the file and its folder writable for this user (SQLite writes -wal and -shm files beside "
-            "it), or copy it to where you may write.",
-            "unable to open": "See that the folder exists and that this user may read and write it.",
-            "not a database": "The file is something else or damaged: give another path, or restore a backup.",
+            "locked": f"Another program has held the file for {_BUSY_SECONDS:.0f} s: end that program (or close the "
+            "database browser with unsaved changes) and try again.",
+            "readonly": "Make the file and its folder writable for this user (SQLite writes -wal and -shm files next "
+            "to it), or copy it to a place where you may write.",
+            "unable to open": "Check that the folder exists and that this user may read and write it.",
+            "not a database": "The file is damaged or is something else: give another path, or restore a backup.",
             "malformed": "The file is damaged: restore a backup, or try `sqlite3 FILE .recover`.",
-            "full": "Free some space on the disk and try again: nothing that was acknowledged is lost.",
+            "full": "Free some space on the disk and try again. Nothing that was acknowledged is lost.",
         }
         return next((remedy for word, remedy in remedies.items() if word in reason), "Nothing of this call was stored.")
 
 
 def migration_config() -> Config:
-    """Alembic's configuration; there is no alembic.ini."""
+    """Return Alembic's configuration, which stands in for an alembic.ini."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     return config
+
+
+def parts(values: Sequence[T], size: int) -> list[Sequence[T]]:
+    """Cut a sequence into parts of at most `size` values, since a statement takes a limited number of parameters."""
+    return [values[start : start + size] for start in range(0, len(values), size)]
 
 
 def _parse(url: str | Path) -> sa.URL:
@@ -181,7 +189,7 @@ def _engine(url: sa.URL, is_sqlite: bool) -> sa.Engine:
 
     @sa.event.listens_for(engine, "connect")
     def configure(connection: Any, _record: object) -> None:
-        connection.isolation_level = None  # Python's sqlite3 begins no transaction of its own: `begin` below does
+        connection.isolation_level = None  # Python's sqlite3 shall begin no transaction: `begin` below does
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")

@@ -1,9 +1,9 @@
-"""Who may judge what, inside one transaction: leases, and the locks that keep two annotators off one place.
+"""Decide who may judge which item, inside one transaction: leases, and locks that keep two annotators off one place.
 
-Locks are taken in the order writer, annotator, item, one of each, so that no two transactions can wait for each other;
-they let foreign keys be checked (`FOR NO KEY UPDATE`). Under PostgreSQL a transaction sees what others committed only
-from its next statement on: whatever must hold when it writes is read after the lock. SQLite has one writer at a time,
-and leaves `FOR UPDATE` out.
+Locks are taken in the order writer, annotator, item, at most one of each, so that no two transactions can wait for each
+other. They let foreign keys be checked (`FOR NO KEY UPDATE`). Under PostgreSQL a statement sees what was committed
+before it began, so whatever must hold when we write is read after the lock. SQLite has one writer at a time and leaves
+`FOR UPDATE` out.
 """
 
 from __future__ import annotations
@@ -16,20 +16,28 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlhf_envs.feedback.records import Annotator, Item, LeaseLost, Task
-from rlhf_envs.feedback.store.schema import IN_QUEUE, OPEN, STANDS, annotators, items, judgements, tasks
+from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, Settings
+from .schema import IN_QUEUE, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
-__all__ = ["Queue", "annotator_named", "item_of"]
+__all__ = ["JUDGEMENTS", "Queue", "annotator_named", "item_of", "judgement_of", "read_settings"]
+
+# Every judgement with the annotator's name, the kind, and the order in which the completions were shown.
+
+JUDGEMENTS = sa.select(judgements, annotators.c.name.label("annotator"), items.c.kind, tasks.c.sides).select_from(
+    judgements.join(annotators, judgements.c.annotator_id == annotators.c.id)
+    .join(items, judgements.c.item_id == items.c.id)
+    .join(tasks, judgements.c.task_id == tasks.c.id)
+)
 
 
 @dataclass
 class Queue:
-    """The queue as one transaction sees it.
+    """Show the queue as one transaction sees it.
 
     Attributes:
-        connection: in a write transaction.
-        clock: the time (UTC). It is read anew after every lock: while we waited, a lease may have run out.
-        lease: how long a task is lent.
+        connection: is in a write transaction.
+        clock: gives the time (UTC). It is read again after every lock, because a lease may run out while we wait.
+        lease: how long an item is lent.
         sides: draws the order in which completions are shown.
     """
 
@@ -39,7 +47,7 @@ class Queue:
     sides: random.Random
 
     def open_task(self, annotator: Annotator) -> sa.Row[Any] | None:
-        """The task that the annotator holds, if it still may be answered; one whose place is taken is closed."""
+        """Return the task that the annotator holds, or None. A task whose place was taken is closed first."""
         row = self.connection.execute(sa.select(tasks).where(tasks.c.annotator_id == annotator.id, OPEN)).one_or_none()
         if row is None or self.may_answer(row):
             return row
@@ -47,16 +55,16 @@ class Queue:
         return None
 
     def may_answer(self, task: sa.Row[Any]) -> bool:
-        """Lock the task's item; whether the lease is live, or has run out and nobody has taken the place since."""
+        """Lock the task's item. Return whether its lease is live, or ran out without anybody taking the place."""
         needed = self._lock_item(task.item_id)
         return task.expires > self.clock() or needed > self._live_leases(task.item_id, task.annotator_id)
 
     def has_room(self, item_id: int, annotator: Annotator) -> bool:
-        """Lock the item; whether it needs one more judgement than others are about to give."""
+        """Lock the item. Return whether it needs more judgements than others are about to give."""
         return self._lock_item(item_id) > self._live_leases(item_id, annotator.id)
 
     def next_item(self, annotator: Annotator, *, wait: bool) -> int | None:
-        """Lock the first item that the annotator may take, passing over those that are locked unless `wait`."""
+        """Lock the first item that the annotator may take, and return its id. Skip locked items unless `wait`."""
         judged = sa.select(judgements.c.id).where(
             judgements.c.item_id == items.c.id, judgements.c.annotator_id == annotator.id, STANDS
         )
@@ -69,8 +77,8 @@ class Queue:
         )
         return self.connection.execute(query).scalar_one_or_none()
 
-    def lend(self, item: Item, annotator: Annotator, sides: Sequence[int] | None = None) -> Task:
-        """Lend an item whose place is ours; the sides are drawn unless given."""
+    def lend(self, item: Item, annotator: Annotator, sides: Sequence[int] | None = None) -> Assignment:
+        """Lend an item whose place is ours. The sides are drawn unless they are given."""
         n = len(item.completions)
         drawn = tuple(sides) if sides is not None else tuple(self.sides.sample(range(n), n))
         expires = self.clock() + self.lease
@@ -79,19 +87,19 @@ class Queue:
             .values(item_id=item.id, annotator_id=annotator.id, sides=drawn, expires=expires, state="open")
             .returning(tasks.c.id)
         ).scalar_one()
-        return Task(task_id, item, annotator, drawn, expires)
+        return Assignment(task_id, item, annotator, drawn, expires)
 
-    def extend(self, row: sa.Row[Any], annotator: Annotator) -> Task:
-        """Lend an open task for another full lease."""
+    def extend(self, row: sa.Row[Any], annotator: Annotator) -> Assignment:
+        """Extend an open task by another full lease."""
         expires = self.clock() + self.lease
         self.connection.execute(sa.update(tasks).where(tasks.c.id == row.id).values(expires=expires))
-        return Task(row.id, self.item(row.item_id), annotator, tuple(row.sides), expires)
+        return Assignment(row.id, self.item(row.item_id), annotator, tuple(row.sides), expires)
 
     def held_task(self, task_id: int, annotator: Annotator) -> sa.Row[Any]:
-        """The annotator's task, which may be answered.
+        """Return the row of the annotator's task, which may be answered.
 
         Raises:
-            LeaseLost: it is closed, another's, or its place is taken.
+            LeaseLost: the task is closed or another's, or its place is taken.
         """
         row = self.connection.execute(sa.select(tasks).where(tasks.c.id == task_id)).one_or_none()
         if row is None or row.annotator_id != annotator.id:
@@ -114,7 +122,7 @@ class Queue:
         self.connection.execute(sa.update(items).where(items.c.id == item_id).values(needed=items.c.needed + change))
 
     def item(self, item_id: int) -> Item:
-        """The item of an id that is known to be there."""
+        """Return the item with this id, which must exist."""
         return item_of(self.connection.execute(sa.select(items).where(items.c.id == item_id)).one())
 
     def _lock_item(self, item_id: int) -> int:
@@ -126,7 +134,7 @@ class Queue:
         return self.connection.execute(sa.select(self._leases(sa.literal(item_id), annotator_id))).scalar_one()
 
     def _leases(self, item_id: sa.ColumnElement[int], annotator_id: int) -> sa.ScalarSelect[int]:
-        """The number of live leases that others hold on an item."""
+        """Return a query for the number of live leases that others hold on an item."""
         return (
             sa.select(sa.func.count())
             .select_from(tasks)
@@ -138,10 +146,10 @@ class Queue:
 
 
 def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False) -> Annotator:
-    """The annotator of a name; with `lock`, nothing else happens to it in this transaction's time.
+    """Return the annotator of this name. With `lock`, no other transaction can act for the annotator until ours ends.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such annotator.
     """
     columns = (annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created)
     query = sa.select(*columns).where(annotators.c.name == name)
@@ -152,7 +160,21 @@ def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False)
 
 
 def item_of(row: sa.Row[Any]) -> Item:
-    """An item from its row of the table."""
+    """Return the item in a row of the table `items`."""
     values = row._asdict()
     del values["needed"]
     return Item(**{**values, "completions": tuple(values["completions"])})
+
+
+def judgement_of(row: sa.Row[Any]) -> Judgement:
+    """Return the judgement in a row of `JUDGEMENTS`."""
+    fields = ("id", "item_id", "annotator", "kind", "value", "seconds", "comment", "key", "created")
+    return Judgement(sides=tuple(row.sides), **{name: getattr(row, name) for name in fields})
+
+
+def read_settings(connection: sa.Connection) -> Settings:
+    """Return the settings. A setting that was never changed has its default."""
+    stored: dict[str, Any] = {row.name: row.value for row in connection.execute(sa.select(settings))}
+    for name in stored.keys() & {"scale", "harms"}:
+        stored[name] = tuple(stored[name])
+    return Settings(**stored)

@@ -1,36 +1,35 @@
-"""Judgements from elsewhere straight into the store's tables: they were given once, no task is lent for them again."""
+"""Write judgements from elsewhere into the store's tables. They were given once, so no item is lent for them again."""
 
 from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
+from .database import parts
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
+from .store import FeedbackStore, is_key
 
-if TYPE_CHECKING:
-    from .store import FeedbackStore
+__all__ = ["PastJudgement", "restore"]
 
-__all__ = ["PastJudgement", "count_undone", "restore"]
-
-_ROWS_A_STATEMENT = 500  # SQLite takes 32,766 parameters
+_ROWS_PER_STATEMENT = 500  # SQLite takes 32,766 parameters
 
 
 @dataclass(frozen=True)
 class PastJudgement:
-    """A judgement that was given elsewhere.
+    """Hold a judgement that was given elsewhere.
 
     Attributes:
         annotator: a name that the store knows.
-        value: what `check_value` made of it; None is a skip.
-        sides: the order in which the completions were shown; as they are stored, where it is not known.
-        key: kept if no judgement in the store has it.
-        created: when it was given; now, where it is not known.
+        value: the answer as `check_value` returns it. None is a skip.
+        sides: the order in which the completions were shown. If it is unknown, the order in which they are stored.
+        key: the idempotency key, kept unless a judgement in the store has it already.
+        created: when the judgement was given. If it is unknown, now.
     """
 
     annotator: str
@@ -43,125 +42,104 @@ class PastJudgement:
 
 
 def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], created: dict[int, datetime]) -> list[int]:
-    """Store judgements as given, all or none; an item asks for as many fewer from now on.
+    """Store judgements as they were given, all or none. Each item then needs that many judgements fewer.
 
-    A task on one of the items that its annotator holds at this moment is lost: it is answered now.
+    If an annotator holds one of the items at this moment, that assignment is lost: it is answered now.
 
     Args:
         store: has the items and annotators.
-        past: (item id, judgement), an annotator's on an item once.
-        created: item id to when it was made, for items whose date is to be another than now.
+        past: pairs of item id and judgement, at most one per item and annotator.
+        created: maps item ids to when the items were made. Items that are not in it keep their date.
 
     Returns:
-        Indices into `past` of those left out, since the annotator has judged the item by now.
+        The indices into `past` of the judgements left out, because the annotator has judged the item in the meantime.
     """
-    now = datetime.now(UTC)
     with store._database.write() as connection:
         store._database.one_writer(connection)
         if created:
-            dated = _of_item().values(created=sa.bindparam("moment"))
-            connection.execute(dated, [{"item": item_id, "moment": moment} for item_id, moment in created.items()])
+            _update_items(connection, "created", [{"item": i, "new": moment} for i, moment in created.items()])
         # Locked, so that nobody is lent an item while we judge it in their name.
         everyone = sa.select(annotators.c.name, annotators.c.id).order_by(annotators.c.id)
         names = {row.name: row.id for row in connection.execute(everyone.with_for_update(key_share=True))}
-        there = _pairs(connection, judgements, STANDS, {item_id for item_id, _ in past})
         pairs = [(item_id, names[judgement.annotator]) for item_id, judgement in past]
-        late = [place for place, pair in enumerate(pairs) if pair in there]
-        past = [pair for place, pair in enumerate(past) if pairs[place] not in there]
-        held = _pairs(connection, tasks, OPEN, {item_id for item_id, _ in past})
-        lost = [{"task": held[pair]} for pair in pairs if pair in held and pair not in there]
+        judged = _find_pairs(connection, judgements, STANDS, pairs)
+        late = [index for index, pair in enumerate(pairs) if pair in judged]
+        past = [entry for entry, pair in zip(past, pairs, strict=True) if pair not in judged]
+        pairs = [pair for pair in pairs if pair not in judged]
+        held = _find_pairs(connection, tasks, OPEN, pairs)
+        lost = [{"task": held[pair]} for pair in pairs if pair in held]
         if lost:
             connection.execute(sa.update(tasks).where(tasks.c.id == sa.bindparam("task")).values(state="lost"), lost)
-        taken = _taken_keys(connection, [judgement.key for _, judgement in past if _is_key(judgement.key)])
-        n_completions = _n_completions(connection, {item_id for item_id, _ in past})
-        for start in range(0, len(past), _ROWS_A_STATEMENT):
-            part = past[start : start + _ROWS_A_STATEMENT]
-            closed = [
-                {
-                    "item_id": item_id,
-                    "annotator_id": names[judgement.annotator],
-                    "sides": judgement.sides or tuple(range(n_completions[item_id])),
-                    "expires": judgement.created or now,
-                    "state": "done",
-                }
-                for item_id, judgement in part
-            ]
-            insert = sa.insert(tasks).returning(tasks.c.id, sort_by_parameter_order=True)
-            task_ids = connection.execute(insert, closed).scalars().all()
-            connection.execute(
-                sa.insert(judgements),
-                [
-                    {
-                        "task_id": task_id,
-                        "item_id": item_id,
-                        "annotator_id": names[judgement.annotator],
-                        "value": judgement.value,
-                        "seconds": judgement.seconds,
-                        "comment": judgement.comment,
-                        "key": _own_key(judgement.key, taken),
-                        "created": judgement.created or now,
-                        "undone": False,
-                    }
-                    for task_id, (item_id, judgement) in zip(task_ids, part, strict=True)
-                ],
-            )
+        _insert(connection, past, pairs)
         given = Counter(item_id for item_id, judgement in past if judgement.value is not None)
         if given:
-            less = _of_item().values(needed=items.c.needed - sa.bindparam("n"))
-            connection.execute(less, [{"item": item_id, "n": n} for item_id, n in given.items()])
+            fewer = [{"item": item_id, "new": n} for item_id, n in given.items()]
+            _update_items(connection, "needed", fewer, items.c.needed - sa.bindparam("new"))
     return late
 
 
-def count_undone(store: FeedbackStore) -> int:
-    """How many judgements annotators have taken back."""
-    with store._database.read() as connection:
-        query = sa.select(sa.func.count()).select_from(judgements).where(judgements.c.undone)
-        return int(connection.execute(query).scalar_one())
+def _update_items(connection: sa.Connection, column: str, rows: list[dict[str, Any]], value: Any = None) -> None:
+    """Set a column of the items `row["item"]` to `value`, or to `row["new"]`."""
+    new = sa.bindparam("new") if value is None else value
+    connection.execute(sa.update(items).where(items.c.id == sa.bindparam("item")).values({column: new}), rows)
 
 
-def _of_item() -> sa.Update:
-    return sa.update(items).where(items.c.id == sa.bindparam("item"))
+def _insert(
+    connection: sa.Connection, past: Sequence[tuple[int, PastJudgement]], pairs: Sequence[tuple[int, int]]
+) -> None:
+    """Insert the judgements, each with the finished task that a judgement has."""
+    now = datetime.now(UTC)
+    taken = _taken_keys(connection, [judgement.key for _, judgement in past])
+    lengths = _n_completions(connection, {item_id for item_id, _ in past})
+    tasks_rows, judgement_rows = [], []
+    for (item_id, annotator_id), (_, judgement) in zip(pairs, past, strict=True):
+        who = {"item_id": item_id, "annotator_id": annotator_id}
+        when = judgement.created or now
+        sides = judgement.sides or tuple(range(lengths[item_id]))
+        tasks_rows.append({**who, "sides": sides, "expires": when, "state": "done"})
+        answer = {"value": judgement.value, "seconds": judgement.seconds, "comment": judgement.comment}
+        key = _free_key(judgement.key, taken)
+        judgement_rows.append({**who, **answer, "key": key, "created": when, "undone": False})
+    insert = sa.insert(tasks).returning(tasks.c.id, sort_by_parameter_order=True)
+    for closed, answers in zip(
+        parts(tasks_rows, _ROWS_PER_STATEMENT), parts(judgement_rows, _ROWS_PER_STATEMENT), strict=True
+    ):
+        ids = connection.execute(insert, closed).scalars().all()
+        connection.execute(
+            sa.insert(judgements), [{**row, "task_id": task_id} for row, task_id in zip(answers, ids, strict=True)]
+        )
 
 
-def _is_key(key: str) -> bool:
-    return 0 < len(key) <= 200 and key.isprintable()  # as `submit` has it
-
-
-def _own_key(key: str, taken: set[str]) -> str:
-    """The key, if it is one that nobody has; else a fresh one."""
-    if not _is_key(key) or key in taken:
+def _free_key(key: str, taken: set[str]) -> str:
+    """Return the key if it is valid and nobody has it, else a new one."""
+    if not is_key(key) or key in taken:
         return uuid.uuid4().hex
     taken.add(key)
     return key
 
 
 def _taken_keys(connection: sa.Connection, keys: Sequence[str]) -> set[str]:
-    taken: set[str] = set()
-    for start in range(0, len(keys), _ROWS_A_STATEMENT):
-        part = keys[start : start + _ROWS_A_STATEMENT]
-        taken.update(connection.execute(sa.select(judgements.c.key).where(judgements.c.key.in_(part))).scalars())
-    return taken
+    wanted = parts([key for key in keys if is_key(key)], _ROWS_PER_STATEMENT)
+    query = sa.select(judgements.c.key)
+    return {key for part in wanted for key in connection.execute(query.where(judgements.c.key.in_(part))).scalars()}
 
 
-def _pairs(
-    connection: sa.Connection, table: sa.Table, condition: sa.TextClause, ids: set[int]
+def _find_pairs(
+    connection: sa.Connection, table: sa.Table, condition: sa.TextClause, pairs: Collection[tuple[int, int]]
 ) -> dict[tuple[int, int], int]:
-    """(item id, annotator id) -> id of the rows of a table that a condition holds for."""
-    found: dict[tuple[int, int], int] = {}
-    wanted = sorted(ids)
-    for start in range(0, len(wanted), _ROWS_A_STATEMENT):
-        part = wanted[start : start + _ROWS_A_STATEMENT]
-        query = sa.select(table.c.id, table.c.item_id, table.c.annotator_id)
-        for row in connection.execute(query.where(table.c.item_id.in_(part), condition)):
-            found[row.item_id, row.annotator_id] = row.id
-    return found
+    """Map (item id, annotator id) to the id of the row in `table`, for rows of these items that meet a condition."""
+    query = sa.select(table.c.id, table.c.item_id, table.c.annotator_id).where(condition)
+    return {
+        (row.item_id, row.annotator_id): row.id
+        for part in parts(sorted({item_id for item_id, _ in pairs}), _ROWS_PER_STATEMENT)
+        for row in connection.execute(query.where(table.c.item_id.in_(part)))
+    }
 
 
 def _n_completions(connection: sa.Connection, ids: set[int]) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    wanted = sorted(ids)
-    for start in range(0, len(wanted), _ROWS_A_STATEMENT):
-        part = wanted[start : start + _ROWS_A_STATEMENT]
-        rows = connection.execute(sa.select(items.c.id, items.c.completions).where(items.c.id.in_(part)))
-        counts.update({row.id: len(row.completions) for row in rows})
-    return counts
+    query = sa.select(items.c.id, items.c.completions)
+    return {
+        row.id: len(row.completions)
+        for part in parts(sorted(ids), _ROWS_PER_STATEMENT)
+        for row in connection.execute(query.where(items.c.id.in_(part)))
+    }

@@ -1,4 +1,4 @@
-"""The tables, as they are after the last migration. A change here needs a revision in `migrations/versions`."""
+"""Define the tables as the last migration leaves them. A change here needs a revision in `migrations/versions`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class UtcDateTime(sa.TypeDecorator[datetime]):
-    """A time zone aware datetime; SQLite, which has no such type, keeps UTC without saying so."""
+    """Store a datetime with its time zone. SQLite has no such type and stores UTC without a zone."""
 
     impl = sa.DateTime(timezone=True)
     cache_ok = True
@@ -38,7 +38,8 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 
 metadata = sa.MetaData()
 
-# Text of models and of people is kept as JSON: PostgreSQL's text takes no NUL, neither database a lone surrogate.
+# Texts by models and people are stored as JSON: PostgreSQL's text cannot hold NUL, and neither database can hold a lone
+# surrogate.
 AnyText = sa.JSON(none_as_null=True)
 
 annotators = sa.Table(
@@ -65,7 +66,7 @@ items = sa.Table(
     sa.Column("gold", AnyText),
     sa.Column("priority", sa.Float, nullable=False),
     sa.Column("created", UtcDateTime, nullable=False),
-    # overlap minus the judgements that count; kept so that a claim need not count those of every finished item
+    # The overlap minus the judgements that count. Stored, so that a claim need not count the judgements of every item.
     sa.Column("needed", sa.Integer, nullable=False, server_default="0"),
 )
 IN_QUEUE = sa.text("items.needed > 0")
@@ -106,7 +107,7 @@ judgements = sa.Table(
     sa.Column("created", UtcDateTime, nullable=False),
     sa.Column("undone", sa.Boolean, nullable=False),
 )
-STANDS = sa.text("NOT judgements.undone")  # literally, since a partial index wants its condition said again
+STANDS = sa.text("NOT judgements.undone")  # in the very words of the partial index, or the databases do not use it
 _STANDS = sa.text("NOT undone")
 sa.Index(
     "one_judgement_an_annotator_and_item",

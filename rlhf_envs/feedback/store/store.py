@@ -1,4 +1,4 @@
-"""The feedback store: questions in, leases out, answers kept."""
+"""Store questions, lend them to annotators, and keep their answers."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from rlhf_envs.feedback.kinds import check_item, check_value
-from rlhf_envs.feedback.records import Item, Judgement, NewItem, Progress, Settings, Task
-from rlhf_envs.feedback.store import schema
-from rlhf_envs.feedback.store.accounts import Accounts
-from rlhf_envs.feedback.store.database import Database
-from rlhf_envs.feedback.store.queue import Queue, annotator_named, item_of
-from rlhf_envs.feedback.store.schema import OPEN, STANDS, annotators, items, judgements, tasks
-from rlhf_envs.feedback.store.selecting import JUDGEMENTS, judgement_of, read_settings
+from ..kinds import check_item, check_value
+from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
+from .accounts import Accounts
+from .database import Database, parts
+from .queue import JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
+from .schema import OPEN, STANDS, annotators, items, judgements, tasks
+from .schema import items as items_table
+from .schema import settings as settings_table
 
-__all__ = ["FeedbackStore"]
+__all__ = ["FeedbackStore", "is_key"]
 
 _LONGEST_KEY = 200
-_IDS_A_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
+_IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
 class FeedbackStore(Accounts):
-    """Items, the tasks that lend them to annotators, and judgements, in SQLite or PostgreSQL.
+    """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
-    What a method returns is on the disk: a crash of this process, or of the machine, loses nothing that `submit` or
+    What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
     `add_items` acknowledged, and the same call again with the same key adds nothing. Any number of threads and
     processes may use one database at the same time.
 
     Args:
-        url: a path for SQLite (made where it is missing), or "postgresql://user@host/name".
-        migrate: bring the schema of an older version up to date; without it such a database is refused.
-        seed: of the sides; without it they are drawn from the system's randomness.
-        clock: the time, for tests.
+        url: a path for SQLite (the file is made if it is missing), or "postgresql://user@host/name".
+        migrate: bring the schema of an older version up to date. If False, such a database is refused.
+        seed: seeds the order in which completions are shown. Without it the order comes from the system's randomness.
+        clock: returns the time, for tests.
 
     Raises:
-        StoreError: the database is out of reach, locked or read-only, or of a newer schema. Every method may raise it.
+        StoreError: the database is out of reach, locked or read-only, or has a newer schema. Every method may raise it.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class FeedbackStore(Accounts):
         clock: Callable[[], datetime] | None = None,
     ) -> None:
         self._database = Database(url, migrate=migrate)
-        self._clock = clock or _utc_now
+        self._clock = clock or (lambda: datetime.now(UTC))
         self._sides = random.SystemRandom() if seed is None else random.Random(seed)
 
     @property
     def url(self) -> str:
-        """Where the store is, without its password."""
+        """Return the address of the store, without its password."""
         return self._database.place
 
     def close(self) -> None:
-        """Close the connections; what was acknowledged is stored already."""
+        """Close the connections. What was acknowledged is stored already."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -72,13 +72,10 @@ class FeedbackStore(Accounts):
         self.close()
 
     def add_items(self, items: Sequence[NewItem]) -> list[int]:
-        """Put questions into the queue, all or none.
-
-        Returns:
-            Their ids, in order.
+        """Put questions into the queue, all or none, and return their ids in order.
 
         Raises:
-            ValueError: an item is wrong; the message says which, and what about it.
+            ValueError: an item is wrong. The message says which item, and what is wrong with it.
         """
         settings, now, rows = self.settings, self._clock(), []
         for index, item in enumerate(items):
@@ -89,15 +86,15 @@ class FeedbackStore(Accounts):
                 raise ValueError(f"items[{index}]: {error}") from error
         if not rows:
             return []
-        insert = sa.insert(schema.items).returning(schema.items.c.id, sort_by_parameter_order=True)
+        insert = sa.insert(items_table).returning(items_table.c.id, sort_by_parameter_order=True)
         with self._database.write() as connection:
             return list(connection.execute(insert, rows).scalars())
 
     def items(self, ids: Sequence[int] | None = None) -> list[Item]:
-        """All items by id, or those of the ids in their order.
+        """Return all items, ordered by id, or the items of the given ids in their order.
 
         Raises:
-            ValueError: there is no item of an id.
+            ValueError: there is no item with one of the ids.
         """
         query = sa.select(items).order_by(items.c.id)
         with self._database.read() as connection:
@@ -105,38 +102,39 @@ class FeedbackStore(Accounts):
                 return [item_of(row) for row in connection.execute(query)]
             found = {
                 row.id: item_of(row)
-                for part in _parts(ids)
+                for part in parts(ids, _IDS_PER_QUERY)
                 for row in connection.execute(query.where(items.c.id.in_(part)))
             }
         if missing := [i for i in ids if i not in found]:
-            raise ValueError(f"no items of ids {missing[:10]} in {self.url}")
+            raise ValueError(f"no items with the ids {missing[:10]} in {self.url}")
         return [found[i] for i in ids]
 
     def withdraw(self, ids: Sequence[int]) -> None:
-        """Ask for no more judgements of these items. Those given stay, and who holds a task may still answer it."""
+        """Stop asking for judgements of these items. Judgements given stay, and whoever holds one may still answer."""
         with self._database.write() as connection:
             self._database.one_writer(connection)
-            for part in _parts(ids):
+            for part in parts(ids, _IDS_PER_QUERY):
                 connection.execute(
                     sa.update(items)
                     .where(items.c.id.in_(part), items.c.needed > 0)
                     .values(overlap=items.c.overlap - items.c.needed, needed=0)
                 )
 
-    def claim(self, annotator: str) -> Task | None:
-        """Lend an item to an annotator: the one already lent, else the next by priority and age.
+    def claim(self, annotator: str) -> Assignment | None:
+        """Lend an item to an annotator: the one that they hold already, else the next by priority and age.
 
-        It is one that this annotator has not judged and that needs more judgements than others are about to give.
+        A new item is one that this annotator has not judged and that needs more judgements than others are about to
+        give.
 
         Returns:
-            The task; None where nothing is left for this annotator, or the project is paused.
+            The assignment, or None if nothing is left for this annotator or the project is paused.
 
         Raises:
             ValueError: there is no such annotator.
         """
         if self.settings.paused:
             return None
-        for wait in (False, True):  # what is locked at this moment may be free in the next
+        for wait in (False, True):  # an item that is locked now may be free in a moment
             while True:
                 try:
                     task = self._claim(annotator, wait=wait)
@@ -147,18 +145,18 @@ class FeedbackStore(Accounts):
                 break
         return None
 
-    def renew(self, task_id: int, annotator: str) -> Task:
-        """Lend a task for another full lease, for someone who is still at it.
+    def renew(self, task_id: int, annotator: str) -> Assignment:
+        """Extend an assignment by another full lease, for someone who still works on it.
 
         Raises:
-            LeaseLost: it is no longer this annotator's.
+            LeaseLost: the assignment is no longer this annotator's.
         """
         with self._database.write() as connection:
             queue, person = self._queue(connection), annotator_named(connection, annotator, lock=True)
             return queue.extend(queue.held_task(task_id, person), person)
 
     def release(self, task_id: int, annotator: str) -> None:
-        """Give a task back unanswered; nothing happens where it is this annotator's no more."""
+        """Give an assignment back unanswered. Nothing happens if it is no longer this annotator's."""
         with self._database.write() as connection:
             person = annotator_named(connection, annotator, lock=True)
             connection.execute(
@@ -177,32 +175,33 @@ class FeedbackStore(Accounts):
         seconds: float = 0.0,
         comment: str = "",
     ) -> Judgement:
-        """Answer a task; once this returns the answer is stored, and stored once.
+        """Answer an assignment. When this returns, the answer is stored, and stored once.
 
         Args:
-            task_id: a task that `claim` gave this annotator.
+            task_id: the id of an assignment that `claim` gave this annotator.
             annotator: who answers.
-            value: an answer of the item's kind, see `kinds`; None skips.
-            key: any text that this answer alone has. The same key again (a double click, a retry after a crash)
-                returns the judgement that is there, whatever the other arguments say.
-            seconds: how long it took.
+            value: an answer of the item's kind, see `kinds`. None skips.
+            key: any text that belongs to this answer alone. The same key again (a double click, a retry after a
+                crash) returns the judgement that is stored, whatever the other arguments say.
+            seconds: how long the answer took.
             comment: anything the annotator wants to say.
 
         Raises:
-            LeaseLost: the lease ran out and another took the place, or the task was answered under another key.
-            ValueError: the value is no answer of this kind, the key belongs to another task, or there is no such
-                annotator. The task stays lent.
+            LeaseLost: the lease ran out and another took the place, or the assignment was answered under another key.
+            ValueError: the value is no answer of this kind, the key belongs to another assignment, or there is no such
+                annotator. The item stays lent.
         """
-        _check_key(key)
+        if not is_key(key):
+            raise ValueError(f"a key must have 1 to {_LONGEST_KEY} printable characters, got {key[:_LONGEST_KEY]!r}")
         if not (math.isfinite(seconds) and seconds >= 0):
             raise ValueError(f"seconds must be a number of at least 0, got {seconds!r}")
         with self._database.write() as connection:
-            self._database.one_writer(connection)  # so that ids appear in their order, see `judgements`
+            self._database.one_writer(connection)  # so that judgements appear in the order of their ids
             queue, person = self._queue(connection), annotator_named(connection, annotator, lock=True)
             known = connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one_or_none()
             if known is not None:
                 if (known.task_id, known.annotator) != (task_id, annotator):
-                    raise ValueError(f"the key {key!r} belongs to another task or annotator: take a fresh one")
+                    raise ValueError(f"the key {key!r} belongs to another task or annotator: use a new one")
                 return judgement_of(known)
             task = queue.held_task(task_id, person)
             item = queue.item(task.item_id)
@@ -225,13 +224,13 @@ class FeedbackStore(Accounts):
                 queue.need(item.id, -1)
             return judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
 
-    def undo(self, annotator: str) -> Task | None:
-        """Take back the annotator's last judgement and lend its item again, shown as it was.
+    def undo(self, annotator: str) -> Assignment | None:
+        """Take back the annotator's last judgement and lend its item again, shown in the same order.
 
-        The judgement stays in the table, marked. A task that the annotator held goes back to the queue.
+        The judgement stays in the table, marked as undone. An item that the annotator held goes back to the queue.
 
         Returns:
-            The task; None where there is no judgement, or its place (it was a skip) has gone to another.
+            The assignment. None if there is no judgement, or if it was a skip whose place has gone to another.
         """
         with self._database.write() as connection:
             queue, person = self._queue(connection), annotator_named(connection, annotator, lock=True)
@@ -253,25 +252,28 @@ class FeedbackStore(Accounts):
     def judgements(
         self, *, item_ids: Sequence[int] | None = None, after_id: int = 0, include_skips: bool = False
     ) -> list[Judgement]:
-        """Judgements by id, without those taken back.
+        """Return the judgements, ordered by id, without those that were taken back.
 
-        A judgement appears after all of a smaller id: who asks again with `after_id` (the last id seen) misses none.
+        A judgement never appears after one with a greater id. So whoever asks again with `after_id`, the last id seen,
+        misses none.
 
         Args:
-            item_ids: of these items only.
-            after_id: those of a greater id only.
-            include_skips: also those whose value is None.
+            item_ids: return judgements of these items only.
+            after_id: return judgements with a greater id only.
+            include_skips: return skips too, whose value is None.
         """
         query = JUDGEMENTS.where(judgements.c.id > after_id, STANDS).order_by(judgements.c.id)
         if not include_skips:
             query = query.where(judgements.c.value.is_not(None))
-        parts = [query] if item_ids is None else [query.where(items.c.id.in_(part)) for part in _parts(item_ids)]
+        queries = [query]
+        if item_ids is not None:
+            queries = [query.where(items.c.id.in_(part)) for part in parts(item_ids, _IDS_PER_QUERY)]
         with self._database.read() as connection:
-            found = [judgement_of(row) for part in parts for row in connection.execute(part)]
+            found = [judgement_of(row) for part in queries for row in connection.execute(part)]
         return sorted(found, key=lambda judgement: judgement.id)
 
     def progress(self, annotator: str | None = None) -> Progress:
-        """Counts of items and judgements; `mine` are those of `annotator`, 0 without one."""
+        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one."""
         is_skip = judgements.c.value.is_(None)
         is_mine = annotators.c.name == annotator
         with self._database.read() as connection:
@@ -287,9 +289,15 @@ class FeedbackStore(Accounts):
             ).one()
         return Progress(in_all, finished, given, skips, mine)
 
+    def count_undone(self) -> int:
+        """Return how many judgements annotators have taken back."""
+        with self._database.read() as connection:
+            query = sa.select(sa.func.count()).select_from(judgements).where(judgements.c.undone)
+            return int(connection.execute(query).scalar_one())
+
     @property
     def settings(self) -> Settings:
-        """The settings; what was never set has its default."""
+        """Return the settings. A setting that was never changed has its default."""
         with self._database.read() as connection:
             return read_settings(connection)
 
@@ -297,8 +305,8 @@ class FeedbackStore(Accounts):
         """Change some of the settings.
 
         Raises:
-            ValueError: there is no such setting, its value makes no sense, or there are ratings (or gold questions
-                that expect one) on another scale than the new one: they are numbers on it and would change meaning.
+            ValueError: there is no such setting, or a value is not allowed, or the scale would change although there
+                are ratings (or gold questions that expect one), whose meaning would change with it.
         """
         with self._database.write() as connection:
             self._database.one_writer(connection)
@@ -311,15 +319,15 @@ class FeedbackStore(Accounts):
             if tuple(updated.scale) != before.scale and _has_ratings(connection):
                 low, high = before.scale
                 raise ValueError(
-                    f"scale: there are ratings from {low} to {high} already, which a new scale would turn into others: "
-                    "keep this one, or begin a new store"
+                    f"scale: there are ratings from {low} to {high} already, whose meaning a new scale would change: "
+                    "keep this scale, or begin a new store"
                 )
             for name in changes:
-                connection.execute(sa.delete(schema.settings).where(schema.settings.c.name == name))
-                connection.execute(sa.insert(schema.settings).values(name=name, value=getattr(updated, name)))
+                connection.execute(sa.delete(settings_table).where(settings_table.c.name == name))
+                connection.execute(sa.insert(settings_table).values(name=name, value=getattr(updated, name)))
             return updated
 
-    def _claim(self, annotator: str, *, wait: bool) -> Task | None:
+    def _claim(self, annotator: str, *, wait: bool) -> Assignment | None:
         with self._database.write() as connection:
             queue, person = self._queue(connection), annotator_named(connection, annotator, lock=True)
             held = queue.open_task(person)
@@ -338,11 +346,11 @@ class FeedbackStore(Accounts):
 
 
 class _TakenMeanwhile(Exception):
-    """Between our reading and our locking an item, another took its place."""
+    """Signal that another took an item's place between our reading and our locking it."""
 
 
 def _has_ratings(connection: sa.Connection) -> bool:
-    """Whether anything in the store is a number on the scale: a judgement that stands, or a gold answer."""
+    """Return whether anything in the store is a number on the scale: a judgement that stands, or a gold answer."""
     rated = sa.exists().where(
         judgements.c.item_id == items.c.id, judgements.c.value.is_not(None), sa.not_(judgements.c.undone)
     )
@@ -350,15 +358,6 @@ def _has_ratings(connection: sa.Connection) -> bool:
     return connection.execute(query).first() is not None
 
 
-def _check_key(key: str) -> None:
-    if not 0 < len(key) <= _LONGEST_KEY or not key.isprintable():
-        raise ValueError(f"a key must have 1 to {_LONGEST_KEY} printable characters, got {key[:_LONGEST_KEY]!r}")
-
-
-def _parts(ids: Sequence[int]) -> list[list[int]]:
-    listed = list(ids)
-    return [listed[start : start + _IDS_A_QUERY] for start in range(0, len(listed), _IDS_A_QUERY)]
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
+def is_key(key: str) -> bool:
+    """Return whether a text may be an idempotency key."""
+    return 0 < len(key) <= _LONGEST_KEY and key.isprintable()

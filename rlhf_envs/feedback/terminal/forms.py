@@ -1,6 +1,6 @@
-"""The terminal's forms: what each kind of feedback asks, which keys answer it, and what has been answered so far.
+"""Define the terminal's form for each kind of feedback: its keys, and the answer so far.
 
-The keys are those of the web page.
+The keys are the same as on the web page.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from ..records import Settings, Task
+    from ..records import Assignment, Settings
 
 __all__ = ["LETTERS", "Form", "Keyboard", "form_of"]
 
@@ -19,28 +19,28 @@ Value = dict[str, Any]
 
 
 class Keyboard(Protocol):
-    """Where keys and texts come from."""
+    """Read keys and texts from a person."""
 
     def key(self) -> str:
-        """The next key pressed."""
+        """Return the next key pressed."""
 
     def line(self, prompt: str) -> str:
-        """A line of text."""
+        """Return a line of text."""
 
     def edit(self, text: str) -> str | None:
-        """The text as a person has changed it in an editor; None if it was left as it was."""
+        """Return the text as a person has changed it in an editor, or None if it was left as it was."""
 
 
 class Form:
-    """An answer in the making.
+    """Collect an answer, key by key.
 
     Attributes:
-        keys: key to what it does, in words; shown below the texts.
-        message: what the last key has led to, shown above them.
+        keys: maps each key to a description of what it does, shown below the texts.
+        message: the result of the last key, shown above the keys.
     """
 
-    def __init__(self, task: Task, settings: Settings, keyboard: Keyboard) -> None:
-        self.task, self.settings, self.keyboard = task, settings, keyboard
+    def __init__(self, assignment: Assignment, settings: Settings, keyboard: Keyboard) -> None:
+        self.assignment, self.settings, self.keyboard = assignment, settings, keyboard
         self.keys: dict[str, str] = {}
         self.message = ""
         self.start()
@@ -49,11 +49,11 @@ class Form:
         """Set the keys."""
 
     def press(self, key: str) -> Value | None:
-        """Take one of the keys; the answer if it is complete."""
+        """Take one of the keys. Return the answer if it is complete, else None."""
         raise NotImplementedError
 
     def state(self) -> str:
-        """What has been answered so far."""
+        """Describe the answer so far."""
         return ""
 
 
@@ -69,13 +69,13 @@ class _Pairwise(Form):
         if key == "4":
             return {"choice": None, "strength": 0}
         side, strength = self.answers[key]
-        return {"choice": self.task.sides[side], "strength": strength}
+        return {"choice": self.assignment.sides[side], "strength": strength}
 
 
 class _Ranking(Form):
     def start(self) -> None:
         self.picked: list[int] = []  # places on the screen, best first
-        self.n = len(self.task.sides)
+        self.n = len(self.assignment.sides)
         self.keys = {str((i + 1) % 10): f"{LETTERS[i % 26]} is next best" for i in range(min(self.n, 10))}
         self.keys |= {"Backspace": "take the last back", "e": "type the whole order", "Enter": "send"}
 
@@ -83,7 +83,7 @@ class _Ranking(Form):
         self.message = ""
         if key == "Enter":
             if len(self.picked) == self.n:
-                return {"order": [self.task.sides[place] for place in self.picked]}
+                return {"order": [self.assignment.sides[place] for place in self.picked]}
             self.message = "pick the completions from best to worst first"
         elif key == "Backspace":
             del self.picked[-2 if len(self.picked) == self.n else -1 :]
@@ -109,7 +109,7 @@ class _Ranking(Form):
         if sorted(places) == list(range(self.n)):
             self.picked = places
         else:
-            self.message = f"name each of the {self.n} completions once"
+            self.message = f"name each of the {self.n} completions exactly once"
 
 
 class _Rating(Form):
@@ -146,7 +146,7 @@ class _Thumbs(Form):
 
 class _Correction(Form):
     def start(self) -> None:
-        self.text = self.task.item.completions[0]
+        self.text = self.assignment.item.completions[0]
         self.keys = {"e": "edit", "Enter": "send your version"}
 
     def press(self, key: str) -> Value | None:
@@ -154,7 +154,7 @@ class _Correction(Form):
         if key == "e":
             edited = self.keyboard.edit(self.text)
             self.text = self.text if edited is None else edited
-        elif self.text == self.task.item.completions[0]:
+        elif self.text == self.assignment.item.completions[0]:
             self.message = "nothing is changed yet: e edits, s skips"
         elif not self.text.strip():
             self.message = "your version is blank: e edits, s skips"
@@ -163,7 +163,7 @@ class _Correction(Form):
         return None
 
     def state(self) -> str:
-        return "" if self.text == self.task.item.completions[0] else f"your version: {self.text}"
+        return "" if self.text == self.assignment.item.completions[0] else f"your version: {self.text}"
 
 
 class _Flags(Form):
@@ -202,6 +202,6 @@ _FORMS: dict[str, type[Form]] = {
 }
 
 
-def form_of(task: Task, settings: Settings, keyboard: Keyboard) -> Form:
-    """An empty form for a task."""
-    return _FORMS[task.item.kind](task, settings, keyboard)
+def form_of(assignment: Assignment, settings: Settings, keyboard: Keyboard) -> Form:
+    """Return an empty form for an assignment."""
+    return _FORMS[assignment.item.kind](assignment, settings, keyboard)

@@ -1,4 +1,4 @@
-"""Label in a terminal: one task at a time, a key an answer. What models wrote is text, which nothing obeys."""
+"""Label in a terminal: one item at a time, one key per answer. Texts by models are only shown, never obeyed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .forms import BACKSPACE, ENTER, LETTERS, Form, Keyboard, form_of
 from .visible import clip, visible
 
 if TYPE_CHECKING:
-    from ..records import Task
+    from ..records import Assignment
     from ..store.store import FeedbackStore
 
 __all__ = ["Keyboard", "TerminalKeyboard", "label"]
 
-SIDE_BY_SIDE = 100  # columns from which two completions stand beside each other
-OTHER_LINES = 9  # header, keys, notices and the line below it all
-QUICK = 4  # characters
+SIDE_BY_SIDE = 100  # columns from which on two completions are shown side by side
+OTHER_LINES = 9  # lines for the header, the keys, the notices and the empty line at the bottom
+QUICK = 4  # a read of at most so many characters is keys pressed quickly, a longer one a paste
 COMMON = {
     "s": "skip",
     "u": "undo",
@@ -39,13 +39,13 @@ COMMON = {
 
 
 class TerminalKeyboard:
-    """The keyboard of the terminal; texts are changed in $VISUAL or $EDITOR."""
+    """Read keys from the terminal. Texts are edited in $VISUAL or $EDITOR."""
 
     def __init__(self) -> None:
         self._pending: list[str] = []
 
     def key(self) -> str:
-        """The next key pressed; "q" for Ctrl-C, Ctrl-D and a closed terminal."""
+        """Return the next key pressed, or "q" for Ctrl-C, Ctrl-D and a closed terminal."""
         import click
 
         if not self._pending:
@@ -53,19 +53,19 @@ class TerminalKeyboard:
                 read = click.getchar()
             except (KeyboardInterrupt, EOFError):
                 return "q"
-            # Keys pressed quickly come together. A longer read is a paste, and an escape sequence one key (an arrow).
+            # Keys pressed quickly come in one read. An escape sequence is one key, such as an arrow.
             self._pending = list(read) if len(read) <= QUICK and not read.startswith("\x1b") else [read]
         return self._pending.pop(0)
 
     def line(self, prompt: str) -> str:
-        """A line of text; empty after Ctrl-C or Ctrl-D."""
+        """Return a line of text, empty after Ctrl-C or Ctrl-D."""
         try:
             return input(prompt)
         except (KeyboardInterrupt, EOFError):
             return ""
 
     def edit(self, text: str) -> str | None:
-        """The text as changed in the editor; None if it was left as it was, or there is no editor."""
+        """Return the text as changed in the editor, or None if it was left as it was or there is no editor."""
         import click
 
         edited = click.edit(text, extension=".txt")
@@ -83,21 +83,21 @@ def label(
     limit: int | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Show tasks and take answers until the annotator quits or nothing is left.
+    """Show items and take answers until the annotator quits or nothing is left.
 
     Args:
-        store: holds the tasks.
-        name: who answers, an annotator or an admin; added as an annotator where the store does not know the name.
-        keyboard: where keys come from; the terminal's by default.
-        console: where tasks are shown.
-        limit: the most answers, skips among them.
-        clock: seconds, for the time that an answer takes.
+        store: holds the items.
+        name: who answers. A name that the store does not know is added as an annotator.
+        keyboard: reads the keys, by default from the terminal.
+        console: where items are shown.
+        limit: the largest number of answers. Skips count.
+        clock: returns seconds, to measure how long an answer takes.
 
     Returns:
-        How many answers the store has taken, less those taken back.
+        How many answers the store has taken, minus the answers taken back.
 
     Raises:
-        StoreError: the store cannot be read. While an answer cannot be stored, it is kept and can be sent again.
+        StoreError: the store cannot be read. An answer that cannot be stored is kept and can be sent again.
     """
     join(store, name)
     session = _Session(store, name, keyboard or TerminalKeyboard(), console or Console(), clock)
@@ -113,30 +113,30 @@ class _Session:
         self.notice = ""
 
     def run(self, limit: int | None) -> int:
-        task: Task | None = None
+        assignment: Assignment | None = None
         while True:
             if limit is not None and self.done >= limit:
                 self._say(f"{self.done} answered: that was the limit")
                 return self.done
-            task = task or self.store.claim(self.name)
-            if task is None:
+            assignment = assignment or self.store.claim(self.name)
+            if assignment is None:
                 if not self._ask_at_the_end():
                     return self.done
-                task = self._undo(None)
+                assignment = self._undo(None)
                 continue
-            step = self._answer(task)
+            step = self._answer(assignment)
             if step == "quit":
-                self.store.release(task.id, self.name)
+                self.store.release(assignment.id, self.name)
                 self._say(f"{self.done} answered in this session; the rest waits for you")
                 return self.done
-            task = self._undo(task) if step == "undo" else None
+            assignment = self._undo(assignment) if step == "undo" else None
 
-    def _answer(self, task: Task) -> str:
-        """Show a task until it is answered; what comes next: "next", "undo" or "quit"."""
-        form, comment, everything = form_of(task, self.store.settings, self.keyboard), "", False
+    def _answer(self, assignment: Assignment) -> str:
+        """Show an item until it is answered. Return what comes next: "next", "undo" or "quit"."""
+        form, comment, everything = form_of(assignment, self.store.settings, self.keyboard), "", False
         key, started = uuid.uuid4().hex, self.clock()
         while True:
-            self._show(task, form, comment, everything)
+            self._show(assignment, form, comment, everything)
             pressed = self._key(form)
             if pressed in ("q", "u"):
                 return {"q": "quit", "u": "undo"}[pressed]
@@ -150,17 +150,19 @@ class _Session:
                 value = None if pressed == "s" else form.press(pressed)
                 if pressed != "s" and value is None:
                     continue
-                if self._submit(task, value, key, self.clock() - started, comment):
+                if self._submit(assignment, value, key, self.clock() - started, comment):
                     return "next"
             else:
                 self.notice = f"no key {visible(pressed).plain!r} here"
 
-    def _submit(self, task: Task, value: dict[str, Any] | None, key: str, seconds: float, comment: str) -> bool:
-        """Store an answer; False where it can be tried again."""
+    def _submit(
+        self, assignment: Assignment, value: dict[str, Any] | None, key: str, seconds: float, comment: str
+    ) -> bool:
+        """Store an answer. Return False if it failed and can be tried again."""
         try:
-            self.store.submit(task.id, self.name, value, key=key, seconds=seconds, comment=comment)
+            self.store.submit(assignment.id, self.name, value, key=key, seconds=seconds, comment=comment)
         except LeaseLost:
-            self.notice = "too late: the lease ran out and the item went to somebody else. This is the next one"
+            self.notice = "too late: your lease ran out and somebody else took the item. This is the next one"
             return True
         except (StoreError, ValueError) as error:
             self.notice = f"not stored: {error} Press the key again to retry"
@@ -169,12 +171,12 @@ class _Session:
         self.notice = "skipped" if value is None else "stored"
         return True
 
-    def _undo(self, task: Task | None) -> Task | None:
-        """The task of the last answer, taken back; `task` where there is none."""
+    def _undo(self, assignment: Assignment | None) -> Assignment | None:
+        """Take the last answer back and return its assignment. If there is none, return the one given."""
         before = self.store.undo(self.name)
         if before is None:
             self.notice = "there is nothing to take back"
-            return task
+            return assignment
         self.done -= 1
         self.notice = "taken back: answer it again"
         return before
@@ -188,12 +190,12 @@ class _Session:
         return pressed if pressed in form.keys else pressed.lower()
 
     def _ask_at_the_end(self) -> bool:
-        """Say that nothing is left; whether the last answer is to be taken back."""
+        """Say that nothing is left. Return whether the annotator wants the last answer back."""
         why = "the project is paused" if self.store.settings.paused else "nothing is left to judge"
         self._say(f"{why}: u takes your last answer back, any other key ends")
         return self.keyboard.key().lower() == "u"
 
-    # What is shown
+    # On the screen
 
     def _say(self, words: str) -> None:
         self.console.print(Text(words), soft_wrap=True)
@@ -203,11 +205,11 @@ class _Session:
         self._say("any key goes on")
         self.keyboard.key()
 
-    def _show(self, task: Task, form: Form, comment: str, everything: bool) -> None:
+    def _show(self, assignment: Assignment, form: Form, comment: str, everything: bool) -> None:
         if self.console.is_terminal:
             self.console.clear()
-        texts, hidden = self._texts(task, everything)
-        parts: list[RenderableType] = [self._header(task), *texts]
+        texts, hidden = self._texts(assignment, everything)
+        parts: list[RenderableType] = [self._header(assignment), *texts]
         for words, style in ((form.state(), "bold"), (form.message, "yellow"), (self.notice, "yellow")):
             if words:
                 parts.append(visible(words, style))
@@ -218,31 +220,35 @@ class _Session:
         self.console.print(Group(*parts))
         self.notice = ""
 
-    def _texts(self, task: Task, everything: bool) -> tuple[list[RenderableType], bool]:
-        """The prompt and the completions, as much as the screen has room for; whether that is not all."""
-        n, width = len(task.sides), self.console.width
-        beside = n == 2 and width >= SIDE_BY_SIDE
-        room = self.console.height - OTHER_LINES - 2 * (2 if beside else n + 1)
-        whole = task.item.prompt
+    def _texts(self, assignment: Assignment, everything: bool) -> tuple[list[RenderableType], bool]:
+        """Return the prompt and the completions, as far as the screen has room, and whether something is left out."""
+        n, width = len(assignment.sides), self.console.width
+        side_by_side = n == 2 and width >= SIDE_BY_SIDE
+        room = self.console.height - OTHER_LINES - 2 * (2 if side_by_side else n + 1)
+        whole = assignment.item.prompt
         prompt, hidden, used = (whole, 0, 0) if everything else clip(whole, width - 4, max(3, room // 3))
-        lines = max(3, (room - used) // (1 if beside else n))
+        lines = max(3, (room - used) // (1 if side_by_side else n))
         texts: list[Panel] = []
         first = _panel(prompt, "prompt", "dim", hidden)
         hides = hidden > 0
-        for place, side in enumerate(task.sides):
-            text = task.item.completions[side]
-            shown, hidden, _ = (text, 0, 0) if everything else clip(text, (width // 2 if beside else width) - 4, lines)
+        for place, side in enumerate(assignment.sides):
+            text = assignment.item.completions[side]
+            shown, hidden, _ = (
+                (text, 0, 0) if everything else clip(text, (width // 2 if side_by_side else width) - 4, lines)
+            )
             title = f"[bold]{LETTERS[place % 26]}[/bold]" if n > 1 else "completion"
             texts.append(_panel(shown, title, ("cyan", "magenta")[place % 2], hidden))
             hides = hides or hidden > 0
-        return [first, *([_beside(texts)] if beside else texts)], hides
+        return [first, *([_side_by_side(texts)] if side_by_side else texts)], hides
 
-    def _header(self, task: Task) -> RenderableType:
+    def _header(self, assignment: Assignment) -> RenderableType:
         progress = self.store.progress(self.name)
         grid = Table.grid(padding=(0, 2))
         words = f"{progress.finished} of {progress.items} items done, {progress.mine} by you"
         bar = ProgressBar(total=max(1, progress.items), completed=progress.finished, width=24)
-        grid.add_row(Text(self.name, "bold"), bar, Text(words), Text(f"{task.item.kind}, item {task.item.id}", "dim"))
+        grid.add_row(
+            Text(self.name, "bold"), bar, Text(words), Text(f"{assignment.item.kind}, item {assignment.item.id}", "dim")
+        )
         return grid
 
 
@@ -251,7 +257,7 @@ def _panel(text: str, title: str, border: str, hidden: int) -> Panel:
     return Panel(visible(text), title=title, title_align="left", subtitle=more, border_style=border)
 
 
-def _beside(panels: list[Panel]) -> Table:
+def _side_by_side(panels: list[Panel]) -> Table:
     grid = Table.grid(expand=True)
     for _ in panels:
         grid.add_column(ratio=1)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlhf_envs.feedback.records import Progress, Settings, Task
+from rlhf_envs.feedback.records import Assignment, Progress, Settings
 from rlhf_envs.feedback.store.store import FeedbackStore
 from rlhf_envs.feedback.web.auth import CsrfChecked, Gate, Session, Sessions, SignedIn
 from rlhf_envs.feedback.web.responses import AsciiJSON, problems
@@ -197,7 +197,7 @@ def progress(store: Store, annotator: SignedIn) -> Response:
     return AsciiJSON(_progress(store.progress(annotator.name)))
 
 
-def _state(store: FeedbackStore, name: str, task: Task | None) -> Response:
+def _state(store: FeedbackStore, name: str, task: Assignment | None) -> Response:
     return AsciiJSON(
         {
             "task": None if task is None else _task(task),
@@ -207,7 +207,7 @@ def _state(store: FeedbackStore, name: str, task: Task | None) -> Response:
     )
 
 
-def _task(task: Task) -> dict[str, Any]:
+def _task(task: Assignment) -> dict[str, Any]:
     # Source, policy, meta and gold stay here: they would sway the annotator.
     return {
         "id": task.id,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_envs.feedback import Annotator, FeedbackStore, Item, NewItem, Task
+from rlhf_envs.feedback import Annotator, Assignment, FeedbackStore, Item, NewItem
 from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.simulated import SimulatedAnnotator, annotate, simulated_crowd
 
@@ -24,9 +24,9 @@ def by_digits(prompts: list[str], completions: list[str]) -> list[float]:
     return [float(completion.split()[-1]) for completion in completions]
 
 
-def task(kind: str, *completions: str, i: int = 1, sides: tuple[int, ...] = (), **item: Any) -> Task:
+def task(kind: str, *completions: str, i: int = 1, sides: tuple[int, ...] = (), **item: Any) -> Assignment:
     made = Item(i, kind, "say", completions, "", "", item.get("meta", {}), 1, None, 0.0, NOW)
-    return Task(1, made, Annotator(1, "a", "annotator", NOW), sides or tuple(range(len(completions))), NOW)
+    return Assignment(1, made, Annotator(1, "a", "annotator", NOW), sides or tuple(range(len(completions))), NOW)
 
 
 def share_of(
@@ -223,7 +223,7 @@ def test_an_answer_that_comes_too_late_is_not_counted(tmp_path: Path, clock: Any
     with FeedbackStore(tmp_path / "feedback.db", clock=clock) as store:
         store.add_items([NewItem("thumbs", "say", ("1",))])
 
-        def slowly(task: Task) -> Response:
+        def slowly(task: Assignment) -> Response:
             clock.forward(store.settings.lease_seconds + 1)
             assert work(store, "quick", SimulatedAnnotator(by_digits)) == 1
             return Response({"up": True})

@@ -1,1 +1,1 @@
-"""The store's schema, revision by revision; `rlhf_envs.feedback.store.database` runs them."""
+"""Bring the store's schema from revision to revision. `rlhf_envs.feedback.store.database` runs them."""

@@ -1,4 +1,4 @@
-"""Alembic's entry: it migrates over the connection, and in the transaction, that `Database` hands in."""
+"""Run Alembic's migrations over the connection, and in the transaction, that `Database` hands in."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_envs.feedback import FeedbackStore, Item, Judgement, NewItem, Task
+from rlhf_envs.feedback import Assignment, FeedbackStore, Item, Judgement, NewItem
 from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.formats.exporting import export_file, kto_rows, preference_rows, rating_rows, sft_rows
 from rlhf_envs.feedback.formats.importing import import_file
@@ -395,7 +395,7 @@ def test_judgements_of_annotators_who_are_left_out_are_counted(
         "bob": {"p": choice(1), "skipped": None},
     }
 
-    def answer(task: Task) -> Response:
+    def answer(task: Assignment) -> Response:
         return Response({"up": True} if task.item.kind == "thumbs" else said[task.annotator.name][task.item.prompt])
 
     for name in ("bob", "ada"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem, Task
+from rlhf_envs.feedback import Assignment, FeedbackStore, LeaseLost, NewItem
 
 PAIR = NewItem("pairwise", "The film was", ("good.", "bad."))
 
@@ -25,7 +25,7 @@ def store(store_url: str, clock: Any) -> Iterator[FeedbackStore]:
         yield opened
 
 
-def claimed(store: FeedbackStore, annotator: str) -> Task:
+def claimed(store: FeedbackStore, annotator: str) -> Assignment:
     task = store.claim(annotator)
     assert task is not None
     return task

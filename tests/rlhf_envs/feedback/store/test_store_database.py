@@ -98,7 +98,7 @@ def test_an_older_schema_is_migrated_with_what_it_holds(old_url: str) -> None:
 
 
 def test_an_older_schema_is_refused_without_leave_to_migrate(old_url: str) -> None:
-    with pytest.raises(StoreError, match=r"older schema '0001'.*wants '0002'.*migrate=True"):
+    with pytest.raises(StoreError, match=r"older schema '0001'.*needs .0002'.*migrate=True"):
         FeedbackStore(old_url, migrate=False)
 
 
@@ -133,7 +133,7 @@ def test_the_tables_of_another_program_are_left_alone(tmp_path: Path) -> None:
     with sqlite3.connect(path) as other:
         other.execute("CREATE TABLE songs (title TEXT)")
     other.close()
-    with pytest.raises(StoreError, match=r"other.db holds tables of something else \(songs\)"):
+    with pytest.raises(StoreError, match=r"other.db holds tables of another program \(songs\)"):
         FeedbackStore(path)
 
 
@@ -164,7 +164,7 @@ def test_a_read_only_file_can_be_read_and_says_why_it_cannot_be_written(tmp_path
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"not a database, but as long as the header of one" * 40, "not a database. The file is something else")],
+    [(b"not a database, but as long as the header of one" * 40, "not a database. The file is damaged")],
 )
 def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "notes.txt"
@@ -175,7 +175,7 @@ def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes, mes
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"nowhere/feedback.db: unable to open database file. See that the folder"):
+    with pytest.raises(StoreError, match=r"nowhere/feedback.db: unable to open database file. Check that the folder"):
         FeedbackStore(tmp_path / "nowhere" / "feedback.db")
 
 

@@ -1,1 +1,1 @@
-"""One file a revision, named by its number; what has been released is never changed."""
+"""Hold one file per revision, named by its number. A revision that was released is never changed."""

@@ -1,4 +1,4 @@
-"""Items, tasks with leases, and judgements."""
+"""Make the tables for items, tasks with leases, and judgements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accounts for the web page, and the number of judgements that an item still needs, kept beside it."""
+"""Add accounts for the web page, and to each item the number of judgements that it still needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """Add the columns; what an item needs follows from its judgements."""
+    """Add the tables and columns. Compute what each item needs from its judgements."""
     op.add_column("annotators", sa.Column("password_hash", sa.Text))
     op.create_table(
         "invitations",
