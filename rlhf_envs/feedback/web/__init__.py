@@ -1,12 +1,12 @@
-"""The annotation web app: `create_app` builds it over a store, `serve` runs it. Needs the extra `web`."""
+"""Serve the annotation web app: `create_app` builds it over a store, `serve` runs it. Needs the extra `web`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlhf_envs.feedback.web.app import create_app
-    from rlhf_envs.feedback.web.server import serve
+    from .app import create_app
+    from .server import serve
 
 __all__ = ["create_app", "serve"]
 

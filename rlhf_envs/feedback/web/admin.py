@@ -1,4 +1,4 @@
-"""What only an admin may do: watch, export, pause, invite, change the settings; as a page and as JSON."""
+"""Serve what only an admin may do: watch, export, pause, invite and change the settings, as a page and as JSON."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlhf_envs.feedback.formats.exporting import FORMATS, HOW, Export, export_file
-from rlhf_envs.feedback.records import Settings
-from rlhf_envs.feedback.store.store import FeedbackStore
-from rlhf_envs.feedback.web.api import Scale, Store
-from rlhf_envs.feedback.web.auth import Admin, CsrfChecked
-from rlhf_envs.feedback.web.pages import FormChecked, render
-from rlhf_envs.feedback.web.responses import AsciiJSON, problems
-from rlhf_envs.feedback.web.summary import Summary, summarise
+from ..formats.exporting import FORMATS, HOW, Export, export_file
+from ..records import Settings
+from ..store.store import FeedbackStore
+from .api import Scale
+from .auth import Admin, CsrfChecked, Store
+from .pages import FormChecked, render
+from .responses import AsciiJSON, problems
+from .summary import Summary, summarise
 
 __all__ = ["api", "pages"]
 
@@ -26,12 +26,12 @@ pages = APIRouter(prefix="/admin")
 api = APIRouter(tags=["admin"])
 
 Role = Literal["annotator", "admin"]
-Format = Annotated[Literal[FORMATS], Query(description="see rlhf_envs.feedback.exporting")]  # type: ignore[valid-type]
-How = Annotated[Literal[HOW], Query(description="of preference and ratings")]  # type: ignore[valid-type]
+Format = Annotated[Literal[FORMATS], Query(description="see rlhf_envs.feedback.formats.exporting")]  # type: ignore[valid-type]
+How = Annotated[Literal[HOW], Query(description="for preference and ratings")]  # type: ignore[valid-type]
 
 
 class Changes(BaseModel):
-    """Settings to change; what is left out stays."""
+    """Hold the settings to change. Settings left out stay as they are."""
 
     model_config = ConfigDict(extra="forbid")
     guidelines: str | None = Field(default=None, max_length=100_000)
@@ -42,7 +42,7 @@ class Changes(BaseModel):
 
 
 class SettingsOut(BaseModel):
-    """All settings."""
+    """Hold all settings."""
 
     guidelines: str
     scale: Scale
@@ -52,14 +52,14 @@ class SettingsOut(BaseModel):
 
 
 class Invite(BaseModel):
-    """For whom the invitation is."""
+    """Say for whom the invitation is."""
 
     model_config = ConfigDict(extra="forbid")
     role: Role = "annotator"
 
 
 class Invitation(BaseModel):
-    """A link that works once."""
+    """Hold the path of a link that works once."""
 
     role: Role
     path: str
@@ -67,19 +67,19 @@ class Invitation(BaseModel):
 
 @api.get("/summary", response_model=Summary, responses=problems(401, 403))
 def summary(store: Store, admin: Admin) -> Response:
-    """Throughput, agreement and the annotators' quality."""
+    """Return the throughput, the agreement, and the quality of each annotator's work."""
     return AsciiJSON(summarise(store).model_dump(mode="json"))
 
 
 @api.get("/settings", response_model=SettingsOut, responses=problems(401, 403))
 def settings(store: Store, admin: Admin) -> Response:
-    """The settings."""
+    """Return the settings."""
     return AsciiJSON(_settings(store.settings))
 
 
 @api.patch("/settings", response_model=SettingsOut, dependencies=[CsrfChecked], responses=problems(401, 403))
 def change_settings(changes: Changes, store: Store, admin: Admin) -> Response:
-    """Change settings, pause (`{"paused": true}`) or go on."""
+    """Change settings, pause the project (`{"paused": true}`) or resume it."""
     return AsciiJSON(_settings(_update(store, **changes.model_dump(exclude_none=True))))
 
 
@@ -95,7 +95,7 @@ def invite(wanted: Invite, store: Store, admin: Admin) -> Response:
     responses={200: {"content": {"application/octet-stream": {}}, "description": "the file"}, **problems(401, 403)},
 )
 def export(store: Store, admin: Admin, format: Format = "preference", how: How = "each") -> Response:
-    """Download what was judged; the header X-Export-Dropped counts, as JSON, what is left out and why."""
+    """Download the judgements. The header X-Export-Dropped counts, as JSON, what is left out and why."""
     made, content = _export(store, format, how)
     headers = {
         "Content-Disposition": f'attachment; filename="{_file_name(format)}"',
@@ -108,7 +108,7 @@ def export(store: Store, admin: Admin, format: Format = "preference", how: How =
 def export_page(
     request: Request, store: Store, admin: Admin, format: Format = "preference", how: How = "each"
 ) -> Response:
-    """Says what a download holds and what it leaves out, before it is made."""
+    """Show what a download holds and what it leaves out, before it is made."""
     made, _ = _export(store, format, how)
     return render(request, "export.html", {"format": format, "how": how, "export": made, "file": _file_name(format)})
 
@@ -120,7 +120,7 @@ def admin_page(request: Request, store: Store, admin: Admin) -> Response:
 
 @pages.post("/invitations", dependencies=[FormChecked])
 def invite_page(request: Request, store: Store, admin: Admin, role: Annotated[Role, Form()] = "annotator") -> Response:
-    # Shown once, in the answer to the POST: a link in a URL would stay in the browser's history.
+    # Shown only in the answer to the POST: in an address it would stay in the browser's history.
     link = f"{str(request.base_url).rstrip('/')}/invite/{store.invite(role)}"
     return _page(request, store, invitation=link, invited=role)
 
@@ -150,7 +150,7 @@ def settings_page(
     }
     try:
         _update(store, **wanted)
-    except HTTPException as error:  # the form comes back as it was filled in
+    except HTTPException as error:  # show the form again as it was filled in
         return _page(request, store, error.status_code, settings=wanted, problem=error.detail)
     return RedirectResponse("/admin", 303)
 
@@ -166,13 +166,7 @@ def _update(store: Store, **changes: Any) -> Settings:
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
-    return {
-        "guidelines": settings.guidelines,
-        "scale": settings.scale,
-        "harms": settings.harms,
-        "lease_seconds": settings.lease_seconds,
-        "paused": settings.paused,
-    }
+    return {name: getattr(settings, name) for name in SettingsOut.model_fields}
 
 
 def _file_name(format: str) -> str:
@@ -186,7 +180,7 @@ def _export(store: FeedbackStore, format: str, how: str) -> tuple[Export, bytes]
 
 
 def _page(request: Request, store: Store, status: int = 200, **more: Any) -> Response:
-    figures = summarise(store)
-    top = max((hour.judgements for hour in figures.hours), default=0)
-    context = {"summary": figures, "settings": store.settings, "top": top, "formats": FORMATS, "hows": HOW, **more}
+    summary = summarise(store)
+    top = max((hour.judgements for hour in summary.hours), default=0)
+    context = {"summary": summary, "settings": store.settings, "top": top, "formats": FORMATS, "hows": HOW, **more}
     return render(request, "admin.html", context, status)

@@ -1,33 +1,33 @@
-"""The JSON API under /api: what the annotation page talks to, and programs may.
+"""Serve the JSON API under /api, for the annotation page and for programs.
 
-Every call but the sign-in wants the session's cookie; every call that changes something wants its CSRF token as well.
+Every call but the sign-in needs the session's cookie. A call that changes something needs the CSRF token too.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Request
+from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlhf_envs.feedback.records import Assignment, Progress, Settings
-from rlhf_envs.feedback.store.store import FeedbackStore
-from rlhf_envs.feedback.web.auth import CsrfChecked, Gate, Session, Sessions, SignedIn
-from rlhf_envs.feedback.web.responses import AsciiJSON, problems
+from ..records import Assignment, Progress, Settings
+from ..store.store import FeedbackStore
+from .auth import CsrfChecked, SignedIn, Store, begin_session, csrf_token, gate_of
+from .responses import AsciiJSON, problems
 
-__all__ = ["Scale", "Store", "router"]
+__all__ = ["Scale", "router"]
 
 router = APIRouter(tags=["annotate"])
 
-# Not a tuple: FastAPI writes those as "items": [...], which OpenAPI 3.1 does not know.
+# A list, since FastAPI writes a tuple as "items": [...], which OpenAPI 3.1 does not know.
 Scale = Annotated[list[int], Field(min_length=2, max_length=2)]
 TaskId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
 class Credentials(BaseModel):
-    """A name and its password."""
+    """Hold a name and its password."""
 
     model_config = ConfigDict(extra="forbid")
     name: str = Field(max_length=200)
@@ -35,7 +35,7 @@ class Credentials(BaseModel):
 
 
 class SessionOut(BaseModel):
-    """Who is signed in; `csrf` goes into the header X-CSRF-Token of every POST and PATCH."""
+    """Tell who is signed in. `csrf` goes into the header X-CSRF-Token of every POST and PATCH."""
 
     name: str
     role: Literal["annotator", "admin"]
@@ -43,14 +43,14 @@ class SessionOut(BaseModel):
 
 
 class Shown(BaseModel):
-    """A completion; `index` is its place in the item, which answers refer to."""
+    """Show a completion. `index` is its place in the item, and answers refer to it."""
 
     index: int
     text: str
 
 
 class TaskOut(BaseModel):
-    """An item lent to you; `completions` stand in the order in which to show them."""
+    """Show an item that is lent to you. Its `completions` come in the order in which to show them."""
 
     id: int
     item_id: int
@@ -61,7 +61,7 @@ class TaskOut(BaseModel):
 
 
 class ProgressOut(BaseModel):
-    """Counts: all items, those with all their judgements, your answers and skips."""
+    """Count all items, the items with all their judgements, and your answers and skips."""
 
     items: int
     finished: int
@@ -69,7 +69,7 @@ class ProgressOut(BaseModel):
 
 
 class SettingsOut(BaseModel):
-    """What the annotation page must know."""
+    """Hold the settings that the annotation page needs."""
 
     guidelines: str
     scale: Scale
@@ -78,7 +78,7 @@ class SettingsOut(BaseModel):
 
 
 class State(BaseModel):
-    """What there is to do; no task means that nothing is left for now, or that the project is paused."""
+    """Tell what to do next. Without a task nothing is left for now, or the project is paused."""
 
     task: TaskOut | None
     progress: ProgressOut
@@ -86,7 +86,7 @@ class State(BaseModel):
 
 
 class Answer(BaseModel):
-    """A judgement; `value` depends on the kind, null skips. The same `key` again adds nothing.
+    """Hold a judgement. `value` depends on the kind, and null skips. The same `key` again adds nothing.
 
     pairwise {"choice": 0|1|null, "strength": 1..3}, ranking {"order": [...]}, rating {"rating": n},
     thumbs {"up": bool}, correction {"text": "..."}, flags {"harms": [...]}.
@@ -100,59 +100,44 @@ class Answer(BaseModel):
 
 
 class Saved(BaseModel):
-    """The judgement is on the disk."""
+    """Confirm that the judgement is on the disk."""
 
     id: int
     item_id: int
     value: dict[str, Any] | None
 
 
-def store_of(request: Request) -> FeedbackStore:
-    """The app's store, as a dependency."""
-    return cast(FeedbackStore, request.app.state.store)
-
-
-Store = Annotated[FeedbackStore, Depends(store_of)]
-
-
 @router.post("/login", response_model=SessionOut, responses=problems(401, 429))
 def login(request: Request, credentials: Credentials, store: Store) -> Response:
-    """Sign in; sets the session's cookie."""
-    name = cast(Gate, request.app.state.gate).sign_in(request, credentials.name, credentials.password)
-    sessions = cast(Sessions, request.app.state.sessions)
+    """Sign in. The answer sets the session's cookie."""
+    name = gate_of(request).sign_in(request, credentials.name, credentials.password)
+    begin_session(request, name)
     role = next(annotator.role for annotator in store.annotators() if annotator.name == name)
-    session = Session.fresh(name)
-    response = AsciiJSON({"name": name, "role": role, "csrf": sessions.csrf_token(session)})
-    sessions.keep(response, session)
-    return response
+    return AsciiJSON({"name": name, "role": role, "csrf": csrf_token(request)})
 
 
 @router.post("/logout", status_code=204, dependencies=[CsrfChecked], responses=problems(401, 403))
 def logout(request: Request) -> Response:
-    """Sign out: takes the cookie away."""
-    response = Response(status_code=204)
-    cast(Sessions, request.app.state.sessions).end(response)
-    return response
+    """Sign out: remove the cookie."""
+    request.session.clear()
+    return Response(status_code=204)
 
 
 @router.get("/session", response_model=SessionOut, responses=problems(401))
 def session(request: Request, annotator: SignedIn) -> Response:
-    """Who is signed in."""
-    sessions = cast(Sessions, request.app.state.sessions)
-    session = sessions.read(request)
-    assert session is not None, "SignedIn has read it"
-    return AsciiJSON({"name": annotator.name, "role": annotator.role, "csrf": sessions.csrf_token(session)})
+    """Tell who is signed in."""
+    return AsciiJSON({"name": annotator.name, "role": annotator.role, "csrf": csrf_token(request)})
 
 
 @router.post("/claim", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403))
 def claim(store: Store, annotator: SignedIn) -> Response:
-    """Take a task: the one you hold already, else the next."""
+    """Take a task: the one that you hold already, else the next."""
     return _state(store, annotator.name, store.claim(annotator.name))
 
 
 @router.post("/undo", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403, 409))
 def undo(store: Store, annotator: SignedIn) -> Response:
-    """Take your last judgement back; its item is lent to you again."""
+    """Take your last judgement back. Its item is lent to you again."""
     task = store.undo(annotator.name)
     if task is None:
         raise HTTPException(409, "there is nothing to take back")
@@ -166,7 +151,7 @@ def undo(store: Store, annotator: SignedIn) -> Response:
     responses=problems(401, 403, 409),
 )
 def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) -> Response:
-    """Answer a task. 200 means that the answer is stored; 409 that the lease is lost: claim another."""
+    """Answer a task. 200 means that the answer is stored, 409 that the lease is lost: claim another task."""
     try:
         saved = store.submit(
             task_id, annotator.name, answer.value, key=answer.key, seconds=answer.seconds, comment=answer.comment
@@ -180,8 +165,8 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
     "/tasks/{task_id}/renew", response_model=TaskOut, dependencies=[CsrfChecked], responses=problems(401, 403, 409)
 )
 def renew(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
-    """Ask for another full lease."""
-    return AsciiJSON(_task(store.renew(task_id, annotator.name)))
+    """Extend the task by another full lease."""
+    return AsciiJSON(_lent(store.renew(task_id, annotator.name)))
 
 
 @router.post("/tasks/{task_id}/release", status_code=204, dependencies=[CsrfChecked], responses=problems(401, 403))
@@ -193,40 +178,36 @@ def release(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
 
 @router.get("/progress", response_model=ProgressOut, responses=problems(401))
 def progress(store: Store, annotator: SignedIn) -> Response:
-    """How far things are."""
+    """Return the progress of the project and of your work."""
     return AsciiJSON(_progress(store.progress(annotator.name)))
 
 
-def _state(store: FeedbackStore, name: str, task: Assignment | None) -> Response:
+def _state(store: FeedbackStore, name: str, assignment: Assignment | None) -> Response:
     return AsciiJSON(
         {
-            "task": None if task is None else _task(task),
+            "task": None if assignment is None else _lent(assignment),
             "progress": _progress(store.progress(name)),
             "settings": _settings(store.settings),
         }
     )
 
 
-def _task(task: Assignment) -> dict[str, Any]:
-    # Source, policy, meta and gold stay here: they would sway the annotator.
+def _lent(assignment: Assignment) -> dict[str, Any]:
+    # Without source, policy, meta and gold, which would sway the annotator.
+    item = assignment.item
     return {
-        "id": task.id,
-        "item_id": task.item.id,
-        "kind": task.item.kind,
-        "prompt": task.item.prompt,
-        "completions": [{"index": index, "text": task.item.completions[index]} for index in task.sides],
-        "seconds_left": max(0.0, (task.expires - datetime.now(UTC)).total_seconds()),
+        "id": assignment.id,
+        "item_id": item.id,
+        "kind": item.kind,
+        "prompt": item.prompt,
+        "completions": [{"index": index, "text": item.completions[index]} for index in assignment.sides],
+        "seconds_left": max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds()),
     }
 
 
 def _progress(progress: Progress) -> dict[str, int]:
-    return {"items": progress.items, "finished": progress.finished, "mine": progress.mine}
+    return {name: getattr(progress, name) for name in ProgressOut.model_fields}
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
-    return {
-        "guidelines": settings.guidelines,
-        "scale": settings.scale,
-        "harms": settings.harms,
-        "paused": settings.paused,
-    }
+    return {name: getattr(settings, name) for name in SettingsOut.model_fields}

@@ -1,4 +1,4 @@
-"""Builds the app: security headers, limits, clean errors, and the routes of `pages`, `api` and `admin`."""
+"""Build the app: security headers, size limits, clear errors, and the routes of `pages`, `api` and `admin`."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rlhf_envs.feedback.records import LeaseLost, StoreError
-from rlhf_envs.feedback.store.store import FeedbackStore
-from rlhf_envs.feedback.web import admin, api, pages
-from rlhf_envs.feedback.web.auth import Gate, Sessions
-from rlhf_envs.feedback.web.responses import AsciiJSON
+from ..records import LeaseLost, StoreError
+from ..store.store import FeedbackStore
+from . import admin, api, pages
+from .auth import Gate, add_sessions
+from .responses import AsciiJSON
 
 __all__ = ["create_app"]
 
 _HERE = Path(__file__).parent
-MAX_BODY = 8 * 2**20  # bytes; a correction of 1 MB of text takes up to 6 as JSON
+MAX_BODY = 8 * 2**20  # bytes. A correction of 1 MB of text takes up to 6 MB as JSON.
 
 # No inline script or style, nothing from elsewhere, no innerHTML: model output cannot become code.
 _HEADERS = {
@@ -43,21 +43,20 @@ def create_app(store: FeedbackStore, *, secret: bytes, secure_cookies: bool = Fa
     """Build the annotation app over a store.
 
     Args:
-        store: left open when the app ends; it is the caller's.
-        secret: signs cookies; the same one after a restart keeps everyone signed in. At least 16 bytes.
-        secure_cookies: send cookies over HTTPS only; turn it on behind a proxy that speaks HTTPS.
+        store: stays open when the app ends, since it belongs to the caller.
+        secret: signs cookies. It must have at least 16 bytes. The same secret after a restart keeps everyone signed in.
+        secure_cookies: send cookies over HTTPS only. Turn it on behind a proxy that speaks HTTPS.
     """
     app = FastAPI(
         title="rlhf-envs feedback",
         description="Judge completions. Sign in with POST /api/login, then send its `csrf` as X-CSRF-Token.",
         version="1",
         openapi_url="/api/openapi.json",
-        docs_url=None,  # their pages load scripts from elsewhere
+        docs_url=None,  # FastAPI's documentation pages load scripts from elsewhere
         redoc_url=None,
         default_response_class=AsciiJSON,
     )
     app.state.store = store
-    app.state.sessions = Sessions(secret, secure_cookies)
     app.state.gate = Gate(store)
     app.state.templates = Jinja2Templates(_HERE / "templates")
     app.include_router(pages.router, include_in_schema=False)
@@ -69,12 +68,13 @@ def create_app(store: FeedbackStore, *, secret: bytes, secure_cookies: bool = Fa
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(LeaseLost, _lease_lost)
     app.add_exception_handler(StoreError, _store_error)
+    add_sessions(app, secret, secure_cookies)
     app.add_middleware(_Guard)
     return app
 
 
 class _Guard:
-    """Adds the security headers and refuses bodies that are too large."""
+    """Add the security headers, and refuse bodies that are too large."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -89,7 +89,7 @@ class _Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.update(_HEADERS)
-                # Static files are asked about again each time (304): a new version shows at once.
+                # Browsers ask about static files each time (and get a 304), so a new version shows at once.
                 headers["cache-control"] = "no-cache" if scope["path"].startswith("/static/") else "no-store"
             await send(message)
 
@@ -110,7 +110,7 @@ class _Guard:
 
 
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
-    """Say what went wrong, as JSON to programs and as a page to people."""
+    """Say what went wrong, to programs as JSON and to people as a page."""
     if request.url.path.startswith("/api/"):
         return AsciiJSON({"detail": detail}, status, headers=headers)
     if status == 401:
@@ -124,7 +124,7 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _bad_request(request: Request, error: Exception) -> Response:
-    # The places and the messages, not the input: it may be huge, or not even encodable.
+    # Without the input, which may be huge or impossible to encode.
     assert isinstance(error, RequestValidationError)
     problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
     return _answer(request, 422, "; ".join(problems[:10]).encode("ascii", "backslashreplace").decode())

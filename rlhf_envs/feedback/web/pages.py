@@ -1,4 +1,4 @@
-"""The pages people see before and while they annotate."""
+"""Serve the pages that people see before and while they annotate."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 
-from rlhf_envs.feedback.web.auth import MIN_PASSWORD, Gate, Session, Sessions, SignedIn
+from .auth import MIN_PASSWORD, SignedIn, begin_session, csrf_matches, csrf_token, gate_of
 
 __all__ = ["FormChecked", "render", "router"]
 
@@ -23,23 +23,14 @@ def render(
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Render a page, with the CSRF token of its session; who has no session gets one."""
-    sessions = cast(Sessions, request.app.state.sessions)
+    """Render a page with the CSRF token and the name of its session."""
     templates = cast(Jinja2Templates, request.app.state.templates)
-    session = sessions.read(request)
-    fresh = session is None
-    session = session or Session.fresh()
-    context = {"csrf": sessions.csrf_token(session), "name": session.name, **context}
-    response = templates.TemplateResponse(request, template, context, status_code=status, headers=headers)
-    if fresh:
-        sessions.keep(response, session)
-    return response
+    context = {"csrf": csrf_token(request), "name": request.session.get("name"), **context}
+    return templates.TemplateResponse(request, template, context, status_code=status, headers=headers)
 
 
 def _check_form(request: Request, csrf: Annotated[str, Form(max_length=200)] = "") -> None:
-    sessions = cast(Sessions, request.app.state.sessions)
-    session = sessions.read(request)
-    if session is None or not sessions.csrf_matches(session, csrf):
+    if not csrf_matches(request, csrf):
         raise HTTPException(403, "this form is out of date: go back, reload the page and try again")
 
 
@@ -64,7 +55,7 @@ def login_page(request: Request) -> Response:
 @router.post("/login", dependencies=[FormChecked])
 def login(request: Request, name: Text = "", password: Text = "") -> Response:
     try:
-        known = cast(Gate, request.app.state.gate).sign_in(request, name, password)
+        known = gate_of(request).sign_in(request, name, password)
     except HTTPException as error:
         context = {"typed": name, "problem": error.detail}
         return render(request, "login.html", context, error.status_code, dict(error.headers or {}))
@@ -73,9 +64,8 @@ def login(request: Request, name: Text = "", password: Text = "") -> Response:
 
 @router.post("/logout", dependencies=[FormChecked])
 def logout(request: Request) -> Response:
-    response = RedirectResponse("/login", 303)
-    cast(Sessions, request.app.state.sessions).end(response)
-    return response
+    request.session.clear()
+    return RedirectResponse("/login", 303)
 
 
 @router.get("/invite/{token}")
@@ -86,7 +76,7 @@ def invitation(request: Request, token: str) -> Response:
 @router.post("/invite/{token}", dependencies=[FormChecked])
 def accept(request: Request, token: str, name: Text = "", password: Text = "") -> Response:
     try:
-        annotator = cast(Gate, request.app.state.gate).sign_up(request, token, name, password)
+        annotator = gate_of(request).sign_up(request, token, name, password)
     except HTTPException as error:
         context = {"token": token, "min_password": MIN_PASSWORD, "typed": name, "problem": error.detail}
         return render(request, "invite.html", context, error.status_code, dict(error.headers or {}))
@@ -94,9 +84,8 @@ def accept(request: Request, token: str, name: Text = "", password: Text = "") -
 
 
 def _enter(request: Request, name: str) -> Response:
-    response = RedirectResponse("/annotate", 303)
-    cast(Sessions, request.app.state.sessions).keep(response, Session.fresh(name))
-    return response
+    begin_session(request, name)
+    return RedirectResponse("/annotate", 303)
 
 
 @router.get("/annotate")

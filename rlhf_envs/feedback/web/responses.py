@@ -1,4 +1,4 @@
-"""What the app's JSON looks like on the wire, right or wrong."""
+"""Define how the app answers in JSON, for results and for errors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["AsciiJSON", "Problem", "problems"]
 
 
 class AsciiJSON(JSONResponse):
-    """JSON with everything but ASCII escaped: a lone surrogate in a completion has no UTF-8, but travels so."""
+    """Answer in JSON, with all but ASCII escaped, since a lone surrogate in a completion has no UTF-8."""
 
     def render(self, content: Any) -> bytes:
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 class Problem(BaseModel):
-    """What was wrong and what to do."""
+    """Say what was wrong and what to do."""
 
     detail: str
 
@@ -37,7 +37,7 @@ _MEANINGS = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document the ways in which a route may fail, beside those that every route has."""
+    """Document the ways in which a route may fail. The errors that every route has are included."""
     return {
         status: {"model": Problem, "description": _MEANINGS[status]}
         for status in sorted({400, 413, 422, 503, *statuses})

@@ -1,4 +1,4 @@
-"""Runs the web app with uvicorn."""
+"""Run the web app with uvicorn."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import uvicorn
 
-from rlhf_envs.feedback.store.store import FeedbackStore
-from rlhf_envs.feedback.web.app import create_app
+from ..store.store import FeedbackStore
+from .app import create_app
 
 __all__ = ["serve"]
 
@@ -31,16 +31,17 @@ def serve(
 ) -> None:
     """Serve the annotation app until SIGINT or SIGTERM.
 
-    Where no admin has an account yet, it prints an invitation for one.
+    If no admin has an account yet, an invitation for one is printed.
 
     Args:
         store_url: a path for SQLite, or "postgresql://...".
-        host: the address to listen on; "0.0.0.0" for a phone in the same network.
-        port: 0 takes a free one.
-        secret: signs cookies. By default RLHF_FEEDBACK_SECRET, else the file `<store>.secret`, which is made (mode
-            0600) where it is missing; with PostgreSQL and no variable a new one is drawn, and a restart signs all out.
+        host: the address to listen on. With "0.0.0.0" a phone in the same network can connect.
+        port: the port. 0 takes a free one.
+        secret: signs cookies. By default it is RLHF_FEEDBACK_SECRET, else the content of the file `<store>.secret`,
+            which is made (mode 0600) if it is missing. With PostgreSQL and no variable a new secret is drawn, and a
+            restart signs everyone out.
         secure_cookies: send cookies over HTTPS only.
-        log_level: uvicorn's.
+        log_level: uvicorn's log level.
 
     Raises:
         StoreError: the store cannot be opened.
@@ -48,19 +49,19 @@ def serve(
     """
     with FeedbackStore(store_url) as store:
         app = create_app(store, secret=secret or find_secret(store_url), secure_cookies=secure_cookies)
-        # Threads hold requests; a database write is milliseconds, so the default pool of 40 does.
+        # Each request holds a thread. A database write takes milliseconds, so the default pool of 40 is enough.
         config = uvicorn.Config(app, host=host, port=port, log_level=log_level, server_header=False, lifespan="off")
         listener = config.bind_socket()
         here = f"http://{'localhost' if host in ('0.0.0.0', '::', '127.0.0.1') else host}:{listener.getsockname()[1]}"
-        print(f"annotation app on {here} ({store.url}); Ctrl-C ends it", flush=True)
+        print(f"annotation app on {here} ({store.url}); stop it with Ctrl-C", flush=True)
         if not any(person.role == "admin" and store.password_hash(person.name) for person in store.annotators()):
-            print(f"no admin yet, make the account here: {here}/invite/{store.invite('admin')}", flush=True)
+            print(f"there is no admin yet; make the account here: {here}/invite/{store.invite('admin')}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
             uvicorn.Server(config).run([listener])
 
 
 def find_secret(store_url: str | Path) -> bytes:
-    """Return the secret that signs cookies: from the environment, from the file beside a SQLite store, or a new one."""
+    """Return the secret that signs cookies: from the environment, the file next to a SQLite store, or a new one."""
     if _SECRET_VARIABLE in os.environ:
         return os.environ[_SECRET_VARIABLE].encode()
     text = str(store_url)
@@ -74,7 +75,7 @@ def find_secret(store_url: str | Path) -> bytes:
             file.write(secrets.token_bytes(32))
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another server was faster: its secret holds
+        with contextlib.suppress(FileExistsError):  # another server was faster, and its secret counts
             os.link(draft, path)
         draft.unlink()
     return path.read_bytes()

@@ -1,4 +1,4 @@
-"""What an admin wants to know: how fast labels come, how far annotators agree, how good each of them is."""
+"""Summarise a project for its admin: the throughput, the agreement, and the quality of each annotator's work."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 
-from rlhf_envs.feedback.agreement import alpha_by_kind, peer_agreement
-from rlhf_envs.feedback.records import Item, Judgement
-from rlhf_envs.feedback.store.store import FeedbackStore
+from ..agreement import alpha_by_kind, peer_agreement
+from ..records import Item, Judgement
+from ..store.store import FeedbackStore
 
 __all__ = ["AnnotatorSummary", "Hour", "Summary", "gold_correct", "summarise"]
 
@@ -20,14 +20,14 @@ HOURS = 24
 
 
 class Hour(BaseModel):
-    """Judgements (skips too) of one hour, which begins at `start` (UTC)."""
+    """Count the judgements, skips too, of one hour, which begins at `start` (UTC)."""
 
     start: datetime
     judgements: int
 
 
 class AnnotatorSummary(BaseModel):
-    """One annotator's work; a figure is null where there is nothing to compute it from."""
+    """Describe one annotator's work. A metric is null if there is nothing to compute it from."""
 
     name: str
     role: str
@@ -36,13 +36,13 @@ class AnnotatorSummary(BaseModel):
     median_seconds: float | None
     gold_right: int
     gold_asked: int
-    agreement: float | None  # with others on the same items, 1 is the same answer every time
-    agreement_n: int  # comparisons that it rests on
+    agreement: float | None  # with others on the same items; 1 is the same answer every time
+    agreement_n: int  # the number of comparisons behind it
     last: datetime | None
 
 
 class Summary(BaseModel):
-    """The whole project at a glance."""
+    """Show the whole project at a glance."""
 
     items: int
     finished: int
@@ -50,14 +50,14 @@ class Summary(BaseModel):
     skips: int
     last_hour: int
     hours: list[Hour]  # the last 24, oldest first
-    alpha: dict[str, float | None]  # Krippendorff's, by kind; null where it is undefined
-    alpha_problem: str  # why there is none at all
+    alpha: dict[str, float | None]  # Krippendorff's alpha per kind; null if it is undefined
+    alpha_problem: str  # why there is no alpha at all
     annotators: list[AnnotatorSummary]
     paused: bool
 
 
 def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
-    """Compute the figures of the admin page from the store."""
+    """Compute the metrics of the admin page from the store."""
     now = now or datetime.now(UTC)
     everything = store.judgements(include_skips=True)
     given = [judgement for judgement in everything if judgement.value is not None]
@@ -83,7 +83,7 @@ def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
 
 
 def gold_correct(item: Item, judgement: Judgement) -> bool:
-    """Whether a judgement gives a gold question's expected value; the strength of a preference does not matter."""
+    """Return whether a judgement gives a gold question's expected answer. Strength does not count."""
     expected, value = item.gold, judgement.value
     if expected is None or value is None:
         raise ValueError(f"item {item.id} is no gold question, or judgement {judgement.id} is a skip")
@@ -109,7 +109,7 @@ def _by_annotator(
     theirs: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
         theirs[judgement.annotator].append(judgement)
-    # A gold question has one right answer: agreeing on it says nothing about the rest.
+    # Without gold questions: they have one right answer, so agreement on them says nothing about the rest.
     peers = peer_agreement(judgement for judgement in judgements if judgement.item_id not in gold)
     rows = []
     for annotator in store.annotators():

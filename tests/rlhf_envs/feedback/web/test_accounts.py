@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable
 
 import pytest
 from fastapi import HTTPException
 from fastapi.testclient import TestClient
-from itsdangerous import URLSafeTimedSerializer
 
 from rlhf_envs.feedback import FeedbackStore
 from rlhf_envs.feedback.web import create_app
-from rlhf_envs.feedback.web.auth import COOKIE, Passwords, Throttle, clean_name
+from rlhf_envs.feedback.web.auth import COOKIE, SESSION_SECONDS, Passwords, clean_name
 
 PASSWORD = "correct horse"
 
@@ -150,34 +150,58 @@ def test_other_sites_cannot_sign_anyone_in(visitor: Callable[[], TestClient], en
         assert "set-cookie" not in answer.headers
 
 
-def test_throttle_lets_go_after_its_window() -> None:
-    now = 0.0
-    throttle = Throttle(limit=2, window=10.0, clock=lambda: now)
-    assert [throttle.attempt("a"), throttle.attempt("a"), throttle.attempt("a")] == [0.0, 0.0, 10.0]
-    assert throttle.attempt("b") == 0.0
-    now = 10.0
-    assert throttle.attempt("a") == 0.0
-    throttle.forget("a")
-    assert [throttle.attempt("a"), throttle.attempt("a")] == [0.0, 0.0]
+def test_throttle_lets_go_after_its_window(
+    visitor: Callable[[], TestClient], enrol: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrol("ada")
+    client, now = visitor(), time.time()
+
+    def attempt(password: str, name: str = "ada") -> int:
+        return client.post("/api/login", json={"name": name, "password": password}).status_code
+
+    monkeypatch.setattr("time.time", lambda: now)
+    assert [attempt("wrong") for _ in range(6)] == [401] * 5 + [429]
+    assert attempt("wrong", "ben") == 401
+    now += 299
+    waiting = client.post("/api/login", json={"name": "ada", "password": "wrong"})
+    assert (waiting.status_code, waiting.json()["detail"]) == (429, "too many tries: wait 1 seconds")
+    now += 2
+    assert [attempt("wrong"), attempt("wrong"), attempt(PASSWORD)] == [401, 401, 200]
+    assert [attempt("wrong") for _ in range(6)] == [401] * 5 + [429]  # the right password has made a new beginning
 
 
-def forgeries(genuine: str) -> list[str]:
-    another = URLSafeTimedSerializer(b"another secret, 32 bytes long...", salt="session")
-    payload, _, rest = genuine.partition(".")
-    return [
-        "",
-        "x",
-        another.dumps({"id": "x", "name": "ada"}),
-        payload,
-        payload[:-2] + "AA." + rest,
-        genuine[:-1],
-        "é\u202e",
-    ]
+def test_an_address_has_sixty_tries_whatever_the_names(visitor: Callable[[], TestClient]) -> None:
+    client = visitor()
+    statuses = [client.post("/api/login", json={"name": f"n/{i}", "password": "wrong"}).status_code for i in range(62)]
+    assert statuses == [401] * 60 + [429] * 2
 
 
-def test_forged_cookie_signs_nobody_in(sign_in: Callable[..., TestClient], visitor: Callable[[], TestClient]) -> None:
+def test_sign_in_makes_a_new_session(visitor: Callable[[], TestClient], enrol: Callable[..., str]) -> None:
+    enrol("ada")
+    client = visitor()
+    before = form_token(client.get("/login").text)
+    planted = client.cookies[COOKIE]
+    after = client.post("/api/login", json={"name": "ada", "password": PASSWORD}).json()["csrf"]
+    assert after != before and client.cookies[COOKIE] != planted
+    assert client.post("/api/claim", headers={"X-CSRF-Token": before}).status_code == 403
+    assert client.post("/api/claim", headers={"X-CSRF-Token": after}).status_code == 200
+    assert visitor().get("/api/session", headers={"cookie": f"{COOKIE}={planted}"}).status_code == 401
+
+
+def test_forged_cookie_signs_nobody_in(
+    sign_in: Callable[..., TestClient],
+    visitor: Callable[[], TestClient],
+    signed: Callable[..., tuple[str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     genuine = sign_in("ada", "admin").cookies[COOKIE]
-    for value in forgeries(genuine):
+    payload, _, rest = genuine.partition(".")
+    foreign = signed("ada", b"another secret, 32 bytes long...")[0]
+    long_ago = time.time() - SESSION_SECONDS - 1
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda: long_ago)
+        old = signed("ada")[0]
+    for value in ("", "x", foreign, old, payload, payload[:-2] + "AA." + rest, genuine[:-1], "é\u202e"):
         client = visitor()
         raw = f"{COOKIE}={value}".encode()
         assert client.get("/api/session", headers={"cookie": raw}).status_code == 401, value
@@ -185,10 +209,10 @@ def test_forged_cookie_signs_nobody_in(sign_in: Callable[..., TestClient], visit
     assert visitor().get("/api/session", headers={"cookie": f"{COOKIE}={genuine}"}).status_code == 200
 
 
-def test_cookie_of_an_annotator_of_another_store_signs_nobody_in(visitor: Callable[[], TestClient]) -> None:
-    value = URLSafeTimedSerializer(b"0123456789abcdef0123456789abcdef", salt="session").dumps(
-        {"id": "x", "name": "ada"}
-    )
+def test_cookie_of_an_annotator_of_another_store_signs_nobody_in(
+    visitor: Callable[[], TestClient], signed: Callable[..., tuple[str, str]]
+) -> None:
+    value = signed("ada")[0]
     assert visitor().get("/api/session", headers={"cookie": f"{COOKIE}={value}"}).status_code == 401
 
 

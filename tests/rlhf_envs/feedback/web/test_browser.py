@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
 from rlhf_envs.feedback import FeedbackStore, Judgement, NewItem
-from rlhf_envs.feedback.web.auth import COOKIE, Session
+from rlhf_envs.feedback.web.auth import COOKIE
 
 DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
@@ -20,7 +19,9 @@ OpenPage = Callable[..., Any]
 
 
 @pytest.fixture
-def open_page(chromium: Any, app: FastAPI, address: str, enrol: Callable[..., str]) -> Iterator[OpenPage]:
+def open_page(
+    chromium: Any, address: str, enrol: Callable[..., str], signed: Callable[..., tuple[str, str]]
+) -> Iterator[OpenPage]:
     """Open a page as someone; at the end nothing may have gone wrong in its console."""
     wrong: list[str] = []
     contexts = []
@@ -29,8 +30,7 @@ def open_page(chromium: Any, app: FastAPI, address: str, enrol: Callable[..., st
         context = chromium.new_context(**{"viewport": DESKTOP, **options})
         contexts.append(context)
         if name:
-            signed = app.state.sessions.sign(Session.fresh(enrol(name, role)))
-            context.add_cookies([{"name": COOKIE, "value": signed, "url": address}])
+            context.add_cookies([{"name": COOKIE, "value": signed(enrol(name, role))[0], "url": address}])
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))

@@ -13,15 +13,14 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
-from rlhf_envs.feedback.web import create_app
-from rlhf_envs.feedback.web.auth import COOKIE, Session
+from rlhf_envs.feedback.web.auth import COOKIE
 
 SECRET = "a secret that outlives the server"
 ANNOTATORS, KILLS, OVERLAP = 16, 20, 3
@@ -154,22 +153,26 @@ def server(url: str) -> Iterator[Server]:
     server.close()
 
 
-def people(store: FeedbackStore, port: int, stop: threading.Event) -> list[Person]:
-    """Annotators with accounts, and cookies as the server's secret signs them."""
-    sessions = create_app(store, secret=SECRET.encode()).state.sessions
+def people(
+    store: FeedbackStore, port: int, stop: threading.Event, signed: Callable[..., tuple[str, str]]
+) -> list[Person]:
+    """Make annotators with accounts, and cookies as the server's secret signs them."""
     found = []
     for i in range(ANNOTATORS):
-        session = Session.fresh(store.register(store.invite("admin" if i == 0 else "annotator"), f"p{i}", "hash").name)
-        headers = {"Cookie": f"{COOKIE}={sessions.sign(session)}", "X-CSRF-Token": sessions.csrf_token(session)}
+        name = store.register(store.invite("admin" if i == 0 else "annotator"), f"p{i}", "hash").name
+        cookie, csrf = signed(name, SECRET.encode())
+        headers = {"Cookie": f"{COOKIE}={cookie}", "X-CSRF-Token": csrf}
         found.append(Person(f"p{i}", port, headers | {"Content-Type": "application/json"}, stop))
     return found
 
 
-def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(url: str, server: Server) -> None:
+def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(
+    url: str, server: Server, signed: Callable[..., tuple[str, str]]
+) -> None:
     stop, chance, kills = threading.Event(), random.Random(0), 0
     with FeedbackStore(url) as store:
         store.add_items([NewItem("pairwise", "p", ("a", "b"), overlap=OVERLAP) for _ in range(3000)])
-        annotators = people(store, server.port, stop)
+        annotators = people(store, server.port, stop, signed)
     server.start()
     for person in annotators:
         person.start()

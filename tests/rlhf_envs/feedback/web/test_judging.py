@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from rlhf_envs.feedback import FeedbackStore, NewItem, StoreError
 from rlhf_envs.feedback.web import create_app
-from rlhf_envs.feedback.web.auth import COOKIE, Session
+from rlhf_envs.feedback.web.auth import COOKIE
 
 SECRET = b"0123456789abcdef0123456789abcdef"  # that of the fixtures
 SignIn = Callable[..., TestClient]
@@ -105,7 +105,7 @@ def test_two_annotators_never_share_the_last_place(sign_in: SignIn, store: Feedb
     assert judge(ada, task, {"rating": 2}).status_code == 200
 
 
-def test_lost_lease_is_409(tmp_path: Path) -> None:
+def test_lost_lease_is_409(tmp_path: Path, signed: Callable[..., tuple[str, str]]) -> None:
     now = datetime(2030, 1, 1, tzinfo=UTC)
     with FeedbackStore(tmp_path / "timed.db", clock=lambda: now) as store:
         store.add_items([NewItem("correction", "p", ("c",))])
@@ -116,18 +116,16 @@ def test_lost_lease_is_409(tmp_path: Path) -> None:
         now += timedelta(hours=1)
         taken = store.claim("ben")
         assert taken is not None
-        client = signed_in_as("ada", store)
+        client = signed_in_as(store, *signed("ada"))
         answer = judge(client, {"id": lost.id}, {"text": "long work"})
         assert answer.status_code == 409
         assert "ran out" in answer.json()["detail"] or "lost" in answer.json()["detail"]
         assert store.judgements() == []
 
 
-def signed_in_as(name: str, store: FeedbackStore) -> TestClient:
-    app, session = create_app(store, secret=SECRET), Session.fresh(name)
-    client = TestClient(app, raise_server_exceptions=False, cookies={COOKIE: app.state.sessions.sign(session)})
-    client.headers["X-CSRF-Token"] = app.state.sessions.csrf_token(session)
-    return client
+def signed_in_as(store: FeedbackStore, cookie: str, csrf: str) -> TestClient:
+    app = create_app(store, secret=SECRET)
+    return TestClient(app, raise_server_exceptions=False, cookies={COOKIE: cookie}, headers={"X-CSRF-Token": csrf})
 
 
 def test_undo_gives_the_item_back_as_it_was_shown(sign_in: SignIn, store: FeedbackStore) -> None:
