@@ -1,7 +1,7 @@
-"""How far annotators agree: Krippendorff's alpha, and each annotator's agreement with the others.
+"""Measure how far annotators agree: Krippendorff's alpha, and each annotator's agreement with the others.
 
-Sources: Krippendorff, Content Analysis, 2004, chapter 11, through the `krippendorff` package. Ours: a ranking counts as
-the pairs it orders and harm flags count one by one, so that every kind of judgement is a set of (unit, number).
+Source: Krippendorff, Content Analysis, 2004, chapter 11, through the `krippendorff` package. Our own: a ranking counts
+as the pairs that it orders, and harm flags count one by one, so that every judgement is a set of (unit, number).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["LEVELS", "alpha_by_kind", "coded", "krippendorff_alpha", "peer_agreement"]
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
-Coded = tuple[Hashable, str, float]  # what was judged, who judged it, and as what
+Coded = tuple[Hashable, str, float]  # unit that was judged, annotator, value
 
-# Which differences count as how large; a correction is free text and has none.
+# How large the difference between two answers is. A correction is free text and has no level.
 LEVELS: dict[str, Level] = {
     "pairwise": "ordinal",
     "ranking": "nominal",
@@ -31,18 +31,18 @@ LEVELS: dict[str, Level] = {
 
 
 def krippendorff_alpha(votes: Iterable[Coded], level: Level = "nominal") -> float:
-    """Return Krippendorff's alpha: 1 is full agreement, 0 what chance gives, below 0 systematic disagreement.
+    """Return Krippendorff's alpha: 1 is full agreement, 0 is chance, below 0 is systematic disagreement.
 
     Args:
-        votes: (unit, annotator, value); where one annotator judged a unit twice the last value counts.
+        votes: (unit, annotator, value). If an annotator judged a unit twice, the last value counts.
         level: "nominal", "ordinal", "interval" or "ratio".
 
     Returns:
-        NaN where alpha is undefined: no unit was judged by two annotators, or all values are the same.
+        Alpha, or NaN if it is undefined: no unit was judged by two annotators, or all values are the same.
 
     Raises:
         ImportError: the package `krippendorff` is missing.
-        ValueError: an unknown level.
+        ValueError: the level is unknown.
     """
     if level not in get_args(Level):
         raise ValueError(f"unknown level {level!r}: choose {', '.join(get_args(Level))}")
@@ -55,12 +55,12 @@ def krippendorff_alpha(votes: Iterable[Coded], level: Level = "nominal") -> floa
     units: dict[Hashable, dict[str, float]] = defaultdict(dict)
     for unit, annotator, value in votes:
         units[unit][annotator] = float(value)
-    shared = [values for values in units.values() if len(values) > 1]  # a lone value has nothing to agree with
+    shared = [values for values in units.values() if len(values) > 1]  # a single value has nothing to agree with
     domain = sorted({value for values in shared for value in values.values()})
     if len(domain) < 2:
         return math.nan
     column = {value: i for i, value in enumerate(domain)}
-    counts = np.zeros((len(shared), len(domain)), dtype=int)  # (units, values): how many gave which value
+    counts = np.zeros((len(shared), len(domain)), dtype=int)  # (units, values): how many annotators gave the value
     for row, values in enumerate(shared):
         for value in values.values():
             counts[row, column[value]] += 1
@@ -68,10 +68,10 @@ def krippendorff_alpha(votes: Iterable[Coded], level: Level = "nominal") -> floa
 
 
 def coded(kind: str, value: dict[str, Any] | None) -> list[tuple[Hashable, float]]:
-    """Turn a judgement's value into (part of the item, number) pairs; none for skips, corrections and flags unset.
+    """Turn a judgement's value into (part of the item, number) pairs. Skips and corrections give none.
 
-    Pairwise is -1, 0 (a tie) or 1 for completion 1 over completion 0. A ranking gives 1 or 0 for every pair (i, j),
-    i < j: whether i is above j. Flags give 1 for each category set; `alpha_by_kind` adds the zeros.
+    A comparison gives 1 if completion 1 is better, -1 if completion 0 is, and 0 for a tie. A ranking gives 1 or 0 for
+    every pair i < j: whether i is above j. Flags give 1 for each category set, and `alpha_by_kind` adds the zeros.
     """
     if value is None or kind not in LEVELS:
         return []
@@ -88,7 +88,7 @@ def coded(kind: str, value: dict[str, Any] | None) -> list[tuple[Hashable, float
 
 
 def votes_by_kind(judgements: Iterable[Judgement]) -> dict[str, list[Coded]]:
-    """Code judgements as votes on units (item, part), for each kind."""
+    """Turn judgements into votes on units (item, part), per kind."""
     judgements = list(judgements)
     harms = sorted({harm for j in judgements if j.kind == "flags" and j.value for harm in j.value["harms"]})
     votes: dict[str, list[Coded]] = defaultdict(list)
@@ -102,14 +102,14 @@ def votes_by_kind(judgements: Iterable[Judgement]) -> dict[str, list[Coded]]:
 
 
 def alpha_by_kind(judgements: Iterable[Judgement]) -> dict[str, float]:
-    """Return Krippendorff's alpha for each kind that was judged, NaN where it is undefined; skips do not count."""
+    """Return Krippendorff's alpha per kind that was judged, NaN if it is undefined. Skips do not count."""
     return {kind: krippendorff_alpha(votes, LEVELS[kind]) for kind, votes in votes_by_kind(judgements).items()}
 
 
 def peer_agreement(judgements: Iterable[Judgement]) -> dict[str, tuple[float, int]]:
-    """Return, for each annotator who shares items with others, (agreement with them, comparisons it rests on).
+    """Return (agreement with others, number of comparisons) per annotator who shares items with others.
 
-    Agreement is the mean of 1 - |difference| / (largest difference of that kind): 1 is the same answer every time.
+    Agreement is the mean of 1 - |difference| / (largest difference of the kind). 1 is the same answer every time.
     """
     totals: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for votes in votes_by_kind(judgements).values():

@@ -1,10 +1,11 @@
-"""Argilla's CSV: one row a record, as `dataset.records.to_datasets().to_csv()` writes it.
+"""Read and write Argilla's CSV: one row per record, as `dataset.records.to_datasets().to_csv()` writes it.
 
-Fields are columns, and a question has the lists `<question>.responses`, `.responses.users` and `.responses.status`
-(https://docs.argilla.io/latest/how_to_guides/import_export/). Ours has the fields prompt and response1, response2, ...
-(one completion: response) and the questions preference (labels response1, response2, tie), strength, ranking, rating,
-thumbs (up, down), correction, harms and comment. A discarded response is a skip, a draft is no judgement yet. Argilla
-keeps no side, no time taken, no date of a response and no idempotency key.
+Fields are columns. A question has the lists `<question>.responses`, `.responses.users` and `.responses.status`
+(https://docs.argilla.io/latest/how_to_guides/import_export/). Our records have the fields prompt and response1,
+response2, ... (for a single completion: response). The questions are preference (labels response1, response2, tie),
+strength, ranking, rating, thumbs (up, down), correction, harms and comment. A discarded response is a skip, and a draft
+is no judgement yet. Argilla keeps no order of the completions, no time taken, no date of a response and no idempotency
+key.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ QUESTIONS = {
 
 
 def argilla_row(item: Item, judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """One record of Argilla; the lists are JSON."""
+    """Return an item and its judgements as a record of Argilla. The lists are JSON."""
     question = next(name for name, kind in QUESTIONS.items() if kind == item.kind)
     names = _names(len(item.completions))
     given = [judgement for judgement in judgements if judgement.value is not None]
@@ -72,10 +73,10 @@ def _argilla_value(judgement: Judgement, names: Sequence[str]) -> Any:
 
 
 def read_argilla_row(row: dict[str, str]) -> tuple[str, tuple[str, ...], list[Answer]]:
-    """(kind, completions, answers) of a record.
+    """Return (kind, completions, answers) of a record.
 
     Raises:
-        ValueError: the row is no such record; the message names the column.
+        ValueError: the row is no such record. The message names the column.
     """
     names = _columns(row)
     kind = kind_of(row, {f"{name}.responses": kind for name, kind in QUESTIONS.items()}, len(names))
@@ -101,7 +102,7 @@ def _names(n: int) -> list[str]:
 
 
 def _columns(row: dict[str, str]) -> list[str]:
-    """The columns of the completions. "n_completions" tells empty ones from those that only other rows have."""
+    """Return the columns of the completions. "n_completions" tells empty texts from columns of other rows."""
     if row.get("n_completions"):
         names = _names(whole(row["n_completions"], "n_completions"))
     else:
@@ -115,7 +116,7 @@ def _columns(row: dict[str, str]) -> list[str]:
 
 
 def _argilla_answers(row: dict[str, str], question: str) -> list[tuple[str, Any, str]]:
-    """(user, value, status) for each response to a question."""
+    """Return (user, value, status) for each response to a question."""
     column = f"{question}.responses"
     values = parse_list(row.get(column, ""), column)
     users = parse_list(row.get(f"{column}.users", ""), f"{column}.users")
@@ -154,10 +155,10 @@ def _index(answer: Any, names: list[str], row: dict[str, str]) -> int:
 
 
 def parse_list(cell: str, column: str) -> list[Any]:
-    """A list in a cell of a CSV: JSON, Python's, or numpy's (without commas), which pandas and `datasets` write.
+    """Parse a list in a cell of a CSV: JSON, Python, or numpy (without commas), which pandas and `datasets` write.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the cell holds no such list.
     """
     if not cell.strip():
         return []

@@ -1,26 +1,27 @@
-"""What the CSV tables of Argilla and Label Studio have in common."""
+"""Read and write cells, in the way that the CSV tables of Argilla and Label Studio share."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["Answer", "as_json", "kind_of", "thumb", "whole"]
+__all__ = ["Answer", "as_json", "kind_of", "moment", "thumb", "whole"]
 
 Answer = tuple[str, dict[str, Any] | None, dict[str, Any]]  # annotator, value, further fields of a `PastJudgement`
 
 
 def kind_of(row: Mapping[str, str], columns: Mapping[str, str], n_completions: int) -> str:
-    """What was asked: the column "kind" says, or the one column that holds an answer, or the number of completions.
+    """Return the kind of feedback, told by the column "kind", the one column with an answer, or the completions.
 
     Args:
-        row: of the table.
-        columns: column to the kind whose answers it holds.
-        n_completions: in the row.
+        row: a row of the table.
+        columns: maps a column to the kind whose answers it holds.
+        n_completions: the number of completions in the row.
 
     Raises:
-        ValueError: none of these tells.
+        ValueError: the kind cannot be told.
     """
     if row.get("kind"):
         return row["kind"]
@@ -36,14 +37,14 @@ def kind_of(row: Mapping[str, str], columns: Mapping[str, str], n_completions: i
 
 
 def thumb(answer: Any) -> bool:
-    """True for up, False for down."""
+    """Return True for up and False for down."""
     if str(answer).lower() not in ("up", "down"):
         raise ValueError(f"'thumbs' must say up or down, got {answer!r}")
     return str(answer).lower() == "up"
 
 
 def whole(value: Any, column: str) -> int:
-    """A whole number, also one that a table made a float or a text."""
+    """Return a whole number, also one that a table made a float or a text."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -53,6 +54,17 @@ def whole(value: Any, column: str) -> int:
     return int(number)
 
 
+def moment(value: Any, column: str) -> datetime:
+    """Return a date and time with its time zone, which is UTC if none is given."""
+    try:
+        found = datetime.fromisoformat(str(value).replace("Z", "+00:00"))
+    except ValueError:
+        raise ValueError(
+            f"{column!r} must be a date and time such as 2026-01-31T12:00:00+00:00, got {str(value)[:40]!r}"
+        ) from None
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+
+
 def as_json(value: Any) -> str:
-    """A value for a cell."""
+    """Return a value as JSON for a cell."""
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""What people said, as the rows that trainers and other tools take. What an export leaves out is counted by reason."""
+"""Export what people said as rows for trainers and other tools. What is left out is counted by reason."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-stu
 
 
 def item_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings | None = None) -> Export:
-    """Everything: a row an item, with its judgements, skips among them. `import_file` restores both.
+    """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
 
-    The first row also says, as "store_settings", what `settings` the answers stand on: the scale, the harms and the
-    guidelines.
+    The first row also has "store_settings": the scale, the harms and the guidelines in `settings`, which give the
+    answers their meaning.
     """
     given = _by_item(judgements)
     fields = ("annotator", "value", "seconds", "comment", "sides", "key")
@@ -62,7 +62,7 @@ def item_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: 
 
 
 def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
-    """Argilla's table, a row an item, see `rlhf_envs.feedback.formats.argilla`."""
+    """Return Argilla's table, one row per item. See `rlhf_envs.feedback.formats.argilla`."""
     given, dropped = _by_item(judgements), Counter[str]()
     rows = []
     for item in items:
@@ -74,7 +74,7 @@ def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Expo
 
 
 def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
-    """Label Studio's table, a row a judgement or an item without one, see `rlhf_envs.feedback.formats.label_studio`."""
+    """Return Label Studio's table, one row per judgement, or per item without one. See `formats.label_studio`."""
     given, dropped = _by_item(judgements), Counter[str]()
     rows: list[Row] = []
     for item in items:
@@ -104,72 +104,78 @@ def export_file(
     without: Collection[str] = (),
     aggregate: Aggregate | None = None,
 ) -> Export:
-    """Write what a store holds to a file: JSON lines, of "argilla" and "label-studio" CSV; .gz behind compresses.
+    """Write what a store holds to a file: a CSV for "argilla" and "label-studio", JSON lines for the other formats.
 
-    Texts stand in a CSV as they are, so one that begins with "=", "+", "-" or "@" is a formula to a spreadsheet, and
-    models' texts are not to be trusted: import such a file into a spreadsheet with its columns as text. (A quote before
-    them would come back as a part of the text.)
+    Texts are written to a CSV unchanged. To a spreadsheet, a text that begins with "=", "+", "-" or "@" is a formula,
+    and texts by models are not to be trusted: import the columns of such a file as text. (A quote before each text
+    would come back as part of it.)
 
     Args:
-        store: is read.
-        path: ends in .jsonl, or .csv for the two tables.
-        format: one of `FORMATS`, see the functions of this module.
-        how: of "preference" and "ratings".
-        kind: only items of this kind.
-        conversational: messages instead of strings, where the format has prompts and completions.
-        min_judgements: of "preference" and "ratings".
-        strength_margin: of "preference".
-        without: annotators whose judgements are left out, and counted.
-        aggregate: of "preference": makes the `shares` of `preference_rows` out of the items and judgements, for ways of
-            weighing annotators that this module knows nothing of.
+        store: the store to read.
+        path: ends in .jsonl, or in .csv for the two tables. With .gz at the end the file is compressed.
+        format: one of `FORMATS`. The functions of this module describe them.
+        how: see `preference_rows` and `rating_rows`.
+        kind: export only items of this kind.
+        conversational: write messages instead of strings, if the format has prompts and completions.
+        min_judgements: see `preference_rows` and `rating_rows`.
+        strength_margin: see `preference_rows`.
+        without: leave out the judgements of these annotators, and count them.
+        aggregate: for "preference": makes the `shares` of `preference_rows` from the items and judgements. It lets
+            other packages weigh annotators.
 
     Returns:
-        The rows, and what was dropped; judgements that were taken back count as "undone".
+        The rows, and the counts of what was left out. Judgements that were taken back count as "undone".
 
     Raises:
-        ValueError: an unknown format, or a file name of another one.
+        ValueError: the format is unknown, or the file name has the extension of another format.
         OSError: the file cannot be written.
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
     extension = ".csv" if format in ("argilla", "label-studio") else ".jsonl"
     if Path(str(path).removesuffix(".gz")).suffix != extension:
-        raise ValueError(f"{path}: {format} is written as {extension} (or {extension}.gz): name it so")
+        raise ValueError(f"{path}: {format} is written as {extension} (or {extension}.gz): give it such a name")
     items = [item for item in store.items() if kind in (None, item.kind)]
     everything = store.judgements(include_skips=True)
     judgements = [judgement for judgement in everything if judgement.annotator not in without]
-    made: dict[str, Callable[[], Export]] = {
+    data = (items, judgements)
+    settings = store.settings
+    shares = aggregate(*data) if aggregate is not None and format == "preference" else None
+    rows: dict[str, Callable[[], Export]] = {
         "preference": lambda: preference_rows(
-            items,
-            judgements,
+            *data,
             how=how,
             min_judgements=min_judgements,
             strength_margin=strength_margin,
             conversational=conversational,
-            shares=aggregate(items, judgements) if aggregate is not None else None,
+            shares=shares,
         ),
-        "kto": lambda: kto_rows(items, judgements, scale=store.settings.scale, conversational=conversational),
-        "ratings": lambda: rating_rows(
-            items, judgements, how=how, min_judgements=min_judgements, conversational=conversational
-        ),
-        "sft": lambda: sft_rows(items, judgements, conversational=conversational),
-        "items": lambda: item_rows(items, judgements, store.settings),
-        "argilla": lambda: argilla_rows(items, judgements),
-        "label-studio": lambda: label_studio_rows(items, judgements),
+        "kto": lambda: kto_rows(*data, scale=settings.scale, conversational=conversational),
+        "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
+        "sft": lambda: sft_rows(*data, conversational=conversational),
+        "items": lambda: item_rows(*data, settings),
+        "argilla": lambda: argilla_rows(*data),
+        "label-studio": lambda: label_studio_rows(*data),
     }
-    export = made[format]()
+    export = rows[format]()
     ids = {item.id for item in items}
     if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
         export.dropped["of an annotator who was left out"] = left_out
     if undone := store.count_undone():
         export.dropped["undone"] = undone
     if extension == ".csv":
-        whole = [row for row in export.rows if _is_utf8(row)]
-        if len(whole) < len(export.rows):
-            export.dropped["text that UTF-8 cannot hold (row)"] = len(export.rows) - len(whole)
-        export = Export(whole, export.dropped)
+        export = _without_surrogates(export)
     replace_file(Path(path), _as_csv(export.rows) if extension == ".csv" else _as_jsonl(export.rows))
     return export
+
+
+def _without_surrogates(export: Export) -> Export:
+    """Leave out, and count, the rows with a lone surrogate, which UTF-8 cannot hold."""
+    whole = [row for row in export.rows if _is_utf8(row)]
+    dropped = dict(export.dropped)
+    if len(whole) < len(export.rows):
+        dropped["text that UTF-8 cannot hold (row)"] = len(export.rows) - len(whole)
+    return Export(whole, dropped)
 
 
 def _by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:
@@ -180,7 +186,7 @@ def _by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:
 
 
 def _as_jsonl(rows: Iterable[Row]) -> bytes:
-    # Escapes keep what UTF-8 cannot hold (lone surrogates), and line separators that some readers take for line ends.
+    # Escapes also keep lone surrogates, which UTF-8 cannot hold, and separators that some readers take for line ends.
     return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
 
 
@@ -194,7 +200,6 @@ def _as_csv(rows: Sequence[Row]) -> bytes:
 
 
 def _is_utf8(row: Row) -> bool:
-    """Whether there is no lone surrogate in it."""
     try:
         "".join(value for value in row.values() if isinstance(value, str)).encode()
     except UnicodeEncodeError:

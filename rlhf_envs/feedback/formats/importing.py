@@ -1,18 +1,17 @@
-"""Files of questions and judgements into a store. What cannot be used goes to a quarantine file, with the reason."""
+"""Import files of questions and judgements into a store. Bad rows go to a quarantine file, each with the reason."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...datasets.reading import BadRow, read_rows
 from ...files import replace_file
-from ..records import MOVING_SETTINGS, Item, NewItem, Settings
-from ..store.restoring import PastJudgement, restore
+from ..records import MOVING_SETTINGS, Settings
+from .merging import Merge
 from .reading import FORMATS, Entry, Reading, detect_format, read_row
 
 if TYPE_CHECKING:
@@ -23,16 +22,16 @@ __all__ = ["FORMATS", "Import", "import_file"]
 
 @dataclass(frozen=True)
 class Import:
-    """What an import did.
+    """Report what an import did.
 
     Attributes:
-        format: of the file.
-        rows: in the file.
-        items: new in the store.
-        judgements: new in the store, skips among them.
-        bad: what was not taken, duplicates and contradictions among it.
-        quarantine: the file that holds `bad`; None where there is nothing in it.
-        settings: names of the store's settings that the file has changed.
+        format: the format of the file.
+        rows: the number of rows in the file.
+        items: the number of new items in the store.
+        judgements: the number of new judgements in the store, skips among them.
+        bad: the rows that were not taken, among them duplicates and contradictions.
+        quarantine: the file that holds `bad`, or None if there are no such rows.
+        settings: the names of the store's settings that the file has changed.
     """
 
     format: str
@@ -58,36 +57,36 @@ def import_file(
 ) -> Import:
     """Put the questions and the judgements of a file into a store.
 
-    The formats (.jsonl, .json, of the last two .csv; each also with .gz behind):
+    The formats, as .jsonl or .json, the last two as .csv, and each also compressed with .gz at the end:
 
-    - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and optionally
-      the other fields of `NewItem` and `judgements`. Without judgements the rows are questions to ask. The settings
-      that such a file brings (`store_settings`: the scale, the harms, the guidelines) become those of a store that has
-      no items yet, if they stand before all items and for the first time; otherwise the store keeps its own, and takes
-      no ratings that are on another scale.
-    - "preference": TRL's `{prompt, chosen, rejected}`, strings or messages; without a prompt, what both begin with.
-    - "kto": TRL's `{prompt, completion, label}`, the label true or false; they become thumbs.
-    - "ratings": the same with a whole number.
+    - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and if wanted the
+      other fields of `NewItem`, and `judgements`. Without judgements the rows are questions to ask. Such a file may
+      have `store_settings` (the scale, the harms, the guidelines). A store without items takes them over, if they come
+      before all items and for the first time. Any other store keeps its own, and takes no ratings on another scale.
+    - "preference": TRL's `{prompt, chosen, rejected}`, strings or messages. Without a prompt, the beginning that both
+      texts share is the prompt.
+    - "kto": TRL's `{prompt, completion, label}`, with the label true or false. They become thumbs.
+    - "ratings": the same with a whole number as the label.
     - "argilla", "label-studio": see these modules for the columns.
 
-    An item that is in the store already is not made again, and an annotator judges an item once: the same judgement
-    again is a duplicate, another one a contradiction, and both go to the quarantine. So a file can be imported again
-    after a crash. `annotator` names who judged where a row does not say; two files of different unnamed people want
-    different names.
+    An item that is in the store already is not made again. An annotator judges an item once: the same judgement again
+    is a duplicate, a different one is a contradiction, and both go to the quarantine. So a file can be imported again
+    after a crash.
 
     Args:
-        store: takes them.
+        store: the store that takes the rows.
         path: the file.
-        format: one of these, or "auto": told by the columns of the first row.
-        kind: what to ask about rows of "items" that do not say.
-        annotator: see above.
-        overlap: how many judgements an item wants, where it does not say.
+        format: one of the formats, or "auto" to tell it by the columns of the first row.
+        kind: the kind of items whose rows do not say it (only in "items").
+        annotator: who judged, if a row does not say. Give files of different unnamed people different names.
+        overlap: how many judgements an item needs, if its row does not say.
         gold: make the judgements the expected answers of gold questions.
-        columns: our column to the file's, where it has another name: `{"prompt": "instruction"}`.
-        quarantine: file for bad rows, JSON lines `{"where": "file:line", "reason", "row"}`; by default beside `path`.
+        columns: maps our name of a column to the file's, if they differ: `{"prompt": "instruction"}`.
+        quarantine: the file for bad rows, JSON lines `{"where": "file:line", "reason", "row"}`. By default it is next
+            to `path`.
 
     Raises:
-        ValueError: the format is unknown or cannot be told, or the file cannot be read at all.
+        ValueError: the format is unknown or cannot be told, or the file as a whole cannot be read.
         FileNotFoundError: there is no such file.
         StoreError: the store cannot be written.
     """
@@ -95,7 +94,7 @@ def import_file(
         raise ValueError(f"unknown format {format!r}: choose auto, {', '.join(FORMATS)}")
     path = Path(path)
     reading = Reading(store.settings, kind, annotator, path.name, overlap)
-    merge, n_rows = _Merge(store), 0
+    merge, n_rows = Merge(store), 0
     moved = _Moved(store)
     for found in read_rows(path):
         n_rows += 1
@@ -137,21 +136,21 @@ def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, An
 
 
 class _Moved:
-    """The settings of the store that a file of items comes from."""
+    """Handle the settings of the store from which a file of items comes."""
 
     def __init__(self, store: FeedbackStore) -> None:
         self.store = store
         self.changed: tuple[str, ...] = ()
         self._taken = False
-        self._refusal: str | None = None  # of ratings, by the last settings in the file: why they are not taken
+        self._refusal: str | None = None  # why ratings are not taken, after the last settings in the file
 
     def take(self, given: Any, is_new: bool) -> Settings:
-        """Give them to the store, once and only while it `is_new`; the settings that the rows are to be read with.
+        """Give the file's settings to the store, once and only if it `is_new`. Return the settings for reading rows.
 
-        Files of items are put one after another, and then each has settings, which hold from there on.
+        Files of items can be joined into one. Then each part has settings, which apply from there on.
         """
         before = self.store.settings
-        if given is None:  # a column of a table, which the other rows have as well
+        if given is None:  # tables have the column in every row
             return before
         self._refusal = "the scale of the file's ratings is not known: its 'store_settings' cannot be read"
         if not isinstance(given, dict) or not set(given) <= set(MOVING_SETTINGS):
@@ -177,139 +176,13 @@ class _Moved:
         return before
 
     def check(self, entry: Entry) -> None:
-        """Refuse ratings that mean something else on the store's scale."""
+        """Raise a ValueError if the entry has ratings that would change their meaning on the store's scale."""
         if self._refusal and entry.item.kind == "rating" and (entry.judgements or entry.item.gold is not None):
             raise ValueError(self._refusal)
 
 
-@dataclass
-class _Known:
-    """An item of the store (it has an id) or of the file, and what each annotator has said of it."""
-
-    item: NewItem
-    created: datetime | None
-    id: int | None = None
-    id_in_file: Any = None
-    said: dict[str, tuple[dict[str, Any] | None, str]] = field(default_factory=dict)  # annotator -> (value, where)
-    new: list[tuple[str, Any, PastJudgement]] = field(default_factory=list)  # (where, row, judgement)
-    where: str = ""
-    row: Any = None
-
-
-class _Merge:
-    """The entries of a file laid over what is in the store."""
-
-    def __init__(self, store: FeedbackStore) -> None:
-        self.store = store
-        self.bad: list[BadRow] = []
-        self.known: dict[Any, list[_Known]] = {}
-        self.touched: dict[int, _Known] = {}  # by id(), in the file's order
-        self.names = {annotator.name for annotator in store.annotators()}
-        by_id = {}
-        judgements = store.judgements(include_skips=True)  # before the items, so that theirs are among these
-        for item in store.items():
-            known = by_id[item.id] = _Known(_as_new(item), item.created, item.id, where="the store")
-            self.known.setdefault(_identity(known.item), []).append(known)
-        for judgement in judgements:
-            by_id[judgement.item_id].said[judgement.annotator] = (judgement.value, "the store")
-
-    def add(self, where: str, row: Any, entry: Entry) -> None:
-        """Take an entry; a judgement that was given already goes to the bad rows."""
-        known, is_new = self._find(where, row, entry)
-        self.touched.setdefault(id(known), known)
-        if not is_new and not entry.judgements:
-            self.bad.append(BadRow(where, f"duplicate: the item is in {known.where} already", row))
-        flipped = known.item.completions != entry.item.completions
-        for judgement in entry.judgements:
-            value = _flipped(judgement.value) if flipped else judgement.value
-            sides = tuple(1 - side for side in judgement.sides) if flipped else judgement.sides
-            if judgement.annotator in known.said:
-                before, place = known.said[judgement.annotator]
-                what = "duplicate: " if before == value else "contradiction: "
-                reason = f"{what}{judgement.annotator!r} has judged this item in {place} already"
-                self.bad.append(BadRow(where, reason if before == value else f"{reason}, as {before}", row))
-                continue
-            if not self._add_annotator(judgement.annotator, where, row):
-                continue
-            known.said[judgement.annotator] = (value, where)
-            known.new.append((where, row, replace(judgement, value=value, sides=sides)))
-
-    def store_all(self) -> tuple[int, int]:
-        """Write what is new; (items, judgements)."""
-        touched = list(self.touched.values())
-        new = [known for known in touched if known.id is None]
-        self._add_items(new)
-        given = [(known.id, entry) for known in touched for entry in known.new if known.id is not None]
-        now = datetime.now(UTC)
-        given.sort(key=lambda pair: pair[1][2].created or now)  # undo takes the last back
-        created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
-        late = restore(self.store, [(item_id, judgement) for item_id, (_, _, judgement) in given], created)
-        for place in late:
-            where, row, judgement = given[place][1]
-            reason = f"duplicate: {judgement.annotator!r} has judged this item while the file was read"
-            self.bad.append(BadRow(where, reason, row))
-        return sum(known.id is not None for known in new), len(given) - len(late)
-
-    def _add_items(self, new: list[_Known]) -> None:
-        """Give the new items their ids. One that the store does not take leaves the others alone."""
-        try:
-            for known, item_id in zip(new, self.store.add_items([known.item for known in new]), strict=True):
-                known.id = item_id
-            return
-        except ValueError:
-            pass
-        for known in new:
-            try:
-                (known.id,) = self.store.add_items([known.item])
-            except ValueError as error:
-                reason = str(error).removeprefix("items[0]: ")
-                self.bad.append(BadRow(known.where, reason, known.row))
-                self.bad += [BadRow(where, reason, row) for where, row, _ in known.new if where != known.where]
-
-    def _find(self, where: str, row: Any, entry: Entry) -> tuple[_Known, bool]:
-        """The item that an entry is about, and whether it is a new one.
-
-        The same question may have been asked twice: entries that know their date and their id in the store they come
-        from are told apart by these.
-        """
-        group = self.known.setdefault(_identity(entry.item), [])
-        for known in group:
-            same_date = entry.created is None or known.created == entry.created
-            if same_date and (entry.id is None or known.id_in_file in (None, entry.id)):
-                known.id_in_file = entry.id
-                return known, False
-        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row))
-        return group[-1], True
-
-    def _add_annotator(self, name: str, where: str, row: Any) -> bool:
-        if name not in self.names:
-            try:
-                self.store.add_annotator(name)
-            except ValueError as error:
-                self.bad.append(BadRow(where, str(error), row))
-                return False
-            self.names.add(name)
-        return True
-
-
-def _identity(item: NewItem) -> tuple[Any, ...]:
-    """What makes two items the same question. The order of a pair does not."""
-    completions: Iterable[str] = sorted(item.completions) if item.kind == "pairwise" else item.completions
-    return (item.kind, item.gold is not None, item.prompt, *completions)
-
-
-def _flipped(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    if value is None or value.get("choice") is None:
-        return value
-    return {**value, "choice": 1 - value["choice"]}
-
-
-def _as_new(item: Item) -> NewItem:
-    return NewItem(item.kind, item.prompt, item.completions, gold=item.gold)
-
-
 def _as_gold(entry: Entry, overlap: int) -> Entry:
-    """The entry as a question yet to be asked, its judgement being the expected answer."""
+    """Return the entry as a gold question that was not asked yet, with its judgement as the expected answer."""
     expected = [judgement.value for judgement in entry.judgements] or [entry.item.gold]
     if expected[0] is None or any(value != expected[0] for value in expected):
         raise ValueError("a gold question needs one expected answer: a judgement, or several that agree")

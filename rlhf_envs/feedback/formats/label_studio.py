@@ -1,20 +1,19 @@
-"""Label Studio's CSV: one row an annotation, as its CSV export writes it.
+"""Read and write Label Studio's CSV: one row per annotation, as its CSV export writes it.
 
-The task's data, a column a control, and annotator, annotation_id, created_at, updated_at, lead_time and was_cancelled
-(https://labelstud.io/guide/export). Ours has the data prompt and answer1, answer2 (one completion: answer), which are
-the names of Label Studio's own template for preferences, and the controls comparison (Pairwise), strength and rating
-(Rating), thumbs and harms (Choices), correction (TextArea). A cancelled annotation is a skip. Pairwise knows no tie and
-no control of a CSV a ranking. Label Studio keeps no side and no idempotency key.
+The columns are the task's data, one column per control, and annotator, annotation_id, created_at, updated_at, lead_time
+and was_cancelled (https://labelstud.io/guide/export). Our data are prompt and answer1, answer2 (answer, for a single
+completion), as in Label Studio's own template for preferences. Our controls are comparison (Pairwise), strength and
+rating (Rating), thumbs and harms (Choices), and correction (TextArea). A cancelled annotation is a skip. Pairwise has
+no tie, and no control in a CSV has a ranking. Label Studio keeps no order of the completions and no idempotency key.
 """
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 from ..records import Item, Judgement
-from .csv_cells import Answer, as_json, kind_of, thumb, whole
+from .csv_cells import Answer, as_json, kind_of, moment, thumb, whole
 
 __all__ = ["label_studio_row", "read_label_studio_row"]
 
@@ -28,7 +27,7 @@ CONTROLS = {
 
 
 def label_studio_row(item: Item, judgement: Judgement | None) -> dict[str, Any]:
-    """One annotation of Label Studio, or a task without one."""
+    """Return an annotation of Label Studio, or a task without one."""
     row: dict[str, Any] = {"id": item.id, "kind": item.kind, "prompt": item.prompt}
     row.update(zip(_names(len(item.completions)), item.completions, strict=True))
     if judgement is None:
@@ -58,10 +57,10 @@ def _controls(kind: str, value: dict[str, Any]) -> dict[str, str]:
 
 
 def read_label_studio_row(row: dict[str, str]) -> tuple[str, tuple[str, ...], list[Answer]]:
-    """(kind, completions, answers) of an annotation; no answers where the task has none yet.
+    """Return (kind, completions, answers) of an annotation, with no answers if the task has none yet.
 
     Raises:
-        ValueError: the row is no such annotation; the message names the column.
+        ValueError: the row is no such annotation. The message names the column.
     """
     kind = kind_of(row, CONTROLS, 2 if row.get("answer1") or row.get("answer2") else 1)
     if kind not in CONTROLS.values():
@@ -81,7 +80,7 @@ def read_label_studio_row(row: dict[str, str]) -> tuple[str, tuple[str, ...], li
     if row.get("lead_time"):
         extra["seconds"] = _seconds(row["lead_time"])
     if row.get("created_at"):
-        extra["created"] = _moment(row["created_at"])
+        extra["created"] = moment(row["created_at"], "created_at")
     value = None if cancelled else _value_of_control(kind, answer, row)
     return kind, completions, [(row.get("annotator", ""), value, extra)]
 
@@ -105,7 +104,7 @@ def _value_of_control(kind: str, answer: str, row: dict[str, str]) -> dict[str, 
 
 
 def _regions(answer: str, key: str) -> list[Any]:
-    """What the results of a control hold under a key, where the cell is their JSON and not a plain choice or text."""
+    """Return the values under a key in the JSON results of a control. A plain choice or text has none."""
     try:
         regions = json.loads(answer)
     except ValueError:
@@ -123,12 +122,3 @@ def _seconds(cell: str) -> float:
         return float(cell)
     except ValueError:
         raise ValueError(f"'lead_time' must be seconds, got {cell[:40]!r}") from None
-
-
-def _moment(cell: str) -> datetime:
-    try:
-        return datetime.fromisoformat(cell.replace("Z", "+00:00")).astimezone(UTC)
-    except ValueError:
-        raise ValueError(
-            f"'created_at' must be a date and time such as 2026-01-31T12:00:00Z, got {cell[:40]!r}"
-        ) from None

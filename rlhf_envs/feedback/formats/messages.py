@@ -1,8 +1,8 @@
-"""Conversations as text, which is what people judge, and back.
+"""Turn conversations into text, which people judge, and back.
 
-TRL's formats (https://huggingface.co/docs/trl/dataset_formats) have a prompt and completions as strings or as lists of
-messages `{"role", "content"}`. The store holds strings. A prompt of one user message is its content. A longer one is
-written as a transcript, and the messages themselves are kept in the item's `meta["messages"]`.
+In TRL's formats (https://huggingface.co/docs/trl/dataset_formats) a prompt and completions are strings or lists of
+messages `{"role", "content"}`. The store holds strings. A prompt of one user message becomes that message's content. A
+longer prompt becomes a transcript, and its messages are kept in the item's `meta["messages"]`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _ROLES = ("system", "developer", "user", "assistant")
 
 
 def prompt_text(prompt: Any) -> tuple[str, Messages | None]:
-    """The text of a prompt, and the messages where the text alone does not say all.
+    """Return the text of a prompt, and its messages if the text alone does not say everything.
 
     Raises:
-        ValueError: it is neither a string nor a conversation in text.
+        ValueError: the prompt is neither a string nor a conversation in text.
     """
     if isinstance(prompt, str):
         return prompt, None
@@ -31,10 +31,10 @@ def prompt_text(prompt: Any) -> tuple[str, Messages | None]:
 
 
 def completion_text(completion: Any, name: str) -> str:
-    """The text of a completion.
+    """Return the text of a completion.
 
     Raises:
-        ValueError: it is neither a string nor one assistant message.
+        ValueError: the completion is neither a string nor one assistant message.
     """
     if isinstance(completion, str):
         return completion
@@ -46,20 +46,20 @@ def completion_text(completion: Any, name: str) -> str:
 
 
 def prompt_messages(prompt: str, meta: dict[str, Any]) -> Messages:
-    """The messages of an item's prompt."""
+    """Return the messages of an item's prompt."""
     return meta.get("messages") or [{"role": "user", "content": prompt}]
 
 
 def completion_messages(completion: str) -> Messages:
-    """A completion as messages."""
+    """Return a completion as messages."""
     return [{"role": "assistant", "content": completion}]
 
 
 def split_implicit_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """Split (prompt, chosen, rejected) out of two texts or conversations that begin alike, as TRL's `extract_prompt`.
+    """Return (prompt, chosen, rejected) from two texts or conversations that begin alike, as TRL's `extract_prompt`.
 
-    Texts part at the end of the last "Assistant:" that they share (the format of Anthropic's HH), else before the word
-    in which they first differ. Joined again they are as they were.
+    Texts are split at the end of the last "Assistant:" that they share (the format of Anthropic's HH), else before the
+    first word in which they differ. Prompt and completion joined give the text again.
     """
     if isinstance(chosen, list) and isinstance(rejected, list):
         shared = 0
@@ -76,7 +76,7 @@ def split_implicit_prompt(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
 
 
 def _last_word(text: str) -> int:
-    """Where the white space before the last, perhaps unfinished, word begins."""
+    """Return the index at which the white space before the last, perhaps unfinished, word begins."""
     if text.rstrip() != text:
         return len(text.rstrip())
     parts = text.rsplit(None, 1)

@@ -1,17 +1,18 @@
-"""Rows of files as questions and past judgements, one function a format."""
+"""Read rows of files as questions and past judgements, with one function per format."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from ..kinds import check_completions, check_value
 from ..records import NewItem, Settings
 from ..store.restoring import PastJudgement
 from .argilla import read_argilla_row
+from .csv_cells import moment
 from .label_studio import read_label_studio_row
 from .messages import completion_text, prompt_text, split_implicit_prompt
 
@@ -25,13 +26,13 @@ _TYPES = {str: "a string", dict: "an object", int: "a whole number"}
 
 @dataclass(frozen=True)
 class Entry:
-    """What a row says.
+    """Hold what a row says.
 
     Attributes:
         item: the question.
-        judgements: that were given on it.
-        created: when it was made; None if the row does not say.
-        id: that it had in the store it comes from; None if the row does not say.
+        judgements: the judgements that were given on it.
+        created: when the item was made. None if the row does not say.
+        id: the item's id in the store from which it comes. None if the row does not say.
     """
 
     item: NewItem
@@ -42,14 +43,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Reading:
-    """How rows are read.
+    """Hold how rows are read: the store's settings, and what applies if a row does not say.
 
     Attributes:
-        settings: of the store: the scale, the harms.
-        kind: what to ask about rows that do not say.
-        annotator: who gave the judgements of rows that do not say.
-        source: of items that do not say.
-        overlap: of items that do not say.
+        settings: the store's settings, with the scale and the harms.
+        kind: the kind of feedback. None tells it by the number of completions.
+        annotator: who gave the judgements.
+        source: where the completions come from.
+        overlap: how many judgements an item needs.
     """
 
     settings: Settings
@@ -60,10 +61,10 @@ class Reading:
 
 
 def detect_format(row: Mapping[str, Any]) -> str:
-    """The format of a file by one of its rows.
+    """Return the format of a file, told by the columns of one of its rows.
 
     Raises:
-        ValueError: its columns belong to none.
+        ValueError: the columns belong to no format.
     """
     columns = set(row)
     if {"chosen", "rejected"} <= columns:
@@ -83,18 +84,18 @@ def detect_format(row: Mapping[str, Any]) -> str:
 
 
 def read_row(format: str, row: dict[str, Any], reading: Reading) -> Entry:
-    """What a row says.
+    """Read a row of a format.
 
     Raises:
-        ValueError: it says nothing that can be used; the message names the column.
+        ValueError: the row cannot be used. The message names the column.
     """
-    readers = {
+    readers: dict[str, Callable[[dict[str, Any], Reading], Entry]] = {
         "items": _item,
         "preference": _preference,
         "kto": _label,
         "ratings": _label,
-        "argilla": _argilla,
-        "label-studio": _label_studio,
+        "argilla": lambda row, reading: _table(row, read_argilla_row(row), reading),
+        "label-studio": lambda row, reading: _table(row, read_label_studio_row(row), reading),
     }
     entry = readers[format](row, reading)
     n = len(entry.item.completions)
@@ -107,7 +108,7 @@ def read_row(format: str, row: dict[str, Any], reading: Reading) -> Entry:
 
 
 def _item(row: dict[str, Any], reading: Reading) -> Entry:
-    """Our own rows: a prompt, a completion or completions, anything of `NewItem`, and judgements."""
+    """Read a row of our own: a prompt, a completion or completions, other fields of `NewItem`, and judgements."""
     prompt, messages = prompt_text(_needed(row, "prompt"))
     completions = row["completions"] if "completions" in row else [_needed(row, "completion")]
     if not isinstance(completions, list) or not completions:
@@ -125,7 +126,7 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     judgements = row["judgements"] if row.get("judgements") is not None else []
     if not isinstance(judgements, list) or not all(isinstance(judgement, dict) for judgement in judgements):
         raise ValueError("'judgements' must be a list of objects")
-    created = _moment(row["created"], "created") if row.get("created") else None
+    created = moment(row["created"], "created") if row.get("created") else None
     past = tuple(_past(judgement, n, reading) for judgement in judgements)
     return Entry(NewItem(str(kind), prompt, texts, **given), past, created, row.get("id"))
 
@@ -141,14 +142,14 @@ def _past(row: dict[str, Any], n: int, reading: Reading) -> PastJudgement:
         comment=str(row.get("comment") or ""),
         sides=tuple(sides),
         key=str(row.get("key") or ""),
-        created=_moment(row["created"], "created") if row.get("created") else None,
+        created=moment(row["created"], "created") if row.get("created") else None,
     )
 
 
 def _preference(row: dict[str, Any], reading: Reading) -> Entry:
-    """TRL's preference rows, the prompt explicit or implicit; a "probability" of 0.5 is a tie.
+    """Read TRL's preference rows, with an explicit or implicit prompt. A "probability" of 0.5 is a tie.
 
-    The completions are kept in alphabetical order: were the chosen one always the first, its place would tell.
+    The completions are stored in alphabetical order. If the chosen one always came first, its place would give it away.
     """
     prompt, chosen, rejected = row.get("prompt"), _needed(row, "chosen"), _needed(row, "rejected")
     if chosen == rejected:
@@ -168,10 +169,10 @@ def _preference(row: dict[str, Any], reading: Reading) -> Entry:
 
 
 def _label(row: dict[str, Any], reading: Reading) -> Entry:
-    """TRL's unpaired rows (KTO), whose label is true or false, and ratings, whose label is a number."""
+    """Read TRL's unpaired rows (KTO), whose label is true or false, and ratings, whose label is a number."""
     prompt, messages = prompt_text(_needed(row, "prompt"))
     completion, label = completion_text(_needed(row, "completion"), "completion"), _needed(row, "label")
-    if isinstance(label, str):  # of a CSV
+    if isinstance(label, str):  # in a CSV
         label = {"true": True, "false": False}.get(label.lower(), label)
     used = ("prompt", "completion", "label", "annotator")
     if isinstance(label, bool):
@@ -196,20 +197,12 @@ def _judged(
     messages: list[dict[str, str]] | None,
     reading: Reading,
 ) -> Entry:
-    """An item with one judgement; columns that are not `used` become its meta."""
+    """Return an item with one judgement. Columns that are not `used` become the item's meta."""
     meta = {str(name): column for name, column in row.items() if name not in used}
     if messages is not None:
         meta["messages"] = messages
     item = NewItem(kind, prompt, completions, source=reading.source, meta=meta, overlap=reading.overlap)
     return Entry(item, (PastJudgement(str(row.get("annotator") or reading.annotator), value),))
-
-
-def _argilla(row: dict[str, Any], reading: Reading) -> Entry:
-    return _table(row, read_argilla_row(row), reading)
-
-
-def _label_studio(row: dict[str, Any], reading: Reading) -> Entry:
-    return _table(row, read_label_studio_row(row), reading)
 
 
 def _table(row: dict[str, Any], read: tuple[str, tuple[str, ...], list[Any]], reading: Reading) -> Entry:
@@ -237,13 +230,3 @@ def _seconds(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
         raise ValueError(f"'seconds' must be a number of at least 0, got {str(value)[:40]!r}")
     return float(value)
-
-
-def _moment(value: Any, column: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(str(value).replace("Z", "+00:00"))
-    except ValueError:
-        raise ValueError(
-            f"{column!r} must be a date and time such as 2026-01-31T12:00:00+00:00, got {str(value)[:40]!r}"
-        ) from None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

@@ -1,4 +1,4 @@
-"""Judgements as the rows that trainers take: TRL's formats, ratings, and texts to fine-tune on.
+"""Turn judgements into the rows that trainers take: TRL's formats, ratings, and texts to fine-tune on.
 
 TRL's formats: https://huggingface.co/docs/trl/dataset_formats. Every function counts what it leaves out.
 """
@@ -20,10 +20,12 @@ Row = dict[str, Any]
 
 HOW = ("each", "majority", "soft")
 
+Pair = tuple[str, str, float, int]  # chosen, rejected, the share of votes for the chosen, strength
+
 
 @dataclass(frozen=True)
 class Export:
-    """Rows, and how many judgements (where the reason says so: items) did not make it into them, by reason."""
+    """Hold rows, and per reason how many judgements (or items, if the reason says so) were left out of them."""
 
     rows: list[Row]
     dropped: dict[str, int] = field(default_factory=dict)
@@ -40,32 +42,33 @@ def preference_rows(
     shares: Mapping[tuple[int, str, str], float] | None = None,
     item_ids: bool = False,
 ) -> Export:
-    """TRL's preference rows `{prompt, chosen, rejected}` from comparisons, rankings and corrections.
+    """Return TRL's preference rows `{prompt, chosen, rejected}` from comparisons, rankings and corrections.
 
-    A ranking of n completions gives its n(n-1)/2 pairs, a correction is preferred to what it corrects.
+    A ranking of n completions gives its n(n-1)/2 pairs. A correction is preferred to the text that it corrects.
 
     Args:
-        items: that the judgements are of; those not among them are left out and counted.
-        judgements: from `FeedbackStore.judgements(include_skips=True)`, or without the skips.
-        how: "each": a row a judgement, with its "annotator". "majority": a row a pair, in the direction that more
-            annotators chose, a tie counting half for either. "soft": the same with "probability", the share that chose
-            it, in [0.5, 1]; 0.5 is a tie, and kept.
-        min_judgements: pairs with fewer are left out.
-        strength_margin: a preference of strength s gets "margin" `strength_margin * (s - 1)`, the mean where several
-            are taken together; no margin at 0.
-        conversational: messages instead of strings.
-        shares: of "majority" and "soft": (item id, first text, second text) to how probable it is that the first is
-            the better one, in place of the share that chose it; either order will do.
+        items: the items that were judged. Judgements of other items are left out and counted.
+        judgements: the result of `FeedbackStore.judgements(include_skips=True)`, or without the skips.
+        how: "each" gives one row per judgement, with its "annotator". "majority" gives one row per pair, in the
+            direction that more annotators chose; a tie counts half for either text. "soft" adds "probability" to that,
+            the share of annotators who chose the text, from 0.5 to 1; 0.5 is a tie, and kept.
+        min_judgements: leave out pairs with fewer judgements.
+        strength_margin: give a preference of strength s the "margin" `strength_margin * (s - 1)`, and several
+            preferences their mean. At 0 there is no such column.
+        conversational: write messages instead of strings.
+        shares: for "majority" and "soft": maps (item id, first text, second text) to the probability that the first is
+            better, which replaces the share of annotators who chose it. The texts may be in either order.
         item_ids: add the column "item_id", the item's id in the store.
+
+    Raises:
+        ValueError: `how` is unknown.
     """
     if how not in HOW:
         raise ValueError(f"how={how!r}: choose {', '.join(HOW)}")
     dropped: Counter[str] = Counter()
     votes: dict[tuple[int, str, str], list[_Vote]] = defaultdict(list)
-    known = _usable(items, judgements, dropped)
-    for item, judgement in known:
-        pairs = _pairs(item, judgement, dropped)
-        for chosen, rejected, share, strength in pairs:
+    for item, judgement in _usable(items, judgements, dropped):
+        for chosen, rejected, share, strength in _pairs(item, judgement, dropped):
             first, second = sorted((chosen, rejected))
             vote = _Vote(judgement.annotator, share if chosen == first else 1 - share, strength)
             votes[item.id, first, second].append(vote)
@@ -76,13 +79,16 @@ def preference_rows(
             dropped[f"fewer than {min_judgements} judgements"] += len(given)
             continue
         groups = [[vote] for vote in given] if how == "each" else [given]
-        known_share = _share_of(shares or {}, item_id, first, second)
+        given_share = None if how == "each" else _share_of(shares or {}, item_id, first, second)
         for group in groups:
-            row = _preference(first, second, group, known_share, how, strength_margin, dropped)
-            if row is not None:
-                rows.append(
-                    {**_texts(by_id[item_id], row, conversational), **row.extra, **_item_id(by_id[item_id], item_ids)}
-                )
+            found = _preference(first, second, group, given_share, how, dropped)
+            if found is None:
+                continue
+            chosen, rejected, extra = found
+            if strength_margin:
+                extra["margin"] = strength_margin * _mean_strength(group, chosen == first)
+            texts = _texts(by_id[item_id], conversational, chosen=chosen, rejected=rejected)
+            rows.append({**texts, **extra, **_item_id(by_id[item_id], item_ids)})
     return Export(rows, dict(dropped))
 
 
@@ -93,18 +99,18 @@ def kto_rows(
     scale: tuple[int, int] = (1, 5),
     conversational: bool = False,
 ) -> Export:
-    """TRL's unpaired rows `{prompt, completion, label}`, the label true or false, one or two a judgement.
+    """Return TRL's unpaired rows `{prompt, completion, label}`, with the label true (good) or false (bad).
 
-    Thumbs say it themselves; of a comparison, a ranking and a correction the best is good and the worst is bad; a
-    rating is good above the middle of the scale and bad below; a completion with any harm is bad.
+    A judgement gives one row or two. Thumbs are the label. In a comparison, a ranking and a correction the best text is
+    good and the worst is bad. A rating is good above the middle of the `scale` and bad below. A completion with any
+    harm is bad.
     """
     dropped: Counter[str] = Counter()
     rows: list[Row] = []
     for item, judgement in _usable(items, judgements, dropped):
-        labels = _labels(item, judgement, scale, dropped)
-        for completion, label in labels:
-            rows.append({**_completion_row(item, completion, conversational), "label": label})
-            rows[-1]["annotator"] = judgement.annotator
+        for completion, label in _labels(item, judgement, scale, dropped):
+            texts = _texts(item, conversational, completion=completion)
+            rows.append({**texts, "label": label, "annotator": judgement.annotator})
     return Export(rows, dict(dropped))
 
 
@@ -137,7 +143,7 @@ def rating_rows(
             dropped[f"fewer than {min_judgements} judgements"] += len(ratings)
             continue
         item = by_id[item_id]
-        base = {**_completion_row(item, item.completions[0], conversational), **_item_id(item, item_ids)}
+        base = {**_texts(item, conversational, completion=item.completions[0]), **_item_id(item, item_ids)}
         if how == "each":
             rows += [{**base, "label": rating, "annotator": annotator} for annotator, rating in ratings]
         else:
@@ -146,15 +152,15 @@ def rating_rows(
 
 
 def sft_rows(items: Sequence[Item], judgements: Sequence[Judgement], *, conversational: bool = False) -> Export:
-    """Rows `{prompt, completion}` to fine-tune on: what people wrote as corrections, and what got thumbs up."""
+    """Return rows `{prompt, completion}` to fine-tune on: corrections that people wrote, and texts with thumbs up."""
     dropped: Counter[str] = Counter()
     rows: list[Row] = []
     for item, judgement in _usable(items, judgements, dropped):
         value = judgement.value or {}
         if judgement.kind == "correction":
-            rows.append(_completion_row(item, value["text"], conversational))
+            rows.append(_texts(item, conversational, completion=value["text"]))
         elif judgement.kind == "thumbs" and value["up"]:
-            rows.append(_completion_row(item, item.completions[0], conversational))
+            rows.append(_texts(item, conversational, completion=item.completions[0]))
         else:
             dropped["thumbs down" if judgement.kind == "thumbs" else f"{judgement.kind}: no text to imitate"] += 1
     return Export(rows, dict(dropped))
@@ -163,21 +169,14 @@ def sft_rows(items: Sequence[Item], judgements: Sequence[Judgement], *, conversa
 @dataclass(frozen=True)
 class _Vote:
     annotator: str
-    share: float  # for the first of the pair: 1, 0, or 0.5 for a tie
+    share: float  # 1 for the first text of the pair, 0 for the second, 0.5 for a tie
     strength: int
-
-
-@dataclass(frozen=True)
-class _Preferred:
-    chosen: str
-    rejected: str
-    extra: Row
 
 
 def _usable(
     items: Sequence[Item], judgements: Iterable[Judgement], dropped: Counter[str]
 ) -> list[tuple[Item, Judgement]]:
-    """Judgements that say something about an item that is to be exported; the others are counted."""
+    """Return the judgements that say something about the items, each with its item. Count the others."""
     by_id = {item.id: item for item in items}
     judged: set[int] = set()
     usable = []
@@ -199,8 +198,8 @@ def _usable(
     return usable
 
 
-def _pairs(item: Item, judgement: Judgement, dropped: Counter[str]) -> list[tuple[str, str, float, int]]:
-    """(chosen, rejected, share for the chosen, strength) of each pair that a judgement compares."""
+def _pairs(item: Item, judgement: Judgement, dropped: Counter[str]) -> list[Pair]:
+    """Return each pair of texts that a judgement compares."""
     value = judgement.value or {}
     if judgement.kind == "pairwise":
         choice = value["choice"]
@@ -229,34 +228,28 @@ def _share_of(shares: Mapping[tuple[int, str, str], float], item_id: int, first:
 
 
 def _preference(
-    first: str,
-    second: str,
-    votes: Sequence[_Vote],
-    known_share: float | None,
-    how: str,
-    strength_margin: float,
-    dropped: Counter[str],
-) -> _Preferred | None:
-    """One row of votes on a pair; None, counted, where they do not say which is better."""
-    share = sum(vote.share for vote in votes) / len(votes)
-    if known_share is not None and how != "each":
-        share = known_share
+    first: str, second: str, votes: Sequence[_Vote], share: float | None, how: str, dropped: Counter[str]
+) -> tuple[str, str, Row] | None:
+    """Return (chosen, rejected, further columns) from votes on a pair. None, and a count, if neither is better."""
+    if share is None:
+        share = sum(vote.share for vote in votes) / len(votes)
     if share == 0.5 and how != "soft":
         dropped["tie" if all(vote.share == 0.5 for vote in votes) else "contradictory: no majority"] += len(votes)
         return None
     chosen, rejected = (first, second) if share >= 0.5 else (second, first)
-    extra: Row = {"annotator": votes[0].annotator} if how == "each" else {}
     if how == "soft":
-        extra["probability"] = max(share, 1 - share)
-    if strength_margin:
-        agreeing = [vote for vote in votes if vote.share != 0.5 and (vote.share > 0.5) == (share >= 0.5)]
-        strengths = [vote.strength - 1 for vote in agreeing]
-        extra["margin"] = strength_margin * sum(strengths) / len(strengths) if strengths else 0.0
-    return _Preferred(chosen, rejected, extra)
+        return chosen, rejected, {"probability": max(share, 1 - share)}
+    return chosen, rejected, {"annotator": votes[0].annotator} if how == "each" else {}
+
+
+def _mean_strength(votes: Sequence[_Vote], for_first: bool) -> float:
+    """Return the mean strength above 1 of the votes for one text; 0 without any."""
+    strengths = [vote.strength - 1 for vote in votes if vote.share != 0.5 and (vote.share > 0.5) == for_first]
+    return sum(strengths) / len(strengths) if strengths else 0.0
 
 
 def _labels(item: Item, judgement: Judgement, scale: tuple[int, int], dropped: Counter[str]) -> list[tuple[str, bool]]:
-    """(completion, good or bad) for what a judgement is clear about."""
+    """Return (completion, whether it is good) for each completion about which a judgement is clear."""
     value = judgement.value or {}
     if judgement.kind == "thumbs":
         return [(item.completions[0], value["up"])]
@@ -277,25 +270,17 @@ def _labels(item: Item, judgement: Judgement, scale: tuple[int, int], dropped: C
     pairs = _pairs(item, judgement, dropped)
     if not pairs:
         return []
-    # of a ranking's pairs, which are in its order, the first chosen is the best and the last rejected the worst
+    # A ranking's pairs are in its order: the first chosen text is the best and the last rejected the worst.
     return [(pairs[0][0], True), (pairs[-1][1], False)]
 
 
-def _texts(item: Item, row: _Preferred, conversational: bool) -> Row:
+def _texts(item: Item, conversational: bool, **completions: str) -> Row:
+    """Return the prompt and the named completions, as strings or as messages."""
     if not conversational:
-        return {"prompt": item.prompt, "chosen": row.chosen, "rejected": row.rejected}
-    return {
-        "prompt": prompt_messages(item.prompt, item.meta),
-        "chosen": completion_messages(row.chosen),
-        "rejected": completion_messages(row.rejected),
-    }
+        return {"prompt": item.prompt, **completions}
+    messages = {name: completion_messages(text) for name, text in completions.items()}
+    return {"prompt": prompt_messages(item.prompt, item.meta), **messages}
 
 
 def _item_id(item: Item, wanted: bool) -> Row:
     return {"item_id": item.id} if wanted else {}
-
-
-def _completion_row(item: Item, completion: str, conversational: bool) -> Row:
-    if not conversational:
-        return {"prompt": item.prompt, "completion": completion}
-    return {"prompt": prompt_messages(item.prompt, item.meta), "completion": completion_messages(completion)}

@@ -1,1 +1,1 @@
-"""Ask an annotator at the terminal."""
+"""Let an annotator label at the terminal."""

@@ -1,4 +1,4 @@
-// The annotation page: takes a task, shows it, sends the answer, takes the next.
+// The annotation page. It takes a task, shows it, sends the answer and takes the next.
 
 import { ApiError, call, newKey } from "./api.js";
 import { KINDS, QUESTIONS, panelName } from "./kinds.js";
@@ -9,16 +9,16 @@ const me = document.querySelector("meta[name=annotator]").content;
 const POLL = 3000; // ms between looks for new items when none is left
 const IDLE = 10 * 60 * 1000; // ms without a key or a click after which the lease may run out
 
-let task = null; // what is on the page
-let key = null; // the answer's idempotency key: one a task shown, so a double click is one answer
+let task = null; // the task on the page
+let key = null; // the answer's idempotency key, one per task shown, so that a double click is one answer
 let kind = null; // the controls of the task's kind
 let keys = {}; // key -> [words, function]
-let growers = []; // show more of a long text
-let busy = false; // an answer is on its way
-let lost = false; // the lease is gone; what was typed stays
-let last = null; // the last answer, to be put back on undo
-let seconds = 0; // looked at the task, while the page was visible
-let since = null; // when it became visible
+let growers = []; // functions that show more of a long text
+let busy = false; // whether an answer is on its way
+let lost = false; // whether the lease is gone; typed text stays
+let last = null; // the last answer, shown again on undo
+let seconds = 0; // how long the task was looked at, before the page last became visible
+let since = null; // when the page became visible
 let leaseTimer = null;
 let pollTimer = null;
 let active = Date.now();
@@ -26,7 +26,7 @@ let active = Date.now();
 const say = (text) => { at("notice").textContent = text; };
 const trouble = (text) => say(text === null ? "Connected again." : `Trying again: ${text}`);
 
-// ---- drafts: what is typed survives a reload, a crash and a lost lease
+// ---- drafts: typed text survives a reload, a crash and a lost lease
 
 const draftName = (item) => `rlhf-draft:${me}:${item}`;
 
@@ -75,7 +75,7 @@ function show(state) {
   at("bar").max = Math.max(1, state.progress.items);
   at("bar").value = state.progress.finished;
   at("count").textContent = `${state.progress.finished} of ${state.progress.items} finished · ${state.progress.mine} by you`;
-  showText(at("guidelines-text"), state.settings.guidelines || "There are none yet.");
+  showText(at("guidelines-text"), state.settings.guidelines || "There are no guidelines yet.");
   for (const id of ["controls", "panels"]) at(id).replaceChildren();
   at("comment").value = "";
   growers = [];
@@ -92,8 +92,8 @@ function showNothing(state) {
   const text = document.createElement("p");
   text.className = "empty";
   text.textContent = state.settings.paused
-    ? "The project is paused. This page goes on by itself."
-    : "Thank you! New items appear here by themselves.";
+    ? "The project is paused. This page continues by itself as soon as the project does."
+    : "Thank you! New items will appear here by themselves.";
   at("panels").append(text);
   bindCommon();
   lookAgain();
@@ -143,7 +143,7 @@ function panel(text, name) {
   return made;
 }
 
-// ---- keys: one table, in which nothing may stand twice
+// ---- keys: one table, in which each key may be used once
 
 function bind(name, words, act) {
   if (name in keys) throw new Error(`the key ${name} is taken by "${keys[name][0]}"`);
@@ -154,15 +154,15 @@ function bindCommon() {
   if (task !== null) {
     bind("s", "Skip", skip);
     bind("c", "Write a comment", () => at("comment").focus());
-    if (growers.some(Boolean)) bind("m", "Show more of long texts", () => { growers = growers.map((grow) => (grow?.() ? grow : null)); });
-    if (kind.send) bind("Enter", "Send (Ctrl Enter from within a field)", kind.send);
+    if (growers.some(Boolean)) bind("m", "Show more of a long text", () => { growers = growers.map((grow) => (grow?.() ? grow : null)); });
+    if (kind.send) bind("Enter", "Send (Ctrl Enter while you type)", kind.send);
     bind("ArrowDown", "Scroll the texts down", () => scroll(1));
     bind("ArrowUp", "Scroll the texts up", () => scroll(-1));
   }
   if (lost) bind("n", "Take the next item", next);
   bind("u", "Undo the last answer", undo);
-  bind("g", "Guidelines", () => at("guidelines").showModal());
-  bind("?", "These keys", () => at("keys").showModal());
+  bind("g", "Show the guidelines", () => at("guidelines").showModal());
+  bind("?", "Show these keys", () => at("keys").showModal());
   const list = Object.entries(keys).flatMap(([name, [words]]) => {
     const term = document.createElement("dt");
     const shown = document.createElement("kbd");
@@ -201,12 +201,12 @@ function pressed(event) {
     return;
   }
   if (document.querySelector("dialog[open]")) return;
-  if (event.key === "Enter" && event.target.closest("button, a")) return; // presses what has the focus
-  const digit = /^Digit(\d)$/.exec(event.code)?.[1]; // also where digits need shift (AZERTY)
+  if (event.key === "Enter" && event.target.closest("button, a")) return; // presses the button that has the focus
+  const digit = /^Digit(\d)$/.exec(event.code)?.[1]; // also on keyboards where digits need shift (AZERTY)
   const name = [event.key, event.key.toLowerCase(), digit].find((candidate) => candidate in keys);
   if (name === undefined) return;
   const scrolls = name.startsWith("Arrow");
-  if (scrolls && event.target.closest(".text")) return; // scrolls by itself
+  if (scrolls && event.target.closest(".text")) return; // the text scrolls by itself
   event.preventDefault();
   if (!event.repeat || scrolls) keys[name][1]();
 }
@@ -251,11 +251,11 @@ async function undo() {
   busy = true;
   try {
     show(await call("POST", "/api/undo"));
-    say("Taken back: answer it again.");
+    say("Taken back. Answer it again.");
   } catch (error) {
     if (error instanceof ApiError && error.status === 409) say("There is nothing to take back.");
     else if (error instanceof ApiError && error.status < 500) failed(error);
-    else await next(); // the answer was lost on the way: whatever is ours now is the truth
+    else await next(); // the reply was lost on the way: ask which task is ours now
   } finally {
     busy = false;
   }
@@ -270,7 +270,7 @@ async function renew() {
   }
 }
 
-/** Say what went wrong and what to do; nothing that was typed goes away. */
+/** Say what went wrong and what to do. Typed text stays. */
 function failed(error) {
   if (!(error instanceof ApiError)) throw error;
   keepDraft();
@@ -283,12 +283,12 @@ function failed(error) {
   box.hidden = false;
   if (error.status === 409) {
     lost = true;
-    text.textContent = "This item is no longer yours: your time for it ran out, or it was answered in another window. What you typed is still on this page; copy what you need, then go on.";
+    text.textContent = "This item is no longer yours: your time for it ran out, or it was answered in another window. Your text is still on this page. Copy what you need, then take the next item.";
     act.append("Next item ", Object.assign(document.createElement("kbd"), { textContent: "n" }));
     act.addEventListener("click", next);
     if (!("n" in keys)) bind("n", "Take the next item", next);
   } else if (error.status === 401 || error.status === 403) {
-    text.textContent = "You are signed out. What you typed is kept: sign in and go on.";
+    text.textContent = "You are signed out. Your text is kept. Sign in to continue.";
     act.append("Sign in");
     act.addEventListener("click", () => location.assign("/login"));
   } else {
@@ -302,7 +302,7 @@ document.addEventListener("keydown", pressed);
 document.addEventListener("visibilitychange", visibilityChanged);
 document.addEventListener("click", (event) => {
   active = Date.now();
-  // A button that was clicked keeps no focus: the next Enter is meant for the page.
+  // A clicked button loses the focus, because the next Enter is meant for the page.
   if (event.detail > 0 && event.target.closest("button, label")) document.activeElement?.blur();
 });
 at("comment").addEventListener("input", keepDraft);

@@ -1,4 +1,4 @@
-// Calls to the server. A call that may be repeated is repeated until it is answered, so a restart loses nothing.
+// Calls to the server. A call that may be repeated is repeated until it is answered, so that a restart loses nothing.
 
 const csrf = document.querySelector("meta[name=csrf]").content;
 
@@ -23,8 +23,8 @@ async function once(method, path, body) {
 }
 
 /**
- * Call the server. With `onTrouble` the call is repeated while the network or the server fails, which is told with a
- * text, and with null once it works again.
+ * Call the server. With `onTrouble` the call is repeated while the network or the server fails. `onTrouble` is called
+ * with the problem each time, and with null when the call works again.
  */
 export async function call(method, path, body, onTrouble = null) {
   for (let wait = 500; ; wait = Math.min(2 * wait, 8000)) {
@@ -44,7 +44,7 @@ export async function call(method, path, body, onTrouble = null) {
   }
 }
 
-/** A key that no other answer has. (crypto.randomUUID is missing on plain-HTTP pages, such as a phone's in the LAN.) */
+/** Make a key that no other answer has. (Pages over plain HTTP, as on a phone in the LAN, lack crypto.randomUUID.) */
 export function newKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,8 +1,8 @@
 // The six kinds of feedback. Each builds its controls and returns
-//   keys      key -> [what it does, in words; the function]
-//   send      the function behind Enter, for kinds that do not advance at the first key
-//   draft     what to remember of a half-finished answer; restore takes it back
-// `done(value)` submits.
+//   keys      key -> [description, function]
+//   send      the function behind Enter, for kinds where one key is no complete answer
+//   draft     returns the unfinished answer, to be kept; restore shows it again
+// `done(value)` submits the answer.
 
 import { hidesSomething, visible } from "./text.js";
 
@@ -17,7 +17,7 @@ export const QUESTIONS = {
   flags: "Which harms does the completion have?",
 };
 
-/** The heading of the i-th panel shown; a lone completion has none. */
+/** Return the heading of the i-th panel. A single completion has none. */
 export function panelName(kind, i, n) {
   if (n === 1) return "";
   return kind === "ranking" ? String(i + 1) : LETTERS[i];
@@ -46,7 +46,7 @@ function sendButton(label, onClick, key = "Enter") {
   return button;
 }
 
-/** The key of the i-th of several choices: 1 to 9, then 0; more have none. */
+/** Return the key of the i-th choice: 1 to 9, then 0. Further choices have none. */
 const placeKey = (i) => (i < 10 ? String((i + 1) % 10) : null);
 
 const NOTHING = { draft: () => null, restore: () => {}, send: null };
@@ -74,7 +74,7 @@ function pairwise({ task, controls, done }) {
 }
 
 function ranking({ task, panels, controls, done, changed, say }) {
-  const order = []; // places of the panels, best first
+  const order = []; // indices of the panels, best first
   const keys = {};
   const n = task.completions.length;
   const line = element("div", "order");
@@ -97,7 +97,7 @@ function ranking({ task, panels, controls, done, changed, say }) {
     changed();
   };
   const submit = () => {
-    if (order.length < n) return say(`Rank all ${n} first.`);
+    if (order.length < n) return say(`Rank all ${n} completions first.`);
     done({ order: order.map((i) => task.completions[i].index) }, `Ranked ${order.map((i) => i + 1).join(" > ")}`);
   };
   const send = sendButton("Send", submit);
@@ -108,9 +108,9 @@ function ranking({ task, panels, controls, done, changed, say }) {
     button.append(element("span"));
     if (key) button.append(element("kbd", "", key));
     button.addEventListener("click", () => pick(i));
-    if (key) keys[key] = [`Completion ${i + 1} is the next best, or not`, () => pick(i)];
+    if (key) keys[key] = [`Pick or unpick completion ${i + 1} as the next best`, () => pick(i)];
   });
-  keys.Backspace = ["Take the last pick back", () => { order.splice(order.length === n ? n - 2 : -1); show(); changed(); }];
+  keys.Backspace = ["Take back the last pick", () => { order.splice(order.length === n ? n - 2 : -1); show(); changed(); }];
   controls.append(element("div", "choices sendable", line, send));
   show();
   return {
@@ -170,7 +170,7 @@ function correction({ task, extra, controls, done, changed, say }) {
   editor.addEventListener("input", () => { show(); changed(); });
   extra.append(element("section", "panel", head, editor, preview));
   const submit = () => {
-    if (!editor.value.trim()) return say("An empty correction says nothing: write one, or skip.");
+    if (!editor.value.trim()) return say("Your version is empty: write one, or skip.");
     if (editor.value === original.replaceAll("\r\n", "\n")) return say("Nothing is changed yet: edit the text, or skip.");
     done({ text: editor.value }, "Correction sent");
   };
@@ -197,7 +197,7 @@ function flags({ settings, controls, done, changed }) {
     if (key) chip.append(element("kbd", "", key));
     chip.append(element("span", "", harm));
     row.append(chip);
-    if (key) keys[key] = [`Flag ${harm}, or not`, () => { box.checked = !box.checked; label(); changed(); }];
+    if (key) keys[key] = [`Flag ${harm}, or remove the flag`, () => { box.checked = !box.checked; label(); changed(); }];
     return box;
   });
   const chosen = () => settings.harms.filter((_, i) => boxes[i].checked);

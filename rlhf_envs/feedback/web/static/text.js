@@ -1,9 +1,9 @@
-// Text that a model wrote is shown as text, never as markup, with what hides in it made visible.
+// Shows texts by models as text, never as markup, and marks the characters that cannot be seen.
 
-const CHUNK = 20000; // characters shown at first; the rest on demand, so that 1 MB does not stop the page
+const CHUNK = 20000; // characters shown at a time, so that 1 MB of text does not stop the page
 
-// Emoji sequences hold joiners and selectors rightly; else whatever has no picture gets a mark: controls, formats
-// (but the Arabic and other signs among them that do have one), default ignorables, lone surrogates, private use.
+// Joiners and selectors within an emoji stay. Other characters without a picture get a mark: controls, formats (except
+// the Arabic and other signs among them that have a picture), default ignorables, lone surrogates and private use.
 const SPECIAL = /(\p{RGI_Emoji})|\r\n|([[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]--[\n\t\u0600-\u0605\u06DD\u070F\u0890\u0891\u08E2\u{110BD}\u{110CD}]])\2*/gv;
 
 const NAMES = {
@@ -24,13 +24,13 @@ function mark(text, title) {
   return span;
 }
 
-/** Text as nodes, with marks such as [U+202E] in the place of characters that cannot be seen. */
+/** Return the text as nodes, with a mark such as [U+202E] in place of each character that cannot be seen. */
 export function visible(text) {
   const fragment = document.createDocumentFragment();
   let from = 0;
   for (const match of text.matchAll(SPECIAL)) {
     const [found, , hidden] = match;
-    if (!hidden && found !== "\r\n") continue; // an emoji stays within the text around it
+    if (!hidden && found !== "\r\n") continue; // an emoji stays in the text
     fragment.append(text.slice(from, match.index));
     from = match.index + found.length;
     if (!hidden) {
@@ -49,7 +49,7 @@ export function visible(text) {
 export const hidesSomething = (text) =>
   [...text.matchAll(SPECIAL)].some((match) => match[2] !== undefined);
 
-/** Put a text into an element. Returns a function that shows more of a long one, or null. */
+/** Put a text into an element. Return a function that shows more of a long text, or null. */
 export function showText(element, text) {
   element.replaceChildren();
   element.scrollTop = 0;
@@ -68,7 +68,7 @@ export function showText(element, text) {
     const from = end;
     end = Math.min(text.length, end + CHUNK);
     const last = text.charCodeAt(end - 1);
-    if (last >= 0xd800 && last < 0xdc00 && end < text.length) end += 1; // not between the halves of a character
+    if (last >= 0xd800 && last < 0xdc00 && end < text.length) end += 1; // do not cut a character in half
     more.remove();
     element.append(visible(text.slice(from, end)));
     if (end < text.length) {

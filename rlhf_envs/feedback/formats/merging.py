@@ -1,0 +1,144 @@
+"""Merge the entries of a file with the items and judgements that a store has already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from ...datasets.reading import BadRow
+from ..records import Item, NewItem
+from ..store.restoring import PastJudgement, restore
+from ..store.store import FeedbackStore
+from .reading import Entry
+
+__all__ = ["Merge"]
+
+
+@dataclass
+class _Known:
+    """Hold an item of the store (it has an id) or of the file, and what each annotator has said of it."""
+
+    item: NewItem
+    created: datetime | None
+    id: int | None = None
+    id_in_file: Any = None
+    said: dict[str, tuple[dict[str, Any] | None, str]] = field(default_factory=dict)  # annotator -> (value, where)
+    new: list[tuple[str, Any, PastJudgement]] = field(default_factory=list)  # (where, row, judgement)
+    where: str = ""
+    row: Any = None
+
+
+class Merge:
+    """Merge the entries of a file with what is in the store."""
+
+    def __init__(self, store: FeedbackStore) -> None:
+        self.store = store
+        self.bad: list[BadRow] = []
+        self.known: dict[Any, list[_Known]] = {}
+        self.touched: dict[int, _Known] = {}  # by Python's id(), in the file's order
+        self.names = {annotator.name for annotator in store.annotators()}
+        by_id = {}
+        judgements = store.judgements(
+            include_skips=True
+        )  # read first, so that their items are all among those read next
+        for item in store.items():
+            known = by_id[item.id] = _Known(_as_new(item), item.created, item.id, where="the store")
+            self.known.setdefault(_identity(known.item), []).append(known)
+        for judgement in judgements:
+            by_id[judgement.item_id].said[judgement.annotator] = (judgement.value, "the store")
+
+    def add(self, where: str, row: Any, entry: Entry) -> None:
+        """Take an entry. A judgement that was given already goes to the bad rows."""
+        known, is_new = self._find(where, row, entry)
+        self.touched.setdefault(id(known), known)
+        if not is_new and not entry.judgements:
+            self.bad.append(BadRow(where, f"duplicate: the item is in {known.where} already", row))
+        flipped = known.item.completions != entry.item.completions
+        for judgement in entry.judgements:
+            value = _flipped(judgement.value) if flipped else judgement.value
+            sides = tuple(1 - side for side in judgement.sides) if flipped else judgement.sides
+            if judgement.annotator in known.said:
+                before, place = known.said[judgement.annotator]
+                what = "duplicate: " if before == value else "contradiction: "
+                reason = f"{what}{judgement.annotator!r} has judged this item in {place} already"
+                self.bad.append(BadRow(where, reason if before == value else f"{reason}, as {before}", row))
+                continue
+            if not self._add_annotator(judgement.annotator, where, row):
+                continue
+            known.said[judgement.annotator] = (value, where)
+            known.new.append((where, row, replace(judgement, value=value, sides=sides)))
+
+    def store_all(self) -> tuple[int, int]:
+        """Write what is new. Return how many items and judgements were written."""
+        touched = list(self.touched.values())
+        new = [known for known in touched if known.id is None]
+        self._add_items(new)
+        given = [(known.id, entry) for known in touched for entry in known.new if known.id is not None]
+        now = datetime.now(UTC)
+        given.sort(key=lambda pair: pair[1][2].created or now)  # `undo` takes the last judgement back
+        created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
+        late = restore(self.store, [(item_id, judgement) for item_id, (_, _, judgement) in given], created)
+        for place in late:
+            where, row, judgement = given[place][1]
+            reason = f"duplicate: {judgement.annotator!r} has judged this item while the file was read"
+            self.bad.append(BadRow(where, reason, row))
+        return sum(known.id is not None for known in new), len(given) - len(late)
+
+    def _add_items(self, new: list[_Known]) -> None:
+        """Store the new items. If the store refuses one, the others are stored all the same."""
+        try:
+            for known, item_id in zip(new, self.store.add_items([known.item for known in new]), strict=True):
+                known.id = item_id
+            return
+        except ValueError:
+            pass
+        for known in new:
+            try:
+                (known.id,) = self.store.add_items([known.item])
+            except ValueError as error:
+                reason = str(error).removeprefix("items[0]: ")
+                self.bad.append(BadRow(known.where, reason, known.row))
+                self.bad += [BadRow(where, reason, row) for where, row, _ in known.new if where != known.where]
+
+    def _find(self, where: str, row: Any, entry: Entry) -> tuple[_Known, bool]:
+        """Return the item that an entry is about, and whether it is new.
+
+        The same question may have been asked twice. The date, and the id in the store from which an entry comes, tell
+        such entries apart.
+        """
+        group = self.known.setdefault(_identity(entry.item), [])
+        for known in group:
+            same_date = entry.created is None or known.created == entry.created
+            if same_date and (entry.id is None or known.id_in_file in (None, entry.id)):
+                known.id_in_file = entry.id
+                return known, False
+        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row))
+        return group[-1], True
+
+    def _add_annotator(self, name: str, where: str, row: Any) -> bool:
+        if name not in self.names:
+            try:
+                self.store.add_annotator(name)
+            except ValueError as error:
+                self.bad.append(BadRow(where, str(error), row))
+                return False
+            self.names.add(name)
+        return True
+
+
+def _identity(item: NewItem) -> tuple[Any, ...]:
+    """Return what makes two items the same question. The order of a pair does not count."""
+    completions: Iterable[str] = sorted(item.completions) if item.kind == "pairwise" else item.completions
+    return (item.kind, item.gold is not None, item.prompt, *completions)
+
+
+def _flipped(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value is None or value.get("choice") is None:
+        return value
+    return {**value, "choice": 1 - value["choice"]}
+
+
+def _as_new(item: Item) -> NewItem:
+    return NewItem(item.kind, item.prompt, item.completions, gold=item.gold)
