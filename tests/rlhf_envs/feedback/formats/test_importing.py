@@ -1,17 +1,13 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
-from rlhf_envs.feedback.annotating import Response, work
-from rlhf_envs.feedback.formats.argilla import parse_list
+from rlhf_envs.feedback import FeedbackStore
 from rlhf_envs.feedback.formats.importing import Import, import_file
 from rlhf_envs.feedback.formats.messages import split_implicit_prompt
 
@@ -22,12 +18,6 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 
 def assistant(text: str) -> dict[str, str]:
     return {"role": "assistant", "content": text}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[FeedbackStore]:
-    with FeedbackStore(tmp_path / "feedback.db", seed=0) as store:
-        yield store
 
 
 def jsonl(tmp_path: Path, *rows: Any, name: str = "rows.jsonl") -> Path:
@@ -304,199 +294,3 @@ def test_a_missing_file_and_an_unknown_format_are_errors(store: FeedbackStore, t
         import_file(store, tmp_path / "gone.jsonl")
     with pytest.raises(ValueError, match="unknown format 'alpaca'"):
         import_file(store, jsonl(tmp_path, {}), "alpaca")
-
-
-# Again, and together with what is there
-
-
-def test_the_same_file_again_adds_nothing(store: FeedbackStore, tmp_path: Path) -> None:
-    rows = [{"prompt": str(i), "chosen": "a", "rejected": "b"} for i in range(4)]
-    path = jsonl(tmp_path, *rows, {"prompt": "?", "chosen": "a", "rejected": "b"})
-    assert import_file(store, path).judgements == 5
-    again = import_file(store, path, quarantine=tmp_path / "elsewhere.jsonl")
-    assert (again.items, again.judgements, len(again.bad)) == (0, 0, 5)
-    assert all(row.reason.startswith("duplicate") for row in again.bad)
-    assert again.quarantine == tmp_path / "elsewhere.jsonl"
-
-
-def test_disagreeing_annotators_judge_one_item_whichever_way_round_it_stands(
-    store: FeedbackStore, tmp_path: Path
-) -> None:
-    (item_id,) = store.add_items([NewItem("pairwise", "p", ("z", "a"), overlap=3)])
-    work(store, "live", lambda task: Response({"choice": 0, "strength": 2}))
-    path = jsonl(
-        tmp_path,
-        {"prompt": "p", "chosen": "z", "rejected": "a", "annotator": "ada"},
-        {"prompt": "p", "chosen": "a", "rejected": "z", "annotator": "bob"},
-        {"prompt": "p", "chosen": "a", "rejected": "z", "annotator": "live"},
-    )
-    done = import_file(store, path)
-    assert (done.items, done.judgements) == (0, 2) and "contradiction: 'live'" in done.bad[0].reason
-    values = {judgement.annotator: judgement.value for judgement in store.judgements(item_ids=[item_id])}
-    assert values == {
-        "live": {"choice": 0, "strength": 2},
-        "ada": {"choice": 0, "strength": 1},
-        "bob": {"choice": 1, "strength": 1},
-    }
-    assert store.progress().finished == 1
-
-
-@pytest.mark.parametrize("answers", [True, False], ids=["who has answered", "who holds the task"])
-def test_an_annotator_at_work_while_a_file_is_read_loses_nothing(
-    store: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answers: bool
-) -> None:
-    store.add_items([NewItem("pairwise", "p", ("a", "b"), overlap=2)])
-    task = store.claim(store.add_annotator("ada").name)
-    assert task is not None
-    add_items = store.add_items
-
-    def meanwhile(items: Any) -> list[int]:
-        if answers:
-            store.submit(task.id, "ada", {"choice": 1, "strength": 1}, key="live")
-        return add_items(items)
-
-    monkeypatch.setattr(store, "add_items", meanwhile)
-    rows = [{"prompt": p, "chosen": "a", "rejected": "b", "annotator": "ada"} for p in ("p", "q")]
-    done = import_file(store, jsonl(tmp_path, *rows))
-    if answers:
-        assert (done.items, done.judgements) == (1, 1)
-        assert reasons(done) == [("rows.jsonl:1", "duplicate: 'ada' has judged this item while the file was read")]
-        assert store.judgements(item_ids=[1])[0].value == {"choice": 1, "strength": 1}
-    else:
-        assert (done.items, done.judgements, done.bad) == (1, 2, ())
-        with pytest.raises(LeaseLost, match="lost"):
-            store.submit(task.id, "ada", {"choice": 1, "strength": 1}, key="live")
-        assert store.claim("ada") is None
-    assert store.progress().judgements == 2
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"prompt": "p", "chosen": "a", "rejected": "b"},
-        {"prompt": "p", "completion": "a", "label": True},
-        {"prompt": "p", "completion": "a", "label": 4},
-    ],
-    ids=["preference", "kto", "ratings"],
-)
-def test_more_judgements_can_be_asked_for_than_a_file_brings(
-    store: FeedbackStore, tmp_path: Path, row: dict[str, Any]
-) -> None:
-    import_file(store, jsonl(tmp_path, row), overlap=3)
-    assert [item.overlap for item in store.items()] == [3]
-    assert store.progress().finished == 0
-    assert store.claim(store.add_annotator("ada").name) is not None
-
-
-def test_imported_judgements_can_be_undone_and_asked_again(store: FeedbackStore, tmp_path: Path) -> None:
-    import_file(store, jsonl(tmp_path, {"prompt": "p", "chosen": "a", "rejected": "b"}), annotator="ada")
-    task = store.undo("ada")
-    assert task is not None and task.sides == (0, 1)
-    assert store.progress().finished == 0
-
-
-def test_a_megabyte_empty_texts_emoji_and_scripts_come_in_as_they_are(store: FeedbackStore, tmp_path: Path) -> None:
-    texts = [
-        "x" * 1_000_000,
-        "",
-        "👩‍👩‍👧 ❤️",
-        "שלום \u202eevil",
-        "\x00\x1b[31m\r\n",
-        "\ud800",
-        "<script>alert(1)</script>",
-    ]
-    rows = [{"prompt": f"{i}", "completion": text} for i, text in enumerate(texts)]
-    done = import_file(store, jsonl(tmp_path, *rows))
-    assert done.bad == () and [item.completions[0] for item in store.items()] == texts
-
-
-def test_compressed_files_are_read(store: FeedbackStore, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"prompt": "p", "chosen": "a", "rejected": "b"}\n'))
-    assert import_file(store, path).judgements == 1
-
-
-# Argilla and Label Studio
-
-
-@pytest.mark.parametrize(
-    ("cell", "values"),
-    [
-        ("", []),
-        ('["a", null]', ["a", None]),
-        ("['a', None, 'it\\'s']", ["a", None, "it's"]),
-        ("['response1' 'response2']", ["response1", "response2"]),
-        ("[1 None]", [1, None]),
-        ("[4. nan]", [4.0, None]),
-        ("[array(['a', 'b'], dtype=object) array([], dtype=object)]", [["a", "b"], []]),
-        ("['it\\'s \"x\"\\ny' 'é 😀']", ['it\'s "x"\ny', "é 😀"]),
-        ("[[\"b\", \"a\"]]", [["b", "a"]]),
-    ],
-)  # fmt: skip
-def test_lists_are_read_as_json_python_and_numpy_write_them(cell: str, values: list[Any]) -> None:
-    assert parse_list(cell, "column") == values
-
-
-@pytest.mark.parametrize("cell", ["a", "['a'", "[__import__('os')]", "['a'] ['b']", '{"a": 1}', "]"])
-def test_what_is_no_list_is_refused_and_never_run(cell: str) -> None:
-    with pytest.raises(ValueError, match="'column'"):
-        parse_list(cell, "column")
-
-
-def test_an_export_of_argilla_comes_in(store: FeedbackStore, tmp_path: Path) -> None:
-    """The cells are what `datasets` writes for Argilla's lists."""
-    rows = [
-        {"id": "1", "status": "completed", "_server_id": "x", "instruction": "p", "response1": "a", "response2": "b",
-         "preference.responses": "['response2' 'tie' None 'response1']",
-         "preference.responses.users": "['u1' 'u2' 'u3' 'u4']",
-         "preference.responses.status": "['submitted' 'submitted' 'discarded' 'draft']"},
-        {"id": "2", "status": "pending", "_server_id": "y", "instruction": "q", "response1": "a", "response2": "b"},
-        {"id": "3", "status": "completed", "_server_id": "z", "instruction": "r", "response1": "a", "response2": "b",
-         "preference.responses": "['neither']", "preference.responses.users": "['u1']"},
-    ]  # fmt: skip
-    done = import_file(store, table(tmp_path, *rows), columns={"prompt": "instruction"})
-    assert done.format == "argilla" and (done.items, done.judgements) == (2, 3)
-    assert reasons(done) == [("table.csv:4", "'neither' is none of response1, response2")]
-    assert {j.annotator: j.value for j in store.judgements(include_skips=True)} == {
-        "u1": {"choice": 1, "strength": 1}, "u2": {"choice": None, "strength": 0}, "u3": None
-    }  # fmt: skip
-
-
-def test_an_export_of_label_studio_comes_in(store: FeedbackStore, tmp_path: Path) -> None:
-    """The cells are what Label Studio's converter writes: JSON, but one choice and one text as they are."""
-    common = {"annotation_id": 5, "annotator": "ada@example.org", "created_at": "2026-01-31T12:00:00.000000Z",
-              "updated_at": "2026-01-31T12:00:00.000000Z", "lead_time": 3.5,
-              "answer1": "a", "answer2": "b"}  # fmt: skip
-    rows = [
-        {**common, "prompt": "p", "comparison": '[{"selected": "right"}]', "was_cancelled": False},
-        {**common, "prompt": "q", "was_cancelled": True},
-        {**common, "prompt": "r", "comparison": '[{"selected": "up"}]'},
-        {**common, "prompt": "s", "comparison": '[{"selected": "left"}]', "lead_time": "soon"},
-    ]  # fmt: skip
-    done = import_file(store, table(tmp_path, *rows))
-    assert done.format == "label-studio" and (done.items, done.judgements) == (2, 2)
-    assert [where for where, _ in reasons(done)] == ["table.csv:4", "table.csv:5"]
-    first, second = store.judgements(include_skips=True)
-    assert (first.value, first.seconds, first.annotator) == ({"choice": 1, "strength": 1}, 3.5, "ada@example.org")
-    assert first.created.isoformat() == "2026-01-31T12:00:00+00:00" and second.value is None
-
-
-@pytest.mark.parametrize(
-    ("row", "kind", "value"),
-    [
-        ({"answer": "a", "rating": '[{"rating": 4}]'}, "rating", {"rating": 4}),
-        ({"answer": "a", "thumbs": "down"}, "thumbs", {"up": False}),
-        ({"answer": "a", "correction": "A."}, "correction", {"text": "A."}),
-        ({"answer": "a", "correction": "[1, 2]"}, "correction", {"text": "[1, 2]"}),
-        ({"answer": "a", "correction": '[{"text": ["A."]}]'}, "correction", {"text": "A."}),
-        ({"answer": "a", "harms": "hate"}, "flags", {"harms": ["hate"]}),
-        ({"answer": "a", "harms": '[{"choices": ["hate", "privacy"]}]'}, "flags", {"harms": ["hate", "privacy"]}),
-        ({"answer": "a", "harms": ""}, "flags", {"harms": []}),
-    ],
-)
-def test_label_studios_controls_are_read(
-    store: FeedbackStore, tmp_path: Path, row: dict[str, str], kind: str, value: dict[str, Any]
-) -> None:
-    done = import_file(store, table(tmp_path, {"prompt": "p", "annotation_id": "3", "annotator": "7", **row}))
-    assert done.bad == ()
-    assert [(judgement.kind, judgement.value) for judgement in store.judgements()] == [(kind, value)]

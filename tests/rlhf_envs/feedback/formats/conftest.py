@@ -1,0 +1,22 @@
+"""Provide empty stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rlhf_envs.feedback import FeedbackStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[FeedbackStore]:
+    with FeedbackStore(tmp_path / "feedback.db", seed=0) as store:
+        yield store
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> Iterator[tuple[FeedbackStore, FeedbackStore]]:
+    with FeedbackStore(tmp_path / "one.db", seed=0) as one, FeedbackStore(tmp_path / "two.db", seed=0) as two:
+        yield one, two
