@@ -92,7 +92,7 @@ class SimulatedAnnotator:
         return Response(_ANSWERS[item.kind](self, item, scores, random))
 
     def _scores(self, item: Item, texts: Sequence[str]) -> np.ndarray:
-        """Score texts that continue the item's prompt, biases included and noise not, shape (n,), float64."""
+        """Score texts that continue the item's prompt, with the length bias and without noise. Shape (n,), float64."""
         if not texts:
             return np.zeros(0)
         scores = np.array([float(score) for score in self.scorer([item.prompt] * len(texts), list(texts))])
@@ -104,7 +104,7 @@ class SimulatedAnnotator:
         return scores + self.length_bias * np.array([len(text) / 100 for text in texts])
 
     def _level(self, score: float, n_levels: int, random: np.random.Generator) -> int:
-        """Return the level, from 0 to n_levels - 1, into which a score falls with noise. All are equally frequent."""
+        """Add noise to a score and return its level, from 0 to n_levels - 1. The levels are equally frequent."""
         shares = np.arange(1, n_levels) / n_levels
         if self.reference is None:
             bounds = np.array([NormalDist().inv_cdf(share) for share in shares])

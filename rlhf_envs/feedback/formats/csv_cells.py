@@ -13,7 +13,7 @@ Answer = tuple[str, dict[str, Any] | None, dict[str, Any]]  # annotator, value, 
 
 
 def kind_of(row: Mapping[str, str], columns: Mapping[str, str], n_completions: int) -> str:
-    """Return the kind of feedback, told by the column "kind", the one column with an answer, or the completions.
+    """Return the kind of feedback: from the column "kind", the one column with an answer, or the number of completions.
 
     Args:
         row: a row of the table.

@@ -95,7 +95,7 @@ def import_file(
     path = Path(path)
     reading = Reading(store.settings, kind, annotator, path.name, overlap)
     merge, n_rows = Merge(store), 0
-    moved = _Moved(store)
+    file_settings = _FileSettings(store)
     for found in read_rows(path):
         n_rows += 1
         if isinstance(found, BadRow):
@@ -110,9 +110,9 @@ def import_file(
                 raise ValueError(f"{where}: {error}") from error
         try:
             if format == "items" and "store_settings" in named:
-                reading = replace(reading, settings=moved.take(named["store_settings"], is_new=not merge.known))
+                reading = replace(reading, settings=file_settings.take(named["store_settings"], is_new=not merge.known))
             entry = read_row(format, named, reading)
-            moved.check(entry)
+            file_settings.check(entry)
             merge.add(where, row, _as_gold(entry, overlap) if gold else entry)
         except ValueError as error:
             merge.bad.append(BadRow(where, str(error), row))
@@ -122,7 +122,7 @@ def import_file(
     at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
     if merge.bad:
         _write_quarantine(at, merge.bad)
-    return Import(format, n_rows, items, judgements, tuple(merge.bad), at if merge.bad else None, moved.changed)
+    return Import(format, n_rows, items, judgements, tuple(merge.bad), at if merge.bad else None, file_settings.changed)
 
 
 def _write_quarantine(path: Path, bad: Sequence[BadRow]) -> None:
@@ -135,7 +135,7 @@ def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, An
     return {theirs.get(column, column): value for column, value in row.items()}
 
 
-class _Moved:
+class _FileSettings:
     """Handle the settings of the store from which a file of items comes."""
 
     def __init__(self, store: FeedbackStore) -> None:

@@ -176,7 +176,7 @@ class _Vote:
 def _usable(
     items: Sequence[Item], judgements: Iterable[Judgement], dropped: Counter[str]
 ) -> list[tuple[Item, Judgement]]:
-    """Return the judgements that say something about the items, each with its item. Count the others."""
+    """Return (item, judgement) for each judgement that can be exported, and count the others in `dropped`."""
     by_id = {item.id: item for item in items}
     judged: set[int] = set()
     usable = []
@@ -230,7 +230,7 @@ def _share_of(shares: Mapping[tuple[int, str, str], float], item_id: int, first:
 def _preference(
     first: str, second: str, votes: Sequence[_Vote], share: float | None, how: str, dropped: Counter[str]
 ) -> tuple[str, str, Row] | None:
-    """Return (chosen, rejected, further columns) from votes on a pair. None, and a count, if neither is better."""
+    """Return (chosen, rejected, further columns) from votes on a pair. If neither wins, count it and return None."""
     if share is None:
         share = sum(vote.share for vote in votes) / len(votes)
     if share == 0.5 and how != "soft":
@@ -243,7 +243,7 @@ def _preference(
 
 
 def _mean_strength(votes: Sequence[_Vote], for_first: bool) -> float:
-    """Return the mean strength above 1 of the votes for one text; 0 without any."""
+    """Return the mean of strength - 1 over the votes for one text, 0 without such votes."""
     strengths = [vote.strength - 1 for vote in votes if vote.share != 0.5 and (vote.share > 0.5) == for_first]
     return sum(strengths) / len(strengths) if strengths else 0.0
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..formats.exporting import FORMATS, HOW, Export, export_file
 from ..records import Settings
 from ..store.store import FeedbackStore
-from .api import Scale
+from .api import Scale, SettingsOut
 from .auth import Admin, CsrfChecked, Store
 from .pages import FormChecked, render
 from .responses import AsciiJSON, problems
@@ -41,14 +41,10 @@ class Changes(BaseModel):
     paused: bool | None = None
 
 
-class SettingsOut(BaseModel):
+class AllSettings(SettingsOut):
     """Hold all settings."""
 
-    guidelines: str
-    scale: Scale
-    harms: list[str]
     lease_seconds: float
-    paused: bool
 
 
 class Invite(BaseModel):
@@ -71,13 +67,13 @@ def summary(store: Store, admin: Admin) -> Response:
     return AsciiJSON(summarise(store).model_dump(mode="json"))
 
 
-@api.get("/settings", response_model=SettingsOut, responses=problems(401, 403))
+@api.get("/settings", response_model=AllSettings, responses=problems(401, 403))
 def settings(store: Store, admin: Admin) -> Response:
     """Return the settings."""
     return AsciiJSON(_settings(store.settings))
 
 
-@api.patch("/settings", response_model=SettingsOut, dependencies=[CsrfChecked], responses=problems(401, 403))
+@api.patch("/settings", response_model=AllSettings, dependencies=[CsrfChecked], responses=problems(401, 403))
 def change_settings(changes: Changes, store: Store, admin: Admin) -> Response:
     """Change settings, pause the project (`{"paused": true}`) or resume it."""
     return AsciiJSON(_settings(_update(store, **changes.model_dump(exclude_none=True))))
@@ -166,7 +162,7 @@ def _update(store: Store, **changes: Any) -> Settings:
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in SettingsOut.model_fields}
+    return {name: getattr(settings, name) for name in AllSettings.model_fields}
 
 
 def _file_name(format: str) -> str:

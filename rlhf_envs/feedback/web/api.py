@@ -17,7 +17,7 @@ from ..store.store import FeedbackStore
 from .auth import CsrfChecked, SignedIn, Store, begin_session, csrf_token, gate_of
 from .responses import AsciiJSON, problems
 
-__all__ = ["Scale", "router"]
+__all__ = ["Scale", "SettingsOut", "router"]
 
 router = APIRouter(tags=["annotate"])
 

@@ -37,7 +37,7 @@ _MEANINGS = {
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Document the ways in which a route may fail. The errors that every route has are included."""
+    """Return the documentation of the errors that a route may answer, with those that every route has."""
     return {
         status: {"model": Problem, "description": _MEANINGS[status]}
         for status in sorted({400, 413, 422, 503, *statuses})
