@@ -54,7 +54,7 @@ def test_items_are_added_all_or_none_and_the_error_names_the_wrong_one(store: Fe
         "items\\[1\\]: an item of kind 'pairwise' must have 2 completions, got 1": NewItem("pairwise", "p", ("c",)),
         "items\\[1\\]: overlap must be .* at least 1, got 0": rating(overlap=0),
         "items\\[1\\]: priority must be a finite number, got nan": rating(priority=float("nan")),
-        "items\\[1\\]: meta must be JSON-able": rating(meta={"f": print}),
+        "items\\[1\\]: meta must be something that JSON can hold": rating(meta={"f": print}),
         "items\\[1\\]: gold: .*rating: must be from 1 to 5, got 9": rating(gold={"rating": 9}),
         "items\\[1\\]: prompt must be a string, got 7": rating(prompt=7),  # type: ignore[arg-type]
     }
@@ -63,7 +63,7 @@ def test_items_are_added_all_or_none_and_the_error_names_the_wrong_one(store: Fe
             store.add_items([PAIR, item])
     assert store.add_items([]) == []
     assert store.items() == []
-    with pytest.raises(ValueError, match=r"no items of ids \[5\]"):
+    with pytest.raises(ValueError, match=r"no items with the ids \[5\]"):
         store.items([5])
 
 

@@ -195,7 +195,7 @@ def test_an_address_that_is_no_store_is_refused(url: str, message: str) -> None:
 
 def test_an_unreachable_server_is_named_without_its_password() -> None:
     pytest.importorskip("psycopg")
-    with pytest.raises(StoreError, match="See that PostgreSQL runs") as caught:
+    with pytest.raises(StoreError, match="Check that PostgreSQL runs") as caught:
         FeedbackStore("postgresql://me:secret@127.0.0.1:1/feedback")
     assert "postgresql+psycopg://me:***@127.0.0.1:1/feedback" in str(caught.value)
     assert "secret" not in str(caught.value)
