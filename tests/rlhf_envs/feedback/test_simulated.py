@@ -119,11 +119,11 @@ def test_flags_come_from_a_callable() -> None:
     assert flagging(task("flags", "good 1")).value == {"harms": []}
 
 
-def test_random_clicks_have_nothing_to_do_with_the_texts() -> None:
-    clicker = SimulatedAnnotator(by_digits, clicks_at_random=True, harms=("hate",))
-    assert share_of(clicker, "pairwise", "0", "100", choice=1) == pytest.approx(0.5, abs=0.03)
-    assert share_of(clicker, "rating", "100", rating=5) == pytest.approx(0.2, abs=0.03)
-    assert share_of(clicker, "flags", "100", harms=["hate"]) == pytest.approx(0.5, abs=0.03)
+def test_a_spammer_answers_without_a_look_at_the_texts() -> None:
+    spammer = SimulatedAnnotator(by_digits, clicks_at_random=True, harms=("hate",))
+    assert share_of(spammer, "pairwise", "0", "100", choice=1) == pytest.approx(0.5, abs=0.03)
+    assert share_of(spammer, "rating", "100", rating=5) == pytest.approx(0.2, abs=0.03)
+    assert share_of(spammer, "flags", "100", harms=["hate"]) == pytest.approx(0.5, abs=0.03)
 
 
 def test_skips_have_their_share() -> None:
@@ -157,7 +157,7 @@ def test_what_no_annotator_can_be_is_refused(wrong: dict[str, float]) -> None:
 # Crowds and the store
 
 
-def test_a_crowd_has_its_share_of_random_clickers_and_scores_a_text_once() -> None:
+def test_a_crowd_has_its_share_of_spammers_and_scores_a_text_once() -> None:
     asked: list[str] = []
 
     def scorer(prompts: list[str], completions: list[str]) -> list[float]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -302,9 +301,7 @@ def test_empty_and_blank_completions_say_so(store: FeedbackStore) -> None:
 
 def test_a_megabyte_is_shown_in_part_and_the_rest_on_demand(store: FeedbackStore) -> None:
     add(store, "pairwise", "word " * 200_000 + "END", "short")
-    started = time.perf_counter()
     shown, _ = run(store, "q")
-    assert time.perf_counter() - started < 2
     assert len(shown) < 20_000 and "more characters: m" in shown and "END" not in shown
     shown, _ = run(store, "m", "q")
     assert "END" in shown
