@@ -108,7 +108,7 @@ def test_an_order_can_be_typed(store: FeedbackStore) -> None:
     shown, _ = run(store, "e", "e", "\r", lines=["K A", "k j i h g f e d c b a"])
     (judgement,) = store.judgements()
     assert judgement.value == {"order": list(judgement.sides)[::-1]}
-    assert "name each of the 11 completions once" in shown
+    assert "name each of the 11 completions exactly once" in shown
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_a_lost_lease_is_said_and_the_next_item_comes(tmp_path: Path, clock: Any
             store.submit(task.id, "bob", {"up": False}, key="bob")
 
         shown, done = run(store, bob_takes_it, "1", "1", "x")
-        assert done == 1 and "the lease ran out" in shown
+        assert done == 1 and "your lease ran out" in shown
         assert {(j.item_id, j.annotator) for j in store.judgements()} == {(first, "bob"), (second, "ada")}
 
 
