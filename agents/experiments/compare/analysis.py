@@ -46,7 +46,7 @@ class ArmReport:
     Attributes:
         name, label, algo, kl_coef: see `Arm`.
         finished, failed, runs: numbers of runs.
-        figures: the interquartile mean of every metric at the end.
+        metrics: the interquartile mean of every metric at the end.
         curve: the compared metric at the steps that all runs were evaluated at.
         per_seed: the compared metric at the end, by seed.
         gain: the `mean` over the seeds of the rise since before training, and its `standard_error`, None for one seed.
@@ -64,7 +64,7 @@ class ArmReport:
     finished: int
     failed: int
     runs: int
-    figures: dict[str, Estimate]
+    metrics: dict[str, Estimate]
     curve: list[Point]
     per_seed: dict[str, float] | None = None
     gain: dict[str, float | None] | None = None
@@ -75,9 +75,10 @@ class ArmReport:
     on_frontier: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return the arm as JSON takes it; what there is only with finished runs is left out where there are none."""
-        found = {name: value for name, value in vars(self).items() if value is not None or name == "kl_coef"}
-        found["figures"] = {name: estimate.over_runs() for name, estimate in self.figures.items()}
+        """Return the entry of `report.json`, without the fields that are None for want of finished runs."""
+        own = {"figures" if name == "metrics" else name: value for name, value in vars(self).items()}
+        found = {name: value for name, value in own.items() if value is not None or name == "kl_coef"}
+        found["figures"] = {name: estimate.over_runs() for name, estimate in self.metrics.items()}
         found["curve"] = [{"step": p.step, "tokens": p.tokens, **p.metric.over_runs()} for p in self.curve]
         for name in ("tokens", "seconds"):
             if name in found:
@@ -138,7 +139,7 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> Report:
     metric = _metric(config, finished)
     ranked = sorted(
         (_summarise(arm, of[name], done[name], metric) for name, arm in arms.items()),
-        key=lambda arm: -arm.figures[metric].mean if arm.figures else np.inf,
+        key=lambda arm: -arm.metrics[metric].mean if arm.metrics else np.inf,
     )
     threshold = _threshold(config, ranked, metric)
     frontier = _frontier(ranked, metric)
@@ -159,7 +160,7 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> Report:
             )
             for arm in ranked
         ],
-        improvement=_improvements({arm.name: done[arm.name] for arm in ranked if arm.figures}, metric),
+        improvement=_improvements({arm.name: done[arm.name] for arm in ranked if arm.metrics}, metric),
         samples=[sample for arm in ranked for sample in _samples(arm.name, done[arm.name][:1])],
         config=json.loads(config.model_dump_json()),
     )
@@ -179,21 +180,21 @@ def _summarise(arm: Arm, outcomes: Sequence[Outcome], finished: Sequence[Outcome
     """Return the report of an arm, as far as it depends on no other arm."""
     failed = sum(outcome.error is not None for outcome in outcomes)
     report = ArmReport(
-        arm.name, arm.label, arm.algo, arm.kl_coef, len(finished), failed, len(outcomes), figures={}, curve=[]
+        arm.name, arm.label, arm.algo, arm.kl_coef, len(finished), failed, len(outcomes), metrics={}, curve=[]
     )
     if not finished:
         return report
     results = [outcome.result for outcome in finished if outcome.result is not None]
-    last = [outcome.last() for outcome in finished]
-    names = [name for name in last[0] if all(name in metrics for metrics in last)]
-    gains = [metrics[metric] - o.curve(metric)[0] for o, metrics in zip(finished, last, strict=True)]
+    last = [outcome.last() for outcome in finished]  # all metrics of each run
+    names = [name for name in last[0] if all(name in ends for ends in last)]
+    gains = [ends[metric] - o.curve(metric)[0] for o, ends in zip(finished, last, strict=True)]
     error = float(np.std(gains, ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else None
     settings = {name: value for name, value in results[0]["config"].items() if name in SETTINGS and value is not None}
     return replace(
         report,
-        figures={name: iqm([metrics[name] for metrics in last]) for name in names},
+        metrics={name: iqm([ends[name] for ends in last]) for name in names},
         curve=_curve(finished, metric),
-        per_seed={str(o.run.seed): metrics[metric] for o, metrics in zip(finished, last, strict=True)},
+        per_seed={str(o.run.seed): ends[metric] for o, ends in zip(finished, last, strict=True)},
         gain={"mean": float(np.mean(gains)), "standard_error": error},
         tokens=iqm([result["tokens"] for result in results]),
         seconds=iqm([result["seconds"] for result in results]),
@@ -228,14 +229,14 @@ def _threshold(config: CompareConfig, ranked: Sequence[ArmReport], metric: str) 
     """Return the configured threshold, or half of the rise of the best arm that rises at all."""
     if config.threshold is not None:
         return config.threshold
-    ends = [(arm.curve[0].metric.mean, arm.figures[metric].mean) for arm in ranked if arm.curve]
+    ends = [(arm.curve[0].metric.mean, arm.metrics[metric].mean) for arm in ranked if arm.curve]
     first, last = next((pair for pair in ends if pair[1] > pair[0]), ends[0] if ends else (0.0, 0.0))
     return float((first + last) / 2)
 
 
 def _frontier(arms: Sequence[ArmReport], metric: str) -> set[str]:
     """Return the names of the Pareto-optimal arms, see `ArmReport.on_frontier`."""
-    points = {arm.name: (arm.figures["kl"].mean, arm.figures[metric].mean) for arm in arms if "kl" in arm.figures}
+    points = {arm.name: (arm.metrics["kl"].mean, arm.metrics[metric].mean) for arm in arms if "kl" in arm.metrics}
     return {
         name
         for name, point in points.items()

@@ -26,12 +26,12 @@ Styles = Mapping[str, Mapping[str, Any]]
 
 def draw_plots(report: Report) -> dict[str, Figure]:
     """Return the plots of a report by name: `final`, `efficiency` and, if there is a KL, `frontier`."""
-    arms = [arm for arm in report.arms if arm.figures]
+    arms = [arm for arm in report.arms if arm.metrics]
     if not arms:
         return {}
     styles = _styles(arms)
     plots = {"final": _final(report, arms, styles), "efficiency": _efficiency(report, arms, styles)}
-    if with_kl := [arm for arm in arms if "kl" in arm.figures]:
+    if with_kl := [arm for arm in arms if "kl" in arm.metrics]:
         plots["frontier"] = _frontier(report, with_kl, styles)
     return plots
 
@@ -79,7 +79,7 @@ def _final(report: Report, arms: Sequence[ArmReport], styles: Styles) -> Figure:
     metric = report.metric
     figure, axis = _open(7.2, 1.3 + 0.36 * len(arms), f"{metric} after {report.tokens:,} tokens")
     for place, arm in enumerate(reversed(arms)):
-        colour, mean = styles[arm.name]["color"], arm.figures[metric]
+        colour, mean = styles[arm.name]["color"], arm.metrics[metric]
         scores = list((arm.per_seed or {}).values())
         axis.plot(scores, [place] * len(scores), "o", color=colour, markersize=4, alpha=0.35, markeredgewidth=0)
         axis.errorbar(
@@ -118,7 +118,7 @@ def _frontier(report: Report, arms: Sequence[ArmReport], styles: Styles) -> Figu
     for label in dict.fromkeys(arm.label for arm in arms):
         mine = sorted((arm for arm in arms if arm.label == label), key=lambda arm: arm.kl_coef or 0.0)
         style = styles[mine[0].name]
-        points = [(arm.figures["kl"], arm.figures[metric], arm.kl_coef) for arm in mine]
+        points = [(arm.metrics["kl"], arm.metrics[metric], arm.kl_coef) for arm in mine]
         axis.plot(
             [kl.mean for kl, *_ in points], [mean.mean for _, mean, _ in points],
             color=style["color"], marker=style["marker"], linewidth=1.3, markersize=6, label=label,
@@ -131,7 +131,7 @@ def _frontier(report: Report, arms: Sequence[ArmReport], styles: Styles) -> Figu
             if coefficient is not None:
                 options = {"textcoords": "offset points", "xytext": (5, -11), "fontsize": 8, "color": style["color"]}
                 axis.annotate(f"{coefficient:g}", (kl.mean, mean.mean), **options)
-    reached = [abs(arm.figures["kl"].mean) for arm in arms]
+    reached = [abs(arm.metrics["kl"].mean) for arm in arms]
     scale = ""
     if max(reached) > FAR * np.median(reached):  # an arm that is far off would push the others into a corner
         axis.set_xscale("symlog", linthresh=1.0)

@@ -76,7 +76,7 @@ def to_markdown(report: Report, plots: Sequence[str]) -> str:
         parts += ["## Failed runs", _table(["run", "error"], report.failed.items())]
     if report.unfinished:
         parts += ["## Runs that are not finished", _plain(", ".join(report.unfinished))]
-    if any(arm.figures for arm in report.arms):
+    if any(arm.metrics for arm in report.arms):
         parts += _results(report, plots)
     return "\n\n".join([*parts, *_equal(report)]) + "\n"
 
@@ -132,7 +132,7 @@ def summary_table(report: Report, names: Sequence[str] | None = None) -> tuple[l
         report: the report.
         names: the metrics to show next to the compared one; all by default.
     """
-    found = dict.fromkeys(name for arm in report.arms for name in arm.figures)
+    found = dict.fromkeys(name for arm in report.arms for name in arm.metrics)
     others = [name for name in found if name not in (report.metric, "distinct_within")]
     others = [name for name in others if names is None or name in names]
     head = ["algorithm", "runs", report.metric, "gained", *others, "tokens", "seconds"]
@@ -147,9 +147,9 @@ def _summary_row(arm: ArmReport, metric: str, others: Sequence[str]) -> list[str
     return [
         arm.name,
         runs,
-        str(arm.figures[metric]),
+        str(arm.metrics[metric]),
         gain if error is None else f"{gain} ± {error:.3f}",
-        *(str(arm.figures[name]) if name in arm.figures else "" for name in others),
+        *(str(arm.metrics[name]) if name in arm.metrics else "" for name in others),
         f"{arm.tokens.mean:,.0f}",
         f"{arm.seconds.mean:,.1f}",
     ]
@@ -164,11 +164,11 @@ def _reached_row(arm: ArmReport) -> list[str]:
 def _frontier_rows(report: Report) -> list[list[str]]:
     """Return a row per arm with a KL, in the order of labels and coefficients."""
     rows = []
-    with_kl = [arm for arm in report.arms if "kl" in arm.figures]
+    with_kl = [arm for arm in report.arms if "kl" in arm.metrics]
     for arm in sorted(with_kl, key=lambda arm: (arm.label, arm.kl_coef or 0.0)):
         coefficient = arm.kl_coef if arm.kl_coef is not None else (arm.settings or {}).get("kl_coef")
         shown = f"{coefficient:g}" if coefficient is not None else ""
-        kl, value = (str(arm.figures[name]) for name in ("kl", report.metric))
+        kl, value = (str(arm.metrics[name]) for name in ("kl", report.metric))
         rows.append([arm.label, shown, kl, value, "yes" if arm.on_frontier else ""])
     return rows
 

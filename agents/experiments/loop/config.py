@@ -1,4 +1,4 @@
-"""The configuration of a loop (`.loop`): one documented pydantic model, whose fields are the flags."""
+"""Define the configuration of a loop (`.loop`): one documented pydantic model, whose fields are the flags."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ...saving.folders import CONFIG
 from ...training.config import TrainConfig
 
-__all__ = ["CONFIG", "LoopConfig", "find_loop"]
+__all__ = ["LoopConfig", "find_loop"]
 
-CONFIG = "config.json"
-# What may differ when a run goes on: how it is shown, how many rounds it has, and what it waits for.
+# Flags that may change when a run goes on: how it is shown, how many rounds it has, and how long it waits.
 FREE = ("progress", "verbose", "threads", "rounds", "enough", "patience", "poll")
 
 
 class LoopConfig(TrainConfig):
-    """The configuration of a loop: that of `rlhf train` for the RL of each round, and of what stands around it."""
+    """Hold the configuration of a loop: that of `rlhf train`, for the RL of each round, and that of the other steps."""
 
     n_timesteps: int | None = Field(
-        16_384, gt=0, description="Tokens of RL a round.", json_schema_extra={"flags": ["-n", "--n-timesteps"]}
+        16_384, gt=0, description="Tokens of RL per round.", json_schema_extra={"flags": ["-n", "--n-timesteps"]}
     )
-    eval_freq: int = Field(0, ge=0, description="Tokens between evaluations during RL; 0 for none but each round's.")
+    eval_freq: int = Field(0, ge=0, description="Tokens between evaluations during RL; 0 for one per round.")
     rounds: int = Field(3, gt=0, description="Rounds; with --resume more than the run had adds some.")
-    labels: int = Field(200, ge=4, description="Pairs of completions that are labelled a round.")
+    labels: int = Field(200, ge=4, description="Pairs of completions that are labelled per round.")
     overlap: int | None = Field(
         None, gt=0, description="Judgements of each pair. By default 3 by simulated annotators, 1 by people."
     )
     annotators: int = Field(10, ge=0, description="Simulated annotators; 0 for people only.")
-    random_share: float = Field(0.1, ge=0, le=1, description="Share of the simulated annotators who click at random.")
+    random_share: float = Field(
+        0.1, ge=0, le=1, description="Share of the simulated annotators who are spammers: they click at random."
+    )
     noise: float = Field(0.1, ge=0, description="Noise of the simulated annotators, in units of their scorer.")
     skip_rate: float = Field(0.0, ge=0, lt=1, description="Share of the pairs that a simulated annotator skips.")
     scorer: str | None = Field(
@@ -39,8 +41,7 @@ class LoopConfig(TrainConfig):
     people: int = Field(
         0,
         ge=0,
-        description="Pairs of each round that people label, instead of simulated annotators, who then have a store of "
-        "their own.",
+        description="Pairs of each round that people label. Simulated annotators label the others, in another store.",
     )
     store: str | None = Field(
         None,
@@ -51,7 +52,7 @@ class LoopConfig(TrainConfig):
     patience: float = Field(
         60.0,
         ge=0,
-        description="Seconds for which a round still waits when those who labelled in it have nothing left to label.",
+        description="Seconds that a round still waits when all who labelled in it have nothing left to label.",
     )
     poll: float = Field(2.0, gt=0, description="Seconds between looks at the store while people label.")
     aggregate: Literal["majority", "dawid_skene", "soft"] = Field(
@@ -79,7 +80,11 @@ class LoopConfig(TrainConfig):
         return self
 
     def check_askable(self) -> None:
-        """Raise a ValueError where fields do not go with one another."""
+        """Check that the fields go with one another.
+
+        Raises:
+            ValueError: they do not.
+        """
         simulated = self.labels - self.people
         if simulated < 0:
             raise ValueError(f"people={self.people} is more than labels={self.labels}, the pairs of a round")
@@ -100,11 +105,11 @@ class LoopConfig(TrainConfig):
             raise ValueError(f"query=disagreement needs an ensemble: members is {self.members}, take at least 2")
 
     def judgements_of_pair(self, by_people: bool) -> int:
-        """How many different annotators judge a pair."""
+        """Return how many different annotators judge a pair."""
         return self.overlap or (1 if by_people else min(3, self.annotators))
 
     def folder(self) -> Path:
-        """The run's folder, `<log_folder>/loop/<Env>_<k>` with the next free k.
+        """Return the run's folder, `<log_folder>/loop/<Env>_<k>` with the next free k.
 
         Raises:
             FileExistsError: `run_name` is given and that folder exists.
@@ -113,14 +118,14 @@ class LoopConfig(TrainConfig):
 
 
 def find_loop(folder: str | Path, given: LoopConfig | None = None) -> LoopConfig:
-    """The configuration of a loop's folder.
+    """Return the configuration of a loop's folder.
 
     Args:
-        folder: the run's.
-        given: flags that were given beside `--resume`; `FREE` ones may differ, all else has to agree.
+        folder: the run's folder.
+        given: flags that were given with `--resume`. The flags in `FREE` replace the run's, all others must agree.
 
     Raises:
-        ValueError: it is no loop's folder, or a flag says otherwise than the run.
+        ValueError: it is no loop's folder, or a flag disagrees with the run.
     """
     path = Path(folder) / CONFIG
     if not path.is_file():

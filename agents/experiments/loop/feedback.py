@@ -1,4 +1,4 @@
-"""The steps of a loop (`.loop`) that people are in: asking, and fitting a reward model to the answers."""
+"""Run the steps of a loop (`.loop`) that people are in: asking, and fitting a reward model to the answers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlhf_envs.preferences.crowd import aggregate_pairs, dawid_skene, find_spamm
 from rlhf_envs.preferences.fitting import fit_reward
 from rlhf_envs.rewards import get_reward
 
-from .state import PAIRS, PROXY, SNAPSHOT, Figures, Loop, items_of, judgements_of, load_reward, plain, write_json
+from .state import PAIRS, PROXY, SNAPSHOT, Loop, Metrics, items_of, judgements_of, plain, write_json
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore, Item, Judgement
@@ -27,20 +27,19 @@ if TYPE_CHECKING:
 __all__ = ["ask", "fit"]
 
 
-def ask(loop: Loop, number: int, into: Path) -> Figures:
+def ask(loop: Loop, number: int, into: Path) -> Metrics:
     """Have the round's pairs judged, and keep all that was judged in the run so far.
 
     Raises:
-        ValueError: simulated annotators are asked, and the store has unfinished items of others; or hardly a pair was
-            judged. People may still label, and the loop go on, after that.
+        ValueError: simulated annotators are asked, and the store has unfinished items of others. Or fewer than two
+            pairs were judged: people may still label, and the loop then goes on.
     """
     config = loop.config
     pairs = loop.read(number, "generate", PAIRS)
-    n_people = min(config.people, len(pairs))
-    people, simulated = list(enumerate(pairs))[:n_people], list(enumerate(pairs))[n_people:]
-    if simulated:
+    numbered = list(enumerate(pairs))
+    if simulated := numbered[config.people :]:
         _ask_simulated(loop, _queue(loop, loop.simulated, number, simulated))
-    asked = _queue(loop, loop.store, number, people)
+    asked = _queue(loop, loop.store, number, numbered[: config.people])
     if asked:
         _wait_for_people(loop, number, asked)
     items, judgements = _judged(loop, number)
@@ -66,7 +65,7 @@ def ask(loop: Loop, number: int, into: Path) -> Figures:
 
 
 def crowd(loop: Loop) -> list[SimulatedAnnotator]:
-    """The simulated annotators of a run; some of them click at random."""
+    """Return the simulated annotators of a run. Some of them are spammers."""
     config = loop.config
     if not config.annotators:
         return []
@@ -81,23 +80,26 @@ def crowd(loop: Loop) -> list[SimulatedAnnotator]:
 
 
 def _round_of(loop: Loop, item: Item) -> int | None:
-    """The round that an item of this run belongs to; None for the items of others."""
+    """Return the round that an item of this run belongs to; None for the items of others."""
     return item.meta.get("round") if item.meta.get("loop") == loop.name else None
 
 
 def _judged(loop: Loop, number: int) -> tuple[list[Item], list[Judgement]]:
-    """The pairs of all rounds until `number`, and what was said of them; skips too."""
+    """Return the pairs of all rounds up to `number`, and their judgements, with skips."""
     items, judgements = [], []
-    for store, sign in {loop.simulated: -1, loop.store: 1}.items():  # each counts from 1: two must not share an id
+    for store, sign in {
+        loop.simulated: -1,
+        loop.store: 1,
+    }.items():  # both stores count from 1, and no two items may share an id
         found = [item for item in store.items() if _round_of(loop, item) in range(1, number + 1)]
-        said = store.judgements(item_ids=[item.id for item in found], include_skips=True)
+        answers = store.judgements(item_ids=[item.id for item in found], include_skips=True)
         items += [replace(item, id=sign * item.id) for item in found]
-        judgements += [replace(entry, id=sign * entry.id, item_id=sign * entry.item_id) for entry in said]
+        judgements += [replace(entry, id=sign * entry.id, item_id=sign * entry.item_id) for entry in answers]
     return items, judgements
 
 
 def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Item]:
-    """Put numbered pairs into a store, unless they are there already; the items in their order."""
+    """Put numbered pairs into a store, unless they are there already. Return their items, in the order of the pairs."""
     there = {item.meta["pair"]: item for item in store.items() if _round_of(loop, item) == number}
     new = [
         NewItem(
@@ -118,14 +120,12 @@ def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[
 
 
 def _ask_simulated(loop: Loop, items: Sequence[Item]) -> None:
-    """Let the simulated annotators judge the items in turns, going on with whose turn it is."""
+    """Let the simulated annotators judge the items in turns. The one whose turn is next begins."""
     store, annotators = loop.simulated, crowd(loop)
     wanted = {item.id for item in items}
-    given: dict[int, int] = {}
     judgements = store.judgements(include_skips=True)
-    for judgement in judgements:
-        given[judgement.item_id] = given.get(judgement.item_id, 0) + (judgement.value is not None)
-    others = [item for item in store.items() if item.id not in wanted and given.get(item.id, 0) < item.overlap]
+    given = Counter(judgement.item_id for judgement in judgements if judgement.value is not None)
+    others = [item for item in store.items() if item.id not in wanted and given[item.id] < item.overlap]
     if others:
         raise ValueError(
             f"the store {store.url} has {len(others)} unfinished items that are not of this round (item "
@@ -135,11 +135,11 @@ def _ask_simulated(loop: Loop, items: Sequence[Item]) -> None:
     names = {annotator.name for annotator in annotators}
     turn = sum(judgement.annotator in names for judgement in judgements) % len(annotators)
     annotate(store, annotators[turn:] + annotators[:turn])
-    store.withdraw(sorted(wanted))  # what all of them have skipped
+    store.withdraw(sorted(wanted))  # the items that all of them have skipped
 
 
 def _wait_for_people(loop: Loop, number: int, items: Sequence[Item]) -> None:
-    """Wait, saying where to label, until people have given enough judgements or have nothing left to give."""
+    """Wait until people have given enough judgements or have nothing left to label. Say where to label."""
     config, store, ids = loop.config, loop.store, [item.id for item in items]
     wanted = math.ceil(config.enough * sum(item.overlap for item in items))
     seen, since = None, 0.0
@@ -157,19 +157,19 @@ def _wait_for_people(loop: Loop, number: int, items: Sequence[Item]) -> None:
                 "To go on with half of them, stop the loop and resume it with --enough 0.5"
             )
         done = _done_with_all(items, judgements)
-        says = f"round {number}: {have} of {wanted} judgements" + (f", {skips} skips" if skips else "")
+        status = f"round {number}: {have} of {wanted} judgements" + (f", {skips} skips" if skips else "")
         if (have, skips) != seen:
             seen, since = (have, skips), time.monotonic()
             waits = f"; nothing is left for {done}: it goes on in {config.patience:g} s unless somebody else labels"
-            loop.say(says + (waits if done else ""))
+            loop.say(status + (waits if done else ""))
         elif done and time.monotonic() - since >= config.patience:
-            loop.say(f"{says}; nothing is left for {done}, and nobody else came: it goes on with these")
+            loop.say(f"{status}; nothing is left for {done}, and nobody else came: it goes on with these")
             return
         time.sleep(config.poll)
 
 
 def _done_with_all(items: Sequence[Item], judgements: Sequence[Judgement]) -> str:
-    """Those who labelled, if each of them has judged or skipped all that still needs judgements; "" if one has not."""
+    """Return the names of all who labelled; "" if one of them can still label something that needs judgements."""
     given = Counter(judgement.item_id for judgement in judgements if judgement.value is not None)
     needy = {item.id for item in items if given[item.id] < item.overlap}
     seen: dict[str, set[int]] = {}
@@ -178,7 +178,7 @@ def _done_with_all(items: Sequence[Item], judgements: Sequence[Judgement]) -> st
     return ", ".join(sorted(seen)) if all(needy <= theirs for theirs in seen.values()) else ""
 
 
-def fit(loop: Loop, number: int, into: Path) -> Figures:
+def fit(loop: Loop, number: int, into: Path) -> Metrics:
     """Fit a reward model to the judgements of all rounds so far, and measure the last one on the new judgements.
 
     The scores are normalised to mean 0 and standard deviation 1 over what the first policy wrote.
@@ -194,7 +194,7 @@ def fit(loop: Loop, number: int, into: Path) -> Figures:
     rows = aggregate_pairs(items, judgements, method=config.aggregate)
     ids = {item.id for item in judged if item.meta["round"] == number}
     fresh = [row for row in rows if row["item_id"] in ids]
-    before = {} if number == 1 else {"accuracy_fresh": _accuracy(loop.reward(number - 1), fresh)}
+    before = {} if number == 1 else {"accuracy_fresh": _accuracy(loop.reward(loop.proxy(number - 1)), fresh)}
     first = loop.read(1, "generate", PAIRS)
     fitted = fit_reward(
         rows,
@@ -210,7 +210,7 @@ def fit(loop: Loop, number: int, into: Path) -> Figures:
     )
     if "warning" in fitted.metrics:
         loop.say(f"round {number}: {fitted.metrics['warning']}")
-    accuracy = _accuracy(load_reward(config, into / PROXY), fitted.held_out)
+    accuracy = _accuracy(loop.reward(into / PROXY), fitted.held_out)
     simulated = {item.id for item in judged if item.meta["pair"] >= config.people}
     return {
         "pairs": len(fresh),
@@ -218,13 +218,13 @@ def fit(loop: Loop, number: int, into: Path) -> Figures:
         "held_out": len(fitted.held_out),
         **before,
         "accuracy_held_out": accuracy,
-        **_crowd_figures(judged, judgements, ids),
-        **_truth_figures(loop, [row for row in fresh if row["item_id"] in simulated]),
+        **_crowd_metrics(judged, judgements, ids),
+        **_truth_metrics(loop, [row for row in fresh if row["item_id"] in simulated]),
     }
 
 
 def _accuracy(reward: Any, rows: Sequence[Mapping[str, Any]]) -> float | None:
-    """The share of pairs that a reward orders as the annotators do, of those that are no tie; None without any."""
+    """Return the share of pairs that a reward orders as the annotators do, without ties. None if there is no pair."""
     clear = [row for row in rows if row["probability"] != 0.5]
     if not clear:
         return None
@@ -233,15 +233,15 @@ def _accuracy(reward: Any, rows: Sequence[Mapping[str, Any]]) -> float | None:
     return float(np.mean((chosen > rejected) + 0.5 * (chosen == rejected)))
 
 
-def _crowd_figures(items: Sequence[Item], judgements: Sequence[Judgement], fresh: set[int]) -> Figures:
-    """How far annotators agree on this round's pairs, how reliable each has been, and who seems to click at random."""
+def _crowd_metrics(items: Sequence[Item], judgements: Sequence[Judgement], fresh: set[int]) -> Metrics:
+    """Return how far annotators agree on the `fresh` pairs, how reliable each one is, and who seems a spammer."""
     votes = pair_votes(items, judgements)
     alpha = alpha_by_kind(entry for entry in judgements if entry.item_id in fresh).get("pairwise", math.nan)
     reliability = dawid_skene(votes, symmetric=True).reliability
     judges: dict[Hashable, set[str]] = {}
     for vote in votes:
         judges.setdefault(vote.item, set()).add(vote.annotator)
-    compared = {name for names in judges.values() if len(names) > 1 for name in names}  # the others have the prior's
+    compared = {name for names in judges.values() if len(names) > 1 for name in names}  # the others would get the prior
     return {
         "agreement": None if math.isnan(alpha) else alpha,
         "reliability": {
@@ -252,8 +252,8 @@ def _crowd_figures(items: Sequence[Item], judgements: Sequence[Judgement], fresh
     }
 
 
-def _truth_figures(loop: Loop, rows: Sequence[Mapping[str, Any]]) -> Figures:
-    """Of simulated annotators all is known: who clicks at random, and how often their labels together are right."""
+def _truth_metrics(loop: Loop, rows: Sequence[Mapping[str, Any]]) -> Metrics:
+    """Return what is known of simulated annotators: the spammers, and how often the joint labels are right."""
     if not loop.config.annotators:
         return {}
     return {

@@ -1,27 +1,26 @@
-"""The loop that closes: generate, ask, fit, RL, evaluate, and again, each step on the disk before the next begins.
+"""Run the loop: generate, ask, fit, RL, evaluate, and again. Each step is on the disk before the next begins.
 
 In the manner of Christiano et al., 2017 (https://arxiv.org/abs/1706.03741) and of the rounds of Bai et al., 2022
-(https://arxiv.org/abs/2204.05862, section 4.5). Every round
+(https://arxiv.org/abs/2204.05862, section 4.5). The steps of a round:
 
 1. **generate**: the policy as it is completes training prompts, twice each;
-2. **ask**: which of the two is better, people, simulated annotators, or both, through a `FeedbackStore`;
-3. **fit**: the judgements of all rounds so far are aggregated and a reward model is fitted to them, from the start;
-4. **learn**: RL goes on against the new reward model, with the KL measured to the model of the very beginning;
-5. **evaluate**: held-out prompts, with judges that the agent is not trained against.
+2. **ask**: people, simulated annotators or both say which of the two is better, through a `FeedbackStore`;
+3. **fit**: the judgements of all rounds so far are aggregated, and a new reward model is fitted to them;
+4. **learn**: RL goes on against the new reward model; the reference of the KL penalty stays the very first model;
+5. **evaluate**: held-out prompts are completed and scored by judges that the agent is not trained against.
 
-What labels, and what measures. As in Gao et al., 2022 (https://arxiv.org/abs/2210.10760) simulated annotators have a
-hidden preference, `scorer`, by default the task's judge ("gold" for sentiment): they choose by it with noise, and a
-share of them clicks at random. The agent never meets it, only reward models fitted to those choices. So in such a run
-gold is the truth by definition, and its rise says that what the annotators want has arrived, not that the text became
-better. For that a second judge is reported which neither labels nor trains anything here: the task's own learned reward
-("tiny-reward", fitted to people's ratings and to reviews). Where people label, neither of the two has.
+Who labels and who measures: as in Gao et al., 2022 (https://arxiv.org/abs/2210.10760) simulated annotators have a
+hidden preference, `scorer`, by default the task's judge ("gold" for sentiment). They choose by it with noise, and some
+of them are spammers. The agent never meets the scorer, only reward models fitted to those choices. In such a run gold
+is the truth by definition: its rise says that the agent learned what the annotators want, not that the text became
+better. A second judge neither labels nor trains anything here: the task's own learned reward ("tiny-reward", fitted to
+people's ratings and to reviews). Where people label, neither of the two judges does.
 
-Departures: reward models are fitted anew each round and not trained on, on whole rounds and not asynchronously; the
-policy goes on from where it was.
+Departures: every round fits a new reward model, rounds are synchronous, and the policy goes on from where it was.
 
-A step reads nothing but the configuration, the store and the folders of the steps before it, and its own folder takes
-its place in one rename (`rlhf_envs.files`). So a run that was killed, at whatever point, goes on to the figures of one
-that was not: what is whole is skipped, and the step that was cut short starts over.
+A step reads only the configuration, the store and the folders of the steps before it. Its own folder takes its place in
+one rename (`rlhf_envs.files`). So a run that was killed at any point ends with the same numbers as one that was not:
+finished steps are skipped, and the step that was cut short starts again.
 """
 
 from __future__ import annotations
@@ -35,10 +34,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rlhf_envs.feedback import StoreError
 from rlhf_envs.files import BundleError, atomic_folder, find_folder, replace_file, verify
+from rlhf_envs.rewards import RewardError
 
-from .config import CONFIG, LoopConfig, find_loop
-from .state import FIGURES, Loop, name_run, resolve
+from ...saving.folders import CONFIG
+from ...training.run import RunInterrupted, RunStopped
+from .config import LoopConfig, find_loop
+from .report import log_round, summary, write_report
+from .state import METRICS, Loop, name_run, with_defaults
+from .steps import ROUND, START, save_model
 
 __all__ = ["LoopConfig", "LoopResult", "find_loop", "run_loop"]
 
@@ -49,11 +54,14 @@ FORMAT, VERSION = "rlhf-envs loop step", 1
 
 @dataclass(frozen=True)
 class LoopResult:
-    """A finished loop.
+    """Hold a finished loop.
 
     Attributes:
-        figures: what each round came to, one dict a round; the first is of the model before any.
-        report: what is in `report.json`.
+        config: the configuration, with its defaults filled in.
+        folder: the run's folder.
+        figures: the metrics of the rounds, one dict per round. The first is of the model before any round.
+        report: the content of `report.json`.
+        seconds: the wall time of this call.
     """
 
     config: LoopConfig
@@ -67,23 +75,18 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
     """Run the rounds, and write the run's folder: each step's outputs, TensorBoard events, report and model.
 
     Args:
-        config: the configuration; of a run that goes on, what `find_loop` gave.
-        folder: of a run to go on with; a new one by default.
-        say: is told what is going on.
+        config: the configuration. For a run that goes on, take the one of `find_loop`.
+        folder: the folder of a run to go on with; a new one by default.
+        say: is called with a line of text about each step.
 
     Raises:
-        ValueError, FileExistsError: the configuration is wrong; nothing is written.
-        RunInterrupted: Ctrl-C, or SIGTERM during RL, ended it. It goes on from there.
-        RunStopped: a step failed; the message has the cause. It goes on with that step.
+        ValueError, FileExistsError: the configuration is wrong. Nothing is written.
+        RunInterrupted: Ctrl-C, or SIGTERM during RL, ended the run. It goes on from there.
+        RunStopped: a step failed; the message has the cause. The run goes on with that step.
     """
-    from rlhf_envs.feedback import StoreError
-    from rlhf_envs.rewards import RewardError
-
-    from ...training.run import RunInterrupted, RunStopped
-
     started = time.perf_counter()
-    config = resolve(config)
-    path = Path(config.folder() if folder is None else folder).absolute()  # the places of bundles are too
+    config = with_defaults(config)
+    path = Path(config.folder() if folder is None else folder).absolute()  # as the places of bundles are
     path.mkdir(parents=True, exist_ok=folder is not None)
     name_run(path)
     replace_file(path / CONFIG, (config.model_dump_json(indent=2) + "\n").encode("utf-8"))
@@ -99,9 +102,6 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
 
 
 def _run_rounds(config: LoopConfig, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    from .report import log_round, summary, write_report
-    from .steps import ROUND, START, save_model
-
     with Loop.open(config, folder, say) as loop:
         for number in range(config.rounds + 1):
             for name, step in (ROUND if number else START).items():
@@ -113,18 +113,22 @@ def _run_rounds(config: LoopConfig, folder: Path, say: Callable[[str], None]) ->
 
 
 def run_step(place: Path, run: Callable[[Path], dict[str, Any]], say: Callable[[str], None]) -> None:
-    """Let a step fill the folder `place` and keep its figures there; nothing, where the folder is whole."""
+    """Let a step fill the folder `place`, and write its metrics there. Do nothing if the folder is whole."""
     if is_whole(place):
         return
     say(f"{place.parent.name}: {place.name}")
     started = time.perf_counter()
     with atomic_folder(place, format=FORMAT, version=VERSION, step=place.name) as into:
-        figures = {**run(into), "seconds": round(time.perf_counter() - started, 2)}
-        (into / FIGURES).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        metrics = {**run(into), "seconds": round(time.perf_counter() - started, 2)}
+        (into / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
 def is_whole(place: Path) -> bool:
-    """Whether a step has finished there; one whose files are damaged is run again, with a warning."""
+    """Return whether a step has finished there. Warn if its files are damaged: it then runs again.
+
+    Raises:
+        BundleError: another release of this package wrote the folder.
+    """
     folder = find_folder(place)
     if not folder.exists():
         return False

@@ -1,4 +1,4 @@
-"""What the steps of a loop (`.loop`) share: the configuration, the folders, the store, the reward models."""
+"""Hold what the steps of a loop (`.loop`) share: the configuration, the folders, the stores, the reward models."""
 
 from __future__ import annotations
 
@@ -7,57 +7,63 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from pydantic import TypeAdapter
 
+from rlhf_envs.feedback import Item, Judgement
 from rlhf_envs.files import find_folder, replace_file
+from rlhf_envs.models import resolve as find_model
+from rlhf_envs.registration import check_environment, task_of
+from rlhf_envs.rewards import get_reward
+from rlhf_envs.rewards.ensemble import load_reward
+from rlhf_envs.rewards.pessimism import Pessimistic
 
+from ...registry import get_algorithm
+from ...saving.bundle import holds
+from ...training.run import resolve
 from .config import LoopConfig
 
 if TYPE_CHECKING:
-    from rlhf_envs.feedback import FeedbackStore, Item, Judgement
+    from rlhf_envs.feedback import FeedbackStore
 
 __all__ = [
     "AGENT",
-    "FIGURES",
+    "METRICS",
     "PAIRS",
     "PROXY",
     "RUN",
     "SNAPSHOT",
-    "Figures",
     "Loop",
+    "Metrics",
     "items_of",
     "judgements_of",
-    "load_members",
-    "load_reward",
     "name_run",
     "plain",
-    "resolve",
+    "with_defaults",
     "write_json",
 ]
 
-Figures = dict[str, Any]
-FIGURES, PAIRS, SNAPSHOT = "figures.json", "pairs.json", "judgements.json"
-RUN = "run_id"  # a file beside the configuration, of no step: a step may run again, and the name has to stay
+Metrics = dict[str, Any]
+METRICS, PAIRS, SNAPSHOT = "figures.json", "pairs.json", "judgements.json"
+RUN = "run_id"  # a file next to the configuration, of no step: a step may run again, and the name may not change
 AGENT, PROXY = "agent", "proxy"  # a bundle; a reward model
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A run.
+    """Hold a run of the loop.
 
     Attributes:
-        config: resolved.
-        folder: of the run, an absolute path.
-        store: open; what people are asked through, and simulated annotators where no people are.
-        simulated: open; what simulated annotators are asked through. Beside people it is one of their own, so that
+        config: the configuration, with its defaults filled in.
+        folder: the run's folder, an absolute path.
+        store: the open store that people answer, and simulated annotators too where no people do.
+        simulated: the open store that simulated annotators answer. Where people label too it is another store, so that
             nobody answers the pairs of others.
-        say: is told what is going on.
+        say: is called with a line of text about each step.
     """
 
     config: LoopConfig
@@ -69,8 +75,8 @@ class Loop:
     @classmethod
     @contextmanager
     def open(cls, config: LoopConfig, folder: Path, say: Callable[[str], None]) -> Iterator[Loop]:
-        """The run with its stores open."""
-        from rlhf_envs.feedback import FeedbackStore
+        """Open the stores of a run, for as long as the `with` lasts."""
+        from rlhf_envs.feedback import FeedbackStore  # needs SQLAlchemy, an optional package
 
         with ExitStack() as stack:
             store = simulated = stack.enter_context(FeedbackStore(config.store or folder / "feedback.db"))
@@ -80,35 +86,36 @@ class Loop:
 
     @cached_property
     def name(self) -> str:
-        """What tells this run's items in the store from those of others."""
+        """Return the name that tells this run's items in the store from others."""
         return (self.folder / RUN).read_text(encoding="utf-8").strip()
 
     def place(self, number: int, step: str) -> Path:
-        """The folder of a step of a round; round 0 is what there is before the first."""
+        """Return the folder of a step of a round. Round 0 is what there is before the first round."""
         return self.folder / f"round_{number}" / step
 
-    def read(self, number: int, step: str, file: str = FIGURES) -> Any:
-        """What a step left in a JSON file, by default its figures."""
+    def read(self, number: int, step: str, file: str = METRICS) -> Any:
+        """Return the content of a JSON file of a step, by default its metrics."""
         return json.loads((find_folder(self.place(number, step)) / file).read_text(encoding="utf-8"))
 
     def agent(self, number: int) -> Path:
-        """The bundle of the agent at the end of a round."""
+        """Return the bundle of the agent at the end of a round."""
         return find_folder(self.place(number, "learn")) / AGENT
 
-    def reward(self, number: int) -> Any:
-        """The reward function that a round fitted."""
-        return load_reward(self.config, self.proxy(number))
-
     def proxy(self, number: int) -> Path:
-        """The folder of the reward model that a round fitted."""
+        """Return the folder of the reward model that a round fitted."""
         return find_folder(self.place(number, "fit")) / PROXY
+
+    def reward(self, folder: Path) -> Any:
+        """Load the reward function of RL: the reward model or ensemble in a folder, with the run's pessimism."""
+        reward: Any = load_reward(folder)
+        return Pessimistic(reward, k=self.config.pessimism) if self.config.pessimism else reward
 
 
 def name_run(folder: Path) -> None:
-    """Give a new run the name that its items have in the store; a run that has one keeps it.
+    """Write the name that a new run's items have in the store; a run that has a name keeps it.
 
     Raises:
-        ValueError: the file with the name is gone and there are rounds, whose labels no other name would find.
+        ValueError: the file with the name is gone and there are rounds: no other name would find their labels.
     """
     path = folder / RUN
     if path.is_file():
@@ -121,45 +128,13 @@ def name_run(folder: Path) -> None:
     replace_file(path, f"{uuid.uuid4().hex[:12]}\n".encode())
 
 
-def load_reward(config: LoopConfig, folder: Path) -> Any:
-    """The reward model, or the ensemble, in a folder, with the pessimism of the run."""
-    from rlhf_envs.rewards.ensemble import RewardEnsemble
-    from rlhf_envs.rewards.pessimism import Pessimistic
-    from rlhf_envs.rewards.reward_model import RewardModel
-
-    if config.members == 1:
-        return RewardModel(str(folder))
-    ensemble = RewardEnsemble(folder)
-    return Pessimistic(ensemble, k=config.pessimism) if config.pessimism else ensemble
-
-
-def load_members(config: LoopConfig, folder: Path) -> Callable[[list[str], list[str]], np.ndarray]:
-    """What gives the scores of each reward model in a folder, (members, n), such that differences are log-odds."""
-    from rlhf_envs.rewards.ensemble import RewardEnsemble
-    from rlhf_envs.rewards.reward_model import RewardModel
-
-    if config.members > 1:
-        ensemble = RewardEnsemble(folder)
-        return lambda prompts, completions: ensemble.member_scores(prompts, completions) / ensemble.gain
-    model = RewardModel(str(folder))
-    return lambda prompts, completions: model(prompts, completions)[None] / model.gain
-
-
-def resolve(config: LoopConfig) -> LoopConfig:
-    """The configuration with its defaults filled in, from the table of hyperparameters and from the task.
+def with_defaults(config: LoopConfig) -> LoopConfig:
+    """Return the configuration with its defaults filled in, from the settings files and from the task.
 
     Raises:
         ValueError: the environment, the algorithm or a reward is unknown, or the algorithm's agents cannot be saved.
         ImportError: a package that a later step needs is not installed.
     """
-    from rlhf_envs.models import resolve as find_model
-    from rlhf_envs.registration import check_environment, task_of
-    from rlhf_envs.rewards import get_reward
-
-    from ...registry import get_algorithm
-    from ...saving.bundle import holds
-    from ...training.run import resolve as with_defaults
-
     for package in ("sqlalchemy", "alembic", "crowdkit", "krippendorff"):
         if find_spec(package) is None:
             raise ImportError(f'rlhf loop needs {package}: pip install "rlhf-envs[web,agreement]"')
@@ -181,38 +156,28 @@ def resolve(config: LoopConfig) -> LoopConfig:
             find_model(model)
     store = config.store
     if store is not None and "://" not in store:
-        store = str(Path(store).absolute())  # a run goes on from another directory too
+        store = str(Path(store).absolute())  # so that the run goes on from another directory too
     found: dict[str, Any] = {"scorer": scorer, "judge": judges, "store": store}
     if config.people == config.labels:
-        found["annotators"] = 0  # nothing is left for them
-    return LoopConfig.model_validate(with_defaults(config).model_dump() | found)
+        found["annotators"] = 0  # no pairs are left for simulated ones
+    return LoopConfig.model_validate(resolve(config).model_dump() | found)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file into the folder of a step."""
+    """Write JSON into a file in the folder of a step."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def plain(records: Sequence[Item] | Sequence[Judgement]) -> list[dict[str, Any]]:
-    """Records of the store as JSON takes them."""
+    """Return records of the store as JSON takes them."""
     return [{**asdict(record), "created": record.created.isoformat()} for record in records]
 
 
 def items_of(snapshot: Mapping[str, Any]) -> list[Item]:
-    """The items that `plain` wrote."""
-    from rlhf_envs.feedback import Item
-
-    return [
-        Item(**{**row, "completions": tuple(row["completions"]), "created": datetime.fromisoformat(row["created"])})
-        for row in snapshot["items"]
-    ]
+    """Return the items that `plain` wrote."""
+    return TypeAdapter(list[Item]).validate_python(snapshot["items"])
 
 
 def judgements_of(snapshot: Mapping[str, Any]) -> list[Judgement]:
-    """The judgements that `plain` wrote."""
-    from rlhf_envs.feedback import Judgement
-
-    return [
-        Judgement(**{**row, "sides": tuple(row["sides"]), "created": datetime.fromisoformat(row["created"])})
-        for row in snapshot["judgements"]
-    ]
+    """Return the judgements that `plain` wrote."""
+    return TypeAdapter(list[Judgement]).validate_python(snapshot["judgements"])

@@ -1,6 +1,6 @@
-"""The steps of a loop (`loop.py`) that the agent is in: the beginning, completions, RL, evaluation.
+"""Run the steps of a loop (`.loop`) that the agent is in: the beginning, completions, RL, evaluation.
 
-A step fills a folder from the folders of the steps before it, and returns its figures.
+A step fills a folder from the folders of the steps before it, and returns its metrics.
 """
 
 from __future__ import annotations
@@ -11,35 +11,44 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_envs.preferences.queries import select_pairs
+from rlhf_envs.rewards.ensemble import RewardEnsemble, load_reward
+
+from ...core.episodes import open_batch
+from ...core.random_state import get_generators, set_generators
+from ...evaluation.evaluate import evaluate
+from ...evaluation.generate import generate_in
+from ...evaluation.source import Source
+from ...saving import bundle as bundles
+from ...saving.checkpoints import Checkpoints
+from ...saving.folders import CHECKPOINTS, MODEL
+from ...saving.loading import load
+from ...training.callbacks import PeriodicEvaluation
+from ...training.checkpoint_callback import CheckpointCallback
+from ...training.logger import open_logger
+from ...training.run import RunInterrupted, build_agent, build_callbacks, build_environment
 from .feedback import ask, fit
-from .state import AGENT, PAIRS, Figures, Loop, load_members, write_json
+from .state import AGENT, PAIRS, Loop, Metrics, write_json
 
-__all__ = ["ROUND", "START", "begin", "evaluate", "generate", "learn", "save_model"]
+__all__ = ["ROUND", "START", "begin", "generate", "learn", "measure", "save_model"]
 
-SPARE = 1.1  # pairs drawn for each that is wanted: some are of two equal completions
+SPARE = 1.1  # pairs drawn for each that is wanted, because some have two equal completions
 
 
-def begin(loop: Loop, number: int, into: Path) -> Figures:
+def begin(loop: Loop, number: int, into: Path) -> Metrics:
     """Save the agent before any training."""
-    from ...saving import bundle as bundles
-    from ...training.run import build_agent
-
     agent = build_agent(loop.config)
     bundles.save(agent, into / AGENT)
     agent.get_env().close()
     return {"tokens": 0}
 
 
-def generate(loop: Loop, number: int, into: Path) -> Figures:
-    """Complete training prompts twice with the policy as it is; two equal completions are nothing to choose from.
+def generate(loop: Loop, number: int, into: Path) -> Metrics:
+    """Complete training prompts twice each with the policy as it is, and keep the pairs that differ.
 
     Raises:
         ValueError: all pairs are equal.
     """
-    from ...core.episodes import open_batch
-    from ...evaluation.generate import generate_in
-    from ...evaluation.source import Source
-
     config = loop.config
     options = {"split": "train", **config.environment_kwargs(), "reward": None, "reward_fn": no_reward}
     batch = open_batch(config.env_id, 1, **options)
@@ -47,7 +56,9 @@ def generate(loop: Loop, number: int, into: Path) -> Figures:
     asks_actively = config.query != "random" and number > 1
     n = int(SPARE * config.labels * (config.pool if asks_actively else 1)) + 1
     order = np.random.default_rng(config.seed).permutation(len(batch.rows))
-    prompts = order.take(range((number - 1) * n, number * n), mode="wrap")  # others in each round, while there are any
+    prompts = order.take(
+        range((number - 1) * n, number * n), mode="wrap"
+    )  # each round takes other prompts, while there are any
     done = generate_in(batch, policy, np.repeat(prompts, 2), seed=1_000_003 * (config.seed + 1) + number)
     pairs = [
         {"prompt": one.prompt, "completions": [one.completion, other.completion]}
@@ -62,40 +73,37 @@ def generate(loop: Loop, number: int, into: Path) -> Figures:
 
 
 def _choose(loop: Loop, number: int, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The pairs that the last round's reward models are least sure of, or differ most about."""
-    from rlhf_envs.preferences.queries import select_pairs
-
-    config = loop.config
-    reward = load_members(config, loop.proxy(number - 1))
+    """Return the pairs that the last round's reward models are least sure of, or differ most about."""
+    config, reward = loop.config, load_reward(loop.proxy(number - 1))
     prompts = [pair["prompt"] for pair in pairs]
-    sides = [reward(prompts, [pair["completions"][side] for pair in pairs]) for side in (0, 1)]
-    scores = np.stack(sides, axis=-1)  # (members, pairs, 2), in log-odds
+
+    def score(side: int) -> np.ndarray:
+        """Return the scores of every member, (members, pairs). Differences are log-odds."""
+        completions = [pair["completions"][side] for pair in pairs]
+        if isinstance(reward, RewardEnsemble):
+            return reward.member_scores(prompts, completions) / reward.gain
+        return reward(prompts, completions)[None] / reward.gain
+
+    scores = np.stack([score(0), score(1)], axis=-1)  # (members, pairs, 2)
     seed = 1000 * config.seed + number
     return [pairs[i] for i in select_pairs(config.query, min(config.labels, len(pairs)), scores=scores, seed=seed)]
 
 
 def no_reward(prompts: Sequence[str], completions: Sequence[str], **columns: object) -> list[float]:
-    """What completions score before anybody is asked."""
+    """Return zeros: the reward before anybody is asked."""
     return [0.0] * len(completions)
 
 
-def learn(loop: Loop, number: int, into: Path) -> Figures:
+def learn(loop: Loop, number: int, into: Path) -> Metrics:
     """Go on with RL against this round's reward model, from the round before or from a checkpoint in this one.
 
     Raises:
         RunInterrupted: SIGTERM or SIGINT; a checkpoint is saved.
     """
-    from ...saving import bundle as bundles
-    from ...saving.checkpoints import Checkpoints
-    from ...saving.folders import CHECKPOINTS
-    from ...training.callbacks import PeriodicEvaluation
-    from ...training.checkpoint_callback import CheckpointCallback
-    from ...training.logger import open_logger
-    from ...training.run import RunInterrupted, build_callbacks
-
-    config, reward, place = loop.config, loop.reward(number), loop.place(number, "learn").parent
+    config, reward, place = loop.config, loop.reward(loop.proxy(number)), loop.place(number, "learn").parent
     bundle = Checkpoints(place / CHECKPOINTS).latest() or loop.agent(number - 1)
-    agent, generators = _load_agent(loop, bundle)
+    agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
+    generators = get_generators()  # as they were when the bundle was saved
     agent.get_env().set_attr("reward_fn", reward)
     callbacks = build_callbacks(config, agent, place)
     guard = next(callback for callback in callbacks if isinstance(callback, CheckpointCallback))
@@ -106,7 +114,7 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
     agent.set_logger(open_logger(loop.folder, config.verbose > 0, resumed_at=agent.num_timesteps))
     assert config.n_timesteps is not None
     end = loop.read(number - 1, "learn")["tokens"] + config.n_timesteps
-    generators()
+    set_generators(generators)
     try:
         agent.learn(
             max(end - agent.num_timesteps, 0),
@@ -115,7 +123,7 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
             reset_num_timesteps=False,
             progress_bar=config.progress,
         )
-        if guard.interrupted is not None:  # then it has saved a checkpoint, after the last update too
+        if guard.interrupted is not None:  # it has saved a checkpoint, also after the last update
             raise RunInterrupted(
                 f"{guard.interrupted.name}: the run is saved in {guard.saved}; go on with: rlhf loop --resume "
                 f"{loop.folder}"
@@ -128,32 +136,18 @@ def learn(loop: Loop, number: int, into: Path) -> Figures:
     return {"tokens": int(agent.num_timesteps)}
 
 
-def _load_agent(loop: Loop, bundle: Path) -> tuple[Any, Callable[[], None]]:
-    """The agent of a bundle, and what puts the global generators to where they were when it was saved."""
-    from ...core.random_state import get_generators, set_generators
-    from ...saving.loading import load
-    from ...training.run import build_environment
-
-    config = loop.config
-    agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
-    saved = get_generators()
-    return agent, lambda: set_generators(saved)
-
-
-def evaluate(loop: Loop, number: int, into: Path) -> Figures:
+def measure(loop: Loop, number: int, into: Path) -> Metrics:
     """Complete held-out prompts, the same ones every round, and measure them with judges and this round's reward."""
-    from ...evaluation.evaluate import evaluate as run
-
     config = loop.config
-    options = {**config.held_out_kwargs(), "reward": None, "reward_fn": loop.reward(number) if number else no_reward}
-    evaluation = run(
+    reward = loop.reward(loop.proxy(number)) if number else no_reward
+    evaluation = evaluate(
         loop.agent(number),
         config.env_id,
         n_episodes=config.test_episodes,
         split=config.test_split,
         judges=config.judge,
         seed=config.seed,
-        env_kwargs=options,
+        env_kwargs={**config.held_out_kwargs(), "reward": None, "reward_fn": reward},
     )
     report = evaluation.to_dict(n_samples=16)
     if not number:  # there is no reward model yet
@@ -164,14 +158,11 @@ def evaluate(loop: Loop, number: int, into: Path) -> Figures:
 
 def save_model(loop: Loop) -> None:
     """Write the policy of the last round as a plain Hugging Face folder, as `rlhf train` does."""
-    from ...evaluation.source import Source
-    from ...saving.folders import MODEL
-
     policy = Source.of(loop.agent(loop.config.rounds)).policy
     assert policy is not None
     policy.save_pretrained(loop.folder / MODEL)
 
 
-Step = Callable[[Loop, int, Path], Figures]
-START: dict[str, Step] = {"learn": begin, "evaluate": evaluate}
-ROUND: dict[str, Step] = {"generate": generate, "ask": ask, "fit": fit, "learn": learn, "evaluate": evaluate}
+Step = Callable[[Loop, int, Path], Metrics]
+START: dict[str, Step] = {"learn": begin, "evaluate": measure}
+ROUND: dict[str, Step] = {"generate": generate, "ask": ask, "fit": fit, "learn": learn, "evaluate": measure}

@@ -1,4 +1,4 @@
-"""The configuration of a search for settings: one documented pydantic model, whose fields are the flags."""
+"""Define the configuration of a search for settings: one documented pydantic model, whose fields are the flags."""
 
 from __future__ import annotations
 
@@ -9,32 +9,33 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ...training.config import TrainConfig, parse_pairs
+from .space import parse_range
 
 __all__ = ["TuneConfig"]
 
-# What another call of the same study may change: how long it goes on, what is done with what it finds.
+# Fields that another call of the same study may change: how long it goes on, and what is done with its findings.
 FREE = ("trials", "log_folder", "output", "storage", "study", "confirm_seeds", "threads", "progress")
 
 
 class TuneConfig(BaseModel):
-    """The configuration of a search: one algorithm on one environment."""
+    """Hold the configuration of a search: one algorithm on one environment."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     env: str = Field("rlhf/Sentiment-v0", description="Environment id, see `rlhf envs`.")
     algo: str = Field("ppo", description="Algorithm.")
     trials: int = Field(20, gt=0, description="Trials in all, those of an earlier call among them.")
-    tokens: int = Field(20_000, gt=0, description="Tokens that a trial trains for, a seed.")
-    seeds_per_trial: int = Field(1, gt=0, description="Seeds whose mean is a trial's figure.")
+    tokens: int = Field(20_000, gt=0, description="Tokens that a trial trains for, per seed.")
+    seeds_per_trial: int = Field(1, gt=0, description="Seeds per trial, whose mean counts.")
     confirm_seeds: int = Field(
-        3, ge=0, description="Seeds, none of the search's, on which the best settings and the defaults are run again."
+        3, ge=0, description="New seeds, with which the best settings and the defaults are run again."
     )
     sampler: Literal["tpe", "random"] = Field("tpe", description="How settings are proposed: tpe or random.")
     pruner: Literal["median", "halving", "none"] = Field(
         "median", description="Which trials end early: median, halving or none."
     )
     metric: str = Field("reward", description="What is maximised on the validation split: reward, or a judge's name.")
-    kl_limit: float | None = Field(None, gt=0, description="Highest KL an episode, in nats, of settings that count.")
+    kl_limit: float | None = Field(None, gt=0, description="Highest KL per episode, in nats, of settings that count.")
     evaluations: int = Field(4, gt=0, description="Evaluations of a trial, at each of which it may be pruned.")
     episodes: int = Field(128, ge=2, description="Held-out prompts of an evaluation.")
     space: list[str] = Field(
@@ -73,40 +74,38 @@ class TuneConfig(BaseModel):
     @field_validator("space")
     @classmethod
     def _ranges(cls, value: list[str]) -> list[str]:
-        from .space import parse_range
-
         for text in value:
             parse_range(text)
         return value
 
     @property
     def env_name(self) -> str:
-        """The environment's id without its namespace."""
+        """Return the environment's id without its namespace."""
         return self.env.rpartition(":")[2].rpartition("/")[2]
 
     @property
     def study_name(self) -> str:
-        """The name of the study."""
+        """Return the name of the study."""
         return self.study or f"{self.algo}-{self.env_name}"
 
     def folder(self) -> Path:
-        """Where the search's files are."""
+        """Return the folder of the search."""
         return Path(self.log_folder) / "tune" / self.algo / (self.study or self.env_name)
 
     def storage_url(self) -> str:
-        """Optuna's storage."""
+        """Return the URL of Optuna's storage."""
         return self.storage or f"sqlite:///{self.folder().as_posix()}/study.db"
 
     def settings_file(self) -> Path:
-        """The YAML file that the best settings go into."""
+        """Return the YAML file that the best settings go into."""
         return Path(self.output) if self.output is not None else self.folder() / f"{self.env_name}.yml"
 
     def fixed(self) -> dict[str, Any]:
-        """What all trials of a study share, as plain JSON: a later call has to agree."""
+        """Return what all trials of a study share, as JSON. A later call has to agree."""
         return dict(json.loads(self.model_dump_json(exclude=set(FREE) & set(type(self).model_fields))))
 
     def run(self, seed: int, chosen: dict[str, Any]) -> TrainConfig:
-        """The configuration of one training run with chosen settings."""
+        """Return the configuration of one training run with chosen settings."""
         given = dict(
             algo=self.algo,
             env=self.env,

@@ -1,4 +1,4 @@
-"""What a search leaves behind: the table of trials, the best settings in a YAML file, and the report."""
+"""Write what a search leaves behind: the table of trials, the best settings in a YAML file, and the report."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.files import replace_file
+from rlhf_envs.rendering import markdown_table
 
 from ...training.hyperparams import write_section
-from .search import ERROR, FIGURES, KL, TuneResult
+from .search import ERROR, KL, VALUES, TuneResult
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +20,7 @@ __all__ = ["confirmation_table", "summary", "write"]
 
 
 def write(result: TuneResult) -> Path:
-    """Write trials.csv and report.md into the search's folder, and the section of the YAML file; the file's path."""
+    """Write trials.csv, report.md and the section of the YAML file. Return the path of the YAML file."""
     config = result.config
     folder = config.folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +38,7 @@ def write(result: TuneResult) -> Path:
 
 
 def trials(result: TuneResult) -> list[dict[str, Any]]:
-    """A row a trial, whatever became of it."""
+    """Return a row per trial, also for failed and pruned trials."""
     return [
         {
             "trial": trial.number,
@@ -46,7 +47,7 @@ def trials(result: TuneResult) -> list[dict[str, Any]]:
             "kl": trial.user_attrs.get(KL),
             "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 1),
             **{name: trial.params.get(name) for name in result.space},
-            "figures": " ".join(f"{value:.6g}" for value in trial.user_attrs.get(FIGURES, [])),
+            "figures": " ".join(f"{value:.6g}" for value in trial.user_attrs.get(VALUES, [])),
             "error": trial.user_attrs.get(ERROR, ""),
         }
         for trial in result.study.trials
@@ -54,7 +55,7 @@ def trials(result: TuneResult) -> list[dict[str, Any]]:
 
 
 def summary(result: TuneResult) -> str:
-    """One line: the search's own figure, and that of new seeds."""
+    """Return a line with the metric in the search and with new seeds."""
     config = result.config
     text = (
         f"rlhf tune, trial {result.best.number} of {len(result.study.trials)}: {config.metric} {result.best.value:.4f}"
@@ -64,8 +65,8 @@ def summary(result: TuneResult) -> str:
     return f"{text}; {config.confirm_seeds} new seeds: {result.confirmed.estimate('validation')}"
 
 
-def figures(result: TuneResult) -> list[tuple[str, str, str]]:
-    """What was measured of the best settings and of the default ones: name, best, default."""
+def metrics(result: TuneResult) -> list[tuple[str, str, str]]:
+    """Return the metrics of the best and of the default settings: name, best, default."""
     config = result.config
     rows = [(f"{config.metric}, the search's own seeds (validation)", f"{result.best.value:.3f}", "")]
     if result.confirmed is None or result.defaults is None:
@@ -74,52 +75,41 @@ def figures(result: TuneResult) -> list[tuple[str, str, str]]:
         best, default = (str(found.estimate(split)) for found in (result.confirmed, result.defaults))
         rows.append((f"{config.metric}, {config.confirm_seeds} new seeds ({split})", best, default))
     best, default = (f"{sum(found.kl) / len(found.kl):.2f}" for found in (result.confirmed, result.defaults))
-    return [*rows, ("KL an episode, new seeds (test)", best, default)]
+    return [*rows, ("KL per episode, new seeds (test)", best, default)]
 
 
 def confirmation_table(result: TuneResult) -> Table:
-    """The figures side by side, for the terminal."""
+    """Return the metrics side by side, for the terminal."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE, pad_edge=False)
     for heading in ("", "best", "default"):
         table.add_column(heading)
-    for row in figures(result):
+    for row in metrics(result):
         table.add_row(*row)
     return table
 
 
 def report(result: TuneResult, rows: list[dict[str, Any]]) -> str:
-    """The report as Markdown."""
+    """Return the report as Markdown."""
     config = result.config
     states = [row["state"] for row in rows]
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    lines = [
+    limit = f", KL at most {config.kl_limit} nats per episode" if config.kl_limit else ""
+    parts = [
         f"# Settings of {config.algo} on {config.env}",
-        "",
         f"{len(rows)} trials of {config.tokens} tokens ({counts}), sampler {config.sampler}, pruner {config.pruner}, "
-        f"seeds a trial {config.seeds_per_trial}"
-        + (f", KL at most {config.kl_limit} nats an episode." if config.kl_limit else "."),
-        "",
-        "The best of many trials looks better than it is: compare the figures of new seeds. Trial 0 has the default "
+        f"{config.seeds_per_trial} seeds per trial{limit}.",
+        "The best of many trials looks better than it is: compare the metrics of new seeds. Trial 0 has the default "
         "settings, moved into the ranges where they lie outside.",
-        "",
-        *_markdown(["", "best", "default"], [list(row) for row in figures(result)]),
-        "",
+        markdown_table(["", "best", "default"], metrics(result)),
         "## Ranges",
-        "",
-        *(f"- `{name}`: {found}" for name, found in result.space.items()),
-        "",
+        "\n".join(f"- `{name}`: {found}" for name, found in result.space.items()),
         "## Trials",
-        "",
-        *_markdown(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]),
+        markdown_table(list(rows[0]), [[_cell(value) for value in row.values()] for row in rows]),
     ]
-    return "\n".join(lines) + "\n"
-
-
-def _markdown(headings: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
+    return "\n\n".join(parts) + "\n"
 
 
 def _cell(value: Any) -> str:

@@ -1,9 +1,9 @@
-"""The search for settings of one algorithm on one environment, with Optuna: what `rlhf tune` does.
+"""Search the settings of one algorithm on one environment with Optuna, as `rlhf tune` does.
 
-A trial trains with the settings that the sampler proposes and is judged by held-out episodes of the validation split.
-The best of many trials looks better than it is (the winner's curse: Smith and Winkler 2006,
-https://doi.org/10.1287/mnsc.1050.0451), so the winner and the settings of before are trained again with seeds that the
-search had not, and it is those figures, on validation and test, that say whether to change anything.
+A trial trains with settings that the sampler proposes, and is judged by held-out episodes of the validation split. The
+best of many trials looks better than it is (the winner's curse: Smith and Winkler 2006,
+https://doi.org/10.1287/mnsc.1050.0451). So the best settings and the default settings are trained again with seeds that
+the search did not use. Their metrics on validation and test show whether to change anything.
 """
 
 from __future__ import annotations
@@ -19,9 +19,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
 
+from rlhf_envs.registration import check_environment
+
+from ...core.episodes import open_batch
 from ...core.random_state import isolated_generators
-from ...evaluation.evaluate import Evaluation, evaluate
+from ...evaluation.evaluate import Evaluation, evaluate, find_judges
 from ...evaluation.statistics import Estimate, bootstrap_mean
+from ...registry import default_arguments, get_algorithm, kl_argument, known_arguments, own_arguments
 from ...training.run import build_agent, resolve
 from .config import TuneConfig
 from .space import Range, parse_range, search_space
@@ -29,37 +33,39 @@ from .space import Range, parse_range, search_space
 __all__ = ["Confirmation", "TuneResult", "tune"]
 
 logger = logging.getLogger(__name__)
-CONFIG, KL, ERROR, FIGURES = "config", "kl", "error", "figures"
+CONFIG, KL, ERROR, VALUES = "config", "kl", "error", "figures"  # attributes of a study and of its trials
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 CONFIRM_FROM = 10_000  # far from any seed of a search
 
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Settings trained again with new seeds: the metric and the KL of every seed.
+    """Hold the metric and the KL of settings that were trained again with new seeds.
 
     Attributes:
-        values: by split, the metric a seed.
-        kl: nats an episode, a seed, on the test split.
+        values: the metric of each seed, by split.
+        kl: the KL of each seed on the test split, in nats per episode.
     """
 
     values: dict[str, list[float]]
     kl: list[float]
 
     def estimate(self, split: str) -> Estimate:
-        """Mean over the seeds with its standard error, which is NaN for one seed."""
+        """Return the mean over the seeds with its standard error, which is NaN for one seed."""
         return bootstrap_mean(np.array(self.values[split]))
 
 
 @dataclass(frozen=True)
 class TuneResult:
-    """What a search found.
+    """Hold what a search found.
 
     Attributes:
-        study: Optuna's.
+        config: the configuration of the search.
+        space: the ranges that were searched.
+        study: Optuna's study.
         best: the best trial within the KL limit.
-        settings: of the best trial, whole: what goes into the YAML file.
-        confirmed, defaults: the winner's and the default settings' figures on new seeds; None without `confirm_seeds`.
+        settings: all settings of the best trial, as they go into the YAML file.
+        confirmed, defaults: the best and the default settings with new seeds; None without `confirm_seeds`.
     """
 
     config: TuneConfig
@@ -72,14 +78,14 @@ class TuneResult:
 
 
 def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> TuneResult:
-    """Search, go on with a search of before, and confirm what it found.
+    """Search, or go on with an earlier search, and confirm what it found.
 
     Args:
-        config: of the search.
-        say: is told of every trial.
+        config: the configuration of the search.
+        say: is called with a line of text about each trial.
 
     Raises:
-        ValueError: the configuration is wrong, another than the study's, or no trial gave a figure within the limit.
+        ValueError: the configuration is wrong or differs from the study's, or no trial stayed within the KL limit.
     """
     space = find_space(config)
     study = _open_study(config, space)
@@ -88,8 +94,8 @@ def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> 
         study.optimize(
             lambda trial: _objective(config, space, trial),
             n_trials=config.trials - finished,
-            catch=(Exception,),  # it is in the table of trials, with its cause
-            callbacks=[lambda study, trial: say(_described(config, trial))],
+            catch=(Exception,),  # the table of trials has the cause
+            callbacks=[lambda study, trial: say(_describe(config, trial))],
         )
     best = _best(config, study)
     run = resolve(config.run(config.seed, best.params))
@@ -102,23 +108,16 @@ def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> 
 
 
 def find_space(config: TuneConfig) -> dict[str, Range]:
-    """The ranges of a search, from the algorithm's arguments and the environment's sizes.
+    """Return the ranges of a search, from the algorithm's arguments and the environment's sizes.
 
     Raises:
-        ValueError: unknown environment, algorithm, argument or judge.
+        ValueError: an environment, algorithm, argument or judge is unknown.
     """
-    from rlhf_envs.registration import check_environment
-
-    from ...core.episodes import open_batch
-    from ...evaluation.evaluate import find_judges
-    from ...registry import get_algorithm, kl_argument, known_arguments, own_arguments
-
     cls = get_algorithm(config.algo)
     env_id = check_environment(config.env)
     batch = open_batch(env_id, 1, **config.env_kwargs)
-    judges = find_judges(batch.task, None)
-    if config.metric != "reward" and config.metric not in judges:
-        find_judges(batch.task, [config.metric])
+    if config.metric != "reward":
+        find_judges(batch.task, [config.metric])  # raises for an unknown one
     run = resolve(config.run(config.seed, {}))
     assert run.n_envs is not None
     horizon = int(batch.max_new_tokens)
@@ -130,7 +129,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
         dict(map(parse_range, config.space)),
         algo=config.algo,
         only=config.only,
-        leash=(config.metric != "reward" or config.kl_limit is not None) and kl_argument(cls) == "kl_coef",
+        kl_coef=(config.metric != "reward" or config.kl_limit is not None) and kl_argument(cls) == "kl_coef",
         rollout=rollout,
         episode=horizon,
         n_envs=run.n_envs,
@@ -138,10 +137,10 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
 
 
 def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
-    """The study, made with its first trial (the default settings) or found again.
+    """Return the study: an earlier one, or a new one whose first trial has the default settings.
 
     Raises:
-        ValueError: the study found is another search.
+        ValueError: the earlier study is of another search.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if config.storage is None:
@@ -151,7 +150,11 @@ def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
         study_name=config.study_name,
         direction="maximize",
         load_if_exists=True,
-        pruner=_pruner(config),
+        pruner={
+            "median": optuna.pruners.MedianPruner(n_startup_trials=4),
+            "halving": optuna.pruners.SuccessiveHalvingPruner(),
+            "none": optuna.pruners.NopPruner(),
+        }[config.pruner],
     )
     done = len(study.trials)
     study.sampler = _sampler(config, config.seed + done)
@@ -169,9 +172,7 @@ def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
 
 
 def _nearest_to_default(config: TuneConfig, space: dict[str, Range]) -> dict[str, Any]:
-    """The default settings, moved into the ranges where they lie outside; without those that cannot be."""
-    from ...registry import default_arguments, get_algorithm
-
+    """Return the default settings, moved into their ranges. Settings that cannot be moved are left out."""
     start = default_arguments(get_algorithm(config.algo)) | resolve(config.run(config.seed, {})).agent_kwargs()
     moved = {name: found.nearest(start[name]) for name, found in space.items() if name in start}
     return {name: value for name, value in moved.items() if value is not None}
@@ -188,34 +189,25 @@ def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
     )
 
 
-def _pruner(config: TuneConfig) -> optuna.pruners.BasePruner:
-    pruners: dict[str, Callable[[], optuna.pruners.BasePruner]] = {
-        "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=4),
-        "halving": lambda: optuna.pruners.SuccessiveHalvingPruner(),
-        "none": lambda: optuna.pruners.NopPruner(),
-    }
-    return pruners[config.pruner]()
-
-
 def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial) -> float:
-    """The mean over a trial's seeds; a failure's cause is kept with the trial."""
+    """Return the mean of the metric over a trial's seeds. If it fails, the trial keeps the cause."""
     chosen = {name: found.suggest(trial, name) for name, found in space.items()}
-    figures: list[float] = []
+    values: list[float] = []
     kl: list[float] = []
     try:
         for index in range(config.seeds_per_trial):
             agent = _train(config, config.seed + index, chosen, _Pruning(config, trial, index))
             found = _measure(config, agent, "validation")
-            figures.append(_figure(config, found))
+            values.append(_metric(config, found))
             kl.append(_kl(found))
-            trial.set_user_attr(FIGURES, figures)
+            trial.set_user_attr(VALUES, values)
             trial.set_user_attr(KL, float(np.mean(kl)))
     except optuna.TrialPruned:
         raise
-    except BaseException as error:  # an interruption too: the trial is told as failed, and the search goes on later
+    except BaseException as error:  # also an interruption: the trial counts as failed, and the search goes on later
         trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
         raise
-    return float(np.mean(figures))
+    return float(np.mean(values))
 
 
 def _train(config: TuneConfig, seed: int, chosen: dict[str, Any], callback: BaseCallback | None = None) -> Any:
@@ -235,8 +227,8 @@ def _measure(config: TuneConfig, agent: Any, split: str) -> Evaluation:
     return evaluate(agent, run.env_id, config.episodes, split, judges, env_kwargs=run.held_out_kwargs())
 
 
-def _figure(config: TuneConfig, found: Evaluation) -> float:
-    """The metric's mean.
+def _metric(config: TuneConfig, found: Evaluation) -> float:
+    """Return the metric's mean.
 
     Raises:
         FloatingPointError: it is not finite.
@@ -253,7 +245,7 @@ def _kl(found: Evaluation) -> float:
 
 
 class _Pruning(BaseCallback):
-    """Evaluates a trial at equal shares of its tokens, and ends it where the pruner says so."""
+    """Evaluate a trial at equal shares of its tokens, and end it if the pruner says so."""
 
     def __init__(self, config: TuneConfig, trial: optuna.Trial, index: int) -> None:
         super().__init__()
@@ -265,35 +257,36 @@ class _Pruning(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         config = self.config
-        due = min(self.num_timesteps * config.evaluations // config.tokens, config.evaluations - 1)  # the last is whole
+        done = self.num_timesteps * config.evaluations // config.tokens
+        due = min(done, config.evaluations - 1)  # the last evaluation is after training
         if due <= self._done:
             return
         self._done = due
         with isolated_generators(self.num_timesteps):
             found = _measure(config, self.model, "validation")
-        self.trial.report(_figure(config, found), self.index * config.evaluations + due)
+        self.trial.report(_metric(config, found), self.index * config.evaluations + due)
         self.trial.set_user_attr(KL, _kl(found))
         if self.trial.should_prune():
             raise optuna.TrialPruned
 
 
-def _described(config: TuneConfig, trial: FrozenTrial) -> str:
+def _describe(config: TuneConfig, trial: FrozenTrial) -> str:
     value = "" if trial.value is None else f" {config.metric} {trial.value:.4f}"
     cause = f": {trial.user_attrs[ERROR]}" if ERROR in trial.user_attrs else ""
     return f"trial {trial.number}: {trial.state.name.lower()}{value}{cause}"
 
 
 def _best(config: TuneConfig, study: optuna.Study) -> FrozenTrial:
-    """The best trial within the KL limit.
+    """Return the best trial within the KL limit.
 
     Raises:
-        ValueError: there is none; the message says why.
+        ValueError: there is none. The message says why.
     """
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     if not complete:
         failed = study.get_trials(states=(TrialState.FAIL,))
         cause = failed[0].user_attrs.get(ERROR, "unknown") if failed else "they were pruned"
-        raise ValueError(f"none of {len(study.trials)} trials gave a figure ({len(failed)} failed); the first: {cause}")
+        raise ValueError(f"none of {len(study.trials)} trials finished ({len(failed)} failed); the first: {cause}")
     limit = config.kl_limit
     within = [trial for trial in complete if limit is None or trial.user_attrs[KL] <= limit]
     if not within:
@@ -306,12 +299,13 @@ def _best(config: TuneConfig, study: optuna.Study) -> FrozenTrial:
 
 
 def _confirm(config: TuneConfig, chosen: dict[str, Any]) -> Confirmation:
+    """Train with new seeds and evaluate on both splits."""
     values: dict[str, list[float]] = {"validation": [], "test": []}
     kl = []
     for index in range(config.confirm_seeds):
         agent = _train(config, config.seed + CONFIRM_FROM + index, chosen)
         for split, column in values.items():
             found = _measure(config, agent, split)
-            column.append(_figure(config, found))
+            column.append(_metric(config, found))
         kl.append(_kl(found))
     return Confirmation(values, kl)

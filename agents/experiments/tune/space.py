@@ -1,4 +1,4 @@
-"""What a search may choose from: ranges by argument name, for the arguments that the algorithm takes."""
+"""Define what a search may choose from: ranges by argument name, for the arguments that the algorithm takes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOG_FROM = 10.0
 
 @dataclass(frozen=True)
 class Range:
-    """The values of one argument: `low` to `high`, both among them, or one of `choices`."""
+    """Hold the values of one argument: `low` to `high`, both included, or one of `choices`."""
 
     low: float | int | None = None
     high: float | int | None = None
@@ -27,11 +27,11 @@ class Range:
 
     @property
     def log(self) -> bool:
-        """Whether the scale is logarithmic."""
+        """Return whether the scale is logarithmic."""
         return bool(self.low and self.high and self.low > 0 and self.high / self.low >= LOG_FROM)
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
-        """A value for a trial."""
+        """Return a value for a trial."""
         if self.choices:
             return trial.suggest_categorical(name, list(self.choices))
         assert self.low is not None and self.high is not None
@@ -40,14 +40,14 @@ class Range:
         return trial.suggest_float(name, float(self.low), float(self.high), log=self.log)
 
     def __contains__(self, value: Any) -> bool:
-        """Whether a search could find the value."""
+        """Return whether a search could find the value."""
         if self.choices:
             return value in self.choices
         assert self.low is not None and self.high is not None
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def nearest(self, value: Any) -> Any:
-        """The value moved into the range; None where it cannot be."""
+        """Return the value moved into the range; None if that is not possible."""
         if value in self:
             return value
         if self.choices or not isinstance(value, int | float) or isinstance(value, bool):
@@ -56,7 +56,7 @@ class Range:
         return min(max(value, self.low), self.high)
 
     def __str__(self) -> str:
-        """As `--space` has it."""
+        """Return the range as `--space` takes it."""
         return ",".join(map(str, self.choices)) if self.choices else f"{self.low}..{self.high}"
 
 
@@ -70,7 +70,7 @@ RANGES: dict[str, Range] = {
     "gae_lambda": Range(0.9, 1.0),
     "max_grad_norm": Range(0.3, 5.0),
     "group_size": Range(choices=(2, 4, 8)),
-    "target_kl": Range(0.003, 0.1),  # TRPO's trust region; for others the end of an update, which they leave off
+    "target_kl": Range(0.003, 0.1),  # TRPO's trust region; others end an update early by it, and have it off
 }
 ONLY_OF = {"target_kl": ("trpo",)}
 
@@ -79,13 +79,11 @@ def parse_range(text: str) -> tuple[str, Range]:
     """Read "learning_rate:1e-5..1e-3", "n_epochs:1..8" or "clip_range:0.1,0.2".
 
     Raises:
-        ValueError: it is none of these, or the range is empty.
+        ValueError: the text has another form, or the range is empty.
     """
     name, colon, values = text.partition(":")
-    name, form = (
-        name.strip(),
-        f"{text!r}: expected name:low..high or name:choice,choice, such as learning_rate:1e-5..1e-3",
-    )
+    name = name.strip()
+    form = f"{text!r}: expected name:low..high or name:choice,choice, such as learning_rate:1e-5..1e-3"
     if not colon or not name or not values.strip():
         raise ValueError(form)
     if ".." not in values:
@@ -114,30 +112,30 @@ def search_space(
     *,
     algo: str,
     only: Iterable[str] = (),
-    leash: bool = True,
+    kl_coef: bool = True,
     rollout: int | None = None,
     episode: int = 1,
     n_envs: int = 1,
 ) -> dict[str, Range]:
-    """The ranges of a search: `RANGES` as far as the algorithm takes the argument, and before them the user's own.
+    """Return the ranges of a search: the user's, and those of `RANGES` whose argument the algorithm takes.
 
     Args:
-        known: arguments that the algorithm takes.
-        given: the user's ranges.
+        known: the arguments that the algorithm takes.
+        given: the user's ranges, which come before `RANGES`.
         algo: the algorithm's name.
-        only: search these names alone.
-        leash: search `kl_coef`. Where the objective is the reward that is trained on, and nothing limits the KL, the
-            best leash is none: then it should not be searched.
-        rollout: tokens of a rollout, whose divisors `batch_size` is chosen from; None leaves it.
-        episode: tokens of an episode, the least `batch_size`.
-        n_envs: environments, which groups have to divide.
+        only: search only these arguments.
+        kl_coef: search `kl_coef`. Do not if the objective is the reward that is trained on and nothing limits the KL:
+            no KL penalty is then the best one.
+        rollout: tokens of a rollout. `batch_size` is chosen from its divisors; None for no search of `batch_size`.
+        episode: tokens of an episode, the smallest `batch_size`.
+        n_envs: environments. Groups have to divide them.
 
     Raises:
         ValueError: the algorithm takes no argument of a name, or there is nothing to search.
     """
     known = set(known)
     ranges = {name: found for name, found in RANGES.items() if algo in ONLY_OF.get(name, (algo,))}
-    if not leash:
+    if not kl_coef:
         del ranges["kl_coef"]
     ranges["group_size"] = Range(choices=tuple(k for k in RANGES["group_size"].choices if n_envs % k == 0) or (1,))
     if rollout is not None:

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agents.cli import app
-from agents.experiments.loop import feedback as pipeline_feedback
+from agents.experiments.loop import feedback
 from agents.experiments.loop.loop import LoopConfig
 
 pytest.importorskip("sqlalchemy", reason="the feedback store needs the extra web")
@@ -112,12 +112,12 @@ def test_a_run_that_is_interrupted_or_fails_says_how_it_goes_on(
     def fail(*_: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(pipeline_feedback, "_ask_simulated", interrupt)
+    monkeypatch.setattr(feedback, "_ask_simulated", interrupt)
     result = rlhf(*FLAGS, "-f", str(tmp_path))
     folder = tmp_path / "loop" / "TokenBandit-v0_1"
     assert result.exit_code == 0
     assert f"go on with: rlhf loop --resume {folder}" in result.output
-    monkeypatch.setattr(pipeline_feedback, "_ask_simulated", fail)
+    monkeypatch.setattr(feedback, "_ask_simulated", fail)
     result = rlhf("--resume", str(folder))
     assert result.exit_code == 2
     assert "no space left on device" in result.output

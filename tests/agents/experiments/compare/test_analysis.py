@@ -52,7 +52,7 @@ def test_arms_are_ranked_by_the_judge(tmp_path: Path) -> None:
     assert report.metric == "gold"
     assert [row.name for row in report.arms] == ["ppo-kl0.1", "a2c-kl0.1", "a2c-kl1.0", "ppo-kl1.0"]
     best = report.arms[0]
-    assert best.figures["gold"].mean == pytest.approx(0.92)  # the middle three of five seeds
+    assert best.metrics["gold"].mean == pytest.approx(0.92)  # the middle three of five seeds
     assert best.per_seed == pytest.approx({str(seed): 0.9 + 0.01 * seed for seed in range(5)})
     assert [point.metric.mean for point in best.curve] == pytest.approx([0.1, 0.51, 0.92])
     assert best.gain == pytest.approx({"mean": 0.82, "standard_error": 0.01 * 2.5**0.5 / 5**0.5})
@@ -104,7 +104,7 @@ def test_an_arm_that_is_not_trained_sets_no_threshold(tmp_path: Path) -> None:
     report = analyse(found, made)
     assert report.arms[0].name == "ppo-kl0.1"
     second = report.arms[1]
-    assert report.threshold == pytest.approx((0.1 + second.figures["gold"].mean) / 2)
+    assert report.threshold == pytest.approx((0.1 + second.metrics["gold"].mean) / 2)
 
 
 def test_a_point_stands_at_the_tokens_it_was_trained_for(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_failed_and_missing_runs_are_counted_and_the_rest_compared(tmp_path: Pat
     assert "1 of 20 runs failed and 1 are not finished" in report.notes[0]
     row = next(row for row in report.arms if row.name == made[0].run.arm.name)
     assert (row.finished, row.failed, row.runs) == (4, 1, 5)
-    assert row.figures["gold"].n == 4
+    assert row.metrics["gold"].n == 4
     text = to_markdown(report, ())
     assert "| ppo-kl0.1 | 4 of 5, 1 failed |" in text.replace("\\", "")
 

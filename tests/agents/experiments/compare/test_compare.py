@@ -188,7 +188,10 @@ def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch
     assert mended.failed.keys() == {"gone/seed_00"}
 
 
-def test_a_killed_comparison_goes_on_to_the_same_end(done: Comparison, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_killed_or_stopped_comparison_goes_on_to_the_same_end(
+    how: signal.Signals, done: Comparison, tmp_path: Path
+) -> None:
     folder = tmp_path / "c"
     overrides = ["--override", "ppo.batch_size:48", "--seeds", "2", "--algos", "ppo,a2c", "--tokens", "768"]
     flags = ["--env", BANDIT, *overrides, "--n-envs", "32", "--test-episodes", "16", "--evaluations", "4"]
@@ -200,8 +203,9 @@ def test_a_killed_comparison_goes_on_to_the_same_end(done: Comparison, tmp_path:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.005)
         (worker,) = psutil.Process(process.pid).children()
-        process.send_signal(signal.SIGKILL)
+        process.send_signal(how)
     worker.wait(60)  # it ends with its comparison
+    assert process.returncode == (130 if how is signal.SIGINT else -signal.SIGKILL)
     finished, cut = folder / "ppo/seed_00/result.json", folder / "a2c/seed_00"
     stamp = finished.stat().st_mtime_ns
     assert not (cut / "result.json").exists()
