@@ -157,9 +157,8 @@ def test_a_round_without_labels_can_still_be_labelled(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"round 1: 0 of 4 pairs have a judgement.* label some more"):
         ask_round(tmp_path, **settings)
     ada.finish()
-    bob = Person("bob", tmp_path)
+    Person("bob", tmp_path, n=4).join()
     assert ask_round(tmp_path, **settings)["judgements"] == 4
-    bob.finish()
 
 
 def test_people_are_waited_for_and_told_where_to_label(tmp_path: Path) -> None:
