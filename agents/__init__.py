@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers; `_HOMES` says the same
-    from .algorithms.lagrange import LagrangeMultiplier as LagrangeMultiplier
+    from .algorithms.ppo_lagrangian import LagrangeMultiplier as LagrangeMultiplier
     from .core.policy import TokenPolicy as TokenPolicy
     from .core.rollout_buffer import SequenceRolloutBuffer as SequenceRolloutBuffer
     from .core.text_metrics import TextMetrics as TextMetrics
@@ -44,7 +44,7 @@ _HOMES = {
     "Comparison": "experiments.compare.compare",
     "EarlyStopping": "training.early_stopping",
     "HumanFeedback": "training.human_feedback",
-    "LagrangeMultiplier": "algorithms.lagrange",
+    "LagrangeMultiplier": "algorithms.ppo_lagrangian",
     "LoopConfig": "experiments.loop.config",
     "SequenceRolloutBuffer": "core.rollout_buffer",
     "TextMetrics": "core.text_metrics",

@@ -1,4 +1,7 @@
-"""Algorithms by name: built in, registered at run time, or installed by third parties."""
+"""Find algorithms by name, built-in or of your own or of installed packages, and build agents.
+
+This module imports no torch; the class of an algorithm is imported when it is first used.
+"""
 
 from __future__ import annotations
 
@@ -7,51 +10,61 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-__all__ = ["available", "check_arguments", "check_name", "get_algorithm", "known_arguments", "make", "register"]
+from gymnasium import spaces
+
+__all__ = ["available", "check_arguments", "check_name", "describe", "get_algorithm", "make", "register", "registered"]
 
 ENTRY_POINTS = "rlhf_envs.algorithms"
 _ALGORITHMS: dict[str, str] = {
-    "ppo": f"{__package__}.algorithms.ppo:PPO",
-    "a2c": f"{__package__}.algorithms.a2c:A2C",
-    "trpo": f"{__package__}.algorithms.trpo:TRPO",
-    "maskable_ppo": f"{__package__}.algorithms.maskable_ppo:MaskablePPO",
-    "nlpo": f"{__package__}.algorithms.nlpo:NLPO",
-    "ppo_lagrangian": f"{__package__}.algorithms.ppo_lagrangian:PPOLagrangian",
-    "reinforce": f"{__package__}.algorithms.reinforce:Reinforce",
-    "rloo": f"{__package__}.algorithms.rloo:RLOO",
-    "grpo": f"{__package__}.algorithms.grpo:GRPO",
-    "random": f"{__package__}.algorithms.baselines:Random",
-    "best_of_n": f"{__package__}.algorithms.best_of_n:BestOfN",
-    "sft": f"{__package__}.algorithms.sft:SFT",
-    "awr": f"{__package__}.algorithms.awr:AWR",
-    "online_dpo": f"{__package__}.algorithms.online_dpo:OnlineDPO",
-    "dqn": f"{__package__}.algorithms.dqn:DQN",
-    "qrdqn": f"{__package__}.algorithms.qrdqn:QRDQN",
-    "ilql": f"{__package__}.algorithms.ilql:ILQL",
+    name: f"{__package__}.algorithms.{target}"
+    for name, target in {
+        "ppo": "ppo:PPO",
+        "a2c": "a2c:A2C",
+        "trpo": "trpo:TRPO",
+        "maskable_ppo": "maskable_ppo:MaskablePPO",
+        "nlpo": "nlpo:NLPO",
+        "ppo_lagrangian": "ppo_lagrangian:PPOLagrangian",
+        "reinforce": "reinforce:Reinforce",
+        "rloo": "rloo:RLOO",
+        "grpo": "grpo:GRPO",
+        "random": "baselines:Random",
+        "best_of_n": "baselines:BestOfN",
+        "sft": "sft:SFT",
+        "awr": "awr:AWR",
+        "online_dpo": "online_dpo:OnlineDPO",
+        "dqn": "dqn:DQN",
+        "qrdqn": "qrdqn:QRDQN",
+        "ilql": "ilql:ILQL",
+    }.items()
 }
 # Names that users look for, and why there is nothing under them.
 ABSENT = {
     "recurrent_ppo": "a context is the whole history and the transformer reads all of it, so that the state of an LSTM "
     "would carry nothing more; take ppo",
 }
-# The arguments that an algorithm's parts are given by, and what the environment or the algorithm says of them itself.
+# The argument that takes the class of a part (policy or buffer), and the one that takes the part's own arguments.
 PARTS = {
     "policy": "policy_kwargs",
     "rollout_buffer_class": "rollout_buffer_kwargs",
     "replay_buffer_class": "replay_buffer_kwargs",
 }
-FROM_SB3 = ("observation_space", "action_space", "lr_schedule", "use_sde", "buffer_size", "device", "n_envs")
-FROM_ALGORITHM = {"gae_lambda", "gamma", "optimize_memory_usage", "handle_timeout_termination"}
+# Arguments of a part that SB3 passes itself, or that are the algorithm's.
+NOT_OF_A_PART = {
+    *("observation_space", "action_space", "lr_schedule", "use_sde", "buffer_size", "device", "n_envs"),
+    *("gae_lambda", "gamma", "optimize_memory_usage", "handle_timeout_termination"),
+}
 
 
 def register(name: str, target: str) -> None:
     """Register an algorithm, a class with SB3's interface, as "module:Class". It is imported when it is first used.
 
     Raises:
-        ValueError: the name is taken by another target, or the target is not of that form.
+        ValueError: the name belongs to another target, or the target does not have that form.
     """
     module, _, attribute = target.partition(":")
     if not module or not attribute:
@@ -62,20 +75,23 @@ def register(name: str, target: str) -> None:
 
 
 def available() -> dict[str, str]:
-    """All algorithms: name to "module:Class"; ours and registered ones come before entry points of the same name."""
+    """Return all algorithms, name to "module:Class". Registered ones hide entry points of the same name."""
     return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)} | _ALGORITHMS
 
 
 def registered() -> dict[str, str]:
-    """Ours and those given to `register`, without entry points: what another process does not find by itself."""
+    """Return the built-in algorithms and those given to `register`, without entry points.
+
+    Another process does not find the latter by itself.
+    """
     return dict(_ALGORITHMS)
 
 
 def check_name(name: str) -> None:
-    """Check that there is one algorithm of this name. Imports neither it nor torch.
+    """Check that exactly one algorithm has this name. Imports neither the algorithm nor torch.
 
     Raises:
-        ValueError: the name is unknown, and the message has the nearest and all the names; or two plugins have it.
+        ValueError: the name is unknown (the message has the nearest name and all names), or two plugins have it.
     """
     algorithms = available()
     if name in ABSENT and name not in algorithms:
@@ -91,7 +107,7 @@ def check_name(name: str) -> None:
 
 
 def get_algorithm(name: str) -> type[Any]:
-    """Import the class of an algorithm.
+    """Import the class of an algorithm and return it.
 
     Raises:
         ValueError: the name is unknown, see `check_name`.
@@ -106,7 +122,7 @@ def get_algorithm(name: str) -> type[Any]:
 
 
 def _plugins(name: str) -> list[EntryPoint]:
-    """The entry points of a name; none where it is ours or registered."""
+    """Return the entry points of a name; none if the name is registered."""
     return [] if name in _ALGORITHMS else [p for p in entry_points(group=ENTRY_POINTS) if p.name == name]
 
 
@@ -125,31 +141,126 @@ def _load(point: EntryPoint) -> type[Any]:
     return algorithm
 
 
+@dataclass(frozen=True)
+class Description:
+    """Hold what `describe` finds out about a class.
+
+    Attributes:
+        own: names of the arguments of the class itself.
+        defaults: the values of its own arguments where none are given.
+        parts: the classes of its policy and buffers, by the argument that takes them (a key of `PARTS`).
+        of_part: names of the arguments that each of these classes takes, by the same keys.
+        known: names of all arguments that `make` takes.
+        kl_argument: the argument that weighs the KL to the reference; None if none does.
+        reads_masks: whether its policy chooses tokens under the environment's action masks.
+    """
+
+    own: frozenset[str]
+    defaults: dict[str, Any]
+    parts: dict[str, type[Any]]
+    of_part: dict[str, frozenset[str]]
+    known: frozenset[str]
+    kl_argument: str | None
+    reads_masks: bool
+
+
+@cache
+def describe(cls: type[Any]) -> Description:
+    """Describe the arguments of an algorithm's class, or of any other, from its signature and its `defaults`.
+
+    The policy and buffer of an algorithm are the default values of the arguments that take them. A class without such
+    defaults, as a stock SB3 algorithm, gets `TokenPolicy` and `SequenceRolloutBuffer`.
+    """
+    from .core.policy import TokenPolicy
+    from .core.rollout_buffer import SequenceRolloutBuffer
+
+    own = _own_arguments(cls)
+    defaults = {name: value for name, value in _default_arguments(cls).items() if name in own}
+    fallback: dict[str, Any] = {"policy": TokenPolicy, "rollout_buffer_class": SequenceRolloutBuffer}
+    parts: dict[str, type[Any]] = {}
+    for name, part_kwargs in PARTS.items():
+        part = default if isinstance(default := defaults.get(name), type) else fallback.get(name)
+        if part is not None and {name, part_kwargs} <= own:
+            parts[name] = part
+    of_part = {name: _own_arguments(part) - NOT_OF_A_PART for name, part in parts.items()}
+    known = own.union(*of_part.values()) - {"env"}
+    kl_argument = getattr(cls, "kl_argument", "kl_coef")
+    return Description(
+        own=own,
+        defaults=defaults,
+        parts=parts,
+        of_part=of_part,
+        known=known,
+        kl_argument=kl_argument if kl_argument in known else None,
+        reads_masks=bool(getattr(parts.get("policy"), "reads_action_masks", False)),
+    )
+
+
+def _own_arguments(cls: type[Any]) -> frozenset[str]:
+    """Return the names of the arguments that a class and its bases take by name."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        parameters = _parameters(base)
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return frozenset(names - {"self"})
+
+
+def _default_arguments(cls: type[Any]) -> dict[str, Any]:
+    """Return the defaults in the signatures, and in the `defaults`, of a class and its bases."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        found |= {p.name: p.default for p in _parameters(base) if p.default is not p.empty}
+        found |= vars(base).get("defaults", {})
+    return found
+
+
+def _parameters(base: type[Any]) -> list[inspect.Parameter]:
+    """Return the parameters of the `__init__` that a class itself defines; none if it defines none."""
+    init = vars(base).get("__init__") if base is not object else None
+    return [] if init is None else list(inspect.signature(init).parameters.values())
+
+
+def check_arguments(name: str, arguments: Iterable[str]) -> None:
+    """Check, before anything is built, that `make` takes these arguments for an algorithm.
+
+    Raises:
+        ValueError: the algorithm is unknown.
+        TypeError: an argument is unknown; the message has the nearest names, or all.
+    """
+    known = describe(get_algorithm(name)).known
+    for argument in arguments:
+        if argument not in known:
+            near = difflib.get_close_matches(argument, known, n=3)
+            hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(sorted(known))}"
+            raise TypeError(f"{name} takes no argument {argument!r}; {hint}")
+
+
 def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = None, **kwargs: Any) -> Any:
     """Build an agent for a token environment.
 
     Args:
         name: an algorithm, see `available()`.
         env: an environment id, a Gymnasium environment or an SB3 `VecEnv`.
-        n_envs: environments in the batch, where `env` is an id; 32 by default.
+        n_envs: environments in the batch if `env` is an id; 32 by default.
         seed: seeds the environments, numpy and torch.
-        **kwargs: the algorithm's own arguments (by default a rollout is one episode long, and four minibatches make an
-            epoch), and flat beside them those of its policy (of `TokenPolicy`: `model`, `train`, `value`,
-            `temperature`, `top_k`, ...) and of its buffer (of `SequenceRolloutBuffer`: `kl_coef`, `kl_target`, ...).
-            The classes of both are the defaults in the algorithm's own signature. `model` is the environment's own by
-            default; where `env` is an id, the environment is made with the tokenizer of a given one.
+        **kwargs: arguments of the algorithm, of its policy (of `TokenPolicy`: `model`, `train`, `value`, `temperature`,
+            `top_k`, ...) and of its buffer (of `SequenceRolloutBuffer`: `kl_coef`, `kl_target`, ...), all flat. By
+            default a rollout is one episode long, an epoch has four minibatches, and `model` is the environment's. If
+            `env` is an id, the environment gets the tokenizer of the given model.
 
     Returns:
         An SB3 agent; `agent.learn(total_timesteps)` counts tokens.
 
     Raises:
-        ValueError: unknown algorithm, `batch_size` is smaller than one episode, the environment's actions are no
-            tokens, or its tokenizer is not the model's.
-        TypeError: an argument that nothing takes; the message has the nearest name.
+        ValueError: the algorithm is unknown, `batch_size` is smaller than one episode, the environment's actions are
+            not tokens, or its tokenizer is not the model's.
+        TypeError: an argument is unknown; the message has the nearest name.
     """
     check_arguments(name, kwargs)
     cls = get_algorithm(name)
-    own = own_arguments(cls, "env")
+    description = describe(cls)
     model = kwargs.pop("model", None)
     if isinstance(env, str):
         from .core.vec_env import make_vec_env
@@ -159,20 +270,20 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
     elif n_envs is not None:
         raise TypeError(f"n_envs={n_envs} goes with an environment's id; this one has {getattr(env, 'num_envs', 1)}")
     _check_actions(name, env)
-    _warn_of_masks(name, env)
+    if not description.reads_masks:
+        _warn_of_masks(name, env)
     model = _attribute(env, "model_name") if model is None else model
-    kwargs = _sizes(kwargs, cls, env)
-    for argument, part in _parts(cls).items():
-        given = {"model": model} if argument == "policy" and "model" in _part_arguments(part) else {}
+    kwargs = _sizes(kwargs, description, env)
+    for argument, part in description.parts.items():
+        takes = description.of_part[argument]
+        given = {"model": model} if argument == "policy" and "model" in takes else {}
         given |= kwargs.pop(PARTS[argument], None) or {}
-        given |= {key: kwargs.pop(key) for key in list(kwargs) if key in _part_arguments(part) - own}
+        given |= {key: kwargs.pop(key) for key in list(kwargs) if key in takes - description.own}
         kwargs = {argument: part, PARTS[argument]: given, **kwargs}
-    return cls(env=env, **({"seed": seed} if "seed" in own else {}), **kwargs)
+    return cls(env=env, **({"seed": seed} if "seed" in description.own else {}), **kwargs)
 
 
 def _check_actions(name: str, env: Any) -> None:
-    from gymnasium import spaces
-
     if not isinstance(env.action_space, spaces.Discrete):
         raise ValueError(
             f"{name} writes text, one token an action, and this environment's actions are {env.action_space}: take a "
@@ -181,32 +292,32 @@ def _check_actions(name: str, env: Any) -> None:
 
 
 def _warn_of_masks(name: str, env: Any) -> None:
-    """Say where an environment masks tokens and the algorithm does not ask which."""
+    """Warn that an algorithm does not read the action masks of an environment, if it has any."""
     from rlhf_envs.tasks import Task
 
-    episodes = _attribute(env, "episodes")  # anything, in an environment that is not of ours
+    episodes = _attribute(env, "episodes")  # may be anything in an environment of somebody else's
     task = getattr(episodes, "task", None)
     given = [f"{key}={value}" for key, value in getattr(episodes, "mask_options", {}).items() if value]
     if isinstance(task, Task) and type(task).action_masks is not Task.action_masks:
         given.append(f"action_masks of the task {task.name!r}")
-    if given and not reads_masks(name):
+    if given:
         bound = " and ".join(given)
         warnings.warn(f"{name} reads no action masks, {bound} does not bind it: take maskable_ppo", stacklevel=3)
 
 
-def _sizes(kwargs: dict[str, Any], cls: type[Any], env: Any) -> dict[str, Any]:
-    """The arguments with `n_steps` and `batch_size` filled in from the environment's horizon.
+def _sizes(kwargs: dict[str, Any], description: Description, env: Any) -> dict[str, Any]:
+    """Return the arguments with `n_steps` and `batch_size` filled in from the environment's horizon.
 
-    A `batch_size` that is None by default, all of a rollout, stays.
+    A `batch_size` that is None by default, which means all of a rollout, stays.
 
     Raises:
         ValueError: `batch_size` is smaller than one episode.
     """
-    horizon, names = _attribute(env, "max_new_tokens"), own_arguments(cls)
-    if horizon is None or "n_steps" not in names or "replay_buffer_class" in names:
+    horizon = _attribute(env, "max_new_tokens")
+    if horizon is None or "n_steps" not in description.own or "replay_buffer_class" in description.own:
         return kwargs
     sizes = {"n_steps": horizon} | kwargs
-    if default_arguments(cls).get("batch_size") is not None:
+    if description.defaults.get("batch_size") is not None:
         rollout = sizes["n_steps"] * getattr(env, "num_envs", 1)
         quarter = rollout // 4
         sizes = {"batch_size": quarter if rollout % 4 == 0 and quarter >= horizon else rollout} | sizes
@@ -218,99 +329,8 @@ def _sizes(kwargs: dict[str, Any], cls: type[Any], env: Any) -> dict[str, Any]:
     return sizes
 
 
-def check_arguments(name: str, arguments: Iterable[str]) -> None:
-    """Check, before anything is built, that `make` knows what to do with these arguments.
-
-    Raises:
-        ValueError: the algorithm is unknown.
-        TypeError: nothing takes an argument; the message has the nearest names, or all.
-    """
-    cls = get_algorithm(name)
-    known = known_arguments(cls)
-    for argument in arguments:
-        if argument not in known:
-            near = difflib.get_close_matches(argument, known, n=3)
-            hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(sorted(known))}"
-            raise TypeError(f"{name} takes no argument {argument!r}; {hint}")
-
-
-def known_arguments(cls: type[Any]) -> set[str]:
-    """Names of all arguments that `make` takes for an algorithm: its own, and those of its policy and buffers."""
-    return own_arguments(cls, "env").union(*map(_part_arguments, _parts(cls).values()))
-
-
-def default_arguments(cls: type[Any]) -> dict[str, Any]:
-    """The defaults of the arguments that a class and its bases take by name, where they have one."""
-    found: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
-        found |= {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
-    return {name: default for name, default in found.items() if name in own_arguments(cls)}
-
-
-def _parts(cls: type[Any]) -> dict[str, type[Any]]:
-    """The classes of an algorithm's policy and buffers, by the argument that takes them.
-
-    They are the defaults of its own signature; where that has none, ours for on-policy algorithms.
-    """
-    from .core.policy import TokenPolicy
-    from .core.rollout_buffer import SequenceRolloutBuffer  # here: names are known without the import of torch
-
-    parts = {name: _default(cls, name) for name in PARTS if {name, PARTS[name]} <= own_arguments(cls)}
-    ours: dict[str, type[Any]] = {"policy": TokenPolicy, "rollout_buffer_class": SequenceRolloutBuffer}
-    return {name: found for name, part in parts.items() if (found := part or ours.get(name)) is not None}
-
-
-def _default(cls: type[Any], argument: str) -> type[Any] | None:
-    """The class that an algorithm takes for an argument by default, if it says so."""
-    for base in cls.__mro__:
-        parameters = inspect.signature(vars(base)["__init__"]).parameters if "__init__" in vars(base) else {}
-        if argument in parameters:
-            default = parameters[argument].default
-            return default if isinstance(default, type) and default is not inspect.Parameter.empty else None
-    return None
-
-
-def reads_masks(algorithm: str) -> bool:
-    """Whether an algorithm's policy chooses under the environment's action masks."""
-    try:
-        policy = policy_class(get_algorithm(algorithm)) if algorithm in available() else None
-    except ImportError:  # of a plugin that is gone; what it trained is a plain model
-        return False
-    return bool(getattr(policy, "reads_action_masks", False))
-
-
-def policy_class(cls: type[Any]) -> type[Any] | None:
-    """The class of an algorithm's policy where none is given; None where it says nothing of it."""
-    return _parts(cls).get("policy")
-
-
-def kl_argument(cls: type[Any]) -> str | None:
-    """The argument that weighs the KL to the reference in an algorithm; None where nothing does."""
-    name = getattr(cls, "kl_argument", "kl_coef")
-    return name if name in known_arguments(cls) else None
-
-
-def _part_arguments(part: type[Any]) -> set[str]:
-    """The arguments of a policy or a buffer that `make` takes beside those of the algorithm."""
-    return own_arguments(part, *FROM_SB3) - FROM_ALGORITHM
-
-
-def own_arguments(cls: type[Any], *without: str) -> set[str]:
-    """Names of the arguments that a class and its bases take by name."""
-    names: set[str] = set()
-    for base in cls.__mro__:
-        if "__init__" not in vars(base) or base is object:
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return names - {"self", *without}
-
-
 def _attribute(env: Any, name: str) -> Any:
-    """An attribute of a Gymnasium environment or of the first of a `VecEnv`, or None."""
+    """Return an attribute of a Gymnasium environment, or of the first in a `VecEnv`; None without it."""
     from stable_baselines3.common.vec_env import VecEnv
 
     try:

@@ -1,13 +1,4 @@
-"""Advantage-weighted regression.
-
-Paper: Peng et al. 2019, https://arxiv.org/abs/1910.00177. Maximum likelihood of the tokens that were drawn, each with
-the weight `exp(A / temperature)`, where A is the reward still to come less the value head's guess; weights are capped.
-
-Departures: the replay is the last rollout, over which `n_epochs` pass, and not many of them; advantages are
-standardised over the rollout's tokens, as in the paper's code; the reward has the KL penalty of `EpisodeRolloutBuffer`
-taken off. What it tends to is a policy that is better than the one before in small steps, and not the optimum of reward
-minus KL.
-"""
+"""Train with advantage-weighted regression (AWR)."""
 
 from __future__ import annotations
 
@@ -27,16 +18,29 @@ __all__ = ["AWR"]
 
 
 class AWR(PolicyGradient):
-    """AWR.
+    """Train with advantage-weighted regression (AWR).
+
+    Paper: Peng et al. 2019, "Advantage-Weighted Regression: Simple and Scalable Off-Policy Reinforcement Learning",
+    https://arxiv.org/abs/1910.00177. It maximises the likelihood of the tokens that were drawn, each with the weight
+    `exp(A / temperature)`. A is the reward still to come minus the value head's guess. Weights are capped.
+
+    Departures: the replay is the last rollout only, with `n_epochs` passes over it. Advantages are standardised over
+    the rollout's tokens, as in the paper's code. The KL penalty of `EpisodeRolloutBuffer` is subtracted from the
+    reward. The policy improves on the one before it in small steps, and does not tend to the optimum of reward minus
+    KL.
+
+    When to use it: where policy gradients are unstable, since it only imitates better completions. On numbers it is
+    level with the Q-learners; at a like KL on sentiment it is below all others.
 
     Args:
-        awr_temperature: of the weights, beta in the paper; `temperature` is that of sampling.
-        max_weight: no weight is larger.
+        awr_temperature: temperature of the weights, beta in the paper. (`temperature` is that of sampling.)
+        max_weight: upper bound of the weights.
 
-    The other arguments are those of `PolicyGradient`.
+    Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=4`, `awr_temperature=1.0`, `max_weight=20.0`,
+    `vf_coef=0.1`. All other arguments and defaults are those of `PolicyGradient`.
 
     Raises:
-        ValueError: an argument is not above 0.
+        ValueError: `awr_temperature` or `max_weight` is not above 0.
     """
 
     def __init__(
@@ -68,11 +72,11 @@ class AWR(PolicyGradient):
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         values, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
         weights = (samples.advantages / self.awr_temperature).exp().clamp(max=self.max_weight)
-        figures = {
+        metrics = {
             "policy_gradient_loss": -(weights * log_prob).mean(),
             "value_loss": functional.mse_loss(values.flatten(), samples.returns),
             "entropy_loss": -entropy.mean(),
             "weight": weights.mean(),
         }
-        loss = figures["policy_gradient_loss"] + self.vf_coef * figures["value_loss"] - self.ent_coef * entropy.mean()
-        return loss, figures
+        loss = metrics["policy_gradient_loss"] + self.vf_coef * metrics["value_loss"] - self.ent_coef * entropy.mean()
+        return loss, metrics

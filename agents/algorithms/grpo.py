@@ -1,16 +1,4 @@
-"""Group relative policy optimisation.
-
-Paper: Shao et al. 2024, "DeepSeekMath", https://arxiv.org/abs/2402.03300. PPO's clipped surrogate a token; the
-advantage of all tokens of a completion is its score less the mean of its group, over the group's standard deviation;
-the KL to the reference is part of the loss, as the k3 estimate a token.
-
-Options from later papers: `loss_type="dr_grpo"` with `scale_rewards=False` is Dr. GRPO (Liu et al. 2025,
-https://arxiv.org/abs/2503.20783), which sums over tokens and divides by a constant; `loss_type="dapo"` averages over
-all tokens (Yu et al. 2025, https://arxiv.org/abs/2503.14476). Departures: the default is "dapo", which on short
-completions does not favour long wrong ones; `kl="reward"` takes the KL off the score instead, before the mean is taken.
-Only that maximises reward minus KL: the gradient of k3 in the loss is, on the policy's own samples, that of the KL the
-other way round (Tang and Munos 2025, https://arxiv.org/abs/2506.09477), and its optimum is another one.
-"""
+"""Train with group relative policy optimisation (GRPO), and its variants Dr. GRPO and DAPO."""
 
 from __future__ import annotations
 
@@ -22,7 +10,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.policy import TokenPolicy
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
-from .common.policy_gradient import NO_CRITIC, PolicyGradient, clipped, spread
+from .common.policy_gradient import NO_CRITIC, PolicyGradient, check_clip_range, clip_metrics, clipped, spread
 
 __all__ = ["GRPO"]
 
@@ -30,20 +18,38 @@ LOSS_TYPES = ("grpo", "dr_grpo", "dapo")
 
 
 class GRPO(PolicyGradient):
-    """GRPO.
+    """Train with group relative policy optimisation (GRPO).
+
+    Paper: Shao et al. 2024, "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+    https://arxiv.org/abs/2402.03300. The loss is PPO's clipped surrogate per token. All tokens of a completion have one
+    advantage: the score minus the mean of its group, divided by the group's standard deviation. The KL to the reference
+    is part of the loss, as the k3 estimate per token.
+
+    Options from later papers: `loss_type="dr_grpo"` with `scale_rewards=False` is Dr. GRPO (Liu et al. 2025,
+    https://arxiv.org/abs/2503.20783), which sums over tokens and divides by a constant. `loss_type="dapo"` averages
+    over all tokens (Yu et al. 2025, https://arxiv.org/abs/2503.14476).
+
+    Departures: the default is "dapo", which does not favour long wrong completions over short ones. `kl="reward"`
+    subtracts the KL penalty from the score instead, before the group's mean is taken. Only that maximises reward minus
+    KL. The gradient of k3 in the loss, on the policy's own samples, is that of the KL the other way round, so it leads
+    to another optimum (Tang and Munos 2025, https://arxiv.org/abs/2506.09477).
+
+    When to use it: where a prompt can be completed several times and rewards are right or wrong, as in reasoning tasks.
+    On sentiment `rloo` gains more.
 
     Args:
-        group_size: completions of a prompt, G in the paper.
-        clip_range: of the ratio of a token's probabilities; None for no clipping.
+        group_size: completions per prompt, G in the paper.
+        clip_range: clip range of the ratio of a token's probabilities; None for no clipping.
         kl: where the KL to the reference is charged, with weight `kl_coef`: in the "loss" or in the "reward".
         loss_type: "grpo", the mean over a completion's tokens and then over completions; "dr_grpo", the sum over
-            tokens over completions times `max_new_tokens`; "dapo", the mean over all tokens of a minibatch.
+            tokens divided by completions times `max_new_tokens`; "dapo", the mean over all tokens of a minibatch.
         scale_rewards: divide a group's advantages by its standard deviation.
 
-    The other arguments are those of `PolicyGradient`.
+    Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=2`, `group_size=4`, `clip_range=0.2`, `kl="loss"`,
+    `loss_type="dapo"`, `scale_rewards=True`. All other arguments and defaults are those of `PolicyGradient`.
 
     Raises:
-        ValueError: an argument is none of these.
+        ValueError: an argument has none of these values.
     """
 
     min_group_size = 2
@@ -67,9 +73,8 @@ class GRPO(PolicyGradient):
             raise ValueError(f"kl={kl!r}: expected 'loss' or 'reward'")
         if loss_type not in LOSS_TYPES:
             raise ValueError(f"loss_type={loss_type!r}: expected one of {', '.join(map(repr, LOSS_TYPES))}")
-        if clip_range is not None and not clip_range > 0:
-            raise ValueError(f"clip_range={clip_range}: expected a number above 0, or None for no clipping")
-        self.clip_range, self.kl, self.loss_type, self.scale_rewards = clip_range, kl, loss_type, scale_rewards
+        self.clip_range, self.kl = check_clip_range(clip_range), kl
+        self.loss_type, self.scale_rewards = loss_type, scale_rewards
         super().__init__(
             policy, env, learning_rate, batch_size=batch_size, n_epochs=n_epochs, group_size=group_size, **kwargs
         )
@@ -85,24 +90,18 @@ class GRPO(PolicyGradient):
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
         log_ratio = log_prob - samples.old_log_prob
-        ratio = log_ratio.exp()
-        per_token = -clipped(ratio, samples.advantages, self.clip_range)
-        figures = {
-            "policy_gradient_loss": self._mean(per_token, samples),
-            "entropy_loss": -entropy.mean(),
-            "approx_kl": (ratio - 1 - log_ratio).mean(),
-        }
-        loss = figures["policy_gradient_loss"] - self.ent_coef * self._mean(entropy, samples)
-        if self.clip_range is not None:
-            figures["clip_fraction"] = ((ratio - 1).abs() > self.clip_range).float().mean()
+        policy_loss = self._mean(-clipped(log_ratio.exp(), samples.advantages, self.clip_range), samples)
+        metrics = {"policy_gradient_loss": policy_loss, "entropy_loss": -entropy.mean()}
+        metrics |= clip_metrics(log_ratio, self.clip_range)
+        loss = policy_loss - self.ent_coef * self._mean(entropy, samples)
         if self._kl_coef:
             behind = samples.reference_log_prob - log_prob
-            figures["kl_loss"] = self._mean(behind.exp() - behind - 1, samples)
-            loss = loss + self._kl_coef * figures["kl_loss"]
-        return loss, figures
+            metrics["kl_loss"] = self._mean(behind.exp() - behind - 1, samples)
+            loss = loss + self._kl_coef * metrics["kl_loss"]
+        return loss, metrics
 
     def _mean(self, per_token: torch.Tensor, samples: EpisodeSamples) -> torch.Tensor:
-        """The mean of (n,) values over tokens and episodes, as `loss_type` says."""
+        """Average `(n,)` values over tokens and episodes, as `loss_type` says."""
         if self.loss_type == "dapo":
             return per_token.mean()
         sums = samples.sum_by_episode(per_token)
@@ -112,13 +111,16 @@ class GRPO(PolicyGradient):
 
     @property
     def _horizon(self) -> int:
-        """The constant of Dr. GRPO: the longest completion there can be."""
+        """Return the constant of Dr. GRPO: the number of tokens in the longest possible completion."""
         assert self.env is not None
         return int(self.env.get_attr("max_new_tokens", 0)[0])
 
 
 def relative_to_group(scores: np.ndarray, group_size: int, scale: bool) -> np.ndarray:
-    """Each score less its group's mean, over the group's standard deviation; (episodes,) in order of groups."""
+    """Subtract the group's mean from each score; divide by the group's standard deviation if `scale`.
+
+    Scores and advantages are `(episodes,)`, in order of groups.
+    """
     groups = scores.reshape(-1, group_size)
     advantages = groups - groups.mean(axis=1, keepdims=True)
     if scale:

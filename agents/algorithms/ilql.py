@@ -1,22 +1,4 @@
-"""Implicit language Q-learning: offline, from completions that are logged and rated.
-
-Paper: Snell et al. 2022, https://arxiv.org/abs/2206.11871 (after IQL, Kostrikov et al. 2021,
-https://arxiv.org/abs/2110.06169). On tokens a in contexts s of the log, with the score r on the last token:
-
-- two Q heads by regression on `r + gamma V(s')`;
-- V by expectile regression on the smaller of the two target Qs of the token that was taken, so that it tends to the
-  best that the log holds, and no Q of a token that nobody took is asked for;
-- a CQL term, `logsumexp Q(s, .) - Q(s, a)`, times `cql_coef`;
-- acting by `base(a) exp(beta (Q(s, a) - V(s)))`.
-
-Departures: the heads are linear and start at 0 (see `QPolicy`); the target is a second trunk with its heads; the Q that
-acts is the learned network's and not the target's; the base is the frozen reference, which wrote the log where it is
-this agent's own. The paper's base is a model trained on the log; so is ours with `nll_coef`, where the language model's
-head learns from the log beside the Q heads. The paper's CQL coefficient is larger.
-
-Without `data` the agent has its log written: the reference alone acts in the environment, whose reward is the score,
-and what is learned never acts before training is over. The updates begin with the first rollout of the log.
-"""
+"""Learn offline with implicit language Q-learning (ILQL): the algorithm and its policy."""
 
 from __future__ import annotations
 
@@ -28,42 +10,118 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import (
-    DictReplayBufferSamples,
-    MaybeCallback,
-    RolloutReturn,
-    Schedule,
-)
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, RolloutReturn, Schedule
 from stable_baselines3.common.utils import polyak_update
 
 from ..core.distribution import log_probs_and_entropies
 from .common.logged_data import read_log
 from .common.q_agent import QAgent
+from .common.q_policy import QPolicy
 from .common.replay_buffer import SequenceReplayBuffer
-from .ilql_policy import ILQLPolicy
 
-__all__ = ["ILQL"]
+__all__ = ["ILQL", "ILQLPolicy"]
+
+
+class ILQLPolicy(QPolicy):
+    """Act as `QPolicy` for `ILQL`, with two Q heads, whose smaller value counts, and a value head.
+
+    It draws from `base(a) exp(beta (Q(s, a) - V(s)))`, normalised: V is the same for all tokens and drops out.
+
+    Args:
+        beta: how much a unit of Q counts against a nat of the base, as in `QPolicy`; None takes the best token.
+        imitates: let the language model's own head learn too, from the logged tokens, and be the base instead of the
+            reference. For data that the reference did not write.
+        **kwargs: arguments of `QPolicy`.
+    """
+
+    n_heads = 2
+    learns_value = True
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        beta: float | None = 4.0,
+        imitates: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self.imitates = imitates
+        super().__init__(observation_space, action_space, lr_schedule, beta=beta, **kwargs)
+
+    def _freeze_what_has_no_part(self) -> None:
+        if not self.imitates:
+            super()._freeze_what_has_no_part()
+
+    def _heads_of(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
+    def _acting_values(self, values: torch.Tensor) -> torch.Tensor:
+        return values.amin(dim=1)
+
+    @torch.no_grad()
+    def base_log_probs(self, obs: PyTorchObs) -> torch.Tensor:
+        """Return what `QPolicy` does, or log-probabilities under the language model as it is now, if that learns."""
+        if not self.imitates:
+            return super().base_log_probs(obs)
+        with self.autocast():
+            logits = self.language_model.head(self.hidden(obs))
+        return self.decoding_logits(logits).log_softmax(dim=-1)
+
+    @torch.no_grad()
+    def predict_values(self, obs: PyTorchObs) -> torch.Tensor:
+        """Return the value head's values `(n, 1)`."""
+        values: torch.Tensor = self.value_net(self.hidden(obs).float())
+        return values
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"imitates": self.imitates}
 
 
 class ILQL(QAgent):
-    """Offline Q-learning from a log.
+    """Learn offline from logged and rated completions with implicit language Q-learning (ILQL).
 
-    `learn(total_timesteps)` counts the tokens that the reference writes into the log, and with `data`, where nothing is
-    written, `gradient_steps * batch_size` an update.
+    Paper: Snell et al. 2022, "Offline RL for Natural Language Generation with Implicit Language Q Learning",
+    https://arxiv.org/abs/2206.11871, after IQL, Kostrikov et al. 2021, https://arxiv.org/abs/2110.06169. It learns from
+    tokens a in contexts s of the log, with the score r on the last token:
+
+    - Two Q heads learn by regression on `r + gamma V(s')`.
+    - V learns by expectile regression on the smaller of the two target Qs of the token that was taken. It tends to the
+      best that the log holds, and never asks for the Q of a token that nobody took.
+    - A CQL term, `logsumexp Q(s, .) - Q(s, a)`, is added with the weight `cql_coef`.
+    - The agent draws from `base(a) exp(beta (Q(s, a) - V(s)))`.
+
+    Departures: the heads are linear and start at 0 (see `QPolicy`). The target is a second trunk with its heads. The Q
+    that acts is the learned network's and not the target's. The base is the frozen reference, which wrote the log
+    unless `data` is given. The paper's base is a model trained on the log; so is ours with `nll_coef`, where the
+    language model's head learns from the log together with the Q heads. The paper's CQL coefficient is larger.
+
+    Without `data` the agent writes its log: the reference alone acts in the environment, whose reward is the score.
+    What is learned never acts before training is over. The updates begin with the first rollout of the log.
+
+    When to use it: where you have rated completions and no reward function, or where the trained model must not write
+    anything during training. It rises early and then slowly, because a log of the starting model holds few good
+    completions.
+
+    `learn(total_timesteps)` counts the tokens that the reference writes into the log. With `data`, where nothing is
+    written, it counts `gradient_steps * batch_size` per update.
 
     Args:
         buffer_size: tokens of the log that are kept.
-        batch_size: tokens a gradient step.
+        batch_size: tokens per gradient step.
         tau: how far the target network moves to the learned one after every gradient step.
         train_freq: steps of all environments in a rollout of the log.
-        gradient_steps: of an update, one after every rollout.
-        expectile: of V; 0.5 is the mean over the log, towards 1 its best.
-        cql_coef, nll_coef: weights of the CQL term and of the log's likelihood under the language model. `nll_coef`
-            wants `policy_kwargs=dict(imitates=True)`.
-        data: rows `{prompt, completion, label}` or the path of a file of them, instead of a log of its own. Labels are
-            scores, true and false count as 1 and 0.
+        gradient_steps: gradient steps per update. There is one update after every rollout.
+        expectile: expectile of V; 0.5 is the mean over the log, towards 1 its best.
+        cql_coef: weight of the CQL term.
+        nll_coef: weight of the log's likelihood under the language model. It requires
+            `policy_kwargs=dict(imitates=True)`.
+        data: rows `{prompt, completion, label}`, or the path of a file of them, instead of a log of its own. Labels are
+            scores; true and false count as 1 and 0.
 
-    All other arguments are those of SB3's `OffPolicyAlgorithm`.
+    Defaults: `learning_rate=3e-4`, `buffer_size=200_000`, `batch_size=512`, `tau=0.05`, `gamma=1.0`, `train_freq=32`,
+    `gradient_steps=24`, `expectile=0.8`, `cql_coef=0.01`, `nll_coef=0.0`, `max_grad_norm=1.0`, `data=None`. The other
+    arguments are those of SB3's `OffPolicyAlgorithm`.
 
     Raises:
         ValueError: an argument is out of range, or the data cannot be read; the message names the row.
@@ -105,7 +163,6 @@ class ILQL(QAgent):
                 f"nll_coef={nll_coef} with imitates={imitates}: they go together, the language model learns from the "
                 "log or it does not"
             )
-        self._choose_exploration("reference")
         self.expectile, self.cql_coef, self.nll_coef = expectile, cql_coef, nll_coef
         self.max_grad_norm, self.data = max_grad_norm, data
         super().__init__(
@@ -120,7 +177,7 @@ class ILQL(QAgent):
             train_freq=train_freq,
             gradient_steps=gradient_steps,
             replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs={"gamma": gamma, **(replay_buffer_kwargs or {})},
+            replay_buffer_kwargs=replay_buffer_kwargs,
             policy_kwargs=policy_kwargs,
             tensorboard_log=tensorboard_log,
             stats_window_size=stats_window_size,
@@ -160,7 +217,7 @@ class ILQL(QAgent):
         learning_starts: int = 0,
         log_interval: int | None = None,
     ) -> RolloutReturn:
-        """Let the reference go on with the log; with `data` a rollout is no more than the tokens of an update."""
+        """Let the reference continue the log. With `data` write nothing, and count the tokens of an update."""
         if self.data is None:
             return super().collect_rollouts(
                 env, callback, train_freq, replay_buffer, action_noise, learning_starts, log_interval
@@ -184,10 +241,10 @@ class ILQL(QAgent):
     # Learning
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
-        """Gradient steps on the log."""
+        """Take gradient steps on the log."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        figures: list[dict[str, float]] = []
+        metrics: list[dict[str, float]] = []
         for _ in range(gradient_steps):
             losses = self.losses(self.replay_buffer.sample(batch_size, env=self._vec_normalize_env))
             self.policy.optimizer.zero_grad()
@@ -195,14 +252,14 @@ class ILQL(QAgent):
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             self.policy.optimizer.step()
             polyak_update(self.policy.q_net.parameters(), self.policy.q_net_target.parameters(), self.tau)
-            figures.append({name: value.item() for name, value in losses.items()})
+            metrics.append({name: value.item() for name, value in losses.items()})
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name in figures[0]:
-            self.logger.record(f"train/{name}", np.mean([step[name] for step in figures]))
+        for name in metrics[0]:
+            self.logger.record(f"train/{name}", np.mean([step[name] for step in metrics]))
 
     def losses(self, batch: DictReplayBufferSamples) -> dict[str, torch.Tensor]:
-        """The loss of a batch and its terms, before their weights: `loss`, `q_loss`, `value_loss`, `cql`, `nll`."""
+        """Return the loss of a batch and its terms before weighting: `loss`, `q_loss`, `value_loss`, `cql`, `nll`."""
         policy, actions = self.policy, batch.actions.long()
         states = policy.hidden(_both(batch.observations, batch.next_observations)).float()
         hidden, next_hidden = states.chunk(2)
@@ -229,20 +286,8 @@ class ILQL(QAgent):
             loss = loss + self.nll_coef * terms["nll"]
         return {"loss": loss, **terms}
 
-    def learn(
-        self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "ILQL",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> ILQL:
-        """As SB3's; `log_interval` counts rollouts."""
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
-
 
 def _both(obs: dict[str, torch.Tensor], following: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The states of both, which are of the same sequences, for one pass."""
+    """Join the states of two batches of the same sequences, for one forward pass."""
     twice = {key: torch.cat([obs[key], following[key]]) for key in ("rows", "columns")}
     return {**obs, **twice}

@@ -1,17 +1,4 @@
-"""Online direct preference optimisation.
-
-Paper: Guo et al. 2024, "Direct Language Model Alignment from Online AI Feedback", https://arxiv.org/abs/2402.04792;
-the loss is Rafailov et al. 2023's, https://arxiv.org/abs/2305.18290. The policy completes each prompt twice, an
-annotator prefers one completion, and the loss is `-log sigmoid(beta (log pi/pi_ref (chosen) - log pi/pi_ref
-(rejected)))`.
-
-Departures: the annotator is the environment's reward, as a Bradley-Terry model. With `labels="soft"` both orders of a
-pair count, weighted with the probability that the annotator prefers them, which is the expected loss over its answers;
-its minimum is the policy that maximises reward minus `beta` times the KL. "hard" always prefers the higher score, which
-that policy does not answer to: nothing stops such a policy from drifting away as long as there are better completions.
-The leash is `beta`; `kl_coef` and `kl_target` are refused. Of larger groups the best and the worst
-completion make the pair. Pairs of equal score are left out of "hard" and counted (`train/ties`).
-"""
+"""Train with online direct preference optimisation (online DPO)."""
 
 from __future__ import annotations
 
@@ -30,17 +17,33 @@ __all__ = ["OnlineDPO"]
 
 
 class OnlineDPO(PolicyGradient):
-    """Online DPO.
+    """Train with online direct preference optimisation (online DPO).
+
+    Paper: Guo et al. 2024, "Direct Language Model Alignment from Online AI Feedback", https://arxiv.org/abs/2402.04792;
+    the loss is from Rafailov et al. 2023, "Direct Preference Optimization: Your Language Model is Secretly a Reward
+    Model", https://arxiv.org/abs/2305.18290. The policy completes each prompt twice, an annotator prefers one
+    completion, and the loss is `-log sigmoid(beta (log pi/pi_ref (chosen) - log pi/pi_ref (rejected)))`.
+
+    Departures: the annotator is the environment's reward, as a Bradley-Terry model. With `labels="soft"` both orders of
+    a pair count, each weighted with the probability that the annotator prefers it. This is the expected loss over the
+    annotator's answers, and its minimum is the policy that maximises reward minus `beta` times the KL. "hard" always
+    prefers the higher score. No such policy is its minimum: nothing stops the agent from drifting away as long as there
+    are better completions. `beta` weighs the KL penalty; `kl_coef` and `kl_target` are refused. Of larger groups, the
+    best and the worst completion make the pair. "hard" leaves out pairs of equal score and counts them (`train/ties`).
+
+    When to use it: where a prompt can be completed several times, and scores say which completion is better rather than
+    by how much. On sentiment it is among the best policy gradients.
 
     Args:
-        beta: of the loss, the weight of the KL to the reference.
-        labels: "soft" or "hard", see the module.
-        group_size: completions of a prompt, of which the best and the worst make a pair.
+        beta: weight of the KL to the reference in the loss.
+        labels: "soft" or "hard", see above.
+        group_size: completions per prompt. The best and the worst make a pair.
 
-    The other arguments are those of `PolicyGradient`.
+    Defaults: `learning_rate=1e-4`, `batch_size=512`, `group_size=2`, `beta=0.1`, `labels="soft"`. All other arguments
+    and defaults are those of `PolicyGradient`.
 
     Raises:
-        ValueError: an argument is none of these.
+        ValueError: `beta` is not above 0, or `labels` is neither of the two.
     """
 
     min_group_size = 2
@@ -66,7 +69,7 @@ class OnlineDPO(PolicyGradient):
         super().__init__(policy, env, learning_rate, batch_size=batch_size, group_size=group_size, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        """No advantages; the returns are the scores."""
+        """Return zeros for advantages, and the scores for returns."""
         return np.zeros_like(buffer.rewards), spread(buffer.scores, buffer)
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -82,11 +85,11 @@ class OnlineDPO(PolicyGradient):
             losses = functional.binary_cross_entropy_with_logits(margin, gap.sigmoid(), reduction="none")
         else:
             losses = -functional.logsigmoid(margin) * (gap > 0)
-        figures = {
+        metrics = {
             "dpo_loss": losses.mean(),
             "entropy_loss": -entropy.mean(),
             "reward_margin": margin.mean(),
             "reward_accuracy": (margin[gap > 0] > 0).float().sum() / (gap > 0).sum().clamp(min=1),
             "ties": (gap == 0).float().sum(),
         }
-        return figures["dpo_loss"] - self.ent_coef * entropy.mean(), figures
+        return metrics["dpo_loss"] - self.ent_coef * entropy.mean(), metrics

@@ -1,52 +1,143 @@
-"""PPO under a constraint on a cost.
-
-Paper: Ray et al. 2019, "Benchmarking Safe Exploration in Deep Reinforcement Learning" (PPO-Lagrangian); for language
-models Dai et al. 2023, "Safe RLHF", https://arxiv.org/abs/2310.12773. PPO maximises `reward - multiplier * (cost -
-limit)`, and dual ascent moves the multiplier once a rollout: up while the mean cost is above the limit, down while it
-is below (`rlhf_envs.rewards.Constrained`, `agents.LagrangeMultiplier`).
-
-Departures: one critic for the Lagrangian and not one each for reward and cost; the multiplier is not under Adam, and
-the objective is not rescaled by `1 / (1 + multiplier)`: advantages are normalised, which does the same.
-"""
+"""Train with PPO under a constraint on a cost: the algorithm, and the callback that finds the multiplier."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
 
 from rlhf_envs.rewards.constraints import Constrained, find_constraints
 
-from ..core.policy import TokenPolicy
-from .common.text_agent import beside
-from .lagrange import LagrangeMultiplier
+from .common.text_agent import with_callback
 from .ppo import PPO
 
-__all__ = ["PPOLagrangian"]
+__all__ = ["LagrangeMultiplier", "PPOLagrangian"]
 
 
-class PPOLagrangian(PPO):
-    """`PPO` whose reward is constrained, with the callback that finds the multiplier.
+class LagrangeMultiplier(BaseCallback):
+    """Find the multiplier of a constraint by projected dual ascent, while any agent learns.
 
-    The environment's `reward_fn` becomes the constrained one, and stays so: give another agent another environment.
+    Once per rollout, `multiplier = max(0, multiplier + step * (mean cost - limit))`. The cost is the mean over the
+    episodes that ended in the rollout. The next rollout's episodes are scored with the new multiplier. Ascent
+    integrates the violation, so the cost swings about its limit before it settles; it swings the more, the larger
+    `step` is against what the policy learns per rollout. The multipliers are part of the environment's state, so a run
+    resumes exactly although this callback saves nothing.
+
+    It logs `rlhf/lagrange_multiplier` and `rlhf/cost`. With several constraints, the cost's name is appended to each
+    tag.
 
     Args:
-        cost: a registered reward's name (or a reward function), higher is worse; None where the environment's reward is
-            a `Constrained` already.
-        cost_limit: of the mean cost an episode.
-        multiplier_step: how far the multiplier moves a rollout for a cost 1 above its limit.
-
-    The other arguments are those of `PPO`.
+        constrained: the constraint whose multiplier is set; by default every `Constrained` in the reward of the
+            training environment.
+        step: how far the multiplier moves per rollout for a cost 1 above its limit.
+        highest: upper bound of the multiplier. A constraint that cannot be met would drive it up for ever.
 
     Raises:
-        ValueError: there is no cost, or one without a limit, or the environment's reward has another one already.
+        ValueError: `step` or `highest` is not above 0; when training starts, the environment's reward has no constraint
+            or two whose costs have one name.
     """
 
     def __init__(
         self,
-        policy: Any = TokenPolicy,
+        constrained: Constrained | None = None,
+        step: float = 0.1,
+        highest: float = 100.0,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        for name, value in (("step", step), ("highest", highest)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a number above 0, got {value!r}")
+        self._given = constrained
+        self.step, self.highest = step, highest
+        self.constraints: dict[str, list[Constrained]] = {}  # by cost name, one per environment that has its own
+        self._costs: dict[str, list[float]] = {}  # by cost name, of the episodes that ended in this rollout
+
+    def _on_training_start(self) -> None:
+        self.constraints = self._find() if self._given is None else {self._given.cost_name: [self._given]}
+        self._costs = {name: [] for name in self.constraints}
+
+    def _find(self) -> dict[str, list[Constrained]]:
+        constraints: dict[str, list[Constrained]] = {}
+        for reward_fn in self.training_env.get_attr("reward_fn"):
+            found = find_constraints(reward_fn)
+            names = [constrained.cost_name for constrained in found]
+            if len(set(names)) < len(names):
+                raise ValueError(f"the constraints limit costs of one name ({', '.join(names)}): give each a cost_name")
+            for constrained in found:
+                known = constraints.setdefault(constrained.cost_name, [])
+                if not any(constrained is other for other in known):
+                    known.append(constrained)
+        if not constraints:
+            raise ValueError(
+                "the training environment's reward has no constraint: make it with "
+                "reward_fn=Constrained(reward, cost, limit)"
+            )
+        return constraints
+
+    def _on_step(self) -> bool:
+        for row in np.flatnonzero(np.asarray(self.locals["dones"], bool)):
+            components = self.locals["infos"][row].get("reward_components", {})
+            for name, costs in self._costs.items():
+                if name not in components:
+                    raise ValueError(
+                        f"the environment reports no cost {name!r} (its reward components are "
+                        f"{', '.join(map(repr, components)) or 'none'}): is its reward_fn the constrained one?"
+                    )
+                costs.append(components[name])
+        return True
+
+    def _on_rollout_end(self) -> None:
+        for name, constraints in self.constraints.items():
+            tail = f"_{name}" if len(self.constraints) > 1 else ""
+            multiplier = constraints[0].multiplier
+            if self._costs[name]:  # a rollout shorter than an episode may end none
+                cost = float(np.mean(self._costs[name]))
+                multiplier = min(max(multiplier + self.step * (cost - constraints[0].limit), 0.0), self.highest)
+                self._costs[name] = []
+                self.logger.record(f"rlhf/cost{tail}", cost)
+            for constrained in constraints:
+                constrained.multiplier = multiplier
+            self.logger.record(f"rlhf/lagrange_multiplier{tail}", multiplier)
+
+
+class PPOLagrangian(PPO):
+    """Train with PPO under a limit on a cost (PPO-Lagrangian).
+
+    Papers: Ray et al. 2019, "Benchmarking Safe Exploration in Deep Reinforcement Learning",
+    https://cdn.openai.com/safexp-short.pdf; for language models Dai et al. 2023, "Safe RLHF: Safe Reinforcement
+    Learning from Human Feedback", https://arxiv.org/abs/2310.12773. PPO maximises `reward - multiplier * (cost -
+    limit)`, and dual ascent moves the multiplier once per rollout: up while the mean cost is above the limit, down
+    while it is below (`rlhf_envs.rewards.Constrained`, `agents.LagrangeMultiplier`).
+
+    Departures: there is one critic, for reward and cost together, and not one each. The multiplier is not optimised by
+    Adam. The objective is not rescaled by `1 / (1 + multiplier)`: advantages are normalised, which does the same.
+
+    When to use it: where a completion must stay below a limit, for example of toxicity or repetition, on average. While
+    the cost stays below its limit by itself, the multiplier is 0 and this is `ppo`.
+
+    The environment's `reward_fn` becomes the constrained one, and stays so: give another agent another environment.
+
+    Args:
+        cost: a registered reward's name or a reward function, higher is worse; None if the environment's reward is a
+            `Constrained` already.
+        cost_limit: limit of the mean cost per episode.
+        multiplier_step: how far the multiplier moves per rollout for a cost 1 above its limit.
+
+    Defaults: `cost=None`, `cost_limit=None`, `multiplier_step=0.1`. All other arguments and defaults are those of
+    `PPO`.
+
+    Raises:
+        ValueError: there is no cost, or one without a limit, or the environment's reward is constrained by another.
+    """
+
+    def __init__(
+        self,
+        policy: Any = None,
         env: Any = None,
         cost: Any = None,
         cost_limit: float | None = None,
@@ -56,7 +147,7 @@ class PPOLagrangian(PPO):
         if (cost is None) != (cost_limit is None):
             raise ValueError(f"cost={cost!r} with cost_limit={cost_limit}: a constraint is a cost and its limit")
         self.cost, self.cost_limit, self.multiplier_step = cost, cost_limit, multiplier_step
-        LagrangeMultiplier(step=multiplier_step)  # says now what is wrong with it
+        LagrangeMultiplier(step=multiplier_step)  # raises at once if the step is wrong
         super().__init__(policy, env, **kwargs)
 
     def _setup_model(self) -> None:
@@ -77,7 +168,7 @@ class PPOLagrangian(PPO):
             self.env.env_method("set_reward_fn", made[id(reward_fn)], indices=[index])
 
     def _check_same(self, found: Sequence[Constrained]) -> None:
-        """Refuse a cost beside others that the environment has already."""
+        """Refuse a cost that is not among the constraints that the environment has already."""
         if self.cost is None:
             return
         mine = Constrained(found[0].reward, self.cost, self.cost_limit or 0.0)
@@ -90,4 +181,5 @@ class PPOLagrangian(PPO):
             )
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        return super()._init_callback(beside(callback, LagrangeMultiplier, step=self.multiplier_step), progress_bar)
+        callback = with_callback(callback, LagrangeMultiplier, step=self.multiplier_step)
+        return super()._init_callback(callback, progress_bar)

@@ -1,12 +1,4 @@
-"""REINFORCE leave-one-out.
-
-Paper: Ahmadian et al. 2024, "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback
-in LLMs", https://arxiv.org/abs/2402.14740 (the estimator is Kool et al. 2019's). A completion is one action: its
-advantage is its score, less the KL penalty of all its tokens, less the mean of the other completions of the prompt.
-
-Departure: with several minibatches or epochs the ratio of the whole completion's probability is clipped as in PPO, as
-TRL's `RLOOTrainer` does; its loss and gradients are equal. `clip_range=None` is the paper's.
-"""
+"""Train with REINFORCE leave-one-out (RLOO)."""
 
 from __future__ import annotations
 
@@ -18,20 +10,35 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.policy import TokenPolicy
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
-from .common.policy_gradient import NO_CRITIC, PolicyGradient, clipped, spread
+from .common.policy_gradient import NO_CRITIC, PolicyGradient, check_clip_range, clip_metrics, clipped, spread
 
 __all__ = ["RLOO"]
 
 
 class RLOO(PolicyGradient):
-    """RLOO.
+    """Train with REINFORCE leave-one-out (RLOO).
+
+    Paper: Ahmadian et al. 2024, "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human
+    Feedback in LLMs", https://arxiv.org/abs/2402.14740. The estimator is from Kool et al. 2019, "Buy 4 REINFORCE
+    Samples, Get a Baseline for Free!". A completion is one action. Its advantage is its score, minus the KL penalty of
+    all its tokens, minus the mean of the other completions of the prompt.
+
+    Departures: with several minibatches or epochs, the ratio of the whole completion's probability is clipped as in
+    PPO. TRL's `RLOOTrainer` does so too, with equal loss and gradients. `clip_range=None` is the paper's.
+
+    When to use it: where a prompt can be completed several times and the rewards of different prompts are not alike.
+    The group is the baseline, so no critic has to learn.
 
     Args:
-        group_size: completions of a prompt, k in the paper.
-        clip_range: of the ratio of a completion's probabilities; None for no clipping.
+        group_size: completions per prompt, k in the paper.
+        clip_range: clip range of the ratio of a completion's probabilities; None for no clipping.
         normalize_advantage: divide the advantages by their standard deviation over the rollout.
 
-    The other arguments are those of `PolicyGradient`.
+    Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=2`, `group_size=4`, `clip_range=0.2`,
+    `normalize_advantage=False`. All other arguments and defaults are those of `PolicyGradient`.
+
+    Raises:
+        ValueError: `clip_range` is not above 0.
     """
 
     min_group_size = 2
@@ -49,9 +56,7 @@ class RLOO(PolicyGradient):
         normalize_advantage: bool = False,
         **kwargs: Any,
     ) -> None:
-        if clip_range is not None and not clip_range > 0:
-            raise ValueError(f"clip_range={clip_range}: expected a number above 0, or None for no clipping")
-        self.clip_range, self.normalize_advantage = clip_range, normalize_advantage
+        self.clip_range, self.normalize_advantage = check_clip_range(clip_range), normalize_advantage
         super().__init__(
             policy, env, learning_rate, batch_size=batch_size, n_epochs=n_epochs, group_size=group_size, **kwargs
         )
@@ -67,19 +72,13 @@ class RLOO(PolicyGradient):
         _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
         log_ratio = samples.sum_by_episode(log_prob - samples.old_log_prob)
         advantages = samples.one_by_episode(samples.advantages)
-        ratio = log_ratio.exp()
-        policy_loss = -clipped(ratio, advantages, self.clip_range).mean()
-        figures = {
-            "policy_gradient_loss": policy_loss,
-            "entropy_loss": -entropy.mean(),
-            "approx_kl": (ratio - 1 - log_ratio).mean(),
-        }
-        if self.clip_range is not None:
-            figures["clip_fraction"] = ((ratio - 1).abs() > self.clip_range).float().mean()
-        return policy_loss - self.ent_coef * entropy.mean(), figures
+        policy_loss = -clipped(log_ratio.exp(), advantages, self.clip_range).mean()
+        metrics = {"policy_gradient_loss": policy_loss, "entropy_loss": -entropy.mean()}
+        metrics |= clip_metrics(log_ratio, self.clip_range)
+        return policy_loss - self.ent_coef * entropy.mean(), metrics
 
 
 def leave_one_out(scores: np.ndarray, group_size: int) -> np.ndarray:
-    """Each score less the mean of the others of its group, (episodes,) in order of groups."""
+    """Subtract from each score the mean of the others in its group; `(episodes,)`, in order of groups."""
     groups = scores.reshape(-1, group_size)
     return np.asarray((groups - (groups.sum(axis=1, keepdims=True) - groups) / (group_size - 1)).reshape(-1))

@@ -1,14 +1,4 @@
-"""Supervised fine-tuning: on references, or on the best of n completions.
-
-Papers: for references Ouyang et al. 2022, "Training language models to follow instructions with human feedback",
-https://arxiv.org/abs/2203.02155, section 3.5; for the best of n Dong et al. 2023, "RAFT: Reward rAnked FineTuning",
-https://arxiv.org/abs/2304.06767. The loss is the mean cross-entropy of the completions' tokens, EOS included.
-
-Departures: references are trained on at temperature 1, whatever the agent decodes at, as everybody does; the best of n
-at the temperature that they were drawn at, and of every rollout anew, so the completions come from the agent as it is.
-Tokens of references count as those of other algorithms do, although nobody had to sample them; of the best of n all n
-completions count. There is no KL penalty.
-"""
+"""Train with supervised fine-tuning (SFT): on references, or on the best of n completions."""
 
 from __future__ import annotations
 
@@ -32,19 +22,33 @@ logger = logging.getLogger(__name__)
 
 
 class SFT(PolicyGradient):
-    """Supervised fine-tuning with SB3's interface.
+    """Train with supervised fine-tuning (SFT), on references or on the best of n completions.
+
+    Papers: for references Ouyang et al. 2022, "Training language models to follow instructions with human feedback",
+    https://arxiv.org/abs/2203.02155, section 3.5; for the best of n Dong et al. 2023, "RAFT: Reward rAnked FineTuning
+    for Generative Foundation Model Alignment", https://arxiv.org/abs/2304.06767. The loss is the mean cross-entropy of
+    the completions' tokens, EOS included.
+
+    Departures: references are trained on at temperature 1, whatever temperature the agent decodes at, as is usual. The
+    best of n are trained on at the temperature that they were drawn at. They are drawn anew in every rollout, by the
+    agent as it is then. Tokens of references count as those of other algorithms do, although nobody sampled them. Of
+    the best of n, the tokens of all n completions count. There is no KL penalty.
+
+    When to use it: first, where the data has good completions, or as the baseline that reinforcement learning has to
+    beat. It takes the least time.
 
     Args:
         source: "references", the data's column `reference`; "best_of_n", the best of every `group_size` completions of
-            a prompt by the environment's reward; None for references where the data has them.
-        where: values of columns that a row must have for its reference to count, such as `{"label": 1}`.
-        group_size: n of the best of n; references have no groups.
+            a prompt by the environment's reward; None for references if the data has them, else the best of n.
+        where: values that columns of a row must have for its reference to count, such as `{"label": 1}`.
+        group_size: n of the best of n. References have no groups.
 
-    The other arguments are those of `PolicyGradient`.
+    Defaults: `learning_rate=2e-4`, `batch_size=512`, `group_size=4`, `source=None`, `where=None`. All other arguments
+    and defaults are those of `PolicyGradient`.
 
     Raises:
-        ValueError: an unknown source, there are no references (left), `where` without references, or the best is to be
-            taken of one completion.
+        ValueError: `source` is unknown, no references are left, `where` is given without references, or `group_size` is
+            below 2 with "best_of_n".
     """
 
     kl_argument = None
@@ -64,7 +68,7 @@ class SFT(PolicyGradient):
         if source not in (None, "references", "best_of_n"):
             raise ValueError(f"source={source!r}: expected 'references' or 'best_of_n'")
         self.source, self.where = source, where
-        self._order, self._next = np.zeros(0, np.int64), 0  # of the references in this epoch, and how many are done
+        self._order, self._next = np.zeros(0, np.int64), 0  # the references of this epoch, and how many are done
         super().__init__(policy, env, learning_rate, batch_size=batch_size, group_size=group_size, **kwargs)
 
     def _setup_model(self) -> None:
@@ -86,7 +90,7 @@ class SFT(PolicyGradient):
         return [*super()._excluded_save_params(), "_references"]
 
     def _read(self, batch: Any) -> list[Episode]:
-        """The references as episodes, cut to the room that the environment leaves."""
+        """Return the references as episodes, cut to the environment's `max_new_tokens`."""
         eos, found = batch.tokenizer.eos_token_id, []
         for index, row in enumerate(batch.rows):
             if not row.get("reference") or any(row.get(key) != value for key, value in (self.where or {}).items()):
@@ -113,7 +117,7 @@ class SFT(PolicyGradient):
         return found
 
     def collect_rollouts(self, env: Any, callback: Any, rollout_buffer: Any, n_rollout_steps: int) -> bool:
-        """Sample as SB3 does; or take as many tokens of references."""
+        """Sample completions as SB3 does, or take as many tokens of references."""
         if self.source != "references":
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         callback.on_rollout_start()
@@ -134,7 +138,7 @@ class SFT(PolicyGradient):
         return True
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        """1 for the tokens to be learned, 0 for the others."""
+        """Return the weights of the tokens, 1 to be learned and 0 for the others, and the scores."""
         if self.source == "references":
             return np.ones_like(buffer.rewards), buffer.rewards
         groups = buffer.scores.reshape(-1, self.group_size)
@@ -142,7 +146,7 @@ class SFT(PolicyGradient):
         return spread(best, buffer), spread(buffer.scores, buffer)
 
     def train(self) -> None:
-        """Update the policy, decoding as the source wants it in backward passes too, where activations are remade."""
+        """Update the policy, with the decoding of the source also in backward passes that recompute activations."""
         with self._decoding():
             super().train()
 
@@ -153,7 +157,7 @@ class SFT(PolicyGradient):
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:
-        """For references the plain model: temperature 1, without top-k and top-p."""
+        """Decode references by the plain model, at temperature 1 and without top-k and top-p, inside the `with`."""
         policy = self.policy
         saved = policy.temperature, policy.top_k, policy.top_p
         if self.source == "references":

@@ -1,13 +1,4 @@
-"""Trust region policy optimisation for text.
-
-Paper: Schulman et al. 2015, https://arxiv.org/abs/1502.05477. The algorithm is `sb3_contrib.TRPO`, unmodified: one
-natural-gradient step a rollout, its length set by a line search under a KL of `target_kl` nats a token to the policy
-before it. Ours are the defaults, and the KL penalty to the starting model, which `SequenceRolloutBuffer` charges.
-
-One hook is ours: sb3-contrib differentiates the KL once a parameter tensor, which for a transformer costs tens of times
-the whole gradient, and leaves out parameters with "value" in their names (`query_key_value` of GPT-NeoX is none of the
-critic's). Ours takes all gradients in one pass, to the same numbers.
-"""
+"""Train with trust region policy optimisation (TRPO)."""
 
 from __future__ import annotations
 
@@ -15,7 +6,6 @@ from typing import Any
 
 import sb3_contrib
 import torch
-from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from ..core.policy import TokenPolicy
@@ -26,41 +16,43 @@ __all__ = ["TRPO"]
 
 
 class TRPO(TextAgent, sb3_contrib.TRPO):
-    """`sb3_contrib.TRPO` with `TokenPolicy`, `SequenceRolloutBuffer` and defaults for text.
+    """Train with trust region policy optimisation (TRPO).
 
-    `n_steps` and `batch_size` count tokens, `n_steps` an environment; `learning_rate` is the critic's, of which with
-    `value="shared"` only the linear head learns: the trunk is the actor's. A step is the natural gradient only where
-    the conjugate gradients converge, which takes tens of `cg_max_steps` and a `cg_damping` far below 0.1
-    (`benchmarks.closed_form`); fewer are faster and gain less. All other arguments are sb3-contrib's.
+    Paper: Schulman et al. 2015, "Trust Region Policy Optimization", https://arxiv.org/abs/1502.05477.
+
+    Departures: the algorithm is `sb3_contrib.TRPO` with one method of ours: one natural-gradient step per rollout. A
+    line search sets its length, so that the KL to the policy before it is at most `target_kl` nats per token. The
+    defaults are ours, and so is the KL penalty to the starting model, which `SequenceRolloutBuffer` charges. The method
+    of ours computes the gradients of KL and objective in one pass over all parameters. sb3-contrib differentiates the
+    KL once per parameter tensor, which costs a transformer tens of times as much, and leaves out parameters with
+    "value" in their names, such as `query_key_value` of GPT-NeoX, which does not belong to the critic. The numbers are
+    the same.
+
+    When to use it: where tokens are dear and computing is cheap. It needs the fewest tokens to come near the best
+    objective, and the most time. A step is the natural gradient only if the conjugate gradients converge, which takes
+    tens of `cg_max_steps` and a `cg_damping` far below 0.1 (`benchmarks/closed_form.py`). Fewer steps are faster and
+    gain less.
+
+    Defaults: `learning_rate=1e-4`, `n_steps=32`, `batch_size=512`, `gamma=1.0`, `gae_lambda=0.95`,
+    `n_critic_updates=2`, `target_kl=0.01`. `n_steps` counts tokens per environment, `batch_size` counts tokens.
+    `learning_rate` is the critic's. With `value="shared"` only the critic's linear head learns, because the trunk
+    belongs to the actor. All other arguments are sb3-contrib's.
+
+    Raises:
+        ValueError: `sub_sampling_factor` is not 1, or `adversarial_coef` is not 0.
     """
 
-    def __init__(
-        self,
-        policy: Any = TokenPolicy,
-        env: Any = None,
-        learning_rate: float | Schedule = 1e-4,
-        n_steps: int = 32,
-        batch_size: int = 512,
-        gamma: float = 1.0,
-        gae_lambda: float = 0.95,
-        n_critic_updates: int = 2,
-        target_kl: float = 0.01,
-        rollout_buffer_class: type[Any] | None = SequenceRolloutBuffer,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            batch_size=batch_size,
-            gamma=gamma,
-            gae_lambda=gae_lambda,
-            n_critic_updates=n_critic_updates,
-            target_kl=target_kl,
-            rollout_buffer_class=rollout_buffer_class,
-            **kwargs,
-        )
+    defaults = {
+        "policy": TokenPolicy,
+        "learning_rate": 1e-4,
+        "n_steps": 32,
+        "batch_size": 512,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "n_critic_updates": 2,
+        "target_kl": 0.01,
+        "rollout_buffer_class": SequenceRolloutBuffer,
+    }
 
     def _setup_model(self) -> None:
         if self.sub_sampling_factor != 1:
@@ -79,16 +71,12 @@ class TRPO(TextAgent, sb3_contrib.TRPO):
     def _compute_actor_grad(
         self, kl_div: torch.Tensor, policy_objective: torch.Tensor
     ) -> tuple[list[nn.Parameter], torch.Tensor, torch.Tensor, list[tuple[int, ...]]]:
-        """The parameters that the KL depends on; the gradients of objective and KL, flat; the parameters' shapes."""
+        """Return the parameters that the KL depends on, the flat gradients of objective and KL, and their shapes."""
         actor = [p for name, p in self.policy.named_parameters() if p.requires_grad and not name.startswith("value_")]
         kl = torch.autograd.grad(kl_div, actor, create_graph=True, allow_unused=True)
         used = [(p, grad) for p, grad in zip(actor, kl, strict=True) if grad is not None]
         params = [p for p, _ in used]
         objective = torch.autograd.grad(policy_objective, params, retain_graph=True)
-        shapes = [tuple(p.shape) for p in params]
-        return (
-            params,
-            torch.cat([grad.reshape(-1) for grad in objective]),
-            torch.cat([grad.reshape(-1) for _, grad in used]),
-            shapes,
-        )
+        flat_objective = torch.cat([grad.reshape(-1) for grad in objective])
+        flat_kl = torch.cat([grad.reshape(-1) for _, grad in used])
+        return params, flat_objective, flat_kl, [tuple(p.shape) for p in params]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..algorithms.masked_policy import MaskableTokenPolicy
+from ..algorithms.maskable_ppo import MaskableTokenPolicy
 from ..core.base_policy import LanguageModelPolicy
 from ..core.policy import TokenPolicy
 from ..registry import reads_masks

@@ -26,11 +26,11 @@ from ..algorithms.baselines import UniformPolicy
 from ..algorithms.common.episode_buffer import EpisodeRolloutBuffer
 from ..algorithms.common.q_policy import QPolicy
 from ..algorithms.common.replay_buffer import SequenceReplayBuffer
-from ..algorithms.ilql_policy import ILQLPolicy
-from ..algorithms.masked_buffer import MaskableSequenceRolloutBuffer
-from ..algorithms.masked_policy import MaskableTokenPolicy
-from ..algorithms.nlpo_policy import NLPOPolicy
-from ..algorithms.quantile_policy import QuantilePolicy
+from ..algorithms.ilql import ILQLPolicy
+from ..algorithms.maskable_ppo import MaskableSequenceRolloutBuffer
+from ..algorithms.maskable_ppo import MaskableTokenPolicy
+from ..algorithms.nlpo import NLPOPolicy
+from ..algorithms.qrdqn import QuantilePolicy
 from ..core.policy import TokenPolicy
 from ..core.rollout_buffer import SequenceRolloutBuffer
 

@@ -1,4 +1,4 @@
-"""Logged, rated completions as the tokens that an environment's agent would have written."""
+"""Read logged and rated completions as the tokens that an environment's agent would have written."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_envs.datasets import load_rows
+
 __all__ = ["read_log"]
 
 
 def read_log(
     data: str | Path | Sequence[Mapping[str, Any]], env: Any
 ) -> tuple[list[np.ndarray], list[int], list[float]]:
-    """Token ids of prompt and completion, the prompt's length, and the score, an entry a row.
+    """Return the token ids of prompt and completion, the prompt's length and the score, one of each per row.
 
     Prompts are cut from the left and completions from the right to the environment's `max_prompt_tokens` and
     `max_new_tokens`; a completion with room left ends with EOS.
 
     Args:
         data: rows `{prompt, completion, label}`, or a file of them.
-        env: SB3's, around a text environment.
+        env: the SB3 `VecEnv` around a text environment.
 
     Raises:
-        ValueError: there are no rows, one lacks a column, or its label is no finite number; the message says which.
+        ValueError: there are no rows, or a row lacks a column or has a label that is not a finite number; the message
+            names the row.
         FileNotFoundError: there is no such file.
     """
-    from rlhf_envs.datasets import load_rows
-
     rows = load_rows(data) if isinstance(data, str | Path) else list(data)
     where = f"{data}" if isinstance(data, str | Path) else "data"
     if not rows:
@@ -51,6 +52,7 @@ def read_log(
 
 
 def _check(row: Mapping[str, Any], where: str) -> tuple[str, str, float]:
+    """Return prompt, completion and score of a row, or raise ValueError with what is wrong with it."""
     for name in ("prompt", "completion", "label"):
         if name not in row:
             raise ValueError(f"{where} has no {name!r}, only {', '.join(row)}: rows are {{prompt, completion, label}}")

@@ -1,13 +1,9 @@
-"""What REINFORCE, RLOO, GRPO and online DPO share: whole episodes, in groups of one prompt, and one loss on them.
-
-Not an algorithm by itself. A subclass says what the advantages of the episodes are and what a minibatch's loss is; the
-rollout is Stable-Baselines3's own.
-"""
+"""Hold what REINFORCE, RLOO, GRPO, AWR, SFT and online DPO share: they learn from whole episodes, with a loss."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -19,28 +15,38 @@ from ...core.policy import TokenPolicy
 from .episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .text_agent import NO_CRITIC, NO_KL, TextAgent
 
-__all__ = ["NO_CRITIC", "NO_KL", "PolicyGradient"]
+__all__ = ["NO_CRITIC", "NO_KL", "PolicyGradient", "check_clip_range", "clip_metrics", "clipped", "spread"]
 
-Self = TypeVar("Self", bound="PolicyGradient")
 logger = logging.getLogger(__name__)
 
 
 class PolicyGradient(TextAgent, OnPolicyAlgorithm):
-    """Base of the algorithms that learn from whole episodes.
+    """Learn from whole episodes. The base of algorithms with a loss of their own.
+
+    A subclass writes two methods: `_advantages` gives the advantages of the episodes in a rollout, `_loss` the loss of
+    a minibatch. The rollout is Stable-Baselines3's own.
 
     Args:
-        n_steps: tokens of a rollout, an environment. Episodes that it cuts go on in the next.
-        batch_size: tokens of a minibatch, about; None takes the whole rollout. Groups stay together.
+        n_steps: tokens per environment in a rollout. Episodes that its end cuts go on in the next rollout.
+        batch_size: about how many tokens a minibatch has; None takes the whole rollout. Groups stay together.
         n_epochs: passes over a rollout.
-        group_size: completions of a prompt that are compared; the environment is told to make them.
+        group_size: completions of one prompt that are compared. The environment is told to make them.
 
-    The other arguments are SB3's.
+    Defaults: `learning_rate=1e-4`, `n_steps=32`, `batch_size=None`, `n_epochs=1`, `gamma=1.0`, `group_size=1`,
+    `ent_coef=0.0`, `vf_coef=0.0`, `max_grad_norm=1.0`. All other arguments are SB3's.
 
     Raises:
-        ValueError: the groups do not fit: fewer than `min_group_size`, or they do not divide the environments.
+        ValueError: an argument is out of range, or the groups do not fit: they are smaller than `min_group_size`, or do
+            not divide the environments.
         TypeError: the environment cannot make groups.
     """
 
+    defaults = {
+        "gae_lambda": 1.0,
+        "use_sde": False,
+        "sde_sample_freq": -1,
+        "supported_action_spaces": (spaces.Discrete,),
+    }
     min_group_size = 1
     unused: ClassVar[dict[str, Any]] = {"gae_lambda": 1.0}
     policy: TokenPolicy
@@ -80,8 +86,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
             max_grad_norm=max_grad_norm,
             rollout_buffer_class=rollout_buffer_class,
             _init_setup_model=False,
-            supported_action_spaces=(spaces.Discrete,),
-            **{"gae_lambda": 1.0, "use_sde": False, "sde_sample_freq": -1, **kwargs},
+            **kwargs,
         )
         self.batch_size, self.n_epochs, self.group_size = batch_size, n_epochs, group_size
         if _init_setup_model:
@@ -141,7 +146,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
 
     def train(self) -> None:
-        """Update the policy with the groups of episodes that are complete; nothing where none is."""
+        """Update the policy with the groups of episodes that are complete. Without any, do nothing."""
         buffer = self.rollout_buffer
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
@@ -149,7 +154,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         if not buffer.n_segments:
             return
         buffer.advantages, buffer.returns = (array.astype(np.float32) for array in self._advantages(buffer))
-        figures: dict[str, list[float]] = {}
+        metrics: dict[str, list[float]] = {}
         for _ in range(self.n_epochs):
             for samples in buffer.get(self.batch_size):
                 loss, found = self._loss(samples)
@@ -158,41 +163,48 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
                 torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
                 self.policy.optimizer.step()
                 for name, value in {"loss": loss, **found}.items():
-                    figures.setdefault(name, []).append(value.item())
+                    metrics.setdefault(name, []).append(value.item())
             self._n_updates += 1
-        for name, values in figures.items():
+        for name, values in metrics.items():
             self.logger.record(f"train/{name}", float(np.mean(values)))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        """Advantages and returns (n, 1) of the buffer's n actions."""
+        """Return advantages and returns, `(n, 1)` each, of the buffer's n actions."""
         raise NotImplementedError
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The loss of a minibatch, and figures for the log."""
+        """Return the loss of a minibatch, and metrics for the log."""
         raise NotImplementedError
 
-    def learn(
-        self: Self,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str | None = None,
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> Self:
-        """As SB3's."""
-        name = type(self).__name__ if tb_log_name is None else tb_log_name
-        return super().learn(total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar)
+
+def check_clip_range(clip_range: float | None) -> float | None:
+    """Return a clip range that is above 0 or None.
+
+    Raises:
+        ValueError: it is another number.
+    """
+    if clip_range is not None and not clip_range > 0:
+        raise ValueError(f"clip_range={clip_range}: expected a number above 0, or None for no clipping")
+    return clip_range
 
 
 def clipped(ratio: torch.Tensor, advantages: torch.Tensor, clip_range: float | None) -> torch.Tensor:
-    """PPO's pessimistic surrogate, to be maximised: `min(ratio A, clip(ratio) A)`; without a range `ratio A`."""
+    """Return PPO's pessimistic surrogate, to be maximised: `min(ratio A, clip(ratio) A)`; without a range `ratio A`."""
     if clip_range is None:
         return ratio * advantages
     return torch.minimum(ratio * advantages, ratio.clamp(1 - clip_range, 1 + clip_range) * advantages)
 
 
+def clip_metrics(log_ratio: torch.Tensor, clip_range: float | None) -> dict[str, torch.Tensor]:
+    """Return the approximate KL to the policy of the rollout, and the share of ratios outside the clip range."""
+    ratio = log_ratio.exp()
+    metrics = {"approx_kl": (ratio - 1 - log_ratio).mean()}
+    if clip_range is not None:
+        metrics["clip_fraction"] = ((ratio - 1).abs() > clip_range).float().mean()
+    return metrics
+
+
 def spread(per_episode: np.ndarray, buffer: EpisodeRolloutBuffer) -> np.ndarray:
-    """A value an episode, (episodes,), given to each of its actions: (n, 1)."""
+    """Give each action the value of its episode: from `(episodes,)` to `(n, 1)`."""
     return np.asarray(per_episode[buffer.segments[:, 0]])[:, None]

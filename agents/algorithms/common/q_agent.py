@@ -1,16 +1,4 @@
-"""What the Q-learning agents share: exploring by the language model, and rollouts between which all that learns moves.
-
-The loops are SB3's own. Ours are its hooks, with these departures:
-
-- A random action is drawn from the reference language model (read with `temperature`, `top_k`, `top_p`), or uniformly
-  with `exploration="uniform"`. Of thousands of tokens next to none makes sense after a given context, so that uniform
-  noise never sees a sentence; noise from the model is a model's sentence. Each environment throws its own coin.
-- `predict` never explores: exploring is a matter of collecting.
-- The target network and the exploration rate move between rollouts: nothing reads either network's change before the
-  next update, and a run that is stopped within a rollout can begin it again.
-- `log_interval` counts rollouts, and a rollout is logged once. `rlhf/kl` is the KL of what acted, noise included, to
-  the base: the k1 estimate, in nats an episode; infinite where uniform noise drew a token that the base does not have.
-"""
+"""Hold what the Q-learning agents share: exploration by the language model, and updates between rollouts only."""
 
 from __future__ import annotations
 
@@ -20,34 +8,85 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
-from stable_baselines3.common.type_aliases import RolloutReturn
+from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 
 from ...core.distribution import TokenDistribution
+from .replay_buffer import SequenceReplayBuffer
 from .text_agent import TextAgent
 
-__all__ = ["Exploration", "QAgent"]
+__all__ = ["DEEP_Q", "Exploration", "QAgent"]
 
 Exploration = Literal["reference", "uniform"]
 
 
+DEEP_Q: dict[str, Any] = {  # the defaults that DQN and QR-DQN share
+    "learning_rate": 1e-4,
+    "buffer_size": 100_000,
+    "learning_starts": 2048,
+    "batch_size": 512,
+    "tau": 1.0,
+    "gamma": 1.0,
+    "train_freq": 32,
+    "gradient_steps": 8,
+    "replay_buffer_class": SequenceReplayBuffer,
+    "target_update_interval": 4096,
+    "exploration_fraction": 0.5,
+    "exploration_initial_eps": 1.0,
+    "exploration_final_eps": 0.05,
+    "max_grad_norm": 1.0,
+}
+
+
 class QAgent(TextAgent, OffPolicyAlgorithm):
-    """Mixin, to the left of an SB3 algorithm with a replay buffer."""
+    """Let an SB3 algorithm with a replay buffer learn from text. A mixin, to the left of the SB3 class.
+
+    The loops are SB3's own. This class overrides their hooks, with these departures:
+
+    - A random action is drawn from the reference language model, read with `temperature`, `top_k` and `top_p`; or
+      uniformly with `exploration="uniform"`. Of thousands of tokens hardly any makes sense after a given context, so
+      uniform noise never writes a sentence, and noise from the model does. Each environment explores independently.
+    - `predict` never explores: exploration belongs to collecting.
+    - The target network and the exploration rate move between rollouts. Nothing reads a change of either before the
+      next update, and a run that is stopped within a rollout can begin it again.
+    - `log_interval` counts rollouts, and a rollout is logged once. `rlhf/kl` is the KL of what acted, noise included,
+      to the base: the k1 estimate, in nats per episode. It is infinite if uniform noise drew a token to which the base
+      gives no probability.
+
+    Args:
+        n_steps: rewards in a return, see `SequenceReplayBuffer`.
+        exploration: "reference" draws random tokens from the reference language model, "uniform" from the vocabulary.
+        replay_buffer_kwargs: arguments of the replay buffer.
+
+    Raises:
+        ValueError: `exploration` is neither of the two.
+    """
 
     policy: Any  # a `QPolicy`; SB3's classes say another type each
     replay_buffer: Any
     kl_argument = None
     resumable = True  # see `agents.saving.bundle.holds`
-    exploration: Exploration = "reference"
     exploration_rate: float = 0.0
+    exploration_initial_eps: float
     _steps_due = 0
     _n_calls: int
-    exploration_initial_eps: float
 
-    def _choose_exploration(self, exploration: Exploration) -> None:
+    def __init__(
+        self,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
+        n_steps: int = 1,
+        exploration: Exploration = "reference",
+        replay_buffer_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if exploration not in ("reference", "uniform"):
             raise ValueError(f"exploration={exploration!r}: expected 'reference' or 'uniform'")
         self.exploration = exploration
-        self._running_kl = np.zeros(0)  # of the episodes that are going on
+        self._running_kl = np.zeros(0)  # of the episodes that are under way
+        gamma = kwargs.get("gamma", self.defaults.get("gamma", 1.0))
+        replay_buffer_kwargs = {"n_steps": n_steps, "gamma": gamma, **(replay_buffer_kwargs or {})}
+        super().__init__(policy, env, learning_rate, replay_buffer_kwargs=replay_buffer_kwargs, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()
@@ -65,7 +104,10 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A token an environment, `(n_envs,)`, twice: of the policy, or at random with the exploration rate."""
+        """Sample one token per environment, from the policy or (with the exploration rate) at random.
+
+        Returned twice, `(n_envs,)`, as SB3 expects: the action and the action to store.
+        """
         rate = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
         assert self._last_obs is not None
         obs, _ = self.policy.obs_to_tensor(self._last_obs)
@@ -87,7 +129,7 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
         episode_start: np.ndarray | None = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, Any]:
-        """The policy's tokens `(n,)`, without exploration."""
+        """Return the policy's tokens `(n,)`, without exploration."""
         return self.policy.predict(observation, state, episode_start, deterministic)
 
     def _store_transition(
@@ -109,7 +151,7 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
             replay_buffer.stats["kl"] = float(np.mean(self._finished_kl))
 
     def _on_step(self) -> None:
-        """Wait for the end of the rollout."""
+        """Count a step; what SB3 does after a step waits for the end of the rollout."""
         self._steps_due += 1
 
     def collect_rollouts(
@@ -122,7 +164,7 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
         learning_starts: int = 0,
         log_interval: int | None = None,
     ) -> RolloutReturn:
-        """As SB3's; then what it does after every step, once for each of them, and the log."""
+        """Collect a rollout as SB3 does; then do what SB3 does after each step, once per step, and log."""
         self._steps_due = 0
         self._finished_kl: list[float] = []
         rollout = super().collect_rollouts(

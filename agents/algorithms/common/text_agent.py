@@ -1,37 +1,46 @@
-"""What every agent of this package adds to its SB3 class: text metrics under one set of tags, and two checks."""
+"""Hold what every agent of this package adds to its SB3 class: defaults for text, text metrics, and two checks."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from ...core.text_metrics import TextMetrics
 
-__all__ = ["NO_CRITIC", "NO_KL", "TextAgent", "beside"]
+__all__ = ["NO_CRITIC", "NO_KL", "TextAgent", "with_callback"]
 
 NO_CRITIC = {"vf_coef": 0.0, "value": "shared"}
 NO_KL = {"kl_coef": 0.0, "kl_target": None}
 
 
 class TextAgent:
-    """Mixin, to the left of an SB3 algorithm: `learn` logs `TextMetrics` beside SB3's own figures.
+    """Give an SB3 algorithm defaults for text and `TextMetrics`. A mixin, to the left of the SB3 class.
 
-    An argument that the algorithm makes no use of is refused, and `learn` warns where it made no update.
+    An argument that would change nothing is refused, and `learn` warns if it made no update.
 
     Attributes:
-        kl_argument: the argument that weighs the KL to the reference; None where nothing does.
-        unused: arguments, of the algorithm or of its policy or buffer, that change nothing, and the value that says so.
-            Another value is an error.
-        trains: whether `learn` is meant to change anything.
+        defaults: the values of arguments of the SB3 class where none are given, with `policy` and the buffer's class.
+        kl_argument: the argument that weighs the KL to the reference; None if no argument does.
+        unused: arguments of the algorithm, its policy or its buffer that would change nothing, each with the one value
+            that is accepted.
+        trains: whether `learn` is meant to change the policy.
     """
 
+    defaults: ClassVar[Mapping[str, Any]] = {}
     kl_argument: ClassVar[str | None] = "kl_coef"
     unused: ClassVar[dict[str, Any]] = {}
     trains: ClassVar[bool] = True
+
+    def __init__(
+        self, policy: Any = None, env: Any = None, learning_rate: float | Schedule | None = None, **kwargs: Any
+    ) -> None:
+        given = {"policy": policy, "learning_rate": learning_rate}
+        given = {name: value for name, value in given.items() if value is not None}
+        super().__init__(env=env, **{**self.defaults, **given, **kwargs})  # type: ignore[call-arg]
 
     def _setup_model(self) -> None:
         self.refuse_unused(vars(self) | vars(self)["policy_kwargs"] | (vars(self).get("rollout_buffer_kwargs") or {}))
@@ -39,23 +48,52 @@ class TextAgent:
 
     @classmethod
     def refuse_unused(cls, arguments: Mapping[str, Any]) -> None:
-        """Refuse arguments in `unused`.
+        """Refuse arguments that would change nothing.
 
         Raises:
-            ValueError: one of them says something.
+            ValueError: an argument in `unused` has another value than the accepted one.
         """
         for name, value in cls.unused.items():
             if name in arguments and arguments[name] != value:
-                leash = f" (its leash is {cls.kl_argument})" if name in NO_KL and cls.kl_argument else ""
-                raise ValueError(f"{name}={arguments[name]!r}: {cls.__name__} makes no use of it{leash}; leave it out")
+                owner = cls.kl_argument if name in NO_KL else None
+                instead = f" (its KL penalty is weighed by {owner})" if owner else ""
+                given = f"{name}={arguments[name]!r}"
+                raise ValueError(f"{given}: {cls.__name__} makes no use of it{instead}; leave it out")
+
+    def learn(
+        self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """Train, and return the agent.
+
+        Args:
+            total_timesteps: tokens to train for; the rollout in which they are reached is finished.
+            callback: SB3 callbacks.
+            log_interval: rollouts between two logs. SB3's defaults of up to 100 are meant for rollouts of a few steps.
+            tb_log_name: name of the run for TensorBoard; by default that of the class.
+            reset_num_timesteps: count tokens from 0 and restart the environments, instead of going on.
+            progress_bar: show a progress bar.
+            **kwargs: other arguments of the SB3 class, such as `use_masking` of `MaskablePPO`.
+        """
+        name = type(self).__name__ if tb_log_name is None else tb_log_name
+        agent: Self = super().learn(  # type: ignore[misc]
+            total_timesteps, callback, log_interval, name, reset_num_timesteps, progress_bar=progress_bar, **kwargs
+        )
+        return agent
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        callback = beside(beside(callback, TextMetrics), _Updates)
+        callback = with_callback(with_callback(callback, TextMetrics), _WarnWithoutUpdate)
         return super()._init_callback(callback, progress_bar)  # type: ignore[misc]
 
 
-class _Updates(BaseCallback):
-    """A warning at the end of a training that was too short for an update."""
+class _WarnWithoutUpdate(BaseCallback):
+    """Warn at the end of a training that was too short for a single update."""
 
     def _on_training_start(self) -> None:
         self.before = self.model.num_timesteps, self.model._n_updates
@@ -66,8 +104,8 @@ class _Updates(BaseCallback):
     def _on_training_end(self) -> None:
         model = self.model
         tokens, updates = self.before
-        went_through = model.num_timesteps >= model._total_timesteps and model.num_timesteps > tokens
-        if getattr(model, "trains", True) and went_through and model._n_updates == updates:
+        finished = model.num_timesteps >= model._total_timesteps and model.num_timesteps > tokens
+        if getattr(model, "trains", True) and finished and model._n_updates == updates:
             warnings.warn(
                 f"{type(model).__name__} has learned nothing in {model.num_timesteps} tokens: no episode, or group of "
                 "episodes, had ended, or learning_starts was not reached; give learn more",
@@ -75,15 +113,13 @@ class _Updates(BaseCallback):
             )
 
 
-def beside(callback: MaybeCallback, kind: type[BaseCallback], **arguments: Any) -> MaybeCallback:
-    """The callbacks that were given, and before them one of a kind, unless there is one among them."""
+def with_callback(callback: MaybeCallback, kind: type[BaseCallback], **arguments: Any) -> MaybeCallback:
+    """Return the given callbacks with one of `kind` before them, unless there is one among them already."""
     given = callback if isinstance(callback, list) else [callback]
     if any(_contains(one, kind) for one in given):
         return callback
-    return [
-        kind(**arguments),
-        *(one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given if one),
-    ]
+    converted = [one if isinstance(one, BaseCallback) else ConvertCallback(one) for one in given if one]
+    return [kind(**arguments), *converted]
 
 
 def _contains(callback: object, kind: type[BaseCallback]) -> bool:

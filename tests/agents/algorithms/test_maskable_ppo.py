@@ -14,7 +14,7 @@ from sb3_contrib.common.maskable.utils import get_action_masks
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import agents
-from agents.algorithms.masked_policy import MaskableTokenPolicy
+from agents.algorithms.maskable_ppo import MaskableTokenPolicy
 from agents.core.distribution import log_probs_and_entropies
 from agents.core.language_model import hidden_states
 from agents.core.observations import micro_batches

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import agents
-from agents.algorithms.nlpo_policy import NLPOPolicy
+from agents.algorithms.nlpo import NLPOPolicy
 from agents.evaluation.generate import generate
 
 BANDIT = "rlhf/TokenBandit-v0"

@@ -385,7 +385,11 @@ def test_arguments_that_would_do_nothing_are_refused():
         ("rloo", dict(value="separate"), "value='separate': RLOO makes no use"),
         ("sft", dict(ent_coef=0.1), r"ent_coef=0\.1: SFT makes no use"),
         ("sft", dict(kl_coef=0.1), r"kl_coef=0\.1: SFT makes no use of it; leave"),
-        ("online_dpo", dict(kl_coef=0.1), r"kl_coef=0\.1: OnlineDPO makes no use of it \(its leash is beta\)"),
+        (
+            "online_dpo",
+            dict(kl_coef=0.1),
+            r"kl_coef=0\.1: OnlineDPO makes no use of it \(its KL penalty is weighed by beta\)",
+        ),
         ("online_dpo", dict(kl_target=3.0), r"kl_target=3\.0: OnlineDPO makes no use"),
         ("best_of_n", dict(gamma=0.9), r"gamma=0\.9: BestOfN makes no use"),
         ("random", dict(ent_coef=0.1), r"ent_coef=0\.1: Random makes no use"),

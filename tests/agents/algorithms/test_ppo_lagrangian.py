@@ -9,7 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 
 import agents
-from agents.algorithms.lagrange import LagrangeMultiplier
+from agents.algorithms.ppo_lagrangian import LagrangeMultiplier
 from agents.training.callbacks import PeriodicEvaluation
 from rlhf_envs.rewards.constraints import Constrained
 from rlhf_envs.rewards.diversity import Novelty
