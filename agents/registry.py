@@ -11,7 +11,6 @@ import inspect
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -53,6 +52,8 @@ PARTS = {
     "rollout_buffer_class": "rollout_buffer_kwargs",
     "replay_buffer_class": "replay_buffer_kwargs",
 }
+# A None that stands for the default of a `TextAgent`'s class.
+NO_DEFAULT = (("policy", None), ("learning_rate", None))
 # Arguments of a part that SB3 passes itself, or that are the algorithm's.
 NOT_OF_A_PART = {
     *("observation_space", "action_space", "lr_schedule", "use_sde", "buffer_size", "device", "n_envs"),
@@ -75,7 +76,7 @@ def register(name: str, target: str) -> None:
 
 
 def available() -> dict[str, str]:
-    """Return all algorithms, name to "module:Class". Registered ones hide entry points of the same name."""
+    """Return all algorithms, name to "module:Class". A registered one hides an entry point of the same name."""
     return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)} | _ALGORITHMS
 
 
@@ -164,62 +165,53 @@ class Description:
     reads_masks: bool
 
 
-@cache
+_DESCRIPTIONS: dict[type[Any], Description] = {}
+
+
 def describe(cls: type[Any]) -> Description:
     """Describe the arguments of an algorithm's class, or of any other, from its signature and its `defaults`.
 
     The policy and buffer of an algorithm are the default values of the arguments that take them. A class without such
-    defaults, as a stock SB3 algorithm, gets `TokenPolicy` and `SequenceRolloutBuffer`.
+    defaults, as a stock SB3 algorithm, gets `TokenPolicy` and `SequenceRolloutBuffer`. Descriptions are cached.
     """
+    if cls not in _DESCRIPTIONS:
+        _DESCRIPTIONS[cls] = _describe(cls)
+    return _DESCRIPTIONS[cls]
+
+
+def _describe(cls: type[Any]) -> Description:
     from .core.policy import TokenPolicy
     from .core.rollout_buffer import SequenceRolloutBuffer
 
-    own = _own_arguments(cls)
-    defaults = {name: value for name, value in _default_arguments(cls).items() if name in own}
+    own, defaults = _arguments(cls)
     fallback: dict[str, Any] = {"policy": TokenPolicy, "rollout_buffer_class": SequenceRolloutBuffer}
     parts: dict[str, type[Any]] = {}
     for name, part_kwargs in PARTS.items():
         part = default if isinstance(default := defaults.get(name), type) else fallback.get(name)
         if part is not None and {name, part_kwargs} <= own:
             parts[name] = part
-    of_part = {name: _own_arguments(part) - NOT_OF_A_PART for name, part in parts.items()}
+    of_part = {name: _arguments(part)[0] - NOT_OF_A_PART for name, part in parts.items()}
     known = own.union(*of_part.values()) - {"env"}
     kl_argument = getattr(cls, "kl_argument", "kl_coef")
-    return Description(
-        own=own,
-        defaults=defaults,
-        parts=parts,
-        of_part=of_part,
-        known=known,
-        kl_argument=kl_argument if kl_argument in known else None,
-        reads_masks=bool(getattr(parts.get("policy"), "reads_action_masks", False)),
-    )
+    kl_argument = kl_argument if kl_argument in known else None
+    reads_masks = bool(getattr(parts.get("policy"), "reads_action_masks", False))
+    return Description(own, defaults, parts, of_part, known, kl_argument, reads_masks)
 
 
-def _own_arguments(cls: type[Any]) -> frozenset[str]:
-    """Return the names of the arguments that a class and its bases take by name."""
+def _arguments(cls: type[Any]) -> tuple[frozenset[str], dict[str, Any]]:
+    """Return the names of the arguments that a class and its bases take, and the defaults of those that have one."""
     names: set[str] = set()
-    for base in cls.__mro__:
-        parameters = _parameters(base)
+    defaults: dict[str, Any] = {}
+    for base in cls.__mro__[:-1]:
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values() if "__init__" in vars(base) else ()
         names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        signature = {p.name: p.default for p in parameters if p.default is not p.empty}
+        signature = {name: default for name, default in signature.items() if (name, default) not in NO_DEFAULT}
+        defaults = signature | vars(base).get("defaults", {}) | defaults
         if parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
-    return frozenset(names - {"self"})
-
-
-def _default_arguments(cls: type[Any]) -> dict[str, Any]:
-    """Return the defaults in the signatures, and in the `defaults`, of a class and its bases."""
-    found: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        found |= {p.name: p.default for p in _parameters(base) if p.default is not p.empty}
-        found |= vars(base).get("defaults", {})
-    return found
-
-
-def _parameters(base: type[Any]) -> list[inspect.Parameter]:
-    """Return the parameters of the `__init__` that a class itself defines; none if it defines none."""
-    init = vars(base).get("__init__") if base is not object else None
-    return [] if init is None else list(inspect.signature(init).parameters.values())
+    names.discard("self")
+    return frozenset(names), {name: default for name, default in defaults.items() if name in names}
 
 
 def check_arguments(name: str, arguments: Iterable[str]) -> None:
@@ -337,3 +329,36 @@ def _attribute(env: Any, name: str) -> Any:
         return env.get_attr(name, 0)[0] if isinstance(env, VecEnv) else env.get_wrapper_attr(name)
     except AttributeError:
         return None
+
+
+def own_arguments(cls: type[Any], *without: str) -> frozenset[str]:
+    """Return the names of the arguments that a class and its bases take by name."""
+    return describe(cls).own - {*without}
+
+
+def default_arguments(cls: type[Any]) -> dict[str, Any]:
+    """Return the defaults of the arguments that a class and its bases take by name."""
+    return describe(cls).defaults
+
+
+def known_arguments(cls: type[Any]) -> set[str]:
+    """Return the names of all arguments that `make` takes for an algorithm."""
+    return set(describe(cls).known)
+
+
+def policy_class(cls: type[Any]) -> type[Any] | None:
+    """Return the class of an algorithm's policy where none is given."""
+    return describe(cls).parts.get("policy")
+
+
+def kl_argument(cls: type[Any]) -> str | None:
+    """Return the argument that weighs the KL to the reference in an algorithm; None if none does."""
+    return describe(cls).kl_argument
+
+
+def reads_masks(algorithm: str) -> bool:
+    """Return whether an algorithm's policy chooses under the environment's action masks."""
+    try:
+        return algorithm in available() and describe(get_algorithm(algorithm)).reads_masks
+    except ImportError:  # of a plugin that is gone; what it trained is a plain model
+        return False

@@ -34,9 +34,11 @@ class TRPO(TextAgent, sb3_contrib.TRPO):
     gain less.
 
     Defaults: `learning_rate=1e-4`, `n_steps=32`, `batch_size=512`, `gamma=1.0`, `gae_lambda=0.95`,
-    `n_critic_updates=2`, `target_kl=0.01`. `n_steps` counts tokens per environment, `batch_size` counts tokens.
+    `n_critic_updates=2`, `target_kl=0.01`. `n_steps` counts tokens per environment, `batch_size` counts tokens. All
+    other arguments are sb3-contrib's.
+
     `learning_rate` is the critic's. With `value="shared"` only the critic's linear head learns, because the trunk
-    belongs to the actor. All other arguments are sb3-contrib's.
+    belongs to the actor.
 
     Raises:
         ValueError: `sub_sampling_factor` is not 1, or `adversarial_coef` is not 0.

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.algorithms.common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
-from agents.algorithms.common.policy_gradient import PolicyGradient
+from agents.algorithms import EpisodeRolloutBuffer, EpisodeSamples, PolicyGradient
 
 __all__ = ["ExpertIteration"]
 

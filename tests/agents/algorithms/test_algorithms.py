@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 from typing import Any
 
 import pytest
 
 import agents
-from agents.registry import _ALGORITHMS
+from agents.algorithms import EpisodeRolloutBuffer
+from agents.registry import _ALGORITHMS, PARTS, describe
 from agents.testing import check_algorithm
 
 # What an algorithm cannot do without, or is quick with.
@@ -21,6 +25,13 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+# Arguments that say nothing about how an algorithm learns.
+PASSED_ON = {
+    *("_init_setup_model", "device", "seed", "stats_window_size", "tensorboard_log", "verbose"),
+    *("sde_sample_freq", "supported_action_spaces", "use_sde"),
+}
+
+
 @pytest.mark.parametrize("name", sorted(_ALGORITHMS))
 def test_every_algorithm_saves_resumes_and_repeats_itself(name):
     check_algorithm(name, **ARGUMENTS.get(name, {}))
@@ -28,16 +39,47 @@ def test_every_algorithm_saves_resumes_and_repeats_itself(name):
 
 @pytest.mark.parametrize("name", sorted(_ALGORITHMS))
 def test_every_algorithm_opens_with_its_paper(name):
-    import sys
+    """Authors, year and an address or a title; then what differs, when to use it and the defaults, in this order."""
+    summary, paper, *rest = inspect.getdoc(agents.get_algorithm(name)).split("\n\n")
+    assert "\n" not in summary
+    if name == "random":
+        assert paper.startswith("No paper: ")
+    else:
+        assert re.match(r"Papers?: .*?[A-Z][a-z]+( et al\.| and [A-Z][a-z]+)? (19|20)\d\d, ", paper, re.DOTALL)
+        assert re.search(r"https://\S+\w|\"[A-Z][^\"]{10,}\"", paper)
+        assert any(paragraph.startswith("Departures:") for paragraph in rest)
+    paragraphs = [paragraph.partition(":")[0] for paragraph in rest]
+    assert paragraphs.index("When to use it") < paragraphs.index("Defaults")
 
-    doc = sys.modules[agents.get_algorithm(name).__module__].__doc__
-    assert "Paper" in doc or name in ("random",), "the docstring opens with the paper and what differs from it"
+
+def stated_defaults(cls: type[Any]) -> dict[str, Any]:
+    """The defaults that the docstring of a class states, with those of the class whose defaults it says it has."""
+    text = re.search(r"^Defaults: .*?(?=\n\n|\Z)", inspect.getdoc(cls), re.DOTALL | re.MULTILINE).group()
+    inherited = re.search(r"defaults\s+are\s+those\s+of\s+`(\w+)`", text)
+    bases = {base.__name__: base for base in (agents.get_algorithm("dqn"), *cls.__mro__[:0:-1])}
+    found = stated_defaults(bases[inherited.group(1)]) if inherited else {}
+    return found | {name: ast.literal_eval(value) for name, value in re.findall(r"`(\w+)=([^`]+)`", text)}
+
+
+@pytest.mark.parametrize("name", sorted(_ALGORITHMS))
+def test_a_docstring_states_the_defaults_that_differ_from_sb3s(name):
+    cls = agents.get_algorithm(name)
+    ours = [base for base in cls.__mro__ if base.__module__.startswith("agents.")]
+    set_by_us = {argument for base in ours for argument in (*signature(base), *vars(base).get("defaults", {}))}
+    set_by_us -= {"policy", "env", *PARTS, *PARTS.values(), *PASSED_ON, *cls.unused}
+    if not cls.trains:
+        set_by_us -= {"learning_rate", "max_grad_norm"}
+    stated, defaults = stated_defaults(cls), describe(cls).defaults
+    assert stated.keys() - cls.unused.keys() == set_by_us & defaults.keys()
+    assert stated == {argument: defaults[argument] for argument in stated}
+
+
+def signature(base: type[Any]) -> list[str]:
+    return list(inspect.signature(vars(base)["__init__"]).parameters) if "__init__" in vars(base) else []
 
 
 def test_the_check_notices_an_algorithm_that_forgets(monkeypatch):
     """Its own test: an algorithm whose saved state lacks something is not let through."""
-    from agents.algorithms.common.episode_buffer import EpisodeRolloutBuffer
-
     monkeypatch.setattr(EpisodeRolloutBuffer, "set_state", lambda self, state: None)
     with pytest.raises(AssertionError, match="a loaded agent learns on differently"):
         check_algorithm("rloo", n_steps=2)
