@@ -1,4 +1,4 @@
-"""Checks for algorithms of one's own, which every algorithm here passes; `rlhf_envs.testing` checks environments."""
+"""Check an algorithm of your own; every algorithm here passes. `rlhf_envs.testing` checks environments."""
 
 from __future__ import annotations
 
@@ -28,19 +28,23 @@ def check_algorithm(
 ) -> None:
     """Check that a registered algorithm does what users of Stable-Baselines3 and of this package rely on.
 
-    It trains for a few rollouts, several times: the same seed gives the same agent, another one another (unless it
-    learns nothing); a second `learn` counts on; a vectorised and a plain environment are taken; `predict` gives token
-    ids; evaluation works; what was saved and loaded acts as before and learns on exactly as if it had never stopped.
+    It trains for a few rollouts, several times, and checks that:
+
+    - the same seed gives the same agent, and another seed another one (unless the algorithm learns nothing);
+    - a second `learn` counts on;
+    - a vectorised and a plain environment are accepted;
+    - `predict` gives token ids, and an evaluation gives finite rewards;
+    - a saved and loaded agent acts as before, and learns on exactly as if it had never stopped.
 
     Args:
         name: a registered algorithm.
         env_id: a small text environment.
-        n_envs: rows of it.
-        learns: whether its parameters change in four episodes an environment, as they should but for baselines.
+        n_envs: number of environments.
+        learns: whether its parameters change within four episodes per environment. False for baselines only.
         **kwargs: arguments of `agents.make`.
 
     Raises:
-        AssertionError: the algorithm does not do that; the message says what.
+        AssertionError: a check failed; the message says which.
     """
     env = gym.spec(env_id).make()
     horizon = int(env.get_wrapper_attr("max_new_tokens"))
@@ -69,18 +73,19 @@ def check_algorithm(
 
 
 def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
-    """What an agent of `rlhf/TokenBandit-v0` is worth, by enumeration of all completions of all prompts, without noise.
+    """Compute what an agent of `rlhf/TokenBandit-v0` is worth, by enumeration of all completions, without noise.
 
-    What masks the policy's tokens (action masks, NLPO's nucleus as it is now) masks the reference and the optimum too.
+    The masks of the policy's tokens (action masks, the nucleus of NLPO as it is now) also mask the reference and the
+    optimum.
 
     Args:
-        agent: an agent whose policy is ours.
+        agent: an agent whose policy is a `TokenPolicy`.
         kl_coef: the weight b of the KL to the reference in the objective `E[r] - b KL`, above 0.
 
     Returns:
-        Means over the prompts: `reward`, `kl` (nats an episode) and `objective` of the policy; `start`, the objective
-        of the reference; `best_reward`, `best_kl` and `best_objective` of the optimum `pi_ref exp(r / b) / Z`
-        (Ziegler et al. 2019, https://arxiv.org/abs/1909.08593).
+        Means over the prompts: `reward`, `kl` (nats per episode) and `objective` of the policy; `start`, the objective
+        of the reference; `best_reward`, `best_kl` and `best_objective` of the optimum `pi_ref exp(r / b) / Z` (Ziegler
+        et al. 2019, https://arxiv.org/abs/1909.08593).
     """
     policy, episodes = agent.policy, agent.get_env().get_attr("episodes", 0)[0]
     policy.set_training_mode(False)
@@ -89,7 +94,7 @@ def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
         masks = ActionMasks(episodes.task, tokenizer, episodes.max_new_tokens, **episodes.mask_options)
     completions = enumerate_completions()
     prefixes = sorted({completion[:k] for completion in completions for k in range(len(completion))})
-    figures = []
+    rows = []
     for prompt in CONTEXTS:
         start = tuple(tokenizer(prompt, add_special_tokens=False)["input_ids"])
         log_pi, log_ref = (
@@ -101,17 +106,17 @@ def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
         possible = pi > 0
         reward, kl = pi @ rewards, pi[possible] @ (log_pi[possible] - log_ref[possible])
         best = optimum(log_ref, rewards, kl_coef)
-        figures.append([reward, kl, reward - kl_coef * kl, np.exp(log_ref) @ rewards])
-        figures[-1] += [best["expected_reward"], best["kl"], best["objective"]]
+        rows.append([reward, kl, reward - kl_coef * kl, np.exp(log_ref) @ rewards])
+        rows[-1] += [best["expected_reward"], best["kl"], best["objective"]]
     names = ("reward", "kl", "objective", "start", "best_reward", "best_kl", "best_objective")
-    return dict(zip(names, np.mean(figures, axis=0).tolist(), strict=True))
+    return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
 
 
 @torch.no_grad()
 def _next_tokens(
     policy: Any, start: tuple[int, ...], prefixes: list[tuple[int, ...]], masks: ActionMasks | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities (prefixes, tokens) of what comes next, under the policy and under its reference."""
+    """Return log-probabilities `(prefixes, tokens)` of the next token, under the policy and under its reference."""
     steps = torch.tensor([len(prefix) for prefix in prefixes])
     lengths = steps + len(start)
     ids = torch.zeros(len(prefixes), int(lengths.max()), dtype=torch.long)
@@ -131,7 +136,7 @@ def _next_tokens(
 
 
 def _for_one(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments without those that count on a batch of environments."""
+    """Return the arguments without those that only suit a batch of environments."""
     return {key: value for key, value in kwargs.items() if key not in ("n_steps", "batch_size")}
 
 
@@ -145,7 +150,7 @@ def _check_acting(name: str, agent: Any, env_id: str) -> None:
 
 
 def _check_resume(name: str, agent: Any, tokens: int) -> None:
-    """Save, learn on; load, learn on: the same."""
+    """Check that a loaded agent learns on as the saved one does."""
     agent.learn(tokens)  # `predict` has reset the environments
     with tempfile.TemporaryDirectory() as folder:
         bundles.save(agent, Path(folder) / "agent")
@@ -160,7 +165,7 @@ def _check_resume(name: str, agent: Any, tokens: int) -> None:
 
 
 def _same(one: Any, other: Any, parameters_only: bool = False) -> bool:
-    """Whether two agents have equal parameters and buffers."""
+    """Return whether two agents have equal parameters and buffers."""
     first, second = (
         dict(agent.policy.named_parameters()) if parameters_only else agent.policy.state_dict()
         for agent in (one, other)
