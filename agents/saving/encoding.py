@@ -27,8 +27,7 @@ from ..algorithms.common.episode_buffer import EpisodeRolloutBuffer
 from ..algorithms.common.q_policy import QPolicy
 from ..algorithms.common.replay_buffer import SequenceReplayBuffer
 from ..algorithms.ilql import ILQLPolicy
-from ..algorithms.maskable_ppo import MaskableSequenceRolloutBuffer
-from ..algorithms.maskable_ppo import MaskableTokenPolicy
+from ..algorithms.maskable_ppo import MaskableSequenceRolloutBuffer, MaskableTokenPolicy
 from ..algorithms.nlpo import NLPOPolicy
 from ..algorithms.qrdqn import QuantilePolicy
 from ..core.policy import TokenPolicy
