@@ -202,7 +202,7 @@ def test_parts_of_a_minibatch_keep_the_masks_of_their_actions():
 def test_the_update_is_that_of_sb3_contrib():
     """No method of the algorithm is ours but the checks and the callback."""
     cls = agents.get_algorithm("maskable_ppo")
-    for name in ("train", "collect_rollouts", "learn", "predict"):
+    for name in ("train", "collect_rollouts", "predict"):
         assert getattr(cls, name) is getattr(sb3_contrib.MaskablePPO, name)
 
 
