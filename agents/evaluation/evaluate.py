@@ -1,52 +1,53 @@
-"""How good are the completions of held-out prompts: rewards, judges, KL, perplexity, length and diversity."""
+"""Measure the completions of held-out prompts: rewards, judges, KL, perplexity, length and diversity."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 
+from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.models import has_tokenizer, load_causal_lm, load_tokenizer, vocabulary_fingerprint
+from rlhf_envs.rewards import evaluate_reward, get_reward
+
 from ..core.base_policy import LanguageModelPolicy
-from ..core.episodes import open_batch
 from ..core.language_model import LanguageModel
 from ..core.text_metrics import distinct_bigrams
-from .generate import Completion, generate, generate_in, held_out_indices
+from .generate import Completion, generate, generate_in, held_out_indices, pad_completions
 from .source import Source
 from .statistics import Estimate, bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
 
-if TYPE_CHECKING:
-    from rlhf_envs.episodes import EpisodeBatch
-
-__all__ = ["Completion", "Evaluation", "evaluate", "generate"]
+__all__ = ["Completion", "Evaluation", "evaluate", "find_judges", "generate", "judge_completions"]
 
 Logits = Callable[..., torch.Tensor]
+Judges = Mapping[str, Callable[..., Any]]
 MAX_LOGITS = 2**25  # tokens x vocabulary at once
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of n episodes, one value an episode in every array, and the completions they belong to.
+    """Hold the metrics of n episodes, one value per episode in every array, and the completions.
 
     Attributes:
-        source: what was evaluated.
-        reference: the model that `kl` and `nll` are measured against, or None where there is none.
+        source: the name of what was evaluated.
+        reference: the model that `kl` and `nll` are measured against; None if there is none.
         reward: (n,) the environment's reward.
-        components: (n,) each, what the reward is made of.
+        components: (n,) each, the parts of the reward.
         judges: (n,) each, scores that the agent did not train against.
-        kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL an episode. For the best of n
-            completions it is that of the chosen one plus `log n - (n - 1) / n`, an upper bound of what choosing adds
-            (Beirami et al. 2024, https://arxiv.org/abs/2401.01879).
+        kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL per episode. For the best of n
+            completions it is the value of the chosen one plus `log n - (n - 1) / n`, an upper bound of what choosing
+            adds (Beirami et al. 2024, https://arxiv.org/abs/2401.01879).
         nll: (n,) -log p_ref(y|x) in nats, at temperature 1 and without top-k or top-p.
-        length: (n,) tokens the agent chose.
-        eos: (n,) bool, ended by EOS.
-        distinct: (n,) the share of distinct word bigrams within the completion; 1 where there is none to repeat.
+        length: (n,) the number of tokens that the agent chose.
+        eos: (n,) bool, whether the episode ended by EOS.
+        distinct: (n,) the share of distinct word bigrams within the completion; 1 if it has no bigram.
         seconds: the wall time of the evaluation.
-        completions_per_prompt: how many were drawn to give the one that counts: n of the best of n, whose decoding
-            costs n times as much as `length` says; else 1.
+        completions_per_prompt: the completions drawn per prompt: n for the best of n, whose decoding costs n times as
+            much as `length` says; else 1.
     """
 
     source: str
@@ -67,7 +68,7 @@ class Evaluation:
     completions_per_prompt: int = 1
 
     def values(self) -> dict[str, np.ndarray]:
-        """The figures that are means of one value an episode, (n,) each, by name."""
+        """Return the metrics that are means of one value per episode, (n,) each, by name."""
         values = {"reward": self.reward}
         if len(self.components) > 1:
             values |= {f"reward_{name}": scores for name, scores in self.components.items()}
@@ -77,10 +78,11 @@ class Evaluation:
         return values | {"length": self.length, "eos_share": self.eos.astype(float), "distinct_within": self.distinct}
 
     def estimates(self) -> dict[str, Estimate]:
-        """Every figure with its standard error and 95% interval.
+        """Return every metric with its standard error and 95% interval.
 
-        Beside `values()`: `perplexity` under the reference, the exponential of all nats over all tokens, and
-        `distinct_bigrams` over all completions together, whose error is the jackknife's. The others are bootstrapped.
+        These are the means of `values()`, and two more: `perplexity` under the reference, the exponential of all nats
+        divided by all tokens, and `distinct_bigrams` over all completions together. The intervals are bootstrapped,
+        except that of `distinct_bigrams`, which comes from the jackknife.
         """
         estimates = {name: bootstrap_mean(values, self.seed) for name, values in self.values().items()}
         if self.nll is not None:
@@ -89,19 +91,19 @@ class Evaluation:
         return estimates
 
     def change_from(self, before: Evaluation) -> dict[str, Estimate]:
-        """The means of the differences to an evaluation of the same prompts, episode by episode.
+        """Return the mean differences from an evaluation of the same prompts, paired episode by episode.
 
         Raises:
-            ValueError: the prompts are others.
+            ValueError: the two evaluations have different prompts.
         """
         if [c.index for c in self.completions] != [c.index for c in before.completions]:
-            raise ValueError("the two evaluations have other prompts: take the same split and n_episodes")
-        earlier = before.values()
-        both = {name: (values, earlier[name]) for name, values in self.values().items() if name in earlier}
-        return {name: bootstrap_mean(after - then, self.seed) for name, (after, then) in both.items()}
+            raise ValueError("the two evaluations have different prompts: take the same split and n_episodes")
+        first = before.values()
+        both = {name: (values, first[name]) for name, values in self.values().items() if name in first}
+        return {name: bootstrap_mean(after - earlier, self.seed) for name, (after, earlier) in both.items()}
 
     def to_dict(self, n_samples: int = 8) -> dict[str, Any]:
-        """What goes into a JSON report."""
+        """Return the entry of a JSON report, with the first `n_samples` completions."""
         return {
             "source": self.source,
             "env": self.env_id,
@@ -124,35 +126,37 @@ def evaluate(
     env_id: Any = "rlhf/Sentiment-v0",
     n_episodes: int = 256,
     split: str = "test",
-    judges: Sequence[str] | Mapping[str, Callable[..., Any]] | None = None,
+    judges: Sequence[str] | Judges | None = None,
     reference: Any = None,
     seed: int = 0,
     deterministic: bool = False,
-    env_kwargs: dict[str, Any] | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
     trust: bool = False,
     decoding: Mapping[str, Any] | None = None,
 ) -> Evaluation:
-    """Let a policy complete held-out prompts and measure the completions.
+    """Let a policy complete held-out prompts, and measure the completions.
 
-    The prompts are the same ones every time and the random numbers are the episode's own, so that two evaluations pair
-    up episode by episode (`Evaluation.change_from`).
+    The prompts are always the same, and each episode has its own random numbers. Two evaluations therefore pair up
+    episode by episode (`Evaluation.change_from`).
 
     Args:
         source: an agent, a policy of this package, a Hugging Face model, a run folder, or a model's name or folder.
-        env_id: an environment's id; or a text environment, whose task, data and reward are taken and `split` is not.
-        n_episodes: prompts; beyond the rows of the split they come again.
-        split: of the task's data.
-        judges: names of registered rewards, or reward functions by name, that score the completions too; the task's own
-            by default ("gold" for sentiment).
+        env_id: an environment's id; or a text environment, which lends its task, data and reward (`split` does not
+            count then).
+        n_episodes: the number of prompts; beyond the rows of the split they come again.
+        split: the split of the task's data.
+        judges: names of registered rewards, or reward functions by name, that score the completions too; by default
+            those of the task ("gold" for sentiment).
         reference: the model that KL and perplexity are measured against: a model or its name. By default the one that
-            the policy or the run started from; for a plain model the task's default model where it has the same
-            vocabulary, and else the model itself.
-        seed: of the sampling and the bootstrap.
-        deterministic: take the most probable token; then `kl` is a log-ratio and no estimate of the KL, and of a best
-            of n there is one completion a prompt.
+            the policy or the run started from. For a plain model it is the task's default model if that has the same
+            vocabulary, else the model itself.
+        seed: the seed of the sampling and the bootstrap.
+        deterministic: take the most probable token. Then `kl` is a log-ratio and no estimate of the KL, and best-of-n
+            draws one completion per prompt.
         env_kwargs: further arguments of the environment.
         trust: load an SB3 zip, which holds pickles.
-        decoding: `temperature`, `top_k`, `top_p` of a model or a run folder; a run's own by default, and 1 without any.
+        decoding: `temperature`, `top_k`, `top_p` for a model or a run folder; by default the run's own, else 1 and no
+            limits.
 
     Raises:
         ValueError: unknown environment, split, judge or model.
@@ -160,16 +164,8 @@ def evaluate(
     started = time.perf_counter()
     if n_episodes < 2:
         raise ValueError(f"n_episodes={n_episodes}: a standard error needs at least 2")
-    source = Source.of(source, trust)
-    if decoding:
-        if source.policy is not None:
-            raise ValueError(f"{source.name} decodes as it was built; {dict(decoding)} go with a model or a run folder")
-        source = replace(source, decoding={**source.decoding, **decoding})
-    if isinstance(env_id, str):
-        options = {**source.environment_options(), "split": split, **(env_kwargs or {})}
-        batch = open_batch(env_id, 1, **options)
-    else:
-        batch = open_batch(env_id, 1)
+    source = Source.of(source, trust).with_decoding(decoding)
+    batch = source.open_episodes(env_id, split, env_kwargs)
     scorers = find_judges(batch.task, judges)
     policy = source.build_policy(batch)
     reference_name, reference_logits = _find_reference(source, policy, batch, reference)
@@ -188,7 +184,7 @@ def evaluate(
         reference=reference_name,
         reward=np.array([c.reward for c in completions]),
         components={name: np.array([c.components[name] for c in completions]) for name in completions[0].components},
-        judges={name: _judge(judge, completions) for name, judge in scorers.items()},
+        judges=judge_completions(scorers, completions),
         kl=kl,
         nll=nll,
         length=np.array([len(c.columns) for c in completions]),
@@ -202,43 +198,36 @@ def evaluate(
     )
 
 
-def find_judges(
-    task: Any, judges: Sequence[str] | Mapping[str, Callable[..., Any]] | None
-) -> dict[str, Callable[..., Any]]:
-    """Judges by name; the task's own where none are named."""
-    from rlhf_envs.rewards import get_reward
-
+def find_judges(task: Any, judges: Sequence[str] | Judges | None) -> dict[str, Callable[..., Any]]:
+    """Return judges by name; the task's own if none are named."""
     if isinstance(judges, Mapping):
         return dict(judges)
     names = getattr(task, "judges", ()) if judges is None else judges
     return {name: get_reward(name) for name in names}
 
 
-def _judge(judge: Callable[..., Any], completions: list[Completion]) -> np.ndarray:
-    from rlhf_envs.rewards import evaluate_reward
-
-    columns = sorted({name for c in completions for name in c.row} - {"prompt"})
-    return evaluate_reward(
-        judge,
-        [c.prompt for c in completions],
-        [c.completion for c in completions],
-        {name: [c.row.get(name) for c in completions] for name in columns},
-    )[0]
+def judge_completions(judges: Judges, completions: list[Completion]) -> dict[str, np.ndarray]:
+    """Return every judge's scores of the completions, (n,) each."""
+    prompts, texts = [c.prompt for c in completions], [c.completion for c in completions]
+    names = sorted({name for c in completions for name in c.row} - {"prompt"})
+    columns = {name: [c.row.get(name) for c in completions] for name in names}
+    return {name: evaluate_reward(judge, prompts, texts, columns)[0] for name, judge in judges.items()}
 
 
 def _find_reference(
     source: Source, policy: LanguageModelPolicy, batch: EpisodeBatch, reference: Any
 ) -> tuple[str | None, Logits | None]:
-    """The reference's name and its logits as a function of `(input_ids, attention_mask, rows, columns)`."""
-    from rlhf_envs.models import load_causal_lm
+    """Return the reference model's name, and its logits as a function of `(input_ids, attention_mask, rows, columns)`.
 
+    Both are None for a folder of weights on a task's own vocabulary, which does not say what it started from.
+    """
     if reference is None:
         reference = source.start
     if reference is None and isinstance(source.model, str):
         default = batch.task.default_model
         reference = default if default is not None and _same_tokens(default, batch) else None
         if reference is None and batch.model_name is None:
-            return None, None  # a checkpoint on a task's own vocabulary does not say what it started from
+            return None, None
     if reference is None:
         return policy.model_name or source.name, policy.reference_logits
     if isinstance(reference, str) and not _same_tokens(reference, batch):
@@ -256,9 +245,7 @@ def _find_reference(
 
 
 def _same_tokens(model: str, batch: EpisodeBatch) -> bool:
-    """Whether the model's token ids are the environment's; a folder without a tokenizer is taken at its word."""
-    from rlhf_envs.models import has_tokenizer, load_tokenizer, vocabulary_fingerprint
-
+    """Return whether the model's token ids are the environment's; a folder without a tokenizer is trusted."""
     if not has_tokenizer(model):
         return True
     return vocabulary_fingerprint(load_tokenizer(model)) == vocabulary_fingerprint(batch.tokenizer)
@@ -268,16 +255,16 @@ def _same_tokens(model: str, batch: EpisodeBatch) -> bool:
 def _against(
     logits: Logits, policy: LanguageModelPolicy, completions: list[Completion]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Per episode, (n,) each: log pi - log pi_ref with the policy's decoding, and -log p_ref without it."""
+    """Return per episode, (n,) each, log pi - log pi_ref with the policy's decoding, and -log p_ref without it."""
     horizon = max(len(c.columns) for c in completions)
     chunk = max(1, MAX_LOGITS // (horizon * policy.language_model.vocab_size))
     kl, nll = np.zeros(len(completions)), np.zeros(len(completions))
     for start in range(0, len(completions), chunk):
         chosen = completions[start : start + chunk]
-        ids, mask, rows, columns = (torch.as_tensor(array, device=policy.device) for array in _pad(chosen))
+        obs = pad_completions(chosen, policy.device)
+        ids, mask, rows, columns = obs.values()
         actions = ids[rows, columns + 1]
         plain = logits(ids, mask, rows, columns)[:, : policy.n_actions]
-        obs = {"input_ids": ids, "attention_mask": mask, "rows": rows, "columns": columns}
         if packed := [c.action_masks for c in chosen if c.action_masks is not None]:
             obs["action_masks"] = torch.as_tensor(np.concatenate(packed), device=policy.device)
         taken = np.concatenate([c.log_probs for c in chosen]).astype(np.float64)
@@ -289,16 +276,6 @@ def _against(
 
 
 def _log_probs(logits: torch.Tensor, actions: torch.Tensor) -> np.ndarray:
-    """Of `actions` (n,) under `logits` (n, vocabulary), float64."""
+    """Return the log-probabilities of `actions` (n,) under `logits` (n, vocabulary), float64."""
     taken = logits.gather(1, actions[:, None]).squeeze(1) - logits.logsumexp(dim=-1)
     return taken.double().cpu().numpy()
-
-
-def _pad(completions: list[Completion]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Right-padded ids and mask (n, length), and the row and column of every action, episode by episode."""
-    length = max(len(c.input_ids) for c in completions)
-    ids, mask = (np.zeros((len(completions), length), dtype=np.int64) for _ in range(2))
-    for row, c in enumerate(completions):
-        ids[row, : len(c.input_ids)], mask[row, : len(c.input_ids)] = c.input_ids, 1
-    rows = np.repeat(np.arange(len(completions)), [len(c.columns) for c in completions])
-    return ids, mask, rows, np.concatenate([c.columns for c in completions])

@@ -1,47 +1,61 @@
-"""White-box attacks on what a policy says after a prompt: changes of its embeddings, and swaps of its tokens.
+"""Attack a policy through its prompts, white-box: change their embeddings, or swap some of their tokens.
 
-Both want the policy to leave the completion that it would have written. The embedding attack is the "maximal action
-difference" of Zhang et al. 2020, https://arxiv.org/abs/2003.08938, as projected gradient ascent on the KL between the
-policy and itself (`agents.core.adversarial.ascend`), on the prompt alone. The token attack is HotFlip (Ebrahimi et al.
-2018, https://arxiv.org/abs/1712.06751): the gradient with respect to the embeddings ranks the swaps of a token by how
-much they raise, to first order, the negative log-likelihood of the completion. First order says little of a swap, which
-is a large step: so, as in GCG (Zou et al. 2023, https://arxiv.org/abs/2307.15043), some of the best at every position
-are drawn and tried, and the best of those is made, one swap at a time. Each attack has a blind twin that may do as much
-and does not look at the gradient: a random change of the same norm, and random swaps of which the best is kept.
+Both attacks want the policy to leave the completion that it would have written. The embedding attack is the "maximal
+action difference" of Zhang et al. 2020, https://arxiv.org/abs/2003.08938: projected gradient ascent on the KL between
+the policy and itself (`agents.core.adversarial.ascend`), on the prompt alone. The token attack is HotFlip (Ebrahimi et
+al. 2018, https://arxiv.org/abs/1712.06751): the gradient with respect to the embeddings ranks the swaps of a token by
+how much they raise, to first order, the negative log-likelihood of the completion. A swap is a large step, and the
+first order says little about it. So some of the best swaps at every position are drawn and tried, and the best of these
+is made, one swap at a time, as in GCG (Zou et al. 2023, https://arxiv.org/abs/2307.15043). Each attack has a blind twin
+with the same budget that does not look at the gradient: a random change of the same norm, and the best of random swaps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 
-from ..core import distribution as token_distribution
-from ..core.adversarial import ascend, hidden_at, radius_of, random_start
+from rlhf_envs.episodes import EpisodeBatch
 
-if TYPE_CHECKING:
-    from ..core.base_policy import LanguageModelPolicy
+from ..core.adversarial import ascend, divergences, hidden_at, radius_of, random_start
+from ..core.base_policy import LanguageModelPolicy
+from ..core.distribution import log_probs_and_entropies
+from ..core.random_state import isolated_generators
+from .generate import Completion, generate_in, pad_completions
 
-__all__ = ["AttackedPolicy", "Budget", "attack_embeddings", "attack_tokens", "best_swaps", "random_swaps"]
+__all__ = [
+    "ATTACKS",
+    "AttackedPolicy",
+    "Budget",
+    "attack_embeddings",
+    "attack_policy",
+    "attack_tokens",
+    "best_swaps",
+    "random_swaps",
+]
 
 Observations = dict[str, torch.Tensor]
+ATTACKS = ("embeddings", "random_embeddings", "tokens", "random_tokens")
+AT_ONCE = 64  # prompts attacked side by side
 PER_POSITION = 32  # swaps of a token that the gradient proposes
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How much an attacker may do.
+    """Limit what an attacker may do.
 
     Attributes:
-        epsilon: L2 norm of the change of a prompt token's embedding, in mean norms of the input embeddings.
+        epsilon: the L2 norm of the change of a prompt token's embedding, in mean norms of the input embeddings.
         steps: gradient steps of the embedding attack.
         swaps: tokens that may be swapped.
-        candidates: swaps that are tried for each one made.
+        candidates: swaps that are tried for each one that is made.
 
     Raises:
-        ValueError: one is out of range.
+        ValueError: a value is out of range.
     """
 
     epsilon: float = 0.1
@@ -60,13 +74,13 @@ class Budget:
 
 
 class AttackedPolicy:
-    """A policy that reads other prompts than it is given: what `generate_in` asks of a policy, row by row.
+    """Let a policy read attacked prompts in place of those it is given. `generate_in` takes it for a policy.
 
     Args:
         policy: the policy.
         where: `(batch, length)` bool, the prompts' tokens.
-        delta: `(batch, length, embedding size)`, added to the embeddings; contexts then go through without a cache.
-        ids: `(batch, length)` int64, tokens instead of the prompts'.
+        delta: `(batch, length, embedding size)`, added to the embeddings; the KV cache is not used then.
+        ids: `(batch, length)` int64, the tokens that replace the prompts'.
     """
 
     reads_action_masks = False
@@ -83,7 +97,7 @@ class AttackedPolicy:
 
     @torch.no_grad()
     def get_distribution(self, obs: Observations) -> Any:
-        """The distribution of the next token of every context."""
+        """Return the distribution of the next token of every context."""
         obs = {key: value.long() for key, value in obs.items()}
         if self.ids is not None:
             ids, width = obs["input_ids"].clone(), self.where.shape[1]
@@ -96,17 +110,76 @@ class AttackedPolicy:
         return self.policy.distribution_after(hidden_at(self.policy, obs, delta))
 
 
+def attack_policy(
+    policy: LanguageModelPolicy,
+    batch: EpisodeBatch,
+    completions: list[Completion],
+    name: str,
+    budget: Budget,
+    seed: int,
+    deterministic: bool,
+) -> tuple[np.ndarray, list[str], list[Completion]]:
+    """Attack the prompt of every completion, and let the policy complete the attacked prompts.
+
+    Args:
+        policy: the policy.
+        batch: an environment's episodes, for the new completions.
+        completions: what the policy writes without an attack.
+        name: one of `ATTACKS`.
+        budget: the attacker's.
+        seed: the seed of the attacks and of the sampling.
+        deterministic: take the most probable token.
+
+    Returns:
+        The KL (n,) as `PolicyAttack` has it, the prompts as the policy read them, and the new completions.
+    """
+    kls, prompts, after = [], [], []
+    for start in range(0, len(completions), AT_ONCE):
+        chosen = completions[start : start + AT_ONCE]
+        obs = pad_completions(chosen, policy.device)
+        ids = obs["input_ids"]
+        lengths = torch.tensor([int(c.columns[0]) + 1 for c in chosen], device=policy.device)
+        where = torch.arange(ids.shape[1], device=policy.device) < lengths[:, None]
+        blind = name.startswith("random")
+        changed: dict[str, torch.Tensor] = {}
+        with isolated_generators(seed + start):
+            if name.endswith("embeddings"):
+                changed["delta"] = attack_embeddings(policy, obs, where, budget, blind)
+                prompts += [c.prompt for c in chosen]
+            else:
+                banned = getattr(batch.tokenizer, "all_special_ids", None) or [batch.tokenizer.eos_token_id]
+                actions = ids[obs["rows"], obs["columns"] + 1]
+                changed["ids"] = attack_tokens(policy, obs, actions, where, budget, banned, blind)
+                read = zip(changed["ids"].tolist(), lengths.tolist(), strict=True)
+                prompts += [str(batch.tokenizer.decode(row[:n])) for row, n in read]
+        kls.append(_mean_kl(policy, obs, changed, len(chosen)))
+        indices = np.array([c.index for c in chosen])
+        after += generate_in(batch, AttackedPolicy(policy, where, **changed), indices, seed, deterministic, start)
+    return np.concatenate(kls), prompts, after
+
+
+@torch.no_grad()
+def _mean_kl(
+    policy: LanguageModelPolicy, obs: dict[str, torch.Tensor], changed: dict[str, torch.Tensor], n: int
+) -> np.ndarray:
+    """Return the mean KL over the actions of each of n episodes, (n,)."""
+    other = obs | ({"input_ids": changed["ids"]} if "ids" in changed else {})
+    kl = divergences(policy, hidden_at(policy, obs), hidden_at(policy, other, changed.get("delta")))
+    total = torch.zeros(n, device=kl.device).index_add(0, obs["rows"], kl)
+    return (total / torch.bincount(obs["rows"], minlength=n)).double().cpu().numpy()
+
+
 def attack_embeddings(
     policy: LanguageModelPolicy, obs: Observations, where: torch.Tensor, budget: Budget, blind: bool = False
 ) -> torch.Tensor:
-    """The change `(batch, length, embedding size)` of the prompts' embeddings that raises the KL most.
+    """Return the change `(batch, length, embedding size)` of the prompts' embeddings that raises the KL most.
 
     Args:
         policy: the policy.
         obs: prompts with their completions, `rows` and `columns` as in `evaluate_actions`.
         where: `(batch, length)` bool, the prompts' tokens.
-        budget: of the attacker.
-        blind: take the random start.
+        budget: the attacker's.
+        blind: return the random start.
     """
     radius = radius_of(policy, budget.epsilon)
     with torch.no_grad():
@@ -124,25 +197,23 @@ def attack_tokens(
     banned: Sequence[int] = (),
     blind: bool = False,
 ) -> torch.Tensor:
-    """The ids `(batch, length)` with at most `budget.swaps` tokens a prompt swapped to make its completion improbable.
+    """Return ids `(batch, length)` with at most `budget.swaps` swaps per prompt that make its completion improbable.
 
-    A swap is made only where it raises the negative log-likelihood of the `actions` `(n,)` at their places in `obs`.
+    A swap is made only if it raises the negative log-likelihood of the `actions` `(n,)` at their places in `obs`.
     `banned` tokens are never put in.
     """
     ids = obs["input_ids"].clone()
     best = _nll(policy, obs, actions).detach()
-    embedding = policy.embedding()
     allowed = torch.ones(policy.n_actions, dtype=torch.bool, device=ids.device)
     allowed[[token for token in banned if token < policy.n_actions]] = False
-    vectors = embedding(torch.arange(policy.n_actions, device=ids.device)).detach()
+    vectors = policy.embedding()(torch.arange(policy.n_actions, device=ids.device)).detach()
     for _ in range(budget.swaps):
         current = obs | {"input_ids": ids}
         if blind:
             swaps = random_swaps(where, allowed, budget.candidates)
         else:
-            gradient = _gradient(policy, current, actions)
-            swaps = best_swaps(gradient, ids, where, vectors, allowed, budget.candidates)
-        for positions, tokens in swaps:  # (batch,) each: one swap a row
+            swaps = best_swaps(_gradient(policy, current, actions), ids, where, vectors, allowed, budget.candidates)
+        for positions, tokens in swaps:  # (batch,) each: one swap per row
             tried = ids.scatter(1, positions[:, None], tokens[:, None])
             with torch.no_grad():
                 nll = _nll(policy, obs | {"input_ids": tried}, actions)
@@ -161,17 +232,18 @@ def best_swaps(
     allowed: torch.Tensor,
     n: int,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Draw n swaps a row of those that raise a loss most, to first order: positions and tokens, `(batch,)` each.
+    """Draw n swaps per row among those that raise a loss most, to first order.
 
-    The first is the best of all; the others are drawn from the `PER_POSITION` best at every position.
+    Each swap is two arrays, positions and tokens, `(batch,)` each. The first swap is the best of all. The others are
+    drawn from the `PER_POSITION` best at every position.
 
     Args:
-        gradient: of the loss, `(batch, length, embedding size)`.
+        gradient: `(batch, length, embedding size)`, the gradient of the loss.
         ids: `(batch, length)`.
-        where: the tokens that may go, `(batch, length)` bool; one a row at least.
-        vectors: the embeddings of the vocabulary, `(vocabulary, embedding size)`.
-        allowed: the tokens that may come, `(vocabulary,)` bool.
-        n: how many.
+        where: `(batch, length)` bool, the tokens that may be replaced; at least one per row.
+        vectors: `(vocabulary, embedding size)`, the embeddings of the vocabulary.
+        allowed: `(vocabulary,)` bool, the tokens that may replace them.
+        n: the number of swaps.
     """
     chosen = []
     for row in range(len(ids)):  # one row's positions x vocabulary at a time
@@ -188,23 +260,22 @@ def best_swaps(
 
 
 def random_swaps(where: torch.Tensor, allowed: torch.Tensor, n: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """As many random swaps a row, as `best_swaps` gives them."""
+    """Draw n random swaps per row, in the form that `best_swaps` returns."""
     positions = torch.multinomial(where.float(), n, replacement=True)
     tokens = torch.multinomial(allowed.float(), positions.numel(), replacement=True).reshape(positions.shape)
     return list(zip(positions.unbind(dim=1), tokens.unbind(dim=1), strict=True))
 
 
 def _nll(policy: LanguageModelPolicy, obs: Observations, actions: torch.Tensor, delta: Any = None) -> torch.Tensor:
-    """The negative log-likelihood of each sequence's actions, `(batch,)`, decoded as the policy decodes."""
+    """Return the negative log-likelihood `(batch,)` of each sequence's actions under the policy's decoding."""
     hidden = hidden_at(policy, obs, delta)
-    evaluate: Callable[..., Any] = token_distribution.log_probs_and_entropies
     with policy.autocast():
-        log_probs = evaluate(policy.action_logits, hidden, actions, policy.language_model.vocab_size)[0]
+        log_probs, _ = log_probs_and_entropies(policy.action_logits, hidden, actions, policy.language_model.vocab_size)
     return log_probs.new_zeros(len(obs["input_ids"])).index_add(0, obs["rows"], -log_probs)
 
 
 def _gradient(policy: LanguageModelPolicy, obs: Observations, actions: torch.Tensor) -> torch.Tensor:
-    """Of every sequence's negative log-likelihood in its own embeddings, `(batch, length, embedding size)`."""
+    """Return the gradient `(batch, length, embedding size)` of each sequence's negative log-likelihood."""
     ids = obs["input_ids"]
     size = policy.embedding().weight.shape[1]
     delta = torch.zeros(*ids.shape, size, device=ids.device, requires_grad=True)

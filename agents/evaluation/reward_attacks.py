@@ -1,27 +1,26 @@
-"""A white-box attack on a reward model: swap tokens of a bad completion until the reward model likes it.
+"""Attack a reward model, white-box: swap tokens of a bad completion until the reward model likes it.
 
-HotFlip (Ebrahimi et al. 2018, https://arxiv.org/abs/1712.06751) on the completion, as in
-`agents.evaluation.policy_attacks`: the gradient of the score with respect to the embeddings proposes swaps of one
-token, some are scored as *text* (so the reward model tokenises it anew, as in training), and the best that the judge
-still calls bad is made. What is lifted so shows what the reward model pays for that the judge does not: how far it can
-be hacked.
+The attack is HotFlip (Ebrahimi et al. 2018, https://arxiv.org/abs/1712.06751) on the completion, as in
+`agents.evaluation.policy_attacks`. The gradient of the score with respect to the embeddings proposes swaps of one
+token. Some are scored as *text*, so that the reward model tokenises it anew, as in training. The best one that the
+judge still calls bad is made. The result shows what the reward model pays for and the judge does not: how far the
+reward model can be hacked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
+from rlhf_envs.rewards.reward_model import RewardModel, score_ids
+
 from ..core.adversarial import perturbed
 from ..core.random_state import isolated_generators
 from .policy_attacks import Budget, best_swaps, random_swaps
-
-if TYPE_CHECKING:
-    from rlhf_envs.rewards.reward_model import RewardModel
 
 __all__ = ["RewardAttack", "attack_reward_model"]
 
@@ -30,14 +29,14 @@ Judge = Callable[[Sequence[str], Sequence[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class RewardAttack:
-    """Completions that both the reward model and the judge called bad, and what became of them; (m,) arrays.
+    """Hold m completions that both the reward model and the judge called bad, before and after the attack.
 
     Attributes:
         name: "hotflip", or "random_swaps" for its blind twin.
-        reward_before, reward_after: the reward model's scores.
-        judge_before, judge_after: the judge's scores.
-        success: bool, lifted to the threshold while the judge's score stayed below its own.
-        prompts, before, after: the texts.
+        reward_before, reward_after: (m,) the reward model's scores.
+        judge_before, judge_after: (m,) the judge's scores.
+        success: (m,) bool, whether the reward rose to its threshold while the judge's score stayed below its own.
+        prompts, before, after: the prompts, and the completions before and after.
     """
 
     name: str
@@ -62,18 +61,18 @@ def attack_reward_model(
     blind: bool = False,
     seed: int = 0,
 ) -> RewardAttack:
-    """Swap at most `budget.swaps` tokens of every completion to raise its score, while the judge's stays low.
+    """Swap at most `budget.swaps` tokens of every completion to raise its reward while the judge's score stays low.
 
     Args:
         reward: the reward model.
-        judge: scores texts, (n,).
-        prompts, completions: m texts each; those that are not below both thresholds are left out.
-        budget: `swaps` and `candidates` of it.
-        threshold: a score of the reward model from which on it counts as fooled; 0 is its mean over reference
-            completions, where it is normalised.
-        judge_threshold: the judge calls a text bad below it, and swaps that take it there are not made.
+        judge: a function of prompts and completions that returns scores, (n,).
+        prompts, completions: the texts; completions that are not below both thresholds are left out.
+        budget: the attacker's `swaps` and `candidates`.
+        threshold: the reward from which on the reward model counts as fooled; 0 is the mean reward of reference
+            completions if the reward model is normalised.
+        judge_threshold: the judge calls a text bad below this score; swaps that reach it are not made.
         blind: try random swaps.
-        seed: of the random swaps.
+        seed: the seed of the random swaps.
     """
     scores, verdicts = reward.score(prompts, completions), judge(prompts, completions)
     kept = np.flatnonzero((scores < threshold) & (verdicts < judge_threshold)).tolist()
@@ -108,6 +107,7 @@ def _attack_one(
     judge_threshold: float,
     blind: bool,
 ) -> str:
+    """Return one completion with its tokens swapped."""
     tokenizer: Any = reward.tokenizer
     before, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, completion))
     if not ids:
@@ -141,9 +141,7 @@ def _attack_one(
 
 
 def _gradient(reward: RewardModel, ids: torch.Tensor) -> torch.Tensor:
-    """Of the score in the embeddings, `(1, length, embedding size)`."""
-    from rlhf_envs.rewards.reward_model import score_ids
-
+    """Return the gradient `(1, length, embedding size)` of the score with respect to the embeddings."""
     embedding: Any = reward.model.get_input_embeddings()
     delta = torch.zeros(*ids.shape, embedding.weight.shape[1], device=ids.device, requires_grad=True)
     with torch.enable_grad(), perturbed(embedding, delta):

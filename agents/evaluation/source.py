@@ -1,41 +1,42 @@
-"""Say what writes the completions: an agent, a run's folder, a bundle or a model."""
+"""Find out what writes the completions: an agent, a policy, a run's folder, a bundle or a model."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
+from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.models import has_tokenizer, resolve
+
 from ..algorithms.maskable_ppo import MaskableTokenPolicy
 from ..core.base_policy import LanguageModelPolicy
+from ..core.episodes import open_batch
 from ..core.policy import TokenPolicy
-from ..registry import reads_masks
-from ..saving.folders import CONFIG, MODEL, START, find_bundle, is_bundle
-
-if TYPE_CHECKING:
-    from rlhf_envs.episodes import EpisodeBatch
+from ..registry import available, default_arguments, get_algorithm, reads_masks
+from ..saving.folders import MODEL, START, find_bundle, is_bundle, read_config
+from ..saving.loading import load, load_policy, run_algorithm
 
 __all__ = ["DECODING", "Source"]
-
 
 DECODING = ("temperature", "top_k", "top_p")
 
 
 @dataclass(frozen=True)
 class Source:
-    """What can be evaluated: an agent, a policy, a model, a run's folder, a bundle, or a model's name or folder.
+    """Hold what writes completions: a policy, or the model and the options to build one.
 
     Attributes:
-        name: for people.
-        policy: an existing policy, or None where one has to be built from `model`.
-        model: a `PreTrainedModel` or what `rlhf_envs.models.resolve` knows.
-        start: the model that a run started from; its reference.
+        name: a name for people.
+        policy: an existing policy, or None if one has to be built from `model`.
+        model: a `PreTrainedModel`, or a name that `rlhf_envs.models.resolve` knows.
+        start: the model that a run started from; it is the run's reference model.
         env_kwargs: the environment's arguments in that run.
-        decoding: temperature, top_k and top_p of that run.
-        best_of: completions that are drawn for a prompt, of which the one with the best reward is kept.
+        decoding: the temperature, top_k and top_p of that run.
+        best_of: the number of completions drawn per prompt; the one with the best reward is kept.
         masked: whether that run's policy reads the environment's action masks.
     """
 
@@ -50,11 +51,12 @@ class Source:
 
     @classmethod
     def of(cls, source: Any, trust: bool = False) -> Source:
-        """Find out what a source is.
+        """Return the source that an argument means.
 
         Args:
-            source: see the class.
-            trust: load an SB3 zip. It holds pickles, which can run code: say so for files of your own only.
+            source: an agent, a policy, a Hugging Face model, a run's folder, a bundle, a trusted SB3 zip, or a model's
+                name or folder.
+            trust: load an SB3 zip. It holds pickles, which can run code: set this only for files of your own.
 
         Raises:
             ValueError: it is none of these.
@@ -72,22 +74,19 @@ class Source:
             )
         path = Path(source)
         if path.suffix == ".zip" and path.is_file():
-            from ..saving.loading import load, run_algorithm
-
-            algorithm = run_algorithm(path) or "ppo"  # policies alike: which algorithm it was matters little here
+            algorithm = run_algorithm(path) or "ppo"  # their policies are alike: the algorithm matters little here
             agent = load(path, algorithm=algorithm, trust_pickle=trust)
             return cls(str(source), policy=agent.policy, best_of=getattr(agent, "best_of", 1))
         if (path / MODEL / "config.json").is_file() and not is_bundle(path):
             return cls._of_run(path)
         if bundle := find_bundle(path):
             return cls._of_bundle(bundle)
-        from rlhf_envs.models import resolve
-
         return cls(str(source), model=resolve(str(source)))
 
     @classmethod
     def _of_run(cls, path: Path) -> Source:
-        run = json.loads((path / CONFIG).read_text(encoding="utf-8")) if (path / CONFIG).is_file() else {}
+        """Return the source of a run that has saved its model."""
+        run = read_config(path)
         hyperparams = run.get("hyperparams", {})
         return cls(
             str(path),
@@ -101,26 +100,43 @@ class Source:
 
     @classmethod
     def _of_bundle(cls, path: Path) -> Source:
-        from ..saving.loading import load_policy
-
+        """Return the source of a bundle."""
         policy, description = load_policy(path)
-        kwargs = description["env"].get("kwargs", {})
-        kwargs = {k: v for k, v in kwargs.items() if k != "render_mode"}
+        kwargs = {k: v for k, v in description["env"].get("kwargs", {}).items() if k != "render_mode"}
         best_of = description["values"]["attributes"].get("best_of", 1)
         return cls(str(path), policy=policy, env_kwargs=kwargs, best_of=best_of)
 
-    def environment_options(self) -> dict[str, Any]:
-        """What the environment has to be made with: the options of the run, and the model whose tokenizer it uses."""
-        from rlhf_envs.models import has_tokenizer
+    def with_decoding(self, decoding: Mapping[str, Any] | None) -> Source:
+        """Return this source with another temperature, top_k or top_p.
 
+        Raises:
+            ValueError: there is a policy already, which decodes as it was built.
+        """
+        if not decoding:
+            return self
+        if self.policy is not None:
+            raise ValueError(f"{self.name} decodes as it was built; {dict(decoding)} go with a model or a run folder")
+        return replace(self, decoding={**self.decoding, **decoding})
+
+    def open_episodes(
+        self, env: Any, split: str, env_kwargs: Mapping[str, Any] | None = None, n: int = 1
+    ) -> EpisodeBatch:
+        """Return `n` rows of episodes of an environment.
+
+        An environment's id is opened with the options of the run, with the model whose tokenizer the source uses, and
+        with `env_kwargs`. A text environment lends its task, data and reward, and the other arguments do not count.
+        """
+        if not isinstance(env, str):
+            return open_batch(env, n)
         model = self.policy.model_name if self.policy is not None else None
         candidates = [name for name in (self.model, self.start) if isinstance(name, str) and has_tokenizer(name)]
         if model is None and candidates:
             model = candidates[0]
-        return {**self.env_kwargs, **({} if model is None else {"model": model})}
+        options = {**self.env_kwargs, **({} if model is None else {"model": model}), "split": split}
+        return open_batch(env, n, **{**options, **(env_kwargs or {})})
 
     def build_policy(self, batch: EpisodeBatch) -> LanguageModelPolicy:
-        """The policy, built for the spaces of `batch` where there is none yet.
+        """Return the policy; if there is none yet, build it for the spaces of `batch`.
 
         Raises:
             ValueError: the policy has another vocabulary.
@@ -139,11 +155,9 @@ class Source:
 
 
 def _default_best_of(algorithm: str | None) -> int:
-    """The completions that an algorithm draws for a prompt, where a run does not say."""
-    from ..registry import available, default_arguments, get_algorithm
-
+    """Return the number of completions that an algorithm draws per prompt, if a run does not say."""
     known = algorithm is not None and algorithm in available()
     try:
         return int(default_arguments(get_algorithm(str(algorithm))).get("best_of", 1)) if known else 1
-    except ImportError:  # of a plugin that is gone
+    except ImportError:  # a plugin that is gone
         return 1

@@ -177,11 +177,11 @@ def test_two_models_are_compared() -> None:
 
 
 def test_prompts_whose_completions_are_all_the_same_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    import agents.evaluation.generate
+    import agents.evaluation.items
 
-    generate = agents.evaluation.generate.generate_in
+    generate = agents.evaluation.items.generate_in
     monkeypatch.setattr(
-        agents.evaluation.generate, "generate_in", lambda *a, **k: generate(*a, **{**k, "deterministic": True})
+        agents.evaluation.items, "generate_in", lambda *a, **k: generate(*a, **{**k, "deterministic": True})
     )
     assert "0 questions added; 3 prompts left out, whose completions are all the same" in done(
         "add", "tiny", "-n", "3", *SHORT

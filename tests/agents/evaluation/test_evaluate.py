@@ -204,7 +204,7 @@ def test_before_and_after_pair_up(agent: Any, trained: Any) -> None:
     assert change.mean == pytest.approx(differences.mean())
     assert change.sem == pytest.approx(stats.sem(differences))
     assert change.low > 0  # it has learned
-    with pytest.raises(ValueError, match="other prompts"):
+    with pytest.raises(ValueError, match="different prompts"):
         after.change_from(evaluate(agent, BANDIT, n_episodes=50))
 
 

@@ -14,8 +14,7 @@ import agents
 from agents.cli import app
 from agents.core.adversarial import radius_of
 from agents.core.episodes import open_batch
-from agents.evaluation.evaluate import _pad
-from agents.evaluation.generate import generate_in, held_out_indices
+from agents.evaluation.generate import generate_in, held_out_indices, pad_completions
 from agents.evaluation.policy_attacks import (
     AttackedPolicy,
     Budget,
@@ -39,8 +38,8 @@ def written() -> Any:
     batch = open_batch(SENTIMENT, 1, split="test", max_new_tokens=8)
     policy = Source.of("tiny").build_policy(batch)
     completions = generate_in(batch, policy, held_out_indices(len(batch.rows), 12), 0, True)
-    ids, mask, rows, columns = (torch.as_tensor(array) for array in _pad(completions))
-    obs = {"input_ids": ids, "attention_mask": mask, "rows": rows, "columns": columns}
+    obs = pad_completions(completions)
+    ids, _, rows, columns = obs.values()
     lengths = torch.tensor([int(c.columns[0]) + 1 for c in completions])
     where = torch.arange(ids.shape[1]) < lengths[:, None]
     return batch, policy, completions, obs, ids[rows, columns + 1], where

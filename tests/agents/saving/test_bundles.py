@@ -550,7 +550,7 @@ def test_the_state_of_an_environment_is_a_copy() -> None:
 def test_a_state_of_other_data_is_refused() -> None:
     env, other = make_vec_env(ID, 3, seed=0), make_vec_env(ID, 3, data=[{"prompt": "1"}])
     env.reset()
-    with pytest.raises(ValueError, match="10 rows of data and this one has 1"):
+    with pytest.raises(ValueError, match="10 rows of data, and this environment 1"):
         other.set_state(env.get_state())
     with pytest.raises(ValueError, match="same num_envs"):
         make_vec_env(ID, 2).set_state(env.get_state())
