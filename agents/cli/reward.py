@@ -46,6 +46,15 @@ class FitConfig(BaseModel):
     held_out: str | None = Field(
         None, description="File of rows to measure on. A tenth of the rows, of other prompts and texts, by default."
     )
+    standardise: bool = Field(
+        False,
+        description="Bring each annotator's ratings onto one scale first; rows need an annotator. With --loss mse.",
+    )
+    pseudo_label: str | None = Field(
+        None,
+        description="File of pairs that nobody judged (prompt, completions). The ensemble is fitted again, also to "
+        "those that it is sure about.",
+    )
     max_length: int | None = Field(None, ge=1, description="Tokens read of a text, its last ones. All by default.")
     no_calibration: bool = Field(False, description="Do not scale the head so that score differences are log-odds.")
     seed: int = Field(0, ge=0, description="Seeds the split, the heads and the order of the rows.")
@@ -69,7 +78,7 @@ def fit(config: FitConfig) -> None:
     """
     from rich.console import Console
 
-    from rlhf_envs.preferences.fitting import HELD_OUT, PAIR, RATING, fit_reward, load_judgements
+    from rlhf_envs.preferences.fitting import HELD_OUT, fit_reward, load_judgements
 
     console = Console()
 
@@ -78,15 +87,17 @@ def fit(config: FitConfig) -> None:
             console.print(f"step {step}/{steps}  loss {loss:.3f}", highlight=False)
 
     with user_errors():
-        needed = PAIR if config.loss == "bt" else RATING
+        if config.standardise and config.loss != "mse":
+            raise ValueError(f"--standardise is for ratings (--loss mse), not for --loss {config.loss}")
         fitted = fit_reward(
-            load_judgements(config.pairs, needed),
+            _load(config, config.pairs),
             config.output,
             model=config.model,
             loss=config.loss,
             members=config.members,
             shared_trunk=not config.independent,
-            held_out=None if config.held_out is None else load_judgements(config.held_out, needed),
+            held_out=None if config.held_out is None else _load(config, config.held_out),
+            unjudged=() if config.pseudo_label is None else load_judgements(config.pseudo_label, ("completions",)),
             calibrate=not config.no_calibration,
             max_length=config.max_length,
             device=config.device,
@@ -105,6 +116,16 @@ def fit(config: FitConfig) -> None:
         f"use it: rlhf train --env-kwargs reward:{config.output}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _load(config: FitConfig, path: str) -> list[dict[str, Any]]:
+    """Load rows with the columns that the loss needs, standardised if asked for."""
+    from rlhf_envs.preferences.fitting import PAIR, RATING, load_judgements
+    from rlhf_envs.preferences.ratings import standardise_rows
+
+    if not config.standardise:
+        return load_judgements(path, PAIR if config.loss == "bt" else RATING)
+    return standardise_rows(load_judgements(path, (*RATING, "annotator")))
 
 
 class EvalConfig(BaseModel):

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import logsigmoid
 
-from rlhf_envs.rewards.reward_model import encode, score_ids, score_texts
+from rlhf_envs.rewards.reward_model import encode, score_columns, score_texts
 
 from .training import NothingToFit, check_fit, optimise
 
@@ -32,6 +32,7 @@ __all__ = [
     "encode_pairs",
     "evaluate_pairs",
     "fit_bradley_terry",
+    "fit_encoded",
     "measure_differences",
     "normalise",
     "pair_differences",
@@ -160,17 +161,26 @@ def fit_bradley_terry(
             option is out of its range, the tokenizer has no pad token, or the loss is not finite.
     """
     positions = check_fit(model, tokenizer, len(pairs), len(held_out), "pairs")
-    encoded = encode_pairs(tokenizer, pairs, max_length or positions)
+    fit_encoded(model, encode_pairs(tokenizer, pairs, max_length or positions), None, options)
+    return evaluate_pairs(model, tokenizer, held_out)
+
+
+def fit_encoded(
+    model: PreTrainedModel, encoded: EncodedPairs, counts: torch.Tensor | None, options: TrainingOptions
+) -> None:
+    """Fit all outputs of a model, in place; `counts`, (outputs, n), says how often each output sees each pair."""
 
     def loss_of(batch: Sequence[int]) -> torch.Tensor:
-        scores = score_ids(model, [encoded.rows[i][side] for side in (0, 1) for i in batch])  # (2 * batch,)
-        chosen, rejected = scores.chunk(2)
+        scores = score_columns(model, [encoded.rows[i][side] for side in (0, 1) for i in batch])
+        chosen, rejected = scores.chunk(2)  # (batch, outputs)
         index = torch.tensor(batch)
-        numbers = (t[index].to(scores.device) for t in (encoded.margin, encoded.probability, encoded.weight))
-        return pairwise_loss(chosen, rejected, *numbers)
+        margin, probability, weight = (
+            t[index, None].to(scores.device) for t in (encoded.margin, encoded.probability, encoded.weight)
+        )
+        losses = pair_losses(chosen - rejected, margin, probability) * weight
+        return (losses if counts is None else losses * counts[:, index].T.to(scores.device)).mean()
 
     optimise(model, encoded.lengths, loss_of, **options)
-    return evaluate_pairs(model, tokenizer, held_out)
 
 
 def normalise(

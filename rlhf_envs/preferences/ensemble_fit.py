@@ -10,16 +10,15 @@ import torch
 from numpy.typing import NDArray
 
 from rlhf_envs.rewards.ensemble import RewardEnsemble, set_head
-from rlhf_envs.rewards.reward_model import find_head, score_columns
+from rlhf_envs.rewards.reward_model import find_head
 
-from .bradley_terry import Pair, PairMetrics, encode_pairs, measure_differences, pair_losses, pair_texts
-from .training import check_fit, load_backbone, optimise
+from .bradley_terry import Pair, PairMetrics, encode_pairs, fit_encoded, measure_differences, pair_texts
+from .training import check_fit, load_backbone
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from typing_extensions import Unpack
 
-    from .bradley_terry import EncodedPairs
     from .training import TrainingOptions
 
 __all__ = ["ensemble_differences", "evaluate_ensemble", "fit_ensemble"]
@@ -70,7 +69,7 @@ def fit_ensemble(
         _draw_heads(network, members if shared_trunk else 1, seed + member)
         counts = _bootstraps(members, len(pairs), seed) if bootstrap else torch.ones(members, len(pairs))
         weights = counts if shared_trunk else counts[member : member + 1]
-        _fit_heads(network, encoded, weights, {**options, "seed": seed + member})
+        fit_encoded(network, encoded, weights, {**options, "seed": seed + member})
         networks.append(network)
     texts = list(references) if references is not None else pair_texts([*held_out, *pairs])[:MAX_REFERENCES]
     ensemble = RewardEnsemble.from_networks(networks, tokenizer, texts)
@@ -105,19 +104,3 @@ def _draw_heads(network: PreTrainedModel, n: int, seed: int) -> None:
         drawn = torch.nn.Linear(head.in_features, n)
     bias = None if head.bias is None else torch.zeros(n)
     set_head(network, drawn.weight.detach(), bias)
-
-
-def _fit_heads(network: PreTrainedModel, encoded: EncodedPairs, counts: torch.Tensor, options: TrainingOptions) -> None:
-    """Fit all outputs of a model; `counts` is (outputs, n)."""
-
-    def loss_of(batch: Sequence[int]) -> torch.Tensor:
-        scores = score_columns(network, [encoded.rows[i][side] for side in (0, 1) for i in batch])
-        chosen, rejected = scores.chunk(2)  # (batch, outputs)
-        index = torch.tensor(batch)
-        margin, probability, weight = (
-            t[index, None].to(scores.device) for t in (encoded.margin, encoded.probability, encoded.weight)
-        )
-        losses = pair_losses(chosen - rejected, margin, probability)
-        return (losses * weight * counts[:, index].T.to(scores.device)).mean()
-
-    optimise(network, encoded.lengths, loss_of, **options)

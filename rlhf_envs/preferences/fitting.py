@@ -21,8 +21,9 @@ from rlhf_envs.rewards.reward_model import load_classifier
 from . import calibration
 from .bradley_terry import fit_bradley_terry, measure_differences, normalise, pair_differences, pair_probabilities
 from .ensemble_fit import MAX_REFERENCES, ensemble_differences, fit_ensemble
+from .pseudo_labels import pseudo_label
 from .regression import evaluate_ratings, fit_ratings
-from .splitting import Split, split_rows, whole_texts
+from .splitting import Split, split_rows, whole_texts, without_shared
 from .training import load_backbone
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def fit_reward(
     held_out_share: float = 0.1,
     references: Sequence[str] | None = None,
     calibrate: bool = True,
+    unjudged: Sequence[Mapping[str, object]] = (),
     max_length: int | None = None,
     device: str = "cpu",
     **options: Unpack[TrainingOptions],
@@ -82,6 +84,9 @@ def fit_reward(
         references: texts over which the scores get mean 0 and standard deviation 1. By default the texts of the
             held-out rows and then of the fitted rows, the first 1,000.
         calibrate: whether to scale the head so that score differences are log-odds; only with the loss "bt".
+        unjudged: pairs that nobody has judged (`{"prompt", "completions": [first, second]}`). An ensemble is fitted a
+            second time, to the rows and to those of these pairs that it is sure about, see `pseudo_label`. Pairs that
+            share a prompt or a text with a held-out row are left out.
         max_length: tokens read of each text (its last ones), the model's positions by default.
         device: where to fit.
         **options: see `rlhf_envs.preferences.training.optimise`; `seed` also draws the split.
@@ -93,6 +98,8 @@ def fit_reward(
     """
     if loss != "bt" and members > 1:
         raise ValueError(f"--members {members} --loss {loss}: an ensemble is fitted to pairs (--loss bt)")
+    if unjudged and members < 2:
+        raise ValueError("--pseudo-label: it takes an ensemble to label pairs: give --members 2 or more")
     folder = Path(folder)
     if not is_replaceable(folder):
         raise FileExistsError(f"{folder} exists and is no reward model of ours: choose another name, or move it away")
@@ -106,7 +113,7 @@ def fit_reward(
         save, metrics = _fit_single(split, model, loss, references, calibrate, max_length, device, options)
     else:
         save, metrics = _fit_ensemble(
-            split, model, members, shared_trunk, references, calibrate, max_length, device, options
+            split, unjudged, model, members, shared_trunk, references, calibrate, max_length, device, options
         )
     if split.warning:
         metrics["warning"] = split.warning
@@ -156,6 +163,7 @@ def _fit_single(
 
 def _fit_ensemble(
     split: Split,
+    unjudged: Sequence[Mapping[str, object]],
     model: str,
     members: int,
     shared_trunk: bool,
@@ -165,19 +173,26 @@ def _fit_ensemble(
     device: str,
     options: TrainingOptions,
 ) -> Fit:
-    ensemble = fit_ensemble(
-        model,
-        split.fitted,
-        split.held_out,
-        members=members,
-        shared_trunk=shared_trunk,
-        references=references,
-        max_length=max_length,
-        device=device,
-        **options,
-    )
-    accuracy, loss, n = ensemble.metrics
-    metrics: Metrics = {"rows fitted": len(split.fitted), "rows held out": n}
+    def fit(rows: Sequence[Row]) -> RewardEnsemble:
+        return fit_ensemble(
+            model,
+            rows,
+            split.held_out,
+            members=members,
+            shared_trunk=shared_trunk,
+            references=references,
+            max_length=max_length,
+            device=device,
+            **options,
+        )
+
+    ensemble = fit(split.fitted)
+    metrics: Metrics = {"rows fitted": len(split.fitted), "rows held out": len(split.held_out)}
+    if unjudged:
+        labelled = without_shared(pseudo_label(ensemble, unjudged), split.held_out)
+        metrics["rows pseudo-labelled"] = len(labelled)
+        ensemble = fit([*split.fitted, *labelled])
+    accuracy, loss, _ = ensemble.metrics
     metrics |= {"held-out accuracy": accuracy, "held-out loss, nats": loss}
     if calibrate:
         metrics |= _calibrate(lambda: calibration.calibrate_ensemble(ensemble, split.held_out))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Rating", "mean_ratings", "standardise_ratings"]
+__all__ = ["Rating", "mean_ratings", "standardise_ratings", "standardise_rows"]
 
 
 class Rating(NamedTuple):
@@ -59,6 +59,13 @@ def standardise_ratings(
         middle, width = scales[row.annotator]
         standard.append(row._replace(value=(row.value - middle) / width if width > 1e-12 else 0.0))
     return standard
+
+
+def standardise_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return rating rows (`{"label", "annotator", ...}`) whose labels `standardise_ratings` has standardised."""
+    labels = [float("nan") if row["label"] is None else float(row["label"]) for row in rows]
+    ratings = standardise_ratings([(str(row["annotator"]), i, labels[i]) for i, row in enumerate(rows)])
+    return [{**row, "label": rating.value} for row, rating in zip(rows, ratings, strict=True)]
 
 
 def mean_ratings(ratings: Sequence[Rating | tuple[str, Hashable, float]]) -> dict[Any, float]:

@@ -14,7 +14,7 @@ from scipy.sparse.csgraph import connected_components
 
 from .training import NothingToFit
 
-__all__ = ["Split", "split_rows", "whole_texts"]
+__all__ = ["Split", "split_rows", "whole_texts", "without_shared"]
 
 Row = Mapping[str, Any]
 Links = Callable[[Row], list[tuple[str, ...]]]
@@ -62,6 +62,12 @@ def whole_texts(row: Row) -> list[str]:
     """Return the texts of a pair (chosen, rejected) or of a rating, each with the prompt before it."""
     prompt = str(row.get("prompt") or "")
     return [prompt + str(row[name]) for name in ("chosen", "rejected", "completion") if name in row]
+
+
+def without_shared(rows: Sequence[Row], held_out: Sequence[Row]) -> list[Row]:
+    """Return the rows that share no prompt and no text with a held-out row."""
+    taken = {link for row in held_out for link in _prompt_and_texts(row)}
+    return [row for row in rows if taken.isdisjoint(_prompt_and_texts(row))]
 
 
 def _prompt_and_texts(row: Row) -> list[tuple[str, ...]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_envs.preferences.splitting import split_rows, whole_texts
+from rlhf_envs.preferences.splitting import split_rows, whole_texts, without_shared
 from rlhf_envs.preferences.training import NothingToFit
 
 
@@ -98,3 +98,10 @@ def test_of_one_prompt_whose_texts_hang_together_no_pair_is_on_both_sides() -> N
 def test_where_all_texts_are_the_same_there_is_nothing_to_hold_out(rows: list[Any]) -> None:
     with pytest.raises(NothingToFit, match=f"{len(rows)} rows of the same texts"):
         split_rows(rows)
+
+
+def test_rows_that_share_a_prompt_or_a_text_with_a_held_out_row_are_left_out() -> None:
+    held_out = [{"prompt": "p ", "chosen": "a", "rejected": "b"}]
+    same_prompt, same_text = {"prompt": "p ", "chosen": "x", "rejected": "y"}, {"chosen": "p a", "rejected": "z"}
+    other = {"prompt": "q ", "chosen": "a", "rejected": "b"}
+    assert without_shared([same_prompt, same_text, other], held_out) == [other]

@@ -156,6 +156,49 @@ def test_a_fit_that_cannot_be_calibrated_is_written_all_the_same(
     assert np.isfinite(get_reward(str(tmp_path / "out"))(["it was "], ["good"])).all()
 
 
+def test_annotators_are_brought_onto_one_scale_before_a_fit(folder: Path, tmp_path: Path) -> None:
+    """One annotator rates from 1 to 5, another from 8 to 9: without a common scale the second likes everything."""
+    scales = {"ann": {1: 1, 2: 2, 5: 5}, "bo": {1: 8, 2: 8.25, 5: 9}}
+    rows = [
+        {**row, "label": scales[name][row["label"]], "annotator": name}
+        for i, row in enumerate(load_judgements(folder / "ratings.jsonl"))
+        for name in [("ann", "bo")[i % 4 // 2]]
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = [*small(folder, "--loss", "mse"), "--standardise"]
+    done = rlhf("reward", "fit", file, tmp_path / "out", *options)
+    assert done.exit_code == 0, done.output
+    held_out = load_judgements(tmp_path / "out" / "held_out.jsonl")
+    assert max(abs(row["label"]) for row in held_out) < 2.5
+    figures = json.loads((tmp_path / "out" / "manifest.json").read_text())["figures"]
+    assert figures["held-out correlation"] > 0.9
+    done = rlhf("reward", "fit", folder / "ratings.jsonl", tmp_path / "no", *options)
+    assert done.exit_code == 2
+    assert "row 1: no column 'annotator'" in done.output
+    done = rlhf("reward", "fit", folder / "pairs.jsonl", tmp_path / "no", "--standardise")
+    assert "--standardise is for ratings (--loss mse), not for --loss bt" in done.output
+
+
+def test_an_ensemble_is_fitted_again_to_unjudged_pairs_that_it_is_sure_about(folder: Path, tmp_path: Path) -> None:
+    file, output = tmp_path / "unjudged.jsonl", tmp_path / "out"
+    options = [*small(folder), "--epochs", 12, "--pseudo-label", file]
+    labelled = []
+    prompts = [f"that {i} was " for i in range(40)]
+    for _ in range(2):
+        pairs = [{"prompt": prompt, "completions": ["the film good", "the film bad"]} for prompt in prompts]
+        file.write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
+        done = rlhf("reward", "fit", folder / "pairs.jsonl", output, *options, "--members", 2)
+        assert done.exit_code == 0, done.output
+        labelled.append(json.loads((output / "manifest.json").read_text())["figures"]["rows pseudo-labelled"])
+        prompts = [row["prompt"] for row in load_judgements(output / "held_out.jsonl")]
+    assert labelled[0] > 10
+    assert labelled[1] == 0  # what shares a prompt with a held-out row is not fitted
+    done = rlhf("reward", "fit", folder / "pairs.jsonl", tmp_path / "no", *options)
+    assert done.exit_code == 2
+    assert "it takes an ensemble to label pairs: give --members 2 or more" in done.output
+
+
 def test_a_second_fit_takes_the_place_of_the_first_and_is_the_same(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "reward"
     weights = []
