@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from ..records import Annotator
 from .database import Database
-from .queue import annotator_named
+from .queue import ANNOTATORS, annotator_named
 from .schema import annotators, invitations
 
 __all__ = ["Accounts"]
@@ -46,9 +46,8 @@ class Accounts:
 
     def annotators(self) -> list[Annotator]:
         """Return all annotators, oldest first."""
-        columns = (annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created)
         with self._database.read() as connection:
-            return [Annotator(*row) for row in connection.execute(sa.select(*columns).order_by(annotators.c.id))]
+            return [Annotator(*row) for row in connection.execute(ANNOTATORS.order_by(annotators.c.id))]
 
     def invite(self, role: str = "annotator", *, days: float = 7.0) -> str:
         """Return a token with which one person may register within `days`. Only its hash is kept."""

@@ -19,10 +19,11 @@ import sqlalchemy as sa
 from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, Settings
 from .schema import IN_QUEUE, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
-__all__ = ["JUDGEMENTS", "Queue", "annotator_named", "item_of", "judgement_of", "read_settings"]
+__all__ = ["ANNOTATORS", "JUDGEMENTS", "Queue", "annotator_named", "item_of", "judgement_of", "read_settings"]
 
+
+ANNOTATORS = sa.select(annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created)
 # Every judgement with the annotator's name, the kind, and the order in which the completions were shown.
-
 JUDGEMENTS = sa.select(judgements, annotators.c.name.label("annotator"), items.c.kind, tasks.c.sides).select_from(
     judgements.join(annotators, judgements.c.annotator_id == annotators.c.id)
     .join(items, judgements.c.item_id == items.c.id)
@@ -151,8 +152,7 @@ def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False)
     Raises:
         ValueError: there is no such annotator.
     """
-    columns = (annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created)
-    query = sa.select(*columns).where(annotators.c.name == name)
+    query = ANNOTATORS.where(annotators.c.name == name)
     row = connection.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
     if row is None:
         raise ValueError(f"there is no annotator {name!r}: add one with add_annotator, or an invitation")

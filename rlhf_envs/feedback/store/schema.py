@@ -36,6 +36,11 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+def _where(condition: str) -> dict[str, Any]:
+    """Make an index partial on both databases."""
+    return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+
+
 metadata = sa.MetaData()
 
 # Texts by models and people are stored as JSON: PostgreSQL's text cannot hold NUL, and neither database can hold a lone
@@ -74,8 +79,7 @@ sa.Index(
     "items_in_queue",
     items.c.priority.desc(),
     items.c.id,
-    sqlite_where=sa.text("needed > 0"),
-    postgresql_where=sa.text("needed > 0"),
+    **_where("needed > 0"),
 )
 
 tasks = sa.Table(
@@ -89,9 +93,8 @@ tasks = sa.Table(
     sa.Column("state", sa.Text, nullable=False),  # open, done, released, lost
 )
 OPEN = sa.text("tasks.state = 'open'")
-_OPEN = sa.text("state = 'open'")
-sa.Index("one_open_task_an_annotator", tasks.c.annotator_id, unique=True, sqlite_where=_OPEN, postgresql_where=_OPEN)
-sa.Index("open_tasks_of_item", tasks.c.item_id, sqlite_where=_OPEN, postgresql_where=_OPEN)
+sa.Index("one_open_task_an_annotator", tasks.c.annotator_id, unique=True, **_where("state = 'open'"))
+sa.Index("open_tasks_of_item", tasks.c.item_id, **_where("state = 'open'"))
 
 judgements = sa.Table(
     "judgements",
@@ -108,14 +111,12 @@ judgements = sa.Table(
     sa.Column("undone", sa.Boolean, nullable=False),
 )
 STANDS = sa.text("NOT judgements.undone")  # in the very words of the partial index, or the databases do not use it
-_STANDS = sa.text("NOT undone")
 sa.Index(
     "one_judgement_an_annotator_and_item",
     judgements.c.item_id,
     judgements.c.annotator_id,
     unique=True,
-    sqlite_where=_STANDS,
-    postgresql_where=_STANDS,
+    **_where("NOT undone"),
 )
 sa.Index("judgements_of_annotator", judgements.c.annotator_id, judgements.c.id)
 
