@@ -40,9 +40,7 @@ class Merge:
         self.touched: dict[int, _Known] = {}  # by Python's id(), in the file's order
         self.names = {annotator.name for annotator in store.annotators()}
         by_id = {}
-        judgements = store.judgements(
-            include_skips=True
-        )  # read first, so that their items are all among those read next
+        judgements = store.judgements(include_skips=True)  # before the items, so that no judgement lacks its item
         for item in store.items():
             known = by_id[item.id] = _Known(_as_new(item), item.created, item.id, where="the store")
             self.known.setdefault(_identity(known.item), []).append(known)
