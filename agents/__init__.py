@@ -1,6 +1,6 @@
-"""Train language models with stock Stable-Baselines3 algorithms: agents, and what they need.
+"""Train language models with stock Stable-Baselines3 algorithms.
 
-Names are imported when they are first used, so that the command line starts without torch.
+A name is imported when it is first used, so that the command line starts without torch.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for type checkers; `_HOMES` says the same
+if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
     from .algorithms.ppo_lagrangian import LagrangeMultiplier as LagrangeMultiplier
     from .core.policy import TokenPolicy as TokenPolicy
     from .core.rollout_buffer import SequenceRolloutBuffer as SequenceRolloutBuffer
@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # for type checkers; `_HOMES` says the same
     from .training.pretrain import pretrain as pretrain
     from .training.run import train as train
 
-_HOMES = {
+_HOMES = {  # public name: its module
     "CheckpointCallback": "training.checkpoint_callback",
     "Checkpoints": "saving.checkpoints",
     "CompareConfig": "experiments.compare.config",
@@ -76,4 +76,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_HOMES]
+    return sorted({*globals(), *_HOMES})

@@ -1,27 +1,51 @@
-"""Typer commands out of documented pydantic models: the fields of a verb's one model become its flags."""
+"""Make Typer commands of documented pydantic models: the fields of a verb's model become its flags."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import UnionType
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
-__all__ = ["add_command", "fail", "user_errors"]
+from rlhf_envs.feedback.records import StoreError
+from rlhf_envs.rewards import RewardError
+
+from ..training.errors import RunInterrupted, RunStopped
+
+__all__ = ["Flags", "add_command", "argument", "fail", "option", "user_errors"]
 
 Config = TypeVar("Config", bound=BaseModel)
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StoreError, RewardError, RunStopped)
+
+
+class Flags(BaseModel):
+    """Hold the flags of a verb. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+def argument(description: str) -> Any:
+    """Return a field that is given by position."""
+    return Field(description=description, json_schema_extra={"argument": True})
+
+
+def option(default: Any, description: str, *flags: str, **limits: Any) -> Any:
+    """Return a field with flags of other names than its own, such as "-n", "--n-episodes"."""
+    return Field(default, description=description, json_schema_extra={"flags": [*flags]}, **limits)
 
 
 def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[Callable[[Config], None]], None]:
-    """Make a function of a configuration a command whose flags are the fields of the configuration.
+    """Return a decorator that makes a function of a configuration a command with one flag per field.
 
-    A field's description is its help. `json_schema_extra` may hold `flags` (instead of `--the-name`), `argument` (True:
-    positional) and `type` ("text" for unions). Only what the user gives reaches the model, so its defaults are the only
-    ones there are.
+    A field's description is its help text. `json_schema_extra` may hold `flags` (instead of `--the-name`), `argument`
+    (True: given by position) and `type` ("text" for unions). Only what the user gives reaches the model, so the model's
+    defaults are the only ones. Errors that the user can cause end the command with one line, see `user_errors`.
     """
 
     def decorate(run: Callable[[Config], None]) -> None:
@@ -30,68 +54,72 @@ def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[C
                 config = model(**{key: value for key, value in given.items() if value not in (None, [])})
             except ValidationError as error:
                 fail(_first_error(error, model))
-            run(config)
+            with user_errors():
+                run(config)
 
         parameters = [_parameter(key, field) for key, field in model.model_fields.items()]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        command.__doc__ = run.__doc__
+        paragraphs = (run.__doc__ or "").split("\n\n")
+        command.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # Typer wraps it anew
         app.command(name)(command)
 
     return decorate
 
 
-def fail(message: str) -> None:
-    """Print one line to stderr and exit with code 2."""
-    typer.secho(f"rlhf: {' '.join(message.split())}", fg="red", err=True)
+def fail(message: str) -> NoReturn:
+    """Print one line to stderr and exit with code 2. The line is red unless NO_COLOR is set."""
+    color = None if os.environ.get("NO_COLOR") else "red"  # https://no-color.org
+    typer.secho(f"rlhf: {' '.join(message.split())}", fg=color, err=True)
     raise typer.Exit(2)
 
 
-class user_errors:
-    """Turn the errors that a user's input causes into one line and exit code 2."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        if error is None:
-            return
-        from rlhf_envs.feedback.records import StoreError
-
-        if isinstance(error, ValueError | TypeError | OSError | ImportError | FloatingPointError | StoreError):
-            fail(str(error))
-        from rlhf_envs.rewards import RewardError  # the rest costs the import of torch
-
-        from ..training.run import RunStopped
-
-        if isinstance(error, RewardError | RunStopped):
-            fail(str(error))
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn errors that a user can cause into one line and exit code 2. An interrupted run is no error."""
+    try:
+        yield
+    except BrokenPipeError:  # whoever reads the output has gone, which Typer knows how to handle
+        raise
+    except USER_ERRORS as error:
+        fail(str(error))
+    except RunInterrupted as interrupted:
+        typer.echo(str(interrupted))
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    extra: dict[str, Any] = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    extra = _extra(field)
     kind = str if extra.get("type") == "text" else _plain(field.annotation)
     if extra.get("argument"):
-        option: Any = typer.Argument(help=field.description, metavar=name.upper())
+        shown: Any = typer.Argument(help=field.description, metavar=name.upper())
     else:
-        flags = extra.get("flags") or [f"--{name.replace('_', '-')}"]
-        shown = None if field.default in (None, {}, []) or field.is_required() else field.default
-        if isinstance(shown, bool):
-            shown = "yes" if shown else None
-        text = field.description if shown is None else f"{field.description} Default: {shown}."
-        metavar = "KEY:VALUE" if _plain(field.annotation) == list[str] and _is_dict(field) else None
-        option = typer.Option(*flags, help=text, show_default=False, metavar=metavar)
+        metavar = "KEY:VALUE" if get_origin(field.annotation) is dict else None
+        shown = typer.Option(*_flags(name, field), help=_help(field), show_default=False, metavar=metavar)
     required = extra.get("argument") and field.is_required()
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if required else None,
-        annotation=Annotated[kind if required else kind | None, option],
+        annotation=Annotated[kind if required else kind | None, shown],
     )
 
 
+def _extra(field: FieldInfo | None) -> dict[str, Any]:
+    return field.json_schema_extra if field is not None and isinstance(field.json_schema_extra, dict) else {}
+
+
+def _flags(name: str, field: FieldInfo | None) -> list[str]:
+    return _extra(field).get("flags") or [f"--{name.replace('_', '-')}"]
+
+
+def _help(field: FieldInfo) -> str | None:
+    if field.is_required() or field.default is False or field.default in (None, {}, []):
+        return field.description
+    return f"{field.description} Default: {'yes' if field.default is True else field.default}."
+
+
 def _plain(annotation: Any) -> Any:
-    """The type of a flag: of `int | None` int, of a dict a list of key:value texts."""
+    """Return the type of a flag: `int` for `int | None`, a list of texts for lists and dicts."""
     if get_origin(annotation) in (Union, UnionType):
         annotation = next(part for part in get_args(annotation) if part is not type(None))
     if get_origin(annotation) in (dict, list, tuple):
@@ -99,15 +127,9 @@ def _plain(annotation: Any) -> Any:
     return annotation if annotation in (int, float, bool) else str
 
 
-def _is_dict(field: FieldInfo) -> bool:
-    return get_origin(field.annotation) is dict
-
-
 def _first_error(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else ""
-    field = model.model_fields.get(name)
-    extra = field.json_schema_extra if field is not None else None
-    flags: list[str] = extra.get("flags", []) if isinstance(extra, dict) else []  # type: ignore[assignment]
-    flag = next((flag for flag in flags if flag.startswith("--")), f"--{name.replace('_', '-')}")
+    flags = _flags(name, model.model_fields.get(name))
+    flag = next((flag for flag in flags if flag.startswith("--")), flags[0])
     return f"{flag}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"

@@ -1,38 +1,35 @@
-"""Run `rlhf reward fit` and `rlhf reward eval`: make reward models of people's judgements, and measure them."""
+"""Run the commands `rlhf reward fit` and `rlhf reward eval`: fit reward models to judgements, and measure them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import typer
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+from rich.console import Console
 
-from .options import add_command, user_errors
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from .options import Flags, add_command, argument
+from .tables import make_table
 
 __all__ = ["EvalConfig", "FitConfig", "reward_app"]
 
-reward_app = typer.Typer(help="Fit reward models to people's judgements, and measure them.", no_args_is_help=True)
+HELP = "Fit reward models to people's judgements, and measure them."
+
+reward_app = typer.Typer(help=HELP, no_args_is_help=True)
 
 
-@reward_app.callback()
+@reward_app.callback(help=HELP)
 def main() -> None:
-    """Fit reward models to people's judgements, and measure them."""
+    """Do nothing: each verb is a command of its own."""
 
 
-class FitConfig(BaseModel):
-    """Configure `rlhf reward fit`."""
+class FitConfig(Flags):
+    """Hold the flags of `rlhf reward fit`."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    pairs: str = Field(
-        description="File of rows (jsonl, csv, json): prompt, chosen, rejected; or prompt, completion, label.",
-        json_schema_extra={"argument": True},
-    )
-    output: str = Field(description="Folder to write.", json_schema_extra={"argument": True})
+    pairs: str = argument("File of rows (jsonl, csv, json): prompt, chosen, rejected; or prompt, completion, label.")
+    output: str = argument("Folder to write.")
     model: str = Field("tiny", description="Backbone: tiny, minilm, tiny-reward, smollm2, a folder or a hub id.")
     loss: Literal["bt", "mse", "ordinal"] = Field("bt", description="bt for pairs, mse or ordinal for ratings.")
     members: int = Field(1, ge=1, description="Members of an ensemble; 1 is a single model.")
@@ -55,7 +52,7 @@ class FitConfig(BaseModel):
         description="File of pairs that nobody judged (prompt, completions). The ensemble is fitted again, also to "
         "those that it is sure about.",
     )
-    max_length: int | None = Field(None, ge=1, description="Tokens read of a text, its last ones. All by default.")
+    max_length: int | None = Field(None, ge=1, description="How many of a text's last tokens are read. All by default.")
     no_calibration: bool = Field(False, description="Do not scale the head so that score differences are log-odds.")
     seed: int = Field(0, ge=0, description="Seeds the split, the heads and the order of the rows.")
     device: str = Field("cpu", description="cpu or cuda.")
@@ -73,11 +70,9 @@ def fit(config: FitConfig) -> None:
     """Fit a reward model, or an ensemble of them, into a folder that --env-kwargs reward:FOLDER takes.
 
     Rows are pairs (prompt, chosen, rejected; optionally margin, probability, weight) or, with --loss mse or ordinal,
-    ratings (prompt, completion, label). The folder is a plain Hugging Face sequence classifier with one label. Its
-    held_out.jsonl has the rows held out, which give the metrics and the temperature.
+    ratings (prompt, completion, label). The folder is a plain Hugging Face sequence classifier with one label. The
+    metrics and the temperature come from rows that are held out; they are in its held_out.jsonl.
     """
-    from rich.console import Console
-
     from rlhf_envs.preferences.fitting import HELD_OUT, fit_reward, load_judgements
 
     console = Console()
@@ -86,29 +81,21 @@ def fit(config: FitConfig) -> None:
         if step == steps or step % 50 == 0:
             console.print(f"step {step}/{steps}  loss {loss:.3f}", highlight=False)
 
-    with user_errors():
-        if config.standardise and config.loss != "mse":
-            raise ValueError(f"--standardise is for ratings (--loss mse), not for --loss {config.loss}")
-        fitted = fit_reward(
-            _load(config, config.pairs),
-            config.output,
-            model=config.model,
-            loss=config.loss,
-            members=config.members,
-            shared_trunk=not config.independent,
-            held_out=None if config.held_out is None else _load(config, config.held_out),
-            unjudged=() if config.pseudo_label is None else load_judgements(config.pseudo_label, ("completions",)),
-            calibrate=not config.no_calibration,
-            max_length=config.max_length,
-            device=config.device,
-            train=int(config.train) if config.train.isdigit() else config.train,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            seed=config.seed,
-            on_step=show,
-        )
-        _show(console, fitted.metrics)
+    if config.standardise and config.loss != "mse":
+        raise ValueError(f"--standardise is for ratings (--loss mse), not for --loss {config.loss}")
+    same = {"model", "loss", "members", "max_length", "device", "epochs", "batch_size", "learning_rate", "seed"}
+    fitted = fit_reward(
+        _load(config, config.pairs),
+        config.output,
+        shared_trunk=not config.independent,
+        held_out=None if config.held_out is None else _load(config, config.held_out),
+        unjudged=() if config.pseudo_label is None else load_judgements(config.pseudo_label, ("completions",)),
+        calibrate=not config.no_calibration,
+        train=int(config.train) if config.train.isdigit() else config.train,
+        on_step=show,
+        **config.model_dump(include=same),
+    )
+    _show(console, fitted.metrics)
     held_out = Path(config.output, HELD_OUT)
     for line in (
         f"written to {config.output}",
@@ -128,44 +115,28 @@ def _load(config: FitConfig, path: str) -> list[dict[str, Any]]:
     return standardise_rows(load_judgements(path, (*RATING, "annotator")))
 
 
-class EvalConfig(BaseModel):
-    """Configure `rlhf reward eval`."""
+class EvalConfig(Flags):
+    """Hold the flags of `rlhf reward eval`."""
 
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-    model: str = Field(description="Reward model: a name, folder or hub id.", json_schema_extra={"argument": True})
-    pairs: str = Field(description="File of pairs or ratings.", json_schema_extra={"argument": True})
+    model: str = argument("Reward model: a name, folder or hub id.")
+    pairs: str = argument("File of pairs or ratings.")
     bins: int = Field(10, ge=1, description="Bins of the reliability table.")
 
 
 @add_command(reward_app, EvalConfig, "eval")
 def evaluate(config: EvalConfig) -> None:
     """Measure a reward model on pairs (accuracy, loss, calibration, accuracy by agreement) or on ratings."""
-    from rich.console import Console
-
     from rlhf_envs.preferences.fitting import load_judgements, measure_reward
 
     console = Console()
-    with user_errors():
-        report = measure_reward(config.model, load_judgements(config.pairs), config.bins)
-        _show(console, report.metrics)
+    report = measure_reward(config.model, load_judgements(config.pairs), config.bins)
+    _show(console, report.metrics)
     for title, rows in report.tables.items():
-        console.print(_table(title, rows))
+        cells = [[f"{v:,}" if isinstance(v, int) else f"{v:.3f}" for v in row.values()] for row in rows]
+        console.print(make_table(list(rows[0]), cells, title=title, left=0))
 
 
-def _show(console: Any, metrics: Mapping[str, float | str]) -> None:
+def _show(console: Console, metrics: Mapping[str, float | str]) -> None:
     for name, value in metrics.items():
         shown = value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
         console.print(f"{name:<28} {shown}", highlight=False, soft_wrap=True)
-
-
-def _table(title: str, rows: list[dict[str, float]]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
-    for heading in rows[0]:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*(f"{v:,}" if isinstance(v, int) else f"{v:.3f}" for v in row.values()))
-    return table

@@ -1,67 +1,36 @@
-"""Lay out what the command line prints as tables."""
+"""Lay out what the command line prints. All its tables come from one helper, `make_table`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from rlhf_envs.rendering import printable
+
 if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
+    from rlhf_envs.feedback.web.summary import AnnotatorSummary, Summary
+    from rlhf_envs.preferences.spam import Figures
 
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.generate import Completion
+    from ..evaluation.robustness import Robustness
     from ..evaluation.statistics import Estimate
-    from ..training.run import TrainResult
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from ..training.report import TrainResult
 
-    from rlhf_envs.feedback.web.summary import Summary
-    from rlhf_envs.preferences.spam import Figures
-
-__all__ = ["change_table", "evaluation_table", "samples_table", "shown", "status_tables"]
-
-
-def status_tables(summary: Summary, clickers: Mapping[str, Figures] | None) -> list[RenderableType]:
-    """Progress, agreement, annotators and who seems to click at random (None: cannot be told), for the terminal."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    from rlhf_envs.preferences.crowd import CANNOT_TELL
-
-    lines = [f"{summary.finished} of {summary.items} items are done", f"{summary.judgements} judgements"]
-    lines += [f"{summary.skips} skips", f"{summary.last_hour} in the last hour"]
-    parts: list[RenderableType] = [Text(", ".join(lines) + (" (paused)" if summary.paused else ""))]
-    for kind, alpha in sorted(summary.alpha.items()):
-        shown = "undefined (nobody shares an item, or all say the same)" if alpha is None else f"{alpha:.3f}"
-        parts.append(Text(f"Krippendorff's alpha, {kind}: {shown}"))
-    if summary.alpha_problem:
-        parts.append(Text(summary.alpha_problem))
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    table.add_column("annotator", overflow="fold")
-    for heading in ("judged", "skips", "seconds", "agreement", "gold right"):
-        table.add_column(heading, justify="right")
-    for person in summary.annotators:
-        table.add_row(
-            Text(person.name),
-            str(person.judged),
-            str(person.skips),
-            "" if person.median_seconds is None else f"{person.median_seconds:.1f}",
-            "" if person.agreement is None else f"{person.agreement:.2f}",
-            f"{person.gold_right}/{person.gold_asked}" if person.gold_asked else "",
-        )
-    if summary.annotators:
-        parts.append(table)
-    for name, figures in (clickers or {}).items():
-        words = f"{name} seems to click at random (probability {figures.probability:.2f}): agrees with the others on "
-        parts.append(Text(f"{words}{figures.agreement:.0%} of {figures.n} comparisons that they made too"))
-    if clickers is None:
-        parts.append(Text(f"who clicks at random {CANNOT_TELL}"))
-    elif not clickers:
-        parts.append(Text("nobody seems to click at random"))
-    return parts
-
+__all__ = [
+    "change_table",
+    "evaluation_table",
+    "make_table",
+    "robustness_tables",
+    "sample_text",
+    "samples_table",
+    "status_parts",
+]
 
 LABELS = {
     "reward": "reward (proxy)",
@@ -71,84 +40,160 @@ LABELS = {
     "length": "length, tokens",
     "eos_share": "ended by EOS",
 }
-
-
 HIDDEN = ("distinct_within",)
 
 
-def samples_table(before: Evaluation, after: Evaluation, n: int = 8) -> Table:
-    """The same held-out prompts completed before and after training."""
-    from rich import box
-    from rich.table import Table
+def make_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str | Text]],
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    left: int = 1,
+    lines: bool = False,
+    no_wrap: Sequence[str] = (),
+) -> Table:
+    """Return a table for the terminal. No text in it is taken for markup.
 
-    table = Table(
-        "before", "after", title="held-out prompts, completed before and after", box=box.SIMPLE, show_lines=True
-    )
-    for first, second in list(zip(before.completions, after.completions, strict=True))[:n]:
-        table.add_row(shown(first), shown(second))
+    Args:
+        left: the number of columns that are flush left; the others are flush right.
+        lines: draw a line between rows.
+        no_wrap: headings of columns that are never wrapped.
+    """
+    title_text, caption_text = (None if text is None else Text(text) for text in (title, caption))
+    table = Table(title=title_text, caption=caption_text, box=box.SIMPLE, pad_edge=False, show_lines=lines)
+    for i, heading in enumerate(headings):
+        table.add_column(
+            Text(heading), justify="left" if i < left else "right", overflow="fold", no_wrap=heading in no_wrap
+        )
+    for row in rows:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return table
+
+
+def status_parts(summary: Summary, spammers: Mapping[str, Figures] | None) -> list[RenderableType]:
+    """Return progress, agreement, annotators and spammers (None: they cannot be told) for the terminal."""
+    counts = [f"{summary.finished} of {summary.items} items are done", f"{summary.judgements} judgements"]
+    counts += [f"{summary.skips} skips", f"{summary.last_hour} in the last hour"]
+    lines = [", ".join(counts) + (" (paused)" if summary.paused else "")]
+    for kind, alpha in sorted(summary.alpha.items()):
+        shown = "undefined (nobody shares an item, or all say the same)" if alpha is None else f"{alpha:.3f}"
+        lines.append(f"Krippendorff's alpha, {kind}: {shown}")
+    if summary.alpha_problem:
+        lines.append(summary.alpha_problem)
+    parts: list[RenderableType] = [Text(line) for line in lines]
+    if summary.annotators:
+        headings = ("annotator", "judged", "skips", "seconds", "agreement", "gold right")
+        parts.append(make_table(headings, map(_annotator_row, summary.annotators)))
+    return [*parts, *(Text(line) for line in _spammer_lines(spammers))]
+
+
+def _annotator_row(person: AnnotatorSummary) -> tuple[str, ...]:
+    return (
+        person.name,
+        str(person.judged),
+        str(person.skips),
+        "" if person.median_seconds is None else f"{person.median_seconds:.1f}",
+        "" if person.agreement is None else f"{person.agreement:.2f}",
+        f"{person.gold_right}/{person.gold_asked}" if person.gold_asked else "",
+    )
+
+
+def _spammer_lines(spammers: Mapping[str, Figures] | None) -> list[str]:
+    if spammers is None:
+        from rlhf_envs.preferences.crowd import CANNOT_TELL
+
+        return [f"who clicks at random {CANNOT_TELL}"]
+    if not spammers:
+        return ["nobody seems to click at random"]
+    return [
+        f"{name} seems to click at random (probability {found.probability:.2f}): agrees with the others on "
+        f"{found.agreement:.0%} of {found.n} comparisons that they made too"
+        for name, found in spammers.items()
+    ]
+
+
+def samples_table(before: Evaluation, after: Evaluation, n: int = 8) -> Table:
+    """Return the same held-out prompts with their completions before and after training, side by side."""
+    pairs = list(zip(before.completions, after.completions, strict=True))[:n]
+    rows = [(sample_text(first), sample_text(second)) for first, second in pairs]
+    title = "held-out prompts, completed before and after"
+    return make_table(("before", "after"), rows, title=title, left=2, lines=True)
+
+
+def sample_text(sample: Completion) -> Text:
+    """Return reward, prompt (dim) and completion (bold). Control codes in what a model wrote are made visible."""
+    prompt, completion = printable(sample.prompt), printable(sample.completion)
+    return Text.assemble((f"{sample.reward:+.2f}  ", "cyan"), (prompt, "dim"), (completion, "bold"))
 
 
 def change_table(result: TrainResult) -> Table:
-    """Every figure before and after, and the mean change a prompt with its standard error."""
-    from rich import box
-    from rich.table import Table
-
+    """Return every metric before and after training, and its mean change per prompt with the standard error."""
     before, after = result.before.estimates(), result.after.estimates()
     change = result.after.change_from(result.before)
-    title = f"{len(result.after.reward)} held-out prompts, mean ± standard error"
-    table = Table("", title=title, box=box.SIMPLE)
-    for heading in ("before", "after", "change"):
-        table.add_column(heading, justify="right")
+    rows = []
     for name in _ordered(after):
-        changed = (
-            f"{round(change[name].mean, 3) + 0.0:+.3f} ± {change[name].sem:.3f}"
-            if name in change
-            else _ratio(before, after, name)
-        )
-        table.add_row(LABELS.get(name, name), str(before[name]), str(after[name]), changed)
-    return table
+        if name in change:
+            changed = f"{_rounded(change[name].mean):+.3f} ± {change[name].sem:.3f}"
+        else:
+            changed = f"x {after[name].mean / before[name].mean:.2f}" if before[name].mean else ""
+        rows.append((LABELS.get(name, name), str(before[name]), str(after[name]), changed))
+    title = f"{len(result.after.reward)} held-out prompts, mean ± standard error"
+    return make_table(("", "before", "after", "change"), rows, title=title)
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
-    """Every figure of an evaluation with its standard error and 95% interval."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    title = Text(
+    """Return every metric of an evaluation with its standard error and 95% interval."""
+    estimates = evaluation.estimates()
+    rows = []
+    for name in _ordered(estimates):
+        mean, sem, low, high = (f"{_rounded(value):.3f}" for value in estimates[name][:4])
+        rows.append((LABELS.get(name, name), mean, sem, f"{low} to {high}"))
+    title = (
         f"{evaluation.source} on {evaluation.env_id}: {len(evaluation.reward)} prompts of the {evaluation.split} "
         f"split, {evaluation.seconds:.1f} s"
     )
     drawn = evaluation.completions_per_prompt
-    chosen = f"; the best of {drawn} completions a prompt" if drawn > 1 else ""
-    caption = Text(f"reference: {evaluation.reference or 'none'}{chosen}")
-    table = Table("", title=title, box=box.SIMPLE, caption=caption)
-    for heading in ("mean", "standard error", "95% interval"):
-        table.add_column(heading, justify="right")
-    estimates = evaluation.estimates()
-    for name in _ordered(estimates):
-        mean, sem, low, high = (f"{round(figure, 3) + 0.0:.3f}" for figure in estimates[name][:4])
-        table.add_row(LABELS.get(name, name), mean, sem, f"{low} to {high}")
-    return table
+    chosen = f"; the best of {drawn} completions per prompt" if drawn > 1 else ""
+    caption = f"reference: {evaluation.reference or 'none'}{chosen}"
+    return make_table(("", "mean", "standard error", "95% interval"), rows, title=title, caption=caption)
 
 
-def shown(c: Completion) -> Text:
-    """Prompt dim, completion bold; as `Text`, so that nothing a model writes is taken for markup or control codes."""
-    from rich.text import Text
-
-    from rlhf_envs.rendering import printable
-
-    return Text.assemble(
-        (f"{c.reward:+.2f}  ", "cyan"), (printable(c.prompt), "dim"), (printable(c.completion), "bold")
+def robustness_tables(robustness: Robustness) -> list[Table]:
+    """Return one table of the attacks on the policy, and one of the attacks on the reward model if there are any."""
+    b, scores = robustness.budget, list(robustness.clean.scores)
+    columns = ["kl", *(f"{score}{suffix}" for score in scores for suffix in ("", "_change", "_success"))]
+    policy = make_table(
+        ["attack on the policy", *(_words(column) for column in columns)],
+        (
+            [_words(name), *(str(row[column]) if column in row else "" for column in columns)]
+            for name, row in robustness.estimates().items()
+        ),
+        title=f"{robustness.source} on {robustness.env_id}: {len(robustness.clean.kl)} prompts attacked",
+        caption=f"embeddings: epsilon {b.epsilon}, {b.steps} steps; tokens: {b.swaps} swaps, {b.candidates} tries each",
     )
+    estimates = robustness.reward_model_estimates()
+    if not estimates:
+        return [policy]
+    n = len(next(iter(robustness.reward_model.values())).success)
+    reward = make_table(
+        ["attack on the reward model", *map(_words, next(iter(estimates.values())))],
+        ([_words(name), *map(str, row.values())] for name, row in estimates.items()),
+        title=f"{n} bad completions, {b.swaps} swaps, mean ± standard error",
+    )
+    return [policy, reward]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _rounded(value: float) -> float:
+    """Return the value with 3 digits, never -0."""
+    return round(value, 3) + 0.0
 
 
 def _ordered(estimates: dict[str, Estimate]) -> list[str]:
-    """Rewards and judges first, then the rest in the order of `LABELS`."""
+    """Return the names of rewards and judges first, then the others in the order of `LABELS`."""
     rest = [name for name in LABELS if name in estimates and name != "reward"]
     return [name for name in estimates if name not in (*rest, *HIDDEN)] + rest
-
-
-def _ratio(before: dict[str, Estimate], after: dict[str, Estimate], name: str) -> str:
-    return f"x {after[name].mean / before[name].mean:.2f}" if before[name].mean else ""

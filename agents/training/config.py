@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from .hyperparams import default_hyperparams
 
-__all__ = ["TrainConfig", "parse_pairs"]
+__all__ = ["Pairs", "TrainConfig", "parse_pairs"]
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
 
@@ -44,6 +44,9 @@ def _literal(text: str) -> Any:
     return text
 
 
+Pairs = Annotated[dict[str, Any], BeforeValidator(parse_pairs)]  # a dict, also given as key:value texts
+
+
 class TrainConfig(BaseModel):
     """Hold the configuration of a run. Defaults by algorithm come from `agents/training/settings/<Env>.yml`."""
 
@@ -69,12 +72,12 @@ class TrainConfig(BaseModel):
         None, gt=0, description="KL per episode, in nats, that the coefficient is steered to."
     )
     learning_rate: float | None = Field(None, gt=0, description="Learning rate.")
-    hyperparams: dict[str, Any] = Field(
+    hyperparams: Pairs = Field(
         {},
         description="Further arguments of the algorithm, the policy or the buffer; repeat the flag.",
         json_schema_extra={"flags": ["-params", "--hyperparams"]},
     )
-    env_kwargs: dict[str, Any] = Field(
+    env_kwargs: Pairs = Field(
         {}, description="Arguments of the environment, such as max_new_tokens:24 or data:my.jsonl; repeat the flag."
     )
     settings: str | None = Field(
@@ -97,11 +100,6 @@ class TrainConfig(BaseModel):
     progress: bool = Field(
         True, description="Show a progress bar.", json_schema_extra={"flags": ["-P", "--progress/--no-progress"]}
     )
-
-    @field_validator("hyperparams", "env_kwargs", mode="before")
-    @classmethod
-    def _pairs(cls, value: Any) -> Any:
-        return parse_pairs(value)
 
     @field_validator("train", mode="before")
     @classmethod

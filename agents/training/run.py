@@ -26,6 +26,7 @@ from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, START
 from .callbacks import PeriodicEvaluation
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
+from .errors import RunInterrupted, RunStopped
 from .human_feedback import HumanFeedback, RatingRefit, human_rewards
 from .logger import check_wandb, finish_wandb, open_logger, start_wandb
 from .report import TrainResult, write_report
@@ -35,14 +36,6 @@ __all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResu
 logger = logging.getLogger(__name__)
 
 ZIP = "agent.zip"  # instead of AGENT, for an agent that bundles do not hold
-
-
-class RunStopped(RuntimeError):
-    """Say that training failed: the message has the cause and the checkpoint to go on from."""
-
-
-class RunInterrupted(Exception):
-    """Say that a signal ended the training and the run is saved: the message has where, and how it goes on."""
 
 
 @dataclass(frozen=True)

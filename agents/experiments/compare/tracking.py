@@ -84,7 +84,11 @@ class Tracker:
     def hyperparameters(self, evaluation: Evaluation) -> HParam:
         """Return the run's row on TensorBoard's HPARAMS page: its hyperparameters, and the held-out metrics."""
         config = self.config
-        own = {"kl_coef": config.kl_coef, "kl_target": config.kl_target, "learning_rate": config.learning_rate}
+        own: dict[str, Any] = {
+            "kl_coef": config.kl_coef,
+            "kl_target": config.kl_target,
+            "learning_rate": config.learning_rate,
+        }
         own |= {"n_envs": config.n_envs, "train": config.train} | config.hyperparams
         chosen = {"algorithm": self.label, "seed": config.seed, **own}
         plain = {name: value for name, value in chosen.items() if isinstance(value, bool | int | float | str)}

@@ -1,20 +1,31 @@
 from __future__ import annotations
 
 import csv
+import inspect
+import io
 import json
+import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from pydantic import ValidationError
+from rich.console import Console
 from typer.testing import CliRunner
 
 from agents.cli import app
+from agents.cli.options import user_errors
+from agents.cli.pretrain import PretrainConfig
+from agents.cli.tables import LABELS, make_table
 from agents.training.config import TrainConfig, parse_pairs
+from agents.training.errors import RunInterrupted, RunStopped
 from agents.training.hyperparams import default_hyperparams
+from agents.training.pretrain import pretrain
 from agents.training.run import train
 
 BANDIT = "rlhf/TokenBandit-v0"
@@ -98,9 +109,12 @@ def test_a_run_folder_can_be_evaluated_and_remembers_its_start(run: tuple[Path, 
     figures = json.loads((tmp_path / "figures.json").read_text())
     report = json.loads((folder / "report.json").read_text())
     assert figures["env"] == BANDIT
-    for name in ("reward", "kl", "perplexity", "length", "distinct_bigrams"):
-        assert figures["estimates"][name]["mean"] == pytest.approx(report["after"]["estimates"][name]["mean"], abs=1e-4)
-        assert name == "reward" or name in result.output.lower() or name.split("_")[0] in result.output.lower()
+    for name, label in LABELS.items():
+        found = figures["estimates"][name]
+        assert found["mean"] == pytest.approx(report["after"]["estimates"][name]["mean"], abs=1e-4)
+        mean, sem, low, high = (f"{round(found[key], 3) + 0.0:.3f}" for key in ("mean", "sem", "low", "high"))
+        row = rf"{re.escape(label)} +{re.escape(mean)} +{sem} +{re.escape(low)} to {re.escape(high)}\b"
+        assert re.search(row, result.output), (row, result.output)
 
 
 def test_the_next_run_takes_the_next_number(run: tuple[Path, Any]) -> None:
@@ -195,11 +209,6 @@ def test_pretrain_passes_its_flags_on_and_names_mistakes(tmp_path: Path, monkeyp
 
 
 def test_every_argument_of_pretrain_has_a_flag_with_its_default() -> None:
-    import inspect
-
-    from agents.cli import PretrainConfig
-    from agents.training.pretrain import pretrain
-
     parameters = inspect.signature(pretrain).parameters
     assert list(parameters) == list(PretrainConfig.model_fields)
     for name, parameter in parameters.items():
@@ -207,10 +216,67 @@ def test_every_argument_of_pretrain_has_a_flag_with_its_default() -> None:
             assert PretrainConfig.model_fields[name].default == parameter.default
 
 
-def test_help_is_quick_because_torch_is_not_imported() -> None:
-    code = "import sys; from agents.cli import app\ntry: app(['train', '--help'])\nexcept SystemExit: pass\n"
-    code += "assert not {'torch', 'transformers', 'stable_baselines3'} & set(sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["feedback", "add", "-h"], ["--version"], ["envs"]])
+def test_help_version_and_envs_are_quick_because_torch_is_not_imported(arguments: list[str]) -> None:
+    code = f"import sys; from agents.cli import app\ntry: app({arguments})\n"
+    code += "except SystemExit as end: assert not end.code\n"
+    code += "print({'torch', 'transformers', 'stable_baselines3', 'optuna', 'sqlalchemy'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("verb", [[], ["train"], ["compare"], ["envs"], ["feedback"], ["feedback", "add"], ["reward"]])
+def test_h_is_short_for_help(verb: list[str]) -> None:
+    short, long = rlhf(*verb, "-h"), rlhf(*verb, "--help")
+    assert short.exit_code == 0
+    assert short.output == long.output
+    assert f"rlhf {' '.join(verb)}".strip() in " ".join(short.output.replace("root", "rlhf").split())
+
+
+def test_version_names_the_packages_that_matter() -> None:
+    packages = ("rlhf-envs", "torch", "transformers", "stable-baselines3", "gymnasium")
+    result = rlhf("--version")
+    assert result.exit_code == 0
+    assert result.output.splitlines()[: len(packages)] == [f"{package} {version(package)}" for package in packages]
+
+
+@pytest.mark.parametrize(("no_color", "red"), [("", True), ("1", False)])
+def test_no_color_is_honoured_by_error_lines(no_color: str, red: bool) -> None:
+    result = CliRunner().invoke(app, ["train", "--algo", "ppoo"], color=True, env={"NO_COLOR": no_color})
+    assert result.exit_code == 2
+    assert result.stderr.startswith("\x1b[31mrlhf: " if red else "rlhf: ")
+
+
+@pytest.mark.parametrize("error", [ValueError, TypeError, OSError, ImportError, FloatingPointError, RunStopped])
+def test_errors_of_a_user_end_the_command_in_one_line(
+    error: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(typer.Exit) as caught, user_errors():
+        raise error("two\nlines")
+    assert caught.value.exit_code == 2
+    assert capsys.readouterr().err == "rlhf: two lines\n"
+
+
+@pytest.mark.parametrize("error", [KeyError, RuntimeError, BrokenPipeError])
+def test_a_bug_and_a_reader_that_has_gone_are_no_errors_of_a_user(error: type[Exception]) -> None:
+    with pytest.raises(error), user_errors():
+        raise error("two\nlines")
+
+
+def test_an_interrupted_run_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with user_errors():
+        raise RunInterrupted("SIGTERM: saved")
+    assert capsys.readouterr().out == "SIGTERM: saved\n"
+
+
+def test_a_table_takes_no_text_for_markup_and_puts_numbers_flush_right() -> None:
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(make_table(("[red]name", "n"), [("[b]a[/b]", "7"), ("b", "1234")], title="[i]t", caption="[c]"))
+    lines = [line.strip() for line in console.export_text().splitlines() if line.strip()]
+    assert [lines[i].split() for i in (0, 1, 3, 4, 5)] == [
+        ["[i]t"], ["[red]name", "n"], ["[b]a[/b]", "7"], ["b", "1234"], ["[c]"]
+    ]  # fmt: skip
+    assert len(lines[3]) == len(lines[4])
 
 
 # The configuration

@@ -1,0 +1,127 @@
+"""Run the commands `rlhf evaluate` and `rlhf attack`: measure an agent on held-out prompts, as they are or attacked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+from rich.console import Console
+
+from rlhf_envs.registration import check_environment
+
+from ..saving.folders import run_environment
+from ..training.config import Pairs
+from . import tables
+from .options import Flags, argument, option
+
+__all__ = ["AttackConfig", "EvaluateConfig", "attack", "evaluate"]
+
+
+class HeldOutConfig(Flags):
+    """Hold the flags that `rlhf evaluate` and `rlhf attack` share."""
+
+    source: str = argument("Run folder, bundle, model name or folder, hub id, or SB3 zip.")
+    env: str | None = Field(None, description="Environment id. The run's own, or rlhf/Sentiment-v0.")
+    n_episodes: int = option(256, "Held-out prompts.", "-n", "--n-episodes", ge=2)
+    split: str = Field("test", description="Split of the task's data.")
+    judge: list[str] | None = Field(
+        None, description="Registered reward that scores too; repeat. The task's by default."
+    )
+    seed: int = Field(0, ge=0, description="Seeds the sampling and the attacks.")
+    env_kwargs: Pairs = Field({}, description="Arguments of the environment; repeat the flag.")
+    trust: bool = Field(False, description="Load an SB3 zip: it holds pickles, which can run code.")
+    output: str | None = option(None, "JSON file to write the metrics to.", "-o", "--output")
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that `agents.evaluate` and `agents.evaluate_robustness` share.
+
+        Raises:
+            ValueError: there is no such environment, or no folder for the output.
+        """
+        env = check_environment(self.env or run_environment(self.source) or "rlhf/Sentiment-v0")
+        if self.output is not None and not Path(self.output).parent.is_dir():
+            raise ValueError(f"--output {self.output}: there is no folder {Path(self.output).parent}")
+        shared = self.model_dump(include={"source", "n_episodes", "split", "seed", "env_kwargs", "trust"})
+        return shared | {"env_id": env, "judges": self.judge}
+
+    def write(self, metrics: dict[str, Any]) -> None:
+        """Write the metrics to the output if one is given."""
+        if self.output is not None:
+            Path(self.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+
+
+class EvaluateConfig(HeldOutConfig):
+    """Hold the flags of `rlhf evaluate`."""
+
+    reference: str | None = Field(None, description="Model that KL and perplexity are measured against.")
+    deterministic: bool = Field(False, description="Take the most probable token.")
+    temperature: float | None = Field(None, gt=0, description="Divides the logits. The run's own, or 1.")
+    top_k: int | None = Field(None, ge=1, description="Draw from the k most probable tokens.")
+    top_p: float | None = Field(None, gt=0, le=1, description="Draw from the smallest set of this probability.")
+    samples: int = Field(4, ge=0, description="Completions to show.")
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Complete held-out prompts: reward, judges, KL, perplexity, length and diversity, with bootstrap intervals."""
+    arguments = config.arguments()
+    from transformers.utils import logging
+
+    from ..evaluation.evaluate import evaluate as run
+
+    logging.disable_progress_bar()
+    evaluation = run(
+        **arguments,
+        reference=config.reference,
+        deterministic=config.deterministic,
+        decoding=config.model_dump(include={"temperature", "top_k", "top_p"}, exclude_none=True),
+    )
+    console = Console()
+    console.print(tables.evaluation_table(evaluation))
+    for sample in evaluation.completions[: config.samples]:
+        console.print(tables.sample_text(sample))
+    config.write(evaluation.to_dict())
+
+
+class AttackConfig(HeldOutConfig):
+    """Hold the flags of `rlhf attack`."""
+
+    n_episodes: int = option(128, "Held-out prompts.", "-n", "--n-episodes", ge=2)
+    attack: list[str] | None = Field(
+        None, description="embeddings, random_embeddings, tokens or random_tokens; repeat. All by default."
+    )
+    epsilon: float = Field(0.1, gt=0, description="Change of a prompt token's embedding, in mean embedding norms.")
+    steps: int = Field(10, ge=1, description="Gradient steps of the attack on embeddings.")
+    swaps: int = Field(2, ge=1, description="Tokens that an attacker may swap.")
+    candidates: int = Field(16, ge=1, description="Swaps tried for each one made.")
+    threshold: float = Field(0.0, description="Reward from which on a completion is good.")
+    sample: bool = Field(False, description="Draw tokens, instead of taking the most probable.")
+
+
+def attack(config: AttackConfig) -> None:
+    """Attack a policy through its prompts, and its reward model through bad completions: success rates.
+
+    An attack on the policy changes the embeddings of a prompt a little, or swaps a few of its tokens. An attack on the
+    reward model swaps a few tokens of a bad completion, until the reward model likes it while the judge does not. Each
+    attack is shown with a random one of the same size, which does not look at the gradient.
+    """
+    arguments = config.arguments()
+    from transformers.utils import logging
+
+    from ..evaluation.robustness import ATTACKS, Budget, evaluate_robustness
+
+    logging.disable_progress_bar()
+    robustness = evaluate_robustness(
+        **arguments,
+        budget=Budget(config.epsilon, config.steps, config.swaps, config.candidates),
+        attacks=config.attack or ATTACKS,
+        deterministic=not config.sample,
+        threshold=config.threshold,
+    )
+    console = Console()
+    for table in tables.robustness_tables(robustness):
+        console.print(table)
+    if robustness.note:
+        console.print(robustness.note, markup=False, soft_wrap=True)
+    config.write(robustness.to_dict())

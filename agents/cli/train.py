@@ -1,0 +1,64 @@
+"""Run the command `rlhf train`: train an agent."""
+
+from __future__ import annotations
+
+import time
+
+from pydantic import Field
+from rich.console import Console
+
+from rlhf_envs.registration import check_environment
+
+from ..registry import check_name
+from ..training.config import TrainConfig
+from . import tables
+
+__all__ = ["TrainFlags", "train"]
+
+
+class TrainFlags(TrainConfig):
+    """Hold the flags of `rlhf train`: the configuration of a run, or the folder of a run to go on with."""
+
+    resume: str | None = Field(None, description="Folder of a run to go on with, from its newest intact checkpoint.")
+
+
+def train(flags: TrainFlags) -> None:
+    """Train an agent, and show its completions before and after.
+
+    The run's folder <log-folder>/<algo>/<Env>_<k> gets config.json, TensorBoard events, progress.csv, curves.png,
+    evaluations.npz, samples.md, report.json, model/ (a Hugging Face folder), agent/ (a bundle of safetensors and JSON,
+    agents.load reads it) and, with --save-freq, checkpoints/ (bundles too). SIGTERM and Ctrl-C end a run with a
+    checkpoint; --resume goes on from it.
+    """
+    started = time.perf_counter()
+    console = Console()
+    config = TrainConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
+    if flags.resume is None:  # mistakes are reported before torch is loaded
+        check_name(config.algo)
+        check_environment(config.env)
+        config.folder()
+    with console.status("loading"):
+        from ..training.resume import find_run, is_finished, prepare_resumed
+        from ..training.run import prepare
+        from ..training.run import train as run
+
+        if flags.resume is None:
+            prepared = prepare(config)
+        else:
+            config = find_run(flags.resume, config)
+            if is_finished(flags.resume):
+                console.print(f"nothing to do: the run in {flags.resume} is finished, see its report.json")
+                return
+            prepared = prepare_resumed(flags.resume, config)
+    config = prepared.config
+    done = f", {prepared.agent.num_timesteps:,} of them done" if flags.resume is not None else ""
+    console.print(
+        f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold]: {config.n_timesteps:,} tokens{done}, "
+        f"{prepared.folder}"
+    )
+    result = run(prepared)
+    console.print(tables.samples_table(result.before, result.after))
+    console.print(tables.change_table(result))
+    seconds = time.perf_counter() - started
+    console.print(f"{result.agent.num_timesteps:,} tokens, {seconds:.0f} s in all. Everything is in {result.folder}")
+    console.print(f"[dim]curves: {result.folder / 'curves.png'}   live: tensorboard --logdir {config.log_folder}[/dim]")

@@ -1,0 +1,13 @@
+"""Name the two ways in which a run ends early. This module imports no torch."""
+
+from __future__ import annotations
+
+__all__ = ["RunInterrupted", "RunStopped"]
+
+
+class RunStopped(RuntimeError):
+    """Say that training failed: the message has the cause and the checkpoint to go on from."""
+
+
+class RunInterrupted(Exception):
+    """Say that a signal ended the training and the run is saved: the message has where, and how it goes on."""
