@@ -27,12 +27,12 @@ def loop(flags: LoopFlags) -> None:
     """Learn from feedback in rounds: complete prompts, have pairs judged, fit a reward model, RL, evaluate, again.
 
     Simulated annotators judge the pairs, unless --people says how many of a round's pairs people judge: at the page of
-    `rlhf feedback serve` or in the terminal. Their pairs are in another store than those of the simulated annotators.
+    `rlhf feedback serve` or in the terminal. People and simulated annotators have a store each.
     The wait for people ends with --enough of the judgements, or once those who labelled have nothing left and nobody
     else came for --patience seconds. The run's folder <log-folder>/loop/<Env>_<k> gets config.json, feedback.db (with
     people also simulated.db), a folder for every step of every round, TensorBoard events, progress.csv, report.md,
     report.json, loop.png and model/ (a Hugging Face folder). A run that was stopped or killed at any point goes on with
-    --resume. -n and the flags of RL are those of `rlhf train`, per round.
+    --resume. -n and the flags of RL mean the same as in `rlhf train`, per round.
     """
     console = Console()
     if flags.resume is not None:

@@ -38,25 +38,23 @@ def train(flags: TrainFlags) -> None:
         check_environment(config.env)
         config.folder()
     with console.status("loading"):
-        from ..training.resume import find_run, is_finished, prepare_resumed
-        from ..training.run import prepare
-        from ..training.run import train as run
+        from ..training import resume, run
 
         if flags.resume is None:
-            prepared = prepare(config)
+            prepared = run.prepare(config)
         else:
-            config = find_run(flags.resume, config)
-            if is_finished(flags.resume):
+            config = resume.find_run(flags.resume, config)
+            if resume.is_finished(flags.resume):
                 console.print(f"nothing to do: the run in {flags.resume} is finished, see its report.json")
                 return
-            prepared = prepare_resumed(flags.resume, config)
+            prepared = resume.prepare_resumed(flags.resume, config)
     config = prepared.config
     done = f", {prepared.agent.num_timesteps:,} of them done" if flags.resume is not None else ""
     console.print(
         f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold]: {config.n_timesteps:,} tokens{done}, "
         f"{prepared.folder}"
     )
-    result = run(prepared)
+    result = run.train(prepared)
     console.print(tables.samples_table(result.before, result.after))
     console.print(tables.change_table(result))
     seconds = time.perf_counter() - started

@@ -28,11 +28,10 @@ def tune(config: TuneConfig) -> None:
     except ImportError as error:
         raise ImportError(f"rlhf tune needs Optuna ({error}): pip install 'rlhf-envs[tune]'") from error
     with console.status("loading"):
-        from ..experiments.tune import report as tune_report
-        from ..experiments.tune.search import tune as run
-    result = run(config, lambda text: console.print(text, markup=False, soft_wrap=True))
-    file = tune_report.write(result)
-    console.print(tune_report.confirmation_table(result))
-    console.print(tune_report.summary(result), markup=False, soft_wrap=True)
+        from ..experiments.tune import report, search
+    result = search.tune(config, lambda text: console.print(text, markup=False, soft_wrap=True))
+    file = report.write(result)
+    console.print(report.confirmation_table(result))
+    console.print(report.summary(result), markup=False, soft_wrap=True)
     console.print(f"The section {config.algo!r} is in {file}, all trials in {config.folder() / 'report.md'}")
     console.print(f"[dim]rlhf train --env {config.env} --algo {config.algo} --settings {file}[/dim]", soft_wrap=True)

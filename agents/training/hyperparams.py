@@ -5,7 +5,7 @@ per algorithm. A file lists under `environments` the environments it is for. The
 without a section of their own. `n_timesteps` counts tokens; every other setting is an argument of `agents.make`.
 
 The settings of `ppo` and `a2c` are tuned: a run learns in about a minute on two cores. The others start from these.
-Most of them were tried on one seed; those of `nlpo`, `maskable_ppo`, `dqn`, `qrdqn` and `ilql` are hardly tuned.
+Most of them were tried on one seed. `nlpo`, `maskable_ppo`, `dqn`, `qrdqn` and `ilql` are hardly tuned.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def find_run(folder: str | Path, given: TrainConfig | None = None) -> TrainConfi
             free[name] = value
         elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
             flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag} {value} beside --resume: the run in {folder} has {before}; leave the flag out")
+            raise ValueError(f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out")
     return saved.model_copy(update=free)
 
 

@@ -174,7 +174,7 @@ def _explain(run: Prepared, error: Exception) -> str:
         logger.error("training failed", exc_info=error)
     checkpoint = None if run.checkpoints is None else run.checkpoints.rescue()
     if checkpoint is None:
-        kept = "no checkpoint could be written, what it has learned is lost"
+        kept = "no checkpoint could be written: what the run has learned is lost"
     else:
         if not (run.folder / CONFIG).is_file():  # the folder was deleted, and made again for the checkpoint
             _write_config(run)
