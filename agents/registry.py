@@ -331,29 +331,9 @@ def _attribute(env: Any, name: str) -> Any:
         return None
 
 
-def own_arguments(cls: type[Any], *without: str) -> frozenset[str]:
-    """Return the names of the arguments that a class and its bases take by name."""
-    return describe(cls).own - {*without}
-
-
 def default_arguments(cls: type[Any]) -> dict[str, Any]:
     """Return the defaults of the arguments that a class and its bases take by name."""
     return describe(cls).defaults
-
-
-def known_arguments(cls: type[Any]) -> set[str]:
-    """Return the names of all arguments that `make` takes for an algorithm."""
-    return set(describe(cls).known)
-
-
-def policy_class(cls: type[Any]) -> type[Any] | None:
-    """Return the class of an algorithm's policy where none is given."""
-    return describe(cls).parts.get("policy")
-
-
-def kl_argument(cls: type[Any]) -> str | None:
-    """Return the argument that weighs the KL to the reference in an algorithm; None if none does."""
-    return describe(cls).kl_argument
 
 
 def reads_masks(algorithm: str) -> bool:

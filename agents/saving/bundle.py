@@ -35,7 +35,7 @@ from rlhf_envs.models import load_tokenizer
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.random_state import get_generators
-from ..registry import available, own_arguments
+from ..registry import available, describe
 from .encoding import class_name, decode, encode
 from .environment import describe_env
 from .folders import DESCRIPTION
@@ -115,7 +115,7 @@ def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any
 
 def _attributes_of(agent: Any) -> dict[str, Any]:
     """Return the attributes of an agent to save; all but its arguments are copied, because training changes them."""
-    arguments = own_arguments(type(agent))
+    arguments = describe(type(agent)).own
     skipped = ELSEWHERE | set(agent._excluded_save_params())
     attributes = {
         name: value if name in arguments else copy.deepcopy(value)

@@ -19,7 +19,7 @@ from rlhf_envs.files import BundleError
 from ..core.base_policy import LanguageModelPolicy
 from ..core.policy import TokenPolicy
 from ..core.random_state import set_generators
-from ..registry import available, get_algorithm, own_arguments
+from ..registry import available, describe, get_algorithm
 from .bundle import MODEL, OPTIMIZER, POLICY, STATE, read
 from .encoding import NAMED_CLASSES, decode
 from .environment import remake_env
@@ -130,9 +130,9 @@ def _attributes(
 ) -> dict[str, Any]:
     """Return the agent's attributes, with the overrides in place of the saved values."""
     overrides = {{"policy": "policy_class"}.get(name, name): value for name, value in overrides.items()}
-    if unknown := overrides.keys() - encoded.keys() - own_arguments(cls):
+    if unknown := overrides.keys() - encoded.keys() - describe(cls).own:
         raise TypeError(
-            f"{cls.__name__} takes no argument {sorted(unknown)[0]!r}; there are {sorted(own_arguments(cls))}"
+            f"{cls.__name__} takes no argument {sorted(unknown)[0]!r}; there are {sorted(describe(cls).own)}"
         )
     chosen = {name: value for name, value in overrides.items() if name not in NESTED}
     for name, value in encoded.items():
@@ -175,7 +175,7 @@ def _build(
     if model is not None and not own_model:
         network = build_network(folder / MODEL, model["dtype"], model["attention"])
         attributes["policy_kwargs"] = {**given, "model": network}
-    accepted = own_arguments(cls, "env", "policy", "device") & attributes.keys()
+    accepted = (describe(cls).own - {"env", "policy", "device"}) & attributes.keys()
     arguments = {argument: attributes[argument] for argument in accepted}
     agent = cls(policy=policy_class, env=env, device=device, _init_setup_model=False, **arguments)
     vars(agent).update(attributes)

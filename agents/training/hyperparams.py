@@ -22,7 +22,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from rlhf_envs.files import replace_file
 
-from ..registry import available, get_algorithm, known_arguments
+from ..registry import available, describe, get_algorithm
 
 __all__ = ["check_keys", "default_hyperparams", "parse_yaml", "read_settings", "write_section"]
 
@@ -115,9 +115,9 @@ def check_keys(file: str | Path, section: str, settings: Iterable[str], algo: st
     Raises:
         ValueError: it does not. The message has the file, the section, the setting and the nearest known name.
     """
-    known = known_arguments(get_algorithm(algo)).union(RUN_SETTINGS)
+    known = describe(get_algorithm(algo)).known.union(RUN_SETTINGS)
     if section == ANY:
-        known.add("kl_coef")  # a run leaves it out for algorithms that do not take it
+        known |= {"kl_coef"}  # a run leaves it out for algorithms that do not take it
     for key in settings:
         if key not in known:
             raise ValueError(f"settings {file}, section {section!r}: {algo} takes no {key!r}; {_nearest(key, known)}")

@@ -19,7 +19,7 @@ from ..core.random_state import set_generators
 from ..core.text_metrics import TextMetrics
 from ..core.vec_env import make_vec_env
 from ..evaluation.evaluate import Evaluation, evaluate, find_judges
-from ..registry import check_arguments, get_algorithm, kl_argument, make
+from ..registry import check_arguments, describe, get_algorithm, make
 from ..saving.bundle import holds, save
 from ..saving.checkpoints import Checkpoints
 from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, START
@@ -95,7 +95,7 @@ def _check_budget(config: TrainConfig, agent: Any) -> None:
 def resolve(config: TrainConfig) -> TrainConfig:
     """Return the configuration with its defaults. `kl_coef` stays out if the algorithm does not use it."""
     given = config.kl_coef is not None or "kl_coef" in config.hyperparams
-    if given or kl_argument(get_algorithm(config.algo)) == "kl_coef":
+    if given or describe(get_algorithm(config.algo)).kl_argument == "kl_coef":
         return config.resolved()
     return config.resolved().model_copy(update={"kl_coef": None})
 

@@ -15,16 +15,7 @@ from rlhf_envs.registration import check_environment, task_of
 
 from ...algorithms.common.policy_gradient import PolicyGradient
 from ...algorithms.common.text_agent import TextAgent
-from ...registry import (
-    check_arguments,
-    check_name,
-    default_arguments,
-    get_algorithm,
-    kl_argument,
-    known_arguments,
-    own_arguments,
-    policy_class,
-)
+from ...registry import check_arguments, check_name, describe, get_algorithm
 from ...saving.bundle import holds
 from ...saving.folders import CONFIG
 from ...training.config import AGENT_FIELDS, TrainConfig
@@ -170,7 +161,7 @@ def _arms(config: CompareConfig, label: str) -> list[Arm]:
         if name in FIXED:
             raise ValueError(f"{label}: {name} is equal for all of a comparison, set it for all: {name}=...")
     cls = _find(algo, arguments.keys() - {"n_envs"})
-    weight = None if cls is None else kl_argument(cls)
+    weight = None if cls is None else describe(cls).kl_argument
     if config.kl_coefs and (doubled := arguments.keys() & {weight, "kl_coef", "kl_target"}):
         raise ValueError(f"{label}: {' and '.join(sorted(doubled))} do not go with kl_coefs={config.kl_coefs}")
     if weight not in (None, "kl_coef") and 0 in config.kl_coefs:
@@ -216,10 +207,11 @@ def _decoding(config: CompareConfig, algo: str, cls: type[Any] | None) -> tuple[
     wanted = {name: shared.get(name, DECODING[name]) if value is None else value for name, value in given.items()}
     if cls is None:
         return {}, ()
-    takes = known_arguments(cls) - own_arguments(cls)
+    algorithm = describe(cls)
+    takes = algorithm.known - algorithm.own
     told = {name: value for name, value in wanted.items() if name in takes and (value != DECODING[name] or name in own)}
-    policy = policy_class(cls)
-    theirs = DECODING | ({} if policy is None else default_arguments(policy))
+    policy = algorithm.parts.get("policy")
+    theirs = DECODING | ({} if policy is None else describe(policy).defaults)
     return told, tuple(name for name, value in wanted.items() if name not in told and theirs[name] != value)
 
 
@@ -264,7 +256,7 @@ def _check_use(name: str, cls: type[Any], resolved: TrainConfig) -> None:
     """
     size = resolved.hyperparams.get("group_size")
     if size is None and getattr(cls, "min_group_size", 1) > 1:
-        size = default_arguments(cls).get("group_size")
+        size = describe(cls).defaults.get("group_size")
     try:
         if issubclass(cls, TextAgent):
             cls.refuse_unused(resolved.agent_kwargs())

@@ -25,7 +25,7 @@ from ...core.episodes import open_batch
 from ...core.random_state import isolated_generators
 from ...evaluation.evaluate import Evaluation, evaluate, find_judges
 from ...evaluation.statistics import Estimate, bootstrap_mean
-from ...registry import default_arguments, get_algorithm, kl_argument, known_arguments, own_arguments
+from ...registry import describe, get_algorithm
 from ...training.run import build_agent, resolve
 from .config import TuneConfig
 from .space import Range, parse_range, search_space
@@ -114,6 +114,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
         ValueError: an environment, algorithm, argument or judge is unknown.
     """
     cls = get_algorithm(config.algo)
+    algorithm = describe(cls)
     env_id = check_environment(config.env)
     batch = open_batch(env_id, 1, **config.env_kwargs)
     if config.metric != "reward":
@@ -122,14 +123,14 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     assert run.n_envs is not None
     horizon = int(batch.max_new_tokens)
     rollout = None
-    if {"n_steps", "batch_size"} <= own_arguments(cls):
+    if {"n_steps", "batch_size"} <= algorithm.own:
         rollout = run.n_envs * int(run.hyperparams.get("n_steps", horizon))
     return search_space(
-        known_arguments(cls) - config.hyperparams.keys() - getattr(cls, "unused", {}).keys(),
+        algorithm.known - config.hyperparams.keys() - getattr(cls, "unused", {}).keys(),
         dict(map(parse_range, config.space)),
         algo=config.algo,
         only=config.only,
-        kl_coef=(config.metric != "reward" or config.kl_limit is not None) and kl_argument(cls) == "kl_coef",
+        kl_coef=(config.metric != "reward" or config.kl_limit is not None) and algorithm.kl_argument == "kl_coef",
         rollout=rollout,
         episode=horizon,
         n_envs=run.n_envs,
@@ -173,7 +174,7 @@ def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
 
 def _nearest_to_default(config: TuneConfig, space: dict[str, Range]) -> dict[str, Any]:
     """Return the default settings, moved into their ranges. Settings that cannot be moved are left out."""
-    start = default_arguments(get_algorithm(config.algo)) | resolve(config.run(config.seed, {})).agent_kwargs()
+    start = describe(get_algorithm(config.algo)).defaults | resolve(config.run(config.seed, {})).agent_kwargs()
     moved = {name: found.nearest(start[name]) for name, found in space.items() if name in start}
     return {name: value for name, value in moved.items() if value is not None}
 

@@ -18,7 +18,7 @@ from agents.cli import app
 from agents.experiments.tune import search as tuning
 from agents.experiments.tune.config import TuneConfig
 from agents.experiments.tune.space import Range, parse_range, search_space
-from agents.registry import get_algorithm, known_arguments, registered
+from agents.registry import describe, get_algorithm, registered
 from agents.training.hyperparams import default_hyperparams, parse_yaml
 from agents.training.run import build_agent, resolve
 
@@ -46,7 +46,7 @@ def test_ranges_are_read_as_they_are_written() -> None:
 
 def test_the_space_is_what_the_algorithm_takes() -> None:
     def space(algo: str, **changes: Any) -> dict[str, Range]:
-        return search_space(known_arguments(get_algorithm(algo)), {}, algo=algo, **changes)
+        return search_space(describe(get_algorithm(algo)).known, {}, algo=algo, **changes)
 
     assert {"clip_range", "n_epochs", "gae_lambda", "kl_coef"} <= space("ppo").keys()
     assert not {"clip_range", "n_epochs"} & space("a2c").keys()
@@ -56,7 +56,7 @@ def test_the_space_is_what_the_algorithm_takes() -> None:
     with pytest.raises(
         ValueError, match="--space learning_rat: ppo takes no such argument; did you mean 'learning_rate'"
     ):
-        search_space(known_arguments(get_algorithm("ppo")), {"learning_rat": Range(0, 1)}, algo="ppo")
+        search_space(describe(get_algorithm("ppo")).known, {"learning_rat": Range(0, 1)}, algo="ppo")
 
 
 @pytest.mark.parametrize("algo", sorted(registered().keys() - {"random"}))
