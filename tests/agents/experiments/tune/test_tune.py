@@ -177,6 +177,7 @@ def test_a_trial_is_pruned_at_an_evaluation(tmp_path: Path) -> None:
     for trial in study.trials:
         assert set(trial.intermediate_values) <= {1, 2, 3}
     pruned = [trial for trial in study.trials if trial.state is optuna.trial.TrialState.PRUNED]
+    assert pruned
     for trial in pruned:
         step = max(trial.intermediate_values)
         earlier = [t.intermediate_values[step] for t in study.trials[: trial.number] if step in t.intermediate_values]
