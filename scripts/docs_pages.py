@@ -66,8 +66,8 @@ def document_environment(env_id: str) -> str:
     env = gym.make(env_id)
     module, _, name = str(gym.spec(env_id).kwargs["task"]).partition(":")
     facts = table(
-        "",
-        "",
+        "property",
+        "value",
         rows=[
             ("Make", f'`gym.make("{env_id}")`'),
             ("Action space", f"`{env.action_space}`"),
@@ -95,10 +95,6 @@ def document_environment(env_id: str) -> str:
 
 {sampled}
 
-## Arguments
-
-[All environments take the same arguments](index.md#arguments). What differs is what stands in the table above.
-
 Source: [`{module.replace(".", "/")}.py`]({REPOSITORY}/{module.replace(".", "/")}.py)
 """
 
@@ -107,6 +103,7 @@ def document_algorithm(name: str) -> str:
     """Return the page of an algorithm: its class, its defaults, and its settings per environment."""
     cls = get_algorithm(name)
     values = {k: v for k, v in default_arguments(cls).items() if isinstance(v, bool | int | float | str | None)}
+    values = {k: v for k, v in values.items() if k != "env" and not k.startswith("_")}
     defaults = table("argument", "default", rows=[(f"`{k}`", f"`{v!r}`") for k, v in sorted(values.items())])
     settings = []
     for env_id in text_environments():
@@ -178,7 +175,8 @@ def main() -> None:
         write(page, text.replace("<!-- table -->", table(*headings[page], rows=rows)))
     command = typer.main.get_command(app)
     reference = get_docs_for_click(obj=command, ctx=typer.Context(command), name="rlhf")
-    write("cli.md", f"# Command line\n\n{reference.split(chr(10), 1)[1]}")
+    text = re.sub(r"`[^`]*`|<(?=[\w-])", lambda m: "&lt;" if m[0] == "<" else m[0], reference.split("\n", 1)[1])
+    write("cli.md", f"# Command line\n\n{text}")
     for page, file in COPIES.items():
         write(page, relink((ROOT / file).read_text(encoding="utf-8"), ROOT / file, page))
     for path in sorted((ROOT / "docs").rglob("*.md")):
