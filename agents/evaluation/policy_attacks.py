@@ -119,16 +119,7 @@ def attack_policy(
     seed: int,
     deterministic: bool,
 ) -> tuple[np.ndarray, list[str], list[Completion]]:
-    """Attack the prompt of every completion, and let the policy complete the attacked prompts.
-
-    Args:
-        policy: the policy.
-        batch: an environment's episodes, for the new completions.
-        completions: what the policy writes without an attack.
-        name: one of `ATTACKS`.
-        budget: the attacker's.
-        seed: the seed of the attacks and of the sampling.
-        deterministic: take the most probable token.
+    """Attack the prompt of every clean completion with the attack `name`, and let the policy complete the new prompts.
 
     Returns:
         The KL (n,) as `PolicyAttack` has it, the prompts as the policy read them, and the new completions.

@@ -87,7 +87,8 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0) -> Estimate:
     """Return the mean of `(n,)` values with its standard error `s / sqrt(n)` and its interval."""
     values = np.asarray(values, dtype=np.float64)
     sem = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
-    return Estimate(float(values.mean()), sem, *_bootstrap((values,), np.mean, seed)[:2], len(values))
+    low, high, _ = _bootstrap((values,), np.mean, seed)
+    return Estimate(float(values.mean()), sem, low, high, len(values))
 
 
 def bootstrap_ratio(
@@ -143,8 +144,7 @@ def iqm(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
     def statistic(x: np.ndarray, axis: int = -1) -> Any:
         return trim_mean(x, 0.25, axis=axis)
 
-    scores = _finite(values)
-    return Estimate(float(statistic(scores)), math.nan, *_bootstrap((scores,), statistic, seed)[:2], len(scores))
+    return _over_runs(statistic, seed, values)
 
 
 def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
@@ -153,7 +153,6 @@ def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray
     Raises:
         ValueError: there is no run, or a value is not finite.
     """
-    pair = (_finite(x), _finite(y))
 
     def statistic(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
         with warnings.catch_warnings():  # the p-value, which is not used, is not defined where all values are tied
@@ -161,8 +160,7 @@ def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray
             u = mannwhitneyu(a, b, alternative="greater", axis=axis, method="asymptotic").statistic
         return u / (a.shape[axis] * b.shape[axis])
 
-    n = min(map(len, pair))
-    return Estimate(float(statistic(*pair)), math.nan, *_bootstrap(pair, statistic, seed)[:2], n)
+    return _over_runs(statistic, seed, x, y)
 
 
 def reach(runs: Sequence[Sequence[tuple[float, float, float]]], threshold: float) -> Reached:
@@ -180,12 +178,14 @@ def reach(runs: Sequence[Sequence[tuple[float, float, float]]], threshold: float
     return Reached(len(found), len(runs), float(tokens), float(seconds))
 
 
-def _finite(values: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Return one value per run as an array `(n,)`, checked."""
-    scores = np.asarray(values, dtype=np.float64)
-    if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
-        raise ValueError(f"expected one finite value per run, got {scores}")
-    return scores
+def _over_runs(statistic: Callable[..., Any], seed: int, *samples: Sequence[float] | np.ndarray) -> Estimate:
+    """Return a statistic of independent samples of runs, with its interval."""
+    arrays = tuple(np.asarray(sample, dtype=np.float64) for sample in samples)
+    for scores in arrays:
+        if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
+            raise ValueError(f"expected one finite value per run, got {scores}")
+    low, high, _ = _bootstrap(arrays, statistic, seed)
+    return Estimate(float(statistic(*arrays)), math.nan, low, high, min(map(len, arrays)))
 
 
 def _bootstrap(

@@ -37,23 +37,12 @@ __all__ = ["NAMED_CLASSES", "class_name", "decode", "encode"]
 
 TAG = "$"
 OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD")
-OURS: tuple[type[Any], ...] = (
-    TokenPolicy,
-    UniformPolicy,
-    SequenceRolloutBuffer,
-    EpisodeRolloutBuffer,
-    MaskableTokenPolicy,
-    MaskableSequenceRolloutBuffer,
-    NLPOPolicy,
-    QPolicy,
-    QuantilePolicy,
-    ILQLPolicy,
-    SequenceReplayBuffer,
-)
-PARTS_OF_SB3: tuple[type[Any], ...] = (RolloutBuffer, DictRolloutBuffer, RMSpropTFLike)
+POLICIES = (TokenPolicy, UniformPolicy, MaskableTokenPolicy, NLPOPolicy, QPolicy, QuantilePolicy, ILQLPolicy)
+BUFFERS = (SequenceRolloutBuffer, EpisodeRolloutBuffer, MaskableSequenceRolloutBuffer, SequenceReplayBuffer)
+PARTS_OF_SB3 = (RolloutBuffer, DictRolloutBuffer, RMSpropTFLike)
 # The classes that a bundle may name.
 NAMED_CLASSES: dict[str, type[Any]] = {
-    **{cls.__name__: cls for cls in (*OURS, *PARTS_OF_SB3)},
+    **{cls.__name__: cls for cls in (*POLICIES, *BUFFERS, *PARTS_OF_SB3)},
     **{f"torch.optim.{name}": getattr(torch.optim, name) for name in OPTIMIZERS},
     "stable_baselines3.A2C": A2C,
     "stable_baselines3.PPO": PPO,
