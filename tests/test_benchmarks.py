@@ -84,7 +84,7 @@ def test_profile_names_every_part_and_the_parts_make_the_whole(
 def test_ragged_prints_both_rates(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark("throughput").main([*TOY, "--threads", "1", "--ragged"])
     printed = capsys.readouterr().out
-    assert re.search(r"ours \| .*tokens/s \| 24 \(24-24\) tokens a rollout", printed), printed
+    assert re.search(r"ours \| .*tokens/s \| 24 \(24-24\) tokens per rollout", printed), printed
     assert re.search(r"^ours / waiting: \d", printed, re.MULTILINE), printed
 
 
@@ -103,11 +103,11 @@ def test_scaling_prints_ratios_and_draws(benchmark: Any, capsys: pytest.CaptureF
         ["--toy", "--panels", "envs", "length", "trained", "--repeats", "1", "--threads", "1", "--output", str(picture)]
     )
     printed = capsys.readouterr().out
-    for label in ("environments", "new tokens a completion"):
+    for label in ("environments", "new tokens per completion"):
         assert f"{label} | rollout: ours" in printed
     assert re.search(r"from 2 to 4 environments: x \d", printed), printed
-    assert re.search(r"from 2 to 4 new tokens: x [\d.]+ a token, the bare model x \d", printed), printed
-    assert re.search(r"an epoch with k blocks trained, ours: \d+ \+ -?\d+ k microseconds a token", printed), printed
+    assert re.search(r"from 2 to 4 new tokens: x [\d.]+ per token, the bare model x \d", printed), printed
+    assert re.search(r"an epoch with k blocks trained, ours: \d+ \+ -?\d+ k microseconds per token", printed), printed
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

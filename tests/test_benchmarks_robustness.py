@@ -42,7 +42,7 @@ def test_it_trains_with_and_without_and_attacks_both(
     assert settings["adversarial"] == settings["plain"] | {"adversarial_coef": 0.5, "adversarial_epsilon": 0.05}
     report = json.loads((tmp_path / "ppo" / "adversarial_0" / "attack.json").read_text())
     kl = report["policy"]["embeddings"]["kl"]
-    row = next(line for line in printed.splitlines() if line.startswith("| embeddings: KL a token"))
+    row = next(line for line in printed.splitlines() if line.startswith("| embeddings: KL per token"))
     assert row.split("|")[-2].strip() == f"{kl['mean']:.3f} ± {kl['sem']:.3f}"
     monkeypatch.setattr(benchmark.subprocess, "run", None)  # nothing is left to train
     benchmark.main()

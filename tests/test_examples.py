@@ -1,35 +1,113 @@
-"""Every example runs as a user runs it, only shorter."""
+"""Every example runs as a user runs it, only shorter, and is judged by its numbers and files."""
 
 from __future__ import annotations
 
 import importlib
+import json
+import re
 import runpy
 import shutil
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rlhf_envs.datasets import load_rows
+from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback.annotating import Response, work
+from rlhf_envs.models import load_causal_lm
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-SAYS = {
-    "quickstart": "->",
-    "custom_reward": "reward_mentions",
-    "custom_task": "share of alliterating words",
-    "hacking_without_leash": "| proxy | gold |",
-    "people_in_the_loop": "people_in_the_loop.png shows",
-    "tensorboard_compare": "tensorboard --logdir",
-}
+NUMBER = r"[-+]?\d[\d,]*(?:\.\d+)?"
+ESTIMATE = rf"({NUMBER}) ± {NUMBER}"
+
+
+def number(text: str) -> float:
+    return float(text.replace(",", ""))
+
+
+def check_quickstart(example: dict[str, Any], printed: str, folder: Path) -> None:
+    model = example["model"]
+    assert model.num_timesteps == 64 * 32  # one rollout, the least that covers 64 tokens
+    before, after = load_causal_lm("tiny").state_dict(), model.policy.state_dict()
+    name = next(name for name in before if name.endswith("attn.c_attn.weight"))
+    learned = next(value for key, value in after.items() if key.endswith(name))
+    assert not torch.equal(learned, before[name])
+    prompts = {str(row["prompt"]).lower() for row in load_rows("sentiment", "test")}
+    lines = [line.split(" ->") for line in printed.splitlines() if " ->" in line]
+    assert len(lines) == 4
+    assert all(prompt in prompts and completion for prompt, completion in lines)
+
+
+def check_custom_reward(example: dict[str, Any], printed: str, folder: Path) -> None:
+    found = {
+        name: (number(old), number(new))
+        for name, old, new in re.findall(rf"^(\S+) +{ESTIMATE}  ->  {ESTIMATE}", printed, re.M)
+    }
+    weights = {"reward_mentions": 2.0, "reward_brevity": 1.0, "reward_tiny-reward": 0.2}
+    for when in (0, 1):  # the reward is the weighted sum of its components, rounded as printed
+        total = sum(weight * found[name][when] for name, weight in weights.items())
+        assert found["reward"][when] == pytest.approx(total, abs=0.003)
+        assert 0 <= found["reward_mentions"][when] <= 1
+    assert found["kl"][0] == 0 < found["kl"][1]
+
+
+def check_custom_task(example: dict[str, Any], printed: str, folder: Path) -> None:
+    shares = re.search(rf"{ESTIMATE}  ->  {ESTIMATE}", printed)
+    assert shares and all(0 <= number(share) <= 1 for share in shares.groups())
+    samples = re.findall(r"^(\d\.\d\d)  (.+?) \|(.*)$", printed, re.M)
+    letters = {row["prompt"]: row["letter"] for row in example["Alliteration"]().rows("test", None)}
+    assert len(samples) == 5 == len({prompt for _, prompt, _ in samples})
+    rewards = example["alliteration"]([text for *_, text in samples], [letters[prompt] for _, prompt, _ in samples])
+    assert [float(score) for score, *_ in samples] == pytest.approx(rewards, abs=0.0051)
+
+
+def check_hacking_without_leash(example: dict[str, Any], printed: str, folder: Path) -> None:
+    cells = [re.findall(ESTIMATE, line) for line in printed.splitlines() if " ± " in line]
+    assert len(cells) == 2 and all(len(row) == len(example["FIGURES"]) for row in cells)
+    kls = [number(row[list(example["FIGURES"]).index("kl")]) for row in cells]
+    assert kls[0] == 0 < kls[1]
+    share = re.search(r"orders ([\d.]+)% of held-out", printed)
+    assert share and 0 < float(share[1]) < 100
+
+
+def check_people_in_the_loop(example: dict[str, Any], printed: str, folder: Path) -> None:
+    with FeedbackStore(folder / "people_in_the_loop.db") as store:
+        judged = Counter(judgement.item_id for judgement in store.judgements())
+        assert sorted(judged) == sorted(item.id for item in store.items())
+    assert len(judged) == 8 and set(judged.values()) == {3}  # 8 pairs, three annotators each
+    assert (folder / "people_in_the_loop.png").read_bytes().startswith(b"\x89PNG")
+    learned = [
+        [number(value) for value in re.findall(ESTIMATE, line)] for line in printed.splitlines() if "tokens:" in line
+    ]
+    assert len(learned) == 2 and all(0 <= gold <= 1 for _, gold in learned)
+
+
+def check_tensorboard_compare(example: dict[str, Any], printed: str, folder: Path) -> None:
+    tags = {}
+    for algo in ("ppo", "a2c"):
+        events = EventAccumulator(str(folder / "logs" / "compare" / algo / "Sentiment-v0_1")).Reload()
+        tags[algo] = {tag for tag in events.Tags()["scalars"] if tag.startswith("rlhf/")}
+        report = json.loads((folder / "logs" / "compare" / algo / "Sentiment-v0_1" / "report.json").read_text())
+        assert report["n_timesteps"] >= 64
+    assert tags["ppo"] == tags["a2c"] >= {"rlhf/kl", "rlhf/reward"}
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
 
 
 def test_every_example_is_run() -> None:
-    assert set(SAYS) == {path.stem for path in EXAMPLES.glob("*.py")}
+    assert set(CHECKS) == {path.stem for path in EXAMPLES.glob("*.py")}
 
 
-@pytest.mark.parametrize("name", sorted(SAYS))
+@pytest.mark.parametrize("name", sorted(CHECKS))
 def test_examples_are_short(name: str) -> None:
     lines = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= (15 if name == "quickstart" else 99)
@@ -46,15 +124,15 @@ def _registry_restored() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_registry_restored")
 @pytest.mark.filterwarnings("ignore::tqdm.TqdmExperimentalWarning")
-@pytest.mark.parametrize("name", sorted(SAYS))
+@pytest.mark.parametrize("name", sorted(CHECKS))
 def test_example(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # what they write
     small = {"hacking_without_leash": ["64", "0", "8"], "people_in_the_loop": ["64", "8"]}
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *small.get(name, ["64"])])
-    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
-    assert SAYS[name] in capsys.readouterr().out
+    example = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    CHECKS[name](example, capsys.readouterr().out, tmp_path)
 
 
 @pytest.fixture
@@ -66,9 +144,6 @@ def people(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_a_person_may_skip_and_ends_the_wait(people: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    from rlhf_envs.feedback import FeedbackStore, NewItem
-    from rlhf_envs.feedback.annotating import Response, work
-
     with FeedbackStore(people["STORE"]) as store:
         store.add_items([NewItem("pairwise", prompt, (" x", " y")) for prompt in "abc"])
         answers = iter([{"choice": 0}, None, {"choice": 1}])
@@ -82,8 +157,6 @@ def test_a_person_may_skip_and_ends_the_wait(people: dict[str, Any], capsys: pyt
 
 
 def test_a_page_that_ends_is_not_waited_for(people: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlhf_envs.feedback import FeedbackStore, NewItem
-
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     with FeedbackStore(people["STORE"]) as store:
         store.add_items([NewItem("pairwise", "a", (" x", " y"))])
@@ -93,8 +166,6 @@ def test_a_page_that_ends_is_not_waited_for(people: dict[str, Any], monkeypatch:
 
 def test_another_run_asks_about_other_prompts(people: dict[str, Any]) -> None:
     """Else the pairs that are held out have copies among those that are fitted to."""
-    from rlhf_envs.feedback import FeedbackStore
-
     with FeedbackStore(people["STORE"]) as store:
         for _ in range(2):
             people["ask"](store, "tiny", 6, 1)
