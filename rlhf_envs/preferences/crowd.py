@@ -169,7 +169,7 @@ def dawid_skene_shares(items: Sequence[Item], judgements: Sequence[Judgement]) -
 
 
 def find_pair_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Figures] | None:
-    """Return who seems to click at random in comparisons, and how their answers go with those of the others.
+    """Return who seems to click at random in comparisons, and how far their answers agree with the others'.
 
     None where that cannot be told: fewer than two annotators have made `ENOUGH` comparisons that others made too.
 

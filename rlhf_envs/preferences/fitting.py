@@ -85,8 +85,8 @@ def fit_reward(
             held-out rows and then of the fitted rows, the first 1,000.
         calibrate: whether to scale the head so that score differences are log-odds; only with the loss "bt".
         unjudged: pairs that nobody has judged (`{"prompt", "completions": [first, second]}`). An ensemble is fitted a
-            second time, to the rows and to those of these pairs that it is sure about, see `pseudo_label`. Pairs that
-            share a prompt or a text with a held-out row are left out.
+            second time: to the rows, and to the pairs here that it is sure about, see `pseudo_label`. A pair that
+            shares a prompt or a text with a held-out row is left out.
         max_length: tokens read of each text (its last ones), the model's positions by default.
         device: where to fit.
         **options: see `rlhf_envs.preferences.training.optimise`; `seed` also draws the split.
@@ -214,8 +214,8 @@ def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> l
 
     Args:
         path: a file, see `rlhf_envs.datasets.load_rows`.
-        columns: the columns that every row needs. By default those of pairs if the first row has a "chosen", else
-            those of ratings.
+        columns: the columns that every row needs. By default "chosen" and "rejected" if the first row has a "chosen",
+            else "completion" and "label".
 
     Raises:
         ValueError: the file or a row is malformed; the message has the file and the line.

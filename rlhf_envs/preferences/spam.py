@@ -27,7 +27,7 @@ class Figures(NamedTuple):
 
 
 class SpamReport(NamedTuple):
-    """Hold the annotators found to be spammers, and the figures of all annotators."""
+    """Hold the annotators found to be spammers, and how all annotators agree with the others."""
 
     spammers: set[str]
     figures: dict[str, Figures]

@@ -1,4 +1,4 @@
-"""Hold rows out to measure a reward model on, and keep what is equal on one side."""
+"""Hold rows out to measure a reward model on, and keep equal prompts and texts on one side."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def split_rows(rows: Sequence[Row], share: float = 0.1, seed: int = 0) -> Split:
     """Hold out about `share` of the rows, so that no prompt and no text is both fitted and measured.
 
     Rows that share a prompt or a whole text (a prompt with its completion) form a group, directly or by way of other
-    rows. Groups are held out whole, in an order that hashes of their texts and the seed decide. So the same rows fall
-    alike in whatever order they come, and most of what was held out stays so when rows are added. A group larger than
-    the share is held out only where the smaller groups are too few.
+    rows. Groups are held out whole, in an order that hashes of their texts and the seed decide. So the split does not
+    depend on the order of the rows, and most held-out rows stay held out when rows are added. A group larger than the
+    share is held out only where the smaller groups are too few.
 
     Where the rows cannot be divided like that (all have one prompt, say), only equal texts are kept together, and where
     nearly all share texts, only equal pairs of texts. The split then carries a warning.

@@ -202,7 +202,7 @@ def _checked(
 
 
 def _check_scores(scores: Any, name: str, prompts: list[str], completions: list[str]) -> np.ndarray:
-    """Return `scores` as (n,) float64, or raise a ScoreError that says what is wrong with them."""
+    """Return `scores` as (n,) float64, or raise a ScoreError that names the error."""
     n = len(prompts)
     if hasattr(scores, "detach"):  # a torch tensor, of any float type, without importing torch
         scores = scores.detach().double().cpu().numpy()

@@ -82,7 +82,7 @@ class DistinctNgrams(AgainstOthers):
 
 
 class Novelty(AgainstOthers):
-    """Score 1 minus the largest Jaccard index of a completion's n-grams with those of any other completion.
+    """Score 1 minus the largest Jaccard index of a completion's n-grams with another completion's n-grams.
 
     Novelty search (Lehman & Stanley 2011) with one neighbour, by words; curiosity-driven red-teaming (Hong et al. 2024)
     has the same with embeddings.

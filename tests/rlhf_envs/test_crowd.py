@@ -241,10 +241,10 @@ def test_bad_comparisons_are_named(rank: Any) -> None:
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_clickers_and_trolls_are_found_and_nobody_else(symmetric: bool) -> None:
+def test_spammers_and_trolls_are_found_and_nobody_else(symmetric: bool) -> None:
     good = {f"good {k}": 0.85 for k in range(8)}
     _, votes = crowd({**good, "click": 0.5, "click 2": 0.5, "troll": 0.1}, n=60)
-    if not symmetric:  # one text is nearly always better, and who always says so is a clicker too
+    if not symmetric:  # one text is nearly always better, and who always says so is a spammer too
         votes += [Vote(1000 + k, name, 0) for k in range(60) for name in (*good, "always 0")]
         votes += [Vote(k, "always 0", 0) for k in range(60)]
     report = find_spammers(votes)
@@ -281,7 +281,7 @@ def test_bad_questions_about_spammers_are_errors() -> None:
         find_spammers([Vote("x", "ann", 0)], prior=1.5)
 
 
-def test_agreement_is_one_where_all_agree_and_about_nought_for_clickers() -> None:
+def test_agreement_is_one_where_all_agree_and_about_nought_for_spammers() -> None:
     same = [Vote(k, name, k % 2) for k in range(20) for name in ("ann", "bo")]
     assert agreement(same) == pytest.approx(1.0)
     assert abs(agreement(crowd({"ann": 0.5, "bo": 0.5}, n=400)[1])) < 0.1
