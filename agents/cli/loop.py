@@ -6,6 +6,7 @@ from pydantic import Field
 from rich.console import Console
 
 from ..experiments.loop.config import LoopConfig, find_loop
+from .tables import make_table
 
 __all__ = ["LoopFlags", "loop"]
 
@@ -41,9 +42,10 @@ def loop(flags: LoopFlags) -> None:
         config = LoopConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
     with console.status("loading"):
         from ..experiments.loop.loop import run_loop
-        from ..experiments.loop.report import report_table
+        from ..experiments.loop.report import round_cells
     result = run_loop(config, flags.resume, lambda text: console.print(text, markup=False, soft_wrap=True))
-    console.print(report_table(result.report))
+    headings, rows = round_cells(result.report)
+    console.print(make_table(headings, rows, left=0))
     console.print(
         f"{result.report['judgements']} judgements, {result.report['tokens']:,} tokens, {result.seconds:.0f} s. "
         f"Everything is in {result.folder}, see report.md"

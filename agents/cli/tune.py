@@ -8,6 +8,7 @@ from rlhf_envs.registration import check_environment
 
 from ..experiments.tune.config import TuneConfig
 from ..registry import check_name
+from .tables import make_table
 
 __all__ = ["tune"]
 
@@ -31,7 +32,7 @@ def tune(config: TuneConfig) -> None:
         from ..experiments.tune import report, search
     result = search.tune(config, lambda text: console.print(text, markup=False, soft_wrap=True))
     file = report.write(result)
-    console.print(report.confirmation_table(result))
+    console.print(make_table(("", "best", "default"), report.metrics(result), left=3))
     console.print(report.summary(result), markup=False, soft_wrap=True)
     console.print(f"The section {config.algo!r} is in {file}, all trials in {config.folder() / 'report.md'}")
     console.print(f"[dim]rlhf train --env {config.env} --algo {config.algo} --settings {file}[/dim]", soft_wrap=True)

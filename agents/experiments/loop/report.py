@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -15,10 +15,7 @@ from rlhf_envs.rendering import as_markdown, markdown_table
 
 from .state import PROXY, Loop, Metrics
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-__all__ = ["log_round", "markdown", "plot_rounds", "report_table", "round_metrics", "summary", "write_report"]
+__all__ = ["log_round", "markdown", "plot_rounds", "round_cells", "round_metrics", "summary", "write_report"]
 
 # The columns of the report: metric, heading, digits after the point.
 COLUMNS = {
@@ -127,7 +124,7 @@ def write_report(loop: Loop) -> dict[str, Any]:
 def markdown(report: Mapping[str, Any]) -> str:
     """Return the report as Markdown. What models wrote is escaped."""
     rounds = report["rounds"]
-    head, rows = _cells(report)
+    head, rows = round_cells(report)
     parts = {
         "n_rounds": len(rounds) - 1,
         "table": markdown_table(head, rows, ["---:"] * len(head)),
@@ -147,21 +144,7 @@ def _labellers(report: Mapping[str, Any]) -> str:
     return f"Simulated annotators judge by {report['scorer']}, with noise; the agent never meets it.{others}"
 
 
-def report_table(report: Mapping[str, Any]) -> Table:
-    """Return the table of rounds for the terminal."""
-    from rich import box
-    from rich.table import Table
-
-    head, rows = _cells(report)
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for heading in head:
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _cells(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def round_cells(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Return the headings and the rows of the table of rounds. Judges come with their standard errors."""
     rounds = report["rounds"]
     columns = {**{judge: (judge, 3) for judge in report["judges"]}, **COLUMNS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import markdown_table
@@ -13,10 +13,7 @@ from rlhf_envs.rendering import markdown_table
 from ...training.hyperparams import write_section
 from .search import ERROR, KL, VALUES, TuneResult
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-__all__ = ["confirmation_table", "summary", "write"]
+__all__ = ["metrics", "summary", "write"]
 
 
 def write(result: TuneResult) -> Path:
@@ -76,19 +73,6 @@ def metrics(result: TuneResult) -> list[tuple[str, str, str]]:
         rows.append((f"{config.metric}, {config.confirm_seeds} new seeds ({split})", best, default))
     best, default = (f"{sum(found.kl) / len(found.kl):.2f}" for found in (result.confirmed, result.defaults))
     return [*rows, ("KL per episode, new seeds (test)", best, default)]
-
-
-def confirmation_table(result: TuneResult) -> Table:
-    """Return the metrics side by side, for the terminal."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for heading in ("", "best", "default"):
-        table.add_column(heading)
-    for row in metrics(result):
-        table.add_row(*row)
-    return table
 
 
 def report(result: TuneResult, rows: list[dict[str, Any]]) -> str:
