@@ -23,8 +23,8 @@ from stable_baselines3.common import base_class, env_util, envs, on_policy_algor
 from stable_baselines3.common.monitor import Monitor
 
 from agents import SequenceRolloutBuffer, TokenPolicy
+from agents.core import models
 from agents.core.vec_env import TextVecEnv
-from agents.training import pretrain
 from rlhf_envs import TextGenerationEnv, TextGenerationVectorEnv
 from rlhf_envs.tasks.token_bandit import TokenBandit
 
@@ -131,7 +131,7 @@ def small_model(vocab_size: int, length: int, **sizes: Any) -> Any:
 
 
 sb3_make_vec_env = env_util.make_vec_env
-build_model = pretrain.build_model
+build_model = models.build_model
 
 
 def pytest_configure() -> None:
@@ -145,7 +145,7 @@ def pytest_configure() -> None:
         gym.register(env_id, entry_point=f"{module}:SuiteEnv", kwargs=kwargs)
     envs.IdentityEnvBox = lambda *_, **__: gym.make("CartPole-v1")
     env_util.make_vec_env = make_vec_env
-    pretrain.build_model = small_model
+    models.build_model = small_model
     for user in (vec_env, base_class, env_util):
         user.DummyVecEnv = SuiteDummyVecEnv
     start = base_class.BaseAlgorithm.__init__
