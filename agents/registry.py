@@ -329,16 +329,3 @@ def _attribute(env: Any, name: str) -> Any:
         return env.get_attr(name, 0)[0] if isinstance(env, VecEnv) else env.get_wrapper_attr(name)
     except AttributeError:
         return None
-
-
-def default_arguments(cls: type[Any]) -> dict[str, Any]:
-    """Return the defaults of the arguments that a class and its bases take by name."""
-    return describe(cls).defaults
-
-
-def reads_masks(algorithm: str) -> bool:
-    """Return whether an algorithm's policy chooses under the environment's action masks."""
-    try:
-        return algorithm in available() and describe(get_algorithm(algorithm)).reads_masks
-    except ImportError:  # of a plugin that is gone; what it trained is a plain model
-        return False

@@ -16,7 +16,7 @@ from ..algorithms.maskable_ppo import MaskableTokenPolicy
 from ..core.base_policy import LanguageModelPolicy
 from ..core.episodes import open_batch
 from ..core.policy import TokenPolicy
-from ..registry import available, default_arguments, get_algorithm, reads_masks
+from ..registry import Description, available, describe, get_algorithm
 from ..saving.folders import MODEL, START, find_bundle, is_bundle, read_config
 from ..saving.loading import load, load_policy, run_algorithm
 
@@ -87,15 +87,15 @@ class Source:
     def _of_run(cls, path: Path) -> Source:
         """Return the source of a run that has saved its model."""
         run = read_config(path)
-        hyperparams = run.get("hyperparams", {})
+        hyperparams, algorithm = run.get("hyperparams", {}), _describe(run.get("algo"))
         return cls(
             str(path),
             model=str(path / MODEL),
             start=str(path / START) if (path / START).is_dir() else run.get("model"),
             env_kwargs=run.get("env_kwargs", {}),
             decoding={name: hyperparams[name] for name in DECODING if name in hyperparams},
-            masked=reads_masks(str(run.get("algo"))),
-            best_of=hyperparams.get("best_of", _default_best_of(run.get("algo"))),
+            masked=algorithm is not None and algorithm.reads_masks,
+            best_of=hyperparams.get("best_of", algorithm.defaults.get("best_of", 1) if algorithm else 1),
         )
 
     @classmethod
@@ -154,10 +154,9 @@ class Source:
         return self.policy
 
 
-def _default_best_of(algorithm: str | None) -> int:
-    """Return the number of completions that an algorithm draws per prompt, if a run does not say."""
-    known = algorithm is not None and algorithm in available()
+def _describe(algorithm: Any) -> Description | None:
+    """Return the description of a run's algorithm; None if it is unknown here, or its plugin is gone."""
     try:
-        return int(default_arguments(get_algorithm(str(algorithm))).get("best_of", 1)) if known else 1
-    except ImportError:  # a plugin that is gone
-        return 1
+        return describe(get_algorithm(algorithm)) if algorithm in available() else None
+    except ImportError:
+        return None
