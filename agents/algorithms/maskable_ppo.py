@@ -15,7 +15,8 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 
 from ..core.distribution import TokenDistribution
 from ..core.policy import TokenPolicy
-from ..core.rollout_buffer import SequenceRolloutBuffer, _SegmentSamples
+from ..core.rollout_buffer import SequenceRolloutBuffer
+from ..core.segment_buffer import SegmentSamples
 from .common.text_agent import TextAgent
 from .ppo import PPO
 
@@ -167,7 +168,7 @@ class MaskableSequenceRolloutBuffer(SequenceRolloutBuffer):
         for samples in super().get(batch_size):
             yield MaskableDictRolloutBufferSamples(*samples, action_masks=samples.observations["action_masks"])
 
-    def _segment_samples(self, chosen: np.ndarray) -> _SegmentSamples:
+    def _segment_samples(self, chosen: np.ndarray) -> SegmentSamples:
         samples = super()._segment_samples(chosen)
         samples.observations["action_masks"] = torch.as_tensor(self.action_masks[samples.steps], device=self.device)
         return samples

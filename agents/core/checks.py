@@ -12,7 +12,7 @@ from torch import nn
 from .language_model import LanguageModel
 from .observations import read_contexts
 
-__all__ = ["check_arguments", "check_gradients", "check_results", "check_sizes"]
+__all__ = ["check_arguments", "check_gradients", "check_results", "check_sizes", "check_token_space"]
 
 
 def check_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
@@ -86,6 +86,16 @@ def check_sizes(model: LanguageModel, name: str | None, n_actions: int, max_leng
             f"contexts reach {max_length} tokens and the model has {positions} positions: lower the "
             "environment's max_prompt_tokens or max_new_tokens"
         )
+
+
+def check_token_space(space: spaces.Space[Any], reader: str) -> None:
+    """Refuse observations that are not a token environment's.
+
+    Raises:
+        ValueError: `space` has no `input_ids`; the message names the `reader`.
+    """
+    if not isinstance(space, spaces.Dict) or "input_ids" not in space.spaces:
+        raise ValueError(f"{reader} needs a token environment's Dict observations, got {space}")
 
 
 def check_arguments(

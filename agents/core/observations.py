@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-__all__ = ["check_token_ids", "gather_hidden", "micro_batches", "read_contexts"]
+__all__ = [
+    "check_appended",
+    "check_token_ids",
+    "gather_hidden",
+    "last_columns",
+    "micro_batches",
+    "read_contexts",
+    "same_until",
+]
 
 ACTION_KEYS = ("rows", "columns", "action_masks")  # what has a row an action and not a row a sequence
 
@@ -51,6 +60,38 @@ def check_token_ids(obs: PyTorchObs) -> None:
                 f"{key} has {wrong:.3g}, which is no whole number: a wrapper rescales the observations. Token ids are "
                 "names: use VecNormalize(norm_obs=False), or no such wrapper"
             )
+
+
+def last_columns(attention_mask: np.ndarray) -> np.ndarray:
+    """Return the column of each context's last token, `(batch,)` int64, from masks `(batch, length)`."""
+    columns: np.ndarray = np.maximum(attention_mask.astype(np.int64).sum(axis=1), 1) - 1
+    return columns
+
+
+def same_until(ids: np.ndarray, others: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Return whether each pair of rows, `(batch, length)` ids, agrees up to the column `last`, `(batch,)`."""
+    same: np.ndarray = ((ids == others) | (np.arange(ids.shape[1]) > last[:, None])).all(axis=1)
+    return same
+
+
+def check_appended(before: np.ndarray, after: np.ndarray, last: np.ndarray, envs: np.ndarray, instead: str) -> None:
+    """Refuse contexts that do not grow out of the ones before them.
+
+    Args:
+        before, after: ids `(batch, length)`.
+        last: `(batch,)` the column of the last token in `before`.
+        envs: `(batch,)` the numbers of the environments.
+        instead: the buffer that can store such contexts.
+
+    Raises:
+        ValueError: a context has changed; the message names the environment.
+    """
+    same = same_until(before, after, last)
+    if not same.all():
+        raise ValueError(
+            f"environment {int(envs[~same][0])} changed its context in the middle of an episode: contexts may only "
+            f"grow. Remove the wrapper that rewrites observations, or use {instead}"
+        )
 
 
 def micro_batches(obs: dict[str, torch.Tensor], size: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""`EpisodeRolloutBuffer`: whole episodes, in whole groups of one prompt, for algorithms that compare completions."""
+"""Define `EpisodeRolloutBuffer`: whole episodes, in groups of one prompt, for algorithms that compare completions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from ...core.rollout_buffer import SequenceRolloutBuffer
+from ...core.kl_penalty import k3
+from ...core.segment_buffer import SegmentBuffer
 
 __all__ = ["EpisodeRolloutBuffer", "EpisodeSamples"]
 
 
 class Episode(NamedTuple):
-    """The actions of an episode, or of its part so far, and the last context seen.
+    """Hold the actions of an episode, or of its part so far, and the last context seen.
 
     Attributes:
         context: (length,) each, the observation in which the last action was chosen, padding cut off.
@@ -30,20 +31,21 @@ class Episode(NamedTuple):
     rewards: np.ndarray
 
     def then(self, rest: Episode) -> Episode:
-        """This part followed by another of the same episode."""
+        """Return this part followed by another part of the same episode."""
         joined = (np.concatenate(pair) for pair in zip(self[1:], rest[1:], strict=True))
         return Episode(rest.context, *joined)
 
     @property
     def prompt(self) -> bytes:
-        """The prompt's tokens, as a key."""
+        """Return the prompt's tokens, as a key."""
         return self.context["input_ids"][: self.columns[0] + 1].tobytes()
 
 
 class EpisodeSamples(NamedTuple):
-    """A minibatch of n actions of m whole episodes; `observations` as `SequenceRolloutBuffer` gives them.
+    """Hold a minibatch of n actions of m whole episodes.
 
-    All but the observations are `(n,)`; `observations["rows"]` says which of the m episodes an action belongs to.
+    The observations have one row per episode, and `observations["rows"]` says which episode an action belongs to. All
+    other tensors are `(n,)`.
     """
 
     observations: dict[str, torch.Tensor]
@@ -55,100 +57,91 @@ class EpisodeSamples(NamedTuple):
     returns: torch.Tensor
 
     def sum_by_episode(self, values: torch.Tensor) -> torch.Tensor:
-        """Sums `(m,)` of `(n,)` values over the actions of each episode."""
+        """Return the sums `(m,)` of `(n,)` values over the actions of each episode."""
         sums = values.new_zeros(len(self.observations["input_ids"]))
         return sums.index_add(0, self.observations["rows"], values)
 
     def one_by_episode(self, values: torch.Tensor) -> torch.Tensor:
-        """The value `(m,)` of each episode, of `(n,)` values that are the same for all its actions."""
+        """Return one value per episode, `(m,)`, from `(n,)` values that are equal for all actions of an episode."""
         return values.new_zeros(len(self.observations["input_ids"])).index_put((self.observations["rows"],), values)
 
 
-class EpisodeRolloutBuffer(SequenceRolloutBuffer):
-    """A rollout buffer that gives out finished episodes alone, and those of one prompt together.
+class EpisodeRolloutBuffer(SegmentBuffer):
+    """Hand out finished episodes only, and the episodes of one prompt together.
 
     An episode that the end of a rollout cuts is kept until it has ended, and an episode waits until its group is
     complete: `group_size` episodes of the same prompt (the environment's `group_size` makes them start together). So
-    none is dropped, and none is trained on twice. The actions of such an episode may be some updates older than
-    the policy; their log-probabilities are those they were drawn with.
+    none is dropped, and none is trained on twice. The actions of such an episode may be several updates older than the
+    policy; their log-probabilities are those they were drawn with.
 
-    After a rollout the arrays hold the episodes that are given out, `(n, 1)` for n actions, group after group, and
-    `scores` the sum `(episodes,)` of each one's rewards. What the advantages are is up to the algorithm: it sets
-    `advantages` and `returns` before it calls `get`.
+    After a rollout the arrays hold the episodes that are handed out, `(n, 1)` for n actions, group after group, and
+    `scores` holds the sum of each episode's rewards, `(episodes,)`. The algorithm decides what the advantages are and
+    what the KL costs: it sets `advantages` and `returns` before it calls `get`.
 
     Args:
-        group_size: episodes of a prompt that are given out together.
+        group_size: episodes of one prompt that are handed out together.
 
-    The others are those of `SequenceRolloutBuffer`; the coefficient of the KL is here for the algorithm to use.
+    The other arguments are those of `SegmentBuffer`.
     """
 
     def __init__(self, *args: Any, group_size: int = 1, **kwargs: Any) -> None:
-        for name in ("whiten_rewards", "value_shaping", "probability_shaping"):
-            if kwargs.get(name):
-                raise ValueError(f"{name}={kwargs[name]}: algorithms of whole episodes do not read it; take ppo or a2c")
         self.group_size = group_size
+        self._begun: dict[int, Episode] = {}  # by environment: episodes that go on
+        self._headless: set[int] = set()  # environments whose episode has lost its beginning
+        self._waiting: dict[bytes, list[Episode]] = {}  # by prompt: groups that are not complete
+        super().__init__(*args, **kwargs)
         self.scores = np.zeros(0, np.float32)
         self.reference_log_probs = np.zeros((0, 1), np.float32)
-        self.forget()
-        super().__init__(*args, **kwargs)
 
     def forget(self) -> int:
-        """Drop the episodes that have not been given out, as when the environments are reset; returns how many."""
-        dropped = len(getattr(self, "_begun", ())) + sum(map(len, getattr(self, "_waiting", {}).values()))
-        self._begun: dict[int, Episode] = {}  # by environment, of episodes that are going on
-        self._headless: set[int] = set()  # environments whose episode has lost its beginning
-        self._waiting: dict[bytes, list[Episode]] = {}  # by prompt, of groups that are not complete
+        """Drop the episodes that have not been handed out, as when the environments are reset; return how many."""
+        dropped = len(self._begun) + sum(map(len, self._waiting.values()))
+        self._begun, self._headless, self._waiting = {}, set(), {}
         return dropped
 
     def reset(self) -> None:
-        """Empty the buffer for a rollout; what waits goes on waiting.
+        """Empty the buffer for a rollout; episodes that wait go on waiting.
 
         After a rollout that was stopped it is not known where its episodes stand (SB3 acts on the observation before
-        the last step again): their parts are dropped, and so is what is left of them in the rollouts to come.
+        the last step again). Their parts are dropped, and so is what is left of them in later rollouts.
         """
-        if 0 < self.pos < self.buffer_size:
+        if self.stopped:
             self._begun, self._headless = {}, set(range(self.n_envs))
         super().reset()
 
     def get_state(self) -> dict[str, Any]:
-        """What outlives a rollout, for `set_state` of another buffer of the same shape."""
+        """Return what outlives a rollout, for `set_state` of another buffer of the same shape."""
         waiting = [episode._asdict() for group in self._waiting.values() for episode in group]
         begun = {str(env): episode._asdict() for env, episode in self._begun.items()}
         return {**super().get_state(), "waiting": waiting, "begun": begun, "headless": sorted(self._headless)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from where `get_state` was called."""
-        super().set_state(dict(state))
+        super().set_state(state)
         self.forget()
         self._begun = {int(env): Episode(**episode) for env, episode in state["begun"].items()}
         self._headless = set(state["headless"])
         self._wait(Episode(**episode) for episode in state["waiting"])
 
-    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
-        """Take the episodes whose group is complete, and their log-probabilities under the reference.
+    # After a rollout
 
-        Raises:
-            TypeError: the values do not come from a `TokenPolicy`, which holds the reference.
-            FloatingPointError: a reward, a value or a log-probability is not finite.
-        """
-        policy = getattr(last_values, "policy", None)
-        if policy is None:
-            raise TypeError(f"{type(self).__name__} takes its reference from TokenPolicy: use it with that policy")
-        self._check_finite(policy)
-        self.controller.restore(policy.kl_coef)
-        self._wait(self._finished(np.asarray(dones, bool)))
+    def _finish_rollout(self, policy: Any, last_values: torch.Tensor, dones: np.ndarray) -> None:
+        """Take the episodes whose group is complete, and find their log-probabilities under the reference."""
+        self._wait(self._finished(dones))
         self.lay_out(self._complete_groups())
         self.stats = {"kl_coef": self.controller.value}
         if self.n_segments:
             self.reference_log_probs = self._reference_log_probs(policy)
-            if not np.isfinite(self.reference_log_probs).all():
-                raise FloatingPointError("the reference's log-probabilities are not finite: lower learning_rate")
-            self._record_kl()
-        policy.kl_coef.fill_(self.controller.value)
+            self.stats |= {
+                "entropy": float(-self.log_probs.mean()),
+                "kl": float(self.sum_by_episode(self.kl).mean()),
+                "kl_k3": float(self.sum_by_episode(k3(self.kl)).mean()),
+            }
+            self.controller.update(self.stats["kl"], self.n_segments)
 
     def _finished(self, dones: np.ndarray) -> list[Episode]:
-        """The episodes that ended in this rollout, in that order; the parts of those going on are kept."""
-        ends = np.vstack([self.episode_starts[1:], dones[None]]).astype(bool)
+        """Return the episodes that ended in this rollout, in that order, and keep the parts of those that go on."""
+        ends = self._ends(dones)
         finished: list[tuple[int, int, Episode]] = []
         for env in range(self.n_envs):
             if self.episode_starts[0, env]:
@@ -181,7 +174,7 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
             self._waiting.setdefault(episode.prompt, []).append(episode)
 
     def _complete_groups(self) -> list[Episode]:
-        """Take the groups that are complete, one after the other."""
+        """Take the complete groups out of those that wait, and return their episodes group after group."""
         taken: list[Episode] = []
         for prompt, waiting in list(self._waiting.items()):
             whole = len(waiting) // self.group_size * self.group_size
@@ -192,7 +185,7 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
         return taken
 
     def lay_out(self, episodes: list[Episode]) -> None:
-        """Put episodes in the place of the rollout: arrays `(n, 1)` of their n actions."""
+        """Put episodes in the place of the rollout: arrays `(n, 1)` for their n actions."""
         self.stats, self.trunk_states = {}, None
         self.n_segments, length = len(episodes), max((len(e.context["input_ids"]) for e in episodes), default=1)
         self.scores = np.array([e.rewards.sum() for e in episodes], np.float32)
@@ -204,66 +197,39 @@ class EpisodeRolloutBuffer(SequenceRolloutBuffer):
             self.observations[key] = np.stack(rows)
         numbers = np.repeat(np.arange(len(episodes)), [len(e.columns) for e in episodes])
         self.segments = numbers[:, None].astype(np.int64)
-        self.columns, actions, self.log_probs, self.values, self.rewards = (
-            np.concatenate([getattr(e, name) for e in episodes])[:, None] if episodes else np.zeros((0, 1), kind)
-            for name, kind in (
-                ("columns", np.int64),
-                ("actions", np.int64),
-                ("log_probs", np.float32),
-                ("values", np.float32),
-                ("rewards", np.float32),
-            )
+
+        def joined(name: str, kind: type[np.generic]) -> Any:  # (n, 1)
+            return np.concatenate([np.zeros(0, kind), *(getattr(e, name) for e in episodes)], dtype=kind)[:, None]
+
+        self.columns, self.actions = joined("columns", np.int64), joined("actions", np.int64)[:, :, None]
+        self.log_probs, self.values, self.rewards = (
+            joined(name, np.float32) for name in ("log_probs", "values", "rewards")
         )
-        self.actions = actions[:, :, None]
         self.advantages, self.returns, self.reference_log_probs = (np.zeros_like(self.rewards) for _ in range(3))
 
     @property
     def kl(self) -> np.ndarray:
-        """`log pi - log pi_ref` of every action, (n, 1) float32: the k1 estimate a token."""
+        """Return `log pi - log pi_ref` of every action, `(n, 1)` float32: the k1 estimate per token."""
         return self.log_probs - self.reference_log_probs
 
+    @property
+    def kl_coef(self) -> float:
+        """Return the coefficient of the KL penalty for this rollout; the controller may have moved on since."""
+        return self.stats["kl_coef"]
+
     def sum_by_episode(self, values: np.ndarray) -> np.ndarray:
-        """Sums (episodes,) of (n, 1) values over the actions of each episode."""
+        """Return the sums `(episodes,)` of `(n, 1)` values over the actions of each episode."""
         return np.bincount(self.segments[:, 0], weights=values[:, 0], minlength=self.n_segments)
 
-    def _record_kl(self) -> None:
-        k3 = np.exp(-self.kl) - 1 + self.kl
-        self.stats |= {
-            "entropy": float(-self.log_probs.mean()),
-            "kl": float(self.sum_by_episode(self.kl).mean()),
-            "kl_k3": float(self.sum_by_episode(k3).mean()),
-        }
-        self.controller.update(self.stats["kl"], self.n_segments)
+    # Minibatches
 
     def get(self, batch_size: int | None = None) -> Generator[EpisodeSamples, None, None]:  # type: ignore[override]
         """Yield minibatches of whole groups, of about `batch_size` tokens each, every group once, in random order."""
         if not self.n_segments:
             return
         groups = np.arange(self.n_segments).reshape(-1, self.group_size)
-        order = groups[np.random.permutation(len(groups))]
-        for chosen in self._batches_of_groups(batch_size, order):
-            samples = self._segment_samples(chosen)
-            yield EpisodeSamples(
-                samples.observations,
-                samples.actions,
-                *(
-                    self.to_torch(array[samples.steps])
-                    for array in (
-                        self.values,
-                        self.log_probs,
-                        self.reference_log_probs,
-                        self.advantages,
-                        self.returns,
-                    )
-                ),
-            )
-
-    def _batches_of_groups(self, batch_size: int | None, order: np.ndarray) -> Generator[np.ndarray, None, None]:
-        """Cut groups, (g, group_size) episodes in the given order, into batches of nearly equal numbers of actions."""
-        lengths = np.bincount(self.segments[:, 0], minlength=self.n_segments)[order].sum(axis=1)
-        total = int(lengths.sum())
-        n_batches = 1 if batch_size is None else max(1, round(total / batch_size))
-        middle = np.cumsum(lengths) - lengths / 2
-        number = np.minimum((middle * n_batches / total).astype(int), n_batches - 1)
-        for i in np.unique(number):
-            yield np.sort(order[number == i].reshape(-1))
+        for chosen in self._batches(batch_size, groups[np.random.permutation(len(groups))]):
+            samples = self._segment_samples(np.sort(chosen))
+            arrays = (self.values, self.log_probs, self.reference_log_probs, self.advantages, self.returns)
+            taken = (self.to_torch(array[samples.steps]) for array in arrays)
+            yield EpisodeSamples(samples.observations, samples.actions, *taken)

@@ -12,7 +12,12 @@ from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples
 from stable_baselines3.common.vec_env import VecNormalize
 
+from ...core.checks import check_token_space
+from ...core.observations import check_appended, last_columns, same_until
+
 __all__ = ["SequenceReplayBuffer"]
+
+STATE = ("actions", "rewards", "columns", "counts", "last_columns", "ended")  # arrays that are saved
 
 
 class SequenceReplayBuffer(ReplayBuffer):
@@ -54,10 +59,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         n_steps: int = 1,
         gamma: float = 1.0,
     ) -> None:
-        if not isinstance(observation_space, spaces.Dict) or "input_ids" not in observation_space.spaces:
-            raise ValueError(
-                f"SequenceReplayBuffer needs a token environment's Dict observations, got {observation_space}"
-            )
+        check_token_space(observation_space, type(self).__name__)
         if optimize_memory_usage:
             raise ValueError("optimize_memory_usage=True: contexts are stored once already, leave it out")
         if n_steps < 1:
@@ -107,9 +109,12 @@ class SequenceReplayBuffer(ReplayBuffer):
         Raises:
             ValueError: a context does not grow out of the one before it, so an episode is not one sequence.
         """
-        before, after = _last_columns(obs), _last_columns(next_obs)
-        self._check_appended(obs["input_ids"], next_obs["input_ids"], before)
-        self._open &= (self.last_columns[self._rows] == before) & self._is_same(obs["input_ids"], before)
+        before, after = last_columns(obs["attention_mask"]), last_columns(next_obs["attention_mask"])
+        ids = obs["input_ids"]
+        check_appended(ids, next_obs["input_ids"], before, np.arange(self.n_envs), "SB3's DictReplayBuffer")
+        # After a reset between two rollouts a context is not what its row holds.
+        held = self.observations["input_ids"][self._rows]
+        self._open &= (self.last_columns[self._rows] == before) & same_until(held, ids, before)
         self._allocate(np.flatnonzero(~self._open))
         rows = self._rows
         t = self.counts[rows]
@@ -138,19 +143,6 @@ class SequenceReplayBuffer(ReplayBuffer):
             self.rewards[row, n - 1] = reward
             self.columns[row, :n] = np.arange(start - 1, len(ids) - 1)
             self.counts[row], self.ended[row], self.last_columns[row] = n, True, len(ids) - 2
-
-    def _check_appended(self, ids: np.ndarray, next_ids: np.ndarray, last: np.ndarray) -> None:
-        changed = ((ids != next_ids) & (np.arange(ids.shape[1]) <= last[:, None])).any(axis=1)
-        if changed.any():
-            raise ValueError(
-                f"environment {int(np.flatnonzero(changed)[0])} changed its context in the middle of an episode: "
-                "contexts may only grow. Remove the wrapper that rewrites observations, or use SB3's DictReplayBuffer"
-            )
-
-    def _is_same(self, ids: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """Whether contexts are what their rows hold; they are not after a reset between two rollouts."""
-        different = (self.observations["input_ids"][self._rows] != ids) & (np.arange(ids.shape[1]) <= last[:, None])
-        return ~different.any(axis=1)
 
     def _allocate(self, envs: np.ndarray) -> None:
         """Give some environments new rows."""
@@ -250,12 +242,3 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.pos, self.full = int(state["pos"]), bool(state["full"])
         if len(state["rows"]) == self.n_envs:
             self._rows, self._open = state["rows"].copy(), state["open"].copy()
-
-
-STATE = ("actions", "rewards", "columns", "counts", "last_columns", "ended")
-
-
-def _last_columns(obs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The column of the last token of every context, `(n,)`."""
-    last: np.ndarray = np.maximum(obs["attention_mask"].astype(np.int64).sum(axis=1), 1) - 1
-    return last

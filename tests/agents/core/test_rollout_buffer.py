@@ -11,7 +11,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.buffers import DictRolloutBuffer
 
 from agents import SequenceRolloutBuffer, TokenPolicy, make, make_vec_env
-from agents.core.kl_controller import KLController
+from agents.core.kl_penalty import KLController
 
 
 def make_agent(cls=PPO, n_envs=6, n_steps=14, seed=0, buffer=SequenceRolloutBuffer, buffer_kwargs=None, **kwargs):

@@ -1,0 +1,241 @@
+"""Define `SegmentBuffer`, the base of the rollout buffers: it stores episode segments and asks the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+
+from .checks import check_token_space
+from .kl_penalty import KLController
+from .observations import check_appended, last_columns
+
+__all__ = ["SegmentBuffer", "SegmentSamples"]
+
+TOKENS_AT_ONCE = 2**11  # tokens of contexts in one pass without gradients
+
+
+class SegmentSamples(NamedTuple):
+    """Hold some segments as tensors, flat in the order of `steps`, which indexes the arrays `(n_steps, n_envs)`."""
+
+    steps: tuple[np.ndarray, ...]
+    observations: dict[str, torch.Tensor]
+    actions: torch.Tensor
+
+
+class SegmentBuffer(RolloutBuffer):
+    """Store a rollout by episode segments, and find the log-probabilities of the reference.
+
+    Transitions are stored as SB3 stores them, `(n_steps, n_envs)`. Contexts are stored once per *episode segment* (the
+    part of an episode inside this rollout) and not once per token. A minibatch is made of whole segments: its
+    observations have one row per segment, and `rows` and `columns` say where each action was chosen.
+
+    If the policy has a frozen part, that part's output for the rollout is kept here, `(segments, length, hidden_size)`.
+    The reference and every epoch of updates then run only the blocks that learn.
+
+    A subclass says in `_finish_rollout` what becomes of a rollout, and in `get` what a minibatch is.
+
+    Args:
+        kl_coef: coefficient of the KL penalty; with `kl_target`, its first value.
+        kl_target: the KL in nats per episode that an adaptive controller steers to (see `KLController`); None keeps the
+            coefficient fixed.
+        kl_horizon: episodes over which the controller adapts.
+
+    The other arguments are SB3's.
+
+    Attributes:
+        controller: the owner of the KL coefficient.
+        stats: metrics of the last rollout for the logger.
+    """
+
+    observation_space: spaces.Dict
+    observations: dict[str, np.ndarray]  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: torch.device | str = "auto",
+        gae_lambda: float = 0.95,
+        gamma: float = 1.0,
+        n_envs: int = 1,
+        kl_coef: float = 0.05,
+        kl_target: float | None = None,
+        kl_horizon: int = 1000,
+    ) -> None:
+        check_token_space(observation_space, type(self).__name__)
+        self.controller = KLController(kl_coef, kl_target, kl_horizon)
+        self.stats: dict[str, float] = {}
+        self.pos = 0
+        super().__init__(buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs)
+
+    @property
+    def stopped(self) -> bool:
+        """Return whether the rollout was stopped before its end: where its episodes stand is not known then."""
+        return 0 < self.pos < self.buffer_size
+
+    def reset(self) -> None:
+        """Empty the buffer; the KL controller keeps its state."""
+        self.observations = {}
+        shape = (self.buffer_size, self.n_envs)
+        self.actions = np.zeros((*shape, self.action_dim), dtype=np.int64)
+        self.rewards, self.returns, self.advantages = (np.zeros(shape, dtype=np.float32) for _ in range(3))
+        self.values, self.log_probs = (np.zeros(shape, dtype=np.float32) for _ in range(2))
+        self.episode_starts = np.zeros(shape, dtype=np.float32)
+        self.segments = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) the segment of a transition
+        self.columns = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) where in it the action is chosen
+        self.n_segments = 0
+        self.trunk_states: torch.Tensor | None = None  # (n_segments, length, hidden_size)
+        self.pos, self.full = 0, False
+
+    def get_state(self) -> dict[str, Any]:
+        """Return what outlives a rollout, for `set_state` of another buffer of the same shape."""
+        return {"kl_coef": np.array(self.controller.value)}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `get_state` was called."""
+        self.controller.value = float(state["kl_coef"])
+
+    # Storing
+
+    def add(  # type: ignore[override]
+        self,
+        obs: dict[str, np.ndarray],
+        action: np.ndarray,
+        reward: np.ndarray,
+        episode_start: np.ndarray,
+        value: torch.Tensor,
+        log_prob: torch.Tensor,
+    ) -> None:
+        """Store one step of all environments.
+
+        Raises:
+            ValueError: a context does not extend the one before it, so its segment cannot be one sequence.
+        """
+        starts = np.ones(self.n_envs, bool) if self.pos == 0 else np.asarray(episode_start, bool)
+        segments = self.n_segments + np.cumsum(starts) - 1
+        if self.pos:
+            segments = np.where(starts, segments, self.segments[self.pos - 1])
+            going_on = np.flatnonzero(~starts)
+            before, after = self.observations["input_ids"][segments[going_on]], obs["input_ids"][going_on]
+            check_appended(before, after, self.columns[self.pos - 1, going_on], going_on, "SB3's DictRolloutBuffer")
+        self.n_segments += int(starts.sum())
+        for key, array in obs.items():
+            self._reserve(key, array)
+            self.observations[key][segments] = array
+        self.segments[self.pos], self.columns[self.pos] = segments, last_columns(obs["attention_mask"])
+        self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
+        self.rewards[self.pos] = reward
+        self.episode_starts[self.pos] = episode_start
+        self.values[self.pos] = value.cpu().numpy().reshape(-1)
+        self.log_probs[self.pos] = log_prob.cpu().numpy().reshape(-1)
+        self.pos += 1
+        self.full = self.pos == self.buffer_size
+
+    def _reserve(self, key: str, like: np.ndarray) -> None:
+        """Make room for `n_segments` rows of an observation array, doubling as a list does."""
+        held = self.observations.get(key)
+        if held is None or len(held) < self.n_segments:
+            grown = np.zeros((2 * self.n_segments, *like.shape[1:]), dtype=like.dtype)
+            if held is not None:
+                grown[: len(held)] = held
+            self.observations[key] = grown
+
+    # After a rollout
+
+    def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
+        """Read the rollout by the reference and let `_finish_rollout` do the rest.
+
+        Raises:
+            TypeError: the values do not come from a `TokenPolicy`, which holds the reference.
+            FloatingPointError: a reward, a value or a log-probability is not finite.
+        """
+        policy = getattr(last_values, "policy", None)
+        if policy is None:
+            raise TypeError(f"{type(self).__name__} takes its reference from TokenPolicy: use it with that policy")
+        self._check_finite(policy)
+        self.controller.restore(policy.kl_coef)
+        self.stats = {}
+        self._finish_rollout(policy, last_values, np.asarray(dones, bool))
+        policy.kl_coef.fill_(self.controller.value)
+
+    def _finish_rollout(self, policy: Any, last_values: torch.Tensor, dones: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _ends(self, dones: np.ndarray) -> np.ndarray:
+        """Return whether each transition is the last of its episode, bool `(n_steps, n_envs)`."""
+        return np.vstack([self.episode_starts[1:], dones[None]]).astype(bool)
+
+    def _check_finite(self, policy: Any) -> None:
+        for name in ("rewards", "values", "log_probs"):
+            bad = np.argwhere(~np.isfinite(getattr(self, name)))
+            if len(bad):
+                step, env = bad[0]
+                segment, column = self.segments[step, env], self.columns[step, env]
+                context = policy.decode(self.observations["input_ids"][segment, : column + 1])
+                raise FloatingPointError(
+                    f"{name}[{step}, {env}] of the rollout is {getattr(self, name)[step, env]} (step, environment), "
+                    f"after {context!r}: lower learning_rate, or look at the reward function"
+                )
+
+    def _reference_log_probs(self, policy: Any) -> np.ndarray:
+        """Return the log-probabilities of the actions under the reference, in the shape of `log_probs`.
+
+        It takes some segments at a time, and keeps the output of the policy's frozen part on the way.
+        """
+        reference = np.zeros_like(self.log_probs)
+        lengths = self.observations["attention_mask"][: self.n_segments].sum(axis=1, dtype=np.int64)
+        longest = max(int(lengths.max()), 1)
+        order = np.argsort(lengths, kind="stable")  # segments of a length go together, so little is padding
+        at_once = max(1, TOKENS_AT_ONCE // longest)
+        for start in range(0, self.n_segments, at_once):
+            chosen = np.sort(order[start : start + at_once])
+            samples = self._segment_samples(chosen)
+            states = policy.trunk_states(samples.observations)
+            if states is not None:
+                if self.trunk_states is None:
+                    self.trunk_states = states.new_zeros((self.n_segments, longest, states.shape[2]))
+                self.trunk_states[torch.as_tensor(chosen, device=states.device), : states.shape[1]] = states
+                samples = self._segment_samples(chosen)
+            reference[samples.steps] = policy.reference_log_prob(samples.observations, samples.actions).cpu().numpy()
+        if not np.isfinite(reference).all():
+            raise FloatingPointError("the reference's log-probabilities are not finite: lower learning_rate")
+        return reference
+
+    # Minibatches
+
+    def _batches(self, batch_size: int | None, order: np.ndarray) -> Generator[np.ndarray, None, None]:
+        """Cut segments into batches with nearly equal numbers of actions, about `batch_size`.
+
+        Args:
+            batch_size: None for one batch.
+            order: `(groups, size)` numbers of segments, in the order they are taken; a group stays together.
+        """
+        lengths = np.bincount(self.segments.reshape(-1), minlength=self.n_segments)[order].sum(axis=1)
+        total = int(lengths.sum())
+        n_batches = 1 if batch_size is None else max(1, round(total / batch_size))
+        middle = np.cumsum(lengths) - lengths / 2
+        number = np.minimum((middle * n_batches / total).astype(int), n_batches - 1)
+        for i in np.unique(number):
+            yield order[number == i].reshape(-1)
+
+    def _segment_samples(self, chosen: np.ndarray) -> SegmentSamples:
+        """Return the segments whose numbers are `chosen`."""
+        row_of = np.full(self.n_segments, -1)
+        row_of[chosen] = np.arange(len(chosen))
+        rows = row_of[self.segments]  # (n_steps, n_envs)
+        steps = np.nonzero(rows >= 0)
+        length = int(last_columns(self.observations["attention_mask"][chosen]).max()) + 1
+        observations = {key: self.to_torch(array[chosen]) for key, array in self.observations.items()}
+        for key in ("input_ids", "attention_mask"):
+            observations[key] = observations[key][:, :length].long()
+        if self.trunk_states is not None:
+            index = torch.as_tensor(chosen, device=self.trunk_states.device)
+            observations["trunk_states"] = self.trunk_states[index, :length]
+        observations["rows"], observations["columns"] = self.to_torch(rows[steps]), self.to_torch(self.columns[steps])
+        return SegmentSamples(steps, observations, self.to_torch(self.actions[steps].reshape(-1)))
