@@ -1,23 +1,23 @@
-"""Adversarial training: the policy is held to what it says, also where its input embeddings are a little wrong.
+"""Train adversarially: keep the policy the same when its input embeddings are slightly wrong.
 
-Paper: SA-PPO, Zhang et al. 2020, https://arxiv.org/abs/2003.08938, whose regulariser is the largest KL between the
-policy and itself at a state nearby; perturbed input embeddings are Miyato et al. 2017,
-https://arxiv.org/abs/1605.07725, and for pre-trained language models SMART, Jiang et al. 2020,
-https://arxiv.org/abs/1911.03437.
+Paper: SA-PPO, Zhang et al. 2020, https://arxiv.org/abs/2003.08938. Its regulariser is the largest KL between the policy
+and itself at a state nearby. Perturbed input embeddings come from Miyato et al. 2017, https://arxiv.org/abs/1605.07725,
+and, for pre-trained language models, from SMART, Jiang et al. 2020, https://arxiv.org/abs/1911.03437.
 
 `coef * mean KL(pi(.|s) || pi(.|s + delta))` over the action positions is added to the loss of any algorithm that calls
-`evaluate_actions` and `backward`: an identity on the log-probabilities has a backward pass that also sends `coef` into
-the regulariser (as Megatron-LM's `MoEAuxLossAutoScaler` does). Values, log-probabilities and entropies stay what they
-are. Departures from the papers:
+`evaluate_actions` and `backward`. This works by an identity on the log-probabilities, whose backward pass also sends
+`coef` into the regulariser (as Megatron-LM's `MoEAuxLossAutoScaler` does). Values, log-probabilities and entropies do
+not change. Departures from the papers:
 
-- delta is found by projected gradient ascent (Madry et al. 2018), not by SGLD or convex relaxations: a random start,
-  for the KL has no gradient at 0; steps of 2.5 radii over their number; the unit gradient a token; projection.
-- The ball is an L2 ball a token. Its radius is relative, `epsilon` times the mean norm of the model's input embeddings
-  as they are now, so that embeddings which grow buy no robustness.
-- One delta a sequence, which all actions after it see: a state of its own an action would cost a pass a token.
-- The KL is at the policy's temperature and over its action space, without top-k and top-p: what one set keeps and the
-  other drops would make it infinite.
-- Its gradient runs through both distributions, as the loss says; SMART's is symmetric, Miyato's holds the clean one.
+- delta is found by projected gradient ascent (Madry et al. 2018), not by SGLD or convex relaxations. It starts at
+  random, because the KL has no gradient at 0. It takes the unit gradient per token, in steps of 2.5 radii over their
+  number, and projects after each step.
+- The ball is an L2 ball per token. Its radius is relative: `epsilon` times the mean norm of the model's input
+  embeddings as they are now, so that growing embeddings do not make the policy look robust.
+- There is one delta per sequence, and all actions after it see it: one state per action would cost one pass per token.
+- The KL is taken at the policy's temperature and over its action space, but without top-k and top-p: a token that one
+  set keeps and the other drops would make it infinite.
+- Its gradient runs through both distributions. SMART's loss is symmetric, Miyato's holds the clean distribution fixed.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ Observations = dict[str, torch.Tensor]
 
 
 class AdversarialRegulariser:
-    """The regulariser of one policy. Not a module: it owns no parameters.
+    """Add the regulariser to the loss of one policy. It owns no parameters, so it is no module.
 
-    Every call of `evaluate_actions` whose log-probabilities a loss differentiates adds it once, whatever the loss is
-    multiplied with.
+    Every call of `evaluate_actions` whose log-probabilities a loss differentiates adds it once, no matter how the loss
+    is scaled.
 
     Args:
-        coef: what the mean KL is multiplied with, in the loss.
+        coef: factor of the mean KL in the loss.
         epsilon: radius of a token's ball, in mean norms of the input embeddings.
-        steps: gradient steps to find the worst delta, each one forward and backward pass.
+        steps: gradient steps to find the worst delta; each costs one forward and one backward pass.
 
     Raises:
         ValueError: an argument is out of range.
@@ -73,7 +73,7 @@ class AdversarialRegulariser:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"adversarial_steps={steps!r}: expected a whole number of at least 1")
         self.coef, self.epsilon, self.steps = coef, epsilon, steps
-        self._kls: list[torch.Tensor] = []  # of the calls since `take_figures`
+        self._kls: list[torch.Tensor] = []  # of the calls since `take_metrics`
 
     def attach(
         self,
@@ -122,14 +122,14 @@ class AdversarialRegulariser:
         result: torch.Tensor = checkpoint(total, delta, use_reentrant=False)
         return result
 
-    def take_figures(self) -> dict[str, float]:
-        """`adversarial_kl`: the mean KL of the updates since the last call, in nats an action; nothing without any."""
+    def take_metrics(self) -> dict[str, float]:
+        """Return `adversarial_kl`, the mean KL in nats per action since the last call; {} if there was no update."""
         kls, self._kls = self._kls, []
         return {"adversarial_kl": float(torch.stack(kls).mean())} if kls else {}
 
 
 class _AddLoss(torch.autograd.Function):
-    """The identity on its first argument; the gradient of the second, a scalar, is the third."""
+    """Return the first argument; in the backward pass the gradient of the second, a scalar, is the third."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, loss: torch.Tensor, coef: float) -> torch.Tensor:
@@ -143,7 +143,7 @@ class _AddLoss(torch.autograd.Function):
 
 @torch.no_grad()
 def radius_of(policy: LanguageModelPolicy, epsilon: float) -> torch.Tensor:
-    """`epsilon` times the mean L2 norm of the input embeddings as the module gives them out, a scalar."""
+    """Return `epsilon` times the mean L2 norm of the input embeddings as the module outputs them, a scalar."""
     module = policy.embedding()
     some = torch.arange(min(64, len(module.weight)), device=module.weight.device)
     scale = module(some).float().norm() / module.weight[some].float().norm()  # not 1 where the module scales them
@@ -152,7 +152,7 @@ def radius_of(policy: LanguageModelPolicy, epsilon: float) -> torch.Tensor:
 
 
 def random_start(policy: LanguageModelPolicy, obs: Observations, radius: torch.Tensor) -> torch.Tensor:
-    """A delta of norm `radius` in a random direction at every token, padding too, `(batch, length, embedding size)`."""
+    """Return random directions of norm `radius`, one per token, padding too: `(batch, length, embedding size)`."""
     ids = obs["input_ids"]
     noise = torch.randn(*ids.shape, policy.embedding().weight.shape[1], device=ids.device)
     return radius * _unit(noise)
@@ -167,19 +167,19 @@ def ascend(
     steps: int,
     where: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The delta that raises the KL most, by projected gradient ascent; it leaves the parameters' `.grad` alone.
+    """Return the delta that raises the KL most, by projected gradient ascent. The parameters' `.grad` stays as it is.
 
     Args:
         policy: the policy.
         obs: as in `evaluate_actions`.
         clean: the hidden states `(n, hidden_size)` of the actions without a delta.
         start: a delta to start from, `(batch, length, embedding size)`.
-        radius: of the L2 ball of a token.
-        steps: of size 2.5 radii over their number.
-        where: the tokens that are perturbed, `(batch, length)` bool; all but padding by default.
+        radius: radius of a token's L2 ball.
+        steps: gradient steps; each has the size 2.5 radii over their number.
+        where: the tokens to perturb, `(batch, length)` bool; all but padding by default.
 
     Returns:
-        `(batch, length, embedding size)` float32, within the ball, and 0 outside `where`.
+        float32 `(batch, length, embedding size)`, within the ball, and 0 outside `where`.
     """
     ids, lengths = read_contexts(obs)
     real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
@@ -195,9 +195,9 @@ def ascend(
 
 
 def hidden_at(policy: LanguageModelPolicy, obs: Observations, delta: torch.Tensor | None = None) -> torch.Tensor:
-    """The actor's hidden states `(n, hidden_size)` at the actions, with `delta` added to its input embeddings.
+    """Return the actor's hidden states at the actions, `(n, hidden_size)`, with `delta` added to its input embeddings.
 
-    With a delta the whole trunk runs: stored trunk states are those of the clean input.
+    With a delta the whole trunk runs, because stored trunk states belong to the clean input.
     """
     if "rows" not in obs:  # the row's last token; with its place given, nothing goes through the KV cache
         lengths = read_contexts(obs)[1]
@@ -211,7 +211,7 @@ def hidden_at(policy: LanguageModelPolicy, obs: Observations, delta: torch.Tenso
 
 @contextmanager
 def perturbed(embedding: nn.Module, delta: torch.Tensor) -> Iterator[None]:
-    """The output `(batch, length, size)` of an embedding gets `delta` added, which is cut to the contexts' length."""
+    """Add `delta`, cut to the contexts' length, to the output `(batch, length, size)` of an embedding."""
 
     def add(module: nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
         return output + delta[:, : output.shape[1]].to(output.dtype)
@@ -224,7 +224,7 @@ def perturbed(embedding: nn.Module, delta: torch.Tensor) -> Iterator[None]:
 
 
 def divergences(policy: LanguageModelPolicy, clean: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """KL(clean || other) of the next token, `(n,)` nats, from hidden states `(n, hidden_size)`; in chunks of logits."""
+    """Return KL(clean || other) of the next token in nats, `(n,)`, from hidden states `(n, hidden_size)` each."""
 
     def log_probs(hidden: torch.Tensor) -> torch.Tensor:
         logits = policy.language_model.head(hidden)[..., : policy.n_actions]
@@ -245,7 +245,7 @@ def divergences(policy: LanguageModelPolicy, clean: torch.Tensor, other: torch.T
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors of norm 1, and 0 for a vector of 0, such as the gradient of a token that no action sees."""
+    """Return vectors of norm 1, and 0 for a vector of 0, such as the gradient of a token that no action sees."""
     return vectors / vectors.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(vectors.dtype).tiny)
 
 

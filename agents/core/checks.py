@@ -1,4 +1,4 @@
-"""Stops for numbers that are none: before an optimiser step ruins the weights, and where ruined weights show."""
+"""Refuse arguments and models that do not fit, and numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
     finite = torch.stack(torch._foreach_norm([grad for _, grad in named])).isfinite() if named else torch.ones(1)
     if not finite.all():
         bad = (~finite).nonzero().flatten().tolist()
-        # Clipping a gradient whose norm is not finite spoils all of it, so where all is spoilt none is to blame.
+        # Clipping spoils every gradient if the total norm is not finite. If all are spoilt, no single one is named.
         which = "the gradient" if len(bad) == len(named) else f"the gradient of {named[bad[0]][0]}"
         raise FloatingPointError(
             f"{which} is not finite, and the step was not taken: the loss has overflowed; lower learning_rate, "
@@ -41,14 +41,14 @@ def check_results(
     entropies: torch.Tensor,
     decode: Callable[[torch.Tensor], Any],
 ) -> None:
-    """Name the context where the weights give something that is no number.
+    """Stop where the results of `TokenPolicy.evaluate_actions` are not finite, and show the context.
 
     Args:
-        obs: of an update, see `TokenPolicy.evaluate_actions`, whose results the next three are.
+        obs: the observations of the update.
         values: `(n, 1)`.
         log_probs: `(n,)`.
         entropies: `(n,)`.
-        decode: makes a text of token ids.
+        decode: turns token ids into text.
 
     Raises:
         FloatingPointError: a value, a log-probability or an entropy is not finite.
@@ -69,10 +69,10 @@ def check_results(
 
 
 def check_sizes(model: LanguageModel, name: str | None, n_actions: int, max_length: int) -> None:
-    """Refuse a model whose vocabulary or positions do not go with the environment's.
+    """Refuse a model whose vocabulary or positions do not fit the environment.
 
     Raises:
-        ValueError: they do not.
+        ValueError: they do not fit.
     """
     vocab_size = model.vocab_size
     if not n_actions <= vocab_size <= 1.1 * n_actions + 16:  # more than padding of the embedding
@@ -106,7 +106,7 @@ def check_arguments(
     top_p: float | None,
     use_sde: bool,
 ) -> None:
-    """Refuse spaces and arguments that no `TokenPolicy` has.
+    """Refuse spaces and arguments that no policy of this package can have.
 
     Raises:
         ValueError: the message names the first one.

@@ -1,7 +1,7 @@
-"""The distribution of the next token, top-k and top-p, and log-probabilities without ever holding all logits.
+"""Sample the next token, keep top-k and top-p, and compute log-probabilities without ever holding all logits.
 
-A vocabulary is large: `(tokens, vocab_size)` logits and what autograd keeps of them, not the model, are what fills the
-memory of an update. `log_probs_and_entropies` computes them in chunks of `LOGITS_AT_ONCE`.
+A vocabulary is large. The memory of an update is filled not by the model but by logits, `(tokens, vocab_size)`, and by
+what autograd keeps of them. `log_probs_and_entropies` computes them in chunks of `LOGITS_AT_ONCE`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOGITS_WITHOUT_GRADIENTS = 2**22  # nothing is computed twice there, so chunks m
 
 
 class TokenDistribution(CategoricalDistribution):
-    """SB3's categorical distribution, made for a large vocabulary: without torch's checks, each a pass over it."""
+    """Adapt SB3's categorical distribution to a large vocabulary: torch's checks, each a pass over it, are off."""
 
     def proba_distribution(self, action_logits: torch.Tensor) -> TokenDistribution:
         """Set the logits, `(n, n_actions)`.
@@ -43,9 +43,9 @@ class TokenDistribution(CategoricalDistribution):
         return self
 
     def sample(self) -> torch.Tensor:
-        """One token a row, `(n,)`, by inverting the cumulated probabilities.
+        """Draw one token per row, `(n,)`, by inverting the cumulated probabilities.
 
-        It takes one random number a row, where `torch.multinomial` takes one for every token of the vocabulary.
+        That takes one random number per row, where `torch.multinomial` takes one for every token of the vocabulary.
         """
         cumulated = self.distribution.probs.double().cumsum(dim=-1)
         threshold = torch.rand_like(cumulated[:, :1]) * cumulated[:, -1:]
@@ -56,9 +56,9 @@ class TokenDistribution(CategoricalDistribution):
 def keep_top(
     logits: torch.Tensor, top_k: int | None, top_p: float | None, taken: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Logits `(n, n_actions)` with -inf outside the k most probable tokens and the smallest set of probability p.
+    """Return logits `(n, n_actions)`, -inf outside the k most probable tokens and the smallest set of probability p.
 
-    `taken` tokens, `(n,)`, are always inside; None for k or p leaves that restriction out.
+    The tokens `taken`, `(n,)`, always stay. None for k or p lifts that restriction.
     """
     kept = None
     if top_k is not None and top_k < logits.shape[-1]:
@@ -83,15 +83,15 @@ def log_probs_and_entropies(
     vocab_size: int,
     *more: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities `(n,)` and entropies `(n,)` of `n` actions, in nats.
+    """Return the log-probabilities `(n,)` and entropies `(n,)` of `n` actions, in nats.
 
     Args:
-        logits: gives the logits `(m, n_actions)` of m hidden states, m actions and the m rows of each of `more`.
+        logits: returns the logits `(m, n_actions)` of m hidden states, m actions and m rows of each of `more`.
         hidden: `(n, hidden_size)`.
         actions: `(n,)` int64.
-        vocab_size: how wide the logits are; more than `LOGITS_AT_ONCE` of them are computed chunk by chunk, and again
+        vocab_size: the width of the logits. More than `LOGITS_AT_ONCE` of them are computed chunk by chunk, and again
             in the backward pass.
-        *more: `(n, ...)` each, what else the logits of an action depend on; no gradient reaches them.
+        *more: whatever else the logits of an action depend on, `(n, ...)` each; no gradient reaches it.
     """
 
     def evaluate(hidden: torch.Tensor, actions: torch.Tensor, *more: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,14 +113,14 @@ def log_probs_and_entropies(
 def log_probs_without_gradients(
     logits: Logits, hidden: torch.Tensor, actions: torch.Tensor, vocab_size: int, *more: torch.Tensor
 ) -> torch.Tensor:
-    """The log-probabilities of `log_probs_and_entropies` alone, `(n,)`, in chunks of `LOGITS_WITHOUT_GRADIENTS`."""
+    """Return the log-probabilities of actions, `(n,)`, without gradients: see `log_probs_and_entropies`."""
     size = max(1, LOGITS_WITHOUT_GRADIENTS // vocab_size)
     chunks = zip(*(tensor.split(size) for tensor in (hidden, actions, *more)), strict=True)
     return torch.cat([logits(h, a, *m).log_softmax(dim=-1).gather(1, a[:, None]).squeeze(1) for h, a, *m in chunks])
 
 
 class _LogProbAndEntropy(torch.autograd.Function):
-    """`log_softmax`, its entry for the action, and its entropy, keeping one array of the size of the logits.
+    """Compute log-probability and entropy of an action from its logits, keeping one array of the size of the logits.
 
     With p the probabilities, `d log p_a / dz = 1[a] - p` and `dH / dz = -p (log p + H)`.
     """
@@ -147,5 +147,5 @@ class _LogProbAndEntropy(torch.autograd.Function):
 
 
 def _finite(log_probs: torch.Tensor) -> torch.Tensor:
-    """With a number for -inf, where 0 * log 0 is meant to be 0: exp(-10000) is 0 in every type."""
+    """Replace -inf by a number, so that 0 * log 0 is 0: exp(-10000) is 0 in every type."""
     return log_probs.clamp(min=-1e4)

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gymnasium as gym
+
+from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.registration import check_environment
-
-if TYPE_CHECKING:
-    from rlhf_envs.episodes import EpisodeBatch
 
 __all__ = ["like_batch", "open_batch"]
 
 
 def open_batch(env: Any, n: int, **env_kwargs: Any) -> EpisodeBatch:
-    """`n` rows of the episodes of an environment, on their own state.
+    """Open `n` rows of an environment's episodes, whose state is their own.
 
     Args:
-        env: an id, or a text environment (single, batched, or SB3's around it), whose task, data and reward are taken.
+        env: an id, or a text environment (single, batched, or wrapped for SB3), whose task, data and reward are taken.
         n: rows.
-        **env_kwargs: the environment's arguments, where `env` is an id.
+        **env_kwargs: the environment's arguments, if `env` is an id.
 
     Raises:
-        ValueError: the id is unknown; the message lists those that exist.
+        ValueError: the id is unknown; the message lists the ids that exist.
         TypeError: `env` is no text environment.
     """
-    import gymnasium as gym
-
-    from rlhf_envs.episodes import EpisodeBatch
-
     if isinstance(env, str):
         kwargs = {**gym.spec(check_environment(env)).kwargs, **env_kwargs}
         if "task" in kwargs:
@@ -42,9 +38,7 @@ def open_batch(env: Any, n: int, **env_kwargs: Any) -> EpisodeBatch:
 
 
 def like_batch(batch: EpisodeBatch, n: int) -> EpisodeBatch:
-    """Another batch of `n` rows with the same task, data and reward."""
-    from rlhf_envs.episodes import EpisodeBatch
-
+    """Return another batch of `n` rows with the same task, data and reward."""
     return EpisodeBatch(
         n,
         batch.task,

@@ -1,10 +1,10 @@
-"""The per-environment KV cache: the last hidden state of each context, for the price of one token.
+"""Keep a KV cache with one slot per environment: the last hidden state of each context costs one token.
 
-`SlottedTrunk` is a pure function of the contexts it is given. It remembers, slot by slot, the ids it has seen; a
-context that is its slot's own grown by one token is decoded in one batched step over all slots, one that has not
-changed is answered from memory, and any other is prefilled, all such rows in one batch. New weights empty the slots. So
-no caller can make it wrong, whatever order it steps, resets or evaluates in. (Only weights that are changed through
-`.data`, which torch cannot see, want a call of `clear`.)
+`SlottedTrunk` is a pure function of the contexts it is given. It remembers the ids that each slot has seen. A context
+that extends its slot by one token is decoded in one batched step over all slots. A context that has not changed is
+answered from memory. All other contexts are prefilled in one batch. New weights empty the slots. So no caller can make
+it wrong, in whatever order it steps, resets or evaluates. (Only weights that are changed through `.data`, which torch
+cannot see, need a call of `clear`.)
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["SlottedTrunk", "Trunk"]
 
 
 class _OptimizerSteps:
-    """Counts the steps of all optimisers, since a fused one changes weights without raising their version."""
+    """Count the steps of all optimisers, because a fused one changes weights without raising their version."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -41,7 +41,7 @@ _steps = _OptimizerSteps()
 
 
 class SlotLayer(CacheLayerMixin):
-    """Keys and values of one block, `(slots, heads, capacity, head_dim)`, written at each slot's own position."""
+    """Hold keys and values of one block, `(slots, heads, capacity, head_dim)`, written at each slot's own position."""
 
     is_sliding = False
 
@@ -56,7 +56,7 @@ class SlotLayer(CacheLayerMixin):
         self.length = 0  # the longest slot, this token included
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        """Nothing to do: the slots are allocated at construction."""
+        """Do nothing: the slots are allocated at construction."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -76,12 +76,12 @@ class SlotLayer(CacheLayerMixin):
 
 
 class SlottedTrunk:
-    """The last hidden state of every context of a batch, through one cache slot a row.
+    """Return the last hidden state of every context of a batch, through one cache slot per row.
 
     Args:
         trunk: the base model of a causal language model.
         max_length: the longest context that will come.
-        enabled: False for the plain path, without a cache; by default the cache is tried out.
+        enabled: False for the plain path without a cache. By default the cache is tried out.
     """
 
     def __init__(self, trunk: nn.Module, max_length: int, enabled: bool | None = None) -> None:
@@ -131,14 +131,17 @@ class SlottedTrunk:
                 self._decode()
             if len(rows):
                 self._fill(rows)
-        except BaseException:  # out of memory, an interrupt: the slots do not hold what was just written down
+        except BaseException:  # out of memory, an interrupt: the slots do not hold the ids that were just written
             self.clear()
             raise
         assert self._hidden is not None
         return self._hidden.clone()
 
     def _decode(self) -> None:
-        """One token in every slot; one that did not grow gets again what it holds, or what `_fill` then replaces."""
+        """Decode one token in every slot.
+
+        A slot that did not grow decodes its last token again, or `_fill` replaces it afterwards.
+        """
         assert self._ids is not None and self._lengths is not None
         positions = self._lengths - 1
         length = int(self._lengths.max())
@@ -188,7 +191,7 @@ class SlottedTrunk:
         return hidden[torch.arange(len(ids), device=ids.device), lengths - 1], length
 
     def _fits(self) -> bool:
-        """Whether this model's cache can be slotted: tried on the shortest and the longest context."""
+        """Return whether this model's cache can be slotted: tried on the shortest and the longest context."""
         config = self.trunk.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         name = type(self.trunk).__name__

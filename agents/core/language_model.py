@@ -1,8 +1,8 @@
-"""Causal language models, seen without knowing any architecture by name.
+"""Take a causal language model apart without knowing any architecture by name.
 
-Everything here is found by looking: the list of `num_hidden_layers` blocks, what runs after the last of them, whether
-the logits really are the output embedding of the last hidden state. So any decoder of `transformers` fits, and one that
-does not says so when it is loaded and not in the middle of a run.
+Everything is found by looking: the list of `num_hidden_layers` blocks, the modules that run after the last block, and
+whether the logits are the output embedding of the last hidden state. So any decoder of `transformers` fits, and a model
+that does not fit is refused when it is loaded, not in the middle of a run.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ TrainPart = Literal["full", "head"] | int
 
 
 class LanguageModel(nn.Module):
-    """A Hugging Face causal language model split into its trunk and its head.
+    """Split a Hugging Face causal language model into its trunk and its head.
 
     Args:
         model: any `AutoModelForCausalLM`. It is used in place: it is the model that learns.
-        train: what learns: "full"; k, the last k blocks with the final norm and the head; or "head" (k = 0), the head
-            alone. Everything else is frozen, and a head that is tied to the frozen input embedding is untied first.
+        train: what learns. "full": everything. k: the last k blocks, the final norm and the head. "head" (k = 0): the
+            head alone. The rest is frozen, and a head that is tied to the frozen input embedding is untied first.
 
     Raises:
         ValueError: `train` is out of range, or the model's logits are not its head applied to its last hidden state.
@@ -51,7 +51,7 @@ class LanguageModel(nn.Module):
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits of last hidden states: `(..., hidden_size)` to `(..., vocab_size)`, in float32."""
+        """Return the logits of last hidden states: `(..., hidden_size)` to `(..., vocab_size)`, in float32."""
         logits = self.model.get_output_embeddings()(hidden).float()
         if self.soft_cap:
             logits = self.soft_cap * torch.tanh(logits / self.soft_cap)
@@ -60,7 +60,7 @@ class LanguageModel(nn.Module):
     def logits(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
     ) -> torch.Tensor:
-        """Logits `(n, vocab_size)` after the tokens at `(rows, columns)`, each `(n,)`, of contexts `(batch, L)`."""
+        """Return the logits `(n, vocab_size)` after the tokens at `rows`, `columns` (`(n,)` each) of right-padded contexts."""
         return self.head(hidden_states(self.model.base_model, input_ids, attention_mask)[rows, columns])
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -68,16 +68,16 @@ class LanguageModel(nn.Module):
         return function(*args)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters that learn, by name; tied ones once."""
+        """Return the parameters that learn, by name; tied ones once."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
     def copy_trunk(self) -> nn.Module:
-        """A second trunk that shares the frozen parameters and has its own of those that learn."""
+        """Return a second trunk: it shares the frozen parameters and has its own copies of the others."""
         frozen = {id(p): p for p in self.model.base_model.parameters() if not p.requires_grad}
         return copy.deepcopy(self.model.base_model, frozen)
 
     def split(self, trunk: nn.Module) -> SplitTrunk | None:
-        """This trunk, or its copy, in its frozen part and the rest; None where that cannot be."""
+        """Split this trunk, or its copy, into the frozen part and the rest; return None if it does not split."""
         if self.n_frozen is None:
             return None
         split = SplitTrunk(trunk, find_blocks(trunk, self.config.num_hidden_layers), self.n_frozen)
@@ -118,14 +118,14 @@ class LanguageModel(nn.Module):
             module.requires_grad_(True)
 
     def _count_frozen(self, train: TrainPart) -> int | None:
-        """How many of the first blocks never change; None where everything learns."""
+        """Return how many of the first blocks never change; None if everything learns."""
         if train == "full":
             return None
         return int(self.config.num_hidden_layers) - (0 if train == "head" else train)
 
     @torch.no_grad()
     def _modules_after(self, last_block: nn.Module) -> list[nn.Module]:
-        """The leaf modules of the trunk that first run after the last block: the final norm, a projection."""
+        """Return the leaf modules of the trunk that first run after the last block: the final norm, a projection."""
         seen: list[nn.Module] = []
         before: set[int] = set()
         passed = False
@@ -159,16 +159,17 @@ class LanguageModel(nn.Module):
 
 
 class SplitTrunk:
-    """A trunk in two parts: its frozen blocks, which run once, and the rest, which goes on from their output.
+    """Run a trunk in two parts: its frozen blocks, which run once, and the rest, which goes on from their output.
 
-    The trunk itself runs both: for the first part, a hook on the first block that learns takes its input and stops the
-    pass; for the second, the frozen blocks pass on what they are given and a hook hands that block the stored input. So
-    any decoder fits whose blocks hand each other one hidden state, whatever it computes before them.
+    The trunk itself runs both parts. For the first, a hook on the first block that learns takes that block's input and
+    stops the pass. For the second, the frozen blocks return their input, and a hook hands the first block that learns
+    the stored states. So any decoder fits whose blocks hand each other one hidden state, whatever it computes before
+    them.
 
     Args:
         trunk: the base model.
         blocks: its list of blocks.
-        n_frozen: how many of the first never change; where that is all, the stored output is the trunk's own.
+        n_frozen: how many of the first blocks never change. If that is all, the stored output is the trunk's own.
     """
 
     def __init__(self, trunk: nn.Module, blocks: nn.ModuleList, n_frozen: int) -> None:
@@ -179,7 +180,7 @@ class SplitTrunk:
 
     @torch.no_grad()
     def states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """What the frozen blocks make of right-padded contexts `(batch, length)`: `(batch, length, hidden_size)`."""
+        """Return the frozen blocks' output, `(batch, length, hidden_size)`, for right-padded contexts."""
         if self.entry is None:
             return hidden_states(self.trunk, input_ids, attention_mask)
         taken: list[torch.Tensor] = []
@@ -198,7 +199,7 @@ class SplitTrunk:
         raise RuntimeError("the first block that learns was never called")
 
     def finish(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """The last hidden states `(batch, length, hidden_size)`, from what `states` gave for the same contexts."""
+        """Return the last hidden states, `(batch, length, hidden_size)`, from the output of `states` for these contexts."""
         if self.entry is None:
             return states
 
@@ -214,13 +215,13 @@ class SplitTrunk:
 
     @contextmanager
     def _passing_on(self) -> Iterator[None]:
-        """The frozen blocks return what they are given."""
+        """Let the frozen blocks return their input."""
 
         def pass_on(*args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
             return hidden if self._n_outputs is None else (hidden,) + (None,) * (self._n_outputs - 1)
 
-        own = [vars(block).get("forward") for block in self.frozen]  # an instance may have one, from accelerate say
+        own = [vars(block).get("forward") for block in self.frozen]  # accelerate gives an instance its own
         for block in self.frozen:
             block.forward = pass_on
         try:
@@ -233,7 +234,7 @@ class SplitTrunk:
 
     @torch.no_grad()
     def try_out(self) -> str:
-        """Why the two parts do not make the whole, or nothing."""
+        """Return why the two parts do not make the whole; an empty string if they do."""
 
         def look(module: nn.Module, args: object, output: object) -> None:
             self._n_outputs = len(output) if isinstance(output, tuple) else None
@@ -256,14 +257,14 @@ class SplitTrunk:
 
 
 class _Reached(Exception):
-    """The pass has come to the first block that learns."""
+    """Stop a pass that has reached the first block that learns."""
 
 
 def find_blocks(trunk: nn.Module, n_blocks: int) -> nn.ModuleList:
-    """The list of a trunk's `n_blocks` blocks, found by its length.
+    """Return the list of a trunk's `n_blocks` blocks, found by its length.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such list.
     """
     for module in trunk.modules():
         if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
@@ -272,19 +273,19 @@ def find_blocks(trunk: nn.Module, n_blocks: int) -> nn.ModuleList:
 
 
 def float_tolerance(dtype: torch.dtype) -> float:
-    """How far two ways of computing the same thing may lie apart: 1e-3 in float32, 16 steps of coarser types."""
+    """Return how far two ways to compute the same may differ: 1e-3 in float32, 16 steps of coarser types."""
     return max(1e-3, 16 * torch.finfo(dtype).eps)
 
 
 def hidden_states(trunk: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Last hidden states `(batch, length, hidden_size)` of right-padded contexts, without a cache."""
+    """Return the last hidden states `(batch, length, hidden_size)` of right-padded contexts, without a cache."""
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None].expand_as(input_ids)
     output = trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
     return output.last_hidden_state
 
 
 class Snapshot(nn.Module):
-    """Frozen copies of parameters. They are buffers: they move with the policy, are saved with it and never learn."""
+    """Hold frozen copies of parameters, as buffers: they move with the policy, are saved with it and never learn."""
 
     def __init__(self, parameters: dict[str, nn.Parameter]) -> None:
         super().__init__()
@@ -292,11 +293,11 @@ class Snapshot(nn.Module):
             self.register_buffer(name.replace(".", "/"), parameter.detach().clone())
 
     def parameters_by_name(self) -> dict[str, torch.Tensor]:
-        """The copies, by the names of what they are copies of."""
+        """Return the copies by the names of their originals."""
         return {name.replace("/", "."): value for name, value in self.named_buffers()}
 
     @torch.no_grad()
     def take(self, parameters: dict[str, nn.Parameter]) -> None:
-        """Copy parameters of the same names over."""
+        """Copy the values of parameters with the same names."""
         for name, value in self.parameters_by_name().items():
             value.copy_(parameters[name])

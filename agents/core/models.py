@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
+
+from rlhf_envs.models import has_tokenizer, load_causal_lm, load_config, load_tokenizer, vocabulary_fingerprint
 
 __all__ = ["build_model", "find_model"]
 
@@ -15,13 +16,11 @@ logger = logging.getLogger(__name__)
 
 
 def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str | None]:
-    """The model that `TokenPolicy`'s argument `model` means for an environment, and its name if it has one.
+    """Return the model that a policy's argument `model` means for an environment, and its name if it has one.
 
     Raises:
-        ValueError: the environment's tokens are not those of the named model.
+        ValueError: the environment's tokens are not the named model's.
     """
-    from rlhf_envs.models import load_causal_lm, load_config
-
     n_actions = int(action_space.n)
     if isinstance(model, Path):
         model = str(model)
@@ -36,24 +35,18 @@ def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str
         return load_causal_lm(model), model
     if model is not None:
         return model, None
-    from .models import build_model
-
     logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", n_actions)
     return build_model(n_actions, max_length, n_layer=2, n_embd=64, n_head=2), None
 
 
 def _has_tokens_of(model: str, action_space: Any) -> bool:
-    """Whether the environment's token ids are the model's, as far as the environment tells."""
-    from rlhf_envs.models import has_tokenizer, load_tokenizer, vocabulary_fingerprint
-
+    """Return whether the environment's token ids are the model's, as far as the environment tells."""
     known = getattr(action_space, "vocabulary", None)
     return known is None or not has_tokenizer(model) or known == vocabulary_fingerprint(load_tokenizer(model))
 
 
 def build_model(vocab_size: int, n_positions: int, n_layer: int, n_embd: int, n_head: int) -> PreTrainedModel:
-    """Build a GPT-2-shaped model without dropout; pad is token 0 and EOS token 1, as `train_tokenizer` has them."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
+    """Build a GPT-2-shaped model without dropout; pad is token 0 and EOS is token 1, as in `train_tokenizer`."""
     config = GPT2Config(
         vocab_size=vocab_size,
         n_positions=n_positions,

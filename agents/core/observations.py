@@ -1,4 +1,4 @@
-"""Observations as the policy reads them: token ids and lengths, and minibatches cut into parts by their sequences."""
+"""Read observations: token ids and lengths, the places of the actions, and minibatches cut by their sequences."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = [
     "same_until",
 ]
 
-ACTION_KEYS = ("rows", "columns", "action_masks")  # what has a row an action and not a row a sequence
+ACTION_KEYS = ("rows", "columns", "action_masks")  # these have one row per action, not one per sequence
 
 
 def read_contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids `(batch, length)` and lengths `(batch,)` of an observation, whatever dtype SB3 has cast it to."""
+    """Return the ids `(batch, length)` and lengths `(batch,)` of an observation, whatever dtype SB3 has cast it to."""
     assert isinstance(obs, dict)
     return obs["input_ids"].long(), obs["attention_mask"].long().sum(dim=1).clamp(min=1)
 
@@ -46,7 +46,7 @@ def gather_hidden(
 
 
 def check_token_ids(obs: PyTorchObs) -> None:
-    """Refuse ids that a wrapper has rescaled: cast to whole numbers they would be other tokens.
+    """Refuse ids that a wrapper has rescaled: rounded to whole numbers, they would be other tokens.
 
     Raises:
         ValueError: an id or a mask is no whole number.
@@ -95,10 +95,10 @@ def check_appended(before: np.ndarray, after: np.ndarray, last: np.ndarray, envs
 
 
 def micro_batches(obs: dict[str, torch.Tensor], size: int) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-    """Cut a minibatch by its sequences into parts of at most `size` tokens, padding included (one sequence at least).
+    """Cut a minibatch by its sequences into parts of at most `size` tokens with their padding, or one sequence.
 
     Yields:
-        The observations of a part and the places `(n,)` of its actions in the whole.
+        the observations of a part, and the places `(n,)` of its actions in the whole.
     """
     lengths = read_contexts(obs)[1]
     order = lengths.argsort()  # sequences of a length go together, so little of a part is padding
@@ -110,9 +110,9 @@ def micro_batches(obs: dict[str, torch.Tensor], size: int) -> Iterator[tuple[dic
 
 
 def _part(obs: dict[str, torch.Tensor], chosen: torch.Tensor, n: int) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Some of the n sequences of a minibatch, and the places of their actions."""
+    """Return the `chosen` sequences among the n of a minibatch, and the places of their actions."""
     taken = {key: value[chosen] for key, value in obs.items() if "rows" not in obs or key not in ACTION_KEYS}
-    if "rows" not in obs:  # one action a row
+    if "rows" not in obs:  # one action per row
         return taken, chosen
     number = torch.full((n,), -1, device=chosen.device)  # of a sequence, in the part
     number[chosen] = torch.arange(len(chosen), device=chosen.device)

@@ -1,4 +1,4 @@
-"""The global random generators that training draws from: torch's, numpy's legacy one and Python's."""
+"""Save and restore the global random generators that training draws from: torch's, NumPy's legacy one and Python's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["get_generators", "isolated_generators", "set_generators"]
 
 
 def get_generators() -> dict[str, Any]:
-    """The states of all global generators, as new arrays and plain values."""
+    """Return the states of all global generators, as new arrays and plain values."""
     version, internal, gauss_next = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
@@ -27,7 +27,7 @@ def get_generators() -> dict[str, Any]:
 
 
 def set_generators(state: Mapping[str, Any]) -> None:
-    """Restore the states that `get_generators` gave; those of CUDA devices that are not here are left out."""
+    """Restore the states that `get_generators` returned; CUDA devices that are not here are left out."""
     torch.set_rng_state(torch.from_numpy(state["torch"].copy()))
     if torch.cuda.is_available():
         for device, saved in enumerate(state["cuda"][: torch.cuda.device_count()]):
@@ -40,7 +40,7 @@ def set_generators(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def isolated_generators(seed: int | None = None) -> Iterator[None]:
-    """Let what is inside draw from the global generators, seeded with `seed` if given, and put them back afterwards."""
+    """Let the block draw from the global generators, seeded with `seed` if given, and restore them afterwards."""
     saved = get_generators()
     try:
         if seed is not None:

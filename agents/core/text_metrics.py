@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run: one set of tags for every algorithm."""
+"""Log what TensorBoard shows of a run, under one set of tags for every algorithm."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ RewardFunction = Callable[..., Sequence[float]]
 
 
 def distinct_bigrams(texts: Sequence[str]) -> float:
-    """Distinct word bigrams over all word bigrams of some texts (distinct-2 of Li et al. 2016); 0 without any."""
+    """Return the share of distinct word bigrams in some texts (distinct-2 of Li et al. 2016); 0 without any bigram."""
     bigrams = [pair for words in map(str.split, texts) for pair in pairwise(words)]
     return len(set(bigrams)) / len(bigrams) if bigrams else 0.0
 
 
 class TextMetrics(BaseCallback):
-    """Log the figures of the episodes that ended in each rollout, under `rlhf/`.
+    """Log the metrics of the episodes that ended in each rollout, under `rlhf/`.
 
-    - `rlhf/reward` and `rlhf/reward_<component>`: means an episode, before the KL penalty; `rlhf/<judge>` for judges;
-    - `rlhf/kl`, `rlhf/kl_k3`: KL to the reference an episode in nats, as the k1 and k3 estimates of
-      http://joschu.net/blog/kl-approx.html; `rlhf/kl_coef`; `rlhf/entropy`: nats a token;
+    - `rlhf/reward` and `rlhf/reward_<component>`: means per episode, before the KL penalty; `rlhf/<judge>` for judges;
+    - `rlhf/kl`, `rlhf/kl_k3`: the KL to the reference in nats per episode, as the k1 and k3 estimates of
+      http://joschu.net/blog/kl-approx.html; `rlhf/kl_coef`; `rlhf/entropy`: nats per token;
     - `rlhf/length` in tokens, `rlhf/eos_share`, `rlhf/distinct_bigrams` (the share among every 32 completions),
       `rlhf/tokens_per_second` (rollout and update);
-    - `rlhf/adversarial_kl`, with adversarial training: nats an action, of the update before the rollout;
+    - `rlhf/adversarial_kl`, with adversarial training: nats per action, in the update before the rollout;
     - `rlhf/samples`: completions as text, and the hyperparameters with their metrics on the HPARAMS page.
 
     Args:
-        judges: further reward functions, by the name of their tag, that score the finished episodes and that the agent
-            does not train against; by default the task's own, "gold" for sentiment.
-        n_samples: completions shown a rollout.
+        judges: further reward functions by the name of their tag. They score the finished episodes, and the agent does
+            not train against them. The default is the task's own, "gold" for sentiment.
+        n_samples: completions shown per rollout.
     """
 
     def __init__(self, judges: dict[str, RewardFunction] | None = None, n_samples: int = 4) -> None:
@@ -53,11 +53,11 @@ class TextMetrics(BaseCallback):
         self._restored: Mapping[str, Any] = {}
 
     def get_state(self) -> dict[str, Any]:
-        """What `set_state` needs to go on exactly; taken between rollouts."""
+        """Return what `set_state` needs to go on exactly; call it between rollouts."""
         return {"running": self._running.copy(), "episodes": list(self._episodes)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on, when training starts, from a state of `get_state`."""
+        """Go on from a state of `get_state` when training starts."""
         self._restored = state
 
     def _on_training_start(self) -> None:
@@ -96,53 +96,53 @@ class TextMetrics(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         now = time.perf_counter()
-        figures = {"tokens_per_second": (self.num_timesteps - self._tokens) / max(now - self._clock, 1e-9)}
+        metrics = {"tokens_per_second": (self.num_timesteps - self._tokens) / max(now - self._clock, 1e-9)}
         self._clock, self._tokens = now, self.num_timesteps
-        figures |= _buffer_figures(self.locals.get("rollout_buffer") or self.locals.get("replay_buffer"))
-        figures |= self._adversarial_figures()
+        metrics |= _buffer_metrics(self.locals.get("rollout_buffer") or self.locals.get("replay_buffer"))
+        metrics |= self._adversarial_metrics()
         if self._episodes:
-            figures |= self._episode_figures()
+            metrics |= self._episode_metrics()
             self._show_samples()
             self._episodes = []
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self.logger.record_mean(f"rlhf/{name}", value)
 
-    def _adversarial_figures(self) -> dict[str, float]:
-        """Of the update before this rollout.
+    def _adversarial_metrics(self) -> dict[str, float]:
+        """Return the metrics of adversarial training in the update before this rollout.
 
         Raises:
-            TypeError: the policy is to be trained adversarially, and an update went by without it.
+            TypeError: the policy asks for adversarial training, and an update went by without it.
         """
         regulariser = getattr(self.model.policy, "adversarial", None)
         if regulariser is None:
             return {}
-        figures: dict[str, float] = regulariser.take_figures()
+        metrics: dict[str, float] = regulariser.take_metrics()
         updates = getattr(self.model, "_n_updates", 0)
         updated, self._updates = updates > self._updates, updates
-        if updated and not figures:
+        if updated and not metrics:
             raise TypeError(
                 f"adversarial_coef={regulariser.coef} does nothing in {type(self.model).__name__}: it "
                 "differentiates no evaluate_actions; take adversarial_coef=0, or an algorithm that does, such as ppo"
             )
-        return figures
+        return metrics
 
-    def _episode_figures(self) -> dict[str, float]:
+    def _episode_metrics(self) -> dict[str, float]:
         episodes = self._episodes
         components = [info["reward_components"] for info in episodes]
         prompts, completions = [info["prompt"] for info in episodes], [info["completion"] for info in episodes]
-        figures = {
+        metrics = {
             "length": float(np.mean([info["episode"]["l"] for info in episodes])),
             "reward": float(np.mean([info["episode"]["r"] for info in episodes])),
             "eos_share": float(np.mean([info["finish_reason"] == "eos" for info in episodes])),
             "distinct_bigrams": _distinct_per_group(completions),
         }
         for name in sorted({name for scores in components for name in scores}):
-            figures[f"reward_{name}"] = float(np.mean([scores[name] for scores in components if name in scores]))
+            metrics[f"reward_{name}"] = float(np.mean([scores[name] for scores in components if name in scores]))
         rows = [self._rows[info["index"]] if self._rows else {} for info in episodes]
         columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
         for name, judge in self.judges.items():
-            figures[name] = float(np.mean(evaluate_reward(judge, prompts, completions, columns)[0]))
-        return figures
+            metrics[name] = float(np.mean(evaluate_reward(judge, prompts, completions, columns)[0]))
+        return metrics
 
     def _show_samples(self) -> None:
         rows = []
@@ -153,19 +153,19 @@ class TextMetrics(BaseCallback):
 
 
 def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:
-    """The mean over groups of `size` texts: the share falls with their number, and rollouts differ in it."""
+    """Return the mean over groups of `size` texts: the share falls with their number, and rollouts differ in it."""
     groups = [completions[i : i + size] for i in range(0, max(len(completions) - size, 0) + 1, size)]
     return float(np.mean([distinct_bigrams(group) for group in groups]))
 
 
-def _buffer_figures(buffer: Any) -> dict[str, float]:
+def _buffer_metrics(buffer: Any) -> dict[str, float]:
     stats = getattr(buffer, "stats", {})
     names = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_probability")
     return {name: stats[name] for name in names if name in stats}
 
 
 def _hyperparameters(model: Any) -> dict[str, bool | str | float | int]:
-    """The plain arguments of an agent, its policy and its buffer."""
+    """Return the plain arguments of an agent, its policy and its buffer."""
     own = {name: getattr(model, name, None) for name in ("learning_rate", "n_steps", "batch_size", "n_epochs", "seed")}
     own |= {name: getattr(model, name, None) for name in ("gamma", "gae_lambda", "ent_coef", "vf_coef", "n_envs")}
     nested = [getattr(model, name, None) or {} for name in ("policy_kwargs", "rollout_buffer_kwargs")]

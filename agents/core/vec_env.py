@@ -1,4 +1,4 @@
-"""The batched environment as a Stable-Baselines3 `VecEnv`."""
+"""Wrap the batched environment as a Stable-Baselines3 `VecEnv`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["TextVecEnv", "make_vec_env"]
 
 
 class TextVecEnv(VecEnv):
-    """A `TextGenerationVectorEnv` for SB3: a step costs one array operation over all rows, not a call a row.
+    """Wrap a `TextGenerationVectorEnv` for SB3: a step costs one array operation over all rows, not one call per row.
 
-    It does what `DummyVecEnv` over `Monitor`ed `TextGenerationEnv`s does: the info of an ended episode carries
+    It does what `DummyVecEnv` over `Monitor`ed `TextGenerationEnv`s does. The info of an ended episode carries
     `terminal_observation`, `TimeLimit.truncated` (always False), Monitor's `episode` (`r`, `l`, `t`) and the keys of
-    the environment (`prompt`, `completion`, `finish_reason`, `reward_components`, `index`); other infos are empty.
+    the environment (`prompt`, `completion`, `finish_reason`, `reward_components`, `index`). Other infos are empty.
     Every observation is a new array.
     """
 
@@ -34,7 +34,7 @@ class TextVecEnv(VecEnv):
 
     @property
     def spec(self) -> Any:
-        """The specification that the environment was made from, if it was."""
+        """Return the specification that the environment was made from, or None."""
         return self.env.spec
 
     def reset(self) -> VecEnvObs:
@@ -50,11 +50,11 @@ class TextVecEnv(VecEnv):
         return self.env.episodes.observe()
 
     def step_async(self, actions: np.ndarray) -> None:
-        """Keep the actions, (n,) token ids, for `step_wait`."""
+        """Keep the actions, `(n,)` token ids, for `step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Step; observations (n, L), rewards (n,) float32, dones (n,) bool, infos."""
+        """Step all rows; return observations `(n, L)`, rewards `(n,)` float32, dones `(n,)` bool and infos."""
         steps = self.env.episodes.steps.copy()
         rewards, dones, ended, restarted = self.env.step_rows(np.asarray(self._actions))
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -73,7 +73,7 @@ class TextVecEnv(VecEnv):
         return self.env.episodes.observe(), rewards.astype(np.float32), dones, infos
 
     def get_state(self) -> dict[str, Any]:
-        """All that the next steps depend on, as new arrays and plain values; taken between two steps."""
+        """Return all that the next steps depend on, as new arrays and plain values; call it between two steps."""
         return {
             "env": self.env.get_state(),
             "reset_infos": [dict(info) for info in self.reset_infos],
@@ -98,7 +98,7 @@ class TextVecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """The attribute of the environment, for every row asked for; of a tuple with a value a row, the row's."""
+        """Return the environment's attribute per row asked for: of a tuple with one value per row, the row's value."""
         return self._per_row(getattr(self.env, attr_name), indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
@@ -114,18 +114,18 @@ class TextVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of the environment once; its result for every row asked for (of a tuple, the row's)."""
+        """Call a method of the environment once, and return its result for every row asked for, as `get_attr` does."""
         result = getattr(self.env, method_name)(*method_args, **method_kwargs)
-        if method_name == "action_masks":  # (n, V), and sb3-contrib asks for a row's
+        if method_name == "action_masks":  # (n, V), and sb3-contrib asks for one row's
             result = tuple(result)
         return self._per_row(result, indices)
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """True for `Monitor`, whose statistics are in the infos; no other wrapper is there."""
+        """Return True for `Monitor`, whose statistics are in the infos, and False for any other wrapper."""
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """A picture a row, in render mode "rgb_array"."""
+        """Return one picture per row in render mode "rgb_array", else None per row."""
         if self.render_mode != "rgb_array":
             return [None] * self.num_envs
         return list(self.env.render() or ())
@@ -146,7 +146,7 @@ def make_vec_env(
     """Make an environment for SB3.
 
     Args:
-        env: an id such as "rlhf/Sentiment-v0", its `EnvSpec`, or a callable that makes the batched environment of
+        env: an id such as "rlhf/Sentiment-v0", its `EnvSpec`, or a callable that makes the batched environment from
             `num_envs=n_envs` and the keyword arguments.
         n_envs: the number of rows.
         seed: row i is seeded with `seed + i` at the first reset.

@@ -1,4 +1,4 @@
-"""`SequenceReplayBuffer`: an SB3 replay buffer that stores a sequence once and hands out whole sequences."""
+"""Define `SequenceReplayBuffer`: an SB3 replay buffer that stores each sequence once and hands out whole sequences."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ STATE = ("actions", "rewards", "columns", "counts", "last_columns", "ended")  # 
 
 
 class SequenceReplayBuffer(ReplayBuffer):
-    """A replay buffer for token environments, as `replay_buffer_class` of a stock DQN or QR-DQN with a `QPolicy`.
+    """Store transitions of token environments: the `replay_buffer_class` of a stock DQN or QR-DQN with a `QPolicy`.
 
-    SB3's `DictReplayBuffer` stores two whole contexts a token and encodes each of them in an update. Here an episode
-    is a row of a ring and its context is stored once, grown to its end; a sample is `batch_size` transitions of whole
-    episodes, and its observations have one row an episode and the `rows` and `columns` of every action, which a
-    `QPolicy` turns into one pass. The state after an action is a later column of the same row, so `next_observations`
-    are the same contexts under other columns.
+    SB3's `DictReplayBuffer` stores two whole contexts per token, and an update encodes each of them. Here an episode is
+    one row of a ring, and its context is stored once, grown to its end. A sample is `batch_size` transitions of whole
+    episodes. Its observations have one row per episode and the `rows` and `columns` of every action, and a `QPolicy`
+    turns them into one pass. The state after an action is a later column of the same row, so `next_observations` are
+    the same contexts with other columns.
 
-    Rows come in a random order, one after the other with all their transitions, from a random transition on, and in a
-    circle: every transition is as likely as in SB3's buffer, and only the first and the last row of a sample are cut.
+    A sample takes rows in a random order, each with all its transitions. It starts at a random transition and goes
+    round in a circle. So every transition is as likely as in SB3's buffer, and only the first and the last row of a
+    sample are cut.
 
     Args:
-        buffer_size: transitions that are kept; the ring has `buffer_size / (L - 1)` rows for contexts of up to L
-            tokens, at least 2 an environment. The oldest row goes first.
-        n_steps: rewards that a target sums before it bootstraps (Sutton 1988); 1 is Q-learning. More carry the score of
-            an episode back faster, and charge the behaviour's tokens to the greedy policy: no correction is made.
-        gamma: discounts those rewards; only with `n_steps` above 1, else the algorithm's own counts.
+        buffer_size: transitions that are kept. For contexts of up to L tokens the ring has `buffer_size / (L - 1)`
+            rows, and at least 2 per environment. The oldest row goes first.
+        n_steps: rewards that a target sums before it bootstraps (Sutton 1988); 1 is Q-learning. More steps carry the
+            score of an episode back faster, but count the behaviour's tokens as the greedy policy's: no correction is
+            made.
+        gamma: discounts those rewards. It matters only with `n_steps` above 1; otherwise the algorithm's own counts.
 
     The other arguments are SB3's. `optimize_memory_usage` has to be off: contexts are never stored twice.
 
     Attributes:
-        stats: figures of the last rollout for the logger, filled by the algorithm.
+        stats: metrics of the last rollout for the logger, filled by the algorithm.
     """
 
     observation_space: spaces.Dict
@@ -73,7 +75,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Empty the buffer."""
         n, length = self.n_rows, self.length
         self.observations = {
             key: np.zeros((n, *space.shape), dtype=space.dtype)  # type: ignore[misc]
@@ -83,14 +85,14 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.rewards = np.zeros((n, length), dtype=np.float32)
         self.columns = np.zeros((n, length), dtype=np.int64)  # where in the context its action was chosen
         self.counts = np.zeros(n, dtype=np.int64)  # transitions of a row
-        self.last_columns = np.zeros(n, dtype=np.int64)  # the state after the last of them
-        self.ended = np.zeros(n, dtype=bool)  # that state is no more
+        self.last_columns = np.zeros(n, dtype=np.int64)  # the state after its last transition
+        self.ended = np.zeros(n, dtype=bool)  # whether that state is terminal
         self.pos, self.full = 0, False
         self._rows = np.zeros(self.n_envs, dtype=np.int64)  # the row that an environment's episode is in
         self._open = np.zeros(self.n_envs, dtype=bool)  # whether it goes on there
 
     def size(self) -> int:
-        """The number of transitions."""
+        """Return the number of transitions."""
         return int(self.counts.sum())
 
     # Storing
@@ -126,11 +128,11 @@ class SequenceReplayBuffer(ReplayBuffer):
         cut = np.array([bool(info.get("TimeLimit.truncated", False)) for info in infos])
         done = np.asarray(done, dtype=bool)
         self.ended[rows] = done & ~cut
-        self.last_columns[rows] = np.where(done & ~cut, before, after)  # a state that is no more needs no column
+        self.last_columns[rows] = np.where(done & ~cut, before, after)  # a terminal state needs no column
         self._open = ~done
 
     def add_episodes(self, contexts: list[np.ndarray], n_prompt: list[int], rewards: list[float]) -> None:
-        """Store logged episodes: the ids of prompt and completion, how many are the prompt's, and the score."""
+        """Store logged episodes: the ids of prompt and completion, the number of prompt tokens, and the score."""
         for ids, start, reward in zip(contexts, n_prompt, rewards, strict=True):
             row = int(self._take(1)[0])
             for stored in self.observations.values():
@@ -157,7 +159,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             self._allocate(lost)
 
     def _take(self, n: int) -> np.ndarray:
-        """The next rows of the ring, emptied."""
+        """Return the next n rows of the ring, emptied."""
         taken = (self.pos + np.arange(n)) % self.n_rows
         self.full = self.full or self.pos + n >= self.n_rows
         self.pos = (self.pos + n) % self.n_rows
@@ -167,7 +169,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     # Sampling
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DictReplayBufferSamples:  # type: ignore[override]
-        """`batch_size` transitions: observations as in the class, the rest `(batch_size, 1)`.
+        """Draw `batch_size` transitions: observations as the class describes them, the rest `(batch_size, 1)`.
 
         Raises:
             ValueError: the buffer is empty.
@@ -186,7 +188,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     def _samples(
         self, chosen: np.ndarray, rows: np.ndarray, steps: np.ndarray, env: VecNormalize | None
     ) -> DictReplayBufferSamples:
-        """Transitions `steps` (n,) of the rows `chosen[rows]`, as tensors."""
+        """Return the transitions `steps`, `(n,)`, of the rows `chosen[rows]`, as tensors."""
         at = chosen[rows]
         until = np.minimum(steps + self.n_steps, self.counts[at])
         last = until == self.counts[at]
@@ -215,7 +217,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     # Saving
 
     def get_state(self) -> dict[str, Any]:
-        """All it holds, for `set_state` of another buffer with as many rows; new arrays, of the rows in use alone."""
+        """Return all it holds, for `set_state` of a buffer with as many rows: new arrays, of the rows in use only."""
         used = self.n_rows if self.full else self.pos
         arrays = {name: getattr(self, name)[:used].copy() for name in STATE}
         contexts = {key: array[:used].copy() for key, array in self.observations.items()}
@@ -223,7 +225,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         return {**arrays, **going_on, "observations": contexts, "pos": self.pos, "full": self.full}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from where `get_state` was called. With other environments, their episodes begin new rows.
+        """Go on from where `get_state` was called. With another number of environments, episodes begin new rows.
 
         Raises:
             ValueError: the state does not fit this buffer.

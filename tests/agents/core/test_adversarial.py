@@ -137,7 +137,7 @@ def test_micro_batches_add_up_to_the_minibatch(small_model, token_spaces, size, 
         make_policy(small_model, token_spaces, coef=1.7, micro_batch_size=s, **settings) for s in (None, size)
     )
     check_equal(trained_gradients(parts, sequences()), trained_gradients(whole, sequences()))
-    assert parts.adversarial.take_figures() == pytest.approx(whole.adversarial.take_figures(), rel=1e-4)
+    assert parts.adversarial.take_metrics() == pytest.approx(whole.adversarial.take_metrics(), rel=1e-4)
 
 
 def test_one_row_a_token_as_stock_sb3_hands_them_out(small_model, token_spaces):
@@ -172,7 +172,7 @@ def test_bf16_agrees_within_its_precision(small_model, token_spaces):
     plain, half = (make_policy(small_model, token_spaces, coef=1.7, bf16=bf16) for bf16 in (False, True))
     trained_gradients(plain, sequences()), trained_gradients(half, sequences())
     assert all(p.grad.dtype == torch.float32 for p in half.parameters() if p.grad is not None)
-    one, other = (policy.adversarial.take_figures()["adversarial_kl"] for policy in (plain, half))
+    one, other = (policy.adversarial.take_metrics()["adversarial_kl"] for policy in (plain, half))
     assert other == pytest.approx(one, rel=0.05) and other != one
 
 
@@ -248,9 +248,9 @@ def test_values_log_probabilities_and_entropies_are_untouched(small_model, token
     )
     assert all(torch.equal(one, other) for one, other in results)
     with torch.no_grad():
-        policy.adversarial.take_figures()
+        policy.adversarial.take_metrics()
         policy.evaluate_actions(sequences(), ACTIONS)
-    assert policy.adversarial.take_figures() == {}, "no search where no gradient is wanted"
+    assert policy.adversarial.take_metrics() == {}, "no search where no gradient is wanted"
 
 
 def trained_weights(**kwargs: Any) -> tuple[Any, list[torch.Tensor]]:
@@ -295,7 +295,7 @@ def test_stock_algorithms_train_with_it_and_the_first_ratio_is_1(algorithm):
     agent.rollout_buffer.get = lambda batch_size=None: (old.append(s.old_log_prob) or s for s in get(batch_size))
     agent.learn(14 * 6)
     assert (new[0] - old[0]).abs().max() < 1e-4
-    assert agent.policy.adversarial.take_figures()["adversarial_kl"] > 0
+    assert agent.policy.adversarial.take_metrics()["adversarial_kl"] > 0
 
 
 def test_training_lowers_the_kl_that_the_attack_finds():

@@ -231,7 +231,7 @@ def test_the_reference_is_decoded_as_the_policy_is(settings):
         assert (torch.exp(log_prob - samples.old_log_prob) - 1).abs().max() < 1e-4
 
 
-def test_the_figures_of_a_rollout_by_hand():
+def test_the_metrics_of_a_rollout_equal_those_by_hand():
     agent = make_agent(buffer_kwargs={"kl_coef": 0.1, "kl_target": 0.01, "kl_horizon": 100}, learning_rate=1e-2)
     agent.learn(agent.n_steps * agent.n_envs)
     before = agent.rollout_buffer.controller.value
