@@ -60,12 +60,20 @@ class LanguageModelPolicy(ActorCriticPolicy):
     is_language_model: ClassVar[bool] = True
     reads_action_masks: ClassVar[bool] = False
     kl_coef: torch.Tensor
+    _arguments: dict[str, Any]
+
+    def __new__(cls, *_: Any, **arguments: Any) -> LanguageModelPolicy:
+        """Remember the arguments, which `save` and SB3's own `load` need to build the policy again."""
+        policy = super().__new__(cls)
+        policy._arguments = arguments
+        return policy
 
     def __init__(
         self,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
+        *,
         model: str | Any | None = None,
         train: TrainPart = "full",
         temperature: float = 1.0,
@@ -86,7 +94,6 @@ class LanguageModelPolicy(ActorCriticPolicy):
             optimizer_class=optimizer_class,
             optimizer_kwargs=optimizer_kwargs,
         )
-        self._given_model = (model,)  # in a tuple: a module would be registered, and saved, twice
         self.train_part, self.bf16 = train, bf16
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
@@ -107,7 +114,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         """Build nothing here, where SB3 would build its MLPs: `_build_heads` is called once the model is there."""
 
     def _build_heads(self) -> None:
-        """Build what stands beside the language model; a subclass adds its own networks."""
+        """Build the networks besides the language model; a subclass adds its own networks."""
         self.value_net = nn.Linear(self.language_model.hidden_size, 1)
         nn.init.zeros_(self.value_net.weight)
         nn.init.zeros_(self.value_net.bias)
@@ -118,19 +125,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
         check_gradients(self.named_parameters())
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        return dict(
-            observation_space=self.observation_space,
-            action_space=self.action_space,
-            lr_schedule=self._dummy_schedule,
-            model=self._given_model[0],
-            train=self.train_part,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            bf16=self.bf16,
-            optimizer_class=self.optimizer_class,
-            optimizer_kwargs=self.optimizer_kwargs,
-        )
+        spaces_and_rate = dict(observation_space=self.observation_space, action_space=self.action_space)
+        return self._arguments | spaces_and_rate | {"lr_schedule": self._dummy_schedule}
 
     # The model
 

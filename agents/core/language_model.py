@@ -60,7 +60,7 @@ class LanguageModel(nn.Module):
     def logits(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
     ) -> torch.Tensor:
-        """Return the logits `(n, vocab_size)` after the tokens at `rows`, `columns` (`(n,)` each) of right-padded contexts."""
+        """Return the logits `(n, vocab_size)` after the tokens at `(rows, columns)` of right-padded contexts."""
         return self.head(hidden_states(self.model.base_model, input_ids, attention_mask)[rows, columns])
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -199,7 +199,7 @@ class SplitTrunk:
         raise RuntimeError("the first block that learns was never called")
 
     def finish(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the last hidden states, `(batch, length, hidden_size)`, from the output of `states` for these contexts."""
+        """Return the last hidden states, `(batch, length, hidden_size)`, from what `states` returned."""
         if self.entry is None:
             return states
 

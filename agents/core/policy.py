@@ -42,7 +42,7 @@ class TokenPolicy(LanguageModelPolicy):
         adversarial_epsilon: L2 norm of that change for one token, in mean norms of the input embeddings.
         adversarial_steps: gradient steps that look for it. Each costs one forward and one backward pass.
 
-    The other arguments are those of `LanguageModelPolicy`: `model`, `train`, `temperature`, `top_k`, `top_p`, `bf16`,
+    The other arguments are `LanguageModelPolicy`'s: `model`, `train`, `temperature`, `top_k`, `top_p`, `bf16`,
     `optimizer_class` and `optimizer_kwargs`.
 
     Raises:
@@ -54,6 +54,7 @@ class TokenPolicy(LanguageModelPolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
+        *,
         model: str | Any | None = None,
         train: TrainPart = "full",
         value: Literal["shared", "separate"] = "shared",
@@ -75,11 +76,6 @@ class TokenPolicy(LanguageModelPolicy):
             raise ValueError(f"compile=True with adversarial_coef={adversarial_coef}: a compiled pass is not perturbed")
         self.value_kind, self.micro_batch_size, self.compile_update = value, micro_batch_size, compile
         self.adversarial = regulariser if adversarial_coef else None
-        self._adversarial_arguments = dict(
-            adversarial_coef=adversarial_coef,
-            adversarial_epsilon=adversarial_epsilon,
-            adversarial_steps=adversarial_steps,
-        )
         super().__init__(observation_space, action_space, lr_schedule, model=model, train=train, **kwargs)
 
     # Construction
@@ -98,14 +94,6 @@ class TokenPolicy(LanguageModelPolicy):
                 )
             self._critic = Trunk(self.value_trunk, self.max_length, self.language_model, like=self._actor)
         super()._build_heads()
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = dict(
-            value=self.value_kind,
-            micro_batch_size=self.micro_batch_size,
-            compile=self.compile_update,
-        )
-        return super()._get_constructor_parameters() | own | self._adversarial_arguments
 
     # Rollout
 

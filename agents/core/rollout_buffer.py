@@ -43,7 +43,7 @@ class SequenceRolloutBuffer(SegmentBuffer):
             rollout.
         probability_shaping: beta. P is the probability that the policy gave the token when it chose it.
 
-    The other arguments are those of `SegmentBuffer`.
+    The other arguments are `SegmentBuffer`'s.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ class EpisodeRolloutBuffer(SegmentBuffer):
     Args:
         group_size: episodes of one prompt that are handed out together.
 
-    The other arguments are those of `SegmentBuffer`.
+    The other arguments are `SegmentBuffer`'s.
     """
 
     def __init__(self, *args: Any, group_size: int = 1, **kwargs: Any) -> None:

@@ -40,7 +40,7 @@ class QPolicy(LanguageModelPolicy):
             tokens that nobody takes is a guess, and a maximum over a vocabulary of guesses is too high (BCQ makes the
             case for it: Fujimoto et al. 2019, https://arxiv.org/abs/1812.02900).
 
-    The other arguments are those of `LanguageModelPolicy`: `model`, `train`, `temperature` (which divides the logits of
+    The other arguments are `LanguageModelPolicy`'s: `model`, `train`, `temperature` (which divides the logits of
     the reference), `bf16`, `optimizer_class` and `optimizer_kwargs`.
 
     Attributes:
@@ -57,6 +57,7 @@ class QPolicy(LanguageModelPolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
+        *,
         beta: float | None = None,
         top_k: int | None = 32,
         **kwargs: Any,
@@ -87,9 +88,6 @@ class QPolicy(LanguageModelPolicy):
             model.get_output_embeddings().requires_grad_(False)
         self.value_net.requires_grad_(self.learns_value)
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"beta": self.beta}
-
     @property
     def _trunk(self) -> Any:
         return self.language_model.model.base_model
@@ -109,7 +107,7 @@ class QPolicy(LanguageModelPolicy):
     def q_values(self, obs: PyTorchObs) -> torch.Tensor:
         """Return Q of all tokens, `(n, n_actions)`; with several heads `(n, n_heads, n_actions)`.
 
-        The n states are those of `LanguageModelPolicy.hidden`.
+        The n states are the places that `LanguageModelPolicy.hidden` reads.
         """
         return self._heads_of(self.q_head(self.hidden(obs).float()))
 

@@ -342,3 +342,13 @@ def test_at_start_is_the_reference_and_gives_the_learned_weights_back(algorithm)
         assert all(torch.equal(one, other) for one, other in zip(before, policy.parameters(), strict=True))
     assert all(torch.equal(one, other) for one, other in zip(learned, policy.parameters(), strict=True))
     assert not all(torch.equal(one, other) for one, other in zip(before, learned, strict=True))
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "nlpo", "qrdqn", "ilql"])
+def test_sb3s_own_save_and_load_keep_the_arguments_and_the_weights(algorithm, tmp_path):
+    agent = make(algorithm, "rlhf/TokenBandit-v0", n_envs=2, seed=0, top_k=7, temperature=0.7, device="cpu")
+    agent.policy.save(tmp_path / "policy.pt")
+    loaded = type(agent.policy).load(tmp_path / "policy.pt", device="cpu")
+    assert (loaded.top_k, loaded.temperature) == (7, 0.7)
+    saved = agent.policy.state_dict()
+    assert all(torch.equal(value.nan_to_num(), saved[name].nan_to_num()) for name, value in loaded.state_dict().items())
