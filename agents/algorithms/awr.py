@@ -64,7 +64,7 @@ class AWR(PolicyGradient):
         )
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        rewards = buffer.rewards - buffer.stats["kl_coef"] * buffer.kl
+        rewards = buffer.rewards - buffer.kl_coef * buffer.kl
         returns = rewards_to_go(rewards, buffer.segments)
         advantages = returns - buffer.values
         return (advantages - advantages.mean()) / (advantages.std() + 1e-8), returns

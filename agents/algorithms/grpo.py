@@ -82,8 +82,8 @@ class GRPO(PolicyGradient):
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         scores = buffer.scores.astype(np.float64)
         if self.kl == "reward":
-            scores = scores - buffer.stats["kl_coef"] * buffer.sum_by_episode(buffer.kl)
-        self._kl_coef = buffer.stats["kl_coef"] if self.kl == "loss" else 0.0
+            scores = scores - buffer.kl_coef * buffer.sum_by_episode(buffer.kl)
+        self._kl_coef = buffer.kl_coef if self.kl == "loss" else 0.0
         advantages = relative_to_group(scores, self.group_size, self.scale_rewards)
         return spread(advantages, buffer), spread(scores, buffer)
 

@@ -74,9 +74,6 @@ class ILQLPolicy(QPolicy):
         values: torch.Tensor = self.value_net(self.hidden(obs).float())
         return values
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"imitates": self.imitates}
-
 
 class ILQL(QAgent):
     """Learn offline from logged and rated completions with implicit language Q-learning (ILQL).

@@ -54,9 +54,6 @@ class NLPOPolicy(TokenPolicy):
         self.mask_policy = Snapshot(self.language_model.trained_parameters())
         self._masker = Trunk(self._actor.module, self.max_length, self.language_model, like=self._actor)
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"mask_top_p": self.mask_top_p}
-
     def start_parameters(self) -> dict[str, tuple[Any, torch.Tensor]]:
         """Return what `TokenPolicy` does, and the mask policy's parameters, which start as the model's."""
         first = self.reference.parameters_by_name()

@@ -49,9 +49,6 @@ class QuantilePolicy(QPolicy):
     def _heads_of(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        return super()._get_constructor_parameters() | {"n_quantiles": self.n_quantiles}
-
 
 class QRDQN(QAgent, sb3_contrib.QRDQN):
     """Train with quantile-regression deep Q-learning (QR-DQN).

@@ -59,7 +59,7 @@ class Reinforce(PolicyGradient):
         super().__init__(policy, env, learning_rate, vf_coef=vf_coef, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        rewards = buffer.rewards - buffer.stats["kl_coef"] * buffer.kl
+        rewards = buffer.rewards - buffer.kl_coef * buffer.kl
         returns = rewards_to_go(rewards, buffer.segments)
         advantages = returns
         if self.baseline == "value":

@@ -62,7 +62,7 @@ class RLOO(PolicyGradient):
         )
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        scores = buffer.scores - buffer.stats["kl_coef"] * buffer.sum_by_episode(buffer.kl)
+        scores = buffer.scores - buffer.kl_coef * buffer.sum_by_episode(buffer.kl)
         advantages = leave_one_out(scores, self.group_size)
         if self.normalize_advantage:
             advantages = advantages / (advantages.std() + 1e-8)
