@@ -19,7 +19,8 @@ from typer.cli import get_docs_for_click
 
 import agents
 from agents.cli import app
-from agents.registry import available, default_arguments, get_algorithm
+from agents.registry import available, get_algorithm
+from agents.registry import describe as describe_algorithm
 from agents.training.hyperparams import default_hyperparams
 from rlhf_envs.registration import describe, text_environments
 
@@ -102,8 +103,8 @@ Source: [`{module.replace(".", "/")}.py`]({REPOSITORY}/{module.replace(".", "/")
 def document_algorithm(name: str) -> str:
     """Return the page of an algorithm: its class, its defaults, and its settings per environment."""
     cls = get_algorithm(name)
-    values = {k: v for k, v in default_arguments(cls).items() if isinstance(v, bool | int | float | str | None)}
-    values = {k: v for k, v in values.items() if k != "env" and not k.startswith("_")}
+    values = {k: v for k, v in describe_algorithm(cls).defaults.items() if k != "env" and not k.startswith("_")}
+    values = {k: v for k, v in values.items() if isinstance(v, bool | int | float | str | None)}
     defaults = table("argument", "default", rows=[(f"`{k}`", f"`{v!r}`") for k, v in sorted(values.items())])
     settings = []
     for env_id in text_environments():
