@@ -2,7 +2,7 @@
 
     python examples/people_in_the_loop.py [tokens] [pairs] [--person]     # a person: you label, at a web page
 
-Else simulated annotators choose by "gold", with noise, and one in ten clicks at random. The agent never meets "gold",
+Else simulated annotators choose by "gold", with noise, and one in ten chooses at random. The agent never meets "gold",
 but what was learned from the choices. The store keeps them: run it again, and more are added. `rlhf loop` does rounds.
 """
 

@@ -69,7 +69,7 @@ def check_custom_task(example: dict[str, Any], printed: str, folder: Path) -> No
     assert [float(score) for score, *_ in samples] == pytest.approx(rewards, abs=0.0051)
 
 
-def check_hacking_without_leash(example: dict[str, Any], printed: str, folder: Path) -> None:
+def check_hacking_without_kl_penalty(example: dict[str, Any], printed: str, folder: Path) -> None:
     cells = [re.findall(ESTIMATE, line) for line in printed.splitlines() if " ± " in line]
     assert len(cells) == 2 and all(len(row) == len(example["FIGURES"]) for row in cells)
     kls = [number(row[list(example["FIGURES"]).index("kl")]) for row in cells]
@@ -129,7 +129,7 @@ def test_example(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # what they write
-    small = {"hacking_without_leash": ["64", "0", "8"], "people_in_the_loop": ["64", "8"]}
+    small = {"hacking_without_kl_penalty": ["64", "0", "8"], "people_in_the_loop": ["64", "8"]}
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *small.get(name, ["64"])])
     example = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     CHECKS[name](example, capsys.readouterr().out, tmp_path)

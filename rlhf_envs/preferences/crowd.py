@@ -1,4 +1,4 @@
-"""Turn a crowd's judgements into preference rows, and find annotators who click at random."""
+"""Turn a crowd's judgements into preference rows, and find annotators who choose at random."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def dawid_skene_shares(items: Sequence[Item], judgements: Sequence[Judgement]) -
 
 
 def find_pair_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Figures] | None:
-    """Return who seems to click at random in comparisons, and how far their answers agree with the others'.
+    """Return who seems to choose at random in comparisons, and how far their answers agree with the others'.
 
     None where that cannot be told: fewer than two annotators have made `ENOUGH` comparisons that others made too.
 

@@ -23,7 +23,7 @@ class Figures(NamedTuple):
 
     n: int  # answers to items that others (who are no spammers) answered too
     agreement: float  # with the others: probability of the same vote, or correlation of ratings; nan if n is 0
-    probability: float  # that the annotator clicks at random
+    probability: float  # that the annotator chooses at random
 
 
 class SpamReport(NamedTuple):

@@ -1,6 +1,6 @@
 """Show reward hacking: without the KL penalty the agent learns to please the reward model, not to praise films.
 
-Run `python examples/hacking_without_leash.py [tokens] [seed] [pairs]`; `rlhf train` has the penalty on.
+Run `python examples/hacking_without_kl_penalty.py [tokens] [seed] [pairs]`; `rlhf train` has the penalty on.
 
 As in Gao et al. 2022 (https://arxiv.org/abs/2210.10760) the proxy knows little: it is fitted here, in half a minute, to
 200 comparisons of film snippets by people's mean ratings. The judge ("gold") learned from other labels and never meets
