@@ -75,12 +75,7 @@ items = sa.Table(
     sa.Column("needed", sa.Integer, nullable=False, server_default="0"),
 )
 IN_QUEUE = sa.text("items.needed > 0")
-sa.Index(
-    "items_in_queue",
-    items.c.priority.desc(),
-    items.c.id,
-    **_where("needed > 0"),
-)
+sa.Index("items_in_queue", items.c.priority.desc(), items.c.id, **_where("needed > 0"))
 
 tasks = sa.Table(
     "tasks",
@@ -120,12 +115,7 @@ sa.Index(
 )
 sa.Index("judgements_of_annotator", judgements.c.annotator_id, judgements.c.id)
 
-settings = sa.Table(
-    "settings",
-    metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("value", AnyText),
-)
+settings = sa.Table("settings", metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", AnyText))
 
 invitations = sa.Table(
     "invitations",
