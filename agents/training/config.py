@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from ..saving.folders import CONFIG
 from .hyperparams import default_hyperparams
 
-__all__ = ["Pairs", "TrainConfig", "parse_pairs"]
+__all__ = ["Pairs", "Part", "TrainConfig", "find_config", "parse_pairs"]
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
 
@@ -44,7 +46,12 @@ def _literal(text: str) -> Any:
     return text
 
 
+def _parse_part(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
 Pairs = Annotated[dict[str, Any], BeforeValidator(parse_pairs)]  # a dict, also given as key:value texts
+Part = Annotated[int | str | None, BeforeValidator(_parse_part)]  # of the model; a number of blocks may be text
 
 
 class TrainConfig(BaseModel):
@@ -64,7 +71,7 @@ class TrainConfig(BaseModel):
     model: str | None = Field(
         None, description="Model to train: tiny, smollm2, a folder or a hub id. The environment's own by default."
     )
-    train: int | str | None = Field(
+    train: Part = Field(
         None, description="What learns: full, head, or a number of last blocks.", json_schema_extra={"type": "text"}
     )
     kl_coef: float | None = Field(None, ge=0, description="Coefficient of the KL penalty; 0 turns it off.")
@@ -100,11 +107,6 @@ class TrainConfig(BaseModel):
     progress: bool = Field(
         True, description="Show a progress bar.", json_schema_extra={"flags": ["-P", "--progress/--no-progress"]}
     )
-
-    @field_validator("train", mode="before")
-    @classmethod
-    def _blocks(cls, value: Any) -> Any:
-        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @property
     def env_id(self) -> str:
@@ -146,3 +148,43 @@ class TrainConfig(BaseModel):
         name = self.env_id.rpartition("/")[2]
         taken = [p.name.removeprefix(f"{name}_") for p in parent.glob(f"{name}_*")]
         return parent / f"{name}_{1 + max((int(k) for k in taken if k.isdecimal()), default=0)}"
+
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+
+def find_config(
+    cls: type[Config], folder: str | Path, given: TrainConfig | None, free: Collection[str], kind: str, needs: str
+) -> Config:
+    """Return the configuration of a folder.
+
+    Args:
+        cls: the class of the configuration.
+        folder: the run's folder.
+        given: flags that were given with `--resume`. The flags in `free` replace the run's, all others must agree.
+        free: names of fields.
+        kind: what the folder is of, for messages.
+        needs: a field that every configuration of this kind has.
+
+    Raises:
+        ValueError: it is no folder of this kind, or a flag disagrees with the run.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise ValueError(f"--resume {folder}: no run's folder, it has no {CONFIG}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if needs not in values:
+            raise ValueError(f"it has no {needs}")
+        saved = cls(**values)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is not the configuration of a {kind}: {error}") from error
+    changed = {}
+    for name in sorted(given.model_fields_set & cls.model_fields.keys() if given is not None else ()):
+        value, before = getattr(given, name), getattr(saved, name)
+        if name in free:
+            changed[name] = value
+        elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out")
+    return saved.model_copy(update=changed)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import difflib
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from rlhf_envs.files import replace_file
 
 from ..registry import available, describe, get_algorithm
 
-__all__ = ["check_keys", "default_hyperparams", "parse_yaml", "read_settings", "write_section"]
+__all__ = ["check_keys", "default_hyperparams", "nearest", "parse_yaml", "read_settings", "write_section"]
 
 FOLDER = Path(__file__).parent / "settings"
 ENVIRONMENTS, ANY = "environments", "any"
@@ -89,7 +89,7 @@ def parse_yaml(text: str) -> Any:
 def _check_section(file: str | Path, name: Any, settings: Any) -> None:
     names = [*available(), ANY]
     if name not in names:
-        raise ValueError(f"settings {file}: section {name!r} is no algorithm; {_nearest(str(name), names)}")
+        raise ValueError(f"settings {file}: section {name!r} is no algorithm; {nearest(str(name), sorted(names))}")
     where = f"settings {file}, section {name!r}"
     if not isinstance(settings, dict) or not all(isinstance(key, str) for key in settings):
         raise ValueError(f"{where}: expected settings such as 'n_envs: 32', got {settings!r}")
@@ -120,12 +120,15 @@ def check_keys(file: str | Path, section: str, settings: Iterable[str], algo: st
         known |= {"kl_coef"}  # a run leaves it out for algorithms that do not take it
     for key in settings:
         if key not in known:
-            raise ValueError(f"settings {file}, section {section!r}: {algo} takes no {key!r}; {_nearest(key, known)}")
+            raise ValueError(
+                f"settings {file}, section {section!r}: {algo} takes no {key!r}; {nearest(key, sorted(known))}"
+            )
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(names))}"
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Return a hint for a name that is none of `names`: the one that is most alike, or all of them."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
 
 
 @cache

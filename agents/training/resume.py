@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -15,9 +14,9 @@ from ..core.random_state import get_generators, isolated_generators
 from ..registry import get_algorithm
 from ..saving.bundle import BundleError, holds, read
 from ..saving.checkpoints import Checkpoints
-from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, is_bundle
+from ..saving.folders import AGENT, CHECKPOINTS, is_bundle
 from ..saving.loading import load
-from .config import TrainConfig
+from .config import TrainConfig, find_config
 from .logger import check_wandb
 from .report import REPORT
 from .run import Prepared, build_callbacks, build_environment, evaluate_held_out
@@ -30,31 +29,8 @@ FREE = ("progress", "verbose", "threads")
 
 
 def find_run(folder: str | Path, given: TrainConfig | None = None) -> TrainConfig:
-    """Return the configuration of a run's folder.
-
-    Args:
-        folder: the run's folder.
-        given: flags that were given with `--resume`. The flags in `FREE` replace the run's, all others must agree.
-
-    Raises:
-        ValueError: it is no run's folder, or a flag disagrees with the run.
-    """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise ValueError(f"--resume {folder}: no run's folder, it has no {CONFIG}")
-    try:
-        saved = TrainConfig(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not the configuration of a run: {error}") from error
-    free = {}
-    for name in sorted(given.model_fields_set & saved.model_fields_set if given is not None else ()):
-        value, before = getattr(given, name), getattr(saved, name)
-        if name in FREE:
-            free[name] = value
-        elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out")
-    return saved.model_copy(update=free)
+    """Return the configuration of a run's folder, with `given` flags, see `find_config`."""
+    return find_config(TrainConfig, folder, given, FREE, "run", "algo")
 
 
 def is_finished(folder: str | Path) -> bool:

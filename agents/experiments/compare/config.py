@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -13,14 +12,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ...saving.folders import CONFIG
-from ...training.config import parse_pairs
-from ...training.hyperparams import parse_yaml
+from ...training.config import Pairs, Part, parse_pairs
+from ...training.hyperparams import nearest, parse_yaml
 
 __all__ = ["CompareConfig", "join_existing", "read_settings"]
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ADDED = {"algos", "seeds", "kl_coefs", "overrides", "folder"}  # what an existing comparison may get more of
 CHANGED = {"jobs", "metric", "threshold", "keep_agents"}  # what it may change; all else has to agree
+PARSERS: dict[str, Callable[[str], Any]] = {
+    ".json": json.loads,
+    ".toml": tomllib.loads,
+    ".yaml": parse_yaml,
+    ".yml": parse_yaml,
+}
 
 
 class CompareConfig(BaseModel):
@@ -51,7 +56,7 @@ class CompareConfig(BaseModel):
         json_schema_extra={"flags": ["-f", "--folder"]},
     )
     model: str | None = Field(None, description="Model to train: tiny, smollm2, a folder or a hub id.")
-    train: int | str | None = Field(
+    train: Part = Field(
         None, description="What learns: full, head, or a number of last blocks.", json_schema_extra={"type": "text"}
     )
     n_envs: int | None = Field(None, gt=0, description="Episodes side by side. Each algorithm's own by default.")
@@ -60,7 +65,7 @@ class CompareConfig(BaseModel):
     )
     top_k: int | None = Field(None, ge=1, description="Draw from the k most probable tokens.")
     top_p: float | None = Field(None, gt=0, le=1, description="Draw from the smallest set of this probability.")
-    hyperparams: dict[str, Any] = Field(
+    hyperparams: Pairs = Field(
         {},
         description="Further arguments of all algorithms; repeat the flag.",
         json_schema_extra={"flags": ["-params", "--hyperparams"]},
@@ -70,7 +75,7 @@ class CompareConfig(BaseModel):
         description="Arguments of one algorithm, such as ppo.n_epochs:4; repeat the flag.",
         json_schema_extra={"flags": ["--override"]},
     )
-    env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment; repeat the flag.")
+    env_kwargs: Pairs = Field({}, description="Arguments of the environment; repeat the flag.")
     evaluations: int = Field(10, ge=1, description="Evaluations per run, at equal steps; the last is after training.")
     test_episodes: int = Field(128, ge=2, description="Held-out prompts of an evaluation, the same ones each time.")
     test_split: Literal["test", "validation"] = Field("test", description="Split of these held-out prompts.")
@@ -88,11 +93,6 @@ class CompareConfig(BaseModel):
     def _split(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
-    @field_validator("hyperparams", "env_kwargs", mode="before")
-    @classmethod
-    def _pairs(cls, value: Any) -> Any:
-        return parse_pairs(value)
-
     @field_validator("overrides", mode="before")
     @classmethod
     def _nested(cls, value: Any) -> Any:
@@ -105,11 +105,6 @@ class CompareConfig(BaseModel):
                 raise ValueError(f"{key!r} names no algorithm and argument, such as ppo.n_epochs:4")
             nested.setdefault(label, {})[name] = argument
         return nested
-
-    @field_validator("train", mode="before")
-    @classmethod
-    def _blocks(cls, value: Any) -> Any:
-        return int(value) if isinstance(value, str) and value.isdecimal() else value
 
     @field_validator("algos", "kl_coefs")
     @classmethod
@@ -157,31 +152,20 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         ValueError: the file has another suffix, is not well-formed (the message has the line), or has an unknown name.
         OSError: the file cannot be read.
     """
-    settings = _parse(Path(path))
+    text, suffix = Path(path).read_text(encoding="utf-8"), Path(path).suffix.lower()
+    if suffix not in PARSERS:
+        raise ValueError(f"{path}: expected a .toml, .yaml or .json file")
+    try:
+        settings = PARSERS[suffix](text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: expected names and values, such as tokens: 60000")
     for name in settings:
         if name not in CompareConfig.model_fields:
-            near = difflib.get_close_matches(str(name), CompareConfig.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(CompareConfig.model_fields)}"
+            hint = nearest(str(name), list(CompareConfig.model_fields))
             raise ValueError(f"{path}: unknown setting {name!r}; {hint}")
     return settings
-
-
-def _parse(path: Path) -> Any:
-    parsers: dict[str, Callable[[str], Any]] = {
-        ".json": json.loads,
-        ".toml": tomllib.loads,
-        ".yaml": parse_yaml,
-        ".yml": parse_yaml,
-    }
-    text = path.read_text(encoding="utf-8")
-    if path.suffix.lower() not in parsers:
-        raise ValueError(f"{path}: expected a .toml, .yaml or .json file")
-    try:
-        return parsers[path.suffix.lower()](text)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
 
 
 def join_existing(config: CompareConfig) -> CompareConfig:
@@ -213,11 +197,7 @@ def join_existing(config: CompareConfig) -> CompareConfig:
 
 
 def _check_joins(config: CompareConfig, saved: CompareConfig) -> None:
-    """Refuse a configuration that is not of the comparison that its folder holds.
-
-    Raises:
-        ValueError: the message names the setting and both values.
-    """
+    """Raise ValueError, with the setting and both values, if the configuration is not the folder's comparison."""
     for name in config.model_fields_set - ADDED - CHANGED:
         value, before = getattr(config, name), getattr(saved, name)
         if value != before:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ...saving.folders import CONFIG
-from ...training.config import TrainConfig
+from ...training.config import TrainConfig, find_config
 
 __all__ = ["LoopConfig", "find_loop"]
 
@@ -118,31 +116,5 @@ class LoopConfig(TrainConfig):
 
 
 def find_loop(folder: str | Path, given: LoopConfig | None = None) -> LoopConfig:
-    """Return the configuration of a loop's folder.
-
-    Args:
-        folder: the run's folder.
-        given: flags that were given with `--resume`. The flags in `FREE` replace the run's, all others must agree.
-
-    Raises:
-        ValueError: it is no loop's folder, or a flag disagrees with the run.
-    """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise ValueError(f"--resume {folder}: no run's folder, it has no {CONFIG}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if "rounds" not in values:
-            raise ValueError("it has no rounds")
-        saved = LoopConfig(**values)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not the configuration of a loop: {error}") from error
-    changed: dict[str, Any] = {}
-    for name in sorted(given.model_fields_set & LoopConfig.model_fields.keys() if given is not None else ()):
-        value, before = getattr(given, name), getattr(saved, name)
-        if name in FREE:
-            changed[name] = value
-        elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag} {value} beside --resume: the run in {folder} has {before}; leave the flag out")
-    return saved.model_copy(update=changed)
+    """Return the configuration of a loop's folder, with `given` flags, see `agents.training.config.find_config`."""
+    return find_config(LoopConfig, folder, given, FREE, "loop", "rounds")

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ...training.config import TrainConfig, parse_pairs
+from ...training.config import Pairs, TrainConfig
 from .space import parse_range
 
 __all__ = ["TuneConfig"]
@@ -42,14 +42,14 @@ class TuneConfig(BaseModel):
         [], description="Range of an argument: name:low..high or name:choice,choice; repeat the flag."
     )
     only: list[str] = Field([], description="Search this argument, and no other that is not named; repeat the flag.")
-    hyperparams: dict[str, Any] = Field(
+    hyperparams: Pairs = Field(
         {},
         description="Arguments that are the same in all trials; repeat the flag.",
         json_schema_extra={"flags": ["-params", "--hyperparams"]},
     )
     settings: str | None = Field(None, description="YAML file of settings to start from, instead of ours.")
     n_envs: int | None = Field(None, gt=0, description="Episodes side by side.")
-    env_kwargs: dict[str, Any] = Field({}, description="Arguments of the environment; repeat the flag.")
+    env_kwargs: Pairs = Field({}, description="Arguments of the environment; repeat the flag.")
     seed: int = Field(0, ge=0, description="First seed of the trials, and seed of the sampler.")
     storage: str | None = Field(
         None, description="Optuna's storage, such as sqlite:///study.db. By default study.db in the search's folder."
@@ -65,11 +65,6 @@ class TuneConfig(BaseModel):
     )
     device: str = Field("auto", description="auto, cpu or cuda.")
     threads: int | None = Field(None, gt=0, description="CPU threads of torch; all cores by default.")
-
-    @field_validator("hyperparams", "env_kwargs", mode="before")
-    @classmethod
-    def _pairs(cls, value: Any) -> Any:
-        return parse_pairs(value)
 
     @field_validator("space")
     @classmethod
@@ -106,17 +101,6 @@ class TuneConfig(BaseModel):
 
     def run(self, seed: int, chosen: dict[str, Any]) -> TrainConfig:
         """Return the configuration of one training run with chosen settings."""
-        given = dict(
-            algo=self.algo,
-            env=self.env,
-            n_timesteps=self.tokens,
-            n_envs=self.n_envs,
-            seed=seed,
-            hyperparams={**self.hyperparams, **chosen},
-            settings=self.settings,
-            env_kwargs=self.env_kwargs,
-            device=self.device,
-            threads=self.threads,
-            progress=False,
-        )
-        return TrainConfig.model_validate(given)
+        shared = self.model_dump(include={"algo", "env", "n_envs", "settings", "env_kwargs", "device", "threads"})
+        hyperparams = {**self.hyperparams, **chosen}
+        return TrainConfig(**shared, n_timesteps=self.tokens, seed=seed, hyperparams=hyperparams, progress=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from ...training.hyperparams import nearest
 
 if TYPE_CHECKING:
     import optuna
@@ -144,9 +145,7 @@ def search_space(
     ranges |= given
     for name in (*given, *only):
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sorted(known))}"
-            raise ValueError(f"--space {name}: {algo} takes no such argument; {hint}")
+            raise ValueError(f"--space {name}: {algo} takes no such argument; {nearest(name, sorted(known))}")
         if name not in ranges:
             raise ValueError(f"--only {name}: no range is known for it, give one with --space {name}:low..high")
     chosen = {name: found for name, found in ranges.items() if name in known and (not only or name in set(only))}

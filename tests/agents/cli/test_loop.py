@@ -82,7 +82,7 @@ def test_resume_takes_flags_that_the_run_has_and_no_others(done: tuple[Any, Path
     assert "run_id is gone" in same.output
     other = rlhf("--resume", str(tmp_path), "--people", "301")
     assert other.exit_code == 2
-    assert "--people 301 beside --resume: the run in" in other.output
+    assert "--people 301 with --resume: the run in" in other.output
 
 
 @pytest.mark.parametrize(

@@ -425,7 +425,7 @@ def test_where_people_label_all_nobody_is_simulated() -> None:
 def test_a_run_goes_on_as_it_was_configured(unbroken: LoopResult, tmp_path: Path) -> None:
     assert find_loop(unbroken.folder) == unbroken.config
     assert find_loop(unbroken.folder, LoopConfig(labels=12, rounds=5)).rounds == 5
-    with pytest.raises(ValueError, match=r"--labels 13 beside --resume: the run in .* has 12; leave the flag out"):
+    with pytest.raises(ValueError, match=r"--labels 13 with --resume: the run in .* has 12; leave the flag out"):
         find_loop(unbroken.folder, LoopConfig(labels=13))
     with pytest.raises(ValueError, match=r"no run's folder, it has no config\.json"):
         find_loop(tmp_path)
