@@ -16,7 +16,7 @@ from .notes import write_notes
 from .outcome import Outcome
 from .plan import Arm
 
-__all__ = ["ArmReport", "Improvement", "Point", "Report", "analyse"]
+__all__ = ["ArmReport", "Point", "Report", "analyse"]
 
 NEVER = Reached(0, 0, None, None)
 MAX_PAIRED = 8  # up to so many arms, every pair gets an interval; with more, each arm against the best
@@ -29,14 +29,6 @@ class Point(NamedTuple):
     step: int
     tokens: float
     metric: Estimate
-
-
-class Improvement(NamedTuple):
-    """Hold the probability that a run of the arm `better` ends better than a run of the arm `than`."""
-
-    better: str
-    than: str
-    probability: Estimate
 
 
 @dataclass(frozen=True)
@@ -98,7 +90,7 @@ class Report:
         failed: the errors of failed runs, by the names of the runs.
         unfinished: the names of runs that neither finished nor failed.
         arms: the arms, the best first.
-        improvement: pairs of arms.
+        improvement: pairs of arms, and the probability that a run of the first ends better than one of the second.
         samples: completions of the same prompts by the first run of each arm: before, halfway and at the end.
         config: the configuration of the comparison, as JSON.
     """
@@ -112,13 +104,13 @@ class Report:
     failed: dict[str, str]
     unfinished: list[str]
     arms: list[ArmReport]
-    improvement: list[Improvement]
+    improvement: list[tuple[str, str, Estimate]]
     samples: list[dict[str, Any]]
     config: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `report.json`."""
-        pairs = [{"better": x.better, "than": x.than, **x.probability.over_runs()} for x in self.improvement]
+        pairs = [{"better": better, "than": than, **found.over_runs()} for better, than, found in self.improvement]
         return vars(self) | {
             "failed": [{"run": run, "error": error} for run, error in self.failed.items()],
             "arms": [arm.to_json() for arm in self.arms],
@@ -132,17 +124,17 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> Report:
     Raises:
         ValueError: no run has the configured metric.
     """
-    finished = [outcome for outcome in outcomes if outcome.result is not None]
     arms = {outcome.run.arm.name: outcome.run.arm for outcome in outcomes}
     of = {name: [outcome for outcome in outcomes if outcome.run.arm.name == name] for name in arms}
-    done = {name: [outcome for outcome in of[name] if outcome.result is not None] for name in arms}
-    metric = _metric(config, finished)
+    done = {name: [outcome for outcome in of[name] if outcome.result] for name in arms}
+    metric = _metric(config, [outcome for outcome in outcomes if outcome.result])
     ranked = sorted(
         (_summarise(arm, of[name], done[name], metric) for name, arm in arms.items()),
         key=lambda arm: -arm.metrics[metric].mean if arm.metrics else np.inf,
     )
     threshold = _threshold(config, ranked, metric)
     frontier = _frontier(ranked, metric)
+    reached = {name: reach([_series(outcome, metric) for outcome in done[name]], threshold) for name in arms}
     return Report(
         env=config.env_id,
         tokens=config.tokens,
@@ -151,15 +143,8 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> Report:
         threshold=threshold,
         notes=write_notes(config, outcomes, metric),
         failed={o.run.name: o.error for o in outcomes if o.error is not None},
-        unfinished=[o.run.name for o in outcomes if o.error is None and o.result is None],
-        arms=[
-            replace(
-                arm,
-                reached=reach([_series(outcome, metric) for outcome in done[arm.name]], threshold),
-                on_frontier=arm.name in frontier,
-            )
-            for arm in ranked
-        ],
+        unfinished=[o.run.name for o in outcomes if o.error is None and not o.result],
+        arms=[replace(arm, reached=reached[arm.name], on_frontier=arm.name in frontier) for arm in ranked],
         improvement=_improvements({arm.name: done[arm.name] for arm in ranked if arm.metrics}, metric),
         samples=[sample for arm in ranked for sample in _samples(arm.name, done[arm.name][:1])],
         config=json.loads(config.model_dump_json()),
@@ -172,33 +157,30 @@ def _metric(config: CompareConfig, finished: Sequence[Outcome]) -> str:
         if finished and config.metric not in (known := finished[0].last()):
             raise ValueError(f"no run has the metric {config.metric!r}: there are {', '.join(known)}")
         return config.metric
-    judges: list[str] = next((outcome.result["judges"] for outcome in finished if outcome.result), [])
-    return judges[0] if judges else "reward"
+    judges = finished[0].result["judges"] if finished else []
+    return str(judges[0]) if judges else "reward"
 
 
 def _summarise(arm: Arm, outcomes: Sequence[Outcome], finished: Sequence[Outcome], metric: str) -> ArmReport:
     """Return the report of an arm, as far as it depends on no other arm."""
     failed = sum(outcome.error is not None for outcome in outcomes)
-    report = ArmReport(
-        arm.name, arm.label, arm.algo, arm.kl_coef, len(finished), failed, len(outcomes), metrics={}, curve=[]
-    )
+    report = ArmReport(arm.name, arm.label, arm.algo, arm.kl_coef, len(finished), failed, len(outcomes), {}, [])
     if not finished:
         return report
-    results = [outcome.result for outcome in finished if outcome.result is not None]
     last = [outcome.last() for outcome in finished]  # all metrics of each run
     names = [name for name in last[0] if all(name in ends for ends in last)]
     gains = [ends[metric] - o.curve(metric)[0] for o, ends in zip(finished, last, strict=True)]
     error = float(np.std(gains, ddof=1) / len(gains) ** 0.5) if len(gains) > 1 else None
-    settings = {name: value for name, value in results[0]["config"].items() if name in SETTINGS and value is not None}
+    chosen = finished[0].result["config"]
     return replace(
         report,
         metrics={name: iqm([ends[name] for ends in last]) for name in names},
         curve=_curve(finished, metric),
         per_seed={str(o.run.seed): ends[metric] for o, ends in zip(finished, last, strict=True)},
         gain={"mean": float(np.mean(gains)), "standard_error": error},
-        tokens=iqm([result["tokens"] for result in results]),
-        seconds=iqm([result["seconds"] for result in results]),
-        settings=settings,
+        tokens=iqm([outcome.result["tokens"] for outcome in finished]),
+        seconds=iqm([outcome.result["seconds"] for outcome in finished]),
+        settings={name: value for name, value in chosen.items() if name in SETTINGS and value is not None},
     )
 
 
@@ -218,11 +200,8 @@ def _curve(finished: Sequence[Outcome], metric: str) -> list[Point]:
 
 def _series(outcome: Outcome, metric: str) -> list[tuple[float, float, float]]:
     """Return tokens, seconds and metric of every evaluation."""
-    return [
-        (e["tokens"], e["seconds"], e["estimates"][metric]["mean"])
-        for e in outcome.evaluations
-        if metric in e["estimates"]
-    ]
+    there = [e for e in outcome.evaluations if metric in e["estimates"]]
+    return [(e["tokens"], e["seconds"], e["estimates"][metric]["mean"]) for e in there]
 
 
 def _threshold(config: CompareConfig, ranked: Sequence[ArmReport], metric: str) -> float:
@@ -244,12 +223,12 @@ def _frontier(arms: Sequence[ArmReport], metric: str) -> set[str]:
     }
 
 
-def _improvements(done: Mapping[str, Sequence[Outcome]], metric: str) -> list[Improvement]:
-    """Return pairs of arms, the better arm first; `done` has the finished runs of each arm, the best arm first."""
+def _improvements(done: Mapping[str, Sequence[Outcome]], metric: str) -> list[tuple[str, str, Estimate]]:
+    """Return `Report.improvement`, the better arm of a pair first, from the runs of each arm, the best arm first."""
     scores = {name: [outcome.last()[metric] for outcome in outcomes] for name, outcomes in done.items()}
     names = list(scores)
     pairs = combinations(names, 2) if len(names) <= MAX_PAIRED else ((names[0], other) for other in names[1:])
-    return [Improvement(x, y, improvement(scores[x], scores[y])) for x, y in pairs]
+    return [(x, y, improvement(scores[x], scores[y])) for x, y in pairs]
 
 
 def _samples(arm: str, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:

@@ -14,14 +14,8 @@ OVERSHOOT = 0.05  # a share of the budget
 
 
 def write_notes(config: CompareConfig, outcomes: Sequence[Outcome], metric: str) -> list[str]:
-    """Return the notes: few seeds, failed runs, what was not equal, and what came to the same.
-
-    Args:
-        config: the configuration of the comparison.
-        outcomes: what became of all runs.
-        metric: the name of the compared metric.
-    """
-    finished = [outcome for outcome in outcomes if outcome.result is not None]
+    """Return the notes: few seeds, failed runs, what was not equal, and what came to the same in the metric."""
+    finished = [outcome for outcome in outcomes if outcome.result]
     notes = []
     if config.seeds == 1:
         notes.append(
@@ -45,15 +39,14 @@ def _inequalities(config: CompareConfig, finished: Sequence[Outcome], metric: st
     """Say what should be equal and is not."""
     notes = []
     by_arm = {outcome.run.arm.name: outcome for outcome in finished}
-    results = {name: outcome.result for name, outcome in by_arm.items() if outcome.result is not None}
-    if len({outcome.result["prompts"] for outcome in finished if outcome.result}) > 1:
+    if len({outcome.result["prompts"] for outcome in finished}) > 1:
         notes.append("The held-out prompts differ between runs: the data has changed under the comparison.")
-    if len({outcome.result["reference"] for outcome in finished if outcome.result}) > 1:
+    if len({outcome.result["reference"] for outcome in finished}) > 1:
         notes.append("The reference that KL is measured to differs between runs.")
-    shares = {name: result["tokens"] / config.tokens - 1 for name, result in results.items()}
+    shares = {name: outcome.result["tokens"] / config.tokens - 1 for name, outcome in by_arm.items()}
     if listed := _listed({name: f"{share:+.0%}" for name, share in shares.items() if abs(share) > OVERSHOOT}):
         notes.append(f"Tokens are not equal, whole rollouts are trained on or no training is done: {listed}.")
-    parts = {name: str(result["config"].get("train") or "full") for name, result in results.items()}
+    parts = {name: str(outcome.result["config"].get("train") or "full") for name, outcome in by_arm.items()}
     usual = max(parts.values(), key=list(parts.values()).count, default="full")
     if listed := _listed({name: part for name, part in parts.items() if part != usual}):
         notes.append(f"Not the same part of the model is trained: train={usual}, but {listed}.")
@@ -76,9 +69,8 @@ def _odd_starts(finished: Sequence[Outcome], metric: str) -> list[str]:
         start = outcome.curve(metric).get(0)
         if start is not None:
             starts.setdefault(outcome.run.seed, {}).setdefault(round(start, 4), []).append(outcome.run.arm.name)
-    return sorted(
-        {name for group in starts.values() for names in sorted(group.values(), key=len)[:-1] for name in names}
-    )
+    odd = (names for group in starts.values() for names in sorted(group.values(), key=len)[:-1])
+    return sorted(set().union(*odd))
 
 
 def _coincidences(finished: Sequence[Outcome], metric: str) -> list[str]:

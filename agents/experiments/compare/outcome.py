@@ -14,16 +14,15 @@ __all__ = ["Outcome", "read_outcomes"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Hold what became of a run: its `result.json` if it finished, an error if it failed, or neither."""
+    """Hold what became of a run: its `result.json` (empty if it has not finished), and an error if it failed."""
 
     run: Run
-    result: dict[str, Any] | None
+    result: dict[str, Any]
     error: str | None
 
     @property
     def evaluations(self) -> list[dict[str, Any]]:
         """Return the evaluations of a finished run, by step, see `Tracker.records`."""
-        assert self.result is not None
         return list(self.result["evaluations"])
 
     def curve(self, name: str) -> dict[int, float]:
@@ -39,8 +38,8 @@ def read_outcomes(runs: Sequence[Run]) -> list[Outcome]:
     """Return what became of runs, from their files."""
     outcomes = []
     for run in runs:
-        result = json.loads(run.result.read_text(encoding="utf-8")) if run.result.is_file() else None
-        failed = result is None and run.error.is_file()
+        result = json.loads(run.result.read_text(encoding="utf-8")) if run.result.is_file() else {}
+        failed = not result and run.error.is_file()
         error = json.loads(run.error.read_text(encoding="utf-8"))["error"] if failed else None
         outcomes.append(Outcome(run, result, error))
     return outcomes

@@ -26,14 +26,23 @@ from .config import CompareConfig
 __all__ = ["Arm", "Run", "RunConfig", "judges_of", "plan"]
 
 DECODING = {"temperature": 1.0, "top_k": None, "top_p": None}  # the values that change nothing
+SHARED = {
+    "env",
+    "env_kwargs",
+    "model",
+    "train",
+    "n_envs",
+    "test_episodes",
+    "test_split",
+    "device",
+}  # from `CompareConfig`
 FIXED = {  # settings that are equal for all arms
     *("env", "env_kwargs", "model", "seed", "n_timesteps", "tokens", "device", "eval_freq"),
     *("test_episodes", "test_split"),
     *DECODING,
 }
-SHOWN = {  # settings that do not change what a run learns
-    *("log_folder", "run_name", "progress", "verbose", "threads", "save_freq", "keep_checkpoints"),
-}
+# Settings that do not change what a run learns.
+SHOWN = {"log_folder", "run_name", "progress", "verbose", "threads", "save_freq", "keep_checkpoints"}
 
 
 class RunConfig(TrainConfig):
@@ -41,8 +50,7 @@ class RunConfig(TrainConfig):
 
     def folder(self) -> Path:
         """Return the run's folder."""
-        assert self.run_name is not None
-        return Path(self.log_folder) / self.run_name
+        return Path(self.log_folder) / str(self.run_name)
 
 
 @dataclass(frozen=True)
@@ -216,44 +224,29 @@ def _decoding(config: CompareConfig, algo: str, cls: type[Any] | None) -> tuple[
 
 
 def _run_config(config: CompareConfig, name: str, algo: str, arguments: dict[str, Any], saves: bool) -> RunConfig:
-    """Return the configuration of the runs of an arm.
+    """Return the configuration of the runs of an arm. An argument of None stands for "without", against a default.
 
-    Args:
-        config: the comparison.
-        name: of the arm.
-        algo: its algorithm.
-        arguments: of its own. None stands for "without", against a default.
-        saves: whether bundles hold its agents, so that a run leaves checkpoints to go on from.
+    If `saves`, bundles hold its agents, and a run leaves checkpoints to go on from.
     """
     fields = {name: arguments.pop(name) for name in (*AGENT_FIELDS, "n_envs") if name in arguments}
     hyperparams = arguments | {name: value for name, value in fields.items() if value is None}
-    given: dict[str, Any] = {"model": config.model, "train": config.train, "n_envs": config.n_envs}
-    given |= {name: value for name, value in fields.items() if value is not None}
+    given = config.model_dump(include=SHARED) | {name: value for name, value in fields.items() if value is not None}
     return RunConfig(
-        **{name: value for name, value in given.items() if value is not None},
+        **given,
         algo=algo,
-        env=config.env,
         n_timesteps=config.tokens,
         hyperparams=hyperparams,
-        env_kwargs=config.env_kwargs,
         log_folder=str(config.path.absolute() / name),
         eval_freq=0,
         save_freq=max(1, config.tokens // config.evaluations) if saves else 0,
         keep_checkpoints=1,
-        test_episodes=config.test_episodes,
-        test_split=config.test_split,
-        device=config.device,
         threads=1,
         progress=False,
     )
 
 
 def _check_use(name: str, cls: type[Any], resolved: TrainConfig) -> None:
-    """Refuse, before anything loads, arguments that the algorithm makes no use of and groups that do not fit.
-
-    Raises:
-        ValueError: the message names the arm and the argument.
-    """
+    """Raise ValueError, before anything loads, for arguments without a use and for groups that do not fit."""
     size = resolved.hyperparams.get("group_size")
     if size is None and getattr(cls, "min_group_size", 1) > 1:
         size = describe(cls).defaults.get("group_size")
@@ -267,11 +260,7 @@ def _check_use(name: str, cls: type[Any], resolved: TrainConfig) -> None:
 
 
 def _check_unchanged(run: Run) -> None:
-    """Refuse to go on with a run that was started with other settings.
-
-    Raises:
-        ValueError: the message names the setting.
-    """
+    """Raise ValueError if the run was started with other settings."""
     path = run.folder / CONFIG
     if not path.is_file():
         return

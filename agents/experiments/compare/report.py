@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
+from matplotlib.figure import Figure
 
 from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown, markdown_table
 
 from .analysis import ArmReport, Report
 from .plots import to_png, to_svg
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["headline", "summary_table", "to_html", "to_markdown", "write_report"]
 
@@ -63,12 +62,7 @@ def headline(report: Report) -> str:
 
 
 def to_markdown(report: Report, plots: Sequence[str]) -> str:
-    """Return the report as Markdown, with pictures in `plots/`. What models and errors say is escaped.
-
-    Args:
-        report: the report.
-        plots: the names of the plots that there are.
-    """
+    """Return the report as Markdown, with the named plots in `plots/`. What models and errors say is escaped."""
     parts = [f"# {_plain(f'Comparison on {report.env}')}", _plain(f"{headline(report)}.")]
     if report.notes:
         parts.append("\n".join(f"> - {_plain(note)}" for note in report.notes))
@@ -98,7 +92,7 @@ def _results(report: Report, plots: Sequence[str]) -> list[str]:
         *pictures["final"],
     ]
     if report.improvement:
-        rows = [[x.better, x.than, str(x.probability)] for x in report.improvement]
+        rows = [[better, than, str(probability)] for better, than, probability in report.improvement]
         parts += [
             "## Probability of improvement",
             _table(["better", "than", "probability"], rows),
@@ -119,22 +113,16 @@ def _results(report: Report, plots: Sequence[str]) -> list[str]:
             _table(head, _frontier_rows(report)),
             "On the frontier: nothing else has as much for as little KL.",
         ]
-    samples = (
+    rows = [
         [s["run"], f"{s['step']:,}", f"{s['reward']:.2f}", s["prompt"], s["completion"].strip()] for s in report.samples
-    )
-    return [*parts, "## What they write", _table(["run", "tokens", "reward", "prompt", "completion"], samples)]
+    ]
+    return [*parts, "## What they write", _table(["run", "tokens", "reward", "prompt", "completion"], rows)]
 
 
 def summary_table(report: Report, names: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
-    """Return the headings and one row per arm, the best arm first.
-
-    Args:
-        report: the report.
-        names: the metrics to show next to the compared one; all by default.
-    """
-    found = dict.fromkeys(name for arm in report.arms for name in arm.metrics)
+    """Return the headings and one row per arm, the best first, with the metrics in `names` only; all by default."""
+    found = dict.fromkeys(name for arm in report.arms for name in arm.metrics if names is None or name in names)
     others = [name for name in found if name not in (report.metric, "distinct_within")]
-    others = [name for name in others if names is None or name in names]
     head = ["algorithm", "runs", report.metric, "gained", *others, "tokens", "seconds"]
     return head, [_summary_row(arm, report.metric, others) for arm in report.arms]
 
@@ -214,12 +202,7 @@ def _cell(text: str) -> str:
 
 
 def to_html(markdown: str, svgs: Mapping[str, str]) -> str:
-    """Return the report as a page that needs nothing else: no script, no address, the plots inside.
-
-    Args:
-        markdown: the report, from `to_markdown`.
-        svgs: the plots by name, each an SVG element.
-    """
+    """Return a report in Markdown as a page that needs nothing else: `svgs` has the plots, each an SVG element."""
     parser = MarkdownIt("commonmark", {"html": False}).enable("table")
 
     def figure(renderer: RendererHTML, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
@@ -230,13 +213,9 @@ def to_html(markdown: str, svgs: Mapping[str, str]) -> str:
     parser.add_render_rule("image", figure)
     tokens = parser.parse(markdown)
     for opened, cell in pairwise(tokens):
-        if opened.type == "td_open" and _is_number(cell.content.replace("\\", "")):
+        if opened.type == "td_open" and re.match(r"\\?[-+]?\d", cell.content):
             opened.attrSet("class", "number")
     body = parser.renderer.render(tokens, parser.options, {})
     body = body.replace("<p><figure>", "<figure>").replace("</figure></p>", "</figure>")
     title = html.escape("".join(part.content for part in tokens[1].children or ()))
     return PAGE.format(title=title, body=body)
-
-
-def _is_number(text: str) -> bool:
-    return text[:1].isdecimal() or (text[:1] in ("-", "+") and text[1:2].isdecimal())

@@ -8,9 +8,10 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
@@ -26,9 +27,6 @@ from ...evaluation.evaluate import Evaluation
 from ...training.config import TrainConfig
 from ...training.run import evaluate_held_out
 from .plots import to_png
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = ["LAYOUT_RUN", "HeldOutEvaluations", "Tracker", "layout", "write_board"]
 
@@ -84,13 +82,8 @@ class Tracker:
     def hyperparameters(self, evaluation: Evaluation) -> HParam:
         """Return the run's row on TensorBoard's HPARAMS page: its hyperparameters, and the held-out metrics."""
         config = self.config
-        own: dict[str, Any] = {
-            "kl_coef": config.kl_coef,
-            "kl_target": config.kl_target,
-            "learning_rate": config.learning_rate,
-        }
-        own |= {"n_envs": config.n_envs, "train": config.train} | config.hyperparams
-        chosen = {"algorithm": self.label, "seed": config.seed, **own}
+        fields = ("seed", "kl_coef", "kl_target", "learning_rate", "n_envs", "train")
+        chosen = {"algorithm": self.label, **{name: getattr(config, name) for name in fields}, **config.hyperparams}
         plain = {name: value for name, value in chosen.items() if isinstance(value, bool | int | float | str)}
         metrics = {f"{PREFIX}/{name}": estimate.mean for name, estimate in evaluation.estimates().items()}
         return HParam(plain, metrics)
@@ -194,11 +187,7 @@ def write_board(
 ) -> None:
     """Write what TensorBoard shows of a comparison next to its runs, in place of what there was.
 
-    Args:
-        folder: the folder of the comparison.
-        judges: the names of the task's judges, which get a chart each.
-        markdown: the report; "" before there is one.
-        plots: the plots of the report by name.
+    It is a chart for each judge of the task, and the report with its plots once there is one.
     """
     shutil.rmtree(folder / LAYOUT_RUN, ignore_errors=True)
     with SummaryWriter(str(folder / LAYOUT_RUN)) as writer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -163,18 +164,14 @@ def _annotators(last: Metrics) -> str:
     """Say who was reliable and who seems a spammer. For simulated annotators, say also who is one."""
     found, planted = set(last["spammers"]), last.get("planted")
     head, rules = ["annotator", "reliability", "found to click at random"], ["---", "---:", "---"]
-    rows = [
-        [as_markdown(name), _shown(value, 2), "yes" if name in found else ""]
-        for name, value in last["reliability"].items()
-    ]
+    values = last["reliability"]
+    rows = [[as_markdown(name), _shown(values[name], 2), "yes" if name in found else ""] for name in values]
     if planted is None:
         return markdown_table(head, rows, rules)
-    rows = [[*row, "yes" if name in planted else ""] for row, name in zip(rows, last["reliability"], strict=True)]
+    rows = [[*row, "yes" if name in planted else ""] for row, name in zip(rows, values, strict=True)]
     right = len(found & set(planted))
-    return (
-        markdown_table([*head, "planted"], rows, [*rules, "---"])
-        + f"\n\n{right} of {len(planted)} planted spammers found, {len(found) - right} others."
-    )
+    table = markdown_table([*head, "planted"], rows, [*rules, "---"])
+    return f"{table}\n\n{right} of {len(planted)} planted spammers found, {len(found) - right} others."
 
 
 def _samples(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
@@ -190,10 +187,8 @@ def _samples(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, A
 
 def plot_rounds(report: Mapping[str, Any], path: Path) -> None:
     """Draw judges, KL, accuracy and agreement, and the cost, round by round."""
-    rounds, cost = [], 0
-    for metrics in report["rounds"]:
-        cost += metrics.get("judgements", 0)
-        rounds.append({**metrics, "cost": cost})
+    costs = accumulate(metrics.get("judgements", 0) for metrics in report["rounds"])
+    rounds = [{**metrics, "cost": cost} for metrics, cost in zip(report["rounds"], costs, strict=True)]
     figure = Figure(figsize=(12.6, 6.2), layout="constrained")
     FigureCanvasAgg(figure)
     accuracies = {"accuracy_fresh": "fresh pairs", "accuracy_held_out": "held out", "labels_right": "labels right"}

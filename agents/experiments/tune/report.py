@@ -54,9 +54,8 @@ def trials(result: TuneResult) -> list[dict[str, Any]]:
 def summary(result: TuneResult) -> str:
     """Return a line with the metric in the search and with new seeds."""
     config = result.config
-    text = (
-        f"rlhf tune, trial {result.best.number} of {len(result.study.trials)}: {config.metric} {result.best.value:.4f}"
-    )
+    best, n_trials = result.best, len(result.study.trials)
+    text = f"rlhf tune, trial {best.number} of {n_trials}: {config.metric} {best.value:.4f}"
     if result.confirmed is None:
         return f"{text}; not confirmed with new seeds"
     return f"{text}; {config.confirm_seeds} new seeds: {result.confirmed.estimate('validation')}"
