@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,6 @@ class Comparison:
 
     Attributes:
         config: the configuration, joined with what the folder held before.
-        folder: the folder of the comparison.
         report: what `report.json` has, as an object.
         seconds: the wall time of this call.
     """
@@ -103,14 +103,8 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
     for run in missing:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         run.error.unlink(missing_ok=True)
-    n_ended = 0
-
-    def ended(run: Run, how: str) -> None:
-        nonlocal n_ended
-        n_ended += 1
-        say(f"{n_ended}/{len(missing)} {run.name}: {how}")
-
-    run_all(missing, config, ended)
+    places = count(1)
+    run_all(missing, config, lambda run, how: say(f"{next(places)}/{len(missing)} {run.name}: {how}"))
 
 
 def _write_report(config: CompareConfig, runs: Sequence[Run]) -> Report:

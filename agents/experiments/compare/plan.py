@@ -26,21 +26,9 @@ from .config import CompareConfig
 __all__ = ["Arm", "Run", "RunConfig", "judges_of", "plan"]
 
 DECODING = {"temperature": 1.0, "top_k": None, "top_p": None}  # the values that change nothing
-SHARED = {
-    "env",
-    "env_kwargs",
-    "model",
-    "train",
-    "n_envs",
-    "test_episodes",
-    "test_split",
-    "device",
-}  # from `CompareConfig`
-FIXED = {  # settings that are equal for all arms
-    *("env", "env_kwargs", "model", "seed", "n_timesteps", "tokens", "device", "eval_freq"),
-    *("test_episodes", "test_split"),
-    *DECODING,
-}
+# Settings that a run has from the comparison; of them an arm may set `train` and `n_envs`.
+SHARED = {"env", "env_kwargs", "model", "train", "n_envs", "test_episodes", "test_split", "device"}
+FIXED = (SHARED - {"train", "n_envs"}) | {"seed", "n_timesteps", "tokens", "eval_freq", *DECODING}  # equal for all arms
 # Settings that do not change what a run learns.
 SHOWN = {"log_folder", "run_name", "progress", "verbose", "threads", "save_freq", "keep_checkpoints"}
 
@@ -59,8 +47,7 @@ class Arm:
 
     Attributes:
         name: the name of its folder and its rows: the label and, if there are several, the KL coefficient.
-        label: the name in `CompareConfig.algos`.
-        algo: the algorithm's name.
+        label: the name in `CompareConfig.algos`; `algo` is the name of the algorithm.
         kl_coef: the coefficient from `CompareConfig.kl_coefs`; None if the arm has its own.
         own_decoding: decoding settings of the comparison that this algorithm does not take, and for which it has
             another value.
@@ -191,10 +178,7 @@ def _arms(config: CompareConfig, label: str) -> list[Arm]:
 
 
 def _find(algo: str, arguments: Iterable[str]) -> type[Any] | None:
-    """Return the class of an algorithm, with its arguments checked.
-
-    Return None if the algorithm is known but cannot be imported: its runs then fail and say why, and the others run.
-    """
+    """Return the class of an algorithm, with its arguments checked; None if it cannot be imported: its runs fail."""
     check_name(algo)
     try:
         cls = get_algorithm(algo)

@@ -42,12 +42,9 @@ INTERRUPTED = 3  # an exit code
 
 
 def run_all(runs: Sequence[Run], config: CompareConfig, ended: Callable[[Run, str], None]) -> None:
-    """Run runs, `config.jobs` at a time.
+    """Run runs, `config.jobs` at a time. A failed one leaves its error file.
 
-    Args:
-        runs: the runs. A failed one leaves its error file.
-        config: the configuration of the comparison.
-        ended: is called with each run and how it ended: "finished", "interrupted" or "FAILED, <error>".
+    `ended` is called with each run and how it ended: "finished", "interrupted" or "FAILED, <error>".
 
     Raises:
         KeyboardInterrupt: after the runs under way have had time to be saved.

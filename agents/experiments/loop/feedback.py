@@ -69,14 +69,8 @@ def crowd(loop: Loop) -> list[SimulatedAnnotator]:
     config = loop.config
     if not config.annotators:
         return []
-    return simulated_crowd(
-        get_reward(str(config.scorer)),
-        config.annotators,
-        config.random_share,
-        seed=config.seed,
-        temperature=config.noise,
-        skip_rate=config.skip_rate,
-    )
+    options: dict[str, Any] = {"seed": config.seed, "temperature": config.noise, "skip_rate": config.skip_rate}
+    return simulated_crowd(get_reward(str(config.scorer)), config.annotators, config.random_share, **options)
 
 
 def _round_of(loop: Loop, item: Item) -> int | None:
@@ -87,10 +81,7 @@ def _round_of(loop: Loop, item: Item) -> int | None:
 def _judged(loop: Loop, number: int) -> tuple[list[Item], list[Judgement]]:
     """Return the pairs of all rounds up to `number`, and their judgements, with skips."""
     items, judgements = [], []
-    for store, sign in {
-        loop.simulated: -1,
-        loop.store: 1,
-    }.items():  # both stores count from 1, and no two items may share an id
+    for store, sign in {loop.simulated: -1, loop.store: 1}.items():  # both count from 1, and no two may share an id
         found = [item for item in store.items() if _round_of(loop, item) in range(1, number + 1)]
         answers = store.judgements(item_ids=[item.id for item in found], include_skips=True)
         items += [replace(item, id=sign * item.id) for item in found]

@@ -58,7 +58,6 @@ class LoopResult:
 
     Attributes:
         config: the configuration, with its defaults filled in.
-        folder: the run's folder.
         figures: the metrics of the rounds, one dict per round. The first is of the model before any round.
         report: the content of `report.json`.
         seconds: the wall time of this call.

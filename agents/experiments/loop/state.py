@@ -55,11 +55,9 @@ AGENT, PROXY = "agent", "proxy"  # a bundle; a reward model
 
 @dataclass(frozen=True)
 class Loop:
-    """Hold a run of the loop.
+    """Hold a run of the loop, in an absolute `folder` and with the defaults of `config` filled in.
 
     Attributes:
-        config: the configuration, with its defaults filled in.
-        folder: the run's folder, an absolute path.
         store: the open store that people answer, and simulated annotators too where no people do.
         simulated: the open store that simulated annotators answer. Where people label too it is another store, so that
             nobody answers the pairs of others.

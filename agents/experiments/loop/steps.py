@@ -56,9 +56,7 @@ def generate(loop: Loop, number: int, into: Path) -> Metrics:
     asks_actively = config.query != "random" and number > 1
     n = int(SPARE * config.labels * (config.pool if asks_actively else 1)) + 1
     order = np.random.default_rng(config.seed).permutation(len(batch.rows))
-    prompts = order.take(
-        range((number - 1) * n, number * n), mode="wrap"
-    )  # each round takes other prompts, while there are any
+    prompts = order.take(range((number - 1) * n, number * n), mode="wrap")  # others in each round, while there are any
     done = generate_in(batch, policy, np.repeat(prompts, 2), seed=1_000_003 * (config.seed + 1) + number)
     pairs = [
         {"prompt": one.prompt, "completions": [one.completion, other.completion]}
@@ -114,15 +112,10 @@ def learn(loop: Loop, number: int, into: Path) -> Metrics:
     agent.set_logger(open_logger(loop.folder, config.verbose > 0, resumed_at=agent.num_timesteps))
     assert config.n_timesteps is not None
     end = loop.read(number - 1, "learn")["tokens"] + config.n_timesteps
+    left = max(end - agent.num_timesteps, 0)
     set_generators(generators)
     try:
-        agent.learn(
-            max(end - agent.num_timesteps, 0),
-            callbacks,
-            log_interval=1,
-            reset_num_timesteps=False,
-            progress_bar=config.progress,
-        )
+        agent.learn(left, callbacks, log_interval=1, reset_num_timesteps=False, progress_bar=config.progress)
         if guard.interrupted is not None:  # it has saved a checkpoint, also after the last update
             raise RunInterrupted(
                 f"{guard.interrupted.name}: the run is saved in {guard.saved}; go on with: rlhf loop --resume "
@@ -140,14 +133,9 @@ def measure(loop: Loop, number: int, into: Path) -> Metrics:
     """Complete held-out prompts, the same ones every round, and measure them with judges and this round's reward."""
     config = loop.config
     reward = loop.reward(loop.proxy(number)) if number else no_reward
+    agent, kwargs = loop.agent(number), {**config.held_out_kwargs(), "reward": None, "reward_fn": reward}
     evaluation = evaluate(
-        loop.agent(number),
-        config.env_id,
-        n_episodes=config.test_episodes,
-        split=config.test_split,
-        judges=config.judge,
-        seed=config.seed,
-        env_kwargs={**config.held_out_kwargs(), "reward": None, "reward_fn": reward},
+        agent, config.env_id, config.test_episodes, config.test_split, config.judge, seed=config.seed, env_kwargs=kwargs
     )
     report = evaluation.to_dict(n_samples=16)
     if not number:  # there is no reward model yet

@@ -60,9 +60,7 @@ class TuneResult:
     """Hold what a search found.
 
     Attributes:
-        config: the configuration of the search.
         space: the ranges that were searched.
-        study: Optuna's study.
         best: the best trial within the KL limit.
         settings: all settings of the best trial, as they go into the YAML file.
         confirmed, defaults: the best and the default settings with new seeds; None without `confirm_seeds`.
@@ -78,11 +76,7 @@ class TuneResult:
 
 
 def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> TuneResult:
-    """Search, or go on with an earlier search, and confirm what it found.
-
-    Args:
-        config: the configuration of the search.
-        say: is called with a line of text about each trial.
+    """Search, or go on with an earlier search, and confirm what it found. `say` gets a line of text about each trial.
 
     Raises:
         ValueError: the configuration is wrong or differs from the study's, or no trial stayed within the KL limit.
@@ -138,7 +132,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
 
 
 def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
-    """Return the study: an earlier one, or a new one whose first trial has the default settings.
+    """Return an earlier study, or a new one whose first trial has the default settings.
 
     Raises:
         ValueError: the earlier study is of another search.
@@ -182,12 +176,9 @@ def _nearest_to_default(config: TuneConfig, space: dict[str, Range]) -> dict[str
 def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
     if config.sampler == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    if config.kl_limit is None:
-        return optuna.samplers.TPESampler(seed=seed)
     limit = config.kl_limit
-    return optuna.samplers.TPESampler(
-        seed=seed, constraints_func=lambda trial: [trial.user_attrs.get(KL, math.inf) - limit]
-    )
+    constraints = None if limit is None else lambda trial: [trial.user_attrs.get(KL, math.inf) - limit]
+    return optuna.samplers.TPESampler(seed=seed, constraints_func=constraints)
 
 
 def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial) -> float:
@@ -229,11 +220,7 @@ def _measure(config: TuneConfig, agent: Any, split: str) -> Evaluation:
 
 
 def _metric(config: TuneConfig, found: Evaluation) -> float:
-    """Return the metric's mean.
-
-    Raises:
-        FloatingPointError: it is not finite.
-    """
+    """Return the metric's mean. Raise FloatingPointError if it is not finite."""
     values = found.reward if config.metric == "reward" else found.judges[config.metric]
     value = float(np.mean(values))
     if not math.isfinite(value):
@@ -278,11 +265,7 @@ def _describe(config: TuneConfig, trial: FrozenTrial) -> str:
 
 
 def _best(config: TuneConfig, study: optuna.Study) -> FrozenTrial:
-    """Return the best trial within the KL limit.
-
-    Raises:
-        ValueError: there is none. The message says why.
-    """
+    """Return the best trial within the KL limit. Raise ValueError, which says why, if there is none."""
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     if not complete:
         failed = study.get_trials(states=(TrialState.FAIL,))

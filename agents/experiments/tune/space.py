@@ -22,20 +22,19 @@ LOG_FROM = 10.0
 class Range:
     """Hold the values of one argument: `low` to `high`, both included, or one of `choices`."""
 
-    low: float | int | None = None
-    high: float | int | None = None
+    low: float = 0
+    high: float = 0
     choices: tuple[Any, ...] = ()
 
     @property
     def log(self) -> bool:
         """Return whether the scale is logarithmic."""
-        return bool(self.low and self.high and self.low > 0 and self.high / self.low >= LOG_FROM)
+        return self.low > 0 and self.high / self.low >= LOG_FROM
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
         """Return a value for a trial."""
         if self.choices:
             return trial.suggest_categorical(name, list(self.choices))
-        assert self.low is not None and self.high is not None
         if isinstance(self.low, int) and isinstance(self.high, int):
             return trial.suggest_int(name, self.low, self.high, log=self.log)
         return trial.suggest_float(name, float(self.low), float(self.high), log=self.log)
@@ -44,16 +43,14 @@ class Range:
         """Return whether a search could find the value."""
         if self.choices:
             return value in self.choices
-        assert self.low is not None and self.high is not None
-        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+        return _is_number(value) and bool(self.low <= value <= self.high)
 
     def nearest(self, value: Any) -> Any:
         """Return the value moved into the range; None if that is not possible."""
         if value in self:
             return value
-        if self.choices or not isinstance(value, int | float) or isinstance(value, bool):
+        if self.choices or not _is_number(value):
             return None
-        assert self.low is not None and self.high is not None
         return min(max(value, self.low), self.high)
 
     def __str__(self) -> str:
@@ -90,19 +87,21 @@ def parse_range(text: str) -> tuple[str, Range]:
     if ".." not in values:
         return name, Range(choices=tuple(_literal(part.strip()) for part in values.split(",")))
     low, high = (_literal(part.strip()) for part in values.split("..", 1))
-    if not all(isinstance(bound, int | float) and not isinstance(bound, bool) for bound in (low, high)):
+    if not (_is_number(low) and _is_number(high)):
         raise ValueError(form)
     if not low < high:
         raise ValueError(f"{text!r}: {low} is not below {high}")
     return name, Range(low, high)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _literal(text: str) -> Any:
-    words = {"true": True, "false": False, "none": None}
-    if text.lower() in words:
-        return words[text.lower()]
+    word = text.capitalize()
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(word if word in ("True", "False", "None") else text)
     except (ValueError, SyntaxError):
         return text
 
