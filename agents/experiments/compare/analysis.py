@@ -13,8 +13,7 @@ import numpy as np
 from ...evaluation.statistics import Estimate, Reached, improvement, iqm, reach
 from .config import CompareConfig
 from .notes import write_notes
-from .outcome import Outcome
-from .plan import Arm
+from .plan import Arm, Outcome
 
 __all__ = ["ArmReport", "Point", "Report", "analyse"]
 
@@ -36,14 +35,12 @@ class ArmReport:
     """Hold the metrics of an arm over its finished runs. Without any finished run most fields are empty or None.
 
     Attributes:
-        name, label, algo, kl_coef: see `Arm`.
-        finished, failed, runs: numbers of runs.
+        name, label, algo, kl_coef: see `Arm`; `finished`, `failed` and `runs` are numbers of runs.
         metrics: the interquartile mean of every metric at the end.
         curve: the compared metric at the steps that all runs were evaluated at.
         per_seed: the compared metric at the end, by seed.
         gain: the `mean` over the seeds of the rise since before training, and its `standard_error`, None for one seed.
-        tokens: tokens trained for.
-        seconds: seconds of training.
+        tokens, seconds: of training.
         settings: the settings that algorithms may differ in.
         reached: how many runs reached the threshold, and when.
         on_frontier: whether no other arm is at least as good in both metric and KL and better in one (Pareto-optimal).
@@ -83,13 +80,11 @@ class Report:
     """Hold the report of a comparison.
 
     Attributes:
-        env, tokens, seeds: from the configuration.
-        metric: the name of the compared metric.
-        threshold: the value of the metric that `ArmReport.reached` is about.
+        metric: the name of the compared metric; `threshold` is the value of it that `ArmReport.reached` is about.
         notes: what a reader has to know before the metrics.
         failed: the errors of failed runs, by the names of the runs.
         unfinished: the names of runs that neither finished nor failed.
-        arms: the arms, the best first.
+        arms: the best first.
         improvement: pairs of arms, and the probability that a run of the first ends better than one of the second.
         samples: completions of the same prompts by the first run of each arm: before, halfway and at the end.
         config: the configuration of the comparison, as JSON.
@@ -119,11 +114,7 @@ class Report:
 
 
 def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> Report:
-    """Return the report of a comparison.
-
-    Raises:
-        ValueError: no run has the configured metric.
-    """
+    """Return the report of a comparison. Raise ValueError if no run has the configured metric."""
     arms = {outcome.run.arm.name: outcome.run.arm for outcome in outcomes}
     of = {name: [outcome for outcome in outcomes if outcome.run.arm.name == name] for name in arms}
     done = {name: [outcome for outcome in of[name] if outcome.result] for name in arms}

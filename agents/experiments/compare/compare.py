@@ -23,8 +23,7 @@ from rlhf_envs.files import replace_file, replace_json
 from ...saving.folders import CONFIG
 from .analysis import Report, analyse
 from .config import CompareConfig, join_existing
-from .outcome import read_outcomes
-from .plan import Run, judges_of, plan
+from .plan import Run, judges_of, plan, read_outcomes
 from .plots import draw_plots
 from .report import write_report
 from .tracking import write_board
@@ -82,11 +81,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
 
 
 def locked(folder: Path) -> AbstractContextManager[Any]:
-    """Keep other processes out of a comparison's folder for as long as the `with` lasts.
-
-    Raises:
-        ValueError: another process is at work there.
-    """
+    """Keep other processes out of a comparison's folder during the `with`. Raise ValueError if one is at work there."""
     try:
         return FileLock(folder / ".lock", timeout=0).acquire()
     except Timeout as error:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .config import CompareConfig
-from .outcome import Outcome
+from .plan import Outcome
 
 __all__ = ["write_notes"]
 

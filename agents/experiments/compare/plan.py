@@ -1,10 +1,13 @@
-"""Plan the runs of a comparison. An arm is an algorithm with its settings; every arm runs with every seed."""
+"""Plan the runs of a comparison, and read what became of them.
+
+An arm is an algorithm with its settings; every arm runs with every seed.
+"""
 
 from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from ...training.hyperparams import default_hyperparams
 from ...training.run import resolve
 from .config import CompareConfig
 
-__all__ = ["Arm", "Run", "RunConfig", "judges_of", "plan"]
+__all__ = ["Arm", "Outcome", "Run", "RunConfig", "judges_of", "plan", "read_outcomes"]
 
 DECODING = {"temperature": 1.0, "top_k": None, "top_p": None}  # the values that change nothing
 # Settings that a run has from the comparison; of them an arm may set `train` and `n_envs`.
@@ -101,6 +104,39 @@ class Run:
     def log(self) -> Path:
         """Return the file with what the run printed."""
         return self.folder.parent / f"{self.config.run_name}.log"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Hold what became of a run: its `result.json` (empty if it has not finished), and an error if it failed."""
+
+    run: Run
+    result: dict[str, Any]
+    error: str | None
+
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """Return the evaluations of a finished run, by step, see `Tracker.records`."""
+        return list(self.result["evaluations"])
+
+    def curve(self, name: str) -> dict[int, float]:
+        """Return a metric by step."""
+        return {e["step"]: e["estimates"][name]["mean"] for e in self.evaluations if name in e["estimates"]}
+
+    def last(self) -> dict[str, float]:
+        """Return all metrics at the end."""
+        return {name: estimate["mean"] for name, estimate in self.evaluations[-1]["estimates"].items()}
+
+
+def read_outcomes(runs: Sequence[Run]) -> list[Outcome]:
+    """Return what became of runs, from their files."""
+    outcomes = []
+    for run in runs:
+        result = json.loads(run.result.read_text(encoding="utf-8")) if run.result.is_file() else {}
+        failed = not result and run.error.is_file()
+        error = json.loads(run.error.read_text(encoding="utf-8"))["error"] if failed else None
+        outcomes.append(Outcome(run, result, error))
+    return outcomes
 
 
 def plan(config: CompareConfig) -> list[Run]:

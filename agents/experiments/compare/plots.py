@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
@@ -55,7 +54,6 @@ def _styles(arms: Sequence[ArmReport]) -> dict[str, dict[str, Any]]:
 
 def _open(width: float, height: float, title: str) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
     axis = figure.subplots()
     axis.set_title(title, fontsize=11, loc="left", fontweight="bold")
     axis.spines[["top", "right"]].set_visible(False)

@@ -28,7 +28,7 @@ from ...training.config import TrainConfig
 from ...training.run import evaluate_held_out
 from .plots import to_png
 
-__all__ = ["LAYOUT_RUN", "HeldOutEvaluations", "Tracker", "layout", "write_board"]
+__all__ = ["LAYOUT_RUN", "HeldOutEvaluations", "Tracker", "write_board"]
 
 EVALUATIONS = "evaluations.json"
 PREFIX = "held_out"
@@ -173,15 +173,6 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def layout(judges: Sequence[str]) -> dict[str, dict[str, list[Any]]]:
-    """Return TensorBoard's page of custom scalars: one chart per metric, with the curves of all runs."""
-    held_out = (*judges, *(name for name in HELD_OUT_CHARTS if name not in judges))
-    return {
-        "Held-out prompts": {name: ["Multiline", [f"^{PREFIX}/{name}$"]] for name in held_out},
-        "Training rollouts": {name: ["Multiline", [f"^rlhf/{name}$"]] for name in TRAINING_CHARTS},
-    }
-
-
 def write_board(
     folder: Path, judges: Sequence[str], markdown: str = "", plots: Mapping[str, Figure] | None = None
 ) -> None:
@@ -189,9 +180,13 @@ def write_board(
 
     It is a chart for each judge of the task, and the report with its plots once there is one.
     """
+    layout = {  # the page of custom scalars: one chart per metric, with the curves of all runs
+        "Held-out prompts": {name: ["Multiline", [f"^{PREFIX}/{name}$"]] for name in (*judges, *HELD_OUT_CHARTS)},
+        "Training rollouts": {name: ["Multiline", [f"^rlhf/{name}$"]] for name in TRAINING_CHARTS},
+    }
     shutil.rmtree(folder / LAYOUT_RUN, ignore_errors=True)
     with SummaryWriter(str(folder / LAYOUT_RUN)) as writer:
-        writer.add_custom_scalars(layout(judges))
+        writer.add_custom_scalars(layout)
         if markdown:
             lines = markdown.splitlines()  # the pictures stand on a page of their own
             writer.add_text("report", "\n".join(line for line in lines if not line.startswith("![")))

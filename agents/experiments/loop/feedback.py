@@ -6,25 +6,26 @@ import math
 import time
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from rlhf_envs.feedback import NewItem
+from rlhf_envs.feedback import Item, Judgement, NewItem
 from rlhf_envs.feedback.agreement import alpha_by_kind
 from rlhf_envs.feedback.simulated import SimulatedAnnotator, annotate, simulated_crowd
 from rlhf_envs.preferences.crowd import aggregate_pairs, dawid_skene, find_spammers, pair_votes
 from rlhf_envs.preferences.fitting import fit_reward
 from rlhf_envs.rewards import get_reward
 
-from .state import PAIRS, PROXY, SNAPSHOT, Loop, Metrics, items_of, judgements_of, plain, write_json
+from .state import PAIRS, PROXY, SNAPSHOT, Loop, Metrics, write_json
 
 if TYPE_CHECKING:
-    from rlhf_envs.feedback import FeedbackStore, Item, Judgement
+    from rlhf_envs.feedback import FeedbackStore
 
-__all__ = ["ask", "fit"]
+__all__ = ["ask", "fit", "read_snapshot"]
 
 
 def ask(loop: Loop, number: int, into: Path) -> Metrics:
@@ -50,7 +51,7 @@ def ask(loop: Loop, number: int, into: Path) -> Metrics:
             "label some more"
         )
     loop.store.withdraw([item.id for item in asked])
-    write_json(into / SNAPSHOT, {"items": plain(items), "judgements": plain(judgements)})
+    write_json(into / SNAPSHOT, {"items": _plain(items), "judgements": _plain(judgements)})
     ids = {item.id for item in items if _round_of(loop, item) == number}
     ours = [judgement for judgement in judgements if judgement.item_id in ids]
     given = [judgement for judgement in ours if judgement.value is not None]
@@ -62,6 +63,17 @@ def ask(loop: Loop, number: int, into: Path) -> Metrics:
         "by_people": len(by_people),
         "people_seconds": round(sum(judgement.seconds for judgement in by_people), 1),
     }
+
+
+def _plain(records: Sequence[Item] | Sequence[Judgement]) -> list[dict[str, Any]]:
+    """Return records of the store as JSON takes them."""
+    return [{**asdict(record), "created": record.created.isoformat()} for record in records]
+
+
+def read_snapshot(snapshot: Mapping[str, Any]) -> tuple[list[Item], list[Judgement]]:
+    """Return the items and the judgements that `ask` wrote."""
+    items = TypeAdapter(list[Item]).validate_python(snapshot["items"])
+    return items, TypeAdapter(list[Judgement]).validate_python(snapshot["judgements"])
 
 
 def crowd(loop: Loop) -> list[SimulatedAnnotator]:
@@ -178,8 +190,7 @@ def fit(loop: Loop, number: int, into: Path) -> Metrics:
         ValueError: all judged pairs have the same texts, or prefer nothing.
     """
     config = loop.config
-    snapshot = loop.read(number, "ask", SNAPSHOT)
-    items, judgements = items_of(snapshot), judgements_of(snapshot)
+    items, judgements = read_snapshot(loop.read(number, "ask", SNAPSHOT))
     answered = {judgement.item_id for judgement in judgements if judgement.value is not None}
     judged = [item for item in items if item.id in answered]
     rows = aggregate_pairs(items, judgements, method=config.aggregate)

@@ -7,7 +7,6 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
@@ -190,7 +189,6 @@ def plot_rounds(report: Mapping[str, Any], path: Path) -> None:
     costs = accumulate(metrics.get("judgements", 0) for metrics in report["rounds"])
     rounds = [{**metrics, "cost": cost} for metrics, cost in zip(report["rounds"], costs, strict=True)]
     figure = Figure(figsize=(12.6, 6.2), layout="constrained")
-    FigureCanvasAgg(figure)
     accuracies = {"accuracy_fresh": "fresh pairs", "accuracy_held_out": "held out", "labels_right": "labels right"}
     panels: list[tuple[str, dict[str, str]]] = [
         *((f"{judge}, held-out prompts", {judge: judge}) for judge in report["judges"][:2]),

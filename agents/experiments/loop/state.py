@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
-from rlhf_envs.feedback import Item, Judgement
 from rlhf_envs.files import find_folder, replace_file
 from rlhf_envs.models import resolve as find_model
 from rlhf_envs.registration import check_environment, task_of
@@ -35,14 +32,10 @@ __all__ = [
     "METRICS",
     "PAIRS",
     "PROXY",
-    "RUN",
     "SNAPSHOT",
     "Loop",
     "Metrics",
-    "items_of",
-    "judgements_of",
     "name_run",
-    "plain",
     "with_defaults",
     "write_json",
 ]
@@ -164,18 +157,3 @@ def with_defaults(config: LoopConfig) -> LoopConfig:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON into a file in the folder of a step."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def plain(records: Sequence[Item] | Sequence[Judgement]) -> list[dict[str, Any]]:
-    """Return records of the store as JSON takes them."""
-    return [{**asdict(record), "created": record.created.isoformat()} for record in records]
-
-
-def items_of(snapshot: Mapping[str, Any]) -> list[Item]:
-    """Return the items that `plain` wrote."""
-    return TypeAdapter(list[Item]).validate_python(snapshot["items"])
-
-
-def judgements_of(snapshot: Mapping[str, Any]) -> list[Judgement]:
-    """Return the judgements that `plain` wrote."""
-    return TypeAdapter(list[Judgement]).validate_python(snapshot["judgements"])

@@ -8,7 +8,6 @@ the search did not use. Their metrics on validation and test show whether to cha
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from .space import Range, parse_range, search_space
 
 __all__ = ["Confirmation", "TuneResult", "tune"]
 
-logger = logging.getLogger(__name__)
 CONFIG, KL, ERROR, VALUES = "config", "kl", "error", "figures"  # attributes of a study and of its trials
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 CONFIRM_FROM = 10_000  # far from any seed of a search
@@ -102,11 +100,7 @@ def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> 
 
 
 def find_space(config: TuneConfig) -> dict[str, Range]:
-    """Return the ranges of a search, from the algorithm's arguments and the environment's sizes.
-
-    Raises:
-        ValueError: an environment, algorithm, argument or judge is unknown.
-    """
+    """Return the ranges of a search. Raise ValueError if an environment, algorithm, argument or judge is unknown."""
     cls = get_algorithm(config.algo)
     algorithm = describe(cls)
     env_id = check_environment(config.env)
@@ -116,27 +110,21 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     run = resolve(config.run(config.seed, {}))
     assert run.n_envs is not None
     horizon = int(batch.max_new_tokens)
-    rollout = None
-    if {"n_steps", "batch_size"} <= algorithm.own:
-        rollout = run.n_envs * int(run.hyperparams.get("n_steps", horizon))
+    has_rollout = {"n_steps", "batch_size"} <= algorithm.own
     return search_space(
         algorithm.known - config.hyperparams.keys() - getattr(cls, "unused", {}).keys(),
         dict(map(parse_range, config.space)),
         algo=config.algo,
         only=config.only,
         kl_coef=(config.metric != "reward" or config.kl_limit is not None) and algorithm.kl_argument == "kl_coef",
-        rollout=rollout,
+        rollout=run.n_envs * int(run.hyperparams.get("n_steps", horizon)) if has_rollout else None,
         episode=horizon,
         n_envs=run.n_envs,
     )
 
 
 def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
-    """Return an earlier study, or a new one whose first trial has the default settings.
-
-    Raises:
-        ValueError: the earlier study is of another search.
-    """
+    """Return a new study, whose first trial has the default settings, or the earlier one if its search was the same."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if config.storage is None:
         config.folder().mkdir(parents=True, exist_ok=True)

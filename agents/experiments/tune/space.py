@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RANGES", "Range", "parse_range", "search_space"]
 
-# A range of factor 10 or more is searched on a logarithmic scale.
-LOG_FROM = 10.0
+LOG_FROM = 10.0  # a range of this factor or more is searched on a logarithmic scale
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,7 @@ ONLY_OF = {"target_kl": ("trpo",)}
 
 
 def parse_range(text: str) -> tuple[str, Range]:
-    """Read "learning_rate:1e-5..1e-3", "n_epochs:1..8" or "clip_range:0.1,0.2".
-
-    Raises:
-        ValueError: the text has another form, or the range is empty.
-    """
+    """Read "learning_rate:1e-5..1e-3", "n_epochs:1..8" or "clip_range:0.1,0.2". Raise ValueError for other texts."""
     name, colon, values = text.partition(":")
     name = name.strip()
     form = f"{text!r}: expected name:low..high or name:choice,choice, such as learning_rate:1e-5..1e-3"
@@ -122,7 +117,6 @@ def search_space(
     Args:
         known: the arguments that the algorithm takes.
         given: the user's ranges, which come before `RANGES`.
-        algo: the algorithm's name.
         only: search only these arguments.
         kl_coef: search `kl_coef`. Do not if the objective is the reward that is trained on and nothing limits the KL:
             no KL penalty is then the best one.

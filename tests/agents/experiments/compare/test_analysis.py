@@ -11,8 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents.experiments.compare.analysis import analyse
 from agents.experiments.compare.config import CompareConfig
-from agents.experiments.compare.outcome import Outcome
-from agents.experiments.compare.plan import plan
+from agents.experiments.compare.plan import Outcome, plan
 from agents.experiments.compare.plots import draw_plots, to_png
 from agents.experiments.compare.report import to_html, to_markdown
 

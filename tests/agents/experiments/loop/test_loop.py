@@ -22,7 +22,7 @@ from agents.experiments.loop import feedback
 from agents.experiments.loop import loop as loops
 from agents.experiments.loop.loop import LoopConfig, LoopResult, find_loop, run_loop
 from agents.experiments.loop.report import markdown, plot_rounds
-from agents.experiments.loop.state import items_of, judgements_of, with_defaults
+from agents.experiments.loop.state import with_defaults
 from agents.saving.loading import load_policy
 from agents.training.run import RunInterrupted
 from rlhf_envs.rewards.reward_model import RewardModel
@@ -131,8 +131,8 @@ def test_accuracy_on_fresh_pairs_is_the_last_rounds_model_on_this_rounds_labels(
         right.append((item["id"], 0 if one > other else 1))
     from rlhf_envs.preferences.crowd import aggregate_pairs
 
-    items = items_of(snapshot)
-    rows = aggregate_pairs(items, judgements_of(snapshot), method="majority")
+    items, judgements = feedback.read_snapshot(snapshot)
+    rows = aggregate_pairs(items, judgements, method="majority")
     chosen = {item.id: item.completions.index(row["chosen"]) for item, row in zip(items, rows, strict=True)}
     assert unbroken.figures[2]["accuracy_fresh"] == pytest.approx(np.mean([chosen[i] == side for i, side in right]))
 
