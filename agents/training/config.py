@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ..saving.folders import CONFIG
 from .hyperparams import default_hyperparams
 
-__all__ = ["Pairs", "Part", "TrainConfig", "find_config", "parse_pairs"]
+__all__ = ["LogFolder", "Pairs", "Part", "TrainConfig", "find_config", "parse_pairs"]
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
 
@@ -51,7 +51,14 @@ def _parse_part(value: Any) -> Any:
 
 
 Pairs = Annotated[dict[str, Any], BeforeValidator(parse_pairs)]  # a dict, also given as key:value texts
-Part = Annotated[int | str | None, BeforeValidator(_parse_part)]  # of the model; a number of blocks may be text
+Part = Annotated[
+    int | str | None,
+    BeforeValidator(_parse_part),
+    Field(description="What learns: full, head, or a number of last blocks.", json_schema_extra={"type": "text"}),
+]
+LogFolder = Annotated[
+    str, Field(description="Folder of all runs.", json_schema_extra={"flags": ["-f", "--log-folder"]})
+]
 
 
 class TrainConfig(BaseModel):
@@ -71,9 +78,7 @@ class TrainConfig(BaseModel):
     model: str | None = Field(
         None, description="Model to train: tiny, smollm2, a folder or a hub id. The environment's own by default."
     )
-    train: Part = Field(
-        None, description="What learns: full, head, or a number of last blocks.", json_schema_extra={"type": "text"}
-    )
+    train: Part = None
     kl_coef: float | None = Field(None, ge=0, description="Coefficient of the KL penalty; 0 turns it off.")
     kl_target: float | None = Field(
         None, gt=0, description="KL per episode, in nats, that the coefficient is steered to."
@@ -91,9 +96,7 @@ class TrainConfig(BaseModel):
         None, description="YAML file of settings by algorithm, instead of ours in agents/training/settings/."
     )
     wandb: str | None = Field(None, description="Project of Weights & Biases to log to as well.")
-    log_folder: str = Field(
-        "logs", description="Folder of all runs.", json_schema_extra={"flags": ["-f", "--log-folder"]}
-    )
+    log_folder: LogFolder = "logs"
     run_name: str | None = Field(None, description="Name of this run's folder; <Env>_<k> by default.")
     eval_freq: int = Field(16_384, ge=0, description="Tokens between evaluations during training; 0 for none.")
     n_eval_episodes: int = Field(64, gt=0, description="Episodes per evaluation during training.")

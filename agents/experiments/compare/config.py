@@ -56,9 +56,7 @@ class CompareConfig(BaseModel):
         json_schema_extra={"flags": ["-f", "--folder"]},
     )
     model: str | None = Field(None, description="Model to train: tiny, smollm2, a folder or a hub id.")
-    train: Part = Field(
-        None, description="What learns: full, head, or a number of last blocks.", json_schema_extra={"type": "text"}
-    )
+    train: Part = None
     n_envs: int | None = Field(None, gt=0, description="Episodes side by side. Each algorithm's own by default.")
     temperature: float | None = Field(
         None, gt=0, description="Divides the logits, of all. That of `rlhf train --algo ppo` by default."

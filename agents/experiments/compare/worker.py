@@ -29,7 +29,7 @@ from rlhf_envs.files import find_folder, replace_json
 from ... import registry
 from ...saving.checkpoints import Checkpoints
 from ...saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, is_bundle
-from ...training.resume import find_run, prepare_resumed
+from ...training.resume import prepare_resumed
 from ...training.run import Prepared, RunInterrupted, RunStopped, TrainResult, prepare, train
 from .config import CompareConfig
 from .plan import Run, RunConfig
@@ -189,7 +189,7 @@ def _prepare(config: RunConfig) -> Prepared:
     folder = config.folder()
     left = is_bundle(find_folder(folder / AGENT)) or Checkpoints(folder / CHECKPOINTS).latest() is not None
     if (folder / CONFIG).is_file() and left:
-        return prepare_resumed(folder, find_run(folder))
+        return prepare_resumed(folder)
     if folder.exists():
         shutil.rmtree(folder)
     return prepare(config)

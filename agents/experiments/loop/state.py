@@ -21,29 +21,19 @@ from rlhf_envs.rewards.pessimism import Pessimistic
 
 from ...registry import get_algorithm
 from ...saving.bundle import holds
+from ...saving.folders import AGENT
 from ...training.run import resolve
 from .config import LoopConfig
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
 
-__all__ = [
-    "AGENT",
-    "METRICS",
-    "PAIRS",
-    "PROXY",
-    "SNAPSHOT",
-    "Loop",
-    "Metrics",
-    "name_run",
-    "with_defaults",
-    "write_json",
-]
+__all__ = ["METRICS", "PAIRS", "PROXY", "SNAPSHOT", "Loop", "Metrics", "name_run", "with_defaults", "write_json"]
 
 Metrics = dict[str, Any]
 METRICS, PAIRS, SNAPSHOT = "figures.json", "pairs.json", "judgements.json"
 RUN = "run_id"  # a file next to the configuration, of no step: a step may run again, and the name may not change
-AGENT, PROXY = "agent", "proxy"  # a bundle; a reward model
+PROXY = "proxy"  # a reward model
 
 
 @dataclass(frozen=True)

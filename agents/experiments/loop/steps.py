@@ -21,14 +21,14 @@ from ...evaluation.generate import generate_in
 from ...evaluation.source import Source
 from ...saving import bundle as bundles
 from ...saving.checkpoints import Checkpoints
-from ...saving.folders import CHECKPOINTS, MODEL
+from ...saving.folders import AGENT, CHECKPOINTS, MODEL
 from ...saving.loading import load
 from ...training.callbacks import PeriodicEvaluation
 from ...training.checkpoint_callback import CheckpointCallback
 from ...training.logger import open_logger
 from ...training.run import RunInterrupted, build_agent, build_callbacks, build_environment
 from .feedback import ask, fit
-from .state import AGENT, PAIRS, Loop, Metrics, write_json
+from .state import PAIRS, Loop, Metrics, write_json
 
 __all__ = ["ROUND", "START", "begin", "generate", "learn", "measure", "save_model"]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from ...training.config import Pairs, TrainConfig
+from ...training.config import LogFolder, Pairs, TrainConfig
 from .space import parse_range
 
 __all__ = ["TuneConfig"]
@@ -55,9 +55,7 @@ class TuneConfig(BaseModel):
         None, description="Optuna's storage, such as sqlite:///study.db. By default study.db in the search's folder."
     )
     study: str | None = Field(None, description="Name of the study; <algo>-<Env> by default.")
-    log_folder: str = Field(
-        "logs", description="Folder of all runs.", json_schema_extra={"flags": ["-f", "--log-folder"]}
-    )
+    log_folder: LogFolder = "logs"
     output: str | None = Field(
         None,
         description="YAML file whose section the best settings become. By default <Env>.yml in the search's folder.",
