@@ -40,8 +40,7 @@ class ArmReport:
         curve: the compared metric at the steps that all runs were evaluated at.
         per_seed: the compared metric at the end, by seed.
         gain: the `mean` over the seeds of the rise since before training, and its `standard_error`, None for one seed.
-        tokens, seconds: of training.
-        settings: the settings that algorithms may differ in.
+        tokens, seconds, settings: of training; the settings are those that algorithms may differ in.
         reached: how many runs reached the threshold, and when.
         on_frontier: whether no other arm is at least as good in both metric and KL and better in one (Pareto-optimal).
     """
@@ -81,13 +80,10 @@ class Report:
 
     Attributes:
         metric: the name of the compared metric; `threshold` is the value of it that `ArmReport.reached` is about.
-        notes: what a reader has to know before the metrics.
-        failed: the errors of failed runs, by the names of the runs.
-        unfinished: the names of runs that neither finished nor failed.
+        failed, unfinished: the errors of failed runs by the names of the runs, and the names of the runs still to do.
         arms: the best first.
         improvement: pairs of arms, and the probability that a run of the first ends better than one of the second.
         samples: completions of the same prompts by the first run of each arm: before, halfway and at the end.
-        config: the configuration of the comparison, as JSON.
     """
 
     env: str

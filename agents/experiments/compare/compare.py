@@ -34,13 +34,7 @@ __all__ = ["CompareConfig", "Comparison", "compare"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold a comparison whose runs have all ended.
-
-    Attributes:
-        config: the configuration, joined with what the folder held before.
-        report: what `report.json` has, as an object.
-        seconds: the wall time of this call.
-    """
+    """Hold a comparison whose runs have all ended; `config` is joined with what the folder held before."""
 
     config: CompareConfig
     folder: Path

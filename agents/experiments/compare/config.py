@@ -122,9 +122,8 @@ class CompareConfig(BaseModel):
     @field_validator("algos")
     @classmethod
     def _labels(cls, value: list[str]) -> list[str]:
-        for label in value:
-            if not LABEL.fullmatch(label):
-                raise ValueError(f"{label!r} is the name of a folder too: take letters, digits, - and _")
+        if wrong := [label for label in value if not LABEL.fullmatch(label)]:
+            raise ValueError(f"{wrong[0]!r} is the name of a folder too: take letters, digits, - and _")
         return value
 
     @property

@@ -1,7 +1,4 @@
-"""Plan the runs of a comparison, and read what became of them.
-
-An arm is an algorithm with its settings; every arm runs with every seed.
-"""
+"""Plan the runs of a comparison, each an algorithm with its settings (an arm) and a seed; read what became of them."""
 
 from __future__ import annotations
 
@@ -52,8 +49,7 @@ class Arm:
         name: the name of its folder and its rows: the label and, if there are several, the KL coefficient.
         label: the name in `CompareConfig.algos`; `algo` is the name of the algorithm.
         kl_coef: the coefficient from `CompareConfig.kl_coefs`; None if the arm has its own.
-        own_decoding: decoding settings of the comparison that this algorithm does not take, and for which it has
-            another value.
+        own_decoding: the comparison's decoding settings that the algorithm does not take and has another value for.
         config: the configuration of its runs, except for seed and run name.
         resolved: the same with the defaults of `rlhf train` filled in, as a finished run saves it.
     """
@@ -244,10 +240,7 @@ def _decoding(config: CompareConfig, algo: str, cls: type[Any] | None) -> tuple[
 
 
 def _run_config(config: CompareConfig, name: str, algo: str, arguments: dict[str, Any], saves: bool) -> RunConfig:
-    """Return the configuration of the runs of an arm. An argument of None stands for "without", against a default.
-
-    If `saves`, bundles hold its agents, and a run leaves checkpoints to go on from.
-    """
+    """Return the configuration of an arm's runs, which leave checkpoints if `saves`. None turns a default off."""
     fields = {name: arguments.pop(name) for name in (*AGENT_FIELDS, "n_envs") if name in arguments}
     hyperparams = arguments | {name: value for name, value in fields.items() if value is None}
     given = config.model_dump(include=SHARED) | {name: value for name, value in fields.items() if value is not None}

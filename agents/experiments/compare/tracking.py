@@ -39,12 +39,7 @@ TRAINING_CHARTS = ("reward", "kl", "entropy", "tokens_per_second")
 
 
 class Tracker:
-    """Keep the evaluations of a run, by step.
-
-    Args:
-        folder: the run's folder.
-        label: the algorithm's label, for TensorBoard's page of hyperparameters.
-        config: the run's resolved configuration.
+    """Keep the evaluations of a run, by step. `label` is the algorithm's on TensorBoard's page of hyperparameters.
 
     Attributes:
         records: one dict per evaluation: `step` (of the comparison), `tokens` trained for (at the first end of an
@@ -110,8 +105,7 @@ class HeldOutEvaluations(BaseCallback):
     training environment's rewards alone: a run learns what it learns without evaluations.
 
     Args:
-        tracker: takes the evaluations.
-        before: the evaluation of the untrained agent.
+        tracker: takes the evaluations; `before` is the one of the untrained agent.
         steps: tokens. The last step is left to the end of the run.
 
     Attributes:

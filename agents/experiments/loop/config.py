@@ -78,11 +78,7 @@ class LoopConfig(TrainConfig):
         return self
 
     def check_askable(self) -> None:
-        """Check that the fields go with one another.
-
-        Raises:
-            ValueError: they do not.
-        """
+        """Raise ValueError if the fields do not go with one another."""
         simulated = self.labels - self.people
         if simulated < 0:
             raise ValueError(f"people={self.people} is more than labels={self.labels}, the pairs of a round")
@@ -107,11 +103,7 @@ class LoopConfig(TrainConfig):
         return self.overlap or (1 if by_people else min(3, self.annotators))
 
     def folder(self) -> Path:
-        """Return the run's folder, `<log_folder>/loop/<Env>_<k>` with the next free k.
-
-        Raises:
-            FileExistsError: `run_name` is given and that folder exists.
-        """
+        """Return the run's folder, `<log_folder>/loop/<Env>_<k>` with the next free k, or raise as for other runs."""
         return TrainConfig.folder(self.model_copy(update={"algo": "loop"}))
 
 

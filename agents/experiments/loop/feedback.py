@@ -184,10 +184,8 @@ def _done_with_all(items: Sequence[Item], judgements: Sequence[Judgement]) -> st
 def fit(loop: Loop, number: int, into: Path) -> Metrics:
     """Fit a reward model to the judgements of all rounds so far, and measure the last one on the new judgements.
 
-    The scores are normalised to mean 0 and standard deviation 1 over what the first policy wrote.
-
-    Raises:
-        ValueError: all judged pairs have the same texts, or prefer nothing.
+    The scores are normalised to mean 0 and standard deviation 1 over what the first policy wrote. Raise ValueError if
+    all judged pairs have the same texts, or prefer nothing.
     """
     config = loop.config
     items, judgements = read_snapshot(loop.read(number, "ask", SNAPSHOT))

@@ -57,7 +57,6 @@ class LoopResult:
     """Hold a finished loop.
 
     Attributes:
-        config: the configuration, with its defaults filled in.
         figures: the metrics of the rounds, one dict per round. The first is of the model before any round.
         report: the content of `report.json`.
         seconds: the wall time of this call.

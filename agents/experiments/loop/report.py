@@ -74,10 +74,7 @@ def round_metrics(loop: Loop, number: int) -> Metrics:
 
 
 def log_round(loop: Loop, number: int) -> None:
-    """Write the metrics of a round to TensorBoard, as `loop/...`, at the tokens where its RL ends.
-
-    Writing them again changes nothing.
-    """
+    """Write the metrics of a round to TensorBoard, at the tokens where its RL ends. Again changes nothing."""
     metrics = round_metrics(loop, number)
     with SummaryWriter(log_dir=str(loop.folder)) as writer:
         for name, value in {"round": number, **_scalars(metrics)}.items():

@@ -1,7 +1,4 @@
-"""Run the steps of a loop (`.loop`) that the agent is in: the beginning, completions, RL, evaluation.
-
-A step fills a folder from the folders of the steps before it, and returns its metrics.
-"""
+"""Run the steps of a loop (`.loop`) that the agent is in. A step fills a folder, and returns its metrics."""
 
 from __future__ import annotations
 
@@ -44,11 +41,7 @@ def begin(loop: Loop, number: int, into: Path) -> Metrics:
 
 
 def generate(loop: Loop, number: int, into: Path) -> Metrics:
-    """Complete training prompts twice each with the policy as it is, and keep the pairs that differ.
-
-    Raises:
-        ValueError: all pairs are equal.
-    """
+    """Complete training prompts twice each, and keep the pairs that differ. Raise ValueError if all are equal."""
     config = loop.config
     options = {"split": "train", **config.environment_kwargs(), "reward": None, "reward_fn": no_reward}
     batch = open_batch(config.env_id, 1, **options)

@@ -38,15 +38,10 @@ CONFIRM_FROM = 10_000  # far from any seed of a search
 
 @dataclass(frozen=True)
 class Confirmation:
-    """Hold the metric and the KL of settings that were trained again with new seeds.
+    """Hold the metric and the KL of settings that were trained again with new seeds."""
 
-    Attributes:
-        values: the metric of each seed, by split.
-        kl: the KL of each seed on the test split, in nats per episode.
-    """
-
-    values: dict[str, list[float]]
-    kl: list[float]
+    values: dict[str, list[float]]  # by split, one per seed
+    kl: list[float]  # on the test split, one per seed, in nats per episode
 
     def estimate(self, split: str) -> Estimate:
         """Return the mean over the seeds with its standard error, which is NaN for one seed."""
@@ -55,22 +50,15 @@ class Confirmation:
 
 @dataclass(frozen=True)
 class TuneResult:
-    """Hold what a search found.
-
-    Attributes:
-        space: the ranges that were searched.
-        best: the best trial within the KL limit.
-        settings: all settings of the best trial, as they go into the YAML file.
-        confirmed, defaults: the best and the default settings with new seeds; None without `confirm_seeds`.
-    """
+    """Hold what a search found."""
 
     config: TuneConfig
     space: dict[str, Range]
     study: optuna.Study
-    best: FrozenTrial
-    settings: dict[str, Any]
-    confirmed: Confirmation | None
-    defaults: Confirmation | None
+    best: FrozenTrial  # within the KL limit
+    settings: dict[str, Any]  # all of the best trial, as they go into the YAML file
+    confirmed: Confirmation | None  # the best settings with new seeds; None without `confirm_seeds`
+    defaults: Confirmation | None  # the same of the default settings
 
 
 def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> TuneResult:

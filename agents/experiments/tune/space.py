@@ -116,8 +116,7 @@ def search_space(
 
     Args:
         known: the arguments that the algorithm takes.
-        given: the user's ranges, which come before `RANGES`.
-        only: search only these arguments.
+        given: the user's ranges, which come before `RANGES`; `only` leaves out all other arguments.
         kl_coef: search `kl_coef`. Do not if the objective is the reward that is trained on and nothing limits the KL:
             no KL penalty is then the best one.
         rollout: tokens of a rollout. `batch_size` is chosen from its divisors; None for no search of `batch_size`.
