@@ -128,10 +128,10 @@ def read_outcomes(runs: Sequence[Run]) -> list[Outcome]:
     """Return what became of runs, from their files."""
     outcomes = []
     for run in runs:
-        result = json.loads(run.result.read_text(encoding="utf-8")) if run.result.is_file() else {}
-        failed = not result and run.error.is_file()
-        error = json.loads(run.error.read_text(encoding="utf-8"))["error"] if failed else None
-        outcomes.append(Outcome(run, result, error))
+        result, error = (
+            json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in (run.result, run.error)
+        )
+        outcomes.append(Outcome(run, result, None if result else error.get("error")))
     return outcomes
 
 

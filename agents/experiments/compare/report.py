@@ -22,6 +22,11 @@ from .plots import to_png, to_svg
 __all__ = ["headline", "summary_table", "to_html", "to_markdown", "write_report"]
 
 PLOTS = "plots"
+CAPTIONS = {
+    "final": "at the end, by algorithm",
+    "efficiency": "against tokens trained for",
+    "frontier": "against KL to the reference",
+}
 PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -78,12 +83,10 @@ def to_markdown(report: Report, plots: Sequence[str]) -> str:
 def _results(report: Report, plots: Sequence[str]) -> list[str]:
     metric = _plain(report.metric)
     over = "the interquartile mean over seeds with its 95% bootstrap interval" if report.seeds > 1 else "the one run"
-    captions = {
-        "final": f"{report.metric} at the end, by algorithm",
-        "efficiency": f"{report.metric} against tokens trained for",
-        "frontier": f"{report.metric} against KL to the reference",
+    pictures = {
+        name: [f"![{report.metric} {caption}]({PLOTS}/{name}.png)"] if name in plots else []
+        for name, caption in CAPTIONS.items()
     }
-    pictures = {name: [f"![{captions[name]}]({PLOTS}/{name}.png)"] if name in plots else [] for name in captions}
     parts = [
         f"## At the end: {metric}",
         _table(*summary_table(report)),
@@ -131,16 +134,10 @@ def _summary_row(arm: ArmReport, metric: str, others: Sequence[str]) -> list[str
     runs = f"{arm.finished} of {arm.runs}" + (f", {arm.failed} failed" if arm.failed else "")
     if arm.gain is None or arm.tokens is None or arm.seconds is None:
         return [arm.name, runs, "", "", *("" for _ in others), "", ""]
-    gain, error = f"{arm.gain['mean']:+.3f}", arm.gain["standard_error"]
-    return [
-        arm.name,
-        runs,
-        str(arm.metrics[metric]),
-        gain if error is None else f"{gain} ± {error:.3f}",
-        *(str(arm.metrics[name]) if name in arm.metrics else "" for name in others),
-        f"{arm.tokens.mean:,.0f}",
-        f"{arm.seconds.mean:,.1f}",
-    ]
+    error = arm.gain["standard_error"]
+    gained = f"{arm.gain['mean']:+.3f}" + ("" if error is None else f" ± {error:.3f}")
+    value, *shown = (str(arm.metrics[name]) if name in arm.metrics else "" for name in (metric, *others))
+    return [arm.name, runs, value, gained, *shown, f"{arm.tokens.mean:,.0f}", f"{arm.seconds.mean:,.1f}"]
 
 
 def _reached_row(arm: ArmReport) -> list[str]:

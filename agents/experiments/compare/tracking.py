@@ -167,9 +167,7 @@ def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def write_board(
-    folder: Path, judges: Sequence[str], markdown: str = "", plots: Mapping[str, Figure] | None = None
-) -> None:
+def write_board(folder: Path, judges: Sequence[str], markdown: str = "", plots: Mapping[str, Figure] = {}) -> None:
     """Write what TensorBoard shows of a comparison next to its runs, in place of what there was.
 
     It is a chart for each judge of the task, and the report with its plots once there is one.
@@ -184,6 +182,6 @@ def write_board(
         if markdown:
             lines = markdown.splitlines()  # the pictures stand on a page of their own
             writer.add_text("report", "\n".join(line for line in lines if not line.startswith("![")))
-        for name, figure in (plots or {}).items():
+        for name, figure in plots.items():
             picture = Image.open(io.BytesIO(to_png(figure))).convert("RGB")
             writer.add_image(f"report/{name}", np.asarray(picture), dataformats="HWC")

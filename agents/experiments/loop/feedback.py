@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,16 +238,12 @@ def _crowd_metrics(items: Sequence[Item], judgements: Sequence[Judgement], fresh
     votes = pair_votes(items, judgements)
     alpha = alpha_by_kind(entry for entry in judgements if entry.item_id in fresh).get("pairwise", math.nan)
     reliability = dawid_skene(votes, symmetric=True).reliability
-    judges: dict[Hashable, set[str]] = {}
-    for vote in votes:
-        judges.setdefault(vote.item, set()).add(vote.annotator)
-    compared = {name for names in judges.values() if len(names) > 1 for name in names}  # the others would get the prior
+    n_judges = Counter(item for item, _ in {(vote.item, vote.annotator) for vote in votes})
+    compared = {vote.annotator for vote in votes if n_judges[vote.item] > 1}  # the others would get the prior
+    names = sorted(reliability, key=lambda name: (len(name), name))
     return {
         "agreement": None if math.isnan(alpha) else alpha,
-        "reliability": {
-            name: round(value, 4) if name in compared else None
-            for name, value in sorted(reliability.items(), key=lambda entry: (len(entry[0]), entry[0]))
-        },
+        "reliability": {name: round(reliability[name], 4) if name in compared else None for name in names},
         "spammers": sorted(find_spammers(votes).spammers),
     }
 

@@ -14,6 +14,7 @@ from rlhf_envs.files import replace_file, replace_json
 from rlhf_envs.rendering import as_markdown, markdown_table
 
 from .state import PROXY, Loop, Metrics
+from .steps import ROUND, START
 
 __all__ = ["log_round", "markdown", "plot_rounds", "round_cells", "round_metrics", "summary", "write_report"]
 
@@ -63,23 +64,19 @@ The agent is the bundle `{agent}`, its model `model`; the last reward model is `
 
 def round_metrics(loop: Loop, number: int) -> Metrics:
     """Return the metrics of all steps of a round."""
-    evaluation = loop.read(number, "evaluate")
-    metrics: Metrics = {"round": number, "tokens": loop.read(number, "learn")["tokens"], "seconds": {}}
-    for step in ("generate", "ask", "fit", "learn", "evaluate") if number else ("learn", "evaluate"):
-        own = loop.read(number, step)
-        metrics["seconds"][step] = own.pop("seconds")
-        if step in ("generate", "ask", "fit"):
-            metrics |= own
-    return metrics | {"estimates": evaluation["estimates"], "samples": evaluation["samples"]}
+    of = {step: loop.read(number, step) for step in (ROUND if number else START)}
+    seconds = {step: metrics.pop("seconds") for step, metrics in of.items()}
+    shared = {"round": number, "tokens": of["learn"]["tokens"], "seconds": seconds}
+    own = {name: value for step in ("generate", "ask", "fit") for name, value in of.get(step, {}).items()}
+    return {**shared, **own, **{name: of["evaluate"][name] for name in ("estimates", "samples")}}
 
 
 def log_round(loop: Loop, number: int) -> None:
     """Write the metrics of a round to TensorBoard, at the tokens where its RL ends. Again changes nothing."""
     metrics = round_metrics(loop, number)
     with SummaryWriter(log_dir=str(loop.folder)) as writer:
-        for name, value in {"round": number, **_scalars(metrics)}.items():
-            if value is not None:
-                writer.add_scalar(f"loop/{name}", value, metrics["tokens"])
+        for name, value in _scalars(metrics).items():
+            writer.add_scalar(f"loop/{name}", value, metrics["tokens"])
 
 
 def summary(loop: Loop, number: int) -> str:
