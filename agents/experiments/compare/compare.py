@@ -70,7 +70,10 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
     with locked(folder):
         replace_file(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode("utf-8"))
         _run_missing(config, runs, say)
-        report = _write_report(config, runs)
+        report = analyse(config, read_outcomes(runs))
+        plots = draw_plots(report)
+        replace_json(folder / "report.json", report.to_json())
+        write_board(folder, judges_of(config.env_id), write_report(folder, report, plots), plots)
     return Comparison(config, folder, report, time.perf_counter() - started)
 
 
@@ -94,13 +97,3 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
         run.error.unlink(missing_ok=True)
     places = count(1)
     run_all(missing, config, lambda run, how: say(f"{next(places)}/{len(missing)} {run.name}: {how}"))
-
-
-def _write_report(config: CompareConfig, runs: Sequence[Run]) -> Report:
-    """Write the report from the files of the runs."""
-    report = analyse(config, read_outcomes(runs))
-    plots = draw_plots(report)
-    replace_json(config.path / "report.json", report.to_json())
-    markdown = write_report(config.path, report, plots)
-    write_board(config.path, judges_of(config.env_id), markdown, plots)
-    return report

@@ -38,19 +38,11 @@ class Range:
             return trial.suggest_int(name, self.low, self.high, log=self.log)
         return trial.suggest_float(name, float(self.low), float(self.high), log=self.log)
 
-    def __contains__(self, value: Any) -> bool:
-        """Return whether a search could find the value."""
-        if self.choices:
-            return value in self.choices
-        return _is_number(value) and bool(self.low <= value <= self.high)
-
     def nearest(self, value: Any) -> Any:
         """Return the value moved into the range; None if that is not possible."""
-        if value in self:
-            return value
-        if self.choices or not _is_number(value):
-            return None
-        return min(max(value, self.low), self.high)
+        if self.choices:
+            return value if value in self.choices else None
+        return min(max(value, self.low), self.high) if _is_number(value) else None
 
     def __str__(self) -> str:
         """Return the range as `--space` takes it."""
