@@ -137,13 +137,8 @@ def main() -> int:
     except Exception as error:
         traceback.print_exc()
         cause = error.__cause__ if isinstance(error, RunStopped) and error.__cause__ is not None else error
-        failure = {
-            "status": "failed",
-            "error": f"{type(cause).__name__}: {error}",
-            "traceback": traceback.format_exc(),
-            "seconds": round(time.perf_counter() - started, 3),
-        }
-        replace_json(Path(task["error"]), failure)
+        failure = {"status": "failed", "error": f"{type(cause).__name__}: {error}", "traceback": traceback.format_exc()}
+        replace_json(Path(task["error"]), failure | {"seconds": round(time.perf_counter() - started, 3)})
         return 1
     return 0
 

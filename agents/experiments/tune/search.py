@@ -165,9 +165,9 @@ def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial)
     try:
         for index in range(config.seeds_per_trial):
             agent = _train(config, config.seed + index, chosen, _Pruning(config, trial, index))
-            found = _measure(config, agent, "validation")
-            values.append(_metric(config, found))
-            kl.append(_kl(found))
+            found = _scores(config, _measure(config, agent, "validation"))
+            values.append(found[0])
+            kl.append(found[1])
             trial.set_user_attr(VALUES, values)
             trial.set_user_attr(KL, float(np.mean(kl)))
     except optuna.TrialPruned:
@@ -195,17 +195,12 @@ def _measure(config: TuneConfig, agent: Any, split: str) -> Evaluation:
     return evaluate(agent, run.env_id, config.episodes, split, judges, env_kwargs=run.held_out_kwargs())
 
 
-def _metric(config: TuneConfig, found: Evaluation) -> float:
-    """Return the metric's mean. Raise FloatingPointError if it is not finite."""
-    values = found.reward if config.metric == "reward" else found.judges[config.metric]
-    value = float(np.mean(values))
-    if not math.isfinite(value):
-        raise FloatingPointError(f"{config.metric} on {found.split} is {value}")
-    return value
-
-
-def _kl(found: Evaluation) -> float:
-    return math.nan if found.kl is None else float(np.mean(found.kl))
+def _scores(config: TuneConfig, found: Evaluation) -> tuple[float, float]:
+    """Return the means of the metric and of the KL. Raise FloatingPointError if the metric is not finite."""
+    metric = float(np.mean(found.reward if config.metric == "reward" else found.judges[config.metric]))
+    if not math.isfinite(metric):
+        raise FloatingPointError(f"{config.metric} on {found.split} is {metric}")
+    return metric, math.nan if found.kl is None else float(np.mean(found.kl))
 
 
 class _Pruning(BaseCallback):
@@ -227,9 +222,9 @@ class _Pruning(BaseCallback):
             return
         self._done = due
         with isolated_generators(self.num_timesteps):
-            found = _measure(config, self.model, "validation")
-        self.trial.report(_metric(config, found), self.index * config.evaluations + due)
-        self.trial.set_user_attr(KL, _kl(found))
+            metric, kl = _scores(config, _measure(config, self.model, "validation"))
+        self.trial.report(metric, self.index * config.evaluations + due)
+        self.trial.set_user_attr(KL, kl)
         if self.trial.should_prune():
             raise optuna.TrialPruned
 
@@ -261,11 +256,11 @@ def _best(config: TuneConfig, study: optuna.Study) -> FrozenTrial:
 def _confirm(config: TuneConfig, chosen: dict[str, Any]) -> Confirmation:
     """Train with new seeds and evaluate on both splits."""
     values: dict[str, list[float]] = {"validation": [], "test": []}
-    kl = []
+    kls = []
     for index in range(config.confirm_seeds):
         agent = _train(config, config.seed + CONFIRM_FROM + index, chosen)
         for split, column in values.items():
-            found = _measure(config, agent, split)
-            column.append(_metric(config, found))
-        kl.append(_kl(found))
-    return Confirmation(values, kl)
+            metric, kl = _scores(config, _measure(config, agent, split))
+            column.append(metric)
+        kls.append(kl)  # of the last split, test
+    return Confirmation(values, kls)
