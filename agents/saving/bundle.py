@@ -47,17 +47,8 @@ logger = logging.getLogger(__name__)
 
 FORMAT, VERSION = "rlhf-envs agent", 1
 POLICY, OPTIMIZER, STATE, MODEL = "policy.safetensors", "optimizer.safetensors", "state.safetensors", "model"
-# Attributes of an agent that loading makes anew, or that other files of the bundle hold.
-ELSEWHERE = {
-    "policy",
-    "rollout_buffer",
-    "replay_buffer",
-    "lr_schedule",
-    "observation_space",
-    "action_space",
-    "n_envs",
-    "start_time",
-}
+# Attributes of an agent that loading makes anew, besides those that SB3 excludes.
+ANEW = {"lr_schedule", "observation_space", "action_space", "n_envs", "start_time"}
 
 
 def save(agent: Any, directory: str | Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -87,10 +78,9 @@ def holds(cls: type[Any]) -> bool:
 
 
 def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return everything that `save` writes except the weights and the optimizer.
+    """Return everything that `save` writes except the weights and the optimizer; it is cheap enough for every rollout.
 
-    That is small and cheap enough to do in every rollout. (Of a replay buffer it is a copy of the rows in use: 35 bytes
-    per token of the contexts.)
+    Of a replay buffer it is a copy of the rows in use: 35 bytes per token of the contexts.
 
     Raises:
         TypeError: bundles do not hold agents of this kind.
@@ -116,12 +106,9 @@ def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any
 def _attributes_of(agent: Any) -> dict[str, Any]:
     """Return the attributes of an agent to save; all but its arguments are copied, because training changes them."""
     arguments = describe(type(agent)).own
-    skipped = ELSEWHERE | set(agent._excluded_save_params())
-    attributes = {
-        name: value if name in arguments else copy.deepcopy(value)
-        for name, value in vars(agent).items()
-        if name not in skipped
-    }
+    skipped = ANEW.union(agent._excluded_save_params())
+    kept = {name: value for name, value in vars(agent).items() if name not in skipped}
+    attributes = {name: value if name in arguments else copy.deepcopy(value) for name, value in kept.items()}
     if hasattr(attributes.get("train_freq"), "unit"):  # SB3's own type
         frequency = attributes["train_freq"]
         attributes["train_freq"] = (frequency.frequency, frequency.unit.value)
@@ -130,7 +117,7 @@ def _attributes_of(agent: Any) -> dict[str, Any]:
 
 def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> None:
     """Write what `capture` returned, with the present weights and optimizer of the agent."""
-    policy, env = agent.policy, agent.get_env()
+    policy, env, attributes = agent.policy, agent.get_env(), captured["attributes"]
     weights = {**policy.state_dict(), **captured["buffers"]}
     for name, tensor in weights.items():
         if tensor.is_floating_point() and name != "kl_coef" and not torch.isfinite(tensor).all():
@@ -141,11 +128,10 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
             type(env).__name__,
             directory,
         )
-    attributes = dict(captured["attributes"])
     if isinstance(policy, LanguageModelPolicy):
         model = attributes["policy_kwargs"].get("model")
         name = str(model) if isinstance(model, str | Path) else None  # a model that was built is in the bundle
-        attributes["policy_kwargs"] = {**attributes["policy_kwargs"], "model": name}
+        attributes = {**attributes, "policy_kwargs": {**attributes["policy_kwargs"], "model": name}}
     description = _describe(agent)
     arrays: dict[str, np.ndarray] = {}
     with atomic_folder(Path(directory), format=FORMAT, version=VERSION) as folder:
@@ -156,25 +142,20 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
         (folder / STATE).write_bytes(arrays_to_bytes(arrays))
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if isinstance(policy, LanguageModelPolicy):
-            write_model(policy, _tokenizer(policy, env), folder / MODEL)
+            try:
+                tokenizer = env.get_attr("tokenizer", 0)[0]
+            except AttributeError:
+                tokenizer = None if policy.model_name is None else load_tokenizer(policy.model_name)
+            write_model(policy, tokenizer, folder / MODEL)
 
 
 def _describe(agent: Any) -> dict[str, Any]:
-    """Return what `load` needs, besides the values, to build the agent: its class, device, spaces and environment.
-
-    Of a policy of this package it also says how to build the policy from the config of its model.
-    """
+    """Return what `load` needs besides the values: the class, device, spaces, environment, and our policies' model."""
     policy = agent.policy
-    description: dict[str, Any] = {
-        "algorithm": _algorithm_name(type(agent)),
-        "device": agent.device.type,
-        "spaces": [str(agent.observation_space), str(agent.action_space)],
-        "env": describe_env(agent.get_env()),
-        "model": None,
-    }
+    model: dict[str, Any] | None = None
     if isinstance(policy, LanguageModelPolicy):
         network = policy.language_model.model
-        description["model"] = {
+        model = {
             "name": policy.model_name,
             "dtype": str(network.dtype).removeprefix("torch."),
             "attention": getattr(network.config, "_attn_implementation", None),
@@ -182,15 +163,13 @@ def _describe(agent: Any) -> dict[str, Any]:
             "length": policy.max_length,
             "vocabulary": getattr(policy.action_space, "vocabulary", None),
         }
-    return description
-
-
-def _tokenizer(policy: LanguageModelPolicy, env: Any) -> Any:
-    """Return the tokenizer of the token ids: the environment's, else the one of the model's name, else None."""
-    try:
-        return env.get_attr("tokenizer", 0)[0]
-    except AttributeError:
-        return None if policy.model_name is None else load_tokenizer(policy.model_name)
+    return {
+        "algorithm": _algorithm_name(type(agent)),
+        "device": agent.device.type,
+        "spaces": [str(agent.observation_space), str(agent.action_space)],
+        "env": describe_env(agent.get_env()),
+        "model": model,
+    }
 
 
 def _algorithm_name(cls: type[Any]) -> dict[str, str | None]:

@@ -68,14 +68,12 @@ class Checkpoints:
         Raises:
             BundleError: there is none.
         """
-        path = self.latest()
-        if path is None:
+        if (path := self.latest()) is None:
             raise BundleError(f"{self.directory} holds no checkpoint that is whole")
         return load(path, env, **overrides)
 
     def _numbers(self) -> list[int]:
         """Return the tokens of all checkpoints, newest first, including those that an unfinished save moved aside."""
-        names = [p.name for p in self.directory.glob("*")] + [
-            p.name[1:].removesuffix(".old") for p in self.directory.glob(".*.old")
-        ]
+        aside = (path.name[1:].removesuffix(".old") for path in self.directory.glob(".*.old"))
+        names = {path.name for path in self.directory.glob("*")}.union(aside)
         return sorted({int(name) for name in names if name.isdecimal()}, reverse=True)

@@ -65,7 +65,9 @@ def load(
     folder, description = read(path)
     values, arrays = description["values"], load_arrays(folder / STATE)
     cls = _algorithm(description["algorithm"], algorithm)
-    device = overrides.pop("device", description["device"] if _has_device(description["device"]) else "auto")
+    device = description["device"]
+    here = device == "cpu" or (device == "cuda" and torch.cuda.is_available())
+    device = overrides.pop("device", device if here else "auto")
     attributes = _attributes(values["attributes"], arrays, overrides, cls)
     agent = _build(cls, _environment(description, env, folder), device, attributes, description["model"], folder)
     load_state(agent.policy, folder / POLICY, description["shared"])
@@ -93,62 +95,51 @@ def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, A
         attention_mask=spaces.Box(0, 1, (saved["length"],), np.int8),
     )
     arguments["model"] = build_network(folder / MODEL, saved["dtype"], saved["attention"])
-    policy_class = _policy_class(encoded["policy_class"])
+    named = encoded["policy_class"]  # a user's own class has no name that is known, and is never imported
+    policy_class = NAMED_CLASSES.get(str(named.get("name")), TokenPolicy) if isinstance(named, dict) else TokenPolicy
+    if not issubclass(policy_class, LanguageModelPolicy):
+        policy_class = TokenPolicy
     policy = policy_class(observation_space, spaces.Discrete(saved["n_actions"]), lambda _: 0.0, **arguments)
     load_state(policy, folder / POLICY, description["shared"])
     policy.model_name = known_model(saved["name"], folder / MODEL)
     return policy, description
 
 
-def _policy_class(encoded: Any) -> type[LanguageModelPolicy]:
-    """Return a policy's class if its name is known, else `TokenPolicy`: a user's own class is never imported."""
-    name = encoded.get("name") if isinstance(encoded, dict) else None
-    found = NAMED_CLASSES.get(str(name), TokenPolicy)
-    return found if issubclass(found, LanguageModelPolicy) else TokenPolicy
-
-
 def _algorithm(saved: Mapping[str, str | None], given: type[Any] | str | None) -> type[Any]:
     """Return the agent's class: the given one, else the one that the bundle names."""
-    if given is not None:
-        return get_algorithm(given) if isinstance(given, str) else given
-    if saved.get("registered") in available():
-        return get_algorithm(str(saved["registered"]))
-    if saved.get("named") in NAMED_CLASSES:
-        return NAMED_CLASSES[str(saved["named"])]
-    name = saved.get("registered") or saved.get("class") or saved.get("named")
+    registered, named = saved.get("registered"), saved.get("named")
+    chosen = given or (registered if registered in available() else NAMED_CLASSES.get(str(named)))
+    if chosen is not None:
+        return get_algorithm(chosen) if isinstance(chosen, str) else chosen
+    name = registered or saved.get("class") or named
     raise ValueError(
         f"the agent's class {name} has no name that is known here: pass it, agents.load(..., algorithm=...)"
     )
-
-
-def _has_device(kind: str) -> bool:
-    return kind == "cpu" or (kind == "cuda" and torch.cuda.is_available())
 
 
 def _attributes(
     encoded: Mapping[str, Any], arrays: Mapping[str, np.ndarray], overrides: dict[str, Any], cls: type[Any]
 ) -> dict[str, Any]:
     """Return the agent's attributes, with the overrides in place of the saved values."""
-    overrides = {{"policy": "policy_class"}.get(name, name): value for name, value in overrides.items()}
+    overrides = {"policy_class" if name == "policy" else name: value for name, value in overrides.items()}
     if unknown := overrides.keys() - encoded.keys() - describe(cls).own:
         raise TypeError(
             f"{cls.__name__} takes no argument {sorted(unknown)[0]!r}; there are {sorted(describe(cls).own)}"
         )
     chosen = {name: value for name, value in overrides.items() if name not in NESTED}
-    for name, value in encoded.items():
-        if name not in chosen:
-            argument = "policy" if name == "policy_class" else name  # for the error message
-            chosen[name] = decode(value, arrays, argument, overrides.get(name))
-    return chosen
+    return chosen | {
+        name: decode(value, arrays, "policy" if name == "policy_class" else name, overrides.get(name))
+        for name, value in encoded.items()
+        if name not in chosen
+    }
 
 
 def _environment(description: Mapping[str, Any], env: Any, folder: Path) -> Any:
     """Return the given environment, or make the saved one, after checking its spaces and its tokenizer."""
     saved = dict(description["env"])
     if env is None:
-        if "model" in saved.get("kwargs", {}):
-            model = known_model(saved["kwargs"]["model"], folder / MODEL)
-            saved["kwargs"] = {**saved["kwargs"], "model": model}
+        if "model" in (kwargs := saved.get("kwargs", {})):
+            saved["kwargs"] = {**kwargs, "model": known_model(kwargs["model"], folder / MODEL)}
         env = remake_env(saved)
     here = [str(env.observation_space), str(env.action_space)]
     vocabulary, known = (description["model"] or {}).get("vocabulary"), getattr(env.action_space, "vocabulary", None)
@@ -166,13 +157,12 @@ def _build(
 ) -> Any:
     """Build an agent with these attributes, as SB3's own `load` does; its weights are still to be loaded."""
     given = dict(attributes["policy_kwargs"])
-    name = given.get("model")
-    own_model = name is not None and not isinstance(name, str)
+    passed = not isinstance(given.get("model"), str | None)  # a model that the caller built
     policy_class = attributes["policy_class"]
     ours = isinstance(policy_class, type) and issubclass(policy_class, LanguageModelPolicy)
-    if model is None and not own_model and ours:
+    if model is None and not passed and ours:
         raise BundleError(f"{folder} describes no model for its policy: the bundle is damaged or forged")
-    if model is not None and not own_model:
+    if model is not None and not passed:
         network = build_network(folder / MODEL, model["dtype"], model["attention"])
         attributes["policy_kwargs"] = {**given, "model": network}
     accepted = (describe(cls).own - {"env", "policy", "device"}) & attributes.keys()
@@ -180,7 +170,7 @@ def _build(
     agent = cls(policy=policy_class, env=env, device=device, _init_setup_model=False, **arguments)
     vars(agent).update(attributes)
     agent._setup_model()
-    if model is not None and not own_model:
+    if model is not None and not passed:
         agent.policy_kwargs = given
         agent.policy.model_name = known_model(model["name"], folder / MODEL)
     return agent

@@ -31,10 +31,7 @@ ATTENTION = ("eager", "sdpa", "flash_attention_2", "flex_attention", None)  # ot
 
 
 def save_state(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, str]:
-    """Write a state dict, and return the names that are not stored because they share the memory of another tensor.
-
-    The result maps each of these names to the one that is stored.
-    """
+    """Write a state dict; return the names not stored, each with the stored one whose memory its tensor shares."""
     shared = _find_shared(state)
     stored = {}
     for name, tensor in state.items():
@@ -86,14 +83,9 @@ def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 def save_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> dict[str, Any]:
     """Write the tensors of an optimizer, and return the rest of its state, which is plain values."""
     state = optimizer.state_dict()
-    tensors, plain = {}, {}
-    for index, values in state["state"].items():
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor):
-                tensors[f"{index}/{name}"] = value.detach().cpu().contiguous()
-            else:
-                plain[f"{index}/{name}"] = value
-    _save_tensors(tensors, path)
+    plain = {f"{index}/{name}": value for index, values in state["state"].items() for name, value in values.items()}
+    tensors = {key: plain.pop(key) for key, value in list(plain.items()) if isinstance(value, torch.Tensor)}
+    _save_tensors({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
     return {"param_groups": state["param_groups"], "values": plain}
 
 
@@ -141,12 +133,8 @@ def build_network(folder: Path, dtype: str, attention: str | None) -> Any:
             raise BundleError(f"{path} asks for code of its own (auto_map), which a bundle never runs")
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        model = AutoModelForCausalLM.from_config(
-            config,
-            trust_remote_code=False,
-            dtype=getattr(torch, dtype),
-            **({} if attention is None else {"attn_implementation": attention}),
-        )
+        kwargs = {} if attention is None else {"attn_implementation": attention}
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=getattr(torch, dtype), **kwargs)
     except (ValueError, KeyError, ImportError, OSError) as error:
         raise BundleError(
             f"the model of {folder} cannot be built ({error}): if its class is yours, build it and pass it, "
@@ -168,9 +156,9 @@ def known_model(name: str | None, folder: Path) -> str | None:
     if name is None:
         return None
     at_hand = name in (*EMBEDDED, "smollm2") or Path(name).is_dir()
+    if not has_tokenizer(str(folder)) and at_hand:
+        return name
     if not has_tokenizer(str(folder)):
-        if at_hand:
-            return name
         raise BundleError(
             f"{folder} has no tokenizer, and {name!r} is neither a model of ours nor a folder here. A bundle takes "
             "nothing from the network: build the model and the environment, and pass them, agents.load(..., env, "
