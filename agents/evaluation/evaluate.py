@@ -98,9 +98,8 @@ class Evaluation:
         """
         if [c.index for c in self.completions] != [c.index for c in before.completions]:
             raise ValueError("the two evaluations have different prompts: take the same split and n_episodes")
-        first = before.values()
-        both = {name: (values, first[name]) for name, values in self.values().items() if name in first}
-        return {name: bootstrap_mean(after - earlier, self.seed) for name, (after, earlier) in both.items()}
+        first, now = before.values(), self.values()
+        return {name: bootstrap_mean(now[name] - first[name], self.seed) for name in now if name in first}
 
     def to_dict(self, n_samples: int = 8) -> dict[str, Any]:
         """Return the entry of a JSON report, with the first `n_samples` completions."""
@@ -141,8 +140,7 @@ def evaluate(
 
     Args:
         source: an agent, a policy of this package, a Hugging Face model, a run folder, or a model's name or folder.
-        env_id: an environment's id; or a text environment, which lends its task, data and reward (`split` does not
-            count then).
+        env_id: an environment's id; or a text environment, which lends its task, data and reward, whatever `split` is.
         n_episodes: the number of prompts; beyond the rows of the split they come again.
         split: the split of the task's data.
         judges: names of registered rewards, or reward functions by name, that score the completions too; by default
@@ -172,10 +170,11 @@ def evaluate(
     indices = held_out_indices(len(batch.rows), n_episodes)
     completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of)
     drawn = 1 if deterministic else source.best_of
-    kl, nll = None, None
+    kl = nll = None
     if reference_logits is not None:
         kl, nll = _against(reference_logits, policy, completions)
         kl += np.log(drawn) - (drawn - 1) / drawn
+    texts = [c.completion for c in completions]
     return Evaluation(
         source=source.name,
         env_id=env_id if isinstance(env_id, str) else batch.task.name,
@@ -189,9 +188,7 @@ def evaluate(
         nll=nll,
         length=np.array([len(c.columns) for c in completions]),
         eos=np.array([c.finish_reason == "eos" for c in completions]),
-        distinct=np.array(
-            [distinct_bigrams([c.completion]) if len(c.completion.split()) > 1 else 1.0 for c in completions]
-        ),
+        distinct=np.array([distinct_bigrams([text]) if len(text.split()) > 1 else 1.0 for text in texts]),
         completions=completions,
         seconds=time.perf_counter() - started,
         completions_per_prompt=drawn,
@@ -246,9 +243,8 @@ def _find_reference(
 
 def _same_tokens(model: str, batch: EpisodeBatch) -> bool:
     """Return whether the model's token ids are the environment's; a folder without a tokenizer is trusted."""
-    if not has_tokenizer(model):
-        return True
-    return vocabulary_fingerprint(load_tokenizer(model)) == vocabulary_fingerprint(batch.tokenizer)
+    known = vocabulary_fingerprint(batch.tokenizer)
+    return not has_tokenizer(model) or vocabulary_fingerprint(load_tokenizer(model)) == known
 
 
 @torch.no_grad()

@@ -96,8 +96,7 @@ def generate_in(
 ) -> list[Completion]:
     """Complete the prompts at `indices` of the data of `batch`, and keep the best of `best_of` completions of each.
 
-    With `deterministic` all completions of a prompt would be equal, so only one is drawn. `first` is the place of the
-    first prompt in a longer list.
+    With `deterministic` only one is drawn. `first` is the place of the first prompt in a longer list.
     """
     if best_of > 1 and not deterministic:
         drawn = generate_in(batch, policy, np.repeat(indices, best_of), seed, deterministic, first=first * best_of)
@@ -107,9 +106,8 @@ def generate_in(
     for start in range(0, len(indices), CHUNK):
         chosen = indices[start : start + CHUNK]
         rows = batch if len(batch.ids) == len(chosen) else like_batch(batch, len(chosen))
-        uniforms = np.stack(
-            [np.random.default_rng([seed, first + start + i]).random(batch.max_new_tokens) for i in range(len(chosen))]
-        )
+        generators = [np.random.default_rng([seed, first + start + i]) for i in range(len(chosen))]
+        uniforms = np.stack([generator.random(batch.max_new_tokens) for generator in generators])
         completions += _complete(rows, policy, chosen, uniforms, deterministic)
     return completions
 
@@ -127,10 +125,11 @@ def _complete(
     idle = 0 if batch.tokenizer.eos_token_id != 0 else 1  # fed to finished rows: any token that ends no episode
     for step in range(batch.max_new_tokens):
         columns[:, step] = batch.lengths - 1
-        allowed = batch.action_masks() if policy.reads_action_masks else None
+        observations, allowed = batch.observe(), batch.action_masks() if policy.reads_action_masks else None
         if allowed is not None:
+            observations["action_masks"] = allowed
             masks.append(np.packbits(allowed, axis=1))
-        actions, log_probs[:, step] = _choose(policy, batch.observe(), uniforms[:, step], deterministic, allowed)
+        actions, log_probs[:, step] = _choose(policy, observations, uniforms[:, step], deterministic)
         if allowed is None:  # under masks a finished row goes on with texts that the masks allow
             actions[[done is not None for done in finished]] = idle
         rewards, terminated, infos = batch.step(actions)
@@ -154,18 +153,9 @@ def _complete(
 
 
 def _choose(
-    policy: LanguageModelPolicy,
-    observations: dict[str, np.ndarray],
-    uniforms: np.ndarray,
-    deterministic: bool,
-    action_masks: np.ndarray | None = None,
+    policy: LanguageModelPolicy, observations: dict[str, np.ndarray], uniforms: np.ndarray, deterministic: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose tokens (n,) and return them with their log-probabilities (n,).
-
-    Sampling inverts the cumulative distribution at `uniforms` (n,).
-    """
-    if action_masks is not None:
-        observations = observations | {"action_masks": action_masks}
+    """Choose tokens (n,), by inverting the cumulative distribution at `uniforms` (n,); add their log-probabilities."""
     tensors = {key: torch.as_tensor(array, device=policy.device) for key, array in observations.items()}
     log_probs = policy.get_distribution(tensors).distribution.logits  # (n, vocabulary), normalised
     if deterministic:

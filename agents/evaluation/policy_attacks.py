@@ -12,7 +12,7 @@ with the same budget that does not look at the gradient: a random change of the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 
 from rlhf_envs.episodes import EpisodeBatch
 
-from ..core.adversarial import ascend, divergences, hidden_at, radius_of, random_start
+from ..core.adversarial import ascend, divergences, hidden_at, perturbed, radius_of, random_start
 from ..core.base_policy import LanguageModelPolicy
 from ..core.distribution import log_probs_and_entropies
 from ..core.random_state import isolated_generators
@@ -35,6 +35,7 @@ __all__ = [
     "attack_policy",
     "attack_tokens",
     "best_swaps",
+    "embedding_gradient",
     "random_swaps",
 ]
 
@@ -73,10 +74,11 @@ class Budget:
                 raise ValueError(f"{name}={getattr(self, name)}: expected at least 1")
 
 
+@dataclass(frozen=True)
 class AttackedPolicy:
     """Let a policy read attacked prompts in place of those it is given. `generate_in` takes it for a policy.
 
-    Args:
+    Attributes:
         policy: the policy.
         where: `(batch, length)` bool, the prompts' tokens.
         delta: `(batch, length, embedding size)`, added to the embeddings; the KV cache is not used then.
@@ -85,15 +87,14 @@ class AttackedPolicy:
 
     reads_action_masks = False
 
-    def __init__(
-        self,
-        policy: LanguageModelPolicy,
-        where: torch.Tensor,
-        delta: torch.Tensor | None = None,
-        ids: torch.Tensor | None = None,
-    ) -> None:
-        self.policy, self.where, self.delta, self.ids = policy, where, delta, ids
-        self.device = policy.device
+    policy: LanguageModelPolicy
+    where: torch.Tensor
+    delta: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.policy.device
 
     @torch.no_grad()
     def get_distribution(self, obs: Observations) -> Any:
@@ -150,11 +151,9 @@ def attack_policy(
 
 
 @torch.no_grad()
-def _mean_kl(
-    policy: LanguageModelPolicy, obs: dict[str, torch.Tensor], changed: dict[str, torch.Tensor], n: int
-) -> np.ndarray:
+def _mean_kl(policy: LanguageModelPolicy, obs: Observations, changed: Observations, n: int) -> np.ndarray:
     """Return the mean KL over the actions of each of n episodes, (n,)."""
-    other = obs | ({"input_ids": changed["ids"]} if "ids" in changed else {})
+    other = obs | {"input_ids": changed.get("ids", obs["input_ids"])}
     kl = divergences(policy, hidden_at(policy, obs), hidden_at(policy, other, changed.get("delta")))
     total = torch.zeros(n, device=kl.device).index_add(0, obs["rows"], kl)
     return (total / torch.bincount(obs["rows"], minlength=n)).double().cpu().numpy()
@@ -165,12 +164,8 @@ def attack_embeddings(
 ) -> torch.Tensor:
     """Return the change `(batch, length, embedding size)` of the prompts' embeddings that raises the KL most.
 
-    Args:
-        policy: the policy.
-        obs: prompts with their completions, `rows` and `columns` as in `evaluate_actions`.
-        where: `(batch, length)` bool, the prompts' tokens.
-        budget: the attacker's.
-        blind: return the random start.
+    `obs` holds the prompts with their completions, as in `evaluate_actions`; `where` `(batch, length)` bool tells the
+    prompts' tokens. A `blind` attack returns the random start.
     """
     radius = radius_of(policy, budget.epsilon)
     with torch.no_grad():
@@ -194,24 +189,27 @@ def attack_tokens(
     `banned` tokens are never put in.
     """
     ids = obs["input_ids"].clone()
-    best = _nll(policy, obs, actions).detach()
+
+    def nll(ids: torch.Tensor) -> torch.Tensor:
+        return _nll(policy, obs | {"input_ids": ids}, actions)
+
+    best = nll(ids).detach()
     allowed = torch.ones(policy.n_actions, dtype=torch.bool, device=ids.device)
     allowed[[token for token in banned if token < policy.n_actions]] = False
     vectors = policy.embedding()(torch.arange(policy.n_actions, device=ids.device)).detach()
     for _ in range(budget.swaps):
-        current = obs | {"input_ids": ids}
         if blind:
             swaps = random_swaps(where, allowed, budget.candidates)
         else:
-            swaps = best_swaps(_gradient(policy, current, actions), ids, where, vectors, allowed, budget.candidates)
+            gradient = embedding_gradient(policy.embedding(), ids, lambda ids: nll(ids).sum())
+            swaps = best_swaps(gradient, ids, where, vectors, allowed, budget.candidates)
+        start = ids
         for positions, tokens in swaps:  # (batch,) each: one swap per row
-            tried = ids.scatter(1, positions[:, None], tokens[:, None])
+            tried = start.scatter(1, positions[:, None], tokens[:, None])
             with torch.no_grad():
-                nll = _nll(policy, obs | {"input_ids": tried}, actions)
-            better = nll > best
-            best = torch.where(better, nll, best)
-            current["input_ids"] = torch.where(better[:, None], tried, current["input_ids"])
-        ids = current["input_ids"]
+                loss = nll(tried)
+            better = loss > best
+            ids, best = torch.where(better[:, None], tried, ids), torch.where(better, loss, best)
     return ids
 
 
@@ -223,26 +221,21 @@ def best_swaps(
     allowed: torch.Tensor,
     n: int,
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Draw n swaps per row among those that raise a loss most, to first order.
+    """Draw n swaps per row among those that raise a loss most, to first order: positions and tokens, `(batch,)` each.
 
-    Each swap is two arrays, positions and tokens, `(batch,)` each. The first swap is the best of all. The others are
-    drawn from the `PER_POSITION` best at every position.
+    The first swap is the best of all. The others are drawn from the `PER_POSITION` best at every position.
 
     Args:
-        gradient: `(batch, length, embedding size)`, the gradient of the loss.
-        ids: `(batch, length)`.
-        where: `(batch, length)` bool, the tokens that may be replaced; at least one per row.
-        vectors: `(vocabulary, embedding size)`, the embeddings of the vocabulary.
-        allowed: `(vocabulary,)` bool, the tokens that may replace them.
-        n: the number of swaps.
+        gradient: `(batch, length, embedding size)`, of the loss with respect to the embeddings of `ids`.
+        ids, where: `(batch, length)`, the tokens, and which of them may be replaced; at least one per row.
+        vectors, allowed: `(vocabulary, embedding size)` and `(vocabulary,)` bool, the tokens that may replace them.
     """
     chosen = []
     for row in range(len(ids)):  # one row's positions x vocabulary at a time
         positions = where[row].nonzero().squeeze(1)
-        slopes = gradient[row, positions]
-        gains = slopes @ vectors.T - (slopes * vectors[ids[row, positions]]).sum(dim=-1, keepdim=True)
-        gains = gains.masked_fill(~allowed, -torch.inf)
-        gains = gains.scatter(1, ids[row, positions, None], -torch.inf)  # a token for itself is no swap
+        slopes, old = gradient[row, positions], ids[row, positions]
+        gains = slopes @ vectors.T - (slopes * vectors[old]).sum(dim=-1, keepdim=True)
+        gains = gains.masked_fill(~allowed, -torch.inf).scatter(1, old[:, None], -torch.inf)  # no swap for itself
         top = gains.topk(min(PER_POSITION, int(allowed.sum()) - 1), dim=1)
         drawn = torch.randint(top.values.numel(), (n,), device=ids.device)
         drawn[0] = top.values.flatten().argmax()
@@ -257,19 +250,17 @@ def random_swaps(where: torch.Tensor, allowed: torch.Tensor, n: int) -> list[tup
     return list(zip(positions.unbind(dim=1), tokens.unbind(dim=1), strict=True))
 
 
-def _nll(policy: LanguageModelPolicy, obs: Observations, actions: torch.Tensor, delta: Any = None) -> torch.Tensor:
+def _nll(policy: LanguageModelPolicy, obs: Observations, actions: torch.Tensor) -> torch.Tensor:
     """Return the negative log-likelihood `(batch,)` of each sequence's actions under the policy's decoding."""
-    hidden = hidden_at(policy, obs, delta)
+    hidden = hidden_at(policy, obs)
     with policy.autocast():
         log_probs, _ = log_probs_and_entropies(policy.action_logits, hidden, actions, policy.language_model.vocab_size)
     return log_probs.new_zeros(len(obs["input_ids"])).index_add(0, obs["rows"], -log_probs)
 
 
-def _gradient(policy: LanguageModelPolicy, obs: Observations, actions: torch.Tensor) -> torch.Tensor:
-    """Return the gradient `(batch, length, embedding size)` of each sequence's negative log-likelihood."""
-    ids = obs["input_ids"]
-    size = policy.embedding().weight.shape[1]
-    delta = torch.zeros(*ids.shape, size, device=ids.device, requires_grad=True)
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(_nll(policy, obs, actions, delta).sum(), delta)
+def embedding_gradient(embedding: Any, ids: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Return the gradient of a loss of `ids` with respect to their embeddings, `(batch, length, embedding size)`."""
+    delta = torch.zeros(*ids.shape, embedding.weight.shape[1], device=ids.device, requires_grad=True)
+    with torch.enable_grad(), perturbed(embedding, delta):
+        (gradient,) = torch.autograd.grad(loss(ids), delta)
     return gradient

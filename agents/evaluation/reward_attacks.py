@@ -18,9 +18,8 @@ import torch
 
 from rlhf_envs.rewards.reward_model import RewardModel, score_ids
 
-from ..core.adversarial import perturbed
 from ..core.random_state import isolated_generators
-from .policy_attacks import Budget, best_swaps, random_swaps
+from .policy_attacks import Budget, best_swaps, embedding_gradient, random_swaps
 
 __all__ = ["RewardAttack", "attack_reward_model"]
 
@@ -32,14 +31,12 @@ class RewardAttack:
     """Hold m completions that both the reward model and the judge called bad, before and after the attack.
 
     Attributes:
-        name: "hotflip", or "random_swaps" for its blind twin.
         reward_before, reward_after: (m,) the reward model's scores.
         judge_before, judge_after: (m,) the judge's scores.
         success: (m,) bool, whether the reward rose to its threshold while the judge's score stayed below its own.
         prompts, before, after: the prompts, and the completions before and after.
     """
 
-    name: str
     reward_before: np.ndarray
     reward_after: np.ndarray
     judge_before: np.ndarray
@@ -64,86 +61,66 @@ def attack_reward_model(
     """Swap at most `budget.swaps` tokens of every completion to raise its reward while the judge's score stays low.
 
     Args:
-        reward: the reward model.
         judge: a function of prompts and completions that returns scores, (n,).
         prompts, completions: the texts; completions that are not below both thresholds are left out.
-        budget: the attacker's `swaps` and `candidates`.
         threshold: the reward from which on the reward model counts as fooled; 0 is the mean reward of reference
             completions if the reward model is normalised.
         judge_threshold: the judge calls a text bad below this score; swaps that reach it are not made.
         blind: try random swaps.
-        seed: the seed of the random swaps.
     """
     scores, verdicts = reward.score(prompts, completions), judge(prompts, completions)
     kept = np.flatnonzero((scores < threshold) & (verdicts < judge_threshold)).tolist()
     with isolated_generators(seed):
         attacked = [
-            _attack_one(reward, judge, prompts[i], completions[i], budget, float(scores[i]), judge_threshold, blind)
+            _attack_one(reward, judge, prompts[i], completions[i], float(scores[i]), budget, judge_threshold, blind)
             for i in kept
         ]
-    chosen, before = [prompts[i] for i in kept], [completions[i] for i in kept]
-    after = reward.score(chosen, attacked) if len(kept) else np.zeros(0)
-    final = np.asarray(judge(chosen, attacked)) if len(kept) else np.zeros(0)
+    chosen = [prompts[i] for i in kept]
+    after = reward.score(chosen, attacked) if kept else np.zeros(0)
+    final = np.asarray(judge(chosen, attacked)) if kept else np.zeros(0)
     return RewardAttack(
-        name="random_swaps" if blind else "hotflip",
         reward_before=scores[kept],
         reward_after=after,
         judge_before=verdicts[kept],
         judge_after=final,
         success=(after >= threshold) & (final < judge_threshold),
         prompts=chosen,
-        before=before,
+        before=[completions[i] for i in kept],
         after=attacked,
     )
 
 
 def _attack_one(
-    reward: RewardModel,
-    judge: Judge,
-    prompt: str,
-    completion: str,
-    budget: Budget,
-    score: float,
-    judge_threshold: float,
-    blind: bool,
+    reward: RewardModel, judge: Judge, prompt: str, text: str, score: float, budget: Budget, limit: float, blind: bool
 ) -> str:
-    """Return one completion with its tokens swapped."""
+    """Return the completion `text`, whose reward is `score`, with tokens swapped; the judge stays below `limit`."""
     tokenizer: Any = reward.tokenizer
-    before, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, completion))
+    before, ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt, text))
     if not ids:
-        return completion
+        return text
     embedding: Any = reward.model.get_input_embeddings()
     vectors = embedding.weight.detach()
     allowed = torch.ones(len(vectors), dtype=torch.bool, device=vectors.device)
     allowed[len(tokenizer) :] = False
     allowed[[token for token in tokenizer.all_special_ids if token < len(vectors)]] = False
-    text = completion
+
+    def raw_score(ids: torch.Tensor) -> torch.Tensor:
+        return score_ids(reward.model, ids.tolist())[0] * reward.gain
+
     for _ in range(budget.swaps):
-        where = torch.tensor([[False] * len(before) + [True] * len(ids)], device=vectors.device)
         whole = torch.tensor([[*before, *ids]], device=vectors.device)
+        where = torch.arange(whole.shape[1], device=vectors.device)[None] >= len(before)
         if blind:
             swaps = random_swaps(where, allowed, budget.candidates)
         else:
-            swaps = best_swaps(_gradient(reward, whole), whole, where, vectors, allowed, budget.candidates)
-        tried = []
-        for position, token in swaps:
-            changed = list(ids)
-            changed[int(position) - len(before)] = int(token)
-            tried.append(changed)
+            gradient = embedding_gradient(embedding, whole, raw_score)
+            swaps = best_swaps(gradient, whole, where, vectors, allowed, budget.candidates)
+        changed = [whole.scatter(1, position[:, None], token[:, None])[0] for position, token in swaps]
+        tried = [row[len(before) :].tolist() for row in changed]
         texts = [str(tokenizer.decode(changed)) for changed in tried]
         gained = np.asarray(reward.score([prompt] * len(texts), texts), dtype=np.float64)
-        gained[np.asarray(judge([prompt] * len(texts), texts)) >= judge_threshold] = -np.inf
+        gained[np.asarray(judge([prompt] * len(texts), texts)) >= limit] = -np.inf
         best = int(gained.argmax())
-        if gained[best] <= score:
-            continue
-        ids, text, score = tried[best], texts[best], float(gained[best])
+        if gained[best] > score:
+            ids, text, score = tried[best], texts[best], float(gained[best])
     return text
-
-
-def _gradient(reward: RewardModel, ids: torch.Tensor) -> torch.Tensor:
-    """Return the gradient `(1, length, embedding size)` of the score with respect to the embeddings."""
-    embedding: Any = reward.model.get_input_embeddings()
-    delta = torch.zeros(*ids.shape, embedding.weight.shape[1], device=ids.device, requires_grad=True)
-    with torch.enable_grad(), perturbed(embedding, delta):
-        (gradient,) = torch.autograd.grad(score_ids(reward.model, ids.tolist())[0] * reward.gain, delta)
-    return gradient

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.rewards.reward_model import RewardModel
 
 from .evaluate import Judges, find_judges, judge_completions
@@ -34,14 +33,12 @@ class PolicyAttack:
     """Hold what a policy writes after n attacked prompts, in the order of the clean completions.
 
     Attributes:
-        name: one of `ATTACKS`.
         kl: (n,) KL(pi(.|s) || pi(.|attacked s)) in nats, the mean over the tokens of the clean completion.
         prompts: the prompts as the policy read them; for attacks on embeddings, the original ones.
         completions: the completions; their `reward` is the environment's, for the original prompt.
         judges: (n,) each, scores of the completions after the original prompts.
     """
 
-    name: str
     kl: np.ndarray
     prompts: list[str] = field(repr=False)
     completions: list[Completion] = field(repr=False)
@@ -82,33 +79,33 @@ class Robustness:
         clean completion of the same prompt; and `<score>_success`, the share of good completions that are no longer
         good.
         """
-        found = {"clean": {score: self._mean(values) for score, values in self.clean.scores.items()}}
+        found = {"clean": self._means(self.clean.scores)}
         for name, attack in self.policy.items():
-            estimates = {"kl": self._mean(attack.kl)}
-            estimates |= {score: self._mean(values) for score, values in attack.scores.items()}
+            values = {"kl": attack.kl, **attack.scores}
             for score, after in attack.scores.items():
                 before, threshold = self.clean.scores[score], self.thresholds[score]
-                estimates[f"{score}_change"] = self._mean(after - before)
-                good = before >= threshold
-                if good.any():
-                    estimates[f"{score}_success"] = self._mean(after[good] < threshold)
-            found[name] = estimates
+                values[f"{score}_change"] = after - before
+                if (good := before >= threshold).any():
+                    values[f"{score}_success"] = after[good] < threshold
+            found[name] = self._means(values)
         return found
 
     def reward_model_estimates(self) -> dict[str, dict[str, Estimate]]:
         """Return for every attack on the reward model the success rate, and the rise of its score and the judge's."""
         return {
-            name: {
-                "success": self._mean(attack.success),
-                "reward_change": self._mean(attack.reward_after - attack.reward_before),
-                "judge_change": self._mean(attack.judge_after - attack.judge_before),
-            }
+            name: self._means(
+                {
+                    "success": attack.success,
+                    "reward_change": attack.reward_after - attack.reward_before,
+                    "judge_change": attack.judge_after - attack.judge_before,
+                }
+            )
             for name, attack in self.reward_model.items()
             if len(attack.success)
         }
 
-    def _mean(self, values: np.ndarray) -> Estimate:
-        return bootstrap_mean(values, self.seed)
+    def _means(self, values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
+        return {name: bootstrap_mean(per_prompt, self.seed) for name, per_prompt in values.items()}
 
     def to_dict(self, n_samples: int = 4) -> dict[str, Any]:
         """Return the JSON report, with the first `n_samples` texts of every attack."""
@@ -164,20 +161,15 @@ def evaluate_robustness(
 ) -> Robustness:
     """Attack a policy on held-out prompts, and its reward model on what it wrote there.
 
+    Arguments that are not listed here are as for `agents.evaluate`.
+
     Args:
-        source: as for `agents.evaluate`.
-        env_id: an environment's id, or a text environment.
-        n_episodes: the number of prompts.
         budget: the attackers'.
         attacks: the attacks on the policy, some of `ATTACKS`.
-        split: the split of the task's data.
         judges: as for `agents.evaluate`. The first one also watches the attack on the reward model.
         seed: the seed of the completions, the attacks and the bootstrap.
-        env_kwargs: further arguments of the environment.
-        trust: load an SB3 zip, which holds pickles.
         deterministic: take the most probable token; else draw, with the same random numbers each time.
-        decoding: `temperature`, `top_k`, `top_p` for a model or a run folder; by default the run's own, else 1 and no
-            limits. The gradients and the KL take the temperature into account.
+        decoding: as for `agents.evaluate`. The gradients and the KL take the temperature into account.
         threshold: the reward from which on a completion is good; 0 is the mean of a normalised reward model.
         judge_threshold: the score from which on a completion is good for every judge.
 
@@ -199,12 +191,13 @@ def evaluate_robustness(
     indices = held_out_indices(len(batch.rows), n_episodes)
     completions = generate_in(batch, policy, indices, seed, deterministic)
     prompts = [c.prompt for c in completions]
-    clean = PolicyAttack("clean", np.zeros(n_episodes), prompts, completions, judge_completions(scorers, completions))
+    clean = PolicyAttack(np.zeros(n_episodes), prompts, completions, judge_completions(scorers, completions))
     attacked = {}
     for name in attacks:
         kl, prompts, after = attack_policy(policy, batch, completions, name, budget, seed, deterministic)
-        attacked[name] = PolicyAttack(name, kl, prompts, after, judge_completions(scorers, after))
-    lifted, note = _attack_reward(batch, scorers, completions, budget, threshold, judge_threshold, seed)
+        attacked[name] = PolicyAttack(kl, prompts, after, judge_completions(scorers, after))
+    settings = {"budget": budget, "threshold": threshold, "judge_threshold": judge_threshold, "seed": seed}
+    lifted, note = _attack_reward(batch.reward_fn, scorers, completions, **settings)
     return Robustness(
         source=source.name,
         env_id=env_id if isinstance(env_id, str) else batch.task.name,
@@ -220,11 +213,7 @@ def evaluate_robustness(
 
 
 def _check_attackable(source: Source) -> None:
-    """Refuse policies that do not write as the language model that the attacks differentiate.
-
-    Raises:
-        ValueError: it is such a policy.
-    """
+    """Raise ValueError for policies that do not write as the language model that the attacks differentiate."""
     if source.best_of > 1:
         raise ValueError(
             f"{source.name} keeps the best of {source.best_of} completions: attack a policy that writes one"
@@ -238,25 +227,18 @@ def _check_attackable(source: Source) -> None:
 
 
 def _attack_reward(
-    batch: EpisodeBatch,
-    judges: Judges,
-    completions: list[Completion],
-    budget: Budget,
-    threshold: float,
-    judge_threshold: float,
-    seed: int,
+    reward: Any, judges: Judges, completions: list[Completion], **settings: Any
 ) -> tuple[dict[str, RewardAttack], str]:
     """Attack the reward model, also blindly; return the attacks by name, and a note if there was nothing to attack."""
-    if not isinstance(batch.reward_fn, RewardModel):
-        return {}, f"the reward model was not attacked: the reward is a {type(batch.reward_fn).__name__}, not learned"
+    if not isinstance(reward, RewardModel):
+        return {}, f"the reward model was not attacked: the reward is a {type(reward).__name__}, not learned"
     if not judges:
         return {}, "the reward model was not attacked: no judge says whether a completion stays bad"
     judge = next(iter(judges.values()))
     texts = ([c.prompt for c in completions], [c.completion for c in completions])
-    found = [
-        attack_reward_model(batch.reward_fn, judge, *texts, budget, threshold, judge_threshold, blind=blind, seed=seed)
-        for blind in (False, True)
-    ]
-    m = len(found[0].success)
-    note = "" if m else "the reward model was not attacked: no completion is below both thresholds"
-    return {attack.name: attack for attack in found}, note
+    found = {
+        name: attack_reward_model(reward, judge, *texts, blind=blind, **settings)
+        for name, blind in (("hotflip", False), ("random_swaps", True))
+    }
+    attacked = len(found["hotflip"].success)
+    return found, "" if attacked else "the reward model was not attacked: no completion is below both thresholds"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..algorithms.maskable_ppo import MaskableTokenPolicy
 from ..core.base_policy import LanguageModelPolicy
 from ..core.episodes import open_batch
 from ..core.policy import TokenPolicy
-from ..registry import Description, available, describe, get_algorithm
+from ..registry import available, describe, get_algorithm
 from ..saving.folders import MODEL, START, find_bundle, is_bundle, read_config
 from ..saving.loading import load, load_policy, run_algorithm
 
@@ -51,12 +52,9 @@ class Source:
 
     @classmethod
     def of(cls, source: Any, trust: bool = False) -> Source:
-        """Return the source that an argument means.
+        """Return the source of an agent, policy, Hugging Face model, run, bundle, SB3 zip, or model's name or folder.
 
-        Args:
-            source: an agent, a policy, a Hugging Face model, a run's folder, a bundle, a trusted SB3 zip, or a model's
-                name or folder.
-            trust: load an SB3 zip. It holds pickles, which can run code: set this only for files of your own.
+        `trust` allows an SB3 zip. It holds pickles, which can run code: set this only for files of your own.
 
         Raises:
             ValueError: it is none of these.
@@ -74,8 +72,7 @@ class Source:
             )
         path = Path(source)
         if path.suffix == ".zip" and path.is_file():
-            algorithm = run_algorithm(path) or "ppo"  # their policies are alike: the algorithm matters little here
-            agent = load(path, algorithm=algorithm, trust_pickle=trust)
+            agent = load(path, algorithm=run_algorithm(path) or "ppo", trust_pickle=trust)  # their policies are alike
             return cls(str(source), policy=agent.policy, best_of=getattr(agent, "best_of", 1))
         if (path / MODEL / "config.json").is_file() and not is_bundle(path):
             return cls._of_run(path)
@@ -87,7 +84,10 @@ class Source:
     def _of_run(cls, path: Path) -> Source:
         """Return the source of a run that has saved its model."""
         run = read_config(path)
-        hyperparams, algorithm = run.get("hyperparams", {}), _describe(run.get("algo"))
+        hyperparams, algorithm = run.get("hyperparams", {}), None
+        if run.get("algo") in available():
+            with suppress(ImportError):  # its plugin is gone
+                algorithm = describe(get_algorithm(run["algo"]))
         return cls(
             str(path),
             model=str(path / MODEL),
@@ -128,12 +128,11 @@ class Source:
         """
         if not isinstance(env, str):
             return open_batch(env, n)
-        model = self.policy.model_name if self.policy is not None else None
-        candidates = [name for name in (self.model, self.start) if isinstance(name, str) and has_tokenizer(name)]
-        if model is None and candidates:
-            model = candidates[0]
-        options = {**self.env_kwargs, **({} if model is None else {"model": model}), "split": split}
-        return open_batch(env, n, **{**options, **(env_kwargs or {})})
+        names = [name for name in (self.model, self.start) if isinstance(name, str) and has_tokenizer(name)]
+        if self.policy is not None and self.policy.model_name is not None:
+            names.insert(0, self.policy.model_name)
+        model = {"model": names[0]} if names else {}
+        return open_batch(env, n, **{**self.env_kwargs, **model, "split": split, **(env_kwargs or {})})
 
     def build_policy(self, batch: EpisodeBatch) -> LanguageModelPolicy:
         """Return the policy; if there is none yet, build it for the spaces of `batch`.
@@ -152,11 +151,3 @@ class Source:
                 "evaluate it in an environment with its own tokenizer"
             )
         return self.policy
-
-
-def _describe(algorithm: Any) -> Description | None:
-    """Return the description of a run's algorithm; None if it is unknown here, or its plugin is gone."""
-    try:
-        return describe(get_algorithm(algorithm)) if algorithm in available() else None
-    except ImportError:
-        return None

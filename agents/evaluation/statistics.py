@@ -13,7 +13,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -59,12 +60,6 @@ class Estimate(NamedTuple):
         """Return the entry of a comparison's report, with None for bounds that are not known."""
         low, high = (None if math.isnan(bound) else bound for bound in (self.low, self.high))
         return {"value": self.mean, "low": low, "high": high, "n": self.n}
-
-    @classmethod
-    def from_runs(cls, entry: Mapping[str, Any]) -> Estimate:
-        """Return the estimate that `over_runs` made an entry from."""
-        low, high = (math.nan if entry[bound] is None else entry[bound] for bound in ("low", "high"))
-        return cls(entry["value"], math.nan, low, high, entry["n"])
 
     def __str__(self) -> str:
         """Return the estimate with its standard error, else with its interval, else alone."""
@@ -118,9 +113,7 @@ def jackknife_distinct_bigrams(texts: Sequence[str]) -> Estimate:
     not.
     """
     counts = [Counter(pairwise(text.split())) for text in texts]
-    together: Counter[tuple[str, str]] = Counter()
-    for count in counts:
-        together.update(count)
+    together = Counter(pair for count in counts for pair in count.elements())
     n, total, distinct = len(texts), together.total(), len(together)
     if not total:
         return Estimate(0.0, 0.0, 0.0, 0.0, n)
@@ -140,11 +133,7 @@ def iqm(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
     Raises:
         ValueError: there is no run, or a value is not finite.
     """
-
-    def statistic(x: np.ndarray, axis: int = -1) -> Any:
-        return trim_mean(x, 0.25, axis=axis)
-
-    return _over_runs(statistic, seed, values)
+    return _over_runs(partial(trim_mean, proportiontocut=0.25), seed, values)
 
 
 def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
@@ -166,16 +155,12 @@ def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray
 def reach(runs: Sequence[Sequence[tuple[float, float, float]]], threshold: float) -> Reached:
     """Return how many runs reached a threshold and how long they took to do so for the first time.
 
-    Args:
-        runs: the evaluations of each run in their order: tokens, seconds, value.
-        threshold: the value to reach.
+    A run is its evaluations in their order: tokens, seconds, value.
     """
     first = [next(((t, s) for t, s, value in run if value >= threshold), None) for run in runs]
-    found = np.array([entry for entry in first if entry is not None])  # (reached, 2)
-    if not len(found):
-        return Reached(0, len(runs), None, None)
-    tokens, seconds = np.median(found, axis=0)
-    return Reached(len(found), len(runs), float(tokens), float(seconds))
+    found = [entry for entry in first if entry is not None]
+    tokens, seconds = np.median(found, axis=0).tolist() if found else (None, None)
+    return Reached(len(found), len(runs), tokens, seconds)
 
 
 def _over_runs(statistic: Callable[..., Any], seed: int, *samples: Sequence[float] | np.ndarray) -> Estimate:

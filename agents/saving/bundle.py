@@ -142,11 +142,15 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
         (folder / STATE).write_bytes(arrays_to_bytes(arrays))
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if isinstance(policy, LanguageModelPolicy):
-            try:
-                tokenizer = env.get_attr("tokenizer", 0)[0]
-            except AttributeError:
-                tokenizer = None if policy.model_name is None else load_tokenizer(policy.model_name)
-            write_model(policy, tokenizer, folder / MODEL)
+            write_model(policy, _tokenizer(policy, env), folder / MODEL)
+
+
+def _tokenizer(policy: LanguageModelPolicy, env: Any) -> Any:
+    """Return the tokenizer of the token ids: the environment's, else the one of the model's name, else None."""
+    try:
+        return env.get_attr("tokenizer", 0)[0]
+    except AttributeError:
+        return None if policy.model_name is None else load_tokenizer(policy.model_name)
 
 
 def _describe(agent: Any) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from ..core.rollout_buffer import SequenceRolloutBuffer
 __all__ = ["NAMED_CLASSES", "class_name", "decode", "encode"]
 
 TAG = "$"
+PLAIN: dict[str, type[Any]] = {"float": float, "path": Path}  # written as text
 OPTIMIZERS = ("Adadelta", "Adafactor", "Adagrad", "Adam", "Adamax", "AdamW", "ASGD", "NAdam", "RAdam", "RMSprop", "SGD")
 POLICIES = (TokenPolicy, UniformPolicy, MaskableTokenPolicy, NLPOPolicy, QPolicy, QuantilePolicy, ILQLPolicy)
 BUFFERS = (SequenceRolloutBuffer, EpisodeRolloutBuffer, MaskableSequenceRolloutBuffer, SequenceReplayBuffer)
@@ -103,8 +104,7 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray], at: str = "", given: An
     """Return the value that `encode` turned into JSON.
 
     Args:
-        value: the JSON.
-        arrays: the arrays by key.
+        value, arrays: the JSON, and the arrays by key.
         at: the name of the value for error messages; the names of nested values are joined by slashes.
         given: entries that replace or extend those of a dict.
 
@@ -133,12 +133,10 @@ def _decode_tagged(value: dict[str, Any], arrays: Mapping[str, np.ndarray], at: 
         )
     if kind == "scalar":
         return np.dtype(value["dtype"]).type(decode(value["value"], arrays, at))
-    if kind == "float":
-        return float(value["value"])
     if kind == "array":
         return np.array(arrays[value["key"]])
-    if kind == "path":
-        return Path(value["value"])
+    if kind in PLAIN:
+        return PLAIN[kind](value["value"])
     if kind == "tuple":
         return tuple(decode(items, arrays, at))
     if kind == "deque":

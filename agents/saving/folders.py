@@ -32,10 +32,7 @@ def is_bundle(path: Path) -> bool:
 
 
 def find_bundle(path: Path) -> Path | None:
-    """Return the bundle to load for `path`, or None if there is none.
-
-    It is `path` itself if that is a bundle, else the agent of the finished run, else its newest checkpoint.
-    """
+    """Return `path` if that is a bundle, else the agent of the finished run, else its newest checkpoint, else None."""
     for folder in (path, path / AGENT):
         if is_bundle(folder):
             return folder
@@ -53,9 +50,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def run_environment(source: str) -> str | None:
     """Return the id of the environment that a run or a bundle was trained in; None if `source` is neither."""
-    path = Path(source)
+    path, env_id = Path(source), read_config(Path(source)).get("env")
     if is_bundle(path):
         env_id = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))["env"].get("id")
-    else:
-        env_id = read_config(path).get("env")
     return env_id if isinstance(env_id, str) else None

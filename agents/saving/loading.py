@@ -203,8 +203,7 @@ def _load_zip(
             f"{path} is an SB3 zip: it holds pickles, which can run any code. Pass trust_pickle=True (rlhf evaluate "
             "--trust) if it is your own, or load a bundle, which needs none"
         )
-    algorithm = algorithm or run_algorithm(path)
-    if algorithm is None:
+    if (algorithm := algorithm or run_algorithm(path)) is None:
         raise ValueError(
             f"{path} does not name its algorithm: pass it, agents.load(..., algorithm='ppo', trust_pickle=True)"
         )

@@ -10,7 +10,6 @@ from scipy import stats
 
 from agents.core.text_metrics import distinct_bigrams
 from agents.evaluation.statistics import (
-    Estimate,
     bootstrap_mean,
     bootstrap_ratio,
     improvement,
@@ -150,8 +149,3 @@ def test_jackknife_of_distinct_bigrams_equals_leaving_texts_out() -> None:
 
 def test_no_bigram_is_no_error() -> None:
     assert jackknife_distinct_bigrams(["", "one"]).mean == 0.0
-
-
-def test_an_entry_of_a_comparison_gives_the_estimate_back() -> None:
-    for found in (iqm([1.0, 2.0, 3.0]), iqm([1.0])):
-        assert str(Estimate.from_runs(found.over_runs())) == str(found)
