@@ -122,8 +122,7 @@ def attack_policy(
 ) -> tuple[np.ndarray, list[str], list[Completion]]:
     """Attack the prompt of every clean completion with the attack `name`, and let the policy complete the new prompts.
 
-    Returns:
-        The KL (n,) as `PolicyAttack` has it, the prompts as the policy read them, and the new completions.
+    Return the KL (n,) as `PolicyAttack` has it, the prompts as the policy read them, and the new completions.
     """
     kls, prompts, after = [], [], []
     for start in range(0, len(completions), AT_ONCE):

@@ -61,7 +61,6 @@ def attack_reward_model(
     """Swap at most `budget.swaps` tokens of every completion to raise its reward while the judge's score stays low.
 
     Args:
-        judge: a function of prompts and completions that returns scores, (n,).
         prompts, completions: the texts; completions that are not below both thresholds are left out.
         threshold: the reward from which on the reward model counts as fooled; 0 is the mean reward of reference
             completions if the reward model is normalised.

@@ -55,8 +55,7 @@ class Robustness:
     """Hold the attacks on a policy and on its reward model.
 
     Attributes:
-        clean: the policy without an attack; its `kl` is 0.
-        policy: the attacks on the policy, by name.
+        clean, policy: the policy without an attack, whose `kl` is 0, and under each attack by name.
         reward_model: the attacks on the reward model, by name; empty if there was none, and `note` says why.
         thresholds: by score (the reward and each judge), the value from which on a completion is good.
     """
