@@ -65,6 +65,14 @@ def test_the_pages_that_run_are_the_tutorials() -> None:
     assert {page for page in PAGES if any(block.run or block.file for block in blocks(page))} == TUTORIALS
 
 
+def test_every_block_of_the_page_on_algorithms_is_followed() -> None:
+    page = blocks("tutorials/algorithm")
+    assert all(block.run or block.file for block in page)
+    assert (DOCS / "tutorials" / "algorithm.md").read_text(encoding="utf-8").count("```") == 2 * len(page)
+    files = {block.file for block in page if block.file is not None}
+    assert files == {"clipped_rewards.py", "register.py", "pyproject.toml", "check.py", "train.py"}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_python_compiles(page: str) -> None:
     for block in blocks(page):

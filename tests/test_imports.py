@@ -103,6 +103,10 @@ def test_rlhf_envs_imports_no_learner(path: Path) -> None:
     assert not wrong
 
 
+def test_few_files_stand_at_the_top_of_agents() -> None:
+    assert len(list((ROOT / "agents").glob("*.py"))) <= 5
+
+
 @pytest.mark.parametrize("path", files("agents"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_parts_of_agents_import_downwards_only(path: Path) -> None:
     def level(module: str) -> int:
@@ -110,6 +114,7 @@ def test_the_parts_of_agents_import_downwards_only(path: Path) -> None:
         return AGENTS.index(part if part in AGENTS else "__init__")  # a name that agents hands on
 
     part = path.relative_to(ROOT / "agents").parts[0].removesuffix(".py")
+    assert part in AGENTS, f"place the part {part!r} in AGENTS"
     wrong = [f"line {n}: {m}" for n, m in relative_imports(path) if level(m) > AGENTS.index(part)]
     assert not wrong, f"{part} may not import these: {wrong}"
 

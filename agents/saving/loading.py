@@ -210,7 +210,14 @@ def _load_zip(
     cls = get_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
     with warnings.catch_warnings():  # SB3 builds the agent with default sizes before it sets the saved ones
         warnings.filterwarnings("ignore", "You have specified a mini-batch size")
-        return cls.load(path, env=env, **overrides)
+        try:
+            return cls.load(path, env=env, **overrides)
+        except ModuleNotFoundError as error:  # a zip names its classes by modules of ours that have moved since
+            if not (error.name or "").startswith(f"{__package__.split('.')[0]}."):
+                raise
+            parts = describe(cls).parts
+            moved = {"policy_class": parts.get("policy"), "rollout_buffer_class": parts.get("rollout_buffer_class")}
+            return cls.load(path, env=env, **{"custom_objects": moved, **overrides})
 
 
 def run_algorithm(path: Path) -> str | None:

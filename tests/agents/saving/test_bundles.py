@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import pickle
@@ -445,6 +446,24 @@ def test_a_trusted_zip_loads(tmp_path: Path) -> None:
     for one, other in zip(agent.policy.parameters(), loaded.policy.parameters(), strict=True):
         assert torch.equal(one, other)
     assert Source.of(tmp_path / "agent.zip", trust=True).policy is not None
+
+
+def test_a_zip_that_names_our_classes_by_their_old_modules_loads(tmp_path: Path) -> None:
+    agent = build(agents.get_algorithm("ppo")).learn(ROLLOUT)
+    agent.save(tmp_path / "new.zip")
+    with zipfile.ZipFile(tmp_path / "new.zip") as new, zipfile.ZipFile(tmp_path / "old.zip", "w") as old:
+        for name in new.namelist():
+            content = new.read(name)
+            if name == "data":
+                data = json.loads(content)
+                for key, path in (("policy_class", "policy"), ("rollout_buffer_class", "buffers")):
+                    named = f"cagents.{path}\n{vars(agent)[key].__name__}\n.".encode()  # the pickle of a class
+                    data[key] = {":type:": "", ":serialized:": base64.b64encode(named).decode()}
+                content = json.dumps(data).encode()
+            old.writestr(name, content)
+    loaded = agents.load(tmp_path / "old.zip", agent.get_env(), algorithm="ppo", trust_pickle=True)
+    for one, other in zip(agent.policy.parameters(), loaded.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def forge_class(described: dict[str, Any]) -> None:
