@@ -9,6 +9,7 @@ from rich.console import Console
 from rlhf_envs.registration import check_environment
 
 from ..experiments.compare.config import CompareConfig, read_settings
+from .options import fail
 from .tables import make_table
 
 __all__ = ["CompareFlags", "compare"]
@@ -30,7 +31,7 @@ def _read(flags: CompareFlags) -> CompareConfig:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{flags.config}: {where}: {message} (got {first['input']!r})") from error
+        fail(f"{flags.config}: {where}: {message} (got {first['input']!r})")
 
 
 def compare(flags: CompareFlags) -> None:

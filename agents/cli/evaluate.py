@@ -14,7 +14,7 @@ from rlhf_envs.registration import check_environment
 from ..saving.folders import run_environment
 from ..training.config import Pairs
 from . import tables
-from .options import Flags, argument, option
+from .options import Flags, argument, fail, option
 
 __all__ = ["AttackConfig", "EvaluateConfig", "attack", "evaluate"]
 
@@ -38,11 +38,11 @@ class HeldOutConfig(Flags):
         """Return the arguments that `agents.evaluate` and `agents.evaluate_robustness` share.
 
         Raises:
-            ValueError: there is no such environment, or no folder for the output.
+            ValueError, typer.Exit: there is no such environment, or no folder for the output.
         """
         env = check_environment(self.env or run_environment(self.source) or "rlhf/Sentiment-v0")
         if self.output is not None and not Path(self.output).parent.is_dir():
-            raise ValueError(f"--output {self.output}: there is no folder {Path(self.output).parent}")
+            fail(f"--output {self.output}: there is no folder {Path(self.output).parent}")
         shared = self.model_dump(include={"source", "n_episodes", "split", "seed", "env_kwargs", "trust"})
         return shared | {"env_id": env, "judges": self.judge}
 

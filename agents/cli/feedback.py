@@ -19,7 +19,7 @@ from rlhf_envs.feedback import web
 from rlhf_envs.rewards import get_reward
 
 from ..training.config import Pairs
-from .options import Flags, add_command, argument, option
+from .options import Flags, add_command, argument, fail, option
 from .tables import status_parts
 
 if TYPE_CHECKING:
@@ -41,11 +41,6 @@ HELP = "Ask people about completions: put questions in, label at a web page or h
 Kind = Literal["pairwise", "ranking", "rating", "thumbs", "correction", "flags"]
 
 feedback_app = typer.Typer(help=HELP, no_args_is_help=True)
-
-
-@feedback_app.callback(help=HELP)
-def main() -> None:
-    """Do nothing: each verb is a command of its own."""
 
 
 class _StoreConfig(Flags):
@@ -87,7 +82,7 @@ def add(config: AddConfig) -> None:
         _import_file(config.store, config.source, annotator="import", **settings)
         return
     if config.gold:
-        raise ValueError("--gold: the expected answers come from a file; there is none of that name")
+        fail("--gold: the expected answers come from a file; there is none of that name")
     from ..evaluation.items import generate_items
 
     items, same = generate_items(**config.model_dump(exclude={"store", "gold"}))
@@ -190,7 +185,7 @@ def import_(config: ImportConfig) -> None:
     for pair in config.column:
         ours, colon, theirs = pair.partition(":")
         if not colon or not ours or not theirs:
-            raise ValueError(f"--column {pair!r}: write ours:theirs, such as prompt:instruction")
+            fail(f"--column {pair!r}: write ours:theirs, such as prompt:instruction")
         columns[ours] = theirs
     settings = config.model_dump(exclude={"store", "file", "column"})
     _import_file(config.store, config.file, columns=columns, **settings)
@@ -244,7 +239,7 @@ def export(config: ExportConfig) -> None:
     """
     if config.format != "preference" and (config.how == "dawid_skene" or config.without_spammers):
         which = "--how dawid_skene" if config.how == "dawid_skene" else "--without-spammers"
-        raise ValueError(f"{which} is for --format preference, where annotators are compared; not {config.format}")
+        fail(f"{which} is for --format preference, where annotators are compared; not {config.format}")
     with _open(config.store) as store:
         from rlhf_envs.feedback.formats.exporting import export_file
         from rlhf_envs.preferences.crowd import CANNOT_TELL, dawid_skene_shares, find_pair_spammers
@@ -305,5 +300,5 @@ def invite(config: InviteConfig) -> None:
 def _open(url: str, create: bool = False) -> FeedbackStore:
     """Open a store. A file that is not there is an error, unless it may be created."""
     if not create and "://" not in url and not Path(url).is_file():
-        raise ValueError(f"--store {url}: there is no such file; `rlhf feedback add` makes one")
+        fail(f"--store {url}: there is no such file; `rlhf feedback add` makes one")
     return feedback.FeedbackStore(url)

@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 from types import UnionType
 from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
 
@@ -76,15 +77,27 @@ def fail(message: str) -> NoReturn:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn errors that a user can cause into one line and exit code 2. An interrupted run is no error."""
+    """Turn errors that a user can cause into one line and exit code 2. An interrupted run is no error.
+
+    A ValueError or TypeError of a verb's own code or of its printing is a bug and passes: verbs call `fail` for users.
+    """
     try:
         yield
     except BrokenPipeError:  # whoever reads the output has gone, which Typer knows how to handle
         raise
     except USER_ERRORS as error:
+        if isinstance(error, ValueError | TypeError) and not isinstance(error, UnicodeError) and _is_bug(error):
+            raise
         fail(str(error))
     except RunInterrupted as interrupted:
         typer.echo(str(interrupted))
+
+
+def _is_bug(error: Exception) -> bool:
+    """Return whether an error was raised by this package's own code, or while its output was laid out."""
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    printing = f"{__package__}.tables" in modules or any(module.split(".")[0] == "rich" for module in modules)
+    return printing or modules[-1].startswith(f"{__package__}.")
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:

@@ -10,7 +10,7 @@ import typer
 from pydantic import Field, field_validator
 from rich.console import Console
 
-from .options import Flags, add_command, argument
+from .options import Flags, add_command, argument, fail
 from .tables import make_table
 
 __all__ = ["EvalConfig", "FitConfig", "reward_app"]
@@ -18,11 +18,6 @@ __all__ = ["EvalConfig", "FitConfig", "reward_app"]
 HELP = "Fit reward models to people's judgements, and measure them."
 
 reward_app = typer.Typer(help=HELP, no_args_is_help=True)
-
-
-@reward_app.callback(help=HELP)
-def main() -> None:
-    """Do nothing: each verb is a command of its own."""
 
 
 class FitConfig(Flags):
@@ -82,7 +77,7 @@ def fit(config: FitConfig) -> None:
             console.print(f"step {step}/{steps}  loss {loss:.3f}", highlight=False)
 
     if config.standardise and config.loss != "mse":
-        raise ValueError(f"--standardise is for ratings (--loss mse), not for --loss {config.loss}")
+        fail(f"--standardise is for ratings (--loss mse), not for --loss {config.loss}")
     same = {"model", "loss", "members", "max_length", "device", "epochs", "batch_size", "learning_rate", "seed"}
     fitted = fit_reward(
         _load(config, config.pairs),

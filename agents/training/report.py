@@ -157,10 +157,7 @@ def plot_curves(
 
 
 def _draw_panel(
-    axis: Axes,
-    title: str,
-    curve: tuple[np.ndarray, np.ndarray] | None,
-    points: list[tuple[float, Estimate]],
+    axis: Axes, title: str, curve: tuple[np.ndarray, np.ndarray] | None, points: list[tuple[float, Estimate]]
 ) -> None:
     axis.set_title(title, fontsize=10, loc="left")
     axis.grid(alpha=0.25, linewidth=0.6)

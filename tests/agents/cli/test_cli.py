@@ -263,6 +263,20 @@ def test_a_bug_and_a_reader_that_has_gone_are_no_errors_of_a_user(error: type[Ex
         raise error("two\nlines")
 
 
+def test_a_mistake_in_our_own_printing_is_a_bug() -> None:
+    rows: Any = 3
+    with pytest.raises(TypeError), user_errors():
+        make_table(("a",), rows)
+
+
+def test_a_mistake_in_a_verb_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = {"loss": "low", "perplexity": 1.0}
+    monkeypatch.setattr("agents.training.pretrain.pretrain", lambda **settings: metrics)
+    result = rlhf("pretrain", "source", "output")
+    assert isinstance(result.exception, ValueError)
+    assert result.exit_code == 1
+
+
 def test_an_interrupted_run_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     with user_errors():
         raise RunInterrupted("SIGTERM: saved")
