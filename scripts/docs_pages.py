@@ -31,6 +31,7 @@ COPIES = {
     "contributing.md": "CONTRIBUTING.md",
     "benchmarks.md": "benchmarks/RESULTS.md",
 }
+TABLE = "*A table of all of them stands here on the built site (`mkdocs serve`).*"
 CLASS_ONLY = "    options:\n      members: false\n      show_root_heading: false\n      show_root_toc_entry: false\n"
 
 
@@ -173,7 +174,7 @@ def main() -> None:
     headings = {"environments/index.md": ("id", "task", "reward"), "algorithms/index.md": ("name", "what it is")}
     for page, rows in lists.items():
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
-        write(page, text.replace("<!-- table -->", table(*headings[page], rows=rows)))
+        write(page, text.replace(TABLE, table(*headings[page], rows=rows)))
     command = typer.main.get_command(app)
     reference = get_docs_for_click(obj=command, ctx=typer.Context(command), name="rlhf")
     text = re.sub(r"`[^`]*`|<(?=[\w-])", lambda m: "&lt;" if m[0] == "<" else m[0], reference.split("\n", 1)[1])

@@ -1,6 +1,6 @@
 """Hold one file per algorithm, and offer the base classes for an algorithm of your own.
 
-`agents.registry` finds the algorithms by name and imports them when they are used. See docs/algorithms.md.
+`agents.registry` finds the algorithms by name and imports them when they are used. See docs/tutorials/algorithm.md.
 """
 
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
