@@ -29,7 +29,7 @@ class HeldOutConfig(Flags):
     judge: list[str] | None = Field(
         None, description="Registered reward that scores too; repeat. The task's by default."
     )
-    seed: int = Field(0, ge=0, description="Seeds the sampling and the attacks.")
+    seed: int = Field(0, ge=0, description="Seeds the sampling (and the attacks, if any).")
     env_kwargs: Pairs = Field({}, description="Arguments of the environment; repeat the flag.")
     trust: bool = Field(False, description="Load an SB3 zip: it holds pickles, which can run code.")
     output: str | None = option(None, "JSON file to write the metrics to.", "-o", "--output")

@@ -14,7 +14,7 @@ from rlhf_envs.rendering import printable
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback.web.summary import AnnotatorSummary, Summary
-    from rlhf_envs.preferences.spam import Figures
+    from rlhf_envs.preferences.spam import AnnotatorMetrics
 
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.generate import Completion
@@ -71,7 +71,7 @@ def make_table(
     return table
 
 
-def status_parts(summary: Summary, spammers: Mapping[str, Figures] | None) -> list[RenderableType]:
+def status_parts(summary: Summary, spammers: Mapping[str, AnnotatorMetrics] | None) -> list[RenderableType]:
     """Return progress, agreement, annotators and spammers (None: they cannot be told) for the terminal."""
     counts = [f"{summary.finished} of {summary.items} items are done", f"{summary.judgements} judgements"]
     counts += [f"{summary.skips} skips", f"{summary.last_hour} in the last hour"]
@@ -99,7 +99,7 @@ def _annotator_row(person: AnnotatorSummary) -> tuple[str, ...]:
     )
 
 
-def _spammer_lines(spammers: Mapping[str, Figures] | None) -> list[str]:
+def _spammer_lines(spammers: Mapping[str, AnnotatorMetrics] | None) -> list[str]:
     if spammers is None:
         from rlhf_envs.preferences.crowd import CANNOT_TELL
 

@@ -52,7 +52,7 @@ def generate_items(
     kind = kind or ("rating" if n_completions == 1 else "pairwise" if n_completions == 2 else "ranking")
     if (kind == "pairwise" and n_completions != 2) or (kind == "ranking" and n_completions < 2):
         wanted = "2" if kind == "pairwise" else "2 or more"
-        raise ValueError(f"n_completions={n_completions}: {kind} compares {wanted} completions a prompt")
+        raise ValueError(f"n_completions={n_completions}: {kind} compares {wanted} completions per prompt")
     env_id = check_environment(env or run_environment(source) or "rlhf/Sentiment-v0")
     writers = [Source.of(name) for name in (source, against) if name is not None]
     batch = writers[0].open_episodes(env_id, split, env_kwargs, min(n_prompts, CHUNK))

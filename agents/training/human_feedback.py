@@ -110,7 +110,7 @@ class HumanFeedback(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         for reward in self.rewards:
-            for name, value in reward.figures().items():
+            for name, value in reward.metrics().items():
                 self.logger.record(f"rlhf/{name}", value)
         if self.rewards:
             self.logger.record("rlhf/human_wait_s", sum(reward.waited for reward in self.rewards) - self._waited)

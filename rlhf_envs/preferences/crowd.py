@@ -14,7 +14,7 @@ from rlhf_envs.feedback.agreement import LEVELS, krippendorff_alpha
 from .aggregation import TIE, Aggregate, Comparison, Vote, dawid_skene, majority_vote
 from .ranking import Ranking, bradley_terry, noisy_bradley_terry
 from .ratings import Rating
-from .spam import Figures, SpamReport, find_spammers
+from .spam import AnnotatorMetrics, SpamReport, find_spammers
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback.records import Item, Judgement
@@ -168,7 +168,7 @@ def dawid_skene_shares(items: Sequence[Item], judgements: Sequence[Judgement]) -
     return {(row["item_id"], row["chosen"], row["rejected"]): row["probability"] for row in rows}
 
 
-def find_pair_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Figures] | None:
+def find_pair_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, AnnotatorMetrics] | None:
     """Return who seems to choose at random in comparisons, and how far their answers agree with the others'.
 
     None where that cannot be told: fewer than two annotators have made `ENOUGH` comparisons that others made too.
@@ -180,12 +180,12 @@ def find_pair_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -
     if not votes:
         return None
     report = find_spammers(votes, min_answers=ENOUGH)
-    if sum(figures.n >= ENOUGH for figures in report.figures.values()) < 2:
+    if sum(metrics.n >= ENOUGH for metrics in report.metrics.values()) < 2:
         return None
-    return {name: report.figures[name] for name in sorted(report.spammers)}
+    return {name: report.metrics[name] for name in sorted(report.spammers)}
 
 
-def suspected_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Figures] | None:
+def suspected_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, AnnotatorMetrics] | None:
     """Return the same as `find_pair_spammers`, and None where crowd-kit is not installed."""
     return None if find_spec("crowdkit") is None else find_pair_spammers(items, judgements)
 

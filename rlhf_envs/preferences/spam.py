@@ -11,14 +11,14 @@ import numpy as np
 from .aggregation import Vote, dawid_skene
 from .ratings import Rating
 
-__all__ = ["Figures", "SpamReport", "find_spammers"]
+__all__ = ["AnnotatorMetrics", "SpamReport", "find_spammers"]
 
 MAX_ROUNDS = 30
 MAX_SPREAD = 0.3  # standard deviation of honest annotators, as a share of how far their mean is above chance
 PRIOR_ANNOTATORS = 10  # how much the expected share of spammers weighs
 
 
-class Figures(NamedTuple):
+class AnnotatorMetrics(NamedTuple):
     """Hold how one annotator's answers agree with the others'."""
 
     n: int  # answers to items that others (who are no spammers) answered too
@@ -30,7 +30,7 @@ class SpamReport(NamedTuple):
     """Hold the annotators found to be spammers, and how all annotators agree with the others."""
 
     spammers: set[str]
-    figures: dict[str, Figures]
+    metrics: dict[str, AnnotatorMetrics]
 
 
 def find_spammers(
@@ -55,7 +55,7 @@ def find_spammers(
         threshold: the lowest probability at which an annotator is called a spammer.
 
     Returns:
-        The spammers and everybody's figures. An annotator who is alone is compared with nobody and never found.
+        The spammers and everybody's metrics. An annotator who is alone is compared with nobody and never found.
 
     Raises:
         ValueError: there are no answers, they are not all votes or all ratings, or prior or threshold is not in (0, 1).
@@ -69,12 +69,12 @@ def find_spammers(
     if len(answers) not in (len(votes), len(ratings)):
         kinds = ", ".join(sorted({type(answer).__name__ for answer in answers}))
         raise ValueError(f"answers are of type {kinds}: pass either Votes or Ratings, one kind per call")
-    figures = _of_votes(votes, prior) if votes else _of_ratings(ratings, prior)
-    spammers = {name for name, f in figures.items() if f.n >= min_answers and f.probability >= threshold}
-    return SpamReport(spammers, figures)
+    metrics = _of_votes(votes, prior) if votes else _of_ratings(ratings, prior)
+    spammers = {name for name, f in metrics.items() if f.n >= min_answers and f.probability >= threshold}
+    return SpamReport(spammers, metrics)
 
 
-def _of_votes(votes: Sequence[Vote], prior: float) -> dict[str, Figures]:
+def _of_votes(votes: Sequence[Vote], prior: float) -> dict[str, AnnotatorMetrics]:
     compared = _compare_votes(votes)
     names = [name for name, (agreed, _) in compared.items() if agreed]
     n = np.array([len(compared[name][0]) for name in names])
@@ -84,35 +84,36 @@ def _of_votes(votes: Sequence[Vote], prior: float) -> dict[str, Figures]:
     smooth = (n * rates + chance) / (n + 1)
     probabilities = _spam_probabilities(rates, smooth * (1 - smooth) / n, chance, chance * (1 - chance) / n, prior)
     found = {
-        name: Figures(int(k), float(r), float(p)) for name, k, r, p in zip(names, n, rates, probabilities, strict=True)
+        name: AnnotatorMetrics(int(k), float(r), float(p))
+        for name, k, r, p in zip(names, n, rates, probabilities, strict=True)
     }
-    return {name: found.get(name, Figures(0, float("nan"), prior)) for name in compared}
+    return {name: found.get(name, AnnotatorMetrics(0, float("nan"), prior)) for name in compared}
 
 
-def _of_ratings(ratings: Sequence[Rating], prior: float) -> dict[str, Figures]:
+def _of_ratings(ratings: Sequence[Rating], prior: float) -> dict[str, AnnotatorMetrics]:
     own: dict[str, list[Rating]] = defaultdict(list)
     for rating in ratings:
         own[rating.annotator].append(rating)
     weights = dict.fromkeys(own, 1.0)  # in the others' mean
     for _ in range(MAX_ROUNDS):
         compared = _compare_ratings(own, weights)
-        figures = {name: Figures(len(pairs), _correlation(pairs), prior) for name, pairs in compared.items()}
-        names = [name for name, f in figures.items() if f.n > 3]
+        metrics = {name: AnnotatorMetrics(len(pairs), _correlation(pairs), prior) for name, pairs in compared.items()}
+        names = [name for name, f in metrics.items() if f.n > 3]
         if not names:
             break
         # Fisher's z: arctanh of a correlation of n pairs is about normal with variance 1 / (n - 3).
-        z = np.arctanh(np.clip([figures[name].agreement for name in names], -0.99, 0.99))
-        noise = 1.0 / (np.array([figures[name].n for name in names]) - 3)
+        z = np.arctanh(np.clip([metrics[name].agreement for name in names], -0.99, 0.99))
+        noise = 1.0 / (np.array([metrics[name].n for name in names]) - 3)
         probabilities = _spam_probabilities(z, noise, np.zeros_like(z), noise, prior)
         before = dict(weights)
         for name, probability in zip(names, probabilities, strict=True):
-            figures[name] = figures[name]._replace(probability=float(probability))
+            metrics[name] = metrics[name]._replace(probability=float(probability))
             # How much a rating with this correlation tells about the truth (Spearman's one-factor model).
-            r = float(np.clip(figures[name].agreement, 0.01, 0.95))
+            r = float(np.clip(metrics[name].agreement, 0.01, 0.95))
             weights[name] = max((1.0 - float(probability)) * r / (1 - r**2), 1e-6)
         if max(abs(weights[name] - before[name]) for name in names) < 1e-2:
             break
-    return figures
+    return metrics
 
 
 def _spam_probabilities(

@@ -181,7 +181,7 @@ class HumanReward(Reward):
             if items[judgement.item_id].gold is None
         ]
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Return what TensorBoard shows: seconds waited, the length of the queue, judgements, and counts."""
         progress = self.open().progress()
         return {

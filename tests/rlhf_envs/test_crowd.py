@@ -249,17 +249,17 @@ def test_spammers_and_trolls_are_found_and_nobody_else(symmetric: bool) -> None:
         votes += [Vote(k, "always 0", 0) for k in range(60)]
     report = find_spammers(votes)
     assert report.spammers == {"click", "click 2", "troll"} | (set() if symmetric else {"always 0"})
-    assert report.figures["click"].probability > 0.5 > report.figures["good 0"].probability
-    assert report.figures["good 0"].agreement == pytest.approx(0.85, abs=0.1)
-    assert report.figures["click"].n == 60
+    assert report.metrics["click"].probability > 0.5 > report.metrics["good 0"].probability
+    assert report.metrics["good 0"].agreement == pytest.approx(0.85, abs=0.1)
+    assert report.metrics["click"].n == 60
 
 
 def test_with_nobody_to_compare_with_nobody_is_a_spammer() -> None:
     votes = [Vote(k, "ann", k % 2) for k in range(50)]
     report = find_spammers(votes)
     assert report.spammers == set()
-    assert report.figures["ann"].n == 0
-    assert np.isnan(report.figures["ann"].agreement)
+    assert report.metrics["ann"].n == 0
+    assert np.isnan(report.metrics["ann"].agreement)
 
 
 def test_few_answers_make_no_spammer() -> None:

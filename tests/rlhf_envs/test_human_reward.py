@@ -81,8 +81,8 @@ def test_an_episode_waits_for_a_person(path: Path) -> None:
     assert seen[0] == Waiting(seen[0].seconds, asked=3, missing=3)
     assert [waiting.seconds for waiting in seen] == sorted(waiting.seconds for waiting in seen)
     assert 0.05 <= reward.waited < 20
-    assert reward.figures()["human_labels"] == 3
-    assert reward.figures()["human_queue"] == 0
+    assert reward.metrics()["human_labels"] == 3
+    assert reward.metrics()["human_queue"] == 0
 
 
 def test_the_score_is_the_mean_of_overlap_people_on_the_scale_of_the_store(path: Path) -> None:
@@ -194,7 +194,7 @@ def test_on_wait_can_end_the_wait_and_the_questions_stay(path: Path) -> None:
     reward = make(path, timeout=None)
     reward.on_wait = lambda waiting: waiting.seconds < 0.05
     assert reward(prompts=["p"], completions=["c"]).tolist() == [0.0]
-    assert reward.figures()["human_queue"] == 1
+    assert reward.metrics()["human_queue"] == 1
 
 
 def test_evaluations_ask_nobody(path: Path) -> None:
@@ -243,7 +243,7 @@ def test_gold_questions_and_other_kinds_are_no_labels(path: Path) -> None:
 def test_a_full_queue_takes_no_more_and_the_count_is_kept(path: Path) -> None:
     reward = make(path, mode="async", queue_limit=2)
     reward(prompts=["p"] * 5, completions=list("abcde"))
-    assert (reward.figures()["human_queue"], reward.unasked) == (2, 3)
+    assert (reward.metrics()["human_queue"], reward.unasked) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +268,7 @@ def test_a_copy_in_another_process_opens_the_store_anew(path: Path) -> None:
     reward(prompts=["p"], completions=["c"])
     copy = pickle.loads(pickle.dumps(reward))
     copy(prompts=["p"], completions=["c"])
-    assert copy.figures()["human_queue"] == 1
+    assert copy.metrics()["human_queue"] == 1
 
 
 def test_the_environment_takes_the_rewards_arguments_by_name_and_they_survive_json(path: Path) -> None:

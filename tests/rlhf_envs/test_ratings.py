@@ -71,8 +71,8 @@ def test_who_rates_at_random_or_always_the_same_or_upside_down_is_found() -> Non
     ratings += [Rating("upside down", k, float(-q)) for k, q in enumerate(quality)]
     report = find_spammers(ratings)
     assert report.spammers == {*(f"click {c}" for c in range(4)), "constant", "upside down"}
-    assert report.figures["constant"].agreement == 0.0
-    assert report.figures["upside down"].agreement < -0.7
+    assert report.metrics["constant"].agreement == 0.0
+    assert report.metrics["upside down"].agreement < -0.7
 
 
 def test_a_lone_rater_and_one_with_few_ratings_are_left_alone() -> None:

@@ -31,7 +31,7 @@ def write_notes(config: CompareConfig, outcomes: Sequence[Outcome], metric: str)
     missing = len(outcomes) - len(finished) - failed
     if failed or missing:
         text = f"{failed} of {len(outcomes)} runs failed" + (f" and {missing} are not finished" if missing else "")
-        notes.append(f"{text}: the figures are of the others, which flatters an algorithm that fails on bad seeds.")
+        notes.append(f"{text}: the metrics cover the other runs, which flatters an algorithm that fails on bad seeds.")
     return notes + _inequalities(config, finished, metric) + _coincidences(finished, metric)
 
 

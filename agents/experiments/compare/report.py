@@ -63,7 +63,7 @@ def headline(report: Report) -> str:
     """Return the comparison in a sentence."""
     arms = len(report.arms)
     seeds = "one seed" if report.seeds == 1 else f"{report.seeds} seeds"
-    return f"{arms} {'arm' if arms == 1 else 'arms'}, {seeds}, {report.tokens:,} tokens a run, on {report.env}"
+    return f"{arms} {'arm' if arms == 1 else 'arms'}, {seeds}, {report.tokens:,} tokens per run, on {report.env}"
 
 
 def to_markdown(report: Report, plots: Sequence[str]) -> str:
@@ -90,7 +90,7 @@ def _results(report: Report, plots: Sequence[str]) -> list[str]:
     parts = [
         f"## At the end: {metric}",
         _table(*summary_table(report)),
-        f"Each figure is {over}, on held-out prompts that no run trains on. Gained is the {metric} at the end less "
+        f"Each metric is {over}, on held-out prompts that no run trains on. Gained is the {metric} at the end less "
         "that before training: the mean over seeds ± its standard error. Seconds are of training alone.",
         *pictures["final"],
     ]

@@ -57,14 +57,14 @@ class LoopResult:
     """Hold a finished loop.
 
     Attributes:
-        figures: the metrics of the rounds, one dict per round. The first is of the model before any round.
+        metrics: the metrics of the rounds, one dict per round. The first is of the model before any round.
         report: the content of `report.json`.
         seconds: the wall time of this call.
     """
 
     config: LoopConfig
     folder: Path
-    figures: list[dict[str, Any]]
+    metrics: list[dict[str, Any]]
     report: dict[str, Any]
     seconds: float
 

@@ -169,7 +169,7 @@ def test_people_are_waited_for_and_told_where_to_label(tmp_path: Path) -> None:
     result = run_loop(settings, say=said.append)
     for person in people:
         person.finish()
-    figures = result.figures[1]
+    figures = result.metrics[1]
     assert (figures["judgements"], figures["by_people"], figures["people_seconds"]) == (7, 7, 10.5)
     assert "People labelled.\n" in (tmp_path / "loop/run/report.md").read_text()
     assert set(figures["reliability"]) == {"ada", "bob"}
@@ -215,7 +215,7 @@ def test_a_run_that_waits_for_people_goes_on_waiting_for_them(tmp_path: Path) ->
     ada = Person("ada", tmp_path, 3)
     result = run_loop(find_loop(folder, LoopConfig(enough=0.6)), folder, say=lambda _: None)
     ada.finish()
-    figures = result.figures[1]
+    figures = result.metrics[1]
     assert (figures["judgements"], figures["by_people"]) == (10, 3)
     # One judgement a pair: nobody is compared with anybody.
     assert set(figures["reliability"].values()) == {None}

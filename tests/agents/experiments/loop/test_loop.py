@@ -89,8 +89,8 @@ def assert_same_run(folder: Path, unbroken: LoopResult) -> None:
 
 
 def test_every_round_asks_fits_learns_and_evaluates(unbroken: LoopResult) -> None:
-    start, first, second = unbroken.figures
-    assert [figures["tokens"] for figures in unbroken.figures] == [0, 192, 384]
+    start, first, second = unbroken.metrics
+    assert [figures["tokens"] for figures in unbroken.metrics] == [0, 192, 384]
     assert start["estimates"]["kl"]["mean"] == pytest.approx(0, abs=1e-5)
     assert min(first["estimates"]["kl"]["mean"], second["estimates"]["kl"]["mean"]) > 0.01  # the policy moved
     for figures in (first, second):
@@ -105,7 +105,7 @@ def test_every_round_asks_fits_learns_and_evaluates(unbroken: LoopResult) -> Non
 
 def test_the_rewards_differ_and_each_is_that_of_its_round(unbroken: LoopResult) -> None:
     """What a round's evaluation calls the proxy is what its own reward model says of the completions."""
-    samples = [figures["samples"] for figures in unbroken.figures]
+    samples = [figures["samples"] for figures in unbroken.metrics]
     for number in (1, 2):
         proxy = RewardModel(str(unbroken.folder / f"round_{number}/fit/proxy"))
         told = proxy([s["prompt"] for s in samples[number]], [s["completion"] for s in samples[number]])
@@ -134,7 +134,7 @@ def test_accuracy_on_fresh_pairs_is_the_last_rounds_model_on_this_rounds_labels(
     items, judgements = feedback.read_snapshot(snapshot)
     rows = aggregate_pairs(items, judgements, method="majority")
     chosen = {item.id: item.completions.index(row["chosen"]) for item, row in zip(items, rows, strict=True)}
-    assert unbroken.figures[2]["accuracy_fresh"] == pytest.approx(np.mean([chosen[i] == side for i, side in right]))
+    assert unbroken.metrics[2]["accuracy_fresh"] == pytest.approx(np.mean([chosen[i] == side for i, side in right]))
 
 
 def test_the_kl_reference_stays_the_first_model(unbroken: LoopResult) -> None:
@@ -168,7 +168,7 @@ def test_one_tensorboard_run_shows_all_rounds(unbroken: LoopResult) -> None:
 def test_the_report_says_what_the_rounds_came_to(unbroken: LoopResult, tmp_path: Path) -> None:
     text = (unbroken.folder / "report.md").read_text()
     assert "72 judgements, 384 tokens of RL" in text
-    assert f"{unbroken.figures[2]['estimates']['token-bandit']['mean']:.3f} ± " in text
+    assert f"{unbroken.metrics[2]['estimates']['token-bandit']['mean']:.3f} ± " in text
     assert "planted spammers found" in text
     assert (unbroken.folder / unbroken.report["agent"] / "manifest.json").is_file()
     assert (unbroken.folder / unbroken.report["reward_model"] / "config.json").is_file()
@@ -328,7 +328,7 @@ def test_labels_are_found_again_when_the_beginning_is_damaged(unbroken: LoopResu
     result = run_loop(find_loop(folder, LoopConfig(rounds=3)), folder, say=lambda _: None)
     snapshot = json.loads((folder / "round_3/ask/judgements.json").read_text())
     assert [item["meta"]["round"] for item in snapshot["items"]] == [1] * 12 + [2] * 12 + [3] * 12
-    assert result.figures[3]["fitted_to"] + result.figures[3]["held_out"] > 24
+    assert result.metrics[3]["fitted_to"] + result.metrics[3]["held_out"] > 24
 
 
 def test_a_run_whose_name_is_gone_does_not_go_on(unbroken: LoopResult, tmp_path: Path) -> None:
@@ -344,7 +344,7 @@ def test_a_finished_run_takes_further_rounds(unbroken: LoopResult, tmp_path: Pat
     shutil.copytree(unbroken.folder, folder)
     settings = find_loop(folder, LoopConfig(rounds=3, progress=False))
     result = run_loop(settings, folder, say=lambda _: None)
-    assert [figures["tokens"] for figures in result.figures] == [0, 192, 384, 576]
+    assert [figures["tokens"] for figures in result.metrics] == [0, 192, 384, 576]
     assert comparable(folder)["rounds"][:3] == comparable(unbroken.folder)["rounds"]
 
 
@@ -354,9 +354,9 @@ def test_an_ensemble_is_pessimistic_and_chooses_what_to_ask(tmp_path: Path) -> N
     from rlhf_envs.rewards.ensemble import RewardEnsemble
 
     result = run(tmp_path, members=2, pessimism=1.0, query="disagreement", pool=3, algo="a2c", hyperparams={})
-    assert result.figures[2]["drawn"] == 40 > 3 * 12
+    assert result.metrics[2]["drawn"] == 40 > 3 * 12
     ensemble = RewardEnsemble(result.folder / "round_1/fit/proxy")
-    sample = result.figures[1]["samples"][0]
+    sample = result.metrics[1]["samples"][0]
     members = ensemble.member_scores([sample["prompt"]], [sample["completion"]])[:, 0]
     assert sample["reward"] == pytest.approx(members.mean() - members.std(), abs=1e-5)
     asked = [json.loads((result.folder / f"round_{n}/generate/pairs.json").read_text()) for n in (1, 2)]
@@ -440,6 +440,6 @@ def test_no_held_out_prompt_is_fitted_to(unbroken: LoopResult) -> None:
     snapshot = json.loads((unbroken.folder / "round_2/ask/judgements.json").read_text())
     prompts = {item["id"]: item["prompt"] for item in snapshot["items"]}
     fitted = prompts.keys() - {row["item_id"] for row in held_out}
-    assert len(held_out) == unbroken.figures[2]["held_out"]
-    assert len(fitted) == unbroken.figures[2]["fitted_to"]
+    assert len(held_out) == unbroken.metrics[2]["held_out"]
+    assert len(fitted) == unbroken.metrics[2]["fitted_to"]
     assert not {prompts[i] for i in fitted} & {row["prompt"] for row in held_out}
