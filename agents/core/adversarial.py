@@ -34,15 +34,7 @@ from . import distribution as token_distribution
 from .base_policy import LanguageModelPolicy
 from .observations import micro_batches, read_contexts
 
-__all__ = [
-    "AdversarialRegulariser",
-    "ascend",
-    "divergences",
-    "hidden_at",
-    "perturbed",
-    "radius_of",
-    "random_start",
-]
+__all__ = ["AdversarialRegulariser", "ascend", "divergences", "hidden_at", "perturbed", "radius_of", "random_start"]
 
 Observations = dict[str, torch.Tensor]
 

@@ -77,11 +77,7 @@ def keep_top(
 
 
 def log_probs_and_entropies(
-    logits: Logits,
-    hidden: torch.Tensor,
-    actions: torch.Tensor,
-    vocab_size: int,
-    *more: torch.Tensor,
+    logits: Logits, hidden: torch.Tensor, actions: torch.Tensor, vocab_size: int, *more: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probabilities `(n,)` and entropies `(n,)` of `n` actions, in nats.
 
