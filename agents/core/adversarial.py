@@ -76,11 +76,7 @@ class AdversarialRegulariser:
     ) -> torch.Tensor:
         """Return the log-probabilities `(n,)`, unchanged; their backward pass adds the regulariser's gradient.
 
-        Args:
-            policy: the policy.
-            obs: as in `evaluate_actions`.
-            log_probs: what `evaluate_actions` found, `(n,)`.
-            micro_batch_size: as in `TokenPolicy`.
+        `obs` is what `evaluate_actions` found them for, and `micro_batch_size` is `TokenPolicy`'s.
         """
         if not torch.is_grad_enabled():
             return log_probs
@@ -162,8 +158,7 @@ def ascend(
     """Return the delta that raises the KL most, by projected gradient ascent. The parameters' `.grad` stays as it is.
 
     Args:
-        policy: the policy.
-        obs: as in `evaluate_actions`.
+        policy, obs: the policy, and observations as in `evaluate_actions`.
         clean: the hidden states `(n, hidden_size)` of the actions without a delta.
         start: a delta to start from, `(batch, length, embedding size)`.
         radius: radius of a token's L2 ball.

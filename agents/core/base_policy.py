@@ -87,13 +87,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
         check_arguments(observation_space, action_space, temperature, top_k, top_p, use_sde)
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = dict(eps=1e-5, fused=True)
-        super().__init__(
-            observation_space,
-            action_space,
-            lr_schedule,
-            optimizer_class=optimizer_class,
-            optimizer_kwargs=optimizer_kwargs,
-        )
+        optimizer = dict(optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, **optimizer)  # type: ignore[arg-type]
         self.train_part, self.bf16 = train, bf16
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
@@ -233,10 +228,9 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
     def _with(self, snapshot: Snapshot, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
         """Call a function of the model with the parameters of a snapshot."""
+        parameters = snapshot.parameters_by_name()
         with self.autocast():
-            result: torch.Tensor = torch.func.functional_call(
-                self.language_model, snapshot.parameters_by_name(), (function, *args)
-            )
+            result: torch.Tensor = torch.func.functional_call(self.language_model, parameters, (function, *args))
         return result
 
     def start_parameters(self) -> dict[str, tuple[nn.Parameter, torch.Tensor]]:

@@ -16,11 +16,7 @@ __all__ = ["check_arguments", "check_gradients", "check_results", "check_sizes",
 
 
 def check_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
-    """Stop where the gradient of a named parameter is not finite.
-
-    Raises:
-        FloatingPointError: one is not.
-    """
+    """Raise `FloatingPointError` if the gradient of a named parameter is not finite."""
     named = [(name, p.grad) for name, p in parameters if p.grad is not None]
     finite = torch.stack(torch._foreach_norm([grad for _, grad in named])).isfinite() if named else torch.ones(1)
     if not finite.all():
@@ -35,25 +31,13 @@ def check_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
 
 @torch.no_grad()
 def check_results(
-    obs: dict[str, torch.Tensor],
-    values: torch.Tensor,
-    log_probs: torch.Tensor,
-    entropies: torch.Tensor,
-    decode: Callable[[torch.Tensor], Any],
+    obs: dict[str, torch.Tensor], evaluated: tuple[torch.Tensor, ...], decode: Callable[[torch.Tensor], Any]
 ) -> None:
-    """Stop where the results of `TokenPolicy.evaluate_actions` are not finite, and show the context.
+    """Raise `FloatingPointError` if a result of `TokenPolicy.evaluate_actions` is not finite, and show the context.
 
-    Args:
-        obs: the observations of the update.
-        values: `(n, 1)`.
-        log_probs: `(n,)`.
-        entropies: `(n,)`.
-        decode: turns token ids into text.
-
-    Raises:
-        FloatingPointError: a value, a log-probability or an entropy is not finite.
+    `evaluated` is what it returned for `obs`: values `(n, 1)`, log-probabilities `(n,)` and entropies `(n,)`.
     """
-    results = torch.stack([values.flatten(), log_probs, entropies])  # (3, n)
+    results = torch.stack([result.flatten() for result in evaluated])  # (3, n)
     finite = results.isfinite()
     if finite.all():
         return
@@ -69,11 +53,7 @@ def check_results(
 
 
 def check_sizes(model: LanguageModel, name: str | None, n_actions: int, max_length: int) -> None:
-    """Refuse a model whose vocabulary or positions do not fit the environment.
-
-    Raises:
-        ValueError: they do not fit.
-    """
+    """Raise `ValueError` if a model's vocabulary or positions do not fit the environment."""
     vocab_size = model.vocab_size
     if not n_actions <= vocab_size <= 1.1 * n_actions + 16:  # more than padding of the embedding
         raise ValueError(
@@ -89,11 +69,7 @@ def check_sizes(model: LanguageModel, name: str | None, n_actions: int, max_leng
 
 
 def check_token_space(space: spaces.Space[Any], reader: str) -> None:
-    """Refuse observations that are not a token environment's.
-
-    Raises:
-        ValueError: `space` has no `input_ids`; the message names the `reader`.
-    """
+    """Raise `ValueError`, which names the `reader`, if observations are not a token environment's."""
     if not isinstance(space, spaces.Dict) or "input_ids" not in space.spaces:
         raise ValueError(f"{reader} needs a token environment's Dict observations, got {space}")
 
@@ -106,11 +82,7 @@ def check_arguments(
     top_p: float | None,
     use_sde: bool,
 ) -> None:
-    """Refuse spaces and arguments that no policy of this package can have.
-
-    Raises:
-        ValueError: the message names the first one.
-    """
+    """Raise `ValueError` at the first space or argument that no policy of this package can have."""
     keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
     if not {"input_ids", "attention_mask"} <= keys or not isinstance(action_space, spaces.Discrete):
         raise ValueError(

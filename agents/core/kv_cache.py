@@ -10,6 +10,7 @@ cannot see, need a call of `clear`.)
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,24 +21,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .language_model import LanguageModel, SplitTrunk, float_tolerance, hidden_states
+from .language_model import LanguageModel, float_tolerance, hidden_states
 from .observations import gather_hidden, read_contexts
 
 __all__ = ["SlottedTrunk", "Trunk"]
 
 
-class _OptimizerSteps:
-    """Count the steps of all optimisers, because a fused one changes weights without raising their version."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        register_optimizer_step_post_hook(self._add)
-
-    def _add(self, *_: object) -> None:
-        self.count += 1
-
-
-_steps = _OptimizerSteps()
+_steps = Counter[str]()  # of all optimisers, because a fused one changes weights without raising their version
+register_optimizer_step_post_hook(lambda *_: _steps.update(["all"]))
 
 
 class SlotLayer(CacheLayerMixin):
@@ -101,18 +92,13 @@ class SlottedTrunk:
     @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return the hidden states after the last tokens.
+        """Return the hidden states `(batch, hidden_size)` after the last tokens of right-padded contexts.
 
-        Args:
-            input_ids: `(batch, length)` int64, right-padded contexts.
-            lengths: `(batch,)` int64, at least 1.
-
-        Returns:
-            `(batch, hidden_size)`.
+        The ids are `(batch, length)` int64, the lengths `(batch,)` int64 and at least 1.
         """
         if not self.enabled:
             return self._prefill(input_ids, lengths)[0]
-        weights = (_steps.count, *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
+        weights = (_steps["all"], *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
         if self._ids is None or self._ids.shape != input_ids.shape or weights != self._weights:
             self.clear()
             self._weights = weights
@@ -243,9 +229,7 @@ class Trunk:
         self.module = module
         self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
         self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
-        self.split: SplitTrunk | None = None
-        if like is None or like.split is not None:
-            self.split = language_model.split(module)
+        self.split = language_model.split(module) if like is None or like.split is not None else None
 
     def hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""

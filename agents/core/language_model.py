@@ -39,8 +39,7 @@ class LanguageModel(nn.Module):
         self.config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
         self.soft_cap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self._check_head()
-        self._freeze(train)
-        self.n_frozen = self._count_frozen(train)
+        self.n_frozen = self._freeze(train)
 
     @property
     def hidden_size(self) -> int:
@@ -103,10 +102,11 @@ class LanguageModel(nn.Module):
                 "state, so the policy cannot gather hidden states before the head; use a model of another kind"
             )
 
-    def _freeze(self, train: TrainPart) -> None:
+    def _freeze(self, train: TrainPart) -> int | None:
+        """Freeze what does not learn. Return how many of the first blocks never change; None if everything learns."""
         if train == "full":
             self.model.requires_grad_(True)
-            return
+            return None
         kept = 0 if train == "head" else train
         blocks = find_blocks(self.model.base_model, self.config.num_hidden_layers)
         if isinstance(kept, bool) or not isinstance(kept, int) or not 0 <= kept <= len(blocks):
@@ -116,12 +116,7 @@ class LanguageModel(nn.Module):
         self._untie_head()
         for module in [*blocks[len(blocks) - kept :], *tail, self.model.get_output_embeddings()]:
             module.requires_grad_(True)
-
-    def _count_frozen(self, train: TrainPart) -> int | None:
-        """Return how many of the first blocks never change; None if everything learns."""
-        if train == "full":
-            return None
-        return int(self.config.num_hidden_layers) - (0 if train == "head" else train)
+        return len(blocks) - kept
 
     @torch.no_grad()
     def _modules_after(self, last_block: nn.Module) -> list[nn.Module]:
@@ -261,11 +256,7 @@ class _Reached(Exception):
 
 
 def find_blocks(trunk: nn.Module, n_blocks: int) -> nn.ModuleList:
-    """Return the list of a trunk's `n_blocks` blocks, found by its length.
-
-    Raises:
-        ValueError: there is no such list.
-    """
+    """Return the list of a trunk's `n_blocks` blocks, found by its length; raise `ValueError` if there is none."""
     for module in trunk.modules():
         if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
             return module

@@ -18,8 +18,7 @@ logger = logging.getLogger(__name__)
 def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str | None]:
     """Return the model that a policy's argument `model` means for an environment, and its name if it has one.
 
-    Raises:
-        ValueError: the environment's tokens are not the named model's.
+    Raise `ValueError` if the environment's tokens are not the named model's.
     """
     n_actions = int(action_space.n)
     if isinstance(model, Path):
@@ -47,18 +46,7 @@ def _has_tokens_of(model: str, action_space: Any) -> bool:
 
 def build_model(vocab_size: int, n_positions: int, n_layer: int, n_embd: int, n_head: int) -> PreTrainedModel:
     """Build a GPT-2-shaped model without dropout; pad is token 0 and EOS is token 1, as in `train_tokenizer`."""
-    config = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=n_positions,
-        n_embd=n_embd,
-        n_layer=n_layer,
-        n_head=n_head,
-        activation_function="gelu_pytorch_tanh",
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    return GPT2LMHeadModel(config)
+    sizes = dict(vocab_size=vocab_size, n_positions=n_positions, n_embd=n_embd, n_layer=n_layer, n_head=n_head)
+    no_dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
+    tokens = dict(pad_token_id=0, eos_token_id=1, bos_token_id=None)
+    return GPT2LMHeadModel(GPT2Config(**sizes, **no_dropout, **tokens, activation_function="gelu_pytorch_tanh"))

@@ -46,11 +46,7 @@ def gather_hidden(
 
 
 def check_token_ids(obs: PyTorchObs) -> None:
-    """Refuse ids that a wrapper has rescaled: rounded to whole numbers, they would be other tokens.
-
-    Raises:
-        ValueError: an id or a mask is no whole number.
-    """
+    """Raise `ValueError` if a wrapper has rescaled the ids: rounded to whole numbers, they would be other tokens."""
     assert isinstance(obs, dict)
     for key in ("input_ids", "attention_mask"):
         values = obs[key]
@@ -75,16 +71,13 @@ def same_until(ids: np.ndarray, others: np.ndarray, last: np.ndarray) -> np.ndar
 
 
 def check_appended(before: np.ndarray, after: np.ndarray, last: np.ndarray, envs: np.ndarray, instead: str) -> None:
-    """Refuse contexts that do not grow out of the ones before them.
+    """Raise `ValueError`, which names the environment, if a context does not grow out of the one before it.
 
     Args:
         before, after: ids `(batch, length)`.
         last: `(batch,)` the column of the last token in `before`.
         envs: `(batch,)` the numbers of the environments.
         instead: the buffer that can store such contexts.
-
-    Raises:
-        ValueError: a context has changed; the message names the environment.
     """
     same = same_until(before, after, last)
     if not same.all():

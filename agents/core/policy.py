@@ -161,7 +161,7 @@ class TokenPolicy(LanguageModelPolicy):
             results = self._evaluate(obs, actions)
         else:
             results = self._evaluate_in_parts(obs, actions, self.micro_batch_size)
-        check_results(obs, *results, self.decode)
+        check_results(obs, results, self.decode)
         if self.adversarial is not None:
             values, log_probs, entropies = results
             results = values, self.adversarial.attach(self, obs, log_probs, self.micro_batch_size), entropies

@@ -85,8 +85,7 @@ class SegmentBuffer(RolloutBuffer):
         shape = (self.buffer_size, self.n_envs)
         self.actions = np.zeros((*shape, self.action_dim), dtype=np.int64)
         self.rewards, self.returns, self.advantages = (np.zeros(shape, dtype=np.float32) for _ in range(3))
-        self.values, self.log_probs = (np.zeros(shape, dtype=np.float32) for _ in range(2))
-        self.episode_starts = np.zeros(shape, dtype=np.float32)
+        self.values, self.log_probs, self.episode_starts = (np.zeros(shape, dtype=np.float32) for _ in range(3))
         self.segments = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) the segment of a transition
         self.columns = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) where in it the action is chosen
         self.n_segments = 0

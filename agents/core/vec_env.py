@@ -57,18 +57,12 @@ class TextVecEnv(VecEnv):
         """Step all rows; return observations `(n, L)`, rewards `(n,)` float32, dones `(n,)` bool and infos."""
         steps = self.env.episodes.steps.copy()
         rewards, dones, ended, restarted = self.env.step_rows(np.asarray(self._actions))
+        seconds = round(time.time() - self._t_start, 6)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for row, (final_obs, final_info) in ended.items():
-            episode = {
-                "r": round(float(rewards[row]), 6),
-                "l": int(steps[row]) + 1,
-                "t": round(time.time() - self._t_start, 6),
-            }
-            infos[row] = final_info | {
-                "terminal_observation": final_obs,
-                "TimeLimit.truncated": False,
-                "episode": episode,
-            }
+            episode = {"r": round(float(rewards[row]), 6), "l": int(steps[row]) + 1, "t": seconds}
+            added = {"terminal_observation": final_obs, "TimeLimit.truncated": False, "episode": episode}
+            infos[row] = final_info | added
             self.reset_infos[row] = restarted[row]
         return self.env.episodes.observe(), rewards.astype(np.float32), dones, infos
 

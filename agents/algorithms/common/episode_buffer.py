@@ -202,9 +202,8 @@ class EpisodeRolloutBuffer(SegmentBuffer):
             return np.concatenate([np.zeros(0, kind), *(getattr(e, name) for e in episodes)], dtype=kind)[:, None]
 
         self.columns, self.actions = joined("columns", np.int64), joined("actions", np.int64)[:, :, None]
-        self.log_probs, self.values, self.rewards = (
-            joined(name, np.float32) for name in ("log_probs", "values", "rewards")
-        )
+        names = ("log_probs", "values", "rewards")
+        self.log_probs, self.values, self.rewards = (joined(name, np.float32) for name in names)
         self.advantages, self.returns, self.reference_log_probs = (np.zeros_like(self.rewards) for _ in range(3))
 
     @property

@@ -244,8 +244,7 @@ class QPolicy(LanguageModelPolicy):
 
     def start_parameters(self) -> dict[str, tuple[nn.Parameter, torch.Tensor]]:
         """Return the parameters that learn and act, by name, each with its first value; the heads' is 0."""
-        heads = [(f"q_head.{name}", p) for name, p in self.q_head.named_parameters()]
-        heads += [(f"value_net.{name}", p) for name, p in self.value_net.named_parameters()]
+        heads = nn.ModuleDict({"q_head": self.q_head, "value_net": self.value_net}).named_parameters()
         return super().start_parameters() | {name: (p, torch.zeros_like(p)) for name, p in heads}
 
 

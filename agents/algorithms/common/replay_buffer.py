@@ -171,8 +171,7 @@ class SequenceReplayBuffer(ReplayBuffer):
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> DictReplayBufferSamples:  # type: ignore[override]
         """Draw `batch_size` transitions: observations as the class describes them, the rest `(batch_size, 1)`.
 
-        Raises:
-            ValueError: the buffer is empty.
+        Raise `ValueError` if the buffer is empty.
         """
         stored = np.flatnonzero(self.counts)
         if not len(stored):
