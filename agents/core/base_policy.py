@@ -87,8 +87,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
         check_arguments(observation_space, action_space, temperature, top_k, top_p, use_sde)
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = dict(eps=1e-5, fused=True)
-        optimizer = dict(optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
-        super().__init__(observation_space, action_space, lr_schedule, **optimizer)  # type: ignore[arg-type]
+        optimizer: dict[str, Any] = dict(optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, **optimizer)
         self.train_part, self.bf16 = train, bf16
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]

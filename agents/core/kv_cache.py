@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .language_model import LanguageModel, float_tolerance, hidden_states
+from .language_model import LanguageModel, SplitTrunk, float_tolerance, hidden_states
 from .observations import gather_hidden, read_contexts
 
 __all__ = ["SlottedTrunk", "Trunk"]
@@ -229,7 +229,9 @@ class Trunk:
         self.module = module
         self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
         self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
-        self.split = language_model.split(module) if like is None or like.split is not None else None
+        self.split: SplitTrunk | None = None
+        if like is None or like.split is not None:
+            self.split = language_model.split(module)
 
     def hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""

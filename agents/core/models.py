@@ -46,7 +46,18 @@ def _has_tokens_of(model: str, action_space: Any) -> bool:
 
 def build_model(vocab_size: int, n_positions: int, n_layer: int, n_embd: int, n_head: int) -> PreTrainedModel:
     """Build a GPT-2-shaped model without dropout; pad is token 0 and EOS is token 1, as in `train_tokenizer`."""
-    sizes = dict(vocab_size=vocab_size, n_positions=n_positions, n_embd=n_embd, n_layer=n_layer, n_head=n_head)
-    no_dropout = dict(resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)
-    tokens = dict(pad_token_id=0, eos_token_id=1, bos_token_id=None)
-    return GPT2LMHeadModel(GPT2Config(**sizes, **no_dropout, **tokens, activation_function="gelu_pytorch_tanh"))
+    config = GPT2Config(
+        vocab_size=vocab_size,
+        n_positions=n_positions,
+        n_embd=n_embd,
+        n_layer=n_layer,
+        n_head=n_head,
+        activation_function="gelu_pytorch_tanh",
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
+    return GPT2LMHeadModel(config)
