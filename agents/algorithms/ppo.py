@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import stable_baselines3
 
-from .common.text_agent import ON_POLICY, TextAgent
+from ..core.policy import TokenPolicy
+from ..core.rollout_buffer import SequenceRolloutBuffer
+from .common.text_agent import TextAgent
 
 __all__ = ["PPO"]
 
@@ -28,4 +30,15 @@ class PPO(TextAgent, stable_baselines3.PPO):
     arguments are SB3's.
     """
 
-    defaults = ON_POLICY | {"batch_size": 512, "n_epochs": 4, "vf_coef": 0.1, "max_grad_norm": 1.0}
+    defaults = {
+        "policy": TokenPolicy,
+        "learning_rate": 1e-4,
+        "n_steps": 32,
+        "batch_size": 512,
+        "n_epochs": 4,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "vf_coef": 0.1,
+        "max_grad_norm": 1.0,
+        "rollout_buffer_class": SequenceRolloutBuffer,
+    }

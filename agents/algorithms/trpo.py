@@ -8,7 +8,9 @@ import sb3_contrib
 import torch
 from torch import nn
 
-from .common.text_agent import ON_POLICY, TextAgent
+from ..core.policy import TokenPolicy
+from ..core.rollout_buffer import SequenceRolloutBuffer
+from .common.text_agent import TextAgent
 
 __all__ = ["TRPO"]
 
@@ -42,7 +44,17 @@ class TRPO(TextAgent, sb3_contrib.TRPO):
         ValueError: `sub_sampling_factor` is not 1, or `adversarial_coef` is not 0.
     """
 
-    defaults = ON_POLICY | {"batch_size": 512, "n_critic_updates": 2, "target_kl": 0.01}
+    defaults = {
+        "policy": TokenPolicy,
+        "learning_rate": 1e-4,
+        "n_steps": 32,
+        "batch_size": 512,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "n_critic_updates": 2,
+        "target_kl": 0.01,
+        "rollout_buffer_class": SequenceRolloutBuffer,
+    }
 
     def _setup_model(self) -> None:
         if self.sub_sampling_factor != 1:
