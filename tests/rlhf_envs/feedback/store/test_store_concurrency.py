@@ -6,8 +6,12 @@ import random
 import threading
 from collections import Counter
 from contextlib import suppress
+from pathlib import Path
+
+import sqlalchemy as sa
 
 from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
+from rlhf_envs.feedback.store import database
 
 ANNOTATORS, ITEMS, OVERLAP = 16, 40, 3
 
@@ -51,6 +55,25 @@ def test_sixteen_annotators_double_nothing_and_lose_nothing(store_url: str) -> N
         assert set(Counter(j.item_id for j in judgements).values()) == {OVERLAP}
         assert max(Counter((j.item_id, j.annotator) for j in judgements).values()) == 1
         assert store.progress().finished == ITEMS
+
+
+def test_a_new_file_opened_by_several_at_once_is_open_for_all(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def connect(path: Path, together: threading.Barrier) -> None:
+        together.wait()
+        try:
+            engine = database._engine(sa.URL.create("sqlite", database=str(path)), is_sqlite=True)
+            with engine.connect() as connection:
+                assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+            engine.dispose()
+        except BaseException as error:
+            errors.append(error)
+
+    for n in range(60):
+        together = threading.Barrier(6)
+        run([threading.Thread(target=connect, args=(tmp_path / f"{n}.db", together)) for _ in range(6)])
+    assert errors == []
 
 
 def test_clicks_of_one_annotator_at_the_same_moment_make_one_judgement_and_one_task(store_url: str) -> None:
