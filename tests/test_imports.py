@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -45,10 +46,19 @@ AGENTS = [
 ]
 
 
+@cache
+def parse(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return parse(path.read_text(encoding="utf-8"))
+
+
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """The modules that a file imports, with the line: absolute names, also inside functions, but not for types only."""
     package = path.relative_to(ROOT).parent.parts
-    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    pending: list[ast.AST] = [tree_of(path)]
     while pending:
         node = pending.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
@@ -68,7 +78,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 def relative_imports(path: Path) -> Iterator[tuple[int, str]]:
     """The relative imports of a file, also inside functions and for types only: what they name, in full."""
     package = path.relative_to(ROOT).parent.parts
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = package[: len(package) - node.level + 1]
             names = [node.module] if node.module else [alias.name for alias in node.names]
@@ -124,7 +134,7 @@ def test_agents_imports_itself_relatively(path: Path) -> None:
     """PyPI's openai-agents owns the same import name: an absolute import could find the other package."""
     absolute = [
         node.lineno
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(tree_of(path))
         if (isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "agents")
         or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "agents" for alias in node.names))
     ]
@@ -147,7 +157,7 @@ def own_imports(path: Path, modules: Iterable[str], inside: bool = False) -> Ite
         inside: only imports that stand inside functions.
     """
     package = path.relative_to(ROOT).parent.parts
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     places = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)] if inside else [tree]
     for node in {node: None for place in places for node in ast.walk(place)}:
         if isinstance(node, ast.Import):
@@ -198,6 +208,21 @@ def test_the_cycle_test_sees_what_it_must(tmp_path: Path, monkeypatch: pytest.Mo
     assert set(find_cycle(modules)) == {"rlhf_envs.a", "rlhf_envs.b"}
     modules["rlhf_envs.b"].write_text("")
     assert find_cycle(modules) == []
+
+
+def test_the_chains_of_imports_between_parts_are_short() -> None:
+    """At most 9 parts stand above each other in a package, so that a change is felt in few places."""
+    for package in ("agents", "rlhf_envs"):
+        graph: dict[str, set[str]] = {}
+        for name, path in MODULES.items():
+            if name.startswith(f"{package}."):
+                part = name.split(".")[1]
+                names = {m.split(".")[1] for _, m in own_imports(path, MODULES) if m.startswith(f"{package}.")}
+                graph.setdefault(part, set()).update(names - {part})
+        depth: dict[str, int] = {}
+        for part in TopologicalSorter(graph).static_order():
+            depth[part] = 1 + max((depth[below] for below in graph.get(part, ())), default=0)
+        assert max(depth.values()) <= 9, depth
 
 
 def test_few_imports_of_own_modules_stand_inside_functions() -> None:
