@@ -34,7 +34,7 @@ from scipy.stats import kendalltau
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.preferences.crowd import (
     TIE,
-    Comparison,
+    PairVote,
     Rating,
     Vote,
     bradley_terry,
@@ -133,7 +133,7 @@ def measure(batches: Sequence[np.ndarray], panel: Panel, n_pairs: int, seed: int
     for name, aggregate in (("majority", majority_vote(votes)), ("Dawid-Skene", dawid_skene(votes, symmetric=True))):
         figures[f"pairs: {name}"] = _order_accuracy(aggregate.probabilities, clean)
     by_votes, by_ratings = find_spammers(votes).spammers, find_spammers(ratings).spammers
-    comparisons = [Comparison(v.annotator, *v.item, v.item[v.label]) for v in votes if v.label != TIE]  # type: ignore[call-arg, misc, index]
+    comparisons = [PairVote(v.annotator, *v.item, v.item[v.label]) for v in votes if v.label != TIE]  # type: ignore[call-arg, misc, index]
     kept = [rating for rating in ratings if rating.annotator not in by_ratings]
     scores = {
         "Bradley-Terry": _by_batch(bradley_terry, comparisons),
@@ -169,8 +169,8 @@ def _order_accuracy(probabilities: dict[Any, np.ndarray], clean: dict[Any, float
     return float(np.mean(right))
 
 
-def _by_batch(rank: Any, comparisons: Sequence[Comparison]) -> dict[Any, float]:
-    by_batch: dict[Any, list[Comparison]] = {}
+def _by_batch(rank: Any, comparisons: Sequence[PairVote]) -> dict[Any, float]:
+    by_batch: dict[Any, list[PairVote]] = {}
     for comparison in comparisons:
         by_batch.setdefault(comparison.left[0], []).append(comparison)  # type: ignore[index]
     return {item: score for some in by_batch.values() for item, score in rank(some).scores.items()}

@@ -18,7 +18,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["TIE", "Aggregate", "Comparison", "Vote", "dawid_skene", "majority_vote"]
+__all__ = ["TIE", "Aggregate", "PairVote", "Vote", "dawid_skene", "majority_vote"]
 
 TIE = 2  # the label of a pair whose texts somebody found equal; 0 and 1 say which text won
 RIGHT, WRONG = 3, 1  # answers a label that every annotator starts with: three right ones, one of each wrong label
@@ -32,7 +32,7 @@ class Vote(NamedTuple):
     label: int  # from 0; for a pair the index of the text that won, or TIE
 
 
-class Comparison(NamedTuple):
+class PairVote(NamedTuple):
     """Hold one annotator's choice between two items."""
 
     annotator: str

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_envs.feedback.agreement import LEVELS, krippendorff_alpha
 
-from .aggregation import TIE, Aggregate, Comparison, Vote, dawid_skene, majority_vote
+from .aggregation import TIE, Aggregate, PairVote, Vote, dawid_skene, majority_vote
 from .ranking import Ranking, bradley_terry, noisy_bradley_terry
 from .ratings import Rating
 from .spam import AnnotatorMetrics, SpamReport, find_spammers
@@ -23,7 +23,7 @@ __all__ = [
     "CANNOT_TELL",
     "TIE",
     "Aggregate",
-    "Comparison",
+    "PairVote",
     "Ranking",
     "Rating",
     "SpamReport",

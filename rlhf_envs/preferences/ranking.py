@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
-from .aggregation import Comparison
+from .aggregation import PairVote
 
 __all__ = ["Ranking", "bradley_terry", "noisy_bradley_terry"]
 
@@ -28,7 +28,7 @@ class Ranking(NamedTuple):
     reliability: dict[str, float]  # annotator -> share of the answers given after looking, 0 to 1
 
 
-def bradley_terry(comparisons: Sequence[Comparison]) -> Ranking:
+def bradley_terry(comparisons: Sequence[PairVote]) -> Ranking:
     """Score items by the Bradley-Terry model, all annotators counting the same.
 
     Every item also won and lost once against an imagined item of score 0, so that all scores are finite and comparable.
@@ -51,7 +51,7 @@ def bradley_terry(comparisons: Sequence[Comparison]) -> Ranking:
     return Ranking(scores, {c.annotator: 1.0 for c in comparisons})
 
 
-def noisy_bradley_terry(comparisons: Sequence[Comparison], n_iter: int = 200, *, seed: int = 0) -> Ranking:
+def noisy_bradley_terry(comparisons: Sequence[PairVote], n_iter: int = 200, *, seed: int = 0) -> Ranking:
     """Score items where every annotator looks only at a share of the pairs.
 
     At the other pairs an annotator clicks, with a liking for one side that is their own. An item's prior is one win and
@@ -114,7 +114,7 @@ def _noisy_loss(
     return -float(np.log(chance).sum() + prior), -np.concatenate([g_scores, g_liking, g_skill])
 
 
-def _codes(comparisons: Sequence[Comparison]) -> dict[Any, int]:
+def _codes(comparisons: Sequence[PairVote]) -> dict[Any, int]:
     """Return a number for every compared item."""
     if not comparisons:
         raise ValueError("no comparisons to score items by: label some pairs first")

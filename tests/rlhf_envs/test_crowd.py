@@ -16,7 +16,7 @@ from rlhf_envs.feedback.agreement import alpha_by_kind
 from rlhf_envs.feedback.records import Item, Judgement
 from rlhf_envs.preferences.crowd import (
     TIE,
-    Comparison,
+    PairVote,
     Rating,
     Vote,
     aggregate_pairs,
@@ -166,7 +166,7 @@ def test_bad_gold_answers_are_named() -> None:
         dawid_skene([Vote("x", "ann", 3)], symmetric=True)
 
 
-def tournament(looks: dict[str, float], n: int = 12, each: int = 150) -> tuple[np.ndarray, list[Comparison]]:
+def tournament(looks: dict[str, float], n: int = 12, each: int = 150) -> tuple[np.ndarray, list[PairVote]]:
     """Annotators who look at a share of the pairs and else choose the left one."""
     generator = np.random.default_rng(0)
     strengths = generator.normal(size=n) * 1.5
@@ -175,12 +175,12 @@ def tournament(looks: dict[str, float], n: int = 12, each: int = 150) -> tuple[n
         for _ in range(each):
             i, j = (int(k) for k in generator.choice(n, 2, replace=False))
             wins = generator.random() < 1 / (1 + np.exp(strengths[j] - strengths[i]))
-            comparisons.append(Comparison(name, i, j, i if wins or generator.random() > share else j))
+            comparisons.append(PairVote(name, i, j, i if wins or generator.random() > share else j))
     return strengths, comparisons
 
 
 def test_bradley_terry_of_two_items_is_the_log_odds_of_the_wins() -> None:
-    wins = [Comparison("ann", "x", "y", "x")] * 30 + [Comparison("ann", "x", "y", "y")] * 10
+    wins = [PairVote("ann", "x", "y", "x")] * 30 + [PairVote("ann", "x", "y", "y")] * 10
     scores = bradley_terry(wins).scores
     # 30 log s(d) + 10 log s(-d) + 2 (log s(d/2) + log s(-d/2)): x and y are each d/2 from the imagined item.
     gaps = np.linspace(0, 3, 30_001)
@@ -190,7 +190,7 @@ def test_bradley_terry_of_two_items_is_the_log_odds_of_the_wins() -> None:
 
 
 def test_an_item_that_never_lost_has_a_finite_score() -> None:
-    chain = [Comparison("ann", k, k + 1, k) for k in range(4)]
+    chain = [PairVote("ann", k, k + 1, k) for k in range(4)]
     for rank in (bradley_terry, noisy_bradley_terry):
         scores = rank(chain).scores
         assert all(np.isfinite(list(scores.values()))), rank
@@ -237,7 +237,7 @@ def test_bad_comparisons_are_named(rank: Any) -> None:
     with pytest.raises(ValueError, match="no comparisons"):
         rank([])
     with pytest.raises(ValueError, match=r"winner='z'.*the winner must be one of two different sides"):
-        rank([Comparison("ann", "x", "y", "z")])
+        rank([PairVote("ann", "x", "y", "z")])
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
