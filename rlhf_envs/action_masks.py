@@ -43,12 +43,10 @@ class ActionMasks:
     `suppress_tokens` mean what they do in Hugging Face's `generate`. The task's hook masks further tokens.
 
     Args:
-        task: the task; its `action_masks` hook is called every time.
         tokenizer: the tokenizer whose vocabulary is the action space.
         max_new_tokens: the room for the agent's tokens.
         min_new_tokens: EOS is masked until the agent has taken this many actions. In a dialogue the actions of the
             whole episode count.
-        suppress_tokens: token ids that are always masked.
 
     Raises:
         ValueError: an argument is wrong, or no token is left.
@@ -68,14 +66,12 @@ class ActionMasks:
                 f"min_new_tokens must be a whole number from 0 to max_new_tokens={max_new_tokens}, got "
                 f"{min_new_tokens!r}"
             )
-        self.task = task
-        self.min_new_tokens = int(min_new_tokens)
+        self.task, self.min_new_tokens = task, int(min_new_tokens)
         self.suppress_tokens = None if suppress_tokens is None else suppressed
         self._eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
         self._always = np.ones(len(tokenizer), dtype=np.bool_)
-        if pad is not None and pad != self._eos:
-            self._always[pad] = False
-        self._always[np.asarray(suppressed, dtype=np.int64)] = False
+        padding = [] if pad in (None, self._eos) else [pad]
+        self._always[np.asarray([*suppressed, *padding], dtype=np.int64)] = False
         others = self._always.copy()
         if self.min_new_tokens and self._eos is not None:
             others[self._eos] = False
@@ -106,8 +102,7 @@ class ActionMasks:
                 f"for all rows, got {extra.dtype} of {extra.shape}"
             )
         masks &= extra
-        stuck = ~masks.any(axis=1)
-        if stuck.any():
+        if (stuck := ~masks.any(axis=1)).any():
             row = int(stuck.argmax())
             raise ValueError(
                 f"task {self.task.name!r}: no token may come next in row {row}, after "

@@ -59,10 +59,10 @@ class AgainstOthers(Reward):
 
 
 class DistinctNgrams(AgainstOthers):
-    """Share distinct-n (Li et al. 2016) out: each n-gram earns one over the times it occurs among all texts.
+    """Score how rare a completion's n-grams are. An n-gram that occurs k times among all texts scores 1/k.
 
-    A completion's score is the mean over its n-grams. So without a memory the mean over a call, weighted by the numbers
-    of n-grams, is the distinct-n of the call. One completion alone gets its own distinct-n.
+    A completion scores the mean over its n-grams. This splits distinct-n (Li et al. 2016) among the completions:
+    without a memory, the mean over a call, weighted by numbers of n-grams, is the distinct-n of its texts.
 
     Args:
         n: words per n-gram.
@@ -75,7 +75,7 @@ class DistinctNgrams(AgainstOthers):
         super().__init__(n, memory)
 
     def compare(self, completions: Sequence[str], memory: Sequence[str]) -> np.ndarray:
-        """Return the mean of one over the count of each n-gram, (n,)."""
+        """Return each completion's mean of 1/k over its n-grams, shape (n,)."""
         texts = [ngrams(text, self.n) for text in completions]
         counts = Counter(gram for text in [*texts, *(ngrams(old, self.n) for old in memory)] for gram in text)
         return np.array([sum(1 / counts[gram] for gram in text) / max(len(text), 1) for text in texts], dtype=float)

@@ -79,7 +79,7 @@ class Queue:
         return self.connection.execute(query).scalar_one_or_none()
 
     def lend(self, item: Item, annotator: Annotator, sides: Sequence[int] | None = None) -> Assignment:
-        """Lend an item whose place is ours. The sides are drawn unless they are given."""
+        """Lend an item that `has_room` has locked and found free. The sides are drawn if none are given."""
         n = len(item.completions)
         drawn = tuple(sides) if sides is not None else tuple(self.sides.sample(range(n), n))
         expires = self.clock() + self.lease

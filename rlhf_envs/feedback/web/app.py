@@ -56,9 +56,7 @@ def create_app(store: FeedbackStore, *, secret: bytes, secure_cookies: bool = Fa
         redoc_url=None,
         default_response_class=AsciiJSON,
     )
-    app.state.store = store
-    app.state.gate = Gate(store)
-    app.state.templates = Jinja2Templates(_HERE / "templates")
+    app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
     app.include_router(pages.router, include_in_schema=False)
     app.include_router(admin.pages, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
@@ -66,7 +64,7 @@ def create_app(store: FeedbackStore, *, secret: bytes, secure_cookies: bool = Fa
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
-    app.add_exception_handler(LeaseLost, _lease_lost)
+    app.add_exception_handler(LeaseLost, lambda request, error: _answer(request, 409, str(error)))
     app.add_exception_handler(StoreError, _store_error)
     add_sessions(app, secret, secure_cookies)
     app.add_middleware(_Guard)
@@ -81,16 +79,14 @@ class _Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
+            return await self.app(scope, receive, send)
         read = 0
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers.update(_HEADERS)
                 # Browsers ask about static files each time (and get a 304), so a new version shows at once.
-                headers["cache-control"] = "no-cache" if scope["path"].startswith("/static/") else "no-store"
+                cached = "no-cache" if scope["path"].startswith("/static/") else "no-store"
+                MutableHeaders(scope=message).update({**_HEADERS, "cache-control": cached})
             await send(message)
 
         async def receive_limited() -> Message:
@@ -103,10 +99,10 @@ class _Guard:
 
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > MAX_BODY:
-            response = AsciiJSON({"detail": f"the request is larger than {MAX_BODY} bytes"}, 413)
-            await response(scope, receive, send_guarded)
-            return
-        await self.app(scope, receive_limited, send_guarded)
+            refusal = AsciiJSON({"detail": f"the request is larger than {MAX_BODY} bytes"}, 413)
+            await refusal(scope, receive, send_guarded)
+        else:
+            await self.app(scope, receive_limited, send_guarded)
 
 
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
@@ -128,10 +124,6 @@ def _bad_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
     return _answer(request, 422, "; ".join(problems[:10]).encode("ascii", "backslashreplace").decode())
-
-
-def _lease_lost(request: Request, error: Exception) -> Response:
-    return _answer(request, 409, str(error))
 
 
 def _store_error(request: Request, error: Exception) -> Response:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter, defaultdict
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
@@ -69,10 +68,7 @@ def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
         alpha, problem = {}, str(error)
     progress = store.progress()
     return Summary(
-        items=progress.items,
-        finished=progress.finished,
-        judgements=progress.judgements,
-        skips=progress.skips,
+        **{name: getattr(progress, name) for name in ("items", "finished", "judgements", "skips")},
         last_hour=sum(now - judgement.created <= timedelta(hours=1) for judgement in everything),
         hours=_by_hour(everything, now),
         alpha=alpha,
@@ -96,16 +92,14 @@ def gold_correct(item: Item, judgement: Judgement) -> bool:
     return expected == value
 
 
-def _by_hour(judgements: Sequence[Judgement], now: datetime) -> list[Hour]:
+def _by_hour(judgements: list[Judgement], now: datetime) -> list[Hour]:
     this_hour = now.replace(minute=0, second=0, microsecond=0)
     counts = Counter(judgement.created.replace(minute=0, second=0, microsecond=0) for judgement in judgements)
     starts = [this_hour - timedelta(hours=back) for back in reversed(range(HOURS))]
     return [Hour(start=start, judgements=counts[start]) for start in starts]
 
 
-def _by_annotator(
-    store: FeedbackStore, judgements: Sequence[Judgement], gold: dict[int, Item]
-) -> list[AnnotatorSummary]:
+def _by_annotator(store: FeedbackStore, judgements: list[Judgement], gold: dict[int, Item]) -> list[AnnotatorSummary]:
     theirs: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
         theirs[judgement.annotator].append(judgement)
