@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import typer
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from rich.console import Console
 
 from rlhf_envs.registration import check_environment
 
 from ..experiments.compare.config import CompareConfig, read_settings
+from ..training.config import option
 from .options import fail
 from .tables import make_table
 
@@ -18,7 +19,7 @@ __all__ = ["CompareFlags", "compare"]
 class CompareFlags(CompareConfig):
     """Hold the flags of `rlhf compare`: a comparison, or the file that describes one."""
 
-    config: str | None = Field(None, description="TOML, YAML or JSON file of these settings; flags come before it.")
+    config: str | None = option(None, "TOML, YAML or JSON file of these settings; flags come before it.")
 
 
 def _read(flags: CompareFlags) -> CompareConfig:

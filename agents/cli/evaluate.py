@@ -6,15 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
 from rich.console import Console
 
 from rlhf_envs.registration import check_environment
 
 from ..saving.folders import run_environment
-from ..training.config import Pairs
+from ..training.config import Pairs, option
 from . import tables
-from .options import Flags, argument, fail, option
+from .options import Flags, argument, fail
 
 __all__ = ["AttackConfig", "EvaluateConfig", "attack", "evaluate"]
 
@@ -23,19 +22,17 @@ class HeldOutConfig(Flags):
     """Hold the flags that `rlhf evaluate` and `rlhf attack` share."""
 
     source: str = argument("Run folder, bundle, model name or folder, hub id, or SB3 zip.")
-    env: str | None = Field(None, description="Environment id. The run's own, or rlhf/Sentiment-v0.")
+    env: str | None = option(None, "Environment id. The run's own, or rlhf/Sentiment-v0.")
     n_episodes: int = option(256, "Held-out prompts.", "-n", "--n-episodes", ge=2)
-    split: str = Field("test", description="Split of the task's data.")
-    judge: list[str] | None = Field(
-        None, description="Registered reward that scores too; repeat. The task's by default."
-    )
-    seed: int = Field(0, ge=0, description="Seeds the sampling (and the attacks, if any).")
-    env_kwargs: Pairs = Field({}, description="Arguments of the environment; repeat the flag.")
-    trust: bool = Field(False, description="Load an SB3 zip: it holds pickles, which can run code.")
+    split: str = option("test", "Split of the task's data.")
+    judge: list[str] | None = option(None, "Registered reward that scores too; repeat. The task's by default.")
+    seed: int = option(0, "Seeds the sampling (and the attacks, if any).", ge=0)
+    env_kwargs: Pairs = option({}, "Arguments of the environment; repeat the flag.")
+    trust: bool = option(False, "Load an SB3 zip: it holds pickles, which can run code.")
     output: str | None = option(None, "JSON file to write the metrics to.", "-o", "--output")
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments that `agents.evaluate` and `agents.evaluate_robustness` share.
+        """Return the arguments that `agents.evaluate` and `agents.evaluate_robustness` share. Hide progress bars.
 
         Raises:
             ValueError, typer.Exit: there is no such environment, or no folder for the output.
@@ -43,6 +40,9 @@ class HeldOutConfig(Flags):
         env = check_environment(self.env or run_environment(self.source) or "rlhf/Sentiment-v0")
         if self.output is not None and not Path(self.output).parent.is_dir():
             fail(f"--output {self.output}: there is no folder {Path(self.output).parent}")
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
         shared = self.model_dump(include={"source", "n_episodes", "split", "seed", "env_kwargs", "trust"})
         return shared | {"env_id": env, "judges": self.judge}
 
@@ -55,22 +55,19 @@ class HeldOutConfig(Flags):
 class EvaluateConfig(HeldOutConfig):
     """Hold the flags of `rlhf evaluate`."""
 
-    reference: str | None = Field(None, description="Model that KL and perplexity are measured against.")
-    deterministic: bool = Field(False, description="Take the most probable token.")
-    temperature: float | None = Field(None, gt=0, description="Divides the logits. The run's own, or 1.")
-    top_k: int | None = Field(None, ge=1, description="Draw from the k most probable tokens.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Draw from the smallest set of this probability.")
-    samples: int = Field(4, ge=0, description="Completions to show.")
+    reference: str | None = option(None, "Model that KL and perplexity are measured against.")
+    deterministic: bool = option(False, "Take the most probable token.")
+    temperature: float | None = option(None, "Divides the logits. The run's own, or 1.", gt=0)
+    top_k: int | None = option(None, "Draw from the k most probable tokens.", ge=1)
+    top_p: float | None = option(None, "Draw from the smallest set of this probability.", gt=0, le=1)
+    samples: int = option(4, "Completions to show.", ge=0)
 
 
 def evaluate(config: EvaluateConfig) -> None:
     """Complete held-out prompts: reward, judges, KL, perplexity, length and diversity, with bootstrap intervals."""
     arguments = config.arguments()
-    from transformers.utils import logging
-
     from ..evaluation.evaluate import evaluate as run
 
-    logging.disable_progress_bar()
     evaluation = run(
         **arguments,
         reference=config.reference,
@@ -88,15 +85,15 @@ class AttackConfig(HeldOutConfig):
     """Hold the flags of `rlhf attack`."""
 
     n_episodes: int = option(128, "Held-out prompts.", "-n", "--n-episodes", ge=2)
-    attack: list[str] | None = Field(
-        None, description="embeddings, random_embeddings, tokens or random_tokens; repeat. All by default."
+    attack: list[str] | None = option(
+        None, "embeddings, random_embeddings, tokens or random_tokens; repeat. All by default."
     )
-    epsilon: float = Field(0.1, gt=0, description="Change of a prompt token's embedding, in mean embedding norms.")
-    steps: int = Field(10, ge=1, description="Gradient steps of the attack on embeddings.")
-    swaps: int = Field(2, ge=1, description="Tokens that an attacker may swap.")
-    candidates: int = Field(16, ge=1, description="Swaps tried for each one made.")
-    threshold: float = Field(0.0, description="Reward from which on a completion is good.")
-    sample: bool = Field(False, description="Draw tokens, instead of taking the most probable.")
+    epsilon: float = option(0.1, "Change of a prompt token's embedding, in mean embedding norms.", gt=0)
+    steps: int = option(10, "Gradient steps of the attack on embeddings.", ge=1)
+    swaps: int = option(2, "Tokens that an attacker may swap.", ge=1)
+    candidates: int = option(16, "Swaps tried for each one made.", ge=1)
+    threshold: float = option(0.0, "Reward from which on a completion is good.")
+    sample: bool = option(False, "Draw tokens, instead of taking the most probable.")
 
 
 def attack(config: AttackConfig) -> None:
@@ -107,11 +104,8 @@ def attack(config: AttackConfig) -> None:
     attack is shown with a random one of the same size, which does not look at the gradient.
     """
     arguments = config.arguments()
-    from transformers.utils import logging
-
     from ..evaluation.robustness import ATTACKS, Budget, evaluate_robustness
 
-    logging.disable_progress_bar()
     robustness = evaluate_robustness(
         **arguments,
         budget=Budget(config.epsilon, config.steps, config.swaps, config.candidates),

@@ -11,31 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
-from pydantic import Field
 from rich.console import Console
 
 from rlhf_envs import feedback
 from rlhf_envs.feedback import web
 from rlhf_envs.rewards import get_reward
 
-from ..training.config import Pairs
-from .options import Flags, add_command, argument, fail, option
+from ..training.config import Pairs, option
+from .options import Flags, add_command, argument, fail
 from .tables import status_parts
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
 
-__all__ = [
-    "AddConfig",
-    "ExportConfig",
-    "ImportConfig",
-    "InviteConfig",
-    "LabelConfig",
-    "ServeConfig",
-    "SimulateConfig",
-    "StatusConfig",
-    "feedback_app",
-]
+__all__ = ["feedback_app"]
 
 HELP = "Ask people about completions: put questions in, label at a web page or here, and take the answers out."
 Kind = Literal["pairwise", "ranking", "rating", "thumbs", "correction", "flags"]
@@ -46,7 +35,7 @@ feedback_app = typer.Typer(help=HELP, no_args_is_help=True)
 class _StoreConfig(Flags):
     """Hold the flag that every verb has."""
 
-    store: str = Field("feedback.db", description="SQLite file, or postgresql://user@host/name.")
+    store: str = option("feedback.db", "SQLite file, or postgresql://user@host/name.")
 
 
 class AddConfig(_StoreConfig):
@@ -56,19 +45,18 @@ class AddConfig(_StoreConfig):
         "File of prompts and completions; or what completes the environment's prompts: a run folder, a bundle, or a "
         "model's name or folder."
     )
-    kind: Kind | None = Field(
-        None,
-        description="What to ask. By default the file says, or the number of completions: rating, pairwise, ranking.",
+    kind: Kind | None = option(
+        None, "What to ask. By default the file says, or the number of completions: rating, pairwise, ranking."
     )
-    overlap: int = Field(1, ge=1, description="Judgements per item, each by another annotator.")
-    gold: bool = Field(False, description="The file's judgements are the expected answers of gold questions.")
-    env: str | None = Field(None, description="Environment whose prompts are completed. The run's own, or Sentiment.")
+    overlap: int = option(1, "Judgements per item, each by another annotator.", ge=1)
+    gold: bool = option(False, "The file's judgements are the expected answers of gold questions.")
+    env: str | None = option(None, "Environment whose prompts are completed. The run's own, or Sentiment.")
     n_prompts: int = option(64, "Prompts to complete.", "-n", "--n-prompts", ge=1)
-    n_completions: int = Field(2, ge=1, description="Completions per prompt.")
-    against: str | None = Field(None, description="Second model, which writes every other completion.")
-    split: str = Field("train", description="Split of the task's data.")
-    seed: int = Field(0, ge=0, description="Chooses the prompts and seeds the sampling.")
-    env_kwargs: Pairs = Field({}, description="Arguments of the environment; repeat the flag.")
+    n_completions: int = option(2, "Completions per prompt.", ge=1)
+    against: str | None = option(None, "Second model, which writes every other completion.")
+    split: str = option("train", "Split of the task's data.")
+    seed: int = option(0, "Chooses the prompts and seeds the sampling.", ge=0)
+    env_kwargs: Pairs = option({}, "Arguments of the environment; repeat the flag.")
 
 
 @add_command(feedback_app, AddConfig, "add")
@@ -95,9 +83,9 @@ def add(config: AddConfig) -> None:
 class ServeConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback serve`."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for other machines and phones.")
-    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    secure_cookies: bool = Field(False, description="Send cookies over HTTPS only: set it behind a TLS proxy.")
+    host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for other machines and phones.")
+    port: int = option(8000, "Port to listen on; 0 takes a free one.", ge=0, le=65535)
+    secure_cookies: bool = option(False, "Send cookies over HTTPS only: set it behind a TLS proxy.")
 
 
 @add_command(feedback_app, ServeConfig, "serve")
@@ -109,8 +97,8 @@ def serve(config: ServeConfig) -> None:
 class LabelConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback label`."""
 
-    name: str | None = Field(None, description="Who judges, annotator or admin. The user's name by default.")
-    limit: int | None = Field(None, ge=1, description="The most answers.")
+    name: str | None = option(None, "Who judges, annotator or admin. The user's name by default.")
+    limit: int | None = option(None, "The most answers.", ge=1)
 
 
 @add_command(feedback_app, LabelConfig, "label")
@@ -125,19 +113,17 @@ def label(config: LabelConfig) -> None:
 class SimulateConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback simulate`."""
 
-    scorer: str = Field("gold", description="Reward that says what is better: a name, module:attribute, or a folder.")
+    scorer: str = option("gold", "Reward that says what is better: a name, module:attribute, or a folder.")
     n_annotators: int = option(10, "Annotators.", "-n", "--n-annotators", ge=1)
-    random_share: float = Field(0.1, ge=0, le=1, description="Share of them that click at random, rounded.")
-    temperature: float = Field(
-        1.0, ge=0, description="Noise: the better one is chosen with sigmoid(difference / temperature)."
-    )
-    bias: float = Field(0.0, description="Added to the score of the completion shown first.")
-    length_bias: float = Field(0.0, description="Added to a score for every 100 characters.")
-    tie_margin: float = Field(0.0, ge=0, description="Scores that differ by less are a tie.")
-    skip_rate: float = Field(0.0, ge=0, le=1, description="Share of tasks that are skipped.")
-    name: str = Field("simulated", description="They are called <name>-1, <name>-2, ...")
-    limit: int | None = Field(None, ge=1, description="The most answers.")
-    seed: int = Field(0, ge=0, description="Seeds them.")
+    random_share: float = option(0.1, "Share of them that click at random, rounded.", ge=0, le=1)
+    temperature: float = option(1.0, "Noise: the better one is chosen with sigmoid(difference / temperature).", ge=0)
+    bias: float = option(0.0, "Added to the score of the completion shown first.")
+    length_bias: float = option(0.0, "Added to a score for every 100 characters.")
+    tie_margin: float = option(0.0, "Scores that differ by less are a tie.", ge=0)
+    skip_rate: float = option(0.0, "Share of tasks that are skipped.", ge=0, le=1)
+    name: str = option("simulated", "They are called <name>-1, <name>-2, ...")
+    limit: int | None = option(None, "The most answers.", ge=1)
+    seed: int = option(0, "Seeds them.", ge=0)
 
 
 @add_command(feedback_app, SimulateConfig, "simulate")
@@ -165,14 +151,14 @@ class ImportConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback import`."""
 
     file: str = argument("File to read (jsonl, json, csv; .gz too).")
-    format: Literal["auto", "items", "preference", "kto", "ratings", "argilla", "label-studio"] = Field(
-        "auto", description="Format: auto, items, preference, kto, ratings, argilla, label-studio."
+    format: Literal["auto", "items", "preference", "kto", "ratings", "argilla", "label-studio"] = option(
+        "auto", "Format: auto, items, preference, kto, ratings, argilla, label-studio."
     )
-    kind: Kind | None = Field(None, description="What to ask about rows without judgements.")
-    annotator: str = Field("import", description="Who judged, where a row does not say.")
-    overlap: int = Field(1, ge=1, description="Judgements per item, where it does not say.")
-    column: list[str] = Field([], description="A column with another name, ours:theirs; repeat the flag.")
-    quarantine: str | None = Field(None, description="File for bad rows. <file>.quarantine.jsonl by default.")
+    kind: Kind | None = option(None, "What to ask about rows without judgements.")
+    annotator: str = option("import", "Who judged, where a row does not say.")
+    overlap: int = option(1, "Judgements per item, where it does not say.", ge=1)
+    column: list[str] = option([], "A column with another name, ours:theirs; repeat the flag.")
+    quarantine: str | None = option(None, "File for bad rows. <file>.quarantine.jsonl by default.")
 
 
 @add_command(feedback_app, ImportConfig, "import")
@@ -201,10 +187,8 @@ def _import_file(url: str, file: str, **settings: Any) -> None:
     if done.settings:
         typer.echo(f"the store took the file's {', '.join(done.settings)}")
     if done.bad:
-        duplicates, contradictions = (
-            sum(row.reason.startswith(word) for row in done.bad) for word in ("duplicate", "contradiction")
-        )
-        which = f"{duplicates} duplicates, {contradictions} contradictions"
+        words = ("duplicate", "contradiction")
+        which = ", ".join(f"{sum(row.reason.startswith(word) for row in done.bad)} {word}s" for word in words)
         typer.echo(f"not taken: {len(done.bad)} rows or judgements ({which}), see {done.quarantine}")
         typer.echo(f"the first: {done.bad[0].where}: {done.bad[0].reason}")
 
@@ -213,21 +197,21 @@ class ExportConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback export`."""
 
     file: str = argument("File to write: .jsonl, for Argilla and Label Studio .csv; .gz too.")
-    format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = Field(
-        "preference", description="Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
+    format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = option(
+        "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
     )
-    how: Literal["each", "majority", "soft", "dawid_skene"] = Field(
+    how: Literal["each", "majority", "soft", "dawid_skene"] = option(
         "each",
-        description="Preferences and ratings: one row per judgement (each) or per item (majority, soft). dawid_skene: "
+        "Preferences and ratings: one row per judgement (each) or per item (majority, soft). dawid_skene: "
         "soft, with annotators weighed by their reliability; preferences only.",
     )
-    without_spammers: bool = Field(
-        False, description="Preferences: leave out annotators who seem to click at random (see status)."
+    without_spammers: bool = option(
+        False, "Preferences: leave out annotators who seem to click at random (see status)."
     )
-    kind: Kind | None = Field(None, description="Only items of this kind.")
-    conversational: bool = Field(False, description="Messages instead of strings, in TRL's formats.")
-    min_judgements: int = Field(1, ge=1, description="Leave out what fewer have judged.")
-    strength_margin: float = Field(0.0, ge=0, description="Margin for every step of strength above the first.")
+    kind: Kind | None = option(None, "Only items of this kind.")
+    conversational: bool = option(False, "Messages instead of strings, in TRL's formats.")
+    min_judgements: int = option(1, "Leave out what fewer have judged.", ge=1)
+    strength_margin: float = option(0.0, "Margin for every step of strength above the first.", ge=0)
 
 
 @add_command(feedback_app, ExportConfig, "export")
@@ -284,9 +268,9 @@ def status(config: StatusConfig) -> None:
 class InviteConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback invite`."""
 
-    role: Literal["annotator", "admin"] = Field("annotator", description="annotator or admin.")
+    role: Literal["annotator", "admin"] = option("annotator", "annotator or admin.")
     n: int = option(1, "Invitations.", "-n", "--number", ge=1)
-    url: str = Field("http://localhost:8000", description="Where the annotation page is served.")
+    url: str = option("http://localhost:8000", "Where the annotation page is served.")
 
 
 @add_command(feedback_app, InviteConfig, "invite")

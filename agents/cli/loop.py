@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field
 from rich.console import Console
 
 from ..experiments.loop.config import LoopConfig, find_loop
+from ..training.config import option
 from .tables import make_table
 
 __all__ = ["LoopFlags", "loop"]
@@ -14,9 +14,7 @@ __all__ = ["LoopFlags", "loop"]
 class LoopFlags(LoopConfig):
     """Hold the flags of `rlhf loop`: the configuration of a run, or the folder of a run to go on with."""
 
-    resume: str | None = Field(
-        None, description="Folder of a run to go on with; of a finished one, with more --rounds."
-    )
+    resume: str | None = option(None, "Folder of a run to go on with; of a finished one, with more --rounds.")
 
     def check_askable(self) -> None:
         """Check nothing for a resumed run: its flags are no whole configuration, `find_loop` compares each."""

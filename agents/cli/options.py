@@ -19,7 +19,7 @@ from rlhf_envs.rewards import RewardError
 
 from ..training.errors import RunInterrupted, RunStopped
 
-__all__ = ["Flags", "add_command", "argument", "fail", "option", "user_errors"]
+__all__ = ["Flags", "add_command", "argument", "fail", "user_errors"]
 
 Config = TypeVar("Config", bound=BaseModel)
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StoreError, RewardError, RunStopped)
@@ -34,11 +34,6 @@ class Flags(BaseModel):
 def argument(description: str) -> Any:
     """Return a field that is given by position."""
     return Field(description=description, json_schema_extra={"argument": True})
-
-
-def option(default: Any, description: str, *flags: str, **limits: Any) -> Any:
-    """Return a field with flags of other names than its own, such as "-n", "--n-episodes"."""
-    return Field(default, description=description, json_schema_extra={"flags": [*flags]}, **limits)
 
 
 def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[Callable[[Config], None]], None]:

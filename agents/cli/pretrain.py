@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import typer
-from pydantic import Field
 
-from .options import Flags, argument, option
+from ..training.config import option
+from .options import Flags, argument
 
 __all__ = ["PretrainConfig", "pretrain"]
 
@@ -15,19 +15,19 @@ class PretrainConfig(Flags):
 
     source: str = argument("Named corpus, text file, or folder of text files.")
     output: str = argument("Folder to write.")
-    model: str | None = Field(None, description="Model to go on from; a fresh one by default.")
-    vocab_size: int = Field(3072, gt=258, description="Tokens of a fresh tokenizer.")
-    n_layer: int = Field(3, gt=0, description="Blocks of a fresh model.")
-    n_embd: int = Field(256, gt=0, description="Width of a fresh model.")
-    n_head: int = Field(4, gt=0, description="Heads of a fresh model.")
-    block_size: int = Field(256, gt=1, description="Tokens per row, and positions of a fresh model.")
+    model: str | None = option(None, "Model to go on from; a fresh one by default.")
+    vocab_size: int = option(3072, "Tokens of a fresh tokenizer.", gt=258)
+    n_layer: int = option(3, "Blocks of a fresh model.", gt=0)
+    n_embd: int = option(256, "Width of a fresh model.", gt=0)
+    n_head: int = option(4, "Heads of a fresh model.", gt=0)
+    block_size: int = option(256, "Tokens per row, and positions of a fresh model.", gt=1)
     steps: int = option(1000, "Optimiser steps in all.", "-n", "--steps", gt=0)
-    batch_size: int = Field(16, gt=0, description="Rows per step.")
-    learning_rate: float = Field(2e-3, gt=0, description="Highest learning rate.")
-    save_freq: int = Field(200, gt=0, description="Steps between checkpoints and validations.")
-    seed: int = Field(0, ge=0, description="Seeds the weights and the order of the rows.")
-    bf16: bool = Field(False, description="Compute in bfloat16.")
-    resume: bool = Field(False, description="Go on from the last checkpoint in OUTPUT.")
+    batch_size: int = option(16, "Rows per step.", gt=0)
+    learning_rate: float = option(2e-3, "Highest learning rate.", gt=0)
+    save_freq: int = option(200, "Steps between checkpoints and validations.", gt=0)
+    seed: int = option(0, "Seeds the weights and the order of the rows.", ge=0)
+    bf16: bool = option(False, "Compute in bfloat16.")
+    resume: bool = option(False, "Go on from the last checkpoint in OUTPUT.")
 
 
 def pretrain(config: PretrainConfig) -> None:

@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import typer
-from pydantic import Field, field_validator
+from pydantic import field_validator
 from rich.console import Console
 
+from ..training.config import option
 from .options import Flags, add_command, argument, fail
 from .tables import make_table
 
 __all__ = ["EvalConfig", "FitConfig", "reward_app"]
 
-HELP = "Fit reward models to people's judgements, and measure them."
-
-reward_app = typer.Typer(help=HELP, no_args_is_help=True)
+reward_app = typer.Typer(help="Fit reward models to people's judgements, and measure them.", no_args_is_help=True)
 
 
 class FitConfig(Flags):
@@ -25,32 +24,29 @@ class FitConfig(Flags):
 
     pairs: str = argument("File of rows (jsonl, csv, json): prompt, chosen, rejected; or prompt, completion, label.")
     output: str = argument("Folder to write.")
-    model: str = Field("tiny", description="Backbone: tiny, minilm, tiny-reward, smollm2, a folder or a hub id.")
-    loss: Literal["bt", "mse", "ordinal"] = Field("bt", description="bt for pairs, mse or ordinal for ratings.")
-    members: int = Field(1, ge=1, description="Members of an ensemble; 1 is a single model.")
-    independent: bool = Field(False, description="Members are models of their own, not heads of one model.")
-    train: str = Field("full", description="What learns: full, head, lora, or a number of last blocks.")
-    epochs: int = Field(1, ge=1, description="Passes over the rows.")
-    batch_size: int = Field(16, ge=1, description="Rows per step.")
-    learning_rate: float | None = Field(
-        None, gt=0, description="Highest learning rate. 2e-4; lora 2e-3; head 1e-2 by default."
+    model: str = option("tiny", "Backbone: tiny, minilm, tiny-reward, smollm2, a folder or a hub id.")
+    loss: Literal["bt", "mse", "ordinal"] = option("bt", "bt for pairs, mse or ordinal for ratings.")
+    members: int = option(1, "Members of an ensemble; 1 is a single model.", ge=1)
+    independent: bool = option(False, "Members are models of their own, not heads of one model.")
+    train: str = option("full", "What learns: full, head, lora, or a number of last blocks.")
+    epochs: int = option(1, "Passes over the rows.", ge=1)
+    batch_size: int = option(16, "Rows per step.", ge=1)
+    learning_rate: float | None = option(None, "Highest learning rate. 2e-4; lora 2e-3; head 1e-2 by default.", gt=0)
+    held_out: str | None = option(
+        None, "File of rows to measure on. A tenth of the rows, of other prompts and texts, by default."
     )
-    held_out: str | None = Field(
-        None, description="File of rows to measure on. A tenth of the rows, of other prompts and texts, by default."
+    standardise: bool = option(
+        False, "Bring each annotator's ratings onto one scale first; rows need an annotator. With --loss mse."
     )
-    standardise: bool = Field(
-        False,
-        description="Bring each annotator's ratings onto one scale first; rows need an annotator. With --loss mse.",
-    )
-    pseudo_label: str | None = Field(
+    pseudo_label: str | None = option(
         None,
-        description="File of pairs that nobody judged (prompt, completions). The ensemble is fitted again, also to "
+        "File of pairs that nobody judged (prompt, completions). The ensemble is fitted again, also to "
         "those that it is sure about.",
     )
-    max_length: int | None = Field(None, ge=1, description="How many of a text's last tokens are read. All by default.")
-    no_calibration: bool = Field(False, description="Do not scale the head so that score differences are log-odds.")
-    seed: int = Field(0, ge=0, description="Seeds the split, the heads and the order of the rows.")
-    device: str = Field("cpu", description="cpu or cuda.")
+    max_length: int | None = option(None, "How many of a text's last tokens are read. All by default.", ge=1)
+    no_calibration: bool = option(False, "Do not scale the head so that score differences are log-odds.")
+    seed: int = option(0, "Seeds the split, the heads and the order of the rows.", ge=0)
+    device: str = option("cpu", "cpu or cuda.")
 
     @field_validator("train")
     @classmethod
@@ -91,10 +87,9 @@ def fit(config: FitConfig) -> None:
         **config.model_dump(include=same),
     )
     _show(console, fitted.metrics)
-    held_out = Path(config.output, HELD_OUT)
     for line in (
         f"written to {config.output}",
-        f"measure it on what it has not seen: rlhf reward eval {config.output} {held_out}",
+        f"measure it on what it has not seen: rlhf reward eval {config.output} {Path(config.output, HELD_OUT)}",
         f"use it: rlhf train --env-kwargs reward:{config.output}",
     ):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
@@ -115,7 +110,7 @@ class EvalConfig(Flags):
 
     model: str = argument("Reward model: a name, folder or hub id.")
     pairs: str = argument("File of pairs or ratings.")
-    bins: int = Field(10, ge=1, description="Bins of the reliability table.")
+    bins: int = option(10, "Bins of the reliability table.", ge=1)
 
 
 @add_command(reward_app, EvalConfig, "eval")

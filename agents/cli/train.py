@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 
-from pydantic import Field
 from rich.console import Console
 
 from rlhf_envs.registration import check_environment
 
 from ..registry import check_name
-from ..training.config import TrainConfig
+from ..training.config import TrainConfig, option
 from . import tables
 
 __all__ = ["TrainFlags", "train"]
@@ -19,7 +18,7 @@ __all__ = ["TrainFlags", "train"]
 class TrainFlags(TrainConfig):
     """Hold the flags of `rlhf train`: the configuration of a run, or the folder of a run to go on with."""
 
-    resume: str | None = Field(None, description="Folder of a run to go on with, from its newest intact checkpoint.")
+    resume: str | None = option(None, "Folder of a run to go on with, from its newest intact checkpoint.")
 
 
 def train(flags: TrainFlags) -> None:

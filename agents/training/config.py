@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ..saving.folders import CONFIG
 from .hyperparams import default_hyperparams
 
-__all__ = ["LogFolder", "Pairs", "Part", "TrainConfig", "find_config", "parse_pairs"]
+__all__ = ["LogFolder", "Pairs", "Part", "TrainConfig", "find_config", "option", "parse_pairs"]
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
 
@@ -61,55 +61,51 @@ LogFolder = Annotated[
 ]
 
 
+def option(default: Any, description: str, *flags: str, **limits: Any) -> Any:
+    """Return a field with a default. `flags`, such as "-n", "--n-episodes", stand for the flag of the field's name."""
+    extra: dict[str, Any] | None = {"flags": [*flags]} if flags else None
+    return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
 class TrainConfig(BaseModel):
     """Hold the configuration of a run. Defaults by algorithm come from `agents/training/settings/<Env>.yml`."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    algo: str = Field("ppo", description="Algorithm, such as ppo, rloo or dqn; the README lists them.")
-    env: str = Field(
-        "rlhf/Sentiment-v0", description="Environment id, see `rlhf envs`; 'module:id' imports the module first."
-    )
-    n_timesteps: int | None = Field(
-        None, gt=0, description="Tokens to train for.", json_schema_extra={"flags": ["-n", "--n-timesteps"]}
-    )
-    seed: int = Field(0, ge=0, description="Seeds the environments, the model and the sampling.")
-    n_envs: int | None = Field(None, gt=0, description="Episodes that run side by side.")
-    model: str | None = Field(
-        None, description="Model to train: tiny, smollm2, a folder or a hub id. The environment's own by default."
+    algo: str = option("ppo", "Algorithm, such as ppo, rloo or dqn; the README lists them.")
+    env: str = option("rlhf/Sentiment-v0", "Environment id, see `rlhf envs`; 'module:id' imports the module first.")
+    n_timesteps: int | None = option(None, "Tokens to train for.", "-n", "--n-timesteps", gt=0)
+    seed: int = option(0, "Seeds the environments, the model and the sampling.", ge=0)
+    n_envs: int | None = option(None, "Episodes that run side by side.", gt=0)
+    model: str | None = option(
+        None, "Model to train: tiny, smollm2, a folder or a hub id. The environment's own by default."
     )
     train: Part = None
-    kl_coef: float | None = Field(None, ge=0, description="Coefficient of the KL penalty; 0 turns it off.")
-    kl_target: float | None = Field(
-        None, gt=0, description="KL per episode, in nats, that the coefficient is steered to."
+    kl_coef: float | None = option(None, "Coefficient of the KL penalty; 0 turns it off.", ge=0)
+    kl_target: float | None = option(None, "KL per episode, in nats, that the coefficient is steered to.", gt=0)
+    learning_rate: float | None = option(None, "Learning rate.", gt=0)
+    hyperparams: Pairs = option(
+        {}, "Further arguments of the algorithm, the policy or the buffer; repeat the flag.", "-params", "--hyperparams"
     )
-    learning_rate: float | None = Field(None, gt=0, description="Learning rate.")
-    hyperparams: Pairs = Field(
-        {},
-        description="Further arguments of the algorithm, the policy or the buffer; repeat the flag.",
-        json_schema_extra={"flags": ["-params", "--hyperparams"]},
+    env_kwargs: Pairs = option(
+        {}, "Arguments of the environment, such as max_new_tokens:24 or data:my.jsonl; repeat the flag."
     )
-    env_kwargs: Pairs = Field(
-        {}, description="Arguments of the environment, such as max_new_tokens:24 or data:my.jsonl; repeat the flag."
+    settings: str | None = option(
+        None, "YAML file of settings by algorithm, instead of ours in agents/training/settings/."
     )
-    settings: str | None = Field(
-        None, description="YAML file of settings by algorithm, instead of ours in agents/training/settings/."
-    )
-    wandb: str | None = Field(None, description="Project of Weights & Biases to log to as well.")
+    wandb: str | None = option(None, "Project of Weights & Biases to log to as well.")
     log_folder: LogFolder = "logs"
-    run_name: str | None = Field(None, description="Name of this run's folder; <Env>_<k> by default.")
-    eval_freq: int = Field(16_384, ge=0, description="Tokens between evaluations during training; 0 for none.")
-    n_eval_episodes: int = Field(64, gt=0, description="Episodes per evaluation during training.")
-    save_freq: int = Field(0, ge=0, description="Tokens between checkpoints; 0 for none but on signals and errors.")
-    keep_checkpoints: int = Field(3, gt=0, description="Checkpoints that stay; older ones are deleted.")
-    test_episodes: int = Field(256, ge=2, description="Held-out prompts completed before and after.")
-    test_split: Literal["test", "validation"] = Field("test", description="Split of these held-out prompts.")
-    device: str = Field("auto", description="auto, cpu or cuda.")
-    threads: int | None = Field(None, gt=0, description="CPU threads of torch; all cores by default.")
-    verbose: int = Field(0, ge=0, le=2, description="1 prints SB3's table after every rollout.")
-    progress: bool = Field(
-        True, description="Show a progress bar.", json_schema_extra={"flags": ["-P", "--progress/--no-progress"]}
-    )
+    run_name: str | None = option(None, "Name of this run's folder; <Env>_<k> by default.")
+    eval_freq: int = option(16_384, "Tokens between evaluations during training; 0 for none.", ge=0)
+    n_eval_episodes: int = option(64, "Episodes per evaluation during training.", gt=0)
+    save_freq: int = option(0, "Tokens between checkpoints; 0 for none but on signals and errors.", ge=0)
+    keep_checkpoints: int = option(3, "Checkpoints that stay; older ones are deleted.", gt=0)
+    test_episodes: int = option(256, "Held-out prompts completed before and after.", ge=2)
+    test_split: Literal["test", "validation"] = option("test", "Split of these held-out prompts.")
+    device: str = option("auto", "auto, cpu or cuda.")
+    threads: int | None = option(None, "CPU threads of torch; all cores by default.", gt=0)
+    verbose: int = option(0, "1 prints SB3's table after every rollout.", ge=0, le=2)
+    progress: bool = option(True, "Show a progress bar.", "-P", "--progress/--no-progress")
 
     @property
     def env_id(self) -> str:
@@ -162,10 +158,7 @@ def find_config(
     """Return the configuration of a folder.
 
     Args:
-        cls: the class of the configuration.
-        folder: the run's folder.
-        given: flags that were given with `--resume`. The flags in `free` replace the run's, all others must agree.
-        free: names of fields.
+        given: flags that were given with `--resume`. The fields in `free` replace the run's, all others must agree.
         kind: what the folder is of, for messages.
         needs: a field that every configuration of this kind has.
 
