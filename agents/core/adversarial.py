@@ -22,16 +22,15 @@ not change. Departures from the papers:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 
-from . import distribution as token_distribution
 from .base_policy import LanguageModelPolicy
+from .distribution import in_chunks
 from .observations import micro_batches, read_contexts
 
 __all__ = ["AdversarialRegulariser", "ascend", "divergences", "hidden_at", "perturbed", "radius_of", "random_start"]
@@ -89,8 +88,7 @@ class AdversarialRegulariser:
             total = torch.stack([self._total(policy, part, radius, recompute=True) for part, _ in parts]).sum()
         kl = total / len(log_probs)
         self._kls.append(kl.detach())
-        result: torch.Tensor = _AddLoss.apply(log_probs, kl, self.coef)
-        return result
+        return _AddLoss.apply(log_probs, kl, self.coef)
 
     def _total(
         self, policy: LanguageModelPolicy, obs: Observations, radius: torch.Tensor, recompute: bool = False
@@ -107,8 +105,7 @@ class AdversarialRegulariser:
         def total(delta: torch.Tensor) -> torch.Tensor:
             return divergences(policy, hidden_at(policy, obs), hidden_at(policy, obs, delta)).sum()
 
-        result: torch.Tensor = checkpoint(total, delta, use_reentrant=False)
-        return result
+        return checkpoint(total, delta, use_reentrant=False)
 
     def take_metrics(self) -> dict[str, float]:
         """Return `adversarial_kl`, the mean KL in nats per action since the last call; {} if there was no update."""
@@ -117,7 +114,7 @@ class AdversarialRegulariser:
 
 
 class _AddLoss(torch.autograd.Function):
-    """Return the first argument; in the backward pass the gradient of the second, a scalar, is the third."""
+    """Return `values` unchanged. The backward pass gives the scalar `loss` the gradient `coef`."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, loss: torch.Tensor, coef: float) -> torch.Tensor:
@@ -135,8 +132,7 @@ def radius_of(policy: LanguageModelPolicy, epsilon: float) -> torch.Tensor:
     module = policy.embedding()
     some = torch.arange(min(64, len(module.weight)), device=module.weight.device)
     scale = module(some).float().norm() / module.weight[some].float().norm()  # not 1 where the module scales them
-    radius: torch.Tensor = epsilon * scale * module.weight.float().norm(dim=-1).mean()
-    return radius
+    return epsilon * scale * module.weight.float().norm(dim=-1).mean()
 
 
 def random_start(policy: LanguageModelPolicy, obs: Observations, radius: torch.Tensor) -> torch.Tensor:
@@ -196,18 +192,13 @@ def hidden_at(policy: LanguageModelPolicy, obs: Observations, delta: torch.Tenso
         return policy.hidden(obs)
 
 
-@contextmanager
-def perturbed(embedding: nn.Module, delta: torch.Tensor) -> Iterator[None]:
-    """Add `delta`, cut to the contexts' length, to the output `(batch, length, size)` of an embedding."""
+def perturbed(embedding: nn.Module, delta: torch.Tensor) -> RemovableHandle:
+    """Add `delta`, cut to the contexts' length, to an embedding's output `(batch, length, size)`, in a `with` block."""
 
     def add(module: nn.Module, args: object, output: torch.Tensor) -> torch.Tensor:
         return output + delta[:, : output.shape[1]].to(output.dtype)
 
-    hook = embedding.register_forward_hook(add)
-    try:
-        yield
-    finally:
-        hook.remove()
+    return embedding.register_forward_hook(add)
 
 
 def divergences(policy: LanguageModelPolicy, clean: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -217,18 +208,12 @@ def divergences(policy: LanguageModelPolicy, clean: torch.Tensor, other: torch.T
         logits = policy.language_model.head(hidden)[..., : policy.n_actions]
         return (logits / policy.temperature).log_softmax(dim=-1)
 
-    def evaluate(clean: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    def evaluate(clean: torch.Tensor, other: torch.Tensor) -> tuple[torch.Tensor]:
         with policy.autocast():
             p, q = log_probs(clean), log_probs(other)
-        return (p.exp() * (p - q)).sum(dim=-1)
+        return ((p.exp() * (p - q)).sum(dim=-1),)
 
-    size = max(1, token_distribution.LOGITS_AT_ONCE // (2 * policy.language_model.vocab_size))
-    if len(clean) <= size:
-        return evaluate(clean, other)
-    chunks = zip(clean.split(size), other.split(size), strict=True)
-    if torch.is_grad_enabled():
-        return torch.cat([checkpoint(evaluate, *c, use_reentrant=False, preserve_rng_state=False) for c in chunks])
-    return torch.cat([evaluate(*c) for c in chunks])
+    return in_chunks(evaluate, 2 * policy.language_model.vocab_size, clean, other)[0]
 
 
 def _unit(vectors: torch.Tensor) -> torch.Tensor:

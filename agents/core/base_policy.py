@@ -138,11 +138,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
         With `rows` and `columns` in `obs`, a row of `input_ids` is a whole sequence, and place i is its token
         `(rows[i], columns[i])`. Otherwise every row is one context and its place is its last token; without gradients
-        such contexts go through the KV cache.
-
-        Args:
-            obs: the observations.
-            trunk: the trunk to run; the actor's by default.
+        such contexts go through the KV cache. The trunk that runs is the actor's by default.
         """
         assert isinstance(obs, dict)
         with self.autocast():
@@ -191,7 +187,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
     def decoding_logits(
         self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
     ) -> torch.Tensor:
-        """Turn the model's logits `(n, vocab_size)` into those that tokens are drawn by, `(n, n_actions)`.
+        """Turn the model's logits `(n, vocab_size)` into the logits that tokens are drawn by, `(n, n_actions)`.
 
         They are cut to the action space and divided by the temperature. Tokens that `masks` forbid, and then tokens
         outside top-k and top-p, get -inf. The tokens `taken`, `(n,)`, always stay.
@@ -219,7 +215,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
     def reference_decoding_logits(
         self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
     ) -> torch.Tensor:
-        """Turn the reference's logits into those that its tokens would be drawn by, in the way of `decoding_logits`."""
+        """Turn the reference's logits into the logits that its tokens are drawn by, as `decoding_logits` does."""
         return self.decoding_logits(logits, taken, *masks)
 
     def _as_reference(self, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
@@ -240,7 +236,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
     @contextmanager
     def at_start(self) -> Iterator[None]:
-        """Let the policy be what it was before training for as long as the `with` lasts."""
+        """Give the policy its parameters from before training while a `with` block runs."""
         start = self.start_parameters()
         learned = {name: parameter.data for name, (parameter, _) in start.items()}
         self.set_training_mode(True)  # empties the caches

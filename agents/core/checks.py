@@ -82,7 +82,7 @@ def check_arguments(
     top_p: float | None,
     use_sde: bool,
 ) -> None:
-    """Raise `ValueError` at the first space or argument that no policy of this package can have."""
+    """Raise `ValueError` for the first space or argument that no policy of this package takes."""
     keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
     if not {"input_ids", "attention_mask"} <= keys or not isinstance(action_space, spaces.Discrete):
         raise ValueError(

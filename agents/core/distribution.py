@@ -7,6 +7,7 @@ what autograd keeps of them. `log_probs_and_entropies` computes them in chunks o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Categorical
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["TokenDistribution", "keep_top", "log_probs_and_entropies", "log_probs_without_gradients"]
+__all__ = ["TokenDistribution", "in_chunks", "keep_top", "log_probs_and_entropies", "log_probs_without_gradients"]
 
 Logits = Callable[..., torch.Tensor]
 
@@ -83,8 +84,7 @@ def log_probs_and_entropies(
 
     Args:
         logits: returns the logits `(m, n_actions)` of m hidden states, m actions and m rows of each of `more`.
-        hidden: `(n, hidden_size)`.
-        actions: `(n,)` int64.
+        hidden, actions: `(n, hidden_size)`, and `(n,)` int64.
         vocab_size: the width of the logits. More than `LOGITS_AT_ONCE` of them are computed chunk by chunk, and again
             in the backward pass.
         *more: whatever else the logits of an action depend on, `(n, ...)` each; no gradient reaches it.
@@ -93,16 +93,24 @@ def log_probs_and_entropies(
     def evaluate(hidden: torch.Tensor, actions: torch.Tensor, *more: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return _LogProbAndEntropy.apply(logits(hidden, actions, *more), actions)
 
-    size = max(1, LOGITS_AT_ONCE // vocab_size)
-    if len(actions) <= size:
-        return evaluate(hidden, actions, *more)
-    chunks = zip(*(tensor.split(size) for tensor in (hidden, actions, *more)), strict=True)
-    if torch.is_grad_enabled():
-        parts = [checkpoint(evaluate, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
-    else:
-        parts = [evaluate(*chunk) for chunk in chunks]
-    log_probs, entropies = (torch.cat(column) for column in zip(*parts, strict=True))
+    log_probs, entropies = in_chunks(evaluate, vocab_size, hidden, actions, *more)
     return log_probs, entropies
+
+
+def in_chunks(
+    evaluate: Callable[..., tuple[torch.Tensor, ...]], width: int, *tensors: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """Return what `evaluate` returns for tensors `(n, ...)`, evaluated for `LOGITS_AT_ONCE / width` rows at a time.
+
+    Nothing of a chunk is kept for the backward pass, which evaluates it again.
+    """
+    size = max(1, LOGITS_AT_ONCE // width)
+    if len(tensors[0]) <= size:
+        return evaluate(*tensors)
+    if torch.is_grad_enabled():
+        evaluate = partial(checkpoint, evaluate, use_reentrant=False, preserve_rng_state=False)
+    parts = [evaluate(*chunk) for chunk in zip(*(tensor.split(size) for tensor in tensors), strict=True)]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 @torch.no_grad()

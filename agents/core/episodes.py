@@ -17,7 +17,6 @@ def open_batch(env: Any, n: int, **env_kwargs: Any) -> EpisodeBatch:
 
     Args:
         env: an id, or a text environment (single, batched, or wrapped for SB3), whose task, data and reward are taken.
-        n: rows.
         **env_kwargs: the environment's arguments, if `env` is an id.
 
     Raises:

@@ -21,7 +21,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from .language_model import LanguageModel, SplitTrunk, float_tolerance, hidden_states
+from .language_model import LanguageModel, SplitTrunk, hidden_states, nearly_equal
 from .observations import gather_hidden, read_contexts
 
 __all__ = ["SlottedTrunk", "Trunk"]
@@ -84,9 +84,9 @@ class SlottedTrunk:
     def clear(self) -> None:
         """Forget every slot."""
         self._layers: list[SlotLayer] = []
-        self._ids: torch.Tensor | None = None  # (slots, length)
-        self._lengths: torch.Tensor | None = None  # (slots,), 0 for an empty slot
-        self._hidden: torch.Tensor | None = None  # (slots, hidden_size)
+        self._ids = torch.empty(0, 0)  # (slots, length)
+        self._lengths = torch.empty(0)  # (slots,), 0 for an empty slot
+        self._hidden = torch.empty(0, 0)  # (slots, hidden_size)
         self._weights: tuple[Any, ...] = ()
 
     @torch.inference_mode(False)
@@ -97,14 +97,12 @@ class SlottedTrunk:
         The ids are `(batch, length)` int64, the lengths `(batch,)` int64 and at least 1.
         """
         if not self.enabled:
-            return self._prefill(input_ids, lengths)[0]
+            return self._prefill(input_ids, lengths)
         weights = (_steps["all"], *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
-        if self._ids is None or self._ids.shape != input_ids.shape or weights != self._weights:
+        if self._ids.shape != input_ids.shape or weights != self._weights:
             self.clear()
             self._weights = weights
-            self._ids = torch.zeros_like(input_ids)
-            self._lengths = torch.zeros_like(lengths)
-        assert self._lengths is not None
+            self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
         columns = torch.arange(input_ids.shape[1], device=input_ids.device)
         known = ((input_ids == self._ids) | (columns >= self._lengths[:, None])).all(dim=1) & (self._lengths > 0)
         grown = lengths - self._lengths
@@ -120,7 +118,6 @@ class SlottedTrunk:
         except BaseException:  # out of memory, an interrupt: the slots do not hold the ids that were just written
             self.clear()
             raise
-        assert self._hidden is not None
         return self._hidden.clone()
 
     def _decode(self) -> None:
@@ -128,7 +125,6 @@ class SlottedTrunk:
 
         A slot that did not grow decodes its last token again, or `_fill` replaces it afterwards.
         """
-        assert self._ids is not None and self._lengths is not None
         positions = self._lengths - 1
         length = int(self._lengths.max())
         for layer in self._layers:
@@ -148,11 +144,11 @@ class SlottedTrunk:
 
     def _fill(self, rows: torch.Tensor) -> None:
         """Encode whole contexts and put them into their slots."""
-        assert self._ids is not None and self._lengths is not None
         cache = DynamicCache()
-        hidden, length = self._prefill(self._ids[rows], self._lengths[rows], cache)
+        hidden = self._prefill(self._ids[rows], self._lengths[rows], cache)
         layers: list[Any] = cache.layers
-        if self._hidden is None:
+        length = int(self._lengths[rows].max())
+        if not self._layers:
             slots, capacity = self._ids.shape
             self._layers = [SlotLayer(layer.keys, layer.values, slots, capacity) for layer in layers]
             self._hidden = hidden.new_zeros((slots, hidden.shape[1]))
@@ -163,29 +159,21 @@ class SlottedTrunk:
 
     def _prefill(
         self, input_ids: torch.Tensor, lengths: torch.Tensor, cache: DynamicCache | None = None
-    ) -> tuple[torch.Tensor, int]:
-        length = int(lengths.max())
-        ids = input_ids[:, :length]
-        mask = (torch.arange(length, device=ids.device) < lengths[:, None]).long()
-        if cache is None:
-            hidden = hidden_states(self.trunk, ids, mask)
-        else:
-            positions = torch.arange(length, device=ids.device)[None].expand_as(ids)
-            hidden = self.trunk(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state
-        return hidden[torch.arange(len(ids), device=ids.device), lengths - 1], length
+    ) -> torch.Tensor:
+        ids = input_ids[:, : int(lengths.max())]
+        mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
+        hidden = hidden_states(self.trunk, ids, mask, cache)
+        return hidden[torch.arange(len(ids), device=ids.device), lengths - 1]
 
     def _fits(self) -> bool:
         """Return whether this model's cache can be slotted: tried on the shortest and the longest context."""
         config = self.trunk.config.get_text_config()
         window = getattr(config, "sliding_window", None)
-        name = type(self.trunk).__name__
-        if window and window < self.max_length and getattr(config, "use_sliding_window", True):
-            reason = f"its attention slides over {window} tokens and contexts reach {self.max_length}"
-        else:
-            reason = self._try_slots()
+        slides = window and window < self.max_length and getattr(config, "use_sliding_window", True)
+        too_long = f"its attention slides over {window} tokens and contexts reach {self.max_length}"
+        reason = too_long if slides else self._try_slots()
         if reason:
+            name = type(self.trunk).__name__
             warnings.warn(f"{name} decodes without a KV cache, which is slow: {reason}", stacklevel=3)
         return not reason
 
@@ -202,21 +190,17 @@ class SlottedTrunk:
             slotted = self(ids, lengths + 1)
         except Exception as error:  # whatever a foreign model raises here means: not slottable
             return f"its cache cannot be slotted ({type(error).__name__}: {error})"
-        full = self._prefill(ids, lengths + 1)[0]
+        full = self._prefill(ids, lengths + 1)
         self.clear()
-        tolerance = float_tolerance(parameter.dtype)
-        if not torch.allclose(slotted, full, atol=tolerance, rtol=tolerance):
-            return "its slotted cache does not equal a full recompute"
-        return ""
+        equal = nearly_equal(slotted, full, parameter.dtype)
+        return "" if equal else "its slotted cache does not equal a full recompute"
 
 
 class Trunk:
     """Hold a trunk, its KV cache, and its frozen part if it has one. The policy owns the parameters.
 
     Args:
-        module: the base model of a causal language model, or its copy.
-        max_length: the longest context that will come.
-        language_model: the language model, which knows what is frozen.
+        module: the base model of `language_model`, or its copy.
         like: a trunk with the same architecture, so that cache and split need not be tried out again.
 
     Attributes:
@@ -229,9 +213,8 @@ class Trunk:
         self.module = module
         self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
         self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
-        self.split: SplitTrunk | None = None
-        if like is None or like.split is not None:
-            self.split = language_model.split(module)
+        splits = like is None or like.split is not None
+        self.split: SplitTrunk | None = language_model.split(module) if splits else None
 
     def hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""

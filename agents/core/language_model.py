@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from transformers.cache_utils import Cache
 
 __all__ = ["LanguageModel", "Snapshot", "SplitTrunk", "TrainPart"]
 
@@ -80,23 +81,18 @@ class LanguageModel(nn.Module):
         if self.n_frozen is None:
             return None
         split = SplitTrunk(trunk, find_blocks(trunk, self.config.num_hidden_layers), self.n_frozen)
-        if reason := split.try_out():
-            warnings.warn(
-                f"{type(trunk).__name__} runs its frozen blocks again in every epoch, which is slow: {reason}",
-                stacklevel=3,
-            )
-            return None
-        return split
+        if not (reason := split.try_out()):
+            return split
+        again = f"{type(trunk).__name__} runs its frozen blocks again in every epoch, which is slow: {reason}"
+        warnings.warn(again, stacklevel=3)
+        return None
 
     @torch.no_grad()
     def _check_head(self) -> None:
         ids = torch.arange(2, device=self.model.device)[None]
         mask = torch.ones_like(ids)
         expected = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-        tolerance = float_tolerance(self.model.dtype)
-        if not torch.allclose(
-            self.head(hidden_states(self.model.base_model, ids, mask)), expected, atol=tolerance, rtol=tolerance
-        ):
+        if not nearly_equal(self.head(hidden_states(self.model.base_model, ids, mask)), expected, self.model.dtype):
             raise ValueError(
                 f"the logits of {type(self.model).__name__} are not its output embedding applied to its last hidden "
                 "state, so the policy cannot gather hidden states before the head; use a model of another kind"
@@ -121,28 +117,15 @@ class LanguageModel(nn.Module):
     @torch.no_grad()
     def _modules_after(self, last_block: nn.Module) -> list[nn.Module]:
         """Return the leaf modules of the trunk that first run after the last block: the final norm, a projection."""
-        seen: list[nn.Module] = []
-        before: set[int] = set()
-        passed = False
-
-        def record(module: nn.Module, *_: object) -> None:
-            nonlocal passed
-            if module is last_block:
-                passed = True
-            elif passed and id(module) not in before:
-                seen.append(module)
-            else:
-                before.add(id(module))
-
+        ran: list[nn.Module] = []  # in the order in which they ended
+        ids = torch.zeros((1, 1), dtype=torch.long, device=self.model.device)
         leaves = [m for m in self.model.base_model.modules() if not list(m.children())]
-        hooks = [m.register_forward_hook(record) for m in [last_block, *leaves]]
-        try:
-            ids = torch.zeros((1, 1), dtype=torch.long, device=self.model.device)
+        with ExitStack() as hooks:
+            for module in [last_block, *leaves]:
+                hooks.enter_context(module.register_forward_hook(lambda module, *_: ran.append(module)))
             hidden_states(self.model.base_model, ids, torch.ones_like(ids))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return seen
+        end = ran.index(last_block) + 1
+        return [module for module in ran[end:] if module not in ran[:end]]
 
     def _untie_head(self) -> None:
         """Give the head weights of its own, so that training it leaves the frozen input embedding alone."""
@@ -154,16 +137,14 @@ class LanguageModel(nn.Module):
 
 
 class SplitTrunk:
-    """Run a trunk in two parts: its frozen blocks, which run once, and the rest, which goes on from their output.
+    """Run a trunk in two parts: first its frozen blocks, once; then, as often as needed, the other blocks.
 
-    The trunk itself runs both parts. For the first, a hook on the first block that learns takes that block's input and
-    stops the pass. For the second, the frozen blocks return their input, and a hook hands the first block that learns
-    the stored states. So any decoder fits whose blocks hand each other one hidden state, whatever it computes before
-    them.
+    Both parts are calls of the whole trunk. In the first call, a hook on the first block that learns keeps that block's
+    input (the *states*) and stops the call. In the second call, the frozen blocks do nothing, and a hook gives the
+    first block that learns the states as its input. This works for every decoder whose blocks pass one hidden state
+    from block to block.
 
     Args:
-        trunk: the base model.
-        blocks: its list of blocks.
         n_frozen: how many of the first blocks never change. If that is all, the stored output is the trunk's own.
     """
 
@@ -184,14 +165,10 @@ class SplitTrunk:
             taken.append(args[0] if args else kwargs["hidden_states"])
             raise _Reached
 
-        hook = self.entry.register_forward_pre_hook(take, with_kwargs=True)
-        try:
+        with self.entry.register_forward_pre_hook(take, with_kwargs=True), suppress(_Reached):
             hidden_states(self.trunk, input_ids, attention_mask)
-        except _Reached:
-            return taken[0]
-        finally:
-            hook.remove()
-        raise RuntimeError("the first block that learns was never called")
+            raise RuntimeError("the first block that learns was never called")
+        return taken[0]
 
     def finish(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states, `(batch, length, hidden_size)`, from what `states` returned."""
@@ -201,12 +178,8 @@ class SplitTrunk:
         def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
 
-        hook = self.entry.register_forward_pre_hook(give, with_kwargs=True)
-        try:
-            with self._passing_on():
-                return hidden_states(self.trunk, input_ids, attention_mask)
-        finally:
-            hook.remove()
+        with self.entry.register_forward_pre_hook(give, with_kwargs=True), self._passing_on():
+            return hidden_states(self.trunk, input_ids, attention_mask)
 
     @contextmanager
     def _passing_on(self) -> Iterator[None]:
@@ -237,18 +210,14 @@ class SplitTrunk:
         parameter = next(self.trunk.parameters())
         ids = torch.arange(6, device=parameter.device).reshape(2, 3) % 2
         mask = torch.tensor([[1, 1, 1], [1, 1, 0]], device=parameter.device)
-        hook = self.frozen[0].register_forward_hook(look) if self.frozen else None
-        whole = hidden_states(self.trunk, ids, mask)
-        if hook is not None:
-            hook.remove()
+        with self.frozen[0].register_forward_hook(look) if self.frozen else nullcontext():
+            whole = hidden_states(self.trunk, ids, mask)
         try:
             parts = self.finish(self.states(ids, mask), ids, mask)
         except Exception as error:  # whatever a foreign model raises here means: it does not split
             return f"it does not split ({type(error).__name__}: {error})"
-        tolerance = float_tolerance(parameter.dtype)
-        if not torch.allclose(parts[mask.bool()], whole[mask.bool()], atol=tolerance, rtol=tolerance):
-            return "its two parts do not equal the whole"
-        return ""
+        equal = nearly_equal(parts[mask.bool()], whole[mask.bool()], parameter.dtype)
+        return "" if equal else "its two parts do not equal the whole"
 
 
 class _Reached(Exception):
@@ -263,16 +232,19 @@ def find_blocks(trunk: nn.Module, n_blocks: int) -> nn.ModuleList:
     raise ValueError(f"{type(trunk).__name__} has no list of {n_blocks} blocks: only train='full' fits it")
 
 
-def float_tolerance(dtype: torch.dtype) -> float:
-    """Return how far two ways to compute the same may differ: 1e-3 in float32, 16 steps of coarser types."""
-    return max(1e-3, 16 * torch.finfo(dtype).eps)
+def nearly_equal(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Return whether two ways to compute the same in `dtype` agree: to 1e-3, or to 16 steps of a coarser type."""
+    tolerance = max(1e-3, 16 * torch.finfo(dtype).eps)
+    return torch.allclose(a, b, atol=tolerance, rtol=tolerance)
 
 
-def hidden_states(trunk: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """Return the last hidden states `(batch, length, hidden_size)` of right-padded contexts, without a cache."""
+def hidden_states(
+    trunk: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Cache | None = None
+) -> torch.Tensor:
+    """Return the last hidden states `(batch, length, hidden_size)` of right-padded contexts; fill the empty cache."""
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None].expand_as(input_ids)
-    output = trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False)
-    return output.last_hidden_state
+    use: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+    return trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **use).last_hidden_state
 
 
 class Snapshot(nn.Module):

@@ -28,7 +28,7 @@ def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str
     if isinstance(model, str):
         if not _has_tokens_of(model, action_space):
             raise ValueError(
-                f"the environment's tokenizer ({n_actions} tokens) is not that of the model {model!r}: make "
+                f"the environment's tokenizer ({n_actions} tokens) is not the one of the model {model!r}: make "
                 f"the environment with it, agents.make_vec_env(..., model={model!r})"
             )
         return load_causal_lm(model), model
@@ -46,18 +46,7 @@ def _has_tokens_of(model: str, action_space: Any) -> bool:
 
 def build_model(vocab_size: int, n_positions: int, n_layer: int, n_embd: int, n_head: int) -> PreTrainedModel:
     """Build a GPT-2-shaped model without dropout; pad is token 0 and EOS is token 1, as in `train_tokenizer`."""
-    config = GPT2Config(
-        vocab_size=vocab_size,
-        n_positions=n_positions,
-        n_embd=n_embd,
-        n_layer=n_layer,
-        n_head=n_head,
-        activation_function="gelu_pytorch_tanh",
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=None,
-    )
-    return GPT2LMHeadModel(config)
+    shape: dict[str, Any] = {"n_positions": n_positions, "n_layer": n_layer, "n_embd": n_embd, "n_head": n_head}
+    tokens: dict[str, Any] = {"vocab_size": vocab_size, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
+    no_dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPT2LMHeadModel(GPT2Config(activation_function="gelu_pytorch_tanh", **shape, **tokens, **no_dropout))

@@ -60,14 +60,12 @@ def check_token_ids(obs: PyTorchObs) -> None:
 
 def last_columns(attention_mask: np.ndarray) -> np.ndarray:
     """Return the column of each context's last token, `(batch,)` int64, from masks `(batch, length)`."""
-    columns: np.ndarray = np.maximum(attention_mask.astype(np.int64).sum(axis=1), 1) - 1
-    return columns
+    return np.maximum(attention_mask.astype(np.int64).sum(axis=1), 1) - 1
 
 
 def same_until(ids: np.ndarray, others: np.ndarray, last: np.ndarray) -> np.ndarray:
     """Return whether each pair of rows, `(batch, length)` ids, agrees up to the column `last`, `(batch,)`."""
-    same: np.ndarray = ((ids == others) | (np.arange(ids.shape[1]) > last[:, None])).all(axis=1)
-    return same
+    return ((ids == others) | (np.arange(ids.shape[1]) > last[:, None])).all(axis=1)
 
 
 def check_appended(before: np.ndarray, after: np.ndarray, last: np.ndarray, envs: np.ndarray, instead: str) -> None:

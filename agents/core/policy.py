@@ -117,9 +117,8 @@ class TokenPolicy(LanguageModelPolicy):
             ValueError: the observations have been rescaled.
         """
         check_token_ids(obs)
-        # TRPO differentiates its KL twice, and of attention's kernels only the plain one can do that
-        kernel = sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext()
-        with kernel:
+        # TRPO differentiates its KL twice, which only attention's plain kernel can do.
+        with sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else nullcontext():
             hidden = self.hidden(obs)
         return self.distribution_after(hidden, *self.masks(obs))
 
@@ -176,13 +175,11 @@ class TokenPolicy(LanguageModelPolicy):
         return values, log_probs, entropies
 
     def _evaluate_in_parts(self, obs: dict[str, torch.Tensor], actions: torch.Tensor, size: int) -> Evaluated:
-        order, parts = [], []
-        for part, chosen in micro_batches(obs, size):
-            order.append(chosen)
-            # The activations of a part are not kept: they are computed again in the backward pass.
-            parts.append(checkpoint(self._evaluate, part, actions[chosen], use_reentrant=False))
-        back = torch.cat(order).argsort()
-        values, log_probs, entropies = (torch.cat(column)[back] for column in zip(*parts, strict=True))
+        parts = list(micro_batches(obs, size))
+        # The activations of a part are not kept: they are computed again in the backward pass.
+        results = [checkpoint(self._evaluate, part, actions[chosen], use_reentrant=False) for part, chosen in parts]
+        back = torch.cat([chosen for _, chosen in parts]).argsort()
+        values, log_probs, entropies = (torch.cat(column)[back] for column in zip(*results, strict=True))
         return values, log_probs, entropies
 
     @torch.no_grad()
@@ -198,11 +195,9 @@ class TokenPolicy(LanguageModelPolicy):
 
     @torch.no_grad()
     def reference_log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:
-        """Return the log-probabilities `(n,)` of actions under the reference, decoded as the policy is.
+        """Return the reference's log-probabilities `(n,)` of the `n` actions of `evaluate_actions`.
 
-        Args:
-            obs: as in `evaluate_actions`.
-            actions: `(n,)` int64.
+        The reference's tokens are drawn as the policy's are: with its temperature, masks, top-k and top-p.
         """
         masks = self.masks(obs)
 

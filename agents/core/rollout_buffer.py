@@ -71,8 +71,7 @@ class SequenceRolloutBuffer(SegmentBuffer):
 
     def get_state(self) -> dict[str, Any]:
         """Return what outlives a rollout, for `set_state` of another buffer of the same shape."""
-        own = {"running_kl": self._running_kl.copy(), "checked": np.array(self._checked)}
-        return super().get_state() | own
+        return super().get_state() | {"running_kl": self._running_kl.copy(), "checked": np.array(self._checked)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from where `get_state` was called."""

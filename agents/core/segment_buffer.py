@@ -20,10 +20,10 @@ TOKENS_AT_ONCE = 2**11  # tokens of contexts in one pass without gradients
 
 
 class SegmentSamples(NamedTuple):
-    """Hold some segments as tensors, flat in the order of `steps`, which indexes the arrays `(n_steps, n_envs)`."""
+    """Hold some segments as tensors, with their actions `(n,)` in the order of the transitions `steps`."""
 
-    steps: tuple[np.ndarray, ...]
-    observations: dict[str, torch.Tensor]
+    steps: tuple[np.ndarray, ...]  # the transitions, as an index into arrays (n_steps, n_envs)
+    observations: dict[str, torch.Tensor]  # one row per segment, and the row and column of every action
     actions: torch.Tensor
 
 
@@ -224,7 +224,7 @@ class SegmentBuffer(RolloutBuffer):
             yield order[number == i].reshape(-1)
 
     def _segment_samples(self, chosen: np.ndarray) -> SegmentSamples:
-        """Return the segments whose numbers are `chosen`."""
+        """Return the segments with these numbers as tensors: segment `chosen[i]` is row i of the observations."""
         row_of = np.full(self.n_segments, -1)
         row_of[chosen] = np.arange(len(chosen))
         rows = row_of[self.segments]  # (n_steps, n_envs)

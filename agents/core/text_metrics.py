@@ -16,12 +16,13 @@ from rlhf_envs.rewards import evaluate_reward, get_reward
 
 __all__ = ["TextMetrics", "distinct_bigrams"]
 
+BUFFER_STATS = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_probability")
 TEXT_ONLY = ("stdout", "log", "json", "csv")
 RewardFunction = Callable[..., Sequence[float]]
 
 
 def distinct_bigrams(texts: Sequence[str]) -> float:
-    """Return the share of distinct word bigrams in some texts (distinct-2 of Li et al. 2016); 0 without any bigram."""
+    """Return distinct-2 (Li et al. 2016): different word bigrams of the texts over all of them; 0 if there is none."""
     bigrams = [pair for words in map(str.split, texts) for pair in pairwise(words)]
     return len(set(bigrams)) / len(bigrams) if bigrams else 0.0
 
@@ -65,23 +66,15 @@ class TextMetrics(BaseCallback):
         if self._restored and self._restored["running"].shape == self._running.shape:
             self._running, self._episodes = self._restored["running"].copy(), list(self._restored["episodes"])
         self._restored = {}
-        try:
-            self._rows: list[dict[str, Any]] = self.training_env.get_attr("rows", 0)[0]
-        except AttributeError:
-            self._rows = []
+        env = self.training_env
+        self._rows: list[dict[str, Any]] = env.get_attr("rows", 0)[0] if env.has_attr("rows") else []
         if self._given is None:
-            self.judges = self._tasks_judges()
+            task = env.get_attr("task", 0)[0] if env.has_attr("task") else None
+            self.judges = {name: get_reward(name) for name in getattr(task, "judges", ())}
         metrics = {f"rlhf/{name}": 0.0 for name in ("reward", "kl", *self.judges)}
         self.logger.record("hparams", HParam(_hyperparameters(self.model), metrics), exclude=TEXT_ONLY)
         self._clock, self._tokens = time.perf_counter(), self.num_timesteps
         self._updates = getattr(self.model, "_n_updates", 0)
-
-    def _tasks_judges(self) -> dict[str, RewardFunction]:
-        try:
-            task = self.training_env.get_attr("task", 0)[0]
-        except AttributeError:
-            return {}
-        return {name: get_reward(name) for name in getattr(task, "judges", ())}
 
     def _on_step(self) -> bool:
         dones = np.asarray(self.locals["dones"], bool)
@@ -98,7 +91,8 @@ class TextMetrics(BaseCallback):
         now = time.perf_counter()
         metrics = {"tokens_per_second": (self.num_timesteps - self._tokens) / max(now - self._clock, 1e-9)}
         self._clock, self._tokens = now, self.num_timesteps
-        metrics |= _buffer_metrics(self.locals.get("rollout_buffer") or self.locals.get("replay_buffer"))
+        stats = getattr(self.locals.get("rollout_buffer") or self.locals.get("replay_buffer"), "stats", {})
+        metrics |= {name: stats[name] for name in BUFFER_STATS if name in stats}
         metrics |= self._adversarial_metrics()
         if self._episodes:
             metrics |= self._episode_metrics()
@@ -130,19 +124,19 @@ class TextMetrics(BaseCallback):
         episodes = self._episodes
         components = [info["reward_components"] for info in episodes]
         prompts, completions = [info["prompt"] for info in episodes], [info["completion"] for info in episodes]
-        metrics = {
-            "length": float(np.mean([info["episode"]["l"] for info in episodes])),
-            "reward": float(np.mean([info["episode"]["r"] for info in episodes])),
-            "eos_share": float(np.mean([info["finish_reason"] == "eos" for info in episodes])),
-            "distinct_bigrams": _distinct_per_group(completions),
+        values: dict[str, Any] = {
+            "length": [info["episode"]["l"] for info in episodes],
+            "reward": [info["episode"]["r"] for info in episodes],
+            "eos_share": [info["finish_reason"] == "eos" for info in episodes],
         }
         for name in sorted({name for scores in components for name in scores}):
-            metrics[f"reward_{name}"] = float(np.mean([scores[name] for scores in components if name in scores]))
+            values[f"reward_{name}"] = [scores[name] for scores in components if name in scores]
         rows = [self._rows[info["index"]] if self._rows else {} for info in episodes]
         columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
         for name, judge in self.judges.items():
-            metrics[name] = float(np.mean(evaluate_reward(judge, prompts, completions, columns)[0]))
-        return metrics
+            values[name] = evaluate_reward(judge, prompts, completions, columns)[0]
+        means = {name: float(np.mean(per_episode)) for name, per_episode in values.items()}
+        return means | {"distinct_bigrams": _distinct_per_group(completions)}
 
     def _show_samples(self) -> None:
         rows = []
@@ -153,15 +147,12 @@ class TextMetrics(BaseCallback):
 
 
 def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:
-    """Return the mean over groups of `size` texts: the share falls with their number, and rollouts differ in it."""
+    """Return the mean of `distinct_bigrams` over groups of `size` texts.
+
+    The share falls as texts are added, so without groups of one size, rollouts of different lengths would not compare.
+    """
     groups = [completions[i : i + size] for i in range(0, max(len(completions) - size, 0) + 1, size)]
     return float(np.mean([distinct_bigrams(group) for group in groups]))
-
-
-def _buffer_metrics(buffer: Any) -> dict[str, float]:
-    stats = getattr(buffer, "stats", {})
-    names = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_probability")
-    return {name: stats[name] for name in names if name in stats}
 
 
 def _hyperparameters(model: Any) -> dict[str, bool | str | float | int]:

@@ -92,7 +92,7 @@ class TextVecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
-        """Return the environment's attribute per row asked for: of a tuple with one value per row, the row's value."""
+        """Return an attribute once per row asked for. Of a tuple with a value per row, each row gets its own."""
         return self._per_row(getattr(self.env, attr_name), indices)
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
@@ -142,7 +142,6 @@ def make_vec_env(
     Args:
         env: an id such as "rlhf/Sentiment-v0", its `EnvSpec`, or a callable that makes the batched environment from
             `num_envs=n_envs` and the keyword arguments.
-        n_envs: the number of rows.
         seed: row i is seeded with `seed + i` at the first reset.
         **env_kwargs: the environment's keyword arguments.
 
