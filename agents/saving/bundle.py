@@ -39,7 +39,7 @@ from ..registry import available, describe
 from .encoding import class_name, decode, encode
 from .environment import describe_env
 from .folders import DESCRIPTION
-from .tensors import save_optimizer, save_state, write_model
+from .tensors import save_model, save_optimizer, save_state
 
 __all__ = ["BundleError", "capture", "holds", "read", "read_extra", "save", "write"]
 
@@ -52,7 +52,7 @@ ANEW = {"lr_schedule", "observation_space", "action_space", "n_envs", "start_tim
 
 
 def save(agent: Any, directory: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Save an agent so that the one that `load` returns goes on training exactly. Call it between rollouts.
+    """Save an agent so that `load` returns one that continues the training exactly. Call it between rollouts.
 
     Args:
         agent: an SB3 agent: on-policy (ours, or stock PPO or A2C with `TokenPolicy`), or one of our off-policy agents
@@ -80,7 +80,7 @@ def holds(cls: type[Any]) -> bool:
 def capture(agent: Any, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return everything that `save` writes except the weights and the optimizer; it is cheap enough for every rollout.
 
-    Of a replay buffer it is a copy of the rows in use: 35 bytes per token of the contexts.
+    A replay buffer's rows in use are copied: 35 bytes per token of the contexts.
 
     Raises:
         TypeError: bundles do not hold agents of this kind.
@@ -123,11 +123,8 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
         if tensor.is_floating_point() and name != "kl_coef" and not torch.isfinite(tensor).all():
             raise FloatingPointError(f"{name} is not finite: the agent has diverged and is not saved")
     if captured["env_state"] is None:
-        logger.warning(
-            "%s cannot save the state of its episodes: a run that goes on from %s begins new ones",
-            type(env).__name__,
-            directory,
-        )
+        message = "%s cannot save the state of its episodes: a run that goes on from %s begins new ones"
+        logger.warning(message, type(env).__name__, directory)
     if isinstance(policy, LanguageModelPolicy):
         model = attributes["policy_kwargs"].get("model")
         name = str(model) if isinstance(model, str | Path) else None  # a model that was built is in the bundle
@@ -142,15 +139,14 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
         (folder / STATE).write_bytes(arrays_to_bytes(arrays))
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if isinstance(policy, LanguageModelPolicy):
-            write_model(policy, _tokenizer(policy, env), folder / MODEL)
+            save_model(policy, _tokenizer(policy, env), folder / MODEL)
 
 
 def _tokenizer(policy: LanguageModelPolicy, env: Any) -> Any:
     """Return the tokenizer of the token ids: the environment's, else the one of the model's name, else None."""
-    try:
+    if env.has_attr("tokenizer"):
         return env.get_attr("tokenizer", 0)[0]
-    except AttributeError:
-        return None if policy.model_name is None else load_tokenizer(policy.model_name)
+    return None if policy.model_name is None else load_tokenizer(policy.model_name)
 
 
 def _describe(agent: Any) -> dict[str, Any]:
@@ -209,5 +205,4 @@ def read(directory: str | Path) -> tuple[Path, dict[str, Any]]:
 def read_extra(directory: str | Path) -> dict[str, Any]:
     """Return the `extra` values that `save` was given."""
     folder, description = read(directory)
-    extra: dict[str, Any] = decode(description["values"]["extra"], load_arrays(folder / STATE), "extra")
-    return extra
+    return decode(description["values"]["extra"], load_arrays(folder / STATE), "extra")

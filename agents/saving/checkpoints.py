@@ -1,4 +1,4 @@
-"""Keep the checkpoints of a run: numbered bundles. Only the newest few are kept."""
+"""Keep the newest checkpoints of a run, as numbered bundles."""
 
 from __future__ import annotations
 
@@ -19,11 +19,9 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """Keep bundles named by the tokens trained for, `<directory>/<tokens>`; only the newest `keep` stay.
+    """Keep the newest `keep` bundles of a run, named by the tokens trained for: `<directory>/<tokens>`.
 
-    Args:
-        directory: the folder; made when the first checkpoint is saved.
-        keep: the number of checkpoints to keep.
+    The first checkpoint makes the directory.
 
     Raises:
         ValueError: `keep` is below 1.
@@ -35,7 +33,7 @@ class Checkpoints:
         self.directory, self.keep = Path(directory), keep
 
     def save(self, agent: Any, extra: Mapping[str, Any] | None = None) -> Path:
-        """Save the agent as it is now (see `agents.save`), and return the bundle's folder."""
+        """Save the agent as a new checkpoint, as `agents.save` does. Return the checkpoint's folder."""
         return self.write(capture(agent, extra), agent)
 
     def write(self, captured: Mapping[str, Any], agent: Any) -> Path:
@@ -63,7 +61,7 @@ class Checkpoints:
         return None
 
     def load(self, env: Any = None, **overrides: Any) -> Any:
-        """Load the agent of the newest whole checkpoint; the arguments are those of `agents.load`.
+        """Load the agent of the newest whole checkpoint, with the arguments of `agents.load`.
 
         Raises:
             BundleError: there is none.

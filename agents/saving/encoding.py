@@ -82,7 +82,9 @@ def encode(value: Any, arrays: dict[str, np.ndarray], at: str = "") -> Any:
     if isinstance(value, Path):
         return {TAG: "path", "value": str(value)}
     if type(value) in (list, tuple, deque):
-        return _encode_sequence(value, arrays, at)
+        items = [encode(item, arrays, f"{at}/{i}") for i, item in enumerate(value)]
+        more = {"maxlen": value.maxlen} if isinstance(value, deque) else {}
+        return items if type(value) is list else {TAG: type(value).__name__, "items": items, **more}
     if type(value) in SCHEDULES:
         names = SCHEDULES[type(value)]
         args = [encode(getattr(value, name), arrays, f"{at}/{name}") for name in names]
@@ -90,14 +92,6 @@ def encode(value: Any, arrays: dict[str, np.ndarray], at: str = "") -> Any:
     if (name := class_name(value)) is not None:
         return {TAG: "class", "name": name}
     return {TAG: "opaque", "repr": repr(value)[:200]}
-
-
-def _encode_sequence(value: Any, arrays: dict[str, np.ndarray], at: str) -> Any:
-    """Return a list, tuple or deque as JSON."""
-    items = [encode(item, arrays, f"{at}/{i}") for i, item in enumerate(value)]
-    if type(value) is deque:
-        return {TAG: "deque", "items": items, "maxlen": value.maxlen}
-    return {TAG: "tuple", "items": items} if type(value) is tuple else items
 
 
 def decode(value: Any, arrays: Mapping[str, np.ndarray], at: str = "", given: Any = None) -> Any:

@@ -44,8 +44,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Return the configuration of a run, given its folder or a file in it; empty if there is none."""
     folders = path.parents if path.is_file() else (path,)
     file = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
-    config: dict[str, Any] = {} if file is None else json.loads(file.read_text(encoding="utf-8"))
-    return config
+    return {} if file is None else json.loads(file.read_text(encoding="utf-8"))
 
 
 def run_environment(source: str) -> str | None:

@@ -17,21 +17,13 @@ from rlhf_envs.models import EMBEDDED, has_tokenizer, load_tokenizer, vocabulary
 
 from ..core.base_policy import LanguageModelPolicy
 
-__all__ = [
-    "build_network",
-    "known_model",
-    "load_optimizer",
-    "load_state",
-    "save_optimizer",
-    "save_state",
-    "write_model",
-]
+__all__ = ["build_network", "known_model", "load_optimizer", "load_state", "save_model", "save_optimizer", "save_state"]
 
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flex_attention", None)  # other names may be hub ids of kernels
 
 
 def save_state(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, str]:
-    """Write a state dict; return the names not stored, each with the stored one whose memory its tensor shares."""
+    """Write a state dict, shared memory once. Return the names left out, each with the stored name it shares with."""
     shared = _find_shared(state)
     stored = {}
     for name, tensor in state.items():
@@ -61,7 +53,7 @@ def load_state(module: torch.nn.Module, path: Path, shared: Mapping[str, str]) -
 
 
 def _find_shared(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """Map the name of each tensor that lies where an earlier one lies to the name of the earlier one."""
+    """Return the names of tensors that share the memory of an earlier tensor, each with the earlier name."""
     first: dict[tuple[Any, ...], str] = {}
     shared = {}
     for name, tensor in state.items():
@@ -105,7 +97,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path, rest: Mapping[s
         raise BundleError(f"{path} is the state of another optimizer: {error}") from error
 
 
-def write_model(policy: LanguageModelPolicy, tokenizer: Any, folder: Path) -> None:
+def save_model(policy: LanguageModelPolicy, tokenizer: Any, folder: Path) -> None:
     """Write a language model without its weights: config, generation config and tokenizer."""
     model = policy.language_model.model
     model.config.save_pretrained(folder)

@@ -28,11 +28,9 @@ class PeriodicEvaluation(EvalCallback):
     trained, so a run learns the same with and without evaluations. The metrics go into the rollout's row of the log.
 
     Args:
-        env: the environment to evaluate in.
         n_eval_episodes: episodes per evaluation.
         eval_freq: tokens between evaluations. Each takes place at the end of the first rollout after that many.
         folder: where `evaluations.npz` goes.
-        seed: seeds the environment.
     """
 
     STATE = (
@@ -67,9 +65,11 @@ class PeriodicEvaluation(EvalCallback):
         if self.num_timesteps // self.eval_freq == self._last // self.eval_freq:
             return
         self._last = self.num_timesteps
+        masked = getattr(self.model.policy, "reads_action_masks", False)
+        evaluate: Any = evaluate_masked_policy if masked else evaluate_policy
         with isolated_generators(self.num_timesteps), frozen_rewards():
             self.eval_env.seed(self.seed)
-            rewards, lengths = _evaluate_policy(
+            rewards, lengths = evaluate(
                 self.model, self.eval_env, self.n_eval_episodes, deterministic=False, return_episode_rewards=True
             )
         self.evaluations_timesteps.append(self.num_timesteps)
@@ -84,16 +84,6 @@ class PeriodicEvaluation(EvalCallback):
     def _write(self) -> None:
         """Replace `evaluations.npz`, in SB3's format."""
         file = io.BytesIO()
-        np.savez(
-            file,
-            timesteps=self.evaluations_timesteps,
-            results=self.evaluations_results,
-            ep_lengths=self.evaluations_length,
-        )
+        arrays: dict[str, Any] = {"timesteps": self.evaluations_timesteps, "results": self.evaluations_results}
+        np.savez(file, **arrays, ep_lengths=self.evaluations_length)
         replace_file(Path(f"{self.log_path}.npz"), file.getvalue())
-
-
-def _evaluate_policy(model: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call SB3's `evaluate_policy`, or sb3-contrib's if the policy reads action masks."""
-    masked = getattr(model.policy, "reads_action_masks", False)
-    return (evaluate_masked_policy if masked else evaluate_policy)(model, *args, **kwargs)

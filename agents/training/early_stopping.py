@@ -20,7 +20,7 @@ __all__ = ["EarlyStopping", "stopping_point"]
 
 logger = logging.getLogger(__name__)
 
-# Arguments of the training environment that held-out prompts take over. The reward is the one in use.
+# Arguments of the training environment that an evaluation's environment gets too. It gets the reward as an object.
 HELD_OUT = set(EpisodeOptions.__annotations__) - {"split", "reward", "reward_kwargs"}
 
 
@@ -55,16 +55,13 @@ class EarlyStopping(BaseCallback):
     Args:
         metric: the metric that has to rise: a judge's name such as "gold", "reward", or another name of
             `Evaluation.values()`.
-        patience: stop after this many evaluations in a row without a rise.
-        min_delta: a rise must be larger than this.
+        patience, min_delta: stop after `patience` evaluations in a row without a rise of more than `min_delta`.
         folder: where the best agent is saved; `agents.load(folder)` loads it. None saves no agent.
         env: the environment to evaluate in: an id, a text environment, or a `VecEnv` over one (such as
             `PeriodicEvaluation.eval_env`). By default it is made like the training environment, with the split
             "validation".
         eval_freq: tokens between evaluations. Each takes place before the first rollout after that many.
-        n_episodes: prompts per evaluation.
         judges: as in `agents.evaluate`; the task's own by default.
-        seed: seeds the sampling.
 
     Attributes:
         history: (tokens, value) of every evaluation.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
@@ -16,15 +16,11 @@ from rlhf_envs.preferences.fitting import fit_reward
 from rlhf_envs.preferences.training import NothingToFit
 from rlhf_envs.rewards.base import Reward
 from rlhf_envs.rewards.ensemble import load_reward
-from rlhf_envs.rewards.human import HumanReward, Waiting
+from rlhf_envs.rewards.human import HumanReward, Refit, Waiting
 from rlhf_envs.rewards.state import walk
 
 from ..core.random_state import isolated_generators
-
-if TYPE_CHECKING:
-    from rlhf_envs.rewards.human import Refit
-
-    from .checkpoint_callback import CheckpointCallback
+from .checkpoint_callback import CheckpointCallback
 
 __all__ = ["HumanFeedback", "RatingRefit", "human_rewards"]
 
@@ -33,16 +29,13 @@ logger = logging.getLogger(__name__)
 
 def human_rewards(env: Any) -> list[HumanReward]:
     """Return the human rewards of an SB3 environment, each once. An environment without `reward_fn` has none."""
-    try:
-        functions = env.get_attr("reward_fn")
-    except AttributeError:
-        return []
+    functions = env.get_attr("reward_fn") if env.has_attr("reward_fn") else []
     found = {id(part): part for function in functions for _, part in walk(function) if isinstance(part, HumanReward)}
     return list(found.values())
 
 
 class HumanFeedback(BaseCallback):
-    """Show how long a run waits for people, save a checkpoint meanwhile, end the wait on a signal, refit the model.
+    """Show how long a run waits for people, save a checkpoint meanwhile, and end the wait on a signal.
 
     Logged per rollout: `rlhf/human_wait_s` (seconds waited), `rlhf/human_queue` (items that need judgements),
     `rlhf/human_labels` (judgements in the store), `rlhf/human_missed` (completions so far that people did not answer)
@@ -55,7 +48,6 @@ class HumanFeedback(BaseCallback):
         guard: the callback that saves the run. On a signal the wait ends, and the guard gives up the rollout.
         refit: see `HumanReward.refit`. It goes to rewards in "async" mode that have no refit yet.
         heartbeat: seconds between two messages during a wait.
-        checkpoint_after: seconds of waiting before the checkpoint.
     """
 
     def __init__(
@@ -127,11 +119,8 @@ class RatingRefit:
 
     Args:
         folder: models are kept in `<folder>/<number of ratings>`.
-        model: the model to start from.
         train: which part of it learns, see `rlhf_envs.preferences.training.trained_part`.
         held_out: the share of the ratings that is held out to measure on.
-        epochs: passes over the ratings.
-        seed: seeds the split and the fit.
     """
 
     def __init__(
@@ -143,24 +132,15 @@ class RatingRefit:
         epochs: int = 4,
         seed: int = 0,
     ) -> None:
-        self.folder, self.model, self.train = Path(folder), model, train
-        self.held_out, self.epochs, self.seed = held_out, epochs, seed
+        self.folder, self.seed = Path(folder), seed
+        self.settings: dict[str, Any] = {"model": model, "train": train, "held_out_share": held_out, "epochs": epochs}
 
     def __call__(self, rows: list[dict[str, Any]]) -> Reward | None:
         """Fit a model to all ratings; warn and return None while all labels are the same or there is one text."""
         place = self.folder / str(len(rows))
         try:
             with isolated_generators(self.seed):  # the training draws as if nothing had been fitted
-                fitted = fit_reward(
-                    rows,
-                    place,
-                    model=self.model,
-                    loss="mse",
-                    held_out_share=self.held_out,
-                    train=self.train,
-                    epochs=self.epochs,
-                    seed=self.seed,
-                )
+                fitted = fit_reward(rows, place, loss="mse", seed=self.seed, **self.settings)
         except NothingToFit as error:
             logger.warning("the reward model is not refitted: %s", error)
             return None

@@ -57,10 +57,8 @@ def read_settings(file: str | Path) -> tuple[list[str], dict[str, dict[str, Any]
     """
     try:
         content = parse_yaml(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"settings {file}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ValueError(f"settings {file}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ValueError(f"settings {file}: {getattr(error, 'strerror', None) or error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"settings {file}: expected sections such as 'ppo:' with settings under them")
     environments = content.pop(ENVIRONMENTS, [])
@@ -143,8 +141,6 @@ def write_section(file: str | Path, algo: str, settings: Mapping[str, Any], comm
 
     Args:
         file: the file; it is made if there is none.
-        algo: the section's name.
-        settings: plain values by name.
         comment: a line above the first setting.
 
     Raises:

@@ -32,10 +32,9 @@ STEP = "time/total_timesteps"
 
 
 def open_logger(folder: Path, stdout: bool = False, resumed_at: int | None = None) -> Logger:
-    """Return a logger that writes `progress.csv` and TensorBoard events into `folder`.
+    """Return a logger that writes `progress.csv` and TensorBoard events into a run's folder.
 
     Args:
-        folder: the run's folder.
         stdout: print SB3's table too.
         resumed_at: tokens at which a run goes on. Rows of later tokens are deleted.
 
@@ -50,7 +49,6 @@ class ProgressFile(KVWriter):
     """Write SB3's `progress.csv` so that a crash never damages it: append rows, and replace the file for a new column.
 
     Args:
-        path: the file.
         resumed_at: keep the rows up to this number of tokens; None starts an empty file.
     """
 

@@ -18,6 +18,7 @@ from rlhf_envs.rendering import as_markdown
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.statistics import Estimate
 from .config import TrainConfig
+from .logger import STEP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,6 @@ __all__ = ["REPORT", "TrainResult", "plot_curves", "read_progress", "samples_mar
 
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]  # tag: tokens (n,) and values (n,)
 REPORT = "report.json"
-STEP = "time/total_timesteps"
 PANELS = {  # tag: title; the judges' panels come after the reward's
     "rlhf/reward": "reward per episode",
     "rlhf/kl": "KL to the reference, nats per episode",
@@ -124,7 +124,6 @@ def plot_curves(
     Args:
         curves: from `read_progress`.
         path: the picture to write; its extension decides the format.
-        title: above all panels.
         judges: names of judges; each gets a panel.
         kl_target: drawn into the panel of the KL.
         held_out: estimates on held-out prompts by tokens trained (0 for before), drawn with their 95% intervals.
@@ -176,6 +175,6 @@ def _draw_panel(
 
 def _points(tag: str, held_out: Mapping[float, Mapping[str, Estimate]]) -> list[tuple[float, Estimate]]:
     name = tag.removeprefix("rlhf/")
-    if name == "distinct_bigrams":  # it depends on the number of texts, which is not that of a rollout
+    if name == "distinct_bigrams":  # it depends on the number of texts, and a rollout has another
         return []
     return [(step, estimates[name]) for step, estimates in held_out.items() if name in estimates]

@@ -39,11 +39,7 @@ def is_finished(folder: str | Path) -> bool:
 
 
 def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Prepared:
-    """Return the run as it was at its newest intact checkpoint, ready for `train`.
-
-    Args:
-        folder: the run's folder.
-        config: from `find_run`.
+    """Return the run of a folder as it was at its newest intact checkpoint, ready for `train`.
 
     Raises:
         ValueError: there is nothing to go on from.

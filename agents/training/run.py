@@ -80,10 +80,8 @@ def prepare(config: TrainConfig) -> Prepared:
 
 
 def _check_budget(config: TrainConfig, agent: Any) -> None:
-    try:
-        horizon = int(agent.get_env().get_attr("max_new_tokens", 0)[0])
-    except AttributeError:  # no environment of ours: it does not say how long an episode is
-        return
+    env = agent.get_env()
+    horizon = int(env.get_attr("max_new_tokens", 0)[0]) if env.has_attr("max_new_tokens") else 0  # 0: it is not ours
     assert config.n_timesteps is not None
     if config.n_timesteps < horizon:
         raise ValueError(
@@ -130,17 +128,11 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
 
 def _learn(run: Prepared, tokens: int) -> None:
     """Train for `tokens` more tokens, and save the agent and the model."""
-    agent, guard = run.agent, run.checkpoints
+    agent, guard, is_new = run.agent, run.checkpoints, run.generators is None
     if run.generators is not None:
         set_generators(run.generators)
     try:
-        agent.learn(
-            tokens,
-            callback=run.callbacks,
-            log_interval=1,
-            reset_num_timesteps=run.generators is None,
-            progress_bar=run.config.progress,
-        )
+        agent.learn(tokens, run.callbacks, log_interval=1, reset_num_timesteps=is_new, progress_bar=run.config.progress)
         if guard is None:
             agent.save(run.folder / ZIP)
         elif not guard.gave_up:

@@ -350,7 +350,7 @@ def test_what_is_no_bundle_is_never_replaced(name: str, bundle: Path, tmp_path: 
 
 
 def test_a_tokenizer_that_cannot_be_written_is_a_failure_of_the_disk(bundle: Path, tmp_path: Path) -> None:
-    from agents.saving.tensors import write_model
+    from agents.saving.tensors import save_model
 
     class Tokenizer:
         def __init__(self, error: Exception) -> None:
@@ -361,9 +361,9 @@ def test_a_tokenizer_that_cannot_be_written_is_a_failure_of_the_disk(bundle: Pat
 
     policy = agents.load(bundle).policy
     with pytest.raises(OSError, match="No space left on device"):  # as `tokenizers` says it
-        write_model(policy, Tokenizer(Exception("No space left on device (os error 28)")), tmp_path)
+        save_model(policy, Tokenizer(Exception("No space left on device (os error 28)")), tmp_path)
     with pytest.raises(KeyError):
-        write_model(policy, Tokenizer(KeyError("a bug")), tmp_path)
+        save_model(policy, Tokenizer(KeyError("a bug")), tmp_path)
 
 
 # Damage
