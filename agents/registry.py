@@ -6,6 +6,7 @@ This module imports no torch; the class of an algorithm is imported when it is f
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import inspect
 import warnings
@@ -19,38 +20,26 @@ from gymnasium import spaces
 __all__ = ["available", "check_arguments", "check_name", "describe", "get_algorithm", "make", "register", "registered"]
 
 ENTRY_POINTS = "rlhf_envs.algorithms"
-_ALGORITHMS: dict[str, str] = {
-    name: f"{__package__}.algorithms.{target}"
-    for name, target in {
-        "ppo": "ppo:PPO",
-        "a2c": "a2c:A2C",
-        "trpo": "trpo:TRPO",
-        "maskable_ppo": "maskable_ppo:MaskablePPO",
-        "nlpo": "nlpo:NLPO",
-        "ppo_lagrangian": "ppo_lagrangian:PPOLagrangian",
-        "reinforce": "reinforce:Reinforce",
-        "rloo": "rloo:RLOO",
-        "grpo": "grpo:GRPO",
-        "random": "baselines:Random",
-        "best_of_n": "baselines:BestOfN",
-        "sft": "sft:SFT",
-        "awr": "awr:AWR",
-        "online_dpo": "online_dpo:OnlineDPO",
-        "dqn": "dqn:DQN",
-        "qrdqn": "qrdqn:QRDQN",
-        "ilql": "ilql:ILQL",
-    }.items()
+# The built-in algorithms, each a class in the module of its name; the two baselines share a module.
+_CLASSES = {
+    **{"ppo": "PPO", "a2c": "A2C", "trpo": "TRPO", "maskable_ppo": "MaskablePPO", "nlpo": "NLPO"},
+    **{"ppo_lagrangian": "PPOLagrangian", "reinforce": "Reinforce", "rloo": "RLOO", "grpo": "GRPO"},
+    **{"random": "Random", "best_of_n": "BestOfN", "sft": "SFT", "awr": "AWR", "online_dpo": "OnlineDPO"},
+    **{"dqn": "DQN", "qrdqn": "QRDQN", "ilql": "ILQL"},
+}
+_BASELINES = ("random", "best_of_n")
+_ALGORITHMS = {
+    name: f"{__package__}.algorithms.{'baselines' if name in _BASELINES else name}:{class_name}"
+    for name, class_name in _CLASSES.items()
 }
 # Names that users look for, and why there is nothing under them.
 ABSENT = {
     "recurrent_ppo": "a context is the whole history and the transformer reads all of it, so that the state of an LSTM "
-    "would carry nothing more; take ppo",
+    "would carry nothing more; take ppo"
 }
 # The argument that takes the class of a part (policy or buffer), and the one that takes the part's own arguments.
-PARTS = {
-    "policy": "policy_kwargs",
-    "rollout_buffer_class": "rollout_buffer_kwargs",
-    "replay_buffer_class": "replay_buffer_kwargs",
+PARTS = {"policy": "policy_kwargs"} | {
+    f"{kind}_buffer_class": f"{kind}_buffer_kwargs" for kind in ("rollout", "replay")
 }
 # A None that stands for the default of a `TextAgent`'s class.
 NO_DEFAULT = (("policy", None), ("learning_rate", None))
@@ -116,10 +105,17 @@ def get_algorithm(name: str) -> type[Any]:
     """
     check_name(name)
     for point in _plugins(name):
-        return _load(point)
+        where = f"the algorithm {name!r} of {_owner(point)}, entry point {name} = {point.value!r}"
+        try:
+            algorithm = point.load()
+        except Exception as error:  # whatever a third party's module does when it is imported
+            raise ImportError(f"{where}, cannot be imported: {type(error).__name__}: {error}") from error
+        if not isinstance(algorithm, type):
+            raise ImportError(f"{where}, is no class but {algorithm!r}")
+        return algorithm
     module, _, attribute = _ALGORITHMS[name].partition(":")
-    algorithm: type[Any] = getattr(importlib.import_module(module), attribute)
-    return algorithm
+    built_in: type[Any] = getattr(importlib.import_module(module), attribute)
+    return built_in
 
 
 def _plugins(name: str) -> list[EntryPoint]:
@@ -131,55 +127,26 @@ def _owner(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else "a distribution without a name"
 
 
-def _load(point: EntryPoint) -> type[Any]:
-    where = f"the algorithm {point.name!r} of {_owner(point)}, entry point {point.name} = {point.value!r}"
-    try:
-        algorithm = point.load()
-    except Exception as error:  # whatever a third party's module does when it is imported
-        raise ImportError(f"{where}, cannot be imported: {type(error).__name__}: {error}") from error
-    if not isinstance(algorithm, type):
-        raise ImportError(f"{where}, is no class but {algorithm!r}")
-    return algorithm
-
-
 @dataclass(frozen=True)
 class Description:
-    """Hold what `describe` finds out about a class.
+    """Hold what `describe` finds out about a class. `parts` and `of_part` have the keys of `PARTS`."""
 
-    Attributes:
-        own: names of the arguments of the class itself.
-        defaults: the values of its own arguments where none are given.
-        parts: the classes of its policy and buffers, by the argument that takes them (a key of `PARTS`).
-        of_part: names of the arguments that each of these classes takes, by the same keys.
-        known: names of all arguments that `make` takes.
-        kl_argument: the argument that weighs the KL to the reference; None if none does.
-        reads_masks: whether its policy chooses tokens under the environment's action masks.
-    """
-
-    own: frozenset[str]
-    defaults: dict[str, Any]
-    parts: dict[str, type[Any]]
-    of_part: dict[str, frozenset[str]]
-    known: frozenset[str]
-    kl_argument: str | None
-    reads_masks: bool
+    own: frozenset[str]  # names of the arguments of the class itself
+    defaults: dict[str, Any]  # the values of its own arguments where none are given
+    parts: dict[str, type[Any]]  # the classes of its policy and buffers
+    of_part: dict[str, frozenset[str]]  # names of the arguments that each of these classes takes
+    known: frozenset[str]  # names of all arguments that `make` takes
+    kl_argument: str | None  # the argument that weighs the KL to the reference; None if none does
+    reads_masks: bool  # whether its policy chooses tokens under the environment's action masks
 
 
-_DESCRIPTIONS: dict[type[Any], Description] = {}
-
-
+@functools.cache
 def describe(cls: type[Any]) -> Description:
     """Describe the arguments of an algorithm's class, or of any other, from its signature and its `defaults`.
 
     The policy and buffer of an algorithm are the default values of the arguments that take them. A class without such
-    defaults, as a stock SB3 algorithm, gets `TokenPolicy` and `SequenceRolloutBuffer`. Descriptions are cached.
+    defaults, as a stock SB3 algorithm, gets `TokenPolicy` and `SequenceRolloutBuffer`.
     """
-    if cls not in _DESCRIPTIONS:
-        _DESCRIPTIONS[cls] = _describe(cls)
-    return _DESCRIPTIONS[cls]
-
-
-def _describe(cls: type[Any]) -> Description:
     from .core.policy import TokenPolicy
     from .core.rollout_buffer import SequenceRolloutBuffer
 
@@ -192,14 +159,13 @@ def _describe(cls: type[Any]) -> Description:
             parts[name] = part
     of_part = {name: _arguments(part)[0] - NOT_OF_A_PART for name, part in parts.items()}
     known = own.union(*of_part.values()) - {"env"}
-    kl_argument = getattr(cls, "kl_argument", "kl_coef")
-    kl_argument = kl_argument if kl_argument in known else None
+    weight = getattr(cls, "kl_argument", "kl_coef")
     reads_masks = bool(getattr(parts.get("policy"), "reads_action_masks", False))
-    return Description(own, defaults, parts, of_part, known, kl_argument, reads_masks)
+    return Description(own, defaults, parts, of_part, known, weight if weight in known else None, reads_masks)
 
 
 def _arguments(cls: type[Any]) -> tuple[frozenset[str], dict[str, Any]]:
-    """Return the names of the arguments that a class and its bases take, and the defaults of those that have one."""
+    """Return the names of the arguments that a class and its bases take, and the defaults."""
     names: set[str] = set()
     defaults: dict[str, Any] = {}
     for base in cls.__mro__[:-1]:
@@ -261,7 +227,11 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         env = make_vec_env(env, 32 if n_envs is None else n_envs, seed=seed, **chosen)
     elif n_envs is not None:
         raise TypeError(f"n_envs={n_envs} goes with an environment's id; this one has {getattr(env, 'num_envs', 1)}")
-    _check_actions(name, env)
+    if not isinstance(env.action_space, spaces.Discrete):
+        raise ValueError(
+            f"{name} writes text, one token an action, and this environment's actions are {env.action_space}: take a "
+            "text environment, whose action space is Discrete(size of the vocabulary), or Stable-Baselines3 itself"
+        )
     if not description.reads_masks:
         _warn_of_masks(name, env)
     model = _attribute(env, "model_name") if model is None else model
@@ -275,14 +245,6 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
     return cls(env=env, **({"seed": seed} if "seed" in description.own else {}), **kwargs)
 
 
-def _check_actions(name: str, env: Any) -> None:
-    if not isinstance(env.action_space, spaces.Discrete):
-        raise ValueError(
-            f"{name} writes text, one token an action, and this environment's actions are {env.action_space}: take a "
-            "text environment, whose action space is Discrete(size of the vocabulary), or Stable-Baselines3 itself"
-        )
-
-
 def _warn_of_masks(name: str, env: Any) -> None:
     """Warn that an algorithm does not read the action masks of an environment, if it has any."""
     from rlhf_envs.tasks import Task
@@ -293,8 +255,8 @@ def _warn_of_masks(name: str, env: Any) -> None:
     if isinstance(task, Task) and type(task).action_masks is not Task.action_masks:
         given.append(f"action_masks of the task {task.name!r}")
     if given:
-        bound = " and ".join(given)
-        warnings.warn(f"{name} reads no action masks, {bound} does not bind it: take maskable_ppo", stacklevel=3)
+        masks = " and ".join(given)
+        warnings.warn(f"{name} reads no action masks, {masks} does not bind it: take maskable_ppo", stacklevel=3)
 
 
 def _sizes(kwargs: dict[str, Any], description: Description, env: Any) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def check_algorithm(
     before = agent.num_timesteps
     agent.learn(tokens, reset_num_timesteps=False)
     assert agent.num_timesteps >= before + tokens, f"{name}: a second learn does not count on"
-    plain = make(name, env, seed=0, device="cpu", **_for_one(kwargs))
+    for_one = {key: value for key, value in kwargs.items() if key not in ("n_steps", "batch_size")}
+    plain = make(name, env, seed=0, device="cpu", **for_one)
     assert plain.learn(tokens).num_timesteps >= tokens, f"{name}: a plain environment is not trained in"
 
 
@@ -133,11 +134,6 @@ def _next_tokens(
     base = policy.reference_logits(obs["input_ids"], obs["attention_mask"], *places)
     log_ref = policy.reference_decoding_logits(base, None, *policy.masks(obs)).log_softmax(dim=-1)
     return log_pi.double().cpu().numpy(), log_ref.double().cpu().numpy()
-
-
-def _for_one(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments without those that only suit a batch of environments."""
-    return {key: value for key, value in kwargs.items() if key not in ("n_steps", "batch_size")}
 
 
 def _check_acting(name: str, agent: Any, env_id: str) -> None:

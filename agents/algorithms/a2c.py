@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import stable_baselines3
 
-from ..core.policy import TokenPolicy
-from ..core.rollout_buffer import SequenceRolloutBuffer
-from .common.text_agent import TextAgent
+from .common.text_agent import ON_POLICY, TextAgent
 
 __all__ = ["A2C"]
 
@@ -28,15 +26,7 @@ class A2C(TextAgent, stable_baselines3.A2C):
     SB3's.
     """
 
-    defaults = {
-        "policy": TokenPolicy,
-        "learning_rate": 3e-4,
-        "n_steps": 32,
-        "gamma": 1.0,
-        "gae_lambda": 0.95,
-        "vf_coef": 0.1,
-        "max_grad_norm": 1.0,
-        "use_rms_prop": False,
-        "normalize_advantage": True,
-        "rollout_buffer_class": SequenceRolloutBuffer,
+    defaults = ON_POLICY | {
+        **{"learning_rate": 3e-4, "vf_coef": 0.1, "max_grad_norm": 1.0},
+        **{"use_rms_prop": False, "normalize_advantage": True},
     }

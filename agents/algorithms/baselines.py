@@ -9,8 +9,7 @@ from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from ..core.policy import TokenPolicy
-from ..core.rollout_buffer import SequenceRolloutBuffer
-from .common.text_agent import NO_CRITIC, NO_KL, TextAgent
+from .common.text_agent import NO_CRITIC, NO_KL, ON_POLICY, TextAgent
 
 __all__ = ["BestOfN", "Random", "UniformPolicy", "Untrained"]
 
@@ -51,19 +50,9 @@ class Untrained(TextAgent, OnPolicyAlgorithm):
     Defaults: `n_steps=32`, in tokens per environment. All other arguments are SB3's.
     """
 
-    defaults = {
-        "policy": TokenPolicy,
-        "learning_rate": 0.0,
-        "n_steps": 32,
-        "gamma": 1.0,
-        "gae_lambda": 1.0,
-        "ent_coef": 0.0,
-        "vf_coef": 0.0,
-        "max_grad_norm": 1.0,
-        "use_sde": False,
-        "sde_sample_freq": -1,
-        "rollout_buffer_class": SequenceRolloutBuffer,
-        "supported_action_spaces": (spaces.Discrete,),
+    defaults = ON_POLICY | {
+        **{"learning_rate": 0.0, "gae_lambda": 1.0, "ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 1.0},
+        **{"use_sde": False, "sde_sample_freq": -1, "supported_action_spaces": (spaces.Discrete,)},
     }
     kl_argument = None
     trains = False

@@ -106,14 +106,9 @@ class GRPO(PolicyGradient):
             return per_token.mean()
         sums = samples.sum_by_episode(per_token)
         if self.loss_type == "dr_grpo":
-            return sums.mean() / self._horizon
+            assert self.env is not None
+            return sums.mean() / self.env.get_attr("max_new_tokens", 0)[0]
         return (sums / samples.sum_by_episode(torch.ones_like(per_token))).mean()
-
-    @property
-    def _horizon(self) -> int:
-        """Return the constant of Dr. GRPO: the number of tokens in the longest possible completion."""
-        assert self.env is not None
-        return int(self.env.get_attr("max_new_tokens", 0)[0])
 
 
 def relative_to_group(scores: np.ndarray, group_size: int, scale: bool) -> np.ndarray:

@@ -181,9 +181,7 @@ class ILQL(QAgent):
             verbose=verbose,
             seed=seed,
             device=device,
-            support_multi_env=True,
-            sde_support=False,
-            supported_action_spaces=(spaces.Discrete,),
+            **dict(support_multi_env=True, sde_support=False, supported_action_spaces=(spaces.Discrete,)),
         )
         self.exploration_rate = 1.0  # what acts while the log is written is the reference
         self._read = False
@@ -205,34 +203,23 @@ class ILQL(QAgent):
         return super()._setup_learn(*args, **kwargs)
 
     def collect_rollouts(
-        self,
-        env: Any,
-        callback: BaseCallback,
-        train_freq: Any,
-        replay_buffer: Any,
-        action_noise: Any = None,
-        learning_starts: int = 0,
-        log_interval: int | None = None,
+        self, env: Any, callback: BaseCallback, *args: Any, log_interval: int | None = None, **kwargs: Any
     ) -> RolloutReturn:
         """Let the reference continue the log. With `data` write nothing, and count the tokens of an update."""
         if self.data is None:
-            return super().collect_rollouts(
-                env, callback, train_freq, replay_buffer, action_noise, learning_starts, log_interval
-            )
+            return super().collect_rollouts(env, callback, *args, log_interval=log_interval, **kwargs)
         self.policy.set_training_mode(False)
         callback.on_rollout_start()
         tokens = self.gradient_steps * self.batch_size
         self.num_timesteps += tokens
-        infos: list[dict[str, Any]] = [{} for _ in range(env.num_envs)]
-        rewards, dones = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=bool)
-        callback.update_locals(locals())
+        nothing = np.zeros(env.num_envs)
+        seen = dict(rewards=nothing, dones=nothing.astype(bool), infos=[{}] * env.num_envs)
+        callback.update_locals({"self": self, "replay_buffer": self.replay_buffer, **seen})
         if not callback.on_step():
             return RolloutReturn(tokens, 0, continue_training=False)
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         callback.on_rollout_end()
-        self._rollouts = getattr(self, "_rollouts", 0) + 1
-        if log_interval is not None and self._rollouts % log_interval == 0:
-            self.dump_logs()
+        self._log_rollout(log_interval)
         return RolloutReturn(tokens, 0, continue_training=True)
 
     # Learning
@@ -258,15 +245,16 @@ class ILQL(QAgent):
     def losses(self, batch: DictReplayBufferSamples) -> dict[str, torch.Tensor]:
         """Return the loss of a batch and its terms before weighting: `loss`, `q_loss`, `value_loss`, `cql`, `nll`."""
         policy, actions = self.policy, batch.actions.long()
-        states = policy.hidden(_both(batch.observations, batch.next_observations)).float()
-        hidden, next_hidden = states.chunk(2)
+        obs, following = batch.observations, batch.next_observations
+        both = obs | {key: torch.cat([obs[key], following[key]]) for key in ("rows", "columns")}  # one forward pass
+        hidden, next_hidden = policy.hidden(both).float().chunk(2)
         q = policy.q_head(hidden)  # (n, 2, n_actions)
         taken = q.gather(2, actions[:, None].expand(-1, 2, 1)).squeeze(2)  # (n, 2)
         values, next_values = policy.value_net(hidden), policy.value_net(next_hidden)  # (n, 1)
         with torch.no_grad():
             discounts = self.gamma if batch.discounts is None else batch.discounts
             target = batch.rewards + (1 - batch.dones) * discounts * next_values
-            target_q = policy.target_q(batch.observations)
+            target_q = policy.target_q(obs)
             target_taken = target_q.gather(2, actions[:, None].expand(-1, 2, 1)).squeeze(2).amin(1, keepdim=True)
         error = target_taken - values
         terms = {
@@ -282,9 +270,3 @@ class ILQL(QAgent):
             )[0].mean()
             loss = loss + self.nll_coef * terms["nll"]
         return {"loss": loss, **terms}
-
-
-def _both(obs: dict[str, torch.Tensor], following: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Join the states of two batches of the same sequences, for one forward pass."""
-    twice = {key: torch.cat([obs[key], following[key]]) for key in ("rows", "columns")}
-    return {**obs, **twice}

@@ -201,10 +201,7 @@ class MaskablePPO(TextAgent, sb3_contrib.MaskablePPO):  # type: ignore[misc]
         ValueError: the environment has no `action_masks()`.
     """
 
-    defaults = PPO.defaults | {
-        "policy": MaskableTokenPolicy,
-        "rollout_buffer_class": MaskableSequenceRolloutBuffer,
-    }
+    defaults = PPO.defaults | {"policy": MaskableTokenPolicy, "rollout_buffer_class": MaskableSequenceRolloutBuffer}
 
     def _setup_model(self) -> None:
         if self.env is not None and not is_masking_supported(self.env):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import stable_baselines3
 
-from ..core.policy import TokenPolicy
-from ..core.rollout_buffer import SequenceRolloutBuffer
-from .common.text_agent import TextAgent
+from .common.text_agent import ON_POLICY, TextAgent
 
 __all__ = ["PPO"]
 
@@ -30,15 +28,4 @@ class PPO(TextAgent, stable_baselines3.PPO):
     arguments are SB3's.
     """
 
-    defaults = {
-        "policy": TokenPolicy,
-        "learning_rate": 1e-4,
-        "n_steps": 32,
-        "batch_size": 512,
-        "n_epochs": 4,
-        "gamma": 1.0,
-        "gae_lambda": 0.95,
-        "vf_coef": 0.1,
-        "max_grad_norm": 1.0,
-        "rollout_buffer_class": SequenceRolloutBuffer,
-    }
+    defaults = ON_POLICY | {"batch_size": 512, "n_epochs": 4, "vf_coef": 0.1, "max_grad_norm": 1.0}

@@ -42,11 +42,7 @@ class LagrangeMultiplier(BaseCallback):
     """
 
     def __init__(
-        self,
-        constrained: Constrained | None = None,
-        step: float = 0.1,
-        highest: float = 100.0,
-        verbose: int = 0,
+        self, constrained: Constrained | None = None, step: float = 0.1, highest: float = 100.0, verbose: int = 0
     ) -> None:
         super().__init__(verbose)
         for name, value in (("step", step), ("highest", highest)):

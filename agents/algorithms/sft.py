@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
@@ -146,23 +144,20 @@ class SFT(PolicyGradient):
         return spread(best, buffer), spread(buffer.scores, buffer)
 
     def train(self) -> None:
-        """Update the policy, with the decoding of the source also in backward passes that recompute activations."""
-        with self._decoding():
-            super().train()
+        """Update the policy: with references as the plain model decodes, at temperature 1, without top-k and top-p.
 
-    def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
-        loss = -(samples.advantages * log_prob).sum() / samples.advantages.sum()
-        return loss, {"cross_entropy": loss, "entropy_loss": -entropy.mean()}
-
-    @contextmanager
-    def _decoding(self) -> Iterator[None]:
-        """Decode references by the plain model, at temperature 1 and without top-k and top-p, inside the `with`."""
+        The decoding holds in backward passes too, which may recompute activations.
+        """
         policy = self.policy
         saved = policy.temperature, policy.top_k, policy.top_p
         if self.source == "references":
             policy.temperature, policy.top_k, policy.top_p = 1.0, None, None
         try:
-            yield
+            super().train()
         finally:
             policy.temperature, policy.top_k, policy.top_p = saved
+
+    def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
+        loss = -(samples.advantages * log_prob).sum() / samples.advantages.sum()
+        return loss, {"cross_entropy": loss, "entropy_loss": -entropy.mean()}

@@ -8,9 +8,7 @@ import sb3_contrib
 import torch
 from torch import nn
 
-from ..core.policy import TokenPolicy
-from ..core.rollout_buffer import SequenceRolloutBuffer
-from .common.text_agent import TextAgent
+from .common.text_agent import ON_POLICY, TextAgent
 
 __all__ = ["TRPO"]
 
@@ -44,17 +42,7 @@ class TRPO(TextAgent, sb3_contrib.TRPO):
         ValueError: `sub_sampling_factor` is not 1, or `adversarial_coef` is not 0.
     """
 
-    defaults = {
-        "policy": TokenPolicy,
-        "learning_rate": 1e-4,
-        "n_steps": 32,
-        "batch_size": 512,
-        "gamma": 1.0,
-        "gae_lambda": 0.95,
-        "n_critic_updates": 2,
-        "target_kl": 0.01,
-        "rollout_buffer_class": SequenceRolloutBuffer,
-    }
+    defaults = ON_POLICY | {"batch_size": 512, "n_critic_updates": 2, "target_kl": 0.01}
 
     def _setup_model(self) -> None:
         if self.sub_sampling_factor != 1:

@@ -42,10 +42,9 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
     """
 
     defaults = {
-        "gae_lambda": 1.0,
-        "use_sde": False,
-        "sde_sample_freq": -1,
-        "supported_action_spaces": (spaces.Discrete,),
+        **{"learning_rate": 1e-4, "n_steps": 32, "gamma": 1.0, "gae_lambda": 1.0, "max_grad_norm": 1.0},
+        **{"ent_coef": 0.0, "vf_coef": 0.0, "use_sde": False, "sde_sample_freq": -1},
+        **{"supported_action_spaces": (spaces.Discrete,), "rollout_buffer_class": EpisodeRolloutBuffer},
     }
     min_group_size = 1
     unused: ClassVar[dict[str, Any]] = {"gae_lambda": 1.0}
@@ -56,38 +55,20 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         self,
         policy: Any = TokenPolicy,
         env: Any = None,
-        learning_rate: float | Schedule = 1e-4,
-        n_steps: int = 32,
+        learning_rate: float | Schedule | None = None,
         batch_size: int | None = None,
         n_epochs: int = 1,
-        gamma: float = 1.0,
         group_size: int = 1,
-        ent_coef: float = 0.0,
-        vf_coef: float = 0.0,
-        max_grad_norm: float = 1.0,
-        rollout_buffer_class: type[Any] | None = EpisodeRolloutBuffer,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
         if n_epochs < 1:
             raise ValueError(f"n_epochs={n_epochs}: expected at least one pass over a rollout")
-        if gamma != 1.0:
+        if (gamma := kwargs.get("gamma", 1.0)) != 1.0:
             raise ValueError(f"gamma={gamma}: a completion is judged as a whole, without a discount; take ppo for one")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected a number of tokens, or None for the whole rollout")
-        super().__init__(
-            policy,
-            env,
-            learning_rate=learning_rate,
-            n_steps=n_steps,
-            gamma=gamma,
-            ent_coef=ent_coef,
-            vf_coef=vf_coef,
-            max_grad_norm=max_grad_norm,
-            rollout_buffer_class=rollout_buffer_class,
-            _init_setup_model=False,
-            **kwargs,
-        )
+        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
         self.batch_size, self.n_epochs, self.group_size = batch_size, n_epochs, group_size
         if _init_setup_model:
             self._setup_model()
@@ -134,8 +115,8 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         total_timesteps: int,
         callback: MaybeCallback = None,
         reset_num_timesteps: bool = True,
-        tb_log_name: str = "run",
-        progress_bar: bool = False,
+        *args: Any,
+        **kwargs: Any,
     ) -> tuple[int, Any]:
         if reset_num_timesteps or self._last_obs is None:
             if dropped := self.rollout_buffer.forget():
@@ -143,7 +124,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
             if self.group_size > 1:
                 assert self.env is not None
                 self.env.env_method("set_group_size", self.group_size)  # a new group begins
-        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, tb_log_name, progress_bar)
+        return super()._setup_learn(total_timesteps, callback, reset_num_timesteps, *args, **kwargs)
 
     def train(self) -> None:
         """Update the policy with the groups of episodes that are complete. Without any, do nothing."""

@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 
@@ -20,20 +19,10 @@ Exploration = Literal["reference", "uniform"]
 
 
 DEEP_Q: dict[str, Any] = {  # the defaults that DQN and QR-DQN share
-    "learning_rate": 1e-4,
-    "buffer_size": 100_000,
-    "learning_starts": 2048,
-    "batch_size": 512,
-    "tau": 1.0,
-    "gamma": 1.0,
-    "train_freq": 32,
-    "gradient_steps": 8,
-    "replay_buffer_class": SequenceReplayBuffer,
-    "target_update_interval": 4096,
-    "exploration_fraction": 0.5,
-    "exploration_initial_eps": 1.0,
-    "exploration_final_eps": 0.05,
-    "max_grad_norm": 1.0,
+    **{"learning_rate": 1e-4, "batch_size": 512, "gamma": 1.0, "max_grad_norm": 1.0},
+    **{"replay_buffer_class": SequenceReplayBuffer, "buffer_size": 100_000, "learning_starts": 2048},
+    **{"train_freq": 32, "gradient_steps": 8, "tau": 1.0, "target_update_interval": 4096},
+    **{"exploration_fraction": 0.5, "exploration_initial_eps": 1.0, "exploration_final_eps": 0.05},
 }
 
 
@@ -68,6 +57,7 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
     exploration_rate: float = 0.0
     exploration_initial_eps: float
     _steps_due = 0
+    _rollouts = 0
     _n_calls: int
 
     def __init__(
@@ -123,11 +113,7 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
         return chosen, chosen
 
     def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
+        self, observation: Any, state: Any = None, episode_start: np.ndarray | None = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
         """Return the policy's tokens `(n,)`, without exploration."""
         return self.policy.predict(observation, state, episode_start, deterministic)
@@ -154,30 +140,22 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
         """Count a step; what SB3 does after a step waits for the end of the rollout."""
         self._steps_due += 1
 
-    def collect_rollouts(
-        self,
-        env: Any,
-        callback: BaseCallback,
-        train_freq: Any,
-        replay_buffer: Any,
-        action_noise: Any = None,
-        learning_starts: int = 0,
-        log_interval: int | None = None,
-    ) -> RolloutReturn:
+    def collect_rollouts(self, *args: Any, log_interval: int | None = None, **kwargs: Any) -> RolloutReturn:
         """Collect a rollout as SB3 does; then do what SB3 does after each step, once per step, and log."""
         self._steps_due = 0
         self._finished_kl: list[float] = []
-        rollout = super().collect_rollouts(
-            env, callback, train_freq, replay_buffer, action_noise, learning_starts, None
-        )
+        rollout = super().collect_rollouts(*args, **kwargs)
         if rollout.continue_training:
             for _ in range(self._steps_due):
                 super()._on_step()
-            self._rollouts = getattr(self, "_rollouts", 0) + 1
-            if log_interval is not None and self._rollouts % log_interval == 0:
-                self.dump_logs()
+            self._log_rollout(log_interval)
         self._steps_due = 0
         return rollout
+
+    def _log_rollout(self, log_interval: int | None) -> None:
+        self._rollouts += 1
+        if log_interval is not None and self._rollouts % log_interval == 0:
+            self.dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_log_ratio", "_finished_kl", "_steps_due"]

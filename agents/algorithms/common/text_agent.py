@@ -9,10 +9,16 @@ from typing import Any, ClassVar, Self
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
+from ...core.policy import TokenPolicy
+from ...core.rollout_buffer import SequenceRolloutBuffer
 from ...core.text_metrics import TextMetrics
 
-__all__ = ["NO_CRITIC", "NO_KL", "TextAgent", "with_callback"]
+__all__ = ["NO_CRITIC", "NO_KL", "ON_POLICY", "TextAgent", "with_callback"]
 
+ON_POLICY: dict[str, Any] = {  # the defaults that actor-critic algorithms share
+    **{"policy": TokenPolicy, "rollout_buffer_class": SequenceRolloutBuffer},
+    **{"learning_rate": 1e-4, "n_steps": 32, "gamma": 1.0, "gae_lambda": 0.95},
+}
 NO_CRITIC = {"vf_coef": 0.0, "value": "shared"}
 NO_KL = {"kl_coef": 0.0, "kl_target": None}
 
@@ -76,7 +82,7 @@ class TextAgent:
             total_timesteps: tokens to train for; the rollout in which they are reached is finished.
             callback: SB3 callbacks.
             log_interval: rollouts between two logs. SB3's defaults of up to 100 are meant for rollouts of a few steps.
-            tb_log_name: name of the run for TensorBoard; by default that of the class.
+            tb_log_name: the run's name for TensorBoard; by default the class's.
             reset_num_timesteps: count tokens from 0 and restart the environments, instead of going on.
             progress_bar: show a progress bar.
             **kwargs: other arguments of the SB3 class, such as `use_masking` of `MaskablePPO`.
