@@ -70,10 +70,7 @@ def available() -> dict[str, str]:
 
 
 def registered() -> dict[str, str]:
-    """Return the built-in algorithms and those given to `register`, without entry points.
-
-    Another process does not find the latter by itself.
-    """
+    """Return the built-in algorithms and those given to `register`, which no other process finds by itself."""
     return dict(_ALGORITHMS)
 
 
@@ -246,7 +243,7 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
 
 
 def _warn_of_masks(name: str, env: Any) -> None:
-    """Warn that an algorithm does not read the action masks of an environment, if it has any."""
+    """Warn that an algorithm does not read the environment's action masks, if it has any."""
     from rlhf_envs.tasks import Task
 
     episodes = _attribute(env, "episodes")  # may be anything in an environment of somebody else's
@@ -262,10 +259,7 @@ def _warn_of_masks(name: str, env: Any) -> None:
 def _sizes(kwargs: dict[str, Any], description: Description, env: Any) -> dict[str, Any]:
     """Return the arguments with `n_steps` and `batch_size` filled in from the environment's horizon.
 
-    A `batch_size` that is None by default, which means all of a rollout, stays.
-
-    Raises:
-        ValueError: `batch_size` is smaller than one episode.
+    A `batch_size` that is None by default stays. Raises ValueError for one that is smaller than an episode.
     """
     horizon = _attribute(env, "max_new_tokens")
     if horizon is None or "n_steps" not in description.own or "replay_buffer_class" in description.own:

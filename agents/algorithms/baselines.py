@@ -45,10 +45,7 @@ class UniformPolicy(TokenPolicy):
 
 
 class Untrained(TextAgent, OnPolicyAlgorithm):
-    """Collect rollouts, for the log, and never change the policy. A base class.
-
-    Defaults: `n_steps=32`, in tokens per environment. All other arguments are SB3's.
-    """
+    """Collect rollouts, for the log, and never change the policy. A base class."""
 
     defaults = ON_POLICY | {
         **{"learning_rate": 0.0, "gae_lambda": 1.0, "ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 1.0},

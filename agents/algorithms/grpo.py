@@ -112,10 +112,7 @@ class GRPO(PolicyGradient):
 
 
 def relative_to_group(scores: np.ndarray, group_size: int, scale: bool) -> np.ndarray:
-    """Subtract the group's mean from each score; divide by the group's standard deviation if `scale`.
-
-    Scores and advantages are `(episodes,)`, in order of groups.
-    """
+    """Standardise `(episodes,)` scores, in order of groups, within their groups; `scale` divides by the deviation."""
     groups = scores.reshape(-1, group_size)
     advantages = groups - groups.mean(axis=1, keepdims=True)
     if scale:

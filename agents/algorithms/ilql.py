@@ -100,8 +100,7 @@ class ILQL(QAgent):
     anything during training. It rises early and then slowly, because a log of the starting model holds few good
     completions.
 
-    `learn(total_timesteps)` counts the tokens that the reference writes into the log. With `data`, where nothing is
-    written, it counts `gradient_steps * batch_size` per update.
+    `learn(total_timesteps)` counts the tokens of the log; with `data`, `gradient_steps * batch_size` per update.
 
     Args:
         buffer_size: tokens of the log that are kept.
@@ -111,8 +110,7 @@ class ILQL(QAgent):
         gradient_steps: gradient steps per update. There is one update after every rollout.
         expectile: expectile of V; 0.5 is the mean over the log, towards 1 its best.
         cql_coef: weight of the CQL term.
-        nll_coef: weight of the log's likelihood under the language model. It requires
-            `policy_kwargs=dict(imitates=True)`.
+        nll_coef: weight of the log's likelihood under the language model. It requires the policy's `imitates=True`.
         data: rows `{prompt, completion, label}`, or the path of a file of them, instead of a log of its own. Labels are
             scores; true and false count as 1 and 0.
 
@@ -188,8 +186,6 @@ class ILQL(QAgent):
         if _init_setup_model:
             self._setup_model()
 
-    # The log
-
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         if self.data is not None and not self._read:
             contexts, n_prompt, scores = read_log(self.data, self.get_env())
@@ -221,8 +217,6 @@ class ILQL(QAgent):
         callback.on_rollout_end()
         self._log_rollout(log_interval)
         return RolloutReturn(tokens, 0, continue_training=True)
-
-    # Learning
 
     def train(self, gradient_steps: int, batch_size: int) -> None:
         """Take gradient steps on the log."""

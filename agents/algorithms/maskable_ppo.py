@@ -89,11 +89,7 @@ class MaskableTokenPolicy(TokenPolicy):
         return (obs["action_masks"],) if "action_masks" in obs else ()
 
     def allowed(self, taken: torch.Tensor | None, *masks: torch.Tensor) -> torch.Tensor:
-        """Return the masks, unpacked, `(n, n_actions)` bool.
-
-        Raises:
-            ValueError: a mask leaves no token.
-        """
+        """Return the masks, unpacked, `(n, n_actions)` bool. Raise ValueError if one leaves no token."""
         (mask,) = masks
         if mask.shape[1] != self.n_actions:
             bits = torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=mask.device)
@@ -194,8 +190,7 @@ class MaskablePPO(TextAgent, sb3_contrib.MaskablePPO):  # type: ignore[misc]
     its task. Other algorithms ignore those masks, and `agents.make` warns of it.
 
     Defaults: `learning_rate=1e-4`, `n_steps=32`, `batch_size=512`, `n_epochs=4`, `gamma=1.0`, `gae_lambda=0.95`,
-    `vf_coef=0.1`, `max_grad_norm=1.0`. `n_steps` counts tokens per environment, `batch_size` counts tokens. All other
-    arguments are sb3-contrib's.
+    `vf_coef=0.1`, `max_grad_norm=1.0`, in the units of `PPO`. All other arguments are sb3-contrib's.
 
     Raises:
         ValueError: the environment has no `action_masks()`.

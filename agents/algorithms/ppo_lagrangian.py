@@ -27,12 +27,10 @@ class LagrangeMultiplier(BaseCallback):
     `step` is against what the policy learns per rollout. The multipliers are part of the environment's state, so a run
     resumes exactly although this callback saves nothing.
 
-    It logs `rlhf/lagrange_multiplier` and `rlhf/cost`. With several constraints, the cost's name is appended to each
-    tag.
+    It logs `rlhf/lagrange_multiplier` and `rlhf/cost`, with the cost's name appended if there are several constraints.
 
     Args:
-        constrained: the constraint whose multiplier is set; by default every `Constrained` in the reward of the
-            training environment.
+        constrained: the constraint whose multiplier is set; by default all in the training environment's reward.
         step: how far the multiplier moves per rollout for a cost 1 above its limit.
         highest: upper bound of the multiplier. A constraint that cannot be met would drive it up for ever.
 

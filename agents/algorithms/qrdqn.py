@@ -21,10 +21,7 @@ class QuantilePolicy(QPolicy):
     (with gradients) and from the target: 50 MB each for a batch of 512, 8 quantiles and a vocabulary of 3,072. So the
     default is few quantiles; the paper has 200.
 
-    Args:
-        *args: arguments of `QPolicy`.
-        n_quantiles: number of quantiles.
-        **kwargs: arguments of `QPolicy`.
+    All other arguments are those of `QPolicy`.
 
     Raises:
         ValueError: `n_quantiles` is below 1.
@@ -58,8 +55,7 @@ class QRDQN(QAgent, sb3_contrib.QRDQN):
     `SequenceReplayBuffer`.
 
     Departures: there are 8 quantiles by default, where the paper has 200 (`n_quantiles`, an argument of the policy).
-    The departures of `DQN` hold here too: exploration by the reference, the restriction to its
-    `top_k` and `top_p`, `beta`, `n_steps`, and no KL penalty.
+    All departures of `DQN` hold here too.
 
     When to use it: as `dqn`, where rewards after the same context differ widely. It takes nearly twice as long.
 

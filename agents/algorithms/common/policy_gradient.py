@@ -75,11 +75,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
 
     @classmethod
     def check_groups(cls, size: int, n_envs: int) -> None:
-        """Check that groups of a size fit a number of environments.
-
-        Raises:
-            ValueError: they are smaller than `min_group_size`, or do not divide the environments.
-        """
+        """Raise ValueError if groups are smaller than `min_group_size`, or do not divide the environments."""
         if size < cls.min_group_size:
             raise ValueError(
                 f"group_size={size}: {cls.__name__} compares completions of one prompt and needs at least "
@@ -160,11 +156,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
 
 
 def check_clip_range(clip_range: float | None) -> float | None:
-    """Return a clip range that is above 0 or None.
-
-    Raises:
-        ValueError: it is another number.
-    """
+    """Return a clip range that is above 0 or None; raise ValueError for another."""
     if clip_range is not None and not clip_range > 0:
         raise ValueError(f"clip_range={clip_range}: expected a number above 0, or None for no clipping")
     return clip_range

@@ -94,10 +94,7 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
     def _sample_action(
         self, learning_starts: int, action_noise: Any = None, n_envs: int = 1
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Sample one token per environment, from the policy or (with the exploration rate) at random.
-
-        Returned twice, `(n_envs,)`, as SB3 expects: the action and the action to store.
-        """
+        """Sample tokens `(n_envs,)`, from the policy or at random; twice, as SB3 expects: to act and to store."""
         rate = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
         assert self._last_obs is not None
         obs, _ = self.policy.obs_to_tensor(self._last_obs)

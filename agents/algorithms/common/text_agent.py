@@ -54,11 +54,7 @@ class TextAgent:
 
     @classmethod
     def refuse_unused(cls, arguments: Mapping[str, Any]) -> None:
-        """Refuse arguments that would change nothing.
-
-        Raises:
-            ValueError: an argument in `unused` has another value than the accepted one.
-        """
+        """Raise ValueError if an argument in `unused` has another value than the accepted one."""
         for name, value in cls.unused.items():
             if name in arguments and arguments[name] != value:
                 owner = cls.kl_argument if name in NO_KL else None
