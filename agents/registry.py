@@ -6,7 +6,6 @@ This module imports no torch; the class of an algorithm is imported when it is f
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
 import inspect
 import warnings
@@ -70,7 +69,7 @@ def available() -> dict[str, str]:
 
 
 def registered() -> dict[str, str]:
-    """Return the built-in algorithms and those given to `register`, which no other process finds by itself."""
+    """Return the built-in algorithms, and what `register` was given, which no other process finds by itself."""
     return dict(_ALGORITHMS)
 
 
@@ -137,7 +136,6 @@ class Description:
     reads_masks: bool  # whether its policy chooses tokens under the environment's action masks
 
 
-@functools.cache
 def describe(cls: type[Any]) -> Description:
     """Describe the arguments of an algorithm's class, or of any other, from its signature and its `defaults`.
 

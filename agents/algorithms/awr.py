@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.type_aliases import Schedule
 from torch.nn import functional
 
-from ..core.policy import TokenPolicy
+from ..core.kl_penalty import charge
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import PolicyGradient
 from .reinforce import rewards_to_go
@@ -33,39 +32,35 @@ class AWR(PolicyGradient):
     level with the Q-learners; at a like KL on sentiment it is below all others.
 
     Args:
-        awr_temperature: temperature of the weights, beta in the paper. (`temperature` is that of sampling.)
+        awr_temperature: temperature of the weights, beta in the paper. (`temperature` belongs to sampling.)
         max_weight: upper bound of the weights.
 
     Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=4`, `awr_temperature=1.0`, `max_weight=20.0`,
-    `vf_coef=0.1`. All other arguments and defaults are those of `PolicyGradient`.
+    `vf_coef=0.1`. All other defaults are as in `PolicyGradient`.
 
     Raises:
         ValueError: `awr_temperature` or `max_weight` is not above 0.
     """
 
+    defaults = PolicyGradient.defaults | {"vf_coef": 0.1}
+
     def __init__(
         self,
-        policy: Any = TokenPolicy,
-        env: Any = None,
-        learning_rate: float | Schedule = 1e-4,
+        *args: Any,
         batch_size: int | None = 512,
         n_epochs: int = 4,
         awr_temperature: float = 1.0,
         max_weight: float = 20.0,
-        vf_coef: float = 0.1,
         **kwargs: Any,
     ) -> None:
         for name, value in (("awr_temperature", awr_temperature), ("max_weight", max_weight)):
             if not value > 0:
                 raise ValueError(f"{name}={value}: expected a number above 0")
         self.awr_temperature, self.max_weight = awr_temperature, max_weight
-        super().__init__(
-            policy, env, learning_rate, batch_size=batch_size, n_epochs=n_epochs, vf_coef=vf_coef, **kwargs
-        )
+        super().__init__(*args, batch_size=batch_size, n_epochs=n_epochs, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        rewards = buffer.rewards - buffer.kl_coef * buffer.kl
-        returns = rewards_to_go(rewards, buffer.segments)
+        returns = rewards_to_go(charge(buffer.rewards, buffer.kl, buffer.kl_coef), buffer.segments)
         advantages = returns - buffer.values
         return (advantages - advantages.mean()) / (advantages.std() + 1e-8), returns
 

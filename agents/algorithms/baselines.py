@@ -26,7 +26,7 @@ class UniformPolicy(TokenPolicy):
     def decoding_logits(
         self, logits: torch.Tensor, taken: torch.Tensor | None = None, *masks: torch.Tensor
     ) -> torch.Tensor:
-        """Return equal logits `(n, n_actions)`, or those of the model when the reference is asked."""
+        """Return equal logits `(n, n_actions)`, or the model's when the reference is asked."""
         decoded = self.reference_decoding_logits(logits, taken, *masks)
         return decoded if self._is_reference else torch.zeros_like(decoded)
 
@@ -99,8 +99,8 @@ class BestOfN(Untrained):
         ValueError: `best_of` is below 1.
     """
 
-    def __init__(self, policy: Any = None, env: Any = None, best_of: int = 16, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, best_of: int = 16, **kwargs: Any) -> None:
         if best_of < 1:
             raise ValueError(f"best_of={best_of}: expected at least one completion of a prompt")
         self.best_of = best_of
-        super().__init__(policy, env, **kwargs)
+        super().__init__(*args, **kwargs)

@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from stable_baselines3.common.type_aliases import Schedule
 
-from ..core.policy import TokenPolicy
+from ..core.kl_penalty import charge, k3_loss
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, PolicyGradient, check_clip_range, clip_metrics, clipped, spread
 
@@ -31,7 +30,7 @@ class GRPO(PolicyGradient):
 
     Departures: the default is "dapo", which does not favour long wrong completions over short ones. `kl="reward"`
     subtracts the KL penalty from the score instead, before the group's mean is taken. Only that maximises reward minus
-    KL. The gradient of k3 in the loss, on the policy's own samples, is that of the KL the other way round, so it leads
+    KL. The gradient of k3 in the loss, on the policy's own samples, belongs to the KL the other way round, so it leads
     to another optimum (Tang and Munos 2025, https://arxiv.org/abs/2506.09477).
 
     When to use it: where a prompt can be completed several times and rewards are right or wrong, as in reasoning tasks.
@@ -46,7 +45,7 @@ class GRPO(PolicyGradient):
         scale_rewards: divide a group's advantages by its standard deviation.
 
     Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=2`, `group_size=4`, `clip_range=0.2`, `kl="loss"`,
-    `loss_type="dapo"`, `scale_rewards=True`. All other arguments and defaults are those of `PolicyGradient`.
+    `loss_type="dapo"`, `scale_rewards=True`. All other defaults are as in `PolicyGradient`.
 
     Raises:
         ValueError: an argument has none of these values.
@@ -57,9 +56,7 @@ class GRPO(PolicyGradient):
 
     def __init__(
         self,
-        policy: Any = TokenPolicy,
-        env: Any = None,
-        learning_rate: float | Schedule = 1e-4,
+        *args: Any,
         batch_size: int | None = 512,
         n_epochs: int = 2,
         group_size: int = 4,
@@ -75,14 +72,12 @@ class GRPO(PolicyGradient):
             raise ValueError(f"loss_type={loss_type!r}: expected one of {', '.join(map(repr, LOSS_TYPES))}")
         self.clip_range, self.kl = check_clip_range(clip_range), kl
         self.loss_type, self.scale_rewards = loss_type, scale_rewards
-        super().__init__(
-            policy, env, learning_rate, batch_size=batch_size, n_epochs=n_epochs, group_size=group_size, **kwargs
-        )
+        super().__init__(*args, batch_size=batch_size, n_epochs=n_epochs, group_size=group_size, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         scores = buffer.scores.astype(np.float64)
         if self.kl == "reward":
-            scores = scores - buffer.kl_coef * buffer.sum_by_episode(buffer.kl)
+            scores = charge(scores, buffer.sum_by_episode(buffer.kl), buffer.kl_coef)
         self._kl_coef = buffer.kl_coef if self.kl == "loss" else 0.0
         advantages = relative_to_group(scores, self.group_size, self.scale_rewards)
         return spread(advantages, buffer), spread(scores, buffer)
@@ -95,8 +90,7 @@ class GRPO(PolicyGradient):
         metrics |= clip_metrics(log_ratio, self.clip_range)
         loss = policy_loss - self.ent_coef * self._mean(entropy, samples)
         if self._kl_coef:
-            behind = samples.reference_log_prob - log_prob
-            metrics["kl_loss"] = self._mean(behind.exp() - behind - 1, samples)
+            metrics["kl_loss"] = self._mean(k3_loss(log_prob, samples.reference_log_prob), samples)
             loss = loss + self._kl_coef * metrics["kl_loss"]
         return loss, metrics
 

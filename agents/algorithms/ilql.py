@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, RolloutReturn, Schedule
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, RolloutReturn
 from stable_baselines3.common.utils import polyak_update
 
 from ..core.distribution import log_probs_and_entropies
@@ -37,17 +37,9 @@ class ILQLPolicy(QPolicy):
     n_heads = 2
     learns_value = True
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        lr_schedule: Schedule,
-        beta: float | None = 4.0,
-        imitates: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *args: Any, beta: float | None = 4.0, imitates: bool = False, **kwargs: Any) -> None:
         self.imitates = imitates
-        super().__init__(observation_space, action_space, lr_schedule, beta=beta, **kwargs)
+        super().__init__(*args, beta=beta, **kwargs)
 
     def _freeze_what_has_no_part(self) -> None:
         if not self.imitates:
@@ -56,7 +48,9 @@ class ILQLPolicy(QPolicy):
     def _heads_of(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
-    def _acting_values(self, values: torch.Tensor) -> torch.Tensor:
+    def acting_values(self, obs: PyTorchObs) -> torch.Tensor:
+        """Return the smaller of the two heads' Q values, `(n, n_actions)`."""
+        values: torch.Tensor = self.q_head(self.hidden(obs).float())
         return values.amin(dim=1)
 
     @torch.no_grad()
@@ -115,44 +109,36 @@ class ILQL(QAgent):
             scores; true and false count as 1 and 0.
 
     Defaults: `learning_rate=3e-4`, `buffer_size=200_000`, `batch_size=512`, `tau=0.05`, `gamma=1.0`, `train_freq=32`,
-    `gradient_steps=24`, `expectile=0.8`, `cql_coef=0.01`, `nll_coef=0.0`, `max_grad_norm=1.0`, `data=None`. The other
-    arguments are those of SB3's `OffPolicyAlgorithm`.
+    `gradient_steps=24`, `expectile=0.8`, `cql_coef=0.01`, `nll_coef=0.0`, `max_grad_norm=1.0`, `data=None`,
+    `n_steps=1`. All other arguments are `QAgent`'s and SB3's.
 
     Raises:
         ValueError: an argument is out of range, or the data cannot be read; the message names the row.
     """
 
+    defaults = {
+        **{"policy": ILQLPolicy, "replay_buffer_class": SequenceReplayBuffer, "learning_rate": 3e-4, "gamma": 1.0},
+        **{"buffer_size": 200_000, "batch_size": 512, "tau": 0.05, "train_freq": 32, "gradient_steps": 24},
+        **{"learning_starts": 0, "sde_support": False, "support_multi_env": True},
+        "supported_action_spaces": (spaces.Discrete,),
+    }
+    unused = {"exploration": "reference", "learning_starts": 0}
     policy: ILQLPolicy
 
     def __init__(
         self,
-        policy: Any = ILQLPolicy,
-        env: Any = None,
-        learning_rate: float | Schedule = 3e-4,
-        buffer_size: int = 200_000,
-        batch_size: int = 512,
-        tau: float = 0.05,
-        gamma: float = 1.0,
-        train_freq: int | tuple[int, str] = 32,
-        gradient_steps: int = 24,
-        replay_buffer_class: type[Any] | None = SequenceReplayBuffer,
-        replay_buffer_kwargs: dict[str, Any] | None = None,
+        *args: Any,
         expectile: float = 0.8,
         cql_coef: float = 0.01,
         nll_coef: float = 0.0,
         max_grad_norm: float = 1.0,
         data: str | Path | Sequence[Mapping[str, Any]] | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        tensorboard_log: str | None = None,
-        stats_window_size: int = 100,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
         _init_setup_model: bool = True,
+        **kwargs: Any,
     ) -> None:
         if not 0 < expectile < 1:
             raise ValueError(f"expectile={expectile}: expected a number between 0 and 1; 0.5 is the mean")
-        imitates = bool((policy_kwargs or {}).get("imitates", False))
+        imitates = bool((kwargs.get("policy_kwargs") or {}).get("imitates", False))
         if (nll_coef > 0) != imitates:
             raise ValueError(
                 f"nll_coef={nll_coef} with imitates={imitates}: they go together, the language model learns from the "
@@ -160,27 +146,7 @@ class ILQL(QAgent):
             )
         self.expectile, self.cql_coef, self.nll_coef = expectile, cql_coef, nll_coef
         self.max_grad_norm, self.data = max_grad_norm, data
-        super().__init__(
-            policy,
-            env,
-            learning_rate,
-            buffer_size=buffer_size,
-            learning_starts=0,
-            batch_size=batch_size,
-            tau=tau,
-            gamma=gamma,
-            train_freq=train_freq,
-            gradient_steps=gradient_steps,
-            replay_buffer_class=replay_buffer_class,
-            replay_buffer_kwargs=replay_buffer_kwargs,
-            policy_kwargs=policy_kwargs,
-            tensorboard_log=tensorboard_log,
-            stats_window_size=stats_window_size,
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            **dict(support_multi_env=True, sde_support=False, supported_action_spaces=(spaces.Discrete,)),
-        )
+        super().__init__(*args, **kwargs)
         self.exploration_rate = 1.0  # what acts while the log is written is the reference
         self._read = False
         if _init_setup_model:

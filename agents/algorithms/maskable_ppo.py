@@ -34,7 +34,7 @@ class MaskableTokenPolicy(TokenPolicy):
     where the logits are computed. Calls without masks restrict nothing. Top-k and top-p choose among the tokens that
     the mask leaves.
 
-    The arguments are those of `TokenPolicy`.
+    The arguments are `TokenPolicy`'s.
     """
 
     reads_action_masks = True
@@ -54,20 +54,7 @@ class MaskableTokenPolicy(TokenPolicy):
     ) -> torch.Tensor:
         return self.get_distribution(observation, action_masks).get_actions(deterministic=deterministic)
 
-    def predict(
-        self,
-        observation: np.ndarray | dict[str, np.ndarray],
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-        action_masks: np.ndarray | None = None,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...] | None]:
-        """Return actions for observations, under the masks, as `sb3_contrib.MaskablePPO` does."""
-        predict: Any = MaskableActorCriticPolicy.predict
-        actions: tuple[np.ndarray, None] = predict(
-            self, observation, state, episode_start, deterministic, action_masks=action_masks
-        )
-        return actions
+    predict: Any = MaskableActorCriticPolicy.predict  # it takes `action_masks`
 
     def evaluate_actions(
         self, obs: PyTorchObs, actions: torch.Tensor, action_masks: Masks = None
@@ -139,9 +126,9 @@ class MaskableSequenceRolloutBuffer(SequenceRolloutBuffer):
     """Keep rollouts as `SequenceRolloutBuffer` does, with their action masks, for `sb3_contrib.MaskablePPO`.
 
     The masks of a rollout are kept as bits, `(n_steps, n_envs, ceil(V / 8))` uint8, and handed out as bits: the policy
-    unpacks them where it computes the logits. The reference's log-probabilities are those under the masks too.
+    unpacks them where it computes the logits. The reference's log-probabilities are under the masks too.
 
-    The arguments are those of `SequenceRolloutBuffer`.
+    The arguments are `SequenceRolloutBuffer`'s.
     """
 
     def reset(self) -> None:
@@ -182,7 +169,7 @@ class MaskablePPO(TextAgent, sb3_contrib.MaskablePPO):  # type: ignore[misc]
     masks, Huang and Ontanon 2020, "A Closer Look at Invalid Action Masking in Policy Gradient Algorithms",
     https://arxiv.org/abs/2006.14171.
 
-    Departures: the algorithm is `sb3_contrib.MaskablePPO`, unmodified. The defaults are those of `PPO`. The KL penalty
+    Departures: the algorithm is `sb3_contrib.MaskablePPO`, unmodified. The defaults are `PPO`'s. The KL penalty
     compares with the starting model *under the same masks*: a token that the environment forbids has probability 0 in
     both.
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import sb3_contrib
 import torch
-from torch import nn
 
 from .common.q_agent import DEEP_Q, QAgent
 from .common.q_policy import QPolicy
@@ -21,7 +20,7 @@ class QuantilePolicy(QPolicy):
     (with gradients) and from the target: 50 MB each for a batch of 512, 8 quantiles and a vocabulary of 3,072. So the
     default is few quantiles; the paper has 200.
 
-    All other arguments are those of `QPolicy`.
+    All other arguments are `QPolicy`'s.
 
     Raises:
         ValueError: `n_quantiles` is below 1.
@@ -33,15 +32,7 @@ class QuantilePolicy(QPolicy):
         self.n_heads = self.n_quantiles = n_quantiles
         super().__init__(*args, **kwargs)
 
-    @property
-    def quantile_net(self) -> nn.Module:
-        """Return the network that QR-DQN trains: observations to `(n, n_quantiles, n_actions)`."""
-        return self._nets[0]
-
-    @property
-    def quantile_net_target(self) -> nn.Module:
-        """Return the network that QR-DQN bootstraps from; -inf for tokens outside the base."""
-        return self._nets[1]
+    quantile_net, quantile_net_target = QPolicy.q_net, QPolicy.q_net_target  # as QR-DQN calls them
 
     def _heads_of(self, values: torch.Tensor) -> torch.Tensor:
         return values
@@ -59,7 +50,7 @@ class QRDQN(QAgent, sb3_contrib.QRDQN):
 
     When to use it: as `dqn`, where rewards after the same context differ widely. It takes nearly twice as long.
 
-    Defaults: all arguments and defaults are those of `DQN`.
+    Defaults: all arguments and defaults are as in `DQN`.
     """
 
     defaults = DEEP_Q | {"policy": QuantilePolicy}

@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from stable_baselines3.common.type_aliases import Schedule
 from torch.nn import functional
 
-from ..core.policy import TokenPolicy
+from ..core.kl_penalty import charge
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import PolicyGradient
 
@@ -36,30 +35,29 @@ class Reinforce(PolicyGradient):
             with weight `vf_coef`; "none".
         normalize_advantage: divide the advantages by their standard deviation over the rollout's tokens.
 
-    Defaults: `learning_rate=3e-4`, `baseline="mean"`, `normalize_advantage=True`, `vf_coef=0.1`. All other arguments
-    and defaults are those of `PolicyGradient`.
+    Defaults: `learning_rate=3e-4`, `baseline="mean"`, `normalize_advantage=True`, `vf_coef=0.1`. All other defaults are
+    as in `PolicyGradient`.
 
     Raises:
         ValueError: `baseline` is none of the three.
     """
 
+    defaults = PolicyGradient.defaults | {"learning_rate": 3e-4, "vf_coef": 0.1}
+
     def __init__(
         self,
-        policy: Any = TokenPolicy,
-        env: Any = None,
-        learning_rate: float | Schedule = 3e-4,
+        *args: Any,
         baseline: Literal["mean", "value", "none"] = "mean",
         normalize_advantage: bool = True,
-        vf_coef: float = 0.1,
         **kwargs: Any,
     ) -> None:
         if baseline not in ("mean", "value", "none"):
             raise ValueError(f"baseline={baseline!r}: expected 'mean', 'value' or 'none'")
         self.baseline, self.normalize_advantage = baseline, normalize_advantage
-        super().__init__(policy, env, learning_rate, vf_coef=vf_coef, **kwargs)
+        super().__init__(*args, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        rewards = buffer.rewards - buffer.kl_coef * buffer.kl
+        rewards = charge(buffer.rewards, buffer.kl, buffer.kl_coef)
         returns = rewards_to_go(rewards, buffer.segments)
         advantages = returns
         if self.baseline == "value":

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from stable_baselines3.common.type_aliases import Schedule
 
-from ..core.policy import TokenPolicy
+from ..core.kl_penalty import charge
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, PolicyGradient, check_clip_range, clip_metrics, clipped, spread
 
@@ -35,7 +34,7 @@ class RLOO(PolicyGradient):
         normalize_advantage: divide the advantages by their standard deviation over the rollout.
 
     Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=2`, `group_size=4`, `clip_range=0.2`,
-    `normalize_advantage=False`. All other arguments and defaults are those of `PolicyGradient`.
+    `normalize_advantage=False`. All other defaults are as in `PolicyGradient`.
 
     Raises:
         ValueError: `clip_range` is not above 0.
@@ -46,9 +45,7 @@ class RLOO(PolicyGradient):
 
     def __init__(
         self,
-        policy: Any = TokenPolicy,
-        env: Any = None,
-        learning_rate: float | Schedule = 1e-4,
+        *args: Any,
         batch_size: int | None = 512,
         n_epochs: int = 2,
         group_size: int = 4,
@@ -57,12 +54,10 @@ class RLOO(PolicyGradient):
         **kwargs: Any,
     ) -> None:
         self.clip_range, self.normalize_advantage = check_clip_range(clip_range), normalize_advantage
-        super().__init__(
-            policy, env, learning_rate, batch_size=batch_size, n_epochs=n_epochs, group_size=group_size, **kwargs
-        )
+        super().__init__(*args, batch_size=batch_size, n_epochs=n_epochs, group_size=group_size, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        scores = buffer.scores - buffer.kl_coef * buffer.sum_by_episode(buffer.kl)
+        scores = charge(buffer.scores, buffer.sum_by_episode(buffer.kl), buffer.kl_coef)
         advantages = leave_one_out(scores, self.group_size)
         if self.normalize_advantage:
             advantages = advantages / (advantages.std() + 1e-8)

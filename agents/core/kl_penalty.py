@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-__all__ = ["KLController", "charge", "k3"]
+__all__ = ["KLController", "charge", "k3", "k3_loss"]
 
 
 def k3(kl: np.ndarray) -> np.ndarray:
@@ -20,19 +20,25 @@ def k3(kl: np.ndarray) -> np.ndarray:
     return estimates
 
 
+def k3_loss(log_prob: torch.Tensor, reference_log_prob: torch.Tensor) -> torch.Tensor:
+    """Return the k3 estimates with gradients, for an algorithm that charges the KL in its loss."""
+    behind = reference_log_prob - log_prob
+    return behind.exp() - behind - 1
+
+
 def charge(
     rewards: np.ndarray, kl: np.ndarray, kl_coef: float, shaping: Iterable[np.ndarray] = (), whiten: bool = False
 ) -> np.ndarray:
-    """Return the rewards that an algorithm learns from, in the shape and dtype of `rewards`.
+    """Return the rewards that an algorithm learns from, in the shape of `rewards`: one per token or per episode.
 
     Args:
-        rewards: the environment's, one per token.
-        kl: `log pi - log pi_ref` of the tokens.
+        rewards: the environment's.
+        kl: `log pi - log pi_ref` of the tokens, or its sum over each episode.
         kl_coef: the coefficient of the KL penalty.
         shaping: what else is added to the rewards.
         whiten: divide the sum by its standard deviation; its mean stays.
     """
-    rewards = rewards - np.float32(kl_coef) * kl
+    rewards = rewards - float(kl_coef) * kl
     for added in shaping:
         rewards = rewards + added
     if whiten:

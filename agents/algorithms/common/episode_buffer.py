@@ -72,7 +72,7 @@ class EpisodeRolloutBuffer(SegmentBuffer):
     An episode that the end of a rollout cuts is kept until it has ended, and an episode waits until its group is
     complete: `group_size` episodes of the same prompt (the environment's `group_size` makes them start together). So
     none is dropped, and none is trained on twice. The actions of such an episode may be several updates older than the
-    policy; their log-probabilities are those they were drawn with.
+    policy; their log-probabilities are from when they were drawn.
 
     After a rollout the arrays hold the episodes that are handed out, `(n, 1)` for n actions, group after group, and
     `scores` holds the sum of each episode's rewards, `(episodes,)`. The algorithm decides what the advantages are and
@@ -140,7 +140,7 @@ class EpisodeRolloutBuffer(SegmentBuffer):
             self.controller.update(self.stats["kl"], self.n_segments)
 
     def _finished(self, dones: np.ndarray) -> list[Episode]:
-        """Return the episodes that ended in this rollout, in that order, and keep the parts of those that go on."""
+        """Return the episodes that ended in this rollout, in that order, and keep the parts of the others."""
         ends = self._ends(dones)
         finished: list[tuple[int, int, Episode]] = []
         for env in range(self.n_envs):
@@ -174,7 +174,7 @@ class EpisodeRolloutBuffer(SegmentBuffer):
             self._waiting.setdefault(episode.prompt, []).append(episode)
 
     def _complete_groups(self) -> list[Episode]:
-        """Take the complete groups out of those that wait, and return their episodes group after group."""
+        """Take the complete groups out of `_waiting`, and return their episodes group after group."""
         taken: list[Episode] = []
         for prompt, waiting in list(self._waiting.items()):
             whole = len(waiting) // self.group_size * self.group_size

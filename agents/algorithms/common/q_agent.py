@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.type_aliases import RolloutReturn, Schedule
 
@@ -137,11 +138,13 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
         """Count a step; what SB3 does after a step waits for the end of the rollout."""
         self._steps_due += 1
 
-    def collect_rollouts(self, *args: Any, log_interval: int | None = None, **kwargs: Any) -> RolloutReturn:
+    def collect_rollouts(
+        self, env: Any, callback: BaseCallback, *args: Any, log_interval: int | None = None, **kwargs: Any
+    ) -> RolloutReturn:
         """Collect a rollout as SB3 does; then do what SB3 does after each step, once per step, and log."""
         self._steps_due = 0
         self._finished_kl: list[float] = []
-        rollout = super().collect_rollouts(*args, **kwargs)
+        rollout = super().collect_rollouts(env, callback, *args, **kwargs)
         if rollout.continue_training:
             for _ in range(self._steps_due):
                 super()._on_step()

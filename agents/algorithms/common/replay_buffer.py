@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, ReplayBuffer
 from stable_baselines3.common.type_aliases import DictReplayBufferSamples
@@ -51,26 +50,18 @@ class SequenceReplayBuffer(ReplayBuffer):
     observations: dict[str, np.ndarray]  # type: ignore[assignment]
 
     def __init__(
-        self,
-        buffer_size: int,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        device: torch.device | str = "auto",
-        n_envs: int = 1,
-        optimize_memory_usage: bool = False,
-        n_steps: int = 1,
-        gamma: float = 1.0,
+        self, *args: Any, optimize_memory_usage: bool = False, n_steps: int = 1, gamma: float = 1.0, **kwargs: Any
     ) -> None:
-        check_token_space(observation_space, type(self).__name__)
         if optimize_memory_usage:
             raise ValueError("optimize_memory_usage=True: contexts are stored once already, leave it out")
         if n_steps < 1:
             raise ValueError(f"n_steps={n_steps}: expected at least 1, the steps of a return before it bootstraps")
-        BaseBuffer.__init__(self, buffer_size, observation_space, action_space, device, n_envs=n_envs)
+        BaseBuffer.__init__(self, *args, **kwargs)
+        check_token_space(self.observation_space, type(self).__name__)
         self.optimize_memory_usage = optimize_memory_usage
         self.n_steps, self.gamma = n_steps, gamma
-        self.length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
-        self.n_rows = max(buffer_size // max(self.length - 1, 1), 2 * n_envs)
+        self.length = int(self.observation_space["input_ids"].shape[0])  # type: ignore[index]
+        self.n_rows = max(self.buffer_size // max(self.length - 1, 1), 2 * self.n_envs)
         self.stats: dict[str, float] = {}
         self.reset()
 

@@ -28,7 +28,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 # Arguments that say nothing about how an algorithm learns.
 PASSED_ON = {
     *("_init_setup_model", "device", "seed", "stats_window_size", "tensorboard_log", "verbose"),
-    *("sde_sample_freq", "supported_action_spaces", "use_sde"),
+    *("sde_sample_freq", "sde_support", "support_multi_env", "supported_action_spaces", "use_sde"),
 }
 
 
@@ -53,9 +53,9 @@ def test_every_algorithm_opens_with_its_paper(name):
 
 
 def stated_defaults(cls: type[Any]) -> dict[str, Any]:
-    """The defaults that the docstring of a class states, with those of the class whose defaults it says it has."""
+    """The defaults that the docstring of a class states, or takes from another class by "defaults are as in"."""
     text = re.search(r"^Defaults: .*?(?=\n\n|\Z)", inspect.getdoc(cls), re.DOTALL | re.MULTILINE).group()
-    inherited = re.search(r"defaults\s+are\s+those\s+of\s+`(\w+)`", text)
+    inherited = re.search(r"defaults\s+are\s+as\s+in\s+`(\w+)`", text)
     bases = {base.__name__: base for base in (agents.get_algorithm("dqn"), *cls.__mro__[:0:-1])}
     found = stated_defaults(bases[inherited.group(1)]) if inherited else {}
     return found | {name: ast.literal_eval(value) for name, value in re.findall(r"`(\w+)=([^`]+)`", text)}
