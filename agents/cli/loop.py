@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from ..experiments.loop.config import LoopConfig, find_loop
+from ..experiments.loop.config import LoopConfig
 from ..training.config import option
 from .tables import make_table
 
@@ -17,7 +17,7 @@ class LoopFlags(LoopConfig):
     resume: str | None = option(None, "Folder of a run to go on with; of a finished one, with more --rounds.")
 
     def check_askable(self) -> None:
-        """Check nothing for a resumed run: its flags are no whole configuration, `find_loop` compares each."""
+        """Check nothing for a resumed run: its flags are no whole configuration, `of_folder` compares each."""
         if self.resume is None:
             super().check_askable()
 
@@ -35,7 +35,7 @@ def loop(flags: LoopFlags) -> None:
     """
     console = Console()
     if flags.resume is not None:
-        config = find_loop(flags.resume, flags)
+        config = LoopConfig.of_folder(flags.resume, flags)
     else:
         config = LoopConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
     with console.status("loading"):

@@ -42,7 +42,7 @@ def train(flags: TrainFlags) -> None:
         if flags.resume is None:
             prepared = run.prepare(config)
         else:
-            config = resume.find_run(flags.resume, config)
+            config = TrainConfig.of_folder(flags.resume, config)
             if resume.is_finished(flags.resume):
                 console.print(f"nothing to do: the run in {flags.resume} is finished, see its report.json")
                 return

@@ -19,7 +19,7 @@ from ..core.language_model import LanguageModel
 from ..core.text_metrics import distinct_bigrams
 from .generate import Completion, generate, generate_in, held_out_indices, pad_completions
 from .source import Source
-from .statistics import Estimate, bootstrap_mean, bootstrap_ratio, jackknife_distinct_bigrams
+from .statistics import Estimate, bootstrap_mean, bootstrap_perplexity, jackknife_distinct_bigrams
 
 __all__ = ["Completion", "Evaluation", "evaluate", "find_judges", "generate", "judge_completions"]
 
@@ -33,7 +33,6 @@ class Evaluation:
     """Hold the metrics of n episodes, one value per episode in every array, and the completions.
 
     Attributes:
-        source: the name of what was evaluated.
         reference: the model that `kl` and `nll` are measured against; None if there is none.
         reward: (n,) the environment's reward.
         components: (n,) each, the parts of the reward.
@@ -45,7 +44,6 @@ class Evaluation:
         length: (n,) the number of tokens that the agent chose.
         eos: (n,) bool, whether the episode ended by EOS.
         distinct: (n,) the share of distinct word bigrams within the completion; 1 if it has no bigram.
-        seconds: the wall time of the evaluation.
         completions_per_prompt: the completions drawn per prompt: n for the best of n, whose decoding costs n times as
             much as `length` says; else 1.
     """
@@ -69,33 +67,26 @@ class Evaluation:
 
     def values(self) -> dict[str, np.ndarray]:
         """Return the metrics that are means of one value per episode, (n,) each, by name."""
-        values = {"reward": self.reward}
-        if len(self.components) > 1:
-            values |= {f"reward_{name}": scores for name, scores in self.components.items()}
-        values |= self.judges
-        if self.kl is not None:
-            values["kl"] = self.kl
-        return values | {"length": self.length, "eos_share": self.eos.astype(float), "distinct_within": self.distinct}
+        parts = self.components if len(self.components) > 1 else {}
+        rewards = {"reward": self.reward, **{f"reward_{name}": scores for name, scores in parts.items()}, **self.judges}
+        texts = {"length": self.length, "eos_share": self.eos.astype(float), "distinct_within": self.distinct}
+        return rewards | ({} if self.kl is None else {"kl": self.kl}) | texts
 
     def estimates(self) -> dict[str, Estimate]:
         """Return every metric with its standard error and 95% interval.
 
         These are the means of `values()`, and two more: `perplexity` under the reference, the exponential of all nats
         divided by all tokens, and `distinct_bigrams` over all completions together. The intervals are bootstrapped,
-        except that of `distinct_bigrams`, which comes from the jackknife.
+        except for `distinct_bigrams`, which has a jackknife interval.
         """
         estimates = {name: bootstrap_mean(values, self.seed) for name, values in self.values().items()}
         if self.nll is not None:
-            estimates["perplexity"] = bootstrap_ratio(self.nll, self.length, np.exp, self.seed)
+            estimates["perplexity"] = bootstrap_perplexity(self.nll, self.length, self.seed)
         estimates["distinct_bigrams"] = jackknife_distinct_bigrams([c.completion for c in self.completions])
         return estimates
 
     def change_from(self, before: Evaluation) -> dict[str, Estimate]:
-        """Return the mean differences from an evaluation of the same prompts, paired episode by episode.
-
-        Raises:
-            ValueError: the two evaluations have different prompts.
-        """
+        """Return the mean differences from an evaluation, paired by prompt. Raise ValueError if the prompts differ."""
         if [c.index for c in self.completions] != [c.index for c in before.completions]:
             raise ValueError("the two evaluations have different prompts: take the same split and n_episodes")
         first, now = before.values(), self.values()
@@ -142,9 +133,8 @@ def evaluate(
         source: an agent, a policy of this package, a Hugging Face model, a run folder, or a model's name or folder.
         env_id: an environment's id; or a text environment, which lends its task, data and reward, whatever `split` is.
         n_episodes: the number of prompts; beyond the rows of the split they come again.
-        split: the split of the task's data.
         judges: names of registered rewards, or reward functions by name, that score the completions too; by default
-            those of the task ("gold" for sentiment).
+            the task's own ("gold" for sentiment).
         reference: the model that KL and perplexity are measured against: a model or its name. By default the one that
             the policy or the run started from. For a plain model it is the task's default model if that has the same
             vocabulary, else the model itself.

@@ -69,12 +69,10 @@ def generate(
 
     Args:
         source: an agent, a policy, a model, a run folder or a model's name, see `Source`.
-        env: an environment's id, or a text environment that lends its task, data and reward.
+        env: an environment's id, opened with `split`; or a text environment that lends its task, data and reward.
         n_prompts: how many of the fixed `held_out_indices` to complete; 16 by default.
         indices: rows of the environment's data to complete instead.
-        seed: the seed of the sampling.
         deterministic: take the most probable token.
-        split: the split of the task's data, if `env` is an id.
     """
     source = source if isinstance(source, Source) else Source.of(source)
     batch = source.open_episodes(env, split)

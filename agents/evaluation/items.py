@@ -41,7 +41,6 @@ def generate_items(
         kind: the kind of the items; by default rating, pairwise or ranking, by the number of completions.
         overlap: judgements wanted per item.
         against: another model, which writes every other completion.
-        seed: the seed of the prompts and the sampling.
 
     Returns:
         The items, and the number of prompts that were left out because all their completions are the same.

@@ -187,10 +187,14 @@ def attack_tokens(
     A swap is made only if it raises the negative log-likelihood of the `actions` `(n,)` at their places in `obs`.
     `banned` tokens are never put in.
     """
-    ids = obs["input_ids"].clone()
+    ids, n_logits = obs["input_ids"].clone(), policy.language_model.vocab_size
 
     def nll(ids: torch.Tensor) -> torch.Tensor:
-        return _nll(policy, obs | {"input_ids": ids}, actions)
+        """Return the negative log-likelihood `(batch,)` of each sequence's actions under the policy's decoding."""
+        hidden = hidden_at(policy, obs | {"input_ids": ids})
+        with policy.autocast():
+            log_probs, _ = log_probs_and_entropies(policy.action_logits, hidden, actions, n_logits)
+        return log_probs.new_zeros(len(ids)).index_add(0, obs["rows"], -log_probs)
 
     best = nll(ids).detach()
     allowed = torch.ones(policy.n_actions, dtype=torch.bool, device=ids.device)
@@ -213,12 +217,7 @@ def attack_tokens(
 
 
 def best_swaps(
-    gradient: torch.Tensor,
-    ids: torch.Tensor,
-    where: torch.Tensor,
-    vectors: torch.Tensor,
-    allowed: torch.Tensor,
-    n: int,
+    gradient: torch.Tensor, ids: torch.Tensor, where: torch.Tensor, vectors: torch.Tensor, allowed: torch.Tensor, n: int
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Draw n swaps per row among those that raise a loss most, to first order: positions and tokens, `(batch,)` each.
 
@@ -247,14 +246,6 @@ def random_swaps(where: torch.Tensor, allowed: torch.Tensor, n: int) -> list[tup
     positions = torch.multinomial(where.float(), n, replacement=True)
     tokens = torch.multinomial(allowed.float(), positions.numel(), replacement=True).reshape(positions.shape)
     return list(zip(positions.unbind(dim=1), tokens.unbind(dim=1), strict=True))
-
-
-def _nll(policy: LanguageModelPolicy, obs: Observations, actions: torch.Tensor) -> torch.Tensor:
-    """Return the negative log-likelihood `(batch,)` of each sequence's actions under the policy's decoding."""
-    hidden = hidden_at(policy, obs)
-    with policy.autocast():
-        log_probs, _ = log_probs_and_entropies(policy.action_logits, hidden, actions, policy.language_model.vocab_size)
-    return log_probs.new_zeros(len(obs["input_ids"])).index_add(0, obs["rows"], -log_probs)
 
 
 def embedding_gradient(embedding: Any, ids: torch.Tensor, loss: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:

@@ -34,7 +34,7 @@ class RewardAttack:
         reward_before, reward_after: (m,) the reward model's scores.
         judge_before, judge_after: (m,) the judge's scores.
         success: (m,) bool, whether the reward rose to its threshold while the judge's score stayed below its own.
-        prompts, before, after: the prompts, and the completions before and after.
+        before, after: the completions.
     """
 
     reward_before: np.ndarray
@@ -77,16 +77,8 @@ def attack_reward_model(
     chosen = [prompts[i] for i in kept]
     after = reward.score(chosen, attacked) if kept else np.zeros(0)
     final = np.asarray(judge(chosen, attacked)) if kept else np.zeros(0)
-    return RewardAttack(
-        reward_before=scores[kept],
-        reward_after=after,
-        judge_before=verdicts[kept],
-        judge_after=final,
-        success=(after >= threshold) & (final < judge_threshold),
-        prompts=chosen,
-        before=[completions[i] for i in kept],
-        after=attacked,
-    )
+    success, before = (after >= threshold) & (final < judge_threshold), [completions[i] for i in kept]
+    return RewardAttack(scores[kept], after, verdicts[kept], final, success, chosen, before, attacked)
 
 
 def _attack_one(

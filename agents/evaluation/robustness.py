@@ -91,17 +91,12 @@ class Robustness:
 
     def reward_model_estimates(self) -> dict[str, dict[str, Estimate]]:
         """Return for every attack on the reward model the success rate, and the rise of its score and the judge's."""
-        return {
-            name: self._means(
-                {
-                    "success": attack.success,
-                    "reward_change": attack.reward_after - attack.reward_before,
-                    "judge_change": attack.judge_after - attack.judge_before,
-                }
-            )
-            for name, attack in self.reward_model.items()
-            if len(attack.success)
-        }
+        found = {}
+        for name, attack in self.reward_model.items():
+            reward, judge = attack.reward_after - attack.reward_before, attack.judge_after - attack.judge_before
+            if len(attack.success):
+                found[name] = self._means({"success": attack.success, "reward_change": reward, "judge_change": judge})
+        return found
 
     def _means(self, values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
         return {name: bootstrap_mean(per_prompt, self.seed) for name, per_prompt in values.items()}
@@ -163,7 +158,6 @@ def evaluate_robustness(
     Arguments that are not listed here are as for `agents.evaluate`.
 
     Args:
-        budget: the attackers'.
         attacks: the attacks on the policy, some of `ATTACKS`.
         judges: as for `agents.evaluate`. The first one also watches the attack on the reward model.
         seed: the seed of the completions, the attacks and the bootstrap.

@@ -31,7 +31,6 @@ class Source:
     """Hold what writes completions: a policy, or the model and the options to build one.
 
     Attributes:
-        name: a name for people.
         policy: an existing policy, or None if one has to be built from `model`.
         model: a `PreTrainedModel`, or a name that `rlhf_envs.models.resolve` knows.
         start: the model that a run started from; it is the run's reference model.
@@ -77,7 +76,10 @@ class Source:
         if (path / MODEL / "config.json").is_file() and not is_bundle(path):
             return cls._of_run(path)
         if bundle := find_bundle(path):
-            return cls._of_bundle(bundle)
+            policy, description = load_policy(bundle)
+            kwargs = {k: v for k, v in description["env"].get("kwargs", {}).items() if k != "render_mode"}
+            best_of = description["values"]["attributes"].get("best_of", 1)
+            return cls(str(bundle), policy=policy, env_kwargs=kwargs, best_of=best_of)
         return cls(str(source), model=resolve(str(source)))
 
     @classmethod
@@ -98,20 +100,8 @@ class Source:
             best_of=hyperparams.get("best_of", algorithm.defaults.get("best_of", 1) if algorithm else 1),
         )
 
-    @classmethod
-    def _of_bundle(cls, path: Path) -> Source:
-        """Return the source of a bundle."""
-        policy, description = load_policy(path)
-        kwargs = {k: v for k, v in description["env"].get("kwargs", {}).items() if k != "render_mode"}
-        best_of = description["values"]["attributes"].get("best_of", 1)
-        return cls(str(path), policy=policy, env_kwargs=kwargs, best_of=best_of)
-
     def with_decoding(self, decoding: Mapping[str, Any] | None) -> Source:
-        """Return this source with another temperature, top_k or top_p.
-
-        Raises:
-            ValueError: there is a policy already, which decodes as it was built.
-        """
+        """Return this source with another temperature, top_k or top_p. Raise ValueError if it has a policy already."""
         if not decoding:
             return self
         if self.policy is not None:
@@ -135,11 +125,7 @@ class Source:
         return open_batch(env, n, **{**self.env_kwargs, **model, "split": split, **(env_kwargs or {})})
 
     def build_policy(self, batch: EpisodeBatch) -> LanguageModelPolicy:
-        """Return the policy; if there is none yet, build it for the spaces of `batch`.
-
-        Raises:
-            ValueError: the policy has another vocabulary.
-        """
+        """Return the policy; build it for the spaces of `batch` if there is none. Raise ValueError for other tokens."""
         if self.policy is None:
             policy_class = MaskableTokenPolicy if self.masked else TokenPolicy
             return policy_class(

@@ -25,7 +25,7 @@ __all__ = [
     "Estimate",
     "Reached",
     "bootstrap_mean",
-    "bootstrap_ratio",
+    "bootstrap_perplexity",
     "improvement",
     "iqm",
     "jackknife_distinct_bigrams",
@@ -33,14 +33,12 @@ __all__ = [
 ]
 
 N_RESAMPLES = 2000
-LEVEL = 0.95
 
 
 class Estimate(NamedTuple):
     """Hold an estimate, its standard error and its 95% interval; NaN stands for what is not known.
 
     Attributes:
-        mean: the estimate.
         sem: the standard error; not known for what is estimated over runs.
         low, high: the bounds of the 95% interval; not known for a single episode or run.
         n: the number of episodes or runs.
@@ -86,24 +84,16 @@ def bootstrap_mean(values: np.ndarray, seed: int = 0) -> Estimate:
     return Estimate(float(values.mean()), sem, low, high, len(values))
 
 
-def bootstrap_ratio(
-    numerators: np.ndarray,
-    denominators: np.ndarray,
-    transform: Callable[[np.ndarray], np.ndarray] = np.asarray,
-    seed: int = 0,
-) -> Estimate:
-    """Return `transform(sum(numerators) / sum(denominators))` over n episodes; error and interval are bootstrapped.
+def bootstrap_perplexity(nats: np.ndarray, tokens: np.ndarray, seed: int = 0) -> Estimate:
+    """Return `exp(sum(nats) / sum(tokens))` of n episodes, `(n,)` each; error and interval are bootstrapped."""
+    pair = (np.asarray(nats, dtype=np.float64), np.asarray(tokens, dtype=np.float64))
 
-    Perplexity is such a ratio: the exponential of all nats divided by all tokens.
-    """
-    pair = (np.asarray(numerators, dtype=np.float64), np.asarray(denominators, dtype=np.float64))
-
-    def ratio(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return transform(a.sum(axis=axis) / b.sum(axis=axis))
+    def perplexity(nats: np.ndarray, tokens: np.ndarray, axis: int = -1) -> Any:
+        return np.exp(nats.sum(axis=axis) / tokens.sum(axis=axis))
 
     with np.errstate(over="ignore", invalid="ignore"):
-        low, high, sem = _bootstrap(pair, ratio, seed, paired=True)
-        return Estimate(float(ratio(*pair)), sem, low, high, len(pair[0]))
+        low, high, sem = _bootstrap(pair, perplexity, seed, paired=True)
+        return Estimate(float(perplexity(*pair)), sem, low, high, len(pair[0]))
 
 
 def jackknife_distinct_bigrams(texts: Sequence[str]) -> Estimate:
@@ -179,14 +169,5 @@ def _bootstrap(
     """Return the bounds of the 95% interval of a statistic and its standard error; NaN if a sample has one value."""
     if min(len(sample) for sample in samples) < 2:
         return math.nan, math.nan, math.nan
-    found = bootstrap(
-        samples,
-        statistic,
-        n_resamples=N_RESAMPLES,
-        confidence_level=LEVEL,
-        method="percentile",
-        vectorized=True,
-        paired=paired,
-        rng=np.random.default_rng(seed),
-    )
+    found = bootstrap(samples, statistic, n_resamples=N_RESAMPLES, method="percentile", paired=paired, rng=seed)
     return float(found.confidence_interval.low), float(found.confidence_interval.high), float(found.standard_error)

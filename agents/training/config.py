@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ..saving.folders import CONFIG
 from .hyperparams import default_hyperparams
 
-__all__ = ["LogFolder", "Pairs", "Part", "TrainConfig", "find_config", "option", "parse_pairs"]
+__all__ = ["LogFolder", "Pairs", "Part", "TrainConfig", "option", "parse_literal", "parse_pairs"]
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
 
@@ -33,11 +32,12 @@ def parse_pairs(value: Any) -> Any:
         key, colon, text = str(pair).partition(":")
         if not colon or not key:
             raise ValueError(f"{pair!r} is no key:value pair, such as batch_size:256")
-        pairs[key.strip()] = _literal(text.strip())
+        pairs[key.strip()] = parse_literal(text.strip())
     return pairs
 
 
-def _literal(text: str) -> Any:
+def parse_literal(text: str) -> Any:
+    """Return the value of a JSON or Python literal; another text as it is."""
     for parse in (json.loads, ast.literal_eval):
         try:
             return parse(text)
@@ -71,6 +71,10 @@ class TrainConfig(BaseModel):
     """Hold the configuration of a run. Defaults by algorithm come from `agents/training/settings/<Env>.yml`."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    # What it configures, with a field that all of them have; and the flags that may change with --resume. (Another
+    # number of threads may round differently in the last bits.)
+    kind: ClassVar[tuple[str, str]] = ("run", "algo")
+    free: ClassVar[tuple[str, ...]] = ("progress", "verbose", "threads")
 
     algo: str = option("ppo", "Algorithm, such as ppo, rloo or dqn; the README lists them.")
     env: str = option("rlhf/Sentiment-v0", "Environment id, see `rlhf envs`; 'module:id' imports the module first.")
@@ -148,39 +152,30 @@ class TrainConfig(BaseModel):
         taken = [p.name.removeprefix(f"{name}_") for p in parent.glob(f"{name}_*")]
         return parent / f"{name}_{1 + max((int(k) for k in taken if k.isdecimal()), default=0)}"
 
+    @classmethod
+    def of_folder(cls, folder: str | Path, given: TrainConfig | None = None) -> Self:
+        """Return the configuration of a run's folder, with the flags `given` next to `--resume`.
 
-Config = TypeVar("Config", bound=TrainConfig)
-
-
-def find_config(
-    cls: type[Config], folder: str | Path, given: TrainConfig | None, free: Collection[str], kind: str, needs: str
-) -> Config:
-    """Return the configuration of a folder.
-
-    Args:
-        given: flags that were given with `--resume`. The fields in `free` replace the run's, all others must agree.
-        kind: what the folder is of, for messages.
-        needs: a field that every configuration of this kind has.
-
-    Raises:
-        ValueError: it is no folder of this kind, or a flag disagrees with the run.
-    """
-    path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise ValueError(f"--resume {folder}: no run's folder, it has no {CONFIG}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if needs not in values:
-            raise ValueError(f"it has no {needs}")
-        saved = cls(**values)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is not the configuration of a {kind}: {error}") from error
-    changed = {}
-    for name in sorted(given.model_fields_set & cls.model_fields.keys() if given is not None else ()):
-        value, before = getattr(given, name), getattr(saved, name)
-        if name in free:
-            changed[name] = value
-        elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out")
-    return saved.model_copy(update=changed)
+        Raises:
+            ValueError: it is no folder of this kind, or a flag that is not `free` disagrees with the run.
+        """
+        path = Path(folder) / CONFIG
+        if not path.is_file():
+            raise ValueError(f"--resume {folder}: no run's folder, it has no {CONFIG}")
+        kind, needs = cls.kind
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if needs not in values:
+                raise ValueError(f"it has no {needs}")
+            saved = cls(**values)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not the configuration of a {kind}: {error}") from error
+        changed = {}
+        for name in sorted(given.model_fields_set & cls.model_fields.keys() if given is not None else ()):
+            value, before = getattr(given, name), getattr(saved, name)
+            if name in cls.free:
+                changed[name] = value
+            elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
+                flag = f"--{name.replace('_', '-')}"
+                raise ValueError(f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out")
+        return saved.model_copy(update=changed)

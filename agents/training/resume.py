@@ -16,21 +16,14 @@ from ..saving.bundle import BundleError, holds, read
 from ..saving.checkpoints import Checkpoints
 from ..saving.folders import AGENT, CHECKPOINTS, is_bundle
 from ..saving.loading import load
-from .config import TrainConfig, find_config
+from .config import TrainConfig
 from .logger import check_wandb
 from .report import REPORT
 from .run import Prepared, build_callbacks, build_environment, evaluate_held_out
 
-__all__ = ["find_run", "is_finished", "prepare_resumed"]
+__all__ = ["is_finished", "prepare_resumed"]
 
 logger = logging.getLogger(__name__)
-# Flags that do not change what is learned. (Another number of threads may round differently in the last bits.)
-FREE = ("progress", "verbose", "threads")
-
-
-def find_run(folder: str | Path, given: TrainConfig | None = None) -> TrainConfig:
-    """Return the configuration of a run's folder, with `given` flags, see `find_config`."""
-    return find_config(TrainConfig, folder, given, FREE, "run", "algo")
 
 
 def is_finished(folder: str | Path) -> bool:
@@ -46,7 +39,7 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
     """
     started = time.perf_counter()
     folder = Path(folder)
-    config = find_run(folder) if config is None else config
+    config = TrainConfig.of_folder(folder) if config is None else config
     check_wandb(config)
     check_environment(config.env)
     if config.threads is not None:

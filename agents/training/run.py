@@ -71,7 +71,7 @@ def prepare(config: TrainConfig) -> Prepared:
     """
     started = time.perf_counter()
     check_wandb(config)
-    config = resolve(config)
+    config = resolve_config(config)
     folder = config.folder()
     agent = build_agent(config)
     _check_budget(config, agent)
@@ -90,7 +90,7 @@ def _check_budget(config: TrainConfig, agent: Any) -> None:
         )
 
 
-def resolve(config: TrainConfig) -> TrainConfig:
+def resolve_config(config: TrainConfig) -> TrainConfig:
     """Return the configuration with its defaults. `kl_coef` stays out if the algorithm does not use it."""
     given = config.kl_coef is not None or "kl_coef" in config.hyperparams
     if given or describe(get_algorithm(config.algo)).kl_argument == "kl_coef":

@@ -15,7 +15,7 @@ from .config import CompareConfig
 from .notes import write_notes
 from .plan import Arm, Outcome
 
-__all__ = ["ArmReport", "Point", "Report", "analyse"]
+__all__ = ["ArmReport", "ComparisonReport", "Point", "analyse"]
 
 NEVER = Reached(0, 0, None, None)
 MAX_PAIRED = 8  # up to so many arms, every pair gets an interval; with more, each arm against the best
@@ -75,7 +75,7 @@ class ArmReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class ComparisonReport:
     """Hold the report of a comparison.
 
     Attributes:
@@ -109,7 +109,7 @@ class Report:
         }
 
 
-def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> Report:
+def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> ComparisonReport:
     """Return the report of a comparison. Raise ValueError if no run has the configured metric."""
     arms = {outcome.run.arm.name: outcome.run.arm for outcome in outcomes}
     of = {name: [outcome for outcome in outcomes if outcome.run.arm.name == name] for name in arms}
@@ -121,8 +121,8 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> Report:
     )
     threshold = _threshold(config, ranked, metric)
     frontier = _frontier(ranked, metric)
-    reached = {name: reach([_series(outcome, metric) for outcome in done[name]], threshold) for name in arms}
-    return Report(
+    reached = {name: reach([outcome.series(metric) for outcome in done[name]], threshold) for name in arms}
+    return ComparisonReport(
         env=config.env_id,
         tokens=config.tokens,
         seeds=config.seeds,
@@ -132,8 +132,8 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> Report:
         failed={o.run.name: o.error for o in outcomes if o.error is not None},
         unfinished=[o.run.name for o in outcomes if o.error is None and not o.result],
         arms=[replace(arm, reached=reached[arm.name], on_frontier=arm.name in frontier) for arm in ranked],
-        improvement=_improvements({arm.name: done[arm.name] for arm in ranked if arm.metrics}, metric),
-        samples=[sample for arm in ranked for sample in _samples(arm.name, done[arm.name][:1])],
+        improvement=_improvements({arm.name: list(arm.per_seed.values()) for arm in ranked if arm.per_seed}),
+        samples=[sample for arm in ranked for outcome in done[arm.name][:1] for sample in _samples(outcome)],
         config=json.loads(config.model_dump_json()),
     )
 
@@ -185,12 +185,6 @@ def _curve(finished: Sequence[Outcome], metric: str) -> list[Point]:
     ]
 
 
-def _series(outcome: Outcome, metric: str) -> list[tuple[float, float, float]]:
-    """Return tokens, seconds and metric of every evaluation."""
-    there = [e for e in outcome.evaluations if metric in e["estimates"]]
-    return [(e["tokens"], e["seconds"], e["estimates"][metric]["mean"]) for e in there]
-
-
 def _threshold(config: CompareConfig, ranked: Sequence[ArmReport], metric: str) -> float:
     """Return the configured threshold, or half of the rise of the best arm that rises at all."""
     if config.threshold is not None:
@@ -210,19 +204,15 @@ def _frontier(arms: Sequence[ArmReport], metric: str) -> set[str]:
     }
 
 
-def _improvements(done: Mapping[str, Sequence[Outcome]], metric: str) -> list[tuple[str, str, Estimate]]:
-    """Return `Report.improvement`, the better arm of a pair first, from the runs of each arm, the best arm first."""
-    scores = {name: [outcome.last()[metric] for outcome in outcomes] for name, outcomes in done.items()}
+def _improvements(scores: Mapping[str, Sequence[float]]) -> list[tuple[str, str, Estimate]]:
+    """Return `ComparisonReport.improvement` from the metric of each run of each arm, the best arm first."""
     names = list(scores)
     pairs = combinations(names, 2) if len(names) <= MAX_PAIRED else ((names[0], other) for other in names[1:])
     return [(x, y, improvement(scores[x], scores[y])) for x, y in pairs]
 
 
-def _samples(arm: str, outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
-    """Return what runs of an arm wrote for the same prompts: before training, halfway, and at the end."""
-    return [
-        {"arm": arm, "run": outcome.run.name, "step": outcome.evaluations[i]["step"], **sample}
-        for outcome in outcomes
-        for i in sorted({0, len(outcome.evaluations) // 2, len(outcome.evaluations) - 1})
-        for sample in outcome.evaluations[i]["samples"][:2]
-    ]
+def _samples(outcome: Outcome) -> list[dict[str, Any]]:
+    """Return what a run wrote for the same prompts: before training, halfway, and at the end."""
+    shared, done = {"arm": outcome.run.arm.name, "run": outcome.run.name}, outcome.evaluations
+    steps = sorted({0, len(done) // 2, len(done) - 1})
+    return [{**shared, "step": done[i]["step"], **sample} for i in steps for sample in done[i]["samples"][:2]]

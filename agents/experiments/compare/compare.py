@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from rlhf_envs.files import replace_file, replace_json
 
 from ...saving.folders import CONFIG
-from .analysis import Report, analyse
+from .analysis import ComparisonReport, analyse
 from .config import CompareConfig, join_existing
 from .plan import Run, judges_of, plan, read_outcomes
 from .plots import draw_plots
@@ -38,7 +38,7 @@ class Comparison:
 
     config: CompareConfig
     folder: Path
-    report: Report
+    report: ComparisonReport
     seconds: float
 
     @property
@@ -50,12 +50,9 @@ class Comparison:
 def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Comparison:
     """Run what is not finished, and write the comparison's folder.
 
-    The folder gets config.json, one folder `<algorithm>/seed_<kk>` per run (that of `rlhf train`), next to it the run's
-    log and, if it failed, the error, then report.md, report.html, report.json, plots/ and TensorBoard events.
-
-    Args:
-        config: the configuration. For a folder that exists, it may add algorithms, seeds and coefficients.
-        say: is called with a line of text about each step.
+    The folder gets config.json, one folder `<algorithm>/seed_<kk>` per run (as `rlhf train` has it), next to it the
+    run's log and, if it failed, the error, then report.md, report.html, report.json, plots/ and TensorBoard events. If
+    the folder exists, `config` may add algorithms, seeds and coefficients. `say` gets a line of text about each step.
 
     Raises:
         ValueError, TypeError: the configuration is wrong, or the folder holds another comparison. Nothing is written,

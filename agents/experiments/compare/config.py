@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from ...saving.folders import CONFIG
-from ...training.config import Pairs, Part, parse_pairs
+from ...training.config import Pairs, Part, option, parse_pairs
 from ...training.hyperparams import nearest, parse_yaml
 
 __all__ = ["CompareConfig", "join_existing", "read_settings"]
@@ -20,12 +19,7 @@ __all__ = ["CompareConfig", "join_existing", "read_settings"]
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ADDED = {"algos", "seeds", "kl_coefs", "overrides", "folder"}  # what an existing comparison may get more of
 CHANGED = {"jobs", "metric", "threshold", "keep_agents"}  # what it may change; all else has to agree
-PARSERS: dict[str, Callable[[str], Any]] = {
-    ".json": json.loads,
-    ".toml": tomllib.loads,
-    ".yaml": parse_yaml,
-    ".yml": parse_yaml,
-}
+PARSERS: dict[str, Any] = {".json": json.loads, ".toml": tomllib.loads, ".yaml": parse_yaml, ".yml": parse_yaml}
 
 
 class CompareConfig(BaseModel):
@@ -37,54 +31,44 @@ class CompareConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    env: str = Field("rlhf/Sentiment-v0", description="Environment id, see `rlhf envs`.")
+    env: str = option("rlhf/Sentiment-v0", "Environment id, see `rlhf envs`.")
     algos: list[str] = Field(
         [], description="Algorithms, or labels of variants, with commas between.", json_schema_extra={"type": "text"}
     )
-    seeds: int = Field(5, ge=1, description="Runs per algorithm, with the seeds 0, 1, ...; intervals need 2.")
-    tokens: int = Field(60_000, gt=0, description="Tokens that every run trains for.")
+    seeds: int = option(5, "Runs per algorithm, with the seeds 0, 1, ...; intervals need 2.", ge=1)
+    tokens: int = option(60_000, "Tokens that every run trains for.", gt=0)
     kl_coefs: list[float] = Field(
         [],
         description="Coefficients of the KL penalty, with commas between: each algorithm runs with every one, for the "
         "frontier of reward against KL. Each algorithm's own by default.",
         json_schema_extra={"type": "text"},
     )
-    jobs: int = Field(2, ge=1, description="Runs side by side, each in a process with one thread.")
-    folder: str | None = Field(
-        None,
-        description="Folder of the comparison; one that exists goes on. logs/compare/<Env> by default.",
-        json_schema_extra={"flags": ["-f", "--folder"]},
+    jobs: int = option(2, "Runs side by side, each in a process with one thread.", ge=1)
+    folder: str | None = option(
+        None, "Folder of the comparison; one that exists goes on. logs/compare/<Env> by default.", "-f", "--folder"
     )
-    model: str | None = Field(None, description="Model to train: tiny, smollm2, a folder or a hub id.")
+    model: str | None = option(None, "Model to train: tiny, smollm2, a folder or a hub id.")
     train: Part = None
-    n_envs: int | None = Field(None, gt=0, description="Episodes side by side. Each algorithm's own by default.")
-    temperature: float | None = Field(
-        None, gt=0, description="Divides the logits, of all. That of `rlhf train --algo ppo` by default."
+    n_envs: int | None = option(None, "Episodes side by side. Each algorithm's own by default.", gt=0)
+    temperature: float | None = option(
+        None, "Divides the logits, of all. That of `rlhf train --algo ppo` by default.", gt=0
     )
-    top_k: int | None = Field(None, ge=1, description="Draw from the k most probable tokens.")
-    top_p: float | None = Field(None, gt=0, le=1, description="Draw from the smallest set of this probability.")
-    hyperparams: Pairs = Field(
-        {},
-        description="Further arguments of all algorithms; repeat the flag.",
-        json_schema_extra={"flags": ["-params", "--hyperparams"]},
+    top_k: int | None = option(None, "Draw from the k most probable tokens.", ge=1)
+    top_p: float | None = option(None, "Draw from the smallest set of this probability.", gt=0, le=1)
+    hyperparams: Pairs = option({}, "Further arguments of all algorithms; repeat the flag.", "-params", "--hyperparams")
+    overrides: dict[str, dict[str, Any]] = option(
+        {}, "Arguments of one algorithm, such as ppo.n_epochs:4; repeat the flag.", "--override"
     )
-    overrides: dict[str, dict[str, Any]] = Field(
-        {},
-        description="Arguments of one algorithm, such as ppo.n_epochs:4; repeat the flag.",
-        json_schema_extra={"flags": ["--override"]},
+    env_kwargs: Pairs = option({}, "Arguments of the environment; repeat the flag.")
+    evaluations: int = option(10, "Evaluations per run, at equal steps; the last is after training.", ge=1)
+    test_episodes: int = option(128, "Held-out prompts of an evaluation, the same ones each time.", ge=2)
+    test_split: Literal["test", "validation"] = option("test", "Split of these held-out prompts.")
+    metric: str | None = option(None, "What is compared: a judge's name or reward. The task's first judge by default.")
+    threshold: float | None = option(
+        None, "Metric to reach, for time and tokens to a threshold. Half of the best rise by default."
     )
-    env_kwargs: Pairs = Field({}, description="Arguments of the environment; repeat the flag.")
-    evaluations: int = Field(10, ge=1, description="Evaluations per run, at equal steps; the last is after training.")
-    test_episodes: int = Field(128, ge=2, description="Held-out prompts of an evaluation, the same ones each time.")
-    test_split: Literal["test", "validation"] = Field("test", description="Split of these held-out prompts.")
-    metric: str | None = Field(
-        None, description="What is compared: a judge's name or reward. The task's first judge by default."
-    )
-    threshold: float | None = Field(
-        None, description="Metric to reach, for time and tokens to a threshold. Half of the best rise by default."
-    )
-    device: str = Field("auto", description="auto, cpu or cuda.")
-    keep_agents: bool = Field(False, description="Keep agents with their optimizers too, not only their models.")
+    device: str = option("auto", "auto, cpu or cuda.")
+    keep_agents: bool = option(False, "Keep agents with their optimizers too, not only their models.")
 
     @field_validator("algos", "kl_coefs", mode="before")
     @classmethod
@@ -98,8 +82,8 @@ class CompareConfig(BaseModel):
             return value
         nested: dict[str, dict[str, Any]] = {}
         for key, argument in parse_pairs(value).items():
-            label, dot, name = key.partition(".")
-            if not dot or not name:
+            label, _, name = key.partition(".")
+            if not name:
                 raise ValueError(f"{key!r} names no algorithm and argument, such as ppo.n_epochs:4")
             nested.setdefault(label, {})[name] = argument
         return nested
@@ -128,12 +112,10 @@ class CompareConfig(BaseModel):
 
     @property
     def env_id(self) -> str:
-        """Return the environment's id without the module before it."""
         return self.env.rpartition(":")[2]
 
     @property
     def path(self) -> Path:
-        """Return the folder of the comparison."""
         return Path(self.folder or Path("logs") / "compare" / self.env_id.rpartition("/")[2])
 
     @property

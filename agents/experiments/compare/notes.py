@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .config import CompareConfig
@@ -14,7 +14,7 @@ OVERSHOOT = 0.05  # a share of the budget
 
 
 def write_notes(config: CompareConfig, outcomes: Sequence[Outcome], metric: str) -> list[str]:
-    """Return the notes: few seeds, failed runs, what was not equal, and what came to the same in the metric."""
+    """Return the notes: too few seeds, failed runs, unequal conditions, and metrics equal to the last digit."""
     finished = [outcome for outcome in outcomes if outcome.result]
     notes = []
     if config.seeds == 1:
@@ -32,11 +32,11 @@ def write_notes(config: CompareConfig, outcomes: Sequence[Outcome], metric: str)
     if failed or missing:
         text = f"{failed} of {len(outcomes)} runs failed" + (f" and {missing} are not finished" if missing else "")
         notes.append(f"{text}: the metrics cover the other runs, which flatters an algorithm that fails on bad seeds.")
-    return notes + _inequalities(config, finished, metric) + _coincidences(finished, metric)
+    return notes + _unequal_conditions(config, finished, metric) + _equal_metrics(finished, metric)
 
 
-def _inequalities(config: CompareConfig, finished: Sequence[Outcome], metric: str) -> list[str]:
-    """Say what should be equal and is not."""
+def _unequal_conditions(config: CompareConfig, finished: Sequence[Outcome], metric: str) -> list[str]:
+    """Return a note for each condition that should be equal for all arms and is not."""
     notes = []
     by_arm = {outcome.run.arm.name: outcome for outcome in finished}
     if len({outcome.result["prompts"] for outcome in finished}) > 1:
@@ -44,26 +44,24 @@ def _inequalities(config: CompareConfig, finished: Sequence[Outcome], metric: st
     if len({outcome.result["reference"] for outcome in finished}) > 1:
         notes.append("The reference that KL is measured to differs between runs.")
     shares = {name: outcome.result["tokens"] / config.tokens - 1 for name, outcome in by_arm.items()}
-    if listed := _listed({name: f"{share:+.0%}" for name, share in shares.items() if abs(share) > OVERSHOOT}):
-        notes.append(f"Tokens are not equal, whole rollouts are trained on or no training is done: {listed}.")
+    if unequal := [f"{name} {share:+.0%}" for name, share in shares.items() if abs(share) > OVERSHOOT]:
+        notes.append(
+            f"Tokens are not equal, whole rollouts are trained on or no training is done: {', '.join(unequal)}."
+        )
     parts = {name: str(outcome.result["config"].get("train") or "full") for name, outcome in by_arm.items()}
     usual = max(parts.values(), key=list(parts.values()).count, default="full")
-    if listed := _listed({name: part for name, part in parts.items() if part != usual}):
-        notes.append(f"Not the same part of the model is trained: train={usual}, but {listed}.")
-    own = {name: " and ".join(outcome.run.arm.own_decoding) for name, outcome in by_arm.items()}
-    if listed := _listed({name: f"has a {options} of its own" for name, options in own.items() if options}):
-        notes.append(f"Not all decode alike: {listed}.")
+    if others := [f"{name} {part}" for name, part in parts.items() if part != usual]:
+        notes.append(f"Not the same part of the model is trained: train={usual}, but {', '.join(others)}.")
+    decoding = {name: " and ".join(outcome.run.arm.own_decoding) for name, outcome in by_arm.items()}
+    if own := [f"{name} has a {options} of its own" for name, options in decoding.items() if options]:
+        notes.append(f"Not all decode alike: {', '.join(own)}.")
     if odd := ", ".join(_odd_starts(finished, metric)):
         notes.append(f"Before training {odd} wrote something else than the others from the same start.")
     return notes
 
 
-def _listed(found: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} {text}" for name, text in found.items())
-
-
 def _odd_starts(finished: Sequence[Outcome], metric: str) -> list[str]:
-    """Return the arms that differ before training from what most arms with the same seed have."""
+    """Return the arms whose metric before training is not the one that most arms with the same seed have."""
     starts: dict[int, dict[float, list[str]]] = {}
     for outcome in finished:
         start = outcome.curve(metric).get(0)
@@ -73,14 +71,13 @@ def _odd_starts(finished: Sequence[Outcome], metric: str) -> list[str]:
     return sorted(set().union(*odd))
 
 
-def _coincidences(finished: Sequence[Outcome], metric: str) -> list[str]:
-    """Say what is equal to the last digit, though a reader would expect it to differ."""
+def _equal_metrics(finished: Sequence[Outcome], metric: str) -> list[str]:
+    """Return notes on arms whose runs all have equal metrics, and on arms that have the same metrics as another arm."""
     curves: dict[str, dict[int, tuple[float, ...]]] = {}
     for outcome in finished:
         curves.setdefault(outcome.run.arm.name, {})[outcome.run.seed] = tuple(outcome.curve(metric).values())
     notes = []
-    fixed = [name for name, runs in curves.items() if len(runs) > 1 and len(set(runs.values())) == 1]
-    if fixed:
+    if fixed := [name for name, runs in curves.items() if len(runs) > 1 and len(set(runs.values())) == 1]:
         notes.append(
             f"All runs of {', '.join(fixed)} came to the same: nothing in them depends on the seed, and intervals of "
             "no width say nothing of the prompts."
@@ -88,7 +85,8 @@ def _coincidences(finished: Sequence[Outcome], metric: str) -> list[str]:
     alike: dict[tuple[Any, ...], list[str]] = {}
     for name, runs in curves.items():
         alike.setdefault(tuple(sorted(runs.items())), []).append(name)
-    for names in alike.values():
-        if len(names) > 1:
-            notes.append(f"{' and '.join(names)} came to the same in every run: what tells them apart had no effect.")
-    return notes
+    return notes + [
+        f"{' and '.join(names)} came to the same in every run: what tells them apart had no effect."
+        for names in alike.values()
+        if len(names) > 1
+    ]

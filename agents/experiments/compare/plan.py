@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from ...algorithms.common.policy_gradient import PolicyGradient
 from ...algorithms.common.text_agent import TextAgent
 from ...registry import check_arguments, check_name, describe, get_algorithm
 from ...saving.bundle import holds
-from ...saving.folders import CONFIG
+from ...saving.folders import read_config
 from ...training.config import AGENT_FIELDS, TrainConfig
-from ...training.hyperparams import default_hyperparams
-from ...training.run import resolve
+from ...training.hyperparams import default_hyperparams, nearest
+from ...training.run import resolve_config
 from .config import CompareConfig
 
 __all__ = ["Arm", "Outcome", "Run", "RunConfig", "judges_of", "plan", "read_outcomes"]
@@ -29,15 +28,15 @@ DECODING = {"temperature": 1.0, "top_k": None, "top_p": None}  # the values that
 # Settings that a run has from the comparison; of them an arm may set `train` and `n_envs`.
 SHARED = {"env", "env_kwargs", "model", "train", "n_envs", "test_episodes", "test_split", "device"}
 FIXED = (SHARED - {"train", "n_envs"}) | {"seed", "n_timesteps", "tokens", "eval_freq", *DECODING}  # equal for all arms
+SAME = {"eval_freq": 0, "keep_checkpoints": 1, "threads": 1, "progress": False}  # of all runs of all comparisons
 # Settings that do not change what a run learns.
 SHOWN = {"log_folder", "run_name", "progress", "verbose", "threads", "save_freq", "keep_checkpoints"}
 
 
 class RunConfig(TrainConfig):
-    """Hold the configuration of one run: that of `rlhf train`, with the folder `<log_folder>/<run_name>`."""
+    """Hold the configuration of one run, as `rlhf train` has it, with the folder `<log_folder>/<run_name>`."""
 
     def folder(self) -> Path:
-        """Return the run's folder."""
         return Path(self.log_folder) / str(self.run_name)
 
 
@@ -62,11 +61,6 @@ class Arm:
     config: RunConfig
     resolved: TrainConfig
 
-    def run(self, seed: int) -> Run:
-        """Return the run of this arm with a seed."""
-        own = {"seed": seed, "run_name": f"seed_{seed:02d}"}  # such names sort as text, in TensorBoard too
-        return Run(self, seed, self.config.model_copy(update=own))
-
 
 @dataclass(frozen=True)
 class Run:
@@ -83,7 +77,6 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Return the folder of the run."""
         return self.config.folder()
 
     @property
@@ -94,12 +87,12 @@ class Run:
     @property
     def error(self) -> Path:
         """Return the file that says why the run failed."""
-        return self.folder.parent / f"{self.config.run_name}.error.json"
+        return self.folder.with_suffix(".error.json")
 
     @property
     def log(self) -> Path:
         """Return the file with what the run printed."""
-        return self.folder.parent / f"{self.config.run_name}.log"
+        return self.folder.with_suffix(".log")
 
 
 @dataclass(frozen=True)
@@ -119,6 +112,11 @@ class Outcome:
         """Return a metric by step."""
         return {e["step"]: e["estimates"][name]["mean"] for e in self.evaluations if name in e["estimates"]}
 
+    def series(self, name: str) -> list[tuple[float, float, float]]:
+        """Return tokens, seconds and a metric of every evaluation that has it."""
+        there = [e for e in self.evaluations if name in e["estimates"]]
+        return [(e["tokens"], e["seconds"], e["estimates"][name]["mean"]) for e in there]
+
     def last(self) -> dict[str, float]:
         """Return all metrics at the end."""
         return {name: estimate["mean"] for name, estimate in self.evaluations[-1]["estimates"].items()}
@@ -128,9 +126,7 @@ def read_outcomes(runs: Sequence[Run]) -> list[Outcome]:
     """Return what became of runs, from their files."""
     outcomes = []
     for run in runs:
-        result, error = (
-            json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {} for file in (run.result, run.error)
-        )
+        result, error = (json.loads(f.read_text("utf-8")) if f.is_file() else {} for f in (run.result, run.error))
         outcomes.append(Outcome(run, result, None if result else error.get("error")))
     return outcomes
 
@@ -147,13 +143,12 @@ def plan(config: CompareConfig) -> list[Run]:
         raise ValueError("algos: name the algorithms to compare, such as ppo,a2c")
     for label in config.overrides:
         if label not in config.algos:
-            near = difflib.get_close_matches(label, config.algos, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"overrides of {label!r}: {hint}the comparison has {', '.join(config.algos)}")
+            raise ValueError(f"overrides of {label!r}: {nearest(label, config.algos)}")
     _check_metric(config)
     _check_budget(config)
     arms = [arm for label in config.algos for arm in _arms(config, label)]
-    runs = [arm.run(seed) for seed in range(config.seeds) for arm in arms]
+    seeds = [{"seed": seed, "run_name": f"seed_{seed:02d}"} for seed in range(config.seeds)]  # names that sort as text
+    runs = [Run(arm, seed, arm.config.model_copy(update=own)) for seed, own in enumerate(seeds) for arm in arms]
     for run in runs:
         _check_unchanged(run)
     return runs
@@ -197,7 +192,7 @@ def _arms(config: CompareConfig, label: str) -> list[Arm]:
 
     def arm(name: str, kl_coef: float | None, kl: dict[str, Any]) -> Arm:
         given = _run_config(config, name, algo, {**decoding, **arguments, **kl}, cls is not None and holds(cls))
-        resolved = given.resolved() if cls is None else resolve(given)
+        resolved = given.resolved() if cls is None else resolve_config(given)
         if cls is not None:
             _check_use(name, cls, resolved)
         return Arm(name, label, algo, kl_coef, own, given, resolved)
@@ -226,11 +221,11 @@ def _decoding(config: CompareConfig, algo: str, cls: type[Any] | None) -> tuple[
     All arms decode alike: as the comparison says, or as the environment's settings for ppo do. An algorithm gets what
     its policy takes. An argument in the algorithm's own signature is left to the algorithm.
     """
-    shared, own = default_hyperparams(config.env_id, "ppo"), default_hyperparams(config.env_id, algo)
-    given = {name: getattr(config, name) for name in DECODING}
-    wanted = {name: shared.get(name, DECODING[name]) if value is None else value for name, value in given.items()}
     if cls is None:
         return {}, ()
+    shared, own = default_hyperparams(config.env_id, "ppo"), default_hyperparams(config.env_id, algo)
+    given = config.model_dump(include=set(DECODING), exclude_none=True)
+    wanted = {name: given.get(name, shared.get(name, usual)) for name, usual in DECODING.items()}
     algorithm = describe(cls)
     takes = algorithm.known - algorithm.own
     told = {name: value for name, value in wanted.items() if name in takes and (value != DECODING[name] or name in own)}
@@ -244,18 +239,9 @@ def _run_config(config: CompareConfig, name: str, algo: str, arguments: dict[str
     fields = {name: arguments.pop(name) for name in (*AGENT_FIELDS, "n_envs") if name in arguments}
     hyperparams = arguments | {name: value for name, value in fields.items() if value is None}
     given = config.model_dump(include=SHARED) | {name: value for name, value in fields.items() if value is not None}
-    return RunConfig(
-        **given,
-        algo=algo,
-        n_timesteps=config.tokens,
-        hyperparams=hyperparams,
-        log_folder=str(config.path.absolute() / name),
-        eval_freq=0,
-        save_freq=max(1, config.tokens // config.evaluations) if saves else 0,
-        keep_checkpoints=1,
-        threads=1,
-        progress=False,
-    )
+    folder, save_freq = config.path.absolute() / name, max(1, config.tokens // config.evaluations) if saves else 0
+    given |= {"n_timesteps": config.tokens, "log_folder": str(folder), "save_freq": save_freq, **SAME}
+    return RunConfig(**given, algo=algo, hyperparams=hyperparams)
 
 
 def _check_use(name: str, cls: type[Any], resolved: TrainConfig) -> None:
@@ -274,13 +260,10 @@ def _check_use(name: str, cls: type[Any], resolved: TrainConfig) -> None:
 
 def _check_unchanged(run: Run) -> None:
     """Raise ValueError if the run was started with other settings."""
-    path = run.folder / CONFIG
-    if not path.is_file():
-        return
-    saved = json.loads(path.read_text(encoding="utf-8"))
+    saved = read_config(run.folder)
     now = json.loads(run.arm.resolved.model_dump_json()) | {"seed": run.seed}
-    for name in now.keys() - SHOWN:
-        if name in saved and saved[name] != now[name]:
+    for name in (now.keys() & saved.keys()) - SHOWN:
+        if saved[name] != now[name]:
             raise ValueError(
                 f"the run in {run.folder} has {name}={saved[name]!r}, and now it would be {now[name]!r}: all runs of a "
                 "comparison have the same settings. Choose another folder, or delete that run"

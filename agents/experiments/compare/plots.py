@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
 from ...evaluation.statistics import Estimate
-from .analysis import ArmReport, Report
+from .analysis import ArmReport, ComparisonReport
 
 __all__ = ["draw_plots", "to_png", "to_svg"]
 
@@ -23,7 +23,7 @@ FAR = 10  # times the median KL
 Styles = Mapping[str, Mapping[str, Any]]
 
 
-def draw_plots(report: Report) -> dict[str, Figure]:
+def draw_plots(report: ComparisonReport) -> dict[str, Figure]:
     """Return the plots of a report by name: `final`, `efficiency` and, if there is a KL, `frontier`."""
     arms = [arm for arm in report.arms if arm.metrics]
     if not arms:
@@ -68,11 +68,11 @@ def _bars(estimate: Estimate) -> list[list[float]] | None:
     return [[max(estimate.mean - estimate.low, 0.0)], [max(estimate.high - estimate.mean, 0.0)]]
 
 
-def _over(report: Report) -> str:
+def _over(report: ComparisonReport) -> str:
     return "interquartile mean, 95% interval" if report.seeds > 1 else "one run each, no interval"
 
 
-def _final(report: Report, arms: Sequence[ArmReport], styles: Styles) -> Figure:
+def _final(report: ComparisonReport, arms: Sequence[ArmReport], styles: Styles) -> Figure:
     """Draw the metric at the end, the best arm on top: every run a dot, the interquartile mean a bar."""
     metric = report.metric
     figure, axis = _open(7.2, 1.3 + 0.36 * len(arms), f"{metric} after {report.tokens:,} tokens")
@@ -90,7 +90,7 @@ def _final(report: Report, arms: Sequence[ArmReport], styles: Styles) -> Figure:
     return figure
 
 
-def _efficiency(report: Report, arms: Sequence[ArmReport], styles: Styles) -> Figure:
+def _efficiency(report: ComparisonReport, arms: Sequence[ArmReport], styles: Styles) -> Figure:
     """Draw the metric against the tokens trained for."""
     figure, axis = _open(8.4, 4.4, f"{report.metric} along the training, on the same held-out prompts")
     for arm in arms:
@@ -109,7 +109,7 @@ def _efficiency(report: Report, arms: Sequence[ArmReport], styles: Styles) -> Fi
     return figure
 
 
-def _frontier(report: Report, arms: Sequence[ArmReport], styles: Styles) -> Figure:
+def _frontier(report: ComparisonReport, arms: Sequence[ArmReport], styles: Styles) -> Figure:
     """Draw the metric against the KL at the end. A line joins the coefficients of an algorithm."""
     metric = report.metric
     figure, axis = _open(7.8, 4.6, f"{metric} against KL to the reference, at the end")

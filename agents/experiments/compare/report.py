@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown, markdown_table
 
-from .analysis import ArmReport, Report
+from .analysis import ArmReport, ComparisonReport
 from .plots import to_png, to_svg
 
 __all__ = ["headline", "summary_table", "to_html", "to_markdown", "write_report"]
@@ -47,7 +47,7 @@ figure {{ margin: 1rem 0; }} svg {{ max-width: 100%; height: auto; }} figcaption
 """
 
 
-def write_report(folder: Path, report: Report, plots: Mapping[str, Figure]) -> str:
+def write_report(folder: Path, report: ComparisonReport, plots: Mapping[str, Figure]) -> str:
     """Write `report.md` with its pictures in `plots/`, and `report.html`. Return the Markdown."""
     markdown = to_markdown(report, tuple(plots))
     (folder / PLOTS).mkdir(exist_ok=True)
@@ -59,14 +59,14 @@ def write_report(folder: Path, report: Report, plots: Mapping[str, Figure]) -> s
     return markdown
 
 
-def headline(report: Report) -> str:
+def headline(report: ComparisonReport) -> str:
     """Return the comparison in a sentence."""
     arms = len(report.arms)
     seeds = "one seed" if report.seeds == 1 else f"{report.seeds} seeds"
     return f"{arms} {'arm' if arms == 1 else 'arms'}, {seeds}, {report.tokens:,} tokens per run, on {report.env}"
 
 
-def to_markdown(report: Report, plots: Sequence[str]) -> str:
+def to_markdown(report: ComparisonReport, plots: Sequence[str]) -> str:
     """Return the report as Markdown, with the named plots in `plots/`. What models and errors say is escaped."""
     parts = [f"# {_plain(f'Comparison on {report.env}')}", _plain(f"{headline(report)}.")]
     if report.notes:
@@ -80,7 +80,7 @@ def to_markdown(report: Report, plots: Sequence[str]) -> str:
     return "\n\n".join([*parts, *_equal(report)]) + "\n"
 
 
-def _results(report: Report, plots: Sequence[str]) -> list[str]:
+def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
     metric = _plain(report.metric)
     over = "the interquartile mean over seeds with its 95% bootstrap interval" if report.seeds > 1 else "the one run"
     pictures = {
@@ -122,7 +122,7 @@ def _results(report: Report, plots: Sequence[str]) -> list[str]:
     return [*parts, "## What they write", _table(["run", "tokens", "reward", "prompt", "completion"], rows)]
 
 
-def summary_table(report: Report, names: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
+def summary_table(report: ComparisonReport, names: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
     """Return the headings and one row per arm, the best first, with the metrics in `names` only; all by default."""
     found = dict.fromkeys(name for arm in report.arms for name in arm.metrics if names is None or name in names)
     others = [name for name in found if name not in (report.metric, "distinct_within")]
@@ -146,7 +146,7 @@ def _reached_row(arm: ArmReport) -> list[str]:
     return [arm.name, f"{found.reached} of {found.n}", *when]
 
 
-def _frontier_rows(report: Report) -> list[list[str]]:
+def _frontier_rows(report: ComparisonReport) -> list[list[str]]:
     """Return a row per arm with a KL, in the order of labels and coefficients."""
     rows = []
     with_kl = [arm for arm in report.arms if "kl" in arm.metrics]
@@ -158,7 +158,7 @@ def _frontier_rows(report: Report) -> list[list[str]]:
     return rows
 
 
-def _equal(report: Report) -> list[str]:
+def _equal(report: ComparisonReport) -> list[str]:
     """Return the section on what was equal, and what was each algorithm's own."""
     config = report.config
     model = config["model"] or "the environment's own"
@@ -171,7 +171,7 @@ def _equal(report: Report) -> list[str]:
             f"evaluated on {prompts}, before training and {config['evaluations']} times from there on at equal steps, "
             "each at the first end of an update at or after its step. Run k of every algorithm has the seed k."
         ),
-        "Algorithms differ in the hyperparameters below, which are those of rlhf train unless the comparison says "
+        "Algorithms differ in the hyperparameters below, which are rlhf train's own unless the comparison says "
         "otherwise. A ranking is one of these settings, on this environment.",
     ]
     rows = []

@@ -1,4 +1,4 @@
-"""Record what a comparison leaves along the way: evaluations at equal steps, in files and in TensorBoard."""
+"""Record the evaluations of a comparison's runs at equal steps, in files and in TensorBoard."""
 
 from __future__ import annotations
 
@@ -44,13 +44,11 @@ class Tracker:
     Attributes:
         records: one dict per evaluation: `step` (of the comparison), `tokens` trained for (at the first end of an
             update at or after the step), `seconds` of training, `estimates` by name, `samples`.
-        announced: whether TensorBoard has the hyperparameters.
     """
 
     def __init__(self, folder: Path, label: str, config: TrainConfig) -> None:
         self.folder, self.label, self.config = folder, label, config
         self.records: list[dict[str, Any]] = []
-        self.announced = False
 
     def restore(self, tokens: int) -> None:
         """Read back the evaluations up to so many tokens, for a run that goes on from there."""
@@ -58,7 +56,6 @@ class Tracker:
         if path.is_file():
             saved = json.loads(path.read_text(encoding="utf-8"))
             self.records = [record for record in saved if record["tokens"] <= tokens]
-            self.announced = bool(self.records)
 
     def add(self, step: int, tokens: int, seconds: float, evaluation: Evaluation, writer: SummaryWriter | None) -> None:
         """Add an evaluation to the file and to TensorBoard: metrics at the tokens trained for, texts at the step."""
@@ -87,14 +84,13 @@ class Tracker:
         """Add the last evaluation. If the algorithm calls no callbacks, add the first and the hyperparameters too."""
         assert self.config.n_timesteps is not None
         with SummaryWriter(str(self.folder)) as writer:
-            if not any(record["step"] == 0 for record in self.records):
+            if not self.records:
                 self.add(0, 0, 0.0, before, writer)
-            self.add(self.config.n_timesteps, tokens, seconds, after, writer)
-            if not self.announced:
                 row = self.hyperparameters(after)
                 assert writer.file_writer is not None
                 for summary in hparams(row.hparam_dict, row.metric_dict):
                     writer.file_writer.add_summary(summary)
+            self.add(self.config.n_timesteps, tokens, seconds, after, writer)
 
 
 class HeldOutEvaluations(BaseCallback):
@@ -105,7 +101,7 @@ class HeldOutEvaluations(BaseCallback):
     training environment's rewards alone: a run learns what it learns without evaluations.
 
     Args:
-        tracker: takes the evaluations; `before` is the one of the untrained agent.
+        tracker: takes the evaluations, also the evaluation `before` training.
         steps: tokens. The last step is left to the end of the run.
 
     Attributes:
@@ -119,25 +115,22 @@ class HeldOutEvaluations(BaseCallback):
         self._clock = time.perf_counter()
 
     def get_state(self) -> dict[str, Any]:
-        """Return what `set_state` takes: the seconds of training so far."""
         return {"seconds": self.seconds + time.perf_counter() - self._clock}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from a state of `get_state`."""
         self.seconds = state["seconds"]
 
     def _on_training_start(self) -> None:
         self.tracker.restore(self.num_timesteps)
         self.seconds = max([self.seconds, *(record["seconds"] for record in self.tracker.records)])
         self.logger.record("hparams", self.tracker.hyperparameters(self.before), exclude=TEXT_ONLY)
-        self.tracker.announced = True
         if self.num_timesteps == 0:
             self.tracker.add(0, 0, 0.0, self.before, self._writer())
         self._clock = time.perf_counter()
 
     def _on_rollout_start(self) -> None:
-        done = {record["step"] for record in self.tracker.records}
-        due = [step for step in self.steps if step <= self.num_timesteps and step > max(done, default=-1)]
+        last = max((record["step"] for record in self.tracker.records), default=-1)
+        due = [step for step in self.steps if last < step <= self.num_timesteps]
         if not due:
             return
         self._on_training_end()

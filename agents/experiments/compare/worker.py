@@ -103,7 +103,6 @@ def _start(run: Run) -> subprocess.Popen[str]:
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,
-            text=True,
             encoding="utf-8",
             env={**os.environ, **threads, "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "false"},
             start_new_session=True,  # Ctrl-C reaches the comparison alone, which then has its runs saved

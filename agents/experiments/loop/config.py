@@ -3,73 +3,67 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from ...training.config import TrainConfig, find_config
+from ...training.config import TrainConfig, option
 
-__all__ = ["LoopConfig", "find_loop"]
-
-# Flags that may change when a run goes on: how it is shown, how many rounds it has, and how long it waits.
-FREE = ("progress", "verbose", "threads", "rounds", "enough", "patience", "poll")
+__all__ = ["LoopConfig"]
 
 
 class LoopConfig(TrainConfig):
-    """Hold the configuration of a loop: that of `rlhf train`, for the RL of each round, and that of the other steps."""
+    """Hold the configuration of a loop: what `rlhf train` takes, for the RL of each round, and the other steps."""
 
-    n_timesteps: int | None = Field(
-        16_384, gt=0, description="Tokens of RL per round.", json_schema_extra={"flags": ["-n", "--n-timesteps"]}
+    kind: ClassVar[tuple[str, str]] = ("loop", "rounds")
+    free: ClassVar[tuple[str, ...]] = (*TrainConfig.free, "rounds", "enough", "patience", "poll")
+
+    n_timesteps: int | None = option(16_384, "Tokens of RL per round.", "-n", "--n-timesteps", gt=0)
+    eval_freq: int = option(0, "Tokens between evaluations during RL; 0 for one per round.", ge=0)
+    rounds: int = option(3, "Rounds; with --resume more than the run had adds some.", gt=0)
+    labels: int = option(200, "Pairs of completions that are labelled per round.", ge=4)
+    overlap: int | None = option(
+        None, "Judgements of each pair. By default 3 by simulated annotators, 1 by people.", gt=0
     )
-    eval_freq: int = Field(0, ge=0, description="Tokens between evaluations during RL; 0 for one per round.")
-    rounds: int = Field(3, gt=0, description="Rounds; with --resume more than the run had adds some.")
-    labels: int = Field(200, ge=4, description="Pairs of completions that are labelled per round.")
-    overlap: int | None = Field(
-        None, gt=0, description="Judgements of each pair. By default 3 by simulated annotators, 1 by people."
+    annotators: int = option(10, "Simulated annotators; 0 for people only.", ge=0)
+    random_share: float = option(
+        0.1, "Share of the simulated annotators who are spammers: they click at random.", ge=0, le=1
     )
-    annotators: int = Field(10, ge=0, description="Simulated annotators; 0 for people only.")
-    random_share: float = Field(
-        0.1, ge=0, le=1, description="Share of the simulated annotators who are spammers: they click at random."
+    noise: float = option(0.1, "Noise of the simulated annotators, in units of their scorer.", ge=0)
+    skip_rate: float = option(0.0, "Share of the pairs that a simulated annotator skips.", ge=0, lt=1)
+    scorer: str | None = option(
+        None, "Registered reward that simulated annotators judge by. The task's judge by default."
     )
-    noise: float = Field(0.1, ge=0, description="Noise of the simulated annotators, in units of their scorer.")
-    skip_rate: float = Field(0.0, ge=0, lt=1, description="Share of the pairs that a simulated annotator skips.")
-    scorer: str | None = Field(
-        None, description="Registered reward that simulated annotators judge by. The task's judge by default."
+    people: int = option(
+        0, "Pairs of each round that people label. Simulated annotators label the others, in another store.", ge=0
     )
-    people: int = Field(
-        0,
-        ge=0,
-        description="Pairs of each round that people label. Simulated annotators label the others, in another store.",
-    )
-    store: str | None = Field(
+    store: str | None = option(
         None,
-        description="Feedback store: a file, or postgresql://user@host/name, whose password PGPASSWORD has. By default "
+        "Feedback store: a file, or postgresql://user@host/name, whose password PGPASSWORD has. By default "
         "feedback.db in the run's folder.",
     )
-    enough: float = Field(1.0, gt=0, le=1, description="Share of the people's judgements after which the loop goes on.")
-    patience: float = Field(
-        60.0,
-        ge=0,
-        description="Seconds that a round still waits when all who labelled in it have nothing left to label.",
+    enough: float = option(1.0, "Share of the people's judgements after which the loop goes on.", gt=0, le=1)
+    patience: float = option(
+        60.0, "Seconds that a round still waits when all who labelled in it have nothing left to label.", ge=0
     )
-    poll: float = Field(2.0, gt=0, description="Seconds between looks at the store while people label.")
-    aggregate: Literal["majority", "dawid_skene", "soft"] = Field(
-        "dawid_skene", description="How several judgements of a pair become one: majority, dawid_skene or soft."
+    poll: float = option(2.0, "Seconds between looks at the store while people label.", gt=0)
+    aggregate: Literal["majority", "dawid_skene", "soft"] = option(
+        "dawid_skene", "How several judgements of a pair become one: majority, dawid_skene or soft."
     )
-    held_out: float = Field(0.15, gt=0, lt=1, description="Share of the pairs that no reward model is fitted to.")
-    reward_model: str = Field("tiny", description="Model that reward models are fitted from.")
-    members: int = Field(1, gt=0, description="Reward models in the ensemble; 1 for a single model.")
-    pessimism: float = Field(0.0, ge=0, description="Standard deviations of the ensemble that are taken off its mean.")
-    reward_epochs: int = Field(2, gt=0, description="Passes over the pairs when a reward model is fitted.")
-    reward_learning_rate: float = Field(
-        2e-3, gt=0, description="Learning rate of the reward model. For larger ones than tiny take less, such as 1e-4."
+    held_out: float = option(0.15, "Share of the pairs that no reward model is fitted to.", gt=0, lt=1)
+    reward_model: str = option("tiny", "Model that reward models are fitted from.")
+    members: int = option(1, "Reward models in the ensemble; 1 for a single model.", gt=0)
+    pessimism: float = option(0.0, "Standard deviations of the ensemble that are taken off its mean.", ge=0)
+    reward_epochs: int = option(2, "Passes over the pairs when a reward model is fitted.", gt=0)
+    reward_learning_rate: float = option(
+        2e-3, "Learning rate of the reward model. For larger ones than tiny take less, such as 1e-4.", gt=0
     )
-    query: Literal["random", "disagreement", "uncertainty"] = Field(
-        "random", description="Which pairs to ask about, of --pool times as many; by the last round's reward models."
+    query: Literal["random", "disagreement", "uncertainty"] = option(
+        "random", "Which pairs to ask about, of --pool times as many; by the last round's reward models."
     )
-    pool: int = Field(4, gt=0, description="Pairs generated for each that is asked about, where --query chooses.")
-    judge: list[str] | None = Field(
-        None, description="Registered reward that evaluates; repeat. The scorer and the task's own rewards by default."
+    pool: int = option(4, "Pairs generated for each that is asked about, where --query chooses.", gt=0)
+    judge: list[str] | None = option(
+        None, "Registered reward that evaluates; repeat. The scorer and the task's own rewards by default."
     )
 
     @model_validator(mode="after")
@@ -79,7 +73,7 @@ class LoopConfig(TrainConfig):
 
     def check_askable(self) -> None:
         """Raise ValueError if the fields do not go with one another."""
-        simulated = self.labels - self.people
+        simulated, ensemble = self.labels - self.people, f"an ensemble: members is {self.members}, take at least 2"
         if simulated < 0:
             raise ValueError(f"people={self.people} is more than labels={self.labels}, the pairs of a round")
         if simulated and not self.annotators:
@@ -92,11 +86,9 @@ class LoopConfig(TrainConfig):
                 f"overlap={self.overlap}: a pair cannot be judged by more than annotators={self.annotators}"
             )
         if self.pessimism and self.members < 2:
-            raise ValueError(
-                f"pessimism={self.pessimism} needs an ensemble: members is {self.members}, take at least 2"
-            )
+            raise ValueError(f"pessimism={self.pessimism} needs {ensemble}")
         if self.query == "disagreement" and self.members < 2:
-            raise ValueError(f"query=disagreement needs an ensemble: members is {self.members}, take at least 2")
+            raise ValueError(f"query=disagreement needs {ensemble}")
 
     def judgements_of_pair(self, by_people: bool) -> int:
         """Return how many different annotators judge a pair."""
@@ -105,8 +97,3 @@ class LoopConfig(TrainConfig):
     def folder(self) -> Path:
         """Return the run's folder, `<log_folder>/loop/<Env>_<k>` with the next free k, or raise as for other runs."""
         return TrainConfig.folder(self.model_copy(update={"algo": "loop"}))
-
-
-def find_loop(folder: str | Path, given: LoopConfig | None = None) -> LoopConfig:
-    """Return the configuration of a loop's folder, with `given` flags, see `agents.training.config.find_config`."""
-    return find_config(LoopConfig, folder, given, FREE, "loop", "rounds")

@@ -16,11 +16,12 @@ from pydantic import TypeAdapter
 from rlhf_envs.feedback import Item, Judgement, NewItem
 from rlhf_envs.feedback.agreement import alpha_by_kind
 from rlhf_envs.feedback.simulated import SimulatedAnnotator, annotate, simulated_crowd
+from rlhf_envs.files import replace_json
 from rlhf_envs.preferences.crowd import aggregate_pairs, dawid_skene, find_spammers, pair_votes
 from rlhf_envs.preferences.fitting import fit_reward
 from rlhf_envs.rewards import get_reward
 
-from .state import PAIRS, PROXY, SNAPSHOT, Loop, Metrics, write_json
+from .state import PAIRS, PROXY, SNAPSHOT, Loop, Metrics
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
@@ -51,7 +52,7 @@ def ask(loop: Loop, number: int, into: Path) -> Metrics:
             "label some more"
         )
     loop.store.withdraw([item.id for item in asked])
-    write_json(into / SNAPSHOT, {"items": _plain(items), "judgements": _plain(judgements)})
+    replace_json(into / SNAPSHOT, {"items": _plain(items), "judgements": _plain(judgements)})
     ids = {item.id for item in items if _round_of(loop, item) == number}
     ours = [judgement for judgement in judgements if judgement.item_id in ids]
     given = [judgement for judgement in ours if judgement.value is not None]

@@ -25,7 +25,6 @@ finished steps are skipped, and the step that was cut short starts again.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -35,17 +34,17 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_envs.feedback import StoreError
-from rlhf_envs.files import BundleError, atomic_folder, find_folder, replace_file, verify
+from rlhf_envs.files import BundleError, atomic_folder, find_folder, replace_file, replace_json, verify
 from rlhf_envs.rewards import RewardError
 
 from ...saving.folders import CONFIG
 from ...training.run import RunInterrupted, RunStopped
-from .config import LoopConfig, find_loop
+from .config import LoopConfig
 from .report import log_round, summary, write_report
 from .state import METRICS, Loop, name_run, with_defaults
 from .steps import ROUND, START, save_model
 
-__all__ = ["LoopConfig", "LoopResult", "find_loop", "run_loop"]
+__all__ = ["LoopConfig", "LoopResult", "run_loop"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +58,6 @@ class LoopResult:
     Attributes:
         metrics: the metrics of the rounds, one dict per round. The first is of the model before any round.
         report: the content of `report.json`.
-        seconds: the wall time of this call.
     """
 
     config: LoopConfig
@@ -72,10 +70,8 @@ class LoopResult:
 def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable[[str], None] = print) -> LoopResult:
     """Run the rounds, and write the run's folder: each step's outputs, TensorBoard events, report and model.
 
-    Args:
-        config: the configuration. For a run that goes on, take the one of `find_loop`.
-        folder: the folder of a run to go on with; a new one by default.
-        say: is called with a line of text about each step.
+    To go on with a run, give its `folder` and the configuration that `LoopConfig.of_folder` returns. `say` gets a line
+    of text about each step.
 
     Raises:
         ValueError, FileExistsError: the configuration is wrong. Nothing is written.
@@ -118,7 +114,7 @@ def run_step(place: Path, run: Callable[[Path], dict[str, Any]], say: Callable[[
     started = time.perf_counter()
     with atomic_folder(place, format=FORMAT, version=VERSION, step=place.name) as into:
         metrics = {**run(into), "seconds": round(time.perf_counter() - started, 2)}
-        (into / METRICS).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+        replace_json(into / METRICS, metrics)
 
 
 def is_whole(place: Path) -> bool:

@@ -72,7 +72,7 @@ def round_metrics(loop: Loop, number: int) -> Metrics:
 
 
 def log_round(loop: Loop, number: int) -> None:
-    """Write the metrics of a round to TensorBoard, at the tokens where its RL ends. Again changes nothing."""
+    """Write the metrics of a round to TensorBoard, at the tokens where its RL ends. A second call changes nothing."""
     metrics = round_metrics(loop, number)
     with SummaryWriter(log_dir=str(loop.folder)) as writer:
         for name, value in _scalars(metrics).items():
@@ -155,27 +155,26 @@ def round_cells(report: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def _annotators(last: Metrics) -> str:
     """Say who was reliable and who seems a spammer. For simulated annotators, say also who is one."""
-    found, planted = set(last["spammers"]), last.get("planted")
-    head, rules = ["annotator", "reliability", "found to click at random"], ["---", "---:", "---"]
-    values = last["reliability"]
-    rows = [[as_markdown(name), _shown(values[name], 2), "yes" if name in found else ""] for name in values]
-    if planted is None:
-        return markdown_table(head, rows, rules)
-    rows = [[*row, "yes" if name in planted else ""] for row, name in zip(rows, values, strict=True)]
-    right = len(found & set(planted))
-    table = markdown_table([*head, "planted"], rows, [*rules, "---"])
+    found, planted = set(last["spammers"]), set(last.get("planted", ()))
+    marked = {"found to click at random": found} | ({"planted": planted} if "planted" in last else {})
+    rows = [
+        [as_markdown(name), _shown(value, 2), *("yes" if name in names else "" for names in marked.values())]
+        for name, value in last["reliability"].items()
+    ]
+    table = markdown_table(["annotator", "reliability", *marked], rows, ["---", "---:", *("---" for _ in marked)])
+    if "planted" not in last:
+        return table
+    right = len(found & planted)
     return f"{table}\n\n{right} of {len(planted)} planted spammers found, {len(found) - right} others."
 
 
 def _samples(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
-    pairs = []
-    for both in list(zip(before, after, strict=True))[:8]:
-        lines = []
-        for when, sample in zip(("before", "after"), both, strict=True):
-            completion = as_markdown(sample["completion"].strip())
-            lines.append(f"- {when}: {as_markdown(sample['prompt'])}" + (f" **{completion}**" if completion else ""))
-        pairs.append("\n".join(lines))
-    return "\n\n".join(pairs)
+    def line(when: str, sample: Mapping[str, Any]) -> str:
+        completion = as_markdown(sample["completion"].strip())
+        return f"- {when}: {as_markdown(sample['prompt'])}" + (f" **{completion}**" if completion else "")
+
+    pairs = list(zip(before, after, strict=True))[:8]
+    return "\n\n".join(f"{line('before', first)}\n{line('after', last)}" for first, last in pairs)
 
 
 def plot_rounds(report: Mapping[str, Any], path: Path) -> None:

@@ -22,13 +22,13 @@ from rlhf_envs.rewards.pessimism import Pessimistic
 from ...registry import get_algorithm
 from ...saving.bundle import holds
 from ...saving.folders import AGENT
-from ...training.run import resolve
+from ...training.run import resolve_config
 from .config import LoopConfig
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
 
-__all__ = ["METRICS", "PAIRS", "PROXY", "SNAPSHOT", "Loop", "Metrics", "name_run", "with_defaults", "write_json"]
+__all__ = ["METRICS", "PAIRS", "PROXY", "SNAPSHOT", "Loop", "Metrics", "name_run", "with_defaults"]
 
 Metrics = dict[str, Any]
 METRICS, PAIRS, SNAPSHOT = "figures.json", "pairs.json", "judgements.json"
@@ -44,7 +44,6 @@ class Loop:
         store: the open store that people answer, and simulated annotators too where no people do.
         simulated: the open store that simulated annotators answer. Where people label too it is another store, so that
             nobody answers the pairs of others.
-        say: is called with a line of text about each step.
     """
 
     config: LoopConfig
@@ -141,9 +140,4 @@ def with_defaults(config: LoopConfig) -> LoopConfig:
     found: dict[str, Any] = {"scorer": scorer, "judge": judges, "store": store}
     if config.people == config.labels:
         found["annotators"] = 0  # no pairs are left for simulated ones
-    return LoopConfig.model_validate(resolve(config).model_dump() | found)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON into a file in the folder of a step."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return LoopConfig.model_validate(resolve_config(config).model_dump() | found)

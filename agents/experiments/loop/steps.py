@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_envs.files import replace_json
 from rlhf_envs.preferences.queries import select_pairs
 from rlhf_envs.rewards.ensemble import RewardEnsemble, load_reward
 
@@ -25,7 +26,7 @@ from ...training.checkpoint_callback import CheckpointCallback
 from ...training.logger import open_logger
 from ...training.run import RunInterrupted, build_agent, build_callbacks, build_environment
 from .feedback import ask, fit
-from .state import PAIRS, Loop, Metrics, write_json
+from .state import PAIRS, Loop, Metrics
 
 __all__ = ["ROUND", "START", "begin", "generate", "learn", "measure", "save_model"]
 
@@ -59,7 +60,7 @@ def generate(loop: Loop, number: int, into: Path) -> Metrics:
     if not pairs:
         raise ValueError(f"round {number}: all {n} pairs of completions are equal, there is nothing to choose from")
     chosen = _choose(loop, number, pairs) if asks_actively else pairs[: config.labels]
-    write_json(into / PAIRS, chosen)
+    replace_json(into / PAIRS, chosen)
     return {"asked": len(chosen), "drawn": n, "equal": n - len(pairs)}
 
 

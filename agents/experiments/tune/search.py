@@ -22,10 +22,10 @@ from rlhf_envs.registration import check_environment
 
 from ...core.episodes import open_batch
 from ...core.random_state import isolated_generators
-from ...evaluation.evaluate import Evaluation, evaluate, find_judges
+from ...evaluation.evaluate import evaluate, find_judges
 from ...evaluation.statistics import Estimate, bootstrap_mean
 from ...registry import describe, get_algorithm
-from ...training.run import build_agent, resolve
+from ...training.run import build_agent, resolve_config
 from .config import TuneConfig
 from .space import Range, parse_range, search_space
 
@@ -75,10 +75,10 @@ def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> 
             lambda trial: _objective(config, space, trial),
             n_trials=config.trials - finished,
             catch=(Exception,),  # the table of trials has the cause
-            callbacks=[lambda study, trial: say(_describe(config, trial))],
+            callbacks=[lambda study, trial: say(_trial_line(config, trial))],
         )
     best = _best(config, study)
-    run = resolve(config.run(config.seed, best.params))
+    run = resolve_config(config.run(config.seed, best.params))
     settings = {"n_timesteps": run.n_timesteps, "n_envs": run.n_envs, **run.agent_kwargs()}
     confirmed = defaults = None
     if config.confirm_seeds:
@@ -95,7 +95,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     batch = open_batch(env_id, 1, **config.env_kwargs)
     if config.metric != "reward":
         find_judges(batch.task, [config.metric])  # raises for an unknown one
-    run = resolve(config.run(config.seed, {}))
+    run = resolve_config(config.run(config.seed, {}))
     assert run.n_envs is not None
     horizon = int(batch.max_new_tokens)
     has_rollout = {"n_steps", "batch_size"} <= algorithm.own
@@ -144,7 +144,7 @@ def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
 
 def _nearest_to_default(config: TuneConfig, space: dict[str, Range]) -> dict[str, Any]:
     """Return the default settings, moved into their ranges. Settings that cannot be moved are left out."""
-    start = describe(get_algorithm(config.algo)).defaults | resolve(config.run(config.seed, {})).agent_kwargs()
+    start = describe(get_algorithm(config.algo)).defaults | resolve_config(config.run(config.seed, {})).agent_kwargs()
     moved = {name: found.nearest(start[name]) for name, found in space.items() if name in start}
     return {name: value for name, value in moved.items() if value is not None}
 
@@ -160,26 +160,24 @@ def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
 def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial) -> float:
     """Return the mean of the metric over a trial's seeds. If it fails, the trial keeps the cause."""
     chosen = {name: found.suggest(trial, name) for name, found in space.items()}
-    values: list[float] = []
-    kl: list[float] = []
+    found: list[tuple[float, float]] = []
     try:
         for index in range(config.seeds_per_trial):
             agent = _train(config, config.seed + index, chosen, _Pruning(config, trial, index))
-            found = _scores(config, _measure(config, agent, "validation"))
-            values.append(found[0])
-            kl.append(found[1])
+            found.append(_measure(config, agent, "validation"))
+            values, kls = map(list, zip(*found, strict=True))
             trial.set_user_attr(VALUES, values)
-            trial.set_user_attr(KL, float(np.mean(kl)))
+            trial.set_user_attr(KL, float(np.mean(kls)))
     except optuna.TrialPruned:
         raise
     except BaseException as error:  # also an interruption: the trial counts as failed, and the search goes on later
         trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
         raise
-    return float(np.mean(values))
+    return float(np.mean([metric for metric, _ in found]))
 
 
 def _train(config: TuneConfig, seed: int, chosen: dict[str, Any], callback: BaseCallback | None = None) -> Any:
-    run = resolve(config.run(seed, chosen))
+    run = resolve_config(config.run(seed, chosen))
     assert run.n_timesteps is not None
     agent = build_agent(run)
     try:
@@ -189,14 +187,11 @@ def _train(config: TuneConfig, seed: int, chosen: dict[str, Any], callback: Base
     return agent
 
 
-def _measure(config: TuneConfig, agent: Any, split: str) -> Evaluation:
+def _measure(config: TuneConfig, agent: Any, split: str) -> tuple[float, float]:
+    """Return the means of the metric and of the KL. Raise FloatingPointError if the metric is not finite."""
     run = config.run(0, {})
     judges = None if config.metric == "reward" else [config.metric]
-    return evaluate(agent, run.env_id, config.episodes, split, judges, env_kwargs=run.held_out_kwargs())
-
-
-def _scores(config: TuneConfig, found: Evaluation) -> tuple[float, float]:
-    """Return the means of the metric and of the KL. Raise FloatingPointError if the metric is not finite."""
+    found = evaluate(agent, run.env_id, config.episodes, split, judges, env_kwargs=run.held_out_kwargs())
     metric = float(np.mean(found.reward if config.metric == "reward" else found.judges[config.metric]))
     if not math.isfinite(metric):
         raise FloatingPointError(f"{config.metric} on {found.split} is {metric}")
@@ -222,14 +217,14 @@ class _Pruning(BaseCallback):
             return
         self._done = due
         with isolated_generators(self.num_timesteps):
-            metric, kl = _scores(config, _measure(config, self.model, "validation"))
+            metric, kl = _measure(config, self.model, "validation")
         self.trial.report(metric, self.index * config.evaluations + due)
         self.trial.set_user_attr(KL, kl)
         if self.trial.should_prune():
             raise optuna.TrialPruned
 
 
-def _describe(config: TuneConfig, trial: FrozenTrial) -> str:
+def _trial_line(config: TuneConfig, trial: FrozenTrial) -> str:
     value = "" if trial.value is None else f" {config.metric} {trial.value:.4f}"
     cause = f": {trial.user_attrs[ERROR]}" if ERROR in trial.user_attrs else ""
     return f"trial {trial.number}: {trial.state.name.lower()}{value}{cause}"
@@ -255,12 +250,8 @@ def _best(config: TuneConfig, study: optuna.Study) -> FrozenTrial:
 
 def _confirm(config: TuneConfig, chosen: dict[str, Any]) -> Confirmation:
     """Train with new seeds and evaluate on both splits."""
-    values: dict[str, list[float]] = {"validation": [], "test": []}
-    kls = []
-    for index in range(config.confirm_seeds):
-        agent = _train(config, config.seed + CONFIRM_FROM + index, chosen)
-        for split, column in values.items():
-            metric, kl = _scores(config, _measure(config, agent, split))
-            column.append(metric)
-        kls.append(kl)  # of the last split, test
-    return Confirmation(values, kls)
+    splits = ("validation", "test")
+    agents = (_train(config, config.seed + CONFIRM_FROM + index, chosen) for index in range(config.confirm_seeds))
+    found = [{split: _measure(config, agent, split) for split in splits} for agent in agents]
+    values = {split: [row[split][0] for row in found] for split in splits}
+    return Confirmation(values, [row["test"][1] for row in found])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...training.config import parse_literal
 from ...training.hyperparams import nearest
 
 if TYPE_CHECKING:
@@ -27,11 +27,9 @@ class Range:
 
     @property
     def log(self) -> bool:
-        """Return whether the scale is logarithmic."""
         return self.low > 0 and self.high / self.low >= LOG_FROM
 
     def suggest(self, trial: optuna.Trial, name: str) -> Any:
-        """Return a value for a trial."""
         if self.choices:
             return trial.suggest_categorical(name, list(self.choices))
         if isinstance(self.low, int) and isinstance(self.high, int):
@@ -72,8 +70,9 @@ def parse_range(text: str) -> tuple[str, Range]:
     if not colon or not name or not values.strip():
         raise ValueError(form)
     if ".." not in values:
-        return name, Range(choices=tuple(_literal(part.strip()) for part in values.split(",")))
-    low, high = (_literal(part.strip()) for part in values.split("..", 1))
+        words = (part.strip() for part in values.split(","))
+        return name, Range(choices=tuple(None if word in ("none", "None") else parse_literal(word) for word in words))
+    low, high = (parse_literal(part.strip()) for part in values.split("..", 1))
     if not (_is_number(low) and _is_number(high)):
         raise ValueError(form)
     if not low < high:
@@ -83,14 +82,6 @@ def parse_range(text: str) -> tuple[str, Range]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _literal(text: str) -> Any:
-    word = text.capitalize()
-    try:
-        return ast.literal_eval(word if word in ("True", "False", "None") else text)
-    except (ValueError, SyntaxError):
-        return text
 
 
 def search_space(
@@ -104,7 +95,7 @@ def search_space(
     episode: int = 1,
     n_envs: int = 1,
 ) -> dict[str, Range]:
-    """Return the ranges of a search: the user's, and those of `RANGES` whose argument the algorithm takes.
+    """Return the ranges of a search: the user's, and the `RANGES` whose argument the algorithm takes.
 
     Args:
         known: the arguments that the algorithm takes.

@@ -11,7 +11,7 @@ from scipy import stats
 from agents.core.text_metrics import distinct_bigrams
 from agents.evaluation.statistics import (
     bootstrap_mean,
-    bootstrap_ratio,
+    bootstrap_perplexity,
     improvement,
     iqm,
     jackknife_distinct_bigrams,
@@ -130,7 +130,7 @@ def test_ratio_bootstrap_error_matches_the_delta_method() -> None:
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 30, size=400)
     nats = tokens * 3.0 + rng.normal(0, 4, size=400)
-    perplexity = bootstrap_ratio(nats, tokens, np.exp)
+    perplexity = bootstrap_perplexity(nats, tokens)
     ratio = nats.sum() / tokens.sum()
     error = np.std(nats - ratio * tokens, ddof=1) / np.sqrt(400) / tokens.mean() * np.exp(ratio)
     assert perplexity.mean == pytest.approx(np.exp(ratio))

@@ -16,7 +16,7 @@ import pytest
 
 from agents.training import run as run_module
 from agents.training.config import TrainConfig
-from agents.training.resume import find_run, prepare_resumed
+from agents.training.resume import prepare_resumed
 from agents.training.run import RunInterrupted, train
 from rlhf_envs.rewards.rules import TokenBanditReward
 from tests.agents.training.runs import (
@@ -180,7 +180,7 @@ def test_flags_that_conflict_are_an_error(flags: list[str], message: str, unbrok
 
 def test_flags_that_agree_or_only_show_are_welcome(unbroken: Path) -> None:
     given = TrainConfig(env=BANDIT, hyperparams={"batch_size": 48}, verbose=1)
-    resumed = find_run(unbroken, given)
+    resumed = TrainConfig.of_folder(unbroken, given)
     assert resumed.verbose == 1
     assert resumed.n_timesteps == TOKENS
 

@@ -20,7 +20,7 @@ from agents.experiments.tune.config import TuneConfig
 from agents.experiments.tune.space import Range, parse_range, search_space
 from agents.registry import describe, get_algorithm, registered
 from agents.training.hyperparams import default_hyperparams, parse_yaml
-from agents.training.run import build_agent, resolve
+from agents.training.run import build_agent, resolve_config
 
 BANDIT = "rlhf/TokenBandit-v0"
 FAST: dict[str, Any] = dict(env=BANDIT, tokens=192, n_envs=16, episodes=16, confirm_seeds=0, threads=1, trials=2)
@@ -68,7 +68,7 @@ def test_nothing_is_searched_that_the_algorithm_refuses(algo: str, tmp_path: Pat
     assert not space.keys() & cls.unused.keys()
     first = tuning._nearest_to_default(chosen, space)
     warnings.simplefilter("ignore")  # small fresh models and the like
-    build_agent(resolve(chosen.run(0, first)))
+    build_agent(resolve_config(chosen.run(0, first)))
 
 
 def test_kl_is_searched_only_where_something_holds_it(tmp_path: Path) -> None:
@@ -139,15 +139,15 @@ def test_a_figure_that_is_not_finite_and_a_trial_that_fails_are_failed_and_shown
         return train(*arguments)
 
     monkeypatch.setattr(tuning, "_train", sometimes)
-    measure = tuning._measure
+    evaluate = tuning.evaluate
 
-    def broken(*arguments: Any) -> Any:
-        found = measure(*arguments)
+    def broken(*arguments: Any, **options: Any) -> Any:
+        found = evaluate(*arguments, **options)
         if len(calls) == 2:
             found.reward[0] = math.nan
         return found
 
-    monkeypatch.setattr(tuning, "_measure", broken)
+    monkeypatch.setattr(tuning, "evaluate", broken)
     result = tuning.tune(config(tmp_path, trials=3, pruner="none"))
     states = [trial.state.name for trial in result.study.trials]
     assert states == ["FAIL", "FAIL", "COMPLETE"]
