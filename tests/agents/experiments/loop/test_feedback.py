@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from string import ascii_lowercase
@@ -14,43 +14,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from agents.experiments.loop import feedback
-from agents.experiments.loop.loop import LoopConfig, find_loop, run_loop
+from agents.experiments.loop.loop import LoopConfig, run_loop
 from agents.experiments.loop.state import Loop
 from agents.training.run import RunInterrupted, RunStopped
+from tests.agents.experiments.loop.runs import config
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import Task
 
 pytest.importorskip("sqlalchemy", reason="the feedback store needs the extra web")
 pytest.importorskip("crowdkit", reason="aggregation needs the extra agreement")
-
-SETTINGS: dict[str, Any] = dict(
-    env="rlhf/TokenBandit-v0",
-    n_timesteps=150,  # two rollouts of 96
-    n_envs=32,
-    hyperparams=dict(batch_size=48, n_epochs=2),
-    kl_target=0.3,
-    rounds=2,
-    labels=12,
-    annotators=4,
-    random_share=0.25,
-    aggregate="majority",  # the quickest
-    reward_epochs=1,
-    test_episodes=8,
-    progress=False,
-)
-
-
-def config(folder: Path, **kwargs: Any) -> LoopConfig:
-    return LoopConfig(**{"log_folder": str(folder), "run_name": "run", **SETTINGS, **kwargs})
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _no_pictures() -> Iterator[None]:
-    """They take most of the time of so short a run, and have a test of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.experiments.loop.report.plot_rounds", lambda *_: None)
-        yield
 
 
 class Person(threading.Thread):
@@ -213,7 +186,7 @@ def test_a_run_that_waits_for_people_goes_on_waiting_for_them(tmp_path: Path) ->
     assert any("resume it with --enough" in text for text in said)
     folder = tmp_path / "loop/run"
     ada = Person("ada", tmp_path, 3)
-    result = run_loop(find_loop(folder, LoopConfig(enough=0.6)), folder, say=lambda _: None)
+    result = run_loop(LoopConfig.of_folder(folder, LoopConfig(enough=0.6)), folder, say=lambda _: None)
     ada.finish()
     figures = result.metrics[1]
     assert (figures["judgements"], figures["by_people"]) == (10, 3)

@@ -8,10 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -20,50 +19,25 @@ import torch
 
 from agents.experiments.loop import feedback
 from agents.experiments.loop import loop as loops
-from agents.experiments.loop.loop import LoopConfig, LoopResult, find_loop, run_loop
+from agents.experiments.loop.loop import LoopConfig, LoopResult, run_loop
 from agents.experiments.loop.report import markdown, plot_rounds
 from agents.experiments.loop.state import with_defaults
 from agents.saving.loading import load_policy
 from agents.training.run import RunInterrupted
 from rlhf_envs.rewards.reward_model import RewardModel
-
-if TYPE_CHECKING:
-    pass
+from tests.agents.experiments.loop.runs import config
 
 pytest.importorskip("sqlalchemy", reason="the feedback store needs the extra web")
 pytest.importorskip("crowdkit", reason="aggregation needs the extra agreement")
-
-SETTINGS: dict[str, Any] = dict(
-    env="rlhf/TokenBandit-v0",
-    n_timesteps=150,  # two rollouts of 96
-    n_envs=32,
-    hyperparams=dict(batch_size=48, n_epochs=2),
-    kl_target=0.3,
-    rounds=2,
-    labels=12,
-    annotators=4,
-    random_share=0.25,
-    aggregate="majority",  # the quickest
-    reward_epochs=1,
-    test_episodes=8,
-    progress=False,
-)
-
-
-def config(folder: Path, **kwargs: Any) -> LoopConfig:
-    return LoopConfig(**{"log_folder": str(folder), "run_name": "run", **SETTINGS, **kwargs})
 
 
 def run(folder: Path, **kwargs: Any) -> LoopResult:
     return run_loop(config(folder, **kwargs), say=lambda _: None)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_pictures() -> Iterator[None]:
-    """They take most of the time of so short a run, and have a test of their own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("agents.experiments.loop.report.plot_rounds", lambda *_: None)
-        yield
+def go_on(folder: Path, **flags: Any) -> LoopResult:
+    """What `rlhf loop --resume` does."""
+    return run_loop(LoopConfig.of_folder(folder, LoopConfig(**flags)), folder, say=lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +165,7 @@ def test_a_finished_run_has_nothing_left_to_do(unbroken: LoopResult, monkeypatch
 
     monkeypatch.setattr(loops, "atomic_folder", refuse)
     before = comparable(unbroken.folder)
-    run_loop(find_loop(unbroken.folder), unbroken.folder, say=lambda _: None)
+    go_on(unbroken.folder)
     assert comparable(unbroken.folder) == before
 
 
@@ -245,7 +219,7 @@ def test_a_run_that_is_killed_comes_to_the_same(unbroken: LoopResult, tmp_path: 
     kill_at(folder, "rlhf_envs.feedback.store.store:FeedbackStore.submit", 17, "after")
     assert (folder / "round_1/generate").is_dir()
     assert not (folder / "round_1/ask").exists()
-    run_loop(find_loop(folder), folder, say=lambda _: None)
+    go_on(folder)
     assert_same_run(folder, unbroken)
 
 
@@ -259,7 +233,7 @@ def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult
         ("rlhf_envs.feedback.store.store:FeedbackStore.add_items", 1, "after"),  # asked, and the loop does not know it
         ("rlhf_envs.feedback.store.store:FeedbackStore.claim", 9, "after"),  # a lease of a process that is no more
         ("rlhf_envs.feedback.store.store:FeedbackStore.submit", 5, "after"),
-        ("agents.experiments.loop.feedback:write_json", 1, "after"),
+        ("agents.experiments.loop.feedback:replace_json", 1, "after"),
         ("rlhf_envs.preferences.fitting:normalise", 1, "after"),
         ("rlhf_envs.files:_put", 2, "after"),  # the whole fit, of which nobody has heard
         ("agents.algorithms.ppo:PPO.train", 2, "before"),
@@ -271,7 +245,7 @@ def test_a_run_that_is_killed_at_any_step_comes_to_the_same(unbroken: LoopResult
         ("agents.experiments.loop.loop:write_report", 1, "before"),
     ]:
         kill_at(folder, target, number, when)
-    run_loop(find_loop(folder), folder, say=lambda _: None)
+    go_on(folder)
     assert_same_run(folder, unbroken)
 
 
@@ -295,7 +269,7 @@ def test_sigterm_in_rl_leaves_a_checkpoint_that_the_run_goes_on_from(
         run(tmp_path)
     folder = tmp_path / "loop" / "run"
     assert not (folder / "round_2/learn").exists()
-    run_loop(find_loop(folder), folder, say=lambda _: None)
+    go_on(folder)
     assert len(updates) == 4  # none is done twice
     assert_same_run(folder, unbroken)
 
@@ -312,38 +286,33 @@ def test_ctrl_c_between_the_steps_says_how_to_go_on(tmp_path: Path, monkeypatch:
 def test_a_damaged_step_runs_again_and_comes_to_the_same(
     unbroken: LoopResult, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(unbroken.folder, folder)
+    folder = shutil.copytree(unbroken.folder, tmp_path / "copy")
     (folder / "round_2/learn/agent/policy.safetensors").write_bytes(b"damaged")
-    run_loop(find_loop(folder), folder, say=lambda _: None)
+    go_on(folder)
     assert "round_2/learn runs again" in caplog.text
     assert_same_run(folder, unbroken)
 
 
 def test_labels_are_found_again_when_the_beginning_is_damaged(unbroken: LoopResult, tmp_path: Path) -> None:
     """Round 0 runs again, and the next round is fitted to the labels of all rounds."""
-    folder = tmp_path / "copy"
-    shutil.copytree(unbroken.folder, folder)
+    folder = shutil.copytree(unbroken.folder, tmp_path / "copy")
     (folder / "round_0/learn/figures.json").write_text("{}")
-    result = run_loop(find_loop(folder, LoopConfig(rounds=3)), folder, say=lambda _: None)
+    result = go_on(folder, rounds=3)
     snapshot = json.loads((folder / "round_3/ask/judgements.json").read_text())
     assert [item["meta"]["round"] for item in snapshot["items"]] == [1] * 12 + [2] * 12 + [3] * 12
     assert result.metrics[3]["fitted_to"] + result.metrics[3]["held_out"] > 24
 
 
 def test_a_run_whose_name_is_gone_does_not_go_on(unbroken: LoopResult, tmp_path: Path) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(unbroken.folder, folder)
+    folder = shutil.copytree(unbroken.folder, tmp_path / "copy")
     (folder / "run_id").unlink()
     with pytest.raises(ValueError, match=r"run_id is gone, the name of this run's items in the store: write it again"):
-        run_loop(find_loop(folder), folder, say=lambda _: None)
+        go_on(folder)
 
 
 def test_a_finished_run_takes_further_rounds(unbroken: LoopResult, tmp_path: Path) -> None:
-    folder = tmp_path / "copy"
-    shutil.copytree(unbroken.folder, folder)
-    settings = find_loop(folder, LoopConfig(rounds=3, progress=False))
-    result = run_loop(settings, folder, say=lambda _: None)
+    folder = shutil.copytree(unbroken.folder, tmp_path / "copy")
+    result = go_on(folder, rounds=3, progress=False)
     assert [figures["tokens"] for figures in result.metrics] == [0, 192, 384, 576]
     assert comparable(folder)["rounds"][:3] == comparable(unbroken.folder)["rounds"]
 
@@ -423,15 +392,15 @@ def test_where_people_label_all_nobody_is_simulated() -> None:
 
 
 def test_a_run_goes_on_as_it_was_configured(unbroken: LoopResult, tmp_path: Path) -> None:
-    assert find_loop(unbroken.folder) == unbroken.config
-    assert find_loop(unbroken.folder, LoopConfig(labels=12, rounds=5)).rounds == 5
+    assert LoopConfig.of_folder(unbroken.folder) == unbroken.config
+    assert LoopConfig.of_folder(unbroken.folder, LoopConfig(labels=12, rounds=5)).rounds == 5
     with pytest.raises(ValueError, match=r"--labels 13 with --resume: the run in .* has 12; leave the flag out"):
-        find_loop(unbroken.folder, LoopConfig(labels=13))
+        LoopConfig.of_folder(unbroken.folder, LoopConfig(labels=13))
     with pytest.raises(ValueError, match=r"no run's folder, it has no config\.json"):
-        find_loop(tmp_path)
+        LoopConfig.of_folder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"algo": "ppo"}))
     with pytest.raises(ValueError, match="is not the configuration of a loop: it has no rounds"):
-        find_loop(tmp_path)
+        LoopConfig.of_folder(tmp_path)
 
 
 def test_no_held_out_prompt_is_fitted_to(unbroken: LoopResult) -> None:
