@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from rlhf_envs import feedback
+from rlhf_envs.datasets.messages import as_text, kept_prompt
 from rlhf_envs.feedback import web
 from rlhf_envs.rewards import get_reward
 
@@ -136,7 +137,8 @@ def simulate(config: SimulateConfig) -> None:
         settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit"})
         rated = [item for item in store.items() if item.kind in ("rating", "thumbs")]
         if rated:  # their scores spread the ratings over the scale
-            settings["reference"] = list(reward([i.prompt for i in rated], [i.completions[0] for i in rated]))
+            texts = [as_text(kept_prompt(item.prompt, item.meta), item.completions[0]) for item in rated]
+            settings["reference"] = list(reward([prompt for prompt, _ in texts], [text for _, text in texts]))
         crowd = simulated_crowd(
             reward, config.n_annotators, scale=store.settings.scale, harms=store.settings.harms, **settings
         )
@@ -151,9 +153,9 @@ class ImportConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback import`."""
 
     file: str = argument("File to read (jsonl, json, csv; .gz too).")
-    format: Literal["auto", "items", "preference", "kto", "ratings", "argilla", "label-studio"] = option(
-        "auto", "Format: auto, items, preference, kto, ratings, argilla, label-studio."
-    )
+    format: Literal[
+        "auto", "items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst"
+    ] = option("auto", "Format. auto tells it by the columns.")
     kind: Kind | None = option(None, "What to ask about rows without judgements.")
     annotator: str = option("import", "Who judged, where a row does not say.")
     overlap: int = option(1, "Judgements per item, where it does not say.", ge=1)
@@ -163,7 +165,7 @@ class ImportConfig(_StoreConfig):
 
 @add_command(feedback_app, ImportConfig, "import")
 def import_(config: ImportConfig) -> None:
-    """Take in questions and judgements: TRL's formats, ours, and the CSV of Argilla and Label Studio.
+    """Take in questions and judgements: TRL's formats, ours, those of Argilla, Label Studio and published datasets.
 
     Rows that cannot be used, duplicates and contradictions go to the quarantine file, with their line and the reason.
     """
@@ -237,6 +239,8 @@ def export(config: ExportConfig) -> None:
     if config.without_spammers:
         who = f"that {CANNOT_TELL}" if spammers is None else ", ".join(spammers) or "nobody"
         typer.echo(f"who seems to click at random: {who}")
+    if done.doubled:
+        typer.echo(f"written twice, once each way round, since TRL reads no probability: {done.doubled} ties")
     for reason, n in sorted(done.dropped.items()):
         typer.echo(f"left out: {n} {reason}")
 

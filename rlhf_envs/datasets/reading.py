@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .messages import list_in_cell
+
 __all__ = ["BadRow", "Row", "read_rows"]
 
 Row = dict[str, Any]
@@ -124,7 +126,11 @@ def _read_csv(path: Path, data: bytes) -> Read:
             reason = f"{len(cells)} cells where the header has {len(header)}: quote cells that hold a comma"
             yield BadRow(where, reason, cells)
         else:
-            yield where, dict(zip(header, cells, strict=True))
+            row = dict(zip(header, cells, strict=True))
+            if (column := list_in_cell(row)) is not None:
+                yield BadRow(where, f"{column!r} is a list of messages, which a CSV cannot hold: save as .jsonl", row)
+            else:
+                yield where, row
 
 
 def _checked(where: str, value: Any) -> tuple[str, Row] | BadRow:

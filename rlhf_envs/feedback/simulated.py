@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..datasets.messages import as_text, kept_prompt
 from .annotating import Response, work_once
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class SimulatedAnnotator:
         """Score texts that continue the item's prompt, with the length bias and without noise. Shape (n,), float64."""
         if not texts:
             return np.zeros(0)
-        scores = np.array([float(score) for score in self.scorer([item.prompt] * len(texts), list(texts))])
+        read = [as_text(kept_prompt(item.prompt, item.meta), text) for text in texts]
+        scores = np.array([float(s) for s in self.scorer([prompt for prompt, _ in read], [text for _, text in read])])
         if scores.shape != (len(texts),) or not np.isfinite(scores).all():
             raise ValueError(
                 f"the scorer of annotator {self.name!r} gave {scores.tolist()} for {len(texts)} completions of item "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rlhf_envs.datasets.messages import as_text, kept_prompt
 from rlhf_envs.feedback.agreement import LEVELS, krippendorff_alpha
 
 from .aggregation import TIE, Aggregate, PairVote, Vote, dawid_skene, majority_vote
@@ -127,6 +128,19 @@ def aggregate_pairs(
     Raises:
         ValueError: there is no vote on any pair (all are skipped, say), the method is unknown, or see `pair_votes`.
     """
+    rows = []
+    for item, chosen, rejected, probability in _aggregated(items, judgements, method):
+        prompt = kept_prompt(item.prompt, item.meta)
+        (text, better), (_, worse) = as_text(prompt, chosen), as_text(prompt, rejected)
+        pair = {"prompt": text, "chosen": better, "rejected": worse}
+        rows.append({**pair, "probability": probability, "item_id": item.id})
+    return rows
+
+
+def _aggregated(
+    items: Sequence[Item], judgements: Sequence[Judgement], method: str
+) -> Iterator[tuple[Item, str, str, float]]:
+    """Yield each judged pair: the item, the text chosen, the one rejected, and the probability of the choice."""
     if method not in ("majority", "dawid_skene", "soft"):
         raise ValueError(f"unknown method {method!r}: one of 'majority', 'dawid_skene', 'soft'")
     votes = pair_votes(items, judgements)
@@ -136,7 +150,6 @@ def aggregate_pairs(
         probabilities = dawid_skene(votes, gold=_gold(items, votes), symmetric=True).probabilities
     else:
         probabilities = majority_vote(votes).probabilities
-    rows: list[dict[str, Any]] = []
     for item in items:
         if item.gold is not None:
             continue
@@ -148,10 +161,7 @@ def aggregate_pairs(
             if method == "majority":
                 first = 0.5 + 0.5 * float(np.sign(round(first - 0.5, 9)))
             chosen, rejected = (i, j) if first >= 0.5 else (j, i)
-            texts = {"chosen": item.completions[chosen], "rejected": item.completions[rejected]}
-            probability = min(1.0, max(first, 1.0 - first))
-            rows.append({"prompt": item.prompt, **texts, "probability": probability, "item_id": item.id})
-    return rows
+            yield item, item.completions[chosen], item.completions[rejected], min(1.0, max(first, 1.0 - first))
 
 
 def dawid_skene_shares(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[tuple[int, str, str], float]:
@@ -164,8 +174,8 @@ def dawid_skene_shares(items: Sequence[Item], judgements: Sequence[Judgement]) -
         ValueError: nothing is compared.
         ImportError: crowd-kit is not installed.
     """
-    rows = aggregate_pairs(*_comparisons(items, judgements), "dawid_skene")
-    return {(row["item_id"], row["chosen"], row["rejected"]): row["probability"] for row in rows}
+    found = _aggregated(*_comparisons(items, judgements), "dawid_skene")
+    return {(item.id, chosen, rejected): probability for item, chosen, rejected, probability in found}
 
 
 def find_pair_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, AnnotatorMetrics] | None:

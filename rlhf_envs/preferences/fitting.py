@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from rlhf_envs.datasets import load_rows
+from rlhf_envs.datasets.messages import as_text_row, is_plain
 from rlhf_envs.files import atomic_folder, is_replaceable
-from rlhf_envs.models import no_progress_bars, resolve
+from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve
 from rlhf_envs.rewards.ensemble import RewardEnsemble, is_ensemble
 from rlhf_envs.rewards.reward_model import load_classifier
 
@@ -103,10 +104,11 @@ def fit_reward(
     folder = Path(folder)
     if not is_replaceable(folder):
         raise FileExistsError(f"{folder} exists and is no reward model of ours: choose another name, or move it away")
+    rows = _as_texts(rows, model)
     if held_out is None:
         split = split_rows(rows, held_out_share, options.get("seed", 0))
     else:
-        split = Split(list(rows), list(held_out))
+        split = Split(rows, _as_texts(held_out, model))
     if references is None:
         references = [text for row in (*split.held_out, *split.fitted) for text in whole_texts(row)][:MAX_REFERENCES]
     if members == 1:
@@ -124,6 +126,23 @@ def fit_reward(
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in split.held_out)
         (place / HELD_OUT).write_text(lines, encoding="utf-8")
     return FittedReward(split.fitted, split.held_out, metrics)
+
+
+def _as_texts(rows: Sequence[Row], model: str) -> list[Row]:
+    """Return rows of texts: conversations are written in the chat template of the model's tokenizer, if it has one.
+
+    Raises:
+        ValueError: a conversation cannot be read; the message has the row's number.
+    """
+    if all(is_plain(row) for row in rows):
+        return list(rows)
+    tokenizer, texts = load_tokenizer(model), []
+    for number, row in enumerate(rows, start=1):
+        try:
+            texts.append(row if is_plain(row) else as_text_row(row, tokenizer))
+        except ValueError as error:
+            raise ValueError(f"row {number}: {error}") from None
+    return texts
 
 
 Fit = tuple[Callable[[Path], None], Metrics]  # what writes the model into a folder, and its metrics
@@ -252,6 +271,7 @@ def measure_reward(model: str, rows: Sequence[Row], bins: int = 10) -> Report:
     Raises:
         ValueError: the model is no reward model, or the rows are malformed.
     """
+    rows = _as_texts(rows, model)
     network, tokenizer = load_classifier(model)
     if "chosen" not in rows[0]:
         rated = evaluate_ratings(network, tokenizer, rows)

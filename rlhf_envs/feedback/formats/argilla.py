@@ -1,25 +1,25 @@
-"""Read and write Argilla's CSV: one row per record, as `dataset.records.to_datasets().to_csv()` writes it.
+"""Read and write Argilla's records: its CSV (`records.to_datasets().to_csv()`) and its JSON (`records.to_json()`).
 
 Fields are columns. A question has the lists `<question>.responses`, `.responses.users` and `.responses.status`
 (https://docs.argilla.io/latest/how_to_guides/import_export/). Our records have the fields prompt and response1,
 response2, ... (for a single completion: response). The questions are preference (labels response1, response2, tie),
 strength, ranking, rating, thumbs (up, down), correction, harms and comment. A discarded response is a skip, and a draft
-is no judgement yet. Argilla keeps no order of the completions, no time taken, no date of a response and no idempotency
-key.
+is no judgement yet. A ranking is a list, best first, or places `{"value", "rank"}`, where equal ranks are ties.
+
+Argilla's JSON does not say which responses are drafts, so they all count. Argilla keeps no order of the completions, no
+time taken, no date of a response and no idempotency key.
 """
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..records import Item, Judgement
-from .csv_cells import Answer, as_json, kind_of, thumb, whole
+from .csv_cells import Answer, as_json, kind_of, parse_list, truth, whole
 
-__all__ = ["argilla_row", "parse_list", "read_argilla_row"]
+__all__ = ["argilla_row", "read_argilla_row"]
 
 QUESTIONS = {
     "preference": "pairwise",
@@ -40,6 +40,8 @@ def argilla_row(item: Item, judgements: Sequence[Judgement]) -> dict[str, Any]:
     row: dict[str, Any] = {"id": str(item.id), "status": "completed" if finished else "pending", "kind": item.kind}
     row |= {"n_completions": len(names), "prompt": item.prompt}
     row.update(zip(names, item.completions, strict=True))
+    if item.meta.get("messages"):
+        row["messages"] = as_json(item.meta["messages"])
     answers = [(judgement, _argilla_value(judgement, names)) for judgement in judgements]
     row.update(_argilla_question(question, answers))
     if item.kind == "pairwise":
@@ -72,16 +74,16 @@ def _argilla_value(judgement: Judgement, names: Sequence[str]) -> Any:
     return next(iter(value.values()))  # the rating, the text, the list of harms
 
 
-def read_argilla_row(row: dict[str, str]) -> tuple[str, tuple[str, ...], list[Answer]]:
-    """Return (kind, completions, answers) of a record.
+def read_argilla_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Answer]]:
+    """Return (kind, completions by column, answers) of a record.
 
     Raises:
         ValueError: the row is no such record. The message names the column.
     """
+    if isinstance(row.get("fields"), dict):
+        row = _flat(row)
     names = _columns(row)
     kind = kind_of(row, {f"{name}.responses": kind for name, kind in QUESTIONS.items()}, len(names))
-    if kind not in QUESTIONS.values():
-        raise ValueError(f"unknown kind {kind!r} in the column 'kind': there are {', '.join(QUESTIONS.values())}")
     question = next(name for name, of in QUESTIONS.items() if of == kind)
     comments = {user: str(text) for user, text, _ in _argilla_answers(row, "comment") if text}
     strengths = {user: value for user, value, _ in _argilla_answers(row, "strength")}
@@ -94,14 +96,23 @@ def read_argilla_row(row: dict[str, str]) -> tuple[str, tuple[str, ...], list[An
             answers.append((user, None, extra))
         else:
             answers.append((user, _value_of_argilla(kind, answer, names, strengths.get(user), row), extra))
-    return kind, tuple(row[name] for name in names), answers
+    return kind, {name: row[name] for name in names}, answers
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record of the JSON with the columns of the CSV."""
+    flat = {**(row.get("metadata") or {}), **row["fields"], "id": row.get("id")}
+    for question, responses in (row.get("responses") or {}).items():
+        flat[f"{question}.responses"] = [response.get("value") for response in responses]
+        flat[f"{question}.responses.users"] = [response.get("user_id") for response in responses]
+    return flat
 
 
 def _names(n: int) -> list[str]:
     return ["response"] if n == 1 else [f"response{i + 1}" for i in range(n)]
 
 
-def _columns(row: dict[str, str]) -> list[str]:
+def _columns(row: Mapping[str, Any]) -> list[str]:
     """Return the columns of the completions. "n_completions" tells empty texts from columns of other rows."""
     if row.get("n_completions"):
         names = _names(whole(row["n_completions"], "n_completions"))
@@ -115,19 +126,21 @@ def _columns(row: dict[str, str]) -> list[str]:
     return names
 
 
-def _argilla_answers(row: dict[str, str], question: str) -> list[tuple[str, Any, str]]:
+def _argilla_answers(row: Mapping[str, Any], question: str) -> list[tuple[str, Any, str]]:
     """Return (user, value, status) for each response to a question."""
     column = f"{question}.responses"
-    values = parse_list(row.get(column, ""), column)
-    users = parse_list(row.get(f"{column}.users", ""), f"{column}.users")
+    values = parse_list(row.get(column), column)
+    users = parse_list(row.get(f"{column}.users"), f"{column}.users")
     users = users or [f"user-{i + 1}" for i in range(len(values))]
-    status = parse_list(row.get(f"{column}.status", ""), f"{column}.status") or ["submitted"] * len(values)
+    status = parse_list(row.get(f"{column}.status"), f"{column}.status") or ["submitted"] * len(values)
     if not len(values) == len(users) == len(status):
         raise ValueError(f"{column!r} has {len(values)} values, {len(users)} users and {len(status)} states")
     return [(str(user), value, str(state)) for user, value, state in zip(users, values, status, strict=True)]
 
 
-def _value_of_argilla(kind: str, answer: Any, names: list[str], strength: Any, row: dict[str, str]) -> dict[str, Any]:
+def _value_of_argilla(
+    kind: str, answer: Any, names: list[str], strength: Any, row: Mapping[str, Any]
+) -> dict[str, Any]:
     if kind == "pairwise":
         if answer == "tie":
             return {"choice": None, "strength": 0}
@@ -136,68 +149,30 @@ def _value_of_argilla(kind: str, answer: Any, names: list[str], strength: Any, r
             "strength": 1 if strength is None else whole(strength, "strength"),
         }
     if kind == "ranking":
-        if not isinstance(answer, list):
-            raise ValueError(f"a ranking must be a list of {', '.join(names)}, got {answer!r}")
-        ranked = [place["value"] if isinstance(place, dict) and "value" in place else place for place in answer]
-        return {"order": [_index(name, names, row) for name in ranked]}
+        return _ranking(answer, names, row)
     if kind == "thumbs":
-        return {"up": thumb(answer)}
+        return {"up": truth(answer, "thumbs")}
     if kind == "rating":
-        return {"rating": whole(answer, "rating")}
+        return {"rating": answer}
     return {"text": answer} if kind == "correction" else {"harms": answer}
 
 
-def _index(answer: Any, names: list[str], row: dict[str, str]) -> int:
+def _ranking(answer: Any, names: list[str], row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the order of a list of completions, or the rank of each where the list gives ranks."""
+    if not isinstance(answer, list) or not answer:
+        raise ValueError(f"a ranking must be a list of {', '.join(names)}, got {answer!r}")
+    places = [place if isinstance(place, dict) else {"value": place} for place in answer]
+    order = [_index(place.get("value"), names, row) for place in places]
+    if all(place.get("rank") is None for place in places):
+        return {"order": order}
+    if sorted(order) != list(range(len(names))):
+        raise ValueError(f"a ranking must rank each of {', '.join(names)} once, got {str(answer)[:200]}")
+    ranks = [whole(place.get("rank"), "rank") for place in places]
+    return {"ranks": [ranks[order.index(i)] for i in range(len(names))]}
+
+
+def _index(answer: Any, names: list[str], row: Mapping[str, Any]) -> int:
     for i, name in enumerate(names):
         if answer in (name, row[name]):
             return i
     raise ValueError(f"{answer!r} is none of {', '.join(names)}")
-
-
-def parse_list(cell: str, column: str) -> list[Any]:
-    """Parse a list in a cell of a CSV: JSON, Python, or numpy (without commas), which pandas and `datasets` write.
-
-    Raises:
-        ValueError: the cell holds no such list.
-    """
-    if not cell.strip():
-        return []
-    try:
-        value = json.loads(cell)
-    except ValueError:
-        value = _parse_numpy(cell, column)
-    if not isinstance(value, list):
-        raise ValueError(f"{column!r} must hold a list, got {cell[:60]!r}")
-    return value
-
-
-_TOKEN = re.compile(
-    r"""(?P<string>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")|(?P<number>-?\d+(?:\.\d*)?(?:e[-+]?\d+)?)"""
-    r"""|(?P<none>None|null|nan|NaN)|(?P<bool>True|False|true|false)|(?P<open>\[)|(?P<close>\])"""
-    r"""|(?P<skip>\s+|,|array\(|list\(|dtype=\w+|\))""",
-    re.DOTALL,
-)
-
-
-def _parse_numpy(cell: str, column: str) -> Any:
-    stack: list[list[Any]] = [[]]
-    position = 0
-    while position < len(cell):
-        token = _TOKEN.match(cell, position)
-        if token is None or (token.lastgroup == "close" and len(stack) == 1):
-            raise ValueError(f"{column!r} is no list at character {position}: {cell[position : position + 40]!r}")
-        position = token.end()
-        if token.lastgroup == "open":
-            stack.append([])
-        elif token.lastgroup == "close":
-            inner = stack.pop()
-            stack[-1].append(inner)
-        elif token.lastgroup == "none":
-            stack[-1].append(None)
-        elif token.lastgroup == "bool":
-            stack[-1].append(token[0] in ("True", "true"))
-        elif token.lastgroup in ("string", "number"):
-            stack[-1].append(ast.literal_eval(token[0]))
-    if len(stack) != 1 or len(stack[0]) != 1:
-        raise ValueError(f"{column!r} is no list: {cell[:60]!r}")
-    return stack[0][0]

@@ -14,7 +14,7 @@ from ...files import replace_file
 from ..records import MOVING_SETTINGS, Item, Judgement, Settings
 from .argilla import argilla_row
 from .label_studio import label_studio_row
-from .trainer_rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows
+from .trainer_rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
@@ -114,7 +114,7 @@ def export_file(
         store: the store to read.
         path: ends in .jsonl, or in .csv for the two tables. With .gz at the end the file is compressed.
         format: one of `FORMATS`. The functions of this module describe them.
-        how: see `preference_rows` and `rating_rows`.
+        how: see `preference_rows` and `rating_rows`. A tie under "soft" is written both ways: `with_ties_both_ways`.
         kind: export only items of this kind.
         conversational: write messages instead of strings, if the format has prompts and completions.
         min_judgements: see `preference_rows` and `rating_rows`.
@@ -142,13 +142,15 @@ def export_file(
     settings = store.settings
     shares = aggregate(*data) if aggregate is not None and format == "preference" else None
     rows: dict[str, Callable[[], Export]] = {
-        "preference": lambda: preference_rows(
-            *data,
-            how=how,
-            min_judgements=min_judgements,
-            strength_margin=strength_margin,
-            conversational=conversational,
-            shares=shares,
+        "preference": lambda: with_ties_both_ways(
+            preference_rows(
+                *data,
+                how=how,
+                min_judgements=min_judgements,
+                strength_margin=strength_margin,
+                conversational=conversational,
+                shares=shares,
+            )
         ),
         "kto": lambda: kto_rows(*data, scale=settings.scale, conversational=conversational),
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),

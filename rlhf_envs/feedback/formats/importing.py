@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from ...datasets.reading import BadRow, read_rows
 from ...files import replace_file
 from ..records import MOVING_SETTINGS, Settings
+from .detecting import detect_format
 from .merging import Merge
-from .reading import FORMATS, Entry, Reading, detect_format, read_row
+from .reading import FORMATS, Entry, Reading, read_entries
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
@@ -94,35 +95,34 @@ def import_file(
         raise ValueError(f"unknown format {format!r}: choose auto, {', '.join(FORMATS)}")
     path = Path(path)
     reading = Reading(store.settings, kind, annotator, path.name, overlap)
-    merge, n_rows = Merge(store), 0
+    merge = Merge(store)
     file_settings = _FileSettings(store)
-    for found in read_rows(path):
-        n_rows += 1
-        if isinstance(found, BadRow):
-            merge.bad.append(found)
-            continue
-        where, row = found
-        named = _renamed(row, columns or {})
-        if format == "auto":
-            try:
-                format = detect_format(named)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
+    found = list(read_rows(path))
+    rows = [(*row, _renamed(row[1], columns or {})) for row in found if not isinstance(row, BadRow)]
+    merge.bad += [row for row in found if isinstance(row, BadRow)]
+    if not found:
+        raise ValueError(f"{path}: there are no rows")
+    if format == "auto" and rows:
+        try:
+            format = detect_format([named for _, _, named in rows], store.settings.scale)
+        except ValueError as error:
+            raise ValueError(f"{rows[0][0]}: {error}") from error
+    for where, row, named in rows:
         try:
             if format == "items" and "store_settings" in named:
                 reading = replace(reading, settings=file_settings.take(named["store_settings"], is_new=not merge.known))
-            entry = read_row(format, named, reading)
-            file_settings.check(entry)
-            merge.add(where, row, _as_gold(entry, overlap) if gold else entry)
+            for entry in read_entries(format, named, reading):
+                file_settings.check(entry)
+                merge.add(where, row, _as_gold(entry, overlap) if gold else entry)
         except ValueError as error:
             merge.bad.append(BadRow(where, str(error), row))
-    if n_rows == 0:
-        raise ValueError(f"{path}: there are no rows")
     items, judgements = merge.store_all()
     at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
     if merge.bad:
         _write_quarantine(at, merge.bad)
-    return Import(format, n_rows, items, judgements, tuple(merge.bad), at if merge.bad else None, file_settings.changed)
+    return Import(
+        format, len(found), items, judgements, tuple(merge.bad), at if merge.bad else None, file_settings.changed
+    )
 
 
 def _write_quarantine(path: Path, bad: Sequence[BadRow]) -> None:

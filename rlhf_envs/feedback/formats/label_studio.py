@@ -1,4 +1,4 @@
-"""Read and write Label Studio's CSV: one row per annotation, as its CSV export writes it.
+"""Read and write Label Studio's annotations: its CSV and JSON-MIN, one row per annotation, and its JSON, one per task.
 
 The columns are the task's data, one column per control, and annotator, annotation_id, created_at, updated_at, lead_time
 and was_cancelled (https://labelstud.io/guide/export). Our data are prompt and answer1, answer2 (answer, for a single
@@ -10,10 +10,11 @@ no tie, and no control in a CSV has a ranking. Label Studio keeps no order of th
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ..records import Item, Judgement
-from .csv_cells import Answer, as_json, kind_of, moment, thumb, whole
+from .csv_cells import Answer, as_json, kind_of, moment, number, truth, whole
 
 __all__ = ["label_studio_row", "read_label_studio_row"]
 
@@ -30,6 +31,8 @@ def label_studio_row(item: Item, judgement: Judgement | None) -> dict[str, Any]:
     """Return an annotation of Label Studio, or a task without one."""
     row: dict[str, Any] = {"id": item.id, "kind": item.kind, "prompt": item.prompt}
     row.update(zip(_names(len(item.completions)), item.completions, strict=True))
+    if item.meta.get("messages"):
+        row["messages"] = as_json(item.meta["messages"])
     if judgement is None:
         return row
     created = judgement.created.isoformat().replace("+00:00", "Z")
@@ -56,69 +59,90 @@ def _controls(kind: str, value: dict[str, Any]) -> dict[str, str]:
     return {"harms": harms[0] if len(harms) == 1 else as_json([{"choices": harms}]) if harms else ""}
 
 
-def read_label_studio_row(row: dict[str, str]) -> tuple[str, tuple[str, ...], list[Answer]]:
-    """Return (kind, completions, answers) of an annotation, with no answers if the task has none yet.
+def read_label_studio_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Answer]]:
+    """Return (kind, completions by column, answers) of an annotation or a task, without answers if there are none yet.
 
     Raises:
         ValueError: the row is no such annotation. The message names the column.
     """
-    kind = kind_of(row, CONTROLS, 2 if row.get("answer1") or row.get("answer2") else 1)
-    if kind not in CONTROLS.values():
-        known = ", ".join(CONTROLS.values())
-        raise ValueError(f"kind {kind!r} has no form in Label Studio's CSV: these have one: {known}")
+    annotations = _annotations(row) if isinstance(row.get("data"), dict) else [row]
+    columns = {name: value for annotation in annotations for name, value in annotation.items() if value}
+    columns = {**annotations[0], **columns}
+    kind = kind_of(columns, CONTROLS, 2 if columns.get("answer1") or columns.get("answer2") else 1)
     names = _names(2 if kind == "pairwise" else 1)
-    if missing := [name for name in ("prompt", *names) if name not in row]:
+    if missing := [name for name in ("prompt", *names) if name not in columns]:
         raise ValueError(f"no column {', '.join(missing)}: name the columns that hold the prompt and the completions")
-    completions = tuple(row[name] for name in names)
+    answers = [answer for annotation in annotations for answer in _answers(kind, annotation)]
+    return kind, {name: columns[name] for name in names}, answers
+
+
+def _annotations(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a task of the JSON as the rows of the JSON-MIN."""
+    rows = []
+    for annotation in task.get("annotations") or [{}]:
+        row = {**task["data"], **{name: annotation.get(name) for name in ("created_at", "lead_time", "was_cancelled")}}
+        by = annotation.get("completed_by")
+        row["annotator"] = (by.get("email") or by.get("id")) if isinstance(by, dict) else by
+        row["annotation_id"] = annotation.get("id")
+        controls: dict[str, list[Any]] = {}
+        for result in annotation.get("result") or []:
+            controls.setdefault(str(result.get("from_name")), []).append(result.get("value"))
+        rows.append(row | controls)
+    return rows
+
+
+def _answers(kind: str, row: Mapping[str, Any]) -> list[Answer]:
+    """Return the answer of an annotation, in a list that is empty if it has none."""
     control = next(name for name, of in CONTROLS.items() if of == kind)
-    cancelled = row.get("was_cancelled", "").lower() in ("true", "1")
-    answer = row.get(control, "")
+    cancelled = bool(row.get("was_cancelled")) and truth(row["was_cancelled"], "was_cancelled")
+    answer = row.get(control)
     judged = bool(answer) or cancelled or (kind == "flags" and bool(row.get("annotation_id")))
     if not judged:
-        return kind, completions, []
-    extra: dict[str, Any] = {"comment": row.get("comment", "")}
+        return []
+    extra: dict[str, Any] = {"comment": _only_text(row.get("comment") or "", "comment")}
     if row.get("lead_time"):
-        extra["seconds"] = _seconds(row["lead_time"])
+        extra["seconds"] = number(row["lead_time"], "lead_time")
     if row.get("created_at"):
         extra["created"] = moment(row["created_at"], "created_at")
     value = None if cancelled else _value_of_control(kind, answer, row)
-    return kind, completions, [(row.get("annotator", ""), value, extra)]
+    return [(str(row.get("annotator") or ""), value, extra)]
 
 
-def _value_of_control(kind: str, answer: str, row: dict[str, str]) -> dict[str, Any]:
+def _value_of_control(kind: str, answer: Any, row: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "correction":
-        texts = [text for part in _regions(answer, "text") for text in part]
-        return {"text": texts[0] if len(texts) == 1 else answer}
+        return {"text": _only_text(answer, "correction")}
     if kind == "pairwise":
-        side = (_regions(answer, "selected") or [answer])[0]
+        side = (_parts(answer, "selected") or [None])[0]
         if side not in ("left", "right"):
             raise ValueError(f"'comparison' must say left or right, got {answer!r}")
-        strength = (_regions(row.get("strength", ""), "rating") or [1])[0]
+        strength = (_parts(row.get("strength"), "rating") or [1])[0]
         return {"choice": ("left", "right").index(side), "strength": whole(strength, "strength")}
     if kind == "rating":
-        return {"rating": whole((_regions(answer, "rating") or [answer])[0], "rating")}
-    chosen = [choice for part in _regions(answer, "choices") for choice in part]
-    if kind == "thumbs":
-        return {"up": thumb(chosen[0] if chosen else answer)}
-    return {"harms": chosen or ([answer] if answer else [])}
+        return {"rating": (_parts(answer, "rating") or [None])[0]}
+    chosen = [choice for part in _parts(answer, "choices") for choice in ([part] if isinstance(part, str) else part)]
+    return {"up": truth(chosen[0], "thumbs")} if kind == "thumbs" else {"harms": chosen}
 
 
-def _regions(answer: str, key: str) -> list[Any]:
-    """Return the values under a key in the JSON results of a control. A plain choice or text has none."""
-    try:
-        regions = json.loads(answer)
-    except ValueError:
-        return []
-    regions = regions if isinstance(regions, list) else [regions]
-    return [region[key] for region in regions if isinstance(region, dict) and key in region]
+def _only_text(answer: Any, column: str) -> str:
+    """Return a text. In a cell it is the text itself, also where a person wrote JSON."""
+    if isinstance(answer, str):
+        return answer
+    texts = [text for part in _parts(answer, "text") for text in ([part] if isinstance(part, str) else part)]
+    if len(texts) != 1 or not isinstance(texts[0], str):
+        raise ValueError(f"{column!r} must be one text, got {str(answer)[:60]!r}")
+    return texts[0]
+
+
+def _parts(answer: Any, key: str) -> list[Any]:
+    """Return what a control says: the values under a key in its results, which may be JSON, or a plain value."""
+    if isinstance(answer, str) and answer[:1] in ("[", "{"):
+        try:
+            answer = json.loads(answer)
+        except ValueError:
+            return [answer]
+    parts = answer if isinstance(answer, list) else [answer] if answer not in (None, "") else []
+    return [part[key] if isinstance(part, dict) and key in part else part for part in parts]
 
 
 def _names(n: int) -> list[str]:
     return ["answer"] if n == 1 else [f"answer{i + 1}" for i in range(n)]
-
-
-def _seconds(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        raise ValueError(f"'lead_time' must be seconds, got {cell[:40]!r}") from None

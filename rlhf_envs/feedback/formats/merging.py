@@ -104,10 +104,13 @@ class Merge:
         """Return the item that an entry is about, and whether it is new.
 
         The same question may have been asked twice. The date, and the id in the store from which an entry comes, tell
-        such entries apart.
+        such entries apart. A conversation is not the question of a text that reads the same.
         """
         group = self.known.setdefault(_identity(entry.item), [])
+        messages = entry.item.meta.get("messages")
         for known in group:
+            if messages not in (None, known.item.meta.get("messages")):
+                continue
             same_date = entry.created is None or known.created == entry.created
             if same_date and (entry.id is None or known.id_in_file in (None, entry.id)):
                 known.id_in_file = entry.id
@@ -139,4 +142,4 @@ def _flipped(value: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _as_new(item: Item) -> NewItem:
-    return NewItem(item.kind, item.prompt, item.completions, gold=item.gold)
+    return NewItem(item.kind, item.prompt, item.completions, meta=item.meta, gold=item.gold)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from ...datasets.messages import Prompt, as_messages, needed, read_answers, read_pair, read_prompt, shown
 from ..kinds import check_completions, check_value
 from ..records import NewItem, Settings
 from ..store.restoring import PastJudgement
 from .argilla import read_argilla_row
-from .csv_cells import moment
+from .csv_cells import Answer, moment, number, parse_list, truth, whole
 from .label_studio import read_label_studio_row
-from .messages import completion_text, prompt_text, split_implicit_prompt
+from .published import oasst_rows, shp_row, ultrafeedback_row
 
-__all__ = ["FORMATS", "Entry", "Reading", "detect_format", "read_row"]
+__all__ = ["FORMATS", "Entry", "Reading", "read_entries"]
 
-FORMATS = ("items", "preference", "kto", "ratings", "argilla", "label-studio")
+FORMATS = ("items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst")
 
 _ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority")
 _TYPES = {str: "a string", dict: "an object", int: "a whole number"}
+_CONVERSATIONS = ("messages", "conversations", "conversation")
 
 
 @dataclass(frozen=True)
@@ -60,60 +63,90 @@ class Reading:
     overlap: int = 1
 
 
-def detect_format(row: Mapping[str, Any]) -> str:
-    """Return the format of a file, told by the columns of one of its rows.
-
-    Raises:
-        ValueError: the columns belong to no format.
-    """
-    columns = set(row)
-    if {"chosen", "rejected"} <= columns:
-        return "preference"
-    if any(column.endswith(".responses") for column in columns) or columns & {"response", "response1"}:
-        return "argilla"
-    if columns & {"annotation_id", "was_cancelled", "answer", "answer1"}:
-        return "label-studio"
-    if {"completion", "label"} <= columns:
-        return "kto" if isinstance(row["label"], bool) or str(row["label"]).lower() in ("true", "false") else "ratings"
-    if "prompt" in columns and columns & {"completion", "completions"}:
-        return "items"
-    raise ValueError(
-        f"columns {', '.join(map(str, row)) or 'none'}: expected prompt with completions (to ask about), with chosen "
-        "and rejected, with completion and label, or a table of Argilla or Label Studio"
-    )
-
-
-def read_row(format: str, row: dict[str, Any], reading: Reading) -> Entry:
-    """Read a row of a format.
+def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[Entry]:
+    """Read a row of a format. Most give one entry.
 
     Raises:
         ValueError: the row cannot be used. The message names the column.
     """
-    readers: dict[str, Callable[[dict[str, Any], Reading], Entry]] = {
-        "items": _item,
-        "preference": _preference,
-        "kto": _label,
-        "ratings": _label,
-        "argilla": lambda row, reading: _table(row, read_argilla_row(row), reading),
-        "label-studio": lambda row, reading: _table(row, read_label_studio_row(row), reading),
+    row = {str(name): _without_nan(value) for name, value in row.items()}
+    readers: dict[str, Callable[[], Iterable[Entry]]] = {
+        "items": lambda: [_item(row, reading)],
+        "preference": lambda: [_preference(row, reading)],
+        "kto": lambda: [_label(row, reading, "thumbs")],
+        "ratings": lambda: [_label(row, reading, "rating")],
+        "argilla": lambda: [_table(row, read_argilla_row(row), reading)],
+        "label-studio": lambda: [_table(row, read_label_studio_row(row), reading)],
+        "shp": lambda: [_preference(shp_row(row), reading)],
+        "ultrafeedback": lambda: [_item(ultrafeedback_row(row), reading)],
+        "oasst": lambda: [_item(found, reading) for found in oasst_rows(row)],
     }
-    entry = readers[format](row, reading)
+    return [_checked(entry, reading) for read in readers[format]() for entry in _pairs_of_ties(read)]
+
+
+def _checked(entry: Entry, reading: Reading) -> Entry:
+    """Return an entry with its answers in their one form."""
+    kind, n = entry.item.kind, len(entry.item.completions)
+    check_completions(kind, n)
+    checked = []
+    for judgement in entry.judgements:
+        value = judgement.value
+        if kind == "rating" and isinstance(value, dict) and "rating" in value:
+            value = {**value, "rating": _on_scale(value["rating"], reading.settings.scale)}
+        checked.append(replace(judgement, value=check_value(kind, value, n, reading.settings)))
+    return replace(entry, judgements=tuple(checked))
+
+
+def _on_scale(rating: Any, scale: tuple[int, int]) -> int:
+    found = number(rating, "rating")
+    if not found.is_integer():
+        low, high = scale
+        raise ValueError(
+            f"the rating {rating!r} is no whole number from {low} to {high}: write ratings in whole steps (halves "
+            f"doubled, in a store with the scale {2 * low} to {2 * high})"
+        )
+    return int(found)
+
+
+def _pairs_of_ties(entry: Entry) -> list[Entry]:
+    """Return an entry with the order for the ranks (1 is best) of its ranking; if ranks are equal, one per pair."""
     n = len(entry.item.completions)
-    check_completions(entry.item.kind, n)
-    checked = tuple(
-        replace(judgement, value=check_value(entry.item.kind, judgement.value, n, reading.settings))
-        for judgement in entry.judgements
-    )
-    return replace(entry, judgements=checked)
+    if entry.item.kind != "ranking" or not any("ranks" in (judgement.value or {}) for judgement in entry.judgements):
+        return [entry]
+    ranked = [(judgement, judgement.value and _ranks(judgement.value, n)) for judgement in entry.judgements]
+    if n > 2 and all(len(set(ranks)) == n for _, ranks in ranked if ranks):
+        past = [replace(j, value=ranks and {"order": sorted(range(n), key=ranks.__getitem__)}) for j, ranks in ranked]
+        return [replace(entry, judgements=tuple(past))]
+    entries = []
+    for i, j in itertools.combinations(range(n), 2):
+        item = replace(entry.item, kind="pairwise", completions=(entry.item.completions[i], entry.item.completions[j]))
+        past = [
+            replace(judgement, value=ranks and _better(ranks[i], ranks[j]), sides=(), key="")
+            for judgement, ranks in ranked
+        ]
+        entries.append(replace(entry, item=item, judgements=tuple(past)))
+    return entries
+
+
+def _ranks(value: Mapping[str, Any], n: int) -> list[float]:
+    ranks = value.get("ranks")
+    if ranks is None and isinstance(value.get("order"), list) and sorted(value["order"]) == list(range(n)):
+        return [float(value["order"].index(i)) for i in range(n)]
+    if not isinstance(ranks, list) or len(ranks) != n:
+        raise ValueError(f"'ranks' must hold the rank of each of the {n} completions, got {str(ranks)[:60]}")
+    return [number(rank, "ranks") for rank in ranks]
+
+
+def _better(first: float, second: float) -> dict[str, Any]:
+    return {"choice": None, "strength": 0} if first == second else {"choice": int(second < first), "strength": 1}
 
 
 def _item(row: dict[str, Any], reading: Reading) -> Entry:
-    """Read a row of our own: a prompt, a completion or completions, other fields of `NewItem`, and judgements."""
-    prompt, messages = prompt_text(_needed(row, "prompt"))
-    completions = row["completions"] if "completions" in row else [_needed(row, "completion")]
-    if not isinstance(completions, list) or not completions:
-        raise ValueError(f"'completions' must be a list with something in it, got {str(completions)[:60]!r}")
-    texts = tuple(completion_text(completion, "completions") for completion in completions)
+    """Read a row of our own: a prompt, a completion or completions, other fields of `NewItem`, and judgements.
+
+    A conversation without completions, as ShareGPT and {messages} have it, ends with the completion.
+    """
+    prompt, texts = _asked(row)
     n = len(texts)
     given = {name: row[name] for name in _ITEM_FIELDS if row.get(name) is not None}
     kind = given.pop("kind", None) or reading.kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
@@ -121,24 +154,46 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     for name, expected in (("source", str), ("policy", str), ("meta", dict), ("gold", dict), ("overlap", int)):
         if not isinstance(given.get(name, expected()), expected):
             raise ValueError(f"{name!r} must be {_TYPES[expected]}, got {str(given[name])[:60]!r}")
-    if messages is not None:
-        given["meta"] = {**given.get("meta", {}), "messages": messages}
+    given["meta"] = {**given.get("meta", {}), **_messages(prompt)}
     judgements = row["judgements"] if row.get("judgements") is not None else []
     if not isinstance(judgements, list) or not all(isinstance(judgement, dict) for judgement in judgements):
         raise ValueError("'judgements' must be a list of objects")
     created = moment(row["created"], "created") if row.get("created") else None
     past = tuple(_past(judgement, n, reading) for judgement in judgements)
-    return Entry(NewItem(str(kind), prompt, texts, **given), past, created, row.get("id"))
+    return Entry(NewItem(str(kind), shown(prompt), tuple(texts), **given), past, created, row.get("id"))
+
+
+def _asked(row: dict[str, Any]) -> tuple[Prompt, list[str]]:
+    """Return the prompt and the completions of a row of our own."""
+    if "completions" in row:
+        completions = row["completions"]
+        if not isinstance(completions, list) or not completions:
+            raise ValueError(f"'completions' must be a list with something in it, got {str(completions)[:60]!r}")
+        return read_answers(_prompt(row), {f"completion {i}": text for i, text in enumerate(completions, start=1)})
+    whole_conversation = next((name for name in _CONVERSATIONS if row.get(name) is not None), None)
+    if "completion" in row or whole_conversation is None:
+        return read_answers(_prompt(row), {"completion": needed(row, "completion")})
+    return read_answers(
+        read_prompt({**row, whole_conversation: None}),
+        {whole_conversation: as_messages(row[whole_conversation], whole_conversation)},
+    )
+
+
+def _prompt(row: Mapping[str, Any]) -> Prompt:
+    prompt = read_prompt(row)
+    return needed(row, "prompt") if prompt is None else prompt  # type: ignore[no-any-return]
 
 
 def _past(row: dict[str, Any], n: int, reading: Reading) -> PastJudgement:
     sides = row.get("sides") or list(range(n))
     if not isinstance(sides, list) or len(sides) != n or any(i not in sides for i in range(n)):
         raise ValueError(f"'sides' of a judgement must hold each of 0 to {n - 1} once, got {str(sides)[:60]}")
+    if "value" not in row:
+        raise ValueError("no column 'value' in a judgement: give the answer, or null for a skip")
     return PastJudgement(
         annotator=str(row.get("annotator") or reading.annotator),
-        value=_needed(row, "value"),
-        seconds=_seconds(row.get("seconds", 0.0)),
+        value=row["value"],
+        seconds=_seconds(row.get("seconds") or 0.0),
         comment=str(row.get("comment") or ""),
         sides=tuple(sides),
         key=str(row.get("key") or ""),
@@ -151,61 +206,45 @@ def _preference(row: dict[str, Any], reading: Reading) -> Entry:
 
     The completions are stored in alphabetical order. If the chosen one always came first, its place would give it away.
     """
-    prompt, chosen, rejected = row.get("prompt"), _needed(row, "chosen"), _needed(row, "rejected")
-    if chosen == rejected:
-        raise ValueError("'chosen' and 'rejected' are the same: there is nothing to prefer")
-    if prompt is None or (isinstance(prompt, str) and isinstance(chosen, list) and chosen[:1] != chosen[-1:]):
-        prompt, chosen, rejected = split_implicit_prompt(chosen, rejected)
-    text, messages = prompt_text(prompt) if prompt != [] else ("", None)
-    better, worse = completion_text(chosen, "chosen"), completion_text(rejected, "rejected")
-    if better == worse:
-        raise ValueError("'chosen' and 'rejected' are the same: there is nothing to prefer")
+    prompt, better, worse = read_pair(row)
     completions = tuple(sorted((better, worse)))
-    value: dict[str, Any] = {"choice": completions.index(better), "strength": row.get("strength") or 1}
-    if row.get("probability") == 0.5:
-        value = {"choice": None, "strength": 0}
-    used = ("prompt", "chosen", "rejected", "strength", "annotator")
-    return _judged("pairwise", text, completions, value, row, used, messages, reading)
+    strength = 1 if row.get("strength") in (None, "") else whole(row["strength"], "strength")
+    value: dict[str, Any] = {"choice": completions.index(better), "strength": strength}
+    if row.get("probability") not in (None, ""):
+        probability = number(row["probability"], "probability")
+        if not 0.5 <= probability <= 1:
+            fix = "it contradicts 'chosen': swap chosen and rejected" if 0 <= probability < 0.5 else "it is none"
+            raise ValueError(f"'probability' is {row['probability']} where 0.5 (a tie) to 1 is expected: {fix}")
+        if probability == 0.5:
+            value = {"choice": None, "strength": 0}
+    return _judged("pairwise", prompt, completions, value, row, ("chosen", "rejected", "strength"), reading)
 
 
-def _label(row: dict[str, Any], reading: Reading) -> Entry:
+def _label(row: dict[str, Any], reading: Reading, kind: str) -> Entry:
     """Read TRL's unpaired rows (KTO), whose label is true or false, and ratings, whose label is a number."""
-    prompt, messages = prompt_text(_needed(row, "prompt"))
-    completion, label = completion_text(_needed(row, "completion"), "completion"), _needed(row, "label")
-    if isinstance(label, str):  # in a CSV
-        label = {"true": True, "false": False}.get(label.lower(), label)
-    used = ("prompt", "completion", "label", "annotator")
-    if isinstance(label, bool):
-        return _judged("thumbs", prompt, (completion,), {"up": label}, row, used, messages, reading)
-    low, high = reading.settings.scale
-    try:
-        rating = float(label)
-    except (TypeError, ValueError):
-        rating = math.nan
-    if not rating.is_integer():
-        raise ValueError(f"'label' must be true, false or a whole number from {low} to {high}, got {str(label)[:40]!r}")
-    return _judged("rating", prompt, (completion,), {"rating": int(rating)}, row, used, messages, reading)
+    prompt, (completion,) = read_answers(_prompt(row), {"completion": needed(row, "completion")})
+    label = needed(row, "label")
+    value = {"up": truth(label, "label")} if kind == "thumbs" else {"rating": number(label, "label")}
+    return _judged(kind, prompt, (completion,), value, row, ("completion", "label"), reading)
 
 
 def _judged(
     kind: str,
-    prompt: str,
+    prompt: Prompt,
     completions: tuple[str, ...],
     value: dict[str, Any],
     row: dict[str, Any],
     used: tuple[str, ...],
-    messages: list[dict[str, str]] | None,
     reading: Reading,
 ) -> Entry:
     """Return an item with one judgement. Columns that are not `used` become the item's meta."""
-    meta = {str(name): column for name, column in row.items() if name not in used}
-    if messages is not None:
-        meta["messages"] = messages
-    item = NewItem(kind, prompt, completions, source=reading.source, meta=meta, overlap=reading.overlap)
+    read = {"prompt", "annotator", *used, *_CONVERSATIONS}
+    meta = {name: column for name, column in row.items() if name not in read} | _messages(prompt)
+    item = NewItem(kind, shown(prompt), completions, source=reading.source, meta=meta, overlap=reading.overlap)
     return Entry(item, (PastJudgement(str(row.get("annotator") or reading.annotator), value),))
 
 
-def _table(row: dict[str, Any], read: tuple[str, tuple[str, ...], list[Any]], reading: Reading) -> Entry:
+def _table(row: dict[str, Any], read: tuple[str, dict[str, Any], list[Answer]], reading: Reading) -> Entry:
     kind, completions, answers = read
     past = []
     for annotator, value, extra in answers:
@@ -213,17 +252,26 @@ def _table(row: dict[str, Any], read: tuple[str, tuple[str, ...], list[Any]], re
             extra = {**extra, "seconds": _seconds(extra["seconds"])}
         past.append(PastJudgement(annotator or reading.annotator, value, **extra))
     overlap = max(reading.overlap, len(past))
-    prompt = str(_needed(row, "prompt"))
-    item = NewItem(kind, prompt, completions, source=reading.source, overlap=overlap)
+    texts_of = next((row[name] for name in ("fields", "data") if isinstance(row.get(name), dict)), row)
+    if texts_of.get("messages"):  # our own tables have them beside the prompt
+        texts_of = {"prompt": parse_list(texts_of["messages"], "messages")}
+    prompt, texts = read_answers(_prompt(texts_of), completions)
+    item = NewItem(kind, shown(prompt), tuple(texts), source=reading.source, meta=_messages(prompt), overlap=overlap)
     return Entry(item, tuple(past), id=row.get("id") or None)
 
 
-def _needed(row: Mapping[str, Any], column: str) -> Any:
-    if column not in row:
-        raise ValueError(f"no column {column!r} (there are: {', '.join(map(str, row)) or 'none'}): add it")
-    if row[column] is None and column != "value":
-        raise ValueError(f"{column!r} is null: fill it or remove the row")
-    return row[column]
+def _messages(prompt: Prompt) -> dict[str, Any]:
+    """Return the meta of an item that keeps the messages of a conversation."""
+    return {} if isinstance(prompt, str) else {"messages": prompt}
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a value with None for what is no finite number, which pandas writes where nothing is."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return [_without_nan(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _seconds(value: Any) -> float:

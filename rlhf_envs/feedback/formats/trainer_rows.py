@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...datasets.messages import as_text, kept_prompt
 from ..records import Item, Judgement
-from .messages import completion_messages, prompt_messages
 
-__all__ = ["HOW", "Export", "kto_rows", "preference_rows", "rating_rows", "sft_rows"]
+__all__ = ["HOW", "Export", "kto_rows", "preference_rows", "rating_rows", "sft_rows", "with_ties_both_ways"]
 
 Row = dict[str, Any]
 
@@ -29,6 +29,7 @@ class Export:
 
     rows: list[Row]
     dropped: dict[str, int] = field(default_factory=dict)
+    doubled: int = 0  # ties that stand in two rows, see `with_ties_both_ways`
 
 
 def preference_rows(
@@ -90,6 +91,22 @@ def preference_rows(
             texts = _texts(by_id[item_id], conversational, chosen=chosen, rejected=rejected)
             rows.append({**texts, **extra, **_item_id(by_id[item_id], item_ids)})
     return Export(rows, dict(dropped))
+
+
+def with_ties_both_ways(export: Export) -> Export:
+    """Return preference rows with every tie (a "probability" of 0.5) written twice, the other way round as well.
+
+    TRL reads no "probability" and would learn that the first text is better; from both rows it learns nothing. The
+    "weight" of 0.5 makes them one judgement to `rlhf reward fit`.
+    """
+    rows: list[Row] = []
+    for row in export.rows:
+        if row.get("probability") == 0.5:
+            half = {**row, "weight": 0.5}
+            rows += [half, {**half, "chosen": row["rejected"], "rejected": row["chosen"]}]
+        else:
+            rows.append(row)
+    return replace(export, rows=rows, doubled=len(rows) - len(export.rows))
 
 
 def kto_rows(
@@ -275,11 +292,13 @@ def _labels(item: Item, judgement: Judgement, scale: tuple[int, int], dropped: C
 
 
 def _texts(item: Item, conversational: bool, **completions: str) -> Row:
-    """Return the prompt and the named completions, as strings or as messages."""
-    if not conversational:
-        return {"prompt": item.prompt, **completions}
-    messages = {name: completion_messages(text) for name, text in completions.items()}
-    return {"prompt": prompt_messages(item.prompt, item.meta), **messages}
+    """Return the prompt and the named completions, as the strings that a model reads or as messages."""
+    prompt = kept_prompt(item.prompt, item.meta)
+    if conversational:
+        messages = {name: [{"role": "assistant", "content": text}] for name, text in completions.items()}
+        return {"prompt": [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt, **messages}
+    texts = {name: as_text(prompt, text) for name, text in completions.items()}
+    return {"prompt": next(head for head, _ in texts.values()), **{name: text for name, (_, text) in texts.items()}}
 
 
 def _item_id(item: Item, wanted: bool) -> Row:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rlhf_envs.feedback import FeedbackStore
-from rlhf_envs.feedback.formats.argilla import parse_list
+from rlhf_envs.feedback.formats.csv_cells import parse_list
 from rlhf_envs.feedback.formats.importing import Import, import_file
 
 

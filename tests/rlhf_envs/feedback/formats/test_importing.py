@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from rlhf_envs.datasets.messages import read_pair
 from rlhf_envs.feedback import FeedbackStore
 from rlhf_envs.feedback.formats.importing import Import, import_file
-from rlhf_envs.feedback.formats.messages import split_implicit_prompt
 
 USER = {"role": "user", "content": "Is it good?"}
 PARTS = [{"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}]
@@ -83,7 +83,7 @@ def test_implicit_prompts_of_strings_end_before_the_word_that_differs(store: Fee
         ("", "nothing"),
     ]
     for row in rows:
-        prompt, first, second = split_implicit_prompt(row["chosen"], row["rejected"])
+        prompt, first, second = read_pair(row)
         assert (prompt + first, prompt + second) == (row["chosen"], row["rejected"])
 
 

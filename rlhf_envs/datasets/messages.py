@@ -1,0 +1,301 @@
+r"""Read prompts and completions, as strings or as messages, and turn conversations into text in one way.
+
+Strings are joined as they are: a completion continues its prompt. Messages are `{"role", "content"}` (TRL's format,
+https://huggingface.co/docs/trl/dataset_formats) or `{"from", "value"}` (ShareGPT's). For people, and for models whose
+tokenizer has no chat template, a conversation is written in role lines:
+
+    System: Be brief.
+
+    User: Name a colour
+
+    Assistant: Blue
+
+The prompt ends with "Assistant:" and the completion begins with the space after it. Text cannot mark the end of a
+message: one that holds "\n\nUser: " reads like two. The special tokens of a chat template can.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "Messages",
+    "Prompt",
+    "as_messages",
+    "as_text",
+    "as_text_row",
+    "is_plain",
+    "kept_prompt",
+    "list_in_cell",
+    "needed",
+    "read_answers",
+    "read_pair",
+    "read_prompt",
+    "shown",
+]
+
+Messages = list[dict[str, str]]
+Prompt = str | Messages
+
+PROMPTS = ("conversations", "conversation", "question", "instruction", "query", "input", "messages")  # for "prompt"
+SYSTEMS = ("system", "system_prompt")
+_ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
+_ROLES |= {role: role for role in ("system", "developer", "user", "assistant")}
+_LIST = re.compile(r"\s*\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
+_TURN = "\n\nAssistant:"
+# The scripts that put no spaces between words: Thai to Tibetan, Myanmar, Khmer, Chinese and Japanese.
+_NO_SPACES = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
+)
+
+
+def as_text(prompt: Prompt, completion: str, tokenizer: PreTrainedTokenizerBase | None = None) -> tuple[str, str]:
+    """Return a prompt and a completion as the two texts that a model reads, one after the other.
+
+    Args:
+        prompt: a string, which stays as it is, or messages.
+        completion: what the assistant answers.
+        tokenizer: write messages in its chat template, if it has one.
+
+    Raises:
+        ValueError: the chat template writes a conversation otherwise than its beginning, so they cannot be parted.
+    """
+    if isinstance(prompt, str):
+        return prompt, completion
+    if tokenizer is None or not tokenizer.chat_template:
+        return "\n\n".join([*_role_lines(prompt), "Assistant:"]), f" {completion}"
+    answer = {"role": "assistant", "content": completion}
+    head = str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+    whole = str(tokenizer.apply_chat_template([*prompt, answer], tokenize=False))
+    if not whole.startswith(head):
+        raise ValueError(
+            f"in the tokenizer's chat template a conversation does not begin with its prompt, which ends "
+            f"{head[-60:]!r}: give rows of strings, or a tokenizer with another template"
+        )
+    return head, whole[len(head) :]
+
+
+def kept_prompt(prompt: str, meta: Mapping[str, Any]) -> Prompt:
+    """Return the messages that an item's `meta` keeps of its prompt, or else the prompt."""
+    return meta.get("messages") or prompt
+
+
+def as_text_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, Any]:
+    """Return a pair or a rating with its prompt, chosen and rejected, or completion, as texts (see `as_text`).
+
+    Raises:
+        ValueError: the row has no such columns. The message names the column.
+    """
+    if "chosen" in row or "rejected" in row:
+        prompt, *texts = read_pair(row)
+        names: tuple[str, ...] = ("chosen", "rejected")
+    else:
+        names = ("completion",)
+        prompt, texts = read_answers(read_prompt(row), {"completion": needed(row, "completion")})
+    both = [as_text(prompt, text, tokenizer) for text in texts]
+    return {**row, "prompt": both[0][0], **dict(zip(names, (text for _, text in both), strict=True))}
+
+
+def is_plain(row: Mapping[str, Any]) -> bool:
+    """Return whether a pair or a rating is in texts already, so that a model can read the prompt and what follows."""
+    texts = [row.get(name) for name in ("prompt", "chosen", "rejected", "completion")]
+    if not all(isinstance(text, str | None) for text in texts) or any(name in row for name in SYSTEMS):
+        return False
+    prompt, *answers = texts
+    if prompt is None:
+        return not any(row.get(name) is not None for name in PROMPTS)
+    return not all(_repeats(prompt, answer or "") for answer in answers[:2])
+
+
+def shown(prompt: Prompt) -> str:
+    """Return a prompt as people read it: a single message of the user alone, a longer conversation in role lines."""
+    if isinstance(prompt, str):
+        return prompt
+    alone = len(prompt) == 1 and prompt[0]["role"] == "user"
+    return prompt[0]["content"] if alone else "\n\n".join(_role_lines(prompt))
+
+
+def read_prompt(row: Mapping[str, Any]) -> Prompt | None:
+    """Return the prompt of a row, None if it has none.
+
+    The prompt is the column "prompt", or else one of `PROMPTS` (Alpaca's "instruction" with its "input"), which makes
+    it a message. A column "system" makes it a conversation that begins with this text.
+
+    Raises:
+        ValueError: several columns could be the prompt, or the prompt is no text.
+    """
+    names = ["prompt"] if row.get("prompt") is not None else [name for name in PROMPTS if row.get(name) is not None]
+    names = names if names == ["messages"] else [name for name in names if name != "messages"]
+    systems = [name for name in SYSTEMS if name in row]
+    if names == ["instruction", "input"] and isinstance(row["input"], str):
+        prompt: Any = "\n\n".join(text for text in (row["instruction"], row["input"]) if text)
+    elif len(names) > 1:
+        raise ValueError(f"the columns {', '.join(names)} could all be the prompt: name it with --column prompt:NAME")
+    elif names:
+        prompt = row[names[0]]
+    elif not any(row[name] for name in systems):
+        return None
+    else:
+        prompt = []
+    if isinstance(prompt, str) and names == ["prompt"] and not systems:
+        return prompt
+    messages = as_messages(prompt, names[0]) if prompt else []
+    system = next((row[name] for name in systems if row[name]), None)
+    if system and not (messages and messages[0]["role"] == "system"):
+        messages = [{"role": "system", "content": _content({"content": system}, systems[0])}, *messages]
+    return messages
+
+
+def read_pair(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
+    """Return (prompt, chosen, rejected) of a row, with the prompt explicit or not, also if the texts repeat it.
+
+    Raises:
+        ValueError: the row is no pair. The message names the column.
+    """
+    prompt, chosen, rejected = read_prompt(row), needed(row, "chosen"), needed(row, "rejected")
+    if chosen == rejected:
+        raise ValueError("'chosen' and 'rejected' are the same: there is nothing to prefer")
+    if prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
+        end = _end_of_implicit_prompt(chosen, rejected)
+        return chosen[:end], chosen[end:], rejected[end:]
+    prompt, (better, worse) = read_answers(prompt, {"chosen": chosen, "rejected": rejected})
+    asked = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt[-1:])
+    if all(_repeats(asked, text) for text in (better, worse)):
+        better, worse = better[len(asked) :], worse[len(asked) :]
+        if not isinstance(prompt, str):
+            better, worse = better.lstrip(), worse.lstrip()
+    if better == worse:
+        raise ValueError("'chosen' and 'rejected' are the same: there is nothing to prefer")
+    return prompt, better, worse
+
+
+def read_answers(prompt: Prompt | None, answers: Mapping[str, Any]) -> tuple[Prompt, list[str]]:
+    """Return the prompt and the text of each answer, by name a string or messages.
+
+    If any of them is messages, the prompt is the conversation that all answers share.
+
+    Raises:
+        ValueError: an answer is no text, or is more than one message of the assistant.
+    """
+    if not isinstance(prompt, list) and all(isinstance(answer, str) for answer in answers.values()):
+        return prompt or "", list(answers.values())
+    whole = {name: _conversation(prompt, answer, name) for name, answer in answers.items()}
+    shared = 0
+    first = next(iter(whole.values()))
+    while all(shared < len(other) - 1 and other[shared] == first[shared] for other in whole.values()):
+        shared += 1
+    for name, messages in whole.items():
+        if [message["role"] for message in messages[shared:]] != ["assistant"]:
+            roles = ", ".join(message["role"] for message in messages[shared:])
+            raise ValueError(f"{name!r} must be one assistant message (after the prompt), not messages of: {roles}")
+    return first[:shared], [messages[-1]["content"] for messages in whole.values()]
+
+
+def as_messages(value: Any, name: str) -> Messages:
+    """Return messages `{"role", "content"}` from a list of messages, one message, or what the user says as a string.
+
+    Raises:
+        ValueError: the value is none of these, or a message is not text. The message names the column.
+    """
+    if isinstance(value, str):
+        return [{"role": "user", "content": value}]
+    messages = [value] if isinstance(value, dict) else value
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f"{name!r} is {type(value).__name__}, not a string or a list of messages with something in it")
+    return [{"role": _role(message, name), "content": _content(message, name)} for message in messages]
+
+
+def list_in_cell(row: Mapping[str, str]) -> str | None:
+    """Return the first column of a table's row that holds a list of messages as text, None if none does.
+
+    A CSV has no lists: pandas and `datasets` write them in Python's form, some without commas.
+    """
+    columns = {"prompt", "chosen", "rejected", "completion", "response", *PROMPTS} - {"messages"}
+    return next((name for name, cell in row.items() if name in columns and _LIST.match(cell)), None)
+
+
+def needed(row: Mapping[str, Any], column: str) -> Any:
+    """Return the value in a column.
+
+    Raises:
+        ValueError: there is no such column, or nothing in it.
+    """
+    if column not in row:
+        raise ValueError(f"no column {column!r} (there are: {', '.join(map(str, row)) or 'none'}): add it")
+    if row[column] is None:
+        raise ValueError(f"{column!r} is null: fill it or remove the row")
+    return row[column]
+
+
+def _role_lines(messages: Sequence[Mapping[str, str]]) -> list[str]:
+    return [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
+
+
+def _conversation(prompt: Prompt | None, answer: Any, name: str) -> Messages:
+    """Return the whole conversation of a prompt and an answer, which may repeat the prompt or its end."""
+    head = as_messages(prompt, "prompt") if prompt else []
+    if isinstance(answer, str):
+        if head and head[-1]["role"] == "system":
+            raise ValueError("there is a system text and no prompt: name its column with --column prompt:NAME")
+        return [*head, {"role": "assistant", "content": answer}]
+    messages = as_messages(answer, name)
+    if any(messages[at : at + len(head)] == head for at in range(len(messages))):
+        return messages
+    known = next(at for at in range(len(head) + 1) if messages[: len(head) - at] == head[at:])
+    if known == len(head) and messages[0]["role"] != "assistant" and head[-1]["role"] != "system":
+        raise ValueError(
+            f"{name!r} is a conversation in which the prompt {shown(head)[:60]!r} does not stand: remove one of the two"
+        )
+    return head[:known] + messages
+
+
+def _role(message: Any, name: str) -> str:
+    given = message.get("role", message.get("from")) if isinstance(message, dict) else None
+    role = _ROLES.get(given) if isinstance(given, str) else None
+    if role is None:
+        raise ValueError(f"{name!r} has a message of role {given!r}; text can hold {', '.join(_ROLES)}")
+    return role
+
+
+def _content(message: Mapping[str, Any], name: str) -> str:
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if not isinstance(content, str) or message.get("tool_calls"):
+        raise ValueError(f"{name!r} has a message that is not text (a picture, a tool call): only text can be judged")
+    return content
+
+
+def _repeats(prompt: str, text: str) -> bool:
+    """Return whether a text is the prompt with more words after it."""
+    rest = text[len(prompt) :]
+    if not prompt or not text.startswith(prompt) or not rest.strip():
+        return False
+    return bool(_NO_SPACES.match(prompt[-1])) or not (prompt[-1].isalnum() and rest[0].isalnum())
+
+
+def _end_of_implicit_prompt(chosen: str, rejected: str) -> int:
+    """Return where the prompt ends that two texts begin with.
+
+    That is after the last "Assistant:" that they share (the format of Anthropic's HH), else before the first word in
+    which they differ. In a script without spaces it is before the first character in which they differ.
+    """
+    shorter = min(len(chosen), len(rejected))
+    shared = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)
+    turn = chosen.rfind(_TURN, 0, shared)
+    if turn >= 0:
+        return turn + len(_TURN)
+    last = min(shared, shorter - 1)  # neither text is all prompt
+    for end in range(last, 0, -1):
+        if chosen[end].isspace() and end < shared and not chosen[end - 1].isspace():
+            return end
+        marked = any(unicodedata.category(text[end]).startswith("M") for text in (chosen, rejected))
+        if _NO_SPACES.match(chosen[end - 1]) and not marked and not chosen[end].isspace():
+            return end
+    return 0

@@ -1,0 +1,98 @@
+"""Tell the format of a file by its columns, and name the datasets that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...datasets.messages import PROMPTS
+from .csv_cells import FALSE, TRUE
+
+__all__ = ["detect_format"]
+
+_CONVERSATIONS = {"messages", "conversations", "conversation"}
+_PAIR = "write rows {question, chosen, rejected}"
+# What the columns of a dataset that cannot be read are, and what to do.
+REFUSED = {
+    ("message_id", "parent_id", "role", "text"): (
+        "messages of OpenAssistant, one per row: take its file of trees, or build {prompt, replies} from parent_id"
+    ),
+    ("helpfulness", "correctness", "coherence", "response"): (
+        "HelpSteer, five ratings per row: choose one, with --column completion:response --column label:helpfulness "
+        "--format ratings, for a store with the scale 0 to 4"
+    ),
+    ("response_0", "response_1", "better_response_id"): (
+        f"PKU-SafeRLHF: {_PAIR}, with the response that better_response_id (or safer_response_id) names as chosen"
+    ),
+    ("answer_0", "answer_1", "score_0", "score_1"): (
+        f"WebGPT's comparisons: {_PAIR}, with the answer of the higher score as chosen and question.full_text"
+    ),
+    ("response_j", "response_k"): (
+        "Stack Exchange pairs: give --column chosen:response_j --column rejected:response_k"
+    ),
+    ("conversation_a", "conversation_b", "winner"): (
+        "Chatbot Arena: write rows {chosen, rejected}, with the conversation of the winner as chosen"
+    ),
+    ("info", "summaries", "choice"): (
+        "summarize_from_feedback: write rows {question, chosen, rejected}, with summaries[choice].text as chosen"
+    ),
+    ("instruction", "output"): (
+        "Alpaca's demonstrations, without judgements: to ask people about them, give --column completion:output"
+    ),
+}
+
+
+def detect_format(rows: Sequence[Mapping[str, Any]], scale: tuple[int, int]) -> str:
+    """Return the format of a file, told by the columns of its first row and, for labels, by all rows.
+
+    Raises:
+        ValueError: the columns belong to no format, or to a dataset that cannot be read, or the labels may mean either
+            thumbs or ratings on the `scale`.
+    """
+    row = rows[0]
+    columns = set(row)
+    if {"chosen", "rejected"} <= columns:
+        return "preference"
+    if {"history", "human_ref_A", "human_ref_B"} <= columns:
+        return "shp"
+    if "message_tree_id" in columns and isinstance(row.get("prompt"), dict):
+        return "oasst"
+    completions = row.get("completions")
+    first = completions[0] if isinstance(completions, list) and completions else None
+    if isinstance(first, dict) and "response" in first:
+        return "ultrafeedback"
+    _check_known(columns)
+    if isinstance(row.get("fields"), dict) or columns & {"response", "response1"}:
+        return "argilla"
+    if any(column.endswith(".responses") for column in columns):
+        return "argilla"
+    if columns & {"annotation_id", "was_cancelled", "answer", "answer1", "annotations"}:
+        return "label-studio"
+    if {"completion", "label"} <= columns:
+        return _detect_labels(rows, scale)
+    if (columns & {"prompt", *PROMPTS} and columns & {"completion", "completions"}) or columns & _CONVERSATIONS:
+        return "items"
+    raise ValueError(
+        f"columns {', '.join(map(str, row)) or 'none'}: expected prompt with completions (to ask about), with chosen "
+        "and rejected, with completion and label, or a table of Argilla or Label Studio; --column names other columns"
+    )
+
+
+def _check_known(columns: set[str]) -> None:
+    """Raise a ValueError with the conversion if the columns are those of a dataset that cannot be read."""
+    for names, advice in REFUSED.items():
+        if columns.issuperset(names):
+            raise ValueError(f"columns {', '.join(names)} are {advice}")
+
+
+def _detect_labels(rows: Iterable[Mapping[str, Any]], scale: tuple[int, int]) -> str:
+    """Tell thumbs from ratings. The numbers 1 and 0 are thumbs if both are there and 0 is no rating."""
+    labels = {str(row.get("label")).strip().lower().removesuffix(".0") for row in rows} - {"none", "nan", ""}
+    if not labels <= TRUE | FALSE:
+        return "ratings"
+    if labels == {"1"} or (labels <= {"0", "1"} and scale[0] <= 0):
+        raise ValueError(
+            f"the labels are all {' or '.join(sorted(labels))}: say whether they are thumbs (--format kto) or ratings "
+            f"from {scale[0]} to {scale[1]} (--format ratings)"
+        )
+    return "kto"
