@@ -133,7 +133,7 @@ def read_prompt(row: Mapping[str, Any]) -> Prompt | None:
     names = ["prompt"] if row.get("prompt") is not None else [name for name in PROMPTS if row.get(name) is not None]
     names = names if names == ["messages"] else [name for name in names if name != "messages"]
     systems = [name for name in SYSTEMS if name in row]
-    if names == ["instruction", "input"] and isinstance(row["input"], str):
+    if names == ["instruction", "input"] and isinstance(row["instruction"], str) and isinstance(row["input"], str):
         prompt: Any = "\n\n".join(text for text in (row["instruction"], row["input"]) if text)
     elif len(names) > 1:
         raise ValueError(f"the columns {', '.join(names)} could all be the prompt: name it with --column prompt:NAME")

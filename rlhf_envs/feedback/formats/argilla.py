@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..records import Item, Judgement
-from .csv_cells import Answer, as_json, kind_of, parse_list, truth, whole
+from .csv_cells import Answer, as_json, kind_of, objects, parse_list, truth, whole
 
 __all__ = ["argilla_row", "read_argilla_row"]
 
@@ -101,8 +101,12 @@ def read_argilla_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record of the JSON with the columns of the CSV."""
-    flat = {**(row.get("metadata") or {}), **row["fields"], "id": row.get("id")}
-    for question, responses in (row.get("responses") or {}).items():
+    metadata, answers = row.get("metadata") or {}, row.get("responses") or {}
+    if not isinstance(metadata, dict) or not isinstance(answers, dict):
+        raise ValueError("'metadata' and 'responses' of a record must be objects")
+    flat = {**metadata, **row["fields"], "id": row.get("id")}
+    for question, given in answers.items():
+        responses = objects(given, f"{question} of the responses")
         flat[f"{question}.responses"] = [response.get("value") for response in responses]
         flat[f"{question}.responses.users"] = [response.get("user_id") for response in responses]
     return flat

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["Answer", "as_json", "kind_of", "moment", "number", "parse_list", "truth", "whole"]
+__all__ = ["Answer", "as_json", "kind_of", "moment", "number", "objects", "parse_list", "truth", "whole"]
 
 Answer = tuple[str, dict[str, Any] | None, dict[str, Any]]  # annotator, value, further fields of a `PastJudgement`
 
@@ -95,6 +95,18 @@ def moment(value: Any, column: str) -> datetime:
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found
 
 
+def objects(value: Any, column: str) -> list[dict[str, Any]]:
+    """Return a list of objects; an empty one for None.
+
+    Raises:
+        ValueError: the value is none.
+    """
+    found = [] if value is None else value
+    if not isinstance(found, list) or not all(isinstance(part, dict) for part in found):
+        raise ValueError(f"{column!r} must be a list of objects, got {str(value)[:60]!r}")
+    return found
+
+
 def as_json(value: Any) -> str:
     """Return a value as JSON for a cell."""
     return json.dumps(value, ensure_ascii=False)
@@ -112,7 +124,7 @@ def parse_list(cell: Any, column: str) -> list[Any]:
     if isinstance(cell, str):
         try:
             value = json.loads(cell, parse_constant=lambda _: None)  # NaN and infinities
-        except ValueError:
+        except (ValueError, RecursionError):
             value = _parse_python(cell, column)
     if not isinstance(value, list):
         raise ValueError(f"{column!r} must hold a list, got {str(cell)[:60]!r}")

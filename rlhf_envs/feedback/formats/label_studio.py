@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..records import Item, Judgement
-from .csv_cells import Answer, as_json, kind_of, moment, number, truth, whole
+from .csv_cells import Answer, as_json, kind_of, moment, number, objects, truth, whole
 
 __all__ = ["label_studio_row", "read_label_studio_row"]
 
@@ -79,13 +79,13 @@ def read_label_studio_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], 
 def _annotations(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a task of the JSON as the rows of the JSON-MIN."""
     rows = []
-    for annotation in task.get("annotations") or [{}]:
+    for annotation in objects(task.get("annotations"), "annotations") or [{}]:
         row = {**task["data"], **{name: annotation.get(name) for name in ("created_at", "lead_time", "was_cancelled")}}
         by = annotation.get("completed_by")
         row["annotator"] = (by.get("email") or by.get("id")) if isinstance(by, dict) else by
         row["annotation_id"] = annotation.get("id")
         controls: dict[str, list[Any]] = {}
-        for result in annotation.get("result") or []:
+        for result in objects(annotation.get("result"), "result"):
             controls.setdefault(str(result.get("from_name")), []).append(result.get("value"))
         rows.append(row | controls)
     return rows
@@ -119,29 +119,30 @@ def _value_of_control(kind: str, answer: Any, row: Mapping[str, Any]) -> dict[st
         return {"choice": ("left", "right").index(side), "strength": whole(strength, "strength")}
     if kind == "rating":
         return {"rating": (_parts(answer, "rating") or [None])[0]}
-    chosen = [choice for part in _parts(answer, "choices") for choice in ([part] if isinstance(part, str) else part)]
-    return {"up": truth(chosen[0], "thumbs")} if kind == "thumbs" else {"harms": chosen}
+    chosen = _parts(answer, "choices")
+    return {"up": truth(chosen[0] if chosen else "", "thumbs")} if kind == "thumbs" else {"harms": chosen}
 
 
 def _only_text(answer: Any, column: str) -> str:
     """Return a text. In a cell it is the text itself, also where a person wrote JSON."""
     if isinstance(answer, str):
         return answer
-    texts = [text for part in _parts(answer, "text") for text in ([part] if isinstance(part, str) else part)]
+    texts = _parts(answer, "text")
     if len(texts) != 1 or not isinstance(texts[0], str):
         raise ValueError(f"{column!r} must be one text, got {str(answer)[:60]!r}")
     return texts[0]
 
 
 def _parts(answer: Any, key: str) -> list[Any]:
-    """Return what a control says: the values under a key in its results, which may be JSON, or a plain value."""
+    """Return what a control says: the values under a key in its results, which may be JSON, or plain values."""
     if isinstance(answer, str) and answer[:1] in ("[", "{"):
         try:
             answer = json.loads(answer)
         except ValueError:
             return [answer]
     parts = answer if isinstance(answer, list) else [answer] if answer not in (None, "") else []
-    return [part[key] if isinstance(part, dict) and key in part else part for part in parts]
+    values = [part[key] if isinstance(part, dict) and key in part else part for part in parts]
+    return [value for part in values for value in (part if isinstance(part, list) else [part])]
 
 
 def _names(n: int) -> list[str]:

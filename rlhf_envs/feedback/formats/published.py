@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...datasets.messages import needed
-from .csv_cells import number, truth
+from .csv_cells import number, objects, truth
 
 __all__ = ["oasst_rows", "shp_row", "ultrafeedback_row"]
 
@@ -24,7 +24,7 @@ def shp_row(row: Mapping[str, Any]) -> Row:
 
 def ultrafeedback_row(row: Mapping[str, Any]) -> Row:
     """Return a row of UltraFeedback's raw completions as a ranking by `overall_score`. Equal scores are ties."""
-    answers = row["completions"]
+    answers = objects(row.get("completions"), "completions")
     scores = [number(answer.get("overall_score"), "overall_score") for answer in answers]
     texts = [answer.get("response") for answer in answers]
     meta = {"models": [answer.get("model") for answer in answers], "overall_scores": scores}
@@ -49,7 +49,7 @@ def oasst_rows(row: Mapping[str, Any]) -> Iterator[Row]:
         if not isinstance(node, dict) or not isinstance(node.get("text"), str):
             raise ValueError(f"'prompt' is no tree of messages {{text, role, replies}}: {str(node)[:60]!r}")
         thread = [*before, {"role": str(node.get("role")), "content": node["text"]}]
-        replies = node.get("replies") or []
+        replies = objects(node.get("replies"), "replies")
         pending += [(thread, reply) for reply in reversed(replies)]
         ranked = [reply for reply in replies if reply.get("role") == "assistant" and reply.get("rank") is not None]
         if len(ranked) < 2:
@@ -57,7 +57,7 @@ def oasst_rows(row: Mapping[str, Any]) -> Iterator[Row]:
         found = True
         yield {
             "prompt": thread,
-            "completions": [reply["text"] for reply in ranked],
+            "completions": [reply.get("text") for reply in ranked],
             "kind": "ranking",
             "meta": {"message_id": node.get("message_id")},
             "judgements": [{"value": {"ranks": [number(reply["rank"], "rank") for reply in ranked]}}],

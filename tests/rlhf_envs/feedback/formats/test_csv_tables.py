@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,20 @@ def reasons(done: Import) -> list[tuple[str, str]]:
         ("[array(['a', 'b'], dtype=object) array([], dtype=object)]", [["a", "b"], []]),
         ("['it\\'s \"x\"\\ny' 'é 😀']", ['it\'s "x"\ny', "é 😀"]),
         ("[[\"b\", \"a\"]]", [["b", "a"]]),
+        ("[NaN, 1]", [None, 1]),
+        ("[array([{'value': 'a', 'rank': 2},\n {'value': 'b', 'rank': 1}], dtype=object)]",
+         [[{"value": "a", "rank": 2}, {"value": "b", "rank": 1}]]),
+        ("[{'value': 'a', 'rank': None} {'value': 'b', 'rank': nan}]",
+         [{"value": "a", "rank": None}, {"value": "b", "rank": None}]),
     ],
 )  # fmt: skip
 def test_lists_are_read_as_json_python_and_numpy_write_them(cell: str, values: list[Any]) -> None:
     assert parse_list(cell, "column") == values
 
 
-@pytest.mark.parametrize("cell", ["a", "['a'", "[__import__('os')]", "['a'] ['b']", '{"a": 1}', "]"])
+@pytest.mark.parametrize(
+    "cell", ["a", "['a'", "[__import__('os')]", "['a'] ['b']", '{"a": 1}', "]", "['a' ...]", "[" * 500]
+)
 def test_what_is_no_list_is_refused_and_never_run(cell: str) -> None:
     with pytest.raises(ValueError, match="'column'"):
         parse_list(cell, "column")
@@ -65,6 +73,51 @@ def test_an_export_of_argilla_comes_in(store: FeedbackStore, tmp_path: Path) -> 
     assert {j.annotator: j.value for j in store.judgements(include_skips=True)} == {
         "u1": {"choice": 1, "strength": 1}, "u2": {"choice": None, "strength": 0}, "u3": None
     }  # fmt: skip
+
+
+def test_argillas_ranks_count_and_not_the_places_in_its_list(store: FeedbackStore, tmp_path: Path) -> None:
+    def ranked(*ranks: Any) -> str:
+        return json.dumps([[{"value": f"response{i + 1}", "rank": rank} for i, rank in enumerate(ranks)]])
+
+    texts = {"response1": "a", "response2": "b", "response3": "c"}
+    answers = [ranked(3, 1, 2), ranked("1", "2.0", 3), json.dumps([["response2", "response3", "response1"]])]
+    bad = [ranked(1, 2), ranked(1, 2, None), json.dumps([["response1", "response1", "response3"]])]
+    rows = [{"prompt": f"p{i}", **texts, "ranking.responses": answer} for i, answer in enumerate(answers + bad)]
+    done = import_file(store, table(tmp_path, *rows))
+    orders = [["abc"[i] for i in (judgement.value or {})["order"]] for judgement in store.judgements()]
+    assert orders == [["b", "c", "a"], ["a", "b", "c"], ["b", "c", "a"]]
+    assert [where for where, _ in reasons(done)] == ["table.csv:5", "table.csv:6", "table.csv:7"]
+    assert "'rank' must be a number, got 'None'" in done.bad[1].reason
+
+
+def test_equal_ranks_are_ties_of_pairs(store: FeedbackStore, tmp_path: Path) -> None:
+    answers = [[{"value": f"response{i + 1}", "rank": rank} for i, rank in enumerate(ranks)]
+               for ranks in ((1, 2, 2), (1, 2, 3))]  # fmt: skip
+    row = {"prompt": "p", "response1": "a", "response2": "b", "response3": "c",
+           "ranking.responses": json.dumps([*answers, None]),
+           "ranking.responses.users": "['u1' 'u2' 'u3']"}  # fmt: skip
+    done = import_file(store, table(tmp_path, row))
+    assert (done.bad, done.items, done.judgements) == ((), 3, 9)
+    said = {
+        (item.completions, judgement.annotator): (judgement.value or {"choice": "skip"})["choice"]
+        for item in store.items()
+        for judgement in store.judgements(item_ids=[item.id], include_skips=True)
+    }
+    pairs = [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [said[pair, "u1"] for pair in pairs] == [0, 0, None]
+    assert [said[pair, "u2"] for pair in pairs] == [0, 0, 0]
+    assert [said[pair, "u3"] for pair in pairs] == ["skip"] * 3
+
+
+@pytest.mark.parametrize("name", ["prompt", "chosen"])
+def test_messages_in_a_cell_are_refused_by_name(store: FeedbackStore, tmp_path: Path, name: str) -> None:
+    cell = "[{'content': 'Hi', 'role': 'user'}\n {'content': 'Yes', 'role': 'assistant'}]"
+    row = {"prompt": "p", "chosen": "a", "rejected": "[{not a message}]", name: cell}
+    done = import_file(store, table(tmp_path, row, {"prompt": "q", "chosen": "a", "rejected": "[{not a message}]"}))
+    assert reasons(done) == [
+        ("table.csv:2", f"{name!r} is a list of messages, which a CSV cannot hold: save as .jsonl")
+    ]
+    assert done.judgements == 1
 
 
 def test_an_export_of_label_studio_comes_in(store: FeedbackStore, tmp_path: Path) -> None:
@@ -93,7 +146,9 @@ def test_an_export_of_label_studio_comes_in(store: FeedbackStore, tmp_path: Path
         ({"answer": "a", "thumbs": "down"}, "thumbs", {"up": False}),
         ({"answer": "a", "correction": "A."}, "correction", {"text": "A."}),
         ({"answer": "a", "correction": "[1, 2]"}, "correction", {"text": "[1, 2]"}),
-        ({"answer": "a", "correction": '[{"text": ["A."]}]'}, "correction", {"text": "A."}),
+        ({"answer": "a", "correction": '[{"text": ["A."]}]'}, "correction", {"text": '[{"text": ["A."]}]'}),
+        ({"answer": "a", "thumbs": "Down "}, "thumbs", {"up": False}),
+        ({"answer": "a", "rating": "4.0"}, "rating", {"rating": 4}),
         ({"answer": "a", "harms": "hate"}, "flags", {"harms": ["hate"]}),
         ({"answer": "a", "harms": '[{"choices": ["hate", "privacy"]}]'}, "flags", {"harms": ["hate", "privacy"]}),
         ({"answer": "a", "harms": ""}, "flags", {"harms": []}),

@@ -1,0 +1,126 @@
+"""The JSON that Argilla 2.8 and Label Studio (label-studio-sdk 2.1) write, in which values have their types."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlhf_envs.feedback import FeedbackStore
+from rlhf_envs.feedback.formats.importing import import_file
+
+
+def saved(tmp_path: Path, *rows: Any) -> Path:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps(rows), encoding="utf-8")
+    return path
+
+
+def said(store: FeedbackStore) -> list[tuple[str, str, Any]]:
+    return [(j.annotator, j.kind, j.value) for j in store.judgements(include_skips=True)]
+
+
+MINIMAL = {"id": 1, "prompt": "p", "annotator": 2, "annotation_id": 7, "created_at": "2026-01-31T12:00:00Z",
+           "updated_at": "2026-01-31T12:00:00Z", "lead_time": 3.2}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "value"),
+    [
+        ({"answer1": "A", "answer2": "B", "comparison": [{"selected": "right"}]},
+         "pairwise", {"choice": 1, "strength": 1}),
+        ({"answer1": "A", "answer2": "B", "comparison": "left", "strength": [{"rating": 2}]},
+         "pairwise", {"choice": 0, "strength": 2}),
+        ({"answer": "A", "rating": [{"rating": 4}]}, "rating", {"rating": 4}),
+        ({"answer": "A", "thumbs": "up"}, "thumbs", {"up": True}),
+        ({"answer": "A", "correction": '{"text": ["A."]}'}, "correction", {"text": '{"text": ["A."]}'}),
+        ({"answer": "A", "correction": [{"text": ["A."]}]}, "correction", {"text": "A."}),
+        ({"answer": "A", "harms": "hate"}, "flags", {"harms": ["hate"]}),
+        ({"answer": "A", "harms": {"choices": ["hate", "violence"]}}, "flags", {"harms": ["hate", "violence"]}),
+        ({"answer": "A", "harms": ["hate", "violence"]}, "flags", {"harms": ["hate", "violence"]}),
+    ],
+)  # fmt: skip
+def test_json_min_is_read(
+    store: FeedbackStore, tmp_path: Path, row: dict[str, Any], kind: str, value: dict[str, Any]
+) -> None:
+    done = import_file(store, saved(tmp_path, {**MINIMAL, **row}))
+    assert (done.format, done.bad, said(store)) == ("label-studio", (), [("2", kind, value)])
+    (judgement,) = store.judgements()
+    assert (judgement.seconds, judgement.created.isoformat()) == (3.2, "2026-01-31T12:00:00+00:00")
+
+
+def annotation(who: Any, *results: tuple[str, Any], cancelled: bool = False) -> dict[str, Any]:
+    found = [{"from_name": name, "to_name": "x", "type": "x", "value": value} for name, value in results]
+    return {"id": 5, "completed_by": who, "result": found, "was_cancelled": cancelled, "lead_time": 1.5,
+            "created_at": "2026-01-31T12:00:00.000000Z"}  # fmt: skip
+
+
+def test_tasks_with_several_annotations_are_read(store: FeedbackStore, tmp_path: Path) -> None:
+    data = {"prompt": [{"role": "user", "content": "Name a colour"}], "answer1": "Blue", "answer2": "Dog"}
+    annotations = [
+        annotation({"id": 1, "email": "ada@example.org"}, ("comparison", {"selected": "left"}),
+                   ("strength", {"rating": 3}), ("comment", {"text": ["clear"]})),
+        annotation(2, ("comparison", {"selected": "right"})),
+        annotation(3, cancelled=True),
+    ]  # fmt: skip
+    done = import_file(store, saved(tmp_path, {"id": 1, "data": data, "annotations": annotations, "predictions": []}))
+    assert (done.bad, done.items) == ((), 1)
+    assert said(store) == [
+        ("ada@example.org", "pairwise", {"choice": 0, "strength": 3}),
+        ("2", "pairwise", {"choice": 1, "strength": 1}),
+        ("3", "pairwise", None),
+    ]
+    assert store.items()[0].meta["messages"] == data["prompt"] and store.judgements()[0].comment == "clear"
+
+
+def test_a_task_that_nobody_has_judged_is_a_question(store: FeedbackStore, tmp_path: Path) -> None:
+    rows = [{"id": 1, "data": {"prompt": "p", "answer1": "A", "answer2": "B"}, "annotations": []}]
+    done = import_file(store, saved(tmp_path, *rows))
+    assert (done.bad, done.items, done.judgements) == ((), 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"answer": "A", "correction": [{"text": ["A.", "B."]}]}, "'correction' must be one text"),
+        ({"answer": "A", "rating": [{"rating": 3.5}]}, "the rating 3.5 is no whole number from 1 to 5"),
+        ({"answer1": "A", "answer2": 7, "comparison": "left"}, "'answer2' is int, not a string"),
+        ({"answer1": "A", "answer2": None, "comparison": "left"}, "'answer2' is NoneType, not a string"),
+        ({"answer1": "A", "answer2": "B", "comparison": [{"selected": "left"}], "lead_time": "soon"}, "'lead_time'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_goes_to_the_quarantine(
+    store: FeedbackStore, tmp_path: Path, row: dict[str, Any], reason: str
+) -> None:
+    (bad,) = import_file(store, saved(tmp_path, {**MINIMAL, **row})).bad
+    assert reason in bad.reason and bad.where.endswith("rows.json, item 1")
+
+
+def test_argillas_flat_lists_are_read(store: FeedbackStore, tmp_path: Path) -> None:
+    """What `records.to_list(flatten=True)` gives: every record has every column, with null where there is nothing."""
+    row = {"id": "b3", "_server_id": "x", "prompt": "p", "response1": "A", "response2": "B", "status": "completed",
+           "preference.responses": ["response2", "response1", "tie", "response1"],
+           "preference.responses.users": ["1", "2", "3", "4"],
+           "preference.responses.status": ["submitted", "draft", None, "discarded"],
+           "comment.responses": None}  # fmt: skip
+    done = import_file(store, saved(tmp_path, row, {**dict.fromkeys(row), "id": "b4", "prompt": "q", "response1": "A",
+                                                    "response2": "B"}))  # fmt: skip
+    assert (done.format, done.bad, done.items) == ("argilla", (), 2)
+    assert said(store) == [
+        ("1", "pairwise", {"choice": 1, "strength": 1}),
+        ("3", "pairwise", {"choice": None, "strength": 0}),
+        ("4", "pairwise", None),
+    ]
+
+
+def test_argillas_nested_records_are_read(store: FeedbackStore, tmp_path: Path) -> None:
+    """What `records.to_json()` writes."""
+    row = {"id": "1", "fields": {"prompt": [{"role": "user", "content": "Name a colour"}], "response1": "Blue",
+                                 "response2": "Red", "response3": "Dog"},
+           "metadata": {"n": 1}, "suggestions": {}, "vectors": {}, "status": "completed", "_server_id": "x",
+           "responses": {"ranking": [{"value": ["response2", "response1", "response3"], "user_id": "7"}]}}  # fmt: skip
+    done = import_file(store, saved(tmp_path, row))
+    assert (done.bad, said(store)) == ((), [("7", "ranking", {"order": [1, 0, 2]})])
+    assert store.items()[0].prompt == "Name a colour"
