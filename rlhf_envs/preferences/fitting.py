@@ -74,7 +74,8 @@ def fit_reward(
 
     Args:
         rows: pairs (`{"prompt", "chosen", "rejected"}`, see `fit_bradley_terry`) with the loss "bt", else ratings
-            (`{"prompt", "completion", "label"}`, see `fit_ratings`).
+            (`{"prompt", "completion", "label"}`, see `fit_ratings`). Messages are written in the chat template of the
+            model's tokenizer, or else in role lines (see `rlhf_envs.datasets.messages`).
         folder: where to write. A reward model that this function wrote there before is replaced.
         model: name of the backbone, see `load_backbone`.
         loss: "bt" (Bradley-Terry) for pairs, "mse" or "ordinal" for ratings.
@@ -227,7 +228,7 @@ def _calibrate(calibrate: Callable[[], float]) -> Metrics:
 
 
 def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Load a file of pairs or ratings.
+    """Load a file of pairs or ratings, in texts or in conversations, which stay messages.
 
     Numbers that stand as text (in a CSV) become numbers; empty ones are left out.
 
@@ -250,6 +251,11 @@ def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> l
                     row[name] = float(row[name]) if row[name].strip() else None
                 except ValueError:
                     raise ValueError(f"{path}, row {index + 1}: {name} is {row[name]!r}, not a number") from None
+        try:
+            if not is_plain(row):
+                as_text_row(row)
+        except ValueError as error:
+            raise ValueError(f"{path}, row {index + 1}: {error}") from None
     return rows
 
 

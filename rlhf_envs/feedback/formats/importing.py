@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...datasets.reading import BadRow, read_rows
+from ...datasets.reading import BadRow, Row, read_rows
 from ...files import replace_file
 from ..records import MOVING_SETTINGS, Settings
 from .detecting import detect_format
@@ -58,17 +58,20 @@ def import_file(
 ) -> Import:
     """Put the questions and the judgements of a file into a store.
 
-    The formats, as .jsonl or .json, the last two as .csv, and each also compressed with .gz at the end:
+    The formats, as .jsonl, .json or .csv, each also compressed with .gz at the end (the guide "People in the loop" has
+    a table of their columns, and of what is refused):
 
     - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and if wanted the
       other fields of `NewItem`, and `judgements`. Without judgements the rows are questions to ask. Such a file may
       have `store_settings` (the scale, the harms, the guidelines). A store without items takes them over, if they come
       before all items and for the first time. Any other store keeps its own, and takes no ratings on another scale.
+      Conversations (`{messages}`, or ShareGPT's `{conversations}`) are read too: the last answer is the completion.
     - "preference": TRL's `{prompt, chosen, rejected}`, strings or messages. Without a prompt, the beginning that both
       texts share is the prompt.
     - "kto": TRL's `{prompt, completion, label}`, with the label true or false. They become thumbs.
     - "ratings": the same with a whole number as the label.
     - "argilla", "label-studio": see these modules for the columns.
+    - "shp", "ultrafeedback", "oasst": rows of published datasets, see `published`.
 
     An item that is in the store already is not made again. An annotator judges an item once: the same judgement again
     is a duplicate, a different one is a contradiction, and both go to the quarantine. So a file can be imported again
@@ -77,7 +80,7 @@ def import_file(
     Args:
         store: the store that takes the rows.
         path: the file.
-        format: one of the formats, or "auto" to tell it by the columns of the first row.
+        format: one of the formats, or "auto" to tell it by the columns of the first row, and labels by all rows.
         kind: the kind of items whose rows do not say it (only in "items").
         annotator: who judged, if a row does not say. Give files of different unnamed people different names.
         overlap: how many judgements an item needs, if its row does not say.
@@ -98,7 +101,7 @@ def import_file(
     merge = Merge(store)
     file_settings = _FileSettings(store)
     found = list(read_rows(path))
-    rows = [(*row, _renamed(row[1], columns or {})) for row in found if not isinstance(row, BadRow)]
+    rows = _renamed([row for row in found if not isinstance(row, BadRow)], columns or {})
     merge.bad += [row for row in found if isinstance(row, BadRow)]
     if not found:
         raise ValueError(f"{path}: there are no rows")
@@ -130,9 +133,20 @@ def _write_quarantine(path: Path, bad: Sequence[BadRow]) -> None:
     replace_file(path, "".join(f"{line}\n" for line in lines).encode())
 
 
-def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    theirs = {there: ours for ours, there in columns.items()}
-    return {theirs.get(column, column): value for column, value in row.items()}
+def _renamed(rows: Sequence[tuple[str, Row]], columns: Mapping[str, str]) -> list[tuple[str, Row, Row]]:
+    """Return (where, row, row with the columns renamed) for each row. A renamed column takes the place of its name."""
+    for ours, theirs in columns.items():
+        if rows and not any(theirs in row for _, row in rows):
+            where, row = rows[0]
+            raise ValueError(
+                f"{where}: no column {theirs!r} to read as {ours!r} (there are: {', '.join(map(str, row))})"
+            )
+    renamed = []
+    for where, row in rows:
+        named = {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
+        kept = {column: value for column, value in row.items() if column not in columns.values()}
+        renamed.append((where, row, {**kept, **named}))
+    return renamed
 
 
 class _FileSettings:

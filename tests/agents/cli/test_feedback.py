@@ -61,7 +61,10 @@ def test_questions_from_a_file_are_answered_by_simulated_annotators_and_exported
     output = done("export", "pairs.jsonl", "--how", "soft")
     exported = [json.loads(line) for line in Path("pairs.jsonl").read_text().splitlines()]
     assert output.startswith(f"pairs.jsonl: {len(exported)} rows")
-    assert len(exported) == 6 and all(row["chosen"] == " was wonderful" for row in exported if row["probability"] > 0.5)
+    assert all(row["chosen"] == " was wonderful" for row in exported if row["probability"] > 0.5)
+    ties = [row["chosen"] for row in exported if row["probability"] == 0.5]
+    assert len(exported) == 6 + len(ties) // 2 and ties == [" was awful", " was wonderful"] * (len(ties) // 2)
+    assert f"TRL reads no probability: {len(ties) // 2} ties" in output
 
 
 def crowd(n: int = 30) -> None:

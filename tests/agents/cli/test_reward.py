@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,36 @@ def test_a_fit_writes_a_plain_reward_model_that_eval_measures(folder: Path, tmp_
     assert "pairs                        8" in measured.output
     for shown in ("expected calibration error", "reliability", "accuracy by agreement"):
         assert shown in measured.output
+
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }} {% endfor %}{{ '[assistant] ' if add_generation_prompt }}"
+)
+FIRST = {"role_lines": "User: it 0 was\n\nAssistant: ", "template": "[user] it 0 was [assistant] "}
+
+
+@pytest.mark.parametrize("form", ["role_lines", "template"])
+def test_conversations_are_fitted_and_measured_as_a_policy_would_write_them(
+    folder: Path, tmp_path: Path, form: str
+) -> None:
+    pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+    rows = [
+        {"prompt": [{"role": "user", "content": row["prompt"].strip()}]}
+        | {name: [{"role": "assistant", "content": row[name]}] for name in PAIR}
+        for row in pairs
+    ]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    backbone = tmp_path / "backbone"
+    shutil.copytree(folder / "backbone", backbone)
+    if form == "template":
+        (backbone / "chat_template.jinja").write_text(TEMPLATE)
+    chats, output = tmp_path / "chats.jsonl", tmp_path / "reward"
+    done = rlhf("reward", "fit", chats, output, "--held-out", chats, *small(folder), "--model", backbone)
+    assert done.exit_code == 0, done.output
+    row = load_judgements(output / "held_out.jsonl")[0]
+    assert row["prompt"] + row["chosen"] == FIRST[form] + pairs[0]["chosen"] + (" " if form == "template" else "")
+    measured = [rlhf("reward", "eval", output, path).output for path in (chats, output / "held_out.jsonl")]
+    assert measured[0] == measured[1] and "accuracy                     1.0000" in measured[0]
 
 
 def test_the_folder_trains_an_agents_environment(folder: Path, tmp_path: Path) -> None:
@@ -242,6 +273,11 @@ def test_rows_that_all_hang_together_are_split_by_pair_with_a_warning(folder: Pa
             [{"prompt": p, "chosen": "b", "rejected": "c", "margin": "wide"} for p in "abc"],
             [],
             "row 1: margin is 'wide', not a number",
+        ),
+        (
+            [{"system": "s", "chosen": "b", "rejected": "c"}],
+            [],
+            "rows.jsonl, row 1: there is a system text and no prompt",
         ),
     ],
 )

@@ -270,6 +270,25 @@ def test_trls_files_come_back_as_the_same_rows(
     assert sorted(map(json.dumps, second.rows)) == sorted(map(json.dumps, first.rows)) and len(first.rows) == 14
 
 
+@pytest.mark.parametrize("format", ["items", "preference", "argilla", "label-studio"])
+def test_a_conversation_stays_one_through_every_format(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path, format: str
+) -> None:
+    one, two = stores
+    system = {"role": "system", "content": "Be brief."}
+    user = {"role": "user", "content": "Name a colour"}
+    for messages in ([user], [system, user]):
+        one.add_items([NewItem("pairwise", "shown", ("Blue", "Dog"), meta={"messages": messages})])
+    work(one, "ada", lambda task: Response(choice(0)))
+    path = tmp_path / ("rows.csv" if format in ("argilla", "label-studio") else "rows.jsonl")
+    export_file(one, path, format, conversational=True)
+    assert import_file(two, path).bad == ()
+    rows = preference_rows(two.items(), two.judgements()).rows
+    assert sorted(row["prompt"] + row["chosen"] for row in rows) == [
+        "System: Be brief.\n\nUser: Name a colour\n\nAssistant: Blue", "User: Name a colour\n\nAssistant: Blue"
+    ]  # fmt: skip
+
+
 def test_a_file_of_the_wrong_name_or_format_is_refused(
     stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_envs.datasets.messages import read_pair
 from rlhf_envs.feedback import FeedbackStore
+from rlhf_envs.feedback.formats.exporting import preference_rows
 from rlhf_envs.feedback.formats.importing import Import, import_file
 
 USER = {"role": "user", "content": "Is it good?"}
@@ -287,6 +288,39 @@ def test_a_file_that_cannot_be_used_at_all_is_an_error(
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         import_file(store, path)
     assert store.items() == []
+
+
+def test_columns_are_renamed_and_a_name_that_is_not_there_is_an_error(store: FeedbackStore, tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"prompt": 7, "text": "p", "chosen": "a", "rejected": "b"})
+    import_file(store, path, columns={"prompt": "text"})
+    assert chosen(store) == [("p", "a")]
+    with pytest.raises(
+        ValueError, match=r"rows\.jsonl:1: no column 'txt' to read as 'prompt' \(there are: prompt, text"
+    ):
+        import_file(store, path, columns={"prompt": "txt"})
+
+
+def test_a_table_in_another_encoding_is_named_with_its_line(store: FeedbackStore, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("prompt,chosen,rejected\np,a,b\nq,schön,b\n".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"rows\.csv:3: byte 0xf6 is not UTF-8: save the file as UTF-8"):
+        import_file(store, path)
+
+
+def test_a_text_that_looks_like_messages_is_a_text_in_json(store: FeedbackStore, tmp_path: Path) -> None:
+    text = '[{"role": "user", "content": "Hi"}]'
+    import_file(store, jsonl(tmp_path, {"prompt": text, "chosen": f"{text}!", "rejected": "b"}))
+    assert store.items()[0].completions == (f"{text}!", "b")
+
+
+def test_a_conversation_is_not_the_question_of_a_text_that_reads_the_same(store: FeedbackStore, tmp_path: Path) -> None:
+    plain = {"prompt": "Is it good?", "chosen": "Yes.", "rejected": "No."}
+    said = {**plain, "prompt": [USER], "annotator": "ada"}
+    assert import_file(store, jsonl(tmp_path, plain, said, {**said, "annotator": "bob"})).items == 2
+    rows = preference_rows(store.items(), store.judgements()).rows
+    assert [row["prompt"] + row["chosen"] for row in rows] == [
+        "Is it good?Yes.", "User: Is it good?\n\nAssistant: Yes.", "User: Is it good?\n\nAssistant: Yes."
+    ]  # fmt: skip
 
 
 def test_a_missing_file_and_an_unknown_format_are_errors(store: FeedbackStore, tmp_path: Path) -> None:
