@@ -15,7 +15,7 @@ import numpy as np
 
 from rlhf_envs.action_masks import ActionMasks, check_actions
 from rlhf_envs.models import vocabulary_fingerprint
-from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, tokenize_prompts
+from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, text_prompts, tokenize_prompts
 from rlhf_envs.rewards import Guarded, RewardError, ScoreError, get_reward
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 from rlhf_envs.tasks.base import Task, load_task
@@ -117,6 +117,7 @@ class EpisodeBatch:
         self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, min_new_tokens, suppress_tokens)
 
         self.rows = self.task.rows(split, data)
+        self.rows = text_prompts(self.rows, self.tokenizer, self.task.name)
         self._columns = check_rows(self.rows, self.task.name, data)
         self._prompts = tokenize_prompts(
             self.tokenizer, self.rows, self.max_prompt_tokens, on_long_prompt, self.task.name

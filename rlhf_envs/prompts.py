@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlhf_envs.datasets.messages import as_messages, opening
 from rlhf_envs.models import load_config, model_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PromptSampler", "check_fits_model", "check_rows", "tokenize_prompts"]
+__all__ = ["PromptSampler", "check_fits_model", "check_rows", "text_prompts", "tokenize_prompts"]
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,23 @@ def _keep_end(ids: list[int], limit: int, bos: int | None) -> list[int]:
     if len(ids) <= limit:
         return ids
     return [bos, *ids[1 - limit :]] if limit > 1 and bos is not None and ids[0] == bos else ids[-limit:]
+
+
+def text_prompts(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, task: str) -> list[dict[str, Any]]:
+    """Return the rows with a text for each prompt of messages: in the tokenizer's chat template, else in role lines.
+
+    Raises:
+        ValueError: a message is not text.
+    """
+    texts = []
+    for i, row in enumerate(rows):
+        if isinstance(row.get("prompt"), list | dict):
+            try:
+                row = {**row, "prompt": opening(as_messages(row["prompt"], "prompt"), tokenizer)}
+            except ValueError as error:
+                raise ValueError(f"task {task!r}: row {i}: {error}") from None
+        texts.append(row)
+    return texts
 
 
 class PromptSampler:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from .messages import as_messages
 from .reading import BadRow, Row, read_rows
 
 __all__ = ["BUNDLED", "load_rows"]
@@ -69,5 +70,8 @@ def _check(where: str, row: Row, required: Sequence[str]) -> None:
         value = row[column]
         if value is None or (isinstance(value, str) and not value.strip()):
             raise ValueError(f"{where}: {column!r} is empty: fill it or remove the row")
-        if column == "prompt" and not isinstance(value, str):
-            raise ValueError(f"{where}: 'prompt' is {type(value).__name__}, not a string: write it as text")
+        if column == "prompt":
+            try:
+                as_messages(value, column)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None

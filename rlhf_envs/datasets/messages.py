@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ __all__ = [
     "as_messages",
     "as_text",
     "as_text_row",
+    "as_text_rows",
     "is_plain",
     "kept_prompt",
     "list_in_cell",
     "needed",
+    "opening",
     "read_answers",
     "read_pair",
     "read_prompt",
@@ -66,12 +68,12 @@ def as_text(prompt: Prompt, completion: str, tokenizer: PreTrainedTokenizerBase 
     Raises:
         ValueError: the chat template writes a conversation otherwise than its beginning, so they cannot be parted.
     """
+    head = opening(prompt, tokenizer)
     if isinstance(prompt, str):
-        return prompt, completion
+        return head, completion
     if tokenizer is None or not tokenizer.chat_template:
-        return "\n\n".join([*_role_lines(prompt), "Assistant:"]), f" {completion}"
+        return head, f" {completion}"
     answer = {"role": "assistant", "content": completion}
-    head = str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
     whole = str(tokenizer.apply_chat_template([*prompt, answer], tokenize=False))
     if not whole.startswith(head):
         raise ValueError(
@@ -79,6 +81,15 @@ def as_text(prompt: Prompt, completion: str, tokenizer: PreTrainedTokenizerBase 
             f"{head[-60:]!r}: give rows of strings, or a tokenizer with another template"
         )
     return head, whole[len(head) :]
+
+
+def opening(prompt: Prompt, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
+    """Return the text after which the completion of a prompt begins: the first of the texts of `as_text`."""
+    if isinstance(prompt, str):
+        return prompt
+    if tokenizer is not None and tokenizer.chat_template:
+        return str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+    return "\n\n".join([*_role_lines(prompt), "Assistant:"])
 
 
 def kept_prompt(prompt: str, meta: Mapping[str, Any]) -> Prompt:
@@ -100,6 +111,25 @@ def as_text_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | Non
         prompt, texts = read_answers(read_prompt(row), {"completion": needed(row, "completion")})
     both = [as_text(prompt, text, tokenizer) for text in texts]
     return {**row, "prompt": both[0][0], **dict(zip(names, (text for _, text in both), strict=True))}
+
+
+def as_text_rows(
+    rows: Sequence[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    where: Callable[[int], str] = lambda index: f"row {index + 1}",
+) -> list[Mapping[str, Any]]:
+    """Return pairs or ratings as texts (see `as_text_row`). Those that are texts already stay as they are.
+
+    Raises:
+        ValueError: a row cannot be read. The message begins with `where` of its index.
+    """
+    texts = []
+    for index, row in enumerate(rows):
+        try:
+            texts.append(row if is_plain(row) else as_text_row(row, tokenizer))
+        except ValueError as error:
+            raise ValueError(f"{where(index)}: {error}") from None
+    return texts
 
 
 def is_plain(row: Mapping[str, Any]) -> bool:
@@ -206,7 +236,7 @@ def as_messages(value: Any, name: str) -> Messages:
     if isinstance(value, str):
         return [{"role": "user", "content": value}]
     messages = [value] if isinstance(value, dict) else value
-    if not isinstance(messages, list) or not messages:
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise ValueError(f"{name!r} is {type(value).__name__}, not a string or a list of messages with something in it")
     return [{"role": _role(message, name), "content": _content(message, name)} for message in messages]
 
@@ -255,8 +285,8 @@ def _conversation(prompt: Prompt | None, answer: Any, name: str) -> Messages:
     return head[:known] + messages
 
 
-def _role(message: Any, name: str) -> str:
-    given = message.get("role", message.get("from")) if isinstance(message, dict) else None
+def _role(message: Mapping[str, Any], name: str) -> str:
+    given = message.get("role", message.get("from"))
     role = _ROLES.get(given) if isinstance(given, str) else None
     if role is None:
         raise ValueError(f"{name!r} has a message of role {given!r}; text can hold {', '.join(_ROLES)}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from rlhf_envs.datasets import load_rows
-from rlhf_envs.datasets.messages import as_text_row, is_plain
+from rlhf_envs.datasets.messages import as_text_rows, is_plain
 from rlhf_envs.files import atomic_folder, is_replaceable
 from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve
 from rlhf_envs.rewards.ensemble import RewardEnsemble, is_ensemble
@@ -130,20 +130,8 @@ def fit_reward(
 
 
 def _as_texts(rows: Sequence[Row], model: str) -> list[Row]:
-    """Return rows of texts: conversations are written in the chat template of the model's tokenizer, if it has one.
-
-    Raises:
-        ValueError: a conversation cannot be read; the message has the row's number.
-    """
-    if all(is_plain(row) for row in rows):
-        return list(rows)
-    tokenizer, texts = load_tokenizer(model), []
-    for number, row in enumerate(rows, start=1):
-        try:
-            texts.append(row if is_plain(row) else as_text_row(row, tokenizer))
-        except ValueError as error:
-            raise ValueError(f"row {number}: {error}") from None
-    return texts
+    """Return rows of texts: conversations are written in the chat template of the model's tokenizer, if it has one."""
+    return list(rows) if all(is_plain(row) for row in rows) else as_text_rows(rows, load_tokenizer(model))
 
 
 Fit = tuple[Callable[[Path], None], Metrics]  # what writes the model into a folder, and its metrics
@@ -251,11 +239,7 @@ def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> l
                     row[name] = float(row[name]) if row[name].strip() else None
                 except ValueError:
                     raise ValueError(f"{path}, row {index + 1}: {name} is {row[name]!r}, not a number") from None
-        try:
-            if not is_plain(row):
-                as_text_row(row)
-        except ValueError as error:
-            raise ValueError(f"{path}, row {index + 1}: {error}") from None
+    as_text_rows(rows, where=lambda index: f"{path}, row {index + 1}")  # raises if one cannot be read
     return rows
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets import load_rows
+from rlhf_envs.datasets.messages import as_text_rows
 
 __all__ = ["read_log"]
 
@@ -36,6 +37,7 @@ def read_log(
     if not rows:
         raise ValueError(f"{where} has no rows: ILQL learns from logged completions")
     tokenizer, room, limit = (env.get_attr(name, 0)[0] for name in ("tokenizer", "max_prompt_tokens", "max_new_tokens"))
+    rows = as_text_rows(rows, tokenizer, lambda number: f"{where}, row {number}")
     contexts, n_prompt, scores = [], [], []
     for number, row in enumerate(rows):
         prompt, completion, score = _check(row, f"{where}, row {number}")
