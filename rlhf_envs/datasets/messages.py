@@ -45,7 +45,8 @@ __all__ = [
 Messages = list[dict[str, str]]
 Prompt = str | Messages
 
-PROMPTS = ("conversations", "conversation", "question", "instruction", "query", "input", "messages")  # for "prompt"
+CONVERSATIONS = ("messages", "conversations", "conversation")
+PROMPTS = ("question", "instruction", "query", "input", *CONVERSATIONS)  # where there is no "prompt"
 SYSTEMS = ("system", "system_prompt")
 _ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
 _ROLES |= {role: role for role in ("system", "developer", "user", "assistant")}
@@ -66,7 +67,7 @@ def as_text(prompt: Prompt, completion: str, tokenizer: PreTrainedTokenizerBase 
         tokenizer: write messages in its chat template, if it has one.
 
     Raises:
-        ValueError: the chat template writes a conversation otherwise than its beginning, so they cannot be parted.
+        ValueError: the chat template refuses the messages, or a conversation in it does not begin with its prompt.
     """
     head = opening(prompt, tokenizer)
     if isinstance(prompt, str):
@@ -74,7 +75,7 @@ def as_text(prompt: Prompt, completion: str, tokenizer: PreTrainedTokenizerBase 
     if tokenizer is None or not tokenizer.chat_template:
         return head, f" {completion}"
     answer = {"role": "assistant", "content": completion}
-    whole = str(tokenizer.apply_chat_template([*prompt, answer], tokenize=False))
+    whole = _in_template(tokenizer, [*prompt, answer])
     if not whole.startswith(head):
         raise ValueError(
             f"in the tokenizer's chat template a conversation does not begin with its prompt, which ends "
@@ -88,7 +89,7 @@ def opening(prompt: Prompt, tokenizer: PreTrainedTokenizerBase | None = None) ->
     if isinstance(prompt, str):
         return prompt
     if tokenizer is not None and tokenizer.chat_template:
-        return str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
+        return _in_template(tokenizer, prompt, add_generation_prompt=True)
     return "\n\n".join([*_role_lines(prompt), "Assistant:"])
 
 
@@ -261,6 +262,17 @@ def needed(row: Mapping[str, Any], column: str) -> Any:
     if row[column] is None:
         raise ValueError(f"{column!r} is null: fill it or remove the row")
     return row[column]
+
+
+def _in_template(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation_prompt: bool = False) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ValueError(f"the tokenizer's chat template refuses messages of {roles}: {error}") from error
+    return str(text)
 
 
 def _role_lines(messages: Sequence[Mapping[str, str]]) -> list[str]:

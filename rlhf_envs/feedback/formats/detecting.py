@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...datasets.messages import PROMPTS
+from ...datasets.messages import CONVERSATIONS, PROMPTS
 from .csv_cells import FALSE, TRUE
 
 __all__ = ["detect_format"]
 
-_CONVERSATIONS = {"messages", "conversations", "conversation"}
 _PAIR = "write rows {question, chosen, rejected}"
 # What the columns of a dataset that cannot be read are, and what to do.
 REFUSED = {
@@ -70,7 +69,7 @@ def detect_format(rows: Sequence[Mapping[str, Any]], scale: tuple[int, int]) -> 
         return "label-studio"
     if {"completion", "label"} <= columns:
         return _detect_labels(rows, scale)
-    if (columns & {"prompt", *PROMPTS} and columns & {"completion", "completions"}) or columns & _CONVERSATIONS:
+    if (columns & {"prompt", *PROMPTS} and columns & {"completion", "completions"}) or columns & set(CONVERSATIONS):
         return "items"
     raise ValueError(
         f"columns {', '.join(map(str, row)) or 'none'}: expected prompt with completions (to ask about), with chosen "

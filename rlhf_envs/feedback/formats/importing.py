@@ -102,7 +102,6 @@ def import_file(
     file_settings = _FileSettings(store)
     found = list(read_rows(path))
     rows = _renamed([row for row in found if not isinstance(row, BadRow)], columns or {})
-    merge.bad += [row for row in found if isinstance(row, BadRow)]
     if not found:
         raise ValueError(f"{path}: there are no rows")
     if format == "auto" and rows:
@@ -110,7 +109,12 @@ def import_file(
             format = detect_format([named for _, _, named in rows], store.settings.scale)
         except ValueError as error:
             raise ValueError(f"{rows[0][0]}: {error}") from error
-    for where, row, named in rows:
+    remaining = iter(rows)
+    for either in found:
+        if isinstance(either, BadRow):
+            merge.bad.append(either)
+            continue
+        where, row, named = next(remaining)
         try:
             if format == "items" and "store_settings" in named:
                 reading = replace(reading, settings=file_settings.take(named["store_settings"], is_new=not merge.known))

@@ -70,8 +70,8 @@ def read_label_studio_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], 
     columns = {**annotations[0], **columns}
     kind = kind_of(columns, CONTROLS, 2 if columns.get("answer1") or columns.get("answer2") else 1)
     names = _names(2 if kind == "pairwise" else 1)
-    if missing := [name for name in ("prompt", *names) if name not in columns]:
-        raise ValueError(f"no column {', '.join(missing)}: name the columns that hold the prompt and the completions")
+    if missing := [name for name in names if name not in columns]:
+        raise ValueError(f"no column {', '.join(missing)}: name the columns that hold the completions")
     answers = [answer for annotation in annotations for answer in _answers(kind, annotation)]
     return kind, {name: columns[name] for name in names}, answers
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from ...datasets.messages import Prompt, as_messages, needed, read_answers, read_pair, read_prompt, shown
+from ...datasets.messages import CONVERSATIONS, Prompt, as_messages, needed, read_answers, read_pair, read_prompt, shown
 from ..kinds import check_completions, check_value
 from ..records import NewItem, Settings
 from ..store.restoring import PastJudgement
@@ -24,7 +24,6 @@ FORMATS = ("items", "preference", "kto", "ratings", "argilla", "label-studio", "
 
 _ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority")
 _TYPES = {str: "a string", dict: "an object", int: "a whole number"}
-_CONVERSATIONS = ("messages", "conversations", "conversation")
 
 
 @dataclass(frozen=True)
@@ -177,7 +176,7 @@ def _asked(row: dict[str, Any]) -> tuple[Prompt, list[str]]:
         if not isinstance(completions, list) or not completions:
             raise ValueError(f"'completions' must be a list with something in it, got {str(completions)[:60]!r}")
         return read_answers(_prompt(row), {f"completion {i}": text for i, text in enumerate(completions, start=1)})
-    whole_conversation = next((name for name in _CONVERSATIONS if row.get(name) is not None), None)
+    whole_conversation = next((name for name in CONVERSATIONS if row.get(name) is not None), None)
     if "completion" in row or whole_conversation is None:
         return read_answers(_prompt(row), {"completion": needed(row, "completion")})
     return read_answers(
@@ -245,7 +244,7 @@ def _judged(
     reading: Reading,
 ) -> Entry:
     """Return an item with one judgement. Columns that are not `used` become the item's meta."""
-    read = {"prompt", "annotator", *used, *_CONVERSATIONS}
+    read = {"prompt", "annotator", *used, *CONVERSATIONS}
     meta = {name: column for name, column in row.items() if name not in read} | _messages(prompt)
     item = NewItem(kind, shown(prompt), completions, source=reading.source, meta=meta, overlap=reading.overlap)
     return Entry(item, (PastJudgement(str(row.get("annotator") or reading.annotator), value),))

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from jinja2 import TemplateError
 
 from rlhf_envs.datasets.messages import as_text, as_text_row, is_plain, read_pair, read_prompt, shown
 
@@ -50,6 +51,17 @@ def test_a_template_that_cannot_be_parted_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(tokenizer, "apply_chat_template", with_count, raising=False)
     with pytest.raises(ValueError, match="does not begin with its prompt, which ends '1 messages'"):
         as_text([USER], "Blue", tokenizer)
+
+
+def test_messages_that_a_template_refuses_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer: Any = Template()
+
+    def refuse(*messages: Any, **options: Any) -> str:
+        raise TemplateError("System role not supported")
+
+    monkeypatch.setattr(tokenizer, "apply_chat_template", refuse, raising=False)
+    with pytest.raises(ValueError, match="chat template refuses messages of system, user: System role not supported"):
+        as_text([SYSTEM, USER], "Blue", tokenizer)
 
 
 @pytest.mark.parametrize(

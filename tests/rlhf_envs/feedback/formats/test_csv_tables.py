@@ -109,6 +109,19 @@ def test_equal_ranks_are_ties_of_pairs(store: FeedbackStore, tmp_path: Path) -> 
     assert [said[pair, "u3"] for pair in pairs] == ["skip"] * 3
 
 
+@pytest.mark.slow
+def test_rankings_through_a_csv_of_datasets_are_read_whole(store: FeedbackStore, tmp_path: Path) -> None:
+    """`datasets` writes lists of objects in numpy's form, over several lines and without commas."""
+    from datasets import Dataset
+
+    ranked = [{"value": "response1", "rank": 2}, {"value": "response2", "rank": 1}, {"value": "response3", "rank": 3}]
+    answers = {"ranking.responses": [ranked] * 2, "ranking.responses.status": ["submitted", "draft"]}
+    row = {"prompt": "2024-01-01", "response1": "it's", "response2": '"b"', "response3": "c\nd", **answers}
+    Dataset.from_list([row]).to_csv(tmp_path / "table.csv")
+    done = import_file(store, tmp_path / "table.csv")
+    assert (done.bad, [judgement.value for judgement in store.judgements()]) == ((), [{"order": [1, 0, 2]}])
+
+
 @pytest.mark.parametrize("name", ["prompt", "chosen"])
 def test_messages_in_a_cell_are_refused_by_name(store: FeedbackStore, tmp_path: Path, name: str) -> None:
     cell = "[{'content': 'Hi', 'role': 'user'}\n {'content': 'Yes', 'role': 'assistant'}]"
