@@ -21,7 +21,7 @@ from rlhf_envs.text_env import HasEpisodes, TextGenerationEnv, check_render_mode
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["TextGenerationVectorEnv"]
+__all__ = ["TextGenerationVectorEnv", "row_seeds"]
 
 Observation = dict[str, np.ndarray]
 RowInfos = dict[int, dict[str, Any]]
@@ -32,7 +32,8 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
 
     ## Description
     It is the batched form of `TextGenerationEnv`, and faster than `SyncVectorEnv`: all rows share one array and one
-    reward call. Every row has its own generator, seeded with `seed + row`.
+    reward call. Every row has its own generator, seeded with its number in `row_seeds(seed, num_envs)`. One seed gives
+    other prompts than in `SyncVectorEnv`, which takes `seed + row`; a seed per row gives the same.
 
     ## Observation space
     That of `TextGenerationEnv`, batched: `input_ids` (num_envs, L) int64, `attention_mask` (num_envs, L) int8.
@@ -91,7 +92,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         """Begin an episode in every row.
 
         Args:
-            seed: an int, which seeds each row with `seed + row`, or one seed per row.
+            seed: an int, from which `row_seeds` derives one per row, or one seed per row.
             options: `index` is one row of the data for all, or one per row (None draws one); `reset_mask` (n,) bool
                 resets only the rows where it is True.
         """
@@ -106,7 +107,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         if unknown := options.keys() - {"index", "reset_mask"}:
             raise ValueError(f"unknown reset options {sorted(unknown)}; there are 'index' and 'reset_mask'")
         n = self.num_envs
-        seeds = [None if seed is None else seed + i for i in range(n)] if _is_one(seed) else list(seed)  # type: ignore[arg-type,operator]
+        seeds = row_seeds(seed, n) if _is_one(seed) else list(seed)  # type: ignore[arg-type]
         index = options.get("index")
         indices = [index] * n if _is_one(index) else list(index)  # type: ignore[arg-type]
         for name, values in (("seed", seeds), ("options['index']", indices)):
@@ -203,6 +204,15 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
     def _restart(self, row: int, index: object = None) -> dict[str, Any]:
         """Begin an episode in a row and return its reset info."""
         return self.episodes.start(row, self.episodes.sampler.draw(self._rng(row), index))
+
+
+def row_seeds(seed: int | None, n: int) -> list[int] | list[None]:
+    """Return the seeds of n rows that follow from one seed; None for each if it is None.
+
+    Gymnasium and SB3 give row i the seed `seed + i`. Then runs with the seeds 0 and 1 share all rows but one, and with
+    them their prompts: the spread over such runs leaves out the prompts' part.
+    """
+    return [None] * n if seed is None else np.random.SeedSequence(seed).generate_state(n).tolist()
 
 
 def _generator(state: Mapping[str, Any]) -> np.random.Generator:

@@ -12,7 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-from rlhf_envs.vector_env import TextGenerationVectorEnv
+from rlhf_envs.vector_env import TextGenerationVectorEnv, row_seeds
 
 __all__ = ["TextVecEnv", "make_vec_env"]
 
@@ -36,6 +36,11 @@ class TextVecEnv(VecEnv):
     def spec(self) -> Any:
         """Return the specification that the environment was made from, or None."""
         return self.env.spec
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Keep the rows' seeds for the next reset, derived from one seed (a random one if it is None); return them."""
+        self._seeds = row_seeds(int(np.random.randint(2**32, dtype=np.uint32)) if seed is None else seed, self.num_envs)
+        return self._seeds
 
     def reset(self) -> VecEnvObs:
         """Begin an episode in every row, with the seeds and options set since the last reset."""
@@ -142,7 +147,7 @@ def make_vec_env(
     Args:
         env: an id such as "rlhf/Sentiment-v0", its `EnvSpec`, or a callable that makes the batched environment from
             `num_envs=n_envs` and the keyword arguments.
-        seed: row i is seeded with `seed + i` at the first reset.
+        seed: seeds all rows at the first reset, see `rlhf_envs.vector_env.row_seeds`.
         **env_kwargs: the environment's keyword arguments.
 
     Raises:

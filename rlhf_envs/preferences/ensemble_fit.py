@@ -60,16 +60,17 @@ def fit_ensemble(
     if members < 2:
         raise ValueError(f"members is {members}: an ensemble has at least 2; fit_bradley_terry fits one model")
     seed = options.get("seed", 0)
+    seeds = np.random.SeedSequence(seed).generate_state(members).tolist()  # ensembles of neighbouring seeds share none
     networks: list[PreTrainedModel] = []
     for member in range(1 if shared_trunk else members):
-        network, tokenizer = load_backbone(model, seed + member)
+        network, tokenizer = load_backbone(model, seeds[member])
         network.to(device)  # type: ignore[arg-type]
         positions = check_fit(network, tokenizer, len(pairs), len(held_out), "pairs")
         encoded = encode_pairs(tokenizer, pairs, max_length or positions)
-        _draw_heads(network, members if shared_trunk else 1, seed + member)
+        _draw_heads(network, members if shared_trunk else 1, seeds[member])
         counts = _bootstraps(members, len(pairs), seed) if bootstrap else torch.ones(members, len(pairs))
         weights = counts if shared_trunk else counts[member : member + 1]
-        fit_encoded(network, encoded, weights, {**options, "seed": seed + member})
+        fit_encoded(network, encoded, weights, {**options, "seed": seeds[member]})
         networks.append(network)
     texts = list(references) if references is not None else pair_texts([*held_out, *pairs])[:MAX_REFERENCES]
     ensemble = RewardEnsemble.from_networks(networks, tokenizer, texts)

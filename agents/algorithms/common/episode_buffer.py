@@ -1,8 +1,8 @@
-"""Define `EpisodeRolloutBuffer`: whole episodes, in groups of one prompt, for algorithms that compare completions."""
+"""Define `EpisodeRolloutBuffer`: whole episodes, in groups of one row, for algorithms that compare completions."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ class Episode(NamedTuple):
         context: (length,) each, the observation in which the last action was chosen, padding cut off.
         columns: (n,) int64, where in the context each action was chosen; the prompt ends at the first.
         rewards: (n,) float32, the environment's.
+        row: the row of the data, which is known once the episode has ended; -1 if it is not known.
     """
 
     context: dict[str, np.ndarray]
@@ -29,16 +30,20 @@ class Episode(NamedTuple):
     log_probs: np.ndarray
     values: np.ndarray
     rewards: np.ndarray
+    row: int = -1
 
     def then(self, rest: Episode) -> Episode:
         """Return this part followed by another part of the same episode."""
-        joined = (np.concatenate(pair) for pair in zip(self[1:], rest[1:], strict=True))
-        return Episode(rest.context, *joined)
+        joined = (np.concatenate(pair) for pair in zip(self[1:-1], rest[1:-1], strict=True))
+        return Episode(rest.context, *joined, rest.row)
 
     @property
-    def prompt(self) -> bytes:
-        """Return the prompt's tokens, as a key."""
-        return self.context["input_ids"][: self.columns[0] + 1].tobytes()
+    def key(self) -> int | bytes:
+        """Return what the episodes of a group share: the row of the data, or the prompt's tokens if it is not known.
+
+        Two rows may have one prompt and other columns, such as an answer: their completions do not compare.
+        """
+        return self.row if self.row >= 0 else self.context["input_ids"][: self.columns[0] + 1].tobytes()
 
 
 class EpisodeSamples(NamedTuple):
@@ -67,11 +72,11 @@ class EpisodeSamples(NamedTuple):
 
 
 class EpisodeRolloutBuffer(SegmentBuffer):
-    """Hand out finished episodes only, and the episodes of one prompt together.
+    """Hand out finished episodes only, and the episodes of one row of data together.
 
     An episode that the end of a rollout cuts is kept until it has ended, and an episode waits until its group is
-    complete: `group_size` episodes of the same prompt (the environment's `group_size` makes them start together). So
-    none is dropped, and none is trained on twice. The actions of such an episode may be several updates older than the
+    complete: `group_size` episodes of the same row (the environment's `group_size` makes them start together). So none
+    is dropped, and none is trained on twice. The actions of such an episode may be several updates older than the
     policy; their log-probabilities are from when they were drawn.
 
     After a rollout the arrays hold the episodes that are handed out, `(n, 1)` for n actions, group after group, and
@@ -79,7 +84,7 @@ class EpisodeRolloutBuffer(SegmentBuffer):
     what the KL costs: it sets `advantages` and `returns` before it calls `get`.
 
     Args:
-        group_size: episodes of one prompt that are handed out together.
+        group_size: episodes of one row that are handed out together.
 
     The other arguments are `SegmentBuffer`'s.
     """
@@ -88,7 +93,7 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         self.group_size = group_size
         self._begun: dict[int, Episode] = {}  # by environment: episodes that go on
         self._headless: set[int] = set()  # environments whose episode has lost its beginning
-        self._waiting: dict[bytes, list[Episode]] = {}  # by prompt: groups that are not complete
+        self._waiting: dict[int | bytes, list[Episode]] = {}  # by `Episode.key`: groups that are not complete
         super().__init__(*args, **kwargs)
         self.scores = np.zeros(0, np.float32)
         self.reference_log_probs = np.zeros((0, 1), np.float32)
@@ -108,6 +113,15 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         if self.stopped:
             self._begun, self._headless = {}, set(range(self.n_envs))
         super().reset()
+        self.rows = np.full((self.buffer_size, self.n_envs), -1)  # the row of the data, where an episode ends
+
+    def note_rows(self, infos: Sequence[Mapping[str, Any]]) -> None:
+        """Take the row of the data from the infos of a step, before `add` takes the step itself.
+
+        Args:
+            infos: one per environment; `index` is the row. Other environments than ours may have none.
+        """
+        self.rows[self.pos] = [info.get("index", -1) for info in infos]
 
     def get_state(self) -> dict[str, Any]:
         """Return what outlives a rollout, for `set_state` of another buffer of the same shape."""
@@ -167,21 +181,22 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         sequence = ("input_ids", "attention_mask")
         cut = {key: (c[: columns[-1] + 1] if key in sequence else c).copy() for key, c in contexts.items()}
         arrays = (self.actions[..., 0], self.log_probs, self.values, self.rewards)
-        return Episode(cut, columns, *(array[start:end, env].copy() for array in arrays))
+        parts = (array[start:end, env].copy() for array in arrays)
+        return Episode(cut, columns, *parts, row=int(self.rows[end - 1, env]))
 
     def _wait(self, episodes: Iterable[Episode]) -> None:
         for episode in episodes:
-            self._waiting.setdefault(episode.prompt, []).append(episode)
+            self._waiting.setdefault(episode.key, []).append(episode)
 
     def _complete_groups(self) -> list[Episode]:
         """Take the complete groups out of `_waiting`, and return their episodes group after group."""
         taken: list[Episode] = []
-        for prompt, waiting in list(self._waiting.items()):
+        for key, waiting in list(self._waiting.items()):
             whole = len(waiting) // self.group_size * self.group_size
             taken += waiting[:whole]
-            self._waiting[prompt] = waiting[whole:]
-            if not self._waiting[prompt]:
-                del self._waiting[prompt]
+            self._waiting[key] = waiting[whole:]
+            if not self._waiting[key]:
+                del self._waiting[key]
         return taken
 
     def lay_out(self, episodes: list[Episode]) -> None:

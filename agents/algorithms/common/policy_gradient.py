@@ -30,7 +30,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         n_steps: tokens per environment in a rollout. Episodes that its end cuts go on in the next rollout.
         batch_size: about how many tokens a minibatch has; None takes the whole rollout. Groups stay together.
         n_epochs: passes over a rollout.
-        group_size: completions of one prompt that are compared. The environment is told to make them.
+        group_size: completions of one row of the data that are compared. The environment is told to make them.
 
     Defaults: `learning_rate=1e-4`, `n_steps=32`, `batch_size=None`, `n_epochs=1`, `gamma=1.0`, `group_size=1`,
     `ent_coef=0.0`, `vf_coef=0.0`, `max_grad_norm=1.0`. All other arguments are SB3's.
@@ -104,6 +104,11 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
                 f"{type(self).__name__} needs completions of one prompt side by side, and this environment has no "
                 "set_group_size: use a text environment of rlhf_envs, or write that method"
             ) from error
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        """Note the row of the data that each episode is of. SB3 calls this in every step before the buffer's `add`."""
+        super()._update_info_buffer(infos, dones)
+        self.rollout_buffer.note_rows(infos)
 
     def _setup_learn(
         self,

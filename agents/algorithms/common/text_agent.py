@@ -89,6 +89,16 @@ class TextAgent:
         )
         return agent
 
+    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
+        """Collect a rollout as SB3 does; where a callback ends it, keep the observation that the next one begins from.
+
+        SB3 keeps the one before the last step, which belongs to another episode if one has ended in that step.
+        """
+        result = super().collect_rollouts(env, callback, *args, **kwargs)  # type: ignore[misc]
+        if result is False and "new_obs" in callback.locals:
+            self._last_obs, self._last_episode_starts = callback.locals["new_obs"], callback.locals["dones"]
+        return result
+
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callback = with_callback(with_callback(callback, TextMetrics), _WarnWithoutUpdate)
         return super()._init_callback(callback, progress_bar)  # type: ignore[misc]
