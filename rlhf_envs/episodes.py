@@ -6,21 +6,22 @@ operations over all rows. Python visits a single row only where an episode ends 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import gymnasium as gym
 import numpy as np
 
 from rlhf_envs.action_masks import ActionMasks, check_actions
+from rlhf_envs.datasets import Data, load_rows
 from rlhf_envs.models import vocabulary_fingerprint
 from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, text_prompts, tokenize_prompts
 from rlhf_envs.rewards import Guarded, RewardError, ScoreError, get_reward
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 from rlhf_envs.tasks.base import Task, load_task
 
-__all__ = ["EpisodeBatch", "EpisodeOptions"]
+__all__ = ["EpisodeBatch", "EpisodeOptions", "environment_rows"]
 
 STATE = ("ids", "mask", "lengths", "steps", "index", "_prompt_lengths", "_running")  # arrays, the first axis is the row
 
@@ -37,7 +38,10 @@ class EpisodeOptions(TypedDict, total=False):
     reward: str | None
     reward_fn: Callable[..., Any] | None
     reward_kwargs: dict[str, Any] | None
-    data: str | Path | Sequence[Mapping[str, Any]] | None
+    data: Data | None
+    columns: Mapping[str, str] | None
+    validation_share: float
+    test_share: float
     on_long_prompt: Literal["truncate", "error"]
     reward_timeout: float | None
     reward_retries: int
@@ -60,7 +64,10 @@ class EpisodeBatch:
         reward: a registered reward's name or "module:attribute". The task's by default.
         reward_fn: a reward function, instead of `reward`.
         reward_kwargs: arguments of the named reward, or of the task's own: `{"store": "feedback.db"}` for "human".
-        data: a file with a `prompt` column (or rows), instead of the task's data.
+        data: a file with a `prompt` column, rows or a `datasets.Dataset`, instead of the task's data.
+        columns: new names of columns of `data`: `{"prompt": "question"}` takes the column `question` as the prompt.
+        validation_share: the share of the prompts of `data` that is for validation, if it has no column `split`.
+        test_share: the share of the prompts of `data` that is for tests, if it has no column `split`.
         on_long_prompt: "truncate" cuts long prompts from the left and logs how many; "error" raises.
         reward_timeout: seconds that a reward call may take before it counts as failed. None waits for ever. See
             `rlhf_envs.rewards.Guarded` for what a thread that hangs leaves behind.
@@ -94,7 +101,10 @@ class EpisodeBatch:
         reward: str | None = None,
         reward_fn: Callable[..., Any] | None = None,
         reward_kwargs: dict[str, Any] | None = None,
-        data: str | Path | Sequence[Mapping[str, Any]] | None = None,
+        data: Data | None = None,
+        columns: Mapping[str, str] | None = None,
+        validation_share: float = 0.1,
+        test_share: float = 0.1,
         on_long_prompt: Literal["truncate", "error"] = "truncate",
         reward_timeout: float | None = None,
         reward_retries: int = 2,
@@ -116,14 +126,26 @@ class EpisodeBatch:
         group_size = _positive("group_size", group_size, 1)
         self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, min_new_tokens, suppress_tokens)
 
-        self.rows = self.task.rows(split, data)
-        self.rows = text_prompts(self.rows, self.tokenizer, self.task.name)
+        self.split = split
+        self._data = {"data": data, "columns": columns, "validation_share": validation_share, "test_share": test_share}
+        self.rows = self.rows_of(split)
         self._columns = check_rows(self.rows, self.task.name, data)
         self._prompts = tokenize_prompts(
             self.tokenizer, self.rows, self.max_prompt_tokens, on_long_prompt, self.task.name
         )
         self.sampler = PromptSampler(len(self.rows), group_size)
         self._allocate(num_envs, self.max_prompt_tokens + self.max_new_tokens)
+
+    def rows_of(self, split: str) -> list[dict[str, Any]]:
+        """Return the rows of a split of the data."""
+        return environment_rows(self.task, split, **self._data)
+
+    def copy(self, num_envs: int) -> EpisodeBatch:
+        """Return `num_envs` other rows with the same task, data and reward, without groups."""
+        other = copy.copy(self)
+        other.sampler = PromptSampler(len(self.rows), 1)
+        other._allocate(num_envs, self.ids.shape[1])
+        return other
 
     def _choose_reward(
         self, name: str | None, reward_fn: Callable[..., Any] | None, kwargs: dict[str, Any] | None
@@ -328,6 +350,23 @@ class EpisodeBatch:
             more = f" and {len(about) - MAX_NAMED} more" if len(about) > MAX_NAMED else ""
             error.args = (f"{str(error).rstrip('.')}. In environment {named}{more}.",)
             raise
+
+
+def environment_rows(
+    task: str | type[Task] | Task,
+    split: str,
+    data: Data | None = None,
+    columns: Mapping[str, str] | None = None,
+    validation_share: float = 0.1,
+    test_share: float = 0.1,
+    **others: Any,
+) -> list[dict[str, Any]]:
+    """Return the rows of data of an environment with these arguments, without making it; `others` do not count."""
+    if data is None:
+        if columns:
+            raise ValueError(f"columns={columns!r} renames columns of data=..., which is not given")
+        return load_task(task).rows(split, None)
+    return load_task(task).rows(split, load_rows(data, split, ("prompt",), columns, validation_share, test_share))
 
 
 def _positive(name: str, value: int | None, default: int) -> int:

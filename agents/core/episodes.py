@@ -9,7 +9,7 @@ import gymnasium as gym
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.registration import check_environment
 
-__all__ = ["like_batch", "open_batch"]
+__all__ = ["open_batch"]
 
 
 def open_batch(env: Any, n: int, **env_kwargs: Any) -> EpisodeBatch:
@@ -33,20 +33,5 @@ def open_batch(env: Any, n: int, **env_kwargs: Any) -> EpisodeBatch:
         if inner is None:
             raise TypeError(f"expected an environment id or a text environment, got {env!r}")
         env = inner
-    return like_batch(env.episodes, n)
-
-
-def like_batch(batch: EpisodeBatch, n: int) -> EpisodeBatch:
-    """Return another batch of `n` rows with the same task, data and reward."""
-    return EpisodeBatch(
-        n,
-        batch.task,
-        model=batch.model_name,
-        max_prompt_tokens=batch.max_prompt_tokens,
-        max_new_tokens=batch.max_new_tokens,
-        reward_fn=batch.reward_fn,
-        data=batch.rows,
-        reward_timeout=batch.reward_timeout,
-        reward_retries=batch.reward_retries,
-        **batch.mask_options,
-    )
+    episodes: EpisodeBatch = env.episodes
+    return episodes.copy(n)

@@ -13,7 +13,6 @@ from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.rewards.state import frozen_rewards
 
 from ..core.base_policy import LanguageModelPolicy
-from ..core.episodes import like_batch
 from .source import Source
 
 __all__ = ["Completion", "generate", "generate_in", "held_out_indices", "pad_completions"]
@@ -103,7 +102,7 @@ def generate_in(
     completions: list[Completion] = []
     for start in range(0, len(indices), CHUNK):
         chosen = indices[start : start + CHUNK]
-        rows = batch if len(batch.ids) == len(chosen) else like_batch(batch, len(chosen))
+        rows = batch if len(batch.ids) == len(chosen) else batch.copy(len(chosen))
         generators = [np.random.default_rng([seed, first + start + i]) for i in range(len(chosen))]
         uniforms = np.stack([generator.random(batch.max_new_tokens) for generator in generators])
         completions += _complete(rows, policy, chosen, uniforms, deterministic)

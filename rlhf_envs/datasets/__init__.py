@@ -1,6 +1,19 @@
 """Load data: named corpora, the bundled samples and files of your own."""
 
 from .corpora import CORPORA, Document, load_corpus, split_of
-from .loading import BUNDLED, load_rows
+from .loading import BUNDLED, Data, load_rows
+from .splits import SPLITS, MissingSplitError, prompt_key, split_name
 
-__all__ = ["BUNDLED", "CORPORA", "Document", "load_corpus", "load_rows", "split_of"]
+__all__ = [
+    "BUNDLED",
+    "CORPORA",
+    "SPLITS",
+    "Data",
+    "Document",
+    "MissingSplitError",
+    "load_corpus",
+    "load_rows",
+    "prompt_key",
+    "split_name",
+    "split_of",
+]

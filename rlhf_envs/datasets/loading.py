@@ -1,28 +1,48 @@
-"""Load rows from files and bundled samples, and check them. Errors name the file, the line and the fix."""
+"""Load rows from files, bundled samples, lists and `datasets.Dataset`s, and check them.
+
+Errors name the file, the line and the fix.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from .messages import as_messages
 from .reading import BadRow, Row, read_rows
+from .splits import take_split
 
-__all__ = ["BUNDLED", "load_rows"]
+__all__ = ["BUNDLED", "Data", "load_rows"]
 
 _DATA = Path(__file__).parent / "data"
 BUNDLED = {"sentiment": _DATA / "sentiment.jsonl.gz", "rated_snippets": _DATA / "rated_snippets.jsonl.gz"}
+MAX_PROMPT = 1_000_000  # characters: more than any model reads, and minutes of tokenization
+
+Data = str | Path | Iterable[Mapping[str, Any]]  # a file, a bundled sample, rows, or a `datasets.Dataset`
+
+logger = logging.getLogger(__name__)
 
 
-def load_rows(path_or_name: str | Path, split: str | None = None, required: Sequence[str] = ("prompt",)) -> list[Row]:
-    """Load the rows of a bundled sample or of a file.
+def load_rows(
+    source: Data,
+    split: str | None = None,
+    required: Sequence[str] = ("prompt",),
+    columns: Mapping[str, str] | None = None,
+    validation_share: float = 0.1,
+    test_share: float = 0.1,
+) -> list[Row]:
+    """Load the rows of a bundled sample, of a file, or given as objects.
 
     Args:
-        path_or_name: a name of `BUNDLED`, or a path that ends in .jsonl, .csv or .json (a list of objects). Each may
-            be compressed, with .gz at the end.
-        split: return only the rows whose column "split" holds this value. Rows without such a column belong to every
-            split. A file has the column in all of its rows or in none.
+        source: a name of `BUNDLED`; a path that ends in .jsonl, .csv, .json (a list of objects) or .parquet, which may
+            be compressed, with .gz at the end; rows; a `datasets.Dataset`; or a `DatasetDict`, whose names are splits.
+        split: return only the rows of this split, see `rlhf_envs.datasets.splits.take_split`.
         required: columns that every row must have. Text in them must not be blank.
+        columns: new names of columns, `{"prompt": "question"}` to take the column `question` as the prompt.
+        validation_share: the share of the prompts that is for validation, if there is no column `split`.
+        test_share: the share of the prompts that is for tests, if there is no column `split`.
 
     Returns:
         The rows in the file's order. The values of a CSV are strings.
@@ -33,25 +53,49 @@ def load_rows(path_or_name: str | Path, split: str | None = None, required: Sequ
             rows, or none belongs to the split. The message names the file, the line (the item, in a .json) and the
             fix.
     """
-    path = _locate(path_or_name)
+    name = str(source) if isinstance(source, str | Path) else "the data"
     rows: list[Row] = []
-    for found in read_rows(path):
-        if isinstance(found, BadRow):
-            raise ValueError(f"{found.where}: {found.reason}")
-        where, row = found
+    for where, found in _read(source):
+        row = _rename(where, found, columns or {})
         _check(where, row, required)
         if ("split" in row) != ("split" in (rows or [row])[0]):
             raise ValueError(f"{where}: some rows have a column 'split' and some have none: give it to all or to none")
         rows.append(row)
     if not rows:
-        raise ValueError(f"{path}: there are no rows: put one object per line (jsonl), or a header and rows (csv)")
-    if split is None or "split" not in rows[0]:
+        raise ValueError(f"{name}: there are no rows: put one object per line (jsonl), or a header and rows (csv)")
+    if split is None:
         return rows
-    chosen = [row for row in rows if row["split"] == split]
-    if not chosen:
-        there = ", ".join(sorted({str(row["split"]) for row in rows}))
-        raise ValueError(f"{path}: no row has split {split!r}; there are: {there}")
-    return chosen
+    return take_split(rows, split, name, validation_share, test_share, column=(*required, "prompt")[0])
+
+
+def _read(source: Data) -> Iterator[tuple[str, Row]]:
+    """Yield the rows with their places, such as "file:line"."""
+    if isinstance(source, str | Path):
+        for found in read_rows(_locate(source)):
+            if isinstance(found, BadRow):
+                raise ValueError(f"{found.where}: {found.reason}")
+            yield found
+    elif isinstance(source, Mapping):  # a DatasetDict
+        for split, part in source.items():
+            yield from ((f"{split}, {where}", {**row, "split": split}) for where, row in _read(part))
+    else:
+        _warn_about_timestamps(source)
+        for number, row in enumerate(source):
+            if not isinstance(row, Mapping):
+                raise ValueError(f"row {number} of the data is {row!r}, not an object such as {{'prompt': '...'}}")
+            yield f"row {number} of the data", dict(row)
+
+
+def _warn_about_timestamps(source: Any) -> None:
+    """Say which columns of a `datasets.Dataset` hold timestamps: it makes them of texts that look like dates."""
+    features = getattr(source, "features", None) or {}
+    dates = [name for name, feature in features.items() if str(getattr(feature, "dtype", "")).startswith("timestamp")]
+    if dates:
+        logger.warning(
+            "the Dataset has timestamps in %s: `datasets` reads texts that look like dates so, and the reward gets "
+            "datetime objects; give the file itself as data to keep the texts",
+            ", ".join(dates),
+        )
 
 
 def _locate(path_or_name: str | Path) -> Path:
@@ -63,10 +107,28 @@ def _locate(path_or_name: str | Path) -> Path:
     return path
 
 
+def _rename(where: str, row: Row, columns: Mapping[str, str]) -> Row:
+    """Return the row with its columns renamed."""
+    if missing := [old for old in columns.values() if old not in row]:
+        raise ValueError(f"{where}: no column {missing[0]!r} to rename (it has: {', '.join(map(str, row)) or 'none'})")
+    names = {old: new for new, old in columns.items()}
+    renamed = {names.get(name, name): value for name, value in row.items()}
+    if len(renamed) < len(row):
+        taken = sorted(columns.keys() & row.keys())[0]
+        raise ValueError(
+            f"{where}: {columns[taken]!r} cannot be renamed to {taken!r}, which is a column too: rename that one as "
+            f"well, such as other_{taken}:{taken}"
+        )
+    return renamed
+
+
 def _check(where: str, row: Row, required: Sequence[str]) -> None:
-    for column in required:
+    for column in dict.fromkeys([*required, *(["split"] if "split" in row else [])]):
         if column not in row:
-            raise ValueError(f"{where}: no column {column!r} (it has: {', '.join(map(str, row)) or 'none'}): add it")
+            raise ValueError(
+                f"{where}: no column {column!r} (it has: {', '.join(map(str, row)) or 'none'}): add it, or rename one "
+                f"with columns={{{column!r}: ...}}"
+            )
         value = row[column]
         if value is None or (isinstance(value, str) and not value.strip()):
             raise ValueError(f"{where}: {column!r} is empty: fill it or remove the row")
@@ -75,3 +137,8 @@ def _check(where: str, row: Row, required: Sequence[str]) -> None:
                 as_messages(value, column)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
+        if column == "prompt" and len(str(value)) > MAX_PROMPT:
+            raise ValueError(
+                f"{where}: 'prompt' has {len(str(value)):,} characters, more than {MAX_PROMPT:,}: cut it, or put one "
+                "row per line"
+            )

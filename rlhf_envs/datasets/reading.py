@@ -1,4 +1,4 @@
-"""Read the rows of JSON lines, CSV and JSON files. A row that cannot be read is reported with its place and the reason.
+"""Read the rows of JSON lines, CSV, JSON and parquet files. Bad rows are reported with their places and the reasons.
 
 `load_rows` stops at the first bad row, which is right for data that somebody has prepared. The import of feedback goes
 on and sets bad rows aside, since exports of other programs have thousands of rows and a few broken ones.
@@ -6,6 +6,7 @@ on and sets bad rows aside, since exports of other programs have thousands of ro
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -44,7 +45,7 @@ Read = Iterator[tuple[str, Row] | BadRow]
 
 
 def read_rows(path: Path) -> Read:
-    """Read the objects of a .jsonl, .csv or .json (a list) file. Each may be compressed, with .gz at the end.
+    """Read the objects of a .jsonl, .csv, .json (a list) or .parquet file, which may be compressed (.gz at the end).
 
     Yields:
         ("file:line", row), or a `BadRow` where a row cannot be read. The values of a CSV are strings.
@@ -52,11 +53,12 @@ def read_rows(path: Path) -> Read:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the extension is unknown, or the file as a whole cannot be read.
+        ModuleNotFoundError: a .parquet needs the package pyarrow.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     extension = Path(path.name.removesuffix(".gz")).suffix.lower()
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_json}
+    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}
     if extension not in readers:
         raise ValueError(f"{path}: unknown extension {extension!r}: save it as {', '.join(readers)} (or .gz of these)")
     try:
@@ -90,7 +92,8 @@ def _read_json(path: Path, data: bytes) -> Read:
     try:
         items = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}:{getattr(error, 'lineno', 1)}: {_not_json(error)}") from error
+        lines = "; if it has one object per line, name it .jsonl" if "Extra data" in str(error) else ""
+        raise ValueError(f"{path}:{getattr(error, 'lineno', 1)}: {_not_json(error)}{lines}") from error
     if not isinstance(items, list):
         raise ValueError(f"{path}:1: {type(items).__name__} where a list of objects is expected")
     for number, item in enumerate(items, start=1):
@@ -133,6 +136,19 @@ def _read_csv(path: Path, data: bytes) -> Read:
                 yield where, row
 
 
+def _read_parquet(path: Path, data: bytes) -> Read:
+    try:
+        from pyarrow import ArrowInvalid, parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{path}: a .parquet needs pyarrow: pip install 'rlhf-envs[train]'") from error
+    try:
+        table = parquet.read_table(io.BytesIO(data))
+    except (ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: not parquet ({error}): check that the file is whole") from error
+    for number, row in enumerate(table.to_pylist(), start=1):
+        yield _checked(f"{path}, row {number}", row)
+
+
 def _checked(where: str, value: Any) -> tuple[str, Row] | BadRow:
     if isinstance(value, dict):
         return where, value
@@ -148,6 +164,8 @@ def _decode(path: Path, data: bytes) -> str:
 
 
 def _not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "the file is UTF-16: save it as UTF-8"
     return f"byte {data[error.start]:#04x} is not UTF-8: save the file as UTF-8"
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from rlhf_envs.datasets import load_rows
+from rlhf_envs.datasets import SPLITS, load_rows, split_name
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.rewards.registry import get_reward
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["Task", "WordTask", "load_task"]
-
-SPLITS = ("train", "validation", "test")
 
 
 class Task:
@@ -49,19 +46,18 @@ class Task:
             raise ValueError(f"task {self.name!r} needs a model: its tokenizer makes the action space")
         return load_tokenizer(model)
 
-    def rows(self, split: str, data: str | Path | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return the data: one dict per row, with a `prompt`. The other columns go to the reward function.
 
         Args:
             split: "train", "validation" or "test".
-            data: a file or rows that replace the task's data.
+            data: rows of this split, which replace the task's data.
         """
-        if data is not None and not isinstance(data, str | Path):
+        if data is not None:
             return [dict(row) for row in data]
-        source = data if data is not None else self.default_data
-        if source is None:
+        if self.default_data is None:
             raise ValueError(f"task {self.name!r} has no data of its own: pass data=<a .jsonl or .csv file>")
-        return load_rows(source, split=split)
+        return load_rows(self.default_data, split)
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
         """Return the reward function for environments that are given none."""
@@ -126,11 +122,11 @@ class WordTask(Task):
         tokenizer.pre_tokenizer = WhitespaceSplit()
         return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|eos|>")
 
-    def rows(self, split: str, data: str | Path | Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
+    def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return one row per prompt, or the rows of `data`."""
         if data is not None:
             return self._check_words(super().rows(split, data))
-        if split not in SPLITS:
+        if split_name(split) not in SPLITS:
             raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
         return [{"prompt": prompt} for prompt in self.prompts]
 

@@ -11,7 +11,6 @@ from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_suppo
 from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan
 
 import agents
-from agents.core.episodes import like_batch
 from agents.saving.environment import describe_env, remake_env
 from rlhf_envs import TextGenerationEnv, TextGenerationVectorEnv
 from rlhf_envs.tasks.token_bandit import TokenBandit
@@ -82,7 +81,7 @@ def test_a_task_masks_row_by_row_and_single_and_batched_agree():
     rng = np.random.default_rng(0)
     batched = TextGenerationVectorEnv(4, Alternating(), min_new_tokens=1, suppress_tokens=[6])
     singles = [TextGenerationEnv(Alternating(), min_new_tokens=1, suppress_tokens=[6]) for _ in range(4)]
-    batched.reset(seed=3)
+    batched.reset(seed=[3, 4, 5, 6])
     for i, env in enumerate(singles):
         env.reset(seed=3 + i)
     forced = 0
@@ -123,7 +122,7 @@ def test_sb3_contrib_reads_a_mask_a_row():
 def test_the_arguments_are_json_and_go_with_a_copy_of_the_environment():
     env = gym.make(BANDIT, min_new_tokens=2, suppress_tokens=[4])
     assert json.loads(json.dumps(env.spec.kwargs | {"task": None}))["suppress_tokens"] == [4]
-    copied = like_batch(env.unwrapped.episodes, 5)
+    copied = env.unwrapped.episodes.copy(5)
     assert copied.mask_options == {"min_new_tokens": 2, "suppress_tokens": [4]}
     described = describe_env(agents.make_vec_env(BANDIT, 2, min_new_tokens=2, suppress_tokens=[4]))
     again = remake_env(described)

@@ -10,7 +10,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from rlhf_envs.datasets import BUNDLED, load_corpus, load_rows, split_of
 from rlhf_envs.models import load_tokenizer
@@ -27,7 +29,7 @@ def write(path: Path, text: str | bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".jsonl.gz", ".csv.gz"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".csv.gz", ".parquet.gz"])
 def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"rows{suffix.removesuffix('.gz')}"
     if path.suffix == ".csv":
@@ -35,6 +37,8 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
             writer = csv.DictWriter(file, ["prompt", "label"])
             writer.writeheader()
             writer.writerows(ROWS)
+    elif path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
     elif path.suffix == ".json":
         path.write_text(json.dumps(ROWS))
     else:
@@ -73,6 +77,11 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
         ("a.csv", 'prompt,label\nx,"1" 2\n', r"a\.csv:2: not CSV"),
         ("a.csv", "text,label\nx,1\n", r"a\.csv:2: no column 'prompt' \(it has: text, label\): add it"),
         ("a.csv", "prompt,label\n", r"a\.csv: there are no rows"),
+        ("a.csv", "prompt,label\nx,1\n".encode("utf-16"), r"a\.csv:1: the file is UTF-16: save it as UTF-8"),
+        ("a.csv", "prompt,split\nx,\n", r"a\.csv:2: 'split' is empty"),
+        ("a.json", '{"prompt": "x"}\n{"prompt": "y"}\n', r"a\.json:2: .*one object per line, name it \.jsonl"),
+        ("a.jsonl", json.dumps({"prompt": "x" * 2_000_000}), r"a\.jsonl:1: 'prompt' has 2,000,000 characters, more"),
+        ("a.parquet", b"not parquet", r"a\.parquet: not parquet"),
         ("a.txt", "x", r"unknown extension '\.txt'"),
     ],
 )
@@ -93,11 +102,6 @@ def test_a_split_keeps_its_rows_and_an_unknown_one_lists_those_there(tmp_path: P
     assert [row["prompt"] for row in load_rows(path, "train")] == ["x", "z"]
     with pytest.raises(ValueError, match="no row has split 'validation'; there are: test, train"):
         load_rows(path, "validation")
-
-
-def test_rows_without_a_split_column_belong_to_every_split(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", "prompt\nx\n")
-    assert load_rows(path, "train") == load_rows(path, "test") == [{"prompt": "x"}]
 
 
 def test_required_columns_are_checked(tmp_path: Path) -> None:

@@ -100,8 +100,8 @@ def test_diagnostic_tasks_refuse_a_model_unknown_words_and_unknown_splits() -> N
         TextGenerationEnv(TokenBandit, model="tiny")
     with pytest.raises(ValueError, match=r"row 1 has words outside the vocabulary: \['z'\]; there are a, b"):
         TextGenerationEnv(TokenBandit, data=[{"prompt": "a"}, {"prompt": "z"}])
-    with pytest.raises(ValueError, match="no split 'dev'; there are train, validation, test"):
-        TextGenerationEnv(IncreasingNumbers, split="dev")
+    with pytest.raises(ValueError, match="no split 'nowhere'; there are train, validation, test"):
+        TextGenerationEnv(IncreasingNumbers, split="nowhere")
 
 
 def test_sentiment_has_openings_of_reviews_in_disjoint_splits() -> None:

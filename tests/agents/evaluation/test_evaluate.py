@@ -163,7 +163,7 @@ def test_rewards_components_judges_and_columns_arrive(agent: Any) -> None:
         seen.update(columns)
         return [float(len(c.split())) for c in completions]
 
-    rows = [{"prompt": "a", "label": 1}, {"prompt": "b", "label": 2}]
+    rows = [{"prompt": "a", "label": 1, "split": "test"}, {"prompt": "b", "label": 2, "split": "test"}]
     evaluation = evaluate(agent, BANDIT, n_episodes=4, judges={"words": judge}, env_kwargs={"data": rows})
     assert sorted(seen["label"]) == [1, 1, 2, 2]
     np.testing.assert_array_equal(

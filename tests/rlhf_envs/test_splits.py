@@ -1,0 +1,182 @@
+"""Splits share no prompt, whatever the data looks like, and messages say what there is and what to do."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import datasets
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rlhf_envs.datasets import SPLITS, MissingSplitError, load_rows, prompt_key
+from rlhf_envs.datasets.splits import _log_once
+from rlhf_envs.tasks import WordTask
+from rlhf_envs.text_env import TextGenerationEnv
+
+PROMPTS = [{"prompt": f"film number {i} was"} for i in range(400)]
+
+
+class Films(WordTask):
+    name = "films"
+    default_reward = "repetition-penalty"
+    words = ("film", "number", "was", *map(str, range(400)))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_said_yet() -> None:
+    _log_once.cache_clear()
+
+
+def by_split(data: Any, **options: Any) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each split; none where there is no such split."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for split in SPLITS:
+        try:
+            found[split] = load_rows(data, split, **options)
+        except MissingSplitError:
+            found[split] = []
+    return found
+
+
+# Few letters, so that prompts repeat; case, spaces, composed and decomposed letters, a line separator.
+LETTERS = ["a", "B", "b", " ", "\u00e9", "e", "\u0301", "好", "\u2028", "\U0001f600"]
+texts = st.text(st.sampled_from(LETTERS), min_size=1, max_size=4)
+prompts = texts.filter(lambda text: bool(text.strip()))
+names = st.sampled_from(["train", "test", "validation", "eval", "dev", "Valid", " train ", "mine"])
+plain = st.lists(st.fixed_dictionaries({"prompt": prompts, "label": st.integers(0, 1)}), min_size=1, max_size=60)
+named = st.lists(st.fixed_dictionaries({"prompt": prompts, "split": names}), min_size=1, max_size=30)
+
+
+def check_disjoint(rows: list[dict[str, Any]], kind: str) -> None:
+    """Write the rows as a file, or give them as objects, and check that no prompt is in two splits."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"rows.{kind}"
+        data: Any = path
+        if kind == "jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        elif kind == "csv":
+            with path.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+        else:
+            data = datasets.Dataset.from_list(rows) if kind == "dataset" else rows
+        splits = by_split(data)
+        keys = {split: {prompt_key(row["prompt"]) for row in found} for split, found in splits.items()}
+        assert not any(keys[a] & keys[b] for a in SPLITS for b in SPLITS if a < b)
+        if "split" not in rows[0]:
+            assert keys["train"], "there is always something to train on"
+            assert sum(map(len, splits.values())) == len(rows), "no row is lost"
+        for split in SPLITS:  # the same for each reader
+            assert [row["prompt"] for row in splits[split]] == [r["prompt"] for r in by_split(rows)[split]]
+
+
+kinds = st.sampled_from(["jsonl", "csv", "objects"])
+
+
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@given(st.one_of(plain, named), kinds)
+def test_no_prompt_is_in_two_splits(rows: list[dict[str, Any]], kind: str) -> None:
+    check_disjoint(rows, kind)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.one_of(plain, named), st.one_of(kinds, st.just("dataset")))
+def test_no_prompt_is_in_two_splits_in_a_thousand_files(rows: list[dict[str, Any]], kind: str) -> None:
+    check_disjoint(rows, kind)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "dataset"])
+def test_a_dataset_has_the_splits_of_the_file_and_shares_as_asked_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    data = path if kind == "jsonl" else datasets.Dataset.from_list(PROMPTS)
+    assert by_split(data) == by_split(PROMPTS)
+    assert {split: len(rows) for split, rows in by_split(PROMPTS).items()} == {
+        "train": pytest.approx(320, abs=25),
+        "validation": pytest.approx(40, abs=20),
+        "test": pytest.approx(40, abs=20),
+    }
+    larger = by_split(PROMPTS, validation_share=0.0, test_share=0.5)
+    assert len(larger["test"]) == pytest.approx(200, abs=35)
+    assert not larger["validation"]
+
+
+def test_a_prompt_stays_where_it_is_when_rows_are_added_or_shuffled() -> None:
+    fewer = [PROMPTS[i] for i in np.random.default_rng(0).permutation(400)[:200]]
+    before, after = by_split(fewer), by_split(PROMPTS)
+    for split in SPLITS:
+        assert all(row in after[split] for row in before[split])
+
+
+def test_ten_prompts_make_three_splits_and_fewer_are_all_for_training(caplog: pytest.LogCaptureFixture) -> None:
+    assert all(by_split(PROMPTS[:10]).values())
+    few = [{"prompt": "one"}, {"prompt": "two"}, {"prompt": "One "}]
+    assert by_split(few) == {"train": few, "validation": [], "test": []}
+    assert "too few prompts to hold any out" in caplog.text
+    with pytest.raises(MissingSplitError, match=r"2 different prompts are too few for a test split: test_share=0\.1 n"):
+        load_rows(few, "test")
+    assert load_rows(few, "test", test_share=0.5)
+
+
+def test_a_row_is_kept_in_the_split_that_it_names_and_other_names_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": "a", "split": "Train"}, {"prompt": "b", "split": "eval"}, {"prompt": "c", "split": "valid"}]
+    assert by_split(rows) == {"train": rows[:1], "validation": rows[2:], "test": rows[1:2]}
+    assert load_rows(rows, "eval") == load_rows(rows, "test")
+    assert "'Train' as 'train', 'eval' as 'test', 'valid' as 'validation'" in caplog.text
+
+
+def test_a_prompt_in_two_named_splits_is_kept_for_training_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": p, "split": s} for p, s in (("a", "test"), ("b", "test"), (" A", "train"), ("c", "validation"))]
+    assert by_split(rows) == {"train": rows[2:3], "validation": rows[3:], "test": rows[1:2]}
+    assert "1 rows are left out" in caplog.text
+    assert "row 0 of 'test', which is also in 'train': 'a'" in caplog.text
+
+
+def test_unknown_splits_list_those_there() -> None:
+    with pytest.raises(MissingSplitError, match="no row has split 'validation'; there are: test, train"):
+        load_rows([{"prompt": "a", "split": "train"}, {"prompt": "b", "split": "test"}], "validation")
+    with pytest.raises(MissingSplitError, match="no split 'fold 3': the rows have no column 'split', so there"):
+        load_rows(PROMPTS, "fold 3")
+    with pytest.raises(MissingSplitError, match="validation_share=0 leaves no validation rows"):
+        load_rows(PROMPTS, "validation", validation_share=0)
+    with pytest.raises(ValueError, match=r"validation_share=0\.5 and test_share=0\.5: expected shares from 0, below 1"):
+        load_rows(PROMPTS, "train", validation_share=0.5, test_share=0.5)
+
+
+def test_the_counts_are_logged_once(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PROMPTS))
+    caplog.set_level(logging.INFO)
+    counts = {split: len(rows) for split, rows in by_split(path).items()}
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{path}: {counts['test']} test, {counts['train']} train, {counts['validation']} validation rows"]
+
+
+def test_an_environment_has_the_rows_of_its_split_only() -> None:
+    envs = {split: TextGenerationEnv(Films, data=PROMPTS, split=split) for split in SPLITS}
+    prompts = [row["prompt"] for env in envs.values() for row in env.rows]
+    assert sorted(prompts) == sorted(row["prompt"] for row in PROMPTS)
+    assert envs["test"].episodes.rows_of("train") == envs["train"].rows
+    assert envs["test"].episodes.copy(3).rows == envs["test"].rows
+
+
+def test_columns_are_renamed(tmp_path: Path) -> None:
+    rows = [{"question": f"what is {i}?", "prompt_id": i} for i in range(3)]
+    env: Any = gym.make("rlhf/Sentiment-v0", data=rows, columns={"prompt": "question"}, reward_fn=len)
+    assert env.unwrapped.rows == [{"prompt": row["question"], "prompt_id": row["prompt_id"]} for row in rows]
+    with pytest.raises(ValueError, match=r"row 0 of the data: no column 'questions' to rename \(it has: question"):
+        load_rows(rows, columns={"prompt": "questions"})
+    with pytest.raises(ValueError, match="'question' cannot be renamed to 'prompt', which is a column too"):
+        load_rows([{"prompt": "a", "question": "b"}], columns={"prompt": "question"})
+    with pytest.raises(ValueError, match=r"columns=.* renames columns of data=..., which is not given"):
+        gym.make("rlhf/Sentiment-v0", columns={"prompt": "question"}, reward_fn=len)
