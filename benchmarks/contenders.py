@@ -27,7 +27,7 @@ class Ours:
         self.work, self.session = work, session
         model, tokenizer = work.load()
         self.task = FixedLength(tokenizer, ends=work.ragged)
-        rows = [{"prompt": prompt} for prompt in work.prompts(tokenizer)]
+        rows = [{"prompt": prompt, "split": "train"} for prompt in work.prompts(tokenizer)]
 
         def make(num_envs: int) -> TextGenerationVectorEnv:
             return TextGenerationVectorEnv(

@@ -28,6 +28,7 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/HumanSentiment-v0": "rlhf_envs.tasks.sentiment:HumanSentiment",
     "rlhf/IncreasingNumbers-v0": "rlhf_envs.tasks.increasing_numbers:IncreasingNumbers",
     "rlhf/TokenBandit-v0": "rlhf_envs.tasks.token_bandit:TokenBandit",
+    "rlhf/Prompts-v0": "rlhf_envs.tasks.prompts:Prompts",
 }
 NONDETERMINISTIC = {"rlhf/HumanSentiment-v0"}  # people answer differently each time
 

@@ -6,6 +6,7 @@ Errors name the file, the line and the fix.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ BUNDLED = {"sentiment": _DATA / "sentiment.jsonl.gz", "rated_snippets": _DATA / 
 MAX_PROMPT = 1_000_000  # characters: more than any model reads, and minutes of tokenization
 
 Data = str | Path | Iterable[Mapping[str, Any]]  # a file, a bundled sample, rows, or a `datasets.Dataset`
+
+_PART = r"""(?:'[^']*'|"[^"]*"|-?[\d.]+)"""
+PRINTED_LIST = re.compile(rf"\[{_PART}(?:\s+{_PART})+\]")  # such as ['x y' 'z'] or [1 2]
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +75,11 @@ def load_rows(
 def _read(source: Data) -> Iterator[tuple[str, Row]]:
     """Yield the rows with their places, such as "file:line"."""
     if isinstance(source, str | Path):
+        said: set[str] = set()
         for found in read_rows(_locate(source)):
             if isinstance(found, BadRow):
                 raise ValueError(f"{found.where}: {found.reason}")
+            _warn_about_lists(*found, said)
             yield found
     elif isinstance(source, Mapping):  # a DatasetDict
         for split, part in source.items():
@@ -84,6 +90,20 @@ def _read(source: Data) -> Iterator[tuple[str, Row]]:
             if not isinstance(row, Mapping):
                 raise ValueError(f"row {number} of the data is {row!r}, not an object such as {{'prompt': '...'}}")
             yield f"row {number} of the data", dict(row)
+
+
+def _warn_about_lists(where: str, row: Row, said: set[str]) -> None:
+    """Say once per column which cells are lists that NumPy has printed: `to_csv` loses where their parts end."""
+    for name, value in row.items():
+        if isinstance(value, str) and name not in said and PRINTED_LIST.fullmatch(value):
+            said.add(name)
+            logger.warning(
+                "%s: %r is the text %s, as `to_csv` of a Dataset writes a list: rewards get this text; save the "
+                "data as .jsonl or .parquet to keep lists",
+                where,
+                name,
+                value[:40],
+            )
 
 
 def _warn_about_timestamps(source: Any) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,9 +95,19 @@ def _import(name: str, target: str) -> Any:
     if not all(part.isidentifier() for part in [*module.split("."), attribute]):
         raise ValueError(f"reward {name!r}: {target!r} is no 'module:attribute'")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"reward {name!r}: there is no {attribute!r} in {module!r} ({error})") from error
+        imported = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):  # the module is there, and imports one that is not
+            raise ValueError(f"reward {name!r}: importing {module!r} failed: {error}") from error
+        folders = ", ".join(dict.fromkeys(path or os.getcwd() for path in sys.path))
+        raise ValueError(
+            f"reward {name!r}: there is no module {error.name!r}; looked in {folders}: run from its folder, or put "
+            "that on PYTHONPATH"
+        ) from error
+    if not hasattr(imported, attribute):
+        there = [key for key, value in vars(imported).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(f"reward {name!r}: there is no {attribute!r} in {module!r}, which has {', '.join(there)}")
+    return getattr(imported, attribute)
 
 
 def _call_with(factory: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -8,8 +8,10 @@ import importlib.util
 import json
 import re
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pytest
 from pyarrow import parquet
@@ -102,6 +104,54 @@ def test_a_split_keeps_its_rows_and_an_unknown_one_lists_those_there(tmp_path: P
     assert [row["prompt"] for row in load_rows(path, "train")] == ["x", "z"]
     with pytest.raises(ValueError, match="no row has split 'validation'; there are: test, train"):
         load_rows(path, "validation")
+
+
+def test_texts_that_look_like_dates_stay_texts_and_timestamps_of_a_dataset_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "a.jsonl", '{"prompt": "x", "day": "2024-01-01"}\n')
+    assert load_rows(path) == [{"prompt": "x", "day": "2024-01-01"}]
+    dates = datasets.Dataset.from_dict({"prompt": ["x"], "day": [datetime(2024, 1, 1)]})
+    assert load_rows(dates) == [{"prompt": "x", "day": datetime(2024, 1, 1)}]
+    assert "the Dataset has timestamps in day: `datasets` reads texts that look like dates so" in caplog.text
+    with pytest.raises(ValueError, match="row 0 of the data: 'prompt' is datetime, not a string"):
+        load_rows(dates.select_columns(["day"]), columns={"prompt": "day"})
+
+
+def test_columns_that_only_later_rows_have_are_kept(tmp_path: Path) -> None:
+    rows = [{"prompt": "x"}, {"prompt": "y", "label": 1}]
+    assert load_rows(rows) == rows
+    assert load_rows(write(tmp_path / "a.json", json.dumps(rows))) == rows
+
+
+def test_lists_that_a_csv_has_lost_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lists = datasets.Dataset.from_list([{"prompt": "x", "tags": ["one", "two"]}, {"prompt": "y", "tags": ["one"]}])
+    lists.to_csv(tmp_path / "a.csv")
+    assert [row["tags"] for row in load_rows(tmp_path / "a.csv")] == ["['one' 'two']", "['one']"]
+    assert "a.csv:2: 'tags' is the text ['one' 'two'], as `to_csv` of a Dataset writes a list" in caplog.text
+    lists.to_parquet(tmp_path / "a.parquet")
+    assert [row["tags"] for row in load_rows(tmp_path / "a.parquet")] == [["one", "two"], ["one"]]
+
+
+def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", '{"prompt": "x"}\n')
+    assert load_rows(path) == [{"prompt": "x"}]
+    write(path, '{"prompt": "y"}\n')
+    assert load_rows(path) == [{"prompt": "y"}]
+
+
+def test_a_dataset_dict_has_its_own_splits() -> None:
+    parts = {name: datasets.Dataset.from_list([{"prompt": name}]) for name in ("train", "test")}
+    assert load_rows(datasets.DatasetDict(parts), "test") == [{"prompt": "test", "split": "test"}]
+
+
+def test_nested_columns_of_a_parquet_are_kept_but_are_no_prompt(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    rows = [{"prompt": "x", "answer": {"texts": ["a", "b"], "start": 3}}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert load_rows(path) == rows
+    with pytest.raises(ValueError, match=r"a\.parquet, row 1: 'prompt' is dict, not a string"):
+        load_rows(path, columns={"prompt": "answer", "other": "prompt"})
 
 
 def test_required_columns_are_checked(tmp_path: Path) -> None:

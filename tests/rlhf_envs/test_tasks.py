@@ -1,7 +1,13 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 
 import rlhf_envs  # noqa: F401
 from rlhf_envs.tasks.increasing_numbers import IncreasingNumbers
@@ -122,3 +128,50 @@ def test_sentiment_encodes_its_prompts_with_tinys_tokenizer() -> None:
     assert obs["input_ids"].shape == (48,)
     kept = obs["input_ids"][obs["attention_mask"] == 1]
     assert env.tokenizer.decode(kept) == env.rows[info["index"]]["prompt"].lower()
+
+
+def test_prompts_makes_an_environment_of_any_file_and_any_reward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_reward_of_answers.py").write_text(
+        "def overlap(prompts, completions, answer, **columns):\n"
+        "    return [float(right in text) for right, text in zip(answer, completions)]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "my.jsonl"
+    rows = [{"question": f"{i} and {i} is", "answer": str(2 * i)} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = dict(data=str(path), reward="my_reward_of_answers:overlap", columns={"prompt": "question"})
+    made = gym.make("rlhf/Prompts-v0", **arguments, max_new_tokens=4)
+    env: Any = gym.make(EnvSpec.from_json(made.spec.to_json())).unwrapped  # type: ignore[union-attr]
+    assert 20 <= len(env.rows) < 30
+    env.reset(options={"index": 0})
+    answer = env.tokenizer(" " + env.rows[0]["answer"])["input_ids"]
+    for token in [*answer, *[env.tokenizer.eos_token_id] * (len(answer) < 4)]:
+        _, reward, terminated, _, info = env.step(token)
+    assert terminated
+    assert reward == 1.0
+    assert info["reward_components"] == {"overlap": 1.0}
+
+
+def test_prompts_without_data_or_reward_says_what_it_takes_instead(caplog: pytest.LogCaptureFixture) -> None:
+    env: Any = gym.make("rlhf/Prompts-v0", split="test").unwrapped
+    assert env.rows == Sentiment().rows("test", None)
+    assert "no data: the prompts are openings of movie reviews; give data='my.jsonl'" in caplog.text
+    assert "no reward: 'tiny-reward'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        ("json:reward", "there is no 'reward' in 'json', which has .*dumps"),
+        ("imports_nothing_there:reward", "importing 'imports_nothing_there' failed: No module named 'nothing_there'"),
+    ],
+)
+def test_a_reward_that_cannot_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reward: str, message: str
+) -> None:
+    (tmp_path / "imports_nothing_there.py").write_text("import nothing_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        gym.make("rlhf/Prompts-v0", data=[{"prompt": "a"}], reward=reward)
