@@ -320,6 +320,11 @@ class EpisodeBatch:
         columns = {name: [row.get(name) for row in data] for name in self._columns}
         scores, components = self._score(rows, prompts, completions, columns)
         metrics = self.task.metrics(prompts, completions, columns)
+        if wrong := [name for name, values in metrics.items() if len(values) != len(rows)]:
+            raise ValueError(
+                f"task {self.task.name!r}: metrics returned {len(metrics[wrong[0]])} values of {wrong[0]!r} for "
+                f"{len(rows)} completions: return one for each"
+            )
         infos: dict[int, dict[str, Any]] = {}
         for i, row in enumerate(rows.tolist()):
             infos[row] = {

@@ -114,10 +114,10 @@ def _spammer_lines(spammers: Mapping[str, AnnotatorMetrics] | None) -> list[str]
 
 
 def samples_table(before: Evaluation, after: Evaluation, n: int = 8) -> Table:
-    """Return the same held-out prompts with their completions before and after training, side by side."""
+    """Return the same prompts with their completions before and after training, side by side."""
     pairs = list(zip(before.completions, after.completions, strict=True))[:n]
     rows = [(sample_text(first), sample_text(second)) for first, second in pairs]
-    title = "held-out prompts, completed before and after"
+    title = f"{after.prompts}, completed before and after"
     return make_table(("before", "after"), rows, title=title, left=2, lines=True)
 
 
@@ -138,7 +138,7 @@ def change_table(result: TrainResult) -> Table:
         else:
             changed = f"x {after[name].mean / before[name].mean:.2f}" if before[name].mean else ""
         rows.append((LABELS.get(name, name), str(before[name]), str(after[name]), changed))
-    title = f"{len(result.after.reward)} held-out prompts, mean ± standard error"
+    title = f"{len(result.after.reward)} {result.after.prompts}, mean ± standard error"
     return make_table(("", "before", "after", "change"), rows, title=title)
 
 
@@ -150,8 +150,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
         mean, sem, low, high = (f"{_rounded(value):.3f}" for value in estimates[name][:4])
         rows.append((LABELS.get(name, name), mean, sem, f"{low} to {high}"))
     title = (
-        f"{evaluation.source} on {evaluation.env_id}: {len(evaluation.reward)} prompts of the {evaluation.split} "
-        f"split, {evaluation.seconds:.1f} s"
+        f"{evaluation.source} on {evaluation.env_id}: {len(evaluation.reward)} {evaluation.prompts}, "
+        f"{evaluation.split} split, {evaluation.seconds:.1f} s"
     )
     drawn = evaluation.completions_per_prompt
     chosen = f"; the best of {drawn} completions per prompt" if drawn > 1 else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,11 +14,19 @@ from stable_baselines3.common.logger import HParam
 from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
 
-__all__ = ["TextMetrics", "distinct_bigrams"]
+__all__ = ["TextMetrics", "check_metric_names", "distinct_bigrams"]
 
 BUFFER_STATS = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_probability")
 TEXT_ONLY = ("stdout", "log", "json", "csv")
 RewardFunction = Callable[..., Sequence[float]]
+TAKEN = {"reward", "kl", "kl_k3", "kl_coef", "entropy", "length", "eos_share", "distinct_bigrams", "distinct_within"}
+TAKEN |= {"perplexity", "tokens_per_second", "samples", "adversarial_kl"}
+
+
+def check_metric_names(names: Iterable[str]) -> None:
+    """Raise a ValueError if a metric of a task has the name of another metric."""
+    if taken := TAKEN.intersection(names):
+        raise ValueError(f"Task.metrics gives {sorted(taken)[0]!r}, which is the name of another metric: rename it")
 
 
 def distinct_bigrams(texts: Sequence[str]) -> float:
@@ -31,6 +39,7 @@ class TextMetrics(BaseCallback):
     """Log the metrics of the episodes that ended in each rollout, under `rlhf/`.
 
     - `rlhf/reward` and `rlhf/reward_<component>`: means per episode, before the KL penalty; `rlhf/<judge>` for judges;
+      `rlhf/<metric>` for the metrics of the task;
     - `rlhf/kl`, `rlhf/kl_k3`: the KL to the reference in nats per episode, as the k1 and k3 estimates of
       http://joschu.net/blog/kl-approx.html; `rlhf/kl_coef`; `rlhf/entropy`: nats per token;
     - `rlhf/length` in tokens, `rlhf/eos_share`, `rlhf/distinct_bigrams` (the share among every 32 completions),
@@ -131,6 +140,10 @@ class TextMetrics(BaseCallback):
         }
         for name in sorted({name for scores in components for name in scores}):
             values[f"reward_{name}"] = [scores[name] for scores in components if name in scores]
+        tasks = [info.get("metrics", {}) for info in episodes]
+        for name in sorted({name for found in tasks for name in found}):
+            check_metric_names([name])
+            values[name] = [found[name] for found in tasks if name in found]
         rows = [self._rows[info["index"]] if self._rows else {} for info in episodes]
         columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
         for name, judge in self.judges.items():

@@ -1,4 +1,4 @@
-"""Measure the completions of held-out prompts: rewards, judges, KL, perplexity, length and diversity."""
+"""Measure completions of held-out prompts: rewards, judges, the task's metrics, KL, perplexity, length, diversity."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlhf_envs.datasets import prompt_key
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, load_causal_lm, load_tokenizer, vocabulary_fingerprint
 from rlhf_envs.rewards import evaluate_reward, get_reward
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.language_model import LanguageModel
-from ..core.text_metrics import distinct_bigrams
+from ..core.text_metrics import check_metric_names, distinct_bigrams
 from .generate import Completion, generate, generate_in, held_out_indices, pad_completions
 from .source import Source
 from .statistics import Estimate, bootstrap_mean, bootstrap_perplexity, jackknife_distinct_bigrams
 
-__all__ = ["Completion", "Evaluation", "evaluate", "find_judges", "generate", "judge_completions"]
+__all__ = ["Completion", "Evaluation", "describe_prompts", "evaluate", "find_judges", "generate", "judge_completions"]
 
 Logits = Callable[..., torch.Tensor]
 Judges = Mapping[str, Callable[..., Any]]
@@ -37,6 +38,8 @@ class Evaluation:
         reward: (n,) the environment's reward.
         components: (n,) each, the parts of the reward.
         judges: (n,) each, scores that the agent did not train against.
+        metrics: (n,) each, the task's own metrics.
+        trained: how many of the n prompts the source was trained on, or are of the training split.
         kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL per episode. For the best of n
             completions it is the value of the chosen one plus `log n - (n - 1) / n`, an upper bound of what choosing
             adds (Beirami et al. 2024, https://arxiv.org/abs/2401.01879).
@@ -64,13 +67,21 @@ class Evaluation:
     completions: list[Completion] = field(repr=False)
     seconds: float = 0.0
     completions_per_prompt: int = 1
+    metrics: dict[str, np.ndarray] = field(default_factory=dict)
+    trained: int = 0
+
+    @property
+    def prompts(self) -> str:
+        """Return what tables call the prompts: held-out prompts only if none of them is a training prompt."""
+        return describe_prompts(self.trained, len(self.reward))
 
     def values(self) -> dict[str, np.ndarray]:
         """Return the metrics that are means of one value per episode, (n,) each, by name."""
         parts = self.components if len(self.components) > 1 else {}
-        rewards = {"reward": self.reward, **{f"reward_{name}": scores for name, scores in parts.items()}, **self.judges}
+        rewards = {"reward": self.reward, **{f"reward_{name}": scores for name, scores in parts.items()}}
+        judged = self.judges | self.metrics
         texts = {"length": self.length, "eos_share": self.eos.astype(float), "distinct_within": self.distinct}
-        return rewards | ({} if self.kl is None else {"kl": self.kl}) | texts
+        return rewards | judged | ({} if self.kl is None else {"kl": self.kl}) | texts
 
     def estimates(self) -> dict[str, Estimate]:
         """Return every metric with its standard error and 95% interval.
@@ -99,6 +110,7 @@ class Evaluation:
             "env": self.env_id,
             "split": self.split,
             "episodes": len(self.reward),
+            "prompts": self.prompts,
             "seed": self.seed,
             "reference": self.reference,
             "completions_per_prompt": self.completions_per_prompt,
@@ -125,6 +137,8 @@ def evaluate(
     decoding: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Let a policy complete held-out prompts, and measure the completions.
+
+    What is called held-out is checked: `Evaluation.prompts` says so where prompts are training prompts.
 
     The prompts are always the same, and each episode has its own random numbers. Two evaluations therefore pair up
     episode by episode (`Evaluation.change_from`).
@@ -158,6 +172,7 @@ def evaluate(
     policy = source.build_policy(batch)
     reference_name, reference_logits = _find_reference(source, policy, batch, reference)
     indices = held_out_indices(len(batch.rows), n_episodes)
+    trained_on = source.training_prompts(batch)
     completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of)
     drawn = 1 if deterministic else source.best_of
     kl = nll = None
@@ -182,7 +197,23 @@ def evaluate(
         completions=completions,
         seconds=time.perf_counter() - started,
         completions_per_prompt=drawn,
+        metrics=_task_metrics(completions),
+        trained=sum(prompt_key(c.row["prompt"]) in trained_on for c in completions),
     )
+
+
+def describe_prompts(trained: int, n: int) -> str:
+    """Return "held-out prompts", "training prompts", or how many of n prompts are training prompts."""
+    if not trained:
+        return "held-out prompts"
+    return "training prompts" if trained == n else f"prompts ({trained} of {n} are training prompts)"
+
+
+def _task_metrics(completions: list[Completion]) -> dict[str, np.ndarray]:
+    """Return the metrics of the task that all completions have, (n,) each."""
+    names = [name for name in completions[0].metrics if all(name in c.metrics for c in completions)]
+    check_metric_names(names)
+    return {name: np.array([c.metrics[name] for c in completions]) for name in names}
 
 
 def find_judges(task: Any, judges: Sequence[str] | Judges | None) -> dict[str, Callable[..., Any]]:

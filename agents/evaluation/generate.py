@@ -31,6 +31,7 @@ class Completion:
             `input_ids[columns[i] + 1]`.
         log_probs: (n_actions,) float32, of the actions under the policy with its decoding.
         row: the contents of that row.
+        metrics: the task's metrics of the episode.
         action_masks: (n_actions, ceil(V / 8)) uint8, `np.packbits` of the masks that held; None if none did.
     """
 
@@ -45,6 +46,7 @@ class Completion:
     log_probs: np.ndarray
     row: dict[str, Any] = field(repr=False)
     action_masks: np.ndarray | None = field(default=None, repr=False)
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 def held_out_indices(n_rows: int, n_episodes: int) -> np.ndarray:
@@ -141,6 +143,7 @@ def _complete(
                     columns=columns[row, : step + 1].copy(),
                     log_probs=log_probs[row, : step + 1].copy(),
                     row=batch.rows[info["index"]],
+                    metrics=info.get("metrics", {}),
                     action_masks=np.stack([mask[row] for mask in masks]) if masks else None,
                 )
             batch.start(row, int(indices[row]))

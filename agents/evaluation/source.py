@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,20 +11,25 @@ from typing import Any
 
 import torch
 
-from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.datasets import prompt_key
+from rlhf_envs.episodes import EpisodeBatch, environment_rows
 from rlhf_envs.models import has_tokenizer, resolve
+from rlhf_envs.registration import check_environment, task_of
 
 from ..algorithms.maskable_ppo import MaskableTokenPolicy
 from ..core.base_policy import LanguageModelPolicy
 from ..core.episodes import open_batch
 from ..core.policy import TokenPolicy
 from ..registry import available, describe, get_algorithm
+from ..saving.environment import refuse_imports
 from ..saving.folders import MODEL, START, find_bundle, is_bundle, read_config
 from ..saving.loading import load, load_policy, run_algorithm
 
 __all__ = ["DECODING", "Source"]
 
 DECODING = ("temperature", "top_k", "top_p")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,9 @@ class Source:
         policy: an existing policy, or None if one has to be built from `model`.
         model: a `PreTrainedModel`, or a name that `rlhf_envs.models.resolve` knows.
         start: the model that a run started from; it is the run's reference model.
+        env_id: the environment's id in that run.
         env_kwargs: the environment's arguments in that run.
+        rows: the data that an agent's environment has.
         decoding: the temperature, top_k and top_p of that run.
         best_of: the number of completions drawn per prompt; the one with the best reward is kept.
         masked: whether that run's policy reads the environment's action masks.
@@ -44,6 +52,8 @@ class Source:
     policy: LanguageModelPolicy | None = None
     model: Any = None
     start: str | None = None
+    env_id: str | None = None
+    rows: Sequence[Mapping[str, Any]] = ()
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     decoding: dict[str, Any] = field(default_factory=dict)
     best_of: int = 1
@@ -61,7 +71,7 @@ class Source:
         policy = getattr(source, "policy", source)
         if isinstance(policy, LanguageModelPolicy):
             name = f"{type(source).__name__} on {policy.model_name or 'a fresh model'}"
-            return cls(name, policy=policy, best_of=getattr(source, "best_of", 1))
+            return cls(name, policy=policy, best_of=getattr(source, "best_of", 1), rows=_rows_of(source))
         if isinstance(source, torch.nn.Module) and hasattr(source, "config"):
             return cls(getattr(source.config, "name_or_path", "") or type(source).__name__, model=source)
         if not isinstance(source, str | Path):
@@ -77,9 +87,9 @@ class Source:
             return cls._of_run(path)
         if bundle := find_bundle(path):
             policy, description = load_policy(bundle)
-            kwargs = {k: v for k, v in description["env"].get("kwargs", {}).items() if k != "render_mode"}
-            best_of = description["values"]["attributes"].get("best_of", 1)
-            return cls(str(bundle), policy=policy, env_kwargs=kwargs, best_of=best_of)
+            env, best_of = description["env"], description["values"]["attributes"].get("best_of", 1)
+            kwargs = {k: v for k, v in env.get("kwargs", {}).items() if k != "render_mode"}
+            return cls(str(bundle), policy=policy, env_id=env.get("id"), env_kwargs=kwargs, best_of=best_of)
         return cls(str(source), model=resolve(str(source)))
 
     @classmethod
@@ -94,6 +104,7 @@ class Source:
             str(path),
             model=str(path / MODEL),
             start=str(path / START) if (path / START).is_dir() else run.get("model"),
+            env_id=run.get("env"),
             env_kwargs=run.get("env_kwargs", {}),
             decoding={name: hyperparams[name] for name in DECODING if name in hyperparams},
             masked=algorithm is not None and algorithm.reads_masks,
@@ -122,7 +133,31 @@ class Source:
         if self.policy is not None and self.policy.model_name is not None:
             names.insert(0, self.policy.model_name)
         model = {"model": names[0]} if names else {}
-        return open_batch(env, n, **{**self.env_kwargs, **model, "split": split, **(env_kwargs or {})})
+        saved = {name: value for name, value in self.env_kwargs.items() if name not in (env_kwargs or {})}
+        refuse_imports(saved, "a run's file", "name it again, --reward or env_kwargs={'reward': ...}")
+        return open_batch(env, n, **{**saved, **model, "split": split, **(env_kwargs or {})})
+
+    def training_prompts(self, batch: EpisodeBatch) -> set[str]:
+        """Return the prompts that the source was trained on, as far as is known, and those of the split "train".
+
+        Each is a `rlhf_envs.datasets.prompt_key`.
+        """
+        rows = [*self.rows, *self._rows_of_run()]
+        with suppress(ValueError):  # the data has no such split
+            rows += batch.rows_of("train")
+        return {prompt_key(row["prompt"]) for row in rows}
+
+    def _rows_of_run(self) -> list[dict[str, Any]]:
+        """Return the data that the run trained on."""
+        if self.env_id is None:
+            return []
+        try:
+            task = task_of(check_environment(self.env_id), **self.env_kwargs)
+            kwargs = {"split": "train", **self.env_kwargs, "task": task}
+            return [] if task is None else environment_rows(**kwargs)
+        except (ValueError, OSError) as error:
+            logger.warning("%s: which prompts it was trained on is not known: %s", self.name, error)
+            return []
 
     def build_policy(self, batch: EpisodeBatch) -> LanguageModelPolicy:
         """Return the policy; build it for the spaces of `batch` if there is none. Raise ValueError for other tokens."""
@@ -137,3 +172,11 @@ class Source:
                 "evaluate it in an environment with its own tokenizer"
             )
         return self.policy
+
+
+def _rows_of(agent: Any) -> Sequence[Mapping[str, Any]]:
+    """Return the data of an agent's environment; none if it has no text environment."""
+    env = getattr(agent, "env", None)
+    with suppress(AttributeError):
+        return [] if env is None else env.get_attr("rows", 0)[0]
+    return []

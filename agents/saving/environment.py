@@ -13,7 +13,7 @@ from rlhf_envs.episodes import EpisodeOptions
 
 from ..core.vec_env import TextVecEnv, make_vec_env
 
-__all__ = ["JSON_ARGUMENTS", "describe_env", "remake_env"]
+__all__ = ["JSON_ARGUMENTS", "describe_env", "refuse_imports", "remake_env"]
 
 JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
 
@@ -53,11 +53,16 @@ def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
         )
     if unknown := kwargs.keys() - JSON_ARGUMENTS:
         raise ValueError(f"the environment's arguments {sorted(unknown)} are not taken from a bundle: {instead}")
+    refuse_imports(kwargs, "a bundle", instead)
+    return make_vec_env(env_id, description["num_envs"], **kwargs)
+
+
+def refuse_imports(kwargs: Mapping[str, Any], source: str, instead: str) -> None:
+    """Raise a ValueError if making an environment with these arguments, which come from a file, imports a reward."""
     arguments = dict(kwargs.get("reward_kwargs") or {})
     arguments.pop("store", None)  # an address, which no reward imports
     if imported := [name for name in _strings([kwargs.get("reward"), arguments]) if ":" in name]:
-        raise ValueError(f"the reward {imported[0]!r} would be imported, which a bundle may not cause: {instead}")
-    return make_vec_env(env_id, description["num_envs"], **kwargs)
+        raise ValueError(f"the reward {imported[0]!r} would be imported, which {source} may not cause: {instead}")
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -105,7 +105,9 @@ class TrainConfig(BaseModel):
     save_freq: int = option(0, "Tokens between checkpoints; 0 for none but on signals and errors.", ge=0)
     keep_checkpoints: int = option(3, "Checkpoints that stay; older ones are deleted.", gt=0)
     test_episodes: int = option(256, "Held-out prompts completed before and after.", ge=2)
-    test_split: Literal["test", "validation"] = option("test", "Split of these held-out prompts.")
+    test_split: Literal["test", "validation", "train"] = option(
+        "test", "Split of these prompts; with train, tables call them training prompts."
+    )
     device: str = option("auto", "auto, cpu or cuda.")
     threads: int | None = option(None, "CPU threads of torch; all cores by default.", gt=0)
     verbose: int = option(0, "1 prints SB3's table after every rollout.", ge=0, le=2)

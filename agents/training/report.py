@@ -69,7 +69,8 @@ def write_report(result: TrainResult) -> None:
         read_progress(result.folder / "progress.csv"),
         result.folder / "curves.png",
         title=f"{config.algo} on {config.env_id}, seed {config.seed}",
-        judges=tuple(after.judges),
+        judges=(*after.judges, *after.metrics),
+        prompts=after.prompts,
         kl_target=config.kl_target,
         held_out={0: before.estimates(), tokens: after.estimates()},
     )
@@ -77,7 +78,7 @@ def write_report(result: TrainResult) -> None:
 
 def samples_markdown(before: Evaluation, after: Evaluation, n: int = 16) -> str:
     """Return the first `n` completions before and after as Markdown. What models wrote is escaped."""
-    lines = ["# The same held-out prompts before and after", ""]
+    lines = [f"# The same {after.prompts} before and after", ""]
     for pair in list(zip(before.completions, after.completions, strict=True))[:n]:
         for name, sample in zip(("before", "after"), pair, strict=True):
             prompt, completion = as_markdown(sample.prompt), as_markdown(sample.completion.strip())
@@ -118,15 +119,17 @@ def plot_curves(
     judges: tuple[str, ...] = (),
     kl_target: float | None = None,
     held_out: Mapping[float, Mapping[str, Estimate]] | None = None,
+    prompts: str = "held-out prompts",
 ) -> Path:
     """Draw reward, judges, KL with its target, entropy, length and diversity against tokens, and return the path.
 
     Args:
         curves: from `read_progress`.
         path: the picture to write; its extension decides the format.
-        judges: names of judges; each gets a panel.
+        judges: names of judges and of metrics of the task; each gets a panel.
         kl_target: drawn into the panel of the KL.
         held_out: estimates on held-out prompts by tokens trained (0 for before), drawn with their 95% intervals.
+        prompts: what these prompts are, for the legend.
     """
     first, *others = PANELS.items()
     names = dict([first, *((f"rlhf/{judge}", f"{judge} score") for judge in judges), *others])
@@ -138,7 +141,7 @@ def plot_curves(
     grid: Any = figure.subplots(rows, columns, squeeze=False, sharex=True)
     axes = list(grid.flat)
     for axis, tag in zip(axes, tags, strict=False):
-        _draw_panel(axis, names[tag], curves.get(tag), _points(tag, held_out or {}))
+        _draw_panel(axis, names[tag], curves.get(tag), _points(tag, held_out or {}), prompts)
         if tag == "rlhf/kl" and kl_target is not None:
             axis.axhline(kl_target, color=TARGET, linestyle="--", linewidth=1.2, label=f"target {kl_target:g}")
     for axis in axes[len(tags) :]:
@@ -156,7 +159,11 @@ def plot_curves(
 
 
 def _draw_panel(
-    axis: Axes, title: str, curve: tuple[np.ndarray, np.ndarray] | None, points: list[tuple[float, Estimate]]
+    axis: Axes,
+    title: str,
+    curve: tuple[np.ndarray, np.ndarray] | None,
+    points: list[tuple[float, Estimate]],
+    prompts: str,
 ) -> None:
     axis.set_title(title, fontsize=10, loc="left")
     axis.grid(alpha=0.25, linewidth=0.6)
@@ -168,9 +175,7 @@ def _draw_panel(
         x = [step for step, _ in points]
         mean, low, high = (np.array([getattr(e, name) for _, e in points]) for name in ("mean", "low", "high"))
         errors = np.maximum([mean - low, high - mean], 0.0)
-        axis.errorbar(
-            x, mean, yerr=errors, fmt="o", color=HELD_OUT, capsize=3, markersize=5, label="held-out prompts, 95%"
-        )
+        axis.errorbar(x, mean, yerr=errors, fmt="o", color=HELD_OUT, capsize=3, markersize=5, label=f"{prompts}, 95%")
 
 
 def _points(tag: str, held_out: Mapping[float, Mapping[str, Estimate]]) -> list[tuple[float, Estimate]]:

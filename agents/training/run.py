@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from rlhf_envs.datasets import MissingSplitError
 from rlhf_envs.files import is_replaceable, replace_file
 from rlhf_envs.models import resolve as find_model
 from rlhf_envs.registration import check_environment
@@ -217,8 +218,7 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
     """
     callbacks: list[Any] = [TextMetrics(judges=find_judges(agent.get_env().get_attr("task", 0)[0], None))]
     if config.eval_freq > 0:
-        kwargs = {"split": "validation", **config.held_out_kwargs()}
-        env = make_vec_env(config.env_id, min(config.n_eval_episodes, 64), **kwargs)
+        env = _evaluation_environment(config)
         callbacks.append(
             PeriodicEvaluation(env, config.n_eval_episodes, config.eval_freq, folder, config.seed, config.verbose)
         )
@@ -227,6 +227,16 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
         refit = RatingRefit(folder / "reward_models", seed=config.seed)
         callbacks.append(HumanFeedback(guard, refit, verbose=config.verbose))
     return callbacks if guard is None else [*callbacks, guard]
+
+
+def _evaluation_environment(config: TrainConfig) -> Any:
+    """Return the environment of the evaluations during training: validation prompts, or else those of the tests."""
+    n, kwargs = min(config.n_eval_episodes, 64), config.held_out_kwargs()
+    try:
+        return make_vec_env(config.env_id, n, **{"split": "validation", **kwargs})
+    except MissingSplitError as error:
+        logger.warning("%s. The evaluations during training take the split %r", error, config.test_split)
+        return make_vec_env(config.env_id, n, **{"split": config.test_split, **kwargs})
 
 
 def _build_guard(config: TrainConfig, agent: Any, folder: Path, callbacks: list[Any]) -> CheckpointCallback | None:

@@ -91,8 +91,17 @@ class Task:
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, Sequence[float]]:
-        """Return metrics of n finished episodes: by name, n numbers each. They appear in `info["metrics"]`."""
+        """Return metrics of n finished episodes: by name, n numbers each.
+
+        They stand in `info["metrics"]`, in TensorBoard as `rlhf/<name>` and in evaluations, and comparisons, searches
+        and early stopping can go by them.
+        """
         return {}
+
+    def metric_names(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the names of its metrics, found by measuring an empty completion of the first row."""
+        columns = {name: [value] for name, value in rows[0].items() if name != "prompt"}
+        return list(self.metrics([rows[0]["prompt"]], [""], columns))
 
 
 class WordTask(Task):

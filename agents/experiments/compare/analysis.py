@@ -79,6 +79,7 @@ class ComparisonReport:
     """Hold the report of a comparison.
 
     Attributes:
+        prompts: what the prompts of the evaluations are, see `Evaluation.prompts`.
         metric: the name of the compared metric; `threshold` is the value of it that `ArmReport.reached` is about.
         failed, unfinished: the errors of failed runs by the names of the runs, and the names of the runs still to do.
         arms: the best first.
@@ -98,6 +99,7 @@ class ComparisonReport:
     improvement: list[tuple[str, str, Estimate]]
     samples: list[dict[str, Any]]
     config: dict[str, Any]
+    prompts: str = "held-out prompts"
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `report.json`."""
@@ -114,7 +116,10 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> ComparisonRep
     arms = {outcome.run.arm.name: outcome.run.arm for outcome in outcomes}
     of = {name: [outcome for outcome in outcomes if outcome.run.arm.name == name] for name in arms}
     done = {name: [outcome for outcome in of[name] if outcome.result] for name in arms}
-    metric = _metric(config, [outcome for outcome in outcomes if outcome.result])
+    finished = [outcome for outcome in outcomes if outcome.result]
+    metric = _metric(config, finished)
+    unknown = f"prompts of the {config.test_split} split"  # of runs of earlier releases
+    described = dict.fromkeys(outcome.result.get("described", unknown) for outcome in finished)
     ranked = sorted(
         (_summarise(arm, of[name], done[name], metric) for name, arm in arms.items()),
         key=lambda arm: -arm.metrics[metric].mean if arm.metrics else np.inf,
@@ -135,6 +140,7 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> ComparisonRep
         improvement=_improvements({arm.name: list(arm.per_seed.values()) for arm in ranked if arm.per_seed}),
         samples=[sample for arm in ranked for outcome in done[arm.name][:1] for sample in _samples(outcome)],
         config=json.loads(config.model_dump_json()),
+        prompts=", ".join(described) or "held-out prompts",
     )
 
 

@@ -62,8 +62,12 @@ class CompareConfig(BaseModel):
     env_kwargs: Pairs = option({}, "Arguments of the environment; repeat the flag.")
     evaluations: int = option(10, "Evaluations per run, at equal steps; the last is after training.", ge=1)
     test_episodes: int = option(128, "Held-out prompts of an evaluation, the same ones each time.", ge=2)
-    test_split: Literal["test", "validation"] = option("test", "Split of these held-out prompts.")
-    metric: str | None = option(None, "What is compared: a judge's name or reward. The task's first judge by default.")
+    test_split: Literal["test", "validation", "train"] = option(
+        "test", "Split of these prompts; with train, tables call them training prompts."
+    )
+    metric: str | None = option(
+        None, "What is compared: reward, a judge or a metric of the task. The task's first judge by default."
+    )
     threshold: float | None = option(
         None, "Metric to reach, for time and tokens to a threshold. Half of the best rise by default."
     )

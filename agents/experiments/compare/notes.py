@@ -40,7 +40,7 @@ def _unequal_conditions(config: CompareConfig, finished: Sequence[Outcome], metr
     notes = []
     by_arm = {outcome.run.arm.name: outcome for outcome in finished}
     if len({outcome.result["prompts"] for outcome in finished}) > 1:
-        notes.append("The held-out prompts differ between runs: the data has changed under the comparison.")
+        notes.append("The prompts of the evaluations differ between runs: the data has changed under the comparison.")
     if len({outcome.result["reference"] for outcome in finished}) > 1:
         notes.append("The reference that KL is measured to differs between runs.")
     shares = {name: outcome.result["tokens"] / config.tokens - 1 for name, outcome in by_arm.items()}

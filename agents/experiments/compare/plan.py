@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from rlhf_envs.episodes import environment_rows
 from rlhf_envs.registration import check_environment, task_of
 
 from ...algorithms.common.policy_gradient import PolicyGradient
@@ -160,9 +161,11 @@ def judges_of(env_id: str) -> tuple[str, ...]:
 
 
 def _check_metric(config: CompareConfig) -> None:
-    if config.metric is None or config.metric.startswith("reward_") or task_of(config.env_id) is None:
+    task = task_of(config.env_id, **config.env_kwargs)
+    if config.metric is None or config.metric.startswith("reward_") or task is None:
         return
-    known = ["reward", *judges_of(config.env_id)]
+    rows = environment_rows(**{"split": "train", **config.env_kwargs, "task": task})
+    known = ["reward", *judges_of(config.env_id), *task.metric_names(rows)]
     if config.metric not in known:
         raise ValueError(f"unknown metric {config.metric!r} for {config.env_id}: there are {', '.join(known)}")
 

@@ -92,7 +92,7 @@ def _final(report: ComparisonReport, arms: Sequence[ArmReport], styles: Styles) 
 
 def _efficiency(report: ComparisonReport, arms: Sequence[ArmReport], styles: Styles) -> Figure:
     """Draw the metric against the tokens trained for."""
-    figure, axis = _open(8.4, 4.4, f"{report.metric} along the training, on the same held-out prompts")
+    figure, axis = _open(8.4, 4.4, f"{report.metric} along the training, on the same {report.prompts}")
     for arm in arms:
         style = styles[arm.name]
         tokens = [point.tokens for point in arm.curve]

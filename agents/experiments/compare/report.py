@@ -90,7 +90,7 @@ def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
     parts = [
         f"## At the end: {metric}",
         _table(*summary_table(report)),
-        f"Each metric is {over}, on held-out prompts that no run trains on. Gained is the {metric} at the end less "
+        f"Each metric is {over}, on {_prompts(report)}. Gained is the {metric} at the end less "
         "that before training: the mean over seeds ± its standard error. Seconds are of training alone.",
         *pictures["final"],
     ]
@@ -120,6 +120,11 @@ def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
         [s["run"], f"{s['step']:,}", f"{s['reward']:.2f}", s["prompt"], s["completion"].strip()] for s in report.samples
     ]
     return [*parts, "## What they write", _table(["run", "tokens", "reward", "prompt", "completion"], rows)]
+
+
+def _prompts(report: ComparisonReport) -> str:
+    """Return what was evaluated on; that no run trains on the prompts is said only where it is so."""
+    return report.prompts + (" that no run trains on" if report.prompts == "held-out prompts" else "")
 
 
 def summary_table(report: ComparisonReport, names: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:

@@ -166,7 +166,7 @@ def write_board(folder: Path, judges: Sequence[str], markdown: str = "", plots: 
     It is a chart for each judge of the task, and the report with its plots once there is one.
     """
     layout = {  # the page of custom scalars: one chart per metric, with the curves of all runs
-        "Held-out prompts": {name: ["Multiline", [f"^{PREFIX}/{name}$"]] for name in (*judges, *HELD_OUT_CHARTS)},
+        "Evaluations": {name: ["Multiline", [f"^{PREFIX}/{name}$"]] for name in (*judges, *HELD_OUT_CHARTS)},
         "Training rollouts": {name: ["Multiline", [f"^rlhf/{name}$"]] for name in TRAINING_CHARTS},
     }
     shutil.rmtree(folder / LAYOUT_RUN, ignore_errors=True)

@@ -195,6 +195,7 @@ def _write_result(tracker: Tracker, result: TrainResult, seconds: float) -> None
         "tokens": int(result.agent.num_timesteps),
         "seconds": round(seconds, 3),
         "judges": list(result.after.judges),
+        "described": result.after.prompts,
         "reference": getattr(result.agent.policy, "model_name", None),
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
         "config": json.loads(result.config.model_dump_json()),

@@ -37,7 +37,7 @@ REPORT = """\
 
 {table}
 
-- **{judges}**: held-out prompts, mean ± standard error. {labellers}
+- **{judges}**: {prompts}, mean ± standard error. {labellers}
 - **proxy**: the round's own reward model; mean 0 and deviation 1 over what the first policy wrote.
 - **KL** to the first policy, nats per episode; **perplexity** of the completions under it; share of **distinct**
   bigrams.
@@ -54,7 +54,7 @@ REPORT = """\
 
 {annotators}
 
-## The same held-out prompts before and after
+## The same {prompts} before and after
 
 {samples}
 
@@ -107,6 +107,7 @@ def write_report(loop: Loop) -> dict[str, Any]:
         "seconds": round(sum(sum(metrics["seconds"].values()) for metrics in rounds), 1),
         "agent": str(loop.agent(config.rounds).relative_to(loop.folder)),
         "reward_model": f"round_{config.rounds}/fit/{PROXY}",
+        "prompts": loop.read(config.rounds, "evaluate").get("prompts", f"prompts of the {config.test_split} split"),
         "rounds": rounds,
     }
     replace_json(loop.folder / "report.json", report)
@@ -184,7 +185,7 @@ def plot_rounds(report: Mapping[str, Any], path: Path) -> None:
     figure = Figure(figsize=(12.6, 6.2), layout="constrained")
     accuracies = {"accuracy_fresh": "fresh pairs", "accuracy_held_out": "held out", "labels_right": "labels right"}
     panels: list[tuple[str, dict[str, str]]] = [
-        *((f"{judge}, held-out prompts", {judge: judge}) for judge in report["judges"][:2]),
+        *((f"{judge}, {report['prompts']}", {judge: judge}) for judge in report["judges"][:2]),
         ("proxy (this round's reward model)", {"reward": "proxy"}),
         ("KL to the first policy, nats", {"kl": "KL"}),
         ("accuracy and agreement", {**accuracies, "agreement": "alpha"}),
@@ -196,7 +197,7 @@ def plot_rounds(report: Mapping[str, Any], path: Path) -> None:
     for axis in axes[len(panels) :]:
         axis.remove()
     figure.supxlabel("round", fontsize=10)
-    title = f"{report['algo']} on {report['env']}, seed {report['seed']}; bars: 95% intervals over held-out prompts"
+    title = f"{report['algo']} on {report['env']}, seed {report['seed']}; bars: 95% intervals over {report['prompts']}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     figure.savefig(path, dpi=110)
 

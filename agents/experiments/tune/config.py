@@ -29,7 +29,7 @@ class TuneConfig(BaseModel):
     confirm_seeds: int = option(3, "New seeds, with which the best settings and the defaults are run again.", ge=0)
     sampler: Literal["tpe", "random"] = option("tpe", "How settings are proposed: tpe or random.")
     pruner: Literal["median", "halving", "none"] = option("median", "Which trials end early: median, halving or none.")
-    metric: str = option("reward", "What is maximised on the validation split: reward, or a judge's name.")
+    metric: str = option("reward", "What is maximised on validation prompts: reward, a judge or a metric of the task.")
     kl_limit: float | None = option(None, "Highest KL per episode, in nats, of settings that count.", gt=0)
     evaluations: int = option(4, "Evaluations of a trial, at each of which it may be pruned.", gt=0)
     episodes: int = option(128, "Held-out prompts of an evaluation.", ge=2)

@@ -69,7 +69,9 @@ def metrics(result: TuneResult) -> list[tuple[str, str, str]]:
         return rows
     for split in ("validation", "test"):
         best, default = (str(found.estimate(split)) for found in (result.confirmed, result.defaults))
-        rows.append((f"{config.metric}, {config.confirm_seeds} new seeds ({split})", best, default))
+        prompts = result.confirmed.prompts[split]
+        on = split if prompts == "held-out prompts" else f"{split}: {prompts}"
+        rows.append((f"{config.metric}, {config.confirm_seeds} new seeds ({on})", best, default))
     best, default = (f"{sum(found.kl) / len(found.kl):.2f}" for found in (result.confirmed, result.defaults))
     return [*rows, ("KL per episode, new seeds (test)", best, default)]
 

@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlhf_envs.registration import check_environment
+from rlhf_envs.rewards import get_reward
 
 from ...core.episodes import open_batch
 from ...core.random_state import isolated_generators
@@ -42,6 +43,7 @@ class Confirmation:
 
     values: dict[str, list[float]]  # by split, one per seed
     kl: list[float]  # on the test split, one per seed, in nats per episode
+    prompts: dict[str, str]  # by split, what they are, see `Evaluation.prompts`
 
     def estimate(self, split: str) -> Estimate:
         """Return the mean over the seeds with its standard error, which is NaN for one seed."""
@@ -93,7 +95,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     algorithm = describe(cls)
     env_id = check_environment(config.env)
     batch = open_batch(env_id, 1, **config.env_kwargs)
-    if config.metric != "reward":
+    if config.metric not in ("reward", *batch.task.metric_names(batch.rows)):
         find_judges(batch.task, [config.metric])  # raises for an unknown one
     run = resolve_config(config.run(config.seed, {}))
     assert run.n_envs is not None
@@ -187,15 +189,23 @@ def _train(config: TuneConfig, seed: int, chosen: dict[str, Any], callback: Base
     return agent
 
 
-def _measure(config: TuneConfig, agent: Any, split: str) -> tuple[float, float]:
-    """Return the means of the metric and of the KL. Raise FloatingPointError if the metric is not finite."""
+def _measure(config: TuneConfig, agent: Any, split: str) -> tuple[float, float, str]:
+    """Return the means of the metric and of the KL, and what the prompts are.
+
+    Raises:
+        FloatingPointError: the metric is not finite.
+    """
     run = config.run(0, {})
-    judges = None if config.metric == "reward" else [config.metric]
+    try:
+        get_reward(config.metric)
+        judges = [config.metric]
+    except ValueError:  # the reward, or a metric of the task
+        judges = []
     found = evaluate(agent, run.env_id, config.episodes, split, judges, env_kwargs=run.held_out_kwargs())
-    metric = float(np.mean(found.reward if config.metric == "reward" else found.judges[config.metric]))
+    metric = float(np.mean(found.values()[config.metric]))
     if not math.isfinite(metric):
         raise FloatingPointError(f"{config.metric} on {found.split} is {metric}")
-    return metric, math.nan if found.kl is None else float(np.mean(found.kl))
+    return metric, math.nan if found.kl is None else float(np.mean(found.kl)), found.prompts
 
 
 class _Pruning(BaseCallback):
@@ -217,7 +227,7 @@ class _Pruning(BaseCallback):
             return
         self._done = due
         with isolated_generators(self.num_timesteps):
-            metric, kl = _measure(config, self.model, "validation")
+            metric, kl, _ = _measure(config, self.model, "validation")
         self.trial.report(metric, self.index * config.evaluations + due)
         self.trial.set_user_attr(KL, kl)
         if self.trial.should_prune():
@@ -254,4 +264,4 @@ def _confirm(config: TuneConfig, chosen: dict[str, Any]) -> Confirmation:
     agents = (_train(config, config.seed + CONFIRM_FROM + index, chosen) for index in range(config.confirm_seeds))
     found = [{split: _measure(config, agent, split) for split in splits} for agent in agents]
     values = {split: [row[split][0] for row in found] for split in splits}
-    return Confirmation(values, [row["test"][1] for row in found])
+    return Confirmation(values, [row["test"][1] for row in found], {split: found[0][split][2] for split in splits})

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from agents import make, make_vec_env
+from agents import make, make_vec_env, save
 from agents.core.episodes import open_batch
 from agents.core.policy import TokenPolicy
 from agents.evaluation.evaluate import evaluate
@@ -181,6 +182,38 @@ def test_a_run_is_evaluated_on_the_split_it_names(split: Any) -> None:
     rows = open_batch("rlhf/Sentiment-v0", 1, split=split).rows
     assert found.split == split
     assert [c.prompt for c in found.completions] == [rows[c.index]["prompt"].lower() for c in found.completions]
+
+
+def test_prompts_are_called_held_out_only_if_none_of_them_was_trained_on(agent: Any) -> None:
+    rows = [{"prompt": "a", "split": "train"}, {"prompt": "b", "split": "test"}, {"prompt": "c", "split": "test"}]
+    options: Any = dict(n_episodes=4, judges=())
+    assert evaluate(agent, BANDIT, **options).prompts == "training prompts", "all splits of this task are the same"
+    other = make("ppo", make_vec_env(BANDIT, 4, data=rows), device="cpu")
+    assert evaluate(other, BANDIT, **options, env_kwargs={"data": rows}).prompts == "held-out prompts"
+    found = evaluate(other, BANDIT, **options, split="train", env_kwargs={"data": rows})
+    assert found.prompts == found.to_dict()["prompts"] == "training prompts"
+    assert evaluate(other, other.get_env(), **options).prompts == "training prompts"
+
+
+def test_prompts_of_other_data_are_compared_with_what_a_run_was_trained_on(tmp_path: Path, agent: Any) -> None:
+    rows = [{"prompt": "a", "split": "train"}, {"prompt": "b", "split": "test"}]
+    other = [{"prompt": "a", "split": "test"}, {"prompt": "d", "split": "test"}]
+    trained = make("ppo", make_vec_env(BANDIT, 4, data=rows), device="cpu")
+    save(trained, tmp_path / "bundle")
+    for source in (trained, tmp_path / "bundle"):
+        found = evaluate(source, BANDIT, n_episodes=4, judges=(), env_kwargs={"data": other})
+        assert found.prompts == "prompts (2 of 4 are training prompts)"
+        assert evaluate(source, BANDIT, n_episodes=4, judges=(), env_kwargs={"data": rows}).prompts[:8] == "held-out"
+
+
+def test_a_reward_that_a_runs_file_names_is_not_imported(tmp_path: Path, agent: Any) -> None:
+    agent.policy.save_pretrained(tmp_path / "model")
+    run = {"env": BANDIT, "algo": "ppo", "env_kwargs": {"reward": "no_such_module:reward"}}
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    with pytest.raises(ValueError, match="'no_such_module:reward' would be imported, which a run's file may not cause"):
+        evaluate(tmp_path, BANDIT, n_episodes=4)
+    found = evaluate(tmp_path, BANDIT, n_episodes=4, env_kwargs={"reward": "rlhf_envs.rewards.rules:TokenBanditReward"})
+    assert list(found.components) == ["token-bandit"]
 
 
 def test_sentiment_is_judged_by_gold() -> None:

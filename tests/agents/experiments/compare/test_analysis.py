@@ -146,7 +146,7 @@ def test_what_is_not_equal_is_said(tmp_path: Path) -> None:
     notes = " ".join(analyse(found, made).notes)
     assert "Tokens are not equal" in notes and "a2c-kl0.1 +20%" in notes
     assert "Before training ppo-kl1.0 wrote something else" in notes
-    assert "The held-out prompts differ between runs" in notes
+    assert "The prompts of the evaluations differ between runs" in notes
     assert f"Not all decode alike: {cut.name} has a top_k of its own." in notes
     assert (
         "Not the same part of the model is trained" in notes and f"train=full, but {made[-1].run.arm.name} 2." in notes
