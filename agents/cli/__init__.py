@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
-from ..experiments.tune.config import TuneConfig
 from . import compare, envs, evaluate, feedback, loop, pretrain, reward, train, tune
 from .options import add_command
 
@@ -47,14 +48,16 @@ def main(
         bool, typer.Option("--version", callback=_show_versions, is_eager=True, help="Show the versions and exit.")
     ] = False,
 ) -> None:
-    """Do nothing: each verb is a command of its own."""
+    """Let modules in the working directory be imported, as `python -m` does: each verb is a command of its own."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
 
 
 add_command(app, train.TrainFlags, "train")(train.train)
 add_command(app, evaluate.EvaluateConfig, "evaluate")(evaluate.evaluate)
 add_command(app, evaluate.AttackConfig, "attack")(evaluate.attack)
 add_command(app, compare.CompareFlags, "compare")(compare.compare)
-add_command(app, TuneConfig, "tune")(tune.tune)
+add_command(app, tune.TuneFlags, "tune")(tune.tune)
 add_command(app, loop.LoopFlags, "loop")(loop.loop)
 app.add_typer(feedback.feedback_app, name="feedback")
 app.add_typer(reward.reward_app, name="reward")

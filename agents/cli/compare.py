@@ -9,14 +9,14 @@ from rich.console import Console
 from rlhf_envs.registration import check_environment
 
 from ..experiments.compare.config import CompareConfig, read_settings
-from ..training.config import option
+from ..training.config import DataFlags, option
 from .options import fail
 from .tables import make_table
 
 __all__ = ["CompareFlags", "compare"]
 
 
-class CompareFlags(CompareConfig):
+class CompareFlags(DataFlags, CompareConfig):
     """Hold the flags of `rlhf compare`: a comparison, or the file that describes one."""
 
     config: str | None = option(None, "TOML, YAML or JSON file of these settings; flags come before it.")

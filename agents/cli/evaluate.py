@@ -11,15 +11,17 @@ from rich.console import Console
 from rlhf_envs.registration import check_environment
 
 from ..saving.folders import run_environment
-from ..training.config import Pairs, option
+from ..training.config import DataFlags, Pairs, option
 from . import tables
 from .options import Flags, argument, fail
 
 __all__ = ["AttackConfig", "EvaluateConfig", "attack", "evaluate"]
 
 
-class HeldOutConfig(Flags):
+class HeldOutConfig(DataFlags, Flags):
     """Hold the flags that `rlhf evaluate` and `rlhf attack` share."""
+
+    own_environment = None  # the run's own
 
     source: str = argument("Run folder, bundle, model name or folder, hub id, or SB3 zip.")
     env: str | None = option(None, "Environment id. The run's own, or rlhf/Sentiment-v0.")
@@ -37,7 +39,8 @@ class HeldOutConfig(Flags):
         Raises:
             ValueError, typer.Exit: there is no such environment, or no folder for the output.
         """
-        env = check_environment(self.env or run_environment(self.source) or "rlhf/Sentiment-v0")
+        default = "rlhf/Prompts-v0" if "data" in self.env_kwargs else "rlhf/Sentiment-v0"
+        env = check_environment(self.env or run_environment(self.source) or default)
         if self.output is not None and not Path(self.output).parent.is_dir():
             fail(f"--output {self.output}: there is no folder {Path(self.output).parent}")
         from transformers.utils import logging

@@ -9,13 +9,13 @@ from rich.console import Console
 from rlhf_envs.registration import check_environment
 
 from ..registry import check_name
-from ..training.config import TrainConfig, option
+from ..training.config import DataFlags, TrainConfig, option
 from . import tables
 
 __all__ = ["TrainFlags", "train"]
 
 
-class TrainFlags(TrainConfig):
+class TrainFlags(DataFlags, TrainConfig):
     """Hold the flags of `rlhf train`: the configuration of a run, or the folder of a run to go on with."""
 
     resume: str | None = option(None, "Folder of a run to go on with, from its newest intact checkpoint.")

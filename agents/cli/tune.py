@@ -8,9 +8,14 @@ from rlhf_envs.registration import check_environment
 
 from ..experiments.tune.config import TuneConfig
 from ..registry import check_name
+from ..training.config import DataFlags
 from .tables import make_table
 
-__all__ = ["tune"]
+__all__ = ["TuneFlags", "tune"]
+
+
+class TuneFlags(DataFlags, TuneConfig):
+    """Hold the flags of `rlhf tune`."""
 
 
 def tune(config: TuneConfig) -> None:

@@ -15,13 +15,13 @@ from rlhf_envs.datasets import prompt_key
 from rlhf_envs.episodes import EpisodeBatch, environment_rows
 from rlhf_envs.models import has_tokenizer, resolve
 from rlhf_envs.registration import check_environment, task_of
+from rlhf_envs.rewards.registry import refuse_imports
 
 from ..algorithms.maskable_ppo import MaskableTokenPolicy
 from ..core.base_policy import LanguageModelPolicy
 from ..core.episodes import open_batch
 from ..core.policy import TokenPolicy
 from ..registry import available, describe, get_algorithm
-from ..saving.environment import refuse_imports
 from ..saving.folders import MODEL, START, find_bundle, is_bundle, read_config
 from ..saving.loading import load, load_policy, run_algorithm
 

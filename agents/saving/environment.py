@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlhf_envs.episodes import EpisodeOptions
+from rlhf_envs.rewards.registry import refuse_imports
 
 from ..core.vec_env import TextVecEnv, make_vec_env
 
-__all__ = ["JSON_ARGUMENTS", "describe_env", "refuse_imports", "remake_env"]
+__all__ = ["JSON_ARGUMENTS", "describe_env", "remake_env"]
 
 JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
 
@@ -55,20 +56,3 @@ def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
         raise ValueError(f"the environment's arguments {sorted(unknown)} are not taken from a bundle: {instead}")
     refuse_imports(kwargs, "a bundle", instead)
     return make_vec_env(env_id, description["num_envs"], **kwargs)
-
-
-def refuse_imports(kwargs: Mapping[str, Any], source: str, instead: str) -> None:
-    """Raise a ValueError if making an environment with these arguments, which come from a file, imports a reward."""
-    arguments = dict(kwargs.get("reward_kwargs") or {})
-    arguments.pop("store", None)  # an address, which no reward imports
-    if imported := [name for name in _strings([kwargs.get("reward"), arguments]) if ":" in name]:
-        raise ValueError(f"the reward {imported[0]!r} would be imported, which {source} may not cause: {instead}")
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield all strings in a JSON value, except the keys of objects."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(part)

@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from rlhf_envs.rewards.registry import refuse_imports
 
 from ..saving.folders import CONFIG
 from .hyperparams import default_hyperparams
 
-__all__ = ["LogFolder", "Pairs", "Part", "TrainConfig", "option", "parse_literal", "parse_pairs"]
+__all__ = ["DataFlags", "LogFolder", "Pairs", "Part", "TrainConfig", "option", "parse_literal", "parse_pairs"]
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
 
@@ -65,6 +67,36 @@ def option(default: Any, description: str, *flags: str, **limits: Any) -> Any:
     """Return a field with a default. `flags`, such as "-n", "--n-episodes", stand for the flag of the field's name."""
     extra: dict[str, Any] | None = {"flags": [*flags]} if flags else None
     return Field(default, description=description, json_schema_extra=extra, **limits)
+
+
+class DataFlags(BaseModel):
+    """Hold the short flags for data and a reward of one's own. They become arguments of the environment.
+
+    Attributes:
+        own_environment: the environment that data makes unless one is named; None if the verb knows another.
+    """
+
+    own_environment: ClassVar[str | None] = "rlhf/Prompts-v0"
+
+    data: str | None = option(
+        None, "File of prompts (.jsonl, .csv, .json, .parquet), for rlhf/Prompts-v0 unless --env is given."
+    )
+    reward: str | None = option(None, "Reward: a registered name, a folder, or my_module:my_reward.")
+    column: Pairs = option({}, "Column to rename: prompt:question takes `question` as the prompt; repeat.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fold(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Move the short flags into `env_kwargs`."""
+        values = dict(values)
+        short = {name: values.pop(name) for name in ("data", "reward") if values.get(name) is not None}
+        if columns := parse_pairs(values.pop("column", None)):
+            short["columns"] = {new: str(old) for new, old in columns.items()}
+        if short:
+            values["env_kwargs"] = {**parse_pairs(values.get("env_kwargs") or {}), **short}
+        if "data" in short and cls.own_environment is not None and not {"config", "resume"} & values.keys():
+            values.setdefault("env", cls.own_environment)
+        return values
 
 
 class TrainConfig(BaseModel):
@@ -158,6 +190,8 @@ class TrainConfig(BaseModel):
     def of_folder(cls, folder: str | Path, given: TrainConfig | None = None) -> Self:
         """Return the configuration of a run's folder, with the flags `given` next to `--resume`.
 
+        A reward to import has to be among the flags: a file that somebody else may have written imports nothing.
+
         Raises:
             ValueError: it is no folder of this kind, or a flag that is not `free` disagrees with the run.
         """
@@ -180,4 +214,7 @@ class TrainConfig(BaseModel):
             elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out")
+        if given is not None:
+            kept = {name: value for name, value in saved.env_kwargs.items() if name not in given.env_kwargs}
+            refuse_imports(kept, "a run's file", "name it again with --reward")
         return saved.model_copy(update=changed)

@@ -88,7 +88,7 @@ def test_the_tables_of_a_run_have_them() -> None:
     evaluation = agents.evaluate(agent, ID, n_episodes=8)
     result = TrainResult(TrainConfig(env=ID), Path(), agent, evaluation, evaluation, 1.0)
     table = change_table(result)
-    assert "letters" in list(table.columns[0].cells)
+    assert "letters" in [str(cell) for cell in table.columns[0].cells]
     assert str(table.title) == "8 training prompts, mean ± standard error"
     assert samples_markdown(evaluation, evaluation).startswith("# The same training prompts before and after")
 
