@@ -127,7 +127,12 @@ class EpisodeBatch:
         self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, min_new_tokens, suppress_tokens)
 
         self.split = split
-        self._data = {"data": data, "columns": columns, "validation_share": validation_share, "test_share": test_share}
+        self._data: dict[str, Any] = {
+            "data": data,
+            "columns": columns,
+            "validation_share": validation_share,
+            "test_share": test_share,
+        }
         self.rows = self.rows_of(split)
         self._columns = check_rows(self.rows, self.task.name, data)
         self._prompts = tokenize_prompts(

@@ -247,8 +247,8 @@ def _check_batch(env: Any) -> None:
     if env.spec.vector_entry_point is None:
         return
     n = 3
-    batch = gym.make_vec(env.spec, num_envs=n, vectorization_mode="vector_entry_point")
-    single = gym.make_vec(
+    batch: Any = gym.make_vec(env.spec, num_envs=n, vectorization_mode="vector_entry_point")
+    single: Any = gym.make_vec(
         env.spec, num_envs=n, vectorization_mode="sync", vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP}
     )
     rng = np.random.default_rng(0)

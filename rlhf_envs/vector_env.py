@@ -206,7 +206,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         return self.episodes.start(row, self.episodes.sampler.draw(self._rng(row), index))
 
 
-def row_seeds(seed: int | None, n: int) -> list[int] | list[None]:
+def row_seeds(seed: int | None, n: int) -> list[int | None]:
     """Return the seeds of n rows that follow from one seed; None for each if it is None.
 
     Gymnasium and SB3 give row i the seed `seed + i`. Then runs with the seeds 0 and 1 share all rows but one, and with

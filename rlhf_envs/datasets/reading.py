@@ -138,7 +138,7 @@ def _read_csv(path: Path, data: bytes) -> Read:
 
 def _read_parquet(path: Path, data: bytes) -> Read:
     try:
-        from pyarrow import ArrowInvalid, parquet
+        from pyarrow import ArrowInvalid, parquet  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{path}: a .parquet needs pyarrow: pip install 'rlhf-envs[train]'") from error
     try:

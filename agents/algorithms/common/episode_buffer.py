@@ -34,8 +34,8 @@ class Episode(NamedTuple):
 
     def then(self, rest: Episode) -> Episode:
         """Return this part followed by another part of the same episode."""
-        joined = (np.concatenate(pair) for pair in zip(self[1:-1], rest[1:-1], strict=True))
-        return Episode(rest.context, *joined, rest.row)
+        parts = Episode._fields[1:-1]
+        return rest._replace(**{name: np.concatenate([getattr(self, name), getattr(rest, name)]) for name in parts})
 
     @property
     def key(self) -> int | bytes:
@@ -181,8 +181,8 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         sequence = ("input_ids", "attention_mask")
         cut = {key: (c[: columns[-1] + 1] if key in sequence else c).copy() for key, c in contexts.items()}
         arrays = (self.actions[..., 0], self.log_probs, self.values, self.rewards)
-        parts = (array[start:end, env].copy() for array in arrays)
-        return Episode(cut, columns, *parts, row=int(self.rows[end - 1, env]))
+        actions, log_probs, values, rewards = (array[start:end, env].copy() for array in arrays)
+        return Episode(cut, columns, actions, log_probs, values, rewards, int(self.rows[end - 1, env]))
 
     def _wait(self, episodes: Iterable[Episode]) -> None:
         for episode in episodes:
