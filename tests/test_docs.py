@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import gymnasium as gym
 import pytest
+
+import rlhf_envs  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
+OWN_DATA = ROOT / "examples" / "own_data"
 MARK = r"(?:<!-- (?:file: (?P<file>\S+)|(?P<run>run)) -->\n)?"
 BLOCK = re.compile(rf"^{MARK}```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 PAGES = sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
@@ -100,10 +105,30 @@ def test_a_reward_of_ones_own_is_learned(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ones_own_data_are_trained_on_and_evaluated(tmp_path: Path) -> None:
-    _, shown = follow("tutorials/data", tmp_path)
-    assert shown.strip() == "the film opens with a slow storm | (40,)"
+    trained, shown = follow("tutorials/data", tmp_path)
+    assert "32 held-out prompts, mean" in trained
+    assert re.fullmatch(r"(the film opens|i watched|the second half|her perf|the ending) .* \| \(96,\)", shown.strip())
     report = json.loads((tmp_path / "logs" / "ppo" / "mine" / "report.json").read_text())
     assert report["after"]["split"] == "test"
+
+
+@pytest.mark.slow
+def test_the_readme_of_own_data_is_followed(tmp_path: Path) -> None:
+    shutil.copytree(OWN_DATA, tmp_path / "own_data")
+    commands = [m["text"] for m in BLOCK.finditer((OWN_DATA / "README.md").read_text(encoding="utf-8"))]
+    trained, evaluated = [bash(command, tmp_path / "own_data") for command in commands]
+    assert "16 held-out prompts, mean" in trained
+    assert "32 held-out prompts, test split" in evaluated
+
+
+def test_own_data_has_what_its_readme_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = (OWN_DATA / "README.md").read_text(encoding="utf-8")
+    assert len(readme.splitlines()) < 45, "one screen"
+    monkeypatch.syspath_prepend(OWN_DATA)
+    (made,) = re.findall(r"`(gym\.make\(.*\))`", readme)
+    env = eval(made.replace("my.jsonl", str(OWN_DATA / "my.jsonl")), {"gym": gym}).unwrapped
+    assert len(env.rows) == 31
+    assert env.reward_fn(["p", "p"], ["some music", "a story"], word=["music", "music"]) == [1.0, 0.0]
 
 
 @pytest.mark.slow
