@@ -7,21 +7,21 @@ operations over all rows. Python visits a single row only where an episode ends 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import gymnasium as gym
 import numpy as np
 
 from rlhf_envs.action_masks import ActionMasks, check_actions
-from rlhf_envs.datasets import Data, load_rows
+from rlhf_envs.datasets import Data
 from rlhf_envs.models import vocabulary_fingerprint
 from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, text_prompts, tokenize_prompts
 from rlhf_envs.rewards import Guarded, RewardError, ScoreError, get_reward
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
-from rlhf_envs.tasks.base import Task, load_task
+from rlhf_envs.tasks.base import Task, environment_rows, load_task
 
-__all__ = ["EpisodeBatch", "EpisodeOptions", "environment_rows"]
+__all__ = ["EpisodeBatch", "EpisodeOptions"]
 
 STATE = ("ids", "mask", "lengths", "steps", "index", "_prompt_lengths", "_running")  # arrays, the first axis is the row
 
@@ -128,7 +128,7 @@ class EpisodeBatch:
 
         self.split = split
         self._data: dict[str, Any] = {
-            "data": data,
+            "data": list(data) if isinstance(data, Iterator) else data,  # it is read again for other splits
             "columns": columns,
             "validation_share": validation_share,
             "test_share": test_share,
@@ -360,23 +360,6 @@ class EpisodeBatch:
             more = f" and {len(about) - MAX_NAMED} more" if len(about) > MAX_NAMED else ""
             error.args = (f"{str(error).rstrip('.')}. In environment {named}{more}.",)
             raise
-
-
-def environment_rows(
-    task: str | type[Task] | Task,
-    split: str,
-    data: Data | None = None,
-    columns: Mapping[str, str] | None = None,
-    validation_share: float = 0.1,
-    test_share: float = 0.1,
-    **others: Any,
-) -> list[dict[str, Any]]:
-    """Return the rows of data of an environment with these arguments, without making it; `others` do not count."""
-    if data is None:
-        if columns:
-            raise ValueError(f"columns={columns!r} renames columns of data=..., which is not given")
-        return load_task(task).rows(split, None)
-    return load_task(task).rows(split, load_rows(data, split, ("prompt",), columns, validation_share, test_share))
 
 
 def _positive(name: str, value: int | None, default: int) -> int:

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
-from rlhf_envs.datasets import prompt_key
-from rlhf_envs.episodes import EpisodeBatch, environment_rows
+from rlhf_envs.datasets import prompt_key, split_name
+from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, resolve
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards.registry import refuse_imports
+from rlhf_envs.tasks.base import environment_rows
 
 from ..algorithms.maskable_ppo import MaskableTokenPolicy
 from ..core.base_policy import LanguageModelPolicy
@@ -138,13 +139,14 @@ class Source:
         return open_batch(env, n, **{**saved, **model, "split": split, **(env_kwargs or {})})
 
     def training_prompts(self, batch: EpisodeBatch) -> set[str]:
-        """Return the prompts that the source was trained on, as far as is known, and those of the split "train".
+        """Return the prompts that the source was trained on, each as a `rlhf_envs.datasets.prompt_key`.
 
-        Each is a `rlhf_envs.datasets.prompt_key`.
+        For a model that does not say what it was trained on, and in the split "train", they are the prompts of "train".
         """
         rows = [*self.rows, *self._rows_of_run()]
-        with suppress(ValueError):  # the data has no such split
-            rows += batch.rows_of("train")
+        if not rows or split_name(batch.split) == "train":
+            with suppress(ValueError):  # the data has no such split
+                rows += batch.rows_of("train")
         return {prompt_key(row["prompt"]) for row in rows}
 
     def _rows_of_run(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
-from rlhf_envs.datasets import SPLITS, load_rows, split_name
+from rlhf_envs.datasets import SPLITS, Data, load_rows, split_name
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.rewards.registry import get_reward
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Task", "WordTask", "load_task"]
+__all__ = ["Task", "WordTask", "environment_rows", "load_task"]
 
 
 class Task:
@@ -166,3 +166,20 @@ def load_task(task: str | type[Task] | Task) -> Task:
                 f"unknown task {task!r} ({error}): give 'module:Class', such as {', '.join(known)}"
             ) from error
     return task() if isinstance(task, type) else task  # type: ignore[return-value]
+
+
+def environment_rows(
+    task: str | type[Task] | Task,
+    split: str,
+    data: Data | None = None,
+    columns: Mapping[str, str] | None = None,
+    validation_share: float = 0.1,
+    test_share: float = 0.1,
+    **others: Any,
+) -> list[dict[str, Any]]:
+    """Return the rows of data of an environment with these arguments, without making it; `others` do not count."""
+    if data is None:
+        if columns:
+            raise ValueError(f"columns={columns!r} renames columns of data=..., which is not given")
+        return load_task(task).rows(split, None)
+    return load_task(task).rows(split, load_rows(data, split, ("prompt",), columns, validation_share, test_share))

@@ -11,6 +11,8 @@ import torch
 
 import agents
 from agents.training.callbacks import PeriodicEvaluation
+from agents.training.config import TrainConfig
+from agents.training.run import _evaluation_environment
 
 BANDIT = "rlhf/TokenBandit-v0"
 ROLLOUT = 48
@@ -24,6 +26,13 @@ def make_agent(algo: str) -> Any:
 def evaluation(folder: Path) -> PeriodicEvaluation:
     env = agents.make_vec_env(BANDIT, 3, split="validation")
     return PeriodicEvaluation(env, n_eval_episodes=4, eval_freq=2 * ROLLOUT, folder=folder, seed=1)
+
+
+def test_without_validation_rows_the_test_rows_are_taken_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"prompt": "a", "split": "train"}, {"prompt": "b", "split": "eval"}]
+    config = TrainConfig(env=BANDIT, env_kwargs={"data": rows}, n_eval_episodes=2)
+    assert [row["prompt"] for row in _evaluation_environment(config).get_attr("rows", 0)[0]] == ["b"]
+    assert "no row has split 'validation'; there are: test, train. The evaluations during training" in caplog.text
 
 
 @pytest.mark.parametrize("algo", ["ppo", "maskable_ppo"])
