@@ -16,7 +16,7 @@ from agents.core.text_metrics import TextMetrics
 from agents.experiments.compare.config import CompareConfig
 from agents.experiments.compare.plan import plan
 from agents.experiments.tune.config import TuneConfig
-from agents.experiments.tune.search import _measure, _scores, find_space
+from agents.experiments.tune.search import _measure, find_space
 from agents.training.config import TrainConfig
 from agents.training.early_stopping import EarlyStopping
 from agents.training.report import TrainResult, samples_markdown
@@ -103,8 +103,9 @@ def test_a_comparison_takes_one_and_refuses_others(tmp_path: Path) -> None:
 def test_a_search_maximises_one() -> None:
     config = TuneConfig(env=ID, tokens=192, n_envs=16, episodes=8, metric="letters", threads=1)
     find_space(config)
-    found = _measure(config, make_agent(), "validation")
-    assert _scores(config, found)[0] == pytest.approx(np.mean(letters(found.completions)))
+    agent = make_agent()
+    expected = np.mean(letters(agents.evaluate(agent, ID, 8, "validation").completions))
+    assert _measure(config, agent, "validation")[0] == pytest.approx(expected)
     with pytest.raises(ValueError, match="unknown reward 'words'"):
         find_space(config.model_copy(update={"metric": "words"}))
 

@@ -162,12 +162,12 @@ def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
 def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial) -> float:
     """Return the mean of the metric over a trial's seeds. If it fails, the trial keeps the cause."""
     chosen = {name: found.suggest(trial, name) for name, found in space.items()}
-    found: list[tuple[float, float]] = []
+    found: list[tuple[float, float, str]] = []
     try:
         for index in range(config.seeds_per_trial):
             agent = _train(config, config.seed + index, chosen, _Pruning(config, trial, index))
             found.append(_measure(config, agent, "validation"))
-            values, kls = map(list, zip(*found, strict=True))
+            values, kls, _ = map(list, zip(*found, strict=True))
             trial.set_user_attr(VALUES, values)
             trial.set_user_attr(KL, float(np.mean(kls)))
     except optuna.TrialPruned:
@@ -175,7 +175,7 @@ def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial)
     except BaseException as error:  # also an interruption: the trial counts as failed, and the search goes on later
         trial.set_user_attr(ERROR, f"{type(error).__name__}: {error}")
         raise
-    return float(np.mean([metric for metric, _ in found]))
+    return float(np.mean([metric for metric, *_ in found]))
 
 
 def _train(config: TuneConfig, seed: int, chosen: dict[str, Any], callback: BaseCallback | None = None) -> Any:
