@@ -34,8 +34,9 @@ class Episode(NamedTuple):
 
     def then(self, rest: Episode) -> Episode:
         """Return this part followed by another part of the same episode."""
-        parts = Episode._fields[1:-1]
-        return rest._replace(**{name: np.concatenate([getattr(self, name), getattr(rest, name)]) for name in parts})
+        names = Episode._fields[1:-1]
+        joined: Any = {name: np.concatenate([getattr(self, name), getattr(rest, name)]) for name in names}
+        return rest._replace(**joined)
 
     @property
     def key(self) -> int | bytes:

@@ -88,7 +88,7 @@ def test_the_command_writes_a_section_that_train_takes_and_goes_on(tmp_path: Pat
     assert "2 new seeds:" in (folder / "TokenBandit-v0.yml").read_text(), "the figure of new seeds stands beside"
     report = (folder / "report.md").read_text()
     assert "2 new seeds (validation: training prompts)" in report
-    assert "2 new seeds (test)" in report
+    assert "2 new seeds (test: training prompts)" in report
     assert default_hyperparams(BANDIT, "ppo", folder / "TokenBandit-v0.yml") == section
     again = rlhf(*flags, "--trials", "3", "--space", "learning_rate:1e-4..1e-2")
     assert again.exit_code == 0, again.output
