@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -50,6 +51,9 @@ def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[C
                 config = model(**{key: value for key, value in given.items() if value not in (None, [])})
             except ValidationError as error:
                 fail(_first_error(error, model))
+            if given.get("data") and logging.lastResort is not None:  # which prints what no handler takes
+                logging.getLogger("rlhf_envs.datasets").setLevel(logging.INFO)  # how many rows each split has
+                logging.lastResort.setLevel(logging.INFO)
             with user_errors():
                 run(config)
 

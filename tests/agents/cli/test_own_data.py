@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,12 +61,13 @@ def test_the_short_flags_become_arguments_of_the_environment() -> None:
     assert EvaluateConfig(source="tiny", data="my.jsonl").arguments()["env_id"] == "rlhf/Prompts-v0"
 
 
-def test_prompts_and_a_reward_of_ones_own_train_and_are_evaluated(here: Path) -> None:
+def test_prompts_and_a_reward_of_ones_own_train_and_are_evaluated(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     data = write(here / "my.jsonl", [{"question": f"film number {i} was"} for i in range(40)])
     own = ["--data", data, "--reward", "my_own_reward:words", "--column", "prompt:question"]
     result = rlhf("train", *own, *SMALL)
     assert result.exit_code == 0, result.output
     assert "4 held-out prompts, mean ± standard error" in result.output
+    assert re.search(r"my\.jsonl: \d test, \d\d train, \d validation rows", caplog.text)
     report = json.loads((here / "logs/ppo/mine/report.json").read_text())
     assert (report["env"], report["after"]["prompts"]) == ("rlhf/Prompts-v0", "held-out prompts")
     found = rlhf("evaluate", "logs/ppo/mine", "-n", "4", "--samples", "0")
