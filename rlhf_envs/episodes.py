@@ -142,8 +142,8 @@ class EpisodeBatch:
         self._allocate(num_envs, self.max_prompt_tokens + self.max_new_tokens)
 
     def rows_of(self, split: str) -> list[dict[str, Any]]:
-        """Return the rows of a split of the data."""
-        return environment_rows(self.task, split, **self._data)
+        """Return the rows of a split of the data, with texts for prompts of messages."""
+        return text_prompts(environment_rows(self.task, split, **self._data), self.tokenizer, self.task.name)
 
     def copy(self, num_envs: int) -> EpisodeBatch:
         """Return `num_envs` other rows with the same task, data and reward, without groups."""

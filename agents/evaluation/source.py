@@ -14,6 +14,7 @@ import torch
 from rlhf_envs.datasets import prompt_key, split_name
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, resolve
+from rlhf_envs.prompts import text_prompts
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards.registry import refuse_imports
 from rlhf_envs.tasks.base import environment_rows
@@ -143,11 +144,11 @@ class Source:
 
         For a model that does not say what it was trained on, and in the split "train", they are the prompts of "train".
         """
-        rows = [*self.rows, *self._rows_of_run()]
+        rows = [*map(dict, self.rows), *self._rows_of_run()]
         if not rows or split_name(batch.split) == "train":
             with suppress(ValueError):  # the data has no such split
                 rows += batch.rows_of("train")
-        return {prompt_key(row["prompt"]) for row in rows}
+        return {prompt_key(row["prompt"]) for row in text_prompts(rows, batch.tokenizer, batch.task.name)}
 
     def _rows_of_run(self) -> list[dict[str, Any]]:
         """Return the data that the run trained on."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import unicodedata
@@ -11,6 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
+
+from .messages import Messages, as_messages
 
 __all__ = ["SPLITS", "MissingSplitError", "prompt_key", "split_name", "take_split"]
 
@@ -35,10 +36,13 @@ def split_name(name: object) -> str:
     return known if known in SPLITS else text
 
 
-def prompt_key(prompt: Any) -> str:
+def prompt_key(prompt: str | Messages) -> str:
     """Return what equal prompts share: the text without differences in case, spaces and Unicode's forms."""
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    messages = as_messages(prompt, "prompt")
+    texts = [message["content"] for message in messages]
+    if len(messages) > 1:
+        texts = [f"{message['role']}: {text}" for message, text in zip(messages, texts, strict=True)]
+    return "\n".join(" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts)
 
 
 def take_split(

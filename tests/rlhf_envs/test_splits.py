@@ -180,3 +180,17 @@ def test_columns_are_renamed(tmp_path: Path) -> None:
         load_rows([{"prompt": "a", "question": "b"}], columns={"prompt": "question"})
     with pytest.raises(ValueError, match=r"columns=.* renames columns of data=..., which is not given"):
         gym.make("rlhf/Sentiment-v0", columns={"prompt": "question"}, reward_fn=len)
+
+
+def test_conversations_are_split_by_what_they_say() -> None:
+    said = [{"role": "user", "content": "Name a film"}, {"role": "assistant", "content": "Alien"}]
+    shared = [{"from": "human", "value": "name a film "}, {"from": "gpt", "value": "Alien"}]  # ShareGPT's names
+    assert prompt_key(said) == prompt_key(shared) != prompt_key(said[:1])
+    assert prompt_key(said[:1]) == prompt_key("Name a film")
+    rows = [
+        {"prompt": prompt} for prompt in (said, shared, *([{"role": "user", "content": f"{i}"}] for i in range(30)))
+    ]
+    splits = by_split(rows)
+    assert sum(map(len, splits.values())) == 32
+    keys = {split: {prompt_key(row["prompt"]) for row in of} for split, of in splits.items()}
+    assert not any(keys[a] & keys[b] for a in SPLITS for b in SPLITS if a < b)
