@@ -150,7 +150,7 @@ def test_nested_columns_of_a_parquet_are_kept_but_are_no_prompt(tmp_path: Path) 
     rows = [{"prompt": "x", "answer": {"texts": ["a", "b"], "start": 3}}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     assert load_rows(path) == rows
-    with pytest.raises(ValueError, match=r"a\.parquet, row 1: 'prompt' is dict, not a string"):
+    with pytest.raises(ValueError, match=r"a\.parquet, row 1: 'prompt' has a message of role None"):
         load_rows(path, columns={"prompt": "answer", "other": "prompt"})
 
 
