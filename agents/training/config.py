@@ -70,7 +70,7 @@ def option(default: Any, description: str, *flags: str, **limits: Any) -> Any:
 
 
 class DataFlags(BaseModel):
-    """Hold the short flags for data and a reward of one's own. They become arguments of the environment.
+    """Hold the short flags for the user's own data and reward. They become arguments of the environment.
 
     Attributes:
         own_environment: the environment that data makes unless one is named; None if the verb knows another.

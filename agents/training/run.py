@@ -230,7 +230,7 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
 
 
 def _evaluation_environment(config: TrainConfig) -> Any:
-    """Return the environment of the evaluations during training: validation prompts, or else those of the tests."""
+    """Return the environment of the evaluations during training: validation prompts, else test prompts."""
     n, kwargs = min(config.n_eval_episodes, 64), config.held_out_kwargs()
     try:
         return make_vec_env(config.env_id, n, **{"split": "validation", **kwargs})

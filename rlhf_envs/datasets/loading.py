@@ -75,11 +75,12 @@ def load_rows(
 def _read(source: Data) -> Iterator[tuple[str, Row]]:
     """Yield the rows with their places, such as "file:line"."""
     if isinstance(source, str | Path):
-        said: set[str] = set()
-        for found in read_rows(_locate(source)):
+        path, said = _locate(source), set[str]()
+        for found in read_rows(path):
             if isinstance(found, BadRow):
                 raise ValueError(f"{found.where}: {found.reason}")
-            _warn_about_lists(*found, said)
+            if ".csv" in path.suffixes:
+                _warn_about_lists(*found, said)
             yield found
     elif isinstance(source, Mapping):  # a DatasetDict
         for split, part in source.items():

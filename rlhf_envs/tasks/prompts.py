@@ -20,13 +20,13 @@ class Prompts(Task):
     `gymnasium.make("rlhf/Prompts-v0", data="my.jsonl", reward="my_module:my_reward")`. The data may be .jsonl, .csv,
     .json or .parquet (each also with .gz), rows, or a `datasets.Dataset`. `columns={"prompt": "question"}` renames
     columns. Rows with a column `split` keep their split; others are split by a hash of the prompt, so that the splits
-    share no prompt. Without data the prompts are those of `Sentiment`, so that the id can be tried.
+    share no prompt. Without data it takes the prompts of `Sentiment`, so that the id can be tried.
 
     ## Observation space
     `input_ids` and `attention_mask`, (96,) each: a prompt of up to 64 tokens and up to 32 new ones.
 
     ## Action space
-    `Discrete(V)` with the vocabulary of the `model`, by default that of the embedded "tiny".
+    `Discrete(V)` with the vocabulary of the `model`, by default the embedded "tiny".
 
     ## Reward
     At the end of an episode the score by `reward` (a registered name, a folder or "module:attribute") or `reward_fn`,
@@ -36,7 +36,7 @@ class Prompts(Task):
     EOS, or 32 new tokens.
 
     ## Arguments
-    `data` and `reward` (or `reward_fn`), and those of `TextGenerationEnv`, such as `model`, `columns`, `split`,
+    `data` and `reward` (or `reward_fn`), and all others of `TextGenerationEnv`, such as `model`, `columns`, `split`,
     `validation_share`, `test_share`, `max_prompt_tokens` and `max_new_tokens`.
 
     ## Version history

@@ -1,4 +1,4 @@
-"""The verbs on prompts and a reward of one's own, and what they say where these are wrong."""
+"""The verbs on the user's own prompts and reward, and what they say where these are wrong."""
 
 from __future__ import annotations
 
