@@ -15,9 +15,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A part of rlhf_envs may import the parts above it, and its own modules.
 ORDER = [
-    {"files"},
+    {"files", "words"},
     {"datasets", "models", "rendering"},
-    {"feedback"},
+    {"feedback", "tokens"},
     {"rewards", "prompts"},
     {"preferences", "tasks"},
     {"action_masks"},

@@ -36,6 +36,7 @@ __all__ = [
     "load_causal_lm",
     "load_config",
     "load_tokenizer",
+    "model_ends",
     "model_positions",
     "resolve",
     "vocabulary_fingerprint",
@@ -95,6 +96,17 @@ def load_config(name: str) -> PreTrainedConfig:
 
     with _clear_errors(name, "configuration"):
         return AutoConfig.from_pretrained(resolve(name))
+
+
+def model_ends(name: str) -> list[int]:
+    """Return the EOS ids of a model's generation configuration, or of its configuration where it has no such file."""
+    from transformers import GenerationConfig
+
+    try:
+        ends = GenerationConfig.from_pretrained(resolve(name)).eos_token_id
+    except OSError:
+        ends = getattr(load_config(name).get_text_config(), "eos_token_id", None)
+    return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [int(ends)]
 
 
 def model_positions(name: str) -> int | None:

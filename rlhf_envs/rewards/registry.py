@@ -46,31 +46,38 @@ def register_reward(name: str, target: str | Callable[..., Any]) -> None:
 
 
 def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
-    """Return the reward with that name, at that `"module:attribute"`, or the reward model in that folder.
+    """Return the reward with that name, at that `"module:attribute"`, or the reward model of that folder or hub id.
 
     Without arguments it is made once and then kept; with arguments it is made anew.
 
     Args:
-        name: a registered name, an address to import, or a folder.
+        name: a registered name, an address to import, a folder, or a hub id. A folder or hub id may end with "@" and
+            the label of its classifier that is rewarded.
         **kwargs: arguments of the reward's class or factory.
 
     Raises:
         ValueError: the name is unknown (the message lists those that exist), there is nothing at the address, or the
             reward does not take the arguments.
     """
-    if name and name not in _targets and Path(name).is_dir():
+    if name not in _targets and is_model(name):
         return _call_with(_import(name, "rlhf_envs.rewards.ensemble:load_reward"), name, (name,), kwargs)
     if kwargs or name not in _made:
         if name not in _targets and ":" not in name:
             raise ValueError(
                 f"unknown reward {name!r}; there are {', '.join(list_rewards())}; or give 'module:attribute', the "
-                "folder of a reward model, or pass a callable as reward_fn"
+                "folder or hub id of a reward model, or pass a callable as reward_fn"
             )
         made = _make(name, _targets.get(name, name), kwargs)
         if kwargs:
             return made
         _made[name] = made
     return _made[name]
+
+
+def is_model(name: str) -> bool:
+    """Return whether a name is a folder or a hub id, with or without the label of a classifier."""
+    model = name.partition("@")[0]
+    return ":" not in model and ("@" in name or Path(model).is_dir() or is_hub_id(model)) and bool(model)
 
 
 def list_rewards() -> list[str]:
