@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMBEDDED",
+    "has_place",
     "has_tokenizer",
     "load_causal_lm",
     "load_config",
@@ -39,6 +40,7 @@ __all__ = [
     "model_ends",
     "model_positions",
     "resolve",
+    "split_label",
     "vocabulary_fingerprint",
 ]
 
@@ -64,11 +66,20 @@ def resolve(name: str) -> str:
         return str(smollm2_folder())
     if name == "minilm":
         return str(minilm_folder())
-    if name and Path(name).is_dir():
-        return name
-    if _HUB_ID.fullmatch(name):
+    if has_place(name):
         return name
     raise ValueError(f"unknown model {name!r}; {_THERE_ARE}")
+
+
+def has_place(name: str) -> bool:
+    """Return whether a name is a local folder or has the form of a hub id."""
+    return bool(name) and (Path(name).is_dir() or _HUB_ID.fullmatch(name) is not None)
+
+
+def split_label(name: str) -> tuple[str, str]:
+    """Return the model and the label of "model@label", by which a classifier is read; the label is empty without."""
+    model, _, label = name.rpartition("@")
+    return (model, label) if model and not Path(name).is_dir() else (name, "")
 
 
 @lru_cache(maxsize=8)

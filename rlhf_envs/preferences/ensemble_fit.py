@@ -64,10 +64,11 @@ def fit_ensemble(
     for member in range(1 if shared_trunk else members):
         network, tokenizer = load_backbone(model, seed + member)
         network.to(device)  # type: ignore[arg-type]
-        positions = check_fit(network, tokenizer, len(pairs), len(held_out), "pairs")
-        encoded = encode_pairs(tokenizer, pairs, max_length or positions)
+        length = check_fit(network, tokenizer, len(pairs), len(held_out), "pairs", max_length)
+        encoded = encode_pairs(tokenizer, pairs, length)
         _draw_heads(network, members if shared_trunk else 1, seed + member)
-        counts = _bootstraps(members, len(pairs), seed) if bootstrap else torch.ones(members, len(pairs))
+        n = len(encoded.rows)
+        counts = _bootstraps(members, n, seed) if bootstrap else torch.ones(members, n)
         weights = counts if shared_trunk else counts[member : member + 1]
         fit_encoded(network, encoded, weights, {**options, "seed": seed + member})
         networks.append(network)

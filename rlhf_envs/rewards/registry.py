@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+from rlhf_envs.models import has_place, split_label
 
 __all__ = ["get_reward", "list_rewards", "register_reward"]
 
@@ -59,7 +60,7 @@ def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
         ValueError: the name is unknown (the message lists those that exist), there is nothing at the address, or the
             reward does not take the arguments.
     """
-    if name not in _targets and is_model(name):
+    if name not in _targets and has_place(split_label(name)[0]):
         return _call_with(_import(name, "rlhf_envs.rewards.ensemble:load_reward"), name, (name,), kwargs)
     if kwargs or name not in _made:
         if name not in _targets and ":" not in name:
@@ -72,12 +73,6 @@ def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
             return made
         _made[name] = made
     return _made[name]
-
-
-def is_model(name: str) -> bool:
-    """Return whether a name is a folder or a hub id, with or without the label of a classifier."""
-    model = name.partition("@")[0]
-    return ":" not in model and ("@" in name or Path(model).is_dir() or is_hub_id(model)) and bool(model)
 
 
 def list_rewards() -> list[str]:

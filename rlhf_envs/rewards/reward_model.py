@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve
+from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve, split_label
 from rlhf_envs.rewards.base import Reward
 from rlhf_envs.tokens import encode_texts, keep_end
 
@@ -46,7 +46,7 @@ def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     """
     from transformers import AutoModelForSequenceClassification
 
-    name, _, label = model.partition("@")
+    name, label = split_label(model)
     folder = resolve(name)
     try:
         with no_progress_bars():
@@ -75,7 +75,9 @@ def _find_label(classifier: PreTrainedModel, name: str, label: str) -> int | Non
             raise ValueError(f"{name!r} has no label {label!r}, but {', '.join(labels)}")
         return labels[label] if len(labels) > 1 else None
     if len(labels) > 2:
-        raise ValueError(f"{name!r} has {len(labels)} labels: name the one that is rewarded, {name}@{next(iter(labels))}")
+        raise ValueError(
+            f"{name!r} has {len(labels)} labels: name the one to reward, {name}@{next(iter(labels))}"
+        )
     if len(labels) == 2:
         second = next(known for known, index in labels.items() if index == 1)
         logger.warning("the reward is the log-odds of the label %r of %r: %s@LABEL names another", second, name, name)
@@ -107,8 +109,11 @@ def find_head(model: PreTrainedModel) -> tuple[str, torch.nn.Linear]:
 
 def model_length(model: PreTrainedModel) -> int | None:
     """Return how many tokens of a text a model reads: as many as in its fit, else its positions; None for no limit."""
-    fitted = getattr(model.config, "reward_max_length", None)
-    return fitted or getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limits = (
+        getattr(model.config, "reward_max_length", None),
+        getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    )
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def score_ids(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
