@@ -24,6 +24,7 @@ __all__ = [
     "completion_texts",
     "decode",
     "encode_after",
+    "encode_completion",
     "encode_texts",
     "end_ids",
     "keep_end",
@@ -93,6 +94,17 @@ def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         if whole[: len(start)] == start:
             return whole[len(start) :]
     return _plain(tokenizer, text)
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> tuple[list[int], bool]:
+    """Return the tokens of a finished completion as an agent would write them, and whether it lost its end.
+
+    It ends with EOS, written by the data or added, unless there are more than `limit` tokens.
+    """
+    ids, eos = encode_after(tokenizer, text), tokenizer.eos_token_id
+    if ids and eos is not None and ids[-1] != eos:
+        ids.append(eos)
+    return keep_start(tokenizer, ids, limit), len(ids) > limit
 
 
 def keep_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], limit: int) -> list[int]:

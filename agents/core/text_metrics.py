@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from stable_baselines3.common.logger import HParam
 
 from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
+from rlhf_envs.words import ngrams
 
 __all__ = ["TextMetrics", "distinct_bigrams"]
 
@@ -23,7 +23,7 @@ RewardFunction = Callable[..., Sequence[float]]
 
 def distinct_bigrams(texts: Sequence[str]) -> float:
     """Return distinct-2 (Li et al. 2016): different word bigrams of the texts over all of them; 0 if there is none."""
-    bigrams = [pair for words in map(str.split, texts) for pair in pairwise(words)]
+    bigrams = [pair for text in texts for pair in ngrams(text, 2)]
     return len(set(bigrams)) / len(bigrams) if bigrams else 0.0
 
 

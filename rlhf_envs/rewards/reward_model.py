@@ -75,9 +75,7 @@ def _find_label(classifier: PreTrainedModel, name: str, label: str) -> int | Non
             raise ValueError(f"{name!r} has no label {label!r}, but {', '.join(labels)}")
         return labels[label] if len(labels) > 1 else None
     if len(labels) > 2:
-        raise ValueError(
-            f"{name!r} has {len(labels)} labels: name the one to reward, {name}@{next(iter(labels))}"
-        )
+        raise ValueError(f"{name!r} has {len(labels)} labels: name the one to reward, {name}@{next(iter(labels))}")
     if len(labels) == 2:
         second = next(known for known, index in labels.items() if index == 1)
         logger.warning("the reward is the log-odds of the label %r of %r: %s@LABEL names another", second, name, name)
