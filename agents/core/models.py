@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,11 @@ def keep_float32(model: PreTrainedModel) -> None:
     coarse = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
     if coarse:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in coarse))
-        warnings.warn(
-            f"the weights of the given {type(model).__name__} are {names}, in which small updates are lost: they are "
-            "turned into float32, in place; bf16=True still computes in bfloat16",
-            stacklevel=4,
+        logger.warning(
+            "the weights of the given %s are %s, in which small updates are lost: they are turned into float32, in place; "
+            "bf16=True still computes in bfloat16",
+            type(model).__name__,
+            names,
         )
         model.float()
 
