@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf_envs.datasets.corpora import CORPORA, load_corpus, split_of
 from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
-from rlhf_envs.tokens import keep_start
+from rlhf_envs.tokens import encode_texts, keep_start
 from rlhf_envs.words import join_sentences, split_sentences, split_words
 
 from ..core.models import build_model
@@ -112,13 +112,13 @@ class PackedTexts(Dataset[dict[str, torch.Tensor]]):
         passages = [passage for text in texts for passage in split_passages(text)]
         rows: list[list[int]] = [[]]
         n_long = 0
-        for encoded in tokenizer(passages, add_special_tokens=False)["input_ids"]:
+        for encoded in encode_texts(tokenizer, passages):
             ids = [*encoded, tokenizer.eos_token_id]
             n_long += len(ids) > block_size
             if rows[-1] and len(rows[-1]) + len(ids) > block_size:
                 rows.append([])
             while len(ids) > block_size:
-                part = keep_start(tokenizer, ids, block_size)
+                part = keep_start(tokenizer, ids[: 2 * block_size], block_size)
                 ids = ids[len(part) :]
                 rows[-1].extend(part)
                 rows.append([])
