@@ -127,8 +127,7 @@ def keep_start(tokenizer: PreTrainedTokenizerBase, ids: list[int], limit: int) -
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     """Return the text of tokens, with all special tokens."""
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], given: str) -> str:

@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -95,7 +95,8 @@ def _with_own_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer = copy.deepcopy(tokenizer)  # the other one is shared
         tokenizer.add_special_tokens({"pad_token": PAD})
-        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        embedding: Any = model.get_input_embeddings()
+        if len(tokenizer) > embedding.num_embeddings:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer

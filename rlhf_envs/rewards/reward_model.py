@@ -69,7 +69,7 @@ def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
 
 def _find_label(classifier: PreTrainedModel, name: str, label: str) -> int | None:
     """Return the index of the label whose score counts; None for a reward model with one label."""
-    labels = {str(known): int(index) for index, known in classifier.config.id2label.items()}
+    labels = {str(known): int(index) for index, known in (classifier.config.id2label or {}).items()}
     if label:
         if label not in labels:
             raise ValueError(f"{name!r} has no label {label!r}, but {', '.join(labels)}")
