@@ -72,9 +72,11 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], close
         return []
     for i, text in enumerate(texts):
         check_text(text, f"text {i}")
-    before, after = added_tokens(tokenizer, texts[0])
+    plain = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    sample = next((text for text, ids in zip(texts, plain, strict=True) if ids), None)  # shows where the text begins
+    before, after = (tokenizer("")["input_ids"], []) if sample is None else added_tokens(tokenizer, sample)
     encoded = []
-    for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
+    for ids in plain:
         head = [] if ids[: len(before)] == before else before
         tail = [] if not closed or ids[len(ids) - len(after) :] == after else after
         encoded.append([*head, *ids, *tail])
@@ -102,7 +104,7 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str, limit: int)
     It ends with EOS, written by the data or added, unless there are more than `limit` tokens.
     """
     ids, eos = encode_after(tokenizer, text), tokenizer.eos_token_id
-    if ids and eos is not None and ids[-1] != eos:
+    if eos is not None and ids[-1:] != [eos]:
         ids.append(eos)
     return keep_start(tokenizer, ids, limit), len(ids) > limit
 
@@ -159,8 +161,9 @@ def completion_texts(
     for i, (before, whole) in enumerate(zip(decoded, decoded[len(prompts) :], strict=False)):
         text = _added_text(tokenizer, completions[i], before, whole)
         if cut is not None and cut[i] and text.endswith(BROKEN):
-            shorter = (completion_texts(tokenizer, prompts[i : i + 1], [completions[i][:-k]])[0] for k in (1, 2, 3))
-            text = next((whole for whole in shorter if not whole.endswith(BROKEN)), text)
+            starts = [completions[i][:-k] for k in range(1, LONGEST + 1)]
+            shorter = completion_texts(tokenizer, [prompts[i]] * LONGEST, starts)
+            text = next((start for start in shorter if not start.endswith(BROKEN)), text)
         texts.append(text)
     return texts
 

@@ -48,8 +48,8 @@ def keep_float32(model: PreTrainedModel) -> None:
     if coarse:
         names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in coarse))
         logger.warning(
-            "the weights of the given %s are %s, in which small updates are lost: they are turned into float32, in place; "
-            "bf16=True still computes in bfloat16",
+            "the weights of the given %s are %s, in which small updates are lost: they are turned into float32, in "
+            "place; bf16=True still computes in bfloat16",
             type(model).__name__,
             names,
         )

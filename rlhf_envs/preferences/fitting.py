@@ -15,7 +15,7 @@ import numpy as np
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.messages import as_text_rows, is_plain
 from rlhf_envs.files import atomic_folder, is_replaceable
-from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve
+from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve, split_label
 from rlhf_envs.rewards.ensemble import RewardEnsemble, is_ensemble
 from rlhf_envs.rewards.reward_model import load_classifier, model_length
 
@@ -277,7 +277,7 @@ def measure_reward(model: str, rows: Sequence[Row], bins: int = 10) -> Report:
     """Measure a reward model on pairs, or on ratings where the rows have no "chosen".
 
     Args:
-        model: a name, folder or hub id.
+        model: a name, folder or hub id, with "@label" for a classifier of several labels.
         rows: see `load_judgements`.
         bins: bins of the reliability table.
 
@@ -289,8 +289,9 @@ def measure_reward(model: str, rows: Sequence[Row], bins: int = 10) -> Report:
     if "chosen" not in rows[0]:
         rated = evaluate_ratings(network, tokenizer, rows)
         return Report({"correlation": rated.correlation, "pair accuracy": rated.accuracy, "ratings": rated.n}, {})
-    if is_ensemble(resolve(model)):
-        differences = ensemble_differences(RewardEnsemble(resolve(model)), rows)
+    folder = resolve(split_label(model)[0])
+    if is_ensemble(folder):
+        differences = ensemble_differences(RewardEnsemble(folder), rows)
     else:
         differences = pair_differences(network, tokenizer, rows)
     probabilities = pair_probabilities(rows)

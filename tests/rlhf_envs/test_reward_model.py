@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from rlhf_envs.models import load_causal_lm, load_tokenizer, resolve
+from rlhf_envs.preferences.fitting import measure_reward
 from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.reward_model import RewardModel, encode, score_texts
 
@@ -168,6 +169,10 @@ def test_one_label_of_many_has_to_be_named(tmp_path: Path) -> None:
     folder = classifier(tmp_path, "joy", "anger", "fear")
     expected = logits(folder, TEXTS).double().softmax(-1)[:, 1].logit()
     np.testing.assert_allclose(RewardModel(f"{folder}@anger").score(TEXTS, [""] * 4), expected, atol=1e-4)
+    rows = [
+        {"prompt": "", "completion": text, "label": float(odds)} for text, odds in zip(TEXTS, expected, strict=True)
+    ]
+    assert measure_reward(f"{folder}@anger", rows).metrics["correlation"] == pytest.approx(1)
     with pytest.raises(ValueError, match=r"has 3 labels: name the one to reward, .*@joy"):
         RewardModel(folder)
     with pytest.raises(ValueError, match=r"has no label 'hate', but joy, anger, fear"):
@@ -183,6 +188,14 @@ def test_labels_that_do_not_exclude_each_other_are_read_alone(tmp_path: Path) ->
 def test_a_hub_id_that_is_not_at_hand_is_an_error_that_says_so() -> None:
     with pytest.raises(ValueError, match="the reward model 'nobody/reward' is no folder, and not found as a hub id"):
         get_reward("nobody/reward@GOOD")
+
+
+def test_chinese_texts_are_told_apart_and_cut_between_characters(tiny_reward: RewardModel) -> None:
+    good, bad = tiny_reward.score(["这部电影"] * 2, ["很好看", "很难看"])
+    assert np.isfinite([good, bad]).all() and good != bad
+    tokenizer, text = load_tokenizer("tiny"), "很好看" * 4
+    for limit in range(4, 12):
+        assert "\ufffd" not in str(tokenizer.decode(encode(tokenizer, [text], limit)[0]))
 
 
 def test_chat_formatted_texts_are_read_with_their_marks(tiny_reward: RewardModel) -> None:

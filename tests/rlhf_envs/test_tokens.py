@@ -17,6 +17,7 @@ from rlhf_envs.tokens import (
     completion_texts,
     decode,
     encode_after,
+    encode_completion,
     encode_texts,
     end_ids,
     keep_end,
@@ -40,6 +41,14 @@ def test_a_text_begins_with_the_tokenizers_special_tokens_once(tokenizer: PreTra
     for text, ids in zip(PROMPTS, encode_texts(tokenizer, PROMPTS), strict=True):
         assert ids.count(1) == (adds or text.startswith("<s>"))
         assert prompt_text(tokenizer, ids, text) == text
+
+
+def test_an_empty_text_has_only_what_the_tokenizer_adds(tokenizer: PreTrainedTokenizerFast) -> None:
+    added = tokenizer("")["input_ids"]
+    texts = ["", "the", ""]
+    assert encode_texts(tokenizer, texts, closed=True) == [added, tokenizer("the")["input_ids"], added]
+    assert encode_texts(tokenizer, [""]) == [added]
+    assert encode_completion(tokenizer, "", 4) == ([2], False), "an agent writes only EOS"
 
 
 def test_prompts_of_a_template_have_the_templates_tokens() -> None:
@@ -152,6 +161,20 @@ def test_an_eos_that_marks_turns_in_the_prompt_marks_them_in_the_completion(tmp_
     word, end = encode_after(tokenizer, "so"), tokenizer.eos_token_id
     info = finish(env, [*word, end, *word, end])
     assert info["completion"] == "so<|im_end|>\n<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\nso"
+
+
+def test_a_reply_is_read_without_a_space_that_it_does_not_have(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    class Closes(Opening):
+        max_new_tokens = 20
+
+        def reply(self, prompt: str, completion: str, row: Any) -> str | None:
+            return None if ")" in completion else ")好 (a)"
+
+    env = open_env(tmp_path, tokenizer, "the film (", task=Closes)
+    good = encode_after(tokenizer, "good")
+    assert finish(env, [*good, 2, *good, 2])["completion"] == "good)好 (a)good"
 
 
 @pytest.mark.parametrize("token", [2, 4])
