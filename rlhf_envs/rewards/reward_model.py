@@ -54,7 +54,8 @@ def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
                 folder, dtype=torch.float32, output_loading_info=True
             )
     except OSError as error:
-        raise ValueError(f"the reward model {name!r} is no folder, and not found as a hub id ({error})") from error
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the reward model {name!r} is no folder, and not found as a hub id ({reason})") from error
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"]))
         raise ValueError(
