@@ -324,14 +324,16 @@ class EpisodeBatch:
         data = [self.rows[index] for index in self.index[rows]]
         columns = {name: [row.get(name) for row in data] for name in self._columns}
         ids = [self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist() for row in rows]
-        scores, components = self._score(rows, prompts, completions, {**columns, "completion_ids": ids})
+        reasons = ["eos" if ended[row] else "length" for row in rows]
+        known = {"completion_ids": ids, "finish_reasons": reasons}
+        scores, components = self._score(rows, prompts, completions, {**columns, **known})
         metrics = self.task.metrics(prompts, completions, columns)
         infos: dict[int, dict[str, Any]] = {}
         for i, row in enumerate(rows.tolist()):
             infos[row] = {
                 "prompt": prompts[i],
                 "completion": completions[i],
-                "finish_reason": "eos" if ended[row] else "length",
+                "finish_reason": reasons[i],
                 "reward_components": {
                     name: float(values[i]) for name, values in components.items() if not np.isnan(values[i])
                 },

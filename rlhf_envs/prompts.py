@@ -11,6 +11,7 @@ import numpy as np
 
 from rlhf_envs.datasets.messages import as_messages, opening
 from rlhf_envs.models import load_config, model_positions
+from rlhf_envs.rewards.base import KNOWN
 from rlhf_envs.tokens import check_text, encode_texts, keep_end
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def check_rows(rows: Sequence[Mapping[str, Any]], task: str, data: object) -> li
             raise ValueError(f"task {task!r}: row {i} of {source} needs a non-empty text `prompt`, got {prompt!r}")
         check_text(prompt, f"task {task!r}: the prompt of row {i} of {source}")
         columns.update(dict.fromkeys(row))
-    if taken := {"prompts", "completions", "completion_ids"} & columns.keys():
+    if taken := {"prompts", "completions", *KNOWN} & columns.keys():
         raise ValueError(f"task {task!r}: {source} has a column {taken.pop()!r}, which reward functions get already")
     del columns["prompt"]
     return list(columns)

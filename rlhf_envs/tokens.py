@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "added_tokens",
     "check_text",
+    "common_ending",
     "completion_texts",
     "decode",
     "encode_after",
@@ -103,6 +105,9 @@ def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str, limit: int)
 
     It ends with EOS, written by the data or added, unless there are more than `limit` tokens.
     """
+    trimmed = text.rstrip()  # a chat template ends a turn with EOS and a line break, which nobody writes
+    if tokenizer.eos_token and trimmed.endswith(tokenizer.eos_token):
+        text = trimmed
     ids, eos = encode_after(tokenizer, text), tokenizer.eos_token_id
     if eos is not None and ids[-1:] != [eos]:
         ids.append(eos)
@@ -166,6 +171,14 @@ def completion_texts(
             text = next((start for start in shorter if not start.endswith(BROKEN)), text)
         texts.append(text)
     return texts
+
+
+def common_ending(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> str:
+    """Return what at least half of the texts end with, from an EOS on ("<|im_end|>" and a line break); else ""."""
+    eos = tokenizer.eos_token or ""
+    ended = [text for text in texts if eos and text.rstrip().endswith(eos)]
+    endings = Counter(text[text.rindex(eos) :] for text in ended).most_common(1)
+    return endings[0][0] if endings and 2 * endings[0][1] >= len(texts) else ""
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, model: str | None) -> list[int]:

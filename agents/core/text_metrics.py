@@ -133,6 +133,7 @@ class TextMetrics(BaseCallback):
             values[f"reward_{name}"] = [scores[name] for scores in components if name in scores]
         rows = [self._rows[info["index"]] if self._rows else {} for info in episodes]
         columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
+        columns["finish_reasons"] = [info["finish_reason"] for info in episodes]
         for name, judge in self.judges.items():
             values[name] = evaluate_reward(judge, prompts, completions, columns)[0]
         means = {name: float(np.mean(per_episode)) for name, per_episode in values.items()}

@@ -206,6 +206,7 @@ def judge_completions(judges: Judges, completions: list[Completion]) -> dict[str
     prompts, texts = [c.prompt for c in completions], [c.completion for c in completions]
     names = sorted({name for c in completions for name in c.row} - {"prompt"})
     columns: dict[str, list[Any]] = {name: [c.row.get(name) for c in completions] for name in names}
+    columns["finish_reasons"] = [c.finish_reason for c in completions]
     columns["completion_ids"] = [c.input_ids[c.columns[0] + 1 :].tolist() for c in completions]
     return {name: evaluate_reward(judge, prompts, texts, columns)[0] for name, judge in judges.items()}
 

@@ -18,6 +18,7 @@ from rlhf_envs.files import atomic_folder, is_replaceable
 from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve, split_label
 from rlhf_envs.rewards.ensemble import RewardEnsemble, is_ensemble
 from rlhf_envs.rewards.reward_model import load_classifier, model_length
+from rlhf_envs.tokens import common_ending
 
 from . import calibration
 from .bradley_terry import (
@@ -114,14 +115,14 @@ def fit_reward(
     folder = Path(folder)
     if not is_replaceable(folder):
         raise FileExistsError(f"{folder} exists and is no reward model of ours: choose another name, or move it away")
-    check = check_pairs if loss == "bt" else check_ratings  # before the split, so that an error names the row
+    check = check_pairs if loss == "bt" else check_ratings
     rows = _as_texts(rows, model)
-    check(rows)
+    check(rows, lambda index: f"row {index + 1}")  # before the split moves it
     if held_out is None:
         split = split_rows(rows, held_out_share, options.get("seed", 0))
     else:
         split = Split(rows, _as_texts(held_out, model))
-        check(split.held_out)
+        check(split.held_out, lambda index: f"held-out row {index + 1}")
     if references is None:
         references = [text for row in (*split.held_out, *split.fitted) for text in whole_texts(row)][:MAX_REFERENCES]
     if members == 1:
@@ -173,6 +174,7 @@ def _fit_single(
         rated = fit_ratings(network, tokenizer, rows, held_out, loss=loss, max_length=max_length, **options)
         metrics |= {"held-out correlation": rated.correlation, "held-out pair accuracy": rated.accuracy}
     normalise(network, tokenizer, references)
+    _keep_ending([network], tokenizer, split)
 
     def save(folder: Path) -> None:
         with no_progress_bars():
@@ -216,9 +218,18 @@ def _fit_ensemble(
     accuracy, loss, _ = ensemble.metrics
     metrics |= {"held-out accuracy": accuracy, "held-out loss, nats": loss}
     metrics |= _equal_pairs(ensemble.networks[0], ensemble.tokenizer, split)
+    _keep_ending(ensemble.networks, ensemble.tokenizer, split)
     if calibrate:
         metrics |= _calibrate(lambda: calibration.calibrate_ensemble(ensemble, split.held_out))
     return ensemble.save_pretrained, metrics
+
+
+def _keep_ending(networks: Sequence[PreTrainedModel], tokenizer: PreTrainedTokenizerBase, split: Split) -> None:
+    """Keep with the models what the texts that they were fitted to end with, if it is an EOS."""
+    texts = [text for row in (*split.fitted, *split.held_out) for text in whole_texts(row)]
+    if ending := common_ending(tokenizer, texts):
+        for network in networks:
+            network.config.reward_ending = ending
 
 
 def _equal_pairs(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: Split) -> Metrics:
@@ -284,14 +295,14 @@ def measure_reward(model: str, rows: Sequence[Row], bins: int = 10) -> Report:
     Raises:
         ValueError: the model is no reward model, or the rows are malformed.
     """
-    rows = _as_texts(rows, model)
+    name = split_label(model)[0]
+    rows = _as_texts(rows, name)
     network, tokenizer = load_classifier(model)
     if "chosen" not in rows[0]:
         rated = evaluate_ratings(network, tokenizer, rows)
         return Report({"correlation": rated.correlation, "pair accuracy": rated.accuracy, "ratings": rated.n}, {})
-    folder = resolve(split_label(model)[0])
-    if is_ensemble(folder):
-        differences = ensemble_differences(RewardEnsemble(folder), rows)
+    if is_ensemble(resolve(name)):
+        differences = ensemble_differences(RewardEnsemble(resolve(name)), rows)
     else:
         differences = pair_differences(network, tokenizer, rows)
     probabilities = pair_probabilities(rows)

@@ -17,6 +17,7 @@ import numpy as np
 __all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "ScoreError", "evaluate_reward"]
 
 Columns = Mapping[str, list[Any]]
+KNOWN = ("completion_ids", "finish_reasons")  # columns that environments and evaluations add to the data's
 
 
 class ScoreError(ValueError):
@@ -35,8 +36,9 @@ class RewardFunction(Protocol):
     """Describe any callable that returns one float per episode; `columns` are the data's other columns, as lists.
 
     A function with a parameter `completion_ids` is given the tokens of each completion too, as lists of ids with the
-    EOS. None instead of a float says that the reward does not apply to an episode. It counts as 0 there, as in TRL, and
-    the episode has no component of that name.
+    EOS; one with `finish_reasons` is told how each episode ended, "eos" or "length". None instead of a float says that
+    the reward does not apply to an episode. It counts as 0 there, as in TRL, and the episode has no component of that
+    name.
     """
 
     def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Sequence[float | None]:
@@ -219,16 +221,15 @@ def _checked(
 
 
 def _call(function: Callable[..., Any], name: str, prompts: list[str], completions: list[str], columns: Columns) -> Any:
-    """Call a reward function, with `completion_ids` only if it declares them."""
-    method = function.score if isinstance(function, Reward) else function
-    declared = inspect.signature(method).parameters.get("completion_ids")
-    if declared is None:
-        columns = {column: values for column, values in columns.items() if column != "completion_ids"}
-    elif "completion_ids" not in columns and declared.default is declared.empty:
-        raise ValueError(
-            f"reward {name!r} declares completion_ids, and only texts are scored here: environments and evaluations "
-            "have the tokens"
-        )
+    """Call a reward function, with what environments know of a completion only if it declares it."""
+    declared = inspect.signature(function.score if isinstance(function, Reward) else function).parameters
+    columns = {column: values for column, values in columns.items() if column not in KNOWN or column in declared}
+    for column in KNOWN:
+        if column in declared and column not in columns and declared[column].default is inspect.Parameter.empty:
+            raise ValueError(
+                f"reward {name!r} declares {column}, and only texts are scored here: environments and evaluations know "
+                "more of a completion"
+            )
     return function(prompts=prompts, completions=completions, **columns)
 
 

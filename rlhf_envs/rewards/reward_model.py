@@ -29,6 +29,7 @@ __all__ = [
     "score_ids",
     "score_matrix",
     "score_texts",
+    "with_ending",
 ]
 
 logger = logging.getLogger(__name__)
@@ -168,6 +169,13 @@ def score_matrix(
     return np.concatenate(scores)[np.argsort(order)] if scores else np.empty((0, 1))
 
 
+def with_ending(model: PreTrainedModel, completions: Sequence[str], finish_reasons: Sequence[str] | None) -> list[str]:
+    """Return completions, with the ending of the texts that the model was fitted to where EOS ended an episode."""
+    ending = getattr(model.config, "reward_ending", "") if finish_reasons is not None else ""
+    reasons = finish_reasons or [""] * len(completions)
+    return [text + ending * (reason == "eos") for text, reason in zip(completions, reasons, strict=True)]
+
+
 class RewardModel(Reward):
     """Return the normalised score of a reward model, which reads `prompt + completion`.
 
@@ -194,8 +202,15 @@ class RewardModel(Reward):
         self.gain = float(getattr(self.model.config, "reward_gain", 1.0))
         self.bias = float(getattr(self.model.config, "reward_bias", 0.0))
 
-    def score(self, prompts: Sequence[str], completions: Sequence[str], **columns: object) -> NDArray[np.float64]:
-        """Score the texts, (n,) float64."""
+    def score(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        finish_reasons: Sequence[str] | None = None,
+        **columns: object,
+    ) -> NDArray[np.float64]:
+        """Score the texts, (n,) float64; those that ended with EOS as the model was fitted to ended texts."""
+        completions = with_ending(self.model, completions, finish_reasons)
         texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         return score_texts(self.model, self.tokenizer, texts, self.batch_size) * self.gain + self.bias
 

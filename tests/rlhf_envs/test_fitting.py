@@ -13,6 +13,7 @@ import pytest
 from rlhf_envs.preferences.bradley_terry import fit_bradley_terry
 from rlhf_envs.preferences.fitting import fit_reward, load_judgements
 from rlhf_envs.preferences.training import NothingToFit, load_backbone
+from rlhf_envs.rewards import Pessimistic, evaluate_reward, get_reward
 from rlhf_envs.rewards.reward_model import RewardModel, load_classifier, model_length
 from tests.rlhf_envs.small_models import byte_level, save_model
 
@@ -64,13 +65,39 @@ def test_a_fitted_model_reads_the_eos_that_ends_a_text(backbone: str, tmp_path: 
     assert finished > cut + 0.5
 
 
+@pytest.mark.parametrize("members", [1, 2])
+def test_an_environments_finished_answers_are_read_as_the_fit_read_them(
+    backbone: str, tmp_path: Path, members: int
+) -> None:
+    """A chat template ends a turn with EOS and a line break; the agent's EOS is no part of the completion's text."""
+    ending = "<|im_end|>\n"
+    pairs = [{"prompt": f"film {i}", "chosen": f" good{ending}", "rejected": f" bad{ending}"} for i in range(8)]
+    fit_reward(pairs, tmp_path / "model", model=backbone, members=members, epochs=2, calibrate=False)
+    reward: Any = get_reward(str(tmp_path / "model"))
+    texts = [" good", " good", f" good{ending}"]
+    finished, cut, written = evaluate_reward(
+        reward, ["film"] * 3, texts, {"finish_reasons": ["eos", "length", "length"]}
+    )[0]
+    assert finished == pytest.approx(written)
+    assert finished != pytest.approx(cut, abs=1e-4)
+    assert reward.score(["film"], [" good"])[0] == pytest.approx(cut), "a text alone is scored as it is"
+    if members > 1:
+        pessimistic = Pessimistic(reward).evaluate(["film"] * 2, texts[1:], {"finish_reasons": ["eos", "length"]})[0]
+        assert pessimistic[0] == pytest.approx(pessimistic[1])
+
+
+def test_texts_without_eos_are_fitted_to_no_ending(backbone: str, tmp_path: Path) -> None:
+    fit_reward(SHORT, tmp_path / "model", model=backbone, calibrate=False)
+    assert not hasattr(load_classifier(str(tmp_path / "model"))[0].config, "reward_ending")
+
+
 @pytest.mark.parametrize(
     ("row", "loss", "message"),
     [
         ({"chosen": " a", "rejected": " b", "margin": -1}, "bt", "the margin is -1, not a number of at least 0"),
         ({"chosen": " a", "rejected": " b", "probability": 0.2}, "bt", "the probability is 0.2.*swap"),
         ({"chosen": " a \ud83d", "rejected": " b"}, "bt", "has half a character"),
-        ({"chosen": " a", "rejected": 3}, "bt", "needs 'chosen' and 'rejected' as strings"),
+        ({"chosen": " a", "rejected": 3}, "bt", "'rejected' is int, not a string or a list of messages"),
         ({"completion": " a", "label": "x"}, "mse", "label is 'x', not a"),
         ({"completion": " a", "label": 1, "weight": 0}, "mse", "the weight is 0, not a number of > 0"),
         ({"completion": " \ud83d", "label": 1}, "mse", "has half a character"),
@@ -82,7 +109,7 @@ def test_a_malformed_row_is_named_by_its_place_before_the_split(
     good: dict[str, Any] = {"chosen": " a", "rejected": " b"} if loss == "bt" else {"completion": " a", "label": 1}
     rows = [{"prompt": f"film {i}", **good} for i in range(12)]
     rows[3] = {"prompt": "film 3", **row}
-    with pytest.raises(ValueError, match=rf"^(pair|rating) 3.*{message}"):
+    with pytest.raises(ValueError, match=rf"^row 4.*{message}"):
         fit_reward(rows, tmp_path / "model", loss=loss)
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

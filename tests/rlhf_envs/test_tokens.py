@@ -14,6 +14,7 @@ from rlhf_envs.tasks import Task
 from rlhf_envs.text_env import TextGenerationEnv
 from rlhf_envs.tokens import (
     check_text,
+    common_ending,
     completion_texts,
     decode,
     encode_after,
@@ -49,6 +50,14 @@ def test_an_empty_text_has_only_what_the_tokenizer_adds(tokenizer: PreTrainedTok
     assert encode_texts(tokenizer, texts, closed=True) == [added, tokenizer("the")["input_ids"], added]
     assert encode_texts(tokenizer, [""]) == [added]
     assert encode_completion(tokenizer, "", 4) == ([2], False), "an agent writes only EOS"
+
+
+def test_a_finished_turn_of_a_template_ends_with_its_eos(tokenizer: PreTrainedTokenizerFast) -> None:
+    good = encode_after(tokenizer, " good")
+    for text in (" good", " good</s>", " good</s>\n"):
+        assert encode_completion(tokenizer, text, 99) == ([*good, 2], False)
+    assert common_ending(tokenizer, ["a</s>\n", "b</s>\n", "c</s>"]) == "</s>\n"
+    assert common_ending(tokenizer, ["a</s>", "b", "c"]) == common_ending(tokenizer, []) == ""
 
 
 def test_prompts_of_a_template_have_the_templates_tokens() -> None:
@@ -207,10 +216,10 @@ def test_a_cut_prompt_reaches_rewards_as_the_policy_read_it(tmp_path: Path) -> N
 def test_functions_are_given_the_completions_tokens_if_they_declare_them(tmp_path: Path) -> None:
     seen: dict[str, Any] = {}
 
-    def reward(prompts: list[str], completions: list[str], completion_ids: Any, **columns: Any) -> list[float]:
-        seen.update(columns, ids=completion_ids)
+    def reward(completion_ids: Any, finish_reasons: Any, prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        seen.update(columns, ids=completion_ids, reasons=finish_reasons)
         return [float(len(ids)) for ids in completion_ids]
 
     env = open_env(tmp_path, byte_level(), "hi", reward_fn=reward)
     assert finish(env, [10, 2])["reward_components"] == {"reward": 2.0}
-    assert seen == {"ids": [[10, 2]]}
+    assert seen == {"ids": [[10, 2]], "reasons": ["eos"]}
