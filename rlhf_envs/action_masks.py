@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_envs.tasks.base import Task
+from rlhf_envs.tokens import end_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,6 +48,7 @@ class ActionMasks:
         max_new_tokens: the room for the agent's tokens.
         min_new_tokens: EOS is masked until the agent has taken this many actions. In a dialogue the actions of the
             whole episode count.
+        ends: the token ids that end an episode; the tokenizer's EOS by default.
 
     Raises:
         ValueError: an argument is wrong, or no token is left.
@@ -59,6 +61,7 @@ class ActionMasks:
         max_new_tokens: int,
         min_new_tokens: int = 0,
         suppress_tokens: Sequence[int] | None = None,
+        ends: Sequence[int] | None = None,
     ) -> None:
         suppressed = _check_suppressed(suppress_tokens, len(tokenizer))
         if not _is_whole(min_new_tokens) or not 0 <= min_new_tokens <= max_new_tokens:
@@ -68,13 +71,14 @@ class ActionMasks:
             )
         self.task, self.min_new_tokens = task, int(min_new_tokens)
         self.suppress_tokens = None if suppress_tokens is None else suppressed
-        self._eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+        self._ends = np.asarray(end_ids(tokenizer, None) if ends is None else ends, dtype=np.int64)
+        pad = tokenizer.pad_token_id
         self._always = np.ones(len(tokenizer), dtype=np.bool_)
-        padding = [] if pad in (None, self._eos) else [pad]
+        padding = [] if pad is None or pad in self._ends else [pad]
         self._always[np.asarray([*suppressed, *padding], dtype=np.int64)] = False
         others = self._always.copy()
-        if self.min_new_tokens and self._eos is not None:
-            others[self._eos] = False
+        if self.min_new_tokens:
+            others[self._ends] = False
         if not others.any():
             raise ValueError(
                 f"min_new_tokens={min_new_tokens} and {len(suppressed)} suppress_tokens mask all {len(tokenizer)} "
@@ -90,8 +94,8 @@ class ActionMasks:
             ValueError: no token is allowed in a row, or the task's masks have another shape or type.
         """
         masks = np.repeat(self._always[None], len(steps), axis=0)
-        if self.min_new_tokens and self._eos is not None:
-            masks[steps < self.min_new_tokens, self._eos] = False
+        if self.min_new_tokens:
+            masks[np.ix_(steps < self.min_new_tokens, self._ends)] = False
         extra = self.task.action_masks(input_ids, lengths, prompt_lengths, steps)
         if extra is None:
             return masks

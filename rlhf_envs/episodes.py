@@ -17,9 +17,10 @@ from rlhf_envs.action_masks import ActionMasks, check_actions
 from rlhf_envs.datasets import Data
 from rlhf_envs.models import vocabulary_fingerprint
 from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, text_prompts, tokenize_prompts
-from rlhf_envs.rewards import Guarded, RewardError, ScoreError, get_reward
+from rlhf_envs.rewards import Guarded, RewardError, ScoreError, evaluate_reward, get_reward
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 from rlhf_envs.tasks.base import Task, environment_rows, load_task
+from rlhf_envs.tokens import completion_texts, encode_after, end_ids, prompt_text
 
 __all__ = ["EpisodeBatch", "EpisodeOptions"]
 
@@ -84,6 +85,7 @@ class EpisodeBatch:
         lengths: (n,) tokens in the context.
         steps: (n,) actions taken in the episode.
         index: (n,) the row of the data that the prompt comes from.
+        ends: the token ids that end an episode, sorted: the tokenizer's EOS and those of the model's configuration.
 
     Raises:
         ValueError: an argument is wrong; the message says which one and what would be right.
@@ -124,7 +126,9 @@ class EpisodeBatch:
         self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
         self._guarded()  # raises now if one of these two is wrong
         group_size = _positive("group_size", group_size, 1)
-        self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, min_new_tokens, suppress_tokens)
+        self.ends = end_ids(self.tokenizer, self.model_name)
+        options = min_new_tokens, suppress_tokens
+        self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, *options, ends=self.ends)
 
         self.split = split
         self._data: dict[str, Any] = {
@@ -170,9 +174,10 @@ class EpisodeBatch:
 
     def _allocate(self, n: int, length: int) -> None:
         """Make the arrays of n rows of `length` tokens, and the spaces of one row."""
-        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
-        self._eos = -1 if eos is None else int(eos)
+        pad = self.tokenizer.pad_token_id
+        self._is_end = np.isin(np.arange(self.vocab_size), self.ends)
         self._pad = 0 if pad is None else int(pad)  # the attention mask marks padding, whatever its id
+        self._prompt_texts: dict[int, str] = {}  # by the row of the data
         self.ids = np.full((n, length), self._pad, dtype=np.int64)
         self.mask = np.zeros((n, length), dtype=np.int8)
         self.lengths = np.zeros(n, dtype=np.int64)
@@ -252,7 +257,7 @@ class EpisodeBatch:
         self.mask[self._all, self.lengths] = 1
         self.lengths += 1
         self.steps += 1
-        ended = actions == self._eos
+        ended = self._is_end[actions]
         if ended.any():
             self._append_replies(ended)
         terminated = ended | (self.lengths - self._prompt_lengths >= self.max_new_tokens)
@@ -265,15 +270,37 @@ class EpisodeBatch:
         return rewards, terminated, infos
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
-        """Return the prompts and the completions so far of some rows, without special tokens."""
-        prompts = [self.ids[row, : self._prompt_lengths[row]] for row in rows]
-        contexts = [self.ids[row, : self.lengths[row]] for row in rows]
-        texts = self.tokenizer.batch_decode(
-            [ids.tolist() for ids in prompts + contexts], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        prompt_texts, context_texts = texts[: len(prompts)], texts[len(prompts) :]
-        completions = [text[len(prompt) :] for prompt, text in zip(prompt_texts, context_texts, strict=True)]
-        return prompt_texts, completions
+        """Return the prompts and the completions so far of some rows, as rewards read them.
+
+        A prompt is the data's text, or what is left of it where it was cut. A completion is what the tokens after the
+        prompt add to it: without padding and without the EOS that ends it. An EOS inside, before a reply, is part of it
+        if prompts have one too, since there it marks a turn.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        lengths = self.lengths[rows]
+        full = lengths - self._prompt_lengths[rows] >= self.max_new_tokens
+        cut = full & ~self._is_end[self.ids[rows, lengths - 1]]
+        contexts = [self.ids[row, : self._prompt_lengths[row]].tolist() for row in rows]
+        completions = completion_texts(self.tokenizer, contexts, [self._shown(row) for row in rows], cut.tolist())
+        return [self._prompt_text(int(index)) for index in self.index[rows]], completions
+
+    def _prompt_text(self, index: int) -> str:
+        """Return the prompt of a row of the data as rewards read it."""
+        if index not in self._prompt_texts:
+            ids, given = self._prompts[index].tolist(), self.rows[index]["prompt"]
+            self._prompt_texts[index] = prompt_text(self.tokenizer, ids, given)
+        return self._prompt_texts[index]
+
+    def _shown(self, row: int) -> list[int]:
+        """Return the tokens after the prompt that are part of the completion's text."""
+        prompt, completion = np.split(self.ids[row, : self.lengths[row]], self._prompt_lengths[row : row + 1])
+        at_end = self._is_end[completion]
+        left_out = at_end.copy()
+        if self._is_end[prompt].any():
+            left_out[:-1] = False
+        if self.tokenizer.pad_token_id is not None:
+            left_out |= (completion == self._pad) & ~at_end
+        return completion[~left_out].tolist()
 
     def get_state(self) -> dict[str, Any]:
         """Return all that `set_state` needs to continue the episodes exactly, as new arrays and plain values."""
@@ -310,7 +337,7 @@ class EpisodeBatch:
             reply = self.task.reply(prompt, completion, self.rows[self.index[row]])
             if not reply:
                 continue
-            tokens = self.tokenizer(reply, add_special_tokens=False)["input_ids"]
+            tokens = encode_after(self.tokenizer, reply)
             start, end = self.lengths[row], self.lengths[row] + len(tokens)
             if end - self._prompt_lengths[row] < self.max_new_tokens:  # else no room is left for another action
                 self.ids[row, start:end] = tokens
@@ -323,7 +350,10 @@ class EpisodeBatch:
         prompts, completions = self.texts(rows)
         data = [self.rows[index] for index in self.index[rows]]
         columns = {name: [row.get(name) for row in data] for name in self._columns}
-        scores, components = self._score(rows, prompts, completions, columns)
+        ids = [self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist() for row in rows]
+        reasons = ["eos" if ended[row] else "length" for row in rows]
+        known = {"completion_ids": ids, "finish_reasons": reasons}
+        scores, components = self._score(rows, prompts, completions, {**columns, **known})
         metrics = self.task.metrics(prompts, completions, columns)
         if wrong := [name for name, values in metrics.items() if len(values) != len(rows)]:
             raise ValueError(
@@ -335,8 +365,10 @@ class EpisodeBatch:
             infos[row] = {
                 "prompt": prompts[i],
                 "completion": completions[i],
-                "finish_reason": "eos" if ended[row] else "length",
-                "reward_components": {name: float(values[i]) for name, values in components.items()},
+                "finish_reason": reasons[i],
+                "reward_components": {
+                    name: float(values[i]) for name, values in components.items() if not np.isnan(values[i])
+                },
                 "index": int(self.index[row]),
             }
             if metrics:
@@ -352,7 +384,7 @@ class EpisodeBatch:
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the scores of ended rows and their components. Errors name the rows they are about."""
         try:
-            return self._guarded().evaluate(prompts, completions, columns)
+            return evaluate_reward(self._guarded(), prompts, completions, columns)
         except (RewardError, ScoreError) as error:
             at = getattr(error, "index", None)
             about = rows if at is None else rows[[at]]

@@ -11,6 +11,8 @@ import numpy as np
 
 from rlhf_envs.datasets.messages import as_messages, opening
 from rlhf_envs.models import load_config, model_positions
+from rlhf_envs.rewards.base import KNOWN
+from rlhf_envs.tokens import check_text, encode_texts, keep_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +46,8 @@ def check_rows(rows: Sequence[Mapping[str, Any]], task: str, data: object) -> li
     """Check that there are rows and that each has a prompt, and return the names of the other columns.
 
     Raises:
-        ValueError: there is no row, a prompt has no text, or a column has the name of a reward function's argument.
+        ValueError: there is no row, a prompt has no text or half a character, or a column has the name of a reward
+            function's argument.
     """
     source = f"data={str(data)!r}" if isinstance(data, str | Path) else "the data"
     if not rows:
@@ -54,8 +57,9 @@ def check_rows(rows: Sequence[Mapping[str, Any]], task: str, data: object) -> li
         prompt = row.get("prompt")
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(f"task {task!r}: row {i} of {source} needs a non-empty text `prompt`, got {prompt!r}")
+        check_text(prompt, f"task {task!r}: the prompt of row {i} of {source}")
         columns.update(dict.fromkeys(row))
-    if taken := {"prompts", "completions"} & columns.keys():
+    if taken := {"prompts", "completions", *KNOWN} & columns.keys():
         raise ValueError(f"task {task!r}: {source} has a column {taken.pop()!r}, which reward functions get already")
     del columns["prompt"]
     return list(columns)
@@ -64,7 +68,7 @@ def check_rows(rows: Sequence[Mapping[str, Any]], task: str, data: object) -> li
 def tokenize_prompts(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], limit: int, on_long_prompt: str, task: str
 ) -> list[np.ndarray]:
-    """Return the prompts as token ids, (length,) int64 each, with the tokenizer's BOS if it has one, without EOS.
+    """Return the prompts as token ids, (length,) int64 each, read as `rlhf_envs.tokens.encode_texts` reads texts.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -78,32 +82,20 @@ def tokenize_prompts(
     """
     if on_long_prompt not in ("truncate", "error"):
         raise ValueError(f"on_long_prompt must be 'truncate' or 'error', got {on_long_prompt!r}")
-    prompts, too_long = [], []
-    for i, ids in enumerate(tokenizer([row["prompt"] for row in rows])["input_ids"]):
-        if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:  # the agent ends the text, not the prompt
-            ids = ids[:-1]
-        if not ids:
-            raise ValueError(f"task {task!r}: the prompt of row {i} has no tokens: {rows[i]['prompt']!r}")
-        if len(ids) > limit:
-            too_long.append((i, len(ids)))
-        prompts.append(np.asarray(_keep_end(ids, limit, tokenizer.bos_token_id), dtype=np.int64))
+    encoded = encode_texts(tokenizer, [row["prompt"] for row in rows])
+    too_long = [(i, len(ids)) for i, ids in enumerate(encoded) if len(ids) > limit]
+    if (empty := next((i for i, ids in enumerate(encoded) if not ids), None)) is not None:
+        raise ValueError(f"task {task!r}: the prompt of row {empty} has no tokens: {rows[empty]['prompt']!r}")
     if too_long and on_long_prompt == "error":
         i, length = too_long[0]
         raise ValueError(
-            f"task {task!r}: {len(too_long)} of {len(prompts)} prompts are longer than max_prompt_tokens={limit}; the "
+            f"task {task!r}: {len(too_long)} of {len(encoded)} prompts are longer than max_prompt_tokens={limit}; the "
             f"first is row {i} with {length} tokens: {rows[i]['prompt']!r}"
         )
     if too_long:
         message = "task %r: %d of %d prompts are longer than max_prompt_tokens=%d and lose their beginning"
-        logger.warning(message, task, len(too_long), len(prompts), limit)
-    return prompts
-
-
-def _keep_end(ids: list[int], limit: int, bos: int | None) -> list[int]:
-    """Return at most `limit` of the ids: the last ones, after the BOS if the ids begin with it."""
-    if len(ids) <= limit:
-        return ids
-    return [bos, *ids[1 - limit :]] if limit > 1 and bos is not None and ids[0] == bos else ids[-limit:]
+        logger.warning(message, task, len(too_long), len(encoded), limit)
+    return [np.asarray(keep_end(tokenizer, ids, limit), dtype=np.int64) for ids in encoded]
 
 
 def text_prompts(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, task: str) -> list[dict[str, Any]]:

@@ -15,11 +15,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A part of rlhf_envs may import the parts above it, and its own modules.
 ORDER = [
-    {"files"},
+    {"files", "words"},
     {"datasets", "models", "rendering"},
-    {"feedback"},
-    {"rewards", "prompts"},
-    {"preferences", "tasks"},
+    {"feedback", "tokens"},
+    {"rewards"},
+    {"preferences", "prompts", "tasks"},
     {"action_masks"},
     {"episodes"},
     {"text_env"},

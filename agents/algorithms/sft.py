@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from rlhf_envs.tokens import encode_completion
+
 from ..core.episodes import open_batch
 from .common.episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
@@ -85,17 +87,17 @@ class SFT(PolicyGradient):
         return [*super()._excluded_save_params(), "_references"]
 
     def _read(self, batch: Any) -> list[Episode]:
-        """Return the references as episodes, cut to the environment's `max_new_tokens`."""
-        eos, found = batch.tokenizer.eos_token_id, []
+        """Return the references as episodes, cut to the environment's `max_new_tokens`; the log says how many."""
+        found, n_cut = [], 0
         for index, row in enumerate(batch.rows):
             if not row.get("reference") or any(row.get(key) != value for key, value in (self.where or {}).items()):
                 continue
             batch.start(0, index)
             prompt = batch.ids[0, : batch.lengths[0]]
-            completion = batch.tokenizer(row["reference"], add_special_tokens=False)["input_ids"]
-            completion = np.array([*completion, *([] if eos is None else [eos])][: batch.max_new_tokens], np.int64)
-            if not len(completion):
+            ids, cut = encode_completion(batch.tokenizer, row["reference"], batch.max_new_tokens)
+            if not ids:
                 continue
+            completion, n_cut = np.array(ids, np.int64), n_cut + cut
             context = np.concatenate([prompt, completion[:-1]])
             columns = np.arange(len(prompt) - 1, len(context))
             zeros = np.zeros(len(completion), np.float32)
@@ -109,6 +111,9 @@ class SFT(PolicyGradient):
                 + (f" where {self.where}" if self.where else "")
                 + "; take source='best_of_n'"
             )
+        if n_cut:
+            message = "sft: %d of %d references are longer than max_new_tokens=%d and lose their end, and their EOS"
+            logger.warning(message, n_cut, len(found), batch.max_new_tokens)
         return found
 
     def collect_rollouts(self, env: Any, callback: Any, rollout_buffer: Any, n_rollout_steps: int) -> bool:

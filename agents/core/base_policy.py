@@ -19,7 +19,7 @@ from .checks import check_arguments, check_gradients, check_sizes
 from .distribution import TokenDistribution, keep_top
 from .kv_cache import Trunk
 from .language_model import LanguageModel, Snapshot, TrainPart
-from .models import find_model
+from .models import find_model, keep_float32
 
 __all__ = ["LanguageModelPolicy"]
 
@@ -94,6 +94,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
         self.max_length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
         network, self.model_name = find_model(model, action_space, self.max_length)
+        if lr_schedule(1):  # a policy that is only evaluated never learns
+            keep_float32(network)
         self.language_model = LanguageModel(network, train)
         check_sizes(self.language_model, self.model_name, self.n_actions, self.max_length)
         self._actor = Trunk(network.base_model, self.max_length, self.language_model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import nn
 from .language_model import LanguageModel
 from .observations import read_contexts
 
-__all__ = ["check_arguments", "check_gradients", "check_results", "check_sizes", "check_token_space"]
+__all__ = ["check_arguments", "check_gradients", "check_results", "check_rope", "check_sizes", "check_token_space"]
 
 
 def check_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
@@ -66,6 +67,28 @@ def check_sizes(model: LanguageModel, name: str | None, n_actions: int, max_leng
             f"contexts reach {max_length} tokens and the model has {positions} positions: lower the "
             "environment's max_prompt_tokens or max_new_tokens"
         )
+    check_rope(model.config, max_length)
+
+
+def check_rope(config: Any, max_length: int) -> None:
+    """Warn if a model reads the beginning of a context otherwise once the context is long, as Phi-3's long RoPE does.
+
+    A rollout's log-probabilities would then be those of another model than an update's.
+    """
+    given = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    ropes = [rope for rope in (given, *given.values()) if isinstance(rope, dict)]  # one, or one per kind of layer
+    for rope in ropes:
+        limit = rope.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
+        if rope.get("rope_type", rope.get("type")) == "longrope" and limit and max_length > limit:
+            warnings.warn(
+                f"the model's long RoPE takes other factors beyond {limit} tokens and contexts reach {max_length}: the "
+                "log-probabilities of rollout and update will differ; keep max_prompt_tokens + max_new_tokens within "
+                f"{limit}",
+                stacklevel=4,
+            )
+            return
 
 
 def check_token_space(space: spaces.Space[Any], reader: str) -> None:

@@ -36,6 +36,10 @@ class LanguageModel(nn.Module):
 
     def __init__(self, model: nn.Module, train: TrainPart = "full") -> None:
         super().__init__()
+        if hasattr(model, "peft_config"):
+            raise ValueError(
+                f"a {type(model).__name__} has adapters beside its model: merge them first, model.merge_and_unload()"
+            )
         self.model: Any = model.eval()
         self.config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
         self.soft_cap: float | None = getattr(self.config, "final_logit_softcapping", None)

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from rlhf_envs.models import has_tokenizer, load_causal_lm, load_config, load_tokenizer, vocabulary_fingerprint
 
-__all__ = ["build_model", "find_model"]
+__all__ = ["build_model", "find_model", "keep_float32"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,24 @@ def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str
         return model, None
     logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", n_actions)
     return build_model(n_actions, max_length, n_layer=2, n_embd=64, n_head=2), None
+
+
+def keep_float32(model: PreTrainedModel) -> None:
+    """Turn a model that learns into float32, in place and with a warning: small steps are lost in coarser weights.
+
+    In bfloat16 a weight of 1 has neighbours at 1.0078 and 0.9961, so Adam's steps at a learning rate of 1e-5 round to
+    nothing. transformers loads the type that the file has, often bfloat16.
+    """
+    coarse = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
+    if coarse:
+        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in coarse))
+        logger.warning(
+            "the weights of the given %s are %s, in which small updates are lost: they are turned into float32, in "
+            "place; bf16=True still computes in bfloat16",
+            type(model).__name__,
+            names,
+        )
+        model.float()
 
 
 def _has_tokens_of(model: str, action_space: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from stable_baselines3.common.logger import HParam
 
 from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
+from rlhf_envs.words import ngrams
 
 __all__ = ["TextMetrics", "check_metric_names", "distinct_bigrams"]
 
@@ -31,7 +31,7 @@ def check_metric_names(names: Iterable[str]) -> None:
 
 def distinct_bigrams(texts: Sequence[str]) -> float:
     """Return distinct-2 (Li et al. 2016): different word bigrams of the texts over all of them; 0 if there is none."""
-    bigrams = [pair for words in map(str.split, texts) for pair in pairwise(words)]
+    bigrams = [pair for text in texts for pair in ngrams(text, 2)]
     return len(set(bigrams)) / len(bigrams) if bigrams else 0.0
 
 
@@ -146,6 +146,7 @@ class TextMetrics(BaseCallback):
             values[name] = [found[name] for found in tasks if name in found]
         rows = [self._rows[info["index"]] if self._rows else {} for info in episodes]
         columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
+        columns["finish_reasons"] = [info["finish_reason"] for info in episodes]
         for name, judge in self.judges.items():
             values[name] = evaluate_reward(judge, prompts, completions, columns)[0]
         means = {name: float(np.mean(per_episode)) for name, per_episode in values.items()}

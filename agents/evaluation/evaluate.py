@@ -14,6 +14,7 @@ from rlhf_envs.datasets import prompt_key
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, load_causal_lm, load_tokenizer, vocabulary_fingerprint
 from rlhf_envs.rewards import evaluate_reward, get_reward
+from rlhf_envs.words import split_words
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.language_model import LanguageModel
@@ -36,7 +37,7 @@ class Evaluation:
     Attributes:
         reference: the model that `kl` and `nll` are measured against; None if there is none.
         reward: (n,) the environment's reward.
-        components: (n,) each, the parts of the reward.
+        components: (n,) each, the parts of the reward; NaN where a part does not apply.
         judges: (n,) each, scores that the agent did not train against.
         metrics: (n,) each, the task's own metrics.
         trained: how many of the n prompts the source was trained on, or are of the training split.
@@ -76,7 +77,7 @@ class Evaluation:
         return describe_prompts(self.trained, len(self.reward))
 
     def values(self) -> dict[str, np.ndarray]:
-        """Return the metrics that are means of one value per episode, (n,) each, by name."""
+        """Return the metrics that are means of one value per episode, (n,) each, by name; NaN where one has none."""
         parts = self.components if len(self.components) > 1 else {}
         rewards = {"reward": self.reward, **{f"reward_{name}": scores for name, scores in parts.items()}}
         judged = self.judges | self.metrics
@@ -90,7 +91,7 @@ class Evaluation:
         divided by all tokens, and `distinct_bigrams` over all completions together. The intervals are bootstrapped,
         except for `distinct_bigrams`, which has a jackknife interval.
         """
-        estimates = {name: bootstrap_mean(values, self.seed) for name, values in self.values().items()}
+        estimates = {name: self._mean(values) for name, values in self.values().items()}
         if self.nll is not None:
             estimates["perplexity"] = bootstrap_perplexity(self.nll, self.length, self.seed)
         estimates["distinct_bigrams"] = jackknife_distinct_bigrams([c.completion for c in self.completions])
@@ -101,7 +102,11 @@ class Evaluation:
         if [c.index for c in self.completions] != [c.index for c in before.completions]:
             raise ValueError("the two evaluations have different prompts: take the same split and n_episodes")
         first, now = before.values(), self.values()
-        return {name: bootstrap_mean(now[name] - first[name], self.seed) for name in now if name in first}
+        return {name: self._mean(now[name] - first[name]) for name in now if name in first}
+
+    def _mean(self, values: np.ndarray) -> Estimate:
+        """Return the mean of the values that are there."""
+        return bootstrap_mean(values[~np.isnan(values)], self.seed)
 
     def to_dict(self, n_samples: int = 8) -> dict[str, Any]:
         """Return the entry of a JSON report, with the first `n_samples` completions."""
@@ -187,13 +192,16 @@ def evaluate(
         seed=seed,
         reference=reference_name,
         reward=np.array([c.reward for c in completions]),
-        components={name: np.array([c.components[name] for c in completions]) for name in completions[0].components},
+        components={
+            name: np.array([c.components.get(name, np.nan) for c in completions])
+            for name in dict.fromkeys(name for c in completions for name in c.components)
+        },
         judges=judge_completions(scorers, completions),
         kl=kl,
         nll=nll,
         length=np.array([len(c.columns) for c in completions]),
         eos=np.array([c.finish_reason == "eos" for c in completions]),
-        distinct=np.array([distinct_bigrams([text]) if len(text.split()) > 1 else 1.0 for text in texts]),
+        distinct=np.array([distinct_bigrams([text]) if len(split_words(text)) > 1 else 1.0 for text in texts]),
         completions=completions,
         seconds=time.perf_counter() - started,
         completions_per_prompt=drawn,
@@ -228,7 +236,9 @@ def judge_completions(judges: Judges, completions: list[Completion]) -> dict[str
     """Return every judge's scores of the completions, (n,) each."""
     prompts, texts = [c.prompt for c in completions], [c.completion for c in completions]
     names = sorted({name for c in completions for name in c.row} - {"prompt"})
-    columns = {name: [c.row.get(name) for c in completions] for name in names}
+    columns: dict[str, list[Any]] = {name: [c.row.get(name) for c in completions] for name in names}
+    columns["finish_reasons"] = [c.finish_reason for c in completions]
+    columns["completion_ids"] = [c.input_ids[c.columns[0] + 1 :].tolist() for c in completions]
     return {name: evaluate_reward(judge, prompts, texts, columns)[0] for name, judge in judges.items()}
 
 
@@ -252,6 +262,13 @@ def _find_reference(
         raise ValueError(
             f"the reference {reference!r} has another tokenizer than the environment: the token ids mean nothing to it"
         )
+    if source.policy is not None and isinstance(reference, torch.nn.Module):
+        trained = policy.language_model.trained_parameters().values()
+        if not {*map(id, trained)}.isdisjoint(map(id, reference.parameters())):
+            raise ValueError(
+                "the reference is the model that the agent trains in place, so its KL would be 0: leave `reference` "
+                "out for the model as it was before training, or give a copy or a name"
+            )
     model = load_causal_lm(reference) if isinstance(reference, str) else reference
     network = LanguageModel(model).to(policy.device)
     if network.vocab_size < policy.n_actions:

@@ -121,7 +121,7 @@ def _complete(
     finished: list[Completion | None] = [None] * n
     columns, log_probs = (np.zeros((n, batch.max_new_tokens), dtype) for dtype in (np.int64, np.float32))
     masks: list[np.ndarray] = []  # one per step, (n, ceil(V / 8))
-    idle = 0 if batch.tokenizer.eos_token_id != 0 else 1  # fed to finished rows: any token that ends no episode
+    idle = next(i for i in range(batch.vocab_size) if i not in batch.ends)  # fed to finished rows: it ends no episode
     for step in range(batch.max_new_tokens):
         columns[:, step] = batch.lengths - 1
         observations, allowed = batch.observe(), batch.action_masks() if policy.reads_action_masks else None

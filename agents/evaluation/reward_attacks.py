@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from rlhf_envs.rewards.reward_model import RewardModel, score_ids
+from rlhf_envs.tokens import completion_texts, encode_after, encode_texts
 
 from ..core.random_state import isolated_generators
 from .policy_attacks import Budget, best_swaps, embedding_gradient, random_swaps
@@ -86,7 +87,7 @@ def _attack_one(
 ) -> str:
     """Return the completion `text`, whose reward is `score`, with tokens swapped; the judge stays below `limit`."""
     tokenizer: Any = reward.tokenizer
-    before, ids = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (prompt, text))
+    before, ids = encode_texts(tokenizer, [prompt])[0], encode_after(tokenizer, text)
     if not ids:
         return text
     embedding: Any = reward.model.get_input_embeddings()
@@ -108,7 +109,7 @@ def _attack_one(
             swaps = best_swaps(gradient, whole, where, vectors, allowed, budget.candidates)
         changed = [whole.scatter(1, position[:, None], token[:, None])[0] for position, token in swaps]
         tried = [row[len(before) :].tolist() for row in changed]
-        texts = [str(tokenizer.decode(changed)) for changed in tried]
+        texts = completion_texts(tokenizer, [before] * len(tried), tried)
         gained = np.asarray(reward.score([prompt] * len(texts), texts), dtype=np.float64)
         gained[np.asarray(judge([prompt] * len(texts), texts)) >= limit] = -np.inf
         best = int(gained.argmax())

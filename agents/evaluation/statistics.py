@@ -15,11 +15,12 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import bootstrap, mannwhitneyu, trim_mean
+
+from rlhf_envs.words import ngrams
 
 __all__ = [
     "Estimate",
@@ -102,7 +103,7 @@ def jackknife_distinct_bigrams(texts: Sequence[str]) -> Estimate:
     Resampling would draw some texts twice and so count too few distinct bigrams. Leaving out one text at a time does
     not.
     """
-    counts = [Counter(pairwise(text.split())) for text in texts]
+    counts = [Counter(ngrams(text, 2)) for text in texts]
     together = Counter(pair for count in counts for pair in count.elements())
     n, total, distinct = len(texts), together.total(), len(together)
     if not total:

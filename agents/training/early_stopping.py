@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlhf_envs.episodes import EpisodeOptions
@@ -156,7 +157,7 @@ class EarlyStopping(BaseCallback):
         if self.metric not in values:
             raise ValueError(f"there is no metric {self.metric!r} to stop by; there are {', '.join(values)}")
         self._last = self.num_timesteps
-        self.history.append((self.num_timesteps, float(values[self.metric].mean())))
+        self.history.append((self.num_timesteps, float(np.nanmean(values[self.metric]))))
         if self.folder is not None and self._stop()[0] == len(self.history) - 1:
             save(self.model, self.folder, {"metric": self.metric, "value": self.best})
         self.logger.record(f"eval/{self.metric}", self.history[-1][1])

@@ -5,7 +5,8 @@ The loop is in `transformers.Trainer`. This module adds the corpus, the tokenize
 - A document is cut into *passages* of whole sentences. Each ends with EOS, so that the model learns to finish a thought
   within the few dozen tokens of an episode.
 - A row of `block_size` tokens starts with a passage and holds as many of the following passages as fit, also of the
-  next documents. So position 0 is always the start of a sentence, as in a prompt, and there is little padding.
+  next documents. So position 0 is the start of a sentence, as in a prompt, and there is little padding. Only a passage
+  longer than a row goes on in the next one; the log says how many do.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from transformers import PreTrainedTokenizerFast
 
 from rlhf_envs.datasets.corpora import CORPORA, load_corpus, split_of
 from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
+from rlhf_envs.tokens import encode_texts, keep_start
+from rlhf_envs.words import join_sentences, split_sentences, split_words
 
 from ..core.models import build_model
 
@@ -69,10 +72,10 @@ def split_passages(text: str, max_words: int = 40) -> list[str]:
     """Cut a document into passages of whole sentences with at most about `max_words` words per passage."""
     passages: list[str] = []
     words = 0
-    for sentence in re.split(r"(?<=[.!?])\s+", text):
-        length = len(sentence.split())
+    for sentence in split_sentences(text):
+        length = len(split_words(sentence))
         if passages and words + length <= max_words:
-            passages[-1] += " " + sentence
+            passages[-1] = join_sentences(passages[-1], sentence)
             words += length
         else:
             passages.append(sentence)
@@ -108,11 +111,20 @@ class PackedTexts(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, block_size: int) -> None:
         passages = [passage for text in texts for passage in split_passages(text)]
         rows: list[list[int]] = [[]]
-        for encoded in tokenizer(passages, add_special_tokens=False)["input_ids"]:
-            ids = [*encoded, tokenizer.eos_token_id][:block_size]
-            if len(rows[-1]) + len(ids) > block_size:
+        n_long = 0
+        for encoded in encode_texts(tokenizer, passages):
+            ids = [*encoded, tokenizer.eos_token_id]
+            n_long += len(ids) > block_size
+            if rows[-1] and len(rows[-1]) + len(ids) > block_size:
+                rows.append([])
+            while len(ids) > block_size:
+                part = keep_start(tokenizer, ids[: 2 * block_size], block_size)
+                ids = ids[len(part) :]
+                rows[-1].extend(part)
                 rows.append([])
             rows[-1].extend(ids)
+        if n_long:
+            logger.warning("%d of %d passages are longer than a row of %d tokens", n_long, len(passages), block_size)
         self.ids = torch.full((len(rows), block_size), tokenizer.pad_token_id or 0, dtype=torch.int32)  # (rows, block)
         self.lengths = torch.tensor([len(row) for row in rows])
         for i, row in enumerate(rows):

@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMBEDDED",
+    "has_place",
     "has_tokenizer",
     "load_causal_lm",
     "load_config",
     "load_tokenizer",
+    "model_ends",
     "model_positions",
     "resolve",
+    "split_label",
     "vocabulary_fingerprint",
 ]
 
@@ -63,11 +66,20 @@ def resolve(name: str) -> str:
         return str(smollm2_folder())
     if name == "minilm":
         return str(minilm_folder())
-    if name and Path(name).is_dir():
-        return name
-    if _HUB_ID.fullmatch(name):
+    if has_place(name):
         return name
     raise ValueError(f"unknown model {name!r}; {_THERE_ARE}")
+
+
+def has_place(name: str) -> bool:
+    """Return whether a name is a local folder or has the form of a hub id."""
+    return bool(name) and (Path(name).is_dir() or _HUB_ID.fullmatch(name) is not None)
+
+
+def split_label(name: str) -> tuple[str, str]:
+    """Return the model and the label of "model@label", by which a classifier is read; the label is empty without."""
+    model, _, label = name.rpartition("@")
+    return (model, label) if model and not Path(name).is_dir() else (name, "")
 
 
 @lru_cache(maxsize=8)
@@ -95,6 +107,17 @@ def load_config(name: str) -> PreTrainedConfig:
 
     with _clear_errors(name, "configuration"):
         return AutoConfig.from_pretrained(resolve(name))
+
+
+def model_ends(name: str) -> list[int]:
+    """Return the EOS ids of a model's generation configuration, or of its configuration where it has no such file."""
+    from transformers import GenerationConfig
+
+    try:
+        ends = GenerationConfig.from_pretrained(resolve(name)).eos_token_id
+    except OSError:
+        ends = getattr(load_config(name).get_text_config(), "eos_token_id", None)
+    return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [int(ends)]
 
 
 def model_positions(name: str) -> int | None:

@@ -7,7 +7,8 @@ Sources: Christiano et al., 2017 (https://arxiv.org/abs/1706.03741) for the loss
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import logsigmoid
 
 from rlhf_envs.rewards.reward_model import encode, score_columns, score_texts
+from rlhf_envs.tokens import check_text
 
 from .training import NothingToFit, check_fit, optimise
 
@@ -29,6 +31,8 @@ __all__ = [
     "EncodedPairs",
     "Pair",
     "PairMetrics",
+    "check_pairs",
+    "count_equal",
     "encode_pairs",
     "evaluate_pairs",
     "fit_bradley_terry",
@@ -41,6 +45,8 @@ __all__ = [
     "pair_texts",
     "pairwise_loss",
 ]
+
+logger = logging.getLogger(__name__)
 
 # TRL's {"prompt", "chosen", "rejected"}, the prompt optional, and optionally the floats "margin" >= 0 by which the
 # chosen text should lead, "probability" in 0.5..1 that it is the better one (0.5 is a tie), and "weight" > 0.
@@ -117,7 +123,7 @@ def measure_differences(differences: NDArray[np.float64], pairs: Sequence[Pair])
 
 def pair_probabilities(pairs: Sequence[Pair]) -> NDArray[np.float64]:
     """Return how probably each pair's chosen text is the better one, (n,): 1 where the pair has no probability."""
-    return np.array([_number(pair, i, "probability", 1.0) for i, pair in enumerate(pairs)])
+    return np.array([_number(pair, f"pair {i}", "probability", 1.0) for i, pair in enumerate(pairs)])
 
 
 def evaluate_pairs(
@@ -160,8 +166,8 @@ def fit_bradley_terry(
         ValueError: the model has more than one label, there is no pair or no held-out pair, a pair is malformed, an
             option is out of its range, the tokenizer has no pad token, or the loss is not finite.
     """
-    positions = check_fit(model, tokenizer, len(pairs), len(held_out), "pairs")
-    fit_encoded(model, encode_pairs(tokenizer, pairs, max_length or positions), None, options)
+    length = check_fit(model, tokenizer, len(pairs), len(held_out), "pairs", max_length)
+    fit_encoded(model, encode_pairs(tokenizer, pairs, length), None, options)
     return evaluate_pairs(model, tokenizer, held_out)
 
 
@@ -220,29 +226,53 @@ def pair_texts(pairs: Sequence[Pair]) -> list[str]:
     Raises:
         ValueError: a pair is malformed; the message has its index.
     """
-    return [text for i, pair in enumerate(pairs) for text in _texts(pair, i)]
+    return [text for i, pair in enumerate(pairs) for text in _texts(pair, f"pair {i}")]
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_length: int | None) -> EncodedPairs:
-    """Tokenize and check pairs.
+    """Tokenize and check pairs. Pairs of two texts that are the same tokens are left out, with a warning.
 
     Raises:
         ValueError: a pair is malformed.
-        NothingToFit: the pairs prefer nothing: all are ties, or contradict each other exactly.
+        NothingToFit: the pairs prefer nothing: all are ties, contradict each other exactly, or are the same tokens.
     """
     flat = encode(tokenizer, pair_texts(pairs), max_length)
     margin, probability, weight = (
-        torch.tensor([_number(pair, i, name, default) for i, pair in enumerate(pairs)], dtype=torch.float32)
-        for name, default in (("margin", 0.0), ("probability", 1.0), ("weight", 1.0))
+        torch.tensor([_number(pair, f"pair {i}", name, 1.0 - (name == "margin")) for i, pair in enumerate(pairs)])
+        for name in _RANGES
     )
     _check_preference(pairs, probability * weight - (1 - probability) * weight)
-    return EncodedPairs(list(zip(flat[::2], flat[1::2], strict=True)), margin, probability, weight / weight.mean())
+    differ = torch.tensor([chosen != rejected for chosen, rejected in zip(flat[::2], flat[1::2], strict=True)])
+    if not differ.all():
+        message = f"{int((~differ).sum())} of {len(pairs)} pairs are the same text to the model"
+        message += "" if max_length is None else f", which reads the last {max_length} tokens"
+        if not differ.any():
+            raise NothingToFit(f"{message}: raise max_length, or take a model with more positions")
+        logger.warning("%s; they teach nothing and are left out", message)
+    rows = [(flat[2 * i], flat[2 * i + 1]) for i in differ.nonzero()[:, 0].tolist()]
+    margin, probability, weight = (values[differ].float() for values in (margin, probability, weight))
+    return EncodedPairs(rows, margin, probability, weight / weight.mean())
+
+
+def count_equal(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_length: int | None) -> int:
+    """Return how many pairs of two texts are the same tokens, once the texts are cut to the length that is read."""
+    flat = encode(tokenizer, pair_texts(pairs), max_length)
+    return sum(chosen == rejected for chosen, rejected in zip(flat[::2], flat[1::2], strict=True))
+
+
+def check_pairs(pairs: Sequence[Pair], where: Callable[[int], str] = "pair {}".format) -> None:
+    """Raise a `ValueError` at the first pair whose texts or numbers are malformed; `where` names it by its index."""
+    for i, pair in enumerate(pairs):
+        for text in _texts(pair, where(i)):
+            check_text(text, where(i))
+        for name in _RANGES:
+            _number(pair, where(i), name, 1.0)
 
 
 _RANGES = {"margin": (0.0, np.inf, "at least 0"), "probability": (0.5, 1.0, "0.5 to 1"), "weight": (0.0, np.inf, "> 0")}
 
 
-def _number(pair: Pair, index: int, name: str, default: float) -> float:
+def _number(pair: Pair, where: str, name: str, default: float) -> float:
     given = pair.get(name)
     if given is None:
         return default
@@ -253,7 +283,7 @@ def _number(pair: Pair, index: int, name: str, default: float) -> float:
         value = np.nan
     if not (low <= value <= high and np.isfinite(value)) or (name == "weight" and value == 0):
         fix = ": swap chosen and rejected" if name == "probability" and 0 <= value < 0.5 else ""
-        raise ValueError(f"pair {index}: the {name} is {given!r}, not a number of {words}{fix}")
+        raise ValueError(f"{where}: the {name} is {given!r}, not a number of {words}{fix}")
     return value
 
 
@@ -261,7 +291,7 @@ def _check_preference(pairs: Sequence[Pair], lead: torch.Tensor) -> None:
     """Refuse pairs that leave nothing to fit; `lead`, (n,), says how much each prefers its chosen text."""
     net: dict[tuple[str, ...], float] = {}
     for i, (pair, value) in enumerate(zip(pairs, lead.tolist(), strict=True)):
-        chosen, rejected = _texts(pair, i)
+        chosen, rejected = _texts(pair, f"pair {i}")
         if chosen != rejected:
             key = (min(chosen, rejected), max(chosen, rejected))
             net[key] = net.get(key, 0.0) + (value if chosen == key[0] else -value)
@@ -272,11 +302,9 @@ def _check_preference(pairs: Sequence[Pair], lead: torch.Tensor) -> None:
         )
 
 
-def _texts(pair: Pair, index: int) -> tuple[str, str]:
+def _texts(pair: Pair, where: str) -> tuple[str, str]:
     prompt, chosen, rejected = pair.get("prompt", ""), pair.get("chosen"), pair.get("rejected")
     if not (isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str)):
         kinds = ", ".join(f"{key} {type(value).__name__}" for key, value in pair.items())
-        raise ValueError(
-            f"pair {index} needs 'chosen' and 'rejected' as strings (and 'prompt', if there is one): {kinds}"
-        )
+        raise ValueError(f"{where} needs 'chosen' and 'rejected' as strings (and 'prompt', if there is one): {kinds}")
     return prompt + chosen, prompt + rejected

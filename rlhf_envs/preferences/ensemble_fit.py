@@ -65,10 +65,11 @@ def fit_ensemble(
     for member in range(1 if shared_trunk else members):
         network, tokenizer = load_backbone(model, seeds[member])
         network.to(device)  # type: ignore[arg-type]
-        positions = check_fit(network, tokenizer, len(pairs), len(held_out), "pairs")
-        encoded = encode_pairs(tokenizer, pairs, max_length or positions)
+        length = check_fit(network, tokenizer, len(pairs), len(held_out), "pairs", max_length)
+        encoded = encode_pairs(tokenizer, pairs, length)
         _draw_heads(network, members if shared_trunk else 1, seeds[member])
-        counts = _bootstraps(members, len(pairs), seed) if bootstrap else torch.ones(members, len(pairs))
+        n = len(encoded.rows)
+        counts = _bootstraps(members, n, seed) if bootstrap else torch.ones(members, n)
         weights = counts if shared_trunk else counts[member : member + 1]
         fit_encoded(network, encoded, weights, {**options, "seed": seeds[member]})
         networks.append(network)

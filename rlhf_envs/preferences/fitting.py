@@ -15,19 +15,29 @@ import numpy as np
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.messages import as_text_rows, is_plain
 from rlhf_envs.files import atomic_folder, is_replaceable
-from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve
+from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve, split_label
 from rlhf_envs.rewards.ensemble import RewardEnsemble, is_ensemble
-from rlhf_envs.rewards.reward_model import load_classifier
+from rlhf_envs.rewards.reward_model import load_classifier, model_length
+from rlhf_envs.tokens import common_ending
 
 from . import calibration
-from .bradley_terry import fit_bradley_terry, measure_differences, normalise, pair_differences, pair_probabilities
+from .bradley_terry import (
+    check_pairs,
+    count_equal,
+    fit_bradley_terry,
+    measure_differences,
+    normalise,
+    pair_differences,
+    pair_probabilities,
+)
 from .ensemble_fit import MAX_REFERENCES, ensemble_differences, fit_ensemble
 from .pseudo_labels import pseudo_label
-from .regression import evaluate_ratings, fit_ratings
+from .regression import check_ratings, evaluate_ratings, fit_ratings
 from .splitting import Split, split_rows, whole_texts, without_shared
 from .training import load_backbone
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Unpack
 
     from .training import TrainingOptions
@@ -89,7 +99,7 @@ def fit_reward(
         unjudged: pairs that nobody has judged (`{"prompt", "completions": [first, second]}`). An ensemble is fitted a
             second time: to the rows, and to the pairs here that it is sure about, see `pseudo_label`. A pair that
             shares a prompt or a text with a held-out row is left out.
-        max_length: tokens read of each text (its last ones), the model's positions by default.
+        max_length: tokens read of each text (its last ones), also by the saved model; its positions by default.
         device: where to fit.
         **options: see `rlhf_envs.preferences.training.optimise`; `seed` also draws the split.
 
@@ -105,11 +115,14 @@ def fit_reward(
     folder = Path(folder)
     if not is_replaceable(folder):
         raise FileExistsError(f"{folder} exists and is no reward model of ours: choose another name, or move it away")
+    check = check_pairs if loss == "bt" else check_ratings
     rows = _as_texts(rows, model)
+    check(rows, lambda index: f"row {index + 1}")  # before the split moves it
     if held_out is None:
         split = split_rows(rows, held_out_share, options.get("seed", 0))
     else:
         split = Split(rows, _as_texts(held_out, model))
+        check(split.held_out, lambda index: f"held-out row {index + 1}")
     if references is None:
         references = [text for row in (*split.held_out, *split.fitted) for text in whole_texts(row)][:MAX_REFERENCES]
     if members == 1:
@@ -154,12 +167,14 @@ def _fit_single(
     if loss == "bt":
         fitted = fit_bradley_terry(network, tokenizer, rows, held_out, max_length=max_length, **options)
         metrics |= {"held-out accuracy": fitted.accuracy, "held-out loss, nats": fitted.loss}
+        metrics |= _equal_pairs(network, tokenizer, split)
         if calibrate:
             metrics |= _calibrate(lambda: calibration.calibrate(network, tokenizer, held_out))
     else:
         rated = fit_ratings(network, tokenizer, rows, held_out, loss=loss, max_length=max_length, **options)
         metrics |= {"held-out correlation": rated.correlation, "held-out pair accuracy": rated.accuracy}
     normalise(network, tokenizer, references)
+    _keep_ending([network], tokenizer, split)
 
     def save(folder: Path) -> None:
         with no_progress_bars():
@@ -202,9 +217,25 @@ def _fit_ensemble(
         ensemble = fit([*split.fitted, *labelled])
     accuracy, loss, _ = ensemble.metrics
     metrics |= {"held-out accuracy": accuracy, "held-out loss, nats": loss}
+    metrics |= _equal_pairs(ensemble.networks[0], ensemble.tokenizer, split)
+    _keep_ending(ensemble.networks, ensemble.tokenizer, split)
     if calibrate:
         metrics |= _calibrate(lambda: calibration.calibrate_ensemble(ensemble, split.held_out))
     return ensemble.save_pretrained, metrics
+
+
+def _keep_ending(networks: Sequence[PreTrainedModel], tokenizer: PreTrainedTokenizerBase, split: Split) -> None:
+    """Keep with the models what the texts that they were fitted to end with, if it is an EOS."""
+    texts = [text for row in (*split.fitted, *split.held_out) for text in whole_texts(row)]
+    if ending := common_ending(tokenizer, texts):
+        for network in networks:
+            network.config.reward_ending = ending
+
+
+def _equal_pairs(network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: Split) -> Metrics:
+    """Return the pairs, fitted and held out, whose texts are the same to the model; nothing if there are none."""
+    equal = count_equal(tokenizer, [*split.fitted, *split.held_out], model_length(network))
+    return {"pairs equal once cut": equal} if equal else {}
 
 
 def _calibrate(calibrate: Callable[[], float]) -> Metrics:
@@ -239,7 +270,10 @@ def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> l
                     row[name] = float(row[name]) if row[name].strip() else None
                 except ValueError:
                     raise ValueError(f"{path}, row {index + 1}: {name} is {row[name]!r}, not a number") from None
-    as_text_rows(rows, where=lambda index: f"{path}, row {index + 1}")  # raises if one cannot be read
+    texts = as_text_rows(rows, where=lambda index: f"{path}, row {index + 1}")  # raises if one cannot be read
+    for kind, check in ((PAIR, check_pairs), (RATING, check_ratings)):
+        if set(kind) <= set(needed):
+            check(texts, lambda index: f"{path}, row {index + 1}")
     return rows
 
 
@@ -254,20 +288,21 @@ def measure_reward(model: str, rows: Sequence[Row], bins: int = 10) -> Report:
     """Measure a reward model on pairs, or on ratings where the rows have no "chosen".
 
     Args:
-        model: a name, folder or hub id.
+        model: a name, folder or hub id, with "@label" for a classifier of several labels.
         rows: see `load_judgements`.
         bins: bins of the reliability table.
 
     Raises:
         ValueError: the model is no reward model, or the rows are malformed.
     """
-    rows = _as_texts(rows, model)
+    name = split_label(model)[0]
+    rows = _as_texts(rows, name)
     network, tokenizer = load_classifier(model)
     if "chosen" not in rows[0]:
         rated = evaluate_ratings(network, tokenizer, rows)
         return Report({"correlation": rated.correlation, "pair accuracy": rated.accuracy, "ratings": rated.n}, {})
-    if is_ensemble(resolve(model)):
-        differences = ensemble_differences(RewardEnsemble(resolve(model)), rows)
+    if is_ensemble(resolve(name)):
+        differences = ensemble_differences(RewardEnsemble(resolve(name)), rows)
     else:
         differences = pair_differences(network, tokenizer, rows)
     probabilities = pair_probabilities(rows)

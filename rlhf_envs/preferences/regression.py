@@ -7,7 +7,7 @@ the reward, and lies above a threshold t with probability sigmoid(s - t).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.nn.functional import logsigmoid, pad, softplus
 
 from rlhf_envs.rewards.reward_model import encode, score_ids, score_texts
+from rlhf_envs.tokens import check_text
 
 from .training import NothingToFit, check_fit, optimise
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from .training import TrainingOptions
 
-__all__ = ["RatingMetrics", "evaluate_ratings", "fit_ratings", "ordinal_log_probs"]
+__all__ = ["RatingMetrics", "check_ratings", "evaluate_ratings", "fit_ratings", "ordinal_log_probs"]
 
 RatingRow = Mapping[str, object]  # {"prompt", "completion", "label"}, the prompt optional, optionally a "weight" > 0
 MAX_LEVELS = 32
@@ -84,10 +85,11 @@ def fit_ratings(
     """
     if loss not in ("mse", "ordinal"):
         raise ValueError(f'loss is {loss!r}: choose "mse" or "ordinal"')
-    positions = check_fit(model, tokenizer, len(rows), len(held_out), "ratings")
-    ids = encode(tokenizer, [_text(row, i) for i, row in enumerate(rows)], max_length or positions)
-    labels = np.array([_label(row, i) for i, row in enumerate(rows)])
-    weights = np.array([_weight(row, i) for i, row in enumerate(rows)])
+    length = check_fit(model, tokenizer, len(rows), len(held_out), "ratings", max_length)
+    check_ratings(rows)
+    ids = encode(tokenizer, [_text(row) for row in rows], length)
+    labels = np.array([_float(row["label"]) for row in rows])
+    weights = np.array([_weight(row) for row in rows])
     if len(np.unique(labels)) < 2:
         raise NothingToFit(
             f"all {len(rows)} labels are {labels[0]:g}: there is nothing to fit, collect other ratings too"
@@ -109,10 +111,11 @@ def evaluate_ratings(
     """
     if not rows:
         raise ValueError("no ratings to measure on")
-    labels = np.array([_label(row, i) for i, row in enumerate(rows)])
+    check_ratings(rows)
+    labels = np.array([_float(row["label"]) for row in rows])
     training = model.training
     model.eval()
-    scores = score_texts(model, tokenizer, [_text(row, i) for i, row in enumerate(rows)], batch_size)
+    scores = score_texts(model, tokenizer, [_text(row) for row in rows], batch_size)
     model.train(training)
     varies = scores.std() > 0 and labels.std() > 0
     correlation = float(np.corrcoef(scores, labels)[0, 1]) if varies else float("nan")
@@ -184,26 +187,25 @@ def _concordance(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> fl
     return 0.5 + 0.5 * lead / n if n else 0.5
 
 
-def _text(row: RatingRow, index: int) -> str:
-    prompt, completion = row.get("prompt", ""), row.get("completion")
-    if not (isinstance(prompt, str) and isinstance(completion, str)):
-        kinds = ", ".join(f"{key} {type(value).__name__}" for key, value in row.items())
-        raise ValueError(f"rating {index} needs 'completion' as a string (and 'prompt', if there is one): {kinds}")
-    return prompt + completion
+def check_ratings(rows: Sequence[RatingRow], where: Callable[[int], str] = "rating {}".format) -> None:
+    """Raise a `ValueError` at the first rating that is malformed; `where` names it by its index."""
+    for i, row in enumerate(rows):
+        if not isinstance(row.get("prompt", ""), str) or not isinstance(row.get("completion"), str):
+            kinds = ", ".join(f"{key} {type(value).__name__}" for key, value in row.items())
+            raise ValueError(f"{where(i)} needs 'completion' as a string (and 'prompt', if there is one): {kinds}")
+        check_text(_text(row), where(i))
+        if not np.isfinite(_float(row.get("label"))):
+            raise ValueError(f"{where(i)}: the label is {row.get('label')!r}, not a finite number")
+        if not 0 < _weight(row) < np.inf:
+            raise ValueError(f"{where(i)}: the weight is {row['weight']!r}, not a number of > 0")
 
 
-def _label(row: RatingRow, index: int) -> float:
-    value = _float(row.get("label"))
-    if not np.isfinite(value):
-        raise ValueError(f"rating {index}: the label is {row.get('label')!r}, not a finite number")
-    return value
+def _text(row: RatingRow) -> str:
+    return f"{row.get('prompt', '')}{row['completion']}"
 
 
-def _weight(row: RatingRow, index: int) -> float:
-    value = 1.0 if row.get("weight") is None else _float(row["weight"])
-    if not (np.isfinite(value) and value > 0):
-        raise ValueError(f"rating {index}: the weight is {row['weight']!r}, not a number of > 0")
-    return value
+def _weight(row: RatingRow) -> float:
+    return 1.0 if row.get("weight") is None else _float(row["weight"])
 
 
 def _float(value: object) -> float:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -29,9 +31,12 @@ __all__ = [
     "trained_part",
 ]
 
+logger = logging.getLogger(__name__)
+
 Train = str | int  # "full", "head", "lora", or the number of last blocks that learn together with the head
 LEARNING_RATES = {"full": 2e-4, "head": 1e-2, "lora": 2e-3}  # AdamW's default by what learns; k blocks learn as "full"
 LORA_RANK, LORA_ALPHA = 8, 16
+PAD = "<|pad|>"
 
 
 class NothingToFit(ValueError):
@@ -78,10 +83,23 @@ def load_backbone(model: str, seed: int = 0) -> tuple[PreTrainedModel, PreTraine
     if f"{name}.weight" in loading["missing_keys"]:
         for parameter in head.parameters():
             nn.init.zeros_(parameter)
-    tokenizer = load_tokenizer(model)
-    if classifier.config.pad_token_id is None:
-        classifier.config.pad_token_id = tokenizer.pad_token_id
-    return classifier.eval(), tokenizer
+    return classifier.eval(), _with_own_pad(classifier, load_tokenizer(model))
+
+
+def _with_own_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, and give the model its pad id; a pad token is added if there is none besides EOS.
+
+    transformers reads the score at the last token that is no padding. If EOS were the padding, a finished text would
+    get the score of an unfinished one.
+    """
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        tokenizer = copy.deepcopy(tokenizer)  # the other one is shared
+        tokenizer.add_special_tokens({"pad_token": PAD})
+        embedding: Any = model.get_input_embeddings()
+        if len(tokenizer) > embedding.num_embeddings:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return tokenizer
 
 
 @contextmanager
@@ -98,12 +116,18 @@ def _quiet_transformers() -> Iterator[None]:
 
 
 def check_fit(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n: int, n_held_out: int, what: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    n: int,
+    n_held_out: int,
+    what: str,
+    max_length: int | None = None,
 ) -> int | None:
-    """Check a model, a tokenizer and the numbers of rows, and write the pad id into the model's configuration.
+    """Check a model, a tokenizer and the numbers of rows, and write pad id and length into the model's configuration.
 
     Returns:
-        How many tokens of a text the model reads, None without a limit.
+        How many tokens of a text the model reads, None without a limit: `max_length`, which is saved with the model as
+        `config.reward_max_length`, but at most its positions.
 
     Raises:
         ValueError: the model has several labels, there are no rows, or the tokenizer has no pad token.
@@ -114,7 +138,15 @@ def check_fit(
         raise ValueError(f"{n} {what} to fit and {n_held_out} held out: both need at least one")
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer has no pad token, which marks where a text ends: set tokenizer.pad_token")
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        logger.warning(
+            "the pad token %r is EOS too, so this model will not read whether a text ended: give it a pad token "
+            "of its own",
+            tokenizer.pad_token,
+        )
     model.config.pad_token_id = tokenizer.pad_token_id
+    if max_length is not None:
+        model.config.reward_max_length = max_length
     return model_length(model)
 
 

@@ -1,10 +1,12 @@
 """Define what a reward is, compose rewards, and check scores in one place.
 
-The signature is TRL's, called with keywords as TRL does, so a reward function written for either works in both.
+The signature is TRL's, called with keywords as TRL does, so a reward function written for either works in both: it is
+given `completion_ids` if it declares them, and returns None for an episode that it does not apply to.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
@@ -15,6 +17,7 @@ import numpy as np
 __all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "ScoreError", "evaluate_reward"]
 
 Columns = Mapping[str, list[Any]]
+KNOWN = ("completion_ids", "finish_reasons")  # columns that environments and evaluations add to the data's
 
 
 class ScoreError(ValueError):
@@ -30,9 +33,15 @@ class ScoreError(ValueError):
 
 
 class RewardFunction(Protocol):
-    """Describe any callable that returns one float per episode; `columns` are the data's other columns, as lists."""
+    """Describe any callable that returns one float per episode; `columns` are the data's other columns, as lists.
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Sequence[float]:
+    A function with a parameter `completion_ids` is given the tokens of each completion too, as lists of ids with the
+    EOS; one with `finish_reasons` is told how each episode ended, "eos" or "length". None instead of a float says that
+    the reward does not apply to an episode. It counts as 0 there, as in TRL, and the episode has no component of that
+    name.
+    """
+
+    def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Sequence[float | None]:
         """Score n completions and return n floats."""
 
 
@@ -60,7 +69,10 @@ class Reward(ABC):
     def evaluate(
         self, prompts: list[str], completions: list[str], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return the checked scores, (n,) float64, and their components by name; a composition overrides it."""
+        """Return the checked scores, (n,) float64, and their components by name; a composition overrides it.
+
+        NaN stands where the reward does not apply, which is where it returned None. `evaluate_reward` makes it 0.
+        """
         scores = _checked(self, self.name, prompts, completions, columns)
         return scores, {self.name: scores}
 
@@ -108,7 +120,14 @@ class FunctionReward(Reward):
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Any:
         """Return what the function returns."""
-        return self.function(prompts=prompts, completions=completions, **columns)
+        return _call(self.function, self.name, prompts, completions, columns)
+
+    def evaluate(
+        self, prompts: list[str], completions: list[str], columns: Columns
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the checked scores of the function, (n,) float64, and the same by name."""
+        scores = _checked(self.function, self.name, prompts, completions, columns)
+        return scores, {self.name: scores}
 
 
 _OPERATORS: dict[str, np.ufunc] = {"+": np.add, "-": np.subtract, "*": np.multiply}
@@ -141,7 +160,8 @@ class Composed(Reward):
             if isinstance(operand, Composed):
                 return np.asarray(_OPERATORS[operand.operator](value(operand.left), value(operand.right)))
             if id(operand) not in totals:
-                totals[id(operand)], found = operand.evaluate(prompts, completions, columns)
+                scores, found = operand.evaluate(prompts, completions, columns)
+                totals[id(operand)] = _zero_where_none(scores)
                 for name, scores in found.items():
                     components[_unused(name, components)] = scores
             return totals[id(operand)]
@@ -182,27 +202,44 @@ def evaluate_reward(
         columns: the data's other columns by name, n values each.
 
     Returns:
-        The scores, (n,) float64, all finite, and its components by name, (n,) float64 each.
+        The scores, (n,) float64, all finite, and its components by name, (n,) float64 each. A component has NaN where
+        it does not apply.
 
     Raises:
         ScoreError: a ValueError: the reward returned something else than one finite number per episode. The message
             names the reward, the index, the prompt and the completion.
     """
-    if isinstance(reward_fn, Reward):
-        return reward_fn.evaluate(prompts, completions, columns)
-    name = _name_of(reward_fn)
-    scores = _checked(reward_fn, name, prompts, completions, columns)
-    return scores, {name: scores}
+    reward = reward_fn if isinstance(reward_fn, Reward) else FunctionReward(reward_fn)
+    scores, components = reward.evaluate(prompts, completions, columns)
+    return _zero_where_none(scores), components
 
 
 def _checked(
     function: Callable[..., Any], name: str, prompts: list[str], completions: list[str], columns: Columns
 ) -> np.ndarray:
-    return _check_scores(function(prompts=prompts, completions=completions, **columns), name, prompts, completions)
+    return _check_scores(_call(function, name, prompts, completions, columns), name, prompts, completions)
+
+
+def _call(function: Callable[..., Any], name: str, prompts: list[str], completions: list[str], columns: Columns) -> Any:
+    """Call a reward function, with what environments know of a completion only if it declares it."""
+    declared = inspect.signature(function.score if isinstance(function, Reward) else function).parameters
+    columns = {column: values for column, values in columns.items() if column not in KNOWN or column in declared}
+    for column in KNOWN:
+        if column in declared and column not in columns and declared[column].default is inspect.Parameter.empty:
+            raise ValueError(
+                f"reward {name!r} declares {column}, and only texts are scored here: environments and evaluations know "
+                "more of a completion"
+            )
+    return function(prompts=prompts, completions=completions, **columns)
+
+
+def _zero_where_none(scores: np.ndarray) -> np.ndarray:
+    """Return the scores with 0 where the reward does not apply."""
+    return np.where(np.isnan(scores), 0.0, scores)
 
 
 def _check_scores(scores: Any, name: str, prompts: list[str], completions: list[str]) -> np.ndarray:
-    """Return `scores` as (n,) float64, or raise a ScoreError that names the error."""
+    """Return `scores` as (n,) float64 with NaN for None, or raise a ScoreError that names the error."""
     n = len(prompts)
     if hasattr(scores, "detach"):  # a torch tensor, of any float type, without importing torch
         scores = scores.detach().double().cpu().numpy()
@@ -219,7 +256,7 @@ def _check_scores(scores: Any, name: str, prompts: list[str], completions: list[
     checked = np.empty(n, dtype=np.float64)
     for i, score in enumerate(scores):
         checked[i] = number = _as_number(score)
-        if not np.isfinite(number):
+        if score is not None and not np.isfinite(number):
             shown = score.item() if isinstance(score, np.generic) else score
             raise ScoreError(
                 f"reward {name!r} returned {shown!r} for completion {i} of {n}: a score must be a finite number. "
@@ -230,7 +267,7 @@ def _check_scores(scores: Any, name: str, prompts: list[str], completions: list[
 
 
 def _as_number(score: Any) -> float:
-    """Return the score as a float, NaN for anything that is not one number (None, a string, a list)."""
+    """Return the score as a float, NaN for None and for anything that is not one number (a string, a list)."""
     if isinstance(score, Real):  # also numpy's scalars
         return float(score)
     if getattr(score, "ndim", None) == 0 and hasattr(score, "item"):  # a scalar array or tensor

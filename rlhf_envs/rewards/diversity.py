@@ -1,5 +1,6 @@
 """Reward diversity: distinct n-grams, self-BLEU, and novelty against a memory of completions.
 
+Words are those of `rlhf_envs.words`, by which texts without spaces have words too.
 A completion is compared with the rest of its call and with the last completions of earlier calls, so that one
 completion at a time is judged like many at once. A text too short for an n-gram earns nothing: silence is no diversity.
 """
@@ -15,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.rewards.base import Reward
-from rlhf_envs.rewards.shaping import ngrams, whole_number
+from rlhf_envs.rewards.shaping import whole_number
 from rlhf_envs.rewards.state import is_frozen
+from rlhf_envs.words import ngrams, split_words
 
 __all__ = ["AgainstOthers", "DistinctNgrams", "Novelty", "SelfBleuDiversity"]
 
@@ -132,7 +134,7 @@ class SelfBleuDiversity(AgainstOthers):
     def compare(self, completions: Sequence[str], memory: Sequence[str]) -> np.ndarray:
         """Return 1 minus BLEU, (n,); 1 where there is nothing to compare with."""
         texts = [*completions, *memory]
-        lengths = [len(text.split()) for text in texts]
+        lengths = [len(split_words(text)) for text in texts]
         counts = [[Counter(ngrams(text, k)) for text in texts] for k in range(1, self.n + 1)]
         most = [_most_elsewhere(of_order) for of_order in counts]
         scores = np.zeros(len(completions))

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from rlhf_envs.models import no_progress_bars
 from rlhf_envs.rewards.base import Reward
-from rlhf_envs.rewards.reward_model import RewardModel, find_head, load_classifier, score_matrix
+from rlhf_envs.rewards.reward_model import RewardModel, find_head, load_classifier, score_matrix, with_ending
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -173,9 +173,19 @@ class RewardEnsemble(Reward):
         texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         return self.raw_scores(texts) * self.gain + self.biases[:, None]
 
-    def score(self, prompts: Sequence[str], completions: Sequence[str], **columns: object) -> NDArray[np.float64]:
+    def score(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        finish_reasons: Sequence[str] | None = None,
+        **columns: object,
+    ) -> NDArray[np.float64]:
         """Return the mean of the members, (n,)."""
-        return self.member_scores(prompts, completions).mean(axis=0)
+        return self.member_scores(prompts, self.with_ending(completions, finish_reasons)).mean(axis=0)
+
+    def with_ending(self, completions: Sequence[str], finish_reasons: Sequence[str] | None) -> list[str]:
+        """Return completions that EOS ended as the members were fitted to ended texts."""
+        return with_ending(self.networks[0], completions, finish_reasons)
 
     def std(self, prompts: Sequence[str], completions: Sequence[str]) -> NDArray[np.float64]:
         """Return the standard deviation of the members, (n,)."""

@@ -63,6 +63,8 @@ class Pessimistic(Reward):
         self, prompts: list[str], completions: list[str], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the pessimistic scores, and by name also the members' mean and their disagreement."""
+        if hasattr(self.ensemble, "with_ending"):
+            completions = self.ensemble.with_ending(completions, columns.get("finish_reasons"))
         members = self._members(prompts, completions)
         mean, deviation = members.mean(axis=0), members.std(axis=0)
         scores = members.min(axis=0) if self.worst_case else mean - self.k * deviation

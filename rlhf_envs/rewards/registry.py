@@ -7,8 +7,9 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
+
+from rlhf_envs.models import has_place, split_label
 
 __all__ = ["get_reward", "list_rewards", "refuse_imports", "register_reward"]
 
@@ -48,25 +49,26 @@ def register_reward(name: str, target: str | Callable[..., Any]) -> None:
 
 
 def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
-    """Return the reward with that name, at that `"module:attribute"`, or the reward model in that folder.
+    """Return the reward with that name, at that `"module:attribute"`, or the reward model of that folder or hub id.
 
     Without arguments it is made once and then kept; with arguments it is made anew.
 
     Args:
-        name: a registered name, an address to import, or a folder.
+        name: a registered name, an address to import, a folder, or a hub id. A folder or hub id may end with "@" and
+            the label of its classifier that is rewarded.
         **kwargs: arguments of the reward's class or factory.
 
     Raises:
         ValueError: the name is unknown (the message lists those that exist), there is nothing at the address, or the
             reward does not take the arguments.
     """
-    if name and name not in _targets and Path(name).is_dir():
+    if name not in _targets and has_place(split_label(name)[0]):
         return _call_with(_import(name, "rlhf_envs.rewards.ensemble:load_reward"), name, (name,), kwargs)
     if kwargs or name not in _made:
         if name not in _targets and ":" not in name:
             raise ValueError(
                 f"unknown reward {name!r}; there are {', '.join(list_rewards())}; or give 'module:attribute', the "
-                "folder of a reward model, or pass a callable as reward_fn"
+                "folder or hub id of a reward model, or pass a callable as reward_fn"
             )
         made = _make(name, _targets.get(name, name), kwargs)
         if kwargs:

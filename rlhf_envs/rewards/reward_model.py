@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve
+from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve, split_label
 from rlhf_envs.rewards.base import Reward
+from rlhf_envs.tokens import encode_texts, keep_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,52 +29,70 @@ __all__ = [
     "score_ids",
     "score_matrix",
     "score_texts",
+    "with_ending",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a trained reward model, in float32 and evaluation mode, and its tokenizer.
 
+    Args:
+        model: a name, folder or hub id, and "@" with a label's name if the classifier has several. A classifier of two
+            labels is read by its second one if none is named.
+
     Raises:
-        ValueError: the model is unknown, has more than one label, or has no trained head.
+        ValueError: the model is unknown, has more than two labels and none is named, or has no trained head.
     """
     from transformers import AutoModelForSequenceClassification
 
-    folder = resolve(model)
-    with no_progress_bars():
-        classifier, loading = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
-        )
+    name, label = split_label(model)
+    folder = resolve(name)
+    try:
+        with no_progress_bars():
+            classifier, loading = AutoModelForSequenceClassification.from_pretrained(
+                folder, dtype=torch.float32, output_loading_info=True
+            )
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the reward model {name!r} is no folder, and not found as a hub id ({reason})") from error
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"]))
         raise ValueError(
             f"{model!r} is not a reward model, its weights lack {missing}: train one with fit_bradley_terry"
         )
-    if classifier.config.num_labels != 1:
-        raise ValueError(f"a reward model has one label, {model!r} has {classifier.config.num_labels}")
-    tokenizer = load_tokenizer(model)
+    classifier.config.reward_label = _find_label(classifier, name, label)
+    tokenizer = load_tokenizer(name)
     if classifier.config.pad_token_id is None:
         classifier.config.pad_token_id = tokenizer.pad_token_id
     return classifier.eval(), tokenizer
 
 
+def _find_label(classifier: PreTrainedModel, name: str, label: str) -> int | None:
+    """Return the index of the label whose score counts; None for a reward model with one label."""
+    labels = {str(known): int(index) for index, known in (classifier.config.id2label or {}).items()}
+    if label:
+        if label not in labels:
+            raise ValueError(f"{name!r} has no label {label!r}, but {', '.join(labels)}")
+        return labels[label] if len(labels) > 1 else None
+    if len(labels) > 2:
+        raise ValueError(f"{name!r} has {len(labels)} labels: name the one to reward, {name}@{next(iter(labels))}")
+    if len(labels) == 2:
+        second = next(known for known, index in labels.items() if index == 1)
+        logger.warning("the reward is the log-odds of the label %r of %r: %s@LABEL names another", second, name, name)
+    return 1 if len(labels) == 2 else None
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None) -> list[list[int]]:
     """Tokenize texts, and keep the end of a text longer than `max_length`; a text without tokens becomes one EOS."""
-    if not texts:
-        return []
-    encoded = tokenizer(list(texts), verbose=False)["input_ids"]
-    long = [i for i, ids in enumerate(encoded) if max_length is not None and len(ids) > max_length]
-    if long:
-        side, tokenizer.truncation_side = tokenizer.truncation_side, "left"
-        shortened = tokenizer([texts[i] for i in long], truncation=True, max_length=max_length)["input_ids"]
-        tokenizer.truncation_side = side
-        tokenizer([""])  # a call without truncation: the tokenizer is shared, and would be saved with the last setting
-        for i, ids in zip(long, shortened, strict=True):
-            encoded[i] = ids
+    rows = encode_texts(tokenizer, texts, closed=True)
+    if max_length is not None:
+        rows = [keep_end(tokenizer, ids, max_length) for ids in rows]
     nothing = next(
         i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, 0) if i is not None
     )
-    return [ids or [nothing] for ids in encoded]
+    return [ids or [nothing] for ids in rows]
 
 
 def find_head(model: PreTrainedModel) -> tuple[str, torch.nn.Linear]:
@@ -88,8 +108,12 @@ def find_head(model: PreTrainedModel) -> tuple[str, torch.nn.Linear]:
 
 
 def model_length(model: PreTrainedModel) -> int | None:
-    """Return how many tokens a model can read, None where its configuration sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """Return how many tokens of a text a model reads: as many as in its fit, else its positions; None for no limit."""
+    limits = (
+        getattr(model.config, "reward_max_length", None),
+        getattr(model.config.get_text_config(), "max_position_embeddings", None),
+    )
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def score_ids(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -98,14 +122,30 @@ def score_ids(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Te
 
 
 def score_columns(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Return all outputs of a model's head for a batch of token ids, (n, outputs) float32."""
+    """Return all outputs of a model's head for a batch of token ids, (n, outputs) float32.
+
+    A classifier that is read by one of its labels has one output: the label's log-odds against the others, or its own
+    logit where several labels may hold (`problem_type="multi_label_classification"`).
+    """
     length = max(map(len, rows))
     pad = model.config.pad_token_id or 0
     ids = torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows], device=model.device)  # (n, length)
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     mask = torch.arange(length, device=model.device) < lengths[:, None]
     logits: torch.Tensor = model(input_ids=ids, attention_mask=mask.long()).logits
-    return logits.float()
+    return _label_score(model, logits.float())
+
+
+def _label_score(model: PreTrainedModel, logits: torch.Tensor) -> torch.Tensor:
+    """Return the outputs (n, outputs), or where one label counts its score, (n, 1)."""
+    label = getattr(model.config, "reward_label", None)
+    if label is None:
+        return logits
+    chosen = logits[:, label : label + 1]
+    if model.config.problem_type == "multi_label_classification":
+        return chosen
+    others = torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1)
+    return chosen - others.logsumexp(dim=1, keepdim=True)
 
 
 def score_texts(
@@ -129,6 +169,13 @@ def score_matrix(
     return np.concatenate(scores)[np.argsort(order)] if scores else np.empty((0, 1))
 
 
+def with_ending(model: PreTrainedModel, completions: Sequence[str], finish_reasons: Sequence[str] | None) -> list[str]:
+    """Return completions, with the ending of the texts that the model was fitted to where EOS ended an episode."""
+    ending = getattr(model.config, "reward_ending", "") if finish_reasons is not None else ""
+    reasons = finish_reasons or [""] * len(completions)
+    return [text + ending * (reason == "eos") for text, reason in zip(completions, reasons, strict=True)]
+
+
 class RewardModel(Reward):
     """Return the normalised score of a reward model, which reads `prompt + completion`.
 
@@ -136,7 +183,8 @@ class RewardModel(Reward):
     from elsewhere, without the two, gives its raw score.
 
     Args:
-        model: "tiny-reward", a local folder or a hub id of a sequence classifier with one label.
+        model: "tiny-reward", a local folder or a hub id of a sequence classifier with one label, or with "@" and the
+            label that is rewarded: "folder@POSITIVE". Its score is the label's log-odds.
         batch_size: texts per forward pass.
         device: where the model lives, "cpu" or "cuda".
 
@@ -154,8 +202,15 @@ class RewardModel(Reward):
         self.gain = float(getattr(self.model.config, "reward_gain", 1.0))
         self.bias = float(getattr(self.model.config, "reward_bias", 0.0))
 
-    def score(self, prompts: Sequence[str], completions: Sequence[str], **columns: object) -> NDArray[np.float64]:
-        """Score the texts, (n,) float64."""
+    def score(
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        finish_reasons: Sequence[str] | None = None,
+        **columns: object,
+    ) -> NDArray[np.float64]:
+        """Score the texts, (n,) float64; those that ended with EOS as the model was fitted to ended texts."""
+        completions = with_ending(self.model, completions, finish_reasons)
         texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         return score_texts(self.model, self.tokenizer, texts, self.batch_size) * self.gain + self.bias
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_envs.rewards.base import Columns, FunctionReward, Reward, evaluate_reward
+from rlhf_envs.rewards.base import Columns, FunctionReward, Reward
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.rewards.state import is_frozen
+from rlhf_envs.words import ngrams, split_words
 
-__all__ = ["Clipped", "LengthPenalty", "Repetition", "RepetitionPenalty", "Whitened", "Wrapped", "as_reward", "ngrams"]
+__all__ = ["Clipped", "LengthPenalty", "Repetition", "RepetitionPenalty", "Whitened", "Wrapped", "as_reward"]
 
 
 def as_reward(reward: str | Callable[..., Any]) -> Reward:
@@ -32,12 +33,6 @@ def as_reward(reward: str | Callable[..., Any]) -> Reward:
     if not callable(reward):
         raise ValueError(f"expected a reward, a reward function or a registered reward's name, got {reward!r}")
     return reward if isinstance(reward, Reward) else FunctionReward(reward)
-
-
-def ngrams(text: str, n: int) -> list[tuple[str, ...]]:
-    """Return the word n-grams of a text in their order; none for a text of fewer than n words."""
-    words = text.split()
-    return list(zip(*(words[i:] for i in range(n)), strict=False))
 
 
 def whole_number(name: str, value: int, least: int = 1) -> int:
@@ -78,8 +73,9 @@ class Wrapped(Reward):
         self, prompts: list[str], completions: list[str], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the transformed scores, the untransformed components inside, and itself as one more component."""
-        scores, components = evaluate_reward(self.reward, prompts, completions, columns)
-        transformed = self.transform(scores)
+        scores, components = self.reward.evaluate(prompts, completions, columns)
+        transformed, applies = np.array(scores), ~np.isnan(scores)
+        transformed[applies] = self.transform(scores[applies])
         return transformed, {**components, self.name: transformed}
 
 
@@ -166,7 +162,7 @@ class LengthPenalty(Reward):
     Args:
         longest: the greatest length that costs nothing; None for no limit.
         shortest: the smallest length that costs nothing.
-        unit: "words" (split at white space), or "characters" for scripts without spaces.
+        unit: "words" (see `rlhf_envs.words`), or "characters".
 
     Raises:
         ValueError: an argument is wrong.
@@ -188,7 +184,7 @@ class LengthPenalty(Reward):
         return np.array([self._penalty(text) for text in completions], dtype=np.float64)
 
     def _penalty(self, text: str) -> float:
-        length = len(text.split()) if self.unit == "words" else len(text.strip())
+        length = len(split_words(text)) if self.unit == "words" else len(text.strip())
         over = 0 if self.longest is None else max(length - self.longest, 0)
         return -float(over + max(self.shortest - length, 0))
 

@@ -91,7 +91,7 @@ class TestRaising:
         flaky = Flaky(1, error=json.JSONDecodeError("no", "", 0))
         assert evaluate(guard(flaky))[0].tolist() == [3.0, 1.0]
 
-    @pytest.mark.parametrize("scores", [[math.nan, 1.0], [1.0], None, [None, 1.0], np.zeros((2, 1))])
+    @pytest.mark.parametrize("scores", [[math.nan, 1.0], [1.0], None, ["1", 1.0], np.zeros((2, 1))])
     def test_wrong_scores_are_not_tried_again(self, scores):
         calls = []
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +12,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from rlhf_envs.models import load_causal_lm, load_tokenizer, resolve
-from rlhf_envs.models.export import save_float16
+from rlhf_envs.preferences.fitting import measure_reward
+from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.reward_model import RewardModel, encode, score_texts
 
 PROMPTS = ["this movie was", "the acting is", "one of the", "", "i have"]
+TEXTS = [prompt for prompt in PROMPTS if prompt]
 COMPLETIONS = [" wonderful.", " so awful that i left after an hour, and i never leave.", " best", "bad", " seen it"]
 
 
@@ -131,11 +135,74 @@ def test_a_causal_lm_is_no_reward_model() -> None:
         RewardModel("tiny")
 
 
-def test_a_classifier_with_two_labels_is_no_reward_model(tmp_path: Path) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(resolve("tiny"), num_labels=2)
-    save_float16(model, load_tokenizer("tiny"), tmp_path)
-    with pytest.raises(ValueError, match=r"one label, .* has 2"):
-        RewardModel(str(tmp_path))
+def classifier(folder: Path, *labels: str, **config: Any) -> str:
+    """Write tiny-reward's model with a head of several labels, and return its folder."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        resolve("tiny"), num_labels=len(labels), id2label=dict(enumerate(labels)), dtype=torch.float32
+    )
+    torch.nn.init.normal_(model.score.weight)
+    model.config.update(config)
+    model.save_pretrained(folder)
+    load_tokenizer("tiny").save_pretrained(folder)
+    return str(folder)
+
+
+def logits(folder: str, texts: list[str]) -> torch.Tensor:
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        return torch.cat([model(**load_tokenizer("tiny")(text, return_tensors="pt")).logits for text in texts])
+
+
+def test_a_classifier_is_read_by_the_log_odds_of_a_label(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = classifier(tmp_path, "BAD", "GOOD")
+    odds = logits(folder, TEXTS).double().log_softmax(-1).diff()[:, 0]  # log p(GOOD) - log p(BAD)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_allclose(RewardModel(folder).score(TEXTS, [""] * 4), odds, atol=1e-4)
+    assert f"the reward is the log-odds of the label 'GOOD' of {folder!r}" in caplog.text
+    for label, sign in (("GOOD", 1), ("BAD", -1)):
+        reward = get_reward(f"{folder}@{label}")
+        np.testing.assert_allclose(reward(prompts=TEXTS, completions=[""] * 4), sign * odds, atol=1e-4)
+
+
+def test_one_label_of_many_has_to_be_named(tmp_path: Path) -> None:
+    folder = classifier(tmp_path, "joy", "anger", "fear")
+    expected = logits(folder, TEXTS).double().softmax(-1)[:, 1].logit()
+    np.testing.assert_allclose(RewardModel(f"{folder}@anger").score(TEXTS, [""] * 4), expected, atol=1e-4)
+    rows = [
+        {"prompt": "", "completion": text, "label": float(odds)} for text, odds in zip(TEXTS, expected, strict=True)
+    ]
+    assert measure_reward(f"{folder}@anger", rows).metrics["correlation"] == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"has 3 labels: name the one to reward, .*@joy"):
+        RewardModel(folder)
+    with pytest.raises(ValueError, match=r"has no label 'hate', but joy, anger, fear"):
+        get_reward(f"{folder}@hate")
+
+
+def test_labels_that_do_not_exclude_each_other_are_read_alone(tmp_path: Path) -> None:
+    folder = classifier(tmp_path, "toxic", "rude", problem_type="multi_label_classification")
+    scores = RewardModel(f"{folder}@rude").score(TEXTS, [""] * 4)
+    np.testing.assert_allclose(scores, logits(folder, TEXTS)[:, 1], atol=1e-4)
+
+
+def test_a_hub_id_that_is_not_at_hand_is_an_error_that_says_so() -> None:
+    with pytest.raises(ValueError, match="the reward model 'nobody/reward' is no folder, and not found as a hub id"):
+        get_reward("nobody/reward@GOOD")
+
+
+def test_chinese_texts_are_told_apart_and_cut_between_characters(tiny_reward: RewardModel) -> None:
+    good, bad = tiny_reward.score(["这部电影"] * 2, ["很好看", "很难看"])
+    assert np.isfinite([good, bad]).all() and good != bad
+    tokenizer, text = load_tokenizer("tiny"), "很好看" * 4
+    for limit in range(4, 12):
+        assert "\ufffd" not in str(tokenizer.decode(encode(tokenizer, [text], limit)[0]))
+
+
+def test_chat_formatted_texts_are_read_with_their_marks(tiny_reward: RewardModel) -> None:
+    tokenizer = load_tokenizer("tiny")
+    text = "good<|eos|>bad"
+    assert encode(tokenizer, [text], None) == [tokenizer(text)["input_ids"]]
+    assert tokenizer.eos_token_id in encode(tokenizer, [text], None)[0]
 
 
 def test_unknown_models_and_bad_batch_sizes_are_errors() -> None:

@@ -16,7 +16,7 @@ from rlhf_envs.models import load_tokenizer
 from rlhf_envs.preferences import evaluate_pairs, fit_ensemble
 from rlhf_envs.preferences.bradley_terry import pair_differences
 from rlhf_envs.preferences.ensemble_fit import ensemble_differences
-from rlhf_envs.rewards import get_reward
+from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.rewards.ensemble import RewardEnsemble
 from rlhf_envs.rewards.reward_model import RewardModel, load_classifier
 
@@ -128,3 +128,14 @@ def test_a_model_saved_here_is_a_reward_in_trls_grpo(trl: Any, tmp_path: Path, f
         np.testing.assert_allclose(theirs, ensemble_differences(ensemble, PAIRS), atol=1e-4)
     else:
         np.testing.assert_allclose(logged, np.mean(np.reshape(seen, (2, 4)), axis=1), atol=1e-4)
+
+
+def test_trls_own_reward_function_works_and_needs_the_tokens(trl: Any) -> None:
+    from trl.rewards import get_soft_overlong_punishment
+
+    too_long = get_soft_overlong_punishment(4, 2)
+    ids = [[1] * 2, [1] * 3, [1] * 9]
+    scores = evaluate_reward(too_long, ["a"] * 3, ["b"] * 3, {"completion_ids": ids, "label": [0] * 3})[0]
+    assert scores.tolist() == [0.0, -0.5, -1.0]
+    with pytest.raises(ValueError, match=r"'soft_overlong_punishment_reward' declares completion_ids, and only texts"):
+        evaluate_reward(too_long, ["a"], ["b"], {})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ import numpy as np
 
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.messages import as_text_rows
+from rlhf_envs.tokens import check_text, encode_completion, encode_texts, keep_end
 
 __all__ = ["read_log"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_log(
@@ -20,8 +25,9 @@ def read_log(
 ) -> tuple[list[np.ndarray], list[int], list[float]]:
     """Return the token ids of prompt and completion, the prompt's length and the score, one of each per row.
 
-    Prompts are cut from the left and completions from the right to the environment's `max_prompt_tokens` and
-    `max_new_tokens`; a completion with room left ends with EOS.
+    They are read as the environment's own prompts and the agent's own completions, see `rlhf_envs.tokens`. Prompts are
+    cut from the left and completions from the right to the environment's `max_prompt_tokens` and `max_new_tokens`; the
+    log says how many were. A completion with room left ends with EOS.
 
     Args:
         data: rows `{prompt, completion, label}`, or a file of them.
@@ -38,19 +44,23 @@ def read_log(
         raise ValueError(f"{where} has no rows: ILQL learns from logged completions")
     tokenizer, room, limit = (env.get_attr(name, 0)[0] for name in ("tokenizer", "max_prompt_tokens", "max_new_tokens"))
     rows = as_text_rows(rows, tokenizer, lambda number: f"{where}, row {number}")
-    contexts, n_prompt, scores = [], [], []
-    for number, row in enumerate(rows):
-        prompt, completion, score = _check(row, f"{where}, row {number}")
-        start = tokenizer(prompt, add_special_tokens=False)["input_ids"][-room:]
-        ids = tokenizer(completion, add_special_tokens=False)["input_ids"][:limit]
-        if len(ids) < limit and tokenizer.eos_token_id is not None:
-            ids = [*ids, tokenizer.eos_token_id]
+    checked = [_check(row, f"{where}, row {number}") for number, row in enumerate(rows)]
+    starts = encode_texts(tokenizer, [prompt for prompt, _, _ in checked])
+    contexts, n_prompt, n_cut = [], [], Counter[str]()
+    for number, (whole, (_, text, _)) in enumerate(zip(starts, checked, strict=True)):
+        start = keep_end(tokenizer, whole, room)
+        ids, cut = encode_completion(tokenizer, text, limit)
         if not start or not ids:
-            raise ValueError(f"{where}, row {number}: the prompt or the completion has no tokens: {dict(row)!r}")
+            raise ValueError(
+                f"{where}, row {number}: the prompt or the completion has no tokens: {dict(rows[number])!r}"
+            )
+        n_cut.update(prompts=len(whole) > room, completions=cut)
         contexts.append(np.array([*start, *ids], dtype=np.int64))
         n_prompt.append(len(start))
-        scores.append(score)
-    return contexts, n_prompt, scores
+    if n_cut.total():
+        message = "%s: of %d rows %d lose the beginning of the prompt and %d the end of the completion"
+        logger.warning(message, where, len(rows), n_cut["prompts"], n_cut["completions"])
+    return contexts, n_prompt, [score for _, _, score in checked]
 
 
 def _check(row: Mapping[str, Any], where: str) -> tuple[str, str, float]:
@@ -61,6 +71,7 @@ def _check(row: Mapping[str, Any], where: str) -> tuple[str, str, float]:
     prompt, completion, label = row["prompt"], row["completion"], row["label"]
     if not isinstance(prompt, str) or not isinstance(completion, str):
         raise ValueError(f"{where}: prompt and completion must be texts, got {prompt!r} and {completion!r}")
+    check_text(prompt + completion, where)
     try:
         score = float(label)
     except (TypeError, ValueError):

@@ -96,6 +96,14 @@ def test_a_model_with_another_head_is_refused(small_model):
         LanguageModel(model)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_model_with_adapters_is_refused_with_the_fix(small_model):
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(small_model("llama"), peft.LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match=r"PeftModel has adapters .*merge_and_unload\(\)"):
+        LanguageModel(model)
+
+
 def _scaled(output):
     output.logits = output.logits * 2 + 1
     return output

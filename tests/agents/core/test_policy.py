@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from transformers import Phi3Config, Phi3ForCausalLM
 
 from agents import make
 from agents.core.policy import TokenPolicy
@@ -88,6 +91,43 @@ def test_bfloat16_models_agree_within_their_precision(small_model, token_spaces,
         again = policy.evaluate_actions(observation(), actions)
     assert values.dtype == log_probs.dtype == torch.float32
     torch.testing.assert_close(again[1], log_probs, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_coarse_model_that_learns_is_turned_into_float32_and_the_log_says_so(
+    small_model, token_spaces, dtype, caplog
+):
+    model = small_model("llama").to(dtype)
+    TokenPolicy(*token_spaces(LENGTH), lambda _: 0.0, model=model)
+    assert model.dtype == dtype, "a policy that is only evaluated leaves the model alone"
+    assert "float32" not in caplog.text
+    policy = TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-5, model=model)
+    assert {p.dtype for p in policy.parameters()} == {torch.float32}
+    assert f"weights of the given LlamaForCausalLM are {str(dtype)[6:]}, in which small updates are lost" in caplog.text
+    before = policy.language_model.model.lm_head.weight.detach().clone()
+    policy.language_model.model.lm_head.weight.grad = torch.ones_like(before)
+    policy.optimizer.step()
+    assert (policy.language_model.model.lm_head.weight != before).all()
+
+
+@pytest.mark.parametrize(("original", "warns"), [(LENGTH - 1, True), (LENGTH, False)])
+def test_contexts_beyond_the_short_factors_of_long_rope_are_warned_of(token_spaces, original, warns):
+    rope = dict(rope_type="longrope", short_factor=[1.0] * 2, long_factor=[4.0] * 2, rope_theta=1e4)
+    sizes = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=4, vocab_size=50)
+    config = Phi3Config(
+        **sizes,
+        original_max_position_embeddings=original,
+        max_position_embeddings=64,
+        rope_parameters=rope | {"original_max_position_embeddings": original, "partial_rotary_factor": 1.0},
+        pad_token_id=0,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-3, model=Phi3ForCausalLM(config))
+    told = [
+        str(warning.message) for warning in caught if "long RoPE takes other factors beyond" in str(warning.message)
+    ]
+    assert bool(told) is warns
 
 
 def test_a_padded_embedding_never_shows(small_model, token_spaces):

@@ -171,3 +171,8 @@ def test_the_tasks_own_judges_score_without_being_asked(tmp_path):
     events = EventAccumulator(agent.logger.dir)
     events.Reload()
     assert events.Scalars("rlhf/gold")[0].value == pytest.approx(events.Scalars("rlhf/reward")[0].value, abs=1e-5)
+
+
+def test_distinct_bigrams_of_a_script_without_spaces():
+    assert distinct_bigrams(["很好看很好看"]) == 3 / 5
+    assert distinct_bigrams(["很好看", "这部片"]) == 1

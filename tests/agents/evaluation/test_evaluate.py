@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -18,6 +19,7 @@ from agents.evaluation.generate import generate, held_out_indices
 from agents.evaluation.source import Source
 from agents.training.config import TrainConfig
 from agents.training.run import evaluate_held_out
+from rlhf_envs.rewards import FunctionReward
 
 BANDIT = "rlhf/TokenBandit-v0"
 SENTIMENT = dict(env_kwargs={"reward_fn": lambda prompts, completions, **_: [float(len(c)) for c in completions]})
@@ -279,3 +281,27 @@ def test_a_policy_with_another_vocabulary_is_refused(agent: Any) -> None:
 
 def test_a_policy_is_found_behind_its_agent(agent: Any) -> None:
     assert Source.of(agent).policy is Source.of(agent.policy).policy is agent.policy
+
+
+def test_the_model_that_is_trained_in_place_is_no_reference(agent: Any) -> None:
+    with pytest.raises(ValueError, match=r"the model that the agent trains in place, so its KL would be 0: leave"):
+        evaluate(agent, BANDIT, 2, reference=agent.policy.language_model.model)
+    copied = copy.deepcopy(agent.policy.language_model.model)
+    assert evaluate(agent, BANDIT, 2, reference=copied).kl == pytest.approx(np.zeros(2), abs=1e-5)
+
+
+def test_a_part_that_does_not_apply_counts_in_no_mean(agent: Any) -> None:
+    def short(prompts: list[str], completions: list[str], **columns: Any) -> list[float | None]:
+        return [1.0 if len(completion) < 5 else None for completion in completions]
+
+    def length(completion_ids: list[list[int]], **columns: Any) -> list[float]:
+        return [float(len(ids)) for ids in completion_ids]
+
+    env = make_vec_env(BANDIT, 2, reward_fn=FunctionReward(short) + 0 * FunctionReward(length))
+    found = evaluate(agent, env, 16, judges={"tokens": length})
+    applies = ~np.isnan(found.components["short"])
+    assert 0 < applies.sum() < 16
+    assert found.reward.tolist() == applies.astype(float).tolist(), "None counts as 0 in the reward"
+    estimate = found.estimates()["reward_short"]
+    assert (estimate.mean, estimate.n) == (1.0, applies.sum())
+    assert found.judges["tokens"].tolist() == found.length.tolist() == found.components["length"].tolist()

@@ -149,3 +149,7 @@ def test_jackknife_of_distinct_bigrams_equals_leaving_texts_out() -> None:
 
 def test_no_bigram_is_no_error() -> None:
     assert jackknife_distinct_bigrams(["", "one"]).mean == 0.0
+
+
+def test_distinct_bigrams_of_a_script_without_spaces() -> None:
+    assert jackknife_distinct_bigrams(["很好看很好看", "很好"]).mean == 3 / 6

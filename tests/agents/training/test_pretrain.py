@@ -69,8 +69,26 @@ def test_rows_start_with_passages_and_padding_is_outside_the_loss():
     assert "cat number 4 sat on the mat" in joined, "no text is lost"
 
 
-def test_passages_are_whole_sentences():
-    assert split_passages("One two. Three four! Five?", max_words=4) == ["One two. Three four!", "Five?"]
+@pytest.mark.parametrize("text", ["the cat sat on the mat and " * 9, "电影很好看，" * 9])
+def test_a_passage_longer_than_a_row_goes_on_in_the_next(text, caplog):
+    tokenizer = train_tokenizer(TEXTS, 300, 32)
+    with caplog.at_level("WARNING"):
+        data = PackedTexts([text.strip()], tokenizer, 32)
+    assert "1 of 1 passages are longer than a row of 32 tokens" in caplog.text
+    parts = [tokenizer.decode(row[:n]) for row, n in zip(data.ids, data.lengths, strict=True)]
+    assert "".join(parts) == tokenizer.decode(tokenizer(text.strip())["input_ids"]) + "<|eos|>"
+    assert "\ufffd" not in "".join(parts), "no character is cut in two"
+
+
+@pytest.mark.parametrize(
+    ("text", "passages"),
+    [
+        ("One two. Three four! Five?", ["One two. Three four!", "Five?"]),
+        ("很好。我爱！是吗？", ["很好。", "我爱！", "是吗？"]),
+    ],
+)
+def test_passages_are_whole_sentences(text, passages):
+    assert split_passages(text, max_words=4) == passages
 
 
 def test_bad_sources_and_folders_are_clear_errors(corpus, tmp_path):

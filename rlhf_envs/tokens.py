@@ -1,0 +1,226 @@
+"""Turn texts into tokens and back: the one place that does so for environments, rewards, fits and agents.
+
+- A prompt and what follows it are one context: no second BOS, and no space that the text does not have.
+- Special tokens are written by the data, by a chat template, or put before and after a text by the tokenizer: each
+  once.
+- A completion's text is what its tokens add to the prompt's text.
+- Where text is cut, it is cut between characters.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rlhf_envs.models import model_ends
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = [
+    "added_tokens",
+    "check_text",
+    "common_ending",
+    "completion_texts",
+    "decode",
+    "encode_after",
+    "encode_completion",
+    "encode_texts",
+    "end_ids",
+    "keep_end",
+    "keep_start",
+    "prompt_text",
+]
+
+logger = logging.getLogger(__name__)
+
+LONGEST = 3  # tokens of a cut character, at most: UTF-8 has up to 4 bytes
+ANCHORS = ("\n", ".", "a")  # texts that stand before another, so that it is read as a continuation
+BROKEN = "\ufffd"  # what decoders write for bytes that are no character
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise a `ValueError` that begins with `where` if a text has a lone surrogate, such as half an emoji."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} has half a character, {text[error.start]!r} at place {error.start}: no tokenizer reads it; write "
+            "the whole character, or remove it"
+        ) from None
+
+
+def added_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
+    """Return the special tokens that a tokenizer puts before and after a text, such as a BOS, or [CLS] and [SEP]."""
+    plain, full = _plain(tokenizer, text), tokenizer(text, verbose=False)["input_ids"]
+    start = next(i for i in range(len(full) + 1) if full[i : i + len(plain)] == plain)
+    return full[:start], full[start + len(plain) :]
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], closed: bool = False) -> list[list[int]]:
+    """Tokenize texts from their beginning, with the special tokens that the tokenizer puts before a text.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        texts: what the data or a chat template wrote; a text that begins with those special tokens gets no second ones.
+        closed: whether to add what the tokenizer puts after a text too; nothing is added to a text that ends with it.
+
+    Raises:
+        ValueError: a text has half a character.
+    """
+    if not texts:
+        return []
+    for i, text in enumerate(texts):
+        check_text(text, f"text {i}")
+    plain = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    sample = next((text for text, ids in zip(texts, plain, strict=True) if ids), None)  # shows where the text begins
+    before, after = (tokenizer("")["input_ids"], []) if sample is None else added_tokens(tokenizer, sample)
+    encoded = []
+    for ids in plain:
+        head = [] if ids[: len(before)] == before else before
+        tail = [] if not closed or ids[len(ids) - len(after) :] == after else after
+        encoded.append([*head, *ids, *tail])
+    return encoded
+
+
+def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the tokens of a text that goes on after another: no special tokens of the tokenizer's own, and no space.
+
+    It is read after an anchor, because tokenizers like LLaMA's put a space before the first word of what they read.
+    """
+    check_text(text, f"the text {text[:40]!r}")
+    for anchor in ANCHORS:
+        start, whole = (_plain(tokenizer, part) for part in (anchor, anchor + text))
+        if not start:  # a tokenizer of words, which drops white space
+            break
+        if whole[: len(start)] == start:
+            return whole[len(start) :]
+    return _plain(tokenizer, text)
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> tuple[list[int], bool]:
+    """Return the tokens of a finished completion as an agent would write them, and whether it lost its end.
+
+    It ends with EOS, written by the data or added, unless there are more than `limit` tokens.
+    """
+    trimmed = text.rstrip()  # a chat template ends a turn with EOS and a line break, which nobody writes
+    if tokenizer.eos_token and trimmed.endswith(tokenizer.eos_token):
+        text = trimmed
+    ids, eos = encode_after(tokenizer, text), tokenizer.eos_token_id
+    if eos is not None and ids[-1:] != [eos]:
+        ids.append(eos)
+    return keep_start(tokenizer, ids, limit), len(ids) > limit
+
+
+def keep_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], limit: int) -> list[int]:
+    """Return at most `limit` tokens: the last ones, from a character's beginning on, after what begins every text."""
+    if len(ids) <= limit:
+        return ids
+    added = tokenizer("")["input_ids"]  # nothing but special tokens
+    same = [token == first for token, first in zip(ids, added, strict=False)]
+    n = min([*same, False].index(False), limit - 1)  # how many of them begin this text
+    first = len(ids) - limit + n
+    return [*ids[:n], *ids[_border(tokenizer, ids, range(first, min(first + LONGEST, len(ids) - 1) + 1)) :]]
+
+
+def keep_start(tokenizer: PreTrainedTokenizerBase, ids: list[int], limit: int) -> list[int]:
+    """Return at most `limit` tokens: the first ones, up to the end of a character."""
+    if len(ids) <= limit:
+        return ids
+    return ids[: _border(tokenizer, ids, range(limit, max(limit - LONGEST - 1, 0), -1))]
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Return the text of tokens, with all special tokens."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], given: str) -> str:
+    """Return the text of a prompt that was read as `ids`: as it was given, unless it was cut or its letters changed."""
+    before = added_tokens(tokenizer, given)[0]
+    added = bool(before) and ids[: len(before)] == before and _plain(tokenizer, given)[: len(before)] != before
+    read = decode(tokenizer, ids[len(before) :] if added else ids)
+    return given if "".join(given.split()) == "".join(read.split()) else read  # decoders may add or drop spaces
+
+
+def completion_texts(
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    completions: Sequence[list[int]],
+    cut: Sequence[bool] | None = None,
+) -> list[str]:
+    """Return what the tokens of completions add to the texts of their prompts' tokens.
+
+    Args:
+        tokenizer: the tokenizer of both.
+        prompts: the tokens before the completions.
+        completions: their tokens, without those that are no text (padding, the last EOS).
+        cut: whether the limit of tokens ended a completion; its last character is left out if it is not whole.
+    """
+    contexts = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+    options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
+    decoded = tokenizer.batch_decode([*prompts, *contexts], **options)
+    texts = []
+    for i, (before, whole) in enumerate(zip(decoded, decoded[len(prompts) :], strict=False)):
+        text = _added_text(tokenizer, completions[i], before, whole)
+        if cut is not None and cut[i] and text.endswith(BROKEN):
+            starts = [completions[i][:-k] for k in range(1, LONGEST + 1)]
+            shorter = completion_texts(tokenizer, [prompts[i]] * LONGEST, starts)
+            text = next((start for start in shorter if not start.endswith(BROKEN)), text)
+        texts.append(text)
+    return texts
+
+
+def common_ending(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> str:
+    """Return what at least half of the texts end with, from an EOS on ("<|im_end|>" and a line break); else ""."""
+    eos = tokenizer.eos_token or ""
+    ended = [text for text in texts if eos and text.rstrip().endswith(eos)]
+    endings = Counter(text[text.rindex(eos) :] for text in ended).most_common(1)
+    return endings[0][0] if endings and 2 * endings[0][1] >= len(texts) else ""
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase, model: str | None) -> list[int]:
+    """Return the ids that end a text, sorted: the tokenizer's EOS, and those that the model's configuration lists.
+
+    An id outside the tokenizer's vocabulary is left out, with a warning.
+
+    Raises:
+        ValueError: all of them are outside it, so that no text could end.
+    """
+    named = {tokenizer.eos_token_id, *(model_ends(model) if model is not None else ())} - {None}
+    ends = sorted(int(i) for i in named if 0 <= i < len(tokenizer))
+    outside = sorted(named - set(ends))
+    if outside:
+        message = (
+            f"EOS is {_listed(outside)}, and the tokenizer of {model!r} has {len(tokenizer)} tokens, so it can never "
+            "be chosen"
+        )
+        if not ends:
+            raise ValueError(f"{message}: give tokenizer and generation_config.json an eos_token_id below that")
+        logger.warning("%s; texts end with %s", message, _listed(ends))
+    return ends
+
+
+def _listed(ids: Iterable[int]) -> str:
+    return ", ".join(map(str, ids))
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return ids
+
+
+def _border(tokenizer: PreTrainedTokenizerBase, ids: list[int], places: Sequence[int]) -> int:
+    """Return the first of the places where a character ends before the token there; the first place if none is."""
+    whole = decode(tokenizer, ids)
+    return next((place for place in places if whole.startswith(decode(tokenizer, ids[:place]))), places[0])
+
+
+def _added_text(tokenizer: PreTrainedTokenizerBase, completion: list[int], before: str, whole: str) -> str:
+    """Return the text `whole` without the prompt's text; where a decoder joins their bytes, the completion's alone."""
+    if not whole.startswith(before):
+        anchor = _plain(tokenizer, ANCHORS[-1])
+        before, whole = decode(tokenizer, anchor), decode(tokenizer, [*anchor, *completion])
+    return whole.removeprefix(before)
