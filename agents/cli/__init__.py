@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import compare, envs, evaluate, feedback, loop, pretrain, reward, train, tune
+from . import compare, envs, evaluate, feedback, loop, pretrain, reward, sft, train, tune
 from .options import add_command
 
 __all__ = ["app"]
@@ -62,4 +62,5 @@ add_command(app, loop.LoopFlags, "loop")(loop.loop)
 app.add_typer(feedback.feedback_app, name="feedback")
 app.add_typer(reward.reward_app, name="reward")
 add_command(app, pretrain.PretrainConfig, "pretrain")(pretrain.pretrain)
+add_command(app, sft.SFTConfig, "sft")(sft.sft)
 app.command("envs")(envs.envs)

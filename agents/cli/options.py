@@ -92,6 +92,20 @@ def user_errors() -> Iterator[None]:
         typer.echo(str(interrupted))
 
 
+def read_standard_input() -> list[dict[str, Any]]:
+    """Return the rows that another command writes to this one, as JSON lines.
+
+    Raises:
+        ValueError: a line is no JSON object. The message has its number.
+    """
+    rows = []
+    for found in read_jsonl("standard input", sys.stdin.buffer.read()):
+        if isinstance(found, BadRow):
+            raise ValueError(f"{found.where}: {found.reason}")
+        rows.append(found[1])
+    return rows
+
+
 def _is_bug(error: Exception) -> bool:
     """Return whether an error was raised by this package's own code, or while its output was laid out."""
     modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]

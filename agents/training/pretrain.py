@@ -34,10 +34,20 @@ from ..core.models import build_model
 if TYPE_CHECKING:  # transformers loads its Trainer only when it is used
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-__all__ = ["PackedTexts", "pretrain", "read_texts", "split_passages", "train_tokenizer"]
+__all__ = [
+    "PackedTexts",
+    "find_checkpoint",
+    "make_trainer",
+    "pretrain",
+    "read_texts",
+    "split_passages",
+    "train_tokenizer",
+]
 
 EOS, PAD = "<|eos|>", "<|pad|>"
 logger = logging.getLogger(__name__)
+
+Rows = Dataset[dict[str, torch.Tensor]]
 
 
 def read_texts(source: str) -> tuple[list[str], list[str]]:
@@ -177,7 +187,7 @@ def pretrain(
         FileExistsError: `output` holds a run and `resume` is False.
         FileNotFoundError: `resume` is True and `output` holds no checkpoint.
     """
-    checkpoint = _find_checkpoint(Path(output), resume)
+    checkpoint = find_checkpoint(Path(output), resume)
     train, validation = read_texts(source)
     torch.manual_seed(seed)
     tokenizer: PreTrainedTokenizerBase
@@ -192,7 +202,7 @@ def pretrain(
     tokenizer.save_pretrained(output)
     data, held_out = (PackedTexts(texts, tokenizer, block_size) for texts in (train, validation))
     logger.info("%d rows of up to %d tokens (%.1fM tokens)", len(data), block_size, int(data.lengths.sum()) / 1e6)
-    trainer = _make_trainer(
+    trainer = make_trainer(
         network,
         data,
         held_out,
@@ -215,13 +225,13 @@ def pretrain(
     return {"loss": loss, "perplexity": math.exp(loss)}
 
 
-def _find_checkpoint(output: Path, resume: bool) -> str | None:
+def find_checkpoint(output: Path, resume: bool) -> str | None:
     """Return the checkpoint to resume from, or None for a new run. Check that `output` is as `resume` says."""
     from transformers.trainer_utils import get_last_checkpoint
 
     if importlib.util.find_spec("accelerate") is None:
         raise ModuleNotFoundError(
-            "pre-training runs in transformers' Trainer, which needs accelerate: pip install 'rlhf-envs[train]'"
+            "training on texts runs in transformers' Trainer, which needs accelerate: pip install 'rlhf-envs[train]'"
         )
     if not resume:
         if output.exists() and any(output.iterdir()):
@@ -240,7 +250,7 @@ def _load_model(model: str, block_size: int) -> tuple[PreTrainedTokenizerBase, P
     return load_tokenizer(model), load_causal_lm(model)
 
 
-def _make_trainer(network: PreTrainedModel, data: PackedTexts, held_out: PackedTexts, **arguments: Any) -> Trainer:
+def make_trainer(network: PreTrainedModel, data: Rows, held_out: Rows | None, **arguments: Any) -> Trainer:
     """Return a `Trainer` that logs the validation perplexity too. `arguments` go to its `TrainingArguments`."""
     from transformers import Trainer, TrainingArguments
 
@@ -256,7 +266,7 @@ def _make_trainer(network: PreTrainedModel, data: PackedTexts, held_out: PackedT
         adam_beta2=0.95,
         max_grad_norm=1.0,
         use_cpu=not torch.cuda.is_available(),
-        eval_strategy="steps",
+        eval_strategy="no" if held_out is None else "steps",
         save_total_limit=2,
         report_to=["tensorboard"],
         **arguments,

@@ -1,0 +1,340 @@
+"""Fine-tune a causal language model on completions that people wrote or chose (SFT).
+
+The loop is that of `transformers.Trainer`. This module adds how rows become tokens:
+
+- The prompt gives context and no loss. A completion ends with EOS. In a conversation every turn of the assistant is a
+  completion.
+- Short examples share a row of `max_length` tokens. Their positions begin at 0 and they do not attend to each other.
+- What does not fit is counted: a long prompt loses its beginning; a completion that does not fit is left out, since
+  cut short it would teach the model not to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from rlhf_envs.datasets import MissingSplitError, load_rows
+from rlhf_envs.datasets.loading import Data
+from rlhf_envs.datasets.messages import as_messages, as_text, needed, read_answers, read_prompt
+from rlhf_envs.datasets.splits import take_split
+from rlhf_envs.files import replace_json
+from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
+from rlhf_envs.tokens import encode_after, encode_texts, end_ids, keep_end, keep_start
+
+from .pretrain import find_checkpoint, make_trainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = ["Example", "PackedExamples", "encode_rows", "fine_tune"]
+
+Row = Mapping[str, Any]
+
+IGNORED = -100  # the label of a token that has no loss, in PyTorch and transformers
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Hold a context and its completions.
+
+    Attributes:
+        ids: the tokens.
+        labels: for each token its id if it belongs to a completion, else -100.
+    """
+
+    ids: list[int]
+    labels: list[int]
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Iterable[Row],
+    max_length: int,
+    ends: Sequence[int],
+    on_long_completion: Literal["drop", "cut", "error"] = "drop",
+) -> tuple[list[Example], Counter[str]]:
+    """Turn rows into examples of at most `max_length` tokens, and count what was cut or left out, by reason.
+
+    Args:
+        tokenizer: the model's tokenizer. Conversations are written with its chat template if it has one.
+        rows: `{"prompt", "completion"}`, texts or messages, or `{"messages"}`.
+        max_length: the most tokens of an example.
+        ends: the ids that end a completion.
+        on_long_completion: what happens to a row whose completions do not fit after one token of its prompt. "drop"
+            leaves it out. "cut" keeps its first tokens, which then do not end with EOS. "error" refuses it.
+
+    Raises:
+        ValueError: a row has neither form or no completion, or does not fit with "error". The message has its number.
+    """
+    examples: list[Example] = []
+    counts = Counter[str]()
+    for number, row in enumerate(rows, start=1):
+        ids, labels = _encode(tokenizer, _pieces(tokenizer, row, f"row {number}"), ends)
+        start = next(at for at, label in enumerate(labels) if label != IGNORED)  # tokens of the prompt
+        room = max_length - (len(ids) - start)
+        if len(ids) > max_length and room < min(start, 1):
+            if on_long_completion == "error":
+                raise ValueError(
+                    f"row {number}: {len(ids) - start} tokens of completion and its prompt are more than "
+                    f"max_length={max_length}: raise it, shorten the row, or drop or cut such rows"
+                )
+            if on_long_completion == "drop":
+                counts["rows left out, because the completion is too long"] += 1
+                continue
+            counts["completions that lost their end, and with it their EOS"] += 1
+            room = min(start, max_length // 2)
+        elif len(ids) > max_length:
+            counts["prompts that lost their beginning"] += 1
+        prompt = keep_end(tokenizer, ids[:start], room) if len(ids) > max_length else ids[:start]
+        rest = keep_start(tokenizer, ids[start:], max_length - len(prompt))
+        examples.append(Example([*prompt, *rest], [*[IGNORED] * len(prompt), *labels[start : start + len(rest)]]))
+    return examples, counts
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> list[tuple[str, bool]]:
+    """Return the texts of a row in order, each with whether it is a completion."""
+    try:
+        if row.get("messages") is None:
+            prompt, (completion,) = read_answers(read_prompt(row), {"completion": needed(row, "completion")})
+            head, tail = as_text(prompt, completion, tokenizer)
+            return [(head, False), (tail, True)]
+        messages = as_messages(row["messages"], "messages")
+        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+        if not turns:
+            raise ValueError("no message has the role 'assistant', so there is nothing to learn")
+        texts = [as_text(messages[:i], messages[i]["content"], tokenizer) for i in turns]
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+    pieces: list[tuple[str, bool]] = []
+    written = ""
+    for head, tail in texts:
+        if not head.startswith(written):  # the template writes earlier turns in another way once more follow
+            pieces, written = [], ""
+        pieces += [(head[len(written) :], False), (tail, True)]
+        written = head + tail
+    return pieces
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[tuple[str, bool]], ends: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """Return the tokens of a row's texts and their labels. Each completion ends with one of `ends`."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for text, is_completion in pieces:
+        new = encode_after(tokenizer, text) if ids else encode_texts(tokenizer, [text])[0]
+        if is_completion and ends and not set(ends) & set(new[-2:]):  # a template may put a line break after its end
+            new = [*new, tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]]
+        ids += new
+        labels += new if is_completion else [IGNORED] * len(new)
+    return ids, labels
+
+
+class PackedExamples(Dataset[dict[str, torch.Tensor]]):
+    """Hold rows of `max_length` tokens with several examples each, or with one each where a model cannot tell them apart.
+
+    Args:
+        examples: what to learn, of at most `max_length` tokens each.
+        max_length: the tokens of a row.
+        pad: the id that fills rows; it has no loss and nothing attends to it.
+        packed: whether a row may hold several examples.
+    """
+
+    def __init__(self, examples: Sequence[Example], max_length: int, pad: int, packed: bool = True) -> None:
+        self.packed = packed
+        bins = _pack([len(example.ids) for example in examples], max_length) if packed else [[i] for i in range(len(examples))]
+        self.rows = [[examples[i] for i in row] for row in bins]
+        self.max_length, self.pad = max_length, pad
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        row = self.rows[index]
+        ids = [token for example in row for token in example.ids]
+        # The first token of an example follows another example: nothing predicts it.
+        labels = [label for example in row for label in [IGNORED, *example.labels[1:]]]
+        positions = [place for example in row for place in range(len(example.ids))]
+        left = self.max_length - len(ids)
+        values = {"input_ids": ids + [self.pad] * left, "labels": labels + [IGNORED] * left}
+        if self.packed:
+            values["position_ids"] = positions + list(range(left))  # padding is one more example
+        else:
+            values["attention_mask"] = [1] * len(ids) + [0] * left
+        return {key: torch.tensor(value) for key, value in values.items()}
+
+
+def _pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Put examples into as few rows as best-fit decreasing finds: each into the fullest row that still takes it."""
+    rows: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # (room left, row), sorted
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        at = bisect_left(free, (lengths[i], -1))
+        left, row = free.pop(at) if at < len(free) else (room, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(i)
+        insort(free, (left - lengths[i], row))
+    return rows
+
+
+def _tells_examples_apart(network: PreTrainedModel) -> bool:
+    """Return whether a model computes two examples in one row as it computes them alone."""
+    ids = torch.arange(4, device=network.device)[None] % network.get_input_embeddings().num_embeddings
+    positions = torch.tensor([[0, 1, 0, 1]], device=network.device)
+    try:
+        with torch.no_grad():
+            together = network(input_ids=ids, position_ids=positions, use_cache=False).logits[0, 2:]
+            alone = network(input_ids=ids[:, 2:], use_cache=False).logits[0]
+    except TypeError:  # a model without positions as an argument
+        return False
+    return bool(torch.allclose(together.float(), alone.float(), rtol=1e-2, atol=1e-3))
+
+
+def fine_tune(
+    data: Data,
+    output: str | Path,
+    *,
+    model: str = "tiny",
+    columns: Mapping[str, str] | None = None,
+    max_length: int | None = None,
+    on_long_completion: Literal["drop", "cut", "error"] = "drop",
+    epochs: float = 1.0,
+    batch_size: int = 8,
+    learning_rate: float = 2e-4,
+    packing: bool = True,
+    save_freq: int = 200,
+    seed: int = 0,
+    bf16: bool = False,
+    resume: bool = False,
+) -> dict[str, float]:
+    """Fine-tune a causal language model on completions, and save it with its tokenizer as a Hugging Face folder.
+
+    Only the training split is learned, see `rlhf_envs.datasets.splits.take_split`.
+
+    Args:
+        data: a file (.jsonl, .csv, .json, .parquet, each also .gz), rows, or a `datasets.Dataset`. A row is
+            `{"prompt", "completion"}`, texts or messages, or `{"messages"}`. So are TRL's rows and those that
+            `rlhf feedback export --format sft` writes.
+        output: the folder to write; TensorBoard events and resumable checkpoints go below it.
+        model: the model to start from, by a name that `rlhf_envs.models.resolve` knows.
+        columns: new names of columns, such as `{"completion": "answer"}` for the column "answer".
+        max_length: tokens per row; by default the model's positions, at most 1024.
+        on_long_completion: see `encode_rows`.
+        epochs: how often each example is learned. The learning rate falls along a cosine to zero.
+        batch_size: rows per optimiser step.
+        packing: put several short examples into a row, if the model tells them apart.
+        save_freq: steps between checkpoints and validations.
+        resume: go on from the last checkpoint below `output`.
+
+    Returns:
+        `loss` (nats per token of the validation split's completions) and `perplexity`, which are missing if there are
+        too few prompts for a validation split; `steps`, `examples`, and the counts of what was cut or left out. They
+        are also in `sft.json`.
+
+    Raises:
+        FileExistsError: `output` holds a run and `resume` is False.
+        FileNotFoundError: there is no such file, or `resume` is True and `output` holds no checkpoint.
+        ValueError: the data has a wrong row, or nothing of it fits. The message has the row and the fix.
+    """
+    checkpoint = find_checkpoint(Path(output), resume)
+    tokenizer = load_tokenizer(model)
+    positions = model_positions(model) or 1024
+    max_length = max_length or min(positions, 1024)
+    if not 2 <= max_length <= positions:
+        raise ValueError(f"max_length={max_length}: {model!r} reads 2 to {positions} tokens")
+    rows = [_with_prompt(row) for row in load_rows(data, required=(), columns=columns)]
+    source = str(data) if isinstance(data, str | Path) else "the data"
+    ends = end_ids(tokenizer, model)
+    parts: dict[str, list[Example]] = {}
+    counts = Counter[str]()
+    for split in ("train", "validation"):
+        try:
+            part = take_split(rows, split, source)
+        except MissingSplitError as error:
+            if split == "train":
+                raise
+            logger.warning("%s; there is no validation loss", error)
+            continue
+        parts[split], counted = encode_rows(tokenizer, part, max_length, ends, on_long_completion)
+        counts += counted
+    _log_counts(counts, len(rows), max_length)
+    if not parts["train"]:
+        raise ValueError(f"{source}: no completion fits into max_length={max_length}: raise it, or cut completions")
+    torch.manual_seed(seed)
+    network = load_causal_lm(model)
+    packed = packing and _tells_examples_apart(network)
+    if packing and not packed:
+        logger.warning("%r does not tell packed examples apart: each gets a row of its own", model)
+    pad = tokenizer.pad_token_id or 0
+    sets = {name: PackedExamples(examples, max_length, pad, packed) for name, examples in parts.items() if examples}
+    steps = max(round(epochs * len(sets["train"]) / batch_size), 1)
+    logger.info("%d examples in %d rows, %d steps", len(parts["train"]), len(sets["train"]), steps)
+    tokenizer.save_pretrained(output)
+    use_cache, network.config.use_cache = network.config.use_cache, False  # with a cache, packing is not seen
+    trainer = make_trainer(
+        network,
+        sets["train"],
+        sets.get("validation"),
+        output_dir=str(output),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        learning_rate=learning_rate,
+        warmup_steps=steps // 10,
+        bf16=bf16,
+        eval_steps=save_freq,
+        save_steps=save_freq,
+        logging_steps=min(20, save_freq),
+        seed=seed,
+    )
+    trainer.train(resume_from_checkpoint=checkpoint)
+    metrics: dict[str, float] = {"steps": steps, "examples": len(parts["train"]), **counts}
+    if "validation" in sets:
+        loss = _mean_loss(network, sets["validation"], batch_size)
+        metrics = {"loss": loss, "perplexity": math.exp(loss), **metrics}
+    network.config.use_cache = use_cache
+    with no_progress_bars():
+        network.save_pretrained(output)
+    replace_json(Path(output) / "sft.json", {"model": model, "data": source, "max_length": max_length, **metrics})
+    return metrics
+
+
+def _with_prompt(row: Row) -> dict[str, Any]:
+    """Return a row with a prompt, by which it is split: of a conversation, what comes before the assistant's turns."""
+    if row.get("prompt") is not None or not isinstance(row.get("messages"), list):
+        return {"prompt": read_prompt(row) or "", **row}
+    messages = row["messages"]
+    roles = [message.get("role", message.get("from")) if isinstance(message, dict) else None for message in messages]
+    first = next((i for i, role in enumerate(roles) if role in ("assistant", "gpt")), len(messages))
+    return {"prompt": messages[:first], **row}
+
+
+def _log_counts(counts: Counter[str], n_rows: int, max_length: int) -> None:
+    for reason, n in counts.items():
+        logger.warning("%d of %d rows: %s (max_length=%d)", n, n_rows, reason, max_length)
+
+
+def _mean_loss(network: PreTrainedModel, data: PackedExamples, batch_size: int) -> float:
+    """Return the cross-entropy per token of a completion, in nats. The Trainer's own is a mean of batches' means."""
+    total, n_tokens = 0.0, 0
+    network.eval()
+    for batch in DataLoader(data, batch_size):
+        labels = batch["labels"][:, 1:].to(network.device)
+        batch = {key: value.to(network.device) for key, value in batch.items() if key != "labels"}
+        with torch.no_grad():
+            logits = network(**batch, use_cache=False).logits[:, :-1].float()
+        total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"))
+        n_tokens += int((labels != IGNORED).sum())
+    return total / n_tokens
