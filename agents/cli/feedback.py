@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import getpass
 import json
+import sys
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
@@ -198,7 +201,9 @@ def _import_file(url: str, file: str, **settings: Any) -> None:
 class ExportConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback export`."""
 
-    file: str = argument("File to write: .jsonl, for Argilla and Label Studio .csv; .gz too.")
+    file: str = argument(
+        "File to write: .jsonl, for Argilla and Label Studio .csv; .gz too. - writes to standard output."
+    )
     format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = option(
         "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
     )
@@ -226,6 +231,7 @@ def export(config: ExportConfig) -> None:
     if config.format != "preference" and (config.how == "dawid_skene" or config.without_spammers):
         which = "--how dawid_skene" if config.how == "dawid_skene" else "--without-spammers"
         fail(f"{which} is for --format preference, where annotators are compared; not {config.format}")
+    piped = config.file == "-"
     with _open(config.store) as store:
         from rlhf_envs.feedback.formats.exporting import export_file
         from rlhf_envs.preferences.crowd import CANNOT_TELL, dawid_skene_shares, find_pair_spammers
@@ -234,15 +240,21 @@ def export(config: ExportConfig) -> None:
         if config.how == "dawid_skene":
             given |= {"how": "soft", "aggregate": dawid_skene_shares}
         spammers = find_pair_spammers(store.items(), store.judgements()) if config.without_spammers else {}
-        done = export_file(store, config.file, without=spammers or (), **given)
-    typer.echo(f"{config.file}: {len(done.rows)} rows")
+        with TemporaryDirectory() as folder:
+            table = config.format in ("argilla", "label-studio")
+            path = Path(folder, "rows.csv" if table else "rows.jsonl") if piped else Path(config.file)
+            done = export_file(store, path, without=spammers or (), **given)
+            if piped:
+                sys.stdout.buffer.write(path.read_bytes())
+    echo = partial(typer.echo, err=piped)  # standard output has the rows
+    echo(f"{config.file}: {len(done.rows)} rows")
     if config.without_spammers:
         who = f"that {CANNOT_TELL}" if spammers is None else ", ".join(spammers) or "nobody"
-        typer.echo(f"who seems to click at random: {who}")
+        echo(f"who seems to click at random: {who}")
     if done.doubled:
-        typer.echo(f"written twice, once each way round, since TRL reads no probability: {done.doubled} ties")
+        echo(f"written twice, once each way round, since TRL reads no probability: {done.doubled} ties")
     for reason, n in sorted(done.dropped.items()):
-        typer.echo(f"left out: {n} {reason}")
+        echo(f"left out: {n} {reason}")
 
 
 class StatusConfig(_StoreConfig):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
@@ -15,12 +16,13 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from rlhf_envs.datasets.reading import BadRow, read_jsonl
 from rlhf_envs.feedback.records import StoreError
 from rlhf_envs.rewards import RewardError
 
 from ..training.errors import RunInterrupted, RunStopped
 
-__all__ = ["Flags", "add_command", "argument", "fail", "user_errors"]
+__all__ = ["Flags", "add_command", "argument", "fail", "read_standard_input", "user_errors"]
 
 Config = TypeVar("Config", bound=BaseModel)
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StoreError, RewardError, RunStopped)
@@ -93,15 +95,11 @@ def user_errors() -> Iterator[None]:
 
 
 def read_standard_input() -> list[dict[str, Any]]:
-    """Return the rows that another command writes to this one, as JSON lines.
-
-    Raises:
-        ValueError: a line is no JSON object. The message has its number.
-    """
+    """Return the rows that another command writes to this one, as JSON lines. A bad line ends the command."""
     rows = []
     for found in read_jsonl("standard input", sys.stdin.buffer.read()):
         if isinstance(found, BadRow):
-            raise ValueError(f"{found.where}: {found.reason}")
+            fail(f"{found.where}: {found.reason}")
         rows.append(found[1])
     return rows
 

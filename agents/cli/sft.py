@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import typer
-from pydantic import Field
 
-from ..training.config import Pairs
-from .options import Flags, argument, option, read_standard_input
+from ..training.config import Pairs, option
+from .options import Flags, argument, read_standard_input
 
 __all__ = ["SFTConfig", "sft"]
 
@@ -18,20 +17,20 @@ class SFTConfig(Flags):
 
     data: str = argument("File of rows {prompt, completion} or {messages}; - reads JSON lines from standard input.")
     output: str = argument("Folder to write.")
-    model: str = Field("tiny", description="Model to start from.")
-    column: Pairs = Field({}, description="Read a column under another name, such as completion:answer.")
-    max_length: int | None = Field(None, gt=1, description="Tokens per row; by default the model's positions, up to 1024.")
-    on_long_completion: Literal["drop", "cut", "error"] = Field(
-        "drop", description="What happens to a completion that does not fit: drop, cut or error."
+    model: str = option("tiny", "Model to start from.")
+    column: Pairs = option({}, "Column to rename: completion:answer takes `answer` as the completion; repeat.")
+    max_length: int | None = option(None, "Tokens per row; by default the model's positions, up to 1024.", gt=1)
+    on_long_completion: Literal["drop", "cut", "error"] = option(
+        "drop", "What happens to a completion that does not fit: drop, cut or error."
     )
     epochs: float = option(1.0, "How often each example is learned.", "-n", "--epochs", gt=0)
-    batch_size: int = Field(8, gt=0, description="Rows per step.")
-    learning_rate: float = Field(2e-4, gt=0, description="Highest learning rate.")
-    packing: bool = Field(True, description="Put several short examples into a row.")
-    save_freq: int = Field(200, gt=0, description="Steps between checkpoints and validations.")
-    seed: int = Field(0, ge=0, description="Seeds the order of the rows.")
-    bf16: bool = Field(False, description="Compute in bfloat16.")
-    resume: bool = Field(False, description="Go on from the last checkpoint in OUTPUT.")
+    batch_size: int = option(8, "Rows per step.", gt=0)
+    learning_rate: float = option(2e-4, "Highest learning rate.", gt=0)
+    packing: bool = option(True, "Put several short examples into a row.")
+    save_freq: int = option(200, "Steps between checkpoints and validations.", gt=0)
+    seed: int = option(0, "Seeds the order of the rows.", ge=0)
+    bf16: bool = option(False, "Compute in bfloat16.")
+    resume: bool = option(False, "Go on from the last checkpoint in OUTPUT.")
 
 
 def sft(config: SFTConfig) -> None:

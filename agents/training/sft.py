@@ -142,7 +142,7 @@ def _encode(
 
 
 class PackedExamples(Dataset[dict[str, torch.Tensor]]):
-    """Hold rows of `max_length` tokens with several examples each, or with one each where a model cannot tell them apart.
+    """Hold rows of `max_length` tokens, with several examples each where the model can tell them apart.
 
     Args:
         examples: what to learn, of at most `max_length` tokens each.
@@ -153,7 +153,11 @@ class PackedExamples(Dataset[dict[str, torch.Tensor]]):
 
     def __init__(self, examples: Sequence[Example], max_length: int, pad: int, packed: bool = True) -> None:
         self.packed = packed
-        bins = _pack([len(example.ids) for example in examples], max_length) if packed else [[i] for i in range(len(examples))]
+        bins = (
+            _pack([len(example.ids) for example in examples], max_length)
+            if packed
+            else [[i] for i in range(len(examples))]
+        )
         self.rows = [[examples[i] for i in row] for row in bins]
         self.max_length, self.pad = max_length, pad
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from .messages import list_in_cell
 
-__all__ = ["BadRow", "Row", "read_rows"]
+__all__ = ["BadRow", "Row", "read_jsonl", "read_rows"]
 
 Row = dict[str, Any]
 
@@ -58,7 +58,7 @@ def read_rows(path: Path) -> Read:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     extension = Path(path.name.removesuffix(".gz")).suffix.lower()
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}
+    readers = {".jsonl": read_jsonl, ".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}
     if extension not in readers:
         raise ValueError(f"{path}: unknown extension {extension!r}: save it as {', '.join(readers)} (or .gz of these)")
     try:
@@ -70,7 +70,8 @@ def read_rows(path: Path) -> Read:
     return readers[extension](path, data)
 
 
-def _read_jsonl(path: Path, data: bytes) -> Read:
+def read_jsonl(path: str | Path, data: bytes) -> Read:
+    """Read the objects of JSON lines. `path` is their place in messages."""
     # Split at newlines only: str.splitlines would also cut inside strings, at U+2028 and the like.
     lines = data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(lines if lines != [b""] else [], start=1):

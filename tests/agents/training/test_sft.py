@@ -1,0 +1,167 @@
+"""`rlhf sft`: what is learned, what is cut, and that packed examples do not see each other."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from agents.training import sft
+from agents.training.sft import Example, PackedExamples, encode_rows, fine_tune
+from rlhf_envs.models import load_causal_lm, load_tokenizer
+
+TINY = load_tokenizer("tiny")
+EOS = TINY.eos_token_id
+CHATML = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<|eos|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def learned(example: Example, tokenizer: Any = TINY) -> str:
+    return str(tokenizer.decode([label for label in example.labels if label != sft.IGNORED]))
+
+
+def encoded(rows: list[dict[str, Any]], tokenizer: Any = TINY, max_length: int = 64, **kwargs: Any) -> Any:
+    return encode_rows(tokenizer, rows, max_length, [tokenizer.eos_token_id], **kwargs)
+
+
+@pytest.fixture
+def chat_tokenizer() -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(Path(sft.__file__).parents[2] / "rlhf_envs" / "models" / "tiny")
+    tokenizer.chat_template = CHATML
+    return tokenizer
+
+
+def test_the_prompt_gives_context_and_only_the_completion_and_its_end_are_learned() -> None:
+    (example,), counts = encoded([{"prompt": "the film was", "completion": " good."}])
+    assert TINY.decode(example.ids) == "the film was good.<|eos|>"
+    assert learned(example) == " good.<|eos|>"
+    assert not counts
+
+
+def test_every_turn_of_the_assistant_is_learned_and_nothing_of_the_others(chat_tokenizer: Any) -> None:
+    said = [("user", "hi"), ("assistant", "hello"), ("user", "and now?"), ("assistant", "bye")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    (example,), _ = encoded([{"messages": messages}], chat_tokenizer)
+    assert example.ids == chat_tokenizer.apply_chat_template(messages, return_dict=False)
+    assert learned(example, chat_tokenizer) == "hello<|eos|>\nbye<|eos|>\n"
+
+
+def test_without_a_chat_template_a_conversation_has_role_lines_and_each_answer_its_end() -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    (one,), _ = encoded([{"messages": messages}])
+    (two,), _ = encoded([{"prompt": messages[:1], "completion": messages[1:]}])
+    assert one == two
+    assert TINY.decode(one.ids) == "user: hi\n\nassistant: hello<|eos|>"  # "tiny" reads lower case
+    assert learned(one) == " hello<|eos|>"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p"}, r"row 2: no column 'completion'"),
+        ({"prompt": "p", "completion": 3}, r"row 2: 'completion'"),
+        ({"messages": [{"role": "user", "content": "hi"}]}, r"row 2: no message has the role 'assistant'"),
+    ],
+)
+def test_a_row_without_a_completion_is_named(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        encoded([{"prompt": "p", "completion": "c"}, row])
+
+
+def test_a_long_prompt_loses_its_beginning_and_the_completion_stays_whole() -> None:
+    (example,), counts = encoded([{"prompt": "so " * 50 + "the film was", "completion": " good."}], max_length=12)
+    assert len(example.ids) == 12
+    assert TINY.decode(example.ids).endswith("so the film was good.<|eos|>")
+    assert learned(example) == " good.<|eos|>"
+    assert counts == {"prompts that lost their beginning": 1}
+
+
+def test_a_completion_that_does_not_fit_is_left_out_or_cut_without_an_end_and_counted() -> None:
+    rows = [{"prompt": "the film was", "completion": " good" * 30}, {"prompt": "it was", "completion": " bad."}]
+    examples, counts = encoded(rows, max_length=12)
+    assert [learned(example) for example in examples] == [" bad.<|eos|>"]
+    assert counts == {"rows left out, because the completion is too long": 1}
+    examples, counts = encoded(rows, max_length=12, on_long_completion="cut")
+    assert len(examples[0].ids) == 12
+    assert set(learned(examples[0]).split()) == {"good"}
+    assert counts == {"completions that lost their end, and with it their EOS": 1}
+    with pytest.raises(ValueError, match=r"row 1: 31 tokens of completion and its prompt are more than max_length=12"):
+        encoded(rows, max_length=12, on_long_completion="error")
+
+
+def test_packed_examples_have_the_loss_that_they_have_alone() -> None:
+    network = load_causal_lm("tiny")
+    rows = [{"prompt": f"film {i} was", "completion": " good." * (1 + i % 5)} for i in range(12)]
+    examples, _ = encoded(rows)
+    packed = PackedExamples(examples, 64, TINY.pad_token_id)
+    assert len(packed) < len(examples) / 2
+    total, n = 0.0, 0
+    for example in examples:
+        with torch.no_grad():
+            logits = network(input_ids=torch.tensor([example.ids])).logits[0, :-1].log_softmax(-1)
+        for at, label in enumerate(example.labels[1:]):
+            if label != sft.IGNORED:
+                total, n = total - float(logits[at, label]), n + 1
+    assert sft._mean_loss(network, packed, 2) == pytest.approx(total / n, abs=1e-5)
+    alone = PackedExamples(examples, 64, TINY.pad_token_id, packed=False)
+    assert len(alone) == len(examples)
+    assert sft._mean_loss(network, alone, 4) == pytest.approx(total / n, abs=1e-5)
+
+
+def test_packing_fills_rows_and_keeps_every_example_once() -> None:
+    lengths = [5, 3, 9, 1, 7, 2, 4, 10, 6]
+    rows = sft._pack(lengths, 10)
+    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
+    assert all(sum(lengths[i] for i in row) <= 10 for row in rows)
+    assert len(rows) == 5  # 47 tokens
+
+
+def test_a_model_whose_examples_see_each_other_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_causal_lm("tiny")
+    assert sft._tells_examples_apart(network)
+    monkeypatch.setattr(type(network), "forward", _without_positions(type(network).forward))
+    assert not sft._tells_examples_apart(network)
+
+
+def _without_positions(forward: Any) -> Any:
+    def changed(self: Any, *args: Any, position_ids: Any = None, **kwargs: Any) -> Any:
+        return forward(self, *args, **kwargs)
+
+    return changed
+
+
+def test_a_run_learns_the_training_split_alone_and_writes_what_it_measured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    rows = [{"prompt": f"the film number {i} was", "completion": " green and blue."} for i in range(60)]
+    rows.append({"prompt": "it was", "completion": " long" * 300})
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"question": r["prompt"], "completion": r["completion"]}) + "\n" for r in rows))
+    options = dict(columns={"prompt": "question"}, max_length=64, batch_size=2)
+    before = fine_tune(path, tmp_path / "zero", epochs=1, learning_rate=1e-9, **options)
+    metrics = fine_tune(path, tmp_path / "model", epochs=4, learning_rate=1e-3, **options)
+    assert metrics["loss"] < before["loss"] - 2
+    assert metrics["examples"] < 60  # the others are for validation and tests
+    assert metrics["rows left out, because the completion is too long"] == 1
+    assert "1 of 61 rows: rows left out" in caplog.text
+    saved = json.loads((tmp_path / "model" / "sft.json").read_text())
+    assert saved["loss"] == metrics["loss"]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert model.config.use_cache
+    ids = torch.tensor([TINY("the film number 3 was")["input_ids"]])
+    written = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=EOS, pad_token_id=0)
+    assert TINY.decode(written[0]).endswith("green and blue.<|eos|>")
+
+
+def test_few_prompts_are_all_learned_and_nothing_is_called_validation(tmp_path: Path) -> None:
+    metrics = fine_tune([{"prompt": "a", "completion": " b"}] * 3, tmp_path / "model", max_length=16)
+    assert metrics["examples"] == 3
+    assert "loss" not in metrics
