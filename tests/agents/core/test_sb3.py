@@ -77,7 +77,7 @@ class TestStock:
         assert len(agent.ep_info_buffer) > 0
 
     def test_sb3s_make_vec_env_gives_the_same_run(self, cls):
-        """SB3's vector of single environments and the batched one: with the same seeds the same episodes and weights."""
+        """SB3's vector of single environments and the batched one do the same with the same seeds."""
         singles = sb3_make_vec_env(ID, n_envs=4, seed=0)
         singles.seed = lambda seed: setattr(singles, "_seeds", row_seeds(seed, 4))  # SB3's own would be seed + i
         slow = make_agent(cls, singles).learn(80)
