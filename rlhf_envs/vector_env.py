@@ -32,8 +32,8 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
 
     ## Description
     It is the batched form of `TextGenerationEnv`, and faster than `SyncVectorEnv`: all rows share one array and one
-    reward call. Every row has its own generator, seeded with its number in `row_seeds(seed, num_envs)`. One seed gives
-    other prompts than in `SyncVectorEnv`, which takes `seed + row`; a seed per row gives the same.
+    reward call. Every row has its own generator, seeded with `seed + row`, as in `SyncVectorEnv`. Neighbouring seeds
+    share rows then: for runs that are to be independent pass `row_seeds(seed, num_envs)`.
 
     ## Observation space
     That of `TextGenerationEnv`, batched: `input_ids` (num_envs, L) int64, `attention_mask` (num_envs, L) int8.
@@ -92,7 +92,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         """Begin an episode in every row.
 
         Args:
-            seed: an int, from which `row_seeds` derives one per row, or one seed per row.
+            seed: an int, which seeds each row with `seed + row`, or one seed per row.
             options: `index` is one row of the data for all, or one per row (None draws one); `reset_mask` (n,) bool
                 resets only the rows where it is True.
         """
@@ -107,7 +107,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         if unknown := options.keys() - {"index", "reset_mask"}:
             raise ValueError(f"unknown reset options {sorted(unknown)}; there are 'index' and 'reset_mask'")
         n = self.num_envs
-        seeds = row_seeds(seed, n) if _is_one(seed) else list(seed)  # type: ignore[arg-type]
+        seeds = [None if seed is None else seed + i for i in range(n)] if _is_one(seed) else list(seed)  # type: ignore[arg-type,operator]
         index = options.get("index")
         indices = [index] * n if _is_one(index) else list(index)  # type: ignore[arg-type]
         for name, values in (("seed", seeds), ("options['index']", indices)):
@@ -206,13 +206,14 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         return self.episodes.start(row, self.episodes.sampler.draw(self._rng(row), index))
 
 
-def row_seeds(seed: int | None, n: int) -> list[int | None]:
-    """Return the seeds of n rows that follow from one seed; None for each if it is None.
+def row_seeds(seed: int, n: int) -> list[int]:
+    """Return seeds for n rows, derived from the seed of a run.
 
-    Gymnasium and SB3 give row i the seed `seed + i`. Then runs with the seeds 0 and 1 share all rows but one, and with
-    them their prompts: the spread over such runs leaves out the prompts' part.
+    With `seed + row`, runs with the seeds 0 and 1 share all rows but one, and with them their prompts: the spread over
+    such runs leaves out the prompts' part.
     """
-    return [None] * n if seed is None else np.random.SeedSequence(seed).generate_state(n).tolist()
+    seeds: list[int] = np.random.SeedSequence(seed).generate_state(n).tolist()
+    return seeds
 
 
 def _generator(state: Mapping[str, Any]) -> np.random.Generator:

@@ -39,7 +39,8 @@ class TextVecEnv(VecEnv):
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Keep the rows' seeds for the next reset, derived from one seed (a random one if it is None); return them."""
-        self._seeds = row_seeds(int(np.random.randint(2**32, dtype=np.uint32)) if seed is None else seed, self.num_envs)
+        drawn = int(np.random.randint(2**32, dtype=np.uint32)) if seed is None else seed
+        self._seeds = [*row_seeds(drawn, self.num_envs)]
         return self._seeds
 
     def reset(self) -> VecEnvObs:

@@ -89,18 +89,9 @@ class TextAgent:
         )
         return agent
 
-    def collect_rollouts(self, env: Any, callback: BaseCallback, *args: Any, **kwargs: Any) -> Any:
-        """Collect a rollout as SB3 does; where a callback ends it, keep the observation that the next one begins from.
-
-        SB3 keeps the one before the last step, which belongs to another episode if one has ended in that step.
-        """
-        result = super().collect_rollouts(env, callback, *args, **kwargs)  # type: ignore[misc]
-        if result is False and "new_obs" in callback.locals:
-            self._last_obs, self._last_episode_starts = callback.locals["new_obs"], callback.locals["dones"]
-        return result
-
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        callback = with_callback(with_callback(callback, TextMetrics), _WarnWithoutUpdate)
+        for kind in (TextMetrics, _WarnWithoutUpdate, _KeepLastObservation):
+            callback = with_callback(callback, kind)
         return super()._init_callback(callback, progress_bar)  # type: ignore[misc]
 
 
@@ -123,6 +114,21 @@ class _WarnWithoutUpdate(BaseCallback):
                 "episodes, had ended, or learning_starts was not reached; give learn more",
                 stacklevel=2,
             )
+
+
+class _KeepLastObservation(BaseCallback):
+    """Let training go on from the last step, also where a callback ended it in the middle of a rollout.
+
+    SB3's on-policy algorithms then keep the observation before that step, which belongs to another episode if one has
+    ended in it.
+    """
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_training_end(self) -> None:
+        if hasattr(self.model, "rollout_buffer") and "new_obs" in self.locals:
+            self.model._last_obs, self.model._last_episode_starts = self.locals["new_obs"], self.locals["dones"]
 
 
 def with_callback(callback: MaybeCallback, kind: type[BaseCallback], **arguments: Any) -> MaybeCallback:
