@@ -97,7 +97,8 @@ def _with_own_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
         tokenizer.add_special_tokens({"pad_token": PAD})
         embedding: Any = model.get_input_embeddings()
         if len(tokenizer) > embedding.num_embeddings:
-            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            with torch.random.fork_rng(devices=[]):  # the new row is drawn, and nothing reads it
+                model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     return tokenizer
 
