@@ -195,7 +195,7 @@ def _pack(lengths: Sequence[int], room: int) -> list[list[int]]:
 
 def _tells_examples_apart(network: PreTrainedModel) -> bool:
     """Return whether a model computes two examples in one row as it computes them alone."""
-    ids = torch.arange(4, device=network.device)[None] % network.get_input_embeddings().num_embeddings
+    ids = torch.arange(4, device=network.device)[None] % network.config.get_text_config().vocab_size
     positions = torch.tensor([[0, 1, 0, 1]], device=network.device)
     try:
         with torch.no_grad():
