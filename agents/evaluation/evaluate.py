@@ -37,6 +37,7 @@ class Evaluation:
         reward: (n,) the environment's reward.
         components: (n,) each, the parts of the reward.
         judges: (n,) each, scores that the agent did not train against.
+        judge_parts: (n,) each, the components of judges that have several, such as "gold_meaning" and "gold_language".
         kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL per episode. For the best of n
             completions it is the value of the chosen one plus `log n - (n - 1) / n`, an upper bound of what choosing
             adds (Beirami et al. 2024, https://arxiv.org/abs/2401.01879).
@@ -64,11 +65,13 @@ class Evaluation:
     completions: list[Completion] = field(repr=False)
     seconds: float = 0.0
     completions_per_prompt: int = 1
+    judge_parts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def values(self) -> dict[str, np.ndarray]:
         """Return the metrics that are means of one value per episode, (n,) each, by name."""
         parts = self.components if len(self.components) > 1 else {}
-        rewards = {"reward": self.reward, **{f"reward_{name}": scores for name, scores in parts.items()}, **self.judges}
+        rewards = {"reward": self.reward, **{f"reward_{name}": scores for name, scores in parts.items()}}
+        rewards |= self.judges | self.judge_parts
         texts = {"length": self.length, "eos_share": self.eos.astype(float), "distinct_within": self.distinct}
         return rewards | ({} if self.kl is None else {"kl": self.kl}) | texts
 
@@ -165,6 +168,7 @@ def evaluate(
         kl, nll = _against(reference_logits, policy, completions)
         kl += np.log(drawn) - (drawn - 1) / drawn
     texts = [c.completion for c in completions]
+    judged, judge_parts = _judge_with_parts(scorers, completions)
     return Evaluation(
         source=source.name,
         env_id=env_id if isinstance(env_id, str) else batch.task.name,
@@ -173,7 +177,8 @@ def evaluate(
         reference=reference_name,
         reward=np.array([c.reward for c in completions]),
         components={name: np.array([c.components[name] for c in completions]) for name in completions[0].components},
-        judges=judge_completions(scorers, completions),
+        judges=judged,
+        judge_parts=judge_parts,
         kl=kl,
         nll=nll,
         length=np.array([len(c.columns) for c in completions]),
@@ -195,10 +200,20 @@ def find_judges(task: Any, judges: Sequence[str] | Judges | None) -> dict[str, C
 
 def judge_completions(judges: Judges, completions: list[Completion]) -> dict[str, np.ndarray]:
     """Return every judge's scores of the completions, (n,) each."""
+    return _judge_with_parts(judges, completions)[0]
+
+
+def _judge_with_parts(
+    judges: Judges, completions: list[Completion]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return every judge's scores, and the components of the judges that have several, (n,) each."""
     prompts, texts = [c.prompt for c in completions], [c.completion for c in completions]
     names = sorted({name for c in completions for name in c.row} - {"prompt"})
     columns = {name: [c.row.get(name) for c in completions] for name in names}
-    return {name: evaluate_reward(judge, prompts, texts, columns)[0] for name, judge in judges.items()}
+    found = {name: evaluate_reward(judge, prompts, texts, columns) for name, judge in judges.items()}
+    parts = {part: scores for _, several in found.values() if len(several) > 1 for part, scores in several.items()}
+    scores = {name: total for name, (total, _) in found.items()}
+    return scores, {part: values for part, values in parts.items() if part not in scores}
 
 
 def _find_reference(
