@@ -112,7 +112,7 @@ Where the reward model's score rises and this one does not, the reward model is 
 - **Score:** meaning times language; each is reported too. `rlhf_envs.rewards.judge` computes it with numpy alone.
 - **Meaning**, in [0.12, 1]: logistic regression (C = {c:g}) on TF-IDF of {features:,} words and pairs of words, fitted
   to the labels of IMDB reviews, of passages out of them, and of Rotten Tomatoes snippets.
-- **Language**, in [0, 1]: logistic regression on the seven features below, fitted to real texts against garbled ones.
+- **Language**, in [0, 1]: logistic regression on the six features below, fitted to real texts against garbled ones.
   Most features come from a Kneser-Ney trigram model of {words:,} words, {bigrams:,} bigrams and {trigrams:,} trigrams,
   counted in {counted:,} passages. A text that breaks off loses up to 40%.
 - **Files:** arrays without pickle and word lists, {size:.1f} MB in all.
