@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,7 @@ class NgramModel:
     def __init__(self, words: Sequence[str], arrays: Mapping[str, NDArray]) -> None:
         self.words = list(words)
         self.index = {word: i for i, word in enumerate(self.words)}
-        self.arrays = {name: np.asarray(arrays[name], np.int64) for name in _KEYS}
+        self.arrays: dict[str, NDArray[Any]] = {name: np.asarray(arrays[name], np.int64) for name in _KEYS}
         self.arrays |= {name: np.asarray(arrays[name], np.float64) for name in _VALUES}
 
     @classmethod
