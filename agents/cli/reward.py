@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from .options import Flags, add_command, argument, fail
 from .tables import make_table
 
 __all__ = ["EvalConfig", "FitConfig", "reward_app"]
+MAX_PROBED = 500  # texts
 
 reward_app = typer.Typer(help="Fit reward models to people's judgements, and measure them.", no_args_is_help=True)
 
@@ -115,18 +117,48 @@ class EvalConfig(Flags):
 
 @add_command(reward_app, EvalConfig, "eval")
 def evaluate(config: EvalConfig) -> None:
-    """Measure a reward model on pairs (accuracy, loss, calibration, accuracy by agreement) or on ratings."""
+    """Measure a reward model on pairs (accuracy, loss, calibration, accuracy by agreement) or on ratings.
+
+    The last table shows what fools it: how often the preferred texts score higher than their garbled versions.
+    """
     from rlhf_envs.preferences.fitting import load_judgements, measure_reward
 
     console = Console()
-    report = measure_reward(config.model, load_judgements(config.pairs), config.bins)
+    rows = load_judgements(config.pairs)
+    report = measure_reward(config.model, rows, config.bins)
     _show(console, report.metrics)
-    for title, rows in report.tables.items():
-        cells = [[f"{v:,}" if isinstance(v, int) else f"{v:.3f}" for v in row.values()] for row in rows]
-        console.print(make_table(list(rows[0]), cells, title=title, left=0))
+    for title, table in report.tables.items():
+        console.print(make_table(list(table[0]), _cells(table), title=title, left=0))
+    _show_probes(console, config.model, rows)
+
+
+def _show_probes(console: Console, model: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what `probe_reward` finds with the preferred texts: the chosen ones, or those rated above average."""
+    from rlhf_envs.models import resolve
+    from rlhf_envs.rewards.ensemble import load_reward
+    from rlhf_envs.rewards.probes import probe_reward
+
+    if "chosen" in rows[0]:
+        preferred = [(str(row.get("prompt") or ""), str(row["chosen"])) for row in rows]
+    else:
+        mean = statistics.mean(float(row["label"]) for row in rows)
+        preferred = [(str(row.get("prompt") or ""), str(row["completion"])) for row in rows if row["label"] >= mean]
+    prompts, completions = zip(*preferred[:MAX_PROBED], strict=True)
+    report = probe_reward(load_reward(resolve(model)), prompts, completions)
+    _show(console, {"correlation with length": report.length_correlation})
+    table = [result._asdict() for result in report.results]
+    title = f"what fools it: {len(prompts)} preferred texts against their garbled versions"
+    console.print(make_table(list(table[0]), _cells(table), title=title, left=1))
+
+
+def _cells(table: Sequence[Mapping[str, float | str]]) -> list[list[str]]:
+    return [[_cell(value, 3) for value in row.values()] for row in table]
 
 
 def _show(console: Console, metrics: Mapping[str, float | str]) -> None:
     for name, value in metrics.items():
-        shown = value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
-        console.print(f"{name:<28} {shown}", highlight=False, soft_wrap=True)
+        console.print(f"{name:<28} {_cell(value, 4)}", highlight=False, soft_wrap=True)
+
+
+def _cell(value: float | str, digits: int) -> str:
+    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"

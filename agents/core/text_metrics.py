@@ -38,7 +38,8 @@ def distinct_bigrams(texts: Sequence[str]) -> float:
 class TextMetrics(BaseCallback):
     """Log the metrics of the episodes that ended in each rollout, under `rlhf/`.
 
-    - `rlhf/reward` and `rlhf/reward_<component>`: means per episode, before the KL penalty; `rlhf/<judge>` for judges;
+    - `rlhf/reward` and `rlhf/reward_<component>`: means per episode, before the KL penalty; `rlhf/<judge>` for judges
+      and, where they have several, their parts, such as `rlhf/gold_language`;
       `rlhf/<metric>` for the metrics of the task;
     - `rlhf/kl`, `rlhf/kl_k3`: the KL to the reference in nats per episode, as the k1 and k3 estimates of
       http://joschu.net/blog/kl-approx.html; `rlhf/kl_coef`; `rlhf/entropy`: nats per token;
@@ -148,7 +149,8 @@ class TextMetrics(BaseCallback):
         columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
         columns["finish_reasons"] = [info["finish_reason"] for info in episodes]
         for name, judge in self.judges.items():
-            values[name] = evaluate_reward(judge, prompts, completions, columns)[0]
+            scores, parts = evaluate_reward(judge, prompts, completions, columns)
+            values |= {**(parts if len(parts) > 1 else {}), name: scores}
         means = {name: float(np.mean(per_episode)) for name, per_episode in values.items()}
         return means | {"distinct_bigrams": _distinct_per_group(completions)}
 

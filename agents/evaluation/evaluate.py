@@ -39,6 +39,7 @@ class Evaluation:
         reward: (n,) the environment's reward.
         components: (n,) each, the parts of the reward; NaN where a part does not apply.
         judges: (n,) each, scores that the agent did not train against.
+        judge_parts: (n,) each, the components of judges that have several, such as "gold_meaning" and "gold_language".
         metrics: (n,) each, the task's own metrics.
         trained: how many of the n prompts the source was trained on, or are of the training split.
         kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL per episode. For the best of n
@@ -68,6 +69,7 @@ class Evaluation:
     completions: list[Completion] = field(repr=False)
     seconds: float = 0.0
     completions_per_prompt: int = 1
+    judge_parts: dict[str, np.ndarray] = field(default_factory=dict)
     metrics: dict[str, np.ndarray] = field(default_factory=dict)
     trained: int = 0
 
@@ -80,7 +82,7 @@ class Evaluation:
         """Return the metrics that are means of one value per episode, (n,) each, by name; NaN where one has none."""
         parts = self.components if len(self.components) > 1 else {}
         rewards = {"reward": self.reward, **{f"reward_{name}": scores for name, scores in parts.items()}}
-        judged = self.judges | self.metrics
+        judged = self.judges | self.judge_parts | self.metrics
         texts = {"length": self.length, "eos_share": self.eos.astype(float), "distinct_within": self.distinct}
         return rewards | judged | ({} if self.kl is None else {"kl": self.kl}) | texts
 
@@ -185,6 +187,7 @@ def evaluate(
         kl, nll = _against(reference_logits, policy, completions)
         kl += np.log(drawn) - (drawn - 1) / drawn
     texts = [c.completion for c in completions]
+    judged, judge_parts = _judge_with_parts(scorers, completions)
     return Evaluation(
         source=source.name,
         env_id=env_id if isinstance(env_id, str) else batch.task.name,
@@ -196,7 +199,8 @@ def evaluate(
             name: np.array([c.components.get(name, np.nan) for c in completions])
             for name in dict.fromkeys(name for c in completions for name in c.components)
         },
-        judges=judge_completions(scorers, completions),
+        judges=judged,
+        judge_parts=judge_parts,
         kl=kl,
         nll=nll,
         length=np.array([len(c.columns) for c in completions]),
@@ -234,12 +238,22 @@ def find_judges(task: Any, judges: Sequence[str] | Judges | None) -> dict[str, C
 
 def judge_completions(judges: Judges, completions: list[Completion]) -> dict[str, np.ndarray]:
     """Return every judge's scores of the completions, (n,) each."""
+    return _judge_with_parts(judges, completions)[0]
+
+
+def _judge_with_parts(
+    judges: Judges, completions: list[Completion]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return every judge's scores, and the components of the judges that have several, (n,) each."""
     prompts, texts = [c.prompt for c in completions], [c.completion for c in completions]
     names = sorted({name for c in completions for name in c.row} - {"prompt"})
     columns: dict[str, list[Any]] = {name: [c.row.get(name) for c in completions] for name in names}
     columns["finish_reasons"] = [c.finish_reason for c in completions]
     columns["completion_ids"] = [c.input_ids[c.columns[0] + 1 :].tolist() for c in completions]
-    return {name: evaluate_reward(judge, prompts, texts, columns)[0] for name, judge in judges.items()}
+    found = {name: evaluate_reward(judge, prompts, texts, columns) for name, judge in judges.items()}
+    parts = {part: scores for _, several in found.values() if len(several) > 1 for part, scores in several.items()}
+    scores = {name: total for name, (total, _) in found.items()}
+    return scores, {part: values for part, values in parts.items() if part not in scores}
 
 
 def _find_reference(

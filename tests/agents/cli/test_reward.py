@@ -83,7 +83,7 @@ def test_a_fit_writes_a_plain_reward_model_that_eval_measures(folder: Path, tmp_
     assert measured.exit_code == 0, measured.output
     assert "accuracy                     1.0000" in measured.output
     assert "pairs                        8" in measured.output
-    for shown in ("expected calibration error", "reliability", "accuracy by agreement"):
+    for shown in ("expected calibration error", "reliability", "accuracy by agreement", "what fools it: 8 preferred"):
         assert shown in measured.output
 
 

@@ -221,6 +221,10 @@ def test_a_reward_that_a_runs_file_names_is_not_imported(tmp_path: Path, agent: 
 def test_sentiment_is_judged_by_gold() -> None:
     evaluation = evaluate("tiny", n_episodes=4, **SENTIMENT)
     assert list(evaluation.judges) == ["gold"]
+    assert list(evaluation.judge_parts) == ["gold_meaning", "gold_language"]
+    product = evaluation.judge_parts["gold_meaning"] * evaluation.judge_parts["gold_language"]
+    np.testing.assert_allclose(evaluation.judges["gold"], product)
+    assert {"gold_meaning", "gold_language"} < evaluation.estimates().keys()
     assert ((evaluation.judges["gold"] > 0) & (evaluation.judges["gold"] < 1)).all()
 
 
