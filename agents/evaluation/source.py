@@ -125,7 +125,7 @@ class Source:
         return open_batch(env, n, **{**self.env_kwargs, **model, "split": split, **(env_kwargs or {})})
 
     def build_policy(self, batch: EpisodeBatch) -> LanguageModelPolicy:
-        """Return the policy; build it for the spaces of `batch` if there is none. Raise ValueError for other tokens."""
+        """Return the policy; if there is none, build it to fit `batch`. Raise ValueError if it has other tokens."""
         if self.policy is None:
             policy_class = MaskableTokenPolicy if self.masked else TokenPolicy
             return policy_class(
