@@ -19,26 +19,36 @@ from gymnasium import spaces
 __all__ = ["available", "check_arguments", "check_name", "describe", "get_algorithm", "make", "register", "registered"]
 
 ENTRY_POINTS = "rlhf_envs.algorithms"
-# The built-in algorithms, each a class in the module of its name; the two baselines share a module.
-_CLASSES = {
-    **{"ppo": "PPO", "a2c": "A2C", "trpo": "TRPO", "maskable_ppo": "MaskablePPO", "nlpo": "NLPO"},
-    **{"ppo_lagrangian": "PPOLagrangian", "reinforce": "Reinforce", "rloo": "RLOO", "grpo": "GRPO"},
-    **{"random": "Random", "best_of_n": "BestOfN", "sft": "SFT", "awr": "AWR", "online_dpo": "OnlineDPO"},
-    **{"dqn": "DQN", "qrdqn": "QRDQN", "ilql": "ILQL"},
+_BUILT_IN = {
+    "ppo": "ppo:PPO",
+    "a2c": "a2c:A2C",
+    "trpo": "trpo:TRPO",
+    "maskable_ppo": "maskable_ppo:MaskablePPO",
+    "nlpo": "nlpo:NLPO",
+    "ppo_lagrangian": "ppo_lagrangian:PPOLagrangian",
+    "reinforce": "reinforce:Reinforce",
+    "rloo": "rloo:RLOO",
+    "grpo": "grpo:GRPO",
+    "random": "baselines:Random",
+    "best_of_n": "baselines:BestOfN",
+    "sft": "sft:SFT",
+    "awr": "awr:AWR",
+    "online_dpo": "online_dpo:OnlineDPO",
+    "dqn": "dqn:DQN",
+    "qrdqn": "qrdqn:QRDQN",
+    "ilql": "ilql:ILQL",
 }
-_BASELINES = ("random", "best_of_n")
-_ALGORITHMS = {
-    name: f"{__package__}.algorithms.{'baselines' if name in _BASELINES else name}:{class_name}"
-    for name, class_name in _CLASSES.items()
-}
+_ALGORITHMS = {name: f"{__package__}.algorithms.{target}" for name, target in _BUILT_IN.items()}
 # Names that users look for, and why there is nothing under them.
 ABSENT = {
     "recurrent_ppo": "a context is the whole history and the transformer reads all of it, so that the state of an LSTM "
     "would carry nothing more; take ppo"
 }
 # The argument that takes the class of a part (policy or buffer), and the one that takes the part's own arguments.
-PARTS = {"policy": "policy_kwargs"} | {
-    f"{kind}_buffer_class": f"{kind}_buffer_kwargs" for kind in ("rollout", "replay")
+PARTS = {
+    "policy": "policy_kwargs",
+    "rollout_buffer_class": "rollout_buffer_kwargs",
+    "replay_buffer_class": "replay_buffer_kwargs",
 }
 # A None that stands for the default of a `TextAgent`'s class.
 NO_DEFAULT = (("policy", None), ("learning_rate", None))
@@ -136,12 +146,21 @@ class Description:
     reads_masks: bool  # whether its policy chooses tokens under the environment's action masks
 
 
+_DESCRIPTIONS: dict[type[Any], Description] = {}  # kept, because saving asks for one per rollout
+
+
 def describe(cls: type[Any]) -> Description:
     """Describe the arguments of an algorithm's class, or of any other, from its signature and its `defaults`.
 
     The policy and buffer of an algorithm are the default values of the arguments that take them. A class without such
     defaults, as a stock SB3 algorithm, gets `TokenPolicy` and `SequenceRolloutBuffer`.
     """
+    if cls not in _DESCRIPTIONS:
+        _DESCRIPTIONS[cls] = _describe(cls)
+    return _DESCRIPTIONS[cls]
+
+
+def _describe(cls: type[Any]) -> Description:
     from .core.policy import TokenPolicy
     from .core.rollout_buffer import SequenceRolloutBuffer
 
@@ -257,7 +276,7 @@ def _warn_of_masks(name: str, env: Any) -> None:
 def _sizes(kwargs: dict[str, Any], description: Description, env: Any) -> dict[str, Any]:
     """Return the arguments with `n_steps` and `batch_size` filled in from the environment's horizon.
 
-    A `batch_size` that is None by default stays. Raises ValueError for one that is smaller than an episode.
+    A `batch_size` that is None by default (all of a rollout) stays. Raise ValueError for less than an episode.
     """
     horizon = _attribute(env, "max_new_tokens")
     if horizon is None or "n_steps" not in description.own or "replay_buffer_class" in description.own:

@@ -4,7 +4,7 @@
     python -m benchmarks.side_by_side ../before . --pairs 3
 
 Both checkouts run `rlhf train --env rlhf/Sentiment-v0 --algo ppo` at the same time, each on a core of its own, so that
-whatever else the machine does slows both. The next pair swaps the cores. Needs two cores and Linux.
+whatever else the machine does slows both. The next pair swaps the cores (`--cores 0 1`). Needs two cores and Linux.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,21 +35,23 @@ def run(checkout: Path, core: int, arguments: list[str]) -> tuple[float, float]:
     env = os.environ | {"PYTHONPATH": str(checkout.resolve()), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as folder:
         command = ["taskset", "-c", str(core), sys.executable, "-c", CHILD, *arguments]
-        done = subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.PIPE, text=True)
     wall, cpu = done.stdout.strip().splitlines()[-1].strip("[]").split(",")
     return float(wall), float(cpu)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Time the pairs and print their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)
     parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--cores", type=int, nargs=2, default=[0, 1])
     parser.add_argument("arguments", nargs="*", default=["train", "--env", "rlhf/Sentiment-v0", "--algo", "ppo"])
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     ratios = []
     for pair in range(options.pairs):
-        cores = (0, 1) if pair % 2 == 0 else (1, 0)
+        cores = options.cores if pair % 2 == 0 else options.cores[::-1]
         with ThreadPoolExecutor(2) as pool:
             jobs = zip((options.old, options.new), cores, strict=True)
             old, new = pool.map(lambda job: run(*job, options.arguments), jobs)

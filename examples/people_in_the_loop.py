@@ -29,7 +29,7 @@ ENV, STORE = "rlhf/Sentiment-v0", "people_in_the_loop.db"
 
 def ask(store: FeedbackStore, agent: object, n: int, overlap: int) -> list[str]:
     """Put n pairs of the agent's completions of training prompts into the store, and return all the texts."""
-    first = len(store.items())  # those of earlier runs have had other prompts
+    first = len(store.items())  # earlier runs have had other prompts
     prompts = np.random.default_rng(0).permutation(4000).take(range(first, first + n), mode="wrap")
     done = generate(agent, ENV, indices=np.repeat(prompts, 2), split="train", seed=first)
     pairs = [(one.prompt, (one.completion, other.completion)) for one, other in zip(done[::2], done[1::2], strict=True)]

@@ -191,7 +191,7 @@ class EpisodeBatch:
             attention_mask=gym.spaces.Box(0, 1, (length,), np.int8),
         )
         self.action_space = gym.spaces.Discrete(self.vocab_size)
-        # A policy sees only the spaces. This tells it whether the token ids are those of its model.
+        # A policy sees only the spaces. This tells it whether the token ids are its model's.
         self.action_space.vocabulary = vocabulary_fingerprint(self.tokenizer)  # type: ignore[attr-defined]
 
     @property

@@ -64,7 +64,7 @@ def register_all() -> None:
 
 
 def text_environments() -> list[str]:
-    """Return the sorted ids of all registered text environments: ours, and those of users that name a task."""
+    """Return the sorted ids of all registered text environments: ours, and users' that name a task."""
     return sorted(spec.id for spec in gym.registry.values() if "task" in spec.kwargs)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +132,35 @@ def test_floor_of_a_trained_part_equals_the_whole_model(benchmark: Any) -> None:
         trunk, tail = floor.split(model, train)
         inputs = ids if trunk is None else trunk(ids)
         torch.testing.assert_close(tail(inputs, 5), expected)
+
+
+@pytest.fixture
+def checkouts(tmp_path: Path) -> list[str]:
+    """Two folders whose `rlhf` says what it was called with and works for a while, or fails."""
+    program = "import sys, time, pathlib\ndef app():\n    print('called', *sys.argv[1:])\n    {body}\n"
+    bodies = {"works": "sum(range(10**6))", "fails": "raise ValueError('no such flag')"}
+    for name, body in bodies.items():
+        (tmp_path / name / "agents").mkdir(parents=True)
+        (tmp_path / name / "agents" / "__init__.py").touch()
+        (tmp_path / name / "agents" / "cli.py").write_text(program.format(body=body))
+    return [str(tmp_path / name) for name in bodies]
+
+
+@pytest.mark.skipif(shutil.which("taskset") is None, reason="needs Linux's taskset")
+def test_side_by_side_prints_a_ratio_per_pair_and_a_failing_runs_error(
+    benchmark: Any, checkouts: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    works, fails = checkouts
+    core = str(min(os.sched_getaffinity(0)))
+    benchmark("side_by_side").main(["--pairs", "2", "--cores", core, core, works, works, "train"])
+    printed = capfd.readouterr().out
+    assert re.search(r"^pair 2, seconds of CPU .*: old \d.*, new \d.*, ratio \d\.\d{3}$", printed, re.MULTILINE), (
+        printed
+    )
+    assert re.search(r"^new / old in seconds of CPU: \d\.\d{3} ± \d\.\d{3}", printed, re.MULTILINE), printed
+    with pytest.raises(subprocess.CalledProcessError):
+        benchmark("side_by_side").main(["--pairs", "1", "--cores", core, core, works, fails])
+    assert "ValueError: no such flag" in capfd.readouterr().err
 
 
 @pytest.mark.slow

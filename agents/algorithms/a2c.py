@@ -27,6 +27,9 @@ class A2C(TextAgent, stable_baselines3.A2C):
     """
 
     defaults = ON_POLICY | {
-        **{"learning_rate": 3e-4, "vf_coef": 0.1, "max_grad_norm": 1.0},
-        **{"use_rms_prop": False, "normalize_advantage": True},
+        "learning_rate": 3e-4,
+        "vf_coef": 0.1,
+        "max_grad_norm": 1.0,
+        "use_rms_prop": False,
+        "normalize_advantage": True,
     }

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.type_aliases import Schedule
 from torch.nn import functional
 
 from ..core.kl_penalty import charge
@@ -36,7 +37,7 @@ class AWR(PolicyGradient):
         max_weight: upper bound of the weights.
 
     Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=4`, `awr_temperature=1.0`, `max_weight=20.0`,
-    `vf_coef=0.1`. All other defaults are as in `PolicyGradient`.
+    `vf_coef=0.1`. All other arguments and defaults are as in `PolicyGradient`.
 
     Raises:
         ValueError: `awr_temperature` or `max_weight` is not above 0.
@@ -46,7 +47,9 @@ class AWR(PolicyGradient):
 
     def __init__(
         self,
-        *args: Any,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
         batch_size: int | None = 512,
         n_epochs: int = 4,
         awr_temperature: float = 1.0,
@@ -57,7 +60,7 @@ class AWR(PolicyGradient):
             if not value > 0:
                 raise ValueError(f"{name}={value}: expected a number above 0")
         self.awr_temperature, self.max_weight = awr_temperature, max_weight
-        super().__init__(*args, batch_size=batch_size, n_epochs=n_epochs, **kwargs)
+        super().__init__(policy, env, learning_rate, batch_size=batch_size, n_epochs=n_epochs, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         returns = rewards_to_go(charge(buffer.rewards, buffer.kl, buffer.kl_coef), buffer.segments)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.policy import TokenPolicy
-from .common.text_agent import NO_CRITIC, NO_KL, ON_POLICY, TextAgent
+from ..core.rollout_buffer import SequenceRolloutBuffer
+from .common.policy_gradient import PolicyGradient
+from .common.text_agent import NO_CRITIC, NO_KL, TextAgent
 
 __all__ = ["BestOfN", "Random", "UniformPolicy", "Untrained"]
 
@@ -47,10 +49,7 @@ class UniformPolicy(TokenPolicy):
 class Untrained(TextAgent, OnPolicyAlgorithm):
     """Collect rollouts, for the log, and never change the policy. A base class."""
 
-    defaults = ON_POLICY | {
-        **{"learning_rate": 0.0, "gae_lambda": 1.0, "ent_coef": 0.0, "vf_coef": 0.0, "max_grad_norm": 1.0},
-        **{"use_sde": False, "sde_sample_freq": -1, "supported_action_spaces": (spaces.Discrete,)},
-    }
+    defaults = PolicyGradient.defaults | {"learning_rate": 0.0, "rollout_buffer_class": SequenceRolloutBuffer}
     kl_argument = None
     trains = False
     unused = {"gamma": 1.0, "gae_lambda": 1.0, "ent_coef": 0.0} | NO_CRITIC | NO_KL
@@ -99,8 +98,15 @@ class BestOfN(Untrained):
         ValueError: `best_of` is below 1.
     """
 
-    def __init__(self, *args: Any, best_of: int = 16, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
+        best_of: int = 16,
+        **kwargs: Any,
+    ) -> None:
         if best_of < 1:
             raise ValueError(f"best_of={best_of}: expected at least one completion of a prompt")
         self.best_of = best_of
-        super().__init__(*args, **kwargs)
+        super().__init__(policy, env, learning_rate, **kwargs)

@@ -36,9 +36,9 @@ class DQN(QAgent, stable_baselines3.DQN):
         train_freq: steps of all environments between updates. The KV caches stay warm if it is an episode's length.
         gradient_steps: gradient steps per update.
         target_update_interval: tokens between updates of the target network.
+        n_steps: rewards in a return, see `SequenceReplayBuffer`.
         exploration_fraction: part of the training over which the exploration rate falls to its final value.
-        n_steps: see `QAgent`.
-        exploration: see `QAgent`.
+        exploration: "reference" draws random tokens from the reference language model, "uniform" from the vocabulary.
 
     Defaults: `learning_rate=1e-4`, `buffer_size=100_000`, `learning_starts=2048`, `batch_size=512`, `tau=1.0`,
     `gamma=1.0`, `train_freq=32`, `gradient_steps=8`, `n_steps=1`, `target_update_interval=4096`,

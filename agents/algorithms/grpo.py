@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.kl_penalty import charge, k3_loss
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
@@ -30,8 +31,8 @@ class GRPO(PolicyGradient):
 
     Departures: the default is "dapo", which does not favour long wrong completions over short ones. `kl="reward"`
     subtracts the KL penalty from the score instead, before the group's mean is taken. Only that maximises reward minus
-    KL. The gradient of k3 in the loss, on the policy's own samples, belongs to the KL the other way round, so it leads
-    to another optimum (Tang and Munos 2025, https://arxiv.org/abs/2506.09477).
+    KL(pi || pi_ref). The gradient of k3 in the loss, on the policy's own samples, is the gradient of KL(pi_ref || pi),
+    so the loss has another optimum (Tang and Munos 2025, https://arxiv.org/abs/2506.09477).
 
     When to use it: where a prompt can be completed several times and rewards are right or wrong, as in reasoning tasks.
     On sentiment `rloo` gains more.
@@ -45,7 +46,7 @@ class GRPO(PolicyGradient):
         scale_rewards: divide a group's advantages by its standard deviation.
 
     Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=2`, `group_size=4`, `clip_range=0.2`, `kl="loss"`,
-    `loss_type="dapo"`, `scale_rewards=True`. All other defaults are as in `PolicyGradient`.
+    `loss_type="dapo"`, `scale_rewards=True`. All other arguments and defaults are as in `PolicyGradient`.
 
     Raises:
         ValueError: an argument has none of these values.
@@ -56,7 +57,9 @@ class GRPO(PolicyGradient):
 
     def __init__(
         self,
-        *args: Any,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
         batch_size: int | None = 512,
         n_epochs: int = 2,
         group_size: int = 4,
@@ -72,7 +75,7 @@ class GRPO(PolicyGradient):
             raise ValueError(f"loss_type={loss_type!r}: expected one of {', '.join(map(repr, LOSS_TYPES))}")
         self.clip_range, self.kl = check_clip_range(clip_range), kl
         self.loss_type, self.scale_rewards = loss_type, scale_rewards
-        super().__init__(*args, batch_size=batch_size, n_epochs=n_epochs, group_size=group_size, **kwargs)
+        super().__init__(policy, env, learning_rate, batch_size, n_epochs, group_size, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         scores = buffer.scores.astype(np.float64)
@@ -106,7 +109,7 @@ class GRPO(PolicyGradient):
 
 
 def relative_to_group(scores: np.ndarray, group_size: int, scale: bool) -> np.ndarray:
-    """Standardise `(episodes,)` scores, in order of groups, within their groups; `scale` divides by the deviation."""
+    """Subtract its group's mean from each score; if `scale`, divide by the group's deviation. Groups are in order."""
     groups = scores.reshape(-1, group_size)
     advantages = groups - groups.mean(axis=1, keepdims=True)
     if scale:

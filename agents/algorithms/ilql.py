@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, RolloutReturn
+from stable_baselines3.common.type_aliases import DictReplayBufferSamples, PyTorchObs, RolloutReturn, Schedule
 from stable_baselines3.common.utils import polyak_update
 
 from ..core.distribution import log_probs_and_entropies
@@ -37,9 +37,18 @@ class ILQLPolicy(QPolicy):
     n_heads = 2
     learns_value = True
 
-    def __init__(self, *args: Any, beta: float | None = 4.0, imitates: bool = False, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        lr_schedule: Schedule,
+        *,
+        beta: float | None = 4.0,
+        imitates: bool = False,
+        **kwargs: Any,
+    ) -> None:
         self.imitates = imitates
-        super().__init__(*args, beta=beta, **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, beta=beta, **kwargs)
 
     def _freeze_what_has_no_part(self) -> None:
         if not self.imitates:
@@ -104,7 +113,8 @@ class ILQL(QAgent):
         gradient_steps: gradient steps per update. There is one update after every rollout.
         expectile: expectile of V; 0.5 is the mean over the log, towards 1 its best.
         cql_coef: weight of the CQL term.
-        nll_coef: weight of the log's likelihood under the language model. It requires the policy's `imitates=True`.
+        nll_coef: weight of the log's likelihood under the language model. It requires
+            `policy_kwargs=dict(imitates=True)`.
         data: rows `{prompt, completion, label}`, or the path of a file of them, instead of a log of its own. Labels are
             scores; true and false count as 1 and 0.
 
@@ -117,9 +127,18 @@ class ILQL(QAgent):
     """
 
     defaults = {
-        **{"policy": ILQLPolicy, "replay_buffer_class": SequenceReplayBuffer, "learning_rate": 3e-4, "gamma": 1.0},
-        **{"buffer_size": 200_000, "batch_size": 512, "tau": 0.05, "train_freq": 32, "gradient_steps": 24},
-        **{"learning_starts": 0, "sde_support": False, "support_multi_env": True},
+        "policy": ILQLPolicy,
+        "replay_buffer_class": SequenceReplayBuffer,
+        "learning_rate": 3e-4,
+        "buffer_size": 200_000,
+        "learning_starts": 0,
+        "batch_size": 512,
+        "tau": 0.05,
+        "gamma": 1.0,
+        "train_freq": 32,
+        "gradient_steps": 24,
+        "sde_support": False,
+        "support_multi_env": True,
         "supported_action_spaces": (spaces.Discrete,),
     }
     unused = {"exploration": "reference", "learning_starts": 0}
@@ -127,7 +146,9 @@ class ILQL(QAgent):
 
     def __init__(
         self,
-        *args: Any,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
         expectile: float = 0.8,
         cql_coef: float = 0.01,
         nll_coef: float = 0.0,
@@ -146,7 +167,7 @@ class ILQL(QAgent):
             )
         self.expectile, self.cql_coef, self.nll_coef = expectile, cql_coef, nll_coef
         self.max_grad_norm, self.data = max_grad_norm, data
-        super().__init__(*args, **kwargs)
+        super().__init__(policy, env, learning_rate, **kwargs)
         self.exploration_rate = 1.0  # what acts while the log is written is the reference
         self._read = False
         if _init_setup_model:

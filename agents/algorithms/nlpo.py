@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from ..core.distribution import keep_top
 from ..core.kv_cache import Trunk
@@ -38,10 +38,12 @@ class NLPOPolicy(TokenPolicy):
 
     is_language_model = False
 
-    def __init__(self, *args: Any, mask_top_p: float = 0.9, **kwargs: Any) -> None:
+    def __init__(
+        self, observation_space: Any, action_space: Any, lr_schedule: Schedule, mask_top_p: float = 0.9, **kwargs: Any
+    ) -> None:
         if not 0 < mask_top_p <= 1:
             raise ValueError(f"mask_top_p={mask_top_p}: expected a number in (0, 1]")
-        super().__init__(*args, **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
         self.mask_top_p = mask_top_p
         self.mask_policy = Snapshot(self.language_model.trained_parameters())
         self._masker = Trunk(self._actor.module, self.max_length, self.language_model, like=self._actor)
@@ -94,7 +96,7 @@ class NLPO(PPO):
     Args:
         target_update: rollouts, each with its update, after which the mask policy becomes the policy; mu in the paper.
 
-    Defaults: `target_update=5`; the policy's `mask_top_p` is 0.9. All other defaults are as in `PPO`.
+    Defaults: `target_update=5`; the policy's `mask_top_p` is 0.9. All other arguments and defaults are as in `PPO`.
 
     Raises:
         ValueError: `target_update` is not a whole number of at least 1.
@@ -104,12 +106,19 @@ class NLPO(PPO):
     defaults = PPO.defaults | {"policy": NLPOPolicy}
     policy: NLPOPolicy
 
-    def __init__(self, *args: Any, target_update: int = 5, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
+        target_update: int = 5,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(target_update, bool) or not isinstance(target_update, int) or target_update < 1:
             raise ValueError(f"target_update={target_update!r}: expected a number of rollouts, at least 1")
         self.target_update = target_update
         self.n_rollouts = 0
-        super().__init__(*args, **kwargs)
+        super().__init__(policy, env, learning_rate, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()

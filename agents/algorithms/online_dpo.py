@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from stable_baselines3.common.type_aliases import Schedule
 from torch.nn import functional
 
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
@@ -37,8 +38,8 @@ class OnlineDPO(PolicyGradient):
         labels: "soft" or "hard", see above.
         group_size: completions per prompt. The best and the worst make a pair.
 
-    Defaults: `learning_rate=1e-4`, `batch_size=512`, `group_size=2`, `beta=0.1`, `labels="soft"`. All other defaults
-    are as in `PolicyGradient`.
+    Defaults: `learning_rate=1e-4`, `batch_size=512`, `group_size=2`, `beta=0.1`, `labels="soft"`. All other arguments
+    and defaults are as in `PolicyGradient`.
 
     Raises:
         ValueError: `beta` is not above 0, or `labels` is neither of the two.
@@ -50,7 +51,9 @@ class OnlineDPO(PolicyGradient):
 
     def __init__(
         self,
-        *args: Any,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
         batch_size: int | None = 512,
         group_size: int = 2,
         beta: float = 0.1,
@@ -62,7 +65,7 @@ class OnlineDPO(PolicyGradient):
         if labels not in ("soft", "hard"):
             raise ValueError(f"labels={labels!r}: expected 'soft' or 'hard'")
         self.beta, self.labels = beta, labels
-        super().__init__(*args, batch_size=batch_size, group_size=group_size, **kwargs)
+        super().__init__(policy, env, learning_rate, batch_size=batch_size, group_size=group_size, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         """Return zeros for advantages, and the scores for returns."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from rlhf_envs.rewards.constraints import Constrained, find_constraints
 
@@ -122,7 +122,7 @@ class PPOLagrangian(PPO):
         cost_limit: limit of the mean cost per episode.
         multiplier_step: how far the multiplier moves per rollout for a cost 1 above its limit.
 
-    Defaults: `cost=None`, `cost_limit=None`, `multiplier_step=0.1`. All other defaults are as in `PPO`.
+    Defaults: `cost=None`, `cost_limit=None`, `multiplier_step=0.1`. All other arguments and defaults are as in `PPO`.
 
     Raises:
         ValueError: there is no cost, or one without a limit, or the environment's reward is constrained by another.
@@ -130,7 +130,9 @@ class PPOLagrangian(PPO):
 
     def __init__(
         self,
-        *args: Any,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
         cost: Any = None,
         cost_limit: float | None = None,
         multiplier_step: float = 0.1,
@@ -140,7 +142,7 @@ class PPOLagrangian(PPO):
             raise ValueError(f"cost={cost!r} with cost_limit={cost_limit}: a constraint is a cost and its limit")
         self.cost, self.cost_limit, self.multiplier_step = cost, cost_limit, multiplier_step
         LagrangeMultiplier(step=multiplier_step)  # raises at once if the step is wrong
-        super().__init__(*args, **kwargs)
+        super().__init__(policy, env, learning_rate, **kwargs)
 
     def _setup_model(self) -> None:
         super()._setup_model()

@@ -6,6 +6,7 @@ from typing import Any
 
 import sb3_contrib
 import torch
+from stable_baselines3.common.type_aliases import Schedule
 
 from .common.q_agent import DEEP_Q, QAgent
 from .common.q_policy import QPolicy
@@ -20,17 +21,21 @@ class QuantilePolicy(QPolicy):
     (with gradients) and from the target: 50 MB each for a batch of 512, 8 quantiles and a vocabulary of 3,072. So the
     default is few quantiles; the paper has 200.
 
-    All other arguments are `QPolicy`'s.
+    Args:
+        n_quantiles: number of quantiles, and of heads.
+        **kwargs: arguments of `QPolicy`.
 
     Raises:
         ValueError: `n_quantiles` is below 1.
     """
 
-    def __init__(self, *args: Any, n_quantiles: int = 8, **kwargs: Any) -> None:
+    def __init__(
+        self, observation_space: Any, action_space: Any, lr_schedule: Schedule, *, n_quantiles: int = 8, **kwargs: Any
+    ) -> None:
         if n_quantiles < 1:
             raise ValueError(f"n_quantiles={n_quantiles}: expected at least 1")
         self.n_heads = self.n_quantiles = n_quantiles
-        super().__init__(*args, **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     quantile_net, quantile_net_target = QPolicy.q_net, QPolicy.q_net_target  # as QR-DQN calls them
 

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from stable_baselines3.common.type_aliases import Schedule
 from torch.nn import functional
 
 from ..core.kl_penalty import charge
@@ -35,8 +36,8 @@ class Reinforce(PolicyGradient):
             with weight `vf_coef`; "none".
         normalize_advantage: divide the advantages by their standard deviation over the rollout's tokens.
 
-    Defaults: `learning_rate=3e-4`, `baseline="mean"`, `normalize_advantage=True`, `vf_coef=0.1`. All other defaults are
-    as in `PolicyGradient`.
+    Defaults: `learning_rate=3e-4`, `baseline="mean"`, `normalize_advantage=True`, `vf_coef=0.1`. All other
+    arguments and defaults are as in `PolicyGradient`.
 
     Raises:
         ValueError: `baseline` is none of the three.
@@ -46,7 +47,9 @@ class Reinforce(PolicyGradient):
 
     def __init__(
         self,
-        *args: Any,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
         baseline: Literal["mean", "value", "none"] = "mean",
         normalize_advantage: bool = True,
         **kwargs: Any,
@@ -54,7 +57,7 @@ class Reinforce(PolicyGradient):
         if baseline not in ("mean", "value", "none"):
             raise ValueError(f"baseline={baseline!r}: expected 'mean', 'value' or 'none'")
         self.baseline, self.normalize_advantage = baseline, normalize_advantage
-        super().__init__(*args, **kwargs)
+        super().__init__(policy, env, learning_rate, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         rewards = charge(buffer.rewards, buffer.kl, buffer.kl_coef)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.kl_penalty import charge
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
@@ -34,7 +35,7 @@ class RLOO(PolicyGradient):
         normalize_advantage: divide the advantages by their standard deviation over the rollout.
 
     Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=2`, `group_size=4`, `clip_range=0.2`,
-    `normalize_advantage=False`. All other defaults are as in `PolicyGradient`.
+    `normalize_advantage=False`. All other arguments and defaults are as in `PolicyGradient`.
 
     Raises:
         ValueError: `clip_range` is not above 0.
@@ -45,7 +46,9 @@ class RLOO(PolicyGradient):
 
     def __init__(
         self,
-        *args: Any,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
         batch_size: int | None = 512,
         n_epochs: int = 2,
         group_size: int = 4,
@@ -54,7 +57,7 @@ class RLOO(PolicyGradient):
         **kwargs: Any,
     ) -> None:
         self.clip_range, self.normalize_advantage = check_clip_range(clip_range), normalize_advantage
-        super().__init__(*args, batch_size=batch_size, n_epochs=n_epochs, group_size=group_size, **kwargs)
+        super().__init__(policy, env, learning_rate, batch_size, n_epochs, group_size, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         scores = charge(buffer.scores, buffer.sum_by_episode(buffer.kl), buffer.kl_coef)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from stable_baselines3.common.type_aliases import Schedule
 
 from rlhf_envs.tokens import encode_completion
 
@@ -29,8 +30,8 @@ class SFT(PolicyGradient):
 
     Departures: references are trained on at temperature 1, whatever temperature the agent decodes at, as is usual. The
     best of n are trained on at the temperature that they were drawn at. They are drawn anew in every rollout, by the
-    agent as it is then. Tokens of references count as sampled tokens do. Of
-    the best of n, the tokens of all n completions count. There is no KL penalty.
+    agent as it is then. Tokens of references count as sampled tokens do. Of the best of n, the tokens of all n
+    completions count. There is no KL penalty.
 
     When to use it: first, where the data has good completions, or as the baseline that reinforcement learning has to
     beat. It takes the least time.
@@ -41,8 +42,8 @@ class SFT(PolicyGradient):
         where: values that columns of a row must have for its reference to count, such as `{"label": 1}`.
         group_size: n of the best of n. References have no groups.
 
-    Defaults: `learning_rate=2e-4`, `batch_size=512`, `group_size=4`, `source=None`, `where=None`. All other defaults
-    are as in `PolicyGradient`.
+    Defaults: `learning_rate=2e-4`, `batch_size=512`, `group_size=4`, `source=None`, `where=None`. All other arguments
+    and defaults are as in `PolicyGradient`.
 
     Raises:
         ValueError: `source` is unknown, no references are left, `where` is given without references, or `group_size` is
@@ -55,7 +56,9 @@ class SFT(PolicyGradient):
 
     def __init__(
         self,
-        *args: Any,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
         batch_size: int | None = 512,
         group_size: int = 4,
         source: Literal["references", "best_of_n"] | None = None,
@@ -66,7 +69,7 @@ class SFT(PolicyGradient):
             raise ValueError(f"source={source!r}: expected 'references' or 'best_of_n'")
         self.source, self.where = source, where
         self._order, self._next = np.zeros(0, np.int64), 0  # the references of this epoch, and how many are done
-        super().__init__(*args, batch_size=batch_size, group_size=group_size, **kwargs)
+        super().__init__(policy, env, learning_rate, batch_size=batch_size, group_size=group_size, **kwargs)
 
     def _setup_model(self) -> None:
         batch = open_batch(self.env, 1)

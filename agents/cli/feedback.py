@@ -168,7 +168,7 @@ class ImportConfig(_StoreConfig):
 
 @add_command(feedback_app, ImportConfig, "import")
 def import_(config: ImportConfig) -> None:
-    """Take in questions and judgements: TRL's formats, ours, those of Argilla, Label Studio and published datasets.
+    """Take in questions and judgements: TRL's formats, ours, Argilla's, Label Studio's and published datasets'.
 
     Rows that cannot be used, duplicates and contradictions go to the quarantine file, with their line and the reason.
     """

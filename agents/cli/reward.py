@@ -41,9 +41,7 @@ class FitConfig(Flags):
         False, "Bring each annotator's ratings onto one scale first; rows need an annotator. With --loss mse."
     )
     pseudo_label: str | None = option(
-        None,
-        "File of pairs that nobody judged (prompt, completions). The ensemble is fitted again, also to "
-        "those that it is sure about.",
+        None, "File of unjudged pairs (prompt, completions): the ensemble is fitted again, also to pairs it is sure of."
     )
     max_length: int | None = option(None, "How many of a text's last tokens are read. All by default.", ge=1)
     no_calibration: bool = option(False, "Do not scale the head so that score differences are log-odds.")

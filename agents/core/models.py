@@ -28,7 +28,7 @@ def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str
     if isinstance(model, str):
         if not _has_tokens_of(model, action_space):
             raise ValueError(
-                f"the environment's tokenizer ({n_actions} tokens) is not that of the model {model!r}: make "
+                f"the environment's tokenizer ({n_actions} tokens) is not the model's, {model!r}: make "
                 f"the environment with it, agents.make_vec_env(..., model={model!r})"
             )
         return load_causal_lm(model), model

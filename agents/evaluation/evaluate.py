@@ -49,6 +49,7 @@ class Evaluation:
         length: (n,) the number of tokens that the agent chose.
         eos: (n,) bool, whether the episode ended by EOS.
         distinct: (n,) the share of distinct word bigrams within the completion; 1 if it has no bigram.
+        seconds: the wall time of the evaluation.
         completions_per_prompt: the completions drawn per prompt: n for the best of n, whose decoding costs n times as
             much as `length` says; else 1.
     """

@@ -163,7 +163,7 @@ class Source:
             return []
 
     def build_policy(self, batch: EpisodeBatch) -> LanguageModelPolicy:
-        """Return the policy; build it for the spaces of `batch` if there is none. Raise ValueError for other tokens."""
+        """Return the policy; if there is none, build it to fit `batch`. Raise ValueError if it has other tokens."""
         if self.policy is None:
             policy_class = MaskableTokenPolicy if self.masked else TokenPolicy
             return policy_class(

@@ -39,7 +39,7 @@ from ..registry import available, describe
 from .encoding import class_name, decode, encode
 from .environment import describe_env
 from .folders import DESCRIPTION
-from .tensors import save_model, save_optimizer, save_state
+from .tensors import save_model_config, save_optimizer, save_state
 
 __all__ = ["BundleError", "capture", "holds", "read", "read_extra", "save", "write"]
 
@@ -139,12 +139,12 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
         (folder / STATE).write_bytes(arrays_to_bytes(arrays))
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         if isinstance(policy, LanguageModelPolicy):
-            save_model(policy, _tokenizer(policy, env), folder / MODEL)
+            save_model_config(policy, _tokenizer(policy, env), folder / MODEL)
 
 
 def _tokenizer(policy: LanguageModelPolicy, env: Any) -> Any:
     """Return the tokenizer of the token ids: the environment's, else the one of the model's name, else None."""
-    if env.has_attr("tokenizer"):
+    if env is not None and env.has_attr("tokenizer"):
         return env.get_attr("tokenizer", 0)[0]
     return None if policy.model_name is None else load_tokenizer(policy.model_name)
 

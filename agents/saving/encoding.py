@@ -100,7 +100,7 @@ def decode(value: Any, arrays: Mapping[str, np.ndarray], at: str = "", given: An
     Args:
         value, arrays: the JSON, and the arrays by key.
         at: the name of the value for error messages; the names of nested values are joined by slashes.
-        given: entries that replace or extend those of a dict.
+        given: entries that replace or extend a dict's own.
 
     Raises:
         ValueError: the value could not be written, or the file names something that it must not.

@@ -17,7 +17,15 @@ from rlhf_envs.models import EMBEDDED, has_tokenizer, load_tokenizer, vocabulary
 
 from ..core.base_policy import LanguageModelPolicy
 
-__all__ = ["build_network", "known_model", "load_optimizer", "load_state", "save_model", "save_optimizer", "save_state"]
+__all__ = [
+    "build_network",
+    "known_model",
+    "load_optimizer",
+    "load_state",
+    "save_model_config",
+    "save_optimizer",
+    "save_state",
+]
 
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flex_attention", None)  # other names may be hub ids of kernels
 
@@ -97,7 +105,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path, rest: Mapping[s
         raise BundleError(f"{path} is the state of another optimizer: {error}") from error
 
 
-def save_model(policy: LanguageModelPolicy, tokenizer: Any, folder: Path) -> None:
+def save_model_config(policy: LanguageModelPolicy, tokenizer: Any, folder: Path) -> None:
     """Write a language model without its weights: config, generation config and tokenizer."""
     model = policy.language_model.model
     model.config.save_pretrained(folder)

@@ -31,6 +31,7 @@ class PeriodicEvaluation(EvalCallback):
         n_eval_episodes: episodes per evaluation.
         eval_freq: tokens between evaluations. Each takes place at the end of the first rollout after that many.
         folder: where `evaluations.npz` goes.
+        seed: seeds the environment.
     """
 
     STATE = (

@@ -62,6 +62,7 @@ class EarlyStopping(BaseCallback):
             `PeriodicEvaluation.eval_env`). By default it is made like the training environment, with the split
             "validation".
         eval_freq: tokens between evaluations. Each takes place before the first rollout after that many.
+        n_episodes, seed: prompts per evaluation, and the seed of the sampling.
         judges: as in `agents.evaluate`; the task's own by default.
 
     Attributes:

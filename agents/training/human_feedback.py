@@ -35,7 +35,7 @@ def human_rewards(env: Any) -> list[HumanReward]:
 
 
 class HumanFeedback(BaseCallback):
-    """Show how long a run waits for people, save a checkpoint meanwhile, and end the wait on a signal.
+    """Show how long a run waits for people, save a checkpoint meanwhile, end the wait on a signal, refit the model.
 
     Logged per rollout: `rlhf/human_wait_s` (seconds waited), `rlhf/human_queue` (items that need judgements),
     `rlhf/human_labels` (judgements in the store), `rlhf/human_missed` (completions so far that people did not answer)
@@ -48,6 +48,7 @@ class HumanFeedback(BaseCallback):
         guard: the callback that saves the run. On a signal the wait ends, and the guard gives up the rollout.
         refit: see `HumanReward.refit`. It goes to rewards in "async" mode that have no refit yet.
         heartbeat: seconds between two messages during a wait.
+        checkpoint_after: seconds of waiting before the checkpoint.
     """
 
     def __init__(
@@ -119,8 +120,10 @@ class RatingRefit:
 
     Args:
         folder: models are kept in `<folder>/<number of ratings>`.
-        train: which part of it learns, see `rlhf_envs.preferences.training.trained_part`.
+        train: which part of the model learns, see `rlhf_envs.preferences.training.trained_part`.
         held_out: the share of the ratings that is held out to measure on.
+        epochs: passes over the ratings.
+        seed: seeds the split and the fit.
     """
 
     def __init__(

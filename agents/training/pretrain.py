@@ -173,12 +173,13 @@ def pretrain(
 
     Args:
         source: a named corpus, a text file or a folder of text files (see `read_texts`).
-        output: the folder to write; TensorBoard events and checkpoints, for `resume`, go below it.
+        output: the folder to write; TensorBoard events and checkpoints go below it.
         model: a model to go on from, by a name that `rlhf_envs.models.resolve` knows. By default a fresh model of
             GPT-2's shape, `n_layer` blocks of width `n_embd`, with a BPE tokenizer of `vocab_size` tokens.
         block_size: tokens per row; also the positions of a fresh model.
         steps: optimiser steps in all. The learning rate falls along a cosine to zero at the last step.
         save_freq: steps between checkpoints and validations.
+        resume: go on from the last checkpoint below `output`.
 
     Returns:
         The metrics on held-out texts: `loss` (nats per token) and `perplexity`.

@@ -25,7 +25,7 @@ class ExpertIteration(PolicyGradient):
     Args:
         top_share: the share of a rollout's episodes that is imitated, above 0 and up to 1.
 
-    The other arguments are those of `PolicyGradient`.
+    The other arguments are `PolicyGradient`'s.
 
     Raises:
         ValueError: the share is not above 0 and up to 1.

@@ -105,7 +105,7 @@ def pairwise_loss(
 def pair_differences(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], batch_size: int = 64
 ) -> NDArray[np.float64]:
-    """Return the raw score of each chosen text minus that of the rejected text, (n,)."""
+    """Return the raw score of each chosen text minus the rejected text's, (n,)."""
     training = model.training
     model.eval()
     scores = score_texts(model, tokenizer, pair_texts(pairs), batch_size).reshape(-1, 2)

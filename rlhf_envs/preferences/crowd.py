@@ -100,8 +100,8 @@ def pair_votes(items: Sequence[Item], judgements: Sequence[Judgement]) -> list[V
             raise ValueError(f"judgement {judgement.id} is of item {judgement.item_id}, which is not among the items")
         else:
             raise ValueError(
-                f"judgement {judgement.id} is a {kind!r}, which compares no two texts: pass those of kind 'pairwise' "
-                "and 'ranking', and export the others with rlhf_envs.feedback.formats.exporting"
+                f"judgement {judgement.id} is a {kind!r}, which compares no two texts: pass judgements of kind "
+                "'pairwise' and 'ranking', and export the others with rlhf_envs.feedback.formats.exporting"
             )
     return votes
 

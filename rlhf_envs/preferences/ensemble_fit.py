@@ -87,7 +87,7 @@ def evaluate_ensemble(ensemble: RewardEnsemble, pairs: Sequence[Pair]) -> PairMe
 
 
 def ensemble_differences(ensemble: RewardEnsemble, pairs: Sequence[Pair]) -> NDArray[np.float64]:
-    """Return the members' mean raw score of each chosen text minus that of the rejected text, (n,)."""
+    """Return the members' mean raw score of each chosen text minus the rejected text's, (n,)."""
     scores = ensemble.raw_scores(pair_texts(pairs)).mean(axis=0).reshape(-1, 2)
     return scores[:, 0] - scores[:, 1]
 

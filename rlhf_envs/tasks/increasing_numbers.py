@@ -31,8 +31,8 @@ class IncreasingNumbers(WordTask):
     EOS, or 10 new tokens.
 
     ## Arguments
-    `gymnasium.make("rlhf/IncreasingNumbers-v0")` needs none. It takes those of `TextGenerationEnv` except `model`,
-    because the task has its own vocabulary.
+    `gymnasium.make("rlhf/IncreasingNumbers-v0")` needs none. It takes the arguments of `TextGenerationEnv` except
+    `model`, because the task has its own vocabulary.
 
     ## Version history
     v0: the first version.

@@ -22,7 +22,7 @@ class Sentiment(Task):
     `input_ids` and `attention_mask`, (48,) each: a prompt of up to 16 tokens and up to 32 new ones.
 
     ## Action space
-    `Discrete(V)` with the vocabulary of the `model`, by default that of the embedded "tiny".
+    `Discrete(V)` with the vocabulary of the `model`, by default the embedded "tiny".
 
     ## Reward
     At the end of an episode the score of "tiny-reward", with mean 0 and standard deviation 1 over real reviews. The
@@ -33,8 +33,8 @@ class Sentiment(Task):
     EOS, or 32 new tokens.
 
     ## Arguments
-    `gymnasium.make("rlhf/Sentiment-v0")` needs none. It takes those of `TextGenerationEnv`, such as `model`, `split`,
-    `max_new_tokens`, `reward` and `data`.
+    `gymnasium.make("rlhf/Sentiment-v0")` needs none. It takes the arguments of `TextGenerationEnv`, such as `model`,
+    `split`, `max_new_tokens`, `reward` and `data`.
 
     ## Version history
     v0: the first version.
@@ -52,14 +52,14 @@ class HumanSentiment(Sentiment):
     """Continue the opening of a movie review so that people like it: `Sentiment` with people as the reward.
 
     ## Description
-    The prompts are those of `Sentiment`. Finished completions go to a feedback store, and people's ratings are the
-    scores. `HumanReward` documents when an episode waits for people and when a reward model answers in their place.
+    The prompts are the same as in `Sentiment`. Finished completions go to a feedback store, and people's ratings are
+    the scores. `HumanReward` documents when an episode waits for people and when a reward model answers in their place.
 
     ## Observation space
     `input_ids` and `attention_mask`, (48,) each, as in `Sentiment`.
 
     ## Action space
-    `Discrete(V)` with the vocabulary of the `model`, by default that of the embedded "tiny".
+    `Discrete(V)` with the vocabulary of the `model`, by default the embedded "tiny".
 
     ## Reward
     At the end of an episode the reward "human", in [-1, 1]. Pass `reward_kwargs={"store": "feedback.db"}` to ask people
@@ -69,8 +69,8 @@ class HumanSentiment(Sentiment):
     EOS, or 32 new tokens.
 
     ## Arguments
-    `gymnasium.make("rlhf/HumanSentiment-v0")` needs none. It takes those of `TextGenerationEnv`; `reward_kwargs` go to
-    `rlhf_envs.rewards.human.HumanReward`.
+    `gymnasium.make("rlhf/HumanSentiment-v0")` needs none. It takes the arguments of `TextGenerationEnv`;
+    `reward_kwargs` go to `rlhf_envs.rewards.human.HumanReward`.
 
     ## Version history
     v0: the first version.

@@ -38,8 +38,8 @@ class TokenBandit(WordTask):
     EOS, or 3 new tokens.
 
     ## Arguments
-    `gymnasium.make("rlhf/TokenBandit-v0")` needs none. It takes those of `TextGenerationEnv` except `model`, because
-    the task has its own vocabulary.
+    `gymnasium.make("rlhf/TokenBandit-v0")` needs none. It takes the arguments of `TextGenerationEnv` except `model`,
+    because the task has its own vocabulary.
 
     ## Version history
     v0: the first version.

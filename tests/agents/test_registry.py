@@ -36,6 +36,13 @@ def test_environments_of_all_kinds_are_taken():
         assert agents.make("a2c", env).learn(30).num_timesteps == 30
 
 
+def test_a_class_is_described_once(monkeypatch):
+    cls = agents.get_algorithm("rloo")
+    first = registry.describe(cls)
+    monkeypatch.setattr(registry, "_arguments", None)
+    assert registry.describe(cls) is first
+
+
 def test_unknown_names_say_what_there_is():
     with pytest.raises(ValueError, match=r"unknown algorithm 'pp0': did you mean 'ppo'\? there are a2c, .*ppo"):
         agents.make("pp0", ID)
@@ -59,7 +66,7 @@ def test_a_model_brings_its_tokenizer_to_an_id_and_must_fit_an_environment(tmp_p
     agent = agents.make("a2c", "rlhf/Sentiment-v0", n_envs=2, model=other)
     assert agent.policy.n_actions == agent.policy.language_model.vocab_size < 3072
     env = agents.make_vec_env("rlhf/Sentiment-v0", 2, reward="gold")
-    with pytest.raises(ValueError, match=r"tokenizer \(3072 tokens\) is not that of the model"):
+    with pytest.raises(ValueError, match=r"tokenizer \(3072 tokens\) is not the model's"):
         agents.make("a2c", env, model=other)
 
 
@@ -76,7 +83,7 @@ def test_stock_ppo_refuses_a_model_with_another_tokenizer_of_the_same_size(tmp_p
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     file.write_text(json.dumps(content), encoding="utf-8")
     env = agents.make_vec_env("rlhf/Sentiment-v0", 2, reward="gold")
-    with pytest.raises(ValueError, match="is not that of the model"):
+    with pytest.raises(ValueError, match="is not the model's"):
         stable_baselines3.PPO(TokenPolicy, env, n_steps=32, batch_size=64, policy_kwargs={"model": str(shuffled)})
     with pytest.raises(ValueError, match="has another tokenizer than the environment"):
         agents.evaluate("tiny", "rlhf/Sentiment-v0", 2, reference=str(shuffled), judges=())

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.type_aliases import MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from ...core.policy import TokenPolicy
 from .episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
-from .text_agent import NO_CRITIC, NO_KL, TextAgent
+from .text_agent import NO_CRITIC, NO_KL, ON_POLICY, TextAgent
 
 __all__ = ["NO_CRITIC", "NO_KL", "PolicyGradient", "check_clip_range", "clip_metrics", "clipped", "spread"]
 
@@ -41,10 +41,14 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         TypeError: the environment cannot make groups.
     """
 
-    defaults = {
-        **{"learning_rate": 1e-4, "n_steps": 32, "gamma": 1.0, "gae_lambda": 1.0, "max_grad_norm": 1.0},
-        **{"ent_coef": 0.0, "vf_coef": 0.0, "use_sde": False, "sde_sample_freq": -1},
-        **{"policy": TokenPolicy, "rollout_buffer_class": EpisodeRolloutBuffer},
+    defaults = ON_POLICY | {
+        "rollout_buffer_class": EpisodeRolloutBuffer,
+        "gae_lambda": 1.0,
+        "ent_coef": 0.0,
+        "vf_coef": 0.0,
+        "max_grad_norm": 1.0,
+        "use_sde": False,
+        "sde_sample_freq": -1,
         "supported_action_spaces": (spaces.Discrete,),
     }
     min_group_size = 1
@@ -54,7 +58,9 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
 
     def __init__(
         self,
-        *args: Any,
+        policy: Any = None,
+        env: Any = None,
+        learning_rate: float | Schedule | None = None,
         batch_size: int | None = None,
         n_epochs: int = 1,
         group_size: int = 1,
@@ -67,7 +73,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
             raise ValueError(f"gamma={gamma}: a completion is judged as a whole, without a discount; take ppo for one")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: expected a number of tokens, or None for the whole rollout")
-        super().__init__(*args, _init_setup_model=False, **kwargs)
+        super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
         self.batch_size, self.n_epochs, self.group_size = batch_size, n_epochs, group_size
         if _init_setup_model:
             self._setup_model()

@@ -20,10 +20,20 @@ Exploration = Literal["reference", "uniform"]
 
 
 DEEP_Q: dict[str, Any] = {  # the defaults that DQN and QR-DQN share
-    **{"learning_rate": 1e-4, "batch_size": 512, "gamma": 1.0, "max_grad_norm": 1.0},
-    **{"replay_buffer_class": SequenceReplayBuffer, "buffer_size": 100_000, "learning_starts": 2048},
-    **{"train_freq": 32, "gradient_steps": 8, "tau": 1.0, "target_update_interval": 4096},
-    **{"exploration_fraction": 0.5, "exploration_initial_eps": 1.0, "exploration_final_eps": 0.05},
+    "learning_rate": 1e-4,
+    "buffer_size": 100_000,
+    "learning_starts": 2048,
+    "batch_size": 512,
+    "tau": 1.0,
+    "gamma": 1.0,
+    "train_freq": 32,
+    "gradient_steps": 8,
+    "replay_buffer_class": SequenceReplayBuffer,
+    "target_update_interval": 4096,
+    "exploration_fraction": 0.5,
+    "exploration_initial_eps": 1.0,
+    "exploration_final_eps": 0.05,
+    "max_grad_norm": 1.0,
 }
 
 

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from stable_baselines3.common.type_aliases import PyTorchObs
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from ...core.base_policy import LanguageModelPolicy
@@ -51,12 +52,21 @@ class QPolicy(LanguageModelPolicy):
     n_heads = 1
     learns_value = False
 
-    def __init__(self, *args: Any, beta: float | None = None, top_k: int | None = 32, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        *,
+        beta: float | None = None,
+        top_k: int | None = 32,
+        **kwargs: Any,
+    ) -> None:
         if beta is not None and not beta >= 0:
             raise ValueError(f"beta={beta}: expected a number of at least 0, or None for the best token")
         self.beta = beta
         self._reference: tuple[SlottedTrunk, list[tuple[nn.Parameter, str]]] | None = None
-        super().__init__(*args, top_k=top_k, **kwargs)
+        super().__init__(observation_space, action_space, lr_schedule, top_k=top_k, **kwargs)
 
     def _build_heads(self) -> None:
         super()._build_heads()

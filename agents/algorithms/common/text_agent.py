@@ -16,8 +16,12 @@ from ...core.text_metrics import TextMetrics
 __all__ = ["NO_CRITIC", "NO_KL", "ON_POLICY", "TextAgent", "with_callback"]
 
 ON_POLICY: dict[str, Any] = {  # the defaults that actor-critic algorithms share
-    **{"policy": TokenPolicy, "rollout_buffer_class": SequenceRolloutBuffer},
-    **{"learning_rate": 1e-4, "n_steps": 32, "gamma": 1.0, "gae_lambda": 0.95},
+    "policy": TokenPolicy,
+    "learning_rate": 1e-4,
+    "n_steps": 32,
+    "gamma": 1.0,
+    "gae_lambda": 0.95,
+    "rollout_buffer_class": SequenceRolloutBuffer,
 }
 NO_CRITIC = {"vf_coef": 0.0, "value": "shared"}
 NO_KL = {"kl_coef": 0.0, "kl_target": None}
@@ -55,12 +59,11 @@ class TextAgent:
     @classmethod
     def refuse_unused(cls, arguments: Mapping[str, Any]) -> None:
         """Raise ValueError if an argument in `unused` has another value than the accepted one."""
-        for name, value in cls.unused.items():
-            if name in arguments and arguments[name] != value:
+        for name, accepted in cls.unused.items():
+            if (given := arguments.get(name, accepted)) != accepted:
                 owner = cls.kl_argument if name in NO_KL else None
                 instead = f" (its KL penalty is weighed by {owner})" if owner else ""
-                given = f"{name}={arguments[name]!r}"
-                raise ValueError(f"{given}: {cls.__name__} makes no use of it{instead}; leave it out")
+                raise ValueError(f"{name}={given!r}: {cls.__name__} makes no use of it{instead}; leave it out")
 
     def learn(
         self,
@@ -76,11 +79,9 @@ class TextAgent:
 
         Args:
             total_timesteps: tokens to train for; the rollout in which they are reached is finished.
-            callback: SB3 callbacks.
             log_interval: rollouts between two logs. SB3's defaults of up to 100 are meant for rollouts of a few steps.
             tb_log_name: the run's name for TensorBoard; by default the class's.
             reset_num_timesteps: count tokens from 0 and restart the environments, instead of going on.
-            progress_bar: show a progress bar.
             **kwargs: other arguments of the SB3 class, such as `use_masking` of `MaskablePPO`.
         """
         name = type(self).__name__ if tb_log_name is None else tb_log_name
@@ -105,8 +106,7 @@ class _WarnWithoutUpdate(BaseCallback):
         return True
 
     def _on_training_end(self) -> None:
-        model = self.model
-        tokens, updates = self.before
+        model, (tokens, updates) = self.model, self.before
         finished = model.num_timesteps >= model._total_timesteps and model.num_timesteps > tokens
         if getattr(model, "trains", True) and finished and model._n_updates == updates:
             warnings.warn(

@@ -58,6 +58,7 @@ class LoopResult:
     Attributes:
         metrics: the metrics of the rounds, one dict per round. The first is of the model before any round.
         report: the content of `report.json`.
+        seconds: the wall time of this call.
     """
 
     config: LoopConfig

@@ -100,7 +100,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     run = resolve_config(config.run(config.seed, {}))
     assert run.n_envs is not None
     horizon = int(batch.max_new_tokens)
-    has_rollout = {"n_steps", "batch_size"} <= algorithm.own
+    has_rollout = "batch_size" in algorithm.own and "rollout_buffer_class" in algorithm.parts  # else no minibatches
     return search_space(
         algorithm.known - config.hyperparams.keys() - getattr(cls, "unused", {}).keys(),
         dict(map(parse_range, config.space)),

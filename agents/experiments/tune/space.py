@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,21 +61,21 @@ RANGES: dict[str, Range] = {
     "target_kl": Range(0.003, 0.1),  # TRPO's trust region; others end an update early by it, and have it off
 }
 ONLY_OF = {"target_kl": ("trpo",)}
+WORDS = {"true": "True", "false": "False", "none": "None"}  # may be written in any case
 
 
 def parse_range(text: str) -> tuple[str, Range]:
     """Read "learning_rate:1e-5..1e-3", "n_epochs:1..8" or "clip_range:0.1,0.2". Raise ValueError for other texts."""
-    name, colon, values = text.partition(":")
-    name = name.strip()
-    form = f"{text!r}: expected name:low..high or name:choice,choice, such as learning_rate:1e-5..1e-3"
-    if not colon or not name or not values.strip():
-        raise ValueError(form)
-    if ".." not in values:
-        words = (part.strip() for part in values.split(","))
-        return name, Range(choices=tuple(None if word in ("none", "None") else parse_literal(word) for word in words))
-    low, high = (parse_literal(part.strip()) for part in values.split("..", 1))
-    if not (_is_number(low) and _is_number(high)):
-        raise ValueError(form)
+    name, _, values = map(str.strip, text.partition(":"))
+    is_range = ".." in values
+    words = values.split("..", 1) if is_range else values.split(",")
+    found = tuple(parse_literal(WORDS.get(word.strip().lower(), word.strip())) for word in words)
+    finite = not any(isinstance(value, float) and not math.isfinite(value) for value in found)
+    if not (name and values and finite) or (is_range and not all(map(_is_number, found))):
+        raise ValueError(f"{text!r}: expected name:low..high or name:choice,choice, such as learning_rate:1e-5..1e-3")
+    if not is_range:
+        return name, Range(choices=found)
+    low, high = found
     if not low < high:
         raise ValueError(f"{text!r}: {low} is not below {high}")
     return name, Range(low, high)
@@ -85,7 +86,7 @@ def _is_number(value: Any) -> bool:
 
 
 def search_space(
-    known: Iterable[str],
+    known: Collection[str],
     given: Mapping[str, Range],
     *,
     algo: str,
@@ -109,7 +110,6 @@ def search_space(
     Raises:
         ValueError: the algorithm takes no argument of a name, or there is nothing to search.
     """
-    known = set(known)
     ranges = {name: found for name, found in RANGES.items() if algo in ONLY_OF.get(name, (algo,))}
     if not kl_coef:
         del ranges["kl_coef"]

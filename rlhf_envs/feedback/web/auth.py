@@ -103,7 +103,7 @@ def csrf_token(request: Request) -> str:
 
 
 def csrf_matches(request: Request, token: str) -> bool:
-    """Return whether a token is that of the session."""
+    """Return whether a token is the session's."""
     known = request.session.get("csrf", "")
     return bool(known) and secrets.compare_digest(known.encode(), token.encode("utf-8", "replace"))
 

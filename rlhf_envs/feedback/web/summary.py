@@ -15,8 +15,6 @@ from ..store.store import FeedbackStore
 
 __all__ = ["AnnotatorSummary", "Hour", "Summary", "gold_correct", "summarise"]
 
-HOURS = 24
-
 
 class Hour(BaseModel):
     """Count the judgements, skips too, of one hour, which begins at `start` (UTC)."""
@@ -68,7 +66,10 @@ def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
         alpha, problem = {}, str(error)
     progress = store.progress()
     return Summary(
-        **{name: getattr(progress, name) for name in ("items", "finished", "judgements", "skips")},
+        items=progress.items,
+        finished=progress.finished,
+        judgements=progress.judgements,
+        skips=progress.skips,
         last_hour=sum(now - judgement.created <= timedelta(hours=1) for judgement in everything),
         hours=_by_hour(everything, now),
         alpha=alpha,
@@ -95,7 +96,7 @@ def gold_correct(item: Item, judgement: Judgement) -> bool:
 def _by_hour(judgements: list[Judgement], now: datetime) -> list[Hour]:
     this_hour = now.replace(minute=0, second=0, microsecond=0)
     counts = Counter(judgement.created.replace(minute=0, second=0, microsecond=0) for judgement in judgements)
-    starts = [this_hour - timedelta(hours=back) for back in reversed(range(HOURS))]
+    starts = [this_hour - timedelta(hours=back) for back in reversed(range(24))]
     return [Hour(start=start, judgements=counts[start]) for start in starts]
 
 

@@ -52,6 +52,18 @@ def test_every_algorithm_opens_with_its_paper(name):
     assert paragraphs.index("When to use it") < paragraphs.index("Defaults")
 
 
+@pytest.mark.parametrize("name", sorted(_ALGORITHMS))
+def test_every_algorithm_and_its_policy_take_first_what_sb3s_take_first(name):
+    cls = agents.get_algorithm(name)
+    assert list(inspect.signature(cls).parameters)[:3] == ["policy", "env", "learning_rate"]
+    policy = describe(cls).parts["policy"]
+    assert list(inspect.signature(policy.__init__).parameters)[1:4] == [
+        "observation_space",
+        "action_space",
+        "lr_schedule",
+    ]
+
+
 def stated_defaults(cls: type[Any]) -> dict[str, Any]:
     """The defaults that the docstring of a class states, or takes from another class by "defaults are as in"."""
     text = re.search(r"^Defaults: .*?(?=\n\n|\Z)", inspect.getdoc(cls), re.DOTALL | re.MULTILINE).group()

@@ -126,7 +126,7 @@ def test_bootstrap_interval_covers_the_truth() -> None:
     assert 0.89 <= np.mean(covered) <= 0.99
 
 
-def test_ratio_bootstrap_error_matches_the_delta_method() -> None:
+def test_the_error_of_perplexity_matches_the_delta_method() -> None:
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 30, size=400)
     nats = tokens * 3.0 + rng.normal(0, 4, size=400)

@@ -294,6 +294,19 @@ def test_own_classes_are_passed_and_never_imported(tmp_path: Path) -> None:
     assert (type(loaded), type(loaded.policy)) == (MyPPO, MyPolicy)
 
 
+def test_an_agent_without_an_environment_is_saved_and_goes_on_in_one_that_is_passed(tmp_path: Path) -> None:
+    build(stable_baselines3.PPO).save(tmp_path / "agent.zip")
+    agent = stable_baselines3.PPO.load(tmp_path / "agent.zip", device="cpu")
+    assert agent.get_env() is None
+    agents.save(agent, tmp_path / "agent")
+    with pytest.raises(ValueError, match=r"environment is not in the bundle.*pass the environment"):
+        agents.load(tmp_path / "agent")
+    loaded = agents.load(tmp_path / "agent", env=make_vec_env(ID, 4, seed=0))
+    expected = agent.policy.state_dict()
+    torch.testing.assert_close(dict(loaded.policy.state_dict()), dict(expected), rtol=0, atol=0, equal_nan=True)
+    assert loaded.learn(ROLLOUT).num_timesteps == ROLLOUT
+
+
 def test_an_environment_that_is_not_json_is_passed_and_goes_on(tmp_path: Path) -> None:
     def longest(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
         return [float(len(completion)) for completion in completions]
@@ -350,7 +363,7 @@ def test_what_is_no_bundle_is_never_replaced(name: str, bundle: Path, tmp_path: 
 
 
 def test_a_tokenizer_that_cannot_be_written_is_a_failure_of_the_disk(bundle: Path, tmp_path: Path) -> None:
-    from agents.saving.tensors import save_model
+    from agents.saving.tensors import save_model_config
 
     class Tokenizer:
         def __init__(self, error: Exception) -> None:
@@ -361,9 +374,9 @@ def test_a_tokenizer_that_cannot_be_written_is_a_failure_of_the_disk(bundle: Pat
 
     policy = agents.load(bundle).policy
     with pytest.raises(OSError, match="No space left on device"):  # as `tokenizers` says it
-        save_model(policy, Tokenizer(Exception("No space left on device (os error 28)")), tmp_path)
+        save_model_config(policy, Tokenizer(Exception("No space left on device (os error 28)")), tmp_path)
     with pytest.raises(KeyError):
-        save_model(policy, Tokenizer(KeyError("a bug")), tmp_path)
+        save_model_config(policy, Tokenizer(KeyError("a bug")), tmp_path)
 
 
 # Damage

@@ -44,6 +44,16 @@ def test_ranges_are_read_as_they_are_written() -> None:
             parse_range(wrong)
 
 
+def test_words_for_literals_may_have_any_case() -> None:
+    assert parse_range("a:TRUE,false,None,NONE,sgd")[1].choices == (True, False, None, None, "sgd")
+
+
+@pytest.mark.parametrize("values", ["1e-4..Infinity", "-Infinity..1", "NaN..1", "1..1e999", "0.1,NaN", "Infinity,1"])
+def test_bounds_and_choices_are_finite(values: str) -> None:
+    with pytest.raises(ValueError, match=rf"learning_rate:{values}'?: expected name:low..high or name:choice,choice"):
+        parse_range(f"learning_rate:{values}")
+
+
 def test_the_space_is_what_the_algorithm_takes() -> None:
     def space(algo: str, **changes: Any) -> dict[str, Range]:
         return search_space(describe(get_algorithm(algo)).known, {}, algo=algo, **changes)
@@ -69,6 +79,15 @@ def test_nothing_is_searched_that_the_algorithm_refuses(algo: str, tmp_path: Pat
     first = tuning._nearest_to_default(chosen, space)
     warnings.simplefilter("ignore")  # small fresh models and the like
     build_agent(resolve_config(chosen.run(0, first)))
+
+
+@pytest.mark.parametrize("algo", ["dqn", "qrdqn", "ilql"])
+def test_a_q_learner_has_no_rollout_whose_batches_could_be_searched(algo: str, tmp_path: Path) -> None:
+    """Its `n_steps` is the length of a return."""
+    settings: dict[str, Any] = {} if algo == "ilql" else {"n_steps": 3}
+    space = tuning.find_space(config(tmp_path, algo=algo, only=[], hyperparams=settings))
+    assert "batch_size" not in space
+    assert tuning.find_space(config(tmp_path, only=[], hyperparams={}))["batch_size"].choices[-1] == 16 * 3
 
 
 def test_kl_is_searched_only_where_something_holds_it(tmp_path: Path) -> None:

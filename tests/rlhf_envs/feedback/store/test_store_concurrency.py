@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
+import sqlite3
 import threading
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 
 from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
@@ -74,6 +77,40 @@ def test_a_new_file_opened_by_several_at_once_is_open_for_all(tmp_path: Path) ->
         together = threading.Barrier(6)
         run([threading.Thread(target=connect, args=(tmp_path / f"{n}.db", together)) for _ in range(6)])
     assert errors == []
+
+
+class LockedConnection:
+    """A connection that is locked for its first calls, as SQLite says it of a journal mode that another changes."""
+
+    def __init__(self, locked: float, message: str = "database is locked") -> None:
+        self.locked, self.message = locked, message
+        self.calls: list[str] = []
+
+    def execute(self, statement: str) -> None:
+        self.calls.append(statement)
+        if len(self.calls) <= self.locked:
+            raise sqlite3.OperationalError(self.message)
+
+
+def test_a_locked_journal_mode_is_tried_again() -> None:
+    connection = LockedConnection(locked=1)
+    database._set_wal(connection)
+    assert connection.calls == ["PRAGMA journal_mode=WAL"] * 2
+
+
+def test_a_journal_mode_that_stays_locked_is_an_error_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.03)
+    connection = LockedConnection(locked=math.inf)
+    with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+        database._set_wal(connection)
+    assert len(connection.calls) > 1
+
+
+def test_another_failure_of_the_journal_mode_is_an_error_at_once() -> None:
+    connection = LockedConnection(locked=math.inf, message="disk I/O error")
+    with pytest.raises(sqlite3.OperationalError, match="disk I/O error"):
+        database._set_wal(connection)
+    assert len(connection.calls) == 1
 
 
 def test_clicks_of_one_annotator_at_the_same_moment_make_one_judgement_and_one_task(store_url: str) -> None:
