@@ -25,7 +25,9 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 
 
-@pytest.mark.parametrize("train", ["full", 1, "head"])
+@pytest.mark.parametrize(
+    "train", ["full", pytest.param(1, marks=pytest.mark.slow), pytest.param("head", marks=pytest.mark.slow)]
+)
 def test_every_contender_samples_the_same_tokens_and_takes_the_same_steps(benchmark: Any, train: str | int) -> None:
     work = benchmark("work").Work(
         train=train, epochs=2, n_envs=4, prompt_tokens=4, new_tokens=6, minibatches=2, threads=1
@@ -68,6 +70,7 @@ def test_throughput_prints_contenders_and_ratios(benchmark: Any, capsys: pytest.
     assert re.search(r"^ours / floor: \d+\.\d\d \(", printed, re.MULTILINE), printed
 
 
+@pytest.mark.slow
 def test_profile_names_every_part_and_the_parts_make_the_whole(
     benchmark: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,6 +87,7 @@ def test_profile_names_every_part_and_the_parts_make_the_whole(
     assert [parts[part][1] for part in ("environment", "buffer", "update: clipping")] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_ragged_prints_both_rates(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark("throughput").main([*TOY, "--threads", "1", "--ragged"])
     printed = capsys.readouterr().out
@@ -100,6 +104,7 @@ def test_ragged_lengths_have_a_mean_of_a_third_of_the_limit(benchmark: Any) -> N
     assert drawn == again
 
 
+@pytest.mark.slow
 def test_scaling_prints_ratios_and_draws(benchmark: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     picture = tmp_path / "scaling.png"
     benchmark("scaling").main(
@@ -114,6 +119,7 @@ def test_scaling_prints_ratios_and_draws(benchmark: Any, capsys: pytest.CaptureF
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_memory_prints_the_ratio_and_the_large_peak(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark("memory").main(["--toy", "--repeats", "1", "--threads", "1"])
     printed = capsys.readouterr().out

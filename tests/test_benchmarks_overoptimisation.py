@@ -46,6 +46,7 @@ def test_the_weights_of_a_large_pool_sum_to_one(benchmark: Any) -> None:
         benchmark.best_of_n_weights(4, 5)
 
 
+@pytest.mark.slow
 def test_a_toy_run_prints_its_tables_draws_its_curves_and_goes_on(
     benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,7 @@ def test_two_plugins_of_one_name_are_both_named(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_names_the_plugin_that_cannot_be_imported(tmp_path: Path) -> None:
     folder = plugin(tmp_path, "broken-plugin", "broken", "no_module_of_this_name:Algorithm")
     compare = ["-m", "agents.cli", "compare", "--env", "rlhf/TokenBandit-v0", "--algos", "broken,random", "-f", "c"]

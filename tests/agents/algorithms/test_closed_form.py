@@ -33,7 +33,7 @@ def learn(algo: str, tokens: int, seed: int) -> dict[str, float]:
     return bandit_figures(agent, KL_COEF)
 
 
-@pytest.mark.parametrize("algo", SHORT)
+@pytest.mark.parametrize("algo", ["ppo", *(pytest.param(algo, marks=pytest.mark.slow) for algo in ("a2c", "grpo"))])
 def test_a_short_run_is_on_its_way_to_the_optimum(algo):
     tokens, part = SHORT[algo]
     figures = learn(algo, tokens, seed=0)

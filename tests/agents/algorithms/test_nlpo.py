@@ -240,6 +240,7 @@ def test_a_policy_without_a_mask_policy_is_refused():
         )
 
 
+@pytest.mark.slow
 def test_a_short_run_improves_the_objective():
     """The policy that acts, the masked one, scores more than the start, on all prompts."""
     agent = make_agent(n_envs=64, n_steps=24, batch_size=768, learning_rate=2e-3, n_epochs=8, vf_coef=0.5, kl_coef=0.1)

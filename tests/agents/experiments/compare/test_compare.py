@@ -188,7 +188,8 @@ def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch
     assert mended.failed.keys() == {"gone/seed_00"}
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_or_stopped_comparison_goes_on_to_the_same_end(
     how: signal.Signals, done: Comparison, tmp_path: Path
 ) -> None:
