@@ -131,12 +131,9 @@ class EpisodeBatch:
         self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, *options, ends=self.ends)
 
         self.split = split
-        self._data: dict[str, Any] = {
-            "data": list(data) if isinstance(data, Iterator) else data,  # it is read again for other splits
-            "columns": columns,
-            "validation_share": validation_share,
-            "test_share": test_share,
-        }
+        data = list(data) if isinstance(data, Iterator) else data  # it is read again for other splits
+        shares = {"validation_share": validation_share, "test_share": test_share}
+        self._data: dict[str, Any] = {"data": data, "columns": columns, **shares}
         self.rows = self.rows_of(split)
         self._columns = check_rows(self.rows, self.task.name, data)
         self._prompts = tokenize_prompts(
