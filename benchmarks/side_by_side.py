@@ -1,7 +1,7 @@
 """Time the README's quick start in two checkouts, side by side.
 
     git worktree add ../before COMMIT
-    python -m benchmarks.side_by_side ../before . --pairs 3
+    python -m benchmarks.side_by_side --pairs 3 ../before .
 
 Both checkouts run `rlhf train --env rlhf/Sentiment-v0 --algo ppo` at the same time, each on a core of its own, so that
 whatever else the machine does slows both. The next pair swaps the cores (`--cores 0 1`). Needs two cores and Linux.
