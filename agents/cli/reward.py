@@ -119,10 +119,10 @@ def evaluate(config: EvalConfig) -> None:
 
     The last table shows what fools it: how often the preferred texts score higher than their garbled versions.
     """
-    from rlhf_envs.preferences.fitting import load_judgements, measure_reward
+    from rlhf_envs.preferences.fitting import as_texts, load_judgements, measure_reward
 
     console = Console()
-    rows = load_judgements(config.pairs)
+    rows = as_texts(load_judgements(config.pairs), config.model)
     report = measure_reward(config.model, rows, config.bins)
     _show(console, report.metrics)
     for title, table in report.tables.items():
@@ -132,7 +132,7 @@ def evaluate(config: EvalConfig) -> None:
 
 def _show_probes(console: Console, model: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print what `probe_reward` finds with the preferred texts: the chosen ones, or those rated above average."""
-    from rlhf_envs.models import resolve
+    from rlhf_envs.models import resolve, split_label
     from rlhf_envs.rewards.ensemble import load_reward
     from rlhf_envs.rewards.probes import probe_reward
 
@@ -142,10 +142,12 @@ def _show_probes(console: Console, model: str, rows: Sequence[Mapping[str, Any]]
         mean = statistics.mean(float(row["label"]) for row in rows)
         preferred = [(str(row.get("prompt") or ""), str(row["completion"])) for row in rows if row["label"] >= mean]
     prompts, completions = zip(*preferred[:MAX_PROBED], strict=True)
-    report = probe_reward(load_reward(resolve(model)), prompts, completions)
+    name, label = split_label(model)
+    reward = load_reward(f"{resolve(name)}@{label}" if label else resolve(name))
+    report = probe_reward(reward, prompts, completions)
     _show(console, {"correlation with length": report.length_correlation})
     table = [result._asdict() for result in report.results]
-    title = f"what fools it: {len(prompts)} preferred texts against their garbled versions"
+    title = f"what fools it: {len(prompts)} preferred texts, garbled"
     console.print(make_table(list(table[0]), _cells(table), title=title, left=1))
 
 

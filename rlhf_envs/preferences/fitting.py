@@ -42,7 +42,16 @@ if TYPE_CHECKING:
 
     from .training import TrainingOptions
 
-__all__ = ["HELD_OUT", "FittedReward", "Metrics", "Report", "fit_reward", "load_judgements", "measure_reward"]
+__all__ = [
+    "HELD_OUT",
+    "FittedReward",
+    "Metrics",
+    "Report",
+    "as_texts",
+    "fit_reward",
+    "load_judgements",
+    "measure_reward",
+]
 
 Row = Mapping[str, Any]
 Metrics = dict[str, float | str]  # a text explains a missing number, or warns about the other numbers
@@ -116,12 +125,12 @@ def fit_reward(
     if not is_replaceable(folder):
         raise FileExistsError(f"{folder} exists and is no reward model of ours: choose another name, or move it away")
     check = check_pairs if loss == "bt" else check_ratings
-    rows = _as_texts(rows, model)
+    rows = as_texts(rows, model)
     check(rows, lambda index: f"row {index + 1}")  # before the split moves it
     if held_out is None:
         split = split_rows(rows, held_out_share, options.get("seed", 0))
     else:
-        split = Split(rows, _as_texts(held_out, model))
+        split = Split(rows, as_texts(held_out, model))
         check(split.held_out, lambda index: f"held-out row {index + 1}")
     if references is None:
         references = [text for row in (*split.held_out, *split.fitted) for text in whole_texts(row)][:MAX_REFERENCES]
@@ -142,9 +151,11 @@ def fit_reward(
     return FittedReward(split.fitted, split.held_out, metrics)
 
 
-def _as_texts(rows: Sequence[Row], model: str) -> list[Row]:
+def as_texts(rows: Sequence[Row], model: str) -> list[Row]:
     """Return rows of texts: conversations are written in the chat template of the model's tokenizer, if it has one."""
-    return list(rows) if all(is_plain(row) for row in rows) else as_text_rows(rows, load_tokenizer(model))
+    if all(is_plain(row) for row in rows):
+        return list(rows)
+    return as_text_rows(rows, load_tokenizer(split_label(model)[0]))
 
 
 Fit = tuple[Callable[[Path], None], Metrics]  # what writes the model into a folder, and its metrics
@@ -296,7 +307,7 @@ def measure_reward(model: str, rows: Sequence[Row], bins: int = 10) -> Report:
         ValueError: the model is no reward model, or the rows are malformed.
     """
     name = split_label(model)[0]
-    rows = _as_texts(rows, name)
+    rows = as_texts(rows, model)
     network, tokenizer = load_classifier(model)
     if "chosen" not in rows[0]:
         rated = evaluate_ratings(network, tokenizer, rows)
