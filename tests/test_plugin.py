@@ -90,6 +90,7 @@ def test_a_plugin_that_cannot_be_imported_is_named_and_the_others_work(tmp_path:
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.slow
 def test_two_plugins_of_one_name_are_both_named(tmp_path: Path) -> None:
     paths = [plugin(tmp_path / part, f"the-{part}", "theirs", f"{part}:Algorithm") for part in ("first", "second")]
     done = python("-m", "agents.cli", "train", *SMALL, "--algo", "theirs", path=paths, cwd=tmp_path)

@@ -161,6 +161,7 @@ SETTINGS: dict[str, Any] = dict(learning_rate=3e-3, gradient_steps=8, batch_size
 SETTINGS |= dict(cql_coef=0.0)
 
 
+@pytest.mark.slow
 def test_rated_completions_alone_are_on_the_way_to_the_best_return() -> None:
     env = agents.make_vec_env("rlhf/TokenBandit-v0", 16, seed=0)
     agent = agents.make("ilql", env, seed=0, device="cpu", data=bandit_rows(), **SETTINGS)

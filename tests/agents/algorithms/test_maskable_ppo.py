@@ -301,6 +301,7 @@ def test_saving_and_loading_goes_on_exactly(tmp_path):
     assert all(0 not in c.input_ids[c.columns + 1] for c in completions)
 
 
+@pytest.mark.slow
 def test_a_short_run_is_on_its_way_to_the_optimum_under_the_mask():
     """The closed form over the completions that the mask leaves: those without the padding."""
     kl_coef = 0.3

@@ -15,6 +15,7 @@ from agents.cli import app
 BANDIT = "rlhf/TokenBandit-v0"
 
 
+@pytest.mark.slow
 def test_an_offline_run_has_our_tags_and_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     import os

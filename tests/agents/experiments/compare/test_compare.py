@@ -153,18 +153,26 @@ class Dies(PPO):
 """
 
 
-def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]) -> None:
+    """Register algorithms of a module that the test may mend."""
     (tmp_path / "broken_algorithms.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
-    for name, target in {
+    targets = {
         "raises": "broken_algorithms:Raises",
         "dies": "broken_algorithms:Dies",
         "gone": "gone:X",
-    }.items():
-        monkeypatch.setitem(registry._ALGORITHMS, name, target)
+    }
+    for name in names:
+        monkeypatch.setitem(registry._ALGORITHMS, name, targets[name])
+
+
+BROKEN_RUNS = ["--env", BANDIT, "--seeds", "1", "--n-envs", "32", "--test-episodes", "4", "--evaluations", "1"]
+
+
+def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(tmp_path, monkeypatch, ("raises", "dies", "gone"))
     folder = tmp_path / "c"
-    flags = ["--env", BANDIT, "--algos", "dies,raises,gone,ppo", "--seeds", "1", "--tokens", "192", "--n-envs", "32"]
-    flags += ["--test-episodes", "4", "--evaluations", "1", "--jobs", "1", "-f", str(folder)]
+    flags = [*BROKEN_RUNS, "--algos", "dies,raises,gone,ppo", "--tokens", "192", "--jobs", "1", "-f", str(folder)]
     shown = CliRunner().invoke(app, ["compare", *flags], env={"COLUMNS": "400"})
     assert shown.exit_code == 1, shown.output
     report = json.loads((folder / "report.json").read_text())
@@ -183,7 +191,15 @@ def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch
     assert "the loss &lt;b&gt;is&lt;/b&gt; a | banana" in (folder / "report.html").read_text()
     assert "the loss &lt;b\\>is&lt;/b\\> a \\| banana" in (folder / "report.md").read_text()
     assert "Traceback" in (folder / "raises" / "seed_00.log").read_text()
-    (tmp_path / "broken_algorithms.py").write_text("from agents.algorithms.ppo import PPO as Raises, PPO as Dies")
+
+
+@pytest.mark.slow
+def test_failed_runs_run_again_when_they_are_mended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken(tmp_path, monkeypatch, ("raises", "gone"))
+    folder = tmp_path / "c"
+    flags = [*BROKEN_RUNS, "--algos", "raises,gone", "--tokens", "192", "--jobs", "1", "-f", str(folder)]
+    assert CliRunner().invoke(app, ["compare", *flags]).exit_code == 1
+    (tmp_path / "broken_algorithms.py").write_text("from agents.algorithms.ppo import PPO as Raises")
     mended = agents.compare(CompareConfig(folder=str(folder)), lambda _: None)
     assert mended.failed.keys() == {"gone/seed_00"}
 
