@@ -146,6 +146,12 @@ class Description:
     reads_masks: bool  # whether its policy chooses tokens under the environment's action masks
 
 
+PLAIN = (int, float, str, type(None))
+NOT_OF_LEARNING = {
+    *("_init_setup_model", "device", "env", "monitor_wrapper", "policy_kwargs", "replay_buffer_kwargs"),
+    *("rollout_buffer_kwargs", "sde_sample_freq", "seed", "stats_window_size", "support_multi_env", "tensorboard_log"),
+    *("use_sde", "verbose"),
+}
 _DESCRIPTIONS: dict[type[Any], Description] = {}  # kept, because saving asks for one per rollout
 
 
@@ -158,6 +164,12 @@ def describe(cls: type[Any]) -> Description:
     if cls not in _DESCRIPTIONS:
         _DESCRIPTIONS[cls] = _describe(cls)
     return _DESCRIPTIONS[cls]
+
+
+def plain_defaults(cls: type[Any]) -> dict[str, Any]:
+    """Return the defaults of an algorithm that are numbers, texts or None and say how it learns."""
+    defaults = describe(cls).defaults.items()
+    return {name: value for name, value in defaults if isinstance(value, PLAIN) and name not in NOT_OF_LEARNING}
 
 
 def _describe(cls: type[Any]) -> Description:

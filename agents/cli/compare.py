@@ -39,9 +39,9 @@ def compare(flags: CompareFlags) -> None:
     """Compare algorithms: equal tokens, prompts, reference, decoding and evaluation, several seeds each.
 
     Runs go side by side in processes. The folder gets a folder `<algorithm>/seed_<kk>` per run, report.md, report.html,
-    report.json, plots/ and TensorBoard events. The same command goes on where one was stopped or killed, and tries
-    failed runs again; with more --algos, --seeds or --kl-coefs it adds to what the folder has. It exits with 1 if a run
-    failed.
+    report.json, results.csv, table.tex, plots/ and TensorBoard events. The same command goes on where one was stopped
+    or killed, and tries failed runs again; with more --algos, --seeds or --kl-coefs it adds to what the folder has. It
+    exits with 1 if a run failed.
     """
     console = Console()
     config = _read(flags)

@@ -41,6 +41,7 @@ class ArmReport:
         per_seed: the compared metric at the end, by seed.
         gain: the `mean` over the seeds of the rise since before training, and its `standard_error`, None for one seed.
         tokens, seconds, settings: of training; the settings are those that algorithms may differ in.
+        defaults: the algorithm's own defaults, which `settings` go before.
         reached: how many runs reached the threshold, and when.
         on_frontier: whether no other arm is at least as good in both metric and KL and better in one (Pareto-optimal).
     """
@@ -59,6 +60,7 @@ class ArmReport:
     tokens: Estimate | None = None
     seconds: Estimate | None = None
     settings: dict[str, Any] | None = None
+    defaults: dict[str, Any] | None = None
     reached: Reached = NEVER
     on_frontier: bool = False
 
@@ -174,6 +176,7 @@ def _summarise(arm: Arm, outcomes: Sequence[Outcome], finished: Sequence[Outcome
         tokens=iqm([outcome.result["tokens"] for outcome in finished]),
         seconds=iqm([outcome.result["seconds"] for outcome in finished]),
         settings={name: value for name, value in chosen.items() if name in SETTINGS and value is not None},
+        defaults=finished[0].result.get("defaults", {}),  # results of earlier releases have none
     )
 
 

@@ -23,6 +23,7 @@ from rlhf_envs.files import replace_file, replace_json
 from ...saving.folders import CONFIG
 from .analysis import ComparisonReport, analyse
 from .config import CompareConfig, join_existing
+from .exports import to_csv, to_latex
 from .plan import Run, judges_of, plan, read_outcomes
 from .plots import draw_plots
 from .report import write_report
@@ -51,8 +52,9 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
     """Run what is not finished, and write the comparison's folder.
 
     The folder gets config.json, one folder `<algorithm>/seed_<kk>` per run (as `rlhf train` has it), next to it the
-    run's log and, if it failed, the error, then report.md, report.html, report.json, plots/ and TensorBoard events. If
-    the folder exists, `config` may add algorithms, seeds and coefficients. `say` gets a line of text about each step.
+    run's log and, if it failed, the error, then report.md, report.html, report.json, results.csv (every evaluation),
+    table.tex, plots/ and TensorBoard events. If the folder exists, `config` may add algorithms, seeds and coefficients.
+    `say` gets a line of text about each step.
 
     Raises:
         ValueError, TypeError: the configuration is wrong, or the folder holds another comparison. Nothing is written,
@@ -67,9 +69,12 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
     with locked(folder):
         replace_file(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode("utf-8"))
         _run_missing(config, runs, say)
-        report = analyse(config, read_outcomes(runs))
+        outcomes = read_outcomes(runs)
+        report = analyse(config, outcomes)
         plots = draw_plots(report)
         replace_json(folder / "report.json", report.to_json())
+        replace_file(folder / "results.csv", to_csv(outcomes).encode("utf-8"))
+        replace_file(folder / "table.tex", to_latex(report).encode("utf-8"))
         write_board(folder, judges_of(config.env_id), write_report(folder, report, plots), plots)
     return Comparison(config, folder, report, time.perf_counter() - started)
 
@@ -92,5 +97,12 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
     for run in missing:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         run.error.unlink(missing_ok=True)
-    places = count(1)
-    run_all(missing, config, lambda run, how: say(f"{next(places)}/{len(missing)} {run.name}: {how}"))
+    places, started = count(1), time.perf_counter()
+
+    def ended(run: Run, how: str) -> None:
+        done = next(places)
+        left = (time.perf_counter() - started) / done * (len(missing) - done)
+        soon = f", about {left / 60:.0f} min left" if left >= 60 else ""
+        say(f"{done}/{len(missing)} {run.name}: {how}{soon}")
+
+    run_all(missing, config, ended)

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
 from ...evaluation.statistics import Estimate
+from ...registry import available
 from .analysis import ArmReport, ComparisonReport
 
-__all__ = ["draw_plots", "to_png", "to_svg"]
+__all__ = ["draw_plots", "to_pdf", "to_png", "to_svg"]
 
 # Okabe and Ito's colours, which the colour-blind tell apart too. With more arms, dashes tell them apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A5C00")
@@ -37,10 +38,10 @@ def draw_plots(report: ComparisonReport) -> dict[str, Figure]:
 
 def _styles(arms: Sequence[ArmReport]) -> dict[str, dict[str, Any]]:
     """Return a style per arm: one colour per label, and another dash for each coefficient of a label."""
-    labels = sorted({arm.label for arm in arms})
+    places = _places({arm.label: arm.algo for arm in arms})
     styles = {}
     for arm in arms:
-        place = labels.index(arm.label)
+        place = places[arm.label]
         coefficients = sorted({a.kl_coef for a in arms if a.label == arm.label and a.kl_coef is not None})
         turn = place // len(COLOURS)
         dash = coefficients.index(arm.kl_coef) if arm.kl_coef is not None else turn
@@ -50,6 +51,20 @@ def _styles(arms: Sequence[ArmReport]) -> dict[str, dict[str, Any]]:
             "marker": MARKERS[turn % len(MARKERS)],
         }
     return styles
+
+
+def _places(labels: Mapping[str, str]) -> dict[str, int]:
+    """Return a place in `COLOURS` and `MARKERS` per label of an algorithm.
+
+    An algorithm has the same colour in every report, unless another one in the report has it too.
+    """
+    home = {algo: place % len(COLOURS) for place, algo in enumerate(sorted(available()))}
+    places: dict[str, int] = {}
+    for label, algo in sorted(labels.items()):
+        if home.get(algo) not in (None, *places.values()):
+            places[label] = home[algo]
+    free = (place for place in range(len(labels) + len(COLOURS)) if place not in places.values())
+    return places | {label: next(free) for label in sorted(labels) if label not in places}
 
 
 def _open(width: float, height: float, title: str) -> tuple[Figure, Any]:
@@ -73,20 +88,21 @@ def _over(report: ComparisonReport) -> str:
 
 
 def _final(report: ComparisonReport, arms: Sequence[ArmReport], styles: Styles) -> Figure:
-    """Draw the metric at the end, the best arm on top: every run a dot, the interquartile mean a bar."""
+    """Draw the metric at the end, the best arm on top: every run a ring, seed by seed, the interquartile mean a bar."""
     metric = report.metric
     figure, axis = _open(7.2, 1.3 + 0.36 * len(arms), f"{metric} after {report.tokens:,} tokens")
     for place, arm in enumerate(reversed(arms)):
         colour, mean = styles[arm.name]["color"], arm.metrics[metric]
         scores = list((arm.per_seed or {}).values())
-        axis.plot(scores, [place] * len(scores), "o", color=colour, markersize=4, alpha=0.35, markeredgewidth=0)
         axis.errorbar(
             [mean.mean], [place], xerr=_bars(mean), fmt="|", color=colour, markersize=15, markeredgewidth=2.4,
-            elinewidth=2.4, capsize=3,
+            elinewidth=2.4, capsize=3, alpha=0.6,
         )  # fmt: skip
+        heights = place + np.linspace(-0.2, 0.2, len(scores)) if len(scores) > 1 else [place]
+        axis.plot(scores, heights, "o", color="white", markersize=5, markeredgecolor=colour, zorder=3)
     axis.set_yticks(range(len(arms)), [arm.name for arm in reversed(arms)])
     axis.set_ylim(-0.6, len(arms) - 0.4)
-    axis.set_xlabel(f"{metric}; {_over(report)}; dots are runs", fontsize=9)
+    axis.set_xlabel(f"{metric}; {_over(report)}; rings are runs", fontsize=9)
     return figure
 
 
@@ -144,14 +160,20 @@ def _frontier(report: ComparisonReport, arms: Sequence[ArmReport], styles: Style
 
 def to_png(figure: Figure) -> bytes:
     """Return the figure as a PNG picture."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
+    return _save(figure, "png", dpi=160)
+
+
+def to_pdf(figure: Figure) -> bytes:
+    """Return the figure as a PDF page, for a paper."""
+    return _save(figure, "pdf", metadata={"CreationDate": None})
 
 
 def to_svg(figure: Figure) -> str:
-    """Return the figure as an SVG element, for a page."""
+    """Return the figure as an SVG document."""
+    return _save(figure, "svg", metadata={"Date": None}).decode("utf-8")
+
+
+def _save(figure: Figure, kind: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    text = file.getvalue().decode("utf-8")
-    return text[text.index("<svg") :]
+    figure.savefig(file, format=kind, **options)
+    return file.getvalue()

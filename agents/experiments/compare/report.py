@@ -1,4 +1,7 @@
-"""Write the report of a comparison as Markdown, and from it one page of HTML that needs no other file."""
+"""Write the report of a comparison as Markdown, and from it one page of HTML that needs no other file.
+
+For a paper there are the plots as PDF and SVG, and the table of results in LaTeX, see `exports`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,12 @@ from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown, markdown_table
 
 from .analysis import ArmReport, ComparisonReport
-from .plots import to_png, to_svg
+from .plots import to_pdf, to_png, to_svg
 
-__all__ = ["headline", "summary_table", "to_html", "to_markdown", "write_report"]
+__all__ = ["headline", "metrics_table", "summary_table", "to_html", "to_markdown", "write_report"]
 
 PLOTS = "plots"
+MAIN = ("reward", "kl")  # metrics of the first table, beside the compared one
 CAPTIONS = {
     "final": "at the end, by algorithm",
     "efficiency": "against tokens trained for",
@@ -36,6 +40,8 @@ PAGE = """\
 body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c; }}
 h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
 table {{ border-collapse: collapse; font-size: 0.9rem; display: block; overflow-x: auto; }}
+table:focus-visible {{ outline: 2px solid #0072b2; }}
+@media print {{ table {{ display: table; }} h2 {{ break-after: avoid; }} }}
 th, td {{ padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }}
 td:first-child {{ white-space: nowrap; }}
 td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
@@ -48,13 +54,15 @@ figure {{ margin: 1rem 0; }} svg {{ max-width: 100%; height: auto; }} figcaption
 
 
 def write_report(folder: Path, report: ComparisonReport, plots: Mapping[str, Figure]) -> str:
-    """Write `report.md` with its pictures in `plots/`, and `report.html`. Return the Markdown."""
+    """Write `report.md` with its pictures in `plots/` (PNG, SVG, PDF), and `report.html`. Return the Markdown."""
     markdown = to_markdown(report, tuple(plots))
     (folder / PLOTS).mkdir(exist_ok=True)
+    svgs = {name: to_svg(figure) for name, figure in plots.items()}
     for name, figure in plots.items():
-        replace_file(folder / PLOTS / f"{name}.png", to_png(figure))
+        for kind, content in (("png", to_png(figure)), ("svg", svgs[name].encode("utf-8")), ("pdf", to_pdf(figure))):
+            replace_file(folder / PLOTS / f"{name}.{kind}", content)
     replace_file(folder / "report.md", markdown.encode("utf-8"))
-    page = to_html(markdown, {name: to_svg(figure) for name, figure in plots.items()})
+    page = to_html(markdown, {name: svg[svg.index("<svg") :] for name, svg in svgs.items()})
     replace_file(folder / "report.html", page.encode("utf-8"))
     return markdown
 
@@ -89,11 +97,14 @@ def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
     }
     parts = [
         f"## At the end: {metric}",
-        _table(*summary_table(report)),
+        _table(*summary_table(report, MAIN)),
         f"Each metric is {over}, on {_prompts(report)}. Gained is the {metric} at the end less "
         "that before training: the mean over seeds ± its standard error. Seconds are of training alone.",
         *pictures["final"],
     ]
+    head, rows = metrics_table(report)
+    if len(head) > 1:
+        parts += ["## Other metrics at the end", _table(head, rows)]
     if report.improvement:
         rows = [[better, than, str(probability)] for better, than, probability in report.improvement]
         parts += [
@@ -133,6 +144,14 @@ def summary_table(report: ComparisonReport, names: Sequence[str] | None = None) 
     others = [name for name in found if name not in (report.metric, "distinct_within")]
     head = ["algorithm", "runs", report.metric, "gained", *others, "tokens", "seconds"]
     return head, [_summary_row(arm, report.metric, others) for arm in report.arms]
+
+
+def metrics_table(report: ComparisonReport) -> tuple[list[str], list[list[str]]]:
+    """Return the headings and one row per arm of the metrics that the summary does not show."""
+    found = dict.fromkeys(name for arm in report.arms for name in arm.metrics)
+    names = [name for name in found if name not in (report.metric, *MAIN, "distinct_within")]
+    rows = [[arm.name, *(str(arm.metrics.get(name, "")) for name in names)] for arm in report.arms if arm.metrics]
+    return ["algorithm", *names], rows
 
 
 def _summary_row(arm: ArmReport, metric: str, others: Sequence[str]) -> list[str]:
@@ -179,12 +198,19 @@ def _equal(report: ComparisonReport) -> list[str]:
         "Algorithms differ in the hyperparameters below, which are rlhf train's own unless the comparison says "
         "otherwise. A ranking is one of these settings, on this environment.",
     ]
-    rows = []
-    for arm in report.arms:
-        if arm.settings is not None:
-            settings = {k: v for k, v in arm.settings.items() if k != "hyperparams"} | arm.settings["hyperparams"]
-            rows.append([arm.name, ", ".join(f"{name}={value}" for name, value in settings.items())])
-    return [*parts, _table(["algorithm", "settings"], rows)] if rows else parts
+    rows = [[_cell(arm.name), _settings(arm)] for arm in report.arms if arm.settings is not None]
+    table = markdown_table(["algorithm", "settings (bold: not the class's own default)"], rows)
+    return [*parts, table] if rows else parts
+
+
+def _settings(arm: ArmReport) -> str:
+    """Return all settings of an arm in Markdown, in bold where they are not the defaults of its algorithm."""
+    given = dict(arm.settings or {})
+    given |= given.pop("hyperparams", {})
+    defaults = arm.defaults or {}
+    own = {name for name, value in given.items() if name not in defaults or defaults[name] != value}
+    shown = {name: as_markdown(f"{name}={value}") for name, value in ({**given, **defaults} | given).items()}
+    return ", ".join(f"**{text}**" if name in own else text for name, text in shown.items())
 
 
 def _plain(text: str) -> str:
@@ -215,6 +241,8 @@ def to_html(markdown: str, svgs: Mapping[str, str]) -> str:
     parser.add_render_rule("image", figure)
     tokens = parser.parse(markdown)
     for opened, cell in pairwise(tokens):
+        if opened.type == "table_open":
+            opened.attrSet("tabindex", "0")  # a wide table scrolls, also by keys
         if opened.type == "td_open" and re.match(r"\\?[-+]?\d", cell.content):
             opened.attrSet("class", "number")
     body = parser.renderer.render(tokens, parser.options, {})

@@ -199,6 +199,7 @@ def _write_result(tracker: Tracker, result: TrainResult, seconds: float) -> None
         "reference": getattr(result.agent.policy, "model_name", None),
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
         "config": json.loads(result.config.model_dump_json()),
+        "defaults": registry.plain_defaults(type(result.agent)),
         "evaluations": sorted(tracker.records, key=lambda record: record["step"]),
     }
     replace_json(result.folder / "result.json", content)

@@ -240,3 +240,51 @@ def test_an_algorithm_that_calls_no_callbacks_has_its_first_and_last_evaluation(
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [event.step for event in events.Scalars("held_out/reward")] == [0, 960]
     assert "_hparams_/session_start_info" in events.summary_metadata
+
+
+def test_every_run_is_a_ring_of_its_own(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    report = analyse(found, outcomes(found))
+    figure = draw_plots(report)["final"]
+    rings = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    best = rings[-1]
+    assert sorted(best.get_xdata()) == sorted(report.arms[0].per_seed.values())  # type: ignore[union-attr]
+    assert len(set(best.get_ydata())) == found.seeds
+
+
+def test_an_algorithm_has_the_same_colour_in_every_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for figures in (GOLD, KL):
+        monkeypatch.setitem(figures, "trpo-kl0.1", 0.8)
+
+    def colours(algos: list[str]) -> dict[str, str]:
+        found = config(tmp_path / algos[0], algos=algos, kl_coefs=[0.1])
+        report = analyse(found, outcomes(found))
+        lines = draw_plots(report)["efficiency"].axes[0].lines
+        return {str(line.get_label()).removesuffix("-kl0.1"): str(line.get_color()) for line in lines}
+
+    both, other = colours(["ppo", "a2c"]), colours(["trpo", "ppo"])
+    assert both["ppo"] == other["ppo"]
+    assert both["ppo"] != both["a2c"] and other["ppo"] != other["trpo"]
+
+
+def test_all_settings_are_shown_and_the_chosen_ones_stand_out(tmp_path: Path) -> None:
+    found = config(tmp_path, algos=["ppo"], kl_coefs=[0.1])
+    made = outcomes(found)
+    for outcome in made:
+        outcome.result["defaults"] = {"n_epochs": 4, "gamma": 1.0}
+        outcome.result["config"]["hyperparams"] = {"n_epochs": 8, "gamma": 1.0}
+    text = to_markdown(analyse(found, made), ()).replace("\\", "")
+    assert "**n_epochs=8**" in text
+    assert ", gamma=1.0" in text and "**gamma" not in text
+
+
+def test_metrics_beside_the_compared_one_have_a_table_of_their_own(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    made = outcomes(found)
+    for outcome in made:
+        for entry in outcome.evaluations:
+            entry["estimates"]["perplexity"] = entry["estimates"]["kl"]
+    text = to_markdown(analyse(found, made), ())
+    first, second = text.split("## Other metrics at the end")
+    assert "perplexity" not in first.split("## At the end")[1]
+    assert "| algorithm | perplexity |" in second
