@@ -71,10 +71,10 @@ experiments that must run on a laptop's CPU.
 |---|---|---|---|---|---|
 {figures}
 
-Of {n_grammatical} samples at temperature 0.7, {grammatical:.0%} have a perplexity a token of at most {threshold:.0f} under
-SmolLM2-135M-Instruct. That is the median of {n_real} held-out passages of 10 to 40 words, in lower case; of these passages
-with two pairs of neighbouring words swapped, {swapped:.0%} have. Of {n_samples} completions at temperature 1 of at most 48
-tokens, {eos_share:.0%} end by EOS.
+Of {n_grammatical} samples at temperature 0.7, {grammatical:.0%} have a perplexity a token under
+SmolLM2-135M-Instruct of at most {threshold:.0f}. That is the median of {n_real} held-out passages of 10 to 40 words,
+in lower case; of these passages with two pairs of neighbouring words swapped, {swapped:.0%} have. Of {n_samples}
+completions at temperature 1 of at most 48 tokens, {eos_share:.0%} end by EOS.
 
 ## Samples
 
