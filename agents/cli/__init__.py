@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from . import compare, envs, evaluate, feedback, loop, pretrain, reward, sft, train, tune
+from . import compare, envs, evaluate, feedback, generate, loop, pretrain, reward, sft, train, tune
 from .options import add_command
 
 __all__ = ["app"]
@@ -55,6 +55,8 @@ def main(
 
 add_command(app, train.TrainFlags, "train")(train.train)
 add_command(app, evaluate.EvaluateConfig, "evaluate")(evaluate.evaluate)
+add_command(app, generate.GenerateConfig, "generate")(generate.generate)
+add_command(app, generate.ChatConfig, "chat")(generate.chat)
 add_command(app, evaluate.AttackConfig, "attack")(evaluate.attack)
 add_command(app, compare.CompareFlags, "compare")(compare.compare)
 add_command(app, tune.TuneFlags, "tune")(tune.tune)
