@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
+from ..saving.provenance import versions
 from . import compare, envs, evaluate, feedback, generate, loop, pretrain, reward, sft, train, tune
 from .options import add_command
 
@@ -28,18 +27,9 @@ app = typer.Typer(
 
 def _show_versions(given: bool) -> None:
     if given:
-        typer.echo(f"rlhf-envs {_version('rlhf-envs')}")
-        for package in ("torch", "transformers", "stable-baselines3", "gymnasium"):
-            typer.echo(f"{package} {_version(package)}")
-        typer.echo(f"python {platform.python_version()}")
+        for package, number in versions().items():
+            typer.echo(f"{package} {number}")
         raise typer.Exit
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a checkout that is on the path, but not installed
-        return "not installed"
 
 
 @app.callback(help=HELP)

@@ -17,8 +17,10 @@ from rlhf_envs.rendering import as_markdown
 
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.statistics import Estimate
+from ..saving.folders import MODEL
 from .config import TrainConfig
 from .logger import STEP
+from .model_card import write_model_card
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +52,7 @@ class TrainResult:
 
 
 def write_report(result: TrainResult) -> None:
-    """Write `report.json`, `samples.md` and `curves.png` into the folder of a run."""
+    """Write `report.json`, `samples.md`, `curves.png` and the model's card into the folder of a run."""
     config, before, after = result.config, result.before, result.after
     tokens = int(result.agent.num_timesteps)
     report = {
@@ -65,6 +67,8 @@ def write_report(result: TrainResult) -> None:
     }
     (result.folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (result.folder / "samples.md").write_text(samples_markdown(before, after), encoding="utf-8")
+    if (result.folder / MODEL).is_dir():
+        write_model_card(result.folder / MODEL, result)
     plot_curves(
         read_progress(result.folder / "progress.csv"),
         result.folder / "curves.png",

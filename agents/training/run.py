@@ -158,7 +158,18 @@ def _learn(run: Prepared, tokens: int) -> None:
 def _save_model(run: Prepared) -> None:
     """Write the language model. A policy that is more than a language model is saved only within the agent."""
     if getattr(run.agent.policy, "is_language_model", True):
-        run.agent.policy.save_pretrained(run.folder / MODEL)
+        run.agent.policy.save_pretrained(run.folder / MODEL, **_generation_options(run.agent))
+
+
+def _generation_options(agent: Any) -> dict[str, Any]:
+    """Return the environment's part of a model's `generation_config.json`: the length, the EOS ids and the masks."""
+    env = agent.get_env()
+    if not env.has_attr("episodes"):  # it is not ours
+        return {}
+    episodes = env.get_attr("episodes", 0)[0]
+    options = {"max_new_tokens": episodes.max_new_tokens, "eos_token_id": episodes.ends}
+    masks = episodes.mask_options if getattr(agent.policy, "reads_action_masks", False) else {}
+    return options | {name: value for name, value in masks.items() if value}
 
 
 def _explain(run: Prepared, error: Exception) -> str:
