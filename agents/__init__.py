@@ -6,6 +6,8 @@ A name is imported when it is first used, so that the command line starts withou
 from __future__ import annotations
 
 import importlib
+import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
@@ -67,6 +69,19 @@ _HOMES = {  # public name: its module
     "train": "training.run",
 }
 __all__ = sorted(_HOMES)
+
+
+def _forget_missing_backend() -> None:
+    """Forget a MPLBACKEND that is not installed here, which a notebook of another environment may have set.
+
+    Importing matplotlib would fail, and every picture of ours is drawn without a backend.
+    """
+    kind, _, module = os.environ.get("MPLBACKEND", "").partition("://")
+    if kind == "module" and find_spec(module.partition(".")[0]) is None:
+        del os.environ["MPLBACKEND"]
+
+
+_forget_missing_backend()
 
 
 def __getattr__(name: str) -> Any:

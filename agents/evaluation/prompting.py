@@ -81,9 +81,13 @@ def open_prompts(
         lent = open_batch(place, 1)
         task, model, own = lent.task, lent.model_name, {"reward_fn": lent.reward_fn, **lent.mask_options}
         own |= {"max_new_tokens": lent.max_new_tokens}
-    options = {**own, **asked}
+    options: dict[str, Any] = {**own, **asked}
     room = options.get("max_new_tokens") or task.max_new_tokens
-    data = {"data": rows, "columns": None, "max_prompt_tokens": _longest(source, task, model, rows, room)}
+    data: dict[str, Any] = {
+        "data": rows,
+        "columns": None,
+        "max_prompt_tokens": _longest(source, task, model, rows, room),
+    }
     if not scored:
         kept = {name: options[name] for name in KEPT if options.get(name) is not None}
         return EpisodeBatch(1, Unscored(task), model=model, split="test", **data, **kept)

@@ -50,7 +50,7 @@ def write_model_card(folder: Path, result: TrainResult) -> Path | None:
 def model_card(result: TrainResult) -> str:
     """Return the card as Markdown: base model, algorithm, tokens, figures before and after, settings and versions."""
     config, made = result.config, provenance()
-    base = config.model or "a fresh model"
+    base = result.agent.policy.model_name or "a fresh model"
     tokens = int(result.agent.num_timesteps)
     parts = [
         _front_matter(base, config.algo),

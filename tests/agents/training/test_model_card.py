@@ -30,7 +30,8 @@ def result() -> TrainResult:
     config = TrainConfig(
         env=BANDIT, model="some/base", env_kwargs={"reward_kwargs": {"store": "postgresql://me:secret@db/x"}}
     )
-    return TrainResult(config, Path("logs/ppo/run"), SimpleNamespace(num_timesteps=1234), before, after, 1.0)
+    learned = SimpleNamespace(num_timesteps=1234, policy=SimpleNamespace(model_name="some/base"))
+    return TrainResult(config, Path("logs/ppo/run"), learned, before, after, 1.0)
 
 
 def test_the_card_has_base_algorithm_tokens_figures_samples_and_versions(result: TrainResult) -> None:
