@@ -13,6 +13,7 @@ import torch
 from rlhf_envs.datasets import prompt_key
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, load_causal_lm, load_tokenizer, vocabulary_fingerprint
+from rlhf_envs.rendering import html_table
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.words import split_words
 
@@ -30,7 +31,7 @@ Judges = Mapping[str, Callable[..., Any]]
 MAX_LOGITS = 2**25  # tokens x vocabulary at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Hold the metrics of n episodes, one value per episode in every array, and the completions.
 
@@ -78,6 +79,20 @@ class Evaluation:
     def prompts(self) -> str:
         """Return what tables call the prompts: held-out prompts only if none of them is a training prompt."""
         return describe_prompts(self.trained, len(self.reward))
+
+    def __repr__(self) -> str:
+        """Return what was evaluated, and the means of the reward, the judges and the KL."""
+        shown = {"reward": self.reward, **self.judges, **({} if self.kl is None else {"kl": self.kl})}
+        means = ", ".join(f"{name} {round(np.nanmean(values), 3) + 0.0:.3f}" for name, values in shown.items())
+        return f"Evaluation({self.source} on {self.env_id}, {len(self.reward)} {self.prompts}: {means})"
+
+    def _repr_html_(self) -> str:
+        """Return every metric, and some completions, as notebooks show them."""
+        estimates = self.estimates()
+        rows = [(name, str(e), f"{e.low:.3f} to {e.high:.3f}") for name, e in estimates.items()]
+        samples = [(f"{c.reward:+.2f}", c.prompt, c.completion) for c in self.completions[:4]]
+        table = html_table(("", "mean ± standard error", "95% interval"), rows, repr(self))
+        return table + html_table(("reward", "prompt", "completion"), samples)
 
     def values(self) -> dict[str, np.ndarray]:
         """Return the metrics that are means of one value per episode, (n,) each, by name; NaN where one has none."""

@@ -43,9 +43,9 @@ class Completion:
     finish_reason: str
     reward: float
     components: dict[str, float]
-    input_ids: np.ndarray
-    columns: np.ndarray
-    log_probs: np.ndarray
+    input_ids: np.ndarray = field(repr=False)
+    columns: np.ndarray = field(repr=False)
+    log_probs: np.ndarray = field(repr=False)
     row: dict[str, Any] = field(repr=False)
     action_masks: np.ndarray | None = field(default=None, repr=False)
     metrics: dict[str, float] = field(default_factory=dict)

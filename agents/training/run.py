@@ -30,6 +30,7 @@ from .config import TrainConfig
 from .errors import RunInterrupted, RunStopped
 from .human_feedback import HumanFeedback, RatingRefit, human_rewards
 from .logger import check_wandb, finish_wandb, open_logger, start_wandb
+from .model_card import write_model_card
 from .phases import show_phase
 from .progress import ProgressDisplay
 from .report import TrainResult, write_report
@@ -129,7 +130,9 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         after = evaluate_held_out(config, agent)
     agent.get_env().close()
     result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
-    write_report(result)
+    if (folder / MODEL).is_dir():
+        write_model_card(folder / MODEL, result)
+    write_report(result)  # the last thing that a run does
     return result
 
 
