@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 from rich.console import Console
@@ -73,7 +74,7 @@ class ProgressDisplay(BaseCallback):
         self._first, self._started, self._evaluating, self._line = start, time.perf_counter(), 0.0, -math.inf
         left = planned_tokens(self.model, self.locals["total_timesteps"] - start)[0]
         self._total, self._values = start + left, dict[str, float]()
-        if self.console.is_terminal or self.console.is_jupyter:
+        if self.console.is_terminal or (self.console.is_jupyter and find_spec("ipywidgets") is not None):
             columns = [TextColumn("{task.description:<10}"), BarColumn(None), MofNCompleteColumn()]
             columns.append(TextColumn("{task.fields[facts]}"))
             self._bar = Progress(*columns, console=self.console, expand=True)
