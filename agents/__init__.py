@@ -6,6 +6,8 @@ A name is imported when it is first used, so that the command line starts withou
 from __future__ import annotations
 
 import importlib
+import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
@@ -15,6 +17,7 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
     from .core.text_metrics import TextMetrics as TextMetrics
     from .core.vec_env import TextVecEnv as TextVecEnv
     from .core.vec_env import make_vec_env as make_vec_env
+    from .evaluation.chat import Chat as Chat
     from .evaluation.evaluate import evaluate as evaluate
     from .evaluation.generate import generate as generate
     from .evaluation.robustness import evaluate_robustness as evaluate_robustness
@@ -34,10 +37,12 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
     from .training.config import TrainConfig as TrainConfig
     from .training.early_stopping import EarlyStopping as EarlyStopping
     from .training.human_feedback import HumanFeedback as HumanFeedback
+    from .training.plot import plot as plot
     from .training.pretrain import pretrain as pretrain
     from .training.run import train as train
 
 _HOMES = {  # public name: its module
+    "Chat": "evaluation.chat",
     "CheckpointCallback": "training.checkpoint_callback",
     "Checkpoints": "saving.checkpoints",
     "CompareConfig": "experiments.compare.config",
@@ -60,6 +65,7 @@ _HOMES = {  # public name: its module
     "load": "saving.loading",
     "make": "registry",
     "make_vec_env": "core.vec_env",
+    "plot": "training.plot",
     "pretrain": "training.pretrain",
     "register": "registry",
     "run_loop": "experiments.loop.loop",
@@ -67,6 +73,19 @@ _HOMES = {  # public name: its module
     "train": "training.run",
 }
 __all__ = sorted(_HOMES)
+
+
+def _forget_missing_backend() -> None:
+    """Forget a MPLBACKEND that is not installed here, which a notebook of another environment may have set.
+
+    Importing matplotlib would fail, and every picture of ours is drawn without a backend.
+    """
+    kind, _, module = os.environ.get("MPLBACKEND", "").partition("://")
+    if kind == "module" and find_spec(module.partition(".")[0]) is None:
+        del os.environ["MPLBACKEND"]
+
+
+_forget_missing_backend()
 
 
 def __getattr__(name: str) -> Any:

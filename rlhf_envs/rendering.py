@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import textwrap
 import unicodedata
@@ -9,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["as_markdown", "draw", "markdown_table", "printable", "split_hidden"]
+__all__ = ["as_markdown", "draw", "html_table", "markdown_table", "printable", "split_hidden"]
 
 # Controls, formats, surrogates, private use and other default ignorables. Arabic signs among the formats are left out.
 HIDDEN = re.compile(
@@ -60,6 +61,18 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], rules: Se
     """
     lines = [head, rules or ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
+    """Return a table in HTML from plain text, which is escaped. Hidden characters are shown."""
+    above = f"<caption>{_as_html(caption)}</caption>" if caption else ""
+    heading = "".join(f"<th>{_as_html(cell)}</th>" for cell in head)
+    body = "".join(f"<tr>{''.join(f'<td>{_as_html(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<table>{above}<thead><tr>{heading}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _as_html(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def draw(text: str) -> np.ndarray:

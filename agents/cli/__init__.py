@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated
 
 import typer
 
-from . import compare, envs, evaluate, feedback, loop, pretrain, reward, sft, train, tune
+from ..saving.provenance import versions
+from . import compare, envs, evaluate, feedback, generate, loop, pretrain, reward, sft, train, tune
 from .options import add_command
 
 __all__ = ["app"]
@@ -28,18 +27,9 @@ app = typer.Typer(
 
 def _show_versions(given: bool) -> None:
     if given:
-        typer.echo(f"rlhf-envs {_version('rlhf-envs')}")
-        for package in ("torch", "transformers", "stable-baselines3", "gymnasium"):
-            typer.echo(f"{package} {_version(package)}")
-        typer.echo(f"python {platform.python_version()}")
+        for package, number in versions().items():
+            typer.echo(f"{package} {number}")
         raise typer.Exit
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # a checkout that is on the path, but not installed
-        return "not installed"
 
 
 @app.callback(help=HELP)
@@ -55,6 +45,8 @@ def main(
 
 add_command(app, train.TrainFlags, "train")(train.train)
 add_command(app, evaluate.EvaluateConfig, "evaluate")(evaluate.evaluate)
+add_command(app, generate.GenerateConfig, "generate")(generate.generate)
+add_command(app, generate.ChatConfig, "chat")(generate.chat)
 add_command(app, evaluate.AttackConfig, "attack")(evaluate.attack)
 add_command(app, compare.CompareFlags, "compare")(compare.compare)
 add_command(app, tune.TuneFlags, "tune")(tune.tune)

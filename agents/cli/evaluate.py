@@ -13,6 +13,7 @@ from rlhf_envs.registration import check_environment
 from ..saving.folders import run_environment
 from ..training.config import DataFlags, Pairs, option
 from . import tables
+from .generate import DecodingFlags
 from .options import Flags, argument, fail
 
 __all__ = ["AttackConfig", "EvaluateConfig", "attack", "evaluate"]
@@ -55,14 +56,10 @@ class HeldOutConfig(DataFlags, Flags):
             Path(self.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
 
 
-class EvaluateConfig(HeldOutConfig):
+class EvaluateConfig(HeldOutConfig, DecodingFlags):
     """Hold the flags of `rlhf evaluate`."""
 
     reference: str | None = option(None, "Model that KL and perplexity are measured against.")
-    deterministic: bool = option(False, "Take the most probable token.")
-    temperature: float | None = option(None, "Divides the logits. The run's own, or 1.", gt=0)
-    top_k: int | None = option(None, "Draw from the k most probable tokens.", ge=1)
-    top_p: float | None = option(None, "Draw from the smallest set of this probability.", gt=0, le=1)
     samples: int = option(4, "Completions to show.", ge=0)
 
 
@@ -75,7 +72,8 @@ def evaluate(config: EvaluateConfig) -> None:
         **arguments,
         reference=config.reference,
         deterministic=config.deterministic,
-        decoding=config.model_dump(include={"temperature", "top_k", "top_p"}, exclude_none=True),
+        max_new_tokens=config.max_new_tokens,
+        **config.decoding(),
     )
     console = Console()
     console.print(tables.evaluation_table(evaluation))

@@ -122,9 +122,10 @@ def samples_table(before: Evaluation, after: Evaluation, n: int = 8) -> Table:
 
 
 def sample_text(sample: Completion) -> Text:
-    """Return reward, prompt (dim) and completion (bold). Control codes in what a model wrote are made visible."""
+    """Return the reward if there is one, the prompt (dim) and the completion (bold), with control codes visible."""
     prompt, completion = printable(sample.prompt), printable(sample.completion)
-    return Text.assemble((f"{sample.reward:+.2f}  ", "cyan"), (prompt, "dim"), (completion, "bold"))
+    reward = f"{sample.reward:+.2f}  " if sample.components else ""
+    return Text.assemble((reward, "cyan"), (prompt, "dim"), (completion, "bold"))
 
 
 def change_table(result: TrainResult) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -10,7 +11,11 @@ from rlhf_envs.registration import check_environment
 
 from ..registry import check_name
 from ..training.config import DataFlags, TrainConfig, option
+from ..training.phases import show_phase
 from . import tables
+
+if TYPE_CHECKING:
+    from ..training.run import Prepared
 
 __all__ = ["TrainFlags", "train"]
 
@@ -36,22 +41,22 @@ def train(flags: TrainFlags) -> None:
         check_name(config.algo)
         check_environment(config.env)
         config.folder()
-    with console.status("loading"):
+    with show_phase("loading", config.progress, line=False):
         from ..training import resume, run
 
-        if flags.resume is None:
-            prepared = run.prepare(config)
-        else:
-            config = TrainConfig.of_folder(flags.resume, config)
-            if resume.is_finished(flags.resume):
-                console.print(f"nothing to do: the run in {flags.resume} is finished, see its report.json")
-                return
+    if flags.resume is None:
+        prepared = run.prepare(config)
+    else:
+        config = TrainConfig.of_folder(flags.resume, config)
+        if resume.is_finished(flags.resume):
+            console.print(f"nothing to do: the run in {flags.resume} is finished, see its report.json")
+            return
+        with show_phase("loading, and evaluating before training", config.progress):
             prepared = resume.prepare_resumed(flags.resume, config)
     config = prepared.config
     done = f", {prepared.agent.num_timesteps:,} of them done" if flags.resume is not None else ""
     console.print(
-        f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold]: {config.n_timesteps:,} tokens{done}, "
-        f"{prepared.folder}"
+        f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold]: {_planned(prepared)}{done}, {prepared.folder}"
     )
     result = run.train(prepared)
     console.print(tables.samples_table(result.before, result.after))
@@ -59,3 +64,12 @@ def train(flags: TrainFlags) -> None:
     seconds = time.perf_counter() - started
     console.print(f"{result.agent.num_timesteps:,} tokens, {seconds:.0f} s in all. Everything is in {result.folder}")
     console.print(f"[dim]curves: {result.folder / 'curves.png'}   live: tensorboard --logdir {config.log_folder}[/dim]")
+
+
+def _planned(run: Prepared) -> str:
+    """Return how many tokens a run trains for, and how many were asked for if that is not whole rollouts."""
+    from ..training.progress import planned_tokens
+
+    asked = run.config.n_timesteps or 0
+    tokens, rollout = planned_tokens(run.agent, asked)
+    return f"{tokens:,} tokens" + (f" ({asked:,} rounded up to rollouts of {rollout:,})" if tokens != asked else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -254,9 +255,22 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
     # Saving
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Write a plain Hugging Face model, with its tokenizer if the model was given by name."""
+    def save_pretrained(self, directory: str | Path, **generation: Any) -> None:
+        """Write a plain Hugging Face model, with its tokenizer if the model was given by name.
+
+        Its `generation_config.json` draws tokens as the policy does, with its temperature, top_k and top_p.
+
+        Args:
+            directory: the folder to write.
+            **generation: further fields of that file, such as `max_new_tokens`.
+        """
+        model = self.language_model.model
         with no_progress_bars():
-            self.language_model.model.save_pretrained(directory)
+            model.save_pretrained(directory)
         if self.model_name is not None:
             load_tokenizer(self.model_name).save_pretrained(directory)
+        if (config := getattr(model, "generation_config", None)) is not None:
+            chosen = dict(temperature=float(self.temperature), top_k=self.top_k or 0, top_p=self.top_p or 1.0)
+            config = copy.deepcopy(config)
+            config.update(do_sample=True, **chosen, **generation, _from_model_config=False)
+            config.save_pretrained(directory)

@@ -13,7 +13,15 @@ from torch import nn
 from .language_model import LanguageModel
 from .observations import read_contexts
 
-__all__ = ["check_arguments", "check_gradients", "check_results", "check_rope", "check_sizes", "check_token_space"]
+__all__ = [
+    "check_arguments",
+    "check_decoding",
+    "check_gradients",
+    "check_results",
+    "check_rope",
+    "check_sizes",
+    "check_token_space",
+]
 
 
 def check_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> None:
@@ -112,11 +120,16 @@ def check_arguments(
             "TokenPolicy needs a token environment, observations Dict(input_ids, attention_mask) and Discrete actions; "
             f"got {observation_space} and {action_space}"
         )
+    check_decoding(temperature, top_k, top_p)
+    if use_sde:
+        raise ValueError("use_sde=True: state-dependent exploration is for continuous actions, tokens are discrete")
+
+
+def check_decoding(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> None:
+    """Raise `ValueError` for the first option of decoding that is out of range."""
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: expected a number above 0; for argmax use deterministic=True")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k={top_k}: expected at least 1, or None")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}: expected a number in (0, 1], or None")
-    if use_sde:
-        raise ValueError("use_sde=True: state-dependent exploration is for continuous actions, tokens are discrete")

@@ -71,7 +71,7 @@ class SlottedTrunk:
 
     Args:
         trunk: the base model of a causal language model.
-        max_length: the longest context that will come.
+        max_length: the longest context that will come. For longer ones the cache is tried out again.
         enabled: False for the plain path without a cache. By default the cache is tried out.
     """
 
@@ -96,6 +96,9 @@ class SlottedTrunk:
 
         The ids are `(batch, length)` int64, the lengths `(batch,)` int64 and at least 1.
         """
+        if self.enabled and input_ids.shape[1] > self.max_length:
+            self.max_length = input_ids.shape[1]
+            self.enabled = self._fits()
         if not self.enabled:
             return self._prefill(input_ids, lengths)
         weights = (_steps["all"], *((p.data_ptr(), p._version) for p in self.trunk.parameters()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from rlhf_envs.vector_env import TextGenerationVectorEnv, row_seeds
@@ -121,7 +122,12 @@ class TextVecEnv(VecEnv):
         return self._per_row(result, indices)
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
-        """Return True for `Monitor`, whose statistics are in the infos, and False for any other wrapper."""
+        """Return True for `Monitor`, whose statistics are in the infos, and False for any other wrapper.
+
+        `VecMonitor` is told False. It would warn that it overwrites the statistics, and it writes the same ones.
+        """
+        if sys._getframe(1).f_code is VecMonitor.__init__.__code__:
+            return [False for _ in self._get_indices(indices)]
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:

@@ -13,6 +13,7 @@ import torch
 from rlhf_envs.datasets import prompt_key
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, load_causal_lm, load_tokenizer, vocabulary_fingerprint
+from rlhf_envs.rendering import html_table
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.words import split_words
 
@@ -30,7 +31,7 @@ Judges = Mapping[str, Callable[..., Any]]
 MAX_LOGITS = 2**25  # tokens x vocabulary at once
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """Hold the metrics of n episodes, one value per episode in every array, and the completions.
 
@@ -78,6 +79,20 @@ class Evaluation:
     def prompts(self) -> str:
         """Return what tables call the prompts: held-out prompts only if none of them is a training prompt."""
         return describe_prompts(self.trained, len(self.reward))
+
+    def __repr__(self) -> str:
+        """Return what was evaluated, and the means of the reward, the judges and the KL."""
+        shown = {"reward": self.reward, **self.judges, **({} if self.kl is None else {"kl": self.kl})}
+        means = ", ".join(f"{name} {round(np.nanmean(values), 3) + 0.0:.3f}" for name, values in shown.items())
+        return f"Evaluation({self.source} on {self.env_id}, {len(self.reward)} {self.prompts}: {means})"
+
+    def _repr_html_(self) -> str:
+        """Return every metric, and some completions, as notebooks show them."""
+        estimates = self.estimates()
+        rows = [(name, str(e), f"{e.low:.3f} to {e.high:.3f}") for name, e in estimates.items()]
+        samples = [(f"{c.reward:+.2f}", c.prompt, c.completion) for c in self.completions[:4]]
+        table = html_table(("", "mean ± standard error", "95% interval"), rows, repr(self))
+        return table + html_table(("reward", "prompt", "completion"), samples)
 
     def values(self) -> dict[str, np.ndarray]:
         """Return the metrics that are means of one value per episode, (n,) each, by name; NaN where one has none."""
@@ -142,7 +157,10 @@ def evaluate(
     deterministic: bool = False,
     env_kwargs: Mapping[str, Any] | None = None,
     trust: bool = False,
-    decoding: Mapping[str, Any] | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    max_new_tokens: int | None = None,
 ) -> Evaluation:
     """Let a policy complete held-out prompts, and measure the completions.
 
@@ -153,7 +171,8 @@ def evaluate(
 
     Args:
         source: an agent, a policy of this package, a Hugging Face model, a run folder, or a model's name or folder.
-        env_id: an environment's id; or a text environment, which lends its task, data and reward, whatever `split` is.
+        env_id: an environment's id; or a text environment, which lends its task, data and reward, whatever `split` and
+            `max_new_tokens` are.
         n_episodes: the number of prompts; beyond the rows of the split they come again.
         judges: names of registered rewards, or reward functions by name, that score the completions too; by default
             the task's own ("gold" for sentiment).
@@ -165,8 +184,9 @@ def evaluate(
             draws one completion per prompt.
         env_kwargs: further arguments of the environment.
         trust: load an SB3 zip, which holds pickles.
-        decoding: `temperature`, `top_k`, `top_p` for a model or a run folder; by default the run's own, else 1 and no
+        temperature, top_k, top_p: how tokens are drawn; by default as the agent or the run does it, else 1 and no
             limits.
+        max_new_tokens: the room for the completion; by default the run's or the task's.
 
     Raises:
         ValueError: unknown environment, split, judge or model.
@@ -174,19 +194,20 @@ def evaluate(
     started = time.perf_counter()
     if n_episodes < 2:
         raise ValueError(f"n_episodes={n_episodes}: a standard error needs at least 2")
-    source = Source.of(source, trust).with_decoding(decoding)
-    batch = source.open_episodes(env_id, split, env_kwargs)
+    source = Source.of(source, trust).with_decoding({"temperature": temperature, "top_k": top_k, "top_p": top_p})
+    limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+    batch = source.open_episodes(env_id, split, {**(env_kwargs or {}), **limit})
     scorers = find_judges(batch.task, judges)
-    policy = source.build_policy(batch)
-    reference_name, reference_logits = _find_reference(source, policy, batch, reference)
-    indices = held_out_indices(len(batch.rows), n_episodes)
     trained_on = source.training_prompts(batch)
-    completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of)
     drawn = 1 if deterministic else source.best_of
     kl = nll = None
-    if reference_logits is not None:
-        kl, nll = _against(reference_logits, policy, completions)
-        kl += np.log(drawn) - (drawn - 1) / drawn
+    with source.acting(batch) as policy:
+        reference_name, reference_logits = _find_reference(source, policy, batch, reference)
+        indices = held_out_indices(len(batch.rows), n_episodes)
+        completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of)
+        if reference_logits is not None:
+            kl, nll = _against(reference_logits, policy, completions)
+            kl += np.log(drawn) - (drawn - 1) / drawn
     texts = [c.completion for c in completions]
     judged, judge_parts = _judge_with_parts(scorers, completions)
     return Evaluation(

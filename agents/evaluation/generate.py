@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
+from rlhf_envs.datasets.messages import Prompt
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.rewards.state import frozen_rewards
 
 from ..core.base_policy import LanguageModelPolicy
+from .prompting import open_prompts
 from .source import Source
 
 __all__ = ["Completion", "generate", "generate_in", "held_out_indices", "pad_completions"]
@@ -41,9 +43,9 @@ class Completion:
     finish_reason: str
     reward: float
     components: dict[str, float]
-    input_ids: np.ndarray
-    columns: np.ndarray
-    log_probs: np.ndarray
+    input_ids: np.ndarray = field(repr=False)
+    columns: np.ndarray = field(repr=False)
+    log_probs: np.ndarray = field(repr=False)
     row: dict[str, Any] = field(repr=False)
     action_masks: np.ndarray | None = field(default=None, repr=False)
     metrics: dict[str, float] = field(default_factory=dict)
@@ -56,30 +58,66 @@ def held_out_indices(n_rows: int, n_episodes: int) -> np.ndarray:
 
 def generate(
     source: Any,
-    env: Any,
+    env: Any = None,
     n_prompts: int | None = None,
     indices: Sequence[int] | np.ndarray | None = None,
     seed: int = 0,
     deterministic: bool = False,
     split: str = "test",
+    *,
+    prompts: str | Sequence[Prompt] | None = None,
+    n: int = 1,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    max_new_tokens: int | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> list[Completion]:
     """Complete prompts, up to 256 side by side, and return the episodes in the order of the prompts.
+
+    The prompts are those given, or else rows of an environment's data. Given prompts are scored where an environment or
+    a reward is named, or where the best of several completions is kept; otherwise `reward` is 0 and `components` is
+    empty.
 
     Each episode draws its tokens with its own random numbers, which are made from `seed` and its place in the list. It
     does not depend on the other episodes in its batch, and two policies that agree write the same.
 
     Args:
-        source: an agent, a policy, a model, a run folder or a model's name, see `Source`.
-        env: an environment's id, opened with `split`; or a text environment that lends its task, data and reward.
+        source: an agent, a policy, a model, a run folder, a bundle or a model's name, see `Source`.
+        env: an environment's id, opened with `split`; or a text environment that lends its task, data and reward. The
+            source's own by default, else rlhf/Sentiment-v0.
         n_prompts: how many of the fixed `held_out_indices` to complete; 16 by default.
         indices: rows of the environment's data to complete instead.
         deterministic: take the most probable token.
+        prompts: prompts to complete instead: one text, or texts and conversations (lists of messages).
+        n: completions per prompt, which come one after the other.
+        temperature, top_k, top_p: how tokens are drawn; by default as the agent or the run does it, else 1 and no
+            limits.
+        max_new_tokens: the room for the completion; by default the run's or the task's.
+        env_kwargs: further arguments of the environment.
+        trust: load an SB3 zip, which holds pickles.
+
+    Raises:
+        ValueError: an argument is out of range, or there is no such source or environment.
     """
-    source = source if isinstance(source, Source) else Source.of(source)
-    batch = source.open_episodes(env, split)
+    if n < 1:
+        raise ValueError(f"n={n}: expected at least one completion per prompt")
+    source = source if isinstance(source, Source) else Source.of(source, trust)
+    source = source.with_decoding({"temperature": temperature, "top_k": top_k, "top_p": top_p})
+    if prompts is not None:
+        if n_prompts is not None or indices is not None:
+            raise ValueError("prompts are given: leave out n_prompts and indices, which choose rows of the data")
+        batch = open_prompts(source, prompts, env, max_new_tokens, env_kwargs)
+        indices = range(len(batch.rows))
+    else:
+        limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
+        env = (source.env or source.env_id or "rlhf/Sentiment-v0") if env is None else env
+        batch = source.open_episodes(env, split, {**(env_kwargs or {}), **limit})
     if indices is None:
         indices = held_out_indices(len(batch.rows), 16 if n_prompts is None else n_prompts)
-    return generate_in(batch, source.build_policy(batch), np.asarray(indices), seed, deterministic, source.best_of)
+    with source.acting(batch) as policy:
+        return generate_in(batch, policy, np.repeat(indices, n), seed, deterministic, source.best_of)
 
 
 @torch.no_grad()

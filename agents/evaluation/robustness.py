@@ -162,7 +162,8 @@ def evaluate_robustness(
         judges: as for `agents.evaluate`. The first one also watches the attack on the reward model.
         seed: the seed of the completions, the attacks and the bootstrap.
         deterministic: take the most probable token; else draw, with the same random numbers each time.
-        decoding: as for `agents.evaluate`. The gradients and the KL take the temperature into account.
+        decoding: `temperature`, `top_k` and `top_p` for a model or a run folder, by name. The gradients and the KL take
+            the temperature into account.
         threshold: the reward from which on a completion is good; 0 is the mean of a normalised reward model.
         judge_threshold: the score from which on a completion is good for every judge.
 
@@ -177,7 +178,9 @@ def evaluate_robustness(
     budget = Budget() if budget is None else budget
     source = Source.of(source, trust)
     _check_attackable(source)
-    source = source.with_decoding(decoding)
+    if decoding and source.policy is not None:
+        raise ValueError(f"{source.name} decodes as it was built; {dict(decoding)} go with a model or a run folder")
+    source = source.with_decoding(decoding or {})
     batch = source.open_episodes(env_id, split, env_kwargs)
     scorers = find_judges(batch.task, judges)
     policy = source.build_policy(batch)

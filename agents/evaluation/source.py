@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rlhf_envs.tasks.base import environment_rows
 
 from ..algorithms.maskable_ppo import MaskableTokenPolicy
 from ..core.base_policy import LanguageModelPolicy
+from ..core.checks import check_decoding
 from ..core.episodes import open_batch
 from ..core.policy import TokenPolicy
 from ..registry import available, describe, get_algorithm
@@ -45,9 +46,10 @@ class Source:
         env_id: the environment's id in that run.
         env_kwargs: the environment's arguments in that run.
         rows: the data that an agent's environment has.
-        decoding: the temperature, top_k and top_p of that run.
+        decoding: the temperature, top_k and top_p of that run, or those to use instead of the policy's own.
         best_of: the number of completions drawn per prompt; the one with the best reward is kept.
         masked: whether that run's policy reads the environment's action masks.
+        env: the environment that an agent has.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Source:
     decoding: dict[str, Any] = field(default_factory=dict)
     best_of: int = 1
     masked: bool = False
+    env: Any = None
 
     @classmethod
     def of(cls, source: Any, trust: bool = False) -> Source:
@@ -73,7 +76,8 @@ class Source:
         policy = getattr(source, "policy", source)
         if isinstance(policy, LanguageModelPolicy):
             name = f"{type(source).__name__} on {policy.model_name or 'a fresh model'}"
-            return cls(name, policy=policy, best_of=getattr(source, "best_of", 1), rows=_rows_of(source))
+            env = getattr(source, "env", None)
+            return cls(name, policy=policy, best_of=getattr(source, "best_of", 1), rows=_rows_of(env), env=env)
         if isinstance(source, torch.nn.Module) and hasattr(source, "config"):
             return cls(getattr(source.config, "name_or_path", "") or type(source).__name__, model=source)
         if not isinstance(source, str | Path):
@@ -113,13 +117,21 @@ class Source:
             best_of=hyperparams.get("best_of", algorithm.defaults.get("best_of", 1) if algorithm else 1),
         )
 
-    def with_decoding(self, decoding: Mapping[str, Any] | None) -> Source:
-        """Return this source with another temperature, top_k or top_p. Raise ValueError if it has a policy already."""
-        if not decoding:
-            return self
-        if self.policy is not None:
-            raise ValueError(f"{self.name} decodes as it was built; {dict(decoding)} go with a model or a run folder")
-        return replace(self, decoding={**self.decoding, **decoding})
+    def with_decoding(self, decoding: Mapping[str, Any]) -> Source:
+        """Return this source with another temperature, top_k or top_p, where they are not None.
+
+        Raises:
+            ValueError: a value is out of range.
+        """
+        given = {name: value for name, value in decoding.items() if value is not None}
+        check_decoding(**given)
+        return replace(self, decoding={**self.decoding, **given})
+
+    @property
+    def tokenizer_name(self) -> str | None:
+        """Return the model whose tokenizer the source uses; None if it has no tokenizer of its own."""
+        names = [None if self.policy is None else self.policy.model_name, self.model, self.start]
+        return next((name for name in names if isinstance(name, str) and has_tokenizer(name)), None)
 
     def open_episodes(
         self, env: Any, split: str, env_kwargs: Mapping[str, Any] | None = None, n: int = 1
@@ -131,10 +143,7 @@ class Source:
         """
         if not isinstance(env, str):
             return open_batch(env, n)
-        names = [name for name in (self.model, self.start) if isinstance(name, str) and has_tokenizer(name)]
-        if self.policy is not None and self.policy.model_name is not None:
-            names.insert(0, self.policy.model_name)
-        model = {"model": names[0]} if names else {}
+        model = {} if self.tokenizer_name is None else {"model": self.tokenizer_name}
         saved = {name: value for name, value in self.env_kwargs.items() if name not in (env_kwargs or {})}
         refuse_imports(saved, "a run's file", "name it again, --reward or env_kwargs={'reward': ...}")
         return open_batch(env, n, **{**saved, **model, "split": split, **(env_kwargs or {})})
@@ -162,6 +171,17 @@ class Source:
             logger.warning("%s: which prompts it was trained on is not known: %s", self.name, error)
             return []
 
+    @contextmanager
+    def acting(self, batch: EpisodeBatch) -> Iterator[LanguageModelPolicy]:
+        """Give the policy of `build_policy`; one that exists has its own decoding again after the `with` block."""
+        policy = self.build_policy(batch)
+        own = {name: getattr(policy, name) for name in DECODING}
+        vars(policy).update({**own, **self.decoding})
+        try:
+            yield policy
+        finally:
+            vars(policy).update(own)
+
     def build_policy(self, batch: EpisodeBatch) -> LanguageModelPolicy:
         """Return the policy; if there is none, build it to fit `batch`. Raise ValueError if it has other tokens."""
         if self.policy is None:
@@ -177,9 +197,8 @@ class Source:
         return self.policy
 
 
-def _rows_of(agent: Any) -> Sequence[Mapping[str, Any]]:
+def _rows_of(env: Any) -> Sequence[Mapping[str, Any]]:
     """Return the data of an agent's environment; none if it has no text environment."""
-    env = getattr(agent, "env", None)
     with suppress(AttributeError):
         return [] if env is None else env.get_attr("rows", 0)[0]
     return []

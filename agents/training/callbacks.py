@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ class PeriodicEvaluation(EvalCallback):
             env, n_eval_episodes=n_eval_episodes, eval_freq=eval_freq, log_path=str(folder), verbose=verbose
         )
         self.seed = seed
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext  # what shows the progress sets it
         self._last = 0
 
     def get_state(self) -> dict[str, Any]:
@@ -68,7 +70,7 @@ class PeriodicEvaluation(EvalCallback):
         self._last = self.num_timesteps
         masked = getattr(self.model.policy, "reads_action_masks", False)
         evaluate: Any = evaluate_masked_policy if masked else evaluate_policy
-        with isolated_generators(self.num_timesteps), frozen_rewards():
+        with self.around(), isolated_generators(self.num_timesteps), frozen_rewards():
             self.eval_env.seed(self.seed)
             rewards, lengths = evaluate(
                 self.model, self.eval_env, self.n_eval_episodes, deterministic=False, return_episode_rewards=True

@@ -143,7 +143,12 @@ class TrainConfig(BaseModel):
     device: str = option("auto", "auto, cpu or cuda.")
     threads: int | None = option(None, "CPU threads of torch; all cores by default.", gt=0)
     verbose: int = option(0, "1 prints SB3's table after every rollout.", ge=0, le=2)
-    progress: bool = option(True, "Show a progress bar.", "-P", "--progress/--no-progress")
+    progress: bool = option(
+        True,
+        "Show a progress bar, or a line per rollout where stderr is no terminal.",
+        "-P",
+        "--progress/--no-progress",
+    )
 
     @property
     def env_id(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rlhf_envs.rendering import as_markdown
+from rlhf_envs.rendering import as_markdown, html_table
 
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.statistics import Estimate
@@ -23,7 +24,16 @@ from .logger import STEP
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["REPORT", "TrainResult", "plot_curves", "read_progress", "samples_markdown", "write_report"]
+__all__ = [
+    "REPORT",
+    "Picture",
+    "TrainResult",
+    "draw_curves",
+    "plot_curves",
+    "read_progress",
+    "samples_markdown",
+    "write_report",
+]
 
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]  # tag: tokens (n,) and values (n,)
 REPORT = "report.json"
@@ -37,7 +47,7 @@ PANELS = {  # tag: title; the judges' panels come after the reward's
 TRAINING, HELD_OUT, TARGET = "#2463a6", "#c4501b", "#767676"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainResult:
     """Hold a finished run: its folder, the agent, and the held-out completions before and after training."""
 
@@ -47,6 +57,33 @@ class TrainResult:
     before: Evaluation
     after: Evaluation
     seconds: float
+
+    def __repr__(self) -> str:
+        """Return what was trained, how far, and the rewards before and after."""
+        before, after = (evaluation.reward.mean() for evaluation in (self.before, self.after))
+        return (
+            f"TrainResult({self.config.algo} on {self.config.env_id}, {self.agent.num_timesteps:,} tokens: reward "
+            f"{before:.3f} -> {after:.3f} on {self.after.prompts}, {str(self.folder)!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return every metric before and after, and some completions of the same prompts, as notebooks show them."""
+        before, after = self.before.estimates(), self.after.estimates()
+        change = self.after.change_from(self.before)
+        rows = [(n, str(before[n]), str(after[n]), str(change.get(n, ""))) for n in after if n in before]
+        pairs = list(zip(self.before.completions, self.after.completions, strict=True))[:4]
+        samples = [(a.prompt, b.completion, a.completion) for b, a in pairs]
+        table = html_table(("", "before", "after", "change"), rows, repr(self))
+        return table + html_table(("prompt", "before", "after"), samples)
+
+
+class Picture(Figure):
+    """Be a figure that a notebook shows without any backend of matplotlib."""
+
+    def _repr_png_(self) -> bytes:
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=110)
+        return file.getvalue()
 
 
 def write_report(result: TrainResult) -> None:
@@ -121,11 +158,24 @@ def plot_curves(
     held_out: Mapping[float, Mapping[str, Estimate]] | None = None,
     prompts: str = "held-out prompts",
 ) -> Path:
-    """Draw reward, judges, KL with its target, entropy, length and diversity against tokens, and return the path.
+    """Write what `draw_curves` draws, and return the path. Its extension decides the format."""
+    draw_curves(curves, title, judges, kl_target, held_out, prompts).savefig(path, dpi=110)
+    return Path(path)
+
+
+def draw_curves(
+    curves: Curves,
+    title: str = "",
+    judges: tuple[str, ...] = (),
+    kl_target: float | None = None,
+    held_out: Mapping[float, Mapping[str, Estimate]] | None = None,
+    prompts: str = "held-out prompts",
+) -> Picture:
+    """Draw reward, judges, KL with its target, entropy, length and diversity against tokens.
 
     Args:
         curves: from `read_progress`.
-        path: the picture to write; its extension decides the format.
+        title: what stands above the panels.
         judges: names of judges and of metrics of the task; each gets a panel.
         kl_target: drawn into the panel of the KL.
         held_out: estimates on held-out prompts by tokens trained (0 for before), drawn with their 95% intervals.
@@ -136,7 +186,7 @@ def plot_curves(
     tags = [tag for tag in names if tag in curves] or ["rlhf/reward"]
     columns = min(3, len(tags))
     rows = -(-len(tags) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.9 * rows + 0.4), layout="constrained")
+    figure = Picture(figsize=(4.2 * columns, 2.9 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
     grid: Any = figure.subplots(rows, columns, squeeze=False, sharex=True)
     axes = list(grid.flat)
@@ -154,8 +204,7 @@ def plot_curves(
     }
     figure.legend(entries.values(), entries.keys(), loc="outside upper right", ncols=3, frameon=False, fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-    figure.savefig(path, dpi=110)
-    return Path(path)
+    return figure
 
 
 def _draw_panel(

@@ -30,6 +30,9 @@ from .config import TrainConfig
 from .errors import RunInterrupted, RunStopped
 from .human_feedback import HumanFeedback, RatingRefit, human_rewards
 from .logger import check_wandb, finish_wandb, open_logger, start_wandb
+from .model_card import write_model_card
+from .phases import show_phase
+from .progress import ProgressDisplay
 from .report import TrainResult, write_report
 
 __all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "train"]
@@ -74,10 +77,13 @@ def prepare(config: TrainConfig) -> Prepared:
     check_wandb(config)
     config = resolve_config(config)
     folder = config.folder()
-    agent = build_agent(config)
-    _check_budget(config, agent)
-    callbacks = build_callbacks(config, agent, folder)
-    return Prepared(config, folder, agent, callbacks, evaluate_held_out(config, agent), started)
+    with show_phase("loading", config.progress, line=False):
+        agent = build_agent(config)
+        _check_budget(config, agent)
+        callbacks = build_callbacks(config, agent, folder)
+    with show_phase("evaluating before training", config.progress):
+        before = evaluate_held_out(config, agent)
+    return Prepared(config, folder, agent, callbacks, before, started)
 
 
 def _check_budget(config: TrainConfig, agent: Any) -> None:
@@ -120,20 +126,24 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         _learn(run, config.n_timesteps - agent.num_timesteps)
     else:  # it was stopped after its last update
         _save_model(run)
-    after = evaluate_held_out(config, agent)
+    with show_phase("evaluating after training", config.progress):
+        after = evaluate_held_out(config, agent)
     agent.get_env().close()
     result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
-    write_report(result)
+    if (folder / MODEL).is_dir():
+        write_model_card(folder / MODEL, result)
+    write_report(result)  # the last thing that a run does
     return result
 
 
 def _learn(run: Prepared, tokens: int) -> None:
     """Train for `tokens` more tokens, and save the agent and the model."""
-    agent, guard, is_new = run.agent, run.checkpoints, run.generators is None
+    agent, guard, is_new, display = run.agent, run.checkpoints, run.generators is None, ProgressDisplay()
     if run.generators is not None:
         set_generators(run.generators)
     try:
-        agent.learn(tokens, run.callbacks, log_interval=1, reset_num_timesteps=is_new, progress_bar=run.config.progress)
+        callbacks = display.watch(run.callbacks) if run.config.progress else run.callbacks
+        agent.learn(tokens, callbacks, log_interval=1, reset_num_timesteps=is_new)
         if guard is None:
             agent.save(run.folder / ZIP)
         elif not guard.gave_up:
@@ -143,6 +153,7 @@ def _learn(run: Prepared, tokens: int) -> None:
     except Exception as error:
         raise RunStopped(_explain(run, error)) from error
     finally:
+        display.close()
         if guard is not None:
             guard.close()
         agent.logger.close()
@@ -158,7 +169,18 @@ def _learn(run: Prepared, tokens: int) -> None:
 def _save_model(run: Prepared) -> None:
     """Write the language model. A policy that is more than a language model is saved only within the agent."""
     if getattr(run.agent.policy, "is_language_model", True):
-        run.agent.policy.save_pretrained(run.folder / MODEL)
+        run.agent.policy.save_pretrained(run.folder / MODEL, **_generation_options(run.agent))
+
+
+def _generation_options(agent: Any) -> dict[str, Any]:
+    """Return the environment's part of a model's `generation_config.json`: the length, the EOS ids and the masks."""
+    env = agent.get_env()
+    if not env.has_attr("episodes"):  # it is not ours
+        return {}
+    episodes = env.get_attr("episodes", 0)[0]
+    options = {"max_new_tokens": episodes.max_new_tokens, "eos_token_id": episodes.ends}
+    masks = episodes.mask_options if getattr(agent.policy, "reads_action_masks", False) else {}
+    return options | {name: value for name, value in masks.items() if value}
 
 
 def _explain(run: Prepared, error: Exception) -> str:

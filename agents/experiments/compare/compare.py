@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlhf_envs.files import replace_file, replace_json
+from rlhf_envs.rendering import html_table
 
 from ...saving.folders import CONFIG
 from .analysis import ComparisonReport, analyse
@@ -26,14 +27,14 @@ from .config import CompareConfig, join_existing
 from .exports import to_csv, to_latex
 from .plan import Run, judges_of, plan, read_outcomes
 from .plots import draw_plots
-from .report import write_report
+from .report import headline, summary_table, write_report
 from .tracking import write_board
 from .worker import run_all
 
 __all__ = ["CompareConfig", "Comparison", "compare"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Hold a comparison whose runs have all ended; `config` is joined with what the folder held before."""
 
@@ -41,6 +42,17 @@ class Comparison:
     folder: Path
     report: ComparisonReport
     seconds: float
+
+    def __repr__(self) -> str:
+        """Return what was compared, and the metric of every arm, the best first."""
+        metric = self.report.metric
+        arms = [f"{arm.name} {arm.metrics[metric]}" for arm in self.report.arms if metric in arm.metrics]
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"Comparison({headline(self.report)}: {metric} {', '.join(arms)}{failed}, {str(self.folder)!r})"
+
+    def _repr_html_(self) -> str:
+        """Return the table of the report, as notebooks show it."""
+        return html_table(*summary_table(self.report), headline(self.report))
 
     @property
     def failed(self) -> dict[str, str]:

@@ -24,6 +24,7 @@ from ...saving.loading import load
 from ...training.callbacks import PeriodicEvaluation
 from ...training.checkpoint_callback import CheckpointCallback
 from ...training.logger import open_logger
+from ...training.progress import ProgressDisplay
 from ...training.run import RunInterrupted, build_agent, build_callbacks, build_environment
 from .feedback import ask, fit
 from .state import PAIRS, Loop, Metrics
@@ -108,8 +109,10 @@ def learn(loop: Loop, number: int, into: Path) -> Metrics:
     end = loop.read(number - 1, "learn")["tokens"] + config.n_timesteps
     left = max(end - agent.num_timesteps, 0)
     set_generators(generators)
+    display = ProgressDisplay()
     try:
-        agent.learn(left, callbacks, log_interval=1, reset_num_timesteps=False, progress_bar=config.progress)
+        watched = display.watch(callbacks) if config.progress else callbacks
+        agent.learn(left, watched, log_interval=1, reset_num_timesteps=False)
         if guard.interrupted is not None:  # it has saved a checkpoint, also after the last update
             raise RunInterrupted(
                 f"{guard.interrupted.name}: the run is saved in {guard.saved}; go on with: rlhf loop --resume "
@@ -117,6 +120,7 @@ def learn(loop: Loop, number: int, into: Path) -> Metrics:
             )
         bundles.save(agent, into / AGENT, guard.state())
     finally:
+        display.close()
         guard.close()
         agent.logger.close()
         agent.get_env().close()

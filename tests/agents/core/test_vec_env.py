@@ -161,9 +161,9 @@ def test_evaluate_policy_takes_the_episodes_from_the_infos() -> None:
     assert -1 <= min(returns) <= max(returns) <= 1
 
 
-def test_vec_monitor_replaces_the_statistics_with_the_same(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="already wrapped with a `Monitor`"):
-        env = VecMonitor(make_vec_env(ID, 2, seed=0), str(tmp_path / "log"), info_keywords=("finish_reason",))
+def test_vec_monitor_replaces_the_statistics_with_the_same(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    env = VecMonitor(make_vec_env(ID, 2, seed=0), str(tmp_path / "log"), info_keywords=("finish_reason",))
+    assert not recwarn
     env.reset()
     for _ in range(3):
         _, rewards, dones, infos = env.step(np.array([2, 3]))

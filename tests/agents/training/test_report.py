@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +9,12 @@ import pytest
 from PIL import Image
 from stable_baselines3.common.logger import configure
 
+from agents import evaluate, make, plot
 from agents.evaluation.statistics import Estimate
-from agents.training.report import plot_curves, read_progress
+from agents.training.config import TrainConfig
+from agents.training.report import TrainResult, plot_curves, read_progress
+
+BANDIT = "rlhf/TokenBandit-v0"
 
 
 @pytest.fixture
@@ -46,3 +52,39 @@ def test_curves_are_drawn(progress: Path, tmp_path: Path) -> None:
 
 def test_a_run_without_rollouts_still_gets_a_picture(tmp_path: Path) -> None:
     assert plot_curves({}, tmp_path / "empty.png").is_file()
+
+
+def test_a_run_is_plotted_from_its_folder_while_it_trains_and_after(progress: Path, tmp_path: Path) -> None:
+    run = {"algo": "ppo", "env": "rlhf/Sentiment-v0", "seed": 3, "kl_target": 2.0}
+    (tmp_path / "config.json").write_text(json.dumps(run))
+    titles = [axis.get_title(loc="left") for axis in plot(tmp_path).axes]
+    assert titles == ["reward per episode", "KL to the reference, nats per episode"]
+    estimate = {"mean": 1.0, "sem": 0.1, "low": 0.8, "high": 1.2}
+    part = {"episodes": 9, "prompts": "held-out prompts", "estimates": {"reward": estimate}}
+    (tmp_path / "report.json").write_text(json.dumps({"n_timesteps": 300, "before": part, "after": part}))
+    figure = plot(tmp_path, tmp_path / "plot.svg")
+    assert [label.get_text() for label in figure.legends[0].texts][1] == "held-out prompts, 95%"
+    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "plot.svg").read_text()
+
+
+def test_what_is_no_run_is_not_plotted(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no run's folder with curves: it needs config.json and progress.csv"):
+        plot(tmp_path)
+
+
+def test_results_are_one_line_and_a_table_in_notebooks_where_models_write_no_markup() -> None:
+    agent = make("ppo", BANDIT, n_envs=8, seed=0, batch_size=24)
+    before, after = evaluate(agent, BANDIT, 8), evaluate(agent, BANDIT, 8, seed=1)
+    hostile = replace(after.completions[0], completion="<script>\x1b[2J")
+    after = replace(after, completions=[hostile, *after.completions[1:]])
+    result = TrainResult(TrainConfig(env=BANDIT), Path("logs/run"), agent, before, after, 1.0)
+    for shown in (repr(result), repr(after), repr(before.completions[0])):
+        assert "array" not in shown
+        assert len(shown) < 250
+    assert repr(after).startswith(f"Evaluation(PPO on a fresh model on {BANDIT}, 8 ")
+    assert f"reward {before.reward.mean():.3f} -> {after.reward.mean():.3f}" in repr(result)
+    for page in (result._repr_html_(), after._repr_html_()):
+        assert str(after.estimates()["reward"]) in page
+        assert "&lt;script&gt;\\x1b[2J" in page
+        assert "<script>" not in page

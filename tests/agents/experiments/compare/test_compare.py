@@ -103,6 +103,13 @@ def test_the_report_has_the_figures_of_the_runs(done: Comparison) -> None:
         assert (done.folder / "plots" / f"{plot}.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_comparison_is_one_line_and_a_table_in_notebooks(done: Comparison) -> None:
+    best = done.report.arms[0]
+    assert repr(done).startswith(f"Comparison({len(done.report.arms)} arms, ")
+    assert f"{done.report.metric} {best.name} {best.metrics[done.report.metric]}" in repr(done)
+    assert f"<td>{best.name}</td>" in done._repr_html_()
+
+
 def test_the_page_stands_alone(done: Comparison) -> None:
     page = (done.folder / "report.html").read_text()
     assert page.count("<svg") == 3

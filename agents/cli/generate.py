@@ -1,0 +1,166 @@
+"""Run the commands `rlhf generate` and `rlhf chat`: try what was trained."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+from rich.console import Console
+from rich.text import Text
+
+from rlhf_envs.datasets.loading import load_rows
+from rlhf_envs.rendering import printable
+
+from ..training.config import Pairs, option
+from . import tables
+from .options import Flags, argument, fail
+
+if TYPE_CHECKING:
+    from ..evaluation.generate import Completion
+
+__all__ = ["ChatConfig", "DecodingFlags", "GenerateConfig", "chat", "generate"]
+
+
+class DecodingFlags(Flags):
+    """Hold the flags that say how tokens are drawn, which `rlhf evaluate`, `rlhf generate` and `rlhf chat` share."""
+
+    deterministic: bool = option(False, "Take the most probable token.")
+    temperature: float | None = option(None, "Divides the logits. The run's own, or 1.", gt=0)
+    top_k: int | None = option(None, "Draw from the k most probable tokens.", ge=1)
+    top_p: float | None = option(None, "Draw from the smallest set of this probability.", gt=0, le=1)
+    max_new_tokens: int | None = option(None, "Room for a completion, in tokens. The run's own, or the task's.", gt=0)
+
+    def decoding(self) -> dict[str, Any]:
+        """Return temperature, top_k and top_p by name; None where the source's own counts."""
+        return self.model_dump(include={"temperature", "top_k", "top_p"})
+
+
+class GenerateConfig(DecodingFlags):
+    """Hold the flags of `rlhf generate`."""
+
+    source: str = argument("Run folder, bundle, model name or folder, hub id, or SB3 zip.")
+    prompts: list[str] = Field(
+        default=[],
+        description="Prompts to complete; without any, one per line of standard input.",
+        json_schema_extra={"argument": True},
+    )
+    file: str | None = option(
+        None, "File of prompts: one per line in a .txt, or the column `prompt` of .jsonl, .json, .csv or .parquet."
+    )
+    n: int = option(1, "Completions per prompt.", "-n", gt=0)
+    env: str | None = option(None, "Environment id whose reward scores the completions. They are not scored without.")
+    reward: str | None = option(None, "Reward that scores them: a registered name, a folder, or my_module:my_reward.")
+    env_kwargs: Pairs = option({}, "Arguments of the environment; repeat the flag.")
+    seed: int = option(0, "Seeds the sampling.", ge=0)
+    trust: bool = option(False, "Load an SB3 zip: it holds pickles, which can run code.")
+    json_lines: bool = option(False, "Print one JSON object per completion.", "--json")
+
+
+def generate(config: GenerateConfig) -> None:
+    """Complete prompts of your own, and print the completions.
+
+    A run or a bundle decodes as it was trained: with its temperature, its top_k and top_p, and its length. A prompt may
+    be a conversation in a file: a list of messages.
+    """
+    prompts = [*_prompts(config)]
+    if not prompts:
+        fail(f"no prompts: rlhf generate {config.source} 'The film was', or give --file or standard input")
+    _hide_progress()
+    from ..evaluation.generate import generate as run
+
+    reward = {} if config.reward is None else {"reward": config.reward}
+    completions = run(
+        config.source,
+        config.env,
+        prompts=prompts,
+        env_kwargs={**config.env_kwargs, **reward},
+        **config.model_dump(include={"n", "seed", "trust", "deterministic", "max_new_tokens"}),
+        **config.decoding(),
+    )
+    console = Console(highlight=False)
+    for done in completions:
+        if config.json_lines:
+            print(json.dumps(_as_json(done), ensure_ascii=False))
+        else:
+            console.print(tables.sample_text(done), soft_wrap=True)
+
+
+def _prompts(config: GenerateConfig) -> Iterator[Any]:
+    yield from config.prompts
+    if config.file is not None and Path(config.file).suffix != ".txt":
+        yield from (row["prompt"] for row in load_rows(config.file))
+    elif config.file is not None:
+        yield from filter(str.strip, Path(config.file).read_text(encoding="utf-8").splitlines())
+    elif not config.prompts and not sys.stdin.isatty():
+        yield from filter(str.strip, sys.stdin.read().splitlines())
+
+
+def _as_json(done: Completion) -> dict[str, Any]:
+    scores = {"reward": done.reward, "reward_components": done.components} if done.components else {}
+    return {name: getattr(done, name) for name in ("prompt", "completion", "finish_reason")} | scores
+
+
+class ChatConfig(DecodingFlags):
+    """Hold the flags of `rlhf chat`."""
+
+    source: str = argument("Run folder, bundle, model name or folder, hub id, or SB3 zip.")
+    style: Literal["template", "roles", "plain"] | None = option(
+        None,
+        "template: the model's chat template; roles: lines 'User: ...' and 'Assistant: ...'; plain: the model goes on "
+        "with the text. The template if there is one, else plain.",
+    )
+    system: str | None = option(None, "System text that the conversation begins with.")
+    seed: int = option(0, "Seeds the sampling.", ge=0)
+    env_kwargs: Pairs = option({}, "Arguments of the environment; repeat the flag.")
+    trust: bool = option(False, "Load an SB3 zip: it holds pickles, which can run code.")
+
+
+HELP = "/reset forgets the conversation, /quit or Ctrl-D ends it"
+
+
+def chat(config: ChatConfig) -> None:
+    """Talk with what was trained: what you write is a turn, and the model answers.
+
+    /reset forgets the conversation. /quit or Ctrl-D ends it.
+    """
+    _hide_progress()
+    console = Console(highlight=False)
+    with console.status("loading"):
+        from ..evaluation.chat import Chat
+
+        given = config.model_dump(exclude={"temperature", "top_k", "top_p"})
+        talk = Chat(**given, decoding=config.decoding())
+    console.print(f"{talk.source.name}, {talk.style}: {HELP}", style="dim", markup=False)
+    for text in _turns():
+        if text == "/reset":
+            talk.reset()
+        elif text.startswith("/"):
+            console.print(f"unknown command {text}: {HELP}", style="dim", markup=False)
+        else:
+            console.print(Text(printable(talk.say(text)), style="bold"), soft_wrap=True)
+
+
+def _turns() -> Iterator[str]:
+    """Yield what the user writes until /quit, Ctrl-D or Ctrl-C."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  # gives `input` line editing and a history
+    while True:
+        try:
+            text = input("> " if sys.stdin.isatty() else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+        if text in ("/quit", "/exit"):
+            return
+        if text:
+            yield text
+
+
+def _hide_progress() -> None:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()

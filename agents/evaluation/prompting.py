@@ -1,0 +1,123 @@
+"""Open episodes over prompts that somebody gives, instead of those of an environment's data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from rlhf_envs.datasets.messages import Prompt, as_messages, opening
+from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.models import model_positions
+from rlhf_envs.registration import check_environment, task_of
+from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.prompts import Prompts
+from rlhf_envs.tokens import encode_texts
+
+from ..core.episodes import open_batch
+from .source import Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["open_prompts"]
+
+REWARDS = ("reward", "reward_fn", "reward_kwargs")
+KEPT = ("max_new_tokens", "min_new_tokens", "suppress_tokens")  # what counts of an environment's arguments unscored
+
+
+class Unscored(Task):
+    """Read and mask tokens as another task does. Nothing is scored, and nobody replies."""
+
+    name = "prompts"
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.default_model, self.max_new_tokens = task.default_model, task.max_new_tokens
+
+    def tokenizer(self, model: str | None) -> PreTrainedTokenizerBase:
+        """Return the task's tokenizer."""
+        return self.task.tokenizer(model)
+
+    def reward(self, max_new_tokens: int) -> Callable[..., Any]:
+        """Return a reward that does not apply."""
+        return lambda prompts, completions, **_: [None] * len(completions)
+
+    def action_masks(
+        self, input_ids: np.ndarray, lengths: np.ndarray, prompt_lengths: np.ndarray, steps: np.ndarray
+    ) -> np.ndarray | None:
+        """Return the task's masks."""
+        return self.task.action_masks(input_ids, lengths, prompt_lengths, steps)
+
+
+def open_prompts(
+    source: Source,
+    prompts: str | Sequence[Prompt],
+    env: Any = None,
+    max_new_tokens: int | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> EpisodeBatch:
+    """Return one row of episodes whose data are the prompts. A long prompt loses its beginning, with a warning.
+
+    With an `env`, a reward among `env_kwargs`, or a source that keeps the best of several completions, the
+    environment's task scores and replies. Otherwise only its tokens and masks count, so that data and reward of a run
+    need not be there.
+
+    Raises:
+        ValueError: there is no prompt, no room for one, or no environment to score with.
+    """
+    rows = [{"prompt": prompt, "split": "test"} for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+    if not rows:
+        raise ValueError("prompts is empty: give at least one")
+    asked = {**(env_kwargs or {}), **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
+    scored = env is not None or source.best_of > 1 or not asked.keys().isdisjoint(REWARDS)
+    place = source.env if env is None else env
+    if place is None or isinstance(place, str):
+        task = _registered_task(source.env_id if place is None else check_environment(place)) or Prompts()
+        model, own = source.tokenizer_name or task.default_model, source.env_kwargs
+    else:
+        lent = open_batch(place, 1)
+        task, model, own = lent.task, lent.model_name, {"reward_fn": lent.reward_fn, **lent.mask_options}
+        own |= {"max_new_tokens": lent.max_new_tokens}
+    options: dict[str, Any] = {**own, **asked}
+    room = options.get("max_new_tokens") or task.max_new_tokens
+    data: dict[str, Any] = {
+        "data": rows,
+        "columns": None,
+        "max_prompt_tokens": _longest(source, task, model, rows, room),
+    }
+    if not scored:
+        kept = {name: options[name] for name in KEPT if options.get(name) is not None}
+        return EpisodeBatch(1, Unscored(task), model=model, split="test", **data, **kept)
+    if place is not None and not isinstance(place, str):
+        return EpisodeBatch(1, task, model=model, split="test", **{**options, **data})
+    if source.best_of > 1 and place is None and source.env_id is None:
+        chooses = "pass env=, whose reward chooses"
+        raise ValueError(f"{source.name} keeps the best of {source.best_of} completions: {chooses}")
+    return source.open_episodes(place or source.env_id or "rlhf/Prompts-v0", "test", {**asked, **data})
+
+
+def _registered_task(env_id: str | None) -> Task | None:
+    """Return the task of an environment if it is registered. Nothing is imported for an id that a file names."""
+    name = (env_id or "").rpartition(":")[2]
+    return task_of(name) if name in gym.registry else None
+
+
+def _longest(source: Source, task: Task, model: str | None, rows: Sequence[Mapping[str, Any]], room: int) -> int:
+    """Return the tokens of the longest prompt, or as many as the model has positions for beside `room` new ones."""
+    tokenizer = task.tokenizer(model)
+    prompts = [row["prompt"] for row in rows]
+    texts = [p if isinstance(p, str) else opening(as_messages(p, "prompt"), tokenizer) for p in prompts]
+    longest = max(1, *map(len, encode_texts(tokenizer, texts)))
+    positions = None if model is None else model_positions(model)
+    if source.policy is not None:
+        positions = getattr(source.policy.language_model.config, "max_position_embeddings", positions)
+    if positions is None:
+        return longest
+    if room >= positions:
+        raise ValueError(
+            f"max_new_tokens={room} leaves no room for a prompt: {source.name} has {positions} positions in all"
+        )
+    return min(longest, positions - room)

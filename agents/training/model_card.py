@@ -1,0 +1,120 @@
+"""Write the model card of a trained model: the README.md in its folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_envs.models import has_place
+from rlhf_envs.rendering import as_markdown
+
+from ..saving.provenance import provenance
+
+if TYPE_CHECKING:
+    from .report import TrainResult
+
+__all__ = ["CARD", "MARK", "model_card", "write_model_card"]
+
+logger = logging.getLogger(__name__)
+
+CARD = "README.md"
+MARK = "<!-- Written by rlhf-envs. Remove this line to keep your own text: it is then never replaced. -->"
+USE = """\
+```python
+from transformers import pipeline
+
+write = pipeline("text-generation", "this/folder")
+print(write({prompt})[0]["generated_text"])
+```
+"""
+PASSWORD = re.compile(r"://[^/@\s]+@")  # in the address of a database
+
+
+def write_model_card(folder: Path, result: TrainResult) -> Path | None:
+    """Write the card into a model's folder, and return its path. A README of somebody else's is left alone.
+
+    Returns:
+        The path, or None where a README.md without our mark stands in the folder. A warning says so.
+    """
+    path = folder / CARD
+    if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+        logger.warning("%s is not replaced by a model card: it is not one of ours", path)
+        return None
+    path.write_text(model_card(result), encoding="utf-8")
+    return path
+
+
+def model_card(result: TrainResult) -> str:
+    """Return the card as Markdown: base model, algorithm, tokens, figures before and after, settings and versions."""
+    config, made = result.config, provenance()
+    base = result.agent.policy.model_name or "a fresh model"
+    tokens = int(result.agent.num_timesteps)
+    parts = [
+        _front_matter(base, config.algo),
+        MARK,
+        "",
+        f"# {result.folder.name}",
+        "",
+        f"`{base}`, trained with **{config.algo}** on `{config.env_id}` for {tokens:,} tokens (seed {config.seed}). "
+        "The reward at the end of a completion is the only supervision.",
+        "",
+        f"## {len(result.after.reward)} {result.after.prompts}, mean ± standard error",
+        "",
+        *_figures(result),
+        "",
+        "## The same prompts before and after",
+        "",
+        *_samples(result),
+        "",
+        "## Use",
+        "",
+        USE.format(prompt=json.dumps(result.after.completions[0].prompt, ensure_ascii=False)),
+        "`generation_config.json` has the temperature, top_k, top_p and length of the training and of these figures.",
+        "",
+        "## How it was made",
+        "",
+        "```",
+        str(made["command"]),
+        "```",
+        "",
+        "```json",
+        json.dumps({"settings": _settings(result), **made}, indent=2, default=str),
+        "```",
+    ]
+    return PASSWORD.sub("://***@", "\n".join(parts)) + "\n"
+
+
+def _front_matter(base: str, algorithm: str) -> str:
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    if "/" in base and has_place(base) and not Path(base).exists():  # a hub id, which the hub links
+        lines.append(f"base_model: {base}")
+    return "\n".join([*lines, f"tags: [reinforcement-learning, rlhf, rlhf-envs, {algorithm}]", "---"])
+
+
+def _figures(result: TrainResult) -> list[str]:
+    before, after = result.before.estimates(), result.after.estimates()
+    change = result.after.change_from(result.before)
+    rows = ["| | before | after | change |", "|---|---|---|---|"]
+    for name in after:
+        if name != "distinct_within" and name in before:
+            changed = str(change[name]) if name in change else ""
+            rows.append(f"| {as_markdown(name)} | {before[name]} | {after[name]} | {changed} |")
+    return rows
+
+
+def _samples(result: TrainResult, n: int = 3) -> list[str]:
+    pairs = zip(result.before.completions, result.after.completions, strict=True)
+    lines = []
+    for first, second in list(pairs)[:n]:
+        for name, sample in (("before", first), ("after", second)):
+            lines.append(f"- {name}: {as_markdown(sample.prompt)} **{as_markdown(sample.completion.strip())}**")
+    return lines
+
+
+def _settings(result: TrainResult) -> dict[str, Any]:
+    """Return the run's settings without those that say where it was written."""
+    places = {"log_folder", "run_name", "progress", "verbose", "wandb"}
+    return {name: value for name, value in result.config.model_dump(mode="json").items() if name not in places}

@@ -1,0 +1,125 @@
+"""Show what a run does: a progress bar on a terminal or in a notebook, and a line per rollout anywhere else."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from stable_baselines3.common.callbacks import BaseCallback
+
+from .callbacks import PeriodicEvaluation
+from .phases import error_console
+
+__all__ = ["ProgressDisplay", "planned_tokens"]
+
+METRICS = {"reward": "rlhf/reward", "KL": "rlhf/kl"}
+
+
+def planned_tokens(agent: Any, n_timesteps: int) -> tuple[int, int]:
+    """Return the tokens that training for `n_timesteps` takes, and the tokens of a rollout.
+
+    An on-policy agent trains for whole rollouts, so the tokens are rounded up to them.
+    """
+    rollout = 1 if hasattr(agent, "replay_buffer") else getattr(agent, "n_steps", 1) * agent.n_envs
+    return rollout * math.ceil(n_timesteps / rollout), rollout
+
+
+class ProgressDisplay(BaseCallback):
+    """Show phase, tokens, tokens per second over rollouts and updates, reward, KL and the time that is left.
+
+    Put it after `TextMetrics`, whose metrics it shows. It draws no random numbers and changes nothing.
+
+    Args:
+        console: where it is shown; stderr by default.
+        min_seconds: the least time between two lines where there is no terminal. The last rollout always has one.
+    """
+
+    def __init__(self, console: Console | None = None, min_seconds: float = 1.0) -> None:
+        super().__init__()
+        self.console = console or error_console()
+        self.min_seconds = min_seconds
+        self._bar: Progress | None = None
+        self._evaluating = 0.0  # seconds, which do not count as training
+
+    def watch(self, callbacks: list[Any]) -> list[Any]:
+        """Return the callbacks with this one, which is told when the evaluations among them begin and end."""
+        for callback in callbacks:
+            if isinstance(callback, PeriodicEvaluation):
+                callback.around = self.evaluation
+        return [*callbacks, self]
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Show the phase of evaluation, and leave its time out of the tokens per second."""
+        self._show("evaluation")
+        started = time.perf_counter()
+        yield
+        self._evaluating += time.perf_counter() - started
+
+    def close(self) -> None:
+        """Stop the bar, also after an error."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
+
+    def _on_training_start(self) -> None:
+        self.close()
+        start = self.model.num_timesteps
+        self._first, self._started, self._evaluating, self._line = start, time.perf_counter(), 0.0, -math.inf
+        left = planned_tokens(self.model, self.locals["total_timesteps"] - start)[0]
+        self._total, self._values = start + left, dict[str, float]()
+        if self.console.is_terminal or (self.console.is_jupyter and find_spec("ipywidgets") is not None):
+            columns = [TextColumn("{task.description:<10}"), BarColumn(None), MofNCompleteColumn()]
+            columns.append(TextColumn("{task.fields[facts]}"))
+            self._bar = Progress(*columns, console=self.console, expand=True)
+            self._task = self._bar.add_task("rollout", total=self._total, completed=start, facts="")
+            self._bar.start()
+
+    def _on_rollout_start(self) -> None:
+        self._show("rollout")
+
+    def _on_step(self) -> bool:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.num_timesteps)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        logged = self.logger.name_to_value
+        self._values |= {name: round(float(logged[tag]), 2) + 0.0 for name, tag in METRICS.items() if tag in logged}
+        self._show("update")
+        now = time.perf_counter()
+        due = now - self._line >= self.min_seconds or self.num_timesteps >= self._total
+        if self._bar is None and due:
+            self._line = now
+            self.console.print(f"{self.num_timesteps:,}/{self._total:,} tokens  {self._facts()}", markup=False)
+
+    def _on_training_end(self) -> None:
+        self._show("done")
+        self.close()
+
+    def _show(self, phase: str) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description=phase, completed=self.num_timesteps, facts=self._facts())
+
+    def _facts(self) -> str:
+        """Return the speed, the metrics of the last rollout and the time left."""
+        seconds = time.perf_counter() - self._started - self._evaluating
+        done = self.num_timesteps - self._first
+        if not done:
+            return ""
+        speed = done / max(seconds, 1e-9)
+        values = [f"{name} {value:.2f}" for name, value in self._values.items()]
+        left = _duration((self._total - self.num_timesteps) / speed)
+        return "  ".join([f"{speed:,.0f} tokens/s", *values, f"{left} left"])
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

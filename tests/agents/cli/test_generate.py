@@ -1,0 +1,86 @@
+"""The commands `rlhf generate` and `rlhf chat`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agents import generate
+from agents.cli import app
+
+SHORT = ("--max-new-tokens", "6")
+
+
+def rlhf(*arguments: str, stdin: str | None = None) -> Any:
+    return CliRunner().invoke(app, list(arguments), input=stdin, env={"COLUMNS": "200"})
+
+
+def test_prompts_are_completed_as_in_python() -> None:
+    result = rlhf("generate", "tiny", "the film", "a story", "-n", "2", "--seed", "5", "--temperature", "0.7", *SHORT)
+    done = generate("tiny", prompts=["the film", "a story"], n=2, seed=5, temperature=0.7, max_new_tokens=6)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [c.prompt + c.completion for c in done]
+
+
+def test_json_has_one_object_per_completion_and_a_score_where_a_reward_is_named() -> None:
+    result = rlhf("generate", "tiny", "the film", "--json", "--reward", "tiny-reward", *SHORT)
+    (row,) = map(json.loads, result.stdout.splitlines())
+    assert row["prompt"] == "the film"
+    assert row["reward"] == row["reward_components"]["tiny-reward"] != 0
+    (row,) = map(json.loads, rlhf("generate", "tiny", "the film", "--json", *SHORT).stdout.splitlines())
+    assert sorted(row) == ["completion", "finish_reason", "prompt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", "the film\n\na story\n"),
+        ("p.jsonl", '{"prompt": "the film"}\n{"prompt": "a story"}\n'),
+        ("p.csv", "prompt,label\nthe film,1\na story,0\n"),
+        (None, "the film\na story\n"),
+    ],
+)
+def test_prompts_come_from_a_file_or_standard_input(name: str | None, text: str, tmp_path: Path) -> None:
+    if name is None:
+        result = rlhf("generate", "tiny", "--json", *SHORT, stdin=text)
+    else:
+        (tmp_path / name).write_text(text)
+        result = rlhf("generate", "tiny", "--file", str(tmp_path / name), "--json", *SHORT)
+    assert [json.loads(line)["prompt"] for line in result.stdout.splitlines()] == ["the film", "a story"]
+
+
+def test_control_codes_of_a_model_are_shown_and_not_obeyed() -> None:
+    result = rlhf("generate", "tiny", "a \x1b[31mred film", *SHORT)
+    assert "\x1b" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "tiny"), "no prompts: rlhf generate tiny 'The film was'"),
+        (("generate", "nothing", "a"), "unknown model 'nothing'"),
+        (("generate", "tiny", "a", "--file", "no.txt"), "no.txt"),
+        (("generate", "tiny", "a", "--env", "rlhf/Nothing-v0"), "unknown environment"),
+        (("chat", "tiny", "--style", "template"), "tiny has no chat template"),
+    ],
+)
+def test_a_users_mistake_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+    result = rlhf(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_chat_goes_on_until_it_is_ended() -> None:
+    turns = "the film was\n\n/nonsense\n/reset\nthe film was\n/quit\nnot read\n"
+    result = rlhf("chat", "tiny", "--deterministic", *SHORT, stdin=turns)
+    assert result.exit_code == 0, result.output
+    first, unknown, again = result.stdout.splitlines()[1:]
+    (done,) = generate("tiny", prompts="the film was", deterministic=True, max_new_tokens=6)
+    assert first == again == done.completion
+    assert unknown.startswith("unknown command /nonsense")
+    assert rlhf("chat", "tiny", *SHORT, stdin="a film\n").exit_code == 0, "the end of the input ends it"

@@ -1,0 +1,115 @@
+"""What a run shows of itself while it trains."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from agents import TextMetrics, make, make_vec_env
+from agents.training.callbacks import PeriodicEvaluation
+from agents.training.phases import show_phase
+from agents.training.progress import ProgressDisplay, _duration, planned_tokens
+from agents.training.run import train
+from tests.agents.training.runs import BANDIT, config
+
+LINE = re.compile(r"(\S+)/288 tokens  \S+ tokens/s  reward (-?\d+\.\d\d)  KL (-?\d+\.\d\d)  \d:\d\d left")
+
+
+def learn(console: Console, algorithm: str = "ppo", tokens: int = 250, **kwargs: Any) -> Any:
+    agent = make(algorithm, BANDIT, n_envs=32, seed=0, **kwargs)
+    display = ProgressDisplay(console, min_seconds=0)
+    agent.learn(tokens, display.watch([TextMetrics()]), log_interval=1)
+    return agent
+
+
+def test_without_a_terminal_each_rollout_has_a_line_with_reward_kl_and_the_time_left() -> None:
+    file = io.StringIO()
+    learn(Console(file=file, width=200), batch_size=48)
+    found = [LINE.fullmatch(line) for line in file.getvalue().splitlines()]
+    assert [match[1] for match in found if match] == ["96", "192", "288"]
+    assert len(found) == 3
+
+
+def test_lines_that_come_too_fast_are_left_out_but_the_last() -> None:
+    file = io.StringIO()
+    agent = make("ppo", BANDIT, n_envs=32, seed=0, batch_size=48)
+    agent.learn(384, ProgressDisplay(Console(file=file, width=200), min_seconds=1e9), log_interval=1)
+    assert [line.split("/")[0] for line in file.getvalue().splitlines()] == ["96", "384"]
+
+
+def test_on_a_terminal_the_bar_names_the_phases(tmp_path: Path) -> None:
+    file = io.StringIO()
+    agent = make("ppo", BANDIT, n_envs=32, seed=0, batch_size=48)
+    display = ProgressDisplay(Console(file=file, width=160, force_terminal=True))
+    shown: list[str] = []
+    show = display._show
+    display._show = lambda phase: (shown.append(phase), show(phase))[1]  # type: ignore[method-assign]
+    evaluation = PeriodicEvaluation(make_vec_env(BANDIT, 4), 4, 96, tmp_path, seed=0)
+    agent.learn(192, display.watch([TextMetrics(), evaluation]), log_interval=1)
+    assert shown == [*["rollout", "evaluation", "update"] * 2, "done"]
+    assert "192/192" in file.getvalue()
+
+
+def test_a_stopped_bar_gives_the_terminal_back() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True)
+    display = ProgressDisplay(console)
+
+    class Failing(TextMetrics):
+        def _on_rollout_end(self) -> None:
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        make("ppo", BANDIT, n_envs=32, seed=0, batch_size=48).learn(96, display.watch([Failing()]))
+    display.close()
+    display.close()
+    assert display._bar is None
+    assert console._live_stack == []
+
+
+@pytest.mark.parametrize(("algorithm", "tokens", "planned"), [("ppo", 100, 192), ("rloo", 96, 96), ("dqn", 100, 100)])
+def test_on_policy_agents_train_for_whole_rollouts(algorithm: str, tokens: int, planned: int) -> None:
+    agent = make(algorithm, BANDIT, n_envs=32, seed=0)
+    assert planned_tokens(agent, tokens)[0] == planned
+    if algorithm != "dqn":
+        assert agent.learn(tokens).num_timesteps == planned
+
+
+@pytest.mark.usefixtures("_no_pictures")
+def test_a_run_shows_lines_and_phases_on_stderr_and_nothing_with_no_progress(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings: dict[str, Any] = dict(n_timesteps=96, eval_freq=0, test_episodes=2)
+    train(config(tmp_path / "a", progress=True, **settings))
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    before, rollout, after = shown.err.splitlines()
+    assert (before, after) == ("evaluating before training", "evaluating after training")
+    assert rollout.startswith("96/96 tokens")
+    train(config(tmp_path / "b", **settings))
+    assert capsys.readouterr().err == ""
+
+
+def test_phases_outside_training_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_phase("thinking"):
+        assert capsys.readouterr().err == "thinking\n"
+    with show_phase("thinking", shown=False), show_phase("thinking", line=False):
+        assert capsys.readouterr().err == ""
+
+
+def test_durations_are_read_as_clocks() -> None:
+    assert [_duration(seconds) for seconds in (-1, 9.6, 60, 3661)] == ["0:00", "0:10", "1:00", "1:01:01"]
+
+
+def test_a_backend_of_matplotlib_that_is_not_there_stops_nothing() -> None:
+    code = "import agents, matplotlib.figure; print(matplotlib.rcParams['backend'])"
+    env = {**os.environ, "MPLBACKEND": "module://a_notebook.backend_inline"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
