@@ -41,11 +41,12 @@ def commit() -> str | None:
 
 def provenance() -> dict[str, object]:
     """Return versions, commit, machine and command as JSON."""
-    name = Path(sys.argv[0]).name
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    started = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
     return {
         "versions": versions(),
         "commit": commit(),
         "machine": machine,
-        "command": shlex.join([name, *sys.argv[1:]]),
+        "command": shlex.join([*started, *sys.argv[1:]]),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -87,6 +87,7 @@ class ComparisonReport:
         arms: the best first.
         improvement: pairs of arms, and the probability that a run of the first ends better than one of the second.
         samples: completions of the same prompts by the first run of each arm: before, halfway and at the end.
+        made: versions, commit, machine and command of the report, see `agents.saving.provenance`.
     """
 
     env: str
@@ -102,6 +103,7 @@ class ComparisonReport:
     samples: list[dict[str, Any]]
     config: dict[str, Any]
     prompts: str = "held-out prompts"
+    made: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `report.json`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from rlhf_envs.files import replace_file, replace_json
 from rlhf_envs.rendering import html_table
 
 from ...saving.folders import CONFIG
+from ...saving.provenance import provenance
 from .analysis import ComparisonReport, analyse
 from .config import CompareConfig, join_existing
 from .exports import to_csv, to_latex
@@ -82,7 +83,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
         replace_file(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode("utf-8"))
         _run_missing(config, runs, say)
         outcomes = read_outcomes(runs)
-        report = analyse(config, outcomes)
+        report = replace(analyse(config, outcomes), made=provenance())
         plots = draw_plots(report)
         replace_json(folder / "report.json", report.to_json())
         replace_file(folder / "results.csv", to_csv(outcomes).encode("utf-8"))

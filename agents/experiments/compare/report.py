@@ -85,7 +85,7 @@ def to_markdown(report: ComparisonReport, plots: Sequence[str]) -> str:
         parts += ["## Runs that are not finished", _plain(", ".join(report.unfinished))]
     if any(arm.metrics for arm in report.arms):
         parts += _results(report, plots)
-    return "\n\n".join([*parts, *_equal(report)]) + "\n"
+    return "\n\n".join([*parts, *_equal(report), *_reproduce(report)]) + "\n"
 
 
 def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
@@ -201,6 +201,24 @@ def _equal(report: ComparisonReport) -> list[str]:
     rows = [[_cell(arm.name), _settings(arm)] for arm in report.arms if arm.settings is not None]
     table = markdown_table(["algorithm", "settings (bold: not the class's own default)"], rows)
     return [*parts, table] if rows else parts
+
+
+def _reproduce(report: ComparisonReport) -> list[str]:
+    """Return the section on what made the report. The folder's `config.json` has all of the comparison's settings."""
+    if not report.made:
+        return []
+    made = report.made
+    versions = ", ".join(f"{package} {version}" for package, version in made["versions"].items())
+    seeds = "seed 0" if report.seeds == 1 else f"seeds 0 to {report.seeds - 1}"
+    rows = [
+        ["command", made["command"]],
+        ["again", "rlhf compare --config config.json -f ANOTHER_FOLDER, with the config.json of this folder"],
+        ["seeds", seeds],
+        ["versions", versions],
+        ["commit", made["commit"] or "not a checkout"],
+        ["machine", made["machine"]],
+    ]
+    return ["## Reproduce", _table(["what", ""], rows)]
 
 
 def _settings(arm: ArmReport) -> str:

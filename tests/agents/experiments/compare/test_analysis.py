@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from agents.experiments.compare.analysis import analyse
@@ -14,6 +15,7 @@ from agents.experiments.compare.config import CompareConfig
 from agents.experiments.compare.plan import Outcome, plan
 from agents.experiments.compare.plots import draw_plots, to_png
 from agents.experiments.compare.report import to_html, to_markdown
+from agents.saving.provenance import provenance
 
 KL = {"ppo-kl0.1": 8.0, "ppo-kl1.0": 2.0, "a2c-kl0.1": 9.0, "a2c-kl1.0": 3.0}
 GOLD = {"ppo-kl0.1": 0.9, "ppo-kl1.0": 0.5, "a2c-kl0.1": 0.7, "a2c-kl1.0": 0.6}
@@ -288,3 +290,13 @@ def test_metrics_beside_the_compared_one_have_a_table_of_their_own(tmp_path: Pat
     first, second = text.split("## Other metrics at the end")
     assert "perplexity" not in first.split("## At the end")[1]
     assert "| algorithm | perplexity |" in second
+
+
+def test_the_report_says_how_it_was_made(tmp_path: Path) -> None:
+    found = config(tmp_path)
+    report = replace(analyse(found, outcomes(found)), made=provenance())
+    text = to_markdown(report, ()).split("## Reproduce")[1].replace("\\", "")
+    assert f"torch {torch.__version__}" in text
+    assert "| seeds | seeds 0 to 4 |" in text
+    assert "--config config.json" in text
+    assert report.to_json()["made"]["command"]
