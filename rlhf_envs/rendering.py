@@ -20,8 +20,9 @@ HIDDEN = re.compile(
     "\U000f0000-\U000ffffd\U00100000-\U0010fffd]"
 )
 
-MARKDOWN = str.maketrans(
-    {c: f"\\{c}" for c in "\\`*_{}[]()#+-.!|>~:"} | {"<": "&lt;", "&": "&amp;", "\n": " ", "\r": " "}
+MARKDOWN = str.maketrans(  # TensorBoard's Markdown shows the backslash before |, ~ and :
+    {c: f"\\{c}" for c in "\\`*_{}[]()#+-.!>"}
+    | {"<": "&lt;", "&": "&amp;", "|": "&#124;", "~": "&#126;", ":": "&#58;", "\n": " ", "\r": " "}
 )
 SIZE = (640, 360)  # width, height
 MARGIN, LINE_HEIGHT, CHARACTERS, LINES = 12, 21, 68, 16

@@ -14,7 +14,7 @@ from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.words import ngrams
 
-__all__ = ["TextMetrics", "check_metric_names", "distinct_bigrams"]
+__all__ = ["TEXT_ONLY", "TextMetrics", "check_metric_names", "distinct_bigrams", "list_episodes"]
 
 BUFFER_STATS = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_probability")
 TEXT_ONLY = ("stdout", "log", "json", "csv")
@@ -155,11 +155,16 @@ class TextMetrics(BaseCallback):
         return means | {"distinct_bigrams": _distinct_per_group(completions)}
 
     def _show_samples(self) -> None:
-        rows = []
-        for info in self._episodes[: self.n_samples]:
-            prompt, completion = as_markdown(info["prompt"]), as_markdown(info["completion"].strip())
-            rows.append(f"- `{info['episode']['r']:.2f}` {prompt} **{completion}**")
-        self.logger.record("rlhf/samples", "\n".join(rows), exclude=TEXT_ONLY)
+        self.logger.record("rlhf/samples", list_episodes(self._episodes[: self.n_samples]), exclude=TEXT_ONLY)
+
+
+def list_episodes(infos: Sequence[Mapping[str, Any]]) -> str:
+    """Return rewards, prompts and completions of finished episodes as a list in Markdown."""
+    rows = []
+    for info in infos:
+        prompt, completion = as_markdown(info["prompt"]), as_markdown(info["completion"].strip())
+        rows.append(f"- `{info['episode']['r']:.2f}` {prompt} **{completion}**")
+    return "\n".join(rows)
 
 
 def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:

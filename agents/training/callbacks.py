@@ -18,6 +18,7 @@ from rlhf_envs.files import replace_file
 from rlhf_envs.rewards.state import frozen_rewards
 
 from ..core.random_state import isolated_generators
+from ..core.text_metrics import TEXT_ONLY, list_episodes
 
 __all__ = ["PeriodicEvaluation"]
 
@@ -25,14 +26,17 @@ __all__ = ["PeriodicEvaluation"]
 class PeriodicEvaluation(EvalCallback):
     """Evaluate as SB3's `EvalCallback` does, but at the end of rollouts and without any effect on the training.
 
-    Each evaluation completes the same prompts. It draws from its own random generators, seeded by the number of tokens
-    trained, so a run learns the same with and without evaluations. The metrics go into the rollout's row of the log.
+    Each evaluation completes the same prompts, and logs the first `n_samples` of them with their completions as
+    `eval/samples`, so that TensorBoard shows how these change. It draws from its own random generators, seeded by the
+    number of tokens trained, so a run learns the same with and without evaluations. The metrics go into the rollout's
+    row of the log.
 
     Args:
         n_eval_episodes: episodes per evaluation.
         eval_freq: tokens between evaluations. Each takes place at the end of the first rollout after that many.
         folder: where `evaluations.npz` goes.
         seed: seeds the environment.
+        n_samples: completions logged per evaluation.
     """
 
     STATE = (
@@ -44,11 +48,21 @@ class PeriodicEvaluation(EvalCallback):
         "_last",
     )
 
-    def __init__(self, env: VecEnv, n_eval_episodes: int, eval_freq: int, folder: Path, seed: int, verbose: int = 0):
+    def __init__(
+        self,
+        env: VecEnv,
+        n_eval_episodes: int,
+        eval_freq: int,
+        folder: Path,
+        seed: int,
+        verbose: int = 0,
+        n_samples: int = 4,
+    ) -> None:
         super().__init__(
             env, n_eval_episodes=n_eval_episodes, eval_freq=eval_freq, log_path=str(folder), verbose=verbose
         )
-        self.seed = seed
+        self.seed, self.n_samples = seed, n_samples
+        self._samples: dict[int, dict[str, Any]] = {}  # the first episode of each of the first environments
         self.around: Callable[[], AbstractContextManager[None]] = nullcontext  # what shows the progress sets it
         self._last = 0
 
@@ -72,8 +86,14 @@ class PeriodicEvaluation(EvalCallback):
         evaluate: Any = evaluate_masked_policy if masked else evaluate_policy
         with self.around(), isolated_generators(self.num_timesteps), frozen_rewards():
             self.eval_env.seed(self.seed)
+            self._samples = {}
             rewards, lengths = evaluate(
-                self.model, self.eval_env, self.n_eval_episodes, deterministic=False, return_episode_rewards=True
+                self.model,
+                self.eval_env,
+                self.n_eval_episodes,
+                deterministic=False,
+                callback=self._keep_sample,
+                return_episode_rewards=True,
             )
         self.evaluations_timesteps.append(self.num_timesteps)
         self.evaluations_results.append([float(reward) for reward in rewards])
@@ -83,6 +103,15 @@ class PeriodicEvaluation(EvalCallback):
         self.best_mean_reward = max(self.best_mean_reward, self.last_mean_reward)
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
+        samples = [self._samples[row] for row in sorted(self._samples)]
+        if samples:
+            self.logger.record("eval/samples", list_episodes(samples), exclude=TEXT_ONLY)
+
+    def _keep_sample(self, step: dict[str, Any], _: dict[str, Any]) -> None:
+        """Keep the info of an environment's first episode; `step` has the variables of SB3's `evaluate_policy`."""
+        row, info = step["i"], step["info"]
+        if row < self.n_samples and step["done"] and "completion" in info:
+            self._samples.setdefault(row, info)
 
     def _write(self) -> None:
         """Replace `evaluations.npz`, in SB3's format."""

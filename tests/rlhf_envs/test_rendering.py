@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import sys
 import unicodedata
 
@@ -43,3 +44,11 @@ def test_joiners_outside_of_emoji_and_bidi_overrides_are_escaped() -> None:
 
 def test_markdown_is_one_line_in_which_nothing_is_markup() -> None:
     assert as_markdown("# <b>\n[x](y) \x1b") == r"\# &lt;b\> \[x\]\(y\) \\x1b"
+
+
+def test_markdown_has_no_backslash_that_tensorboard_would_show() -> None:
+    markdown = pytest.importorskip("markdown")  # what TensorBoard renders texts with
+    text = "a: b | c ~ d * e _ f # g! (h) [i] - j. k + l {m} `n` \\ > o"
+    page = markdown.markdown(as_markdown(text), extensions=["markdown.extensions.tables"])
+    assert html.unescape(page) == f"<p>{text}</p>"
+    assert "<a" not in markdown.markdown(as_markdown("http://x.org ~~y~~ <http://x.org>"))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.logger import KVWriter, Logger
 
 import agents
 from agents.training.callbacks import PeriodicEvaluation
@@ -63,3 +65,19 @@ def test_a_resumed_callback_goes_on_with_what_it_had(tmp_path: Path) -> None:
     for name in ("timesteps", "results", "ep_lengths"):
         files = [np.load(tmp_path / part / "evaluations.npz")[name] for part in ("whole", "second")]
         np.testing.assert_array_equal(*files)
+
+
+def test_each_evaluation_shows_the_same_prompts(tmp_path: Path) -> None:
+    agent, callback = make_agent("ppo"), evaluation(tmp_path)
+    shown: list[list[str]] = []
+
+    class Recorder(KVWriter):
+        def write(self, key_values: dict[str, Any], key_excluded: dict[str, Any], step: int = 0) -> None:
+            if "eval/samples" in key_values:
+                shown.append(re.findall(r"` (\w) \*\*", key_values["eval/samples"]))
+
+    agent.set_logger(Logger(None, [Recorder()]))
+    agent.learn(4 * ROLLOUT, callback=callback)
+    assert len(shown) == 2
+    assert shown[0] == shown[1]
+    assert len(shown[0]) == 3, "one per environment"

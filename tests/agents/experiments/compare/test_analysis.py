@@ -214,7 +214,7 @@ def test_what_models_write_is_text_in_both_reports(tmp_path: Path) -> None:
     text = to_markdown(analyse(found, outcomes(found)), ())
     page = to_html(text, {})
     assert "I &lt;i&gt;saw&lt;/i&gt; |" in page
-    assert "I &lt;i\\>saw&lt;/i\\> \\|" in text
+    assert "I &lt;i\\>saw&lt;/i\\> &#124;" in text
     assert "\u202e" not in page + text
 
 
