@@ -100,9 +100,12 @@ def generate(
 
     Raises:
         ValueError: an argument is out of range, or there is no such source or environment.
+        TypeError: `env` is no environment.
     """
     if n < 1:
         raise ValueError(f"n={n}: expected at least one completion per prompt")
+    if isinstance(env, list | tuple) or (isinstance(env, str) and " " in env):
+        raise TypeError(f"env={env!r} is no environment: give prompts of your own by name, prompts={env!r}")
     source = source if isinstance(source, Source) else Source.of(source, trust)
     source = source.with_decoding({"temperature": temperature, "top_k": top_k, "top_p": top_p})
     if prompts is not None:
@@ -112,7 +115,7 @@ def generate(
         indices = range(len(batch.rows))
     else:
         limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}
-        env = (source.env or source.env_id or "rlhf/Sentiment-v0") if env is None else env
+        env = (source.env or source.own_environment or "rlhf/Sentiment-v0") if env is None else env
         batch = source.open_episodes(env, split, {**(env_kwargs or {}), **limit})
     if indices is None:
         indices = held_out_indices(len(batch.rows), 16 if n_prompts is None else n_prompts)

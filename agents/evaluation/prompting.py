@@ -74,35 +74,35 @@ def open_prompts(
     asked = {**(env_kwargs or {}), **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
     scored = env is not None or source.best_of > 1 or not asked.keys().isdisjoint(REWARDS)
     place = source.env if env is None else env
-    if place is None or isinstance(place, str):
-        task = _registered_task(source.env_id if place is None else check_environment(place)) or Prompts()
-        model, own = source.tokenizer_name or task.default_model, source.env_kwargs
-    else:
-        lent = open_batch(place, 1)
-        task, model, own = lent.task, lent.model_name, {"reward_fn": lent.reward_fn, **lent.mask_options}
-        own |= {"max_new_tokens": lent.max_new_tokens}
-    options: dict[str, Any] = {**own, **asked}
+    task, model, own = _lent(source, place)
+    if not asked.keys().isdisjoint(REWARDS):
+        own.pop("reward_fn", None)
+    options = {**own, **asked}
     room = options.get("max_new_tokens") or task.max_new_tokens
-    data: dict[str, Any] = {
-        "data": rows,
-        "columns": None,
-        "max_prompt_tokens": _longest(source, task, model, rows, room),
-    }
+    data = {"data": rows, "columns": None, "max_prompt_tokens": _longest(source, task, model, rows, room)}
     if not scored:
         kept = {name: options[name] for name in KEPT if options.get(name) is not None}
-        return EpisodeBatch(1, Unscored(task), model=model, split="test", **data, **kept)
+        return EpisodeBatch(1, Unscored(task), model=model, split="test", **{**data, **kept})
     if place is not None and not isinstance(place, str):
         return EpisodeBatch(1, task, model=model, split="test", **{**options, **data})
     if source.best_of > 1 and place is None and source.env_id is None:
         chooses = "pass env=, whose reward chooses"
         raise ValueError(f"{source.name} keeps the best of {source.best_of} completions: {chooses}")
-    return source.open_episodes(place or source.env_id or "rlhf/Prompts-v0", "test", {**asked, **data})
+    return source.open_episodes(place or source.own_environment or "rlhf/Prompts-v0", "test", {**asked, **data})
 
 
-def _registered_task(env_id: str | None) -> Task | None:
-    """Return the task of an environment if it is registered. Nothing is imported for an id that a file names."""
-    name = (env_id or "").rpartition(":")[2]
-    return task_of(name) if name in gym.registry else None
+def _lent(source: Source, env: Any) -> tuple[Task, str | None, dict[str, Any]]:
+    """Return what an environment lends to prompts: its task, its model's name and its arguments.
+
+    Without one it is the source's. Nothing is imported for an id that a file names.
+    """
+    if env is not None and not isinstance(env, str):
+        batch = open_batch(env, 1)
+        sizes = {"max_new_tokens": batch.max_new_tokens, **batch.mask_options}
+        return batch.task, batch.model_name, {"reward_fn": batch.reward_fn, **sizes}
+    env_id = source.own_environment if env is None else check_environment(env)
+    task = (task_of(env_id) if env_id in gym.registry else None) or Prompts()
+    return task, source.tokenizer_name or task.default_model, dict(source.env_kwargs)
 
 
 def _longest(source: Source, task: Task, model: str | None, rows: Sequence[Mapping[str, Any]], room: int) -> int:

@@ -128,6 +128,11 @@ class Source:
         return replace(self, decoding={**self.decoding, **given})
 
     @property
+    def own_environment(self) -> str | None:
+        """Return the id of the environment in that run, without the module before it, which a file may not import."""
+        return None if self.env_id is None else self.env_id.rpartition(":")[2]
+
+    @property
     def tokenizer_name(self) -> str | None:
         """Return the model whose tokenizer the source uses; None if it has no tokenizer of its own."""
         names = [None if self.policy is None else self.policy.model_name, self.model, self.start]

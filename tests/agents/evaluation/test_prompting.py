@@ -77,8 +77,11 @@ def test_best_of_n_keeps_the_completion_that_its_environment_scores_highest() ->
 def test_prompts_are_scored_where_an_environment_or_a_reward_is_named(agent: Any) -> None:
     (scored,) = generate(agent, BANDIT, prompts=["b"])
     assert scored.components == {"token-bandit": scored.reward}
-    (scored,) = generate("tiny", prompts=["the film"], env_kwargs={"reward_fn": length}, max_new_tokens=4)
-    assert scored.reward == len(scored.completion) > 0
+    for source in ("tiny", agent):
+        (scored,) = generate(source, prompts=["b"], env_kwargs={"reward_fn": length}, max_new_tokens=2)
+        assert scored.reward == len(scored.completion) > 0
+    (scored,) = generate(agent, prompts=["b"], env_kwargs={"reward": "token-bandit"})
+    assert scored.components == {"token-bandit": scored.reward}
 
 
 def test_a_runs_data_and_reward_need_not_be_there(tmp_path: Path) -> None:
@@ -137,6 +140,23 @@ def test_a_prompt_longer_than_the_policy_was_made_for_is_read_whole(agent: Any) 
 def test_nonsense_is_refused(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate("tiny", **kwargs)
+
+
+@pytest.mark.parametrize("prompts", [["the film"], "the film was"])
+def test_prompts_in_the_place_of_the_environment_are_told_where_they_go(prompts: Any) -> None:
+    with pytest.raises(TypeError, match=r"give prompts of your own by name, prompts="):
+        generate("tiny", prompts)
+
+
+def test_a_module_that_a_runs_file_names_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "planted.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    load_causal_lm("tiny").save_pretrained(tmp_path / "model")
+    (tmp_path / "config.json").write_text(json.dumps({"algo": "best_of_n", "env": "planted:my/Planted-v0"}))
+    for prompts in (["the film"], None):  # to choose the best it has to know the environment
+        with pytest.raises(ValueError, match="unknown environment 'my/Planted-v0'"):
+            generate(tmp_path, prompts=prompts)
+    assert not (tmp_path / "marker").exists()
 
 
 def test_a_policy_that_keeps_the_best_needs_a_reward() -> None:
