@@ -49,7 +49,9 @@ class GenerateConfig(DecodingFlags):
         json_schema_extra={"argument": True},
     )
     file: str | None = option(
-        None, "File of prompts: one per line in a .txt, or the column `prompt` of .jsonl, .json, .csv or .parquet."
+        None,
+        "File of prompts: one per line in a .txt, or the column `prompt` of .jsonl, .json, .csv or .parquet, whose "
+        "other columns a reward may read.",
     )
     n: int = option(1, "Completions per prompt.", "-n", gt=0)
     env: str | None = option(None, "Environment id whose reward scores the completions. They are not scored without.")
@@ -92,7 +94,7 @@ def generate(config: GenerateConfig) -> None:
 def _prompts(config: GenerateConfig) -> Iterator[Any]:
     yield from config.prompts
     if config.file is not None and Path(config.file).suffix != ".txt":
-        yield from (row["prompt"] for row in load_rows(config.file))
+        yield from load_rows(config.file)  # with the columns that a reward may read
     elif config.file is not None:
         yield from filter(str.strip, Path(config.file).read_text(encoding="utf-8").splitlines())
     elif not config.prompts and not sys.stdin.isatty():

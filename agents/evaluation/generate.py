@@ -65,7 +65,7 @@ def generate(
     deterministic: bool = False,
     split: str = "test",
     *,
-    prompts: str | Sequence[Prompt] | None = None,
+    prompts: str | Sequence[Prompt | Mapping[str, Any]] | None = None,
     n: int = 1,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -90,7 +90,8 @@ def generate(
         n_prompts: how many of the fixed `held_out_indices` to complete; 16 by default.
         indices: rows of the environment's data to complete instead.
         deterministic: take the most probable token.
-        prompts: prompts to complete instead: one text, or texts and conversations (lists of messages).
+        prompts: prompts to complete instead: one text, or a list of texts, of conversations (lists of messages) and of
+            rows with a `prompt` and the columns that the reward reads.
         n: completions per prompt, which come one after the other.
         temperature, top_k, top_p: how tokens are drawn; by default as the agent or the run does it, else 1 and no
             limits.

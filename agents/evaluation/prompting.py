@@ -54,7 +54,7 @@ class Unscored(Task):
 
 def open_prompts(
     source: Source,
-    prompts: str | Sequence[Prompt],
+    prompts: str | Sequence[Prompt | Mapping[str, Any]],
     env: Any = None,
     max_new_tokens: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -63,12 +63,13 @@ def open_prompts(
 
     With an `env`, a reward among `env_kwargs`, or a source that keeps the best of several completions, the
     environment's task scores and replies. Otherwise only its tokens and masks count, so that data and reward of a run
-    need not be there.
+    need not be there. Rows have further columns for the reward beside their `prompt`.
 
     Raises:
         ValueError: there is no prompt, no room for one, or no environment to score with.
     """
-    rows = [{"prompt": prompt, "split": "test"} for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+    given = [prompts] if isinstance(prompts, str) else prompts
+    rows = [{**(one if isinstance(one, Mapping) else {"prompt": one}), "split": "test"} for one in given]
     if not rows:
         raise ValueError("prompts is empty: give at least one")
     asked = {**(env_kwargs or {}), **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
@@ -79,9 +80,14 @@ def open_prompts(
         own.pop("reward_fn", None)
     options = {**own, **asked}
     room = options.get("max_new_tokens") or task.max_new_tokens
-    data = {"data": rows, "columns": None, "max_prompt_tokens": _longest(source, task, model, rows, room)}
+    data: dict[str, Any] = {
+        "data": rows,
+        "columns": None,
+        "max_prompt_tokens": _longest(source, task, model, rows, room),
+    }
     if not scored:
         kept = {name: options[name] for name in KEPT if options.get(name) is not None}
+        data["data"] = [{"prompt": row["prompt"], "split": "test"} for row in rows]
         return EpisodeBatch(1, Unscored(task), model=model, split="test", **{**data, **kept})
     if place is not None and not isinstance(place, str):
         return EpisodeBatch(1, task, model=model, split="test", **{**options, **data})

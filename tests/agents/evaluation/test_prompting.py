@@ -84,6 +84,16 @@ def test_prompts_are_scored_where_an_environment_or_a_reward_is_named(agent: Any
     assert scored.components == {"token-bandit": scored.reward}
 
 
+def test_rows_have_the_columns_that_the_reward_reads() -> None:
+    def topical(prompts: list[str], completions: list[str], topic: list[str], **_: Any) -> list[float]:
+        return [float(len(text)) for text in topic]
+
+    rows = [{"prompt": "the film", "topic": "four"}, {"prompt": "a story", "topic": "seven", "split": "train"}]
+    done = generate("tiny", prompts=rows, env_kwargs={"reward_fn": topical}, max_new_tokens=2)
+    assert [(c.prompt, c.reward) for c in done] == [("the film", 4.0), ("a story", 5.0)]
+    assert [c.prompt for c in generate("tiny", prompts=rows, max_new_tokens=2)] == ["the film", "a story"]
+
+
 def test_a_runs_data_and_reward_need_not_be_there(tmp_path: Path) -> None:
     load_causal_lm("tiny").save_pretrained(tmp_path / "model")
     load_tokenizer("tiny").save_pretrained(tmp_path / "model")
