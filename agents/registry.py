@@ -9,12 +9,15 @@ import difflib
 import importlib
 import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_type_hints
 
 from gymnasium import spaces
+
+from .core.arguments import check_value
 
 __all__ = ["available", "check_arguments", "check_name", "describe", "get_algorithm", "make", "register", "registered"]
 
@@ -143,6 +146,7 @@ class Description:
     of_part: dict[str, frozenset[str]]  # names of the arguments that each of these classes takes
     known: frozenset[str]  # names of all arguments that `make` takes
     kl_argument: str | None  # the argument that weighs the KL to the reference; None if none does
+    hints: dict[str, Any]  # the types of all arguments, as far as they are known
     reads_masks: bool  # whether its policy chooses tokens under the environment's action masks
 
 
@@ -186,8 +190,9 @@ def _describe(cls: type[Any]) -> Description:
     of_part = {name: _arguments(part)[0] - NOT_OF_A_PART for name, part in parts.items()}
     known = own.union(*of_part.values()) - {"env"}
     weight = getattr(cls, "kl_argument", "kl_coef")
+    hints = {name: hint for part in (*parts.values(), cls) for name, hint in _hints(part).items()}
     reads_masks = bool(getattr(parts.get("policy"), "reads_action_masks", False))
-    return Description(own, defaults, parts, of_part, known, weight if weight in known else None, reads_masks)
+    return Description(own, defaults, parts, of_part, known, weight if weight in known else None, hints, reads_masks)
 
 
 def _arguments(cls: type[Any]) -> tuple[frozenset[str], dict[str, Any]]:
@@ -206,19 +211,35 @@ def _arguments(cls: type[Any]) -> tuple[frozenset[str], dict[str, Any]]:
     return frozenset(names), {name: default for name, default in defaults.items() if name in names}
 
 
-def check_arguments(name: str, arguments: Iterable[str]) -> None:
-    """Check, before anything is built, that `make` takes these arguments for an algorithm.
+def _hints(cls: type[Any]) -> dict[str, Any]:
+    """Return the types of the arguments of a class and its bases; an argument of a class comes before its bases'."""
+    hints: dict[str, Any] = {}
+    for base in cls.__mro__[:-1]:
+        with suppress(NameError):  # a type that is imported for type checkers only
+            own = vars(base).get("__init__")
+            # SB3's alias of environments names VecEnv in modules that do not import it.
+            hints = ({} if own is None else get_type_hints(own, localns={"VecEnv": Any})) | hints
+    return hints
+
+
+def check_arguments(name: str, arguments: Iterable[str] | Mapping[str, Any]) -> None:
+    """Check, before anything is built, that `make` takes these arguments (and values) for an algorithm.
 
     Raises:
-        ValueError: the algorithm is unknown.
-        TypeError: an argument is unknown; the message has the nearest names, or all.
+        ValueError: the algorithm is unknown, or a value is outside its range.
+        TypeError: an argument is unknown, with the nearest names or all; or a value has another type.
     """
-    known = describe(get_algorithm(name)).known
+    description = describe(get_algorithm(name))
+    known = description.known
     for argument in arguments:
         if argument not in known:
             near = difflib.get_close_matches(argument, known, n=3)
             hint = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(sorted(known))}"
             raise TypeError(f"{name} takes no argument {argument!r}; {hint}")
+        if isinstance(arguments, Mapping) and argument in description.hints:
+            value = arguments[argument]
+            if value is not None or description.defaults.get(argument) is not None:
+                check_value(argument, value, description.hints[argument])
 
 
 def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = None, **kwargs: Any) -> Any:
@@ -268,7 +289,9 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         given |= kwargs.pop(PARTS[argument], None) or {}
         given |= {key: kwargs.pop(key) for key in list(kwargs) if key in takes - description.own}
         kwargs = {argument: part, PARTS[argument]: given, **kwargs}
-    return cls(env=env, **({"seed": seed} if "seed" in description.own else {}), **kwargs)
+    with warnings.catch_warnings():  # of stock buffers: ours make minibatches of whole episodes, and cut none
+        warnings.filterwarnings("ignore", "You have specified a mini-batch size")
+        return cls(env=env, **({"seed": seed} if "seed" in description.own else {}), **kwargs)
 
 
 def _warn_of_masks(name: str, env: Any) -> None:

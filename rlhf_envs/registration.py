@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from rlhf_envs.models import EMBEDDED, resolve
+from rlhf_envs.names import find_name, import_module, nearest
 from rlhf_envs.tasks.base import Task, load_task
 
 __all__ = [
@@ -69,19 +69,19 @@ def text_environments() -> list[str]:
 
 
 def check_environment(env_id: str) -> str:
-    """Return the id of a registered environment. For "module:id", import the module first, as Gymnasium does.
+    """Return the id of a registered environment. For "module:id" or "file.py:id", import the module or file first.
+
+    Call it only with what a user typed. Case does not count.
 
     Raises:
-        ValueError: there is no such module or environment. The message lists the environments that exist.
+        ValueError: there is no such module or environment. The message has the nearest name, or all of them.
     """
     module, _, name = env_id.rpartition(":")
     if module:
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            raise ValueError(f"environment {env_id!r}: {error}") from error
+        import_module(module, f"environment {env_id!r}")
+    name = find_name(name, text_environments())
     if name not in gym.registry:
-        raise ValueError(f"unknown environment {name!r}: there are {', '.join(text_environments())}")
+        raise ValueError(f"unknown environment {name!r}: {nearest(name, text_environments())}")
     return name
 
 

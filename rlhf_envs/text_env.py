@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 
 from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions
+from rlhf_envs.names import check_arguments
 from rlhf_envs.rendering import draw, printable
 from rlhf_envs.tasks.base import Task
 
@@ -126,6 +127,7 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
     ) -> None:
         check_render_mode(render_mode)
         self.render_mode = render_mode
+        check_arguments(options, EpisodeOptions.__annotations__, "the environment")
         self.episodes = EpisodeBatch(1, task, **options)
         self.observation_space = self.episodes.observation_space  # type: ignore[assignment]  # typed Dict[Any]
         self.action_space = self.episodes.action_space  # type: ignore[assignment]  # Discrete is a space of np.int64

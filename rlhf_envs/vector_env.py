@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions
+from rlhf_envs.names import check_arguments
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.text_env import HasEpisodes, TextGenerationEnv, check_render_mode, render_row
 
@@ -78,6 +79,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         check_render_mode(render_mode)
         self.num_envs = num_envs
         self.render_mode = render_mode
+        check_arguments(options, EpisodeOptions.__annotations__, "the environment")
         self.episodes = EpisodeBatch(num_envs, task, **options)
         self.single_observation_space = self.episodes.observation_space
         self.single_action_space = self.episodes.action_space

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from ..saving.provenance import versions
-from . import compare, envs, evaluate, feedback, generate, loop, pretrain, reward, sft, train, tune
-from .options import add_command
+from . import compare, envs, evaluate, feedback, generate, lists, loop, pretrain, reward, sft, train, tune
+from .options import OneLineErrors, add_command
 
 __all__ = ["app"]
 
@@ -19,7 +19,7 @@ HELP = "RLHF as Gymnasium environments: ask people, fit rewards, train and evalu
 app = typer.Typer(
     help=HELP,
     no_args_is_help=True,
-    add_completion=False,
+    cls=OneLineErrors,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -56,3 +56,6 @@ app.add_typer(reward.reward_app, name="reward")
 add_command(app, pretrain.PretrainConfig, "pretrain")(pretrain.pretrain)
 add_command(app, sft.SFTConfig, "sft")(sft.sft)
 app.command("envs")(envs.envs)
+app.command("algos")(lists.algos)
+app.command("rewards")(lists.rewards)
+app.command("models")(lists.models)

@@ -6,8 +6,9 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from traceback import walk_tb
 from types import UnionType
 from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
@@ -15,17 +16,73 @@ from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origi
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
+from typer.core import TyperGroup
 
 from rlhf_envs.datasets.reading import BadRow, read_jsonl
 from rlhf_envs.feedback.records import StoreError
-from rlhf_envs.rewards import RewardError
+from rlhf_envs.models import NAMES
+from rlhf_envs.names import nearest
+from rlhf_envs.registration import text_environments
+from rlhf_envs.rewards import RewardError, list_rewards
 
+from ..registry import available
 from ..training.errors import RunInterrupted, RunStopped
 
-__all__ = ["Flags", "add_command", "argument", "fail", "read_standard_input", "user_errors"]
+__all__ = ["Flags", "OneLineErrors", "add_command", "argument", "fail", "read_standard_input", "user_errors"]
 
 Config = TypeVar("Config", bound=BaseModel)
+UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
+METAVARS = {int: "INTEGER", float: "NUMBER"}
+PANELS = {  # the boxes of --help, and the fields in each; all others are in "Options"
+    "Task and data": {"env", "data", "reward", "column", "env_kwargs", "split"},
+    "Agent": {"algo", "algos", "model", "train", "kl_coef", "kl_coefs", "kl_target", "learning_rate", "hyperparams"}
+    | {"settings", "overrides"},
+    "Evaluation": {"eval_freq", "n_eval_episodes", "test_episodes", "test_split", "evaluations", "judge", "metric"},
+    "Files and logs": {"log_folder", "run_name", "save_freq", "keep_checkpoints", "wandb", "verbose", "progress"}
+    | {"resume", "output", "config", "folder"},
+    "Machine": {"device", "threads", "workers"},
+}
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StoreError, RewardError, RunStopped)
+
+
+class OneLineErrors(TyperGroup):
+    """Group commands, and report what is wrong with the words after `rlhf` in one line, with the nearest names."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the words, as Typer does."""
+        with _usage_errors():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command, as Typer does."""
+        with _usage_errors():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Typer brings a click of its own, or takes the installed one: known by their names
+        names = [kind.__name__ for kind in type(error).__mro__]
+        if "UsageError" not in names or "NoArgsIsHelpError" in names:
+            raise
+        context = getattr(error, "ctx", None)
+        command = "rlhf" if context is None else " ".join(["rlhf", *context.command_path.split()[1:]])
+        fail(f"{_usage_message(error, context)} (see {command} --help)")
+
+
+def _usage_message(error: Any, context: Any) -> str:
+    """Return the message of a usage error, with the option that is most alike where one is unknown."""
+    name = getattr(error, "option_name", None)
+    if not error.message.startswith("No such option") or name is None or context is None:
+        return str(error.format_message())
+    flags = [flag for parameter in context.command.params for flag in parameter.opts if flag.startswith("--")]
+    short = [flag for flag in flags if "".join(word[0] for word in flag[2:].split("-")) == name.lstrip("-")]
+    typed = name.replace("_", "-")
+    longer = [flag for flag in flags if flag.startswith(typed) or typed.startswith(flag)]
+    hint = f"did you mean {(short or longer)[0]!r}?" if short or longer else nearest(typed, flags)
+    return f"no such option: {name}; {hint}"
 
 
 class Flags(BaseModel):
@@ -50,7 +107,8 @@ def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[C
     def decorate(run: Callable[[Config], None]) -> None:
         def command(**given: Any) -> None:
             try:
-                config = model(**{key: value for key, value in given.items() if value not in (None, [])})
+                chosen = {key: value for key, value in given.items() if value not in (None, [])}
+                config = model(**{key: _number(value, model.model_fields[key]) for key, value in chosen.items()})
             except ValidationError as error:
                 fail(_first_error(error, model))
             if given.get("data") and logging.lastResort is not None:  # which prints what no handler takes
@@ -69,16 +127,36 @@ def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[C
     return decorate
 
 
-def fail(message: str) -> NoReturn:
-    """Print one line to stderr and exit with code 2. The line is red unless NO_COLOR is set."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line to stderr and exit: 2 is for wrong usage. The line is red unless NO_COLOR is set."""
     color = None if os.environ.get("NO_COLOR") else "red"  # https://no-color.org
     typer.secho(f"rlhf: {' '.join(message.split())}", fg=color, err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(code)
+
+
+def _complete(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]]:
+    """Return what shells call for the names that go on from what is typed."""
+    return lambda incomplete: [name for name in sorted(names()) if name.lower().startswith(incomplete.lower())]
+
+
+COMPLETIONS = {
+    "algo": _complete(available),
+    "algos": _complete(available),
+    "env": _complete(text_environments),
+    "reward": _complete(list_rewards),
+    "judge": _complete(list_rewards),
+    "model": _complete(lambda: NAMES),
+    "train": _complete(lambda: ("full", "head")),
+    "device": _complete(lambda: ("auto", "cpu", "cuda")),
+}
+
+
+FAILURES = (RunStopped, RewardError, FloatingPointError)  # that come while it runs
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn errors that a user can cause into one line and exit code 2. An interrupted run is no error.
+    """Turn errors that a user can cause into one line and exit code 2, or 1 for what fails while it runs.
 
     A ValueError or TypeError of a verb's own code or of its printing is a bug and passes: verbs call `fail` for users.
     """
@@ -89,7 +167,10 @@ def user_errors() -> Iterator[None]:
     except USER_ERRORS as error:
         if isinstance(error, ValueError | TypeError) and not isinstance(error, UnicodeError) and _is_bug(error):
             raise
-        fail(str(error))
+        message = str(error)
+        if isinstance(error, OSError) and error.filename and error.strerror:  # instead of "[Errno 2] ..."
+            message = f"{error.filename}: {error.strerror}"
+        fail(message, 1 if isinstance(error, FAILURES) else 2)
     except RunInterrupted as interrupted:
         typer.echo(str(interrupted))
 
@@ -114,18 +195,38 @@ def _is_bug(error: Exception) -> bool:
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     extra = _extra(field)
     kind = str if extra.get("type") == "text" else _plain(field.annotation)
+    metavar = "KEY:VALUE" if get_origin(field.annotation) is dict else METAVARS.get(kind, "TEXT")
+    shown_kind: Any = str if kind in METAVARS else kind  # the model reads numbers, and says what it was given
     if extra.get("argument"):
         shown: Any = typer.Argument(help=field.description, metavar=name.upper())
     else:
-        metavar = "KEY:VALUE" if get_origin(field.annotation) is dict else None
-        shown = typer.Option(*_flags(name, field), help=_help(field), show_default=False, metavar=metavar)
+        shown = typer.Option(
+            *_flags(name, field),
+            help=_help(field),
+            show_default=False,
+            metavar=None if kind is bool else metavar,
+            rich_help_panel=next((panel for panel, names in PANELS.items() if name in names), None),
+            autocompletion=COMPLETIONS.get(name),
+        )
     required = extra.get("argument") and field.is_required()
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if required else None,
-        annotation=Annotated[kind if required else kind | None, shown],
+        annotation=Annotated[shown_kind if required else shown_kind | None, shown],
     )
+
+
+def _number(value: Any, field: FieldInfo) -> Any:
+    """Return a text such as "100k", "1M" or "1e4" as the whole number that it is, if the field takes one."""
+    if not isinstance(value, str) or _plain(field.annotation) is not int or _extra(field).get("type") == "text":
+        return value
+    unit = UNITS.get(value[-1:].lower(), 1)
+    try:
+        number = Decimal(value[:-1] if unit > 1 else value) * unit
+        return int(number) if number == int(number) else value
+    except (ArithmeticError, ValueError):
+        return value
 
 
 def _extra(field: FieldInfo | None) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions
+from rlhf_envs.names import check_arguments
 from rlhf_envs.registration import check_environment
 
 __all__ = ["open_batch"]
@@ -26,6 +27,7 @@ def open_batch(env: Any, n: int, **env_kwargs: Any) -> EpisodeBatch:
     if isinstance(env, str):
         kwargs = {**gym.spec(check_environment(env)).kwargs, **env_kwargs}
         if "task" in kwargs:
+            check_arguments(kwargs, ("task", *EpisodeOptions.__annotations__), "the environment")
             return EpisodeBatch(n, **kwargs)
         env = gym.make(env, **env_kwargs)
     while not hasattr(env, "episodes"):  # SB3's and Gymnasium's wrappers

@@ -4,17 +4,37 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from rlhf_envs.models import NAMES
+from rlhf_envs.names import find_name
+from rlhf_envs.registration import describe, text_environments
 from rlhf_envs.rewards.registry import refuse_imports
 
+from ..registry import available
 from ..saving.folders import CONFIG
 from .hyperparams import default_hyperparams
 
-__all__ = ["DataFlags", "LogFolder", "Pairs", "Part", "TrainConfig", "option", "parse_literal", "parse_pairs"]
+__all__ = [
+    "Algorithm",
+    "DataFlags",
+    "Environment",
+    "LogFolder",
+    "Model",
+    "Pairs",
+    "Part",
+    "TrainConfig",
+    "option",
+    "parse_literal",
+    "parse_pairs",
+]
+
+logger = logging.getLogger(__name__)
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
 
@@ -33,7 +53,8 @@ def parse_pairs(value: Any) -> Any:
     for pair in value:
         key, colon, text = str(pair).partition(":")
         if not colon or not key:
-            raise ValueError(f"{pair!r} is no key:value pair, such as batch_size:256")
+            meant = str(pair).replace("=", ":", 1) if "=" in str(pair) else "batch_size:256"
+            raise ValueError(f"{pair!r} is no key:value pair, such as {meant}")
         pairs[key.strip()] = parse_literal(text.strip())
     return pairs
 
@@ -52,6 +73,10 @@ def _parse_part(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+# Names in any case. One that is unknown passes: `check_name`, `check_environment` and `resolve` answer it.
+Algorithm = Annotated[str, AfterValidator(lambda name: find_name(name, available()))]
+Environment = Annotated[str, AfterValidator(lambda name: find_name(name, text_environments()))]
+Model = Annotated[str, AfterValidator(lambda name: find_name(name, NAMES))]
 Pairs = Annotated[dict[str, Any], BeforeValidator(parse_pairs)]  # a dict, also given as key:value texts
 Part = Annotated[
     int | str | None,
@@ -81,7 +106,7 @@ class DataFlags(BaseModel):
     data: str | None = option(
         None, "File of prompts (.jsonl, .csv, .json, .parquet), for rlhf/Prompts-v0 unless --env is given."
     )
-    reward: str | None = option(None, "Reward: a registered name, a folder, or my_module:my_reward.")
+    reward: str | None = option(None, "Reward: a registered name, a folder, my_module:score or my_file.py:score.")
     column: Pairs = option({}, "Column to rename: prompt:question takes `question` as the prompt; repeat.")
 
     @model_validator(mode="before")
@@ -108,12 +133,14 @@ class TrainConfig(BaseModel):
     kind: ClassVar[tuple[str, str]] = ("run", "algo")
     free: ClassVar[tuple[str, ...]] = ("progress", "verbose", "threads")
 
-    algo: str = option("ppo", "Algorithm, such as ppo, rloo or dqn; the README lists them.")
-    env: str = option("rlhf/Sentiment-v0", "Environment id, see `rlhf envs`; 'module:id' imports the module first.")
+    algo: Algorithm = option("ppo", "Algorithm, such as ppo, rloo or dqn, see `rlhf algos`.")
+    env: Environment = option(
+        "rlhf/Sentiment-v0", "Environment id, see `rlhf envs`; 'module:id' and 'file.py:id' import that first."
+    )
     n_timesteps: int | None = option(None, "Tokens to train for.", "-n", "--n-timesteps", gt=0)
     seed: int = option(0, "Seeds the environments, the model and the sampling.", ge=0)
     n_envs: int | None = option(None, "Episodes that run side by side.", gt=0)
-    model: str | None = option(
+    model: Model | None = option(
         None, "Model to train: tiny, smollm2, a folder or a hub id. The environment's own by default."
     )
     train: Part = None
@@ -159,9 +186,25 @@ class TrainConfig(BaseModel):
         """Return the configuration with every default filled in, as `config.json` has it."""
         defaults = default_hyperparams(self.env_id, self.algo, self.settings)
         given = {name: getattr(self, name) for name in (*AGENT_FIELDS, "n_timesteps", "n_envs")}
+        defaults |= self._scaled_batch(defaults)
         chosen = defaults | self.hyperparams | {name: value for name, value in given.items() if value is not None}
         fields = {name: chosen.pop(name, None) for name in given}
         return self.model_validate(self.model_dump() | fields | {"hyperparams": chosen})
+
+    def _scaled_batch(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a `batch_size` that is as large a part of a rollout as in the settings, for another `n_envs`."""
+        before, usual = defaults.get("batch_size"), defaults.get("n_envs")
+        if "batch_size" in self.hyperparams or not before or not usual or self.n_envs in (None, usual):
+            return {}
+        horizon = self.env_kwargs.get("max_new_tokens")
+        if horizon is None and self.env_id in text_environments():
+            horizon = describe(self.env_id).max_new_tokens
+        if not isinstance(horizon, int):
+            return {}
+        size = max(before * self.n_envs // usual, horizon)  # minibatches are made of whole episodes
+        message = "n_envs=%d instead of %d: batch_size is %d instead of %d; -params batch_size:%d keeps it"
+        logger.warning(message, self.n_envs, usual, size, before, before)
+        return {"batch_size": size}
 
     def agent_kwargs(self) -> dict[str, Any]:
         """Return the keyword arguments of `agents.make`."""

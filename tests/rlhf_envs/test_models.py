@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
-from rlhf_envs.models import EMBEDDED, load_causal_lm, load_config, load_tokenizer, model_positions, resolve
+from rlhf_envs.models import EMBEDDED, has_place, load_causal_lm, load_config, load_tokenizer, model_positions, resolve
 from rlhf_envs.models import minilm as minilm_module
 from rlhf_envs.models import smollm2 as smollm2_module
 from rlhf_envs.models.export import save_float16
@@ -94,12 +94,29 @@ def test_folders_and_hub_ids_resolve_to_themselves(tmp_path: Path) -> None:
     assert resolve("openai-community/gpt2") == "openai-community/gpt2"
 
 
-@pytest.mark.parametrize("name", ["tinny", "", "/no/such/folder", "a/b/c"])
-def test_an_unknown_model_is_an_error_that_lists_what_exists(name: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"unknown model .*embedded: tiny, tiny-reward, gold, gold-bow, smollm2, minilm"
-    ):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tinny", "unknown model 'tinny'; did you mean 'tiny'"),
+        ("TINYY", "did you mean 'tiny'"),
+        ("", "unknown model ''; there are gold, gold-bow, minilm, smollm2, tiny, tiny-reward"),
+        ("/no/such/folder", "the model '/no/such/folder' is no folder, for /no does not exist"),
+        ("a/b/c", r"the model 'a/b/c' is no folder, for \S+/a does not exist"),
+        ("runs.jsonl", r"'runs.jsonl' is no model, and there is no file \S+/runs.jsonl"),
+    ],
+)
+def test_an_unknown_model_is_an_error_that_says_what_there_is(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         resolve(name)
+
+
+def test_a_path_below_a_folder_of_this_machine_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert has_place("logs/run")
+    (tmp_path / "logs" / "ppo").mkdir(parents=True)
+    assert not has_place("logs/run")
+    with pytest.raises(ValueError, match=r"'logs/run' is no folder, for \S+/logs/run does not exist; \S+/logs has ppo"):
+        resolve("logs/run")
 
 
 def test_float16_export_rounds_once_and_leaves_the_model_alone(tmp_path: Path) -> None:

@@ -298,9 +298,16 @@ def test_bad_arguments_are_named_before_anything_runs(arguments: dict[str, Any],
         TextGenerationVectorEnv(2, Words, **arguments) if batched else TextGenerationEnv(Words, **arguments)
 
 
-@pytest.mark.parametrize("task", ["sentiment", "no.such.module:Task", "rlhf_envs.tasks.sentiment:Nothing"])
-def test_an_unknown_task_lists_those_that_exist(task: str) -> None:
-    with pytest.raises(ValueError, match=rf"unknown task '{task}' .*rlhf_envs.tasks.sentiment:Sentiment"):
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("sentiment", "'sentiment' is no 'module:attribute'"),
+        ("no.such.module:Task", "there is no module 'no'; looked in "),
+        ("rlhf_envs.tasks.sentiment:Sentimant", "there is no 'Sentimant' in .*did you mean 'Sentiment'"),
+    ],
+)
+def test_an_unknown_task_is_named_with_what_to_do(task: str, message: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown task '{task}': {message}"):
         TextGenerationEnv(task)
 
 

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from rlhf_envs.names import nearest
+
 from ...saving.folders import CONFIG
-from ...training.config import Pairs, Part, option, parse_pairs
-from ...training.hyperparams import nearest, parse_yaml
+from ...training.config import Environment, Model, Pairs, Part, option, parse_pairs
+from ...training.hyperparams import parse_yaml
 
 __all__ = ["CompareConfig", "join_existing", "read_settings"]
 
@@ -31,7 +33,7 @@ class CompareConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    env: str = option("rlhf/Sentiment-v0", "Environment id, see `rlhf envs`.")
+    env: Environment = option("rlhf/Sentiment-v0", "Environment id, see `rlhf envs`.")
     algos: list[str] = Field(
         [], description="Algorithms, or labels of variants, with commas between.", json_schema_extra={"type": "text"}
     )
@@ -47,7 +49,7 @@ class CompareConfig(BaseModel):
     folder: str | None = option(
         None, "Folder of the comparison; one that exists goes on. logs/compare/<Env> by default.", "-f", "--folder"
     )
-    model: str | None = option(None, "Model to train: tiny, smollm2, a folder or a hub id.")
+    model: Model | None = option(None, "Model to train: tiny, smollm2, a folder or a hub id.")
     train: Part = None
     n_envs: int | None = option(None, "Episodes side by side. Each algorithm's own by default.", gt=0)
     temperature: float | None = option(

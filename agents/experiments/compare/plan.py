@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 
+from rlhf_envs.names import nearest
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.tasks.base import environment_rows
 
@@ -19,7 +20,7 @@ from ...registry import check_arguments, check_name, describe, get_algorithm
 from ...saving.bundle import holds
 from ...saving.folders import read_config
 from ...training.config import AGENT_FIELDS, TrainConfig
-from ...training.hyperparams import default_hyperparams, nearest
+from ...training.hyperparams import default_hyperparams
 from ...training.run import resolve_config
 from .config import CompareConfig
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from ...training.config import LogFolder, Pairs, TrainConfig, option
+from ...training.config import Algorithm, Environment, LogFolder, Pairs, TrainConfig, option
 from .space import parse_range
 
 __all__ = ["TuneConfig"]
@@ -21,8 +21,8 @@ class TuneConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    env: str = option("rlhf/Sentiment-v0", "Environment id, see `rlhf envs`.")
-    algo: str = option("ppo", "Algorithm.")
+    env: Environment = option("rlhf/Sentiment-v0", "Environment id, see `rlhf envs`.")
+    algo: Algorithm = option("ppo", "Algorithm, see `rlhf algos`.")
     trials: int = option(20, "Trials in all, with the ones of earlier calls.", gt=0)
     tokens: int = option(20_000, "Tokens that a trial trains for, per seed.", gt=0)
     seeds_per_trial: int = option(1, "Seeds per trial, whose mean counts.", gt=0)

@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rlhf_envs.names import nearest
+
 from ...training.config import parse_literal
-from ...training.hyperparams import nearest
 
 if TYPE_CHECKING:
     import optuna

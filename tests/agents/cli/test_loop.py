@@ -119,7 +119,7 @@ def test_a_run_that_is_interrupted_or_fails_says_how_it_goes_on(
     assert f"go on with: rlhf loop --resume {folder}" in result.output
     monkeypatch.setattr(feedback, "_ask_simulated", fail)
     result = rlhf("--resume", str(folder))
-    assert result.exit_code == 2
+    assert result.exit_code == 1
     assert "no space left on device" in result.output
     assert f"go on with: rlhf loop --resume {folder}" in result.output
     monkeypatch.undo()

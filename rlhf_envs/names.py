@@ -1,0 +1,114 @@
+"""Find things by the names that users type: modules, files of code, and the nearest of known names."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+__all__ = ["check_arguments", "find_name", "import_attribute", "import_module", "nearest"]
+
+
+def find_name(name: str, names: Iterable[str]) -> str:
+    """Return the one of `names` that equals `name` but for case; `name` itself if there is none."""
+    known = [*names]
+    if name in known:
+        return name
+    return next((other for other in known if other.lower() == name.lower()), name)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return a hint for a name that is none of `names`: the one that is most alike, or all of them.
+
+    Case does not count, and for "org/Name-v0" the last part is enough.
+    """
+    known = sorted(names)
+    folded: dict[str, str] = {}
+    for other in known:
+        folded |= {other.lower().rpartition("/")[2]: other, other.lower(): other}
+    alike = difflib.get_close_matches(name.lower(), folded, n=1)
+    return f"did you mean {folded[alike[0]]!r}?" if alike else f"there are {', '.join(known)}"
+
+
+def check_arguments(given: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Raise a TypeError for the first argument that is not among the known ones, with the nearest name."""
+    names = [*known]
+    for name in given:
+        if name not in names:
+            raise TypeError(f"{what} takes no argument {name!r}; {nearest(name, names)}")
+
+
+def import_module(name: str, what: str) -> ModuleType:
+    """Import a module by its name, or a file such as "./my_reward.py". Call it only with what a user typed.
+
+    A file is imported under its own name without ".py", and modules beside it are found, as `python my_reward.py` does.
+
+    Args:
+        name: the module or the file.
+        what: what it is imported for, such as "reward 'my:score'"; it begins the messages.
+
+    Raises:
+        ValueError: there is no such module or file (the message says where it was looked for), it fails while it is
+            imported, or another module has the file's name.
+    """
+    is_file = name.endswith(".py")
+    module = Path(name).stem if is_file else name
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise ValueError(f"{what}: {name!r} is neither a module, such as my_module, nor a file, such as ./my_module.py")
+    if is_file and not Path(name).is_file():
+        raise ValueError(f"{what}: there is no file {Path(name).resolve()}")
+    try:
+        return _import_file(Path(name).resolve(), what) if is_file else importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if is_file or not f"{module}.".startswith(f"{error.name}."):  # it is there, and imports one that is not
+            raise ValueError(f"{what}: importing {name!r} failed: {error}") from error
+        folders = ", ".join(dict.fromkeys(path or os.getcwd() for path in sys.path))
+        raise ValueError(
+            f"{what}: there is no module {error.name!r}; looked in {folders}: run from its folder, put that on "
+            f"PYTHONPATH, or name the file, ./{module.replace('.', '/')}.py"
+        ) from error
+    except ImportError as error:
+        raise ValueError(f"{what}: importing {name!r} failed: {error}") from error
+    except SyntaxError as error:
+        raise ValueError(f"{what}: {name!r} is not valid Python: {error}") from error
+
+
+def _import_file(path: Path, what: str) -> ModuleType:
+    known = sys.modules.get(path.stem)
+    if known is not None and getattr(known, "__file__", None) is not None and Path(str(known.__file__)) == path:
+        return known
+    if known is not None or path.stem in sys.stdlib_module_names:
+        raise ValueError(f"{what}: another module is named {path.stem!r}: rename the file {path}")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None  # it ends with .py
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+    return module
+
+
+def import_attribute(address: str, what: str) -> Any:
+    """Import what "module:attribute" or "file.py:attribute" names. See `import_module`.
+
+    Raises:
+        ValueError: the address has another form, or there is nothing at it; the message has what there is.
+    """
+    name, _, attribute = address.rpartition(":")
+    if not name or not attribute.isidentifier():
+        raise ValueError(f"{what}: {address!r} is no 'module:attribute', and no 'file.py:attribute'")
+    module = import_module(name, what)
+    if not hasattr(module, attribute):
+        there = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(f"{what}: there is no {attribute!r} in {name!r}; {nearest(attribute, there)}")
+    return getattr(module, attribute)

@@ -1,0 +1,174 @@
+"""Typing mistakes and misunderstandings: each is answered in one line that names it and says what to write instead."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agents.cli import app
+from agents.training import run
+
+BANDIT = "train --env rlhf/TokenBandit-v0"
+REVIEWS = "train --data good.jsonl --column prompt:question"
+MISTAKES = {  # what is typed: what the answer names, and what it advises
+    "trian": ("trian", "train"),
+    "evaluat tiny": ("evaluat", "evaluate"),
+    f"{BANDIT} --lr 1e-3": ("--lr", "--learning-rate"),
+    f"{BANDIT} --learning_rate 1e-3": ("--learning_rate", "--learning-rate"),
+    f"{BANDIT} --timesteps 100": ("--timesteps", "--n-timesteps"),
+    f"{BANDIT} --kl-coeff 0.1": ("--kl-coeff", "--kl-coef"),
+    f"{BANDIT} --algo pppo": ("pppo", "ppo"),
+    f"{BANDIT} --algo recurrent_ppo": ("recurrent_ppo", "take ppo"),
+    f"{BANDIT} --algo rlo": ("rlo", "rloo"),
+    "train --env Sentiment-v1": ("Sentiment-v1", "rlhf/Sentiment-v0"),
+    "train --env Sentiment-v0": ("Sentiment-v0", "rlhf/Sentiment-v0"),
+    "train --env rlhf/Sentment-v0": ("Sentment", "rlhf/Sentiment-v0"),
+    "train --env rlhf/Sentiment": ("rlhf/Sentiment", "rlhf/Sentiment-v0"),
+    "train --env CartPole-v1": ("CartPole-v1", "TextGenerationVectorEnv"),
+    "train --env nomodule:my/Env-v0": ("nomodule", "PYTHONPATH"),
+    "train --env ./nofile.py:my/Env-v0": ("nofile.py", "there is no file"),
+    f"{BANDIT} --learning-rate fast": ("fast", "number"),
+    f"{BANDIT} --learning-rate -1": ("-1", "greater than 0"),
+    f"{BANDIT} -n ten": ("ten", "integer"),
+    f"{BANDIT} -n -5": ("-5", "greater than 0"),
+    f"{BANDIT} --n-envs 2.5": ("2.5", "integer"),
+    f"{BANDIT} --seed abc": ("abc", "integer"),
+    f"{BANDIT} --test-split tets": ("tets", "'test'"),
+    f"{BANDIT} --verbose 5": ("5", "less than or equal to 2"),
+    f"{BANDIT} --device gpu": ("gpu", "cuda"),
+    f"{BANDIT} --settings none.yml": ("none.yml", "No such file"),
+    f"{BANDIT} --resume logs/none": ("logs/none", "no config.json"),
+    f"{BANDIT} --train 9": ("9", "0 to 2"),
+    f"{BANDIT} --train al": ("al", "'full'"),
+    f"{BANDIT} -params n_epochs:three": ("three", "a whole number"),
+    f"{BANDIT} -params n_epochs:2.5": ("2.5", "a whole number"),
+    f"{BANDIT} -params n_epoch:3": ("n_epoch", "n_epochs"),
+    f"{BANDIT} -params n_epochs=3": ("n_epochs=3", "n_epochs:3"),
+    f"{BANDIT} -params clip_range:big": ("big", "a number"),
+    f"{BANDIT} -params gamma:2": ("gamma=2", "from 0 to 1"),
+    f"{BANDIT} -params gae_lambda:x": ("'x'", "a number"),
+    f"{BANDIT} -params temperature:hot": ("hot", "a number"),
+    f"{BANDIT} -params temperature:0": ("temperature=0", "above 0"),
+    f"{BANDIT} -params top_k:many": ("many", "a whole number"),
+    f"{BANDIT} -params ent_coef:lots": ("lots", "a number"),
+    f"{BANDIT} -params n_steps:0": ("n_steps=0", "at least 1"),
+    f"{BANDIT} -params batch_size:1": ("batch_size=1", "at least"),
+    f"{BANDIT} -params bf16:maybe": ("maybe", "true or false"),
+    f"{BANDIT} --algo grpo -params group_size:1": ("group_size=1", "at least 2"),
+    f"{BANDIT} --env-kwargs max_new_token:8": ("max_new_token", "max_new_tokens"),
+    f"{BANDIT} --env-kwargs max_new_tokens:eight": ("eight", "whole number"),
+    f"{BANDIT} --env-kwargs max_new_tokens=8": ("max_new_tokens=8", "max_new_tokens:8"),
+    "train --model gpt2": ("gpt2", "organisation/name"),
+    "train --model tinny": ("tinny", "tiny"),
+    "train --model smolm2": ("smolm2", "smollm2"),
+    "train --model ./models/none": ("./models/none", "does not exist"),
+    "train --data none.jsonl": ("none.jsonl", "neither a file"),
+    "train --data bad.jsonl": ("bad.jsonl:2", "not JSON"),
+    "train --data good.jsonl": ("good.jsonl", "prompt"),
+    f"{REVIEWS} --column prompt:questions": ("questions", "question"),
+    f"{REVIEWS} --reward tiny-rewrd": ("tiny-rewrd", "tiny-reward"),
+    f"{REVIEWS} --reward my_reward:scor": ("scor", "'score'"),
+    f"{REVIEWS} --reward my_reward.score": ("my_reward.score", "my_reward:score"),
+    f"{REVIEWS} --reward ./my_reward.py": ("./my_reward.py", "./my_reward.py:"),
+    f"{REVIEWS} --reward ./my_reward.py:scor": ("scor", "'score'"),
+    f"{REVIEWS} --reward ./none.py:score": ("none.py", "there is no file"),
+    f"{REVIEWS} --reward nomodule:score": ("nomodule", "PYTHONPATH"),
+    f"{REVIEWS} --reward needs_more:score": ("needs_more", "nothing_like_this"),
+    f"{REVIEWS} --reward not_python:score": ("not_python", "not valid Python"),
+    f"{REVIEWS} --reward my_reward:score --env-kwargs split:trian": ("trian", "train"),
+    "evaluate logs/none": ("logs/none", "there is no folder"),
+    "evaluate tinyy": ("tinyy", "tiny"),
+    "evaluate tiny --judge golld -n 4": ("golld", "gold"),
+    "evaluate tiny --temperature -1": ("-1", "greater than 0"),
+    "evaluate tiny --top-p 2": ("2", "less than or equal to 1"),
+    "evaluate tiny --split tets -n 4": ("tets", "test"),
+    "evaluate tiny -o nodir/x.json": ("nodir/x.json", "no folder"),
+    "attack tiny --attack embedings": ("embedings", "embeddings"),
+    "compare --algos ppo,rlo --env rlhf/TokenBandit-v0": ("rlo", "rloo"),
+    "compare --config none.toml": ("none.toml", "No such file"),
+    "compare --seeds x": ("x", "integer"),
+    "tune --algo pppo": ("pppo", "ppo"),
+    "loop --env rlhf/Sentment-v0": ("Sentment", "rlhf/Sentiment-v0"),
+    "reward fit none.jsonl out": ("none.jsonl", "neither a file"),
+    "feedback add none.jsonl": ("none.jsonl", "there is no file"),
+    "pretrain moviereviews out": ("moviereviews", "movie-reviews"),
+    "sft good.jsonl out --on-long-completion drp": ("drp", "'drop'"),
+    "algos pppo": ("pppo", "ppo"),
+    "rewards golld": ("golld", "gold"),
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in a folder with a user's files, where an evaluation before training is nothing, and training fails."""
+    (tmp_path / "good.jsonl").write_text('{"question": "the film"}\n' * 20, encoding="utf-8")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "the film"}\n{"prompt": \n', encoding="utf-8")
+    score = "def score(prompts, completions, **columns):\n    return [0.0] * len(prompts)\n"
+    (tmp_path / "my_reward.py").write_text(score, encoding="utf-8")
+    (tmp_path / "needs_more.py").write_text(f"import nothing_like_this\n{score}", encoding="utf-8")
+    (tmp_path / "not_python.py").write_text("def score(:\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(run, "evaluate_held_out", lambda *_: None)
+    monkeypatch.setattr(run, "train", lambda _: pytest.fail("the mistake was not found before training"))
+    yield tmp_path
+    sys.modules.pop("my_reward", None)
+
+
+def rlhf(command: str) -> Any:
+    return CliRunner().invoke(app, shlex.split(command), env={"COLUMNS": "200"})
+
+
+def test_there_are_enough_mistakes() -> None:
+    assert len(MISTAKES) >= 60
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_a_mistake_is_answered_in_one_line_with_the_value_and_the_fix(command: str) -> None:
+    value, fix = MISTAKES[command]
+    result = rlhf(command)
+    assert isinstance(result.exception, SystemExit) and result.exit_code == 2, result.exception
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("rlhf: ")]
+    assert value in line and fix in line.replace(value, "", 1), line
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--algo PPO",
+        "-n 100k",
+        "-n 1M",
+        "-n 1e4",
+        "--learning-rate 1e-4",
+        "--reward TOKEN-BANDIT",
+        "--reward my_reward:score",
+        "--reward ./my_reward.py:score",
+        "--env-kwargs reward:my_reward:score",
+        "--env rlhf/tokenbandit-v0",
+    ],
+)
+def test_what_is_meant_is_understood(arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared: list[Any] = []
+    monkeypatch.setattr(run, "train", prepared.append)
+    rlhf(f"{BANDIT} --no-progress {arguments}")
+    assert len(prepared) == 1
+    config = prepared[0].config
+    assert (config.algo, config.env) == ("ppo", "rlhf/TokenBandit-v0")
+    if arguments.startswith("-n"):
+        assert config.n_timesteps == {"100k": 100_000, "1M": 1_000_000, "1e4": 10_000}[arguments.split()[1]]
+
+
+def test_a_batch_follows_the_environments_aloud(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared: list[Any] = []
+    monkeypatch.setattr(run, "train", prepared.append)
+    rlhf(f"{BANDIT} --n-envs 8")
+    assert prepared[0].config.hyperparams["batch_size"] == 192 * 8 // 256 == prepared[0].agent.batch_size
+    assert "n_envs=8 instead of 256: batch_size is 6 instead of 192; -params batch_size:192 keeps it" in caplog.text
