@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-__all__ = ["PACKAGES", "commit", "provenance", "versions"]
+__all__ = ["PACKAGES", "commit", "provenance", "versions", "without_passwords"]
 
 PACKAGES = ("rlhf-envs", "torch", "transformers", "stable-baselines3", "gymnasium")
 ROOT = Path(__file__).parents[2]
+PASSWORD = re.compile(r"://[^/@\s]+@")  # in the address of a database
 
 
 def versions() -> dict[str, str]:
@@ -39,6 +41,11 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
+def without_passwords(text: str) -> str:
+    """Return the text without the names and passwords in addresses such as "postgresql://me:secret@host"."""
+    return PASSWORD.sub("://***@", text)
+
+
 def provenance() -> dict[str, object]:
     """Return versions, commit, machine and command as JSON."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
@@ -48,5 +55,5 @@ def provenance() -> dict[str, object]:
         "versions": versions(),
         "commit": commit(),
         "machine": machine,
-        "command": shlex.join([*started, *sys.argv[1:]]),
+        "command": without_passwords(shlex.join([*started, *sys.argv[1:]])),
     }

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.models import has_place
 from rlhf_envs.rendering import as_markdown
 
-from ..saving.provenance import provenance
+from ..saving.provenance import provenance, without_passwords
 
 if TYPE_CHECKING:
     from .report import TrainResult
@@ -30,7 +29,6 @@ write = pipeline("text-generation", "this/folder")
 print(write({prompt})[0]["generated_text"])
 ```
 """
-PASSWORD = re.compile(r"://[^/@\s]+@")  # in the address of a database
 
 
 def write_model_card(folder: Path, result: TrainResult) -> Path | None:
@@ -84,7 +82,7 @@ def model_card(result: TrainResult) -> str:
         json.dumps({"settings": _settings(result), **made}, indent=2, default=str),
         "```",
     ]
-    return PASSWORD.sub("://***@", "\n".join(parts)) + "\n"
+    return without_passwords("\n".join(parts)) + "\n"
 
 
 def _front_matter(base: str, algorithm: str) -> str:
