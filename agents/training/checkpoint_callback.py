@@ -44,6 +44,7 @@ class CheckpointCallback(BaseCallback):
         interrupted: the signal that came, or None.
         gave_up: whether a rollout was given up. It is not when the signal comes during the last update.
         saved: the last checkpoint written.
+        restored: the `state` of the bundle that was restored; empty once training has started.
     """
 
     def __init__(
@@ -65,12 +66,12 @@ class CheckpointCallback(BaseCallback):
         self._boundary: dict[str, Any] | None = None
         self._weights: list[tuple[int, int, torch.Tensor]] = []  # at the boundary, see `_weights_now`
         self._stepped = False  # whether the optimizer has made a step since the boundary
-        self._restored: dict[str, Any] = {}
+        self.restored: dict[str, Any] = {}
         self._last = 0
 
     def restore(self, bundle: Path) -> None:
         """Restore the callbacks, and when training starts the logger, from `bundle`."""
-        self._restored = read_extra(bundle)
+        self.restored = read_extra(bundle)
         for callback in self.callbacks:
             self._restore_callback(callback)
 
@@ -80,7 +81,7 @@ class CheckpointCallback(BaseCallback):
         self._restore_callback(callback)
 
     def _restore_callback(self, callback: Any) -> None:
-        states = self._restored.get("callbacks", {})
+        states = self.restored.get("callbacks", {})
         if type(callback).__name__ in states:
             callback.set_state(states[type(callback).__name__])
 
@@ -94,9 +95,9 @@ class CheckpointCallback(BaseCallback):
         self.checkpoints.directory.mkdir(parents=True, exist_ok=True)
         self._last = self.model.num_timesteps
         self._boundary, self.interrupted, self.gave_up = None, None, False
-        if "logger" in self._restored:
-            restore_metrics(self.logger, self._restored["logger"])
-        self._restored = {}
+        if "logger" in self.restored:
+            restore_metrics(self.logger, self.restored["logger"])
+        self.restored = {}
         self._hook = self.model.policy.optimizer.register_step_post_hook(self._note_step)
         if self._signals and threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}

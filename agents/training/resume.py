@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from rlhf_envs.files import find_folder
 from rlhf_envs.registration import check_environment
 
 from ..core.random_state import get_generators, isolated_generators
@@ -27,8 +28,13 @@ logger = logging.getLogger(__name__)
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Return whether a run has written its report, which is the last thing it does."""
-    return (Path(folder) / REPORT).is_file()
+    """Return whether all of a run is on the disk: its report, which is written last, and its agent.
+
+    `rlhf compare` removes agents together with the checkpoints: such a run is finished too.
+    """
+    folder = Path(folder)
+    has_agent = is_bundle(find_folder(folder / AGENT))
+    return (folder / REPORT).is_file() and (has_agent or not Checkpoints(folder / CHECKPOINTS).exist())
 
 
 def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Prepared:
@@ -64,7 +70,7 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
 
 def _newest_bundle(folder: Path) -> Path:
     """Return the finished agent if there is one and it is intact, else the newest checkpoint."""
-    if is_bundle(folder / AGENT):
+    if is_bundle(find_folder(folder / AGENT)):
         try:
             return read(folder / AGENT)[0]
         except BundleError as error:

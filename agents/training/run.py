@@ -118,8 +118,8 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
     _open_folder(run)
     if agent.num_timesteps < config.n_timesteps:
         _learn(run, config.n_timesteps - agent.num_timesteps)
-    else:  # it was stopped after its last update
-        _save_model(run)
+    else:
+        _complete(run)
     after = evaluate_held_out(config, agent)
     agent.get_env().close()
     result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
@@ -153,6 +153,14 @@ def _learn(run: Prepared, tokens: int) -> None:
         raise RunInterrupted(
             f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume {run.folder}"
         )
+
+
+def _complete(run: Prepared) -> None:
+    """Save the agent and the model of a run that has trained all its tokens, and was stopped before it saved them."""
+    assert run.checkpoints is not None and run.generators is not None
+    set_generators(run.generators)
+    save(run.agent, run.folder / AGENT, run.checkpoints.restored)
+    _save_model(run)
 
 
 def _save_model(run: Prepared) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from agents.training import run as run_module
 from agents.training.config import TrainConfig
-from agents.training.resume import prepare_resumed
+from agents.training.resume import is_finished, prepare_resumed
 from agents.training.run import RunInterrupted, train
 from rlhf_envs.rewards.rules import TokenBanditReward
 from tests.agents.training.runs import (
@@ -161,6 +161,55 @@ def test_a_run_that_died_before_its_report_writes_it(unbroken: Path, tmp_path: P
     shutil.rmtree(folder / "model")
     result = rlhf("train", "--resume", str(folder))
     assert result.exit_code == 0, result.output
+    assert_same_run(folder, unbroken)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no handler of the run catches it."""
+
+
+def killed(*arguments: Any, **kwargs: Any) -> None:
+    raise Killed
+
+
+def test_a_run_killed_while_it_saves_its_agent_is_completed(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "save", killed)
+        with pytest.raises(Killed):
+            train(config(tmp_path, save_freq=96))
+    folder = tmp_path / "ppo" / "run"
+    assert not (folder / "agent").exists()
+    np.random.seed(1)
+    finish(folder)
+    assert_same_run(folder, unbroken)
+
+
+def test_the_report_comes_last(tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agents.training import report
+
+    folder = Path(shutil.copytree(unbroken, tmp_path / "run"))
+    for name in ("report.json", "samples.md"):
+        (folder / name).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "plot_curves", killed)
+        with pytest.raises(Killed):
+            finish(folder)
+    assert not is_finished(folder)
+    finish(folder)
+    assert is_finished(folder)
+    assert (folder / "samples.md").is_file()
+
+
+def test_a_report_without_its_agent_is_no_finished_run(unbroken: Path, tmp_path: Path) -> None:
+    """Older releases left such runs. The checkpoint has all that is needed."""
+    folder = Path(shutil.copytree(unbroken, tmp_path / "run"))
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "agent").rename(folder / "checkpoints" / str(TOKENS))
+    assert not is_finished(folder)
+    finish(folder)
+    assert is_finished(folder)
     assert_same_run(folder, unbroken)
 
 
