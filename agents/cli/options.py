@@ -25,7 +25,7 @@ from ..training.errors import RunInterrupted, RunStopped
 __all__ = ["Flags", "add_command", "argument", "fail", "read_standard_input", "user_errors"]
 
 Config = TypeVar("Config", bound=BaseModel)
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StoreError, RewardError, RunStopped)
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StoreError, RewardError)
 
 
 class Flags(BaseModel):
@@ -69,16 +69,18 @@ def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[C
     return decorate
 
 
-def fail(message: str) -> NoReturn:
-    """Print one line to stderr and exit with code 2. The line is red unless NO_COLOR is set."""
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Print one line to stderr and exit with a code. The line is red unless NO_COLOR is set."""
     color = None if os.environ.get("NO_COLOR") else "red"  # https://no-color.org
     typer.secho(f"rlhf: {' '.join(message.split())}", fg=color, err=True)
-    raise typer.Exit(2)
+    raise typer.Exit(code)
 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn errors that a user can cause into one line and exit code 2. An interrupted run is no error.
+    """Turn errors that a user can cause into one line and an exit code.
+
+    The code is 2 for mistakes, 1 for a run that failed, and 130 (SIGINT) or 143 (SIGTERM) for one that a signal ended.
 
     A ValueError or TypeError of a verb's own code or of its printing is a bug and passes: verbs call `fail` for users.
     """
@@ -86,12 +88,17 @@ def user_errors() -> Iterator[None]:
         yield
     except BrokenPipeError:  # whoever reads the output has gone, which Typer knows how to handle
         raise
+    except RunStopped as error:
+        fail(str(error), 1)
     except USER_ERRORS as error:
         if isinstance(error, ValueError | TypeError) and not isinstance(error, UnicodeError) and _is_bug(error):
             raise
         fail(str(error))
     except RunInterrupted as interrupted:
         typer.echo(str(interrupted))
+        raise typer.Exit(interrupted.exit_code) from None
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
 
 
 def read_standard_input() -> list[dict[str, Any]]:

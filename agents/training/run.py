@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock
 
 from rlhf_envs.datasets import MissingSplitError
 from rlhf_envs.files import is_replaceable, replace_file
@@ -24,6 +26,7 @@ from ..registry import check_arguments, describe, get_algorithm, make
 from ..saving.bundle import holds, save
 from ..saving.checkpoints import Checkpoints
 from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, START
+from ..saving.locks import abandon
 from .callbacks import PeriodicEvaluation
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
@@ -32,7 +35,7 @@ from .human_feedback import HumanFeedback, RatingRefit, human_rewards
 from .logger import check_wandb, finish_wandb, open_logger, start_wandb
 from .report import TrainResult, write_report
 
-__all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "train"]
+__all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "prepare_in", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +47,10 @@ class Prepared:
     """Hold a run that is ready to start: its resolved configuration, folder, agent and callbacks.
 
     Attributes:
-        folder: the run's folder. `train` makes it.
+        folder: the run's folder.
         before: the evaluation of the untrained agent.
         started: `time.perf_counter()` when the preparation began.
+        lock: keeps other processes out of the folder until `train` ends.
         generators: states of the global random generators to start training with; None in a new run.
     """
 
@@ -56,6 +60,7 @@ class Prepared:
     callbacks: list[Any]
     before: Evaluation
     started: float
+    lock: BaseFileLock
     generators: dict[str, Any] | None = None
 
     @property
@@ -65,19 +70,36 @@ class Prepared:
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Build everything a run needs and evaluate the untrained agent. Nothing is written.
+    """Claim the run's folder, build everything the run needs and evaluate the untrained agent.
+
+    If it fails, the folder is removed.
 
     Raises:
         ValueError, TypeError, FileExistsError: the configuration is wrong.
+        OSError: the folder cannot be made.
     """
-    started = time.perf_counter()
     check_wandb(config)
     config = resolve_config(config)
-    folder = config.folder()
-    agent = build_agent(config)
-    _check_budget(config, agent)
-    callbacks = build_callbacks(config, agent, folder)
-    return Prepared(config, folder, agent, callbacks, evaluate_held_out(config, agent), started)
+    try:
+        folder, lock = config.claim()
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _explain_folder(config.folder(), error) from error
+    return prepare_in(folder, config, lock)
+
+
+def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
+    """Return a new run of a resolved configuration in a folder that is claimed. The folder goes if that fails."""
+    started = time.perf_counter()
+    try:
+        agent = build_agent(config)
+        _check_budget(config, agent)
+        callbacks = build_callbacks(config, agent, folder)
+        return Prepared(config, folder, agent, callbacks, evaluate_held_out(config, agent), started, lock)
+    except BaseException:
+        abandon(folder, lock)
+        raise
 
 
 def _check_budget(config: TrainConfig, agent: Any) -> None:
@@ -102,7 +124,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
 def train(run: Prepared | TrainConfig) -> TrainResult:
     """Train, and write the run's folder: configuration, TensorBoard events, curves, samples, report, model, agent.
 
-    SIGTERM, or SIGINT once, ends the training with a checkpoint. A run that fails also leaves one. In both cases
+    SIGTERM or SIGINT ends the training with a checkpoint. A run that fails also leaves one. In both cases
     `agents.training.resume.prepare_resumed` goes on from it, which is what `rlhf train --resume` does. An agent that
     bundles do not hold, such as a third party's off-policy agent, has no checkpoints: it is saved with its own `save`
     when training ends.
@@ -115,15 +137,18 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
     run = run if isinstance(run, Prepared) else prepare(run)
     config, folder, agent = run.config, run.folder, run.agent
     assert config.n_timesteps is not None
-    _open_folder(run)
-    if agent.num_timesteps < config.n_timesteps:
-        _learn(run, config.n_timesteps - agent.num_timesteps)
-    else:
-        _complete(run)
-    after = evaluate_held_out(config, agent)
-    agent.get_env().close()
-    result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
-    write_report(result)
+    try:
+        _open_folder(run)
+        if agent.num_timesteps < config.n_timesteps:
+            _learn(run, config.n_timesteps - agent.num_timesteps)
+        else:
+            _complete(run)
+        after = evaluate_held_out(config, agent)
+        agent.get_env().close()
+        result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
+        write_report(result)
+    finally:
+        run.lock.release()
     return result
 
 
@@ -133,7 +158,10 @@ def _learn(run: Prepared, tokens: int) -> None:
     if run.generators is not None:
         set_generators(run.generators)
     try:
-        agent.learn(tokens, run.callbacks, log_interval=1, reset_num_timesteps=is_new, progress_bar=run.config.progress)
+        with nullcontext() if guard is None else guard.stopping():
+            agent.learn(
+                tokens, run.callbacks, log_interval=1, reset_num_timesteps=is_new, progress_bar=run.config.progress
+            )
         if guard is None:
             agent.save(run.folder / ZIP)
         elif not guard.gave_up:
@@ -151,7 +179,8 @@ def _learn(run: Prepared, tokens: int) -> None:
     if guard is not None and guard.interrupted is not None:
         where = guard.saved if guard.gave_up else run.folder / AGENT
         raise RunInterrupted(
-            f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume {run.folder}"
+            f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume {run.folder}",
+            guard.interrupted,
         )
 
 
@@ -270,10 +299,9 @@ def _build_guard(config: TrainConfig, agent: Any, folder: Path, callbacks: list[
 
 
 def _open_folder(run: Prepared) -> None:
-    """Make the run's folder, or open it again, and let the agent log there."""
+    """Write what the run's folder begins with, and let the agent log there."""
     config, folder, agent = run.config, run.folder, run.agent
     try:
-        folder.mkdir(parents=True, exist_ok=run.generators is not None)
         if not is_replaceable(folder / AGENT):  # better now than when the agent is to be saved
             raise FileExistsError(f"{folder / AGENT} is no bundle, or a broken one: move it away")
         _write_config(run)
@@ -281,12 +309,16 @@ def _open_folder(run: Prepared) -> None:
             with agent.policy.at_start():
                 agent.policy.save_pretrained(folder / START)
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"cannot write the run's folder {folder}: {reason}; choose another --log-folder") from error
+        raise _explain_folder(folder, error) from error
     if config.wandb is not None:
         run.callbacks.append(start_wandb(config, folder))  # before the logger: it follows TensorBoard's writer
     resumed_at = None if run.generators is None else agent.num_timesteps
     agent.set_logger(open_logger(folder, config.verbose > 0, resumed_at))
+
+
+def _explain_folder(folder: Path, error: OSError) -> OSError:
+    reason = error.strerror or error
+    return OSError(f"cannot write the run's folder {folder}: {reason}; choose another --log-folder")
 
 
 def _write_config(run: Prepared) -> None:

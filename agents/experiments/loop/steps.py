@@ -109,11 +109,13 @@ def learn(loop: Loop, number: int, into: Path) -> Metrics:
     left = max(end - agent.num_timesteps, 0)
     set_generators(generators)
     try:
-        agent.learn(left, callbacks, log_interval=1, reset_num_timesteps=False, progress_bar=config.progress)
+        with guard.stopping():
+            agent.learn(left, callbacks, log_interval=1, reset_num_timesteps=False, progress_bar=config.progress)
         if guard.interrupted is not None:  # it has saved a checkpoint, also after the last update
             raise RunInterrupted(
                 f"{guard.interrupted.name}: the run is saved in {guard.saved}; go on with: rlhf loop --resume "
-                f"{loop.folder}"
+                f"{loop.folder}",
+                guard.interrupted,
             )
         bundles.save(agent, into / AGENT, guard.state())
     finally:
