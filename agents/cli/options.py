@@ -156,7 +156,9 @@ FAILURES = (RunStopped, RewardError, FloatingPointError)  # that come while it r
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn errors that a user can cause into one line and exit code 2, or 1 for what fails while it runs.
+    """Turn errors that a user can cause into one line and an exit code.
+
+    The code is 2 for mistakes, 1 for a run that failed, and 130 (SIGINT) or 143 (SIGTERM) for one that a signal ended.
 
     A ValueError or TypeError of a verb's own code or of its printing is a bug and passes: verbs call `fail` for users.
     """
@@ -173,6 +175,9 @@ def user_errors() -> Iterator[None]:
         fail(message, 1 if isinstance(error, FAILURES) else 2)
     except RunInterrupted as interrupted:
         typer.echo(str(interrupted))
+        raise typer.Exit(interrupted.exit_code) from None
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
 
 
 def read_standard_input() -> list[dict[str, Any]]:

@@ -48,6 +48,10 @@ class Checkpoints:
                 discard(find_folder(self.directory / str(old)))
         return path
 
+    def exist(self) -> bool:
+        """Return whether there is a checkpoint, whole or not."""
+        return bool(self._numbers())
+
     def latest(self) -> Path | None:
         """Return the newest whole checkpoint, or None if there is none; broken ones are skipped with a warning."""
         for number in self._numbers():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +15,45 @@ __all__ = [
     "CHECKPOINTS",
     "CONFIG",
     "DESCRIPTION",
+    "LOCK",
     "MODEL",
     "START",
+    "clear",
     "find_bundle",
     "is_bundle",
+    "is_restartable",
     "read_config",
     "run_environment",
 ]
 
+logger = logging.getLogger(__name__)
+
 # In the folder of a run: two folders of weights (where it started, what it trained), bundles and the configuration.
 CONFIG, AGENT, CHECKPOINTS, MODEL, START = "config.json", "agent", "checkpoints", "model", "start"
 DESCRIPTION = "agent.json"  # in a bundle, beside its manifest
+LOCK = ".lock"  # names the process that has the folder
+# What a run may write before its first checkpoint. None of it is needed to start over.
+BEGUN = {LOCK, CONFIG, START, CHECKPOINTS, "progress.csv", "evaluations.npz"}
+EVENTS, UNFINISHED = "events.out.tfevents.", ".tmp"  # TensorBoard's files, and what interrupted saves leave behind
+
+
+def is_restartable(folder: Path) -> bool:
+    """Return whether a folder is empty, or of a run that ended before it kept anything of what it learned."""
+    if not folder.is_dir():
+        return False
+    saves = folder / CHECKPOINTS
+    kept = [path.name for path in saves.iterdir() if UNFINISHED not in path.name] if saves.is_dir() else []
+    names = {path.name for path in folder.iterdir()} - BEGUN
+    return not kept and all(name.startswith(EVENTS) or (name[0] == "." and UNFINISHED in name) for name in names)
+
+
+def clear(folder: Path) -> None:
+    """Empty a folder that `is_restartable` and locked, except for the lock. Log it if there was anything."""
+    found = [path for path in folder.iterdir() if path.name != LOCK]
+    if found:
+        logger.warning("the run in %s ended before its first checkpoint: it starts over", folder)
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def is_bundle(path: Path) -> bool:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +20,7 @@ from stable_baselines3.common.logger import Logger
 
 from ..saving.bundle import capture, read_extra
 from ..saving.checkpoints import Checkpoints
+from .signal_watch import SignalWatch
 
 __all__ = ["CheckpointCallback"]
 
@@ -29,8 +33,11 @@ class CheckpointCallback(BaseCallback):
     A run can go on exactly from a *boundary*, the moment before a rollout. The weights do not change during a rollout.
     The few things that do change (environments, generators, counters) are copied at its start, so the boundary can be
     written at any time until the next gradient step. On a signal the callback therefore gives up the rollout, and the
-    run goes on from the rollout's start. A signal during an update waits for its end. The same signal a second time
-    ends the process at once.
+    run goes on from the rollout's start. If a reward hangs then, and also at a second signal, the boundary is saved and
+    `learn` is left by SystemExit (SIGTERM) or KeyboardInterrupt (SIGINT), see `stopping`. If it hangs in a call outside
+    Python, the process ends with the signal's exit code once the boundary is saved (see `SignalWatch`).
+
+    A signal during an update waits for its end. The second one ends the process at once if there is a checkpoint.
 
     Args:
         checkpoints: where checkpoints are written.
@@ -44,6 +51,7 @@ class CheckpointCallback(BaseCallback):
         interrupted: the signal that came, or None.
         gave_up: whether a rollout was given up. It is not when the signal comes during the last update.
         saved: the last checkpoint written.
+        restored: the `state` of the bundle that was restored; empty once training has started.
     """
 
     def __init__(
@@ -65,12 +73,15 @@ class CheckpointCallback(BaseCallback):
         self._boundary: dict[str, Any] | None = None
         self._weights: list[tuple[int, int, torch.Tensor]] = []  # at the boundary, see `_weights_now`
         self._stepped = False  # whether the optimizer has made a step since the boundary
-        self._restored: dict[str, Any] = {}
+        self.restored: dict[str, Any] = {}
         self._last = 0
+        self._in_rollout = False
+        self._saving = threading.RLock()  # the thread of `SignalWatch` may save too
+        self._watch: SignalWatch | None = None
 
     def restore(self, bundle: Path) -> None:
         """Restore the callbacks, and when training starts the logger, from `bundle`."""
-        self._restored = read_extra(bundle)
+        self.restored = read_extra(bundle)
         for callback in self.callbacks:
             self._restore_callback(callback)
 
@@ -80,7 +91,7 @@ class CheckpointCallback(BaseCallback):
         self._restore_callback(callback)
 
     def _restore_callback(self, callback: Any) -> None:
-        states = self._restored.get("callbacks", {})
+        states = self.restored.get("callbacks", {})
         if type(callback).__name__ in states:
             callback.set_state(states[type(callback).__name__])
 
@@ -94,12 +105,13 @@ class CheckpointCallback(BaseCallback):
         self.checkpoints.directory.mkdir(parents=True, exist_ok=True)
         self._last = self.model.num_timesteps
         self._boundary, self.interrupted, self.gave_up = None, None, False
-        if "logger" in self._restored:
-            restore_metrics(self.logger, self._restored["logger"])
-        self._restored = {}
+        if "logger" in self.restored:
+            restore_metrics(self.logger, self.restored["logger"])
+        self.restored = {}
         self._hook = self.model.policy.optimizer.register_step_post_hook(self._note_step)
         if self._signals and threading.current_thread() is threading.main_thread():
             self._handlers = {s: signal.signal(s, self._request) for s in (signal.SIGTERM, signal.SIGINT)}
+            self._watch = SignalWatch(self._handlers, lambda: self._in_rollout and not self.gave_up, self._leave)
 
     def _note_step(self, *_: object) -> None:
         self._stepped = True
@@ -114,8 +126,41 @@ class CheckpointCallback(BaseCallback):
         return self._stepped or now != [mark[:2] for mark in self._weights]
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self.interrupted = self.interrupted or signal.Signals(number)
-        signal.signal(number, self._handlers[signal.Signals(number)])
+        """Note a signal. At the second one save the boundary and leave the rollout, or at once an update."""
+        if self.interrupted is None:
+            self.interrupted = signal.Signals(number)
+        elif self.gave_up:  # and is being saved
+            return
+        elif self._in_rollout:
+            self._give_up()
+            self.close()
+            raise SystemExit(128 + number) if number == signal.SIGTERM else KeyboardInterrupt
+        elif self.checkpoints.latest() is not None:
+            signal.signal(number, self._handlers[signal.Signals(number)])
+            signal.raise_signal(number)
+
+    def _give_up(self) -> None:
+        with self._saving:
+            self.gave_up = True
+            self.save_boundary()
+
+    def _leave(self, number: int) -> None:
+        """Save the boundary while the main thread hangs, and end the process."""
+        with self._saving:
+            if self._in_rollout and not self.gave_up:
+                name = signal.Signals(number).name
+                saved = self.save_boundary()
+                print(f"{name}: a call did not return; the run is saved in {saved}", file=sys.stderr, flush=True)
+                os._exit(128 + number)
+
+    @contextmanager
+    def stopping(self) -> Iterator[None]:
+        """Catch the exception by which a signal leaves a `learn` in the `with`: the training has then ended."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            if not self.gave_up:
+                raise
 
     def _on_rollout_start(self) -> None:
         if not self.checkpoints.directory.is_dir():
@@ -126,12 +171,16 @@ class CheckpointCallback(BaseCallback):
         self._weights = self._weights_now()
         if self._is_due() or self.interrupted:
             self._save(self._boundary)
+        self._in_rollout = True
+
+    def _on_rollout_end(self) -> None:
+        with self._saving:
+            self._in_rollout = False
 
     def _on_step(self) -> bool:
         if self.interrupted is None:
             return True
-        self.save_boundary()
-        self.gave_up = True
+        self._give_up()
         return False
 
     def _on_training_end(self) -> None:
@@ -182,6 +231,10 @@ class CheckpointCallback(BaseCallback):
 
     def close(self) -> None:
         """Put back the signal handlers, and remove the hook from the optimizer."""
+        self._in_rollout = False
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers = {}

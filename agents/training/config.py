@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
+from filelock import BaseFileLock
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rlhf_envs.models import NAMES
@@ -17,7 +18,8 @@ from rlhf_envs.registration import describe, text_environments
 from rlhf_envs.rewards.registry import refuse_imports
 
 from ..registry import available
-from ..saving.folders import CONFIG
+from ..saving.folders import CONFIG, clear, is_restartable
+from ..saving.locks import take
 from .hyperparams import default_hyperparams
 
 __all__ = [
@@ -223,16 +225,39 @@ class TrainConfig(BaseModel):
         """Return the run's folder, named as in rl_zoo3: `<log_folder>/<algo>/<Env>_<k>` with the next free k.
 
         Raises:
-            FileExistsError: `run_name` is given and that folder exists.
+            FileExistsError: `run_name` is given, and that folder holds a run, or something else.
         """
         parent = Path(self.log_folder) / self.algo
         if self.run_name is not None:
-            if (parent / self.run_name).exists():
-                raise FileExistsError(f"the run folder {parent / self.run_name} exists: choose another --run-name")
-            return parent / self.run_name
+            folder = parent / self.run_name
+            if folder.exists() and not is_restartable(folder):
+                raise FileExistsError(f"the run folder {folder} exists: choose another --run-name, or --resume it")
+            return folder
         name = self.env_id.rpartition("/")[2]
         taken = [p.name.removeprefix(f"{name}_") for p in parent.glob(f"{name}_*")]
         return parent / f"{name}_{1 + max((int(k) for k in taken if k.isdecimal()), default=0)}"
+
+    def claim(self) -> tuple[Path, BaseFileLock]:
+        """Make the folder, and return it with its lock. Runs that start at the same moment get different folders.
+
+        What a run of this name has left that ended before its first checkpoint is removed.
+
+        Raises:
+            FileExistsError: see `folder`.
+            ValueError: another process has the folder.
+        """
+        while True:
+            folder = self.folder()
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                if self.run_name is None:  # another process has made it since
+                    continue
+            lock = take(folder, self.kind[0])
+            if is_restartable(folder):
+                clear(folder)
+                return folder, lock
+            lock.release()  # another process has trained there since
 
     @classmethod
     def of_folder(cls, folder: str | Path, given: TrainConfig | None = None) -> Self:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 __all__ = ["RunInterrupted", "RunStopped"]
 
 
@@ -10,4 +12,12 @@ class RunStopped(RuntimeError):
 
 
 class RunInterrupted(Exception):
-    """Say that a signal ended the training and the run is saved: the message has where, and how it goes on."""
+    """Say that a signal ended the training and the run is saved: the message has where, and how it goes on.
+
+    Attributes:
+        exit_code: 128 and the signal's number, as shells have it: 143 for SIGTERM, 130 for SIGINT.
+    """
+
+    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number

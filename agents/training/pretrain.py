@@ -15,9 +15,10 @@ import importlib.util
 import logging
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -30,12 +31,15 @@ from rlhf_envs.tokens import encode_texts, keep_start
 from rlhf_envs.words import join_sentences, split_sentences, split_words
 
 from ..core.models import build_model
+from ..saving.folders import LOCK
+from ..saving.locks import locked
 
 if TYPE_CHECKING:  # transformers loads its Trainer only when it is used
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 __all__ = [
     "PackedTexts",
+    "alone",
     "find_checkpoint",
     "make_trainer",
     "pretrain",
@@ -44,6 +48,7 @@ __all__ = [
     "train_tokenizer",
 ]
 
+Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
 EOS, PAD = "<|eos|>", "<|pad|>"
 logger = logging.getLogger(__name__)
 
@@ -115,6 +120,18 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, max_length: int) -> P
     )
 
 
+def alone(run: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Let one process at a time write to the folder `output`, the second argument of a function that trains."""
+
+    @wraps(run)
+    def locking(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        output: Any = kwargs["output"] if "output" in kwargs else args[1]
+        with locked(Path(output), "training"):
+            return run(*args, **kwargs)
+
+    return locking
+
+
 class PackedTexts(Dataset[dict[str, torch.Tensor]]):
     """Hold rows of `block_size` token ids. Each starts with a passage; padding does not count in the loss."""
 
@@ -151,6 +168,7 @@ class PackedTexts(Dataset[dict[str, torch.Tensor]]):
         return {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
 
 
+@alone
 def pretrain(
     source: str,
     output: str | Path,
@@ -187,6 +205,7 @@ def pretrain(
     Raises:
         FileExistsError: `output` holds a run and `resume` is False.
         FileNotFoundError: `resume` is True and `output` holds no checkpoint.
+        ValueError: another process is at work in `output`.
     """
     checkpoint = find_checkpoint(Path(output), resume)
     train, validation = read_texts(source)
@@ -235,7 +254,7 @@ def find_checkpoint(output: Path, resume: bool) -> str | None:
             "training on texts runs in transformers' Trainer, which needs accelerate: pip install 'rlhf-envs[train]'"
         )
     if not resume:
-        if output.exists() and any(output.iterdir()):
+        if output.exists() and {path.name for path in output.iterdir()} - {LOCK}:
             raise FileExistsError(f"{output} is not empty: pass --resume to go on, or choose another folder")
         return None
     checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from rlhf_envs.files import replace_json
 from rlhf_envs.rendering import as_markdown, html_table
 
 from ..evaluation.evaluate import Evaluation
@@ -87,7 +87,7 @@ class Picture(Figure):
 
 
 def write_report(result: TrainResult) -> None:
-    """Write `report.json`, `samples.md` and `curves.png` into the folder of a run."""
+    """Write `samples.md`, `curves.png` and last `report.json`, the mark of a finished run, into its folder."""
     config, before, after = result.config, result.before, result.after
     tokens = int(result.agent.num_timesteps)
     report = {
@@ -100,7 +100,6 @@ def write_report(result: TrainResult) -> None:
         "after": after.to_dict(),
         "change": {name: estimate.to_dict() for name, estimate in after.change_from(before).items()},
     }
-    (result.folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     (result.folder / "samples.md").write_text(samples_markdown(before, after), encoding="utf-8")
     plot_curves(
         read_progress(result.folder / "progress.csv"),
@@ -111,6 +110,7 @@ def write_report(result: TrainResult) -> None:
         kl_target=config.kl_target,
         held_out={0: before.estimates(), tokens: after.estimates()},
     )
+    replace_json(result.folder / REPORT, report, indent=2)
 
 
 def samples_markdown(before: Evaluation, after: Evaluation, n: int = 16) -> str:

@@ -7,19 +7,22 @@ import time
 from pathlib import Path
 
 import torch
+from filelock import BaseFileLock
 
+from rlhf_envs.files import find_folder
 from rlhf_envs.registration import check_environment
 
 from ..core.random_state import get_generators, isolated_generators
 from ..registry import get_algorithm
 from ..saving.bundle import BundleError, holds, read
 from ..saving.checkpoints import Checkpoints
-from ..saving.folders import AGENT, CHECKPOINTS, is_bundle
+from ..saving.folders import AGENT, CHECKPOINTS, clear, is_bundle, is_restartable
 from ..saving.loading import load
+from ..saving.locks import take
 from .config import TrainConfig
 from .logger import check_wandb
 from .report import REPORT
-from .run import Prepared, build_callbacks, build_environment, evaluate_held_out
+from .run import Prepared, build_callbacks, build_environment, evaluate_held_out, prepare_in
 
 __all__ = ["is_finished", "prepare_resumed"]
 
@@ -27,21 +30,40 @@ logger = logging.getLogger(__name__)
 
 
 def is_finished(folder: str | Path) -> bool:
-    """Return whether a run has written its report, which is the last thing it does."""
-    return (Path(folder) / REPORT).is_file()
+    """Return whether all of a run is on the disk: its report, which is written last, and its agent.
+
+    `rlhf compare` removes agents together with the checkpoints: such a run is finished too.
+    """
+    folder = Path(folder)
+    has_agent = is_bundle(find_folder(folder / AGENT))
+    return (folder / REPORT).is_file() and (has_agent or not Checkpoints(folder / CHECKPOINTS).exist())
 
 
 def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Prepared:
     """Return the run of a folder as it was at its newest intact checkpoint, ready for `train`.
 
+    A run that ended before its first checkpoint starts over.
+
     Raises:
-        ValueError: there is nothing to go on from.
+        ValueError: there is nothing to go on from, or another process is at work on the run.
     """
-    started = time.perf_counter()
     folder = Path(folder)
     config = TrainConfig.of_folder(folder) if config is None else config
     check_wandb(config)
     check_environment(config.env)
+    lock = take(folder, "run")
+    if is_restartable(folder):
+        clear(folder)
+        return prepare_in(folder, config, lock)
+    try:
+        return _go_on(folder, config, lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
+    started = time.perf_counter()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if not holds(get_algorithm(config.algo)):
@@ -56,7 +78,7 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
         callbacks = build_callbacks(config, agent, folder)
         with agent.policy.at_start():
             before = evaluate_held_out(config, agent)
-    run = Prepared(config, folder, agent, callbacks, before, started, generators)
+    run = Prepared(config, folder, agent, callbacks, before, started, lock, generators)
     assert run.checkpoints is not None
     run.checkpoints.restore(bundle)
     return run
@@ -64,7 +86,7 @@ def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Pr
 
 def _newest_bundle(folder: Path) -> Path:
     """Return the finished agent if there is one and it is intact, else the newest checkpoint."""
-    if is_bundle(folder / AGENT):
+    if is_bundle(find_folder(folder / AGENT)):
         try:
             return read(folder / AGENT)[0]
         except BundleError as error:

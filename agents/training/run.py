@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import BaseFileLock
 
 from rlhf_envs.datasets import MissingSplitError
 from rlhf_envs.files import is_replaceable, replace_file
@@ -24,6 +26,7 @@ from ..registry import check_arguments, describe, get_algorithm, make
 from ..saving.bundle import holds, save
 from ..saving.checkpoints import Checkpoints
 from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, START
+from ..saving.locks import abandon
 from .callbacks import PeriodicEvaluation
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
@@ -35,7 +38,7 @@ from .phases import show_phase
 from .progress import ProgressDisplay
 from .report import TrainResult, write_report
 
-__all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "train"]
+__all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "prepare_in", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +50,10 @@ class Prepared:
     """Hold a run that is ready to start: its resolved configuration, folder, agent and callbacks.
 
     Attributes:
-        folder: the run's folder. `train` makes it.
+        folder: the run's folder.
         before: the evaluation of the untrained agent.
         started: `time.perf_counter()` when the preparation began.
+        lock: keeps other processes out of the folder until `train` ends.
         generators: states of the global random generators to start training with; None in a new run.
     """
 
@@ -59,6 +63,7 @@ class Prepared:
     callbacks: list[Any]
     before: Evaluation
     started: float
+    lock: BaseFileLock
     generators: dict[str, Any] | None = None
 
     @property
@@ -68,22 +73,39 @@ class Prepared:
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Build everything a run needs and evaluate the untrained agent. Nothing is written.
+    """Claim the run's folder, build everything the run needs and evaluate the untrained agent.
+
+    If it fails, the folder is removed.
 
     Raises:
         ValueError, TypeError, FileExistsError: the configuration is wrong.
+        OSError: the folder cannot be made.
     """
-    started = time.perf_counter()
     check_wandb(config)
     config = resolve_config(config)
-    folder = config.folder()
-    with show_phase("loading", config.progress, line=False):
-        agent = build_agent(config)
-        _check_budget(config, agent)
-        callbacks = build_callbacks(config, agent, folder)
-    with show_phase("evaluating before training", config.progress):
-        before = evaluate_held_out(config, agent)
-    return Prepared(config, folder, agent, callbacks, before, started)
+    try:
+        folder, lock = config.claim()
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise _explain_folder(config.folder(), error) from error
+    return prepare_in(folder, config, lock)
+
+
+def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
+    """Return a new run of a resolved configuration in a folder that is claimed. The folder goes if that fails."""
+    started = time.perf_counter()
+    try:
+        with show_phase("loading", config.progress, line=False):
+            agent = build_agent(config)
+            _check_budget(config, agent)
+            callbacks = build_callbacks(config, agent, folder)
+        with show_phase("evaluating before training", config.progress):
+            before = evaluate_held_out(config, agent)
+        return Prepared(config, folder, agent, callbacks, before, started, lock)
+    except BaseException:
+        abandon(folder, lock)
+        raise
 
 
 def _check_budget(config: TrainConfig, agent: Any) -> None:
@@ -108,7 +130,7 @@ def resolve_config(config: TrainConfig) -> TrainConfig:
 def train(run: Prepared | TrainConfig) -> TrainResult:
     """Train, and write the run's folder: configuration, TensorBoard events, curves, samples, report, model, agent.
 
-    SIGTERM, or SIGINT once, ends the training with a checkpoint. A run that fails also leaves one. In both cases
+    SIGTERM or SIGINT ends the training with a checkpoint. A run that fails also leaves one. In both cases
     `agents.training.resume.prepare_resumed` goes on from it, which is what `rlhf train --resume` does. An agent that
     bundles do not hold, such as a third party's off-policy agent, has no checkpoints: it is saved with its own `save`
     when training ends.
@@ -121,18 +143,21 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
     run = run if isinstance(run, Prepared) else prepare(run)
     config, folder, agent = run.config, run.folder, run.agent
     assert config.n_timesteps is not None
-    _open_folder(run)
-    if agent.num_timesteps < config.n_timesteps:
-        _learn(run, config.n_timesteps - agent.num_timesteps)
-    else:  # it was stopped after its last update
-        _save_model(run)
-    with show_phase("evaluating after training", config.progress):
-        after = evaluate_held_out(config, agent)
-    agent.get_env().close()
-    result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
-    if (folder / MODEL).is_dir():
-        write_model_card(folder / MODEL, result)
-    write_report(result)  # the last thing that a run does
+    try:
+        _open_folder(run)
+        if agent.num_timesteps < config.n_timesteps:
+            _learn(run, config.n_timesteps - agent.num_timesteps)
+        else:
+            _complete(run)
+        with show_phase("evaluating after training", config.progress):
+            after = evaluate_held_out(config, agent)
+        agent.get_env().close()
+        result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
+        if (folder / MODEL).is_dir():
+            write_model_card(folder / MODEL, result)
+        write_report(result)  # the last thing that a run does
+    finally:
+        run.lock.release()
     return result
 
 
@@ -143,7 +168,8 @@ def _learn(run: Prepared, tokens: int) -> None:
         set_generators(run.generators)
     try:
         callbacks = display.watch(run.callbacks) if run.config.progress else run.callbacks
-        agent.learn(tokens, callbacks, log_interval=1, reset_num_timesteps=is_new)
+        with nullcontext() if guard is None else guard.stopping():
+            agent.learn(tokens, callbacks, log_interval=1, reset_num_timesteps=is_new)
         if guard is None:
             agent.save(run.folder / ZIP)
         elif not guard.gave_up:
@@ -162,8 +188,17 @@ def _learn(run: Prepared, tokens: int) -> None:
     if guard is not None and guard.interrupted is not None:
         where = guard.saved if guard.gave_up else run.folder / AGENT
         raise RunInterrupted(
-            f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume {run.folder}"
+            f"{guard.interrupted.name}: the run is saved in {where}; go on with: rlhf train --resume {run.folder}",
+            guard.interrupted,
         )
+
+
+def _complete(run: Prepared) -> None:
+    """Save the agent and the model of a run that has trained all its tokens, and was stopped before it saved them."""
+    assert run.checkpoints is not None and run.generators is not None
+    set_generators(run.generators)
+    save(run.agent, run.folder / AGENT, run.checkpoints.restored)
+    _save_model(run)
 
 
 def _save_model(run: Prepared) -> None:
@@ -287,10 +322,9 @@ def _build_guard(config: TrainConfig, agent: Any, folder: Path, callbacks: list[
 
 
 def _open_folder(run: Prepared) -> None:
-    """Make the run's folder, or open it again, and let the agent log there."""
+    """Write what the run's folder begins with, and let the agent log there."""
     config, folder, agent = run.config, run.folder, run.agent
     try:
-        folder.mkdir(parents=True, exist_ok=run.generators is not None)
         if not is_replaceable(folder / AGENT):  # better now than when the agent is to be saved
             raise FileExistsError(f"{folder / AGENT} is no bundle, or a broken one: move it away")
         _write_config(run)
@@ -298,12 +332,16 @@ def _open_folder(run: Prepared) -> None:
             with agent.policy.at_start():
                 agent.policy.save_pretrained(folder / START)
     except OSError as error:
-        reason = error.strerror or error
-        raise OSError(f"cannot write the run's folder {folder}: {reason}; choose another --log-folder") from error
+        raise _explain_folder(folder, error) from error
     if config.wandb is not None:
         run.callbacks.append(start_wandb(config, folder))  # before the logger: it follows TensorBoard's writer
     resumed_at = None if run.generators is None else agent.num_timesteps
     agent.set_logger(open_logger(folder, config.verbose > 0, resumed_at))
+
+
+def _explain_folder(folder: Path, error: OSError) -> OSError:
+    reason = error.strerror or error
+    return OSError(f"cannot write the run's folder {folder}: {reason}; choose another --log-folder")
 
 
 def _write_config(run: Prepared) -> None:

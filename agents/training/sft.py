@@ -31,7 +31,7 @@ from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
 from rlhf_envs.tokens import encode_after, encode_texts, end_ids, keep_end, keep_start
 
-from .pretrain import find_checkpoint, make_trainer
+from .pretrain import alone, find_checkpoint, make_trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -206,6 +206,7 @@ def _tells_examples_apart(network: PreTrainedModel) -> bool:
     return bool(torch.allclose(together.float(), alone.float(), rtol=1e-2, atol=1e-3))
 
 
+@alone
 def fine_tune(
     data: Data,
     output: str | Path,
@@ -250,7 +251,8 @@ def fine_tune(
     Raises:
         FileExistsError: `output` holds a run and `resume` is False.
         FileNotFoundError: there is no such file, or `resume` is True and `output` holds no checkpoint.
-        ValueError: the data has a wrong row, or nothing of it fits. The message has the row and the fix.
+        ValueError: another process is at work in `output`; or the data has a wrong row, or nothing of it fits. The
+            message has the row and the fix.
     """
     checkpoint = find_checkpoint(Path(output), resume)
     tokenizer = load_tokenizer(model)

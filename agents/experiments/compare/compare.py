@@ -10,18 +10,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
 
 from rlhf_envs.files import replace_file, replace_json
 from rlhf_envs.rendering import html_table
 
 from ...saving.folders import CONFIG
+from ...saving.locks import locked
 from ...saving.provenance import provenance
 from .analysis import ComparisonReport, analyse
 from .config import CompareConfig, join_existing
@@ -78,8 +75,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
     config = join_existing(config)
     runs = plan(config)
     folder = config.path
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
+    with locked(folder, "comparison"):
         replace_file(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode("utf-8"))
         _run_missing(config, runs, say)
         outcomes = read_outcomes(runs)
@@ -90,14 +86,6 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
         replace_file(folder / "table.tex", to_latex(report).encode("utf-8"))
         write_board(folder, judges_of(config.env_id), write_report(folder, report, plots), plots)
     return Comparison(config, folder, report, time.perf_counter() - started)
-
-
-def locked(folder: Path) -> AbstractContextManager[Any]:
-    """Keep other processes out of a comparison's folder during the `with`. Raise ValueError if one is at work there."""
-    try:
-        return FileLock(folder / ".lock", timeout=0).acquire()
-    except Timeout as error:
-        raise ValueError(f"another process is at work on the comparison in {folder}: wait for it, or end it") from error
 
 
 def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str], None]) -> None:

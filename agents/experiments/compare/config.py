@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from rlhf_envs.names import nearest
 
-from ...saving.folders import CONFIG
+from ...saving.folders import CONFIG, LOCK
 from ...training.config import Environment, Model, Pairs, Part, option, parse_pairs
 from ...training.hyperparams import parse_yaml
 
@@ -161,7 +161,8 @@ def join_existing(config: CompareConfig) -> CompareConfig:
     """
     file = config.path / CONFIG
     if not file.is_file():
-        if config.path.exists() and (not config.path.is_dir() or any(config.path.iterdir())):
+        path = config.path
+        if path.exists() and (not path.is_dir() or {inside.name for inside in path.iterdir()} - {LOCK}):
             raise ValueError(f"{config.path} exists and is no comparison, it has no {CONFIG}: choose another folder")
         return config
     try:

@@ -113,7 +113,7 @@ def _outcome(run: Run, code: int) -> str:
     """Return how a run ended. Write its error file if the process died before it could."""
     if run.result.is_file():
         return "finished"
-    if code == INTERRUPTED:
+    if code in (INTERRUPTED, 128 + signal.SIGTERM):  # the latter if a reward hangs, see `CheckpointCallback`
         return "interrupted"
     if not run.error.is_file():
         how = f"the signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

@@ -26,6 +26,7 @@ finished steps are skipped, and the step that was cut short starts again.
 from __future__ import annotations
 
 import logging
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from rlhf_envs.files import BundleError, atomic_folder, find_folder, replace_fil
 from rlhf_envs.rewards import RewardError
 
 from ...saving.folders import CONFIG
+from ...saving.locks import take
 from ...training.run import RunInterrupted, RunStopped
 from .config import LoopConfig
 from .report import log_round, summary, write_report
@@ -75,14 +77,21 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
     of text about each step.
 
     Raises:
-        ValueError, FileExistsError: the configuration is wrong. Nothing is written.
+        ValueError, FileExistsError: the configuration is wrong, or another process is at work on the run. Nothing is
+            written.
         RunInterrupted: Ctrl-C, or SIGTERM during RL, ended the run. It goes on from there.
         RunStopped: a step failed; the message has the cause. The run goes on with that step.
     """
-    started = time.perf_counter()
     config = with_defaults(config)
-    path = Path(config.folder() if folder is None else folder).absolute()  # as the places of bundles are
-    path.mkdir(parents=True, exist_ok=folder is not None)
+    path, lock = config.claim() if folder is None else (Path(folder), take(Path(folder), config.kind[0]))
+    try:
+        return _run_in(path.absolute(), config, say)  # as the places of bundles are
+    finally:
+        lock.release()
+
+
+def _run_in(path: Path, config: LoopConfig, say: Callable[[str], None]) -> LoopResult:
+    started = time.perf_counter()
     name_run(path)
     replace_file(path / CONFIG, (config.model_dump_json(indent=2) + "\n").encode("utf-8"))
     say(f"{config.algo} on {config.env_id}: {config.rounds} rounds, {path}")
@@ -90,7 +99,7 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
     try:
         report = _run_rounds(config, path, say)
     except KeyboardInterrupt:
-        raise RunInterrupted(f"SIGINT: the steps that are done are saved in {path}; {go_on}") from None
+        raise RunInterrupted(f"SIGINT: the steps that are done are saved in {path}; {go_on}", signal.SIGINT) from None
     except (ValueError, OSError, FloatingPointError, StoreError, RewardError) as error:
         raise RunStopped(f"the loop stopped: {error}; {go_on}") from error
     return LoopResult(config, path, report["rounds"], report, time.perf_counter() - started)

@@ -112,11 +112,13 @@ def learn(loop: Loop, number: int, into: Path) -> Metrics:
     display = ProgressDisplay()
     try:
         watched = display.watch(callbacks) if config.progress else callbacks
-        agent.learn(left, watched, log_interval=1, reset_num_timesteps=False)
+        with guard.stopping():
+            agent.learn(left, watched, log_interval=1, reset_num_timesteps=False)
         if guard.interrupted is not None:  # it has saved a checkpoint, also after the last update
             raise RunInterrupted(
                 f"{guard.interrupted.name}: the run is saved in {guard.saved}; go on with: rlhf loop --resume "
-                f"{loop.folder}"
+                f"{loop.folder}",
+                guard.interrupted,
             )
         bundles.save(agent, into / AGENT, guard.state())
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from ...core.random_state import isolated_generators
 from ...evaluation.evaluate import evaluate, find_judges
 from ...evaluation.statistics import Estimate, bootstrap_mean
 from ...registry import describe, get_algorithm
+from ...saving.locks import locked
 from ...training.run import build_agent, resolve_config
 from .config import TuneConfig
 from .space import Range, parse_range, search_space
@@ -67,9 +69,15 @@ def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> 
     """Search, or go on with an earlier search, and confirm what it found. `say` gets a line of text about each trial.
 
     Raises:
-        ValueError: the configuration is wrong or differs from the study's, or no trial stayed within the KL limit.
+        ValueError: the configuration is wrong or differs from the study's, no trial stayed within the KL limit, or
+            another process is at work in the folder. (Several may share a `storage` that the configuration names.)
     """
     space = find_space(config)
+    with locked(config.folder(), "search") if config.storage is None else nullcontext():
+        return _search(config, space, say)
+
+
+def _search(config: TuneConfig, space: dict[str, Range], say: Callable[[str], None]) -> TuneResult:
     study = _open_study(config, space)
     finished = len(study.get_trials(deepcopy=False, states=FINISHED))
     if finished < config.trials:
@@ -116,8 +124,6 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
 def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
     """Return a new study, whose first trial has the default settings, or the earlier one if its search was the same."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if config.storage is None:
-        config.folder().mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         storage=config.storage_url(),
         study_name=config.study_name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,19 @@ def test_a_run_that_is_stopped_goes_on_exactly(name: str, tmp_path: Path, monkey
     assert not (folder / "model").exists(), "a language model alone does not act as the agent does"
     again = agents.evaluate(str(folder), "rlhf/TokenBandit-v0", 8)
     np.testing.assert_array_equal(again.reward, result.after.reward)
+
+
+def test_a_run_killed_while_it_saves_its_agent_is_completed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last checkpoint is the finished agent: so does an unbroken run save it."""
+    monkeypatch.setattr("agents.training.report.plot_curves", lambda *_, **__: None)
+    folder = train(config(name, tmp_path, save_freq=96)).folder
+    agent = Path(shutil.move(folder / "agent", tmp_path / "agent"))
+    (folder / "report.json").unlink()
+    train(prepare_resumed(folder))
+    for file in ("policy.safetensors", "optimizer.safetensors", "state.safetensors"):
+        assert (folder / "agent" / file).read_bytes() == (agent / file).read_bytes(), file
 
 
 def test_policies_save_and_load_as_sb3s_do(name, tmp_path):

@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -152,7 +153,7 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], messa
     assert message in result.stderr
     assert result.stderr.startswith("rlhf: ")
     assert result.stderr.count("\n") == 1
-    assert not (tmp_path / "logs").exists()
+    assert not list((tmp_path / "logs").glob("*/*"))
 
 
 def test_an_existing_run_name_is_an_error_and_left_alone(run: tuple[Path, Any]) -> None:
@@ -251,7 +252,7 @@ def test_no_color_is_honoured_by_error_lines(no_color: str, red: bool) -> None:
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(ValueError, 2), (TypeError, 2), (OSError, 2), (ImportError, 2), (FloatingPointError, 1), (RunStopped, 1)],
+    [(ValueError, 2), (TypeError, 2), (OSError, 2), (ImportError, 2), (FloatingPointError, 1)],
 )
 def test_errors_of_a_user_end_the_command_in_one_line(
     error: type[Exception], code: int, capsys: pytest.CaptureFixture[str]
@@ -260,6 +261,13 @@ def test_errors_of_a_user_end_the_command_in_one_line(
         raise error("two\nlines")
     assert caught.value.exit_code == code
     assert capsys.readouterr().err == "rlhf: two lines\n"
+
+
+@pytest.mark.parametrize(("error", "code"), [(RunStopped("it failed"), 1), (KeyboardInterrupt(), 130)])
+def test_a_run_that_failed_is_no_mistake_of_a_user(error: BaseException, code: int) -> None:
+    with pytest.raises(typer.Exit) as caught, user_errors():
+        raise error
+    assert caught.value.exit_code == code
 
 
 @pytest.mark.parametrize("error", [KeyError, RuntimeError, BrokenPipeError])
@@ -282,9 +290,11 @@ def test_a_mistake_in_a_verb_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 1
 
 
-def test_an_interrupted_run_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with user_errors():
-        raise RunInterrupted("SIGTERM: saved")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_run_says_where_it_is_saved(number: int, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as caught, user_errors():
+        raise RunInterrupted("SIGTERM: saved", number)
+    assert caught.value.exit_code == code
     assert capsys.readouterr().out == "SIGTERM: saved\n"
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -231,8 +234,11 @@ def test_weights_that_moved_without_the_optimizer_are_no_boundary(tmp_path: Path
     assert not loaded.policy.value_net.weight.equal(before["value_net.weight"])
 
 
+@pytest.mark.parametrize("kept", [True, False])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_is_the_handlers_before(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_second_signal_in_an_update_ends_it_if_there_is_a_checkpoint(
+    number: signal.Signals, kept: bool, tmp_path: Path
+) -> None:
     class Second(Exception):
         pass
 
@@ -241,21 +247,90 @@ def test_a_second_signal_is_the_handlers_before(number: signal.Signals, tmp_path
 
     class Twice(stable_baselines3.PPO):
         def train(self) -> None:
+            super().train()
             os.kill(os.getpid(), number)
             assert callback.interrupted == number
             os.kill(os.getpid(), number)
 
     agent = build()
+    if kept:
+        Checkpoints(tmp_path).save(agent)
     agent.__class__ = Twice
     callback = CheckpointCallback(Checkpoints(tmp_path))
     before = signal.signal(number, second)
     try:
-        with pytest.raises(Second):
+        with pytest.raises(Second) if kept else nullcontext():
             agent.learn(60, callback=callback)
         callback.close()
         assert signal.getsignal(number) is second
     finally:
         signal.signal(number, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["0" if kept else "12"]
+
+
+HANGS = """
+import ctypes, sys, time
+from contextlib import nullcontext
+from pathlib import Path
+import agents
+from agents.core.vec_env import make_vec_env
+from agents.saving.checkpoints import Checkpoints
+from agents.training.checkpoint_callback import CheckpointCallback
+
+calls = 0
+def reward(prompts, completions, **_):
+    global calls
+    calls += 1
+    if calls == 7:
+        print("hangs", flush=True)
+        ctypes.CDLL(None).sleep(600) if HOW == "outside Python" else time.sleep(600)
+        while HOW == "outside Python":  # a signal wakes the sleep
+            ctypes.CDLL(None).sleep(600)
+    return [0.0] * len(completions)
+
+HOW = sys.argv[2]
+agent = agents.make("ppo", make_vec_env("rlhf/TokenBandit-v0", 4, seed=0, reward_fn=reward), seed=0, device="cpu")
+agent.learn(600, callback=CheckpointCallback(Checkpoints(sys.argv[1])))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGTERM")
+@pytest.mark.parametrize("how", ["in Python", "outside Python"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_acts_while_a_reward_hangs(number: signal.Signals, how: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HANGS, str(tmp_path), how]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hangs\n"
+        process.send_signal(number)
+        process.wait(30)  # 5 s, and what a busy machine takes to end a process
+    assert process.returncode in (128 + number, -number)
+    (checkpoint,) = tmp_path.iterdir()
+    verify(checkpoint)
+
+
+def test_a_second_signal_saves_at_once_though_the_reward_hangs(tmp_path: Path) -> None:
+    calls = 0
+
+    def reward(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+        nonlocal calls
+        calls += 1
+        if calls == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        return [0.0] * len(completions)
+
+    before = signal.getsignal(signal.SIGTERM)
+    callback = CheckpointCallback(Checkpoints(tmp_path))
+    agent = build(env=make_vec_env(ID, 4, seed=0, reward_fn=reward))
+    with callback.stopping():
+        agent.learn(60, callback=callback)
+    assert callback.gave_up
+    assert callback.saved is not None
+    verify(callback.saved)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 class StoppedInUpdate(stable_baselines3.PPO):

@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from agents.saving.folders import is_restartable
+from agents.saving.locks import locked
 from agents.training import run as run_module
 from agents.training.config import TrainConfig
-from agents.training.resume import prepare_resumed
-from agents.training.run import RunInterrupted, train
+from agents.training.resume import is_finished, prepare_resumed
+from agents.training.run import RunInterrupted, prepare, train
 from rlhf_envs.rewards.rules import TokenBanditReward
 from tests.agents.training.runs import (
     BANDIT,
@@ -164,6 +167,55 @@ def test_a_run_that_died_before_its_report_writes_it(unbroken: Path, tmp_path: P
     assert_same_run(folder, unbroken)
 
 
+class Killed(BaseException):
+    """Stands for kill -9: no handler of the run catches it."""
+
+
+def killed(*arguments: Any, **kwargs: Any) -> None:
+    raise Killed
+
+
+def test_a_run_killed_while_it_saves_its_agent_is_completed(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(run_module, "save", killed)
+        with pytest.raises(Killed):
+            train(config(tmp_path, save_freq=96))
+    folder = tmp_path / "ppo" / "run"
+    assert not (folder / "agent").exists()
+    np.random.seed(1)
+    finish(folder)
+    assert_same_run(folder, unbroken)
+
+
+def test_the_report_comes_last(tmp_path: Path, unbroken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from agents.training import report
+
+    folder = Path(shutil.copytree(unbroken, tmp_path / "run"))
+    for name in ("report.json", "samples.md"):
+        (folder / name).unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "plot_curves", killed)
+        with pytest.raises(Killed):
+            finish(folder)
+    assert not is_finished(folder)
+    finish(folder)
+    assert is_finished(folder)
+    assert (folder / "samples.md").is_file()
+
+
+def test_a_report_without_its_agent_is_no_finished_run(unbroken: Path, tmp_path: Path) -> None:
+    """Older releases left such runs. The checkpoint has all that is needed."""
+    folder = Path(shutil.copytree(unbroken, tmp_path / "run"))
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "agent").rename(folder / "checkpoints" / str(TOKENS))
+    assert not is_finished(folder)
+    finish(folder)
+    assert is_finished(folder)
+    assert_same_run(folder, unbroken)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -200,11 +252,64 @@ def test_a_folder_that_is_no_run_is_named(files: dict[str, str], message: str, t
     assert message in result.stderr
 
 
-def test_a_run_without_a_checkpoint_cannot_go_on(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(config(tmp_path).resolved().model_dump_json())
-    result = rlhf("train", "--resume", str(tmp_path))
+@pytest.mark.parametrize("how", ["--resume", "--run-name"])
+def test_a_run_killed_before_its_first_checkpoint_starts_over(
+    how: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from agents.core.text_metrics import TextMetrics
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextMetrics, "_on_rollout_end", killed)
+        with pytest.raises(Killed):
+            train(config(tmp_path, save_freq=192))
+    folder = tmp_path / "ppo" / "run"
+    assert is_restartable(folder)
+    (folder / "checkpoints" / ".192.tmp-x").mkdir(parents=True)  # a save that was cut short
+    np.random.seed(1)
+    train(prepare_resumed(folder) if how == "--resume" else config(tmp_path))
+    assert f"the run in {folder} ended before its first checkpoint: it starts over" in caplog.text
+    assert_same_run(folder, unbroken)
+
+
+@pytest.mark.parametrize("kept", ["checkpoints/96", "agent", "model", "notes.txt", "checkpoints/.96.old"])
+def test_a_folder_with_anything_of_worth_is_not_started_over(kept: str, tmp_path: Path) -> None:
+    folder = tmp_path / "ppo" / "run"
+    (folder / kept).mkdir(parents=True)
+    (folder / "config.json").write_text(config(tmp_path).resolved().model_dump_json())
+    with pytest.raises(FileExistsError, match="exists: choose another --run-name, or --resume it"):
+        prepare(config(tmp_path))
+    with pytest.raises(ValueError, match="holds no checkpoint that is whole"):
+        prepare_resumed(folder)
+    assert (folder / kept).is_dir()
+
+
+def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path) -> None:
+    """Here from threads. A run is claimed before its model is loaded."""
+    together = config(tmp_path).model_copy(update={"run_name": None})
+    with ThreadPoolExecutor(10) as pool:
+        claims = list(pool.map(lambda _: together.claim(), range(10)))
+    assert {folder.name for folder, _ in claims} == {f"TokenBandit-v0_{k}" for k in range(1, 11)}
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        prepare(config(tmp_path, hyperparams={"no_such": 1}))
+    assert not (tmp_path / "ppo" / "run").exists()
+
+
+def test_a_run_belongs_to_one_process(unbroken: Path, tmp_path: Path) -> None:
+    """The message names the process that has the run, whether it is resumed or started again by its name."""
+    folder = Path(shutil.copytree(unbroken, tmp_path / "ppo" / "run"))
+    (folder / "report.json").unlink()
+    with locked(folder, "run"):
+        result = rlhf("train", "--resume", str(folder))
     assert result.exit_code == 2
-    assert "holds no checkpoint that is whole" in result.stderr
+    assert f"process {os.getpid()} on " in result.stderr
+    assert f"is at work on the run in {folder}: wait for it, or end it" in result.stderr
+    finish(folder)
+    train(config(tmp_path / "other"))  # a finished run has let go of its folder
+    with locked(tmp_path / "other" / "ppo" / "run", "run"):
+        pass
 
 
 @pytest.mark.slow
@@ -223,7 +328,7 @@ def test_a_process_that_is_terminated_goes_on_in_another(algo: str, tmp_path: Pa
         time.sleep(0.01)
     started.terminate()
     output, _ = started.communicate(timeout=120)
-    assert started.returncode == 0
+    assert started.returncode == 143
     assert f"rlhf train --resume {folder}" in " ".join(output.split())
     subprocess.run([*command, "--resume", str(folder)], check=True, capture_output=True)
     assert_same_run(folder, tmp_path / "one" / algo / "run")

@@ -22,10 +22,11 @@ import agents
 from agents import registry
 from agents.algorithms.ppo import PPO
 from agents.cli import app
-from agents.experiments.compare.compare import Comparison, locked
+from agents.experiments.compare.compare import Comparison
 from agents.experiments.compare.config import CompareConfig
 from agents.experiments.compare.plan import plan
 from agents.experiments.compare.worker import execute
+from agents.saving.locks import locked
 from agents.training.config import TrainConfig
 from agents.training.run import RunInterrupted, train
 
@@ -140,7 +141,8 @@ def test_again_it_has_nothing_to_run(done: Comparison) -> None:
 
 
 def test_a_second_process_is_kept_out(done: Comparison) -> None:
-    with locked(done.folder), pytest.raises(ValueError, match="another process is at work on the comparison"):
+    message = rf"process {os.getpid()} on .* is at work on the comparison"
+    with locked(done.folder, "comparison"), pytest.raises(ValueError, match=message):
         agents.compare(CompareConfig(folder=str(done.folder)), lambda _: None)
 
 
