@@ -25,12 +25,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from rlhf_envs.datasets import MissingSplitError, load_rows
 from rlhf_envs.datasets.loading import Data
-from rlhf_envs.datasets.messages import as_messages, as_text, needed, read_answers, read_prompt
+from rlhf_envs.datasets.messages import as_messages, as_text, read_prompt
 from rlhf_envs.datasets.splits import take_split
 from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
 from rlhf_envs.tokens import encode_after, encode_texts, end_ids, keep_end, keep_start
 
+from ..algorithms.common.completions import LEFT_OUT, LOST_END, log_counts, read_completion
 from .pretrain import find_checkpoint, make_trainer
 
 if TYPE_CHECKING:
@@ -90,9 +91,9 @@ def encode_rows(
                     f"max_length={max_length}: raise it, shorten the row, or drop or cut such rows"
                 )
             if on_long_completion == "drop":
-                counts["rows left out, because the completion is too long"] += 1
+                counts[LEFT_OUT] += 1
                 continue
-            counts["completions that lost their end, and with it their EOS"] += 1
+            counts[LOST_END] += 1
             room = min(start, max_length // 2)
         elif len(ids) > max_length:
             counts["prompts that lost their beginning"] += 1
@@ -106,8 +107,7 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> list[tu
     """Return the texts of a row in order, each with whether it is a completion."""
     try:
         if row.get("messages") is None:
-            prompt, (completion,) = read_answers(read_prompt(row), {"completion": needed(row, "completion")})
-            head, tail = as_text(prompt, completion, tokenizer)
+            head, tail = read_completion(row, "completion", tokenizer)
             return [(head, False), (tail, True)]
         messages = as_messages(row["messages"], "messages")
         turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
@@ -273,7 +273,7 @@ def fine_tune(
             continue
         parts[split], counted = encode_rows(tokenizer, part, max_length, ends, on_long_completion)
         counts += counted
-    _log_counts(counts, len(rows), max_length)
+    log_counts(logger, counts, len(rows), f"max_length={max_length}")
     if not parts["train"]:
         raise ValueError(f"{source}: no completion fits into max_length={max_length}: raise it, or cut completions")
     torch.manual_seed(seed)
@@ -323,11 +323,6 @@ def _with_prompt(row: Row) -> dict[str, Any]:
     roles = [message.get("role", message.get("from")) if isinstance(message, dict) else None for message in messages]
     first = next((i for i, role in enumerate(roles) if role in ("assistant", "gpt")), len(messages))
     return {"prompt": messages[:first], **row}
-
-
-def _log_counts(counts: Counter[str], n_rows: int, max_length: int) -> None:
-    for reason, n in counts.items():
-        logger.warning("%d of %d rows: %s (max_length=%d)", n, n_rows, reason, max_length)
 
 
 def _mean_loss(network: PreTrainedModel, data: PackedExamples, batch_size: int) -> float:
