@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_envs.datasets.messages import check_text
 from rlhf_envs.models import model_ends
 
 if TYPE_CHECKING:
@@ -39,17 +40,6 @@ logger = logging.getLogger(__name__)
 LONGEST = 3  # tokens of a cut character, at most: UTF-8 has up to 4 bytes
 ANCHORS = ("\n", ".", "a")  # texts that stand before another, so that it is read as a continuation
 BROKEN = "\ufffd"  # what decoders write for bytes that are no character
-
-
-def check_text(text: str, where: str) -> None:
-    """Raise a `ValueError` that begins with `where` if a text has a lone surrogate, such as half an emoji."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{where} has half a character, {text[error.start]!r} at place {error.start}: no tokenizer reads it; write "
-            "the whole character, or remove it"
-        ) from None
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:

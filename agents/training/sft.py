@@ -15,7 +15,7 @@ import logging
 import math
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -64,6 +64,7 @@ def encode_rows(
     max_length: int,
     ends: Sequence[int],
     on_long_completion: Literal["drop", "cut", "error"] = "drop",
+    where: Callable[[int], str] = lambda index: f"row {index + 1}",
 ) -> tuple[list[Example], Counter[str]]:
     """Turn rows into examples of at most `max_length` tokens, and count what was cut or left out, by reason.
 
@@ -74,20 +75,24 @@ def encode_rows(
         ends: the ids that end a completion.
         on_long_completion: what happens to a row whose completions do not fit after one token of its prompt. "drop"
             leaves it out. "cut" keeps its first tokens, which then do not end with EOS. "error" refuses it.
+        where: returns the place of the row of an index, for messages.
 
     Raises:
-        ValueError: a row has neither form or no completion, or does not fit with "error". The message has its number.
+        ValueError: a row has neither form or no completion, or does not fit with "error". The message has its place.
     """
     examples: list[Example] = []
     counts = Counter[str]()
-    for number, row in enumerate(rows, start=1):
-        ids, labels = _encode(tokenizer, _pieces(tokenizer, row, f"row {number}"), ends)
+    for index, row in enumerate(rows):
+        try:
+            ids, labels = _encode(tokenizer, _pieces(tokenizer, row), ends)
+        except ValueError as error:
+            raise ValueError(f"{where(index)}: {error}") from error
         start = next(at for at, label in enumerate(labels) if label != IGNORED)  # tokens of the prompt
         room = max_length - (len(ids) - start)
         if len(ids) > max_length and room < min(start, 1):
             if on_long_completion == "error":
                 raise ValueError(
-                    f"row {number}: {len(ids) - start} tokens of completion and its prompt are more than "
+                    f"{where(index)}: {len(ids) - start} tokens of completion and its prompt are more than "
                     f"max_length={max_length}: raise it, shorten the row, or drop or cut such rows"
                 )
             if on_long_completion == "drop":
@@ -103,19 +108,16 @@ def encode_rows(
     return examples, counts
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> list[tuple[str, bool]]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[tuple[str, bool]]:
     """Return the texts of a row in order, each with whether it is a completion."""
-    try:
-        if row.get("messages") is None:
-            head, tail = read_completion(row, "completion", tokenizer)
-            return [(head, False), (tail, True)]
-        messages = as_messages(row["messages"], "messages")
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if not turns:
-            raise ValueError("no message has the role 'assistant', so there is nothing to learn")
-        texts = [as_text(messages[:i], messages[i]["content"], tokenizer) for i in turns]
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    if row.get("messages") is None:
+        head, tail = read_completion(row, "completion", tokenizer)
+        return [(head, False), (tail, True)]
+    messages = as_messages(row["messages"], "messages")
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if not turns:
+        raise ValueError("no message has the role 'assistant', so there is nothing to learn")
+    texts = [as_text(messages[:i], messages[i]["content"], tokenizer) for i in turns]
     pieces: list[tuple[str, bool]] = []
     written = ""
     for head, tail in texts:
@@ -258,8 +260,8 @@ def fine_tune(
     max_length = max_length or min(positions, 1024)
     if not 2 <= max_length <= positions:
         raise ValueError(f"max_length={max_length}: {model!r} reads 2 to {positions} tokens")
-    rows = [_with_prompt(row) for row in load_rows(data, required=(), columns=columns)]
     source = str(data) if isinstance(data, str | Path) else "the data"
+    rows, places = _number(load_rows(data, required=(), columns=columns), source)
     ends = end_ids(tokenizer, model)
     parts: dict[str, list[Example]] = {}
     counts = Counter[str]()
@@ -271,7 +273,8 @@ def fine_tune(
                 raise
             logger.warning("%s; there is no validation loss", error)
             continue
-        parts[split], counted = encode_rows(tokenizer, part, max_length, ends, on_long_completion)
+        where = [places[id(row)] for row in part].__getitem__
+        parts[split], counted = encode_rows(tokenizer, part, max_length, ends, on_long_completion, where)
         counts += counted
     log_counts(logger, counts, len(rows), f"max_length={max_length}")
     if not parts["train"]:
@@ -315,10 +318,23 @@ def fine_tune(
     return metrics
 
 
+def _number(rows: Sequence[Row], source: str) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Return rows with their prompts, and the place in the source of each, by its `id`."""
+    found, places = [], {}
+    for number, row in enumerate(rows, start=1):
+        place = f"{source}, row {number}"
+        try:
+            found.append(_with_prompt(row))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        places[id(found[-1])] = place
+    return found, places
+
+
 def _with_prompt(row: Row) -> dict[str, Any]:
     """Return a row with a prompt, by which it is split: of a conversation, what comes before the assistant's turns."""
     if row.get("prompt") is not None or not isinstance(row.get("messages"), list):
-        return {"prompt": read_prompt(row) or "", **row}
+        return {**row, "prompt": read_prompt(row) or ""}
     messages = row["messages"]
     roles = [message.get("role", message.get("from")) if isinstance(message, dict) else None for message in messages]
     first = next((i for i, role in enumerate(roles) if role in ("assistant", "gpt")), len(messages))

@@ -120,7 +120,7 @@ def test_long_texts_are_cut_between_characters(tokenizer: PreTrainedTokenizerFas
 def test_half_a_character_is_an_error_that_names_its_place() -> None:
     with pytest.raises(ValueError, match=r"^data.jsonl, row 2 has half a character, '\\ud83d' at place 3"):
         check_text("hi \ud83d", "data.jsonl, row 2")
-    with pytest.raises(ValueError, match=r"the prompt of row 1 of the data has half a character"):
+    with pytest.raises(ValueError, match=r"row 1 of the data: 'prompt' has half a character"):
         TextGenerationEnv(Opening, reward_fn=zero, data=[{"prompt": "a"}, {"prompt": "\ud83d"}])
 
 
