@@ -142,9 +142,10 @@ class EpisodeBatch:
         self.sampler = PromptSampler(len(self.rows), group_size)
         self._allocate(num_envs, self.max_prompt_tokens + self.max_new_tokens)
 
-    def rows_of(self, split: str) -> list[dict[str, Any]]:
-        """Return the rows of a split of the data, with texts for prompts of messages."""
-        return text_prompts(environment_rows(self.task, split, **self._data), self.tokenizer, self.task.name)
+    def rows_of(self, split: str, messages: bool = False) -> list[dict[str, Any]]:
+        """Return the rows of a split of the data. Prompts of messages are texts, unless `messages` are asked for."""
+        rows = environment_rows(self.task, split, **self._data)
+        return rows if messages else text_prompts(rows, self.tokenizer, self.task.name)
 
     def copy(self, num_envs: int) -> EpisodeBatch:
         """Return `num_envs` other rows with the same task, data and reward, without groups."""

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_envs.datasets.messages import check_text
 from rlhf_envs.models import model_ends
 
 if TYPE_CHECKING:
@@ -39,17 +40,6 @@ logger = logging.getLogger(__name__)
 LONGEST = 3  # tokens of a cut character, at most: UTF-8 has up to 4 bytes
 ANCHORS = ("\n", ".", "a")  # texts that stand before another, so that it is read as a continuation
 BROKEN = "\ufffd"  # what decoders write for bytes that are no character
-
-
-def check_text(text: str, where: str) -> None:
-    """Raise a `ValueError` that begins with `where` if a text has a lone surrogate, such as half an emoji."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"{where} has half a character, {text[error.start]!r} at place {error.start}: no tokenizer reads it; write "
-            "the whole character, or remove it"
-        ) from None
 
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
@@ -100,17 +90,21 @@ def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return _plain(tokenizer, text)
 
 
-def encode_completion(tokenizer: PreTrainedTokenizerBase, text: str, limit: int) -> tuple[list[int], bool]:
+def encode_completion(
+    tokenizer: PreTrainedTokenizerBase, text: str, limit: int, ends: Sequence[int] | None = None
+) -> tuple[list[int], bool]:
     """Return the tokens of a finished completion as an agent would write them, and whether it lost its end.
 
-    It ends with EOS, written by the data or added, unless there are more than `limit` tokens.
+    It ends with an EOS, written by the data or added, unless there are more than `limit` tokens. `ends` are the ids
+    that end a text (see `end_ids`), by default the tokenizer's EOS.
     """
-    trimmed = text.rstrip()  # a chat template ends a turn with EOS and a line break, which nobody writes
-    if tokenizer.eos_token and trimmed.endswith(tokenizer.eos_token):
-        text = trimmed
     ids, eos = encode_after(tokenizer, text), tokenizer.eos_token_id
-    if eos is not None and ids[-1:] != [eos]:
-        ids.append(eos)
+    ends = [] if eos is None and ends is None else [eos] if ends is None else ends
+    last = next((at for at in reversed(range(len(ids))) if ids[at] in ends), None)
+    if last is not None and not decode(tokenizer, ids[last + 1 :]).strip():
+        ids = ids[: last + 1]  # a chat template ends a turn with EOS and a line break, which nobody writes
+    elif ends:
+        ids.append(eos if eos in ends else ends[0])
     return keep_start(tokenizer, ids, limit), len(ids) > limit
 
 

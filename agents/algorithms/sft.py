@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import Schedule
 
-from rlhf_envs.tokens import encode_completion
+from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.tokens import check_text, encode_completion
 
 from ..core.episodes import open_batch
+from .common.completions import LEFT_OUT, LOST_END, log_counts, read_completion
 from .common.episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
 
@@ -37,17 +41,21 @@ class SFT(PolicyGradient):
     beat. It takes the least time.
 
     Args:
-        source: "references", the data's column `reference`; "best_of_n", the best of every `group_size` completions of
-            a prompt by the environment's reward; None for references if the data has them, else the best of n.
+        source: "references", the data's column `reference`, else `completion` (a text, or a message as in TRL's rows);
+            "best_of_n", the best of every `group_size` completions of a prompt by the environment's reward; None for
+            references if the data has them, else the best of n.
         where: values that columns of a row must have for its reference to count, such as `{"label": 1}`.
         group_size: n of the best of n. References have no groups.
+        on_long_completion: what happens to a reference longer than the environment's `max_new_tokens`, as in `rlhf
+            sft`. "cut" learns its first tokens and no EOS, as an episode of that length ends. "drop" leaves it out,
+            so that the agent learns short references alone. "error" refuses it. The log says how many.
 
-    Defaults: `learning_rate=2e-4`, `batch_size=512`, `group_size=4`, `source=None`, `where=None`. All other arguments
-    and defaults are as in `PolicyGradient`.
+    Defaults: `learning_rate=2e-4`, `batch_size=512`, `group_size=4`, `source=None`, `where=None`,
+    `on_long_completion="cut"`. All other arguments and defaults are as in `PolicyGradient`.
 
     Raises:
-        ValueError: `source` is unknown, no references are left, `where` is given without references, or `group_size` is
-            below 2 with "best_of_n".
+        ValueError: an argument is unknown, no references are left, `where` is given without references, a reference is
+            no text, or `group_size` is below 2 with "best_of_n".
     """
 
     defaults = PolicyGradient.defaults | {"learning_rate": 2e-4}
@@ -63,19 +71,22 @@ class SFT(PolicyGradient):
         group_size: int = 4,
         source: Literal["references", "best_of_n"] | None = None,
         where: dict[str, Any] | None = None,
+        on_long_completion: Literal["cut", "drop", "error"] = "cut",
         **kwargs: Any,
     ) -> None:
         if source not in (None, "references", "best_of_n"):
             raise ValueError(f"source={source!r}: expected 'references' or 'best_of_n'")
-        self.source, self.where = source, where
+        if on_long_completion not in ("cut", "drop", "error"):
+            raise ValueError(f"on_long_completion={on_long_completion!r}: expected 'cut', 'drop' or 'error'")
+        self.source, self.where, self.on_long_completion = source, where, on_long_completion
         self._order, self._next = np.zeros(0, np.int64), 0  # the references of this epoch, and how many are done
         super().__init__(policy, env, learning_rate, batch_size=batch_size, group_size=group_size, **kwargs)
 
     def _setup_model(self) -> None:
         batch = open_batch(self.env, 1)
         if self.source is None:
-            self.source = "references" if any(row.get("reference") for row in batch.rows) else "best_of_n"
-            logger.info("sft: trains on %s", "the references" if self.source == "references" else "the best of n")
+            self.source = "references" if _column(batch.rows) else "best_of_n"
+            logger.info("sft: trains on %s", _column(batch.rows) or "the best of n")
         references = self.source == "references"
         if self.where and not references:
             raise ValueError(f"where={self.where} with source='best_of_n': it chooses among references; leave it out")
@@ -89,35 +100,50 @@ class SFT(PolicyGradient):
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "_references"]
 
-    def _read(self, batch: Any) -> list[Episode]:
-        """Return the references as episodes, cut to the environment's `max_new_tokens`; the log says how many."""
-        found, n_cut = [], 0
-        for index, row in enumerate(batch.rows):
-            if not row.get("reference") or any(row.get(key) != value for key, value in (self.where or {}).items()):
+    def _read(self, batch: EpisodeBatch) -> list[Episode]:
+        """Return the references as episodes. The log says how many are cut or left out."""
+        column, where = _column(batch.rows), self.where or {}
+        if column is None:
+            raise ValueError(
+                f"source='references': none of the {len(batch.rows)} rows of the data has a `reference` or a "
+                "`completion`; take source='best_of_n'"
+            )
+        found, counts = [], Counter[str]()
+        for index, row in enumerate(batch.rows_of(batch.split, messages=True)):
+            if any(row.get(key) != value for key, value in where.items()):
+                continue
+            ids, is_cut = self._encode(batch, index, row, column) if row.get(column) else ([], False)
+            if not ids:
+                counts[f"rows left out, because they have no {column}"] += 1
+                continue
+            counts[LOST_END if self.on_long_completion == "cut" else LEFT_OUT] += is_cut
+            if is_cut and self.on_long_completion == "drop":
                 continue
             batch.start(0, index)
-            prompt = batch.ids[0, : batch.lengths[0]]
-            ids, cut = encode_completion(batch.tokenizer, row["reference"], batch.max_new_tokens)
-            if not ids:
-                continue
-            completion, n_cut = np.array(ids, np.int64), n_cut + cut
-            context = np.concatenate([prompt, completion[:-1]])
-            columns = np.arange(len(prompt) - 1, len(context))
-            zeros = np.zeros(len(completion), np.float32)
-            mask = np.ones(len(context), np.int8)
-            found.append(
-                Episode({"input_ids": context, "attention_mask": mask}, columns, completion, zeros, zeros, zeros)
-            )
+            found.append(_as_episode(batch.ids[0, : batch.lengths[0]], np.array(ids, np.int64)))
+        log_counts(logger, +counts, len(batch.rows), f"max_new_tokens={batch.max_new_tokens}")
         if not found:
-            raise ValueError(
-                f"source='references': none of the {len(batch.rows)} rows of the data has a `reference`"
-                + (f" where {self.where}" if self.where else "")
-                + "; take source='best_of_n'"
-            )
-        if n_cut:
-            message = "sft: %d of %d references are longer than max_new_tokens=%d and lose their end, and their EOS"
-            logger.warning(message, n_cut, len(found), batch.max_new_tokens)
+            reason = f"fits into max_new_tokens={batch.max_new_tokens}" if counts[LEFT_OUT] else f"has {where}"
+            raise ValueError(f"source='references': no `{column}` of the {len(batch.rows)} rows of the data {reason}")
         return found
+
+    def _encode(self, batch: EpisodeBatch, index: int, row: dict[str, Any], column: str) -> tuple[list[int], bool]:
+        """Return the tokens of a row's reference after the environment's prompt, and whether it lost its end."""
+        place = f"row {index} of the data"
+        try:
+            head, text = read_completion({"prompt": row["prompt"], column: row[column]}, column, batch.tokenizer)
+            check_text(text, f"{column!r}")
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        if head != batch.rows[index]["prompt"]:
+            raise ValueError(f"{place}: {column!r} has more than the answer to its prompt: put earlier turns there")
+        ids, is_cut = encode_completion(batch.tokenizer, text, batch.max_new_tokens, batch.ends)
+        if is_cut and self.on_long_completion == "error":
+            raise ValueError(
+                f"{place}: {column!r} has more than max_new_tokens={batch.max_new_tokens} tokens with its EOS: raise "
+                "that, shorten it, or cut or drop such rows"
+            )
+        return ids, is_cut
 
     def collect_rollouts(self, env: Any, callback: Any, rollout_buffer: Any, n_rollout_steps: int) -> bool:
         """Sample completions as SB3 does, or take as many tokens of references."""
@@ -166,3 +192,16 @@ class SFT(PolicyGradient):
         _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
         loss = -(samples.advantages * log_prob).sum() / samples.advantages.sum()
         return loss, {"cross_entropy": loss, "entropy_loss": -entropy.mean()}
+
+
+def _column(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the column that has the references, None if there are none."""
+    return next((name for name in ("reference", "completion") if any(row.get(name) for row in rows)), None)
+
+
+def _as_episode(prompt: np.ndarray, completion: np.ndarray) -> Episode:
+    """Return an episode without rewards from the token ids of a prompt and of a completion, int64 each."""
+    context = np.concatenate([prompt, completion[:-1]])
+    columns = np.arange(len(prompt) - 1, len(context))
+    zeros, mask = np.zeros(len(completion), np.float32), np.ones(len(context), np.int8)
+    return Episode({"input_ids": context, "attention_mask": mask}, columns, completion, zeros, zeros, zeros)

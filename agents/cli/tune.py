@@ -24,7 +24,8 @@ def tune(config: TuneConfig) -> None:
     A trial trains for --tokens and is judged by held-out episodes of the validation split. The first trial has the
     default settings. kl_coef is searched only if the objective is a judge or --kl-limit is given: otherwise the best
     KL penalty is none. <log-folder>/tune/<algo>/<Env> gets study.db, trials.csv, report.md and <Env>.yml, whose section
-    `rlhf train --settings` takes. A search that was stopped goes on when the same command is given again.
+    `rlhf train --settings` takes. A search that was stopped goes on when the same command is given again: a trial whose
+    process was killed counts as failed, and its settings are tried once more. Several processes may search together.
     """
     console = Console()
     check_name(config.algo)

@@ -15,7 +15,7 @@ import logging
 import math
 from bisect import bisect_left, insort
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,12 +25,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from rlhf_envs.datasets import MissingSplitError, load_rows
 from rlhf_envs.datasets.loading import Data
-from rlhf_envs.datasets.messages import as_messages, as_text, needed, read_answers, read_prompt
+from rlhf_envs.datasets.messages import as_messages, as_text, read_prompt
 from rlhf_envs.datasets.splits import take_split
 from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
 from rlhf_envs.tokens import encode_after, encode_texts, end_ids, keep_end, keep_start
 
+from ..algorithms.common.completions import LEFT_OUT, LOST_END, log_counts, read_completion
 from .pretrain import alone, find_checkpoint, make_trainer
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def encode_rows(
     max_length: int,
     ends: Sequence[int],
     on_long_completion: Literal["drop", "cut", "error"] = "drop",
+    where: Callable[[int], str] = lambda index: f"row {index + 1}",
 ) -> tuple[list[Example], Counter[str]]:
     """Turn rows into examples of at most `max_length` tokens, and count what was cut or left out, by reason.
 
@@ -73,26 +75,30 @@ def encode_rows(
         ends: the ids that end a completion.
         on_long_completion: what happens to a row whose completions do not fit after one token of its prompt. "drop"
             leaves it out. "cut" keeps its first tokens, which then do not end with EOS. "error" refuses it.
+        where: returns the place of the row of an index, for messages.
 
     Raises:
-        ValueError: a row has neither form or no completion, or does not fit with "error". The message has its number.
+        ValueError: a row has neither form or no completion, or does not fit with "error". The message has its place.
     """
     examples: list[Example] = []
     counts = Counter[str]()
-    for number, row in enumerate(rows, start=1):
-        ids, labels = _encode(tokenizer, _pieces(tokenizer, row, f"row {number}"), ends)
+    for index, row in enumerate(rows):
+        try:
+            ids, labels = _encode(tokenizer, _pieces(tokenizer, row), ends)
+        except ValueError as error:
+            raise ValueError(f"{where(index)}: {error}") from error
         start = next(at for at, label in enumerate(labels) if label != IGNORED)  # tokens of the prompt
         room = max_length - (len(ids) - start)
         if len(ids) > max_length and room < min(start, 1):
             if on_long_completion == "error":
                 raise ValueError(
-                    f"row {number}: {len(ids) - start} tokens of completion and its prompt are more than "
+                    f"{where(index)}: {len(ids) - start} tokens of completion and its prompt are more than "
                     f"max_length={max_length}: raise it, shorten the row, or drop or cut such rows"
                 )
             if on_long_completion == "drop":
-                counts["rows left out, because the completion is too long"] += 1
+                counts[LEFT_OUT] += 1
                 continue
-            counts["completions that lost their end, and with it their EOS"] += 1
+            counts[LOST_END] += 1
             room = min(start, max_length // 2)
         elif len(ids) > max_length:
             counts["prompts that lost their beginning"] += 1
@@ -102,20 +108,16 @@ def encode_rows(
     return examples, counts
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row, where: str) -> list[tuple[str, bool]]:
+def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[tuple[str, bool]]:
     """Return the texts of a row in order, each with whether it is a completion."""
-    try:
-        if row.get("messages") is None:
-            prompt, (completion,) = read_answers(read_prompt(row), {"completion": needed(row, "completion")})
-            head, tail = as_text(prompt, completion, tokenizer)
-            return [(head, False), (tail, True)]
-        messages = as_messages(row["messages"], "messages")
-        turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-        if not turns:
-            raise ValueError("no message has the role 'assistant', so there is nothing to learn")
-        texts = [as_text(messages[:i], messages[i]["content"], tokenizer) for i in turns]
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+    if row.get("messages") is None:
+        head, tail = read_completion(row, "completion", tokenizer)
+        return [(head, False), (tail, True)]
+    messages = as_messages(row["messages"], "messages")
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    if not turns:
+        raise ValueError("no message has the role 'assistant', so there is nothing to learn")
+    texts = [as_text(messages[:i], messages[i]["content"], tokenizer) for i in turns]
     pieces: list[tuple[str, bool]] = []
     written = ""
     for head, tail in texts:
@@ -260,8 +262,8 @@ def fine_tune(
     max_length = max_length or min(positions, 1024)
     if not 2 <= max_length <= positions:
         raise ValueError(f"max_length={max_length}: {model!r} reads 2 to {positions} tokens")
-    rows = [_with_prompt(row) for row in load_rows(data, required=(), columns=columns)]
     source = str(data) if isinstance(data, str | Path) else "the data"
+    rows, places = _number(load_rows(data, required=(), columns=columns), source)
     ends = end_ids(tokenizer, model)
     parts: dict[str, list[Example]] = {}
     counts = Counter[str]()
@@ -273,9 +275,10 @@ def fine_tune(
                 raise
             logger.warning("%s; there is no validation loss", error)
             continue
-        parts[split], counted = encode_rows(tokenizer, part, max_length, ends, on_long_completion)
+        where = [places[id(row)] for row in part].__getitem__
+        parts[split], counted = encode_rows(tokenizer, part, max_length, ends, on_long_completion, where)
         counts += counted
-    _log_counts(counts, len(rows), max_length)
+    log_counts(logger, counts, len(rows), f"max_length={max_length}")
     if not parts["train"]:
         raise ValueError(f"{source}: no completion fits into max_length={max_length}: raise it, or cut completions")
     torch.manual_seed(seed)
@@ -317,19 +320,27 @@ def fine_tune(
     return metrics
 
 
+def _number(rows: Sequence[Row], source: str) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Return rows with their prompts, and the place in the source of each, by its `id`."""
+    found, places = [], {}
+    for number, row in enumerate(rows, start=1):
+        place = f"{source}, row {number}"
+        try:
+            found.append(_with_prompt(row))
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
+        places[id(found[-1])] = place
+    return found, places
+
+
 def _with_prompt(row: Row) -> dict[str, Any]:
     """Return a row with a prompt, by which it is split: of a conversation, what comes before the assistant's turns."""
     if row.get("prompt") is not None or not isinstance(row.get("messages"), list):
-        return {"prompt": read_prompt(row) or "", **row}
+        return {**row, "prompt": read_prompt(row) or ""}
     messages = row["messages"]
     roles = [message.get("role", message.get("from")) if isinstance(message, dict) else None for message in messages]
     first = next((i for i, role in enumerate(roles) if role in ("assistant", "gpt")), len(messages))
     return {"prompt": messages[:first], **row}
-
-
-def _log_counts(counts: Counter[str], n_rows: int, max_length: int) -> None:
-    for reason, n in counts.items():
-        logger.warning("%d of %d rows: %s (max_length=%d)", n, n_rows, reason, max_length)
 
 
 def _mean_loss(network: PreTrainedModel, data: PackedExamples, batch_size: int) -> float:

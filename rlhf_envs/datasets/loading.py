@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .messages import as_messages
+from .messages import as_messages, check_text
 from .reading import BadRow, Row, read_rows
 from .splits import take_split
 
@@ -19,7 +19,8 @@ __all__ = ["BUNDLED", "Data", "load_rows"]
 
 _DATA = Path(__file__).parent / "data"
 BUNDLED = {"sentiment": _DATA / "sentiment.jsonl.gz", "rated_snippets": _DATA / "rated_snippets.jsonl.gz"}
-MAX_PROMPT = 1_000_000  # characters: more than any model reads, and minutes of tokenization
+TEXTS = ("prompt", "completion", "reference", "chosen", "rejected", "messages")  # what models read
+MAX_LENGTH = 1_000_000  # characters: more than any model reads, and minutes of tokenization
 
 Data = str | Path | Iterable[Mapping[str, Any]]  # a file, a bundled sample, rows, or a `datasets.Dataset`
 
@@ -149,18 +150,21 @@ def _check(where: str, row: Row, required: Sequence[str]) -> None:
         if column not in row:
             raise ValueError(
                 f"{where}: no column {column!r} (it has: {', '.join(map(str, row)) or 'none'}): add it, or rename one "
-                f"with columns={{{column!r}: ...}}"
+                f"with columns={{{column!r}: ...}} (--column {column}:...)"
             )
         value = row[column]
         if value is None or (isinstance(value, str) and not value.strip()):
             raise ValueError(f"{where}: {column!r} is empty: fill it or remove the row")
         if column == "prompt":
             try:
-                as_messages(value, column)
+                messages = as_messages(value, column)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
-        if column == "prompt" and len(str(value)) > MAX_PROMPT:
+            for message in messages:
+                check_text(message["content"], f"{where}: 'prompt'")
+    for column in (name for name in TEXTS if name in row):
+        n = len(row[column] if isinstance(row[column], str) else str(row[column]))
+        if n > MAX_LENGTH:
             raise ValueError(
-                f"{where}: 'prompt' has {len(str(value)):,} characters, more than {MAX_PROMPT:,}: cut it, or put one "
-                "row per line"
+                f"{where}: {column!r} has {n:,} characters, more than {MAX_LENGTH:,}: cut it, or put one row per line"
             )

@@ -31,6 +31,7 @@ __all__ = [
     "as_text",
     "as_text_row",
     "as_text_rows",
+    "check_text",
     "is_plain",
     "kept_prompt",
     "list_in_cell",
@@ -56,6 +57,17 @@ _TURN = "\n\nAssistant:"
 _NO_SPACES = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 )
+
+
+def check_text(text: str, where: str) -> None:
+    """Raise a `ValueError` that begins with `where` if a text has a lone surrogate, such as half an emoji."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where} has half a character, {text[error.start]!r} at place {error.start}: no tokenizer reads it; write "
+            "the whole character, or remove it"
+        ) from None
 
 
 def as_text(prompt: Prompt, completion: str, tokenizer: PreTrainedTokenizerBase | None = None) -> tuple[str, str]:
@@ -298,6 +310,11 @@ def _conversation(prompt: Prompt | None, answer: Any, name: str) -> Messages:
 
 
 def _role(message: Mapping[str, Any], name: str) -> str:
+    if not {"role", "from"} & message.keys():
+        raise ValueError(
+            f"{name!r} is or holds an object of {', '.join(map(str, message)) or 'nothing'}, not a message of role and "
+            "content: give the text itself"
+        )
     given = message.get("role", message.get("from"))
     role = _ROLES.get(given) if isinstance(given, str) else None
     if role is None:

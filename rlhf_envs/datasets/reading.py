@@ -71,7 +71,12 @@ def read_rows(path: Path) -> Read:
 
 
 def read_jsonl(path: str | Path, data: bytes) -> Read:
-    """Read the objects of JSON lines. `path` is their place in messages."""
+    """Read the objects of JSON lines. `path` is their place in messages.
+
+    Raises:
+        ValueError: the text is UTF-16 or UTF-32.
+    """
+    _check_encoding(path, data)
     # Split at newlines only: str.splitlines would also cut inside strings, at U+2028 and the like.
     lines = data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
     for number, line in enumerate(lines if lines != [b""] else [], start=1):
@@ -156,7 +161,15 @@ def _checked(where: str, value: Any) -> tuple[str, Row] | BadRow:
     return BadRow(where, f'{type(value).__name__} where an object is expected, such as {{"prompt": "..."}}', value)
 
 
+def _check_encoding(path: str | Path, data: bytes) -> None:
+    """Raise ValueError if a file is UTF-16 or UTF-32, with its mark or without: its first letter has zero bytes."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or 0 in data[:2]:
+        name = "UTF-32" if b"\0\0" in data[:4] else "UTF-16"
+        raise ValueError(f"{path}:1: the file is {name}: save it as UTF-8")
+
+
 def _decode(path: Path, data: bytes) -> str:
+    _check_encoding(path, data)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -165,8 +178,6 @@ def _decode(path: Path, data: bytes) -> str:
 
 
 def _not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "the file is UTF-16: save it as UTF-8"
     return f"byte {data[error.start]:#04x} is not UTF-8: save the file as UTF-8"
 
 

@@ -274,7 +274,8 @@ def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> l
     needed = columns or (PAIR if "chosen" in rows[0] else RATING)
     for index, row in enumerate(rows):
         if missing := [name for name in needed if name not in row]:
-            raise ValueError(f"{path}, row {index + 1}: no column {missing[0]!r} (it has: {', '.join(row)})")
+            have = ", ".join(row)
+            raise ValueError(f"{path}, row {index + 1}: no column {missing[0]!r} (it has: {have}): add or rename it")
         for name in NUMBERS:
             if isinstance(row.get(name), str):
                 try:

@@ -12,11 +12,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 SPECIAL = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 
 
-def byte_level(bos: bool = False, eos: str = "</s>", pad: str = "<pad>") -> PreTrainedTokenizerFast:
-    """Make a tokenizer of one token per byte; with `bos` it puts <s> before a text, as LLaMA 3's does."""
+def byte_level(
+    bos: bool = False, eos: str = "</s>", pad: str = "<pad>", space: bool = False
+) -> PreTrainedTokenizerFast:
+    """Make a tokenizer of one token per byte; it puts <s> before a text with `bos`, and a space with `space`."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate([*SPECIAL, *letters])}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
     tokenizer.decoder = decoders.ByteLevel()
     if bos:
         tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
@@ -26,15 +28,23 @@ def byte_level(bos: bool = False, eos: str = "</s>", pad: str = "<pad>") -> PreT
     )
 
 
-def llama_style() -> PreTrainedTokenizerFast:
-    """Make a tokenizer of letters, with a space mark before every text and bytes for all else, as LLaMA 2's."""
+def llama_style(prepend: str | None = None) -> PreTrainedTokenizerFast:
+    """Make a tokenizer of letters, with a space mark before every text and bytes for all else, as LLaMA 2's.
+
+    With `prepend` the mark is Metaspace's: "always", before the "first" word of a text alone, or "never".
+    """
     vocab = {"<unk>": 0, "<s>": 1, "</s>": 2, "<pad>": 3} | {f"<0x{b:02X}>": 4 + b for b in range(256)}
     for letter in "\u2581thefilmwasgodb()":
         vocab.setdefault(letter, len(vocab))
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    if prepend is None:
+        marks = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+        tokenizer.normalizer = normalizers.Sequence(marks)
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend, split=False)
+    strip = [] if prepend == "never" else [decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
     return PreTrainedTokenizerFast(

@@ -71,6 +71,14 @@ def test_majority_vote_gives_the_shares_of_the_votes() -> None:
     assert result.reliability == pytest.approx({"ann": 5 / 6, "bo": 7 / 12, "cy": 5 / 12})
 
 
+def test_a_tied_vote_is_a_half_whatever_the_order_of_the_rows() -> None:
+    """crowd-kit's own `fit_predict` gives the label of the row that comes first."""
+    votes = [Vote("q", "ann", 0), Vote("q", "bob", 1), Vote("r", "ann", 1), Vote("r", "bob", 1)]
+    for ordered in (votes, votes[::-1]):
+        shares = majority_vote(ordered).probabilities
+        assert {item: share.tolist() for item, share in shares.items()} == {"q": [0.5, 0.5], "r": [0.0, 1.0]}
+
+
 def test_dawid_skene_equals_the_same_expectation_maximisation_in_numpy() -> None:
     _, votes = crowd({"ann": 0.9, "bo": 0.7, "cy": 0.6, "di": 0.3}, n=40)
     answers = np.array([vote.label for vote in votes]).reshape(40, 4)

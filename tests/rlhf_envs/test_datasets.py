@@ -83,6 +83,22 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
         ("a.csv", "prompt,split\nx,\n", r"a\.csv:2: 'split' is empty"),
         ("a.json", '{"prompt": "x"}\n{"prompt": "y"}\n', r"a\.json:2: .*one object per line, name it \.jsonl"),
         ("a.jsonl", json.dumps({"prompt": "x" * 2_000_000}), r"a\.jsonl:1: 'prompt' has 2,000,000 characters, more"),
+        (
+            "a.jsonl",
+            json.dumps({"prompt": "x", "completion": "y" * 2_000_000}),
+            r"a\.jsonl:1: 'completion' has 2,000,000",
+        ),
+        ("a.jsonl", '{"prompt": "x"}\n{"prompt": "y \\ud83d"}\n', r"a\.jsonl:2: 'prompt' has half a character"),
+        (
+            "a.jsonl",
+            '{"prompt": [{"role": "user", "content": "\\ud83d"}]}\n',
+            r"a\.jsonl:1: 'prompt' has half a character",
+        ),
+        (
+            "a.jsonl",
+            '{"prompt": {"text": "x", "lang": "en"}}\n',
+            r"a\.jsonl:1: 'prompt' is or holds an object of text, lang, not a message",
+        ),
         ("a.parquet", b"not parquet", r"a\.parquet: not parquet"),
         ("a.txt", "x", r"unknown extension '\.txt'"),
     ],
@@ -92,6 +108,16 @@ def test_bad_input_is_named_with_file_and_line(tmp_path: Path, name: str, conten
     with pytest.raises(ValueError, match=message) as caught:
         load_rows(path)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("content", ['{"prompt": "x"}\n', '[{"prompt": "好"}]', "prompt,label\n好,1\n"])
+def test_other_encodings_of_unicode_are_named_with_and_without_their_mark(
+    tmp_path: Path, encoding: str, content: str
+) -> None:
+    name = "a.jsonl" if content[0] == "{" else "a.json" if content[0] == "[" else "a.csv"
+    with pytest.raises(ValueError, match=rf"{name}:1: the file is {encoding[:6].upper()}: save it as UTF-8"):
+        load_rows(write(tmp_path / name, content.encode(encoding)))
 
 
 def test_a_missing_file_lists_the_bundled_samples() -> None:
@@ -150,7 +176,7 @@ def test_nested_columns_of_a_parquet_are_kept_but_are_no_prompt(tmp_path: Path) 
     rows = [{"prompt": "x", "answer": {"texts": ["a", "b"], "start": 3}}]
     parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     assert load_rows(path) == rows
-    with pytest.raises(ValueError, match=r"a\.parquet, row 1: 'prompt' has a message of role None"):
+    with pytest.raises(ValueError, match=r"a\.parquet, row 1: 'prompt' is or holds an object of texts, start"):
         load_rows(path, columns={"prompt": "answer", "other": "prompt"})
 
 

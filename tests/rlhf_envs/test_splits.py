@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +11,6 @@ import datasets
 import gymnasium as gym
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from rlhf_envs.datasets import SPLITS, MissingSplitError, load_rows, prompt_key
 from rlhf_envs.datasets.splits import _log_once
@@ -44,55 +40,6 @@ def by_split(data: Any, **options: Any) -> dict[str, list[dict[str, Any]]]:
         except MissingSplitError:
             found[split] = []
     return found
-
-
-# Few letters, so that prompts repeat; case, spaces, composed and decomposed letters, a line separator.
-LETTERS = ["a", "B", "b", " ", "\u00e9", "e", "\u0301", "好", "\u2028", "\U0001f600"]
-texts = st.text(st.sampled_from(LETTERS), min_size=1, max_size=4)
-prompts = texts.filter(lambda text: bool(text.strip()))
-names = st.sampled_from(["train", "test", "validation", "eval", "dev", "Valid", " train ", "mine"])
-plain = st.lists(st.fixed_dictionaries({"prompt": prompts, "label": st.integers(0, 1)}), min_size=1, max_size=60)
-named = st.lists(st.fixed_dictionaries({"prompt": prompts, "split": names}), min_size=1, max_size=30)
-
-
-def check_disjoint(rows: list[dict[str, Any]], kind: str) -> None:
-    """Write the rows as a file, or give them as objects, and check that no prompt is in two splits."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"rows.{kind}"
-        data: Any = path
-        if kind == "jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        elif kind == "csv":
-            with path.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
-        else:
-            data = datasets.Dataset.from_list(rows) if kind == "dataset" else rows
-        splits = by_split(data)
-        keys = {split: {prompt_key(row["prompt"]) for row in found} for split, found in splits.items()}
-        assert not any(keys[a] & keys[b] for a in SPLITS for b in SPLITS if a < b)
-        if "split" not in rows[0]:
-            assert keys["train"], "there is always something to train on"
-            assert sum(map(len, splits.values())) == len(rows), "no row is lost"
-        for split in SPLITS:  # the same for each reader
-            assert [row["prompt"] for row in splits[split]] == [r["prompt"] for r in by_split(rows)[split]]
-
-
-kinds = st.sampled_from(["jsonl", "csv", "objects"])
-
-
-@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-@given(st.one_of(plain, named), kinds)
-def test_no_prompt_is_in_two_splits(rows: list[dict[str, Any]], kind: str) -> None:
-    check_disjoint(rows, kind)
-
-
-@pytest.mark.slow
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.one_of(plain, named), st.one_of(kinds, st.just("dataset")))
-def test_no_prompt_is_in_two_splits_in_a_thousand_files(rows: list[dict[str, Any]], kind: str) -> None:
-    check_disjoint(rows, kind)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "dataset"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_envs.tasks import Task
@@ -27,7 +28,13 @@ from rlhf_envs.tokens import (
 )
 from tests.rlhf_envs.small_models import byte_level, llama_style, save_model
 
-TOKENIZERS = {"bytes": byte_level(), "bytes with BOS": byte_level(bos=True), "llama": llama_style()}
+TOKENIZERS = {
+    "bytes": byte_level(),
+    "bytes with BOS": byte_level(bos=True),
+    "bytes with a space": byte_level(space=True),
+    "llama": llama_style(),
+    **{f"metaspace {prepend}": llama_style(prepend) for prepend in ("always", "first", "never")},
+}
 PROMPTS = ["the film was", "the film (", "电影很好看，", "<s>the film"]
 CHAT = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 
@@ -81,6 +88,38 @@ def test_closed_texts_end_with_the_tokenizers_special_tokens_once() -> None:
     assert encode_texts(tokenizer, ["hi", "hi</s>"]) == [once[0][:-1], once[0]], "an EOS of the data stays"
 
 
+@pytest.mark.parametrize(("lstrip", "rstrip"), [(True, False), (False, True), (True, True)])
+def test_special_tokens_that_swallow_spaces_are_read_after_any_text(lstrip: bool, rstrip: bool) -> None:
+    tokenizer = byte_level()
+    tokens = [AddedToken(name, lstrip=lstrip, rstrip=rstrip, special=True) for name in ("</s>", "<|im_end|>")]
+    tokenizer.add_special_tokens({"eos_token": tokens[0], "additional_special_tokens": tokens[1:]})
+    good = encode_after(tokenizer, " good")
+    assert encode_completion(tokenizer, " good </s>\n", 99)[0] == [*(good if lstrip else [*good, good[0]]), 2]
+    assert encode_after(tokenizer, "<|im_end|>") == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    prompt = "hi <|im_end|> there"
+    context = encode_texts(tokenizer, [prompt])[0]
+    assert prompt_text(tokenizer, context, prompt) == prompt
+    assert completion_texts(tokenizer, [context], [good]) == [" good"]
+
+
+def test_a_tokenizer_of_word_pieces_keeps_its_marks_and_what_it_can_write() -> None:
+    """As BERT's: it lower-cases, puts [CLS] and [SEP] around a text, and writes a space before every word."""
+    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "film", "was", "good", "##s", "."]
+    model = models.WordPiece(vocab={name: i for i, name in enumerate(names)}, unk_token="[UNK]")
+    inner = Tokenizer(model)
+    inner.normalizer, inner.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    inner.decoder = decoders.WordPiece()
+    inner.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)])
+    marks = dict(cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]", unk_token="[UNK]", eos_token="[SEP]")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **marks)
+    (context,) = encode_texts(tokenizer, ["The films"])
+    assert context == [2, 4, 5, 8]
+    assert prompt_text(tokenizer, context, "The films") == "the films", "the letters that the policy read"
+    assert encode_completion(tokenizer, " was good.", 9) == ([6, 7, 9, 3], False)
+    assert completion_texts(tokenizer, [context], [[6, 7, 9]]) == [" was good."]
+    assert encode_texts(tokenizer, ["[CLS] the [SEP]", "the"], closed=True) == [[2, 4, 3]] * 2
+
+
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("text", [" good", "bad)", "好看", "\n\nwas", "  two"])
 def test_what_follows_a_prompt_is_read_as_it_is_written(
@@ -120,7 +159,7 @@ def test_long_texts_are_cut_between_characters(tokenizer: PreTrainedTokenizerFas
 def test_half_a_character_is_an_error_that_names_its_place() -> None:
     with pytest.raises(ValueError, match=r"^data.jsonl, row 2 has half a character, '\\ud83d' at place 3"):
         check_text("hi \ud83d", "data.jsonl, row 2")
-    with pytest.raises(ValueError, match=r"the prompt of row 1 of the data has half a character"):
+    with pytest.raises(ValueError, match=r"row 1 of the data: 'prompt' has half a character"):
         TextGenerationEnv(Opening, reward_fn=zero, data=[{"prompt": "a"}, {"prompt": "\ud83d"}])
 
 

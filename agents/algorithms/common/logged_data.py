@@ -15,6 +15,8 @@ from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.messages import as_text_rows
 from rlhf_envs.tokens import check_text, encode_completion, encode_texts, keep_end
 
+from ...core.episodes import open_batch
+
 __all__ = ["read_log"]
 
 logger = logging.getLogger(__name__)
@@ -42,14 +44,15 @@ def read_log(
     where = f"{data}" if isinstance(data, str | Path) else "data"
     if not rows:
         raise ValueError(f"{where} has no rows: ILQL learns from logged completions")
-    tokenizer, room, limit = (env.get_attr(name, 0)[0] for name in ("tokenizer", "max_prompt_tokens", "max_new_tokens"))
+    batch = open_batch(env, 1)
+    tokenizer, room, limit = batch.tokenizer, batch.max_prompt_tokens, batch.max_new_tokens
     rows = as_text_rows(rows, tokenizer, lambda number: f"{where}, row {number}")
     checked = [_check(row, f"{where}, row {number}") for number, row in enumerate(rows)]
     starts = encode_texts(tokenizer, [prompt for prompt, _, _ in checked])
     contexts, n_prompt, n_cut = [], [], Counter[str]()
     for number, (whole, (_, text, _)) in enumerate(zip(starts, checked, strict=True)):
         start = keep_end(tokenizer, whole, room)
-        ids, cut = encode_completion(tokenizer, text, limit)
+        ids, cut = encode_completion(tokenizer, text, limit, batch.ends)
         if not start or not ids:
             raise ValueError(
                 f"{where}, row {number}: the prompt or the completion has no tokens: {dict(rows[number])!r}"

@@ -11,7 +11,7 @@ from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import markdown_table
 
 from ...training.hyperparams import write_section
-from .search import ERROR, KL, VALUES, TuneResult
+from .search import KL, VALUES, TuneResult, cause_of
 
 __all__ = ["metrics", "summary", "write"]
 
@@ -45,7 +45,7 @@ def trials(result: TuneResult) -> list[dict[str, Any]]:
             "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 1),
             **{name: trial.params.get(name) for name in result.space},
             "figures": " ".join(f"{value:.6g}" for value in trial.user_attrs.get(VALUES, [])),
-            "error": trial.user_attrs.get(ERROR, ""),
+            "error": cause_of(trial),
         }
         for trial in result.study.trials
     ]

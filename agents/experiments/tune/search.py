@@ -31,6 +31,7 @@ from ...saving.locks import locked
 from ...training.run import build_agent, resolve_config
 from .config import TuneConfig
 from .space import Range, parse_range, search_space
+from .workers import WORKER, requeue_stale_trials, retried, signature
 
 __all__ = ["Confirmation", "TuneResult", "tune"]
 
@@ -79,14 +80,16 @@ def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> 
 
 def _search(config: TuneConfig, space: dict[str, Range], say: Callable[[str], None]) -> TuneResult:
     study = _open_study(config, space)
-    finished = len(study.get_trials(deepcopy=False, states=FINISHED))
+    requeue_stale_trials(study, say)
+    finished = len(study.get_trials(deepcopy=False, states=FINISHED)) - len(retried(study))
     if finished < config.trials:
-        study.optimize(
-            lambda trial: _objective(config, space, trial),
-            n_trials=config.trials - finished,
-            catch=(Exception,),  # the table of trials has the cause
-            callbacks=[lambda study, trial: say(_trial_line(config, trial))],
-        )
+        with signature(config.folder()) as worker:
+            study.optimize(
+                lambda trial: _objective(config, space, trial, worker),
+                n_trials=config.trials - finished,
+                catch=(Exception,),  # the table of trials has the cause
+                callbacks=[lambda study, trial: say(_trial_line(config, trial))],
+            )
     best = _best(config, study)
     run = resolve_config(config.run(config.seed, best.params))
     settings = {"n_timesteps": run.n_timesteps, "n_envs": run.n_envs, **run.agent_kwargs()}
@@ -165,8 +168,9 @@ def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
     return optuna.samplers.TPESampler(seed=seed, constraints_func=constraints)
 
 
-def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial) -> float:
+def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial, worker: list[str]) -> float:
     """Return the mean of the metric over a trial's seeds. If it fails, the trial keeps the cause."""
+    trial.set_user_attr(WORKER, worker)
     chosen = {name: found.suggest(trial, name) for name, found in space.items()}
     found: list[tuple[float, float, str]] = []
     try:
@@ -242,8 +246,13 @@ class _Pruning(BaseCallback):
 
 def _trial_line(config: TuneConfig, trial: FrozenTrial) -> str:
     value = "" if trial.value is None else f" {config.metric} {trial.value:.4f}"
-    cause = f": {trial.user_attrs[ERROR]}" if ERROR in trial.user_attrs else ""
+    cause = f": {cause_of(trial)}" if cause_of(trial) else ""
     return f"trial {trial.number}: {trial.state.name.lower()}{value}{cause}"
+
+
+def cause_of(trial: FrozenTrial) -> str:
+    """Return why a trial failed; nothing if it did not."""
+    return str(trial.user_attrs.get(ERROR, "its process ended" if trial.state is TrialState.FAIL else ""))
 
 
 def _best(config: TuneConfig, study: optuna.Study) -> FrozenTrial:
@@ -251,7 +260,7 @@ def _best(config: TuneConfig, study: optuna.Study) -> FrozenTrial:
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     if not complete:
         failed = study.get_trials(states=(TrialState.FAIL,))
-        cause = failed[0].user_attrs.get(ERROR, "unknown") if failed else "they were pruned"
+        cause = cause_of(failed[0]) if failed else "they were pruned"
         raise ValueError(f"none of {len(study.trials)} trials finished ({len(failed)} failed); the first: {cause}")
     limit = config.kl_limit
     within = [trial for trial in complete if limit is None or trial.user_attrs[KL] <= limit]

@@ -69,6 +69,11 @@ def detect_format(rows: Sequence[Mapping[str, Any]], scale: tuple[int, int]) -> 
         return "label-studio"
     if {"completion", "label"} <= columns:
         return _detect_labels(rows, scale)
+    if "completion" in columns and (rated := sorted(columns & {"rating", "score", "stars"})):
+        raise ValueError(
+            f"{rated[0]!r} looks like a rating: give --column label:{rated[0]} to take it as one, or --format items to "
+            "ask people about the completions"
+        )
     if (columns & {"prompt", *PROMPTS} and columns & {"completion", "completions"}) or columns & set(CONVERSATIONS):
         return "items"
     raise ValueError(
@@ -87,6 +92,8 @@ def _check_known(columns: set[str]) -> None:
 def _detect_labels(rows: Iterable[Mapping[str, Any]], scale: tuple[int, int]) -> str:
     """Tell thumbs from ratings. The numbers 1 and 0 are thumbs if both are there and 0 is no rating."""
     labels = {str(row.get("label")).strip().lower().removesuffix(".0") for row in rows} - {"none", "nan", ""}
+    if "-1" in labels and labels <= {"-1", "0", "1"} and scale[0] > -1:
+        raise ValueError(f"the labels are {', '.join(sorted(labels))}: write true and false, if they are thumbs")
     if not labels <= TRUE | FALSE:
         return "ratings"
     if labels == {"1"} or (labels <= {"0", "1"} and scale[0] <= 0):

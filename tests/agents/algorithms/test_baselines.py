@@ -299,7 +299,7 @@ def test_where_chooses_the_references():
     rows = [{"prompt": LETTERS[i], "reference": "b", "label": i % 2, "kind": i // 3} for i in range(6)]
     agent = make("sft", with_rows(*rows), n_steps=12, where={"label": 1, "kind": 1})
     assert {tuple(prompt) for prompt, _ in parts(roll_out(agent))} == {(2 + 3,), (2 + 5,)}
-    with pytest.raises(ValueError, match=r"none of the 6 rows .* where \{'label': 2\}"):
+    with pytest.raises(ValueError, match=r"no `reference` of the 6 rows of the data has \{'label': 2\}"):
         make("sft", with_rows(*rows), where={"label": 2})
     with pytest.raises(ValueError, match=r"where=\{'label': 1\} with source='best_of_n'"):
         make("sft", with_rows(*rows, n_envs=4), where={"label": 1}, source="best_of_n")
@@ -308,7 +308,7 @@ def test_where_chooses_the_references():
 def test_rows_without_a_reference_are_left_out_and_all_of_them_is_an_error():
     rows = [{"prompt": "a", "reference": "b"}, {"prompt": "c", "reference": ""}, {"prompt": "d", "reference": None}]
     assert {tuple(prompt) for prompt, _ in parts(roll_out(make("sft", with_rows(*rows))))} == {(2,)}
-    with pytest.raises(ValueError, match="none of the 4 rows of the data has a `reference`; take source='best_of_n'"):
+    with pytest.raises(ValueError, match="none of the 4 rows of the data has a `reference` or a `completion`; take"):
         make("sft", source="references")
     with pytest.raises(ValueError, match=r"group_size=1 .* at least 2"):
         make("sft", source="best_of_n", group_size=1)

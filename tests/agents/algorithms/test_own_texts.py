@@ -10,6 +10,7 @@ import pytest
 
 import agents
 from agents.algorithms.common.logged_data import read_log
+from agents.training.sft import IGNORED, encode_rows
 from rlhf_envs.tokens import decode
 from tests.rlhf_envs.small_models import byte_level, llama_style, save_model
 
@@ -18,6 +19,10 @@ ROWS = [
     {"prompt": "the film (", "reference": "bad)"},
     {"prompt": "电影很", "reference": "好看</s>"},
 ]
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 LOG = [{"prompt": row["prompt"], "completion": row["reference"], "label": 1.0} for row in ROWS]
 
 
@@ -25,9 +30,9 @@ def zero(prompts: list[str], completions: list[str], **columns: Any) -> list[flo
     return [0.0] * len(prompts)
 
 
-def make_env(folder: Path, tokenizer: Any, n_envs: int = 3, max_new_tokens: int = 20) -> Any:
+def make_env(folder: Path, tokenizer: Any, n_envs: int = 3, data: Any = ROWS, **options: Any) -> Any:
     model = save_model(folder, tokenizer)
-    options = {"max_prompt_tokens": 24, "max_new_tokens": max_new_tokens, "reward_fn": zero, "data": ROWS}
+    options = {"max_prompt_tokens": 24, "max_new_tokens": 20, "reward_fn": zero, "data": data} | options
     return agents.make_vec_env("rlhf/Sentiment-v0", n_envs, model=model, **options)
 
 
@@ -65,7 +70,65 @@ def test_what_is_cut_is_counted_and_ends_with_a_whole_character(
         "b</s>",
     ]
     assert "of 4 rows 1 lose the beginning of the prompt and 2 the end of the completion" in caplog.text
-    assert "sft: 2 of 3 references are longer than max_new_tokens=5 and lose their end, and their EOS" in caplog.text
+    assert "2 of 3 rows: completions that lost their end, and with it their EOS (max_new_tokens=5)" in caplog.text
+
+
+ASKED = [{"role": "user", "content": "Name a colour"}]
+BLUE = {"role": "assistant", "content": "Blue"}
+
+
+@pytest.mark.parametrize("template", [None, CHATML], ids=["role lines", "template"])
+@pytest.mark.parametrize("completion", ["Blue", [BLUE], BLUE, [*ASKED, BLUE]], ids=["text", "list", "one", "whole"])
+def test_sft_learns_what_the_command_learns_of_the_same_row(tmp_path: Path, completion: Any, template: Any) -> None:
+    """Of TRL's conversational rows too, and without the line break that a template writes after its EOS."""
+    tokenizer = byte_level()
+    tokenizer.chat_template = template
+    rows = [{"prompt": ASKED, "completion": completion}]
+    env = make_env(tmp_path, tokenizer, data=rows, max_prompt_tokens=90)
+    agent = agents.make("sft", env, policy_kwargs=dict(model=str(tmp_path)))
+    (episode,) = agent._references
+    ((example,), _) = encode_rows(tokenizer, rows, 120, [tokenizer.eos_token_id])
+    ids = [*episode.context["input_ids"], episode.actions[-1]]
+    assert ids == example.ids[: len(ids)]
+    assert decode(tokenizer, example.ids[len(ids) :]).strip() == ""
+    assert list(episode.actions) == [label for label in example.labels if label != IGNORED][: len(episode.actions)]
+    assert decode(tokenizer, list(episode.actions)).lstrip() == "Blue</s>"
+
+
+def test_a_turn_ends_where_any_end_of_the_model_stands(tmp_path: Path) -> None:
+    """As in Qwen's base models, whose template ends turns with another token than the tokenizer's EOS."""
+    tokenizer = byte_level()
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    env = make_env(tmp_path, tokenizer, data=[{"prompt": "a", "completion": "b<|im_end|>\n"}])
+    env.get_attr("episodes", 0)[0].ends = [2, end]  # as its generation_config.json has it
+    agent = agents.make("sft", env, policy_kwargs=dict(model=str(tmp_path)))
+    (contexts, _, _) = read_log([{"prompt": "a", "completion": "b<|im_end|>\n", "label": 1}], env)
+    assert agent._references[0].actions[-1] == contexts[0][-1] == end
+
+
+def test_long_references_may_be_left_out_or_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    env = make_env(tmp_path, byte_level(), max_new_tokens=5)
+    given = dict(env=env, policy_kwargs=dict(model=str(tmp_path)))
+    agent = agents.make("sft", **given, on_long_completion="drop")
+    assert [decode(byte_level(), list(episode.actions)) for episode in agent._references] == ["bad)</s>"]
+    assert "2 of 3 rows: rows left out, because the completion is too long (max_new_tokens=5)" in caplog.text
+    with pytest.raises(ValueError, match="row 0 of the data: 'reference' has more than max_new_tokens=5 tokens"):
+        agents.make("sft", **given, on_long_completion="error")
+    with pytest.raises(ValueError, match="on_long_completion='keep': expected 'cut', 'drop' or 'error'"):
+        agents.make("sft", **given, on_long_completion="keep")
+
+
+def test_a_row_whose_completion_cannot_be_read_is_named(tmp_path: Path) -> None:
+    for completion, message in [
+        (3, "row 1 of the data: 'completion' is int"),
+        (" \ud83d", "row 1 of the data: 'completion' has half a character"),
+        ([BLUE, ASKED[0], BLUE], "row 1 of the data: 'completion' has more than the answer to its prompt"),
+    ]:
+        env = make_env(
+            tmp_path, byte_level(), data=[{"prompt": ASKED, "completion": text} for text in ("b", completion)]
+        )
+        with pytest.raises(ValueError, match=message):
+            agents.make("sft", env, policy_kwargs=dict(model=str(tmp_path)))
 
 
 def test_half_a_character_in_a_log_names_its_row(tmp_path: Path) -> None:

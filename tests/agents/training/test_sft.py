@@ -161,6 +161,24 @@ def test_a_run_learns_the_training_split_alone_and_writes_what_it_measured(
     assert TINY.decode(written[0]).endswith("green and blue.<|eos|>")
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "answer": "c"}, "no column 'completion'"),
+        ({"prompt": "p", "completion": " \ud83d"}, "has half a character"),
+        ({"question": "p", "instruction": "q", "completion": "c"}, "the columns question, instruction could all be"),
+    ],
+)
+def test_a_wrong_row_is_named_by_its_place_in_the_file(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    """Not by its place in the training split."""
+    rows = [*({"prompt": f"film {i}", "completion": " good."} for i in range(30)), row | {"split": "train"}]
+    rows = [{"split": "validation" if i % 2 else "train"} | row for i, row in enumerate(rows)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=rf"rows\.jsonl, row 31: .*{message}"):
+        fine_tune(path, tmp_path / "out")
+
+
 def test_few_prompts_are_all_learned_and_nothing_is_called_validation(tmp_path: Path) -> None:
     metrics = fine_tune([{"prompt": "a", "completion": " b"}] * 3, tmp_path / "model", max_length=16)
     assert metrics["examples"] == 3

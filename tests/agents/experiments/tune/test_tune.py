@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
+import socket
+import subprocess
+import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,9 @@ from typer.testing import CliRunner
 import agents
 from agents.cli import app
 from agents.experiments.tune import search as tuning
+from agents.experiments.tune import workers
 from agents.experiments.tune.config import TuneConfig
+from agents.experiments.tune.report import trials as table_of_trials
 from agents.experiments.tune.space import Range, parse_range, search_space
 from agents.registry import describe, get_algorithm, registered
 from agents.training.hyperparams import default_hyperparams, parse_yaml
@@ -178,6 +184,78 @@ def test_a_figure_that_is_not_finite_and_a_trial_that_fails_are_failed_and_shown
 def test_all_failed_is_an_error_with_the_first_cause(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none of 2 trials finished \(2 failed\); the first: ValueError: batch_size"):
         tuning.tune(config(tmp_path, hyperparams={"batch_size": 2}))
+
+
+@pytest.fixture
+def other_process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """Another process of a search, and what it signs its trials with."""
+    file = tmp_path / "worker.lock"
+    code = "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held'); input()"
+    with subprocess.Popen(
+        [sys.executable, "-uc", code, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process, [socket.gethostname(), str(file)]
+        process.kill()
+
+
+def begin(study: optuna.Study, worker: list[str] | None) -> None:
+    """Begin a trial, and leave it as a process does that is killed."""
+    trial = study.ask()
+    if worker is not None:
+        trial.set_user_attr(workers.WORKER, worker)
+    trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True)
+
+
+def test_the_trial_of_a_killed_process_is_failed_and_its_settings_are_tried_again(
+    tmp_path: Path, other_process: tuple[subprocess.Popen[str], list[str]]
+) -> None:
+    process, worker = other_process
+    study = tuning.tune(config(tmp_path, trials=1, pruner="none")).study
+    begin(study, worker)
+    workers.requeue_stale_trials(study, pytest.fail)
+    assert study.trials[1].state.name == "RUNNING", "its process lives"
+    process.kill()
+    process.wait()
+    said: list[str] = []
+    result = tuning.tune(config(tmp_path, trials=2, pruner="none"), said.append)
+    assert [trial.state.name for trial in result.study.trials] == ["COMPLETE", "FAIL", "COMPLETE"]
+    assert result.study.trials[2].params == result.study.trials[1].params
+    assert said[0] == "trial 1 was running in a process that has ended: failed, and its settings are queued again"
+    assert said[1].startswith("trial 2: complete"), "a trial that is repeated does not count as one of --trials"
+    assert table_of_trials(result)[1]["error"] == "its process ended"
+
+
+def test_settings_that_end_two_processes_are_not_tried_again() -> None:
+    study, said = optuna.create_study(), list[str]()
+    for _ in range(2):
+        begin(study, [socket.gethostname(), "gone.lock"])
+        workers.requeue_stale_trials(study, said.append)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "FAIL"]
+    assert workers.retried(study) == {0}
+    assert said[1].endswith("as trial 0 with the same settings was: failed, and not queued again")
+
+
+def test_trials_of_this_process_and_of_another_machine_are_left_alone(tmp_path: Path) -> None:
+    study, said = optuna.create_study(), list[str]()
+    with workers.signature(tmp_path) as worker:
+        begin(study, worker)
+        begin(study, ["far-away", worker[1]])
+        workers.requeue_stale_trials(study, said.append)
+        assert [trial.state.name for trial in study.trials] == ["RUNNING", "RUNNING"]
+        assert said == ["trial 1 runs on 'far-away', as far as can be seen from here: it is left alone"]
+    assert not list(tmp_path.iterdir()), "a process that ends well leaves no file"
+
+
+def test_an_unsigned_trial_is_stale_unless_it_is_signed_soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study = optuna.create_study()
+    begin(study, None)
+    begun = study.ask()
+    with workers.signature(tmp_path) as worker:
+        monkeypatch.setattr(workers.time, "sleep", lambda seconds: begun.set_user_attr(workers.WORKER, worker))
+        workers.requeue_stale_trials(study, lambda line: None)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING", "WAITING"]
 
 
 def test_the_best_within_the_limit_wins_not_the_best(tmp_path: Path) -> None:

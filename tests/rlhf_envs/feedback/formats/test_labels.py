@@ -153,3 +153,19 @@ def test_ties_of_a_soft_export_stand_in_both_orders_and_count_once(store: Feedba
     assert found == [("p", "aa", 0.5, 0.5), ("p", "bb", 0.5, 0.5), ("q", "aa", 1.0, 1)]
     assert (done.doubled, done.dropped) == (1, {})
     assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == done.rows
+
+
+def test_minus_one_and_one_are_not_taken_for_ratings(store: FeedbackStore, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the labels are -1, 1: write true and false, if they are thumbs"):
+        import_file(store, jsonl(tmp_path, *labelled(1, -1)))
+    store.update_settings(scale=(-1, 1))
+    assert import_file(store, jsonl(tmp_path, *labelled(1, -1))).format == "ratings"
+
+
+@pytest.mark.parametrize("column", ["score", "rating", "stars"])
+def test_a_rating_under_another_name_is_not_lost_in_silence(store: FeedbackStore, tmp_path: Path, column: str) -> None:
+    path = jsonl(tmp_path, {"prompt": "p", "completion": "c", column: 4})
+    with pytest.raises(ValueError, match=f"'{column}' looks like a rating: give --column label:{column}"):
+        import_file(store, path)
+    assert import_file(store, path, columns={"label": column}).format == "ratings"
+    assert values(store) == [{"rating": 4}]
