@@ -25,7 +25,6 @@ from rlhf_envs.tokens import completion_texts, encode_after, end_ids, prompt_tex
 __all__ = ["EpisodeBatch", "EpisodeOptions"]
 
 STATE = ("ids", "mask", "lengths", "steps", "index", "_prompt_lengths", "_running")  # arrays, the first axis is the row
-
 MAX_NAMED = 8  # environments that an error lists one by one
 
 
@@ -350,7 +349,8 @@ class EpisodeBatch:
         columns = {name: [row.get(name) for row in data] for name in self._columns}
         ids = [self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist() for row in rows]
         reasons = ["eos" if ended[row] else "length" for row in rows]
-        known = {"completion_ids": ids, "finish_reasons": reasons}
+        whole = [row["prompt"] for row in data]
+        known = {"completion_ids": ids, "finish_reasons": reasons, "whole_prompts": whole}
         scores, components = self._score(rows, prompts, completions, {**columns, **known})
         metrics = self.task.metrics(prompts, completions, columns)
         if wrong := [name for name, values in metrics.items() if len(values) != len(rows)]:

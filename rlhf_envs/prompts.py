@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,12 @@ def check_rows(rows: Sequence[Mapping[str, Any]], task: str, data: object) -> li
     return list(columns)
 
 
+@cache
+def _warn_once(message: str) -> None:
+    """Log a warning the first time that it is given: environments of one run are made several times."""
+    logger.warning(message)
+
+
 def tokenize_prompts(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], limit: int, on_long_prompt: str, task: str
 ) -> list[np.ndarray]:
@@ -93,8 +100,11 @@ def tokenize_prompts(
             f"first is row {i} with {length} tokens: {rows[i]['prompt']!r}"
         )
     if too_long:
-        message = "task %r: %d of %d prompts are longer than max_prompt_tokens=%d and lose their beginning"
-        logger.warning(message, task, len(too_long), len(encoded), limit)
+        longest = max(length for _, length in too_long)
+        _warn_once(
+            f"task {task!r}: {len(too_long)} of {len(encoded)} prompts are longer than max_prompt_tokens={limit} and "
+            f"lose their beginning; the longest has {longest} tokens, max_prompt_tokens={longest} keeps all"
+        )
     return [np.asarray(keep_end(tokenizer, ids, limit), dtype=np.int64) for ids in encoded]
 
 

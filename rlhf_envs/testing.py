@@ -15,6 +15,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
+from rlhf_envs.datasets import SPLITS
+from rlhf_envs.tasks.base import Task
+
 __all__ = ["check_text_env"]
 
 INFO_TYPES = {"prompt": str, "completion": str, "finish_reason": str, "reward_components": dict, "index": int}
@@ -26,6 +29,8 @@ def check_text_env(env: str | EnvSpec | gym.Env[Any, Any]) -> None:
 
     It plays a few dozen short episodes and checks
 
+    - that the task reads rows which are handed back to it, has metrics for an empty completion, and answers every split
+      with rows or a ValueError, as evaluations need it;
     - the spaces, and that contexts are right-padded and grow only by appending;
     - that EOS and the length limit end an episode, by `terminated` and never by `truncated`;
     - the reward: finite at the end, 0 before; and the keys of the last `info`;
@@ -44,12 +49,46 @@ def check_text_env(env: str | EnvSpec | gym.Env[Any, Any]) -> None:
     """
     made: gym.Env[Any, Any] = gym.make(env) if isinstance(env, str | EnvSpec) else env
     checks: list[Callable[[Any], None]] = [
-        _check_spaces, _check_episodes, _check_eos, _check_errors, _check_seeding, _check_gymnasium, _check_pickle
+        _check_rows, _check_spaces, _check_episodes, _check_eos, _check_errors, _check_seeding,
+        _check_gymnasium, _check_pickle,
     ]  # fmt: skip
     if made.unwrapped.spec is not None:
         checks += [_check_spec, _check_render, _check_batch]
     for check in checks:
         check(made.unwrapped)
+
+
+def _check_rows(env: Any) -> None:
+    """Check the task's hooks for data as evaluations and comparisons call them."""
+    task = getattr(env, "task", None)
+    if not isinstance(task, Task):
+        return
+    rows = [dict(row) for row in env.rows]
+    try:
+        again = task.rows("train", [dict(row) for row in rows])
+    except Exception as error:
+        raise AssertionError(
+            f"task {task.name!r}: rows(split, data) fails on rows that it made, {type(error).__name__}: {error}. "
+            "`data` is None or a list of dicts (files are read before): give [dict(row) for row in data] then"
+        ) from error
+    prompts = [row["prompt"] for row in rows], [row.get("prompt") for row in again]
+    assert prompts[0] == prompts[1], f"task {task.name!r}: rows(split, data) must return the rows of `data`, if given"
+    for split in SPLITS:
+        try:
+            env.episodes.rows_of(split)
+        except ValueError:  # the documented answer to a split that the data does not have
+            continue
+        except Exception as error:
+            what = f"task {task.name!r}: rows({split!r}, None)"
+            raise AssertionError(
+                f"{what} must return rows or raise a ValueError, not {type(error).__name__}: {error}"
+            ) from error
+    try:
+        task.metric_names(rows)
+    except Exception as error:
+        raise AssertionError(
+            f"task {task.name!r}: metrics of an empty completion fail, {type(error).__name__}: {error}"
+        ) from error
 
 
 def _check_spaces(env: Any) -> None:

@@ -22,7 +22,7 @@ OWN_DATA = ROOT / "examples" / "own_data"
 MARK = r"(?:<!-- (?:file: (?P<file>\S+)|(?P<run>run)) -->\n)?"
 BLOCK = re.compile(rf"^{MARK}```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 PAGES = sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
-TUTORIALS = {"start", *(f"tutorials/{name}" for name in ("reward", "data", "people", "algorithm", "compare"))}
+TUTORIALS = {"start", *(f"tutorials/{name}" for name in ("reward", "data", "task", "people", "algorithm", "compare"))}
 
 
 class Block(NamedTuple):
@@ -110,6 +110,18 @@ def test_ones_own_data_are_trained_on_and_evaluated(tmp_path: Path) -> None:
     assert re.fullmatch(r"(the film opens|i watched|the second half|her perf|the ending) .* \| \(96,\)", shown.strip())
     report = json.loads((tmp_path / "logs" / "ppo" / "mine" / "report.json").read_text())
     assert report["after"]["split"] == "test"
+
+
+@pytest.mark.slow
+def test_tasks_of_ones_own_are_checked_and_trained_on(tmp_path: Path) -> None:
+    checked, trained = follow("tutorials/task", tmp_path)
+    assert checked.split() == ["my/Labels-v0", "my/NoWordTwice-v0", "my/SecondTry-v0"]
+    assert "my/Labels-v0: 512 tokens" in trained and "reward (proxy)" in trained
+
+
+def test_the_task_of_a_csv_has_13_lines() -> None:
+    (task,) = [block.text for block in blocks("tutorials/task") if block.file == "label_task.py"]
+    assert len([line for line in task.splitlines() if line.strip()]) == 13
 
 
 @pytest.mark.slow

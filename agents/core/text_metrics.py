@@ -148,6 +148,7 @@ class TextMetrics(BaseCallback):
         rows = [self._rows[info["index"]] if self._rows else {} for info in episodes]
         columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
         columns["finish_reasons"] = [info["finish_reason"] for info in episodes]
+        columns["whole_prompts"] = [row.get("prompt", prompt) for row, prompt in zip(rows, prompts, strict=True)]
         for name, judge in self.judges.items():
             scores, parts = evaluate_reward(judge, prompts, completions, columns)
             values |= {**(parts if len(parts) > 1 else {}), name: scores}

@@ -271,6 +271,7 @@ def _judge_with_parts(
     names = sorted({name for c in completions for name in c.row} - {"prompt"})
     columns: dict[str, list[Any]] = {name: [c.row.get(name) for c in completions] for name in names}
     columns["finish_reasons"] = [c.finish_reason for c in completions]
+    columns["whole_prompts"] = [c.row.get("prompt", c.prompt) for c in completions]
     columns["completion_ids"] = [c.input_ids[c.columns[0] + 1 :].tolist() for c in completions]
     found = {name: evaluate_reward(judge, prompts, texts, columns) for name, judge in judges.items()}
     parts = {part: scores for _, several in found.values() if len(several) > 1 for part, scores in several.items()}

@@ -17,7 +17,8 @@ import numpy as np
 __all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "ScoreError", "evaluate_reward"]
 
 Columns = Mapping[str, list[Any]]
-KNOWN = ("completion_ids", "finish_reasons")  # columns that environments and evaluations add to the data's
+# Columns that environments and evaluations add to the data's.
+KNOWN = ("completion_ids", "finish_reasons", "whole_prompts")
 
 
 class ScoreError(ValueError):
@@ -36,7 +37,8 @@ class RewardFunction(Protocol):
     """Describe any callable that returns one float per episode; `columns` are the data's other columns, as lists.
 
     A function with a parameter `completion_ids` is given the tokens of each completion too, as lists of ids with the
-    EOS; one with `finish_reasons` is told how each episode ended, "eos" or "length". None instead of a float says that
+    EOS; one with `finish_reasons` is told how each episode ended, "eos" or "length", and one with
+    `whole_prompts` the prompts before they were cut to `max_prompt_tokens`. None instead of a float says that
     the reward does not apply to an episode. It counts as 0 there, as in TRL, and the episode has no component of that
     name.
     """

@@ -198,9 +198,7 @@ def test_a_reward_can_be_given_by_its_address() -> None:
     assert isinstance(get_reward("rlhf_envs.rewards.rules:TokenBanditReward"), TokenBanditReward)
     with pytest.raises(ValueError, match=r"there is no 'Nothing' in 'rlhf_envs.rewards.rules'"):
         get_reward("rlhf_envs.rewards.rules:Nothing")
-    with pytest.raises(
-        ValueError, match=r"no module 'no_such_module'; looked in /.*, /.*: run from its folder, or put"
-    ):
+    with pytest.raises(ValueError, match=r"no module 'no_such_module'; looked in /.*, /.*: run from its folder, put"):
         get_reward("no_such_module:x")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -223,6 +224,40 @@ def test_right_environments_without_a_spec_pass() -> None:
     check_text_env(Env())
     check_text_env(TextGenerationEnv(Answering))
     check_text_env(Env(reward_fn=lambda prompts, **_: [1.0] * len(prompts)))  # cannot be pickled, nor need it be
+
+
+class ReadsAFileTwice(Words):
+    def rows(self, split: str, data: Any) -> Any:
+        return [{"prompt": "a"}] if data is None else [{"prompt": word} for word in Path(data).read_text().split()]
+
+
+class DropsData(Words):
+    def rows(self, split: str, data: Any) -> Any:
+        return [{"prompt": prompt} for prompt in (self.prompts if data is None else ["a"])]
+
+
+class KnowsOneSplit(Words):
+    def rows(self, split: str, data: Any) -> Any:
+        return {"train": super().rows(split, data)}[split]
+
+
+class MeasuresTheFirstWord(Words):
+    def metrics(self, prompts: Any, completions: Any, columns: Any) -> Any:
+        return {"a": [float(text.split()[0] == "a") for text in completions]}
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (ReadsAFileTwice, r"rows\(split, data\) fails on rows that it made, TypeError"),
+        (DropsData, r"rows\(split, data\) must return the rows of `data`"),
+        (KnowsOneSplit, r"rows\('validation', None\) must return rows or raise a ValueError, not KeyError"),
+        (MeasuresTheFirstWord, "metrics of an empty completion fail, IndexError"),
+    ],
+)
+def test_a_task_that_evaluations_would_fail_on_is_found(task: type[Words], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        check_text_env(TextGenerationEnv(task))
 
 
 class Unprintable(Env):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from rlhf_envs.prompts import _warn_once
 from rlhf_envs.rewards import Reward
 from rlhf_envs.rewards.rules import TokenBanditReward
 from rlhf_envs.tasks import Task, WordTask
@@ -177,10 +178,12 @@ def test_a_reply_needs_room_for_itself_and_an_action(room: int, goes_on: bool) -
 
 
 def test_long_prompts_lose_their_beginning_and_are_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    _warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
-        env = TextGenerationEnv(Words, max_prompt_tokens=2)
-    assert [record.getMessage() for record in caplog.records] == [
-        "task 'words': 1 of 3 prompts are longer than max_prompt_tokens=2 and lose their beginning"
+        env, _ = TextGenerationEnv(Words, max_prompt_tokens=2), TextGenerationEnv(Words, max_prompt_tokens=2)
+    assert [record.getMessage() for record in caplog.records] == [  # once
+        "task 'words': 1 of 3 prompts are longer than max_prompt_tokens=2 and lose their beginning; the longest has 3 "
+        "tokens, max_prompt_tokens=3 keeps all"
     ]
     obs, _ = env.reset(options={"index": 2})
     assert context(obs) == [B, C]

@@ -262,3 +262,12 @@ def test_functions_are_given_the_completions_tokens_if_they_declare_them(tmp_pat
     env = open_env(tmp_path, byte_level(), "hi", reward_fn=reward)
     assert finish(env, [10, 2])["reward_components"] == {"reward": 2.0}
     assert seen == {"ids": [[10, 2]], "reasons": ["eos"]}
+
+
+def test_functions_are_given_the_prompts_before_they_were_cut_if_they_declare_them(tmp_path: Path) -> None:
+    def reward(whole_prompts: Any, prompts: Any, completions: Any, **columns: Any) -> list[float]:
+        assert (prompts, whole_prompts) == (["very good"[-4:]], ["very good"])
+        return [1.0]
+
+    env = open_env(tmp_path, byte_level(), "very good", max_prompt_tokens=4, reward_fn=reward)
+    assert finish(env, [2])["reward_components"] == {"reward": 1.0}
