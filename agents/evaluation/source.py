@@ -16,7 +16,6 @@ from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, resolve
 from rlhf_envs.prompts import text_prompts
 from rlhf_envs.registration import check_environment, task_of
-from rlhf_envs.rewards.registry import refuse_imports
 from rlhf_envs.tasks.base import environment_rows
 
 from ..algorithms.maskable_ppo import MaskableTokenPolicy
@@ -26,10 +25,12 @@ from ..core.policy import TokenPolicy
 from ..registry import available, describe, get_algorithm
 from ..saving.folders import MODEL, START, find_bundle, is_bundle, read_config
 from ..saving.loading import load, load_policy, run_algorithm
+from ..saving.untrusted import read_env_id, read_env_kwargs
 
 __all__ = ["DECODING", "Source"]
 
 DECODING = ("temperature", "top_k", "top_p")
+NO_DATA = dict.fromkeys(("reward", "reward_kwargs"))  # arguments that do not change which rows there are
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +136,7 @@ class Source:
         if self.policy is not None and self.policy.model_name is not None:
             names.insert(0, self.policy.model_name)
         model = {"model": names[0]} if names else {}
-        saved = {name: value for name, value in self.env_kwargs.items() if name not in (env_kwargs or {})}
-        refuse_imports(saved, "a run's file", "name it again, --reward or env_kwargs={'reward': ...}")
+        saved = read_env_kwargs(self.env_kwargs, "a run's file", env_kwargs)
         return open_batch(env, n, **{**saved, **model, "split": split, **(env_kwargs or {})})
 
     def training_prompts(self, batch: EpisodeBatch) -> set[str]:
@@ -155,8 +155,9 @@ class Source:
         if self.env_id is None:
             return []
         try:
-            task = task_of(check_environment(self.env_id), **self.env_kwargs)
-            kwargs = {"split": "train", **self.env_kwargs, "task": task}
+            saved = read_env_kwargs(self.env_kwargs, "a run's file", NO_DATA)
+            task = task_of(check_environment(read_env_id(self.env_id, "a run's file")))
+            kwargs = {"split": "train", **saved, "task": task}
             return [] if task is None else environment_rows(**kwargs)
         except (ValueError, OSError) as error:
             logger.warning("%s: which prompts it was trained on is not known: %s", self.name, error)

@@ -9,9 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from rlhf_envs.rewards.registry import refuse_imports
-
 from ..saving.folders import CONFIG
+from ..saving.untrusted import read_env_id, read_env_kwargs
 from .hyperparams import default_hyperparams
 
 __all__ = ["DataFlags", "LogFolder", "Pairs", "Part", "TrainConfig", "option", "parse_literal", "parse_pairs"]
@@ -186,11 +185,17 @@ class TrainConfig(BaseModel):
         taken = [p.name.removeprefix(f"{name}_") for p in parent.glob(f"{name}_*")]
         return parent / f"{name}_{1 + max((int(k) for k in taken if k.isdecimal()), default=0)}"
 
+    def check_imports(self, source: str, given: TrainConfig) -> None:
+        """Raise ValueError if this configuration, which a file has, would import something that is not `given` too."""
+        if "env" not in given.model_fields_set:
+            read_env_id(self.env, source)
+        read_env_kwargs(self.env_kwargs, source, given.env_kwargs)
+
     @classmethod
     def of_folder(cls, folder: str | Path, given: TrainConfig | None = None) -> Self:
         """Return the configuration of a run's folder, with the flags `given` next to `--resume`.
 
-        A reward to import has to be among the flags: a file that somebody else may have written imports nothing.
+        An environment or a reward to import has to be among the flags: a file imports nothing, whoever wrote it.
 
         Raises:
             ValueError: it is no folder of this kind, or a flag that is not `free` disagrees with the run.
@@ -214,7 +219,5 @@ class TrainConfig(BaseModel):
             elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out")
-        if given is not None:
-            kept = {name: value for name, value in saved.env_kwargs.items() if name not in given.env_kwargs}
-            refuse_imports(kept, "a run's file", "name it again with --reward")
+        saved.check_imports(str(path), cls() if given is None else given)
         return saved.model_copy(update=changed)
