@@ -49,6 +49,7 @@ class Source:
         decoding: the temperature, top_k and top_p of that run.
         best_of: the number of completions drawn per prompt; the one with the best reward is kept.
         masked: whether that run's policy reads the environment's action masks.
+        is_bundle: whether `env_kwargs` are a bundle's, whose paths are not followed.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Source:
     decoding: dict[str, Any] = field(default_factory=dict)
     best_of: int = 1
     masked: bool = False
+    is_bundle: bool = False
 
     @classmethod
     def of(cls, source: Any, trust: bool = False) -> Source:
@@ -92,7 +94,9 @@ class Source:
             policy, description = load_policy(bundle)
             env, best_of = description["env"], description["values"]["attributes"].get("best_of", 1)
             kwargs = {k: v for k, v in env.get("kwargs", {}).items() if k != "render_mode"}
-            return cls(str(bundle), policy=policy, env_id=env.get("id"), env_kwargs=kwargs, best_of=best_of)
+            return cls(
+                str(bundle), policy=policy, env_id=env.get("id"), env_kwargs=kwargs, best_of=best_of, is_bundle=True
+            )
         return cls(str(source), model=resolve(str(source)))
 
     @classmethod
@@ -136,7 +140,7 @@ class Source:
         if self.policy is not None and self.policy.model_name is not None:
             names.insert(0, self.policy.model_name)
         model = {"model": names[0]} if names else {}
-        saved = read_env_kwargs(self.env_kwargs, "a run's file", env_kwargs)
+        saved = read_env_kwargs(self.env_kwargs, "a run's file", env_kwargs, follow_paths=not self.is_bundle)
         return open_batch(env, n, **{**saved, **model, "split": split, **(env_kwargs or {})})
 
     def training_prompts(self, batch: EpisodeBatch) -> set[str]:
@@ -155,7 +159,7 @@ class Source:
         if self.env_id is None:
             return []
         try:
-            saved = read_env_kwargs(self.env_kwargs, "a run's file", NO_DATA)
+            saved = read_env_kwargs(self.env_kwargs, "a run's file", NO_DATA, follow_paths=not self.is_bundle)
             task = task_of(check_environment(read_env_id(self.env_id, "a run's file")))
             kwargs = {"split": "train", **saved, "task": task}
             return [] if task is None else environment_rows(**kwargs)

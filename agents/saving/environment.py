@@ -35,7 +35,7 @@ def describe_env(env: VecEnv) -> dict[str, Any]:
 
 
 def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
-    """Make an environment from what `describe_env` returned. Nothing that the description names is imported.
+    """Make an environment from what `describe_env` returned. No module, file or address that it names is used.
 
     Raises:
         ValueError: the environment cannot be made from registered names; the message says why and what to do.
@@ -43,7 +43,10 @@ def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
     instead = "pass the environment, agents.load(..., env=env)"
     if "missing" in description:
         raise ValueError(f"the environment is not in the bundle: {description['missing']}; {instead}")
-    env_id, kwargs = description["id"], read_env_kwargs(description["kwargs"], "a bundle", instead=instead)
+    env_id, kwargs = (
+        description["id"],
+        read_env_kwargs(description["kwargs"], "a bundle", instead=instead, follow_paths=False),
+    )
     if ":" in env_id or env_id not in gym.registry or "task" not in gym.registry[env_id].kwargs:
         raise ValueError(
             f"no text environment {env_id!r} is registered here: import the module that registers it, or {instead}"

@@ -10,9 +10,11 @@ import json
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from rlhf_envs.episodes import EpisodeOptions
+from rlhf_envs.models import has_place, split_label
 from rlhf_envs.registration import check_environment
 
 __all__ = ["JSON_ARGUMENTS", "read_env_id", "read_env_kwargs", "refuse_import"]
@@ -42,7 +44,11 @@ def read_env_id(env_id: Any, source: str, instead: str | None = None) -> str:
 
 
 def read_env_kwargs(
-    kwargs: Any, source: str, given: Mapping[str, Any] | None = None, instead: str | None = None
+    kwargs: Any,
+    source: str,
+    given: Mapping[str, Any] | None = None,
+    instead: str | None = None,
+    follow_paths: bool = True,
 ) -> dict[str, Any]:
     """Return the arguments of an environment that a file has, without those that are `given` again.
 
@@ -51,9 +57,12 @@ def read_env_kwargs(
         source: what the file is, for the message.
         given: arguments that the user gives in their place.
         instead: what to do instead; by default to give the flag of the argument again.
+        follow_paths: whether files of data, feedback stores in files and hub ids of reward models are used: those of
+            runs are, those of bundles are not. A database's URL never is.
 
     Raises:
-        ValueError: an argument is none of `JSON_ARGUMENTS`, or a reward would be imported. The message says what to do.
+        ValueError: an argument is none of `JSON_ARGUMENTS`, a reward would be imported, or an address or path is not
+            followed. The message says what to do.
     """
     if not isinstance(kwargs, Mapping):
         raise ValueError(f"the environment's arguments in {source} are {kwargs!r}: expected an object")
@@ -66,6 +75,8 @@ def read_env_kwargs(
             for text in _strings(value):
                 if ":" in text and text != _store(kept):
                     refuse_import("the reward", text, source, remedy)
+        if (address := _address(name, value, follow_paths)) is not None:
+            raise ValueError(f"{name} names {address!r}, which is not followed where {source} says so: {remedy}")
     return kept
 
 
@@ -78,6 +89,21 @@ def _store(kwargs: Mapping[str, Any]) -> Any:
     """Return the address among the arguments of a reward, which is no module."""
     arguments = kwargs.get("reward_kwargs")
     return arguments.get("store") if isinstance(arguments, Mapping) else None
+
+
+def _address(name: str, value: Any, follow_paths: bool) -> str | None:
+    """Return the address or path in an argument that is not followed, or None."""
+    store = _store({name: value}) if name == "reward_kwargs" else None
+    if isinstance(store, str) and ("://" in store or not follow_paths):
+        return store
+    if follow_paths:
+        return None
+    if name == "data" and isinstance(value, str):
+        return value
+    names = _strings(value) if name in ("reward", "reward_kwargs") else ()
+    return next(
+        (text for text in names if has_place(split_label(text)[0]) and not Path(split_label(text)[0]).is_dir()), None
+    )
 
 
 def _flag(name: str, value: Any) -> str:

@@ -92,12 +92,14 @@ class LoopConfig(TrainConfig):
             raise ValueError(f"query=disagreement needs {ensemble}")
 
     def check_imports(self, source: str, given: TrainConfig) -> None:
-        """Check the scorer and the judges too."""
+        """Check the scorer, the judges and the store too."""
         super().check_imports(source, given)
         for name, rewards in (("scorer", [self.scorer]), ("judge", self.judge or [])):
             for reward in rewards if name not in given.model_fields_set else ():
                 if reward is not None and ":" in reward:
                     refuse_import(f"the {name}", reward, source, f"give it again, --{name} {reward}")
+        if "://" in (self.store or "") and "store" not in given.model_fields_set:
+            raise ValueError(f"the store {self.store!r} is not followed where {source} says so: give it again, --store")
 
     def judgements_of_pair(self, by_people: bool) -> int:
         """Return how many different annotators judge a pair."""
