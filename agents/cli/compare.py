@@ -25,7 +25,7 @@ class CompareFlags(DataFlags, CompareConfig):
 def _read(flags: CompareFlags) -> CompareConfig:
     """Return the file's settings, replaced by the flags that are given."""
     given = flags.model_dump(exclude={"config"}, exclude_unset=True)
-    settings = {} if flags.config is None else read_settings(flags.config)
+    settings = {} if flags.config is None else read_settings(flags.config, given)
     try:
         return CompareConfig(**(settings | given))
     except ValidationError as error:

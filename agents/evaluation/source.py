@@ -16,7 +16,6 @@ from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, resolve
 from rlhf_envs.prompts import text_prompts
 from rlhf_envs.registration import check_environment, task_of
-from rlhf_envs.rewards.registry import refuse_imports
 from rlhf_envs.tasks.base import environment_rows
 
 from ..algorithms.maskable_ppo import MaskableTokenPolicy
@@ -27,10 +26,12 @@ from ..core.policy import TokenPolicy
 from ..registry import available, describe, get_algorithm
 from ..saving.folders import MODEL, START, find_bundle, is_bundle, read_config
 from ..saving.loading import load, load_policy, run_algorithm
+from ..saving.untrusted import read_env_id, read_env_kwargs
 
 __all__ = ["DECODING", "Source"]
 
 DECODING = ("temperature", "top_k", "top_p")
+NO_DATA = dict.fromkeys(("reward", "reward_kwargs"))  # arguments that do not change which rows there are
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Source:
         best_of: the number of completions drawn per prompt; the one with the best reward is kept.
         masked: whether that run's policy reads the environment's action masks.
         env: the environment that an agent has.
+        is_bundle: whether `env_kwargs` are a bundle's, whose paths are not followed.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Source:
     best_of: int = 1
     masked: bool = False
     env: Any = None
+    is_bundle: bool = False
 
     @classmethod
     def of(cls, source: Any, trust: bool = False) -> Source:
@@ -95,7 +98,9 @@ class Source:
             policy, description = load_policy(bundle)
             env, best_of = description["env"], description["values"]["attributes"].get("best_of", 1)
             kwargs = {k: v for k, v in env.get("kwargs", {}).items() if k != "render_mode"}
-            return cls(str(bundle), policy=policy, env_id=env.get("id"), env_kwargs=kwargs, best_of=best_of)
+            return cls(
+                str(bundle), policy=policy, env_id=env.get("id"), env_kwargs=kwargs, best_of=best_of, is_bundle=True
+            )
         return cls(str(source), model=resolve(str(source)))
 
     @classmethod
@@ -149,8 +154,7 @@ class Source:
         if not isinstance(env, str):
             return open_batch(env, n)
         model = {} if self.tokenizer_name is None else {"model": self.tokenizer_name}
-        saved = {name: value for name, value in self.env_kwargs.items() if name not in (env_kwargs or {})}
-        refuse_imports(saved, "a run's file", "name it again, --reward or env_kwargs={'reward': ...}")
+        saved = read_env_kwargs(self.env_kwargs, "a run's file", env_kwargs, follow_paths=not self.is_bundle)
         return open_batch(env, n, **{**saved, **model, "split": split, **(env_kwargs or {})})
 
     def training_prompts(self, batch: EpisodeBatch) -> set[str]:
@@ -169,8 +173,9 @@ class Source:
         if self.env_id is None:
             return []
         try:
-            task = task_of(check_environment(self.env_id), **self.env_kwargs)
-            kwargs = {"split": "train", **self.env_kwargs, "task": task}
+            saved = read_env_kwargs(self.env_kwargs, "a run's file", NO_DATA, follow_paths=not self.is_bundle)
+            task = task_of(check_environment(read_env_id(self.env_id, "a run's file")))
+            kwargs = {"split": "train", **saved, "task": task}
             return [] if task is None else environment_rows(**kwargs)
         except (ValueError, OSError) as error:
             logger.warning("%s: which prompts it was trained on is not known: %s", self.name, error)

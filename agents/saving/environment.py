@@ -9,14 +9,10 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.vec_env import VecEnv
 
-from rlhf_envs.episodes import EpisodeOptions
-from rlhf_envs.rewards.registry import refuse_imports
-
 from ..core.vec_env import TextVecEnv, make_vec_env
+from .untrusted import read_env_kwargs
 
-__all__ = ["JSON_ARGUMENTS", "describe_env", "remake_env"]
-
-JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
+__all__ = ["describe_env", "remake_env"]
 
 
 def describe_env(env: VecEnv) -> dict[str, Any]:
@@ -39,7 +35,7 @@ def describe_env(env: VecEnv) -> dict[str, Any]:
 
 
 def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
-    """Make an environment from what `describe_env` returned. Nothing that the description names is imported.
+    """Make an environment from what `describe_env` returned. No module, file or address that it names is used.
 
     Raises:
         ValueError: the environment cannot be made from registered names; the message says why and what to do.
@@ -47,12 +43,12 @@ def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
     instead = "pass the environment, agents.load(..., env=env)"
     if "missing" in description:
         raise ValueError(f"the environment is not in the bundle: {description['missing']}; {instead}")
-    env_id, kwargs = description["id"], dict(description["kwargs"])
+    env_id, kwargs = (
+        description["id"],
+        read_env_kwargs(description["kwargs"], "a bundle", instead=instead, follow_paths=False),
+    )
     if ":" in env_id or env_id not in gym.registry or "task" not in gym.registry[env_id].kwargs:
         raise ValueError(
             f"no text environment {env_id!r} is registered here: import the module that registers it, or {instead}"
         )
-    if unknown := kwargs.keys() - JSON_ARGUMENTS:
-        raise ValueError(f"the environment's arguments {sorted(unknown)} are not taken from a bundle: {instead}")
-    refuse_imports(kwargs, "a bundle", instead)
     return make_vec_env(env_id, description["num_envs"], **kwargs)

@@ -10,6 +10,8 @@ from typing import Any
 
 from rlhf_envs.files import MANIFEST
 
+from .untrusted import read_env_id
+
 __all__ = [
     "AGENT",
     "CHECKPOINTS",
@@ -78,8 +80,12 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def run_environment(source: str) -> str | None:
-    """Return the id of the environment that a run or a bundle was trained in; None if `source` is neither."""
+    """Return the id of the environment that a run or a bundle was trained in; None if `source` is neither.
+
+    Raises:
+        ValueError: a module would be imported, or there is no such environment.
+    """
     path, env_id = Path(source), read_config(Path(source)).get("env")
     if is_bundle(path):
         env_id = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))["env"].get("id")
-    return env_id if isinstance(env_id, str) else None
+    return None if env_id is None else read_env_id(env_id, f"{source}, a file,")

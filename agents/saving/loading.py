@@ -69,6 +69,10 @@ def load(
     here = device == "cpu" or (device == "cuda" and torch.cuda.is_available())
     device = overrides.pop("device", device if here else "auto")
     attributes = _attributes(values["attributes"], arrays, overrides, cls)
+    if attributes.get("tensorboard_log") is not None and "tensorboard_log" not in overrides:
+        message = "the agent does not log to %r, which its bundle names: agents.load(..., tensorboard_log=...) does"
+        logger.warning(message, attributes["tensorboard_log"])
+        attributes["tensorboard_log"] = None
     agent = _build(cls, _environment(description, env, folder), device, attributes, description["model"], folder)
     load_state(agent.policy, folder / POLICY, description["shared"])
     load_optimizer(agent.policy.optimizer, folder / OPTIMIZER, decode(values["optimizer"], arrays, "optimizer"))

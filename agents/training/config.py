@@ -15,11 +15,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from rlhf_envs.models import NAMES
 from rlhf_envs.names import find_name
 from rlhf_envs.registration import describe, text_environments
-from rlhf_envs.rewards.registry import refuse_imports
 
 from ..registry import available
 from ..saving.folders import CONFIG, clear, is_restartable
 from ..saving.locks import take
+from ..saving.untrusted import read_env_id, read_env_kwargs
 from .hyperparams import default_hyperparams
 
 __all__ = [
@@ -259,11 +259,17 @@ class TrainConfig(BaseModel):
                 return folder, lock
             lock.release()  # another process has trained there since
 
+    def check_imports(self, source: str, given: TrainConfig) -> None:
+        """Raise ValueError if this configuration, which a file has, would import something that is not `given` too."""
+        if "env" not in given.model_fields_set:
+            read_env_id(self.env, source)
+        read_env_kwargs(self.env_kwargs, source, given.env_kwargs)
+
     @classmethod
     def of_folder(cls, folder: str | Path, given: TrainConfig | None = None) -> Self:
         """Return the configuration of a run's folder, with the flags `given` next to `--resume`.
 
-        A reward to import has to be among the flags: a file that somebody else may have written imports nothing.
+        An environment or a reward to import has to be among the flags: a file imports nothing, whoever wrote it.
 
         Raises:
             ValueError: it is no folder of this kind, or a flag that is not `free` disagrees with the run.
@@ -287,7 +293,5 @@ class TrainConfig(BaseModel):
             elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
                 flag = f"--{name.replace('_', '-')}"
                 raise ValueError(f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out")
-        if given is not None:
-            kept = {name: value for name, value in saved.env_kwargs.items() if name not in given.env_kwargs}
-            refuse_imports(kept, "a run's file", "name it again with --reward")
+        saved.check_imports(str(path), cls() if given is None else given)
         return saved.model_copy(update=changed)

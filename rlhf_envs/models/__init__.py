@@ -119,7 +119,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with _clear_errors(name, "tokenizer"):
-        return AutoTokenizer.from_pretrained(resolve(name))
+        return AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False)
 
 
 def has_tokenizer(name: str) -> bool:
@@ -134,7 +134,7 @@ def load_config(name: str) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     with _clear_errors(name, "configuration"):
-        return AutoConfig.from_pretrained(resolve(name))
+        return AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
 
 
 def model_ends(name: str) -> list[int]:
@@ -171,7 +171,9 @@ def load_causal_lm(name: str, dtype: torch.dtype | None = None) -> PreTrainedMod
     if any("Classification" in architecture for architecture in architectures):
         raise ValueError(f"the model {name!r} is a {architectures[0]}, not a causal language model; {_THERE_ARE}")
     with no_progress_bars(), _clear_errors(name, "weights"):
-        return AutoModelForCausalLM.from_pretrained(resolve(name), dtype=dtype or torch.float32).eval()
+        return AutoModelForCausalLM.from_pretrained(
+            resolve(name), dtype=dtype or torch.float32, trust_remote_code=False
+        ).eval()
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -75,7 +75,12 @@ def load_backbone(model: str, seed: int = 0) -> tuple[PreTrainedModel, PreTraine
     with no_progress_bars(), torch.random.fork_rng(devices=[]), _quiet_transformers():
         torch.manual_seed(seed)
         classifier, loading = AutoModelForSequenceClassification.from_pretrained(
-            resolve(model), num_labels=1, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+            resolve(model),
+            num_labels=1,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,  # else transformers asks at a terminal whether to run code of the model's folder
         )
     if loading["mismatched_keys"]:
         raise ValueError(f"{model!r} has a head of several labels: start from a model without a head or with one label")

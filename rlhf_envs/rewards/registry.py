@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from rlhf_envs.models import has_place, split_label
 from rlhf_envs.names import find_name, import_attribute, nearest
 
-__all__ = ["get_reward", "list_rewards", "refuse_imports", "register_reward", "reward_target"]
+__all__ = ["get_reward", "list_rewards", "register_reward", "reward_target"]
 
 _targets: dict[str, str | Callable[..., Any]] = {
     "tiny-reward": "rlhf_envs.rewards.reward_model:RewardModel",
@@ -129,20 +129,3 @@ def _is_factory(target: Any) -> bool:
         return False
     parameters = inspect.signature(target).parameters.values()
     return all(parameter.default is not parameter.empty for parameter in parameters)
-
-
-def refuse_imports(kwargs: Mapping[str, Any], source: str, instead: str) -> None:
-    """Raise a ValueError if making an environment with these arguments, which come from a file, imports a reward."""
-    arguments = dict(kwargs.get("reward_kwargs") or {})
-    arguments.pop("store", None)  # an address, which no reward imports
-    if imported := [name for name in _strings([kwargs.get("reward"), arguments]) if ":" in name]:
-        raise ValueError(f"the reward {imported[0]!r} would be imported, which {source} may not cause: {instead}")
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield all strings in a JSON value, except the keys of objects."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping | list):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from _strings(part)

@@ -52,7 +52,7 @@ def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
     try:
         with no_progress_bars():
             classifier, loading = AutoModelForSequenceClassification.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
+                folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
     except OSError as error:
         reason = str(error).splitlines()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from rlhf_envs.names import nearest
 
 from ...saving.folders import CONFIG, LOCK
+from ...saving.untrusted import read_env_id, read_env_kwargs
 from ...training.config import Environment, Model, Pairs, Part, option, parse_pairs
 from ...training.hyperparams import parse_yaml
 
@@ -130,8 +132,10 @@ class CompareConfig(BaseModel):
         return sorted({max(1, round(self.tokens * k / self.evaluations)) for k in range(1, self.evaluations + 1)})
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
+def read_settings(path: str | Path, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Return the settings in a TOML, YAML or JSON file, whose names are the fields of `CompareConfig`.
+
+    A file imports nothing: an environment or a reward to import has to be among the settings that are `given` as well.
 
     Raises:
         ValueError: the file has another suffix, is not well-formed (the message has the line), or has an unknown name.
@@ -150,7 +154,15 @@ def read_settings(path: str | Path) -> dict[str, Any]:
         if name not in CompareConfig.model_fields:
             hint = nearest(str(name), list(CompareConfig.model_fields))
             raise ValueError(f"{path}: unknown setting {name!r}; {hint}")
+    _check_imports(settings, str(path), given or {})
     return settings
+
+
+def _check_imports(settings: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:
+    """Raise ValueError if settings of a file would import something that is not given too."""
+    if "env" in settings and "env" not in given:
+        read_env_id(settings["env"], source)
+    read_env_kwargs(parse_pairs(settings.get("env_kwargs") or {}), source, given.get("env_kwargs"))
 
 
 def join_existing(config: CompareConfig) -> CompareConfig:
@@ -169,6 +181,7 @@ def join_existing(config: CompareConfig) -> CompareConfig:
         saved = CompareConfig(**json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not the configuration of a comparison: {error}") from error
+    _check_imports(saved.model_dump(), str(file), config.model_dump(exclude_unset=True))
     _check_joins(config, saved)
     given = config.model_fields_set
     joined = saved.model_dump() | {name: getattr(config, name) for name in CHANGED & given}

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from ...saving.untrusted import refuse_import
 from ...training.config import TrainConfig, option
 
 __all__ = ["LoopConfig"]
@@ -89,6 +90,16 @@ class LoopConfig(TrainConfig):
             raise ValueError(f"pessimism={self.pessimism} needs {ensemble}")
         if self.query == "disagreement" and self.members < 2:
             raise ValueError(f"query=disagreement needs {ensemble}")
+
+    def check_imports(self, source: str, given: TrainConfig) -> None:
+        """Check the scorer, the judges and the store too."""
+        super().check_imports(source, given)
+        for name, rewards in (("scorer", [self.scorer]), ("judge", self.judge or [])):
+            for reward in rewards if name not in given.model_fields_set else ():
+                if reward is not None and ":" in reward:
+                    refuse_import(f"the {name}", reward, source, f"give it again, --{name} {reward}")
+        if "://" in (self.store or "") and "store" not in given.model_fields_set:
+            raise ValueError(f"the store {self.store!r} is not followed where {source} says so: give it again, --store")
 
     def judgements_of_pair(self, by_people: bool) -> int:
         """Return how many different annotators judge a pair."""

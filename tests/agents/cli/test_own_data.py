@@ -72,12 +72,12 @@ def test_prompts_and_a_reward_of_ones_own_train_and_are_evaluated(here: Path, ca
     assert (report["env"], report["after"]["prompts"]) == ("rlhf/Prompts-v0", "held-out prompts")
     found = rlhf("evaluate", "logs/ppo/mine", "-n", "4", "--samples", "0")
     assert found.exit_code == 2
-    assert "'my_own_reward:words' would be imported, which a run's file may not cause: name it again" in found.output
+    assert "'my_own_reward:words' would be imported, which a run's file may not cause: give it again" in found.output
     found = rlhf("evaluate", "logs/ppo/mine", "-n", "4", "--samples", "0", "--reward", "my_own_reward:words")
     assert found.exit_code == 0, found.output
     assert "4 held-out prompts, test split" in found.output
     resumed = rlhf("train", "--resume", "logs/ppo/mine")
-    assert "name it again with --reward" in resumed.output
+    assert "give it again, --reward my_own_reward:words" in resumed.output
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""Read what a file says of an environment and its reward. Anybody may have written it, so nothing it names is imported.
+
+This is the one way in for bundles, for the `config.json` of runs, loops and comparisons, and for files of settings.
+What the user types or passes is theirs: it is `given` and is not checked. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_envs.episodes import EpisodeOptions
+from rlhf_envs.models import has_place, split_label
+from rlhf_envs.registration import check_environment
+
+__all__ = ["JSON_ARGUMENTS", "read_env_id", "read_env_kwargs", "refuse_import"]
+
+JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
+
+
+def read_env_id(env_id: Any, source: str, instead: str | None = None) -> str:
+    """Return an environment's id that a file has, after checking that it is registered.
+
+    "module:id" passes only if the module has been imported already, by the user's own command or code.
+
+    Args:
+        env_id: what the file has.
+        source: what the file is, for the message.
+        instead: what to do instead; by default to give `--env` again.
+
+    Raises:
+        ValueError: a module would be imported, or nothing of that name is registered.
+    """
+    if not isinstance(env_id, str):
+        raise ValueError(f"the environment {env_id!r} in {source} is no id")
+    module = env_id.rpartition(":")[0]
+    if module and module not in sys.modules:
+        refuse_import("the environment", env_id, source, instead or f"give it again, --env {shlex.quote(env_id)}")
+    return check_environment(env_id) and env_id
+
+
+def read_env_kwargs(
+    kwargs: Any,
+    source: str,
+    given: Mapping[str, Any] | None = None,
+    instead: str | None = None,
+    follow_paths: bool = True,
+) -> dict[str, Any]:
+    """Return the arguments of an environment that a file has, without those that are `given` again.
+
+    Args:
+        kwargs: what the file has: an object.
+        source: what the file is, for the message.
+        given: arguments that the user gives in their place.
+        instead: what to do instead; by default to give the flag of the argument again.
+        follow_paths: whether files of data, feedback stores in files and hub ids of reward models are used: those of
+            runs are, those of bundles are not. A database's URL never is.
+
+    Raises:
+        ValueError: an argument is none of `JSON_ARGUMENTS`, a reward would be imported, or an address or path is not
+            followed. The message says what to do.
+    """
+    if not isinstance(kwargs, Mapping):
+        raise ValueError(f"the environment's arguments in {source} are {kwargs!r}: expected an object")
+    kept = {str(name): value for name, value in kwargs.items() if name not in (given or {})}
+    for name, value in kept.items():
+        remedy = instead or f"give it again, {_flag(name, value)}, or env_kwargs={{{name!r}: ...}} in Python"
+        if name not in JSON_ARGUMENTS:
+            raise ValueError(f"the environment's argument {name!r} is not taken from {source}: {remedy}")
+        if name in ("reward", "reward_kwargs"):
+            for text in _strings(value):
+                if ":" in text and text != _store(kept):
+                    refuse_import("the reward", text, source, remedy)
+        if (address := _address(name, value, follow_paths)) is not None:
+            raise ValueError(f"{name} names {address!r}, which is not followed where {source} says so: {remedy}")
+    return kept
+
+
+def refuse_import(what: str, name: str, source: str, instead: str) -> None:
+    """Raise the error for a name that would be imported."""
+    raise ValueError(f"{what} {name!r} would be imported, which {source} may not cause: {instead}")
+
+
+def _store(kwargs: Mapping[str, Any]) -> Any:
+    """Return the address among the arguments of a reward, which is no module."""
+    arguments = kwargs.get("reward_kwargs")
+    return arguments.get("store") if isinstance(arguments, Mapping) else None
+
+
+def _address(name: str, value: Any, follow_paths: bool) -> str | None:
+    """Return the address or path in an argument that is not followed, or None."""
+    store = _store({name: value}) if name == "reward_kwargs" else None
+    if isinstance(store, str) and ("://" in store or not follow_paths):
+        return store
+    if follow_paths:
+        return None
+    if name == "data" and isinstance(value, str):
+        return value
+    names = _strings(value) if name in ("reward", "reward_kwargs") else ()
+    return next(
+        (text for text in names if has_place(split_label(text)[0]) and not Path(split_label(text)[0]).is_dir()), None
+    )
+
+
+def _flag(name: str, value: Any) -> str:
+    """Return the flag that gives an argument of the environment."""
+    if name in ("reward", "data") and isinstance(value, str):
+        return f"--{name} {shlex.quote(value)}"
+    return f"--env-kwargs {shlex.quote(f'{name}:{value if isinstance(value, str) else json.dumps(value)}')}"
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield all strings in a JSON value, except the keys of objects."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(part)

@@ -1,0 +1,93 @@
+"""What a file may say of an environment, and what has to be given again."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import agents
+from agents.experiments.loop.config import LoopConfig
+from agents.saving.environment import remake_env
+from agents.saving.untrusted import read_env_id, read_env_kwargs
+from agents.training.config import TrainConfig
+
+BANDIT, URL = "rlhf/TokenBandit-v0", "postgresql://u@host/db"
+
+
+def test_what_is_registered_passes_and_what_is_given_again_is_left_to_the_caller(tmp_path: Path) -> None:
+    kwargs = {"reward": str(tmp_path), "max_new_tokens": 4, "data": "my.jsonl"}
+    assert read_env_id(BANDIT, "it") == BANDIT
+    assert read_env_kwargs(kwargs, "it") == kwargs
+    assert read_env_kwargs({**kwargs, "task": "m:T", "reward": "m:r"}, "it", {"task": "n:T", "reward": "n:r"}) == {
+        "max_new_tokens": 4,
+        "data": "my.jsonl",
+    }
+
+
+def test_a_module_passes_only_if_the_user_has_imported_it() -> None:
+    assert read_env_id(f"json:{BANDIT}", "it") == f"json:{BANDIT}"
+    with pytest.raises(ValueError, match="give it again, --env no_such_module:rlhf/TokenBandit-v0"):
+        read_env_id(f"no_such_module:{BANDIT}", "it")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "flag"),
+    [
+        ({"reward": "m:r"}, "--reward m:r"),
+        ({"reward_kwargs": {"a": ["m:r"]}}, """--env-kwargs 'reward_kwargs:{"a": ["m:r"]}'"""),
+        ({"task": "m:T"}, "--env-kwargs task:m:T"),
+        ({"reward_kwargs": {"store": URL}}, "--env-kwargs 'reward_kwargs:"),
+    ],
+)
+def test_the_error_has_the_flag(kwargs: dict[str, Any], flag: str) -> None:
+    with pytest.raises(ValueError, match="give it again") as error:
+        read_env_kwargs(kwargs, "it")
+    assert flag in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"data": "/etc/hostname"},
+        {"reward": "human", "reward_kwargs": {"store": URL}},
+        {"reward": "human", "reward_kwargs": {"store": "other.db"}},
+        {"reward": "somebody/model"},
+        {"reward": "clipped", "reward_kwargs": {"reward": "somebody/model@label"}},
+    ],
+)
+def test_a_bundle_chooses_no_file_and_no_address(kwargs: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"is not followed where a bundle says so: pass the environment"):
+        remake_env({"id": BANDIT, "num_envs": 1, "kwargs": kwargs})
+
+
+def test_a_bundle_chooses_no_folder_of_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = tmp_path / "logs"
+    agent = agents.make("ppo", agents.make_vec_env(BANDIT, 2), device="cpu", n_steps=4, batch_size=8)
+    agent.tensorboard_log = str(log)
+    agents.save(agent, tmp_path / "bundle")
+    with caplog.at_level(logging.WARNING):
+        loaded = agents.load(tmp_path / "bundle")
+    assert f"does not log to '{log}'" in caplog.text
+    loaded.learn(8)
+    assert not log.exists()
+    assert agents.load(tmp_path / "bundle", tensorboard_log=str(log)).tensorboard_log == str(log)
+
+
+def test_a_loop_follows_no_url_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(LoopConfig(store=URL).model_dump_json())
+    with pytest.raises(ValueError, match="give it again, --store"):
+        LoopConfig.of_folder(tmp_path)
+    assert LoopConfig.of_folder(tmp_path, LoopConfig(store=URL)).store == URL
+
+
+def test_a_run_goes_on_with_its_own_module_once_it_is_given_again(tmp_path: Path) -> None:
+    run = TrainConfig(env=f"no_such_module:{BANDIT}", env_kwargs={"reward": "m:r"})
+    (tmp_path / "config.json").write_text(run.model_dump_json())
+    with pytest.raises(ValueError, match="--env no_such_module"):
+        TrainConfig.of_folder(tmp_path, TrainConfig(env_kwargs={"reward": "m:r"}))
+    with pytest.raises(ValueError, match="--reward m:r"):
+        TrainConfig.of_folder(tmp_path, TrainConfig(env=run.env))
+    assert TrainConfig.of_folder(tmp_path, TrainConfig(env=run.env, env_kwargs={"reward": "m:r"})) == run
