@@ -114,7 +114,7 @@ def test_long_references_may_be_left_out_or_refused(tmp_path: Path, caplog: pyte
     assert "2 of 3 rows: rows left out, because the completion is too long (max_new_tokens=5)" in caplog.text
     with pytest.raises(ValueError, match="row 0 of the data: 'reference' has more than max_new_tokens=5 tokens"):
         agents.make("sft", **given, on_long_completion="error")
-    with pytest.raises(ValueError, match="on_long_completion='keep': expected 'cut', 'drop' or 'error'"):
+    with pytest.raises(TypeError, match="on_long_completion='keep': expected 'cut' or 'drop' or 'error'"):
         agents.make("sft", **given, on_long_completion="keep")
 
 
