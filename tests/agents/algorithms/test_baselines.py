@@ -312,7 +312,7 @@ def test_rows_without_a_reference_are_left_out_and_all_of_them_is_an_error():
         make("sft", source="references")
     with pytest.raises(ValueError, match=r"group_size=1 .* at least 2"):
         make("sft", source="best_of_n", group_size=1)
-    with pytest.raises(ValueError, match="source='all': expected"):
+    with pytest.raises(TypeError, match="source='all': expected"):
         make("sft", source="all")
 
 
