@@ -88,7 +88,7 @@ def read_jsonl(path: str | Path, data: bytes) -> Read:
             continue
         try:
             yield _checked(where, json.loads(text))
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
             reason = f"{_not_json(error)}: {text[:60]!r}" if text.strip() else "the line is blank: remove it"
             yield BadRow(where, reason, text)
 
@@ -97,7 +97,7 @@ def _read_json(path: Path, data: bytes) -> Read:
     text = _decode(path, data)
     try:
         items = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         lines = "; if it has one object per line, name it .jsonl" if "Extra data" in str(error) else ""
         raise ValueError(f"{path}:{getattr(error, 'lineno', 1)}: {_not_json(error)}{lines}") from error
     if not isinstance(items, list):
@@ -184,4 +184,5 @@ def _not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
 def _not_json(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not JSON, {error.msg} (column {error.colno})"
-    return "not JSON that can be read: it is nested too deeply"
+    what = "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+    return f"not JSON that can be read: {what}"

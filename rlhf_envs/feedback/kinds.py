@@ -6,7 +6,6 @@ A skip is the value None, for every kind.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -26,6 +25,9 @@ from pydantic import (
 from .records import NewItem, Settings
 
 __all__ = ["KINDS", "check_completions", "check_item", "check_value"]
+
+
+_DEEPEST = 100
 
 
 class Answer(BaseModel):
@@ -140,10 +142,12 @@ def check_item(item: NewItem, settings: Settings) -> None:
             raise ValueError(f"{name} must be a string, got {_shown(text)}")
     if isinstance(item.completions, str) or not all(isinstance(text, str) for text in item.completions):
         raise ValueError(f"completions must be strings, got {_shown(item.completions)}")
-    if isinstance(item.overlap, bool) or not isinstance(item.overlap, int) or item.overlap < 1:
-        raise ValueError(f"overlap must be a whole number of at least 1, got {item.overlap!r}")
-    if not math.isfinite(item.priority):
-        raise ValueError(f"priority must be a finite number, got {item.priority!r}")
+    if isinstance(item.overlap, bool) or not isinstance(item.overlap, int) or not 1 <= item.overlap < 2**31:
+        raise ValueError(f"overlap must be a whole number from 1 to 2147483647, got {_shown(item.overlap)}")
+    if isinstance(item.priority, bool) or not isinstance(item.priority, int | float) or not abs(item.priority) <= 1e300:
+        raise ValueError(f"priority must be a number of at most 1e300, got {_shown(item.priority)}")
+    if _is_deeper(item.meta, _DEEPEST):
+        raise ValueError(f"meta is nested more than {_DEEPEST} levels deep")
     try:
         json.dumps(item.meta, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -152,6 +156,19 @@ def check_item(item: NewItem, settings: Settings) -> None:
         check_value(item.kind, item.gold, len(item.completions), settings)
     except ValueError as error:
         raise ValueError(f"gold: {error}") from None
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return whether lists and objects are nested more than so many levels deep."""
+    inside = [value]
+    for _ in range(levels):
+        inside = [
+            part
+            for outer in inside
+            if isinstance(outer, dict | list)
+            for part in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    return any(isinstance(part, dict | list) for part in inside)
 
 
 def check_value(

@@ -65,7 +65,7 @@ def number(value: Any, column: str) -> float:
     """
     try:
         found = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
         raise ValueError(f"{column!r} must be a number, got {str(value)[:40]!r}")
@@ -92,7 +92,12 @@ def moment(value: Any, column: str) -> datetime:
         raise ValueError(
             f"{column!r} must be a date and time such as 2026-01-31T12:00:00+00:00, got {str(value)[:40]!r}"
         ) from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+    found = found.replace(tzinfo=UTC) if found.tzinfo is None else found
+    try:
+        found.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{column!r} is out of range in UTC: {str(value)[:40]!r}") from None
+    return found
 
 
 def objects(value: Any, column: str) -> list[dict[str, Any]]:

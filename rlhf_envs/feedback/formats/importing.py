@@ -121,8 +121,10 @@ def import_file(
             for entry in read_entries(format, named, reading):
                 file_settings.check(entry)
                 merge.add(where, row, _as_gold(entry, overlap) if gold else entry)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             merge.bad.append(BadRow(where, str(error), row))
+        except RecursionError:
+            merge.bad.append(BadRow(where, "the row is nested too deeply", "(nested too deeply to be written)"))
     items, judgements = merge.store_all()
     at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
     if merge.bad:

@@ -328,3 +328,30 @@ def test_a_missing_file_and_an_unknown_format_are_errors(store: FeedbackStore, t
         import_file(store, tmp_path / "gone.jsonl")
     with pytest.raises(ValueError, match="unknown format 'alpaca'"):
         import_file(store, jsonl(tmp_path, {}), "alpaca")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        '"priority": "high"',
+        '"priority": 1' + "0" * 400,
+        f'"overlap": {2**63}',
+        '"meta": {"a": ' + "[" * 900 + "]" * 900 + "}",
+        '"meta": {"a": ' + "[" * 200 + "]" * 200 + "}",
+        '"id": ' + "9" * 5000,
+        '"judgements": [{"value": {"choice": 0}, "created": "0001-01-01T00:00:00+23:59"}]',
+        '"judgements": [{"value": {"choice": 0}, "annotator": "a\\u0000b"}]',
+        '"meta": ' + "[" * 100_000,
+    ],
+    ids=lambda bad: bad[:30],
+)
+def test_a_row_that_cannot_be_stored_is_set_aside_and_the_others_are_imported(
+    store: FeedbackStore, tmp_path: Path, bad: str
+) -> None:
+    rows = [f'{{"prompt": "{prompt}", "completions": ["x", "y"]' for prompt in ("before", "bad", "after")]
+    path = tmp_path / "in.jsonl"
+    path.write_text(f"{rows[0]}}}\n{rows[1]}, {bad}}}\n{rows[2]}}}\n")
+    done = import_file(store, path, format="items")
+    assert [row.where for row in done.bad] == [f"{path}:2"]
+    assert {"before", "after"} <= {item.prompt for item in store.items()}
+    assert done.quarantine is not None and done.quarantine.read_text().count("\n") == 1
