@@ -89,13 +89,24 @@ class ServeConfig(_StoreConfig):
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for other machines and phones.")
     port: int = option(8000, "Port to listen on; 0 takes a free one.", ge=0, le=65535)
-    secure_cookies: bool = option(False, "Send cookies over HTTPS only: set it behind a TLS proxy.")
+    url: str | None = option(
+        None, "Address under which people reach the page, for invitations: https://label.example.org"
+    )
+    proxy: list[str] = option([], "Address or network of a proxy in front of the page, whose X-Forwarded-For counts.")
+    secure_cookies: bool = option(False, "Send cookies over HTTPS only. On by itself with --url https://...")
 
 
 @add_command(feedback_app, ServeConfig, "serve")
 def serve(config: ServeConfig) -> None:
     """Serve the annotation page until Ctrl-C. At the first start it prints the link that makes the admin's account."""
-    web.serve(config.store, config.host, config.port, secure_cookies=config.secure_cookies)
+    web.serve(
+        config.store,
+        config.host,
+        config.port,
+        url=config.url,
+        proxies=config.proxy,
+        secure_cookies=config.secure_cookies,
+    )
 
 
 class LabelConfig(_StoreConfig):
@@ -295,6 +306,25 @@ def invite(config: InviteConfig) -> None:
     with _open(config.store, create=True) as store:
         for _ in range(config.n):
             typer.echo(f"{config.url.rstrip('/')}/invite/{store.invite(config.role)}")
+
+
+class AccountConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback account`."""
+
+    name: str = argument("Whose account.")
+    action: Literal["reset", "off", "on"] = argument("reset its password, switch it off, or on again.")
+    url: str = option("http://localhost:8000", "Where the annotation page is served.")
+
+
+@add_command(feedback_app, AccountConfig, "account")
+def account(config: AccountConfig) -> None:
+    """Print a link that resets a password, once, within 7 days; or switch an account off or on."""
+    with _open(config.store) as store:
+        if config.action == "reset":
+            typer.echo(f"{config.url.rstrip('/')}/invite/{store.invite_to_reset(config.name)}")
+        else:
+            store.switch_account(config.name, active=config.action == "on")
+            typer.echo(f"{config.store}: the account {config.name!r} is switched {config.action}")
 
 
 def _open(url: str, create: bool = False) -> FeedbackStore:

@@ -79,8 +79,6 @@ def status_parts(summary: Summary, spammers: Mapping[str, AnnotatorMetrics] | No
     for kind, alpha in sorted(summary.alpha.items()):
         shown = "undefined (nobody shares an item, or all say the same)" if alpha is None else f"{alpha:.3f}"
         lines.append(f"Krippendorff's alpha, {kind}: {shown}")
-    if summary.alpha_problem:
-        lines.append(summary.alpha_problem)
     parts: list[RenderableType] = [Text(line) for line in lines]
     if summary.annotators:
         headings = ("annotator", "judged", "skips", "seconds", "agreement", "gold right")

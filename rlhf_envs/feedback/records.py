@@ -77,12 +77,13 @@ class Item:
 
 @dataclass(frozen=True)
 class Annotator:
-    """Hold a person or a program that answers. `role` is "annotator" or "admin"."""
+    """Hold a person or a program that answers. `role` is "annotator" or "admin". Only `active` ones may sign in."""
 
     id: int
     name: str
     role: str
     created: datetime
+    active: bool = True
 
 
 @dataclass(frozen=True)

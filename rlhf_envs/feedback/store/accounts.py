@@ -1,4 +1,4 @@
-"""Keep annotators, invitations and password hashes. The web page hashes and checks the passwords."""
+"""Keep annotators, invitations, password hashes and sessions. The web page hashes and checks the passwords."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from ..records import Annotator
 from .database import Database
 from .queue import ANNOTATORS, annotator_named
-from .schema import annotators, invitations
+from .schema import OPEN, annotators, invitations, sessions, tasks
 
 __all__ = ["Accounts"]
 
@@ -52,53 +52,133 @@ class Accounts:
     def invite(self, role: str = "annotator", *, days: float = 7.0) -> str:
         """Return a token with which one person may register within `days`. Only its hash is kept."""
         _check_role(role)
-        token = secrets.token_urlsafe(24)
         with self._database.write() as connection:
-            connection.execute(
-                sa.insert(invitations).values(
-                    token_hash=_hash(token), role=role, expires=self._clock() + timedelta(days=days)
-                )
-            )
-        return token
+            return self._new_invitation(connection, days, role=role)
 
-    def check_invitation(self, token: str) -> None:
-        """Raise a ValueError unless the token would work now."""
-        with self._database.read() as connection:
-            self._invitation(connection, token)
-
-    def register(self, token: str, name: str, password_hash: str) -> Annotator:
-        """Use up an invitation and return the new account.
+    def invite_to_reset(self, name: str, *, days: float = 7.0) -> str:
+        """Return a token with which the annotator may choose a new password. Earlier ones stop working.
 
         Raises:
-            ValueError: the invitation is unknown, used or out of date, or the name is taken or not allowed.
+            ValueError: there is no such annotator, or the account is switched off.
+        """
+        with self._database.write() as connection:
+            person = _person(connection, name)
+            if not person.active:
+                raise ValueError(f"the account {name!r} is switched off: switch it on first")
+            connection.execute(sa.delete(invitations).where(invitations.c.annotator_id == person.id))
+            return self._new_invitation(connection, days, role=person.role, annotator_id=person.id)
+
+    def invited_name(self, token: str) -> str | None:
+        """Return whose password a token resets, or None if it makes a new account.
+
+        Raises:
+            ValueError: the token would not work now.
+        """
+        with self._database.read() as connection:
+            return self._invitation(connection, token).name
+
+    def register(self, token: str, name: str, password_hash: str) -> Annotator:
+        """Use up an invitation and return its account: a new one, or one whose password is now reset.
+
+        A reset ends the account's sessions.
+
+        Raises:
+            ValueError: the invitation is unknown, used, out of date or another's, or the name is taken or not allowed.
         """
         _check_name(name)
         now = self._clock()
         with self._database.write() as connection:
             self._database.one_writer(connection)
             invitation = self._invitation(connection, token)
-            if connection.execute(sa.select(annotators.c.id).where(annotators.c.name == name)).first():
+            if invitation.name not in (None, name):
+                raise ValueError(f"this link resets the password of another account than {name!r}: ask for a new one")
+            if invitation.name is not None:
+                person = annotators.c.id == invitation.annotator_id
+                connection.execute(sa.update(annotators).where(person).values(password_hash=password_hash))
+                connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == invitation.annotator_id))
+            elif connection.execute(sa.select(annotators.c.id).where(annotators.c.name == name)).first():
                 raise ValueError(f"the name {name!r} is taken: choose another")
-            connection.execute(
-                sa.insert(annotators).values(name=name, role=invitation.role, created=now, password_hash=password_hash)
-            )
+            else:
+                account = {"name": name, "role": invitation.role, "created": now, "password_hash": password_hash}
+                connection.execute(sa.insert(annotators).values(account))
             connection.execute(
                 sa.update(invitations).where(invitations.c.token_hash == invitation.token_hash).values(used=now)
             )
             return annotator_named(connection, name)
 
+    def switch_account(self, name: str, *, active: bool) -> None:
+        """Let an annotator sign in, or not. Switching off ends their sessions and frees the item that they hold.
+
+        Raises:
+            ValueError: there is no such annotator, or nobody else active is an admin.
+        """
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            person = _person(connection, name)
+            admins = sa.select(annotators.c.name).where(annotators.c.role == "admin", annotators.c.active)
+            if not active and connection.execute(admins).scalars().all() == [name]:
+                raise ValueError(f"{name!r} is the only admin who may sign in: make another first")
+            connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(active=active))
+            if not active:
+                connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == person.id))
+                held = sa.update(tasks).where(tasks.c.annotator_id == person.id, OPEN)
+                connection.execute(held.values(state="released"))
+
+    def password_hash(self, name: str) -> str | None:
+        """Return the password hash of an account. None if it is unknown, switched off, or has no password."""
+        if not _is_text(name):
+            return None  # nobody has a name with a NUL or a lone surrogate
+        query = sa.select(annotators.c.password_hash).where(annotators.c.name == name, annotators.c.active)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar()
+
+    def begin_session(self, name: str, password_hash: str, *, days: float = 14.0) -> str | None:
+        """Return the token of a new session. None if the account is switched off or its password has changed."""
+        token, now = secrets.token_urlsafe(24), self._clock()
+        with self._database.write() as connection:
+            person = _person(connection, name)
+            known = sa.select(annotators.c.password_hash).where(annotators.c.id == person.id)
+            if not person.active or connection.execute(known).scalar() != password_hash:
+                return None
+            connection.execute(sa.delete(sessions).where(sessions.c.expires <= now))
+            row = {"token_hash": _hash(token), "annotator_id": person.id, "expires": now + timedelta(days=days)}
+            connection.execute(sa.insert(sessions).values(row))
+        return token
+
+    def session_annotator(self, token: str) -> Annotator | None:
+        """Return whose session it is, or None if there is no such session any more."""
+        query = ANNOTATORS.join(sessions, sessions.c.annotator_id == annotators.c.id)
+        live = sessions.c.token_hash == _hash(token), sessions.c.expires > self._clock(), annotators.c.active
+        with self._database.read() as connection:
+            row = connection.execute(query.where(*live)).one_or_none()
+        return None if row is None else Annotator(*row)
+
+    def end_session(self, token: str) -> None:
+        """End a session. Nothing happens if there is none."""
+        with self._database.write() as connection:
+            connection.execute(sa.delete(sessions).where(sessions.c.token_hash == _hash(token)))
+
+    def _new_invitation(self, connection: sa.Connection, days: float, **values: Any) -> str:
+        token = secrets.token_urlsafe(24)
+        expires = self._clock() + timedelta(days=days)
+        connection.execute(sa.insert(invitations).values(token_hash=_hash(token), expires=expires, **values))
+        return token
+
     def _invitation(self, connection: sa.Connection, token: str) -> sa.Row[Any]:
-        found = connection.execute(sa.select(invitations).where(invitations.c.token_hash == _hash(token))).one_or_none()
-        if found is None or found.used is not None or found.expires <= self._clock():
+        """Return the invitation with the `name` of the account whose password it resets."""
+        whose = invitations.outerjoin(annotators, invitations.c.annotator_id == annotators.c.id)
+        query = sa.select(invitations, annotators.c.name, annotators.c.active).select_from(whose)
+        found = connection.execute(query.where(invitations.c.token_hash == _hash(token))).one_or_none()
+        if found is None or found.used is not None or found.expires <= self._clock() or found.active is False:
             raise ValueError("the invitation is unknown, used or out of date: ask for a new one")
         return found
 
-    def password_hash(self, name: str) -> str | None:
-        """Return the password hash of an account, or None if the name is unknown or has no password."""
-        if not _is_text(name):
-            return None  # nobody has a name with a NUL or a lone surrogate
-        with self._database.read() as connection:
-            return connection.execute(sa.select(annotators.c.password_hash).where(annotators.c.name == name)).scalar()
+
+def _person(connection: sa.Connection, name: str) -> Annotator:
+    """Return the annotator of this name, and let no other transaction act for them until ours ends."""
+    if not _is_text(name):
+        raise ValueError(f"there is no annotator {name!r}")
+    return annotator_named(connection, name, lock=True)
 
 
 def _check_name(name: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -50,6 +53,8 @@ class Database:
         self.url = _parse(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.place = str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
+        if self.is_sqlite:
+            _keep_private(Path(self.place))
         self.engine = _engine(self.url, self.is_sqlite)
         # SQLite has one writer. Threads that wait for this lock are woken in turn; SQLite's own waiting polls.
         self._writer: Any = threading.Lock() if self.is_sqlite else nullcontext()
@@ -179,6 +184,25 @@ def _parse(url: str | Path) -> sa.URL:
     if parsed.database in (None, "", ":memory:"):
         raise StoreError("a store in memory would be lost with its connection: give the path of a file")
     return parsed
+
+
+def _keep_private(path: Path) -> None:
+    """Make the file readable for its owner alone, since it holds password hashes. SQLite makes -wal and -shm alike.
+
+    A file that only the group shares was made so on purpose and stays.
+    """
+    with contextlib.suppress(OSError):  # SQLite says what is wrong with the path
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        return
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if os.name == "posix" and mode & stat.S_IRWXO and path.is_file():
+            for file in (path, *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+                if file.exists():
+                    file.chmod(0o600)
+            logger.warning("%s could be read by every user (mode %o): it is 600 now", path, mode)
+    except OSError as error:
+        logger.warning("%s can be read by every user, and it holds password hashes (%s): chmod 600", path, error)
 
 
 def _engine(url: sa.URL, is_sqlite: bool) -> sa.Engine:

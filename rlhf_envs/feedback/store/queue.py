@@ -22,7 +22,7 @@ from .schema import IN_QUEUE, OPEN, STANDS, annotators, items, judgements, setti
 __all__ = ["ANNOTATORS", "JUDGEMENTS", "Queue", "annotator_named", "item_of", "judgement_of", "read_settings"]
 
 
-ANNOTATORS = sa.select(annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created)
+ANNOTATORS = sa.select(annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created, annotators.c.active)
 # Every judgement with the annotator's name, the kind, and the order in which the completions were shown.
 JUDGEMENTS = sa.select(judgements, annotators.c.name.label("annotator"), items.c.kind, tasks.c.sides).select_from(
     judgements.join(annotators, judgements.c.annotator_id == annotators.c.id)
@@ -80,6 +80,7 @@ class Queue:
 
     def lend(self, item: Item, annotator: Annotator, sides: Sequence[int] | None = None) -> Assignment:
         """Lend an item that `has_room` has locked and found free. The sides are drawn if none are given."""
+        self._forget(item.id, annotator.id)
         n = len(item.completions)
         drawn = tuple(sides) if sides is not None else tuple(self.sides.sample(range(n), n))
         expires = self.clock() + self.lease
@@ -89,6 +90,24 @@ class Queue:
             .returning(tasks.c.id)
         ).scalar_one()
         return Assignment(task_id, item, annotator, drawn, expires)
+
+    def _forget(self, item_id: int, annotator_id: int) -> None:
+        """Delete what the annotator has left behind on an item, so that judging and undoing cannot fill the disk.
+
+        The newest undone judgement stays, with its task.
+        """
+        undone = sa.select(judgements.c.id).where(
+            judgements.c.item_id == item_id, judgements.c.annotator_id == annotator_id, judgements.c.undone
+        )
+        older = list(self.connection.execute(undone.order_by(judgements.c.id.desc()).offset(1)).scalars())
+        if older:
+            self.connection.execute(sa.delete(judgements).where(judgements.c.id.in_(older)))
+        answered = sa.exists().where(judgements.c.task_id == tasks.c.id)
+        self.connection.execute(
+            sa.delete(tasks).where(
+                tasks.c.item_id == item_id, tasks.c.annotator_id == annotator_id, tasks.c.state != "open", ~answered
+            )
+        )
 
     def extend(self, row: sa.Row[Any], annotator: Annotator) -> Assignment:
         """Extend an open task by another full lease."""

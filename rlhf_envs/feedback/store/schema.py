@@ -16,6 +16,7 @@ __all__ = [
     "items",
     "judgements",
     "metadata",
+    "sessions",
     "settings",
     "tasks",
 ]
@@ -55,6 +56,7 @@ annotators = sa.Table(
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("created", UtcDateTime, nullable=False),
     sa.Column("password_hash", sa.Text),
+    sa.Column("active", sa.Boolean, nullable=False, server_default=sa.true()),
 )
 
 items = sa.Table(
@@ -89,6 +91,7 @@ tasks = sa.Table(
 )
 OPEN = sa.text("tasks.state = 'open'")
 sa.Index("one_open_task_an_annotator", tasks.c.annotator_id, unique=True, **_where("state = 'open'"))
+sa.Index("tasks_of_annotator", tasks.c.annotator_id, tasks.c.item_id)
 sa.Index("open_tasks_of_item", tasks.c.item_id, **_where("state = 'open'"))
 
 judgements = sa.Table(
@@ -114,6 +117,7 @@ sa.Index(
     **_where("NOT undone"),
 )
 sa.Index("judgements_of_annotator", judgements.c.annotator_id, judgements.c.id)
+sa.Index("judgements_of_task", judgements.c.task_id)
 
 settings = sa.Table("settings", metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", AnyText))
 
@@ -124,4 +128,14 @@ invitations = sa.Table(
     sa.Column("role", sa.Text, nullable=False),
     sa.Column("expires", UtcDateTime, nullable=False),
     sa.Column("used", UtcDateTime),
+    sa.Column("annotator_id", sa.Integer),  # whose password the link resets; NULL in an invitation to a new account
 )
+
+sessions = sa.Table(
+    "sessions",
+    metadata,
+    sa.Column("token_hash", sa.Text, primary_key=True),
+    sa.Column("annotator_id", sa.Integer, sa.ForeignKey("annotators.id"), nullable=False),
+    sa.Column("expires", UtcDateTime, nullable=False),
+)
+sa.Index("sessions_of_annotator", sessions.c.annotator_id)

@@ -1,4 +1,4 @@
-"""Serve what only an admin may do: watch, export, pause, invite and change the settings, as a page and as JSON."""
+"""Serve what only an admin may do: watch, export, pause, invite, accounts and settings, as a page and as JSON."""
 
 from __future__ import annotations
 
@@ -55,10 +55,24 @@ class Invite(BaseModel):
 
 
 class Invitation(BaseModel):
-    """Hold the path of a link that works once."""
+    """Hold a link that works once: its path, and the whole of it."""
 
     role: Role
     path: str
+    url: str
+
+
+class Account(BaseModel):
+    """Say whose account is meant."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(max_length=200)
+
+
+class Switch(Account):
+    """Say whether the owner of an account may sign in."""
+
+    active: bool
 
 
 @api.get("/summary", response_model=Summary, responses=problems(401, 403))
@@ -80,9 +94,24 @@ def change_settings(changes: Changes, store: Store, admin: Admin) -> Response:
 
 
 @api.post("/invitations", response_model=Invitation, dependencies=[CsrfChecked], responses=problems(401, 403))
-def invite(wanted: Invite, store: Store, admin: Admin) -> Response:
+def invite(request: Request, wanted: Invite, store: Store, admin: Admin) -> Response:
     """Make an invitation."""
-    return AsciiJSON({"role": wanted.role, "path": f"/invite/{store.invite(wanted.role)}"})
+    path = f"/invite/{store.invite(wanted.role)}"
+    return AsciiJSON({"role": wanted.role, "path": path, "url": _link(request, path)})
+
+
+@api.post("/resets", response_model=Invitation, dependencies=[CsrfChecked], responses=problems(401, 403))
+def reset(request: Request, account: Account, store: Store, admin: Admin) -> Response:
+    """Make a link with which the owner of an account chooses a new password."""
+    path, role = _reset(store, account.name)
+    return AsciiJSON({"role": role, "path": path, "url": _link(request, path)})
+
+
+@api.patch("/accounts", status_code=204, dependencies=[CsrfChecked], responses=problems(401, 403))
+def switch_account(switch: Switch, store: Store, admin: Admin) -> Response:
+    """Switch an account off, which signs its owner out, or on again."""
+    _switch(store, switch.name, switch.active)
+    return Response(status_code=204)
 
 
 @api.get(
@@ -117,8 +146,32 @@ def admin_page(request: Request, store: Store, admin: Admin) -> Response:
 @pages.post("/invitations", dependencies=[FormChecked])
 def invite_page(request: Request, store: Store, admin: Admin, role: Annotated[Role, Form()] = "annotator") -> Response:
     # Shown only in the answer to the POST: in an address it would stay in the browser's history.
-    link = f"{str(request.base_url).rstrip('/')}/invite/{store.invite(role)}"
-    return _page(request, store, invitation=link, invited=role)
+    link = _link(request, f"/invite/{store.invite(role)}")
+    return _page(request, store, invitation=link, invited="an admin" if role == "admin" else "an annotator")
+
+
+@pages.post("/accounts/reset", dependencies=[FormChecked])
+def reset_page(request: Request, store: Store, admin: Admin, name: Annotated[str, Form(max_length=200)]) -> Response:
+    try:
+        path, _ = _reset(store, name)
+    except HTTPException as error:
+        return _page(request, store, error.status_code, account_problem=error.detail)
+    return _page(request, store, invitation=_link(request, path), reset=name)
+
+
+@pages.post("/accounts/switch", dependencies=[FormChecked])
+def switch_page(
+    request: Request,
+    store: Store,
+    admin: Admin,
+    name: Annotated[str, Form(max_length=200)],
+    active: Annotated[bool, Form()],
+) -> Response:
+    try:
+        _switch(store, name, active)
+    except HTTPException as error:
+        return _page(request, store, error.status_code, account_problem=error.detail)
+    return RedirectResponse("/admin", 303)
 
 
 @pages.post("/pause", dependencies=[FormChecked])
@@ -149,6 +202,27 @@ def settings_page(
     except HTTPException as error:  # show the form again as it was filled in
         return _page(request, store, error.status_code, settings=wanted, problem=error.detail)
     return RedirectResponse("/admin", 303)
+
+
+def _link(request: Request, path: str) -> str:
+    """Return a whole link, with the address that the server was told. The Host header may be anybody's."""
+    return f"{request.app.state.url}{path}"
+
+
+def _reset(store: Store, name: str) -> tuple[str, str]:
+    """Return (path of the link, role of the account)."""
+    try:
+        path = f"/invite/{store.invite_to_reset(name)}"
+        return path, next(person.role for person in store.annotators() if person.name == name)
+    except ValueError as error:
+        raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
+
+
+def _switch(store: Store, name: str, active: bool) -> None:
+    try:
+        store.switch_account(name, active=active)
+    except ValueError as error:
+        raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
 
 
 def _update(store: Store, **changes: Any) -> Settings:

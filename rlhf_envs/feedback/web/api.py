@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..records import Assignment, Progress, Settings
 from ..store.store import FeedbackStore
-from .auth import CsrfChecked, SignedIn, Store, begin_session, csrf_token, gate_of
+from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
 from .responses import AsciiJSON, problems
 
 __all__ = ["Scale", "SettingsOut", "router"]
@@ -108,18 +108,17 @@ class Saved(BaseModel):
 
 
 @router.post("/login", response_model=SessionOut, responses=problems(401, 429))
-def login(request: Request, credentials: Credentials, store: Store) -> Response:
+async def login(request: Request, credentials: Credentials) -> Response:
     """Sign in. The answer sets the session's cookie."""
-    name = gate_of(request).sign_in(request, credentials.name, credentials.password)
-    begin_session(request, name)
-    role = next(annotator.role for annotator in store.annotators() if annotator.name == name)
-    return AsciiJSON({"name": name, "role": role, "csrf": csrf_token(request)})
+    gate = gate_of(request)
+    annotator = await gate.pool.run(gate.sign_in, request, credentials.name, credentials.password)
+    return AsciiJSON({"name": annotator.name, "role": annotator.role, "csrf": csrf_token(request)})
 
 
 @router.post("/logout", status_code=204, dependencies=[CsrfChecked], responses=problems(401, 403))
-def logout(request: Request) -> Response:
-    """Sign out: remove the cookie."""
-    request.session.clear()
+def logout(request: Request, store: Store) -> Response:
+    """Sign out: end the session and remove the cookie."""
+    end_session(request, store)
     return Response(status_code=204)
 
 

@@ -39,13 +39,16 @@ _HEADERS = {
 }
 
 
-def create_app(store: FeedbackStore, *, secret: bytes, secure_cookies: bool = False) -> FastAPI:
+def create_app(
+    store: FeedbackStore, *, secret: bytes, secure_cookies: bool = False, url: str = "http://localhost:8000"
+) -> FastAPI:
     """Build the annotation app over a store.
 
     Args:
         store: stays open when the app ends, since it belongs to the caller.
         secret: signs cookies. It must have at least 16 bytes. The same secret after a restart keeps everyone signed in.
         secure_cookies: send cookies over HTTPS only. Turn it on behind a proxy that speaks HTTPS.
+        url: the address under which people reach the app, for the links that admins send.
     """
     app = FastAPI(
         title="rlhf-envs feedback",
@@ -54,9 +57,11 @@ def create_app(store: FeedbackStore, *, secret: bytes, secure_cookies: bool = Fa
         openapi_url="/api/openapi.json",
         docs_url=None,  # FastAPI's documentation pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,  # such a redirect would go wherever the Host header says
         default_response_class=AsciiJSON,
     )
     app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
+    app.state.url = url.rstrip("/")
     app.include_router(pages.router, include_in_schema=False)
     app.include_router(admin.pages, include_in_schema=False)
     app.include_router(api.router, prefix="/api")

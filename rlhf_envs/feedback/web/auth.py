@@ -1,20 +1,18 @@
-"""Tell who is asking: passwords, sessions, CSRF tokens, and a limit on sign-ins.
+"""Tell who is asking: sessions, CSRF tokens, and a limit on sign-ins.
 
-The session is Starlette's signed cookie. The server keeps nothing, so annotators stay signed in when it restarts. The
-limit on sign-ins is kept in memory and begins anew with a restart.
+The cookie is Starlette's signed session. It holds the token of a session in the store, which ends when its owner signs
+out, is switched off or gets a new password. A restart of the server ends none. The limit on sign-ins is kept in memory
+and begins anew with a restart.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
-import threading
 import time
 import unicodedata
-from functools import cached_property
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
-from argon2 import PasswordHasher
-from argon2.exceptions import Argon2Error, InvalidHashError
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from limits import RateLimitItemPerSecond
 from limits.storage import MemoryStorage
@@ -23,58 +21,36 @@ from starlette.middleware.sessions import SessionMiddleware
 
 from ..records import Annotator
 from ..store.store import FeedbackStore
+from .passwords import MAX_PASSWORD, Passwords, SignInPool, check_password
 
 __all__ = [
     "Admin",
     "CsrfChecked",
     "Gate",
-    "Passwords",
     "SignedIn",
     "Store",
     "add_sessions",
-    "begin_session",
     "clean_name",
     "csrf_matches",
     "csrf_token",
+    "end_session",
     "gate_of",
 ]
 
 COOKIE = "rlhf_feedback"
-SESSION_SECONDS = 14 * 24 * 3600
-MIN_PASSWORD, MAX_PASSWORD = 8, 1000
+SESSION_DAYS = 14
 WINDOW = 300  # seconds over which tries to sign in are counted
-PER_NAME = RateLimitItemPerSecond(5, WINDOW)
-PER_ADDRESS = RateLimitItemPerSecond(60, WINDOW)  # many annotators may share an office's address
+PER_NAME = RateLimitItemPerSecond(5, WINDOW)  # tries at one account from one address
+PER_ACCOUNT = RateLimitItemPerSecond(20, WINDOW)  # tries at one account from all addresses
+PER_ADDRESS = RateLimitItemPerSecond(60, WINDOW)
+# Past the limit of its address an account may still be tried so often. Else one stranger would lock out everyone who
+# shares the address: an office, or all people behind a proxy that `--proxy` does not name.
+PER_NAME_IN_A_CROWD = RateLimitItemPerSecond(1, WINDOW)
 _NAME_MARKS = " .@+-_'"
 
 
-class Passwords:
-    """Hash passwords with Argon2id: 19 MiB, 2 passes, 1 lane, the second choice of the OWASP cheat sheet."""
-
-    def __init__(self) -> None:
-        self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-        self._at_once = threading.BoundedSemaphore(4)  # so that a flood of sign-ins does not fill the memory
-
-    @cached_property
-    def _nobody(self) -> str:
-        return self._hasher.hash(secrets.token_hex(16))
-
-    def hash(self, password: str) -> str:
-        """Return the hash of a password."""
-        with self._at_once:
-            return self._hasher.hash(password)
-
-    def verify(self, password: str, password_hash: str | None) -> bool:
-        """Return whether a password fits a hash. Without a hash the answer is False and takes as long."""
-        with self._at_once:
-            try:
-                return self._hasher.verify(password_hash or self._nobody, password) and password_hash is not None
-            except (Argon2Error, InvalidHashError):
-                return False
-
-
 def add_sessions(app: FastAPI, secret: bytes, secure: bool) -> None:
-    """Give every request a session: `csrf`, the token of its forms and calls, and `name`, if someone is signed in.
+    """Give every request a session: `csrf`, the token of its forms and calls; `id` and `name` of whoever is signed in.
 
     Raises:
         ValueError: the secret is shorter than 16 bytes.
@@ -85,16 +61,16 @@ def add_sessions(app: FastAPI, secret: bytes, secure: bool) -> None:
         SessionMiddleware,
         secret_key=secret.hex(),
         session_cookie=COOKIE,
-        max_age=SESSION_SECONDS,
+        max_age=SESSION_DAYS * 24 * 3600,
         same_site="lax",  # not strict: whoever opens an invitation from a mail program is still signed in
         https_only=secure,
     )
 
 
-def begin_session(request: Request, name: str) -> None:
-    """Sign someone in with a new session, so that a session planted before the sign-in is worth nothing."""
+def end_session(request: Request, store: FeedbackStore) -> None:
+    """Sign out: end the session in the store, so that a copy of the cookie is worth nothing, and empty the cookie."""
+    store.end_session(str(request.session.get("id", "")))
     request.session.clear()
-    request.session.update(name=name, csrf=secrets.token_urlsafe(16))
 
 
 def csrf_token(request: Request) -> str:
@@ -109,50 +85,86 @@ def csrf_matches(request: Request, token: str) -> bool:
 
 
 class Gate:
-    """Sign people in and up, with a limit on the tries per name and per address."""
+    """Sign people in and up, with a limit on the tries per account and per address.
+
+    Its methods hash passwords, so call them through `pool.run`.
+    """
 
     def __init__(self, store: FeedbackStore) -> None:
         self.store = store
         self.passwords = Passwords()
+        self.pool = SignInPool()
         self._limiter = MovingWindowRateLimiter(MemoryStorage())
 
-    def sign_in(self, request: Request, name: str, password: str) -> str:
-        """Return the annotator's name. Raise 401 for a wrong name or password alike, 429 after too many tries."""
+    def sign_in(self, request: Request, name: str, password: str) -> Annotator:
+        """Begin a session. Raise 401 for a wrong name or password alike, 429 after too many tries."""
         name = unicodedata.normalize("NFKC", name).strip()
         key = self._admit(request, name)
         known = self.store.password_hash(name) if _is_name(name) else None
-        if not self.passwords.verify(password[: MAX_PASSWORD + 1], known):
+        right = self.passwords.verify(password[: MAX_PASSWORD + 1], known)
+        if known is None or not right:
             raise HTTPException(401, "wrong name or password")
-        self._limiter.clear(PER_NAME, *key)
-        return name
+        self._forgive(*key)
+        return self._begin_session(request, name, known)
 
     def sign_up(self, request: Request, token: str, name: str, password: str) -> Annotator:
-        """Use an invitation. Raise 422 for a bad name or password, 403 for a bad invitation, 409 for a name taken."""
+        """Use an invitation, or a link that resets a password, and begin a session.
+
+        Raise 422 for a bad name or password, 403 for a bad invitation, 409 for a name taken.
+        """
         name = clean_name(name)
-        if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
-            raise HTTPException(422, f"password: {MIN_PASSWORD} to {MAX_PASSWORD} characters, got {len(password)}")
+        try:
+            check_password(password, name)
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from None
         key = self._admit(request, name)
         try:
-            self.store.check_invitation(token)  # first, so that only who is invited may learn which names there are
-            if any(annotator.name == name for annotator in self.store.annotators()):
+            known = self.store.invited_name(token)  # first, so that only who is invited may learn which names there are
+            if known is None and any(annotator.name == name for annotator in self.store.annotators()):
                 raise HTTPException(409, f"the name {name!r} is taken: choose another")
-            annotator = self.store.register(token, name, self.passwords.hash(password))
+            password_hash = self.passwords.hash(password)
+            self.store.register(token, name, password_hash)
         except (ValueError, LookupError, PermissionError) as error:
             raise HTTPException(403, f"this invitation does not work: {error}") from error
-        self._limiter.clear(PER_NAME, *key)
+        self._forgive(*key)
+        return self._begin_session(request, name, password_hash)
+
+    def _begin_session(self, request: Request, name: str, password_hash: str) -> Annotator:
+        """Begin a new session, so that a session planted before the sign-in is worth nothing."""
+        token = self.store.begin_session(name, password_hash, days=SESSION_DAYS)
+        annotator = self.store.session_annotator(token) if token else None
+        if annotator is None:  # the account was switched off while we hashed
+            raise HTTPException(401, "wrong name or password")
+        request.session.clear()
+        request.session.update(id=token, name=name, csrf=secrets.token_urlsafe(16))
         return annotator
 
     def _admit(self, request: Request, name: str) -> tuple[str, str]:
         """Count a try and return its (address, name). Raise 429 if there were too many."""
-        address = request.client.host if request.client else "?"
-        key = address, name.casefold()[:200]
+        key = address, account = _network(request.client.host if request.client else "?"), name.casefold()[:200]
+        is_crowded = not self._limiter.hit(PER_ADDRESS, address)
+        limits = ((PER_NAME_IN_A_CROWD if is_crowded else PER_NAME, key), (PER_ACCOUNT, (account,)))
         for allowed in (self._limiter.test, self._limiter.hit):  # a try that one limit refuses counts for neither
-            for limit, who in ((PER_ADDRESS, key[:1]), (PER_NAME, key)):
+            for limit, who in limits:
                 if not allowed(limit, *who):
                     wait = max(0.0, self._limiter.get_window_stats(limit, *who).reset_time - time.time())
                     headers = {"Retry-After": str(int(wait) + 1)}
                     raise HTTPException(429, f"too many tries: wait {wait:.0f} seconds", headers=headers)
         return key
+
+    def _forgive(self, address: str, account: str) -> None:
+        """Forget the tries at an account whose owner has come."""
+        for limit, who in ((PER_NAME, (address, account)), (PER_ACCOUNT, (account,))):
+            self._limiter.clear(limit, *who)
+
+
+def _network(address: str) -> str:
+    """Return the address, or for IPv6 its network of 64 bits, since one subscriber has them all."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _is_name(name: str) -> bool:
@@ -180,8 +192,7 @@ Store = Annotated[FeedbackStore, Depends(_store)]
 
 
 def _annotator(request: Request, store: Store) -> Annotator:
-    name: Any = request.session.get("name")
-    found = next((annotator for annotator in store.annotators() if annotator.name == name), None)
+    found = store.session_annotator(str(request.session.get("id", "")))
     if found is None:  # also where the cookie belongs to another store
         raise HTTPException(401, "sign in first")
     return found

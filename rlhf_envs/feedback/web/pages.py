@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 
-from .auth import MIN_PASSWORD, SignedIn, begin_session, csrf_matches, csrf_token, gate_of
+from .auth import SignedIn, Store, csrf_matches, csrf_token, end_session, gate_of
+from .passwords import MIN_PASSWORD
 
 __all__ = ["FormChecked", "render", "router"]
 
@@ -53,38 +54,47 @@ def login_page(request: Request) -> Response:
 
 
 @router.post("/login", dependencies=[FormChecked])
-def login(request: Request, name: Text = "", password: Text = "") -> Response:
+async def login(request: Request, name: Text = "", password: Text = "") -> Response:
+    gate = gate_of(request)
     try:
-        known = gate_of(request).sign_in(request, name, password)
+        await gate.pool.run(gate.sign_in, request, name, password)
     except HTTPException as error:
         context = {"typed": name, "problem": error.detail}
         return render(request, "login.html", context, error.status_code, dict(error.headers or {}))
-    return _enter(request, known)
+    return RedirectResponse("/annotate", 303)
 
 
 @router.post("/logout", dependencies=[FormChecked])
-def logout(request: Request) -> Response:
-    request.session.clear()
+def logout(request: Request, store: Store) -> Response:
+    end_session(request, store)
     return RedirectResponse("/login", 303)
 
 
+def _invited(store: Store, token: str) -> dict[str, Any]:
+    """Return what the invitation's page shows: `known` is the name of the account whose password the link resets."""
+    try:
+        known = store.invited_name(token)
+    except ValueError:  # a link that does not work says so when it is used
+        known = None
+    return {"token": token, "known": known, "min_password": MIN_PASSWORD}
+
+
+Invited = Annotated[dict[str, Any], Depends(_invited)]
+
+
 @router.get("/invite/{token}")
-def invitation(request: Request, token: str) -> Response:
-    return render(request, "invite.html", {"token": token, "min_password": MIN_PASSWORD})
+def invitation(request: Request, invited: Invited) -> Response:
+    return render(request, "invite.html", invited)
 
 
 @router.post("/invite/{token}", dependencies=[FormChecked])
-def accept(request: Request, token: str, name: Text = "", password: Text = "") -> Response:
+async def accept(request: Request, token: str, invited: Invited, name: Text = "", password: Text = "") -> Response:
+    gate = gate_of(request)
     try:
-        annotator = gate_of(request).sign_up(request, token, name, password)
+        await gate.pool.run(gate.sign_up, request, token, name, password)
     except HTTPException as error:
-        context = {"token": token, "min_password": MIN_PASSWORD, "typed": name, "problem": error.detail}
+        context = {"typed": name, "problem": error.detail, **invited}
         return render(request, "invite.html", context, error.status_code, dict(error.headers or {}))
-    return _enter(request, annotator.name)
-
-
-def _enter(request: Request, name: str) -> Response:
-    begin_session(request, name)
     return RedirectResponse("/annotate", 303)
 
 

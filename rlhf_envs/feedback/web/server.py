@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import logging
 import os
 import secrets
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import uvicorn
 
 from ..store.store import FeedbackStore
 from .app import create_app
+from .connections import ACCEPTED_AT_ONCE, LimitedProtocol, most_connections
 
 __all__ = ["serve"]
 
 _SECRET_VARIABLE = "RLHF_FEEDBACK_SECRET"
+_WAITING = 1024  # connections that the system keeps until they are accepted
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +30,8 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
+    url: str | None = None,
+    proxies: Sequence[str] = (),
     secret: bytes | None = None,
     secure_cookies: bool = False,
     log_level: str = "warning",
@@ -37,27 +44,68 @@ def serve(
         store_url: a path for SQLite, or "postgresql://...".
         host: the address to listen on. With "0.0.0.0" a phone in the same network can connect.
         port: the port. 0 takes a free one.
+        url: the address under which people reach the app, which stands in invitations. By default the address here.
+        proxies: addresses or networks ("10.0.0.0/8") of proxies in front of the app. Only what they say of a client's
+            address (X-Forwarded-For) is believed, so the limit on sign-ins goes by it.
         secret: signs cookies. By default it is RLHF_FEEDBACK_SECRET, else the content of the file `<store>.secret`,
             which is made (mode 0600) if it is missing. With PostgreSQL and no variable a new secret is drawn, and a
             restart signs everyone out.
-        secure_cookies: send cookies over HTTPS only.
+        secure_cookies: send cookies over HTTPS only. On by itself if `url` begins with "https://".
         log_level: uvicorn's log level.
 
     Raises:
         StoreError: the store cannot be opened.
-        ValueError: the secret is shorter than 16 bytes.
+        ValueError: the secret is shorter than 16 bytes, or a proxy is no address.
     """
+    for proxy in proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError as error:
+            raise ValueError(f"proxy {proxy!r}: give an address, such as 127.0.0.1, or a network: {error}") from None
     with FeedbackStore(store_url) as store:
-        app = create_app(store, secret=secret or find_secret(store_url), secure_cookies=secure_cookies)
         # Each request holds a thread. A database write takes milliseconds, so the default pool of 40 is enough.
-        config = uvicorn.Config(app, host=host, port=port, log_level=log_level, server_header=False, lifespan="off")
+        config = uvicorn.Config(
+            "set below",
+            host=host,
+            port=port,
+            log_level=log_level,
+            server_header=False,
+            lifespan="off",
+            ws="none",
+            loop="asyncio",  # uvloop has no limit on what it accepts at once
+            http=type("Protocol", (LimitedProtocol,), {"most": most_connections()}),
+            backlog=ACCEPTED_AT_ONCE,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=list(proxies),
+        )
         listener = config.bind_socket()
-        here = f"http://{'localhost' if host in ('0.0.0.0', '::', '127.0.0.1') else host}:{listener.getsockname()[1]}"
-        print(f"annotation app on {here} ({store.url}); stop it with Ctrl-C", flush=True)
+        name = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else f"[{host}]" if ":" in host else host
+        here = (url or f"http://{name}:{listener.getsockname()[1]}").rstrip("/")
+        config.app = create_app(
+            store,
+            secret=secret or find_secret(store_url),
+            secure_cookies=secure_cookies or here.startswith("https://"),
+            url=here,
+        )
+        lines = [f"annotation app on {here} ({store.url}); stop it with Ctrl-C"]
         if not any(person.role == "admin" and store.password_hash(person.name) for person in store.annotators()):
-            print(f"there is no admin yet; make the account here: {here}/invite/{store.invite('admin')}", flush=True)
+            lines.append(f"there is no admin yet; make the account here: {here}/invite/{store.invite('admin')}")
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
-            uvicorn.Server(config).run([listener])
+            _Server(config, "\n".join(lines)).run([listener])
+
+
+class _Server(uvicorn.Server):
+    """Say that the server is there once it listens."""
+
+    def __init__(self, config: uvicorn.Config, greeting: str) -> None:
+        super().__init__(config)
+        self._greeting = greeting
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_WAITING)  # else only ACCEPTED_AT_ONCE could wait to be accepted
+        print(self._greeting, flush=True)
 
 
 def find_secret(store_url: str | Path) -> bytes:

@@ -28,6 +28,7 @@ class AnnotatorSummary(BaseModel):
 
     name: str
     role: str
+    active: bool
     judged: int
     skips: int
     median_seconds: float | None
@@ -48,7 +49,6 @@ class Summary(BaseModel):
     last_hour: int
     hours: list[Hour]  # the last 24, oldest first
     alpha: dict[str, float | None]  # Krippendorff's alpha per kind; null if it is undefined
-    alpha_problem: str  # why there is no alpha at all
     annotators: list[AnnotatorSummary]
     paused: bool
 
@@ -59,11 +59,7 @@ def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
     everything = store.judgements(include_skips=True)
     given = [judgement for judgement in everything if judgement.value is not None]
     gold = {item.id: item for item in store.items() if item.gold is not None}
-    try:
-        alpha = {kind: None if math.isnan(value) else value for kind, value in alpha_by_kind(given).items()}
-        problem = ""
-    except ImportError as error:
-        alpha, problem = {}, str(error)
+    alpha = {kind: None if math.isnan(value) else value for kind, value in alpha_by_kind(given).items()}
     progress = store.progress()
     return Summary(
         items=progress.items,
@@ -73,7 +69,6 @@ def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
         last_hour=sum(now - judgement.created <= timedelta(hours=1) for judgement in everything),
         hours=_by_hour(everything, now),
         alpha=alpha,
-        alpha_problem=problem,
         annotators=_by_annotator(store, everything, gold),
         paused=store.settings.paused,
     )
@@ -116,6 +111,7 @@ def _by_annotator(store: FeedbackStore, judgements: list[Judgement], gold: dict[
             AnnotatorSummary(
                 name=annotator.name,
                 role=annotator.role,
+                active=annotator.active,
                 judged=len(answers),
                 skips=len(own) - len(answers),
                 median_seconds=statistics.median(judgement.seconds for judgement in answers) if answers else None,

@@ -244,8 +244,21 @@ def test_serve_hands_its_flags_to_the_app(monkeypatch: pytest.MonkeyPatch) -> No
         seen.update(arguments=arguments, **options)
 
     monkeypatch.setattr("rlhf_envs.feedback.web.server.serve", pretend)
-    done("serve", "--host", "0.0.0.0", "--port", "9000")
-    assert seen == {"arguments": ("feedback.db", "0.0.0.0", 9000), "secure_cookies": False}
+    done(
+        "serve",
+        "--host",
+        "0.0.0.0",
+        "--port",
+        "9000",
+        "--proxy",
+        "10.0.0.1",
+        "--proxy",
+        "fd00::/8",
+        "--url",
+        "https://l",
+    )
+    seen_by_server = {"url": "https://l", "proxies": ["10.0.0.1", "fd00::/8"], "secure_cookies": False}
+    assert seen == {"arguments": ("feedback.db", "0.0.0.0", 9000), **seen_by_server}
 
 
 def test_invitations_work_once() -> None:
@@ -256,6 +269,23 @@ def test_invitations_work_once() -> None:
         assert store.register(token, "ada", "hash").role == "admin"
         with pytest.raises(ValueError, match="used"):
             store.register(token, "bob", "hash")
+
+
+def test_a_password_is_reset_and_an_account_switched_off() -> None:
+    with FeedbackStore("feedback.db") as store:
+        for name in ("ada", "ben"):
+            store.register(store.invite("admin"), name, "hash")
+        session = store.begin_session("ada", "hash")
+        assert session is not None
+        link = done("account", "ada", "reset", "--url", "https://label.example.org/").strip()
+        store.register(link.removeprefix("https://label.example.org/invite/"), "ada", "new hash")
+        assert (store.password_hash("ada"), store.session_annotator(session)) == ("new hash", None)
+        assert "the account 'ada' is switched off" in done("account", "ada", "off")
+        assert store.password_hash("ada") is None
+        refused = feedback("account", "ben", "off")
+        assert refused.exit_code == 2 and "'ben' is the only admin" in refused.stderr
+        done("account", "ada", "on")
+        assert store.password_hash("ada") == "new hash"
 
 
 @pytest.mark.parametrize(
@@ -279,6 +309,8 @@ def test_invitations_work_once() -> None:
         (["import", "notes.txt", "--format", "alpaca"], "--format"),
         (["invite", "--role", "king"], "--role"),
         (["serve", "--port", "70000"], "--port"),
+        (["serve", "--proxy", "*"], "proxy '*': give an address"),
+        (["account", "nobody", "off", "--store", "s.db"], "there is no such file"),
     ],
 )
 def test_a_users_mistake_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:

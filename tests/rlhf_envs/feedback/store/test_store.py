@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from rlhf_envs.feedback import Assignment, FeedbackStore, LeaseLost, NewItem
+from rlhf_envs.feedback.store.schema import judgements, tasks
 
 PAIR = NewItem("pairwise", "The film was", ("good.", "bad."))
 
@@ -237,6 +239,21 @@ def test_undo_goes_back_judgement_by_judgement(store: FeedbackStore) -> None:
     undone = [store.undo("ann"), store.undo("ann"), store.undo("ann")]
     assert [task and task.item.prompt for task in undone] == ["b", "a", None]
     assert store.progress("ann").mine == 0
+
+
+def test_judging_and_undoing_does_not_fill_the_store(store: FeedbackStore) -> None:
+    store.add_items([NewItem("correction", "p", ("c",))])
+    store.add_annotator("ann")
+    for i in range(5):
+        task = store.claim("ann")
+        assert task is not None
+        store.submit(task.id, "ann", {"text": f"{i}" * 1000}, key=f"{i}")
+        task = store.undo("ann")
+        assert task is not None
+        store.release(task.id, "ann")
+    with store._database.read() as connection:
+        rows = [connection.execute(sa.select(sa.func.count()).select_from(t)).scalar() for t in (judgements, tasks)]
+    assert rows == [1, 2]  # the newest undone judgement with its task, and the task given back
 
 
 def test_a_skip_whose_place_is_taken_cannot_be_undone(store: FeedbackStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -98,7 +99,7 @@ def test_an_older_schema_is_migrated_with_what_it_holds(old_url: str) -> None:
 
 
 def test_an_older_schema_is_refused_without_leave_to_migrate(old_url: str) -> None:
-    with pytest.raises(StoreError, match=r"older schema '0001'.*needs .0002'.*migrate=True"):
+    with pytest.raises(StoreError, match=r"older schema '0001'.*needs .0003'.*migrate=True"):
         FeedbackStore(old_url, migrate=False)
 
 
@@ -246,3 +247,25 @@ def test_without_sqlalchemy_the_error_says_what_to_install() -> None:
     code = "import sys; sys.modules['sqlalchemy'] = None; from rlhf_envs.feedback import FeedbackStore"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert 'ImportError: FeedbackStore needs sqlalchemy: pip install "rlhf-envs[web]"' in done.stderr
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_only_the_owner_reads_the_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "feedback.db"
+
+    def modes() -> set[int]:
+        files = list(tmp_path.iterdir())
+        assert len(files) == 3  # with -wal and -shm
+        return {stat.S_IMODE(file.stat().st_mode) for file in files}
+
+    with FeedbackStore(path) as store:
+        store.add_annotator("ada")
+        assert modes() == {0o600}
+        for file in tmp_path.iterdir():
+            file.chmod(0o644)  # as older versions made them
+        with FeedbackStore(path):
+            assert modes() == {0o600}
+    assert "could be read by every user (mode 644)" in caplog.text
+    path.chmod(0o660)
+    FeedbackStore(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o660

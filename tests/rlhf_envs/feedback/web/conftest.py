@@ -20,7 +20,8 @@ from itsdangerous import TimestampSigner
 
 from rlhf_envs.feedback import FeedbackStore
 from rlhf_envs.feedback.web import create_app
-from rlhf_envs.feedback.web.auth import COOKIE, Passwords
+from rlhf_envs.feedback.web.auth import COOKIE
+from rlhf_envs.feedback.web.passwords import Passwords
 
 PASSWORD = "correct horse"
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -60,9 +61,9 @@ def enrol(store: FeedbackStore, password_hash: str) -> Callable[..., str]:
 def signed() -> Callable[..., tuple[str, str]]:
     """Make (cookie, CSRF token) of someone who is signed in, without the work of a sign-in."""
 
-    def signed(name: str, secret: bytes = SECRET) -> tuple[str, str]:
-        csrf = os.urandom(8).hex()
-        payload = b64encode(json.dumps({"name": name, "csrf": csrf}).encode())
+    def signed(store: FeedbackStore, name: str, secret: bytes = SECRET) -> tuple[str, str]:
+        csrf, token = os.urandom(8).hex(), store.begin_session(name, store.password_hash(name))
+        payload = b64encode(json.dumps({"id": token, "name": name, "csrf": csrf}).encode())
         return TimestampSigner(secret.hex()).sign(payload).decode(), csrf
 
     return signed
@@ -82,13 +83,16 @@ def visitor(app: FastAPI) -> Iterator[Callable[[], TestClient]]:
 
 @pytest.fixture
 def sign_in(
-    visitor: Callable[[], TestClient], enrol: Callable[..., str], signed: Callable[..., tuple[str, str]]
+    visitor: Callable[[], TestClient],
+    store: FeedbackStore,
+    enrol: Callable[..., str],
+    signed: Callable[..., tuple[str, str]],
 ) -> Callable[..., TestClient]:
     """Enrol someone and return a client that has the cookie and sends the CSRF token."""
 
     def sign_in(name: str, role: str = "annotator") -> TestClient:
         client = visitor()
-        cookie, client.headers["X-CSRF-Token"] = signed(enrol(name, role))
+        cookie, client.headers["X-CSRF-Token"] = signed(store, enrol(name, role))
         client.cookies.set(COOKIE, cookie)
         return client
 

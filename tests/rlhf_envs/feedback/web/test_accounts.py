@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from fastapi import HTTPException
+from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 
-from rlhf_envs.feedback import FeedbackStore
+from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.web import create_app
-from rlhf_envs.feedback.web.auth import COOKIE, SESSION_SECONDS, Passwords, clean_name
+from rlhf_envs.feedback.web.auth import COOKIE, SESSION_DAYS, clean_name
+from rlhf_envs.feedback.web.passwords import Passwords, SignInPool, check_password
 
 PASSWORD = "correct horse"
 
@@ -51,6 +56,10 @@ def test_password_is_kept_as_argon2id(visitor: Callable[[], TestClient], store: 
     ("name", "password", "status"),
     [
         ("ada", "short", 422),
+        ("ada", "aaaaaaaa", 422),
+        ("ada", "Sunshine2026!", 422),
+        ("ada", "12345678", 422),
+        ("a dear name", "a dear name", 422),
         ("", PASSWORD, 422),
         ("../../etc/passwd", PASSWORD, 422),
         ("x'; DROP TABLE annotators; --", PASSWORD, 422),
@@ -170,10 +179,131 @@ def test_throttle_lets_go_after_its_window(
     assert [attempt("wrong") for _ in range(6)] == [401] * 5 + [429]  # the right password has made a new beginning
 
 
-def test_an_address_has_sixty_tries_whatever_the_names(visitor: Callable[[], TestClient]) -> None:
+def test_strangers_lock_nobody_out_who_shares_their_address(
+    visitor: Callable[[], TestClient], enrol: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ada", "ben"):
+        enrol(name)
     client = visitor()
-    statuses = [client.post("/api/login", json={"name": f"n/{i}", "password": "wrong"}).status_code for i in range(62)]
-    assert statuses == [401] * 60 + [429] * 2
+
+    def attempt(name: str, password: str = "wrong") -> int:
+        return client.post("/api/login", json={"name": name, "password": password}).status_code
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Passwords, "verify", lambda self, password, known: False)  # 60 hashes take seconds
+        assert {attempt(f"n{i}") for i in range(60)} == {401}
+    assert [attempt("ada"), attempt("ada", PASSWORD)] == [401, 429]  # one try at each account is left
+    assert attempt("ben", PASSWORD) == 200
+
+
+def test_an_account_is_limited_over_all_addresses(app: FastAPI, enrol: Callable[..., str]) -> None:
+    enrol("ada")
+    statuses = []
+    for i in range(22):
+        with TestClient(app, client=(f"10.0.0.{i}", 1)) as client:
+            statuses.append(client.post("/api/login", json={"name": "ada", "password": "wrong"}).status_code)
+    assert statuses == [401] * 20 + [429] * 2
+
+
+def test_an_ipv6_network_counts_as_one_address(app: FastAPI, enrol: Callable[..., str]) -> None:
+    enrol("ada")
+    statuses = []
+    for host in [*(f"2001:db8::{i}" for i in range(6)), "2001:db8:0:1::1"]:
+        with TestClient(app, client=(host, 1)) as client:
+            statuses.append(client.post("/api/login", json={"name": "ada", "password": "wrong"}).status_code)
+    assert statuses == [401] * 5 + [429, 401]
+
+
+@pytest.mark.parametrize("way", ["sign-out by form", "sign-out by call", "switched off", "new password"])
+def test_a_copied_cookie_is_worth_nothing_once_the_session_ends(
+    sign_in: Callable[..., TestClient], visitor: Callable[[], TestClient], store: FeedbackStore, way: str
+) -> None:
+    ada, ben = sign_in("ada"), sign_in("ben")
+    copy = {"cookie": f"{COOKIE}={ada.cookies[COOKIE]}"}
+    assert visitor().get("/api/session", headers=copy).status_code == 200
+    if way == "sign-out by form":
+        assert ada.post("/logout", data={"csrf": ada.headers["X-CSRF-Token"]}).status_code == 303
+    elif way == "sign-out by call":
+        assert ada.post("/api/logout").status_code == 204
+    elif way == "switched off":
+        store.switch_account("ada", active=False)
+    else:
+        store.register(store.invite_to_reset("ada"), "ada", "another hash")
+    assert visitor().get("/api/session", headers=copy).status_code == 401
+    assert (
+        visitor().post("/api/claim", headers={**copy, "X-CSRF-Token": ada.headers["X-CSRF-Token"]}).status_code == 401
+    )
+    assert ben.get("/api/session").status_code == 200
+
+
+def test_an_admin_resets_a_password(
+    sign_in: Callable[..., TestClient], visitor: Callable[[], TestClient], enrol: Callable[..., str]
+) -> None:
+    enrol("ben")
+    admin = sign_in("ada", "admin")
+    csrf = form_token(admin.get("/admin").text)
+    page = admin.post(
+        "/admin/accounts/reset", data={"csrf": csrf, "name": "ben"}, headers={"host": "evil.example"}
+    ).text
+    link = re.search(r'value="http://localhost:8000(/invite/[^"]+)"', page)
+    assert link
+    client, new = visitor(), "another long password"
+    assert 'value="ben"' in client.get(link[1]).text
+    assert accept(client, link[1], "ada", new) == 403  # the link is for ben alone
+    assert accept(client, link[1], "ben", new) == 303
+    assert client.get("/api/session").json()["name"] == "ben"
+    assert accept(visitor(), link[1], "ben", new) == 403
+    tries = [visitor().post("/api/login", json={"name": "ben", "password": p}).status_code for p in (PASSWORD, new)]
+    assert tries == [401, 200]
+    assert admin.post("/api/admin/resets", json={"name": "nobody"}).status_code == 422
+    assert client.post("/api/admin/resets", json={"name": "ada"}).status_code == 403
+
+
+def test_an_account_is_switched_off_and_on(
+    sign_in: Callable[..., TestClient], visitor: Callable[[], TestClient], store: FeedbackStore
+) -> None:
+    admin, ben = sign_in("ada", "admin"), sign_in("ben")
+    store.add_items([NewItem("rating", "p", ("c",))])
+    assert ben.post("/api/claim").json()["task"]
+    csrf = form_token(admin.get("/admin").text)
+
+    def switch(name: str, active: bool) -> int:
+        form = {"csrf": csrf, "name": name, "active": str(active).lower()}
+        return admin.post("/admin/accounts/switch", data=form).status_code
+
+    assert switch("ben", False) == 303
+    assert store.claim("ada") is not None  # what ben held is free again
+    assert visitor().post("/api/login", json={"name": "ben", "password": PASSWORD}).status_code == 401
+    assert switch("ada", False) == 422  # nobody could switch anything on again
+    assert admin.patch("/api/admin/accounts", json={"name": "ben", "active": True}).status_code == 204
+    assert visitor().post("/api/login", json={"name": "ben", "password": PASSWORD}).status_code == 200
+
+
+def test_no_session_begins_with_a_password_that_was_changed_meanwhile(
+    store: FeedbackStore, enrol: Callable[..., str]
+) -> None:
+    enrol("ada")
+    assert store.begin_session("ada", "an older hash") is None
+
+
+@pytest.mark.parametrize("password", ["correct horse", "Zwölf Boxkämpfer", "8Tz!q0_v"])
+def test_good_passwords_are_taken(password: str) -> None:
+    check_password(password, "ada")
+
+
+def test_sign_ins_wait_in_a_bounded_queue_of_their_own() -> None:
+    async def flood() -> list[int]:
+        pool, go = SignInPool(waiting=3), threading.Event()
+        held = [asyncio.create_task(pool.run(go.wait)) for _ in range(100)]
+        done, _ = await asyncio.wait(held, timeout=0.1)
+        refused = [task.exception() for task in done]
+        assert len(refused) == 100 - 3 - max(1, (os.cpu_count() or 1) // 2)
+        go.set()
+        await asyncio.wait(held)
+        assert await pool.run(lambda: 5) == 5  # the places are free again
+        return [error.status_code for error in refused if isinstance(error, HTTPException)]
+
+    assert set(asyncio.run(flood())) == {503}
 
 
 def test_sign_in_makes_a_new_session(visitor: Callable[[], TestClient], enrol: Callable[..., str]) -> None:
@@ -191,16 +321,17 @@ def test_sign_in_makes_a_new_session(visitor: Callable[[], TestClient], enrol: C
 def test_forged_cookie_signs_nobody_in(
     sign_in: Callable[..., TestClient],
     visitor: Callable[[], TestClient],
+    store: FeedbackStore,
     signed: Callable[..., tuple[str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     genuine = sign_in("ada", "admin").cookies[COOKIE]
     payload, _, rest = genuine.partition(".")
-    foreign = signed("ada", b"another secret, 32 bytes long...")[0]
-    long_ago = time.time() - SESSION_SECONDS - 1
+    foreign = signed(store, "ada", b"another secret, 32 bytes long...")[0]
+    long_ago = time.time() - SESSION_DAYS * 24 * 3600 - 1
     with monkeypatch.context() as patch:
         patch.setattr("time.time", lambda: long_ago)
-        old = signed("ada")[0]
+        old = signed(store, "ada")[0]
     for value in ("", "x", foreign, old, payload, payload[:-2] + "AA." + rest, genuine[:-1], "é\u202e"):
         client = visitor()
         raw = f"{COOKIE}={value}".encode()
@@ -210,9 +341,12 @@ def test_forged_cookie_signs_nobody_in(
 
 
 def test_cookie_of_an_annotator_of_another_store_signs_nobody_in(
-    visitor: Callable[[], TestClient], signed: Callable[..., tuple[str, str]]
+    visitor: Callable[[], TestClient], signed: Callable[..., tuple[str, str]], enrol: Callable[..., str], tmp_path: Path
 ) -> None:
-    value = signed("ada")[0]
+    enrol("ada")
+    with FeedbackStore(tmp_path / "another.db") as another:
+        another.add_annotator("ada")
+        value = signed(another, "ada")[0]
     assert visitor().get("/api/session", headers={"cookie": f"{COOKIE}={value}"}).status_code == 401
 
 

@@ -20,7 +20,11 @@ OpenPage = Callable[..., Any]
 
 @pytest.fixture
 def open_page(
-    chromium: Any, address: str, enrol: Callable[..., str], signed: Callable[..., tuple[str, str]]
+    chromium: Any,
+    address: str,
+    store: FeedbackStore,
+    enrol: Callable[..., str],
+    signed: Callable[..., tuple[str, str]],
 ) -> Iterator[OpenPage]:
     """Open a page as someone; at the end nothing may have gone wrong in its console."""
     wrong: list[str] = []
@@ -30,7 +34,7 @@ def open_page(
         context = chromium.new_context(**{"viewport": DESKTOP, **options})
         contexts.append(context)
         if name:
-            context.add_cookies([{"name": COOKIE, "value": signed(enrol(name, role))[0], "url": address}])
+            context.add_cookies([{"name": COOKIE, "value": signed(store, enrol(name, role))[0], "url": address}])
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))

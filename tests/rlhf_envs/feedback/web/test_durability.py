@@ -160,7 +160,7 @@ def people(
     found = []
     for i in range(ANNOTATORS):
         name = store.register(store.invite("admin" if i == 0 else "annotator"), f"p{i}", "hash").name
-        cookie, csrf = signed(name, SECRET.encode())
+        cookie, csrf = signed(store, name, SECRET.encode())
         headers = {"Cookie": f"{COOKIE}={cookie}", "X-CSRF-Token": csrf}
         found.append(Person(f"p{i}", port, headers | {"Content-Type": "application/json"}, stop))
     return found

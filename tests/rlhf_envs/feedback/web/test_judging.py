@@ -116,7 +116,7 @@ def test_lost_lease_is_409(tmp_path: Path, signed: Callable[..., tuple[str, str]
         now += timedelta(hours=1)
         taken = store.claim("ben")
         assert taken is not None
-        client = signed_in_as(store, *signed("ada"))
+        client = signed_in_as(store, *signed(store, "ada"))
         answer = judge(client, {"id": lost.id}, {"text": "long work"})
         assert answer.status_code == 409
         assert "ran out" in answer.json()["detail"] or "lost" in answer.json()["detail"]

@@ -78,7 +78,7 @@ def test_api_keeps_to_its_schema(
         def calls(case: schemathesis.Case) -> None:
             if case.operation.label == JUDGE:
                 lend(case)
-            cookie, csrf = signed("ada", b"s" * 32)
+            cookie, csrf = signed(store, "ada", b"s" * 32)
             response = case.call(headers={"X-CSRF-Token": csrf}, cookies={COOKIE: cookie})
             case.validate_response(response, checks=CHECKS)
             if case.operation.label == JUDGE:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import importlib
 import logging
 import re
+import socket
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -37,18 +42,66 @@ def test_postgresql_without_a_secret_says_what_it_costs(caplog: pytest.LogCaptur
     assert "RLHF_FEEDBACK_SECRET is not set: a restart of the server will sign everyone out" in caplog.text
 
 
-def test_serve_invites_the_first_admin_and_only_the_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: [listener.close() for listener in sockets])
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Serve, and stop at once. Return what the server has said when it listened."""
+
+    def said(path: Path, **options: Any) -> str:
+        lines = []
+
+        async def stop(self: uvicorn.Server) -> None:
+            with socket.create_connection(self.servers[0].sockets[0].getsockname(), 1):
+                lines.append(capsys.readouterr().out)
+
+        monkeypatch.setattr(uvicorn.Server, "main_loop", stop)
+        serve(path, port=0, **options)
+        return lines[0]
+
+    return said
+
+
+def test_serve_invites_the_first_admin_and_only_the_first(tmp_path: Path, said: Callable[..., str]) -> None:
     path = tmp_path / "feedback.db"
-    serve(path, port=0)
-    link = re.search(r"http://localhost:\d+/invite/(\S+)", capsys.readouterr().out)
+    first = said(path)
+    assert first.startswith("annotation app on http://localhost:")
+    link = re.search(r"http://localhost:\d+/invite/(\S+)", first)
     assert link
     with FeedbackStore(path) as store:
         assert store.register(link[1], "ada", "hash").role == "admin"
-    serve(path, port=0)
-    assert "/invite/" not in capsys.readouterr().out
+    assert "/invite/" not in said(path)
+
+
+def test_links_carry_the_address_that_was_given(tmp_path: Path, said: Callable[..., str]) -> None:
+    assert "https://label.example.org/invite/" in said(tmp_path / "feedback.db", url="https://label.example.org/")
+
+
+@pytest.mark.parametrize(("proxies", "limited"), [([], True), (["127.0.0.1"], False), (["10.0.0.0/8"], True)])
+def test_only_proxies_that_are_named_tell_the_address_of_a_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxies: list[str], limited: bool
+) -> None:
+    statuses: list[int] = []
+
+    def attempts(port: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        for i in range(7):
+            headers = {"content-type": "application/json", "x-forwarded-for": f"192.0.2.{i}"}
+            connection.request("POST", "/api/login", '{"name": "ada", "password": "wrong"}', headers)
+            answer = connection.getresponse()
+            answer.read()
+            statuses.append(answer.status)
+        connection.close()
+
+    async def run(self: uvicorn.Server) -> None:
+        await asyncio.to_thread(attempts, self.servers[0].sockets[0].getsockname()[1])
+
+    monkeypatch.setattr(uvicorn.Server, "main_loop", run)
+    serve(tmp_path / "feedback.db", port=0, proxies=proxies)
+    assert statuses == [401] * 5 + [429 if limited else 401] * 2
+
+
+def test_a_proxy_must_be_an_address(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"proxy '\*': give an address"):
+        serve(tmp_path / "feedback.db", proxies=["*"])
 
 
 def test_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
