@@ -1,7 +1,7 @@
 """Measure how far annotators agree: Krippendorff's alpha, and each annotator's agreement with the others.
 
-Source: Krippendorff, Content Analysis, 2004, chapter 11, through the `krippendorff` package. Our own: a ranking counts
-as the pairs that it orders, and harm flags count one by one, so that every judgement is a set of (unit, number).
+Source: Krippendorff, Content Analysis, 2004, chapter 11. Our own: a ranking counts as the pairs that it orders, and
+harm flags count one by one, so that every judgement is a set of (unit, number).
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ from collections.abc import Hashable, Iterable
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from .records import Judgement
 
 __all__ = ["LEVELS", "alpha_by_kind", "coded", "krippendorff_alpha", "peer_agreement"]
 
+FloatArray = NDArray[np.float64]
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 Coded = tuple[Hashable, str, float]  # unit that was judged, annotator, value
 
@@ -41,17 +45,10 @@ def krippendorff_alpha(votes: Iterable[Coded], level: Level = "nominal") -> floa
         Alpha, or NaN if it is undefined: no unit was judged by two annotators, or all values are the same.
 
     Raises:
-        ImportError: the package `krippendorff` is missing.
         ValueError: the level is unknown.
     """
     if level not in get_args(Level):
         raise ValueError(f"unknown level {level!r}: choose {', '.join(get_args(Level))}")
-    try:
-        import krippendorff
-    except ImportError as error:
-        raise ImportError('agreement needs krippendorff: pip install "rlhf-envs[agreement]"') from error
-    import numpy as np
-
     units: dict[Hashable, dict[str, float]] = defaultdict(dict)
     for unit, annotator, value in votes:
         units[unit][annotator] = float(value)
@@ -64,7 +61,33 @@ def krippendorff_alpha(votes: Iterable[Coded], level: Level = "nominal") -> floa
     for row, values in enumerate(shared):
         for value in values.values():
             counts[row, column[value]] += 1
-    return float(krippendorff.alpha(value_counts=counts, value_domain=domain, level_of_measurement=level))
+    distances = _distances(np.array(domain), counts.sum(axis=0), level)
+    judges = counts.sum(axis=1, keepdims=True)  # (units, 1)
+    ordered = counts / (judges - 1)  # each ordered pair of values within a unit counts 1 / (judges - 1)
+    n = counts.sum()
+    totals = counts.sum(axis=0)  # (values,)
+    observed = np.einsum("ui,uj,ij->", ordered, counts, distances) / n  # the diagonal of `distances` is 0
+    expected = totals @ distances @ totals / (n * (n - 1))
+    return float(1 - observed / expected)
+
+
+def _distances(values: FloatArray, totals: FloatArray, level: Level) -> FloatArray:
+    """Return the squared difference between each two of the sorted values, shape (values, values).
+
+    Args:
+        values: the values that occur, in ascending order, shape (values,).
+        totals: how often each occurs, shape (values,).
+        level: the level of measurement.
+    """
+    if level == "nominal":
+        return 1.0 - np.eye(len(values))
+    if level == "ordinal":  # the number of values in between, each end counted by half
+        values = np.cumsum(totals) - totals / 2
+    difference = values[:, None] - values[None, :]
+    if level == "ratio":
+        sums = values[:, None] + values[None, :]
+        difference = np.divide(difference, sums, out=np.zeros_like(difference), where=difference != 0)
+    return difference**2
 
 
 def coded(kind: str, value: dict[str, Any] | None) -> list[tuple[Hashable, float]]:

@@ -59,9 +59,6 @@ def agreement(
 
     Returns:
         1 for full agreement, 0 for the agreement that chance gives, nan where nothing can be compared.
-
-    Raises:
-        ImportError: krippendorff is not installed.
     """
     kind = "pairwise" if any(isinstance(answer, Vote) for answer in answers) else "rating"
     return krippendorff_alpha(((a.item, a.annotator, _number(a)) for a in answers), level or LEVELS[kind])

@@ -115,7 +115,7 @@ def with_defaults(config: LoopConfig) -> LoopConfig:
         ValueError: the environment, the algorithm or a reward is unknown, or the algorithm's agents cannot be saved.
         ImportError: a package that a later step needs is not installed.
     """
-    for package in ("sqlalchemy", "alembic", "crowdkit", "krippendorff"):
+    for package in ("sqlalchemy", "alembic", "crowdkit"):
         if find_spec(package) is None:
             raise ImportError(f'rlhf loop needs {package}: pip install "rlhf-envs[web,agreement]"')
     check_environment(config.env)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-import sys
+import random
 from datetime import UTC, datetime
+from itertools import permutations
 
 import pytest
 
@@ -36,10 +37,33 @@ def test_alpha_is_undefined_without_shared_units_or_without_difference() -> None
         krippendorff_alpha([], "cardinal")
 
 
-def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "krippendorff", None)
-    with pytest.raises(ImportError, match=r'pip install "rlhf-envs\[agreement\]"'):
-        krippendorff_alpha([(1, "a", 1.0), (1, "b", 2.0)])
+def alpha_by_definition(units: list[list[float]], level: str) -> float:
+    """1 - observed / expected disagreement over all ordered pairs, one by one."""
+    units = [unit for unit in units if len(unit) > 1]
+    every = sorted(value for unit in units for value in unit)
+
+    def difference(a: float, b: float) -> float:
+        if level == "nominal":
+            return float(a != b)
+        if level == "ordinal":
+            low, high = sorted((a, b))
+            ends = every.count(low) + every.count(high)
+            return (sum(low <= value <= high for value in every) - ends / 2) ** 2 if a != b else 0.0
+        return ((a - b) / (a + b)) ** 2 if level == "ratio" and a != b else (a - b) ** 2
+
+    def mean(values: list[float]) -> float:
+        return sum(difference(a, b) for a, b in permutations(values, 2)) / (len(values) - 1) / len(every)
+
+    return 1 - sum(map(mean, units)) / mean(every)
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval", "ratio"])
+def test_alpha_is_the_one_of_its_definition(level: str) -> None:
+    draw = random.Random(0)
+    for _ in range(10):
+        units = [[float(draw.randint(1, 5)) for _ in range(draw.randint(1, 5))] for _ in range(12)]
+        votes = [(u, f"rater {r}", value) for u, unit in enumerate(units) for r, value in enumerate(unit)]
+        assert krippendorff_alpha(votes, level) == pytest.approx(alpha_by_definition(units, level))
 
 
 def judgement(item: int, annotator: str, kind: str, value: dict[str, object] | None) -> Judgement:

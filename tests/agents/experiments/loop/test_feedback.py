@@ -245,9 +245,8 @@ def test_only_compared_annotators_have_a_reliability() -> None:
 
 def test_agreement_is_that_of_the_feedback_page(tmp_path: Path) -> None:
     """A tie lies between the two sides, so that it disagrees less with either than they do with one another."""
-    import krippendorff
-
     from rlhf_envs.feedback import FeedbackStore, NewItem
+    from rlhf_envs.feedback.agreement import krippendorff_alpha
 
     with FeedbackStore(tmp_path / "ties.db") as store:
         store.add_items([NewItem("pairwise", f"{i}", (" a", " b"), overlap=3) for i in range(12)])
@@ -260,9 +259,6 @@ def test_agreement_is_that_of_the_feedback_page(tmp_path: Path) -> None:
         items, judgements = store.items(), store.judgements()
         figures = feedback._crowd_metrics(items, judgements, {item.id for item in items[4:]})
     fresh, values = [item.id for item in items[4:]], {0: -1, None: 0, 1: 1}
-    table = [
-        [values[entry.value["choice"]] for entry in judgements if entry.annotator == who and entry.item_id in fresh]
-        for who in ("ada", "bob", "cyd")
-    ]
-    assert figures["agreement"] == pytest.approx(krippendorff.alpha(table, level_of_measurement="ordinal"))
-    assert figures["agreement"] > krippendorff.alpha(table, level_of_measurement="nominal") + 0.1
+    votes = [(e.item_id, e.annotator, values[e.value["choice"]]) for e in judgements if e.item_id in fresh]
+    assert figures["agreement"] == pytest.approx(krippendorff_alpha(votes, "ordinal"))
+    assert figures["agreement"] > krippendorff_alpha(votes, "nominal") + 0.1
