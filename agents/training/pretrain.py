@@ -48,7 +48,8 @@ __all__ = [
     "train_tokenizer",
 ]
 
-Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 EOS, PAD = "<|eos|>", "<|pad|>"
 logger = logging.getLogger(__name__)
 
