@@ -23,7 +23,9 @@ __all__ = ["TrainFlags", "train"]
 class TrainFlags(DataFlags, TrainConfig):
     """Hold the flags of `rlhf train`: the configuration of a run, or the folder of a run to go on with."""
 
-    resume: str | None = option(None, "Folder of a run to go on with, from its newest intact checkpoint.")
+    resume: str | None = option(
+        None, "Folder of a run to go on with, from its newest intact checkpoint; with a larger -n it is extended."
+    )
 
 
 def train(flags: TrainFlags) -> None:
@@ -48,8 +50,8 @@ def train(flags: TrainFlags) -> None:
         prepared = run.prepare(config)
     else:
         config = TrainConfig.of_folder(flags.resume, config)
-        if resume.is_finished(flags.resume):
-            console.print(f"nothing to do: the run in {flags.resume} is finished, see its report.json")
+        if resume.is_finished(flags.resume, config):
+            console.print(f"nothing to do: the run in {flags.resume} is finished; a larger -n extends it")
             return
         with show_phase("loading, and evaluating before training", config.progress):
             prepared = resume.prepare_resumed(flags.resume, config)

@@ -134,6 +134,7 @@ class TrainConfig(BaseModel):
     # number of threads may round differently in the last bits.)
     kind: ClassVar[tuple[str, str]] = ("run", "algo")
     free: ClassVar[tuple[str, ...]] = ("progress", "verbose", "threads")
+    more: ClassVar[tuple[str, ...]] = ("n_timesteps",)  # flags that --resume may raise
 
     algo: Algorithm = option("ppo", "Algorithm, such as ppo, rloo or dqn, see `rlhf algos`.")
     env: Environment = option(
@@ -282,7 +283,7 @@ class TrainConfig(BaseModel):
         changed = {}
         for name in sorted(given.model_fields_set & cls.model_fields.keys() if given is not None else ()):
             value, before = getattr(given, name), getattr(saved, name)
-            if name in cls.free:
+            if name in cls.free or (name in cls.more and value is not None and before is not None and value > before):
                 changed[name] = value
             elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
                 flag = f"--{name.replace('_', '-')}"

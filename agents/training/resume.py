@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -29,14 +30,17 @@ __all__ = ["is_finished", "prepare_resumed"]
 logger = logging.getLogger(__name__)
 
 
-def is_finished(folder: str | Path) -> bool:
-    """Return whether all of a run is on the disk: its report, which is written last, and its agent.
+def is_finished(folder: str | Path, config: TrainConfig) -> bool:
+    """Return whether all of a run is on the disk: its report of all tokens, which is written last, and its agent.
 
     `rlhf compare` removes agents together with the checkpoints: such a run is finished too.
     """
     folder = Path(folder)
+    if not (folder / REPORT).is_file():
+        return False
+    tokens = json.loads((folder / REPORT).read_text(encoding="utf-8"))["n_timesteps"]
     has_agent = is_bundle(find_folder(folder / AGENT))
-    return (folder / REPORT).is_file() and (has_agent or not Checkpoints(folder / CHECKPOINTS).exist())
+    return tokens >= (config.n_timesteps or 0) and (has_agent or not Checkpoints(folder / CHECKPOINTS).exist())
 
 
 def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Prepared:
@@ -85,13 +89,16 @@ def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
 
 
 def _newest_bundle(folder: Path) -> Path:
-    """Return the finished agent if there is one and it is intact, else the newest checkpoint."""
+    """Return the finished agent if there is one and it is intact, else, or if it is newer, the newest checkpoint."""
+    checkpoint = Checkpoints(folder / CHECKPOINTS).latest()
     if is_bundle(find_folder(folder / AGENT)):
         try:
-            return read(folder / AGENT)[0]
+            agent, description = read(folder / AGENT)
+            tokens = int(description["values"]["attributes"]["num_timesteps"])
+            if checkpoint is None or tokens >= int(checkpoint.name.removeprefix(".").removesuffix(".old")):
+                return agent
         except BundleError as error:
             logger.warning("skipping the finished agent: %s", error)
-    checkpoint = Checkpoints(folder / CHECKPOINTS).latest()
     if checkpoint is None:
         raise ValueError(
             f"{folder / CHECKPOINTS} holds no checkpoint that is whole: the run cannot go on{_zips(folder)}"

@@ -17,6 +17,7 @@ class LoopConfig(TrainConfig):
 
     kind: ClassVar[tuple[str, str]] = ("loop", "rounds")
     free: ClassVar[tuple[str, ...]] = (*TrainConfig.free, "rounds", "enough", "patience", "poll")
+    more: ClassVar[tuple[str, ...]] = ()  # n_timesteps are of each round
 
     n_timesteps: int | None = option(16_384, "Tokens of RL per round.", "-n", "--n-timesteps", gt=0)
     eval_freq: int = option(0, "Tokens between evaluations during RL; 0 for one per round.", ge=0)

@@ -167,6 +167,26 @@ def test_a_run_that_died_before_its_report_writes_it(unbroken: Path, tmp_path: P
     assert_same_run(folder, unbroken)
 
 
+def test_a_finished_run_is_extended_as_if_it_had_been_longer(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is killed on the way: the checkpoint is then newer than the agent of the shorter run."""
+    from agents.core.text_metrics import TextMetrics
+
+    folder = train(config(tmp_path, n_timesteps=192, save_freq=96)).folder
+    longer = TrainConfig.of_folder(folder, TrainConfig(n_timesteps=TOKENS))
+    assert not is_finished(folder, longer)
+    real = TextMetrics._on_rollout_end
+    with monkeypatch.context() as patch:
+        patch.setattr(TextMetrics, "_on_rollout_end", lambda self: real(self) or self.num_timesteps < 384 or killed())
+        with pytest.raises(Killed):
+            train(prepare_resumed(folder, longer))
+    assert not is_finished(folder, TrainConfig.of_folder(folder))
+    assert prepare_resumed(folder).agent.num_timesteps == 288
+    finish(folder)
+    assert_same_run(folder, unbroken)
+
+
 class Killed(BaseException):
     """Stands for kill -9: no handler of the run catches it."""
 
@@ -199,9 +219,9 @@ def test_the_report_comes_last(tmp_path: Path, unbroken: Path, monkeypatch: pyte
         patch.setattr(report, "plot_curves", killed)
         with pytest.raises(Killed):
             finish(folder)
-    assert not is_finished(folder)
+    assert not is_finished(folder, config(tmp_path))
     finish(folder)
-    assert is_finished(folder)
+    assert is_finished(folder, config(tmp_path))
     assert (folder / "samples.md").is_file()
 
 
@@ -210,9 +230,9 @@ def test_a_report_without_its_agent_is_no_finished_run(unbroken: Path, tmp_path:
     folder = Path(shutil.copytree(unbroken, tmp_path / "run"))
     (folder / "checkpoints").mkdir(exist_ok=True)
     (folder / "agent").rename(folder / "checkpoints" / str(TOKENS))
-    assert not is_finished(folder)
+    assert not is_finished(folder, config(tmp_path))
     finish(folder)
-    assert is_finished(folder)
+    assert is_finished(folder, config(tmp_path))
     assert_same_run(folder, unbroken)
 
 
@@ -221,7 +241,7 @@ def test_a_report_without_its_agent_is_no_finished_run(unbroken: Path, tmp_path:
     [
         (["--seed", "7"], "--seed 7 with --resume: the run in"),
         (["-params", "batch_size:24"], "--hyperparams {'batch_size': 24} with --resume"),
-        (["-n", "1000"], "--n-timesteps 1000 with --resume"),
+        (["-n", "240"], "--n-timesteps 240 with --resume"),
     ],
 )
 def test_flags_that_conflict_are_an_error(flags: list[str], message: str, unbroken: Path) -> None:
