@@ -101,7 +101,7 @@ def is_replaceable(target: Path) -> bool:
         return not any(target.iterdir())
     try:
         return "files" in json.loads(text)
-    except (ValueError, TypeError):  # a damaged manifest: the folder was made by `atomic_folder`
+    except (ValueError, TypeError, RecursionError):  # a damaged manifest: the folder was made by `atomic_folder`
         return True
 
 
@@ -159,7 +159,7 @@ def verify(folder: Path) -> dict[str, Any]:
         files = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
     except FileNotFoundError:
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise BundleError(f"{folder / MANIFEST} cannot be read ({error}): the bundle is damaged") from error
     for name, digest in files.items():
         path = folder / name

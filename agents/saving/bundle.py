@@ -36,6 +36,7 @@ from rlhf_envs.models import load_tokenizer
 from ..core.base_policy import LanguageModelPolicy
 from ..core.random_state import get_generators
 from ..registry import available, describe
+from .description import read_description, reported
 from .encoding import class_name, decode, encode
 from .environment import describe_env
 from .folders import DESCRIPTION
@@ -199,10 +200,13 @@ def read(directory: str | Path) -> tuple[Path, dict[str, Any]]:
     here = {path.relative_to(folder).as_posix() for path in (folder / MODEL).rglob("*") if path.is_file()}
     if added := here - manifest["files"].keys():
         raise BundleError(f"{folder / added.pop()} is no part of the bundle: remove it")
-    return folder, json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    return folder, read_description(folder / DESCRIPTION)
 
 
 def read_extra(directory: str | Path) -> dict[str, Any]:
     """Return the `extra` values that `save` was given."""
     folder, description = read(directory)
-    return decode(description["values"]["extra"], load_arrays(folder / STATE), "extra")
+    with reported(folder / STATE):
+        arrays = load_arrays(folder / STATE)
+    with reported(folder / DESCRIPTION):
+        return decode(description["values"]["extra"], arrays, "extra")

@@ -73,10 +73,14 @@ def find_bundle(path: Path) -> Path | None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the configuration of a run, given its folder or a file in it; empty if there is none."""
+    """Return the configuration of a run, given its folder or a file in it; empty if there is none.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
     folders = path.parents if path.is_file() else (path,)
     file = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
-    return {} if file is None else json.loads(file.read_text(encoding="utf-8"))
+    return {} if file is None else _read_object(file)
 
 
 def run_environment(source: str) -> str | None:
@@ -87,5 +91,17 @@ def run_environment(source: str) -> str | None:
     """
     path, env_id = Path(source), read_config(Path(source)).get("env")
     if is_bundle(path):
-        env_id = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))["env"].get("id")
+        env = _read_object(path / DESCRIPTION).get("env")
+        env_id = env.get("id") if isinstance(env, dict) else None
     return None if env_id is None else read_env_id(env_id, f"{source}, a file,")
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file} is no JSON ({error}): the file is damaged") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is {str(content)[:80]!r}, expected an object: the file is damaged")
+    return content

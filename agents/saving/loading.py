@@ -21,9 +21,10 @@ from ..core.policy import TokenPolicy
 from ..core.random_state import set_generators
 from ..registry import available, describe, get_algorithm
 from .bundle import MODEL, OPTIMIZER, POLICY, STATE, read
+from .description import reported
 from .encoding import NAMED_CLASSES, decode
 from .environment import remake_env
-from .folders import read_config
+from .folders import DESCRIPTION, read_config
 from .tensors import build_network, known_model, load_optimizer, load_state
 
 __all__ = ["load", "load_policy", "run_algorithm"]
@@ -63,22 +64,35 @@ def load(
     if path.is_file():
         return _load_zip(path, env, algorithm, trust_pickle, overrides)
     folder, description = read(path)
-    values, arrays = description["values"], load_arrays(folder / STATE)
+    values, arrays = description["values"], _load_arrays(folder)
     cls = _algorithm(description["algorithm"], algorithm)
     device = description["device"]
     here = device == "cpu" or (device == "cuda" and torch.cuda.is_available())
     device = overrides.pop("device", device if here else "auto")
-    attributes = _attributes(values["attributes"], arrays, overrides, cls)
+    _check_names(values["attributes"], overrides, cls)
+    with reported(folder / DESCRIPTION):
+        attributes = _attributes(values["attributes"], arrays, overrides)
     if attributes.get("tensorboard_log") is not None and "tensorboard_log" not in overrides:
         message = "the agent does not log to %r, which its bundle names: agents.load(..., tensorboard_log=...) does"
         logger.warning(message, attributes["tensorboard_log"])
         attributes["tensorboard_log"] = None
-    agent = _build(cls, _environment(description, env, folder), device, attributes, description["model"], folder)
-    load_state(agent.policy, folder / POLICY, description["shared"])
-    load_optimizer(agent.policy.optimizer, folder / OPTIMIZER, decode(values["optimizer"], arrays, "optimizer"))
-    _continue_episodes(agent, decode({k: values[k] for k in ("env_state", "buffer_state")}, arrays))
-    set_generators(decode(values["generators"], arrays))
+    env = _environment(description, env, folder)
+    with reported(folder / DESCRIPTION):
+        agent = _build(cls, env, device, attributes, description["model"], folder)
+    with reported(folder / POLICY):
+        load_state(agent.policy, folder / POLICY, description["shared"])
+    with reported(folder / OPTIMIZER):
+        load_optimizer(agent.policy.optimizer, folder / OPTIMIZER, decode(values["optimizer"], arrays, "optimizer"))
+    with reported(folder / DESCRIPTION):
+        _continue_episodes(agent, decode({k: values[k] for k in ("env_state", "buffer_state")}, arrays))
+        set_generators(decode(values["generators"], arrays))
     return agent
+
+
+def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a bundle."""
+    with reported(folder / STATE):
+        return load_arrays(folder / STATE)
 
 
 def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, Any]]:
@@ -92,8 +106,20 @@ def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, A
     saved = description["model"]
     if saved is None:
         raise ValueError(f"{directory} holds no policy of this package: load the agent with agents.load")
-    encoded = description["values"]["attributes"]
-    arguments = decode(encoded["policy_kwargs"], load_arrays(folder / STATE), "policy_kwargs")
+    with reported(folder / DESCRIPTION):
+        policy = _build_policy(folder, description, _load_arrays(folder))
+    with reported(folder / POLICY):
+        load_state(policy, folder / POLICY, description["shared"])
+    policy.model_name = known_model(saved["name"], folder / MODEL)
+    return policy, description
+
+
+def _build_policy(
+    folder: Path, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> LanguageModelPolicy:
+    """Build the policy of a bundle; its weights are still to be loaded."""
+    saved, encoded = description["model"], description["values"]["attributes"]
+    arguments = decode(encoded["policy_kwargs"], arrays, "policy_kwargs")
     observation_space = spaces.Dict(
         input_ids=spaces.Box(0, saved["n_actions"] - 1, (saved["length"],), np.int64),
         attention_mask=spaces.Box(0, 1, (saved["length"],), np.int8),
@@ -103,10 +129,7 @@ def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, A
     policy_class = NAMED_CLASSES.get(str(named.get("name")), TokenPolicy) if isinstance(named, dict) else TokenPolicy
     if not issubclass(policy_class, LanguageModelPolicy):
         policy_class = TokenPolicy
-    policy = policy_class(observation_space, spaces.Discrete(saved["n_actions"]), lambda _: 0.0, **arguments)
-    load_state(policy, folder / POLICY, description["shared"])
-    policy.model_name = known_model(saved["name"], folder / MODEL)
-    return policy, description
+    return policy_class(observation_space, spaces.Discrete(saved["n_actions"]), lambda _: 0.0, **arguments)
 
 
 def _algorithm(saved: Mapping[str, str | None], given: type[Any] | str | None) -> type[Any]:
@@ -121,15 +144,19 @@ def _algorithm(saved: Mapping[str, str | None], given: type[Any] | str | None) -
     )
 
 
-def _attributes(
-    encoded: Mapping[str, Any], arrays: Mapping[str, np.ndarray], overrides: dict[str, Any], cls: type[Any]
-) -> dict[str, Any]:
-    """Return the agent's attributes, with the overrides in place of the saved values."""
-    overrides = {"policy_class" if name == "policy" else name: value for name, value in overrides.items()}
+def _check_names(encoded: Mapping[str, Any], overrides: Mapping[str, Any], cls: type[Any]) -> None:
+    """Raise TypeError for an override that is no argument of the agent's class."""
     if unknown := overrides.keys() - encoded.keys() - describe(cls).own:
         raise TypeError(
             f"{cls.__name__} takes no argument {sorted(unknown)[0]!r}; there are {sorted(describe(cls).own)}"
         )
+
+
+def _attributes(
+    encoded: Mapping[str, Any], arrays: Mapping[str, np.ndarray], overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the agent's attributes, with the overrides in place of the saved values."""
+    overrides = {"policy_class" if name == "policy" else name: value for name, value in overrides.items()}
     chosen = {name: value for name, value in overrides.items() if name not in NESTED}
     return chosen | {
         name: decode(value, arrays, "policy" if name == "policy_class" else name, overrides.get(name))

@@ -1,0 +1,95 @@
+"""Check the form of `agent.json`, the description in a bundle. Anybody may have written it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+
+from rlhf_envs.files import BundleError
+
+__all__ = ["read_description", "reported"]
+
+# What Python and the libraries raise for values that no agent has. (A ValueError has its own message.)
+DAMAGE = (
+    *(SafetensorError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, RuntimeError),
+    *(AssertionError, UnicodeError),
+)
+Positive = Annotated[int, Field(gt=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, protected_namespaces=())
+
+
+class _Environment(_Part):
+    missing: str = ""
+    id: str = ""
+    num_envs: Positive = 1
+    kwargs: dict[str, Any] = {}
+
+
+class _Model(_Part):
+    name: str | None
+    dtype: Literal["float16", "bfloat16", "float32", "float64"]
+    attention: str | None
+    n_actions: Positive
+    length: Positive
+    vocabulary: str | None = None
+
+
+class _Values(_Part):
+    attributes: dict[str, Any]
+    optimizer: dict[str, Any]
+    generators: Any
+    env_state: Any
+    buffer_state: Any
+    extra: dict[str, Any]
+
+
+class _Description(_Part):
+    algorithm: dict[str, str | None]
+    device: str
+    spaces: Annotated[list[str], Field(min_length=2, max_length=2)]
+    env: _Environment
+    model: _Model | None
+    shared: dict[str, str]
+    values: _Values
+
+
+def read_description(file: Path) -> dict[str, Any]:
+    """Return the content of `agent.json`, after checking its form.
+
+    Raises:
+        BundleError: it has another form. The message has the file and the field.
+    """
+    with reported(file):
+        try:
+            content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            _Description.model_validate(content)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BundleError(
+                f"{file}: {where}: {first['msg']} (got {str(first['input'])[:80]!r}): the bundle is damaged or forged"
+            ) from error
+        except ValueError as error:
+            raise BundleError(f"{file} is no JSON ({error}): the bundle is damaged or forged") from error
+    return content
+
+
+@contextmanager
+def reported(file: Path) -> Iterator[None]:
+    """Raise what reading a damaged or forged file causes as a BundleError that names the file."""
+    try:
+        yield
+    except BundleError:
+        raise
+    except DAMAGE as error:
+        reason = f"{type(error).__name__}: {str(error)[:200]}"
+        raise BundleError(f"{file} does not describe an agent ({reason}): it is damaged or forged") from error
