@@ -27,11 +27,14 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, protected_namespaces=())
 
 
+class _Missing(_Part):
+    missing: str
+
+
 class _Environment(_Part):
-    missing: str = ""
-    id: str = ""
-    num_envs: Positive = 1
-    kwargs: dict[str, Any] = {}
+    id: str
+    num_envs: Positive
+    kwargs: dict[str, Any]
 
 
 class _Model(_Part):
@@ -56,7 +59,7 @@ class _Description(_Part):
     algorithm: dict[str, str | None]
     device: str
     spaces: Annotated[list[str], Field(min_length=2, max_length=2)]
-    env: _Environment
+    env: _Environment | _Missing
     model: _Model | None
     shared: dict[str, str]
     values: _Values

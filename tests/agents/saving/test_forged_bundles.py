@@ -129,5 +129,10 @@ def test_the_field_is_named(saved: Path, tmp_path: Path) -> None:
     described["env"]["num_envs"] = "many"
     (folder / "agent.json").write_text(json.dumps(described))
     sign(folder)
-    with pytest.raises(BundleError, match=r"agent\.json: env\.num_envs: .*got 'many'"):
+    with pytest.raises(BundleError, match=r"agent\.json: env\..*num_envs: .*got 'many'"):
+        agents.load(folder)
+    del described["env"]["num_envs"]
+    (folder / "agent.json").write_text(json.dumps(described))
+    sign(folder)
+    with pytest.raises(BundleError, match=r"agent\.json: env\..*num_envs: Field required"):
         agents.load(folder)
