@@ -48,6 +48,8 @@ VERBS: dict[str, list[list[str]]] = {
     "train": [["--resume", RUN], ["--env", ID, "-n", "8", "--settings", SETTINGS], ["--model", MODEL, "-n", "8"]],
     "evaluate": [[RUN, "-n", "2"], [BUNDLE, "-n", "2"], [MODEL, "-n", "2"]],
     "attack": [[RUN, "-n", "2"], [BUNDLE, "-n", "2"], [MODEL, "-n", "2"]],
+    "generate": [[RUN, "a"], [BUNDLE, "a"], [MODEL, "a"]],
+    "chat": [[RUN], [BUNDLE], [MODEL]],
     "compare": [["-f", COMPARISON, "--algos", "ppo"], ["--config", SETTINGS]],
     "tune": [["--env", ID, "--settings", SETTINGS], ["--env", "rlhf/Prompts-v0", "--env-kwargs", f"reward:{MODEL}"]],
     "loop": [["--resume", LOOP]],
@@ -59,7 +61,9 @@ VERBS: dict[str, list[list[str]]] = {
     "sft": [[ROWS, "out", "--model", MODEL]],
 }
 # These read rows of data or a feedback store, and nothing that describes an environment or a model.
-OTHER_VERBS = {"envs"} | {f"feedback {verb}" for verb in ("export", "import", "invite", "label", "serve", "status")}
+OTHER_VERBS = {"envs", "algos", "rewards", "models"} | {
+    f"feedback {verb}" for verb in ("account", "export", "import", "invite", "label", "serve", "status")
+}
 
 FUNCTIONS: dict[str, list[Callable[[dict[str, Path]], Any]]] = {
     "load": [lambda at: agents.load(at[BUNDLE])],
@@ -161,7 +165,8 @@ def test_a_verb_imports_nothing_that_a_file_names(verb: str, forgery: str, forge
         result = CliRunner().invoke(app, [*verb.split(), *words], env={"COLUMNS": "400"})
         assert not (tmp_path / "ran").exists(), (arguments, result.output)
         assert "evil_module" not in sys.modules
-        assert result.exit_code == 2, (arguments, result.output)
+        writes = verb in ("generate", "chat")  # they need nothing of the environment
+        assert result.exit_code == 2 or (writes and result.exit_code == 0), (arguments, result.output)
 
 
 @pytest.mark.parametrize(("name", "forgery"), pairs(FUNCTIONS))
