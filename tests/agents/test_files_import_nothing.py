@@ -74,6 +74,8 @@ FUNCTIONS: dict[str, list[Callable[[dict[str, Path]], Any]]] = {
     "TrainConfig": [lambda at: TrainConfig.of_folder(at[RUN]), lambda at: prepare_resumed(at[RUN])],
     "LoopConfig": [lambda at: LoopConfig.of_folder(at[LOOP])],
     "compare": [lambda at: agents.compare(agents.CompareConfig(folder=str(at[COMPARISON])))],
+    "Chat": [lambda at, name=name: agents.Chat(at[name]) for name in (RUN, BUNDLE, MODEL)],
+    "plot": [lambda at: agents.plot(at[RUN])],
     "make": [lambda at: agents.make("ppo", ID, model=str(at[MODEL]))],
     "make_vec_env": [lambda at: agents.make_vec_env("rlhf/Sentiment-v0", reward=str(at[MODEL]))],
     "pretrain": [lambda at: agents.pretrain(str(at[ROWS]), at[ROWS].parent / "out", model=str(at[MODEL]))],
