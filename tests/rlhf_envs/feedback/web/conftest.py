@@ -107,7 +107,8 @@ def address(app: FastAPI) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        app.state.url = f"http://127.0.0.1:{listener.getsockname()[1]}"  # as `rlhf feedback serve` tells it
+        yield app.state.url
         server.should_exit = True
         thread.join(10)
 
