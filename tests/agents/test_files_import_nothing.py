@@ -151,10 +151,15 @@ def forge(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
     return write
 
 
-def pairs(cases: dict[str, Any]) -> list[tuple[str, str]]:
-    """Every case with every forgery; what reads only a model with one of them, since the model is the same for all."""
+def pairs(cases: dict[str, Any]) -> list[Any]:
+    """Every case with every forgery, most of them slow; what reads only a model with one of them."""
     alone = {"make", "make_vec_env", "pretrain", "TokenPolicy", "feedback simulate", "reward fit", "sft"}
-    return [(name, forgery) for name in cases for forgery in FORGERIES if forgery == "id" or name not in alone]
+    return [
+        pytest.param(name, forgery, marks=() if forgery in ("id", "reward", "task") else pytest.mark.slow)
+        for name in cases
+        for forgery in FORGERIES
+        if forgery == "id" or name not in alone
+    ]
 
 
 @pytest.mark.parametrize(("verb", "forgery"), pairs(VERBS))
