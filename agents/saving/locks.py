@@ -56,9 +56,10 @@ def locked(folder: Path, what: str) -> Iterator[None]:
 
 
 def abandon(folder: Path, lock: BaseFileLock) -> None:
-    """Release a folder, and remove it if nothing has been written to it."""
+    """Release a folder. If nothing has been written to it, remove it, and the two above it where they are empty."""
     with suppress(OSError):
         if {path.name for path in folder.iterdir()} == {LOCK}:
             (folder / LOCK).unlink()
-            folder.rmdir()
+            for place in (folder, *folder.parents[:2]):
+                place.rmdir()
     lock.release()

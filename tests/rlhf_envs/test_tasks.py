@@ -164,7 +164,7 @@ def test_prompts_without_data_or_reward_says_what_it_takes_instead(caplog: pytes
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        ("json:reward", "there is no 'reward' in 'json', which has .*dumps"),
+        ("json:reward", "there is no 'reward' in 'json'; there are .*dumps"),
         ("imports_nothing_there:reward", "importing 'imports_nothing_there' failed: No module named 'nothing_there'"),
     ],
 )

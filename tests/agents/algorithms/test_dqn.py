@@ -137,11 +137,11 @@ def test_the_figures_of_a_rollout_are_logged_once(tmp_path: Any) -> None:
     [
         (dict(beta=-1.0), "beta=-1.0: expected a number of at least 0"),
         (dict(exploration="boltzmann"), "exploration='boltzmann': expected 'reference' or 'uniform'"),
-        (dict(n_steps=0), "n_steps=0: expected at least 1"),
+        (dict(n_steps=0), "n_steps=0: expected a number of at least 1"),
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         build(**wrong)
 
 

@@ -356,11 +356,11 @@ def test_groups_that_cannot_be_are_refused():
         ValueError, match=r"group_size=4 with 6 environments: groups have to divide the batch.*such as 8"
     ):
         agents.make("grpo", ID, n_envs=6, group_size=4)
-    with pytest.raises(ValueError, match="kl='losses': expected 'loss' or 'reward'"):
+    with pytest.raises(TypeError, match="kl='losses': expected 'loss' or 'reward'"):
         agents.make("grpo", ID, n_envs=4, kl="losses")
     with pytest.raises(ValueError, match="beta=0: expected a number above 0"):
         agents.make("online_dpo", ID, n_envs=4, beta=0)
-    with pytest.raises(ValueError, match="baseline='median'"):
+    with pytest.raises(TypeError, match="baseline='median'"):
         agents.make("reinforce", ID, n_envs=4, baseline="median")
 
 

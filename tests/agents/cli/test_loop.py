@@ -115,7 +115,7 @@ def test_a_run_that_is_interrupted_or_fails_says_how_it_goes_on(
     monkeypatch.setattr(feedback, "_ask_simulated", interrupt)
     result = rlhf(*FLAGS, "-f", str(tmp_path))
     folder = tmp_path / "loop" / "TokenBandit-v0_1"
-    assert result.exit_code == 0
+    assert result.exit_code == 130
     assert f"go on with: rlhf loop --resume {folder}" in result.output
     monkeypatch.setattr(feedback, "_ask_simulated", fail)
     result = rlhf("--resume", str(folder))

@@ -103,7 +103,7 @@ def test_a_runs_data_and_reward_need_not_be_there(tmp_path: Path) -> None:
     (done,) = generate(tmp_path, prompts=["the film was"])
     (same,) = generate("tiny", prompts=["the film was"], temperature=0.7, max_new_tokens=6)
     assert done.completion == same.completion
-    with pytest.raises(ValueError, match=r"gone:score.*name it again"):
+    with pytest.raises(ValueError, match=r"gone:score.*give it again"):
         generate(tmp_path, "rlhf/Prompts-v0", prompts=["the film was"])
 
 

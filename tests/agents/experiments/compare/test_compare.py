@@ -198,7 +198,7 @@ def test_failed_runs_are_reported_and_the_others_run(tmp_path: Path, monkeypatch
     assert "One seed: no intervals are given" in notes
     assert report["arms"][0]["figures"]["reward"]["low"] is None
     assert "the loss &lt;b&gt;is&lt;/b&gt; a | banana" in (folder / "report.html").read_text()
-    assert "the loss &lt;b\\>is&lt;/b\\> a \\| banana" in (folder / "report.md").read_text()
+    assert "the loss &lt;b\\>is&lt;/b\\> a &#124; banana" in (folder / "report.md").read_text()
     assert "Traceback" in (folder / "raises" / "seed_00.log").read_text()
 
 

@@ -54,8 +54,8 @@ def test_items_are_added_all_or_none_and_the_error_names_the_wrong_one(store: Fe
     wrong = {
         "items\\[1\\]: unknown kind 'essay'; there are pairwise": NewItem("essay", "p", ("c",)),
         "items\\[1\\]: an item of kind 'pairwise' must have 2 completions, got 1": NewItem("pairwise", "p", ("c",)),
-        "items\\[1\\]: overlap must be .* at least 1, got 0": rating(overlap=0),
-        "items\\[1\\]: priority must be a finite number, got nan": rating(priority=float("nan")),
+        "items\\[1\\]: overlap must be a whole number from 1 to .*, got 0": rating(overlap=0),
+        "items\\[1\\]: priority must be a number of at most 1e300, got nan": rating(priority=float("nan")),
         "items\\[1\\]: meta must be something that JSON can hold": rating(meta={"f": print}),
         "items\\[1\\]: gold: .*rating: must be from 1 to 5, got 9": rating(gold={"rating": 9}),
         "items\\[1\\]: prompt must be a string, got 7": rating(prompt=7),  # type: ignore[arg-type]

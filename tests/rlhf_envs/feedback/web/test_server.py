@@ -10,6 +10,7 @@ import re
 import socket
 import stat
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,12 @@ def test_postgresql_without_a_secret_says_what_it_costs(caplog: pytest.LogCaptur
     assert "RLHF_FEEDBACK_SECRET is not set: a restart of the server will sign everyone out" in caplog.text
 
 
+def serve_in_thread(*args: Any, **options: Any) -> None:
+    """Serve in a thread that has no event loop; the main thread has one where Playwright runs."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(serve, *args, **options).result()
+
+
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Serve, and stop at once. Return what the server has said when it listened."""
@@ -54,7 +61,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
                 lines.append(capsys.readouterr().out)
 
         monkeypatch.setattr(uvicorn.Server, "main_loop", stop)
-        serve(path, port=0, **options)
+        serve_in_thread(path, port=0, **options)
         return lines[0]
 
     return said
@@ -95,7 +102,7 @@ def test_only_proxies_that_are_named_tell_the_address_of_a_client(
         await asyncio.to_thread(attempts, self.servers[0].sockets[0].getsockname()[1])
 
     monkeypatch.setattr(uvicorn.Server, "main_loop", run)
-    serve(tmp_path / "feedback.db", port=0, proxies=proxies)
+    serve_in_thread(tmp_path / "feedback.db", port=0, proxies=proxies)
     assert statuses == [401] * 5 + [429 if limited else 401] * 2
 
 
