@@ -149,6 +149,7 @@ BANDIT = dict(learning_rate=3e-3, train_freq=3, gradient_steps=8, batch_size=153
 BANDIT |= dict(target_update_interval=1536, exploration_final_eps=0.1)
 
 
+@pytest.mark.slow
 def test_a_short_run_is_on_its_way_to_the_best_return() -> None:
     settings = BANDIT | dict(n_steps=3, batch_size=768, learning_starts=1000, target_update_interval=768)
     agent = agents.make("dqn", "rlhf/TokenBandit-v0", n_envs=128, seed=0, device="cpu", **settings)

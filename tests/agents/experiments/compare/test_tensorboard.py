@@ -19,6 +19,8 @@ import pytest
 import agents
 from agents.experiments.compare.config import CompareConfig
 
+pytestmark = pytest.mark.slow  # the events themselves are read in test_compare.py
+
 RUNS = {"a2c/seed_00", "a2c/seed_01", "ppo/seed_00", "ppo/seed_01"}
 
 
