@@ -143,7 +143,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="a folder of `rlhf pretrain`, or a checkpoint-N folder in it")
     parser.add_argument("--output", type=Path, default=Path("rlhf_envs/models/tiny"))
-    parser.add_argument("--rows", type=int, default=None, help="held-out rows to measure on (all by default)")
     arguments = parser.parse_args()
     source: Path = arguments.source
     checkpoint = source if (source / "trainer_state.json").exists() else Path(get_last_checkpoint(str(source)) or "")
@@ -159,8 +158,6 @@ def main() -> None:
         lines = []
         for split in ("validation", "test"):
             data = PackedTexts([d.text for d in documents if d.split == split], tokenizer, model.config.n_positions)
-            if arguments.rows is not None:
-                data.ids, data.lengths = data.ids[: arguments.rows], data.lengths[: arguments.rows]
             loss, count = perplexity(model, data)
             words = sum(len(d.text.split()) for d in documents if d.split == split)
             by_word = math.exp(loss * count / words)

@@ -35,7 +35,9 @@ RUN, BUNDLE, LOOP, COMPARISON, SETTINGS, MODEL, ROWS = (
 # What a file says of its environment: the id, and arguments.
 FORGERIES: dict[str, tuple[str, dict[str, Any]]] = {
     "id": (f"evil_module:{ID}", {}),
+    "file": (f"./evil_module.py:{ID}", {}),
     "reward": (ID, {"reward": EVIL}),
+    "reward file": (ID, {"reward": "./evil_module.py:evil"}),
     "reward_fn": (ID, {"reward_fn": EVIL}),
     "task": (ID, {"task": EVIL}),
     "reward_kwargs": (ID, {"reward": "pessimistic", "reward_kwargs": {"ensemble": EVIL}}),

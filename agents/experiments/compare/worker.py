@@ -29,6 +29,7 @@ from rlhf_envs.files import find_folder, replace_json
 from ... import registry
 from ...saving.checkpoints import Checkpoints
 from ...saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, is_bundle
+from ...training.config import TrainConfig
 from ...training.resume import prepare_resumed
 from ...training.run import Prepared, RunInterrupted, RunStopped, TrainResult, prepare, train
 from .config import CompareConfig
@@ -183,7 +184,8 @@ def _prepare(config: RunConfig) -> Prepared:
     folder = config.folder()
     left = is_bundle(find_folder(folder / AGENT)) or Checkpoints(folder / CHECKPOINTS).latest() is not None
     if (folder / CONFIG).is_file() and left:
-        return prepare_resumed(folder)
+        own = TrainConfig(env=config.env, env_kwargs=config.env_kwargs)  # from the comparison: a file imports nothing
+        return prepare_resumed(folder, TrainConfig.of_folder(folder, own))
     if folder.exists():
         shutil.rmtree(folder)
     return prepare(config)

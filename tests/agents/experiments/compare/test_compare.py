@@ -270,5 +270,26 @@ def test_a_stopped_run_keeps_the_seconds_since_its_last_evaluation(
     assert found["seconds"] == found["evaluations"][-1]["seconds"] >= 5 * 0.4
 
 
+def test_a_stopped_run_goes_on_with_the_users_own_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run's file may not import it; the comparison, which the user has typed, names it."""
+    (tmp_path / "own_reward.py").write_text("def score(prompts, completions, **_):\n    return [1.0] * len(prompts)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = plan(config(tmp_path / "c", evaluations=1, env_kwargs={"reward": "own_reward:score"}))[0]
+    task = {"config": run.config.model_dump(), "label": "ppo", "steps": [768], "keep_agents": True, "registered": {}}
+    update = PPO.train
+
+    def stop(agent: Any) -> None:
+        update(agent)
+        if agent.num_timesteps == 480:  # of 768
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(PPO, "train", stop)
+    with pytest.raises(RunInterrupted):
+        execute(task)
+    monkeypatch.setattr(PPO, "train", update)
+    execute(task)
+    assert result(tmp_path / "c", run.name)["evaluations"][-1]["estimates"]["reward"]["mean"] == 1.0
+
+
 def _path() -> str:
     return os.pathsep.join(path or os.getcwd() for path in sys.path)
