@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from rlhf_envs.datasets import load_rows
 from rlhf_envs.models import load_causal_lm, load_tokenizer, resolve
 from rlhf_envs.preferences.fitting import measure_reward
 from rlhf_envs.rewards import get_reward
+from rlhf_envs.rewards.probes import praise_list
 from rlhf_envs.rewards.reward_model import RewardModel, encode, score_texts
 
 PROMPTS = ["this movie was", "the acting is", "one of the", "", "i have"]
@@ -212,7 +215,19 @@ def test_unknown_models_and_bad_batch_sizes_are_errors() -> None:
         RewardModel(batch_size=0)
 
 
-def test_the_backbone_is_tinys_own_shape() -> None:
+def test_the_backbone_is_the_first_blocks_of_tiny() -> None:
     reward = RewardModel("tiny-reward").model.config
     base = load_causal_lm("tiny").config
-    assert (reward.n_layer, reward.n_embd, reward.vocab_size) == (base.n_layer, base.n_embd, base.vocab_size)
+    assert (reward.n_embd, reward.n_head, reward.vocab_size) == (base.n_embd, base.n_head, base.vocab_size)
+    assert reward.n_layer == base.n_layer - 1
+
+
+@pytest.mark.parametrize("separator", [" ", ", "])
+def test_lists_of_praise_score_below_the_best_reviews(tiny_reward: RewardModel, separator: str) -> None:
+    generator = random.Random(0)
+    rows = load_rows("sentiment", "test")
+    real = [f"{row['prompt']}{row['reference']}" for row in rows if row["label"] == 1][:200]
+    lists = [praise_list(text, generator, separator=separator) for text in real]
+    scores = tiny_reward([""] * 200, real), tiny_reward([""] * 200, lists)
+    assert np.mean(scores[0]) > np.mean(scores[1]) + 1
+    assert max(scores[0]) > max(scores[1])
