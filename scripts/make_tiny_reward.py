@@ -48,8 +48,8 @@ PROBES = (
 CARD = """# tiny-reward
 
 A reward model of {parameters:.2f}M parameters ({size:.1f} MB in float16; it loads as float32): how favourable a
-film review reads to people. A Hugging Face `AutoModelForSequenceClassification` with one label on the first {blocks} of the
-{all_blocks} blocks of "tiny"; it reads `prompt + completion`.
+film review reads to people. A Hugging Face `AutoModelForSequenceClassification` with one label on the first {blocks}
+of the {all_blocks} blocks of "tiny"; it reads `prompt + completion`.
 
 - **Score:** `logit * config.reward_gain + config.reward_bias`, which has mean 0 and standard deviation 1 over
   {references:,} passages of the validation reviews ({min_words}-{max_words} words, some cut off).
