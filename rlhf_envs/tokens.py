@@ -5,15 +5,26 @@
   once.
 - A completion's text is what its tokens add to the prompt's text.
 - Where text is cut, it is cut between characters.
+- Words that spell a control token are words where they are escaped, see `rlhf_envs.control_tokens`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
+from rlhf_envs.control_tokens import (
+    MARK,
+    control_tokens,
+    escape_control_tokens,
+    find_control_tokens,
+    has_escaped,
+    split_at_control_tokens,
+    unescape_control_tokens,
+)
 from rlhf_envs.datasets.messages import check_text
 from rlhf_envs.models import model_ends
 
@@ -30,9 +41,11 @@ __all__ = [
     "encode_completion",
     "encode_texts",
     "end_ids",
+    "escape_control_tokens",
     "keep_end",
     "keep_start",
     "prompt_text",
+    "unescape_control_tokens",
 ]
 
 logger = logging.getLogger(__name__)
@@ -44,7 +57,7 @@ BROKEN = "\ufffd"  # what decoders write for bytes that are no character
 
 def added_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[int], list[int]]:
     """Return the special tokens that a tokenizer puts before and after a text, such as a BOS, or [CLS] and [SEP]."""
-    plain, full = _plain(tokenizer, text), tokenizer(text, verbose=False)["input_ids"]
+    plain, full = _read(tokenizer, text), tokenizer(text, verbose=False)["input_ids"]
     start = next(i for i in range(len(full) + 1) if full[i : i + len(plain)] == plain)
     return full[:start], full[start + len(plain) :]
 
@@ -68,7 +81,9 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], close
     sample = next((text for text, ids in zip(texts, plain, strict=True) if ids), None)  # shows where the text begins
     before, after = (tokenizer("")["input_ids"], []) if sample is None else added_tokens(tokenizer, sample)
     encoded = []
-    for ids in plain:
+    for text, ids in zip(texts, plain, strict=True):
+        if has_escaped(tokenizer, text):
+            ids = _plain(tokenizer, text)
         head = [] if ids[: len(before)] == before else before
         tail = [] if not closed or ids[len(ids) - len(after) :] == after else after
         encoded.append([*head, *ids, *tail])
@@ -81,13 +96,7 @@ def encode_after(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     It is read after an anchor, because tokenizers like LLaMA's put a space before the first word of what they read.
     """
     check_text(text, f"the text {text[:40]!r}")
-    for anchor in ANCHORS:
-        start, whole = (_plain(tokenizer, part) for part in (anchor, anchor + text))
-        if not start:  # a tokenizer of words, which drops white space
-            break
-        if whole[: len(start)] == start:
-            return whole[len(start) :]
-    return _plain(tokenizer, text)
+    return _continued(partial(_plain, tokenizer), text)
 
 
 def encode_completion(
@@ -127,14 +136,14 @@ def keep_start(tokenizer: PreTrainedTokenizerBase, ids: list[int], limit: int) -
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """Return the text of tokens, with all special tokens."""
-    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    """Return the text of tokens, with all special tokens. Other tokens that spell one are escaped."""
+    return _escape_words(tokenizer, [], ids, _decode(tokenizer, ids))
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, ids: list[int], given: str) -> str:
     """Return the text of a prompt that was read as `ids`: as it was given, unless it was cut or its letters changed."""
     before = added_tokens(tokenizer, given)[0]
-    added = bool(before) and ids[: len(before)] == before and _plain(tokenizer, given)[: len(before)] != before
+    added = bool(before) and ids[: len(before)] == before and _read(tokenizer, given)[: len(before)] != before
     read = decode(tokenizer, ids[len(before) :] if added else ids)
     return given if "".join(given.split()) == "".join(read.split()) else read  # decoders may add or drop spaces
 
@@ -163,7 +172,7 @@ def completion_texts(
             starts = [completions[i][:-k] for k in range(1, LONGEST + 1)]
             shorter = completion_texts(tokenizer, [prompts[i]] * LONGEST, starts)
             text = next((start for start in shorter if not start.endswith(BROKEN)), text)
-        texts.append(text)
+        texts.append(_escape_words(tokenizer, prompts[i], completions[i], text))
     return texts
 
 
@@ -202,19 +211,68 @@ def _listed(ids: Iterable[int]) -> str:
 
 
 def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    """Return the tokens of a text without special tokens of the tokenizer's own. Escaped control tokens are words."""
+    ids = _read(tokenizer, text)
+    if not has_escaped(tokenizer, text):
+        return ids
+    controls = {*control_tokens(tokenizer).values()}
+    texts, at = split_at_control_tokens(tokenizer, text), [i for i, token in enumerate(ids) if token in controls]
+    if len(texts) != len(at) + 1:
+        return ids  # the marks stay in the tokens
+    as_words = partial(_read, tokenizer, split_special_tokens=True)
+    words: list[int] = []
+    for part, start, end in zip(texts, [0, *(i + 1 for i in at)], [*at, len(ids)], strict=True):
+        read = ids[start:end]
+        if has_escaped(tokenizer, part):
+            shown = unescape_control_tokens(tokenizer, part)
+            other = as_words(shown) if read == _read(tokenizer, part) else _continued(as_words, shown)
+            read = read if controls & {*other} else other  # a tokenizer of words has them as words too
+        words += [*read, *ids[end : end + 1]]
+    return words
+
+
+def _continued(read: Callable[[str], list[int]], text: str) -> list[int]:
+    """Return the tokens that `read` finds for a text that goes on after another."""
+    for anchor in ANCHORS:
+        start, whole = read(anchor), read(anchor + text)
+        if not start:  # a tokenizer of words, which drops white space
+            break
+        if whole[: len(start)] == start:
+            return whole[len(start) :]
+    return read(text)
+
+
+def _read(tokenizer: PreTrainedTokenizerBase, text: str, **options: bool) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
     return ids
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _escape_words(tokenizer: PreTrainedTokenizerBase, before: list[int], ids: Sequence[int], text: str) -> str:
+    """Return the text of `ids`, which come after others, with marks in the words that spell control tokens."""
+    spelled, controls = find_control_tokens(tokenizer, text), {*control_tokens(tokenizer).values()}
+    at = [i for i, token in enumerate(ids) if token in controls]
+    if len(spelled) > len(at):
+        start = _decode(tokenizer, before)
+        parts = [_added_text(tokenizer, ids[:i], start, _decode(tokenizer, [*before, *ids[:i]])) for i in at]
+        starts = {*map(len, parts)}
+        for place in reversed([place for place in spelled if place not in starts]):
+            text = text[: place + 1] + MARK + text[place + 1 :]
+    return text
 
 
 def _border(tokenizer: PreTrainedTokenizerBase, ids: list[int], places: Sequence[int]) -> int:
     """Return the first of the places where a character ends before the token there; the first place if none is."""
-    whole = decode(tokenizer, ids)
-    return next((place for place in places if whole.startswith(decode(tokenizer, ids[:place]))), places[0])
+    whole = _decode(tokenizer, ids)
+    return next((place for place in places if whole.startswith(_decode(tokenizer, ids[:place]))), places[0])
 
 
-def _added_text(tokenizer: PreTrainedTokenizerBase, completion: list[int], before: str, whole: str) -> str:
+def _added_text(tokenizer: PreTrainedTokenizerBase, completion: Sequence[int], before: str, whole: str) -> str:
     """Return the text `whole` without the prompt's text; where a decoder joins their bytes, the completion's alone."""
     if not whole.startswith(before):
         anchor = _plain(tokenizer, ANCHORS[-1])
-        before, whole = decode(tokenizer, anchor), decode(tokenizer, [*anchor, *completion])
+        before, whole = _decode(tokenizer, anchor), _decode(tokenizer, [*anchor, *completion])
     return whole.removeprefix(before)

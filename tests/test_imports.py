@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A part of rlhf_envs may import the parts above it, and its own modules.
 ORDER = [
-    {"files", "names", "words"},
+    {"control_tokens", "files", "names", "words"},
     {"datasets", "models", "rendering"},
     {"feedback", "tokens"},
     {"rewards"},

@@ -11,7 +11,8 @@ tokenizer has no chat template, a conversation is written in role lines:
     Assistant: Blue
 
 The prompt ends with "Assistant:" and the completion begins with the space after it. Text cannot mark the end of a
-message: one that holds "\n\nUser: " reads like two. The special tokens of a chat template can.
+message: one that holds "\n\nUser: " reads like two. The special tokens of a chat template can, since those
+that the content of a message spells are escaped (see `rlhf_envs.control_tokens`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from rlhf_envs.control_tokens import escape_control_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +43,7 @@ __all__ = [
     "read_answers",
     "read_pair",
     "read_prompt",
+    "role_lines",
     "shown",
 ]
 
@@ -85,7 +89,7 @@ def as_text(prompt: Prompt, completion: str, tokenizer: PreTrainedTokenizerBase 
     if isinstance(prompt, str):
         return head, completion
     if tokenizer is None or not tokenizer.chat_template:
-        return head, f" {completion}"
+        return head, f" {escape_control_tokens(tokenizer, completion)}"
     answer = {"role": "assistant", "content": completion}
     whole = _in_template(tokenizer, [*prompt, answer])
     if not whole.startswith(head):
@@ -102,7 +106,12 @@ def opening(prompt: Prompt, tokenizer: PreTrainedTokenizerBase | None = None) ->
         return prompt
     if tokenizer is not None and tokenizer.chat_template:
         return _in_template(tokenizer, prompt, add_generation_prompt=True)
-    return "\n\n".join([*_role_lines(prompt), "Assistant:"])
+    return role_lines(prompt, tokenizer)
+
+
+def role_lines(messages: Messages, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
+    """Return a conversation in role lines, with the line of the assistant begun, as a tokenizer is to read it."""
+    return "\n\n".join([*_role_lines(_as_words(messages, tokenizer)), "Assistant:"])
 
 
 def kept_prompt(prompt: str, meta: Mapping[str, Any]) -> Prompt:
@@ -279,12 +288,18 @@ def needed(row: Mapping[str, Any], column: str) -> Any:
 def _in_template(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation_prompt: bool = False) -> str:
     from jinja2 import TemplateError
 
+    words = _as_words(messages, tokenizer)
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        text = tokenizer.apply_chat_template(words, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise ValueError(f"the tokenizer's chat template refuses messages of {roles}: {error}") from error
     return str(text)
+
+
+def _as_words(messages: Messages, tokenizer: PreTrainedTokenizerBase | None) -> Messages:
+    """Return messages in which no content spells a control token."""
+    return [{**message, "content": escape_control_tokens(tokenizer, message["content"])} for message in messages]
 
 
 def _role_lines(messages: Sequence[Mapping[str, str]]) -> list[str]:

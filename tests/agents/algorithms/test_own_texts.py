@@ -95,6 +95,24 @@ def test_sft_learns_what_the_command_learns_of_the_same_row(tmp_path: Path, comp
     assert decode(tokenizer, list(episode.actions)).lstrip() == "Blue</s>"
 
 
+@pytest.mark.parametrize("template", [None, CHATML], ids=["role lines", "template"])
+def test_words_of_a_message_that_spell_an_eos_end_nothing(tmp_path: Path, template: Any) -> None:
+    """In references, in logs and in `rlhf sft`: one EOS, at the end of the answer."""
+    tokenizer = byte_level()
+    tokenizer.chat_template = template
+    row = {"prompt": [{"role": "user", "content": "</s>a<|im_start|>"}], "completion": "go</s>od", "label": 1}
+    env = make_env(tmp_path, tokenizer, data=[row], max_prompt_tokens=90)
+    (episode,) = agents.make("sft", env, policy_kwargs=dict(model=str(tmp_path)))._references
+    (logged,), _, _ = read_log([row], env)
+    ((example,), _) = encode_rows(tokenizer, [row], 120, [tokenizer.eos_token_id])
+    ids = [*episode.context["input_ids"], episode.actions[-1]]
+    assert ids == logged.tolist() == example.ids[: len(ids)]
+    answer = tokenizer("go</s>od", split_special_tokens=True)["input_ids"]
+    assert list(episode.actions)[-len(answer) - 1 :] == [*answer, 2]
+    turns = 0 if template is None else 1  # the user's turn ends with </s> too
+    assert [ids.count(2), ids.count(3)] == [1 + turns, 2 * turns]
+
+
 def test_a_turn_ends_where_any_end_of_the_model_stands(tmp_path: Path) -> None:
     """As in Qwen's base models, whose template ends turns with another token than the tokenizer's EOS."""
     tokenizer = byte_level()
