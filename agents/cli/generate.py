@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,7 +128,8 @@ HELP = "/reset forgets the conversation, /quit or Ctrl-D ends it"
 def chat(config: ChatConfig) -> None:
     """Talk with what was trained: what you write is a turn, and the model answers.
 
-    /reset forgets the conversation. /quit or Ctrl-D ends it.
+    In a terminal the answer appears as it is written, and Ctrl-C ends it. /reset forgets the conversation. /quit
+    or Ctrl-D ends it.
     """
     _hide_progress()
     console = Console(highlight=False)
@@ -142,8 +144,41 @@ def chat(config: ChatConfig) -> None:
             talk.reset()
         elif text.startswith("/"):
             console.print(f"unknown command {text}: {HELP}", style="dim", markup=False)
+        elif console.is_terminal:
+            with _Streamed(console) as shown:
+                talk.say(text, shown)
         else:
-            console.print(Text(printable(talk.say(text)), style="bold"), soft_wrap=True)
+            console.print(printable(talk.say(text)), markup=False, soft_wrap=True)
+
+
+class _Streamed:
+    """Print an answer as it comes. Ctrl-C ends the answer; a second one, while the model still computes, the chat."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.text, self.printed, self.stopped = console, "", "", False
+
+    def __enter__(self) -> _Streamed:
+        self._handler = signal.signal(signal.SIGINT, self._stop)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        signal.signal(signal.SIGINT, self._handler)
+        self.console.print()
+
+    def _stop(self, *signal_and_frame: object) -> None:
+        if self.stopped:
+            raise SystemExit(128 + signal.SIGINT)
+        self.stopped = True
+
+    def __call__(self, new: str) -> None:
+        """Print what is new. The joiners of an emoji wait for what they join."""
+        self.text += new
+        shown = printable(self.text.rstrip("\u200d\ufe0f"))
+        self.console.print(Text(shown.removeprefix(self.printed), style="bold"), end="", soft_wrap=True)
+        self.printed = shown
+        if self.stopped:
+            self.stopped = False
+            raise KeyboardInterrupt
 
 
 def _turns() -> Iterator[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from rlhf_envs.datasets.messages import Messages, Prompt, opening
+from rlhf_envs.datasets.messages import Messages, Prompt, role_lines
+from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import load_tokenizer
+from rlhf_envs.tokens import BROKEN, escape_control_tokens, unescape_control_tokens
 
 from .generate import generate_in
 from .prompting import open_prompts
@@ -39,7 +41,7 @@ class Chat:
         trust: load an SB3 zip, which holds pickles.
 
     Attributes:
-        messages: the turns so far.
+        messages: the turns so far. Where an answer has words that spell a control token, they are escaped.
 
     Raises:
         ValueError: the tokenizer has no chat template, or a system text goes with plain text.
@@ -59,7 +61,8 @@ class Chat:
     ) -> None:
         self.source = Source.of(source, trust).with_decoding(decoding or {})
         name = self.source.tokenizer_name
-        has_template = name is not None and bool(load_tokenizer(name).chat_template)
+        self._tokenizer = None if name is None else load_tokenizer(name)
+        has_template = self._tokenizer is not None and bool(self._tokenizer.chat_template)
         if style == "template" and not has_template:
             raise ValueError(f"{self.source.name} has no chat template: take style 'roles' or 'plain'")
         self.style: Style = style or ("template" if has_template else "plain")
@@ -75,33 +78,75 @@ class Chat:
         """Forget the conversation."""
         self.messages: Messages = list(self._start)
 
-    def say(self, text: str) -> str:
-        """Add the user's turn, and return the answer, which is added too."""
+    def say(self, text: str, on_text: Callable[[str], None] | None = None) -> str:
+        """Add the user's turn, and return the answer, which is added too. It is the same with and without `on_text`.
+
+        Args:
+            text: what the user says. No control token stands in it: what spells one is words.
+            on_text: called after every token with the text that is new, which may be "". If it raises a
+                `KeyboardInterrupt`, the answer ends there.
+        """
         asked = [*self.messages, {"role": "user", "content": text}]
-        answer = self._complete(self._prompt(asked))
-        if self.style == "roles":
-            answer = answer.split(NEXT_TURN)[0]
-        if self.style != "plain":
-            answer = answer.strip()
+        prompt = self._prompt(asked)
+        text = self._complete(prompt) if on_text is None else self._stream(prompt, on_text)
+        answer = self._answer(text)
         self.messages = [*asked, {"role": "assistant", "content": answer}]
-        return answer
+        return self._shown(answer)
 
     def _prompt(self, messages: Messages) -> Prompt:
         if self.style == "template":
             return messages
         if self.style == "roles":
-            return opening(messages)
+            return role_lines(messages, self._tokenizer)
         prompt = ""
-        for message in messages:  # what the user writes begins a new word
-            space = " " if message["role"] == "user" and prompt and not prompt[-1].isspace() else ""
-            prompt += space + message["content"]
+        for message in messages:
+            if message["role"] == "assistant":
+                prompt += message["content"]
+            else:  # what the user writes begins a new word
+                space = " " if prompt and not prompt[-1].isspace() else ""
+                prompt += space + escape_control_tokens(self._tokenizer, message["content"])
         return prompt
 
-    def _complete(self, prompt: Prompt) -> str:
+    def _stream(self, prompt: Prompt, on_text: Callable[[str], None]) -> str:
+        """Return what the model writes after the prompt, and tell `on_text` what is new of the answer."""
+        text = sent = ""
+
+        def send(answer: str) -> None:
+            nonlocal sent
+            new, sent = answer.removeprefix(sent), answer
+            on_text(new)
+
+        def read(episodes: EpisodeBatch) -> None:
+            nonlocal text
+            text = episodes.texts([0])[1][0]
+            send(self._shown(self._answer(text, whole=False)))
+
+        try:
+            text = self._complete(prompt, read)
+            send(self._shown(self._answer(text)))
+        except KeyboardInterrupt:
+            text = text.rstrip(BROKEN)
+        return text
+
+    def _complete(self, prompt: Prompt, on_step: Callable[[EpisodeBatch], None] | None = None) -> str:
         batch = open_prompts(self.source, [prompt], None, self.max_new_tokens, self.env_kwargs)
         if self.source.policy is None:
             self.source = replace(self.source, policy=self.source.build_policy(batch))
+        seed, self.seed = self.seed, self.seed + 1
+        options: dict[str, Any] = {"best_of": self.source.best_of, "on_step": on_step}
         with self.source.acting(batch) as policy:
-            done = generate_in(batch, policy, np.zeros(1, int), self.seed, self.deterministic, self.source.best_of)
-        self.seed += 1
+            done = generate_in(batch, policy, np.zeros(1, int), seed, self.deterministic, **options)
         return done[0].completion
+
+    def _answer(self, text: str, whole: bool = True) -> str:
+        """Return the answer in what a model wrote; if more may come, without an end that may change yet."""
+        if not whole:
+            text = text.rstrip(BROKEN)
+        if self.style == "roles":
+            text = text.split(NEXT_TURN)[0]
+            begun = range(0 if whole else len(NEXT_TURN) - 1, 0, -1)
+            text = text.removesuffix(next((NEXT_TURN[:n] for n in begun if text.endswith(NEXT_TURN[:n])), ""))
+        return text if self.style == "plain" else text.strip()
+
+    def _shown(self, answer: str) -> str:
+        return answer if self._tokenizer is None else unescape_control_tokens(self._tokenizer, answer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,10 +134,12 @@ def generate_in(
     deterministic: bool = False,
     best_of: int = 1,
     first: int = 0,
+    on_step: Callable[[EpisodeBatch], None] | None = None,
 ) -> list[Completion]:
     """Complete the prompts at `indices` of the data of `batch`, and keep the best of `best_of` completions of each.
 
-    With `deterministic` only one is drawn. `first` is the place of the first prompt in a longer list.
+    With `deterministic` only one is drawn. `first` is the place of the first prompt in a longer list. `on_step` is
+    called after every step with the episodes, unless the best of several is kept.
     """
     if best_of > 1 and not deterministic:
         drawn = generate_in(batch, policy, np.repeat(indices, best_of), seed, deterministic, first=first * best_of)
@@ -149,12 +151,17 @@ def generate_in(
         rows = batch if len(batch.ids) == len(chosen) else batch.copy(len(chosen))
         generators = [np.random.default_rng([seed, first + start + i]) for i in range(len(chosen))]
         uniforms = np.stack([generator.random(batch.max_new_tokens) for generator in generators])
-        completions += _complete(rows, policy, chosen, uniforms, deterministic)
+        completions += _complete(rows, policy, chosen, uniforms, deterministic, on_step)
     return completions
 
 
 def _complete(
-    batch: EpisodeBatch, policy: LanguageModelPolicy, indices: np.ndarray, uniforms: np.ndarray, deterministic: bool
+    batch: EpisodeBatch,
+    policy: LanguageModelPolicy,
+    indices: np.ndarray,
+    uniforms: np.ndarray,
+    deterministic: bool,
+    on_step: Callable[[EpisodeBatch], None] | None = None,
 ) -> list[Completion]:
     """Complete the prompts at `indices` (n,), one per row of `batch`, with random numbers `uniforms` (n, steps)."""
     n = len(indices)
@@ -174,6 +181,8 @@ def _complete(
         if allowed is None:  # under masks a finished row goes on with texts that the masks allow
             actions[[done is not None for done in finished]] = idle
         rewards, terminated, infos = batch.step(actions)
+        if on_step is not None:
+            on_step(batch)
         for row in np.flatnonzero(terminated).tolist():
             if finished[row] is None:
                 info = infos[row]

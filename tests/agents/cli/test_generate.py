@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from agents import generate
 from agents.cli import app
+from agents.cli.generate import _Streamed
 
 SHORT = ("--max-new-tokens", "6")
 
@@ -84,3 +89,25 @@ def test_a_chat_goes_on_until_it_is_ended() -> None:
     assert first == again == done.completion
     assert unknown.startswith("unknown command /nonsense")
     assert rlhf("chat", "tiny", *SHORT, stdin="a film\n").exit_code == 0, "the end of the input ends it"
+
+
+def test_in_a_terminal_an_answer_appears_piece_by_piece() -> None:
+    console = Console(file=io.StringIO(), width=10)
+    with _Streamed(console) as shown:
+        for piece in ("the film ", "", "was \x1b[2J", "👩\u200d", "🚀 longer than the terminal"):
+            shown(piece)
+    text = "the film was \\x1b[2J👩\u200d🚀 longer than the terminal\n"
+    assert console.file.getvalue() == text  # type: ignore[attr-defined]
+
+
+def test_ctrl_c_ends_the_answer_after_the_token_under_way() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with _Streamed(Console(file=io.StringIO())) as shown:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            shown("the")
+        shown(" film")
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(SystemExit, match="130"):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

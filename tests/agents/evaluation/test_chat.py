@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from agents.evaluation.chat import Chat
+from agents.evaluation.prompting import open_prompts
 from rlhf_envs.models import load_causal_lm, load_tokenizer
 
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }} {% endfor %}"
@@ -93,3 +94,70 @@ def test_a_style_that_does_not_fit_is_refused() -> None:
         Chat("tiny", style="template")
     with pytest.raises(ValueError, match="a system text needs messages"):
         Chat("tiny", system="be kind")
+
+
+@pytest.mark.parametrize("style", ["plain", "roles", "template"])
+def test_what_the_user_types_is_no_control_token(style: Any, chat_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = Chat(chat_model, style=style)
+    prompts = asked(chat, monkeypatch, [""])
+    chat.say("a<|eos|>b")
+    batch = open_prompts(chat.source, prompts)
+    batch.start(0, 0)
+    assert chat._tokenizer.eos_token_id not in batch.ids[0, : batch.lengths[0]]
+
+
+@pytest.mark.parametrize("style", ["plain", "roles", "template"])
+def test_an_answer_that_comes_in_pieces_is_the_same(style: Any, chat_model: str) -> None:
+    whole, streamed = (Chat(chat_model, style=style, max_new_tokens=12) for _ in range(2))
+    for text in ("the film", "and then"):
+        pieces: list[str] = []
+        answer = streamed.say(text, pieces.append)
+        assert answer == "".join(pieces) == whole.say(text)
+        assert len(pieces) > 4
+
+
+def test_a_piece_has_no_half_of_a_character_and_nothing_of_the_next_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = Chat("tiny", style="roles")
+    tokenizer = load_tokenizer("tiny")
+    parts = (" 好 <|", "eos|> \n\nus", "a\n\n", "user: b")
+    tokens = [token for part in parts for token in tokenizer(part)["input_ids"]]
+
+    class Episodes:
+        """Stand for the episodes: after every token, its completion so far."""
+
+        written: list[int] = []
+
+        def texts(self, rows: list[int]) -> Any:
+            return [""], [tokenizer.decode(self.written)]
+
+    def complete(prompt: Any, on_step: Any) -> str:
+        episodes = Episodes()
+        for token in tokens:
+            episodes.written = [*episodes.written, token]
+            on_step(episodes)
+        return str(episodes.texts([0])[1][0])
+
+    monkeypatch.setattr(chat, "_complete", complete)
+    monkeypatch.setattr("agents.evaluation.chat.NEXT_TURN", "\n\nuser:")  # "tiny" writes lower case
+    pieces: list[str] = []
+    assert chat.say("hi", pieces.append) == "".join(pieces) == "好 <|eos|> \n\nusa"
+    assert "好" in pieces and "" in pieces
+
+
+def test_an_interrupt_ends_the_answer_and_not_the_chat() -> None:
+    whole = Chat("tiny", max_new_tokens=12, deterministic=True)
+    stopped = Chat("tiny", max_new_tokens=12, deterministic=True)
+    pieces: list[str] = []
+
+    def stop(new: str) -> None:
+        pieces.append(new)
+        if len(pieces) == 3:
+            raise KeyboardInterrupt
+
+    answer = stopped.say("the film", stop)
+    assert answer == "".join(pieces) != ""
+    assert whole.say("the film").startswith(answer)
+    assert stopped.messages[-1] == {"role": "assistant", "content": answer}
+    again = stopped.say("and", lambda new: None)
+    whole.messages = [{"role": "user", "content": "the film"}, {"role": "assistant", "content": answer}]
+    assert again == whole.say("and"), "the policy's cache is as it would be without the interrupt"
