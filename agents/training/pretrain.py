@@ -227,17 +227,14 @@ def pretrain(
         network,
         data,
         held_out,
-        output_dir=str(output),
-        max_steps=steps,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
-        learning_rate=learning_rate,
+        output,
+        steps=steps,
         warmup_steps=min(200, steps // 10),
-        bf16=bf16,
-        eval_steps=save_freq,
-        save_steps=save_freq,
-        logging_steps=min(20, save_freq),
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        save_freq=save_freq,
         seed=seed,
+        bf16=bf16,
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     loss = trainer.evaluate()["eval_loss"]
@@ -271,7 +268,17 @@ def _load_model(model: str, block_size: int) -> tuple[PreTrainedTokenizerBase, P
     return load_tokenizer(model), load_causal_lm(model)
 
 
-def make_trainer(network: PreTrainedModel, data: Rows, held_out: Rows | None, **arguments: Any) -> Trainer:
+def make_trainer(
+    network: PreTrainedModel,
+    data: Rows,
+    held_out: Rows | None,
+    output: str | Path,
+    *,
+    steps: int,
+    batch_size: int,
+    save_freq: int,
+    **arguments: Any,
+) -> Trainer:
     """Return a `Trainer` that logs the validation perplexity too. `arguments` go to its `TrainingArguments`."""
     from transformers import Trainer, TrainingArguments
 
@@ -282,12 +289,19 @@ def make_trainer(network: PreTrainedModel, data: Rows, held_out: Rows | None, **
             super().log(logs, *args, **kwargs)
 
     settings = TrainingArguments(
+        output_dir=str(output),
+        max_steps=steps,
+        per_device_train_batch_size=batch_size,
+        per_device_eval_batch_size=batch_size,
+        eval_strategy="no" if held_out is None else "steps",
+        eval_steps=save_freq,
+        save_steps=save_freq,
+        logging_steps=min(20, save_freq),
         lr_scheduler_type="cosine",
         weight_decay=0.1,
         adam_beta2=0.95,
         max_grad_norm=1.0,
         use_cpu=not torch.cuda.is_available(),
-        eval_strategy="no" if held_out is None else "steps",
         save_total_limit=2,
         report_to=["tensorboard"],
         **arguments,

@@ -258,29 +258,16 @@ def fine_tune(
     """
     checkpoint = find_checkpoint(Path(output), resume)
     tokenizer = load_tokenizer(model)
-    positions = model_positions(model) or 1024
-    max_length = max_length or min(positions, 1024)
-    if not 2 <= max_length <= positions:
-        raise ValueError(f"max_length={max_length}: {model!r} reads 2 to {positions} tokens")
+    max_length = _row_length(model, max_length)
     source = str(data) if isinstance(data, str | Path) else "the data"
     rows, places = _number(load_rows(data, required=(), columns=columns), source)
     ends = end_ids(tokenizer, model)
-    parts: dict[str, list[Example]] = {}
-    counts = Counter[str]()
-    for split in ("train", "validation"):
-        try:
-            part = take_split(rows, split, source)
-        except MissingSplitError as error:
-            if split == "train":
-                raise
-            logger.warning("%s; there is no validation loss", error)
-            continue
-        where = [places[id(row)] for row in part].__getitem__
-        parts[split], counted = encode_rows(tokenizer, part, max_length, ends, on_long_completion, where)
-        counts += counted
-    log_counts(logger, counts, len(rows), f"max_length={max_length}")
-    if not parts["train"]:
-        raise ValueError(f"{source}: no completion fits into max_length={max_length}: raise it, or cut completions")
+    parts, counts = _encode_splits(
+        rows,
+        source,
+        max_length,
+        lambda part: encode_rows(tokenizer, part, max_length, ends, on_long_completion, lambda i: places[id(part[i])]),
+    )
     torch.manual_seed(seed)
     network = load_causal_lm(model)
     packed = packing and _tells_examples_apart(network)
@@ -292,23 +279,19 @@ def fine_tune(
     logger.info("%d examples in %d rows, %d steps", len(parts["train"]), len(sets["train"]), steps)
     tokenizer.save_pretrained(output)
     use_cache, network.config.use_cache = network.config.use_cache, False  # with a cache, packing is not seen
-    trainer = make_trainer(
+    make_trainer(
         network,
         sets["train"],
         sets.get("validation"),
-        output_dir=str(output),
-        max_steps=steps,
-        per_device_train_batch_size=batch_size,
-        per_device_eval_batch_size=batch_size,
-        learning_rate=learning_rate,
+        output,
+        steps=steps,
         warmup_steps=steps // 10,
-        bf16=bf16,
-        eval_steps=save_freq,
-        save_steps=save_freq,
-        logging_steps=min(20, save_freq),
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        save_freq=save_freq,
         seed=seed,
-    )
-    trainer.train(resume_from_checkpoint=checkpoint)
+        bf16=bf16,
+    ).train(resume_from_checkpoint=checkpoint)
     metrics: dict[str, float] = {"steps": steps, "examples": len(parts["train"]), **counts}
     if "validation" in sets:
         loss = _mean_loss(network, sets["validation"], batch_size)
@@ -318,6 +301,37 @@ def fine_tune(
         network.save_pretrained(output)
     replace_json(Path(output) / "sft.json", {"model": model, "data": source, "max_length": max_length, **metrics})
     return metrics
+
+
+def _row_length(model: str, given: int | None) -> int:
+    """Return how many tokens a row has: those given, or the model's positions, at most 1024."""
+    positions = model_positions(model) or 1024
+    length = given or min(positions, 1024)
+    if not 2 <= length <= positions:
+        raise ValueError(f"max_length={length}: {model!r} reads 2 to {positions} tokens")
+    return length
+
+
+def _encode_splits(
+    rows: list[dict[str, Any]], source: str, max_length: int, encode: Callable[[list[dict[str, Any]]], Any]
+) -> tuple[dict[str, list[Example]], Counter[str]]:
+    """Return the examples of training and validation, if there are rows for it, and the counts of `encode_rows`."""
+    parts: dict[str, list[Example]] = {}
+    counts = Counter[str]()
+    for split in ("train", "validation"):
+        try:
+            part = take_split(rows, split, source)
+        except MissingSplitError as error:
+            if split == "train":
+                raise
+            logger.warning("%s; there is no validation loss", error)
+            continue
+        parts[split], counted = encode(part)
+        counts += counted
+    log_counts(logger, counts, len(rows), f"max_length={max_length}")
+    if not parts["train"]:
+        raise ValueError(f"{source}: no completion fits into max_length={max_length}: raise it, or cut completions")
+    return parts, counts
 
 
 def _number(rows: Sequence[Row], source: str) -> tuple[list[dict[str, Any]], dict[int, str]]:
