@@ -138,7 +138,13 @@ def change_table(result: TrainResult) -> Table:
             changed = f"x {after[name].mean / before[name].mean:.2f}" if before[name].mean else ""
         rows.append((LABELS.get(name, name), str(before[name]), str(after[name]), changed))
     title = f"{len(result.after.reward)} {result.after.prompts}, mean ± standard error"
-    return make_table(("", "before", "after", "change"), rows, title=title)
+    return make_table(("", "before", "after", "change"), rows, title=title, caption=_repeats(result.after) or None)
+
+
+def _repeats(evaluation: Evaluation) -> str:
+    """Return how many rows of the data were completed, if there are fewer than completions; else ""."""
+    different = len({done.index for done in evaluation.completions})
+    return f"rows of the data: {different}, completed several times" if different < len(evaluation.reward) else ""
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
@@ -154,7 +160,8 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     )
     drawn = evaluation.completions_per_prompt
     chosen = f"; the best of {drawn} completions per prompt" if drawn > 1 else ""
-    caption = f"reference: {evaluation.reference or 'none'}{chosen}"
+    repeats = _repeats(evaluation)
+    caption = f"reference: {evaluation.reference or 'none'}{chosen}{'; ' if repeats else ''}{repeats}"
     return make_table(("", "mean", "standard error", "95% interval"), rows, title=title, caption=caption)
 
 

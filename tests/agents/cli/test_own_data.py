@@ -75,7 +75,7 @@ def test_prompts_and_a_reward_of_ones_own_train_and_are_evaluated(here: Path, ca
     assert "'my_own_reward:words' would be imported, which a run's file may not cause: give it again" in found.output
     found = rlhf("evaluate", "logs/ppo/mine", "-n", "4", "--samples", "0", "--reward", "my_own_reward:words")
     assert found.exit_code == 0, found.output
-    assert "4 held-out prompts, test split" in found.output
+    assert "4 held-out prompts, test split" in found.output and "rows of the data" not in found.output
     resumed = rlhf("train", "--resume", "logs/ppo/mine")
     assert "give it again, --reward my_own_reward:words" in resumed.output
 
@@ -115,4 +115,5 @@ def test_a_file_of_training_prompts_is_measured_on_them_if_that_is_asked_for(her
     assert result.exit_code == 0, result.output
     assert "held-out" not in result.output
     assert "4 training prompts, mean ± standard error" in result.output
+    assert "rows of the data: 1, completed several times" in result.output
     assert "# The same training prompts before and after" in (here / "logs/ppo/mine/samples.md").read_text()
