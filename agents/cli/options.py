@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ __all__ = ["Flags", "OneLineErrors", "add_command", "argument", "fail", "read_st
 
 Config = TypeVar("Config", bound=BaseModel)
 UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
+# An argument in a message of the library, and its value: a dict, a text in quotes or what has no space in it.
+ARGUMENT = re.compile(r"(?<![\w.'\"-])([a-z_]+)=(\{[^{}]*\}|'[^']*'|\"[^\"]*\"|[^\s,;:()]+)")
 METAVARS = {int: "INTEGER", float: "NUMBER"}
 PANELS = {  # the boxes of --help, and the fields in each; all others are in "Options"
     "Task and data": {"env", "data", "reward", "column", "env_kwargs", "split"},
@@ -114,7 +117,7 @@ def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[C
             if given.get("data") and logging.lastResort is not None:  # which prints what no handler takes
                 logging.getLogger("rlhf_envs.datasets").setLevel(logging.INFO)  # how many rows each split has
                 logging.lastResort.setLevel(logging.INFO)
-            with user_errors():
+            with user_errors(model):
                 run(config)
 
         parameters = [_parameter(key, field) for key, field in model.model_fields.items()]
@@ -155,8 +158,8 @@ FAILURES = (RunStopped, RewardError, FloatingPointError)  # that come while it r
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """Turn errors that a user can cause into one line and an exit code.
+def user_errors(model: type[BaseModel] | None = None) -> Iterator[None]:
+    """Turn errors that a user can cause into one line, with the flags of the verb that `model` describes, and a code.
 
     The code is 2 for mistakes, 1 for a run that failed, and 130 (SIGINT) or 143 (SIGTERM) for one that a signal ended.
 
@@ -172,12 +175,29 @@ def user_errors() -> Iterator[None]:
         message = str(error)
         if isinstance(error, OSError) and error.filename and error.strerror:  # instead of "[Errno 2] ..."
             message = f"{error.filename}: {error.strerror}"
-        fail(message, 1 if isinstance(error, FAILURES) else 2)
+        fail(_with_flags(message, model), 1 if isinstance(error, FAILURES) else 2)
     except RunInterrupted as interrupted:
         typer.echo(str(interrupted))
         raise typer.Exit(interrupted.exit_code) from None
     except KeyboardInterrupt:
         fail("interrupted", 130)
+
+
+def _with_flags(message: str, model: type[BaseModel] | None) -> str:
+    """Return a message of the library with a verb's flags in place of Python's arguments, such as `max_length=8`."""
+    fields = {} if model is None else model.model_fields
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found[1], found[2]
+        if name == "columns" and "column" in fields:
+            return "--column " + re.sub(r"[{}'\"]", "", value).replace(": ", ":")
+        if value.startswith("{") or value in ("True", "False", "None"):
+            return found[0]
+        if name in fields and not _extra(fields[name]).get("argument"):
+            return f"{_long_flag(name, fields[name])} {value}"
+        return found[0]
+
+    return ARGUMENT.sub(flag, message)
 
 
 def read_standard_input() -> list[dict[str, Any]]:
@@ -242,6 +262,11 @@ def _flags(name: str, field: FieldInfo | None) -> list[str]:
     return _extra(field).get("flags") or [f"--{name.replace('_', '-')}"]
 
 
+def _long_flag(name: str, field: FieldInfo | None) -> str:
+    flags = _flags(name, field)
+    return next((flag for flag in flags if flag.startswith("--")), flags[0])
+
+
 def _help(field: FieldInfo) -> str | None:
     if field.is_required() or field.default is False or field.default in (None, {}, []):
         return field.description
@@ -260,6 +285,5 @@ def _plain(annotation: Any) -> Any:
 def _first_error(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]) if first["loc"] else ""
-    flags = _flags(name, model.model_fields.get(name))
-    flag = next((flag for flag in flags if flag.startswith("--")), flags[0])
+    flag = _long_flag(name, model.model_fields.get(name))
     return f"{flag}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"

@@ -140,7 +140,7 @@ def _rename(where: str, row: Row, columns: Mapping[str, str]) -> Row:
         taken = sorted(columns.keys() & row.keys())[0]
         raise ValueError(
             f"{where}: {columns[taken]!r} cannot be renamed to {taken!r}, which is a column too: rename that one as "
-            f"well, such as other_{taken}:{taken}"
+            f"well, such as columns={{'other_{taken}': {taken!r}}}"
         )
     return renamed
 
@@ -150,7 +150,7 @@ def _check(where: str, row: Row, required: Sequence[str]) -> None:
         if column not in row:
             raise ValueError(
                 f"{where}: no column {column!r} (it has: {', '.join(map(str, row)) or 'none'}): add it, or rename one "
-                f"with columns={{{column!r}: ...}} (--column {column}:...)"
+                f"with columns={{{column!r}: 'NAME'}}"
             )
         value = row[column]
         if value is None or (isinstance(value, str) and not value.strip()):

@@ -188,7 +188,9 @@ def read_prompt(row: Mapping[str, Any]) -> Prompt | None:
     if names == ["instruction", "input"] and isinstance(row["instruction"], str) and isinstance(row["input"], str):
         prompt: Any = "\n\n".join(text for text in (row["instruction"], row["input"]) if text)
     elif len(names) > 1:
-        raise ValueError(f"the columns {', '.join(names)} could all be the prompt: name it with --column prompt:NAME")
+        raise ValueError(
+            f"the columns {', '.join(names)} could all be the prompt: name it with columns={{'prompt': 'NAME'}}"
+        )
     elif names:
         prompt = row[names[0]]
     elif not any(row[name] for name in systems):
@@ -311,7 +313,7 @@ def _conversation(prompt: Prompt | None, answer: Any, name: str) -> Messages:
     head = as_messages(prompt, "prompt") if prompt else []
     if isinstance(answer, str):
         if head and head[-1]["role"] == "system":
-            raise ValueError("there is a system text and no prompt: name its column with --column prompt:NAME")
+            raise ValueError("there is a system text and no prompt: name its column with columns={'prompt': 'NAME'}")
         return [*head, {"role": "assistant", "content": answer}]
     messages = as_messages(answer, name)
     if any(messages[at : at + len(head)] == head for at in range(len(messages))):

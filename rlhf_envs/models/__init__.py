@@ -42,6 +42,7 @@ __all__ = [
     "load_tokenizer",
     "model_ends",
     "model_positions",
+    "not_at_hand",
     "resolve",
     "split_label",
     "vocabulary_fingerprint",
@@ -182,6 +183,22 @@ def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha1(repr(vocabulary).encode("utf-8")).hexdigest()
 
 
+def not_at_hand(name: str, what: str = "model") -> str | None:
+    """Return what to do about a hub id that is not in the cache; None for folders and for what is there."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if Path(resolve(name)).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return None
+    cache = f"the Hugging Face cache {constants.HF_HUB_CACHE} has no such model"
+    places = f"there is no folder {Path(name).absolute()}, and {cache}"
+    if constants.HF_HUB_OFFLINE:
+        fix = "HF_HUB_OFFLINE is set: unset it to download the model"
+    else:
+        fix = "it cannot be downloaded: check its name, the network and, where it is gated, your login (hf auth login)"
+    other = f"or give a folder or one of {', '.join(NAMES)}"
+    return f"the {what} {name!r} is no folder, and not found as a hub id: {places}; {fix}, {other}"
+
+
 @contextmanager
 def _clear_errors(name: str, what: str) -> Iterator[None]:
     """Turn the errors of transformers into a ValueError that names the model and lists the known names."""
@@ -189,8 +206,8 @@ def _clear_errors(name: str, what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "couldn't connect" in first:
-            first = f"there is no folder {Path(name).absolute()}, and the Hugging Face cache has no such model"
+        if isinstance(error, OSError) and (missing := not_at_hand(name)):
+            raise ValueError(missing) from error
         raise ValueError(f"the {what} of the model {name!r} cannot be loaded ({first}); {_THERE_ARE}") from error
 
 

@@ -118,9 +118,9 @@ def fit_reward(
         FileExistsError: the folder holds something else than a reward model of ours.
     """
     if loss != "bt" and members > 1:
-        raise ValueError(f"--members {members} --loss {loss}: an ensemble is fitted to pairs (--loss bt)")
+        raise ValueError(f"members={members} with loss={loss!r}: an ensemble is fitted to pairs (loss='bt')")
     if unjudged and members < 2:
-        raise ValueError("--pseudo-label: it takes an ensemble to label pairs: give --members 2 or more")
+        raise ValueError("unjudged pairs: it takes an ensemble to label pairs: give members=2 or more")
     folder = Path(folder)
     if not is_replaceable(folder):
         raise FileExistsError(f"{folder} exists and is no reward model of ours: choose another name, or move it away")

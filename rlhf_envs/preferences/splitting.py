@@ -50,11 +50,11 @@ def split_rows(rows: Sequence[Row], share: float = 0.1, seed: int = 0) -> Split:
     for links, shared in LEVELS if rows else ():
         held_out = _hold_out(_groups(rows, links, seed), share)
         if held_out is not None:
-            warning = f"nearly all rows share {shared}: the metrics flatter; give --held-out" if shared else None
+            warning = f"nearly all rows share {shared}: the metrics flatter; give rows to hold out" if shared else None
             fitted = [row for i, row in enumerate(rows) if i not in held_out]
             return Split(fitted, [row for i, row in enumerate(rows) if i in held_out], warning)
     raise NothingToFit(
-        f"{len(rows)} rows of the same texts: there is nothing to hold out, collect more or give rows with --held-out"
+        f"{len(rows)} rows of the same texts: there is nothing to hold out, collect more or give rows to hold out"
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve, split_label
+from rlhf_envs.models import load_tokenizer, no_progress_bars, not_at_hand, resolve, split_label
 from rlhf_envs.rewards.base import Reward
 from rlhf_envs.tokens import encode_texts, keep_end
 
@@ -55,8 +55,8 @@ def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
                 folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"the reward model {name!r} is no folder, and not found as a hub id ({reason})") from error
+        reason = f"the reward model {name!r} cannot be loaded ({str(error).splitlines()[0]})"
+        raise ValueError(not_at_hand(name, "reward model") or reason) from error
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"]))
         raise ValueError(

@@ -189,8 +189,14 @@ def test_labels_that_do_not_exclude_each_other_are_read_alone(tmp_path: Path) ->
 
 
 def test_a_hub_id_that_is_not_at_hand_is_an_error_that_says_so() -> None:
-    with pytest.raises(ValueError, match="the reward model 'nobody/reward' is no folder, and not found as a hub id"):
+    with pytest.raises(
+        ValueError, match="the reward model 'nobody/reward' is no folder, and not found as a hub id"
+    ) as at:
         get_reward("nobody/reward@GOOD")
+    message = str(at.value)
+    assert str(Path("nobody/reward").absolute()) in message, "where it looked"
+    assert "the Hugging Face cache" in message and "HF_HUB_OFFLINE is set: unset it" in message
+    assert "internet connection" not in message and "connect to" not in message
 
 
 def test_chinese_texts_are_told_apart_and_cut_between_characters(tiny_reward: RewardModel) -> None:
