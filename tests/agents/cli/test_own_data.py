@@ -75,7 +75,7 @@ def test_prompts_and_a_reward_of_ones_own_train_and_are_evaluated(here: Path, ca
     assert "'my_own_reward:words' would be imported, which a run's file may not cause: give it again" in found.output
     found = rlhf("evaluate", "logs/ppo/mine", "-n", "4", "--samples", "0", "--reward", "my_own_reward:words")
     assert found.exit_code == 0, found.output
-    assert "4 held-out prompts, test split" in found.output and "rows of the data" not in found.output
+    assert "4 held-out prompts, test split" in found.output and "rows of the data: 1, completed" in found.output
     resumed = rlhf("train", "--resume", "logs/ppo/mine")
     assert "give it again, --reward my_own_reward:words" in resumed.output
 
