@@ -152,8 +152,7 @@ def build_network(folder: Path, dtype: str, attention: str | None, weights: Path
 
 def _check_claims(config: Any, folder: Path, weights: Path) -> None:
     """Raise BundleError if a config describes more weights than a file has: they may not fit into memory."""
-    open_tensors: Any = safe_open  # which has no types
-    with open_tensors(weights, "pt") as file:
+    with safe_open(weights, "pt") as file:
         sizes = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 (no mapping)
     blocks = getattr(config.get_text_config(), "num_hidden_layers", 0)
     has = f"{weights} has {weights.stat().st_size:,} bytes"

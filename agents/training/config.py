@@ -115,6 +115,10 @@ class DataFlags(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
+    def _fold(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return cls.fold(values)
+
+    @classmethod
     def fold(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return the settings with the short flags among them moved into `env_kwargs`."""
         values = dict(values)
