@@ -17,6 +17,7 @@ __all__ = [
     "MANIFEST",
     "BundleError",
     "atomic_folder",
+    "check_size",
     "clear_unfinished",
     "discard",
     "find_folder",
@@ -28,10 +29,22 @@ __all__ = [
 ]
 
 MANIFEST = "manifest.json"
+MAX_JSON = 512 * 2**20  # bytes; read, it takes several times as much memory
 
 
 class BundleError(ValueError):
     """Report a bundle that is damaged, or a folder that is none. The message names the file."""
+
+
+def check_size(path: Path, most: int | None = None) -> None:
+    """Check that a file of JSON is small enough to be read into memory, before it is.
+
+    Raises:
+        BundleError: it has more than `most` bytes (`MAX_JSON` by default). The message has the file and its size.
+    """
+    size, most = path.stat().st_size, MAX_JSON if most is None else most
+    if size > most:
+        raise BundleError(f"{path} has {size:,} bytes, and at most {most:,} are read: it is damaged or forged")
 
 
 @contextmanager
@@ -155,10 +168,13 @@ def verify(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise BundleError(f"{folder} is no bundle: there is no such folder")
     try:
+        check_size(folder / MANIFEST)
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         files = {str(name): str(entry["sha256"]) for name, entry in manifest["files"].items()}
     except FileNotFoundError:
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST}") from None
+    except BundleError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise BundleError(f"{folder / MANIFEST} cannot be read ({error}): the bundle is damaged") from error
     for name, digest in files.items():

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import typer
-from pydantic import ValidationError
 from rich.console import Console
 
 from rlhf_envs.registration import check_environment
 
-from ..experiments.compare.config import CompareConfig, read_settings
+from ..experiments.compare.config import CompareConfig
 from ..training.config import DataFlags, option
-from .options import fail
+from .options import from_file
 from .tables import make_table
 
 __all__ = ["CompareFlags", "compare"]
@@ -25,14 +24,7 @@ class CompareFlags(DataFlags, CompareConfig):
 def _read(flags: CompareFlags) -> CompareConfig:
     """Return the file's settings, replaced by the flags that are given."""
     given = flags.model_dump(exclude={"config"}, exclude_unset=True)
-    settings = {} if flags.config is None else read_settings(flags.config, given)
-    try:
-        return CompareConfig(**(settings | given))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        fail(f"{flags.config}: {where}: {message} (got {first['input']!r})")
+    return CompareConfig(**given) if flags.config is None else from_file(CompareConfig, flags.config, given)
 
 
 def compare(flags: CompareFlags) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from decimal import Decimal
 from traceback import walk_tb
@@ -27,9 +27,19 @@ from rlhf_envs.registration import text_environments
 from rlhf_envs.rewards import RewardError, list_rewards
 
 from ..registry import available
+from ..training.config_file import read_config_file
 from ..training.errors import RunInterrupted, RunStopped
 
-__all__ = ["Flags", "OneLineErrors", "add_command", "argument", "fail", "read_standard_input", "user_errors"]
+__all__ = [
+    "Flags",
+    "OneLineErrors",
+    "add_command",
+    "argument",
+    "fail",
+    "from_file",
+    "read_standard_input",
+    "user_errors",
+]
 
 Config = TypeVar("Config", bound=BaseModel)
 UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
@@ -42,7 +52,7 @@ PANELS = {  # the boxes of --help, and the fields in each; all others are in "Op
     | {"settings", "overrides"},
     "Evaluation": {"eval_freq", "n_eval_episodes", "test_episodes", "test_split", "evaluations", "judge", "metric"},
     "Files and logs": {"log_folder", "run_name", "save_freq", "keep_checkpoints", "wandb", "verbose", "progress"}
-    | {"resume", "output", "config", "folder"},
+    | {"resume", "output", "config", "folder", "dry_run"},
     "Machine": {"device", "threads", "workers"},
 }
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StoreError, RewardError, RunStopped)
@@ -198,6 +208,16 @@ def _with_flags(message: str, model: type[BaseModel] | None) -> str:
         return found[0]
 
     return ARGUMENT.sub(flag, message)
+
+
+def from_file(model: type[Config], path: str, given: Mapping[str, Any]) -> Config:
+    """Return the settings in a file as a model, replaced by the flags that are given. A wrong one ends the command."""
+    try:
+        return model(**read_config_file(path, model.model_fields, given))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        fail(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})")
 
 
 def read_standard_input() -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import typer
 from pydantic import field_validator
 from rich.console import Console
 
+from ..saving.provenance import provenance
 from ..training.config import option
 from .options import Flags, add_command, argument, fail
 from .tables import make_table
@@ -84,6 +85,7 @@ def fit(config: FitConfig) -> None:
         calibrate=not config.no_calibration,
         train=int(config.train) if config.train.isdigit() else config.train,
         on_step=show,
+        made=provenance(),
         **config.model_dump(include=same),
     )
     _show(console, fitted.metrics)

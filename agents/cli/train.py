@@ -13,6 +13,7 @@ from ..registry import check_name
 from ..training.config import DataFlags, TrainConfig, option
 from ..training.phases import show_phase
 from . import tables
+from .options import fail, from_file
 
 if TYPE_CHECKING:
     from ..training.run import Prepared
@@ -26,6 +27,12 @@ class TrainFlags(DataFlags, TrainConfig):
     resume: str | None = option(
         None, "Folder of a run to go on with, from its newest intact checkpoint; with a larger -n it is extended."
     )
+    config: str | None = option(
+        None, "TOML, YAML or JSON file of settings for a new run, such as a run's config.json; flags come before it."
+    )
+    dry_run: bool = option(
+        False, "Say what would run, with estimates of memory and time, and write nothing; it trains for seconds."
+    )
 
 
 def train(flags: TrainFlags) -> None:
@@ -38,13 +45,17 @@ def train(flags: TrainFlags) -> None:
     """
     started = time.perf_counter()
     console = Console()
-    config = TrainConfig(**flags.model_dump(exclude={"resume"}, exclude_unset=True))
+    config = _configured(flags)
     if flags.resume is None:  # mistakes are reported before torch is loaded
         check_name(config.algo)
         check_environment(config.env)
         config.folder()
     with show_phase("loading", config.progress, line=False):
-        from ..training import resume, run
+        from ..training import dry_run, resume, run
+
+    if flags.dry_run:
+        console.print(tables.make_table(("", ""), dry_run.describe_run(config), left=2))
+        return
 
     if flags.resume is None:
         prepared = run.prepare(config)
@@ -66,6 +77,16 @@ def train(flags: TrainFlags) -> None:
     seconds = time.perf_counter() - started
     console.print(f"{result.agent.num_timesteps:,} tokens, {seconds:.0f} s in all. Everything is in {result.folder}")
     console.print(f"[dim]curves: {result.folder / 'curves.png'}   live: tensorboard --logdir {config.log_folder}[/dim]")
+
+
+def _configured(flags: TrainFlags) -> TrainConfig:
+    """Return the configuration of the flags and of the file that they name."""
+    if None not in (flags.config, flags.resume):
+        fail(f"--config {flags.config} with --resume: a run goes on with its own settings; leave one of them out")
+    if flags.dry_run and flags.resume is not None:
+        fail(f"--dry-run with --resume {flags.resume}: it is for new runs; leave one of them out")
+    given = flags.model_dump(exclude={"config", "dry_run", "resume"}, exclude_unset=True)
+    return TrainConfig(**given) if flags.config is None else from_file(TrainConfig, flags.config, given)
 
 
 def _planned(run: Prepared) -> str:

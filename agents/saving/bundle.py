@@ -2,7 +2,7 @@
 
 | file | contents |
 |---|---|
-| `manifest.json` | format, version, and the SHA-256 of every other file |
+| `manifest.json` | format, version, what made the bundle, and the SHA-256 of every other file |
 | `agent.json` | the class by name, its arguments, counters, the environment, the states of callbacks |
 | `policy.safetensors` | parameters and buffers: the model, the value head, the reference, the KL coefficient |
 | `optimizer.safetensors` | the optimizer's tensors |
@@ -30,7 +30,7 @@ from safetensors.numpy import save as arrays_to_bytes
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from rlhf_envs.files import BundleError, atomic_folder, find_folder, verify
+from rlhf_envs.files import BundleError, atomic_folder, check_size, find_folder, verify
 from rlhf_envs.models import load_tokenizer
 
 from ..core.base_policy import LanguageModelPolicy
@@ -40,6 +40,7 @@ from .description import read_description, reported
 from .encoding import class_name, decode, encode
 from .environment import describe_env
 from .folders import DESCRIPTION
+from .provenance import MADE, provenance
 from .tensors import save_model_config, save_optimizer, save_state
 
 __all__ = ["BundleError", "capture", "holds", "read", "read_extra", "save", "write"]
@@ -132,7 +133,7 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
         attributes = {**attributes, "policy_kwargs": {**attributes["policy_kwargs"], "model": name}}
     description = _describe(agent)
     arrays: dict[str, np.ndarray] = {}
-    with atomic_folder(Path(directory), format=FORMAT, version=VERSION) as folder:
+    with atomic_folder(Path(directory), format=FORMAT, version=VERSION, **{MADE: provenance()}) as folder:
         description["shared"] = save_state(weights, folder / POLICY)
         values = {key: captured[key] for key in ("env_state", "buffer_state", "generators", "extra")}
         values["optimizer"] = save_optimizer(policy.optimizer, folder / OPTIMIZER)
@@ -197,6 +198,9 @@ def read(directory: str | Path) -> tuple[Path, dict[str, Any]]:
         )
     if missing := {DESCRIPTION, POLICY, OPTIMIZER, STATE} - manifest["files"].keys():
         raise BundleError(f"{folder / missing.pop()} is missing: the bundle is damaged")
+    for name in manifest["files"]:
+        if name.endswith(".json"):
+            check_size(folder / name)
     here = {path.relative_to(folder).as_posix() for path in (folder / MODEL).rglob("*") if path.is_file()}
     if added := here - manifest["files"].keys():
         raise BundleError(f"{folder / added.pop()} is no part of the bundle: remove it")

@@ -18,9 +18,9 @@ __all__ = ["read_description", "reported"]
 # What Python and the libraries raise for values that no agent has. (A ValueError has its own message.)
 DAMAGE = (
     *(SafetensorError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, RuntimeError),
-    *(AssertionError, UnicodeError),
+    *(AssertionError, UnicodeError, MemoryError),
 )
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, le=10**8)]  # tokens of a context, tokens of a vocabulary
 
 
 class _Part(BaseModel):
@@ -33,7 +33,7 @@ class _Missing(_Part):
 
 class _Environment(_Part):
     id: str
-    num_envs: Positive
+    num_envs: Annotated[int, Field(gt=0, le=10**5)]
     kwargs: dict[str, Any]
 
 

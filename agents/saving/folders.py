@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from rlhf_envs.files import MANIFEST
+from rlhf_envs.files import MANIFEST, check_size
 
 from .untrusted import read_env_id
 
@@ -98,6 +98,7 @@ def run_environment(source: str) -> str | None:
 
 def _read_object(file: Path) -> dict[str, Any]:
     """Return the JSON object in a file."""
+    check_size(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

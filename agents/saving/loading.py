@@ -31,6 +31,7 @@ __all__ = ["load", "load_policy", "run_algorithm"]
 
 logger = logging.getLogger(__name__)
 
+MAX_RATIO = 20  # bytes of a zip once unpacked, per byte of the zip
 NESTED = ("policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs")  # overrides replace single entries
 
 
@@ -124,7 +125,7 @@ def _build_policy(
         input_ids=spaces.Box(0, saved["n_actions"] - 1, (saved["length"],), np.int64),
         attention_mask=spaces.Box(0, 1, (saved["length"],), np.int8),
     )
-    arguments["model"] = build_network(folder / MODEL, saved["dtype"], saved["attention"])
+    arguments["model"] = build_network(folder / MODEL, saved["dtype"], saved["attention"], folder / POLICY)
     named = encoded["policy_class"]  # a user's own class has no name that is known, and is never imported
     policy_class = NAMED_CLASSES.get(str(named.get("name")), TokenPolicy) if isinstance(named, dict) else TokenPolicy
     if not issubclass(policy_class, LanguageModelPolicy):
@@ -194,7 +195,7 @@ def _build(
     if model is None and not passed and ours:
         raise BundleError(f"{folder} describes no model for its policy: the bundle is damaged or forged")
     if model is not None and not passed:
-        network = build_network(folder / MODEL, model["dtype"], model["attention"])
+        network = build_network(folder / MODEL, model["dtype"], model["attention"], folder / POLICY)
         attributes["policy_kwargs"] = {**given, "model": network}
     accepted = (describe(cls).own - {"env", "policy", "device"}) & attributes.keys()
     arguments = {argument: attributes[argument] for argument in accepted}
@@ -233,6 +234,13 @@ def _load_zip(
         raise ValueError(
             f"{path} is an SB3 zip: it holds pickles, which can run any code. Pass trust_pickle=True (rlhf evaluate "
             "--trust) if it is your own, or load a bundle, which needs none"
+        )
+    with zipfile.ZipFile(path) as archive:
+        claimed, size = sum(member.file_size for member in archive.infolist()), path.stat().st_size
+    if claimed > MAX_RATIO * size:
+        raise BundleError(
+            f"{path} has {size:,} bytes, and {claimed:,} once unpacked. SB3 does not compress its zips: the file is "
+            "damaged or forged"
         )
     if (algorithm := algorithm or run_algorithm(path)) is None:
         raise ValueError(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
@@ -120,11 +121,12 @@ def save_model_config(policy: LanguageModelPolicy, tokenizer: Any, folder: Path)
             raise OSError(f"{folder.name}: {error}") from error  # `tokenizers` raises nothing else for a full disk
 
 
-def build_network(folder: Path, dtype: str, attention: str | None) -> Any:
-    """Return the causal language model of the config in `folder`; its weights are not loaded yet.
+def build_network(folder: Path, dtype: str, attention: str | None, weights: Path) -> Any:
+    """Return the causal language model of the config in `folder`; its weights, which are in a file, are not loaded yet.
 
     Raises:
-        BundleError: the config asks for code of its own, or `transformers` has no such architecture or attention.
+        BundleError: the config asks for code of its own, `transformers` has no such architecture or attention, or the
+            model would have more weights than the file.
     """
     if attention not in ATTENTION:
         raise BundleError(f"{folder}: the attention {attention!r} is none of {', '.join(map(str, ATTENTION))}")
@@ -134,7 +136,10 @@ def build_network(folder: Path, dtype: str, attention: str | None) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         kwargs = {} if attention is None else {"attn_implementation": attention}
+        _check_claims(config, folder, weights)
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=getattr(torch, dtype), **kwargs)
+    except BundleError:
+        raise
     except (ValueError, KeyError, ImportError, OSError) as error:
         raise BundleError(
             f"the model of {folder} cannot be built ({error}): if its class is yours, build it and pass it, "
@@ -143,6 +148,21 @@ def build_network(folder: Path, dtype: str, attention: str | None) -> Any:
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.eval()
+
+
+def _check_claims(config: Any, folder: Path, weights: Path) -> None:
+    """Raise BundleError if a config describes more weights than a file has: they may not fit into memory."""
+    with safe_open(weights, "pt") as file:
+        sizes = [math.prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118 (no mapping)
+    blocks = getattr(config.get_text_config(), "num_hidden_layers", 0)
+    has = f"{weights} has {weights.stat().st_size:,} bytes"
+    if blocks > len(sizes):
+        raise BundleError(f"{folder} describes {blocks:,} blocks, and {has}: the bundle is damaged or forged")
+    with torch.device("meta"):  # shapes alone, no memory
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    claimed = sum(parameter.numel() for parameter in model.parameters())
+    if claimed > sum(sizes):
+        raise BundleError(f"{folder} describes {claimed:,} weights, and {has}: the bundle is damaged or forged")
 
 
 def known_model(name: str | None, folder: Path) -> str | None:

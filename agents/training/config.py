@@ -19,6 +19,7 @@ from rlhf_envs.registration import describe, text_environments
 from ..registry import available
 from ..saving.folders import CONFIG, clear, is_restartable
 from ..saving.locks import take
+from ..saving.provenance import MADE
 from ..saving.untrusted import read_env_id, read_env_kwargs
 from .hyperparams import default_hyperparams
 
@@ -30,6 +31,7 @@ __all__ = [
     "Model",
     "Pairs",
     "Part",
+    "Settings",
     "TrainConfig",
     "option",
     "parse_literal",
@@ -114,7 +116,11 @@ class DataFlags(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fold(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Move the short flags into `env_kwargs`."""
+        return cls.fold(values)
+
+    @classmethod
+    def fold(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings with the short flags among them moved into `env_kwargs`."""
         values = dict(values)
         short = {name: values.pop(name) for name in ("data", "reward") if values.get(name) is not None}
         if columns := parse_pairs(values.pop("column", None)):
@@ -126,10 +132,23 @@ class DataFlags(BaseModel):
         return values
 
 
-class TrainConfig(BaseModel):
-    """Hold the configuration of a run. Defaults by algorithm come from `agents/training/settings/<Env>.yml`."""
+class Settings(BaseModel):
+    """Hold what a run or an experiment is configured with. Unknown names are refused.
+
+    The `config.json` in a folder also has records of what made it. They are no settings, and are left out.
+    """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_records(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if name != MADE}
+
+
+class TrainConfig(Settings):
+    """Hold the configuration of a run. Defaults by algorithm come from `agents/training/settings/<Env>.yml`."""
+
     # What it configures, with a field that all of them have; and the flags that may change with --resume. (Another
     # number of threads may round differently in the last bits.)
     kind: ClassVar[tuple[str, str]] = ("run", "algo")

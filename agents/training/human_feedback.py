@@ -20,6 +20,7 @@ from rlhf_envs.rewards.human import HumanReward, Refit, Waiting
 from rlhf_envs.rewards.state import walk
 
 from ..core.random_state import isolated_generators
+from ..saving.provenance import provenance
 from .checkpoint_callback import CheckpointCallback
 
 __all__ = ["HumanFeedback", "RatingRefit", "human_rewards"]
@@ -143,7 +144,7 @@ class RatingRefit:
         place = self.folder / str(len(rows))
         try:
             with isolated_generators(self.seed):  # the training draws as if nothing had been fitted
-                fitted = fit_reward(rows, place, loss="mse", seed=self.seed, **self.settings)
+                fitted = fit_reward(rows, place, loss="mse", seed=self.seed, made=provenance(), **self.settings)
         except NothingToFit as error:
             logger.warning("the reward model is not refitted: %s", error)
             return None

@@ -14,10 +14,12 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
@@ -26,6 +28,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_envs.datasets.corpora import CORPORA, load_corpus, split_of
+from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
 from rlhf_envs.tokens import encode_texts, keep_start
 from rlhf_envs.words import join_sentences, split_sentences, split_words
@@ -33,6 +36,7 @@ from rlhf_envs.words import join_sentences, split_sentences, split_words
 from ..core.models import build_model
 from ..saving.folders import LOCK
 from ..saving.locks import locked
+from ..saving.provenance import MADE, provenance
 
 if TYPE_CHECKING:  # transformers loads its Trainer only when it is used
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
@@ -44,6 +48,7 @@ __all__ = [
     "make_trainer",
     "pretrain",
     "read_texts",
+    "run_trainer",
     "split_passages",
     "train_tokenizer",
 ]
@@ -51,6 +56,7 @@ __all__ = [
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 EOS, PAD = "<|eos|>", "<|pad|>"
+TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable of torch.load
 logger = logging.getLogger(__name__)
 
 Rows = Dataset[dict[str, torch.Tensor]]
@@ -201,7 +207,7 @@ def pretrain(
         resume: go on from the last checkpoint below `output`.
 
     Returns:
-        The metrics on held-out texts: `loss` (nats per token) and `perplexity`.
+        The metrics on held-out texts: `loss` (nats per token) and `perplexity`. They are also in `pretrain.json`.
 
     Raises:
         FileExistsError: `output` holds a run and `resume` is False.
@@ -236,11 +242,14 @@ def pretrain(
         seed=seed,
         bf16=bf16,
     )
-    trainer.train(resume_from_checkpoint=checkpoint)
+    run_trainer(trainer, checkpoint)
     loss = trainer.evaluate()["eval_loss"]
     with no_progress_bars():
         network.save_pretrained(output)
-    return {"loss": loss, "perplexity": math.exp(loss)}
+    metrics = {"loss": loss, "perplexity": math.exp(loss)}
+    settings = {"source": source, "model": model, "block_size": block_size, "steps": steps, "seed": seed}
+    replace_json(Path(output) / "pretrain.json", {**settings, **metrics, MADE: provenance()})
+    return metrics
 
 
 def find_checkpoint(output: Path, resume: bool) -> str | None:
@@ -259,6 +268,29 @@ def find_checkpoint(output: Path, resume: bool) -> str | None:
     if checkpoint is None:
         raise FileNotFoundError(f"nothing to resume: {output} holds no checkpoint")
     return checkpoint
+
+
+def run_trainer(trainer: Trainer, checkpoint: str | None) -> None:
+    """Train, from a checkpoint if there is one. Its pickles are read as tensors and numbers alone: no code runs.
+
+    Raises:
+        ValueError: a file of the checkpoint holds something else.
+    """
+    before = os.environ.get(TENSORS_ONLY)
+    os.environ[TENSORS_ONLY] = "1"  # transformers asks for the same at every call; this holds for every release of it
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except UnpicklingError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{checkpoint} is not gone on from: a file there holds more than tensors and numbers, and could run code "
+            f"({reason}): take a checkpoint of your own"
+        ) from error
+    finally:
+        if before is None:
+            del os.environ[TENSORS_ONLY]
+        else:
+            os.environ[TENSORS_ONLY] = before
 
 
 def _load_model(model: str, block_size: int) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:

@@ -16,7 +16,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from .callbacks import PeriodicEvaluation
 from .phases import error_console
 
-__all__ = ["ProgressDisplay", "planned_tokens"]
+__all__ = ["ProgressDisplay", "format_duration", "planned_tokens"]
 
 METRICS = {"reward": "rlhf/reward", "KL": "rlhf/kl"}
 
@@ -115,11 +115,12 @@ class ProgressDisplay(BaseCallback):
             return ""
         speed = done / max(seconds, 1e-9)
         values = [f"{name} {value:.2f}" for name, value in self._values.items()]
-        left = _duration((self._total - self.num_timesteps) / speed)
+        left = format_duration((self._total - self.num_timesteps) / speed)
         return "  ".join([f"{speed:,.0f} tokens/s", *values, f"{left} left"])
 
 
-def _duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return seconds as "1:02:03" or "2:03"."""
     minutes, seconds = divmod(round(max(seconds, 0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import BaseFileLock
@@ -17,9 +18,10 @@ from ..core.random_state import get_generators, isolated_generators
 from ..registry import get_algorithm
 from ..saving.bundle import BundleError, holds, read
 from ..saving.checkpoints import Checkpoints
-from ..saving.folders import AGENT, CHECKPOINTS, clear, is_bundle, is_restartable
+from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, clear, is_bundle, is_restartable, read_config
 from ..saving.loading import load
 from ..saving.locks import take
+from ..saving.provenance import differences, read_records
 from .config import TrainConfig
 from .logger import check_wandb
 from .report import REPORT
@@ -28,6 +30,13 @@ from .run import Prepared, build_callbacks, build_environment, evaluate_held_out
 __all__ = ["is_finished", "prepare_resumed"]
 
 logger = logging.getLogger(__name__)
+
+SCHEDULES = (
+    "lr_schedule",
+    "clip_range",
+    "clip_range_vf",
+    "exploration_schedule",
+)  # of SB3's agents, over a run's length
 
 
 def is_finished(folder: str | Path, config: TrainConfig) -> bool:
@@ -70,6 +79,7 @@ def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
     started = time.perf_counter()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    _say_what_differs(folder)
     if not holds(get_algorithm(config.algo)):
         raise ValueError(
             f"--resume {folder}: needs an agent that bundles hold, and {config.algo} is none: it leaves no checkpoints"
@@ -77,6 +87,7 @@ def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
         )
     bundle = _newest_bundle(folder)
     agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
+    _say_what_restarts(agent, folder, config)
     generators = get_generators()
     with isolated_generators():
         callbacks = build_callbacks(config, agent, folder)
@@ -86,6 +97,28 @@ def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
     assert run.checkpoints is not None
     run.checkpoints.restore(bundle)
     return run
+
+
+def _say_what_differs(folder: Path) -> None:
+    """Warn if the run was made with other versions or another number of threads."""
+    records = read_records(folder / CONFIG)
+    if records and (found := differences(records[-1])):
+        message = "%s goes on with %s: numbers may differ in the last bits from a run that was never stopped"
+        logger.warning(message, folder, ", ".join(found))
+
+
+def _say_what_restarts(agent: Any, folder: Path, config: TrainConfig) -> None:
+    """Say that the schedules of a run that is extended are from now on stretched over its new length, as in SB3."""
+    before, tokens = read_config(folder).get("n_timesteps"), config.n_timesteps
+    if not isinstance(before, int) or tokens is None or tokens <= before:
+        return
+    done = agent.num_timesteps
+    for name in SCHEDULES:
+        schedule = getattr(agent, name, None)
+        then, now = (schedule(1 - done / max(n, done)) if callable(schedule) else None for n in (before, tokens))
+        if then != now:
+            message = "%s is extended to %d tokens: %s goes on at %g and not %g, as SB3 has it in a run of that length"
+            logger.warning(message, folder, tokens, name, now, then)
 
 
 def _newest_bundle(folder: Path) -> Path:

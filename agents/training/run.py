@@ -13,7 +13,7 @@ import torch
 from filelock import BaseFileLock
 
 from rlhf_envs.datasets import MissingSplitError
-from rlhf_envs.files import is_replaceable, replace_file
+from rlhf_envs.files import is_replaceable
 from rlhf_envs.models import resolve as find_model
 from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards import RewardError
@@ -27,6 +27,7 @@ from ..saving.bundle import holds, save
 from ..saving.checkpoints import Checkpoints
 from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, START
 from ..saving.locks import abandon
+from ..saving.provenance import write_settings
 from .callbacks import PeriodicEvaluation
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
@@ -98,7 +99,7 @@ def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepare
     try:
         with show_phase("loading", config.progress, line=False):
             agent = build_agent(config)
-            _check_budget(config, agent)
+            check_budget(config, agent)
             callbacks = build_callbacks(config, agent, folder)
         with show_phase("evaluating before training", config.progress):
             before = evaluate_held_out(config, agent)
@@ -108,7 +109,8 @@ def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepare
         raise
 
 
-def _check_budget(config: TrainConfig, agent: Any) -> None:
+def check_budget(config: TrainConfig, agent: Any) -> None:
+    """Raise ValueError if a run is shorter than one episode."""
     env = agent.get_env()
     horizon = int(env.get_attr("max_new_tokens", 0)[0]) if env.has_attr("max_new_tokens") else 0  # 0: it is not ours
     assert config.n_timesteps is not None
@@ -345,4 +347,4 @@ def _explain_folder(folder: Path, error: OSError) -> OSError:
 
 
 def _write_config(run: Prepared) -> None:
-    replace_file(run.folder / CONFIG, (run.config.model_dump_json(indent=2) + "\n").encode("utf-8"))
+    write_settings(run.folder / CONFIG, run.config.model_dump(mode="json"))

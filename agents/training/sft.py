@@ -32,7 +32,8 @@ from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no
 from rlhf_envs.tokens import encode_after, encode_texts, end_ids, keep_end, keep_start
 
 from ..algorithms.common.completions import LEFT_OUT, LOST_END, log_counts, read_completion
-from .pretrain import alone, find_checkpoint, make_trainer
+from ..saving.provenance import MADE, provenance
+from .pretrain import alone, find_checkpoint, make_trainer, run_trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -279,7 +280,7 @@ def fine_tune(
     logger.info("%d examples in %d rows, %d steps", len(parts["train"]), len(sets["train"]), steps)
     tokenizer.save_pretrained(output)
     use_cache, network.config.use_cache = network.config.use_cache, False  # with a cache, packing is not seen
-    make_trainer(
+    trainer = make_trainer(
         network,
         sets["train"],
         sets.get("validation"),
@@ -291,7 +292,8 @@ def fine_tune(
         save_freq=save_freq,
         seed=seed,
         bf16=bf16,
-    ).train(resume_from_checkpoint=checkpoint)
+    )
+    run_trainer(trainer, checkpoint)
     metrics: dict[str, float] = {"steps": steps, "examples": len(parts["train"]), **counts}
     if "validation" in sets:
         loss = _mean_loss(network, sets["validation"], batch_size)
@@ -299,7 +301,8 @@ def fine_tune(
     network.config.use_cache = use_cache
     with no_progress_bars():
         network.save_pretrained(output)
-    replace_json(Path(output) / "sft.json", {"model": model, "data": source, "max_length": max_length, **metrics})
+    settings = {"model": model, "data": source, "max_length": max_length}
+    replace_json(Path(output) / "sft.json", {**settings, **metrics, MADE: provenance()})
     return metrics
 
 

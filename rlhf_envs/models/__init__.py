@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_envs.models.minilm import minilm_folder
 from rlhf_envs.models.smollm2 import smollm2_folder
-from rlhf_envs.names import nearest
+from rlhf_envs.names import find_name, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +73,7 @@ def resolve(name: str) -> str:
         ValueError: the name is none of these.
         ModuleNotFoundError: the package of "smollm2" or "minilm", or gguf, is not installed.
     """
+    name = name if Path(name).is_dir() else find_name(name, NAMES)
     if name in EMBEDDED:
         return str(Path(__file__).parent / name)
     if name == "smollm2":

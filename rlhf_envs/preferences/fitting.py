@@ -84,6 +84,7 @@ def fit_reward(
     unjudged: Sequence[Mapping[str, object]] = (),
     max_length: int | None = None,
     device: str = "cpu",
+    made: Mapping[str, Any] | None = None,
     **options: Unpack[TrainingOptions],
 ) -> FittedReward:
     """Fit a reward model, or an ensemble of them, to rows and write it into a folder in one atomic step.
@@ -110,6 +111,7 @@ def fit_reward(
             shares a prompt or a text with a held-out row is left out.
         max_length: tokens read of each text (its last ones), also by the saved model; its positions by default.
         device: where to fit.
+        made: a record of the command, the versions and the machine, for the manifest.
         **options: see `rlhf_envs.preferences.training.optimise`; `seed` also draws the split.
 
     Raises:
@@ -144,7 +146,8 @@ def fit_reward(
         metrics["warning"] = split.warning
     given = {"model": model, "loss": loss, "members": members, "train": str(options.get("train", "full"))}
     given |= {"epochs": options.get("epochs", 1), "seed": options.get("seed", 0)}
-    with atomic_folder(folder, kind="reward model", fit=given, figures=metrics) as place:
+    record = {} if made is None else {"made": made}
+    with atomic_folder(folder, kind="reward model", fit=given, figures=metrics, **record) as place:
         save(place)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in split.held_out)
         (place / HELD_OUT).write_text(lines, encoding="utf-8")

@@ -47,7 +47,12 @@ FORGERIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Every verb that reads such files, with its arguments; words in capitals above stand for their paths.
 VERBS: dict[str, list[list[str]]] = {
-    "train": [["--resume", RUN], ["--env", ID, "-n", "8", "--settings", SETTINGS], ["--model", MODEL, "-n", "8"]],
+    "train": [
+        ["--resume", RUN],
+        ["--config", f"{RUN}/config.json"],
+        ["--env", ID, "-n", "8", "--settings", SETTINGS],
+        ["--model", MODEL, "-n", "8"],
+    ],
     "evaluate": [[RUN, "-n", "2"], [BUNDLE, "-n", "2"], [MODEL, "-n", "2"]],
     "attack": [[RUN, "-n", "2"], [BUNDLE, "-n", "2"], [MODEL, "-n", "2"]],
     "generate": [[RUN, "a"], [BUNDLE, "a"], [MODEL, "a"]],

@@ -89,6 +89,15 @@ def test_positions_come_from_the_config_and_none_means_no_limit(tmp_path: Path) 
     assert model_positions(str(tmp_path)) is None
 
 
+def test_names_are_found_in_any_case_and_folders_by_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve("Tiny-Reward") == resolve("tiny-reward")
+    (tmp_path / "Tiny").mkdir()
+    (tmp_path / "tiny").mkdir(exist_ok=True)
+    assert resolve("Tiny") == "Tiny"
+    assert resolve("tiny") != "tiny", "a name comes before a folder"
+
+
 def test_folders_and_hub_ids_resolve_to_themselves(tmp_path: Path) -> None:
     assert resolve(str(tmp_path)) == str(tmp_path)
     assert resolve("openai-community/gpt2") == "openai-community/gpt2"

@@ -19,7 +19,7 @@ from rlhf_envs.rendering import html_table
 
 from ...saving.folders import CONFIG
 from ...saving.locks import locked
-from ...saving.provenance import provenance
+from ...saving.provenance import provenance, write_settings
 from .analysis import ComparisonReport, analyse
 from .config import CompareConfig, join_existing
 from .exports import to_csv, to_latex
@@ -76,7 +76,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
     runs = plan(config)
     folder = config.path
     with locked(folder, "comparison"):
-        replace_file(folder / CONFIG, (config.model_dump_json(indent=2) + "\n").encode("utf-8"))
+        write_settings(folder / CONFIG, config.model_dump(mode="json"))
         _run_missing(config, runs, say)
         outcomes = read_outcomes(runs)
         report = replace(analyse(config, outcomes), made=provenance())

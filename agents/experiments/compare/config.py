@@ -4,36 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from rlhf_envs.names import nearest
+from rlhf_envs.names import find_name
 
+from ...registry import available
 from ...saving.folders import CONFIG, LOCK
-from ...saving.untrusted import read_env_id, read_env_kwargs
-from ...training.config import Environment, Model, Pairs, Part, option, parse_pairs
-from ...training.hyperparams import parse_yaml
+from ...training.config import Environment, Model, Pairs, Part, Settings, option, parse_pairs
+from ...training.config_file import check_imports
 
-__all__ = ["CompareConfig", "join_existing", "read_settings"]
+__all__ = ["CompareConfig", "join_existing"]
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ADDED = {"algos", "seeds", "kl_coefs", "overrides", "folder"}  # what an existing comparison may get more of
 CHANGED = {"jobs", "metric", "threshold", "keep_agents"}  # what it may change; all else has to agree
-PARSERS: dict[str, Any] = {".json": json.loads, ".toml": tomllib.loads, ".yaml": parse_yaml, ".yml": parse_yaml}
 
 
-class CompareConfig(BaseModel):
+class CompareConfig(Settings):
     """Hold the configuration of a comparison.
 
-    `algos` names algorithms, or labels of variants. For a label, `overrides[label]` has the algorithm under `algo`, and
-    next to it the variant's own arguments of the algorithm, the policy or the buffer.
+    `algos` names algorithms, in any case, or labels of variants. For a label, `overrides[label]` has the algorithm
+    under `algo`, and next to it the variant's own arguments of the algorithm, the policy or the buffer.
     """
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     env: Environment = option("rlhf/Sentiment-v0", "Environment id, see `rlhf envs`.")
     algos: list[str] = Field(
@@ -96,6 +91,20 @@ class CompareConfig(BaseModel):
             nested.setdefault(label, {})[name] = argument
         return nested
 
+    @field_validator("algos")
+    @classmethod
+    def _names(cls, value: list[str]) -> list[str]:
+        return [find_name(label, available()) for label in value]
+
+    @field_validator("overrides")
+    @classmethod
+    def _override_names(cls, value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        for label, arguments in value.items():
+            algo = {"algo": find_name(arguments["algo"], available())} if isinstance(arguments.get("algo"), str) else {}
+            found.setdefault(find_name(label, available()), {}).update(arguments | algo)
+        return found
+
     @field_validator("algos", "kl_coefs")
     @classmethod
     def _no_doubles(cls, value: list[Any]) -> list[Any]:
@@ -132,39 +141,6 @@ class CompareConfig(BaseModel):
         return sorted({max(1, round(self.tokens * k / self.evaluations)) for k in range(1, self.evaluations + 1)})
 
 
-def read_settings(path: str | Path, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the settings in a TOML, YAML or JSON file, whose names are the fields of `CompareConfig`.
-
-    A file imports nothing: an environment or a reward to import has to be among the settings that are `given` as well.
-
-    Raises:
-        ValueError: the file has another suffix, is not well-formed (the message has the line), or has an unknown name.
-        OSError: the file cannot be read.
-    """
-    text, suffix = Path(path).read_text(encoding="utf-8"), Path(path).suffix.lower()
-    if suffix not in PARSERS:
-        raise ValueError(f"{path}: expected a .toml, .yaml or .json file")
-    try:
-        settings = PARSERS[suffix](text)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{path}: expected names and values, such as tokens: 60000")
-    for name in settings:
-        if name not in CompareConfig.model_fields:
-            hint = nearest(str(name), list(CompareConfig.model_fields))
-            raise ValueError(f"{path}: unknown setting {name!r}; {hint}")
-    _check_imports(settings, str(path), given or {})
-    return settings
-
-
-def _check_imports(settings: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:
-    """Raise ValueError if settings of a file would import something that is not given too."""
-    if "env" in settings and "env" not in given:
-        read_env_id(settings["env"], source)
-    read_env_kwargs(parse_pairs(settings.get("env_kwargs") or {}), source, given.get("env_kwargs"))
-
-
 def join_existing(config: CompareConfig) -> CompareConfig:
     """Return the configuration joined with the folder's: algorithms, seeds, coefficients and overrides add up.
 
@@ -181,7 +157,7 @@ def join_existing(config: CompareConfig) -> CompareConfig:
         saved = CompareConfig(**json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is not the configuration of a comparison: {error}") from error
-    _check_imports(saved.model_dump(), str(file), config.model_dump(exclude_unset=True))
+    check_imports(saved.model_dump(), str(file), config.model_dump(exclude_unset=True))
     _check_joins(config, saved)
     given = config.model_fields_set
     joined = saved.model_dump() | {name: getattr(config, name) for name in CHANGED & given}

@@ -168,7 +168,7 @@ def _check_metric(config: CompareConfig) -> None:
     rows = environment_rows(**{"split": "train", **config.env_kwargs, "task": task})
     known = ["reward", *judges_of(config.env_id), *task.metric_names(rows)]
     if config.metric not in known:
-        raise ValueError(f"unknown metric {config.metric!r} for {config.env_id}: there are {', '.join(known)}")
+        raise ValueError(f"unknown metric {config.metric!r} for {config.env_id}: {nearest(config.metric, known)}")
 
 
 def _check_budget(config: CompareConfig) -> None:

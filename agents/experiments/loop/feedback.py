@@ -21,6 +21,7 @@ from rlhf_envs.preferences.crowd import aggregate_pairs, dawid_skene, find_spamm
 from rlhf_envs.preferences.fitting import fit_reward
 from rlhf_envs.rewards import get_reward
 
+from ...saving.provenance import provenance
 from .state import PAIRS, PROXY, SNAPSHOT, Loop, Metrics
 
 if TYPE_CHECKING:
@@ -208,6 +209,7 @@ def fit(loop: Loop, number: int, into: Path) -> Metrics:
         epochs=config.reward_epochs,
         learning_rate=config.reward_learning_rate,
         seed=1000 * config.seed + number,
+        made=provenance(),
     )
     if "warning" in fitted.metrics:
         loop.say(f"round {number}: {fitted.metrics['warning']}")

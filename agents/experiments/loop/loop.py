@@ -35,11 +35,12 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_envs.feedback import StoreError
-from rlhf_envs.files import BundleError, atomic_folder, find_folder, replace_file, replace_json, verify
+from rlhf_envs.files import BundleError, atomic_folder, find_folder, replace_json, verify
 from rlhf_envs.rewards import RewardError
 
 from ...saving.folders import CONFIG
 from ...saving.locks import take
+from ...saving.provenance import write_settings
 from ...training.run import RunInterrupted, RunStopped
 from .config import LoopConfig
 from .report import log_round, summary, write_report
@@ -93,7 +94,7 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
 def _run_in(path: Path, config: LoopConfig, say: Callable[[str], None]) -> LoopResult:
     started = time.perf_counter()
     name_run(path)
-    replace_file(path / CONFIG, (config.model_dump_json(indent=2) + "\n").encode("utf-8"))
+    write_settings(path / CONFIG, config.model_dump(mode="json"))
     say(f"{config.algo} on {config.env_id}: {config.rounds} rounds, {path}")
     go_on = f"go on with: rlhf loop --resume {path}"
     try:

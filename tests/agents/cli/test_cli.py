@@ -75,7 +75,16 @@ def test_the_configuration_in_the_folder_says_all(run: tuple[Path, Any]) -> None
     assert saved["learning_rate"] == 0.01
     assert saved["hyperparams"]["batch_size"] == 48
     assert saved["kl_coef"] == default_hyperparams(BANDIT, "ppo")["kl_coef"]
+    (made,) = saved.pop("made")
+    assert {"versions", "commit", "machine", "threads", "command"} == made.keys()
     assert TrainConfig(**saved).resolved().model_dump() == saved
+
+
+def test_the_bundle_and_the_checkpoints_say_what_made_them(run: tuple[Path, Any]) -> None:
+    folder = run[0] / "ppo" / "TokenBandit-v0_1"
+    (made,) = json.loads((folder / "config.json").read_text())["made"]
+    for bundle in ("agent", "checkpoints/192"):
+        assert json.loads((folder / bundle / "manifest.json").read_text())["made"] == made
 
 
 def test_progress_evaluations_and_tensorboard_agree_on_the_tokens(run: tuple[Path, Any]) -> None:

@@ -72,7 +72,9 @@ def test_a_fit_writes_a_plain_reward_model_that_eval_measures(folder: Path, tmp_
     assert "rows fitted                  72" in done.output
     assert "rows held out                8" in done.output
     assert AutoModelForSequenceClassification.from_pretrained(output).config.num_labels == 1
-    figures = json.loads((output / "manifest.json").read_text())["figures"]
+    manifest = json.loads((output / "manifest.json").read_text())
+    figures = manifest["figures"]
+    assert "command" in manifest["made"]
     assert figures["held-out accuracy"] == 1.0
     held_out = output / "held_out.jsonl"
     assert f"rlhf reward eval {output} {held_out}" in done.output

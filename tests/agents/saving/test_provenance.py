@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,7 +14,8 @@ from typing import Any
 import pytest
 
 from agents.saving import provenance as module
-from agents.saving.provenance import commit, provenance
+from agents.saving.provenance import commit, differences, provenance, read_records, write_settings
+from agents.training.config import TrainConfig
 
 
 def test_it_names_versions_and_the_command_without_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +23,36 @@ def test_it_names_versions_and_the_command_without_passwords(monkeypatch: pytest
     made: dict[str, Any] = provenance()
     assert str(made["command"]).endswith(" train --env-kwargs 'store:postgresql://***@db/x y'")
     assert made["versions"]["torch"] == version("torch")
+
+
+def test_it_names_threads_and_machine_but_neither_host_nor_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    home = os.path.expanduser("~")
+    monkeypatch.setattr(sys, "argv", ["rlhf", "train", "--data", f"{home}/my.jsonl", f"other{home}/my.jsonl"])
+    made = provenance()
+    assert made["threads"] == torch.get_num_threads()
+    assert f"{os.cpu_count()} CPUs" in made["machine"]
+    assert str(made["command"]).endswith(f" train --data ~/my.jsonl other{home}/my.jsonl")
+    assert platform.node() not in json.dumps({**made, "command": ""})
+
+
+def test_a_file_of_settings_keeps_a_record_of_each_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "config.json"
+    assert read_records(file) == []
+    for argv in (["rlhf", "train"], ["rlhf", "train", "--resume", "run"], ["rlhf", "train", "--resume", "run"]):
+        monkeypatch.setattr(sys, "argv", argv)
+        write_settings(file, {"seed": 1})
+    commands = [record["command"] for record in read_records(file)]
+    assert [command.partition(" train")[2] for command in commands] == ["", " --resume run"]
+    assert TrainConfig(**json.loads(file.read_text())) == TrainConfig(seed=1), "the records are no settings"
+
+
+@pytest.mark.parametrize("made", [None, 3, "x", [], [3, None], {"versions": 3}])
+def test_records_of_another_form_are_as_good_as_none(made: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"made": made}))
+    assert read_records(tmp_path / "config.json") == []
+    assert differences({"versions": made}) == []
 
 
 def test_the_commit_is_the_checkouts_and_says_if_it_was_changed(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,6 +26,9 @@ def test_a_run_writes_a_model_that_has_learned(corpus, tmp_path):
     output = tmp_path / "model"
     figures = pretrain(corpus, output, steps=40, learning_rate=1e-2, **SMALL)
     assert figures["perplexity"] < 60, "of a vocabulary of 300"
+    saved = json.loads((output / "pretrain.json").read_text())
+    assert (saved["perplexity"], saved["steps"]) == (figures["perplexity"], 40)
+    assert saved["made"]["versions"].keys() >= {"torch", "transformers"}
     model, tokenizer = AutoModelForCausalLM.from_pretrained(output), AutoTokenizer.from_pretrained(output)
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
     ids = tokenizer("the cat number", return_tensors="pt")["input_ids"]

@@ -15,7 +15,7 @@ import agents
 from agents import TextMetrics, make, make_vec_env
 from agents.training.callbacks import PeriodicEvaluation
 from agents.training.phases import show_phase
-from agents.training.progress import ProgressDisplay, _duration, planned_tokens
+from agents.training.progress import ProgressDisplay, format_duration, planned_tokens
 from agents.training.run import train
 from tests.agents.training.runs import BANDIT, config
 
@@ -99,7 +99,7 @@ def test_phases_outside_training_are_said(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_durations_are_read_as_clocks() -> None:
-    assert [_duration(seconds) for seconds in (-1, 9.6, 60, 3661)] == ["0:00", "0:10", "1:00", "1:01:01"]
+    assert [format_duration(seconds) for seconds in (-1, 9.6, 60, 3661)] == ["0:00", "0:10", "1:00", "1:01:01"]
 
 
 def test_a_backend_of_matplotlib_that_is_not_there_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -14,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from agents.saving.folders import is_restartable
 from agents.saving.locks import locked
+from agents.saving.provenance import read_records
 from agents.training import run as run_module
 from agents.training.config import TrainConfig
 from agents.training.resume import is_finished, prepare_resumed
@@ -29,6 +32,7 @@ from tests.agents.training.runs import (
     assert_same_run,
     config,
     finish,
+    progress,
     rlhf,
 )
 
@@ -185,6 +189,44 @@ def test_a_finished_run_is_extended_as_if_it_had_been_longer(
     assert prepare_resumed(folder).agent.num_timesteps == 288
     finish(folder)
     assert_same_run(folder, unbroken)
+
+
+def test_an_extended_run_goes_on_with_the_schedules_of_its_new_length(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As SB3's `learn(more, reset_num_timesteps=False)` has it: half-way through, not at their end."""
+    settings = dict(learning_starts=0, train_freq=1, gradient_steps=1, batch_size=8, exploration_fraction=1.0)
+    short = config(tmp_path, algo="dqn", n_timesteps=96, kl_target=None, eval_freq=0, hyperparams=settings)
+    folder = train(short).folder
+    with caplog.at_level("WARNING"):
+        run = prepare_resumed(folder, TrainConfig.of_folder(folder, TrainConfig(n_timesteps=192)))
+    first, final = run.agent.exploration_initial_eps, run.agent.exploration_final_eps
+    half = (first + final) / 2
+    assert f"extended to 192 tokens: exploration_schedule goes on at {half:g} and not {final:g}" in caplog.text
+    assert "lr_schedule" not in caplog.text, "a constant schedule stays as it is"
+    train(run)
+    rows = [(int(row["time/total_timesteps"]), row["rollout/exploration_rate"]) for row in progress(folder)]
+    expected = {tokens: first - (first - final) * tokens / (96 if tokens <= 96 else 192) for tokens, _ in rows}
+    assert max(expected) == 192
+    assert {tokens: float(rate) for tokens, rate in rows} == pytest.approx(expected, abs=0.01)
+
+
+def test_other_versions_and_threads_are_said_when_a_run_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(config(tmp_path, n_timesteps=96, eval_freq=0)).folder
+    longer = TrainConfig.of_folder(folder, TrainConfig(n_timesteps=192))
+    with caplog.at_level("WARNING"):
+        prepare_resumed(folder, longer).lock.release()
+    assert "goes on with" not in caplog.text
+    written = json.loads((folder / "config.json").read_text())
+    written["made"][-1]["threads"], written["made"][-1]["versions"]["torch"] = 64, "1.0"
+    (folder / "config.json").write_text(json.dumps(written))
+    with caplog.at_level("WARNING"):
+        train(prepare_resumed(folder, longer))
+    here, threads = torch.__version__, torch.get_num_threads()
+    assert f"goes on with torch {here} instead of '1.0', threads {threads} instead of '64': numbers may" in caplog.text
+    assert [record["threads"] for record in read_records(folder / "config.json")] == [64, threads]
 
 
 class Killed(BaseException):

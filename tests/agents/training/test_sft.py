@@ -154,6 +154,7 @@ def test_a_run_learns_the_training_split_alone_and_writes_what_it_measured(
     assert "1 of 61 rows: rows left out" in caplog.text
     saved = json.loads((tmp_path / "model" / "sft.json").read_text())
     assert saved["loss"] == metrics["loss"]
+    assert saved["made"]["versions"].keys() >= {"torch", "transformers"}
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert model.config.use_cache
     ids = torch.tensor([TINY("the film number 3 was")["input_ids"]])

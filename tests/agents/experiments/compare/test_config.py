@@ -128,6 +128,15 @@ def test_wrong_flags_are_refused_before_anything_loads(
     assert not (tmp_path / "c").exists()
 
 
+def test_algorithms_are_found_in_any_case(tmp_path: Path) -> None:
+    overrides = {"PPO": {"n_epochs": 3}, "mine": {"algo": "Rloo"}}
+    found = config(tmp_path, algos=["PPO", "A2c", "mine"], overrides=overrides)
+    assert found.algos == ["ppo", "a2c", "mine"]
+    assert found.overrides == {"ppo": {"n_epochs": 3}, "mine": {"algo": "rloo"}}
+    with pytest.raises(ValueError, match="ppo: given twice"):
+        config(tmp_path, algos=["ppo", "PPO"])
+
+
 def test_every_arm_has_every_seed_and_what_is_equal(tmp_path: Path) -> None:
     runs = plan(config(tmp_path, tokens=960, n_envs=16, temperature=0.5, overrides={"a2c": {"learning_rate": 0.5}}))
     assert [run.name for run in runs] == ["ppo/seed_00", "a2c/seed_00", "ppo/seed_01", "a2c/seed_01"]

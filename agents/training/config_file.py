@@ -1,0 +1,73 @@
+"""Read the settings of a run or a comparison from a file, which is what `--config` takes. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlhf_envs.names import nearest
+
+from ..saving.provenance import MADE
+from ..saving.untrusted import read_env_id, read_env_kwargs
+from .config import DataFlags, parse_pairs
+from .hyperparams import parse_yaml
+
+__all__ = ["check_imports", "read_config_file"]
+
+PARSERS: dict[str, Any] = {".json": json.loads, ".toml": tomllib.loads, ".yaml": parse_yaml, ".yml": parse_yaml}
+PAIRS = ("env_kwargs", "hyperparams")  # settings with names of their own
+
+
+def read_config_file(path: str | Path, fields: Collection[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings in a file, with those that are `given` in their place.
+
+    Of the arguments of the algorithm and of the environment each is replaced by itself. A file imports nothing: an
+    environment or a reward to import has to be among the settings that are `given` as well. The records of what made
+    the file (see `agents.saving.provenance`) are left out.
+
+    Args:
+        path: a TOML, YAML or JSON file, such as the config.json of a run.
+        fields: the names of settings. The short flags `data`, `reward` and `column` are taken too.
+        given: what the user typed.
+
+    Raises:
+        ValueError: the file has another suffix, is not well-formed (the message has the line), or has an unknown name.
+        OSError: the file cannot be read.
+    """
+    settings = _parse(Path(path))
+    settings.pop(MADE, None)
+    for name in settings:
+        if name not in fields and name not in DataFlags.model_fields:
+            raise ValueError(f"{path}: unknown setting {name!r}; {nearest(str(name), fields)}")
+    try:
+        settings = DataFlags.fold(settings)
+        pairs = {name: parse_pairs(settings[name]) for name in PAIRS if settings.get(name) is not None}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    settings |= pairs
+    check_imports(settings, str(path), given)
+    merged = {name: {**pairs[name], **given[name]} for name in pairs if name in given and isinstance(pairs[name], dict)}
+    return settings | dict(given) | merged
+
+
+def check_imports(settings: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:
+    """Raise ValueError if settings of a file would import something that is not given too."""
+    if "env" in settings and "env" not in given:
+        read_env_id(settings["env"], source)
+    read_env_kwargs(parse_pairs(settings.get("env_kwargs") or {}), source, given.get("env_kwargs"))
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    text, suffix = path.read_text(encoding="utf-8"), path.suffix.lower()
+    if suffix not in PARSERS:
+        raise ValueError(f"{path}: expected a .toml, .yaml or .json file")
+    try:
+        settings = PARSERS[suffix](text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path}: expected names and values, such as seed: 1")
+    return settings
