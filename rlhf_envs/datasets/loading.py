@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .messages import as_messages, check_text
+from .messages import CONVERSATIONS, PROMPTS, SYSTEMS, as_messages, check_text, read_prompt
 from .reading import BadRow, Row, read_rows
-from .splits import take_split
+from .splits import log_once, take_split
 
 __all__ = ["BUNDLED", "Data", "load_rows"]
 
@@ -62,6 +62,8 @@ def load_rows(
     rows: list[Row] = []
     for where, found in _read(source):
         row = _rename(where, found, columns or {})
+        if "prompt" in required:
+            row = _with_prompt(name, where, row)
         _check(where, row, required)
         if ("split" in row) != ("split" in (rows or [row])[0]):
             raise ValueError(f"{where}: some rows have a column 'split' and some have none: give it to all or to none")
@@ -143,6 +145,26 @@ def _rename(where: str, row: Row, columns: Mapping[str, str]) -> Row:
             f"well, such as other_{taken}:{taken}"
         )
     return renamed
+
+
+def _with_prompt(name: str, where: str, row: Row) -> Row:
+    """Return the row with its prompt where other columns have it or a part of it: `question`, `system`, ...
+
+    Reward models and `rlhf sft` read such rows by `read_prompt` too, so that all read the same text.
+    """
+    given, columns = row.get("prompt"), [column for column in (*SYSTEMS, *PROMPTS) if column in row]
+    if given == "" or (given is not None and not set(SYSTEMS) & row.keys()):
+        return row
+    if not columns or set(CONVERSATIONS) & row.keys():
+        return row
+    try:
+        prompt = read_prompt(row)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if prompt is None:
+        return row
+    log_once(logging.INFO, f"{name}: prompts are messages of the columns {', '.join(columns)}")
+    return {**row, "prompt": prompt}
 
 
 def _check(where: str, row: Row, required: Sequence[str]) -> None:
