@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .messages import CONVERSATIONS, PROMPTS, SYSTEMS, as_messages, check_text, read_prompt
+from .messages import CONVERSATIONS, PROMPTS, SYSTEMS, as_messages, check_text, read_prompt, repeats
 from .reading import BadRow, Row, read_rows
 from .splits import log_once, take_split
 
-__all__ = ["BUNDLED", "Data", "load_rows"]
+__all__ = ["BUNDLED", "Data", "load_rows", "without_repeated_prompts"]
 
 _DATA = Path(__file__).parent / "data"
 BUNDLED = {"sentiment": _DATA / "sentiment.jsonl.gz", "rated_snippets": _DATA / "rated_snippets.jsonl.gz"}
@@ -70,9 +70,22 @@ def load_rows(
         rows.append(row)
     if not rows:
         raise ValueError(f"{name}: there are no rows: put one object per line (jsonl), or a header and rows (csv)")
+    rows = without_repeated_prompts(rows, name)
     if split is None:
         return rows
     return take_split(rows, split, name, validation_share, test_share, column=(*required, "prompt")[0])
+
+
+def without_repeated_prompts(rows: list[Row], name: str) -> list[Row]:
+    """Return rows whose completions all begin with their prompts, being whole texts, without that beginning.
+
+    A few completions may quote their prompts; then the rows stay as they are, and so does a row by itself.
+    """
+    texts = [(row.get("prompt"), row.get("completion")) for row in rows]
+    if len(rows) < 2 or not all(isinstance(p, str) and isinstance(c, str) and repeats(p, c) for p, c in texts):
+        return rows
+    log_once(logging.WARNING, f"{name}: all {len(rows)} completions repeat their prompts, which are taken off them")
+    return [{**row, "completion": row["completion"][len(row["prompt"]) :]} for row in rows]
 
 
 def _read(source: Data) -> Iterator[tuple[str, Row]]:
@@ -153,7 +166,8 @@ def _with_prompt(name: str, where: str, row: Row) -> Row:
     Reward models and `rlhf sft` read such rows by `read_prompt` too, so that all read the same text.
     """
     given, columns = row.get("prompt"), [column for column in (*SYSTEMS, *PROMPTS) if column in row]
-    if given == "" or (given is not None and not set(SYSTEMS) & row.keys()):
+    blank = isinstance(given, str) and not given.strip()
+    if blank or (given is not None and not set(SYSTEMS) & row.keys()):
         return row
     if not columns or set(CONVERSATIONS) & row.keys():
         return row

@@ -21,7 +21,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_envs.words import UNSPACED
+from rlhf_envs.words import UNSPACED, split_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,6 +42,7 @@ __all__ = [
     "read_answers",
     "read_pair",
     "read_prompt",
+    "repeats",
     "shown",
     "with_system",
 ]
@@ -156,7 +157,7 @@ def is_plain(row: Mapping[str, Any]) -> bool:
     prompt, *answers = texts
     if prompt is None:
         return not any(row.get(name) is not None for name in (*PROMPTS, *PARTS, *WHOLES))
-    return not all(_repeats(prompt, answer or "") for answer in answers[:2])
+    return not all(repeats(prompt, answer or "") for answer in answers[:2])
 
 
 def shown(prompt: Prompt) -> str:
@@ -218,7 +219,7 @@ def read_pair(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
         return chosen[:end], chosen[end:], rejected[end:]
     prompt, (better, worse) = read_answers(prompt, {"chosen": chosen, "rejected": rejected})
     asked = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt[-1:])
-    if all(_repeats(asked, text) for text in (better, worse)):
+    if all(repeats(asked, text) for text in (better, worse)):
         better, worse = better[len(asked) :], worse[len(asked) :]
         if not isinstance(prompt, str):
             better, worse = better.lstrip(), worse.lstrip()
@@ -351,12 +352,18 @@ def _content(message: Mapping[str, Any], name: str) -> str:
     return content
 
 
-def _repeats(prompt: str, text: str) -> bool:
-    """Return whether a text is the prompt with more words after it."""
+def repeats(prompt: str, text: str) -> bool:
+    """Return whether a text is the prompt with more words after it.
+
+    A prompt of a single word, such as "Hi", does not count: an answer may begin with it.
+    """
     rest = text[len(prompt) :]
     if not prompt or not text.startswith(prompt) or not rest.strip():
         return False
-    return bool(_NO_SPACES.match(prompt[-1])) or not (prompt[-1].isalnum() and rest[0].isalnum())
+    unspaced = bool(_NO_SPACES.match(prompt[-1]))
+    if len(split_words(prompt)) < (4 if unspaced else 2):
+        return False
+    return unspaced or not (prompt[-1].isalnum() and rest[0].isalnum())
 
 
 def _end_of_implicit_prompt(chosen: str, rejected: str) -> int:

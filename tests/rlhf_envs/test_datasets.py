@@ -269,3 +269,14 @@ def test_prompts_are_read_as_reward_models_and_sft_read_them() -> None:
 def test_a_part_of_a_prompt_is_not_passed_over() -> None:
     with pytest.raises(ValueError, match="row 0 of the data: 'context' may belong to the prompt beside question"):
         load_rows([{"question": "Who?", "context": "Bob did."}])
+
+
+def test_prompts_that_all_completions_repeat_stand_once(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {"prompt": "Name a colour", "completion": "Name a colour: blue"},
+        {"prompt": "说一种动物", "completion": "说一种动物小狗"},
+    ]
+    assert [row["completion"] for row in load_rows(rows)] == [": blue", "小狗"]
+    assert "all 2 completions repeat their prompts" in caplog.text
+    assert load_rows(rows[:1]) == rows[:1], "one alone may quote its prompt"
+    assert load_rows([*rows, {"prompt": "a film", "completion": "it is"}])[0] == rows[0]

@@ -165,6 +165,8 @@ def test_a_pair_that_cannot_be_read_is_refused(row: dict[str, Any], reason: str)
         ("A", "Apples", "Avocados", ("Apples", "Avocados")),  # the beginning of a word
         ("p", "p", "p, said again", ("p", "p, said again")),  # nothing else is said
         ("", "a", "b", ("a", "b")),
+        ("Hi", "Hi, how are you?", "Hi. What?", ("Hi, how are you?", "Hi. What?")),  # greeted, not repeated
+        ("你好", "你好，请问", "你好！", ("你好，请问", "你好！")),
     ],
 )
 def test_a_prompt_that_both_texts_repeat_stands_once(

@@ -196,3 +196,11 @@ def test_answers_beside_questions_are_not_lost_in_silence(
         import_file(store, path)
     if "response1" not in row:
         assert import_file(store, path, format="items").items == 1
+
+
+def test_completions_that_are_whole_texts_lose_their_prompts(store: FeedbackStore, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a colour?", "completion": f"a colour? {name}", "label": name == "red"} for name in ("red", "dog")
+    ]
+    assert import_file(store, jsonl(tmp_path, *rows)).bad == ()
+    assert [item.completions for item in store.items()] == [(" red",), (" dog",)]
