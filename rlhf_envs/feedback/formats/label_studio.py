@@ -96,7 +96,7 @@ def _answers(kind: str, row: Mapping[str, Any]) -> list[Answer]:
     control = next(name for name, of in CONTROLS.items() if of == kind)
     cancelled = bool(row.get("was_cancelled")) and truth(row["was_cancelled"], "was_cancelled")
     answer = row.get(control)
-    judged = bool(answer) or cancelled or (kind == "flags" and bool(row.get("annotation_id")))
+    judged = answer not in (None, "", []) or cancelled or (kind == "flags" and bool(row.get("annotation_id")))
     if not judged:
         _check_controls(row)
         return []

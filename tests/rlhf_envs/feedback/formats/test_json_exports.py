@@ -81,6 +81,12 @@ def test_a_task_that_nobody_has_judged_is_a_question(store: FeedbackStore, tmp_p
     assert (done.bad, done.items, done.judgements) == ((), 1, 0)
 
 
+def test_a_rating_of_zero_is_an_answer(store: FeedbackStore, tmp_path: Path) -> None:
+    store.update_settings(scale=(0, 4))
+    assert import_file(store, saved(tmp_path, {**MINIMAL, "answer": "A", "rating": 0})).bad == ()
+    assert [judgement.value for judgement in store.judgements()] == [{"rating": 0}]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
