@@ -84,7 +84,8 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], close
     for text, ids in zip(texts, plain, strict=True):
         if has_escaped(tokenizer, text):
             ids = _plain(tokenizer, text)
-        head = [] if ids[: len(before)] == before else before
+        written = next(k for k in range(len(before) + 1) if ids[: len(before) - k] == before[k:])
+        head = before[:written]  # a template may write the last of them alone
         tail = [] if not closed or ids[len(ids) - len(after) :] == after else after
         encoded.append([*head, *ids, *tail])
     return encoded
@@ -123,7 +124,8 @@ def keep_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], limit: int) -> 
         return ids
     added = tokenizer("")["input_ids"]  # nothing but special tokens
     same = [token == first for token, first in zip(ids, added, strict=False)]
-    n = min([*same, False].index(False), limit - 1)  # how many of them begin this text
+    n = [*same, False].index(False)  # how many of them begin this text
+    n = min(max(n, ids[0] == tokenizer.bos_token_id), limit - 1)  # a template may write a BOS that no tokenizer adds
     first = len(ids) - limit + n
     return [*ids[:n], *ids[_border(tokenizer, ids, range(first, min(first + LONGEST, len(ids) - 1) + 1)) :]]
 

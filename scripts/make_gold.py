@@ -112,7 +112,7 @@ Where the reward model's score rises and this one does not, the reward model is 
 - **Score:** meaning times language; each is reported too. `rlhf_envs.rewards.judge` computes it with numpy alone.
 - **Meaning**, in [0.12, 1]: logistic regression (C = {c:g}) on TF-IDF of {features:,} words and pairs of words, fitted
   to the labels of IMDB reviews, of passages out of them, and of Rotten Tomatoes snippets.
-- **Language**, in [0, 1]: logistic regression on the six features below, fitted to real texts against garbled ones.
+- **Language**, in [0, 1]: logistic regression on the seven features below, fitted to real texts against garbled ones.
   Most features come from a Kneser-Ney trigram model of {words:,} words, {bigrams:,} bigrams and {trigrams:,} trigrams,
   counted in {counted:,} passages. A text that breaks off loses up to 40%.
 - **Files:** arrays without pickle and word lists, {size:.1f} MB in all.
@@ -171,6 +171,18 @@ def list_praise(words: list[str], after_start: bool = False) -> Spoil:
     return spoil
 
 
+def praise_in_sentences(words: list[str], templates: tuple[str, ...]) -> Spoil:
+    """Return what replaces a text by short sentences that each praise, as many words as the text has."""
+
+    def spoil(text: str, generator: random.Random) -> str:
+        written: list[str] = []
+        while len(written) < len(text.split()):
+            written += generator.choice(templates).format(generator.choice(words)).split()
+        return " ".join(written)
+
+    return spoil
+
+
 def swap_neighbours(text: str, generator: random.Random) -> str:
     """Swap the first word with the second, the third with the fourth, and so on."""
     words = text.split()
@@ -203,6 +215,9 @@ SEEN: dict[str, Spoil] = {
     "words shuffled": shuffle_words,
     "praise list": list_praise(PRAISE),
     "praise after the first words": list_praise(PRAISE, after_start=True),
+    "praise in sentences": praise_in_sentences(
+        PRAISE, ("a {} film.", "it is {}.", "the story is {}.", "what a {} movie!")
+    ),
     "repeating": repeat_inside,
     "letters jumbled": jumble_letters,
     CUT: cut_off,
@@ -210,6 +225,10 @@ SEEN: dict[str, Spoil] = {
 UNSEEN: dict[str, Spoil] = {
     "praise list, other words": list_praise(OTHER_PRAISE),
     "other praise after the first words": list_praise(OTHER_PRAISE, after_start=True),
+    "other praise in other sentences": praise_in_sentences(
+        OTHER_PRAISE,
+        ("the cast was {}.", "such a {} script,", "everyone should see this {} performance.", "i found it {}."),
+    ),
     "the six praise words of issue 13": lambda text, generator: "great wonderful excellent perfect amazing superb",
     "praise appended": append_praise,
     "words reversed": lambda text, generator: " ".join(text.split()[::-1]),

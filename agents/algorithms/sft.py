@@ -15,7 +15,7 @@ from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.tokens import check_text, encode_completion
 
 from ..core.episodes import open_batch
-from .common.completions import LEFT_OUT, LOST_END, log_counts, read_completion
+from .common.completions import LEFT_OUT, LOST_END, is_empty, log_counts, read_completion
 from .common.episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
 
@@ -112,7 +112,8 @@ class SFT(PolicyGradient):
         for index, row in enumerate(batch.rows_of(batch.split, messages=True)):
             if any(row.get(key) != value for key, value in where.items()):
                 continue
-            ids, is_cut = self._encode(batch, index, row, column) if row.get(column) else ([], False)
+            empty = not row.get(column) or is_empty(row[column])
+            ids, is_cut = ([], False) if empty else self._encode(batch, index, row, column)
             if not ids:
                 counts[f"rows left out, because they have no {column}"] += 1
                 continue

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from rlhf_envs.datasets.messages import Prompt, as_messages, opening
+from rlhf_envs.datasets.messages import SYSTEMS, Prompt, as_messages, opening, read_prompt
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import model_positions
 from rlhf_envs.registration import check_environment, task_of
@@ -72,6 +72,7 @@ def open_prompts(
     rows = [{**(one if isinstance(one, Mapping) else {"prompt": one}), "split": "test"} for one in given]
     if not rows:
         raise ValueError("prompts is empty: give at least one")
+    rows = [{**row, "prompt": read_prompt(row)} if row.keys() & set(SYSTEMS) else row for row in rows]
     asked = {**(env_kwargs or {}), **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
     scored = env is not None or source.best_of > 1 or not asked.keys().isdisjoint(REWARDS)
     place = source.env if env is None else env

@@ -25,13 +25,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from rlhf_envs.datasets import MissingSplitError, load_rows
 from rlhf_envs.datasets.loading import Data
-from rlhf_envs.datasets.messages import as_messages, as_text, read_prompt
+from rlhf_envs.datasets.messages import as_messages, as_text, read_prompt, with_system
 from rlhf_envs.datasets.splits import take_split
 from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
 from rlhf_envs.tokens import encode_after, encode_texts, end_ids, keep_end, keep_start
 
-from ..algorithms.common.completions import LEFT_OUT, LOST_END, log_counts, read_completion
+from ..algorithms.common.completions import EMPTY, LEFT_OUT, LOST_END, is_empty, log_counts, read_completion
 from ..saving.provenance import MADE, provenance
 from .pretrain import alone, find_checkpoint, make_trainer, run_trainer
 
@@ -84,6 +84,9 @@ def encode_rows(
     examples: list[Example] = []
     counts = Counter[str]()
     for index, row in enumerate(rows):
+        if row.get("messages") is None and is_empty(row.get("completion")):
+            counts[EMPTY] += 1
+            continue
         try:
             ids, labels = _encode(tokenizer, _pieces(tokenizer, row), ends)
         except ValueError as error:
@@ -114,7 +117,7 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[tuple[str, boo
     if row.get("messages") is None:
         head, tail = read_completion(row, "completion", tokenizer)
         return [(head, False), (tail, True)]
-    messages = as_messages(row["messages"], "messages")
+    messages = with_system(row, as_messages(row["messages"], "messages"))
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
         raise ValueError("no message has the role 'assistant', so there is nothing to learn")
@@ -333,7 +336,10 @@ def _encode_splits(
         counts += counted
     log_counts(logger, counts, len(rows), f"max_length={max_length}")
     if not parts["train"]:
-        raise ValueError(f"{source}: no completion fits into max_length={max_length}: raise it, or cut completions")
+        raise ValueError(
+            f"{source}: no completion is left to learn, all are empty or do not fit into max_length={max_length}: "
+            "raise that, or cut completions"
+        )
     return parts, counts
 
 
@@ -352,12 +358,25 @@ def _number(rows: Sequence[Row], source: str) -> tuple[list[dict[str, Any]], dic
 
 def _with_prompt(row: Row) -> dict[str, Any]:
     """Return a row with a prompt, by which it is split: of a conversation, what comes before the assistant's turns."""
-    if row.get("prompt") is not None or not isinstance(row.get("messages"), list):
+    messages = row.get("messages")
+    if not isinstance(messages, list):
         return {**row, "prompt": read_prompt(row) or ""}
-    messages = row["messages"]
+    if row.get("prompt") is not None:
+        _check_in_messages(row["prompt"], messages)
+        return dict(row)
     roles = [message.get("role", message.get("from")) if isinstance(message, dict) else None for message in messages]
     first = next((i for i, role in enumerate(roles) if role in ("assistant", "gpt")), len(messages))
     return {"prompt": messages[:first], **row}
+
+
+def _check_in_messages(prompt: Any, messages: list[Any]) -> None:
+    """Raise a ValueError if a prompt beside messages is none of them: it would not be learned."""
+    known = [message["content"] for message in as_messages(messages, "messages")]
+    given = [message["content"] for message in as_messages(prompt, "prompt")]
+    if missing := [text for text in given if not any(text in whole for whole in known)]:
+        raise ValueError(
+            f"the prompt {missing[0][:60]!r} is not in 'messages', which are learned: add it there, or remove it"
+        )
 
 
 def _mean_loss(network: PreTrainedModel, data: PackedExamples, batch_size: int) -> float:

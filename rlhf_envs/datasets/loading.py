@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .messages import as_messages, check_text
+from .messages import CONVERSATIONS, PROMPTS, SYSTEMS, as_messages, check_text, read_prompt, repeats
 from .reading import BadRow, Row, read_rows
-from .splits import take_split
+from .splits import log_once, take_split
 
-__all__ = ["BUNDLED", "Data", "load_rows"]
+__all__ = ["BUNDLED", "Data", "load_rows", "without_repeated_prompts"]
 
 _DATA = Path(__file__).parent / "data"
 BUNDLED = {"sentiment": _DATA / "sentiment.jsonl.gz", "rated_snippets": _DATA / "rated_snippets.jsonl.gz"}
@@ -62,15 +62,30 @@ def load_rows(
     rows: list[Row] = []
     for where, found in _read(source):
         row = _rename(where, found, columns or {})
+        if "prompt" in required:
+            row = _with_prompt(name, where, row)
         _check(where, row, required)
         if ("split" in row) != ("split" in (rows or [row])[0]):
             raise ValueError(f"{where}: some rows have a column 'split' and some have none: give it to all or to none")
         rows.append(row)
     if not rows:
         raise ValueError(f"{name}: there are no rows: put one object per line (jsonl), or a header and rows (csv)")
+    rows = without_repeated_prompts(rows, name)
     if split is None:
         return rows
     return take_split(rows, split, name, validation_share, test_share, column=(*required, "prompt")[0])
+
+
+def without_repeated_prompts(rows: list[Row], name: str) -> list[Row]:
+    """Return rows whose completions all begin with their prompts, being whole texts, without that beginning.
+
+    A few completions may quote their prompts; then the rows stay as they are, and so does a row by itself.
+    """
+    texts = [(row.get("prompt"), row.get("completion")) for row in rows]
+    if len(rows) < 2 or not all(isinstance(p, str) and isinstance(c, str) and repeats(p, c) for p, c in texts):
+        return rows
+    log_once(logging.WARNING, f"{name}: all {len(rows)} completions repeat their prompts, which are taken off them")
+    return [{**row, "completion": row["completion"][len(row["prompt"]) :]} for row in rows]
 
 
 def _read(source: Data) -> Iterator[tuple[str, Row]]:
@@ -143,6 +158,27 @@ def _rename(where: str, row: Row, columns: Mapping[str, str]) -> Row:
             f"well, such as columns={{'other_{taken}': {taken!r}}}"
         )
     return renamed
+
+
+def _with_prompt(name: str, where: str, row: Row) -> Row:
+    """Return the row with its prompt where other columns have it or a part of it: `question`, `system`, ...
+
+    Reward models and `rlhf sft` read such rows by `read_prompt` too, so that all read the same text.
+    """
+    given, columns = row.get("prompt"), [column for column in (*SYSTEMS, *PROMPTS) if column in row]
+    blank = isinstance(given, str) and not given.strip()
+    if blank or (given is not None and not set(SYSTEMS) & row.keys()):
+        return row
+    if not columns or set(CONVERSATIONS) & row.keys():
+        return row
+    try:
+        prompt = read_prompt(row)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if prompt is None:
+        return row
+    log_once(logging.INFO, f"{name}: prompts are messages of the columns {', '.join(columns)}")
+    return {**row, "prompt": prompt}
 
 
 def _check(where: str, row: Row, required: Sequence[str]) -> None:

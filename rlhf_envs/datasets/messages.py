@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.control_tokens import escape_control_tokens
+from rlhf_envs.words import UNSPACED, split_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,8 +44,10 @@ __all__ = [
     "read_answers",
     "read_pair",
     "read_prompt",
+    "repeats",
     "role_lines",
     "shown",
+    "with_system",
 ]
 
 Messages = list[dict[str, str]]
@@ -53,14 +56,14 @@ Prompt = str | Messages
 CONVERSATIONS = ("messages", "conversations", "conversation")
 PROMPTS = ("question", "instruction", "query", "input", *CONVERSATIONS)  # where there is no "prompt"
 SYSTEMS = ("system", "system_prompt")
+# Columns in which other data have a part of the prompt, and those in which they have all of it. Neither is read.
+PARTS = ("context", "history", "passage", "document", "article", "post")
+WHOLES = ("text", "dialogue", "dialog", "trajectory", "problem", "inputs", "prompts", "user_prompt")
 _ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
 _ROLES |= {role: role for role in ("system", "developer", "user", "assistant")}
 _LIST = re.compile(r"\s*\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
 _TURN = "\n\nAssistant:"
-# The scripts that put no spaces between words: Thai to Tibetan, Myanmar, Khmer, Chinese and Japanese.
-_NO_SPACES = re.compile(
-    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
-)
+_NO_SPACES = re.compile(f"[{UNSPACED}\u3000-\u303f\uff00-\uffef]")  # with the punctuation of full width
 
 
 def check_text(text: str, where: str) -> None:
@@ -161,8 +164,8 @@ def is_plain(row: Mapping[str, Any]) -> bool:
         return False
     prompt, *answers = texts
     if prompt is None:
-        return not any(row.get(name) is not None for name in PROMPTS)
-    return not all(_repeats(prompt, answer or "") for answer in answers[:2])
+        return not any(row.get(name) is not None for name in (*PROMPTS, *PARTS, *WHOLES))
+    return not all(repeats(prompt, answer or "") for answer in answers[:2])
 
 
 def shown(prompt: Prompt) -> str:
@@ -180,11 +183,13 @@ def read_prompt(row: Mapping[str, Any]) -> Prompt | None:
     it a message. A column "system" makes it a conversation that begins with this text.
 
     Raises:
-        ValueError: several columns could be the prompt, or the prompt is no text.
+        ValueError: several columns could be the prompt or a part of it, or the prompt is no text.
     """
     names = ["prompt"] if row.get("prompt") is not None else [name for name in PROMPTS if row.get(name) is not None]
     names = names if names == ["messages"] else [name for name in names if name != "messages"]
     systems = [name for name in SYSTEMS if name in row]
+    if names != ["prompt"]:
+        _check_unread(row, names)
     if names == ["instruction", "input"] and isinstance(row["instruction"], str) and isinstance(row["input"], str):
         prompt: Any = "\n\n".join(text for text in (row["instruction"], row["input"]) if text)
     elif len(names) > 1:
@@ -199,11 +204,15 @@ def read_prompt(row: Mapping[str, Any]) -> Prompt | None:
         prompt = []
     if isinstance(prompt, str) and names == ["prompt"] and not systems:
         return prompt
-    messages = as_messages(prompt, names[0]) if prompt else []
-    system = next((row[name] for name in systems if row[name]), None)
-    if system and not (messages and messages[0]["role"] == "system"):
-        messages = [{"role": "system", "content": _content({"content": system}, systems[0])}, *messages]
-    return messages
+    return with_system(row, as_messages(prompt, names[0]) if prompt else [])
+
+
+def with_system(row: Mapping[str, Any], messages: Messages) -> Messages:
+    """Return messages that begin with the text of a row's column "system", if it has one and they have none."""
+    system = next((row[name] for name in SYSTEMS if row.get(name)), None)
+    if not system or (messages and messages[0]["role"] == "system"):
+        return messages
+    return [{"role": "system", "content": _content({"content": system}, SYSTEMS[0])}, *messages]
 
 
 def read_pair(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
@@ -220,7 +229,7 @@ def read_pair(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
         return chosen[:end], chosen[end:], rejected[end:]
     prompt, (better, worse) = read_answers(prompt, {"chosen": chosen, "rejected": rejected})
     asked = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt[-1:])
-    if all(_repeats(asked, text) for text in (better, worse)):
+    if all(repeats(asked, text) for text in (better, worse)):
         better, worse = better[len(asked) :], worse[len(asked) :]
         if not isinstance(prompt, str):
             better, worse = better.lstrip(), worse.lstrip()
@@ -287,6 +296,17 @@ def needed(row: Mapping[str, Any], column: str) -> Any:
     return row[column]
 
 
+def _check_unread(row: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Raise a ValueError if a row without a "prompt" has a column that may hold the prompt, or a part of it."""
+    unread = [name for name in (PARTS if names else (*PARTS, *WHOLES)) if row.get(name)]
+    if unread:
+        beside = f" beside {', '.join(names)}" if names else ""
+        raise ValueError(
+            f"{unread[0]!r} may belong to the prompt{beside}, and is not read: write the whole prompt into a column "
+            "'prompt', or rename this column"
+        )
+
+
 def _in_template(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation_prompt: bool = False) -> str:
     from jinja2 import TemplateError
 
@@ -348,12 +368,18 @@ def _content(message: Mapping[str, Any], name: str) -> str:
     return content
 
 
-def _repeats(prompt: str, text: str) -> bool:
-    """Return whether a text is the prompt with more words after it."""
+def repeats(prompt: str, text: str) -> bool:
+    """Return whether a text is the prompt with more words after it.
+
+    A prompt of a single word, such as "Hi", does not count: an answer may begin with it.
+    """
     rest = text[len(prompt) :]
     if not prompt or not text.startswith(prompt) or not rest.strip():
         return False
-    return bool(_NO_SPACES.match(prompt[-1])) or not (prompt[-1].isalnum() and rest[0].isalnum())
+    unspaced = bool(_NO_SPACES.match(prompt[-1]))
+    if len(split_words(prompt)) < (4 if unspaced else 2):
+        return False
+    return unspaced or not (prompt[-1].isalnum() and rest[0].isalnum())
 
 
 def _end_of_implicit_prompt(chosen: str, rejected: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .messages import Messages, as_messages
 
-__all__ = ["SPLITS", "MissingSplitError", "prompt_key", "split_name", "take_split"]
+__all__ = ["SPLITS", "MissingSplitError", "log_once", "prompt_key", "split_name", "take_split"]
 
 SPLITS = ("train", "validation", "test")
 OTHER_NAMES = {
@@ -78,11 +78,11 @@ def take_split(
     named = bool(rows) and "split" in rows[0]
     places = _by_name(rows, keys, source) if named else _by_hash(keys, shares)
     counts = Counter(place for place in places if place is not None)
-    _log_once(logging.INFO, f"{source}: {', '.join(f'{n} {name}' for name, n in sorted(counts.items()))} rows")
+    log_once(logging.INFO, f"{source}: {', '.join(f'{n} {name}' for name, n in sorted(counts.items()))} rows")
     if wanted not in counts:
         raise MissingSplitError(f"{source}: {_missing(wanted, sorted(counts), named, shares, len(set(keys)))}")
     if not named and wanted == "train" and len(counts) == 1 and sum(shares.values()) > 0:
-        _log_once(logging.WARNING, f"{source}: too few prompts to hold any out, all of them are training prompts")
+        log_once(logging.WARNING, f"{source}: too few prompts to hold any out, all of them are training prompts")
     return [row for row, place in zip(rows, places, strict=True) if place == wanted]
 
 
@@ -91,7 +91,7 @@ def _by_name(rows: Sequence[dict[str, Any]], keys: Sequence[str], source: str) -
     names = [split_name(row["split"]) for row in rows]
     renamed = {f"{row['split']!r} as {name!r}" for row, name in zip(rows, names, strict=True) if row["split"] != name}
     if renamed:
-        _log_once(logging.WARNING, f"{source}: the splits are taken as follows: {', '.join(sorted(renamed))}")
+        log_once(logging.WARNING, f"{source}: the splits are taken as follows: {', '.join(sorted(renamed))}")
     rank = {name: i for i, name in enumerate(dict.fromkeys(["train", "test", "validation", *sorted(names)]))}
     owners: dict[str, str] = {}
     for key, name in zip(keys, names, strict=True):
@@ -99,7 +99,7 @@ def _by_name(rows: Sequence[dict[str, Any]], keys: Sequence[str], source: str) -
     left_out = [i for i, (key, name) in enumerate(zip(keys, names, strict=True)) if owners[key] != name]
     if left_out:
         first = left_out[0]
-        _log_once(
+        log_once(
             logging.WARNING,
             f"{source}: {len(left_out)} rows are left out, because their prompts are in another split too; the first "
             f"is row {first} of {names[first]!r}, which is also in {owners[keys[first]]!r}: {keys[first][:60]!r}",
@@ -146,6 +146,6 @@ def _missing(wanted: str, there: list[str], named: bool, shares: dict[str, float
 
 
 @lru_cache(maxsize=1024)
-def _log_once(level: int, message: str) -> None:
+def log_once(level: int, message: str) -> None:
     """Log a message the first time: a run reads the same data several times."""
     logger.log(level, "%s", message)

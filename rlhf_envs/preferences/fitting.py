@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -263,7 +264,7 @@ def _calibrate(calibrate: Callable[[], float]) -> Metrics:
 def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Load a file of pairs or ratings, in texts or in conversations, which stay messages.
 
-    Numbers that stand as text (in a CSV) become numbers; empty ones are left out.
+    Numbers that stand as text (in a CSV) become numbers, and true and false 1 and 0; empty ones and NaN are left out.
 
     Args:
         path: a file, see `rlhf_envs.datasets.load_rows`.
@@ -280,16 +281,25 @@ def load_judgements(path: str | Path, columns: Sequence[str] | None = None) -> l
             have = ", ".join(row)
             raise ValueError(f"{path}, row {index + 1}: no column {missing[0]!r} (it has: {have}): add or rename it")
         for name in NUMBERS:
-            if isinstance(row.get(name), str):
-                try:
-                    row[name] = float(row[name]) if row[name].strip() else None
-                except ValueError:
-                    raise ValueError(f"{path}, row {index + 1}: {name} is {row[name]!r}, not a number") from None
+            try:
+                row[name] = _number(row.get(name))
+            except ValueError:
+                raise ValueError(f"{path}, row {index + 1}: {name} is {row[name]!r}, not a number") from None
+            if row[name] is None:
+                del row[name]
     texts = as_text_rows(rows, where=lambda index: f"{path}, row {index + 1}")  # raises if one cannot be read
     for kind, check in ((PAIR, check_pairs), (RATING, check_ratings)):
         if set(kind) <= set(needed):
             check(texts, lambda index: f"{path}, row {index + 1}")
     return rows
+
+
+def _number(given: Any) -> Any:
+    """Return the number that a text stands for, None for an empty one and for NaN, and anything else as it is."""
+    if isinstance(given, str):
+        word = given.strip().casefold()
+        given = {"true": 1.0, "false": 0.0, "": None}[word] if word in ("true", "false", "") else float(word)
+    return None if isinstance(given, float) and math.isnan(given) else given
 
 
 class Report(NamedTuple):

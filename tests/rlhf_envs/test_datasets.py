@@ -17,6 +17,7 @@ import pytest
 from pyarrow import parquet
 
 from rlhf_envs.datasets import BUNDLED, load_corpus, load_rows, split_of
+from rlhf_envs.datasets.messages import read_prompt
 from rlhf_envs.models import load_tokenizer
 
 ROWS = [
@@ -252,3 +253,30 @@ def test_held_out_rows_come_from_held_out_reviews() -> None:
     shared = [row for row in load_rows("rated_snippets", required=()) if letters(str(row["text"])) in splits]
     assert len(shared) > 8000
     assert all(row["split"] == splits[letters(str(row["text"]))] for row in shared)
+
+
+def test_prompts_are_read_as_reward_models_and_sft_read_them() -> None:
+    rows = load_rows([{"question": "Name a colour", "system": "Be brief."}])
+    user = {"role": "user", "content": "Name a colour"}
+    assert rows[0]["prompt"] == [{"role": "system", "content": "Be brief."}, user]
+    assert rows[0]["question"] == "Name a colour", "the reward gets the columns too"
+    assert load_rows([{"prompt": "Name a colour", "system": "Be brief."}])[0]["prompt"] == rows[0]["prompt"]
+    assert load_rows([{"prompt": "a film", "question": "x"}])[0]["prompt"] == "a film"
+    for row in rows:
+        assert row["prompt"] == read_prompt({key: value for key, value in row.items() if key != "prompt"})
+
+
+def test_a_part_of_a_prompt_is_not_passed_over() -> None:
+    with pytest.raises(ValueError, match="row 0 of the data: 'context' may belong to the prompt beside question"):
+        load_rows([{"question": "Who?", "context": "Bob did."}])
+
+
+def test_prompts_that_all_completions_repeat_stand_once(caplog: pytest.LogCaptureFixture) -> None:
+    rows = [
+        {"prompt": "Name a colour", "completion": "Name a colour: blue"},
+        {"prompt": "说一种动物", "completion": "说一种动物小狗"},
+    ]
+    assert [row["completion"] for row in load_rows(rows)] == [": blue", "小狗"]
+    assert "all 2 completions repeat their prompts" in caplog.text
+    assert load_rows(rows[:1]) == rows[:1], "one alone may quote its prompt"
+    assert load_rows([*rows, {"prompt": "a film", "completion": "it is"}])[0] == rows[0]

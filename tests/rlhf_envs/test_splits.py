@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlhf_envs.datasets import SPLITS, MissingSplitError, load_rows, prompt_key
-from rlhf_envs.datasets.splits import _log_once
+from rlhf_envs.datasets.splits import log_once
 from rlhf_envs.tasks import WordTask
 from rlhf_envs.text_env import TextGenerationEnv
 
@@ -28,7 +28,7 @@ class Films(WordTask):
 
 @pytest.fixture(autouse=True)
 def _nothing_said_yet() -> None:
-    _log_once.cache_clear()
+    log_once.cache_clear()
 
 
 def by_split(data: Any, **options: Any) -> dict[str, list[dict[str, Any]]]:

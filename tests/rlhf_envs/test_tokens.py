@@ -271,3 +271,20 @@ def test_functions_are_given_the_prompts_before_they_were_cut_if_they_declare_th
 
     env = open_env(tmp_path, byte_level(), "very good", max_prompt_tokens=4, reward_fn=reward)
     assert finish(env, [2])["reward_components"] == {"reward": 1.0}
+
+
+def test_a_cut_prompt_keeps_a_bos_that_only_its_template_writes() -> None:
+    tokenizer = byte_level()  # as OLMo 2's: the template writes BOS and the tokenizer adds none
+    (ids,) = encode_texts(tokenizer, ["<s>" + "the film was good and " * 9])
+    cut = keep_end(tokenizer, ids, 8)
+    assert cut == [1, *ids[-7:]]
+    assert keep_end(tokenizer, ids[1:], 8) == ids[-8:], "a text without BOS gets none"
+
+
+def test_the_last_of_several_special_tokens_is_not_written_twice() -> None:
+    tokenizer = byte_level()  # as GLM's, which begins texts with [gMASK]<sop>
+    pair = processors.TemplateProcessing(single="<|im_start|> <s> $A", special_tokens=[("<|im_start|>", 3), ("<s>", 1)])
+    tokenizer._tokenizer.post_processor = pair
+    assert {tuple(ids) for ids in encode_texts(tokenizer, ["the", "<s>the", "<|im_start|><s>the"])} == {
+        tuple(tokenizer("the")["input_ids"])
+    }

@@ -6,7 +6,7 @@ import pytest
 
 from rlhf_envs.rewards import DistinctNgrams, LengthPenalty, Novelty, RepetitionPenalty, SelfBleuDiversity
 from rlhf_envs.rewards.shaping import Repetition
-from rlhf_envs.words import join_sentences, ngrams, split_sentences, split_words
+from rlhf_envs.words import join_sentences, join_words, ngrams, split_sentences, split_words
 
 STUCK, FRESH = "很好看很好看很好看很好看很好看很好看", "这部电影的情节紧凑演员表现也十分出色"
 
@@ -19,12 +19,24 @@ STUCK, FRESH = "很好看很好看很好看很好看很好看很好看", "这部
         ("iPhone很好用 ok", ["iPhone", "很", "好", "用", "ok"]),
         ("すごい", ["す", "ご", "い"]),
         ("ดีมาก", ["ดี", "ม", "า", "ก"]),
+        ("ﾊﾟｿｺﾝ", ["ﾊﾟ", "ｿ", "ｺ", "ﾝ"]),
+        ("葛\U000e0100城", ["葛\U000e0100", "城"]),
+        ("မြန်မာ", ["မြ", "န်", "မာ"]),
+        ("ལྷ་ས་ཡིན།", ["ལྷ་", "ས་", "ཡིན།"]),
+        ("ꆈꌠ", ["ꆈ", "ꌠ"]),
         ("정말 좋아요", ["정말", "좋아요"]),
         ("", []),
     ],
 )
 def test_words_are_split_by_the_script(text: str, words: list[str]) -> None:
     assert split_words(text) == words
+
+
+@pytest.mark.parametrize(
+    "text", ["it's a café", "很好看！", "iPhone很好用", "すごい", "ดีมาก", "ལྷ་ས་ཡིན།", "정말 좋아요", ""]
+)
+def test_words_join_to_the_text_they_were_split_from(text: str) -> None:
+    assert join_words(split_words(text)) == text
 
 
 def test_ngrams_are_of_words() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from rlhf_envs.datasets.messages import as_text, needed, read_answers, read_prompt
 
-__all__ = ["LEFT_OUT", "LOST_END", "log_counts", "read_completion"]
+__all__ = ["EMPTY", "LEFT_OUT", "LOST_END", "is_empty", "log_counts", "read_completion"]
 
+EMPTY = "rows left out, because the completion is empty"
 LEFT_OUT = "rows left out, because the completion is too long"
 LOST_END = "completions that lost their end, and with it their EOS"
 
@@ -23,6 +24,13 @@ def read_completion(row: Mapping[str, Any], column: str, tokenizer: Any) -> tupl
     """
     prompt, (completion,) = read_answers(read_prompt(row), {column: needed(row, column)})
     return as_text(prompt, completion, tokenizer)
+
+
+def is_empty(completion: Any) -> bool:
+    """Return whether a completion, a text or messages, has no text: it would teach the model to say nothing."""
+    if isinstance(completion, list) and completion and isinstance(completion[-1], dict):
+        completion = completion[-1].get("content")
+    return isinstance(completion, str) and not completion.strip()
 
 
 def log_counts(logger: logging.Logger, counts: Counter[str], n_rows: int, room: str) -> None:

@@ -85,6 +85,7 @@ def read_argilla_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[
     names = _columns(row)
     kind = kind_of(row, {f"{name}.responses": kind for name, kind in QUESTIONS.items()}, len(names))
     question = next(name for name, of in QUESTIONS.items() if of == kind)
+    _check_questions(row, question)
     comments = {user: str(text) for user, text, _ in _argilla_answers(row, "comment") if text}
     strengths = {user: value for user, value, _ in _argilla_answers(row, "strength")}
     answers: list[Answer] = []
@@ -97,6 +98,17 @@ def read_argilla_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[
         else:
             answers.append((user, _value_of_argilla(kind, answer, names, strengths.get(user), row), extra))
     return kind, {name: row[name] for name in names}, answers
+
+
+def _check_questions(row: Mapping[str, Any], question: str) -> None:
+    """Raise a ValueError if a record has answers, and none to the question that is read: they would be lost."""
+    answered = [name.removesuffix(".responses") for name in row if name.endswith(".responses") and row[name]]
+    if answered and question not in answered:
+        names = ", ".join(QUESTIONS)
+        raise ValueError(
+            f"the record answers {', '.join(answered)}, and a question is read if it is called {names}: rename it"
+            f" (in a CSV --column {question}.responses:{answered[0]}.responses, and .users and .status alike)"
+        )
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ __all__ = ["Answer", "as_json", "kind_of", "moment", "number", "objects", "parse
 
 Answer = tuple[str, dict[str, Any] | None, dict[str, Any]]  # annotator, value, further fields of a `PastJudgement`
 
-TRUE = {"true", "t", "yes", "y", "1", "up"}
-FALSE = {"false", "f", "no", "n", "0", "down"}
+TRUE = {"true", "t", "yes", "y", "1", "up", "good", "positive", "like", "desirable", "👍"}
+FALSE = {"false", "f", "no", "n", "0", "down", "bad", "negative", "dislike", "undesirable", "👎"}
 
 
 def kind_of(row: Mapping[str, Any], columns: Mapping[str, str], n_completions: int) -> str:
@@ -51,7 +51,7 @@ def truth(value: Any, column: str) -> bool:
     Raises:
         ValueError: the value is none of these.
     """
-    word = str(value).strip().lower().removesuffix(".0")
+    word = str(value).strip().lower().removeprefix("+").removesuffix(".0")
     if word not in TRUE | FALSE:
         raise ValueError(f"{column!r} must say true or false (or yes, no, up, down, 1, 0), got {str(value)[:40]!r}")
     return word in TRUE

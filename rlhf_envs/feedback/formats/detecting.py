@@ -35,10 +35,39 @@ REFUSED = {
     ("info", "summaries", "choice"): (
         "summarize_from_feedback: write rows {question, chosen, rejected}, with summaries[choice].text as chosen"
     ),
+    ("prompt", "completions", "labels"): (
+        "TRL's stepwise rows, the steps of one answer: there is no form for them; join the steps into 'completion' to "
+        "ask people about whole answers"
+    ),
+    ("context", "response1", "response2", "overall_preference"): (
+        "HelpSteer3: write rows {prompt, chosen, rejected}, and response1 is chosen where overall_preference is below 0"
+    ),
+    ("prompt", "answers", "num_responses"): (
+        "Nectar: write {prompt, completions, judgements: [{value: {ranks}}]}, with the answers' texts and ranks"
+    ),
+    ("instruction", "generations", "ratings"): (
+        "distilabel's: write {question, completions, judgements: [{value: {ranks}}]}, with the ratings negated as ranks"
+    ),
     ("instruction", "output"): (
         "Alpaca's demonstrations, without judgements: to ask people about them, give --column completion:output"
     ),
 }
+
+# Columns beside a completion, and beside several, in which other programs write what people (or models) said of it.
+RATED = ("rating", "score", "stars", "reward", "grade", "thumbs", "vote", "preference", "feedback", "quality")
+RANKED = (
+    "scores",
+    "ratings",
+    "rewards",
+    "ranks",
+    "ranking",
+    "rankings",
+    "winner",
+    "choice",
+    "preferred",
+    "best",
+    "label",
+)
 
 
 def detect_format(rows: Sequence[Mapping[str, Any]], scale: tuple[int, int]) -> str:
@@ -61,19 +90,18 @@ def detect_format(rows: Sequence[Mapping[str, Any]], scale: tuple[int, int]) -> 
     if isinstance(first, dict) and "response" in first:
         return "ultrafeedback"
     _check_known(columns)
-    if isinstance(row.get("fields"), dict) or columns & {"response", "response1"}:
+    if isinstance(row.get("fields"), dict) or any(column.endswith(".responses") for column in columns):
         return "argilla"
-    if any(column.endswith(".responses") for column in columns):
+    if columns & {"response1", "completions"}:
+        _check_not_judged(row, RANKED + RATED, 'rows {prompt, chosen, rejected}, or judgements [{"value": {"ranks"}}]')
+    if columns & {"response", "response1"}:
         return "argilla"
     if columns & {"annotation_id", "was_cancelled", "answer", "answer1", "annotations"}:
         return "label-studio"
     if {"completion", "label"} <= columns:
         return _detect_labels(rows, scale)
-    if "completion" in columns and (rated := sorted(columns & {"rating", "score", "stars"})):
-        raise ValueError(
-            f"{rated[0]!r} looks like a rating: give --column label:{rated[0]} to take it as one, or --format items to "
-            "ask people about the completions"
-        )
+    if "completion" in columns:
+        _check_not_judged(row, RATED, "--column label:{} to take it as one")
     if (columns & {"prompt", *PROMPTS} and columns & {"completion", "completions"}) or columns & set(CONVERSATIONS):
         return "items"
     raise ValueError(
@@ -89,11 +117,24 @@ def _check_known(columns: set[str]) -> None:
             raise ValueError(f"columns {', '.join(names)} are {advice}")
 
 
+def _check_not_judged(row: Mapping[str, Any], names: Sequence[str], advice: str) -> None:
+    """Raise a ValueError if questions have a column that looks like an answer, which would be lost."""
+    if "judgements" not in row and (found := [name for name in names if row.get(name) is not None]):
+        given = advice.replace("{}", found[0])
+        raise ValueError(
+            f"{found[0]!r} looks like a rating or a choice: give {given}, or --format items to ask people about the "
+            "completions"
+        )
+
+
 def _detect_labels(rows: Iterable[Mapping[str, Any]], scale: tuple[int, int]) -> str:
     """Tell thumbs from ratings. The numbers 1 and 0 are thumbs if both are there and 0 is no rating."""
-    labels = {str(row.get("label")).strip().lower().removesuffix(".0") for row in rows} - {"none", "nan", ""}
+    labels = {str(row.get("label")).strip().lower().removeprefix("+").removesuffix(".0") for row in rows}
+    labels -= {"none", "nan", ""}
     if "-1" in labels and labels <= {"-1", "0", "1"} and scale[0] > -1:
         raise ValueError(f"the labels are {', '.join(sorted(labels))}: write true and false, if they are thumbs")
+    if not any(label[-1:].isdigit() for label in labels - TRUE - FALSE) and not labels <= TRUE | FALSE:
+        raise ValueError(f"the labels are {', '.join(sorted(labels)[:5])}: write true and false, or ratings as numbers")
     if not labels <= TRUE | FALSE:
         return "ratings"
     if labels == {"1"} or (labels <= {"0", "1"} and scale[0] <= 0):

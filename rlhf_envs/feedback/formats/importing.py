@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...datasets.loading import without_repeated_prompts
 from ...datasets.reading import BadRow, Row, read_rows
 from ...files import replace_file
 from ..records import MOVING_SETTINGS, Settings
@@ -109,7 +110,8 @@ def import_file(
             format = detect_format([named for _, _, named in rows], store.settings.scale)
         except ValueError as error:
             raise ValueError(f"{rows[0][0]}: {error}") from error
-    remaining = iter(rows)
+    whole = without_repeated_prompts([named for _, _, named in rows], str(path))
+    remaining = iter([(*places, named) for places, named in zip([row[:2] for row in rows], whole, strict=True)])
     for either in found:
         if isinstance(either, BadRow):
             merge.bad.append(either)

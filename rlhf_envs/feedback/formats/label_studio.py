@@ -96,8 +96,9 @@ def _answers(kind: str, row: Mapping[str, Any]) -> list[Answer]:
     control = next(name for name, of in CONTROLS.items() if of == kind)
     cancelled = bool(row.get("was_cancelled")) and truth(row["was_cancelled"], "was_cancelled")
     answer = row.get(control)
-    judged = bool(answer) or cancelled or (kind == "flags" and bool(row.get("annotation_id")))
+    judged = answer not in (None, "", []) or cancelled or (kind == "flags" and bool(row.get("annotation_id")))
     if not judged:
+        _check_controls(row)
         return []
     extra: dict[str, Any] = {"comment": _only_text(row.get("comment") or "", "comment")}
     if row.get("lead_time"):
@@ -106,6 +107,15 @@ def _answers(kind: str, row: Mapping[str, Any]) -> list[Answer]:
         extra["created"] = moment(row["created_at"], "created_at")
     value = None if cancelled else _value_of_control(kind, answer, row)
     return [(str(row.get("annotator") or ""), value, extra)]
+
+
+def _check_controls(row: Mapping[str, Any]) -> None:
+    """Raise a ValueError if an annotation has no answer: it has the name of another control, and would be lost."""
+    if row.get("annotation_id"):
+        raise ValueError(
+            f"annotation {row['annotation_id']} has no answer in {', '.join(CONTROLS)}: rename your control, "
+            "in a table with --column comparison:NAME"
+        )
 
 
 def _value_of_control(kind: str, answer: Any, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -41,6 +41,12 @@ def test_a_model_goes_on_with_the_text_as_its_own_greedy_decoding_does() -> None
         assert (completion.prompt, completion.components) == (prompt, {})
 
 
+def test_a_system_text_begins_the_conversation_of_a_row() -> None:
+    row = {"prompt": "name a colour", "system": "be brief."}
+    (done,) = generate("tiny", prompts=[row], max_new_tokens=1)
+    assert done.prompt == "System: be brief.\n\nUser: name a colour\n\nAssistant:".lower()
+
+
 def test_several_completions_of_a_prompt_come_one_after_the_other_and_differ() -> None:
     done = generate("tiny", prompts=["the film", "a story"], n=3, max_new_tokens=8)
     assert [c.prompt for c in done] == ["the film"] * 3 + ["a story"] * 3

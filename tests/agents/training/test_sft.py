@@ -184,3 +184,26 @@ def test_few_prompts_are_all_learned_and_nothing_is_called_validation(tmp_path: 
     metrics = fine_tune([{"prompt": "a", "completion": " b"}] * 3, tmp_path / "model", max_length=16)
     assert metrics["examples"] == 3
     assert "loss" not in metrics
+
+
+SAID = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+
+
+def test_a_system_text_beside_messages_begins_them() -> None:
+    assert encoded([{"system": "be brief", "messages": SAID}]) == encoded(
+        [{"messages": [{"role": "system", "content": "be brief"}, *SAID]}]
+    )
+
+
+def test_a_prompt_beside_messages_that_do_not_hold_it_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="row 1: the prompt 'be brief' is not in 'messages'"):
+        fine_tune([{"prompt": "be brief", "messages": SAID}], tmp_path / "model")
+    assert sft._with_prompt({"prompt": "hi", "messages": SAID})["prompt"] == "hi"
+
+
+def test_empty_completions_are_counted_and_not_learned() -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "p", "completion": empty} for empty in ("", " \n", [{**SAID[1], "content": ""}])
+    ]
+    examples, counts = encoded([*rows, {"prompt": "p", "completion": "c"}])
+    assert (len(examples), counts) == (1, {"rows left out, because the completion is empty": 3})

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from rlhf_envs.datasets import SPLITS, MissingSplitError, load_rows
-from rlhf_envs.datasets.splits import _log_once
+from rlhf_envs.datasets.splits import log_once
 
 Rows = list[dict[str, Any]]
 
@@ -92,7 +92,7 @@ def check_splits(rows: Rows, kind: str) -> dict[str, list[str]]:
     handler = logging.Handler()
     handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("rlhf_envs.datasets.splits")
-    _log_once.cache_clear()
+    log_once.cache_clear()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:

@@ -165,6 +165,8 @@ def test_a_pair_that_cannot_be_read_is_refused(row: dict[str, Any], reason: str)
         ("A", "Apples", "Avocados", ("Apples", "Avocados")),  # the beginning of a word
         ("p", "p", "p, said again", ("p", "p, said again")),  # nothing else is said
         ("", "a", "b", ("a", "b")),
+        ("Hi", "Hi, how are you?", "Hi. What?", ("Hi, how are you?", "Hi. What?")),  # greeted, not repeated
+        ("你好", "你好，请问", "你好！", ("你好，请问", "你好！")),
     ],
 )
 def test_a_prompt_that_both_texts_repeat_stands_once(
@@ -204,3 +206,35 @@ def test_people_see_a_single_message_alone_and_a_longer_conversation_with_its_ro
     assert shown([USER]) == "Name a colour"
     assert shown([SYSTEM, USER]) == "System: Be brief.\n\nUser: Name a colour"
     assert shown("a text") == "a text"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"context": "Oslo is in Norway.", "chosen": "Oslo it is", "rejected": "Oslo is not"},
+        {"history": ["hi"], "chosen": "A good one", "rejected": "A bad one"},
+        {"dialogue": "A: hi", "chosen": "A good one", "rejected": "A bad one"},
+        {"question": "Who?", "context": "Bob did.", "chosen": "Bob", "rejected": "Al"},
+        {"instruction": "Who?", "passage": "Bob did.", "completion": "Bob", "label": 1},
+    ],
+)
+def test_a_column_that_may_be_a_part_of_the_prompt_is_refused_and_not_passed_over(row: dict[str, Any]) -> None:
+    assert not is_plain(row)
+    with pytest.raises(ValueError, match="may belong to the prompt"):
+        as_text_row(row)
+
+
+def test_a_column_prompt_is_all_of_the_prompt() -> None:
+    row = {"prompt": "Who?", "context": "Bob did.", "text": "x", "chosen": "Bob", "rejected": "Al"}
+    assert is_plain(row) and read_pair(row) == ("Who?", "Bob", "Al")
+    alpaca = {"instruction": "Add", "input": "1 2", "text": "Add 1 2: 3", "completion": "3"}
+    assert read_prompt(alpaca) == [{"role": "user", "content": "Add\n\n1 2"}]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "better", "worse"), [("ｱｲｳ", "ｴｵ", "ｶｷ"), ("བོད་ཀྱི་རྒྱལ་ས་", "ལྷ་ས།", "པེ་ཅིན།"), ("ꆈꌠ", "ꁱ", "ꂷ")]
+)
+def test_implicit_prompts_end_where_answers_part_in_scripts_without_spaces(
+    prompt: str, better: str, worse: str
+) -> None:
+    assert read_pair({"chosen": prompt + better, "rejected": prompt + worse}) == (prompt, better, worse)

@@ -122,3 +122,12 @@ def test_scores_do_not_depend_on_the_added_pad_token(backbone: str) -> None:
     assert len(tokenizer) == network.get_input_embeddings().num_embeddings
     assert len(load_backbone(backbone)[1]) == len(tokenizer), "the shared tokenizer has not grown"
     assert np.isfinite(network.get_input_embeddings().weight.detach().numpy()).all()
+
+
+def test_numbers_that_are_missing_or_words_do_not_stop_a_fit(tmp_path: Path) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"prompt": "p", "chosen": "a", "rejected": "b", "probability": NaN, "margin": NaN}\n')
+    assert load_judgements(pairs) == [{"prompt": "p", "chosen": "a", "rejected": "b"}]
+    ratings = tmp_path / "ratings.csv"
+    ratings.write_text("prompt,completion,label,weight\np,a,True,nan\np,b,False,2\n")
+    assert [(row["label"], row.get("weight")) for row in load_judgements(ratings)] == [(1, None), (0, 2)]

@@ -14,7 +14,7 @@ from rlhf_envs.models import resolve
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.rewards.judge import FEATURES, GoldJudge, gold
 from rlhf_envs.rewards.ngrams import NgramModel
-from rlhf_envs.rewards.probes import praise_list, probe_reward, shuffle_words
+from rlhf_envs.rewards.probes import PRAISE, praise_list, probe_reward, shuffle_words
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,18 @@ def test_real_text_scores_higher_than_a_list_of_praise(judge: GoldJudge, real: l
     lists = [praise_list(text, generator, separator=separator) for text in real]
     assert np.mean(score(judge, real) > score(judge, lists)) >= 0.99
     assert np.mean(score(judge, real) > score(judge, ["great wonderful excellent perfect amazing superb"])) >= 0.99
+
+
+def test_real_text_scores_higher_than_praise_in_sentences(judge: GoldJudge, real: list[str]) -> None:
+    generator = random.Random(0)
+    templates = ["a {} film.", "it is {}.", "the story is {}.", "what a {} movie!"]
+    praised = []
+    for text in real:
+        words: list[str] = []
+        while len(words) < len(text.split()):
+            words += generator.choice(templates).format(generator.choice(PRAISE)).split()
+        praised.append(" ".join(words))
+    assert np.mean(score(judge, real) > score(judge, praised)) >= 0.97
 
 
 def test_it_agrees_with_the_order_of_peoples_ratings(judge: GoldJudge) -> None:

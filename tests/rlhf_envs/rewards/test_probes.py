@@ -52,3 +52,28 @@ def test_spoiled_texts_are_what_they_say() -> None:
     assert len(praise_list("word " * 40, generator).split()) == 40
     repeated = repeat_words("one two three four five six", generator).split()
     assert len(repeated) == 6 and len(set(repeated)) <= 4
+
+
+CHINESE = ["这部电影的情节紧凑，演员表现也十分出色。", "故事很慢但是结尾让人难忘"]
+
+
+def test_chinese_texts_are_spoiled_as_chinese() -> None:
+    generator = random.Random(0)
+    text = CHINESE[0]
+    shuffled = shuffle_words(text, generator)
+    assert shuffled != text and sorted(shuffled) == sorted(text)
+    assert praise_list(text, generator).isascii() is False and len(praise_list(text, generator)) == len(text)
+    assert len(set(repeat_words(text, generator))) <= 4
+    assert PROBES["said twice"]("", text, generator) == 2 * text
+    assert PROBES["cut in half"]("", text, generator) == text[:10]
+    assert PROBES["prompt echoed"]("我觉得", text, generator) == "我觉得"
+
+
+def test_a_reward_of_length_shows_in_every_script() -> None:
+    def length(prompts: list[str], completions: list[str]) -> list[float]:
+        return [float(len(text)) for text in completions]
+
+    report = probe_reward(length, ["我觉得"] * 2, CHINESE)
+    assert [result.probe for result in report.results] == list(PROBES)
+    assert {result.probe: result.preferred for result in report.results}["cut in half"] == 1
+    assert report.length_correlation == pytest.approx(1)

@@ -81,6 +81,12 @@ def test_a_task_that_nobody_has_judged_is_a_question(store: FeedbackStore, tmp_p
     assert (done.bad, done.items, done.judgements) == ((), 1, 0)
 
 
+def test_a_rating_of_zero_is_an_answer(store: FeedbackStore, tmp_path: Path) -> None:
+    store.update_settings(scale=(0, 4))
+    assert import_file(store, saved(tmp_path, {**MINIMAL, "answer": "A", "rating": 0})).bad == ()
+    assert [judgement.value for judgement in store.judgements()] == [{"rating": 0}]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
@@ -89,6 +95,8 @@ def test_a_task_that_nobody_has_judged_is_a_question(store: FeedbackStore, tmp_p
         ({"answer1": "A", "answer2": 7, "comparison": "left"}, "'answer2' is int, not a string"),
         ({"answer1": "A", "answer2": None, "comparison": "left"}, "'answer2' is NoneType, not a string"),
         ({"answer1": "A", "answer2": "B", "comparison": [{"selected": "left"}], "lead_time": "soon"}, "'lead_time'"),
+        ({"answer1": "A", "answer2": "B", "pairwise": "left"}, "annotation 7 has no answer in comparison, rating"),
+        ({"response1": "A", "response2": "B", "quality.responses": ["response1"]}, "the record answers quality, and"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_goes_to_the_quarantine(

@@ -42,8 +42,8 @@ UP, DOWN = {"up": True}, {"up": False}
 
 @pytest.mark.parametrize("save", [jsonl, table])
 def test_thumbs_are_read_in_every_spelling(store: FeedbackStore, tmp_path: Path, save: Any) -> None:
-    good = [1, 1.0, "1", "1.0", True, "true", "TRUE", "True ", "yes", "Yes", "y", "up"]
-    bad = [0, 0.0, "0", "0.0", False, "false", "FALSE", " False", "no", "No", "n", "down"]
+    good = [1, 1.0, "1", "1.0", True, "true", "TRUE", "True ", "yes", "Yes", "y", "up", "+1", "Good", "👍"]
+    bad = [0, 0.0, "0", "0.0", False, "false", "FALSE", " False", "no", "No", "n", "down", "bad", "undesirable", "👎"]
     done = import_file(store, save(tmp_path, *labelled(*good, *bad)))
     assert (done.format, done.bad) == ("kto", ())
     assert values(store) == [UP] * len(good) + [DOWN] * len(bad)
@@ -158,6 +158,8 @@ def test_ties_of_a_soft_export_stand_in_both_orders_and_count_once(store: Feedba
 def test_minus_one_and_one_are_not_taken_for_ratings(store: FeedbackStore, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"the labels are -1, 1: write true and false, if they are thumbs"):
         import_file(store, jsonl(tmp_path, *labelled(1, -1)))
+    with pytest.raises(ValueError, match=r"the labels are -1, 1: write true and false, if they are thumbs"):
+        import_file(store, jsonl(tmp_path, *labelled("+1", "-1")))
     store.update_settings(scale=(-1, 1))
     assert import_file(store, jsonl(tmp_path, *labelled(1, -1))).format == "ratings"
 
@@ -165,7 +167,40 @@ def test_minus_one_and_one_are_not_taken_for_ratings(store: FeedbackStore, tmp_p
 @pytest.mark.parametrize("column", ["score", "rating", "stars"])
 def test_a_rating_under_another_name_is_not_lost_in_silence(store: FeedbackStore, tmp_path: Path, column: str) -> None:
     path = jsonl(tmp_path, {"prompt": "p", "completion": "c", column: 4})
-    with pytest.raises(ValueError, match=f"'{column}' looks like a rating: give --column label:{column}"):
+    with pytest.raises(ValueError, match=f"'{column}' looks like a rating or a choice: give --column label:{column}"):
         import_file(store, path)
     assert import_file(store, path, columns={"label": column}).format == "ratings"
     assert values(store) == [{"rating": 4}]
+
+
+def test_labels_that_are_other_words_are_named_at_once(store: FeedbackStore, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the labels are great, poor: write true and false, or ratings as numbers"):
+        import_file(store, jsonl(tmp_path, *labelled("great", "poor")))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"completion": "c", "reward": 0.9},
+        {"completion": "c", "thumbs": True},
+        {"completions": ["c", "d"], "scores": [0.9, 0.1]},
+        {"completions": ["c", "d"], "ranking": [1, 0]},
+        {"response1": "c", "response2": "d", "preference": 1},
+    ],
+)
+def test_answers_beside_questions_are_not_lost_in_silence(
+    store: FeedbackStore, tmp_path: Path, row: dict[str, Any]
+) -> None:
+    path = jsonl(tmp_path, {"prompt": "p", **row})
+    with pytest.raises(ValueError, match=f"'{list(row)[-1]}' looks like a rating or a choice: give .* or --format"):
+        import_file(store, path)
+    if "response1" not in row:
+        assert import_file(store, path, format="items").items == 1
+
+
+def test_completions_that_are_whole_texts_lose_their_prompts(store: FeedbackStore, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a colour?", "completion": f"a colour? {name}", "label": name == "red"} for name in ("red", "dog")
+    ]
+    assert import_file(store, jsonl(tmp_path, *rows)).bad == ()
+    assert [item.completions for item in store.items()] == [(" red",), (" dog",)]

@@ -105,6 +105,10 @@ def test_sharegpt_conversations_are_questions_about_their_last_answer(store: Fee
         ("conversation_a conversation_b winner", "Chatbot Arena"),
         ("info summaries choice", r"summaries\[choice\]"),
         ("instruction input output", "--column completion:output"),
+        ("prompt completions labels", "stepwise"),
+        ("context response1 response2 overall_preference", "HelpSteer3"),
+        ("prompt answers num_responses turns", "Nectar"),
+        ("instruction generations ratings", "distilabel"),
     ],
 )
 def test_other_datasets_are_refused_by_name_with_the_conversion(
