@@ -13,12 +13,14 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StrictBool,
     StrictInt,
     StrictStr,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -37,18 +39,32 @@ class Answer(BaseModel):
 
 
 class Pairwise(Answer):
-    """Say which of two completions is better: an index into the item's completions (never a side), None for a tie."""
+    """Say which of two completions is better: an index into the item's completions (never a side), None for a tie.
+
+    `strength` is how much better it is in an annotator's words (1 to 3), `margin` by how much a reward model should
+    tell the two apart, and `probability` how likely the chosen one is the better one. Data from elsewhere may have the
+    last two. An answer without them (or with 0 and 1, which say the same) has no such keys.
+    """
 
     choice: StrictInt | None = Field(ge=0, le=1)
     strength: StrictInt = Field(default=1, ge=0, le=3)
+    margin: float | None = Field(default=None, ge=0, le=1e6, strict=True)
+    probability: float | None = Field(default=None, gt=0.5, le=1, strict=True)
 
     @model_validator(mode="after")
-    def _strength_suits_choice(self) -> Self:
+    def _numbers_suit_choice(self) -> Self:
         if self.choice is None:
+            if self.margin or self.probability:
+                raise ValueError("a tie has neither margin nor probability")
             self.strength = 0
         elif self.strength == 0:
             raise ValueError("strength must be 1, 2 or 3 where a completion is chosen, got 0")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        defaults = {"margin": (None, 0), "probability": (None, 1)}
+        return {name: value for name, value in handler(self).items() if value not in defaults.get(name, ())}
 
 
 class Ranking(Answer):
