@@ -129,6 +129,8 @@ def aggregate_pairs(
         ValueError: there is no vote on any pair (all are skipped, say), the method is unknown, or see `pair_votes`.
     """
     rows = []
+    if margins := sum("margin" in (judgement.value or {}) for judgement in judgements):
+        logger.warning("%d votes have a margin, which the rows here leave out: `preference_rows` keeps them", margins)
     for item, chosen, rejected, probability in _aggregated(items, judgements, method):
         prompt = kept_prompt(item.prompt, item.meta)
         (text, better), (_, worse) = as_text(prompt, chosen), as_text(prompt, rejected)

@@ -91,6 +91,7 @@ def test_a_crowd_counts_an_unsure_vote_whole_and_says_so(
     rows = aggregate_pairs(store.items(), store.judgements(), method="majority")
     assert [row["probability"] for row in rows] == [1.0, 1.0, 1.0]
     assert "2 votes have a probability; each counts as a whole vote under 'majority'" in caplog.text
+    assert "2 votes have a margin, which the rows here leave out" in caplog.text
 
 
 def test_what_is_no_margin_is_refused_by_name(store: FeedbackStore, tmp_path: Path) -> None:
