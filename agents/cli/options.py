@@ -223,7 +223,7 @@ def from_file(model: type[Config], path: str, given: Mapping[str, Any]) -> Confi
 def read_standard_input() -> list[dict[str, Any]]:
     """Return the rows that another command writes to this one, as JSON lines. A bad line ends the command."""
     rows = []
-    for found in read_jsonl("standard input", sys.stdin.buffer.read()):
+    for found in read_jsonl("standard input", sys.stdin.buffer):
         if isinstance(found, BadRow):
             fail(f"{found.where}: {found.reason}")
         rows.append(found[1])

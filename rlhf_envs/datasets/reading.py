@@ -10,6 +10,7 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import json
 import re
 import sys
@@ -17,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 from .messages import list_in_cell
 
@@ -42,10 +43,14 @@ class BadRow:
 
 
 Read = Iterator[tuple[str, Row] | BadRow]
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is not UTF-8
+MAX_LINE = 16 * 2**20  # bytes of a line of JSON, characters of a row of CSV: more than any row of texts that is read
 
 
 def read_rows(path: Path) -> Read:
     """Read the objects of a .jsonl, .csv, .json (a list) or .parquet file, which may be compressed (.gz at the end).
+
+    JSON lines and CSV are read a row at a time, in bounded memory: a row of over `MAX_LINE` bytes is a bad row.
 
     Yields:
         ("file:line", row), or a `BadRow` where a row cannot be read. The values of a CSV are strings.
@@ -62,29 +67,36 @@ def read_rows(path: Path) -> Read:
     if extension not in readers:
         raise ValueError(f"{path}: unknown extension {extension!r}: save it as {', '.join(readers)} (or .gz of these)")
     try:
-        data = path.read_bytes()
-        if path.name.endswith(".gz"):
-            data = gzip.decompress(data)
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            yield from readers[extension](path, file)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path}: not readable ({error}): check that the file is whole") from error
-    return readers[extension](path, data)
 
 
-def read_jsonl(path: str | Path, data: bytes) -> Read:
+def read_jsonl(path: str | Path, file: IO[bytes]) -> Read:
     """Read the objects of JSON lines. `path` is their place in messages.
 
     Raises:
         ValueError: the text is UTF-16 or UTF-32.
     """
-    _check_encoding(path, data)
-    # Split at newlines only: str.splitlines would also cut inside strings, at U+2028 and the like.
-    lines = data.removeprefix(b"\xef\xbb\xbf").removesuffix(b"\n").split(b"\n")
-    for number, line in enumerate(lines if lines != [b""] else [], start=1):
-        where = f"{path}:{number}"
+    # Newlines only end lines: str.splitlines would also cut inside strings, at U+2028 and the like.
+    for number in itertools.count(1):
+        line, where = file.readline(MAX_LINE + 1), f"{path}:{number}"
+        if not line:
+            return
+        if number == 1:
+            _check_encoding(path, line)
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if len(line) > MAX_LINE:
+            yield _too_long(where, line[:80].decode("utf-8", "replace"))
+            while line and not line.endswith(b"\n"):
+                line = file.readline(2**16)
+            continue
+        line = line.removesuffix(b"\n")
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError as error:
-            yield BadRow(where, _not_utf8(line, error), line.decode("utf-8", "replace"))
+            yield BadRow(where, _not_utf8(line[error.start]), line.decode("utf-8", "replace"))
             continue
         try:
             yield _checked(where, json.loads(text))
@@ -93,8 +105,16 @@ def read_jsonl(path: str | Path, data: bytes) -> Read:
             yield BadRow(where, reason, text)
 
 
-def _read_json(path: Path, data: bytes) -> Read:
-    text = _decode(path, data)
+def _too_long(where: str, beginning: str) -> BadRow:
+    reason = (
+        f"the row has more than {MAX_LINE:,} bytes, more than any model reads: put one row per line, close the quotes "
+        "of a CSV, or cut the text"
+    )
+    return BadRow(where, reason, f"{beginning}… (too long to be written)")
+
+
+def _read_json(path: Path, file: IO[bytes]) -> Read:
+    text = _decode(path, file.read())
     try:
         items = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -106,24 +126,67 @@ def _read_json(path: Path, data: bytes) -> Read:
         yield _checked(f"{path}, item {number}", item)
 
 
-def _read_csv(path: Path, data: bytes) -> Read:
-    text = _decode(path, data)
+class _TooLong(Exception):
+    """Signal that a row of a CSV is longer than `MAX_LINE`."""
+
+
+class _Lines:
+    """Give the lines of a CSV to its reader, and keep those of the row that is being read.
+
+    Raises:
+        _TooLong: the row is longer than `MAX_LINE`. The reader can go on at the next line.
+        ValueError: a line is not UTF-8.
+    """
+
+    def __init__(self, path: Path, text: IO[str]) -> None:
+        self.path, self.number, self.row = path, 0, list[str]()
+        self._text = text
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> str:
+        line = self._text.readline(MAX_LINE + 1)
+        if not line:
+            raise StopIteration
+        self.number += 1
+        if bad := _ESCAPED_BYTE.search(line):
+            raise ValueError(f"{self.path}:{self.number}: {_not_utf8(ord(bad[0]) - 0xDC00)}")
+        self.row.append(line)
+        if sum(map(len, self.row)) > MAX_LINE:
+            while line and line[-1] not in "\r\n":
+                line = self._text.readline(2**16)
+            raise _TooLong
+        return line
+
+
+def _read_csv(path: Path, file: io.BufferedReader | gzip.GzipFile) -> Read:
+    _check_encoding(path, file.peek(4))
+    with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
+        yield from _read_cells(path, _Lines(path, text))
+
+
+def _read_cells(path: Path, lines: _Lines) -> Read:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    lines = re.split("\r\n|\r|\n", text)  # as the reader counts them
+    reader = csv.reader(lines, strict=True)
     header: list[str] | None = None
     while True:
-        first = reader.line_num
-        where = f"{path}:{first + 1}"
+        lines.row.clear()
+        where = f"{path}:{lines.number + 1}"
         try:
             cells = next(reader)
         except StopIteration:
             return
+        except _TooLong:
+            if header is None:
+                raise ValueError(f"{where}: {_too_long(where, '').reason}") from None
+            yield _too_long(where, lines.row[0][:80])
+            continue
         except csv.Error as error:  # the reader goes on at the next line
             reason = f"not CSV, {error}: quote the cell and double the quotes in it"
             if header is None:
                 raise ValueError(f"{where}: {reason}") from error
-            yield BadRow(where, reason, "\n".join(lines[first : reader.line_num]))
+            yield BadRow(where, reason, "".join(lines.row).rstrip("\r\n"))
             continue
         if not any(cell.strip() for cell in cells):
             yield BadRow(where, "the line is blank: remove it", "")
@@ -142,13 +205,13 @@ def _read_csv(path: Path, data: bytes) -> Read:
                 yield where, row
 
 
-def _read_parquet(path: Path, data: bytes) -> Read:
+def _read_parquet(path: Path, file: IO[bytes]) -> Read:
     try:
         from pyarrow import ArrowInvalid, parquet  # type: ignore[import-untyped]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{path}: a .parquet needs pyarrow: pip install 'rlhf-envs[train]'") from error
     try:
-        table = parquet.read_table(io.BytesIO(data))
+        table = parquet.read_table(io.BytesIO(file.read()))
     except (ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not parquet ({error}): check that the file is whole") from error
     for number, row in enumerate(table.to_pylist(), start=1):
@@ -174,11 +237,11 @@ def _decode(path: Path, data: bytes) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}:{line}: {_not_utf8(data, error)}") from error
+        raise ValueError(f"{path}:{line}: {_not_utf8(data[error.start])}") from error
 
 
-def _not_utf8(data: bytes, error: UnicodeDecodeError) -> str:
-    return f"byte {data[error.start]:#04x} is not UTF-8: save the file as UTF-8"
+def _not_utf8(byte: int) -> str:
+    return f"byte {byte:#04x} is not UTF-8: save the file as UTF-8"
 
 
 def _not_json(error: Exception) -> str:

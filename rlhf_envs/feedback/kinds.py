@@ -13,15 +13,18 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StrictBool,
     StrictInt,
     StrictStr,
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
+from ..datasets.loading import MAX_LENGTH
 from .records import NewItem, Settings
 
 __all__ = ["KINDS", "check_completions", "check_item", "check_value"]
@@ -37,18 +40,32 @@ class Answer(BaseModel):
 
 
 class Pairwise(Answer):
-    """Say which of two completions is better: an index into the item's completions (never a side), None for a tie."""
+    """Say which of two completions is better: an index into the item's completions (never a side), None for a tie.
+
+    `strength` is how much better it is in an annotator's words (1 to 3), `margin` by how much a reward model should
+    tell the two apart, and `probability` how likely the chosen one is the better one. Data from elsewhere may have the
+    last two. An answer without them (or with 0 and 1, which say the same) has no such keys.
+    """
 
     choice: StrictInt | None = Field(ge=0, le=1)
     strength: StrictInt = Field(default=1, ge=0, le=3)
+    margin: float | None = Field(default=None, ge=0, le=1e6, strict=True)
+    probability: float | None = Field(default=None, gt=0.5, le=1, strict=True)
 
     @model_validator(mode="after")
-    def _strength_suits_choice(self) -> Self:
+    def _numbers_suit_choice(self) -> Self:
         if self.choice is None:
+            if self.margin or self.probability:
+                raise ValueError("a tie has neither margin nor probability")
             self.strength = 0
         elif self.strength == 0:
             raise ValueError("strength must be 1, 2 or 3 where a completion is chosen, got 0")
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        defaults = {"margin": (None, 0), "probability": (None, 1)}
+        return {name: value for name, value in handler(self).items() if value not in defaults.get(name, ())}
 
 
 class Ranking(Answer):
@@ -142,6 +159,9 @@ def check_item(item: NewItem, settings: Settings) -> None:
             raise ValueError(f"{name} must be a string, got {_shown(text)}")
     if isinstance(item.completions, str) or not all(isinstance(text, str) for text in item.completions):
         raise ValueError(f"completions must be strings, got {_shown(item.completions)}")
+    for name, text in (("prompt", item.prompt), *(("a completion", text) for text in item.completions)):
+        if len(text) > MAX_LENGTH:
+            raise ValueError(f"{name} has {len(text):,} characters, more than {MAX_LENGTH:,}: cut it")
     if isinstance(item.overlap, bool) or not isinstance(item.overlap, int) or not 1 <= item.overlap < 2**31:
         raise ValueError(f"overlap must be a whole number from 1 to 2147483647, got {_shown(item.overlap)}")
     if isinstance(item.priority, bool) or not isinstance(item.priority, int | float) or not abs(item.priority) <= 1e300:

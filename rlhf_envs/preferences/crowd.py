@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from itertools import combinations
@@ -41,6 +42,8 @@ __all__ = [
     "pair_votes",
     "suspected_spammers",
 ]
+
+logger = logging.getLogger(__name__)
 
 COMPARES = ("pairwise", "ranking")
 ENOUGH = 10  # comparisons that others made too; an annotator with fewer is not suspected
@@ -126,6 +129,8 @@ def aggregate_pairs(
         ValueError: there is no vote on any pair (all are skipped, say), the method is unknown, or see `pair_votes`.
     """
     rows = []
+    if margins := sum("margin" in (judgement.value or {}) for judgement in judgements):
+        logger.warning("%d votes have a margin, which the rows here leave out: `preference_rows` keeps them", margins)
     for item, chosen, rejected, probability in _aggregated(items, judgements, method):
         prompt = kept_prompt(item.prompt, item.meta)
         (text, better), (_, worse) = as_text(prompt, chosen), as_text(prompt, rejected)
@@ -143,6 +148,8 @@ def _aggregated(
     votes = pair_votes(items, judgements)
     if not votes:
         raise ValueError(f"no votes in {len(judgements)} judgements of {len(items)} items: label some pairs first")
+    if unsure := sum("probability" in (judgement.value or {}) for judgement in judgements):
+        logger.warning("%d votes have a probability; each counts as a whole vote under %r", unsure, method)
     if method == "dawid_skene":
         probabilities = dawid_skene(votes, gold=_gold(items, votes), symmetric=True).probabilities
     else:

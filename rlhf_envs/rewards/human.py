@@ -56,9 +56,10 @@ class HumanReward(Reward):
     deviation equal; tanh keeps their order. A fallback that already scores from -1 to 1 ends within -0.76 to 0.76.
 
     A skipped completion is waited for until `overlap` others have rated it, or until everybody (at least `overlap`
-    people) has rated or skipped it. "Everybody" are the accounts that have answered or skipped anything in this store:
-    not an admin who only looks, but also somebody who went home, or whose answers were imported. So the wait ends when
-    the only person at work skips; where somebody is away, only `timeout` can end it.
+    people) has rated or skipped it. "Everybody" are the accounts that are switched on and have answered or skipped
+    anything in this store: not an admin who only looks, but also somebody who went home, or whose answers were
+    imported. A warning names who is waited for after a skip. The wait ends when they have answered, when their accounts
+    are switched off (`rlhf feedback account NAME off`), or after `timeout`.
 
     Args:
         store: the feedback store: a path, a URL or an open `FeedbackStore`. With None nobody is asked, and the fallback
@@ -199,9 +200,12 @@ class HumanReward(Reward):
 
     def _wait_for_people(self, prompts: Sequence[str], completions: Sequence[str], columns: Columns) -> np.ndarray:
         ids = self._ask(prompts, completions)
-        began, given_up, late = time.monotonic(), False, False
+        began, given_up, late, awaited = time.monotonic(), False, False, ""
         while True:
-            answers, missing = self._look(ids)
+            answers, missing, now_awaited = self._look(ids)
+            if now_awaited not in ("", awaited):
+                logger.warning("%s", now_awaited)
+            awaited = now_awaited
             waited = time.monotonic() - began
             late = self.timeout is not None and waited >= self.timeout
             if not missing or late:
@@ -219,6 +223,7 @@ class HumanReward(Reward):
             raise RewardError(
                 f"people judged {len(ids) - len(missing)} of {len(ids)} completions within {self.timeout:g} s; the "
                 f"rest stay in {self.open().url}: serve it (rlhf feedback serve), then go on with the run"
+                + (f"; {awaited}" if awaited else "")
             )
         withdrawn = {item_id for item_id, missed in zip(ids, unanswered, strict=True) if missed}
         self.open().withdraw(sorted(withdrawn))
@@ -232,24 +237,26 @@ class HumanReward(Reward):
             scores[unanswered] = _scores_of(self.fallback, missed.pop("prompts"), missed.pop("completions"), missed)
         return scores
 
-    def _look(self, ids: Sequence[int]) -> tuple[dict[int, list[float]], set[int]]:
-        """Return the labels by item, and the items that need more labels and can still get them."""
+    def _look(self, ids: Sequence[int]) -> tuple[dict[int, list[float]], set[int], str]:
+        """Return the labels by item, the items that need more labels and can still get them, and who is waited for."""
         store = self.open()
         answers: dict[int, list[float]] = defaultdict(list)
-        skips: dict[int, int] = defaultdict(int)
+        asked: dict[int, set[str]] = defaultdict(set)  # who has rated or skipped an item
         scale = store.settings.scale
         for judgement in store.judgements(after_id=self._last_seen, include_skips=True):
             self._workers.add(judgement.annotator)
             self._last_seen = judgement.id
-        everybody = max(len(self._workers), self.overlap)
+        able = self._workers & {person.name for person in store.annotators() if person.active}
         for judgement in store.judgements(item_ids=sorted(set(ids)), include_skips=True):
-            if judgement.value is None:
-                skips[judgement.item_id] += 1
-            else:
+            asked[judgement.item_id].add(judgement.annotator)
+            if judgement.value is not None:
                 answers[judgement.item_id].append(_label(judgement, scale))
-        # An item that everybody at work has skipped or judged gets no further answer.
-        done = {i for i in ids if len(answers[i]) >= self.overlap or len(answers[i]) + skips[i] >= everybody}
-        return {i: labels for i, labels in answers.items() if labels}, set(ids) - done
+        missing = {
+            i for i in ids if len(answers[i]) < self.overlap and (able - asked[i] or len(asked[i]) < self.overlap)
+        }
+        skipped = {i for i in missing if len(asked[i]) > len(answers[i])}
+        awaited = _awaited(sorted(set().union(*(able - asked[i] for i in skipped))), len(skipped))
+        return {i: labels for i, labels in answers.items() if labels}, missing, awaited
 
     def _ask(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
         """Return the items of the texts, after adding new texts to the queue."""
@@ -285,6 +292,16 @@ def _scores_of(reward: Callable[..., Any], prompts: list[str], completions: list
     """Return a model's scores within people's bounds, (n,) float64 from -1 to 1."""
     scores: np.ndarray = np.tanh(evaluate_reward(reward, prompts, completions, columns)[0])
     return scores
+
+
+def _awaited(names: Sequence[str], skipped: int) -> str:
+    """Return a message about skipped completions that wait for the people of these names, or for somebody new."""
+    if not skipped:
+        return ""
+    if not names:
+        return f"{skipped} skipped completions wait for somebody new: invite more people (rlhf feedback invite)"
+    some = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+    return f"{skipped} skipped completions wait for {some}; if they will not come: rlhf feedback account NAME off"
 
 
 def _label(judgement: Judgement, scale: tuple[int, int]) -> float:

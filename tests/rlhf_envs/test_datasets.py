@@ -7,6 +7,8 @@ import gzip
 import importlib.util
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from rlhf_envs.datasets import BUNDLED, load_corpus, load_rows, split_of
+from rlhf_envs.datasets import BUNDLED, load_corpus, load_rows, reading, split_of
 from rlhf_envs.datasets.messages import read_prompt
 from rlhf_envs.models import load_tokenizer
 
@@ -119,6 +121,73 @@ def test_other_encodings_of_unicode_are_named_with_and_without_their_mark(
     name = "a.jsonl" if content[0] == "{" else "a.json" if content[0] == "[" else "a.csv"
     with pytest.raises(ValueError, match=rf"{name}:1: the file is {encoding[:6].upper()}: save it as UTF-8"):
         load_rows(write(tmp_path / name, content.encode(encoding)))
+
+
+LONG = '{"prompt": "' + "x" * 2000 + '"}\n'
+
+
+@pytest.fixture
+def _short_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_LINE", 1000)
+
+
+@pytest.mark.usefixtures("_short_lines")
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_a_line_that_is_too_long_is_one_bad_row_and_the_next_are_read(tmp_path: Path, end: str) -> None:
+    good = '{"prompt": "a"}\n'
+    for name, content, rows, line in (
+        ("a.jsonl", good + LONG + good, 2, 2),
+        ("b.jsonl", good + LONG.rstrip(), 1, 2),  # no newline at the end
+        ("c.csv", f"prompt,label\na,1\n{'x' * 2000},2\nb,3\n", 2, 3),
+        ("d.csv", 'prompt,label\na,1\n"' + "x\n" * 600 + '",2\nb,3\n', 1, 3),  # a cell of many lines
+        ("e.csv", f"prompt,label\r\na,1\r\nb,{'x' * 2000}\r\nb,3\r\n", 2, 3),
+    ):
+        data = gzip.compress(content.encode()) if end else content
+        found = list(reading.read_rows(write(tmp_path / f"{name}{end}", data)))
+        bad = [row for row in found if isinstance(row, reading.BadRow)]
+        assert bad[0].where.endswith(f"{name}{end}:{line}"), name
+        assert "the row has more than 1,000 bytes" in bad[0].reason
+        assert len(bad[0].row) < 200
+        assert sum(not isinstance(row, reading.BadRow) for row in found) >= rows
+
+
+@pytest.mark.usefixtures("_short_lines")
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [("a.jsonl", LONG, 1), ("a.csv", f"prompt\na\n{'x' * 2000}\n", 3), ("a.csv", f"{'x' * 2000}\n", 1)],
+)
+def test_data_with_a_line_that_is_too_long_is_refused(tmp_path: Path, name: str, content: str, line: int) -> None:
+    with pytest.raises(ValueError, match=rf"{name}:{line}: the row has more than 1,000 bytes"):
+        load_rows(write(tmp_path / name, content))
+
+
+def test_a_row_of_many_long_texts_is_read(tmp_path: Path) -> None:
+    row = {"prompt": "p", "chosen": "é" * 900_000, "rejected": "x" * 900_000}
+    assert load_rows(write(tmp_path / "a.jsonl", json.dumps(row))) == [row]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.jsonl.gz", "a.csv.gz"])
+def test_a_line_of_200_mb_takes_little_memory(tmp_path: Path, name: str) -> None:
+    """The real thing, in a process of its own which needs little more memory than for a small file."""
+    head = b"prompt\n" if ".csv" in name else b'{"prompt": "'
+    with gzip.open(tmp_path / name, "wb", 1) if name.endswith(".gz") else (tmp_path / name).open("wb") as file:
+        file.write(head)
+        for _ in range(200):
+            file.write(b"x" * 2**20)
+    code = (
+        "import resource, sys\nfrom rlhf_envs.datasets import load_rows\n"
+        "try:\n    load_rows(sys.argv[1])\nexcept ValueError as error:\n    print(error)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    (tmp_path / "small.jsonl").write_text('{"prompt": "p"}\n')
+    printed = [
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / file)], capture_output=True, text=True, check=True)
+        for file in ("small.jsonl", name)
+    ]
+    error, kilobytes = printed[1].stdout.splitlines()
+    assert "the row has more than 16,777,216 bytes" in error
+    assert int(kilobytes) - int(printed[0].stdout) < 100_000
 
 
 def test_a_missing_file_lists_the_bundled_samples() -> None:

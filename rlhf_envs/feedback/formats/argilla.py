@@ -7,7 +7,8 @@ strength, ranking, rating, thumbs (up, down), correction, harms and comment. A d
 is no judgement yet. A ranking is a list, best first, or places `{"value", "rank"}`, where equal ranks are ties.
 
 Argilla's JSON does not say which responses are drafts, so they all count. Argilla keeps no order of the completions, no
-time taken, no date of a response and no idempotency key.
+time taken, no date of a response and no idempotency key. It has no question for numbers, so the margin and the
+probability of a preference stand in questions of their own, which Argilla shows as text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..records import Item, Judgement
-from .csv_cells import Answer, as_json, kind_of, objects, parse_list, truth, whole
+from .csv_cells import Answer, as_json, kind_of, number, objects, parse_list, truth, whole
 
 __all__ = ["argilla_row", "read_argilla_row"]
 
@@ -29,6 +30,7 @@ QUESTIONS = {
     "correction": "correction",
     "harms": "flags",
 }
+_NUMBERS = {"strength": whole, "margin": number, "probability": number}  # of a preference
 
 
 def argilla_row(item: Item, judgements: Sequence[Judgement]) -> dict[str, Any]:
@@ -45,8 +47,9 @@ def argilla_row(item: Item, judgements: Sequence[Judgement]) -> dict[str, Any]:
     answers = [(judgement, _argilla_value(judgement, names)) for judgement in judgements]
     row.update(_argilla_question(question, answers))
     if item.kind == "pairwise":
-        strengths = [(judgement, judgement.value["strength"] or None) for judgement in given if judgement.value]
-        row.update(_argilla_question("strength", [answer for answer in strengths if answer[1] is not None]))
+        for name in _NUMBERS:
+            numbers = [(judgement, judgement.value.get(name)) for judgement in given if judgement.value]
+            row.update(_argilla_question(name, [answer for answer in numbers if answer[1]]))
     row.update(_argilla_question("comment", [(j, j.comment) for j in judgements if j.comment]))
     return row
 
@@ -87,7 +90,7 @@ def read_argilla_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[
     question = next(name for name, of in QUESTIONS.items() if of == kind)
     _check_questions(row, question)
     comments = {user: str(text) for user, text, _ in _argilla_answers(row, "comment") if text}
-    strengths = {user: value for user, value, _ in _argilla_answers(row, "strength")}
+    numbers = {(name, user): value for name in _NUMBERS for user, value, _ in _argilla_answers(row, name)}
     answers: list[Answer] = []
     for user, answer, status in _argilla_answers(row, question):
         extra = {"comment": comments.get(user, "")}
@@ -96,7 +99,11 @@ def read_argilla_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[
         if answer is None or status == "discarded":
             answers.append((user, None, extra))
         else:
-            answers.append((user, _value_of_argilla(kind, answer, names, strengths.get(user), row), extra))
+            value = _value_of_argilla(kind, answer, names, row)
+            if value.get("choice") is not None:
+                given = {name: numbers.get((name, user)) for name in _NUMBERS}
+                value |= {name: _NUMBERS[name](found, name) for name, found in given.items() if found is not None}
+            answers.append((user, value, extra))
     return kind, {name: row[name] for name in names}, answers
 
 
@@ -154,16 +161,9 @@ def _argilla_answers(row: Mapping[str, Any], question: str) -> list[tuple[str, A
     return [(str(user), value, str(state)) for user, value, state in zip(users, values, status, strict=True)]
 
 
-def _value_of_argilla(
-    kind: str, answer: Any, names: list[str], strength: Any, row: Mapping[str, Any]
-) -> dict[str, Any]:
+def _value_of_argilla(kind: str, answer: Any, names: list[str], row: Mapping[str, Any]) -> dict[str, Any]:
     if kind == "pairwise":
-        if answer == "tie":
-            return {"choice": None, "strength": 0}
-        return {
-            "choice": _index(answer, names, row),
-            "strength": 1 if strength is None else whole(strength, "strength"),
-        }
+        return {"choice": None if answer == "tie" else _index(answer, names, row)}
     if kind == "ranking":
         return _ranking(answer, names, row)
     if kind == "thumbs":

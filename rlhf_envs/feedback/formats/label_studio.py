@@ -3,8 +3,9 @@
 The columns are the task's data, one column per control, and annotator, annotation_id, created_at, updated_at, lead_time
 and was_cancelled (https://labelstud.io/guide/export). Our data are prompt and answer1, answer2 (answer, for a single
 completion), as in Label Studio's own template for preferences. Our controls are comparison (Pairwise), strength and
-rating (Rating), thumbs and harms (Choices), and correction (TextArea). A cancelled annotation is a skip. Pairwise has
-no tie, and no control in a CSV has a ranking. Label Studio keeps no order of the completions and no idempotency key.
+rating (Rating), margin and probability (Number), thumbs and harms (Choices), and correction (TextArea). A cancelled
+annotation is a skip. Pairwise has no tie, and no control in a CSV has a ranking. Label Studio keeps no order of the
+completions and no idempotency key.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ CONTROLS = {
     "correction": "correction",
     "harms": "flags",
 }
+_NUMBERS = ("margin", "probability")  # of a comparison
 
 
 def label_studio_row(item: Item, judgement: Judgement | None) -> dict[str, Any]:
@@ -48,7 +50,9 @@ def label_studio_row(item: Item, judgement: Judgement | None) -> dict[str, Any]:
 def _controls(kind: str, value: dict[str, Any]) -> dict[str, str]:
     if kind == "pairwise":
         side = ("left", "right")[value["choice"]]
-        return {"comparison": as_json([{"selected": side}]), "strength": as_json([{"rating": value["strength"]}])}
+        numbers = {name: as_json([{"number": value[name]}]) for name in _NUMBERS if name in value}
+        strength = as_json([{"rating": value["strength"]}])
+        return {"comparison": as_json([{"selected": side}]), "strength": strength, **numbers}
     if kind == "rating":
         return {"rating": as_json([{"rating": value["rating"]}])}
     if kind == "thumbs":
@@ -126,7 +130,9 @@ def _value_of_control(kind: str, answer: Any, row: Mapping[str, Any]) -> dict[st
         if side not in ("left", "right"):
             raise ValueError(f"'comparison' must say left or right, got {answer!r}")
         strength = (_parts(row.get("strength"), "rating") or [1])[0]
-        return {"choice": ("left", "right").index(side), "strength": whole(strength, "strength")}
+        given = {name: (_parts(row.get(name), "number") or [None])[0] for name in _NUMBERS}
+        numbers = {name: number(found, name) for name, found in given.items() if found is not None}
+        return {"choice": ("left", "right").index(side), "strength": whole(strength, "strength"), **numbers}
     if kind == "rating":
         return {"rating": (_parts(answer, "rating") or [None])[0]}
     chosen = _parts(answer, "choices")

@@ -23,6 +23,7 @@ __all__ = ["FORMATS", "Entry", "Reading", "read_entries"]
 FORMATS = ("items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst")
 
 _ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority")
+_PAIR_NUMBERS = ("strength", "margin", "probability")
 _TYPES = {str: "a string", dict: "an object", int: "a whole number"}
 
 
@@ -210,20 +211,26 @@ def _past(row: dict[str, Any], n: int, reading: Reading) -> PastJudgement:
 def _preference(row: dict[str, Any], reading: Reading) -> Entry:
     """Read TRL's preference rows, with an explicit or implicit prompt. A "probability" of 0.5 is a tie.
 
+    A choice keeps its "strength", "margin" and "probability". With a tie they are kept in the item's meta.
     The completions are stored in alphabetical order. If the chosen one always came first, its place would give it away.
     """
     prompt, better, worse = read_pair(row)
     completions = tuple(sorted((better, worse)))
     strength = 1 if row.get("strength") in (None, "") else whole(row["strength"], "strength")
     value: dict[str, Any] = {"choice": completions.index(better), "strength": strength}
+    if row.get("margin") not in (None, ""):
+        value["margin"] = number(row["margin"], "margin")
+        if value["margin"] < 0:
+            raise ValueError(f"'margin' is {row['margin']} where 0 or more is expected: swap chosen and rejected")
     if row.get("probability") not in (None, ""):
         probability = number(row["probability"], "probability")
         if not 0.5 <= probability <= 1:
             fix = "it contradicts 'chosen': swap chosen and rejected" if 0 <= probability < 0.5 else "it is none"
             raise ValueError(f"'probability' is {row['probability']} where 0.5 (a tie) to 1 is expected: {fix}")
-        if probability == 0.5:
-            value = {"choice": None, "strength": 0}
-    return _judged("pairwise", prompt, completions, value, row, ("chosen", "rejected", "strength"), reading)
+        value["probability"] = probability
+    if value.get("probability") == 0.5:
+        return _judged("pairwise", prompt, completions, {"choice": None}, row, ("chosen", "rejected"), reading)
+    return _judged("pairwise", prompt, completions, value, row, ("chosen", "rejected", *_PAIR_NUMBERS), reading)
 
 
 def _label(row: dict[str, Any], reading: Reading, kind: str) -> Entry:

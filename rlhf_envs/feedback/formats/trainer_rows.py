@@ -9,7 +9,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...datasets.messages import as_text, kept_prompt
 from ..records import Item, Judgement
@@ -20,7 +20,13 @@ Row = dict[str, Any]
 
 HOW = ("each", "majority", "soft")
 
-Pair = tuple[str, str, float, int]  # chosen, rejected, the share of votes for the chosen, strength
+
+class _Pair(NamedTuple):
+    chosen: str
+    rejected: str
+    share: float = 1.0  # how likely the chosen text is the better one; 0.5 for a tie
+    strength: int = 1
+    margin: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,14 @@ def preference_rows(
     Args:
         items: the items that were judged. Judgements of other items are left out and counted.
         judgements: the result of `FeedbackStore.judgements(include_skips=True)`, or without the skips.
-        how: "each" gives one row per judgement, with its "annotator". "majority" gives one row per pair, in the
-            direction that more annotators chose; a tie counts half for either text. "soft" adds "probability" to that,
-            the share of annotators who chose the text, from 0.5 to 1; 0.5 is a tie, and kept.
+        how: "each" gives one row per judgement, with its "annotator", and its "probability" if it has one. "majority"
+            gives one row per pair, in the direction that more annotators chose; a tie counts half for either text, a
+            judgement with a probability as much as that. "soft" adds "probability" to that, the share of annotators who
+            chose the text, from 0.5 to 1; 0.5 is a tie, and kept.
         min_judgements: leave out pairs with fewer judgements.
-        strength_margin: give a preference of strength s the "margin" `strength_margin * (s - 1)`, and several
-            preferences their mean. At 0 there is no such column.
+        strength_margin: give a preference of strength s, which has no margin of its own, the "margin"
+            `strength_margin * (s - 1)`, and several preferences their mean. At 0, and where no judgement has a margin,
+            there is no such column.
         conversational: write messages instead of strings.
         shares: for "majority" and "soft": maps (item id, first text, second text) to the probability that the first is
             better, which replaces the share of annotators who chose it. The texts may be in either order.
@@ -69,10 +77,12 @@ def preference_rows(
     dropped: Counter[str] = Counter()
     votes: dict[tuple[int, str, str], list[_Vote]] = defaultdict(list)
     for item, judgement in _usable(items, judgements, dropped):
-        for chosen, rejected, share, strength in _pairs(item, judgement, dropped):
-            first, second = sorted((chosen, rejected))
-            vote = _Vote(judgement.annotator, share if chosen == first else 1 - share, strength)
-            votes[item.id, first, second].append(vote)
+        for pair in _pairs(item, judgement, dropped):
+            first, second = sorted((pair.chosen, pair.rejected))
+            share = pair.share if pair.chosen == first else 1 - pair.share
+            votes[item.id, first, second].append(_Vote(judgement.annotator, share, pair.strength, pair.margin))
+    # In all rows or in none, since TRL takes no row without a margin beside one with it.
+    has_margins = strength_margin > 0 or any(vote.margin is not None for given in votes.values() for vote in given)
     by_id = {item.id: item for item in items}
     rows: list[Row] = []
     for (item_id, first, second), given in votes.items():
@@ -86,8 +96,8 @@ def preference_rows(
             if found is None:
                 continue
             chosen, rejected, extra = found
-            if strength_margin:
-                extra["margin"] = strength_margin * _mean_strength(group, chosen == first)
+            if has_margins:
+                extra["margin"] = _margin(group, chosen == first, strength_margin)
             texts = _texts(by_id[item_id], conversational, chosen=chosen, rejected=rejected)
             rows.append({**texts, **extra, **_item_id(by_id[item_id], item_ids)})
     return Export(rows, dict(dropped))
@@ -186,8 +196,9 @@ def sft_rows(items: Sequence[Item], judgements: Sequence[Judgement], *, conversa
 @dataclass(frozen=True)
 class _Vote:
     annotator: str
-    share: float  # 1 for the first text of the pair, 0 for the second, 0.5 for a tie
+    share: float  # how likely the first text of the pair is the better one: 1 or 0, 0.5 for a tie
     strength: int
+    margin: float | None
 
 
 def _usable(
@@ -215,22 +226,23 @@ def _usable(
     return usable
 
 
-def _pairs(item: Item, judgement: Judgement, dropped: Counter[str]) -> list[Pair]:
+def _pairs(item: Item, judgement: Judgement, dropped: Counter[str]) -> list[_Pair]:
     """Return each pair of texts that a judgement compares."""
     value = judgement.value or {}
     if judgement.kind == "pairwise":
         choice = value["choice"]
         first, second = item.completions if choice in (0, None) else item.completions[::-1]
-        pairs = [(first, second, 0.5 if choice is None else 1.0, int(value["strength"]))]
+        share = 0.5 if choice is None else value.get("probability", 1.0)
+        pairs = [_Pair(first, second, share, int(value["strength"]), value.get("margin"))]
     elif judgement.kind == "ranking":
         ordered = [item.completions[i] for i in value["order"]]
-        pairs = [(better, worse, 1.0, 1) for better, worse in itertools.combinations(ordered, 2)]
+        pairs = [_Pair(better, worse) for better, worse in itertools.combinations(ordered, 2)]
     elif judgement.kind == "correction":
-        pairs = [(value["text"], item.completions[0], 1.0, 1)]
+        pairs = [_Pair(value["text"], item.completions[0])]
     else:
         dropped[f"{judgement.kind}: nothing compared"] += 1
         return []
-    different = [pair for pair in pairs if pair[0] != pair[1]]
+    different = [pair for pair in pairs if pair.chosen != pair.rejected]
     if len(different) < len(pairs):
         dropped["chosen equals rejected (pair)"] += len(pairs) - len(different)
     return different
@@ -256,13 +268,20 @@ def _preference(
     chosen, rejected = (first, second) if share >= 0.5 else (second, first)
     if how == "soft":
         return chosen, rejected, {"probability": max(share, 1 - share)}
-    return chosen, rejected, {"annotator": votes[0].annotator} if how == "each" else {}
+    if how == "majority":
+        return chosen, rejected, {}
+    unsure = {} if share in (0, 1) else {"probability": max(share, 1 - share)}
+    return chosen, rejected, {"annotator": votes[0].annotator, **unsure}
 
 
-def _mean_strength(votes: Sequence[_Vote], for_first: bool) -> float:
-    """Return the mean of strength - 1 over the votes for one text, 0 without such votes."""
-    strengths = [vote.strength - 1 for vote in votes if vote.share != 0.5 and (vote.share > 0.5) == for_first]
-    return sum(strengths) / len(strengths) if strengths else 0.0
+def _margin(votes: Sequence[_Vote], for_first: bool, strength_margin: float) -> float:
+    """Return the mean margin of the votes for one text, 0 without such votes."""
+    margins = [
+        strength_margin * (vote.strength - 1) if vote.margin is None else vote.margin
+        for vote in votes
+        if vote.share != 0.5 and (vote.share > 0.5) == for_first
+    ]
+    return sum(margins) / len(margins) if margins else 0.0
 
 
 def _labels(item: Item, judgement: Judgement, scale: tuple[int, int], dropped: Counter[str]) -> list[tuple[str, bool]]:
@@ -288,7 +307,7 @@ def _labels(item: Item, judgement: Judgement, scale: tuple[int, int], dropped: C
     if not pairs:
         return []
     # A ranking's pairs are in its order: the first chosen text is the best and the last rejected the worst.
-    return [(pairs[0][0], True), (pairs[-1][1], False)]
+    return [(pairs[0].chosen, True), (pairs[-1].rejected, False)]
 
 
 def _texts(item: Item, conversational: bool, **completions: str) -> Row:

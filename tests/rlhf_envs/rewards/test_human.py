@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,10 +46,12 @@ def people(
     """Annotators who answer whatever comes until the `with` ends."""
     stop = threading.Event()
 
+    with FeedbackStore(path) as store:
+        for name in names:
+            store.add_annotator(name)
+
     def work() -> None:
         with FeedbackStore(path) as store:
-            for name in names:
-                store.add_annotator(name)
             while not stop.wait(0.01):
                 for name in names:
                     if (task := store.claim(name)) is not None:
@@ -64,12 +67,32 @@ def people(
         thread.join()
 
 
+def skipped_by(path: Path, name: str, completion: str, **kwargs: Any) -> None:
+    """Ask about a completion, which somebody skips."""
+    with pytest.raises(RewardError, match="people judged 0 of 1"):
+        make(path, timeout=0.01, on_timeout="error", **kwargs)(prompts=["p"], completions=[completion])
+    with FeedbackStore(path) as store:
+        store.add_annotator(name)
+        task = store.claim(name)
+        assert task is not None
+        store.submit(task.id, name, None, key=f"{name} skips {completion}")
+
+
 def rate(task: Task) -> dict[str, Any]:
     return {"rating": RATINGS[task.item.completions[0]]}
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, to be copied: migrating one a test takes longer than most tests."""
+    path = tmp_path_factory.mktemp("empty") / "feedback.db"
+    FeedbackStore(path).close()
+    return path
+
+
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
+def path(tmp_path: Path, empty_store: Path) -> Path:
+    shutil.copy(empty_store, tmp_path / "feedback.db")
     return tmp_path / "feedback.db"
 
 
@@ -110,9 +133,10 @@ def test_the_same_text_is_asked_once_also_by_a_run_that_was_killed(path: Path) -
 
 
 def test_when_time_is_over_the_fallback_answers_for_those_that_miss(path: Path) -> None:
-    with people(path, lambda task: rate(task) if task.item.completions[0] == "good" else time.sleep(0.4)):
-        reward = make(path, timeout=0.2, fallback="words")
-        scores = reward(prompts=PROMPTS, completions=["good", "fine", "bad"])
+    with people(path, rate):
+        make(path)(prompts=["p"], completions=["good"])
+    reward = make(path, timeout=0.02, fallback="words")
+    scores = reward(prompts=PROMPTS, completions=["good", "fine", "bad"])
     assert scores[0] == 1.0
     assert scores[1:].tolist() == np.tanh([4.0, 3.0]).tolist()
     assert reward.missed == 2
@@ -122,13 +146,17 @@ def test_when_time_is_over_the_fallback_answers_for_those_that_miss(path: Path) 
 
 
 def test_when_time_is_over_the_mean_of_the_others_may_stand_in(path: Path) -> None:
-    with people(path, lambda task: rate(task) if task.item.completions[0] == "good" else time.sleep(0.4)):
-        scores = make(path, timeout=0.2, on_timeout="mean")(prompts=PROMPTS[:2], completions=["good", "bad"])
+    with people(path, rate):
+        make(path)(prompts=["p"], completions=["good"])
+    scores = make(path, timeout=0.02, on_timeout="mean")(prompts=PROMPTS[:2], completions=["good", "bad"])
     assert scores.tolist() == [1.0, 1.0]
     assert make(path, timeout=0.02, on_timeout="mean")(prompts=["q"], completions=["c"]).tolist() == [0.0]
 
 
-def test_when_time_is_over_the_run_may_stop_and_its_questions_stay(path: Path) -> None:
+def test_when_time_is_over_the_run_may_stop_and_its_questions_stay(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[int] = []
+    wait = HumanReward.score
+    monkeypatch.setattr(HumanReward, "score", lambda *given, **columns: scored.append(1) or wait(*given, **columns))
     env = gym.make(
         "rlhf/TokenBandit-v0",
         reward="human",
@@ -136,10 +164,9 @@ def test_when_time_is_over_the_run_may_stop_and_its_questions_stay(path: Path) -
         max_new_tokens=1,
     )
     env.reset(seed=0)
-    began = time.monotonic()
     with pytest.raises(RewardError, match=r"people judged 0 of 1 completions within 0.1 s; .*feedback.db: serve it"):
         env.step(2)
-    assert time.monotonic() - began < 5  # it is not tried again, which would wait again
+    assert len(scored) == 1  # it is not tried again, which would wait again
     with FeedbackStore(path) as store:
         assert store.progress().items - store.progress().finished == 1
 
@@ -176,12 +203,57 @@ def test_a_skip_is_made_up_for_by_the_others(path: Path) -> None:
 def test_who_has_worked_before_is_waited_for_after_a_skip(path: Path) -> None:
     with people(path, rate, names=("bob",)):
         make(path)(prompts=["p"], completions=["good"])
-    with people(path, lambda task: None):
-        reward = make(path, timeout=0.3, on_timeout="error")
-        with pytest.raises(RewardError, match="people judged 0 of 1"):
-            reward(prompts=["p"], completions=["bad"])
+    skipped_by(path, "ann", "bad")
+    with pytest.raises(RewardError, match="people judged 0 of 1"):
+        make(path, timeout=0.01, on_timeout="error")(prompts=["p"], completions=["bad"])
     with people(path, rate, names=("bob",)):
-        assert reward(prompts=["p"], completions=["bad"]).tolist() == [-1.0]
+        assert make(path)(prompts=["p"], completions=["bad"]).tolist() == [-1.0]
+
+
+def test_who_is_switched_off_is_not_waited_for(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with people(path, rate, names=("bob", "eve")):
+        make(path, overlap=2)(prompts=["p"], completions=["good"])
+    reward = make(path, timeout=None, on_timeout="mean")
+    looks: list[Waiting] = []
+
+    def switch_off(waiting: Waiting) -> None:
+        """Bob's account goes when he is waited for, and then eve's."""
+        looks.append(waiting)
+        if caplog.messages and (name := {1: "bob", 2: "eve"}.get(len(caplog.messages))):
+            reward.open().switch_account(name, active=False)
+
+    reward.on_wait = switch_off
+    caplog.clear()
+    with people(path, lambda task: None):
+        reward._asked["q", "seen"] = -1  # so that the warning about an empty queue does not come
+        assert reward(prompts=["p"], completions=["bad"]).tolist() == [0.0]
+    assert [message.partition(" completions ")[2].partition(";")[0] for message in caplog.messages] == [
+        "wait for bob, eve",
+        "wait for eve",
+    ]
+    assert reward.missed == 1
+
+
+def test_the_answers_of_who_is_switched_off_count(path: Path) -> None:
+    with people(path, rate, names=("bob",)):
+        make(path)(prompts=["p"], completions=["good"])
+    with FeedbackStore(path) as store:
+        store.switch_account("bob", active=False)
+    assert make(path, timeout=0.05, on_timeout="error")(prompts=["p"], completions=["good"]).tolist() == [1.0]
+
+
+def test_when_time_is_over_the_error_names_who_did_not_come(path: Path) -> None:
+    with people(path, rate, names=("bob",)):
+        make(path)(prompts=["p"], completions=["good"])
+    skipped_by(path, "ann", "bad")
+    with pytest.raises(RewardError, match="1 skipped completions wait for bob; if they will not come: rlhf feedback"):
+        make(path, timeout=0.01, on_timeout="error")(prompts=["p"], completions=["bad"])
+
+
+def test_too_few_people_are_an_error_that_says_so(path: Path) -> None:
+    skipped_by(path, "ann", "bad", overlap=2)
+    with pytest.raises(RewardError, match="wait for somebody new: invite more people"):
+        make(path, timeout=0.01, on_timeout="error", overlap=2)(prompts=["p"], completions=["bad"])
 
 
 def test_what_a_model_says_for_people_is_within_their_bounds_and_in_its_order(path: Path) -> None:
@@ -197,8 +269,8 @@ def test_on_wait_can_end_the_wait_and_the_questions_stay(path: Path) -> None:
     assert reward.metrics()["human_queue"] == 1
 
 
-def test_evaluations_ask_nobody(path: Path) -> None:
-    reward = make(path, fallback="words")
+def test_evaluations_ask_nobody(tmp_path: Path) -> None:
+    reward = make(path := tmp_path / "none.db", fallback="words")
     with frozen_rewards():
         scores = reward(prompts=PROMPTS, completions=COMPLETIONS)
     np.testing.assert_array_equal(scores, np.tanh([3.0, 4.0, 4.0]))

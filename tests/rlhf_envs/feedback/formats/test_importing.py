@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from rlhf_envs.datasets import reading
 from rlhf_envs.datasets.messages import read_pair
 from rlhf_envs.feedback import FeedbackStore
 from rlhf_envs.feedback.formats.exporting import preference_rows
@@ -355,3 +356,24 @@ def test_a_row_that_cannot_be_stored_is_set_aside_and_the_others_are_imported(
     assert [row.where for row in done.bad] == [f"{path}:2"]
     assert {"before", "after"} <= {item.prompt for item in store.items()}
     assert done.quarantine is not None and done.quarantine.read_text().count("\n") == 1
+
+
+def test_a_line_that_is_too_long_is_set_aside_and_the_others_are_taken(
+    store: FeedbackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MAX_LINE", 1000)
+    rows = [{"prompt": "p", "completion": text} for text in ("a", "x" * 2000, "b")]
+    done = import_file(store, jsonl(tmp_path, *rows))
+    assert (done.items, reasons(done)[0][0]) == (2, "rows.jsonl:2")
+    assert "the row has more than 1,000 bytes" in done.bad[0].reason
+    assert done.quarantine is not None
+    assert done.quarantine.stat().st_size < 1000
+
+
+def test_a_text_that_nobody_can_read_is_set_aside(store: FeedbackStore, tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "completion": text} for text in ("a", "x" * 1_000_001)]
+    done = import_file(store, jsonl(tmp_path, *rows))
+    assert (done.items, [row.reason for row in done.bad]) == (
+        1,
+        ["a completion has 1,000,001 characters, more than 1,000,000: cut it"],
+    )

@@ -99,7 +99,7 @@ def test_a_probability_is_a_tie_a_vote_or_refused(store: FeedbackStore, tmp_path
     rows = [{"prompt": f"p{i}", "chosen": "aa", "rejected": "bb", "probability": p} for i, p in enumerate(given)]
     done = import_file(store, save(tmp_path, *rows))
     choice = {"choice": 0, "strength": 1}
-    assert values(store) == [{"choice": None, "strength": 0}, choice, choice, choice]
+    assert values(store) == [{"choice": None, "strength": 0}, {**choice, "probability": 0.75}, choice, choice]
     assert [row.reason.partition(":")[2] for row in done.bad[:3]] == [
         " it contradicts 'chosen': swap chosen and rejected", " it is none", " it is none"
     ]  # fmt: skip

@@ -79,7 +79,8 @@ def test_api_keeps_to_its_schema(
             if case.operation.label == JUDGE:
                 lend(case)
             cookie, csrf = signed(store, "ada", b"s" * 32)
-            response = case.call(headers={"X-CSRF-Token": csrf}, cookies={COOKIE: cookie})
+            headers = {"X-CSRF-Token": csrf}
+            response = case.call(headers=headers, cookies={COOKIE: cookie}, timeout=120)  # for a busy machine
             case.validate_response(response, checks=CHECKS)
             if case.operation.label == JUDGE:
                 judged[response.status_code] += 1
