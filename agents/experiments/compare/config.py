@@ -22,7 +22,7 @@ __all__ = ["CompareConfig", "join_existing", "read_settings"]
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ADDED = {"algos", "seeds", "kl_coefs", "overrides", "folder"}  # what an existing comparison may get more of
-CHANGED = {"jobs", "metric", "threshold", "keep_agents"}  # what it may change; all else has to agree
+CHANGED = {"jobs", "metric", "threshold", "keep_agents", "prune"}  # what it may change; all else has to agree
 PARSERS: dict[str, Any] = {".json": json.loads, ".toml": tomllib.loads, ".yaml": parse_yaml, ".yml": parse_yaml}
 
 
@@ -74,6 +74,9 @@ class CompareConfig(BaseModel):
     )
     threshold: float | None = option(
         None, "Metric to reach, for time and tokens to a threshold. Half of the best rise by default."
+    )
+    prune: bool = option(
+        False, "Give no further seeds to an algorithm that is clearly behind the best one; the report says which."
     )
     device: str = option("auto", "auto, cpu or cuda.")
     keep_agents: bool = option(False, "Keep agents with their optimizers too, not only their models.")
