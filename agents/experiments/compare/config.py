@@ -76,7 +76,9 @@ class CompareConfig(BaseModel):
         None, "Metric to reach, for time and tokens to a threshold. Half of the best rise by default."
     )
     prune: bool = option(
-        False, "Give no further seeds to an algorithm that is clearly behind the best one; the report says which."
+        False,
+        "Give no further seeds to an algorithm that is clearly behind the best one; the report says which.",
+        "--prune/--no-prune",
     )
     device: str = option("auto", "auto, cpu or cuda.")
     keep_agents: bool = option(False, "Keep agents with their optimizers too, not only their models.")

@@ -33,8 +33,8 @@ def to_csv(outcomes: Sequence[Outcome], pruned: Mapping[str, Pruned] = MappingPr
             means = {name: estimate["mean"] for name, estimate in entry["estimates"].items()}
             names |= dict.fromkeys(means)
             own = (arm.name, arm.algo, arm.kl_coef, outcome.run.seed, entry["step"], entry["tokens"], entry["seconds"])
-            own += (pruned[arm.name].seeds if arm.name in pruned else None,)
-            rows.append(dict(zip(KEYS, own, strict=True)) | means)
+            after = pruned[arm.name].seeds if arm.name in pruned else None
+            rows.append(dict(zip(KEYS, (*own, after), strict=True)) | means)
     file = io.StringIO()
     writer = csv.DictWriter(file, [*KEYS, *names], lineterminator="\n")
     writer.writeheader()

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 from scipy.stats import ttest_rel
+from typer.testing import CliRunner
 
+from agents.cli import app
 from agents.experiments.compare import compare as comparing
 from agents.experiments.compare.analysis import analyse
-from agents.experiments.compare.config import CompareConfig
+from agents.experiments.compare.config import CompareConfig, join_existing
 from agents.experiments.compare.exports import to_csv, to_latex
 from agents.experiments.compare.plan import Outcome, Run, plan, read_outcomes
 from agents.experiments.compare.plots import draw_plots
@@ -154,3 +156,10 @@ def test_a_pruned_arm_is_called_so_wherever_it_is_shown(tmp_path: Path) -> None:
 def test_pruning_needs_three_seeds(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="prune with seeds=2: an arm is pruned after two seeds or later; take 3"):
         plan(config(tmp_path, seeds=2))
+
+
+def test_a_later_call_may_prune_or_run_what_was_pruned(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(config(tmp_path).model_dump_json())
+    assert join_existing(CompareConfig(folder=str(tmp_path))).prune
+    assert not join_existing(CompareConfig(folder=str(tmp_path), prune=False)).prune
+    assert "--no-prune" in CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).output
