@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ __all__ = ["bandit_figures", "check_algorithm"]
 
 def check_algorithm(
     name: str, env_id: str = "rlhf/TokenBandit-v0", n_envs: int = 8, learns: bool = True, **kwargs: Any
-) -> None:
+) -> list[str]:
     """Check that a registered algorithm does what users of Stable-Baselines3 and of this package rely on.
 
     It trains for a few rollouts, several times, and checks that:
@@ -43,9 +44,13 @@ def check_algorithm(
         learns: whether its parameters change within four episodes per environment. False for baselines only.
         **kwargs: arguments of `agents.make`.
 
+    Returns:
+        What was checked, one sentence per check.
+
     Raises:
         AssertionError: a check failed; the message says which.
     """
+    checks = _Checks(name)
     env = gym.spec(env_id).make()
     horizon = int(env.get_wrapper_attr("max_new_tokens"))
     tokens = 4 * horizon * n_envs
@@ -55,22 +60,45 @@ def check_algorithm(
         return agent.learn(tokens)
 
     agent, again, other = train(0), train(0), train(1)
-    assert agent.num_timesteps >= tokens, f"{name}: learn({tokens}) trained for {agent.num_timesteps} tokens"
-    assert _same(agent, again), f"{name}: two runs with one seed end with other weights"
-    untrained = make(name, make_vec_env(env_id, n_envs, seed=0), seed=0, device="cpu", **kwargs)
-    assert _same(agent, untrained, parameters_only=True) is not learns, (
-        f"{name}: {tokens} tokens {'leave the weights as they were' if learns else 'change the weights'}; take "
-        "arguments with which it learns sooner"
+    trained = agent.num_timesteps
+    checks.add("trains for all tokens", trained >= tokens, f"learn({tokens}) trained for {trained} tokens")
+    checks.add(
+        "the same seed gives the same agent", _same(agent, again), "two runs with one seed end with other weights"
     )
-    assert not learns or not _same(agent, other), f"{name}: two seeds end with the same weights"
-    _check_acting(name, agent, env_id)
-    _check_resume(name, agent, tokens)
+    untrained = make(name, make_vec_env(env_id, n_envs, seed=0), seed=0, device="cpu", **kwargs)
+    checks.add(
+        "changes the weights" if learns else "leaves the weights alone",
+        _same(agent, untrained, parameters_only=True) is not learns,
+        f"{tokens} tokens {'leave the weights as they were' if learns else 'change the weights'}; take "
+        "arguments with which it learns sooner",
+    )
+    if learns:
+        checks.add("another seed gives another agent", not _same(agent, other), "two seeds end with the same weights")
+    _check_acting(checks, agent, env_id)
+    _check_resume(checks, agent, tokens)
     before = agent.num_timesteps
     agent.learn(tokens, reset_num_timesteps=False)
-    assert agent.num_timesteps >= before + tokens, f"{name}: a second learn does not count on"
+    counts_on = agent.num_timesteps >= before + tokens
+    checks.add("a second learn counts on", counts_on, "a second learn does not count on")
     for_one = {key: value for key, value in kwargs.items() if key not in ("n_steps", "batch_size")}
-    plain = make(name, env, seed=0, device="cpu", **for_one)
-    assert plain.learn(tokens).num_timesteps >= tokens, f"{name}: a plain environment is not trained in"
+    plain = make(name, env, seed=0, device="cpu", **for_one).learn(tokens)
+    checks.add(
+        "a plain environment is accepted", plain.num_timesteps >= tokens, "a plain environment is not trained in"
+    )
+    return checks.passed
+
+
+@dataclass
+class _Checks:
+    """Hold the checks that an algorithm has passed."""
+
+    algorithm: str
+    passed: list[str] = field(default_factory=list)
+
+    def add(self, what: str, holds: bool, failure: str) -> None:
+        """Note a check. Raise AssertionError if it does not hold."""
+        assert holds, f"{self.algorithm}: {failure}"
+        self.passed.append(what)
 
 
 def bandit_figures(agent: Any, kl_coef: float) -> dict[str, float]:
@@ -136,28 +164,34 @@ def _next_tokens(
     return log_pi.double().cpu().numpy(), log_ref.double().cpu().numpy()
 
 
-def _check_acting(name: str, agent: Any, env_id: str) -> None:
+def _check_acting(checks: _Checks, agent: Any, env_id: str) -> None:
     obs = agent.get_env().reset()
-    actions, _ = agent.predict(obs, deterministic=True)
-    assert np.array_equal(actions, agent.predict(obs, deterministic=True)[0]), f"{name}: deterministic is not"
-    assert agent.action_space.contains(int(actions[0])), f"{name}: predict gives {actions[0]}, which is no token id"
-    evaluation = evaluate(agent, env_id, n_episodes=4)
-    assert np.isfinite(evaluation.reward).all(), f"{name}: an evaluation gives rewards {evaluation.reward}"
+    actions, again = (agent.predict(obs, deterministic=True)[0] for _ in range(2))
+    token = int(actions[0])
+    checks.add("deterministic actions repeat themselves", np.array_equal(actions, again), "deterministic is not")
+    is_token = agent.action_space.contains(token)
+    checks.add("predict gives token ids", is_token, f"predict gives {token}, which is no token id")
+    rewards = evaluate(agent, env_id, n_episodes=4).reward
+    finite = bool(np.isfinite(rewards).all())
+    checks.add("an evaluation gives finite rewards", finite, f"an evaluation gives rewards {rewards}")
 
 
-def _check_resume(name: str, agent: Any, tokens: int) -> None:
+def _check_resume(checks: _Checks, agent: Any, tokens: int) -> None:
     """Check that a loaded agent learns on as the saved one does."""
     agent.learn(tokens)  # `predict` has reset the environments
     with tempfile.TemporaryDirectory() as folder:
         bundles.save(agent, Path(folder) / "agent")
-        loaded = load(Path(folder) / "agent", algorithm=name)
+        loaded = load(Path(folder) / "agent", algorithm=checks.algorithm)
         generators = get_generators()
-        assert _same(agent, loaded), f"{name}: what was loaded has other weights than what was saved"
+        equal = _same(agent, loaded)
+        checks.add("a loaded agent is the saved one", equal, "what was loaded has other weights than what was saved")
         loaded.learn(tokens, reset_num_timesteps=False)
         set_generators(generators)
         agent.learn(tokens, reset_num_timesteps=False)
-        assert loaded.num_timesteps == agent.num_timesteps, f"{name}: a loaded agent counts its tokens differently"
-        assert _same(agent, loaded), f"{name}: a loaded agent learns on differently from one that never stopped"
+        counts = loaded.num_timesteps == agent.num_timesteps
+        checks.add("a loaded agent counts on", counts, "a loaded agent counts its tokens differently")
+        wrong = "a loaded agent learns on differently from one that never stopped"
+        checks.add("a loaded agent learns on exactly", _same(agent, loaded), wrong)
 
 
 def _same(one: Any, other: Any, parameters_only: bool = False) -> bool:

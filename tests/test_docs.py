@@ -171,7 +171,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_algorithm_passes_the_checks(folder: Path) -> None:
-    bash("python check.py", folder)
+    assert "12 checks passed: " in bash("python check.py", folder)
 
 
 def test_the_algorithm_learns(folder: Path) -> None:

@@ -26,7 +26,7 @@ class SFTConfig(Flags):
     epochs: float = option(1.0, "How often each example is learned.", "-n", "--epochs", gt=0)
     batch_size: int = option(8, "Rows per step.", gt=0)
     learning_rate: float = option(2e-4, "Highest learning rate.", gt=0)
-    packing: bool = option(True, "Put several short examples into a row.")
+    packing: bool = option(True, "Put several short examples into a row.", "--packing/--no-packing")
     save_freq: int = option(200, "Steps between checkpoints and validations.", gt=0)
     seed: int = option(0, "Seeds the order of the rows.", ge=0)
     bf16: bool = option(False, "Compute in bfloat16.")

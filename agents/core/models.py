@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,14 @@ def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str
         return load_causal_lm(model), model
     if model is not None:
         return model, None
-    logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", n_actions)
+    _announce_fresh(n_actions)
     return build_model(n_actions, max_length, n_layer=2, n_embd=64, n_head=2), None
+
+
+@cache
+def _announce_fresh(n_actions: int) -> None:
+    """Say once per process that a fresh model is built."""
+    logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", n_actions)
 
 
 def keep_float32(model: PreTrainedModel) -> None:

@@ -12,6 +12,7 @@ The loop is in `transformers.Trainer`. This module adds the corpus, the tokenize
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 import math
 import os
@@ -55,6 +56,8 @@ __all__ = [
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+# How the names begin of what a run writes before its first checkpoint: TensorBoard's folder, and the tokenizer.
+BEGUN = ("runs", "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "chat_template")
 EOS, PAD = "<|eos|>", "<|pad|>"
 TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # an environment variable of torch.load
 logger = logging.getLogger(__name__)
@@ -204,14 +207,14 @@ def pretrain(
         block_size: tokens per row; also the positions of a fresh model.
         steps: optimiser steps in all. The learning rate falls along a cosine to zero at the last step.
         save_freq: steps between checkpoints and validations.
-        resume: go on from the last checkpoint below `output`.
+        resume: go on from the last checkpoint below `output`; start over if there is none yet.
 
     Returns:
         The metrics on held-out texts: `loss` (nats per token) and `perplexity`. They are also in `pretrain.json`.
 
     Raises:
         FileExistsError: `output` holds a run and `resume` is False.
-        FileNotFoundError: `resume` is True and `output` holds no checkpoint.
+        FileNotFoundError: `resume` is True and `output` holds no run.
         ValueError: another process is at work in `output`.
     """
     checkpoint = find_checkpoint(Path(output), resume)
@@ -253,21 +256,36 @@ def pretrain(
 
 
 def find_checkpoint(output: Path, resume: bool) -> str | None:
-    """Return the checkpoint to resume from, or None for a new run. Check that `output` is as `resume` says."""
-    from transformers.trainer_utils import get_last_checkpoint
+    """Return the checkpoint to resume from, or None for a new run. Check that `output` is as `resume` says.
 
+    A checkpoint whose save did not finish is skipped. A run that ended before its first checkpoint starts over.
+    """
     if importlib.util.find_spec("accelerate") is None:
         raise ModuleNotFoundError(
             "training on texts runs in transformers' Trainer, which needs accelerate: pip install 'rlhf-envs[train]'"
         )
+    found = [path for path in output.iterdir() if path.name != LOCK] if output.is_dir() else []
     if not resume:
-        if output.exists() and {path.name for path in output.iterdir()} - {LOCK}:
+        if found:
             raise FileExistsError(f"{output} is not empty: pass --resume to go on, or choose another folder")
         return None
-    checkpoint = get_last_checkpoint(str(output)) if output.is_dir() else None
-    if checkpoint is None:
+    checkpoints = [path for path in found if re.fullmatch(r"checkpoint-\d+", path.name)]
+    for checkpoint in sorted(checkpoints, key=lambda path: -int(path.name.partition("-")[2])):
+        if _is_whole(checkpoint):
+            return str(checkpoint)
+        logger.warning("skipping %s: its save did not finish", checkpoint)
+    if not found or any(path not in checkpoints and not path.name.startswith(BEGUN) for path in found):
         raise FileNotFoundError(f"nothing to resume: {output} holds no checkpoint")
-    return checkpoint
+    logger.warning("the run in %s ended before its first checkpoint: it starts over", output)
+    return None
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Return whether a checkpoint has the file that the `Trainer` writes last, and all of it."""
+    try:
+        return "global_step" in json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
 
 
 def run_trainer(trainer: Trainer, checkpoint: str | None) -> None:

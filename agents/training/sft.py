@@ -247,7 +247,7 @@ def fine_tune(
         batch_size: rows per optimiser step.
         packing: put several short examples into a row, if the model tells them apart.
         save_freq: steps between checkpoints and validations.
-        resume: go on from the last checkpoint below `output`.
+        resume: go on from the last checkpoint below `output`; start over if there is none yet.
 
     Returns:
         `loss` (nats per token of the validation split's completions) and `perplexity`, which are missing if there are
@@ -256,7 +256,7 @@ def fine_tune(
 
     Raises:
         FileExistsError: `output` holds a run and `resume` is False.
-        FileNotFoundError: there is no such file, or `resume` is True and `output` holds no checkpoint.
+        FileNotFoundError: there is no such file, or `resume` is True and `output` holds no run.
         ValueError: another process is at work in `output`; or the data has a wrong row, or nothing of it fits. The
             message has the row and the fix.
     """

@@ -14,8 +14,9 @@ from ...evaluation.statistics import Estimate, Reached, improvement, iqm, reach
 from .config import CompareConfig
 from .notes import write_notes
 from .plan import Arm, Outcome
+from .pruning import Pruned, find_pruned
 
-__all__ = ["ArmReport", "ComparisonReport", "Point", "analyse"]
+__all__ = ["ArmReport", "ComparisonReport", "Point", "analyse", "compared_metric"]
 
 NEVER = Reached(0, 0, None, None)
 MAX_PAIRED = 8  # up to so many arms, every pair gets an interval; with more, each arm against the best
@@ -44,6 +45,7 @@ class ArmReport:
         defaults: the algorithm's own defaults, which `settings` go before.
         reached: how many runs reached the threshold, and when.
         on_frontier: whether no other arm is at least as good in both metric and KL and better in one (Pareto-optimal).
+        pruned: why the arm got no further seeds; None if it was not pruned.
     """
 
     name: str
@@ -63,9 +65,15 @@ class ArmReport:
     defaults: dict[str, Any] | None = None
     reached: Reached = NEVER
     on_frontier: bool = False
+    pruned: Pruned | None = None
+
+    @property
+    def title(self) -> str:
+        """Return the name, for plots and tables that do not show how many runs there are."""
+        return self.name if self.pruned is None else f"{self.name} (pruned, {self.finished} of {self.runs} seeds)"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry of `report.json`, without the fields that are None for want of finished runs."""
+        """Return the entry of `report.json`, without the fields that are None."""
         own = {"figures" if name == "metrics" else name: value for name, value in vars(self).items()}
         found = {name: value for name, value in own.items() if value is not None or name == "kl_coef"}
         found["figures"] = {name: estimate.over_runs() for name, estimate in self.metrics.items()}
@@ -73,6 +81,8 @@ class ArmReport:
         for name in ("tokens", "seconds"):
             if name in found:
                 found[name] = found[name].over_runs()
+        if self.pruned is not None:
+            found["pruned"] = self.pruned.to_json()
         return found | {"reached": self.reached._asdict()}
 
 
@@ -83,7 +93,8 @@ class ComparisonReport:
     Attributes:
         prompts: what the prompts of the evaluations are, see `Evaluation.prompts`.
         metric: the name of the compared metric; `threshold` is the value of it that `ArmReport.reached` is about.
-        failed, unfinished: the errors of failed runs by the names of the runs, and the names of the runs still to do.
+        failed, unfinished: the errors of failed runs by the names of the runs, and the names of the runs still to do;
+            runs of pruned arms are not to do.
         arms: the best first.
         improvement: pairs of arms, and the probability that a run of the first ends better than one of the second.
         samples: completions of the same prompts by the first run of each arm: before, halfway and at the end.
@@ -121,7 +132,8 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> ComparisonRep
     of = {name: [outcome for outcome in outcomes if outcome.run.arm.name == name] for name in arms}
     done = {name: [outcome for outcome in of[name] if outcome.result] for name in arms}
     finished = [outcome for outcome in outcomes if outcome.result]
-    metric = _metric(config, finished)
+    metric = compared_metric(config, finished)
+    pruned = find_pruned(outcomes, metric) if config.prune else {}
     unknown = f"prompts of the {config.test_split} split"  # of runs of earlier releases
     described = dict.fromkeys(outcome.result.get("described", unknown) for outcome in finished)
     ranked = sorted(
@@ -137,10 +149,13 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> ComparisonRep
         seeds=config.seeds,
         metric=metric,
         threshold=threshold,
-        notes=write_notes(config, outcomes, metric),
+        notes=write_notes(config, outcomes, metric, list(pruned)),
         failed={o.run.name: o.error for o in outcomes if o.error is not None},
-        unfinished=[o.run.name for o in outcomes if o.error is None and not o.result],
-        arms=[replace(arm, reached=reached[arm.name], on_frontier=arm.name in frontier) for arm in ranked],
+        unfinished=[o.run.name for o in outcomes if o.error is None and not o.result and o.run.arm.name not in pruned],
+        arms=[
+            replace(arm, reached=reached[arm.name], on_frontier=arm.name in frontier, pruned=pruned.get(arm.name))
+            for arm in ranked
+        ],
         improvement=_improvements({arm.name: list(arm.per_seed.values()) for arm in ranked if arm.per_seed}),
         samples=[sample for arm in ranked for outcome in done[arm.name][:1] for sample in _samples(outcome)],
         config=json.loads(config.model_dump_json()),
@@ -148,7 +163,7 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> ComparisonRep
     )
 
 
-def _metric(config: CompareConfig, finished: Sequence[Outcome]) -> str:
+def compared_metric(config: CompareConfig, finished: Sequence[Outcome]) -> str:
     """Return the compared metric: the configured one, or the first judge, or the reward."""
     if config.metric is not None:
         if finished and config.metric not in (known := finished[0].last()):

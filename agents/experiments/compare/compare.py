@@ -9,7 +9,7 @@ Agarwal et al., 2021 (https://arxiv.org/abs/2108.13264), see `agents.evaluation.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -20,11 +20,12 @@ from rlhf_envs.rendering import html_table
 from ...saving.folders import CONFIG
 from ...saving.locks import locked
 from ...saving.provenance import provenance, write_settings
-from .analysis import ComparisonReport, analyse
+from .analysis import ComparisonReport, analyse, compared_metric
 from .config import CompareConfig, join_existing
 from .exports import to_csv, to_latex
 from .plan import Run, judges_of, plan, read_outcomes
 from .plots import draw_plots
+from .pruning import Pruned, find_pruned
 from .report import headline, summary_table, write_report
 from .tracking import write_board
 from .worker import run_all
@@ -82,14 +83,15 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
         report = replace(analyse(config, outcomes), made=provenance())
         plots = draw_plots(report)
         replace_json(folder / "report.json", report.to_json())
-        replace_file(folder / "results.csv", to_csv(outcomes).encode("utf-8"))
+        pruned = {arm.name: arm.pruned for arm in report.arms if arm.pruned is not None}
+        replace_file(folder / "results.csv", to_csv(outcomes, pruned).encode("utf-8"))
         replace_file(folder / "table.tex", to_latex(report).encode("utf-8"))
         write_board(folder, judges_of(config.env_id), write_report(folder, report, plots), plots)
     return Comparison(config, folder, report, time.perf_counter() - started)
 
 
 def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str], None]) -> None:
-    """Run the runs that have no result."""
+    """Run the runs that have no result: all side by side, or seed by seed if losing arms are pruned in between."""
     missing = [run for run in runs if not run.result.is_file()]
     say(f"{len(runs)} runs in {config.path}, {len(runs) - len(missing)} of them finished")
     if not missing:
@@ -99,11 +101,33 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         run.error.unlink(missing_ok=True)
     places, started = count(1), time.perf_counter()
+    pruned: dict[str, Pruned] = {}
 
     def ended(run: Run, how: str) -> None:
-        done = next(places)
-        left = (time.perf_counter() - started) / done * (len(missing) - done)
+        done, total = next(places), len(missing) - sum(_is_left_out(run, pruned) for run in missing)
+        left = (time.perf_counter() - started) / done * (total - done)
         soon = f", about {left / 60:.0f} min left" if left >= 60 else ""
-        say(f"{done}/{len(missing)} {run.name}: {how}{soon}")
+        say(f"{done}/{total} {run.name}: {how}{soon}")
 
-    run_all(missing, config, ended)
+    by_seed = [[run for run in missing if run.seed == seed] for seed in range(config.seeds)]
+    for due in by_seed if config.prune else [missing]:
+        if config.prune:
+            pruned.update(_prune(config, runs, pruned, say))
+        run_all([run for run in due if not _is_left_out(run, pruned)], config, ended)
+
+
+def _is_left_out(run: Run, pruned: Mapping[str, Pruned]) -> bool:
+    return run.arm.name in pruned and run.seed >= pruned[run.arm.name].seeds
+
+
+def _prune(
+    config: CompareConfig, runs: Sequence[Run], known: Mapping[str, Pruned], say: Callable[[str], None]
+) -> dict[str, Pruned]:
+    """Return the arms that are pruned by now, and name those that are not `known`."""
+    outcomes = read_outcomes(runs)
+    metric = compared_metric(config, [outcome for outcome in outcomes if outcome.result])
+    pruned = find_pruned(outcomes, metric)
+    for name, found in pruned.items():
+        if name not in known:
+            say(f"pruned {name} {found.describe(metric)}")
+    return pruned

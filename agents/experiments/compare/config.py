@@ -20,7 +20,7 @@ __all__ = ["CompareConfig", "join_existing"]
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 ADDED = {"algos", "seeds", "kl_coefs", "overrides", "folder"}  # what an existing comparison may get more of
-CHANGED = {"jobs", "metric", "threshold", "keep_agents"}  # what it may change; all else has to agree
+CHANGED = {"jobs", "metric", "threshold", "keep_agents", "prune"}  # what it may change; all else has to agree
 
 
 class CompareConfig(Settings):
@@ -69,6 +69,11 @@ class CompareConfig(Settings):
     )
     threshold: float | None = option(
         None, "Metric to reach, for time and tokens to a threshold. Half of the best rise by default."
+    )
+    prune: bool = option(
+        False,
+        "Give no further seeds to an algorithm that is clearly behind the best one; the report says which.",
+        "--prune/--no-prune",
     )
     device: str = option("auto", "auto, cpu or cuda.")
     keep_agents: bool = option(False, "Keep agents with their optimizers too, not only their models.")

@@ -5,23 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from ...evaluation.statistics import Estimate
 from .analysis import ComparisonReport
 from .plan import Outcome
+from .pruning import Pruned
 
 __all__ = ["to_csv", "to_latex"]
 
-KEYS = ("algorithm", "algo", "kl_coef", "seed", "step", "tokens", "seconds")
+KEYS = ("algorithm", "algo", "kl_coef", "seed", "step", "tokens", "seconds", "pruned_after")
 SPECIAL = {**{character: f"\\{character}" for character in "&%$#_{}"}, "\\": r"\textbackslash{}"}
 SPECIAL |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
-def to_csv(outcomes: Sequence[Outcome]) -> str:
+def to_csv(outcomes: Sequence[Outcome], pruned: Mapping[str, Pruned] = MappingProxyType({})) -> str:
     """Return one row per evaluation of each finished run: `KEYS`, then the mean of every metric over the prompts.
 
-    A metric that an evaluation lacks is empty. `seconds` are of training alone.
+    A metric that an evaluation lacks is empty. `seconds` are of training alone. `pruned_after` is the number of seeds
+    after which the arm was pruned.
     """
     rows, names = [], dict[str, None]()
     for outcome in outcomes:
@@ -30,7 +33,8 @@ def to_csv(outcomes: Sequence[Outcome]) -> str:
             means = {name: estimate["mean"] for name, estimate in entry["estimates"].items()}
             names |= dict.fromkeys(means)
             own = (arm.name, arm.algo, arm.kl_coef, outcome.run.seed, entry["step"], entry["tokens"], entry["seconds"])
-            rows.append(dict(zip(KEYS, own, strict=True)) | means)
+            after = pruned[arm.name].seeds if arm.name in pruned else None
+            rows.append(dict(zip(KEYS, (*own, after), strict=True)) | means)
     file = io.StringIO()
     writer = csv.DictWriter(file, [*KEYS, *names], lineterminator="\n")
     writer.writeheader()
@@ -53,7 +57,7 @@ def to_latex(report: ComparisonReport) -> str:
     ]
     for arm in report.arms:
         if arm.metrics and arm.gain is not None:
-            cells = [_escape(arm.name), str(arm.finished)]
+            cells = [_escape(arm.name), str(arm.finished) + (f" of {arm.runs}, pruned" if arm.pruned else "")]
             cells += [_estimate(arm.metrics[name]) if name in arm.metrics else "--" for name in names]
             error = arm.gain["standard_error"]
             gained = f"{arm.gain['mean']:+.3f}" + ("" if error is None else rf" \pm {error:.3f}")

@@ -13,8 +13,10 @@ __all__ = ["write_notes"]
 OVERSHOOT = 0.05  # a share of the budget
 
 
-def write_notes(config: CompareConfig, outcomes: Sequence[Outcome], metric: str) -> list[str]:
-    """Return the notes: too few seeds, failed runs, unequal conditions, and metrics equal to the last digit."""
+def write_notes(
+    config: CompareConfig, outcomes: Sequence[Outcome], metric: str, pruned: Sequence[str] = ()
+) -> list[str]:
+    """Return the notes: too few seeds, failed and pruned runs, unequal conditions, metrics equal to the last digit."""
     finished = [outcome for outcome in outcomes if outcome.result]
     notes = []
     if config.seeds == 1:
@@ -28,10 +30,15 @@ def write_notes(config: CompareConfig, outcomes: Sequence[Outcome], metric: str)
             "intervals that are too narrow. Run it with --seeds 5 or more."
         )
     failed = sum(outcome.error is not None for outcome in outcomes)
-    missing = len(outcomes) - len(finished) - failed
+    missing = sum(not o.result and o.error is None and o.run.arm.name not in pruned for o in outcomes)
     if failed or missing:
         text = f"{failed} of {len(outcomes)} runs failed" + (f" and {missing} are not finished" if missing else "")
         notes.append(f"{text}: the metrics cover the other runs, which flatters an algorithm that fails on bad seeds.")
+    if pruned:
+        notes.append(
+            f"Pruned: {', '.join(pruned)}. Their metrics are of fewer seeds, the ones on which they looked bad, and so "
+            "tend to be too low."
+        )
     return notes + _unequal_conditions(config, finished, metric) + _equal_metrics(finished, metric)
 
 

@@ -148,6 +148,8 @@ def plan(config: CompareConfig) -> list[Run]:
             raise ValueError(f"overrides of {label!r}: {nearest(label, config.algos)}")
     _check_metric(config)
     _check_budget(config)
+    if config.prune and config.seeds < 3:
+        raise ValueError(f"prune with seeds={config.seeds}: an arm is pruned after two seeds or later; take 3 or more")
     arms = [arm for label in config.algos for arm in _arms(config, label)]
     seeds = [{"seed": seed, "run_name": f"seed_{seed:02d}"} for seed in range(config.seeds)]  # names that sort as text
     runs = [Run(arm, seed, arm.config.model_copy(update=own)) for seed, own in enumerate(seeds) for arm in arms]

@@ -100,7 +100,7 @@ def _final(report: ComparisonReport, arms: Sequence[ArmReport], styles: Styles) 
         )  # fmt: skip
         heights = place + np.linspace(-0.2, 0.2, len(scores)) if len(scores) > 1 else [place]
         axis.plot(scores, heights, "o", color="white", markersize=5, markeredgecolor=colour, zorder=3)
-    axis.set_yticks(range(len(arms)), [arm.name for arm in reversed(arms)])
+    axis.set_yticks(range(len(arms)), [arm.title for arm in reversed(arms)])
     axis.set_ylim(-0.6, len(arms) - 0.4)
     axis.set_xlabel(f"{metric}; {_over(report)}; rings are runs", fontsize=9)
     return figure
@@ -113,7 +113,7 @@ def _efficiency(report: ComparisonReport, arms: Sequence[ArmReport], styles: Sty
         style = styles[arm.name]
         tokens = [point.tokens for point in arm.curve]
         values, low, high = ([getattr(point.metric, name) for point in arm.curve] for name in ("mean", "low", "high"))
-        axis.plot(tokens, values, label=arm.name, markersize=3.5, linewidth=1.7, **style)
+        axis.plot(tokens, values, label=arm.title, markersize=3.5, linewidth=1.7, **style)
         if not np.isnan(low).any():
             axis.fill_between(tokens, low, high, color=style["color"], alpha=0.13, linewidth=0)
     text = f"threshold {report.threshold:.3g}"
@@ -132,19 +132,19 @@ def _frontier(report: ComparisonReport, arms: Sequence[ArmReport], styles: Style
     for label in dict.fromkeys(arm.label for arm in arms):
         mine = sorted((arm for arm in arms if arm.label == label), key=lambda arm: arm.kl_coef or 0.0)
         style = styles[mine[0].name]
-        points = [(arm.metrics["kl"], arm.metrics[metric], arm.kl_coef) for arm in mine]
+        points = [(arm.metrics["kl"], arm.metrics[metric], _remark(arm)) for arm in mine]
         axis.plot(
             [kl.mean for kl, *_ in points], [mean.mean for _, mean, _ in points],
             color=style["color"], marker=style["marker"], linewidth=1.3, markersize=6, label=label,
         )  # fmt: skip
-        for kl, mean, coefficient in points:
+        for kl, mean, remark in points:
             axis.errorbar(
                 [kl.mean], [mean.mean], xerr=_bars(kl), yerr=_bars(mean), fmt="none",
                 color=style["color"], elinewidth=1, alpha=0.6,
             )  # fmt: skip
-            if coefficient is not None:
+            if remark:
                 options = {"textcoords": "offset points", "xytext": (5, -11), "fontsize": 8, "color": style["color"]}
-                axis.annotate(f"{coefficient:g}", (kl.mean, mean.mean), **options)
+                axis.annotate(remark, (kl.mean, mean.mean), **options)
     reached = [abs(arm.metrics["kl"].mean) for arm in arms]
     scale = ""
     if max(reached) > FAR * np.median(reached):  # an arm that is far off would push the others into a corner
@@ -156,6 +156,12 @@ def _frontier(report: ComparisonReport, arms: Sequence[ArmReport], styles: Style
     axis.set_ylabel(metric)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     return figure
+
+
+def _remark(arm: ArmReport) -> str:
+    """Return what stands beside an arm's point: its KL coefficient, and whether it was pruned."""
+    coefficient = [] if arm.kl_coef is None else [f"{arm.kl_coef:g}"]
+    return ", ".join(coefficient + ["pruned"] * (arm.pruned is not None))
 
 
 def to_png(figure: Figure) -> bytes:

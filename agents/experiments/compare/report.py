@@ -21,6 +21,7 @@ from rlhf_envs.rendering import as_markdown, markdown_table
 
 from .analysis import ArmReport, ComparisonReport
 from .plots import to_pdf, to_png, to_svg
+from .pruning import RULE
 
 __all__ = ["headline", "metrics_table", "summary_table", "to_html", "to_markdown", "write_report"]
 
@@ -70,7 +71,8 @@ def write_report(folder: Path, report: ComparisonReport, plots: Mapping[str, Fig
 def headline(report: ComparisonReport) -> str:
     """Return the comparison in a sentence."""
     arms = len(report.arms)
-    seeds = "one seed" if report.seeds == 1 else f"{report.seeds} seeds"
+    up_to = "up to " if any(arm.pruned for arm in report.arms) else ""
+    seeds = "one seed" if report.seeds == 1 else f"{up_to}{report.seeds} seeds"
     return f"{arms} {'arm' if arms == 1 else 'arms'}, {seeds}, {report.tokens:,} tokens per run, on {report.env}"
 
 
@@ -81,6 +83,8 @@ def to_markdown(report: ComparisonReport, plots: Sequence[str]) -> str:
         parts.append("\n".join(f"> - {_plain(note)}" for note in report.notes))
     if report.failed:
         parts += ["## Failed runs", _table(["run", "error"], report.failed.items())]
+    if pruned := [arm for arm in report.arms if arm.pruned]:
+        parts += ["## Pruned", RULE, _table(["algorithm", "why"], [_pruned_row(arm, report.metric) for arm in pruned])]
     if report.unfinished:
         parts += ["## Runs that are not finished", _plain(", ".join(report.unfinished))]
     if any(arm.metrics for arm in report.arms):
@@ -150,12 +154,13 @@ def metrics_table(report: ComparisonReport) -> tuple[list[str], list[list[str]]]
     """Return the headings and one row per arm of the metrics that the summary does not show."""
     found = dict.fromkeys(name for arm in report.arms for name in arm.metrics)
     names = [name for name in found if name not in (report.metric, *MAIN, "distinct_within")]
-    rows = [[arm.name, *(str(arm.metrics.get(name, "")) for name in names)] for arm in report.arms if arm.metrics]
+    rows = [[arm.title, *(str(arm.metrics.get(name, "")) for name in names)] for arm in report.arms if arm.metrics]
     return ["algorithm", *names], rows
 
 
 def _summary_row(arm: ArmReport, metric: str, others: Sequence[str]) -> list[str]:
     runs = f"{arm.finished} of {arm.runs}" + (f", {arm.failed} failed" if arm.failed else "")
+    runs += ", pruned" if arm.pruned else ""
     if arm.gain is None or arm.tokens is None or arm.seconds is None:
         return [arm.name, runs, "", "", *("" for _ in others), "", ""]
     error = arm.gain["standard_error"]
@@ -167,7 +172,11 @@ def _summary_row(arm: ArmReport, metric: str, others: Sequence[str]) -> list[str
 def _reached_row(arm: ArmReport) -> list[str]:
     found = arm.reached
     when = ["never", ""] if found.tokens is None else [f"{found.tokens:,.0f}", f"{found.seconds:.1f}"]
-    return [arm.name, f"{found.reached} of {found.n}", *when]
+    return [arm.title, f"{found.reached} of {found.n}", *when]
+
+
+def _pruned_row(arm: ArmReport, metric: str) -> list[str]:
+    return [arm.name, "" if arm.pruned is None else arm.pruned.describe(metric)]
 
 
 def _frontier_rows(report: ComparisonReport) -> list[list[str]]:
@@ -178,7 +187,8 @@ def _frontier_rows(report: ComparisonReport) -> list[list[str]]:
         coefficient = arm.kl_coef if arm.kl_coef is not None else (arm.settings or {}).get("kl_coef")
         shown = f"{coefficient:g}" if coefficient is not None else ""
         kl, value = (str(arm.metrics[name]) for name in ("kl", report.metric))
-        rows.append([arm.label, shown, kl, value, "yes" if arm.on_frontier else ""])
+        label = arm.label + (" (pruned)" if arm.pruned else "")
+        rows.append([label, shown, kl, value, "yes" if arm.on_frontier else ""])
     return rows
 
 

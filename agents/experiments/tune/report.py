@@ -12,6 +12,7 @@ from rlhf_envs.rendering import markdown_table
 
 from ...training.hyperparams import write_section
 from .search import KL, VALUES, TuneResult, cause_of
+from .workers import SURPLUS, counted
 
 __all__ = ["metrics", "summary", "write"]
 
@@ -35,7 +36,7 @@ def write(result: TuneResult) -> Path:
 
 
 def trials(result: TuneResult) -> list[dict[str, Any]]:
-    """Return a row per trial, also for failed and pruned trials."""
+    """Return a row per trial, also for failed and pruned trials, not for those that other processes made needless."""
     return [
         {
             "trial": trial.number,
@@ -48,13 +49,14 @@ def trials(result: TuneResult) -> list[dict[str, Any]]:
             "error": cause_of(trial),
         }
         for trial in result.study.trials
+        if SURPLUS not in trial.user_attrs
     ]
 
 
 def summary(result: TuneResult) -> str:
     """Return a line with the metric in the search and with new seeds."""
     config = result.config
-    best, n_trials = result.best, len(result.study.trials)
+    best, n_trials = result.best, len(counted(result.study))
     text = f"rlhf tune, trial {best.number} of {n_trials}: {config.metric} {best.value:.4f}"
     if result.confirmed is None:
         return f"{text}; not confirmed with new seeds"

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -31,12 +32,12 @@ from ...saving.locks import locked
 from ...training.run import build_agent, resolve_config
 from .config import TuneConfig
 from .space import Range, parse_range, search_space
-from .workers import WORKER, requeue_stale_trials, retried, signature
+from .workers import SURPLUS, WORKER, counted, is_surplus, requeue_stale_trials, signature
 
 __all__ = ["Confirmation", "TuneResult", "tune"]
 
 CONFIG, KL, ERROR, VALUES = "config", "kl", "error", "figures"  # attributes of a study and of its trials
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+OPENING = ".opening.lock"  # Optuna fails where two processes make the tables of a storage at once
 CONFIRM_FROM = 10_000  # far from any seed of a search
 
 
@@ -79,17 +80,19 @@ def tune(config: TuneConfig, say: Callable[[str], None] = lambda text: None) -> 
 
 
 def _search(config: TuneConfig, space: dict[str, Range], say: Callable[[str], None]) -> TuneResult:
-    study = _open_study(config, space)
-    requeue_stale_trials(study, say)
-    finished = len(study.get_trials(deepcopy=False, states=FINISHED)) - len(retried(study))
-    if finished < config.trials:
-        with signature(config.folder()) as worker:
+    with signature(config.folder()) as worker:
+        with FileLock(config.folder() / OPENING):
+            study = _open_study(config, space)
+        requeue_stale_trials(study, say)
+        while sum(trial.state is not TrialState.WAITING for trial in counted(study)) < config.trials:
             study.optimize(
                 lambda trial: _objective(config, space, trial, worker),
-                n_trials=config.trials - finished,
+                n_trials=1,
                 catch=(Exception,),  # the table of trials has the cause
                 callbacks=[lambda study, trial: say(_trial_line(config, trial))],
             )
+    if running := [str(trial.number) for trial in counted(study) if trial.state is TrialState.RUNNING]:
+        say(f"still running elsewhere, and not in this report: trial {', '.join(running)}")
     best = _best(config, study)
     run = resolve_config(config.run(config.seed, best.params))
     settings = {"n_timesteps": run.n_timesteps, "n_envs": run.n_envs, **run.agent_kwargs()}
@@ -132,14 +135,13 @@ def _open_study(config: TuneConfig, space: dict[str, Range]) -> optuna.Study:
         study_name=config.study_name,
         direction="maximize",
         load_if_exists=True,
+        sampler=_sampler(config, config.seed),
         pruner={
             "median": optuna.pruners.MedianPruner(n_startup_trials=4),
             "halving": optuna.pruners.SuccessiveHalvingPruner(),
             "none": optuna.pruners.NopPruner(),
         }[config.pruner],
     )
-    done = len(study.trials)
-    study.sampler = _sampler(config, config.seed + done)
     saved, wanted = study.user_attrs.get(CONFIG), config.fixed()
     if saved is None:
         study.set_user_attr(CONFIG, wanted)
@@ -171,6 +173,10 @@ def _sampler(config: TuneConfig, seed: int) -> optuna.samplers.BaseSampler:
 def _objective(config: TuneConfig, space: dict[str, Range], trial: optuna.Trial, worker: list[str]) -> float:
     """Return the mean of the metric over a trial's seeds. If it fails, the trial keeps the cause."""
     trial.set_user_attr(WORKER, worker)
+    if is_surplus(trial.study, trial.number, config.trials):
+        trial.set_user_attr(SURPLUS, True)
+        raise _SurplusError("other processes have begun enough trials")
+    trial.study.sampler = _sampler(config, config.seed + trial.number)  # processes that start together draw others
     chosen = {name: found.suggest(trial, name) for name, found in space.items()}
     found: list[tuple[float, float, str]] = []
     try:
@@ -218,6 +224,10 @@ def _measure(config: TuneConfig, agent: Any, split: str) -> tuple[float, float, 
     return metric, math.nan if found.kl is None else float(np.mean(found.kl)), found.prompts
 
 
+class _SurplusError(Exception):
+    """End a trial that is not needed."""
+
+
 class _Pruning(BaseCallback):
     """Evaluate a trial at equal shares of its tokens, and end it if the pruner says so."""
 
@@ -245,6 +255,8 @@ class _Pruning(BaseCallback):
 
 
 def _trial_line(config: TuneConfig, trial: FrozenTrial) -> str:
+    if SURPLUS in trial.user_attrs:
+        return f"trial {trial.number}: not run, other processes have begun enough"
     value = "" if trial.value is None else f" {config.metric} {trial.value:.4f}"
     cause = f": {cause_of(trial)}" if cause_of(trial) else ""
     return f"trial {trial.number}: {trial.state.name.lower()}{value}{cause}"
@@ -259,9 +271,11 @@ def _best(config: TuneConfig, study: optuna.Study) -> FrozenTrial:
     """Return the best trial within the KL limit. Raise ValueError, which says why, if there is none."""
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     if not complete:
-        failed = study.get_trials(states=(TrialState.FAIL,))
-        cause = cause_of(failed[0]) if failed else "they were pruned"
-        raise ValueError(f"none of {len(study.trials)} trials finished ({len(failed)} failed); the first: {cause}")
+        begun = [trial for trial in study.trials if SURPLUS not in trial.user_attrs]
+        failed = [trial for trial in begun if trial.state is TrialState.FAIL]
+        running = any(trial.state is TrialState.RUNNING for trial in begun)
+        cause = cause_of(failed[0]) if failed else "still running elsewhere" if running else "pruned"
+        raise ValueError(f"none of {len(begun)} trials finished ({len(failed)} failed); the first: {cause}")
     limit = config.kl_limit
     within = [trial for trial in complete if limit is None or trial.user_attrs[KL] <= limit]
     if not within:

@@ -1,8 +1,11 @@
-"""Know which process runs a trial, so that trials of killed processes are run again.
+"""Share a search among processes: which trials count, and which process runs a trial, so that no trial is lost.
 
 Optuna leaves the trial of a killed process "running" for ever, and its sampler keeps away from the settings. Here every
 process of a search holds a locked file and signs its trials with it. The system unlocks the file when the process
 ends, however it ends.
+
+A storage gives out any number of trials. So a process that begins a trial looks at the trials before it: if there are
+enough, its own is a surplus, which is not run and not counted.
 """
 
 from __future__ import annotations
@@ -19,9 +22,10 @@ import optuna
 from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 
-__all__ = ["AGAIN", "WORKER", "requeue_stale_trials", "retried", "signature"]
+__all__ = ["AGAIN", "SURPLUS", "WORKER", "counted", "is_surplus", "requeue_stale_trials", "retried", "signature"]
 
 WORKER, AGAIN = "worker", "again"  # attributes of a trial: who runs it, and the number of the trial that it repeats
+SURPLUS = "surplus"  # an attribute of a trial that is not needed, see above
 SIGNED_WITHIN = 2.0  # seconds in which a process signs a trial that it has begun
 
 
@@ -57,6 +61,18 @@ def requeue_stale_trials(study: optuna.Study, say: Callable[[str], None]) -> Non
 def retried(study: optuna.Study) -> set[int]:
     """Return the numbers of the trials whose process ended and whose settings were queued again."""
     return {trial.user_attrs[AGAIN] for trial in study.get_trials(deepcopy=False) if AGAIN in trial.user_attrs}
+
+
+def counted(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials that count as one of `--trials`: not the surplus, and of a trial and its repetition one."""
+    again = retried(study)
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.number not in again and SURPLUS not in trial.user_attrs]
+
+
+def is_surplus(study: optuna.Study, number: int, trials: int) -> bool:
+    """Return whether there are `trials` trials before the one with this number."""
+    return sum(trial.number < number for trial in counted(study)) >= trials
 
 
 def _is_held(file: Path) -> bool:

@@ -86,3 +86,7 @@ def test_from_feedback_to_a_trained_agent_in_one_line() -> None:
     assert done.returncode == 0, done.stderr
     (agent,) = Path("runs").rglob("agent")
     assert json.loads((agent.parent / "config.json").read_text())["model"] == "start"
+
+
+def test_packing_can_be_turned_off() -> None:
+    assert "--no-packing" in CliRunner().invoke(app, ["sft", "--help"], env={"COLUMNS": "200"}).output

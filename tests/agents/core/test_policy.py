@@ -11,6 +11,7 @@ from gymnasium import spaces
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from agents import make
+from agents.core import models
 from agents.core.policy import TokenPolicy
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*decodes without a KV cache")
@@ -339,10 +340,11 @@ def test_a_policy_saves_and_loads(small_model, token_spaces, tmp_path):
         assert torch.equal(one, other)
 
 
-def test_without_a_model_a_fresh_one_is_built_and_said_so(token_spaces, caplog):
-    policy = TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-3)
-    assert policy.language_model.vocab_size == 50
-    assert "a small fresh one for 50 actions" in caplog.text
+def test_without_a_model_a_fresh_one_is_built_and_said_once(token_spaces, caplog):
+    models._announce_fresh.cache_clear()
+    policies = [TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-3) for _ in range(2)]
+    assert [policy.language_model.vocab_size for policy in policies] == [50, 50]
+    assert caplog.text.count("a small fresh one for 50 actions") == 1
 
 
 @pytest.mark.parametrize(

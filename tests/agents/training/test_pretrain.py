@@ -38,8 +38,8 @@ def test_a_run_writes_a_model_that_has_learned(corpus, tmp_path):
     assert len(events.Scalars("eval/perplexity")) >= 4
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(corpus, tmp_path, monkeypatch):
-    whole = pretrain(corpus, tmp_path / "whole", steps=20, **SMALL)
+def interrupted(corpus, output, at):
+    """A run of 20 steps that ends at a step, with a checkpoint every 10."""
     from transformers import Trainer
 
     class Interrupted(Exception):
@@ -48,16 +48,56 @@ def test_a_resumed_run_equals_an_uninterrupted_one(corpus, tmp_path, monkeypatch
     original = Trainer.training_step
 
     def stop(self, *args, **kwargs):
-        if self.state.global_step == 12:
+        if self.state.global_step == at:
             raise Interrupted
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "training_step", stop)
-    with pytest.raises(Interrupted):
-        pretrain(corpus, tmp_path / "half", steps=20, **SMALL)
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "training_step", stop)
+        with pytest.raises(Interrupted):
+            pretrain(corpus, output, steps=20, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The texts of a run of 20 steps, and its metrics."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "cats.txt").write_text("\n\n".join(TEXTS), encoding="utf-8")
+    return str(folder / "cats.txt"), pretrain(str(folder / "cats.txt"), folder / "model", steps=20, **SMALL)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(whole, tmp_path, caplog):
+    """It goes on from the newest checkpoint that is whole: a kill amid a save leaves half of one."""
+    corpus, metrics = whole
+    interrupted(corpus, tmp_path / "half", at=12)
+    for step, state in ((13, None), (14, '{"global_step": 1')):
+        torn = tmp_path / "half" / f"checkpoint-{step}"
+        torn.mkdir()
+        if state is not None:
+            (torn / "trainer_state.json").write_text(state)
     resumed = pretrain(corpus, tmp_path / "half", steps=20, resume=True, **SMALL)
-    assert resumed["loss"] == pytest.approx(whole["loss"], abs=1e-5)
+    assert resumed["loss"] == pytest.approx(metrics["loss"], abs=1e-5)
+    assert [record.message for record in caplog.records if "did not finish" in record.message] == [
+        f"skipping {tmp_path / 'half' / f'checkpoint-{step}'}: its save did not finish" for step in (14, 13)
+    ]
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_starts_over(whole, tmp_path, caplog):
+    corpus, metrics = whole
+    interrupted(corpus, tmp_path / "half", at=3)
+    resumed = pretrain(corpus, tmp_path / "half", steps=20, resume=True, **SMALL)
+    assert resumed == metrics
+    assert "ended before its first checkpoint: it starts over" in caplog.text
+
+
+def test_a_folder_of_other_things_is_not_started_over(corpus, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("tokenizer.json", "config.json"):
+        (model / name).write_text("{}")
+    with pytest.raises(FileNotFoundError, match=f"nothing to resume: {model} holds no checkpoint"):
+        pretrain(corpus, model, steps=1, resume=True)
+    assert sorted(path.name for path in model.iterdir() if path.name != ".lock") == ["config.json", "tokenizer.json"]
 
 
 def test_rows_start_with_passages_and_padding_is_outside_the_loss():

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+from filelock import FileLock, Timeout
 from typer.testing import CliRunner
 
 import agents
@@ -22,6 +23,7 @@ from agents.cli import app
 from agents.experiments.tune import search as tuning
 from agents.experiments.tune import workers
 from agents.experiments.tune.config import TuneConfig
+from agents.experiments.tune.report import summary
 from agents.experiments.tune.report import trials as table_of_trials
 from agents.experiments.tune.space import Range, parse_range, search_space
 from agents.registry import describe, get_algorithm, registered
@@ -256,6 +258,61 @@ def test_an_unsigned_trial_is_stale_unless_it_is_signed_soon(monkeypatch: pytest
         monkeypatch.setattr(workers.time, "sleep", lambda seconds: begun.set_user_attr(workers.WORKER, worker))
         workers.requeue_stale_trials(study, lambda line: None)
     assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING", "WAITING"]
+
+
+def test_processes_that_share_a_study_run_its_trials_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second search of the same study begins and ends while the first is in its first trial."""
+    shared = config(tmp_path, storage=f"sqlite:///{tmp_path}/study.db", trials=3, sampler="random")
+    train, lines = tuning._train, list[str]()
+    others: list[int] = []
+
+    def meanwhile(*arguments: Any) -> Any:
+        if not others:
+            others.append(0)
+            others.extend(trial.number for trial in tuning.tune(shared, lines.append).study.trials)
+        return train(*arguments)
+
+    monkeypatch.setattr(tuning, "_train", meanwhile)
+    result = tuning.tune(shared)
+    assert others == [0, 0, 1, 2]
+    assert [trial.state.name for trial in result.study.trials] == ["COMPLETE"] * 3
+    assert lines[-1] == "still running elsewhere, and not in this report: trial 0"
+
+
+def test_a_trial_that_others_made_needless_is_neither_run_nor_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes see that one trial is missing, and both begin one."""
+    count, seen = tuning.counted, list[int]()
+    monkeypatch.setattr(tuning, "counted", lambda study: count(study)[: 1 if (seen.append(1), len(seen))[1] < 4 else 9])
+    said: list[str] = []
+    result = tuning.tune(config(tmp_path, trials=2), said.append)
+    assert said[-1] == "trial 2: not run, other processes have begun enough"
+    assert [row["trial"] for row in table_of_trials(result)] == [0, 1]
+    assert summary(result).startswith("rlhf tune, trial ")
+    assert " of 2: " in summary(result)
+
+
+def test_processes_open_a_study_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optuna fails where two make the tables of a storage at once."""
+    shared = config(tmp_path, storage=f"sqlite:///{tmp_path}/study.db")
+
+    def opened(*_: Any) -> None:
+        with pytest.raises(Timeout):
+            FileLock(shared.folder() / tuning.OPENING, timeout=0).acquire()
+        raise InterruptedError
+
+    monkeypatch.setattr(tuning, "_open_study", opened)
+    with pytest.raises(InterruptedError):
+        tuning.tune(shared)
+
+
+def test_a_trial_draws_the_same_settings_in_any_process(tmp_path: Path) -> None:
+    once = tuning.tune(config(tmp_path / "one", trials=3, sampler="random")).study
+    tuning.tune(config(tmp_path / "other", trials=2, sampler="random"))
+    again = tuning.tune(config(tmp_path / "other", trials=3, sampler="random")).study
+    assert [trial.params for trial in once.trials] == [trial.params for trial in again.trials]
+    assert len({trial.params["learning_rate"] for trial in once.trials}) == 3
 
 
 def test_the_best_within_the_limit_wins_not_the_best(tmp_path: Path) -> None:
