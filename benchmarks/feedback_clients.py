@@ -51,7 +51,7 @@ class Server:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         command = [sys.executable, "-m", "agents.cli", "feedback", "serve", "--store", store]
-        self._command = [*command, "--port", str(self.port)]
+        self._command = [*command, "--port", str(self.port), "--proxy", "127.0.0.1"]  # clients say their addresses
         self._process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -77,6 +77,7 @@ class Client:
 
     port: int
     stop: threading.Event
+    address: str = "10.0.0.1"  # as a proxy tells it, since the limit on sign-ins goes by it
     cookie: str = ""
     csrf: str = ""
     statuses: Counter[int] = field(default_factory=Counter)
@@ -86,11 +87,12 @@ class Client:
     seconds: list[tuple[str, float]] = field(default_factory=list)  # (path, time of the answer)
 
     def __post_init__(self) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
 
     def ask(self, path: str, body: Any = None, *, again: bool = True) -> tuple[int, Any]:
         """Return (status, answer) of a POST; (0, None) where there is no answer, and it is not to be asked again."""
         headers = {"Content-Type": "application/json", "X-CSRF-Token": self.csrf, "Cookie": self.cookie}
+        headers["X-Forwarded-For"] = self.address
         while True:
             began = time.monotonic()
             try:
@@ -125,9 +127,9 @@ class Client:
 class Person(threading.Thread):
     """Sign in, fetch, judge and undo until told to stop; a request without an answer is sent again as it was."""
 
-    def __init__(self, name: str, port: int, stop: threading.Event) -> None:
+    def __init__(self, name: str, port: int, stop: threading.Event, address: str = "10.0.0.1") -> None:
         super().__init__(name=name, daemon=True)
-        self.client, self._stop_asked = Client(port, stop), stop
+        self.client, self._stop_asked = Client(port, stop, address), stop
         self._random = random.Random(name)
         self.sent: dict[str, Any] = {}
         self.stands: dict[str, int] = {}  # key -> id of what was acknowledged and not undone, oldest first
@@ -196,18 +198,19 @@ class Person(threading.Thread):
 
 @contextmanager
 def people(store: str, port: int, n: int) -> Iterator[list[Person]]:
-    """Let people work until the `with` ends. Raises what went wrong with them."""
+    """Let people work until the `with` ends, once all have signed in. Raises what went wrong with them."""
     stop = threading.Event()
     with FeedbackStore(store) as opened:
         names = {person.name for person in opened.annotators()}
         password_hash = Passwords().hash(PASSWORD)
         batch = f"{len(names)}"  # people of another part are others
-        working = [Person(f"p{batch}-{i}", port, stop) for i in range(n)]
+        working = [Person(f"p{batch}-{i}", port, stop, f"10.1.{i // 250}.{i % 250 + 1}") for i in range(n)]
         for person in working:
             opened.register(opened.invite(), person.name, password_hash)
     for person in working:
         person.start()
     try:
+        wait_until(lambda: all(person.client.csrf or person.problem for person in working))
         yield working
     finally:
         stop.set()
@@ -230,7 +233,7 @@ def wait_for_work(working: Sequence[Person], n: int = 5) -> None:
     wait_until(lambda: judged(working) >= before + n)
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 600.0) -> None:
     """Wait until something is so. Raise an error after the `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -287,7 +290,7 @@ def strangers(port: int, n: int, tried: Counter[int]) -> Iterator[None]:
     stop, results = threading.Event(), queue.SimpleQueue[Counter[int]]()
 
     def attack(number: int) -> None:
-        client = Client(port, stop)
+        client = Client(port, stop, f"10.2.0.{number + 1}")
         for count in range(10**9):
             if stop.is_set():
                 break

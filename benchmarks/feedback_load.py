@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
 
-from .feedback_clients import Person, Server, judged, people, slow_connections, strangers, wait_for_work, wait_until
+from .feedback_clients import Person, Server, judged, people, slow_connections, strangers, wait_for_work
 
 __all__ = ["Bar", "Load", "main"]
 
@@ -65,7 +65,6 @@ def survive_kills(server: Server, store: str, load: Load) -> list[Bar]:
     chance = random.Random(0)
     server.start()
     with people(store, server.port, load.clients) as working:
-        wait_until(lambda: all(person.client.csrf for person in working))
         for _ in range(load.kills):
             wait_for_work(working)
             time.sleep(chance.uniform(0, 0.5))
@@ -125,7 +124,6 @@ def stay_flat(server: Server, store: str, load: Load) -> list[Bar]:
     """Hold slow connections open for a third of the time, and compare the server's memory before and after."""
     server.start()
     with people(store, server.port, load.clients) as working:
-        wait_until(lambda: all(person.client.csrf for person in working))
         time.sleep(load.warm_up)
         before, done = server.megabytes(), judged(working)
         time.sleep(load.seconds / 3)
@@ -152,7 +150,6 @@ def outlast_flood(server: Server, store: str, load: Load) -> list[Bar]:
     times: dict[bool, list[float]] = {False: [], True: []}
     tried: Counter[int] = Counter()
     with people(store, server.port, max(1, load.clients // 8)) as working:
-        wait_until(lambda: all(person.client.csrf for person in working))
         for flooded in (False, True, False, True):
             with strangers(server.port, load.strangers if flooded else 0, tried):
                 time.sleep(1)  # until the turn before is over, and the queue is full

@@ -135,7 +135,7 @@ class _Lines:
 
     Raises:
         _TooLong: the row is longer than `MAX_LINE`. The reader can go on at the next line.
-        ValueError: a line is not UTF-8.
+        ValueError: a line is not UTF-8, or the file is UTF-16 or UTF-32.
     """
 
     def __init__(self, path: Path, text: IO[str]) -> None:
@@ -150,6 +150,8 @@ class _Lines:
         if not line:
             raise StopIteration
         self.number += 1
+        if self.number == 1:
+            _check_encoding(self.path, line[:4].encode("utf-8", "surrogateescape"))
         if bad := _ESCAPED_BYTE.search(line):
             raise ValueError(f"{self.path}:{self.number}: {_not_utf8(ord(bad[0]) - 0xDC00)}")
         self.row.append(line)
@@ -160,8 +162,7 @@ class _Lines:
         return line
 
 
-def _read_csv(path: Path, file: io.BufferedReader | gzip.GzipFile) -> Read:
-    _check_encoding(path, file.peek(4))
+def _read_csv(path: Path, file: IO[bytes]) -> Read:
     with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
         yield from _read_cells(path, _Lines(path, text))
 

@@ -24,7 +24,6 @@ from pydantic import (
     model_validator,
 )
 
-from ..datasets.loading import MAX_LENGTH
 from .records import NewItem, Settings
 
 __all__ = ["KINDS", "check_completions", "check_item", "check_value"]
@@ -159,9 +158,6 @@ def check_item(item: NewItem, settings: Settings) -> None:
             raise ValueError(f"{name} must be a string, got {_shown(text)}")
     if isinstance(item.completions, str) or not all(isinstance(text, str) for text in item.completions):
         raise ValueError(f"completions must be strings, got {_shown(item.completions)}")
-    for name, text in (("prompt", item.prompt), *(("a completion", text) for text in item.completions)):
-        if len(text) > MAX_LENGTH:
-            raise ValueError(f"{name} has {len(text):,} characters, more than {MAX_LENGTH:,}: cut it")
     if isinstance(item.overlap, bool) or not isinstance(item.overlap, int) or not 1 <= item.overlap < 2**31:
         raise ValueError(f"overlap must be a whole number from 1 to 2147483647, got {_shown(item.overlap)}")
     if isinstance(item.priority, bool) or not isinstance(item.priority, int | float) or not abs(item.priority) <= 1e300:

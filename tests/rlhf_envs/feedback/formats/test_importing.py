@@ -368,12 +368,3 @@ def test_a_line_that_is_too_long_is_set_aside_and_the_others_are_taken(
     assert "the row has more than 1,000 bytes" in done.bad[0].reason
     assert done.quarantine is not None
     assert done.quarantine.stat().st_size < 1000
-
-
-def test_a_text_that_nobody_can_read_is_set_aside(store: FeedbackStore, tmp_path: Path) -> None:
-    rows = [{"prompt": "p", "completion": text} for text in ("a", "x" * 1_000_001)]
-    done = import_file(store, jsonl(tmp_path, *rows))
-    assert (done.items, [row.reason for row in done.bad]) == (
-        1,
-        ["a completion has 1,000,001 characters, more than 1,000,000: cut it"],
-    )
