@@ -15,7 +15,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
@@ -63,7 +63,12 @@ def read_rows(path: Path) -> Read:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     extension = Path(path.name.removesuffix(".gz")).suffix.lower()
-    readers = {".jsonl": read_jsonl, ".csv": _read_csv, ".json": _read_json, ".parquet": _read_parquet}
+    readers: dict[str, Callable[[Path, Any], Read]] = {
+        ".jsonl": read_jsonl,
+        ".csv": _read_csv,
+        ".json": _read_json,
+        ".parquet": _read_parquet,
+    }
     if extension not in readers:
         raise ValueError(f"{path}: unknown extension {extension!r}: save it as {', '.join(readers)} (or .gz of these)")
     try:
