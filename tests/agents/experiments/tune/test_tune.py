@@ -260,6 +260,13 @@ def test_an_unsigned_trial_is_stale_unless_it_is_signed_soon(monkeypatch: pytest
     assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING", "WAITING"]
 
 
+@pytest.fixture
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_train", lambda *_: None)
+    monkeypatch.setattr(tuning, "_measure", lambda *_: (0.5, 0.1, "held-out prompts"))
+
+
+@pytest.mark.usefixtures("no_training")
 def test_processes_that_share_a_study_run_its_trials_in_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second search of the same study begins and ends while the first is in its first trial."""
     shared = config(tmp_path, storage=f"sqlite:///{tmp_path}/study.db", trials=3, sampler="random")
@@ -279,6 +286,7 @@ def test_processes_that_share_a_study_run_its_trials_in_all(tmp_path: Path, monk
     assert lines[-1] == "still running elsewhere, and not in this report: trial 0"
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_trial_that_others_made_needless_is_neither_run_nor_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,6 +315,7 @@ def test_processes_open_a_study_one_by_one(tmp_path: Path, monkeypatch: pytest.M
         tuning.tune(shared)
 
 
+@pytest.mark.usefixtures("no_training")
 def test_a_trial_draws_the_same_settings_in_any_process(tmp_path: Path) -> None:
     once = tuning.tune(config(tmp_path / "one", trials=3, sampler="random")).study
     tuning.tune(config(tmp_path / "other", trials=2, sampler="random"))
