@@ -139,7 +139,7 @@ def test_own_data_has_what_its_readme_names(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.syspath_prepend(OWN_DATA)
     (made,) = re.findall(r"`(gym\.make\(.*\))`", readme)
     env = eval(made.replace("my.jsonl", str(OWN_DATA / "my.jsonl")), {"gym": gym}).unwrapped
-    assert len(env.rows) == 31
+    assert len(env.rows) == 32
     assert env.reward_fn(["p", "p"], ["some music", "a story"], word=["music", "music"]) == [1.0, 0.0]
 
 
