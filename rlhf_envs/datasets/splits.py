@@ -138,8 +138,9 @@ def _missing(wanted: str, there: list[str], named: bool, shares: dict[str, float
     share = shares.get(wanted, 0.0)
     if not share:
         return f"{wanted}_share=0 leaves no {wanted} rows: raise it, or give the rows a column 'split'"
+    counted = "1 different prompt is" if n_prompts == 1 else f"{n_prompts} different prompts are"
     return (
-        f"{n_prompts} different prompts are too few for a {wanted} split: {wanted}_share={share:g} needs "
+        f"{counted} too few for a {wanted} split: {wanted}_share={share:g} needs "
         f"{math.ceil(1 / share)}. Add rows, raise {wanted}_share, give the rows a column 'split', or take the split "
         "'train' and measure on training prompts"
     )

@@ -96,7 +96,7 @@ def test_the_tables_of_a_run_have_them() -> None:
 def test_a_comparison_takes_one_and_refuses_others(tmp_path: Path) -> None:
     shared: dict[str, Any] = {"env": ID, "algos": ["ppo"], "seeds": 1, "tokens": 96, "folder": str(tmp_path / "c")}
     assert plan(CompareConfig(**shared, metric="letters"))
-    with pytest.raises(ValueError, match=f"unknown metric 'words' for {ID}: there are reward, letters"):
+    with pytest.raises(ValueError, match=f"unknown metric 'words' for {ID}: there are letters, reward"):
         plan(CompareConfig(**shared, metric="words"))
 
 

@@ -142,7 +142,7 @@ def test_the_next_run_takes_the_next_number(run: tuple[Path, Any]) -> None:
         (["--env", "no_module:rlhf/Nothing-v0"], "no_module"),
         (["--algo", "ppoo"], "did you mean 'ppo'"),
         (["--model", "no-such-model"], "unknown model 'no-such-model'"),
-        (["--train", "half"], "train='half'"),
+        (["--train", "half"], "--train 'half': expected"),
         (["--device", "abacus"], "abacus"),
         (["-n", "0"], "--n-timesteps: Input should be greater than 0"),
         (["--learning-rate", "-1"], "--learning-rate"),

@@ -297,7 +297,7 @@ def test_a_password_is_reset_and_an_account_switched_off() -> None:
         (["status", "--store", "notes.txt"], "not a database"),
         (["add", "no-such-model"], "unknown model 'no-such-model'"),
         (["add", "tiny", "--env", "rlhf/Nothing-v0"], "unknown environment"),
-        (["add", "tiny", "--kind", "pairwise", "--n-completions", "3"], "n_completions=3: pairwise compares 2"),
+        (["add", "tiny", "--kind", "pairwise", "--n-completions", "3"], "--n-completions 3: pairwise compares 2"),
         (["add", "tiny", "--kind", "essay"], "--kind"),
         (["add", "tiny", "--overlap", "0"], "--overlap"),
         (["add", "tiny", "--gold"], "--gold: the expected answers come from a file"),

@@ -71,7 +71,7 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     "train --model ./models/none": ("./models/none", "does not exist"),
     "train --data none.jsonl": ("none.jsonl", "neither a file"),
     "train --data bad.jsonl": ("bad.jsonl:2", "not JSON"),
-    "train --data good.jsonl": ("good.jsonl", "rename one with --column prompt:NAME"),
+    "train --data nameless.jsonl": ("nameless.jsonl", "rename one with --column prompt:NAME"),
     "sft good.jsonl out --max-length 2000": ("--max-length 2000", "reads 2 to"),
     f"{REVIEWS} --column prompt:questions": ("questions", "question"),
     f"{REVIEWS} --reward tiny-rewrd": ("tiny-rewrd", "tiny-reward"),
@@ -110,6 +110,7 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Stand in a folder with a user's files, where an evaluation before training is nothing, and training fails."""
+    (tmp_path / "nameless.jsonl").write_text('{"words": "the film"}\n' * 20, encoding="utf-8")
     (tmp_path / "good.jsonl").write_text('{"question": "the film"}\n' * 20, encoding="utf-8")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "the film"}\n{"prompt": \n', encoding="utf-8")
     score = "def score(prompts, completions, **columns):\n    return [0.0] * len(prompts)\n"

@@ -83,8 +83,8 @@ def test_prompts_and_a_reward_of_ones_own_train_and_are_evaluated(here: Path, ca
 @pytest.mark.parametrize(
     ("rows", "flags", "message"),
     [
-        ([{"prompt": "a film"}], (), "1 different prompts are too few for a test split: test_share=0.1 needs 10. Add"),
-        ([{"prompt": "a film"}] * 30, (), "1 different prompts are too few for a test split"),
+        ([{"prompt": "a film"}], (), "1 different prompt is too few for a test split: test_share=0.1 needs 10. Add"),
+        ([{"prompt": "a film"}] * 30, (), "1 different prompt is too few for a test split"),
         (
             [{"text": "a film"}],
             (),

@@ -126,7 +126,7 @@ def test_the_command_writes_a_section_that_train_takes_and_goes_on(tmp_path: Pat
     assert float(rows[0]["learning_rate"]) == 3e-3, "the first trial has the default settings"
     other = rlhf(*flags, "--trials", "3", "--tokens", "384", "--space", "learning_rate:1e-4..1e-2")
     assert other.exit_code == 2
-    assert "was made with tokens=192 and not 384" in other.stderr
+    assert "was made with --tokens 192 and not 384" in other.stderr
 
 
 def test_the_winner_is_run_again_with_seeds_that_the_search_had_not(
