@@ -161,6 +161,8 @@ class EpisodeBatch:
             raise ValueError(f"reward={name!r} and reward_fn are two rewards: give one (they compose with + and *)")
         if kwargs and reward_fn is not None:
             raise ValueError(f"reward_kwargs={kwargs!r} are for a reward given by name: build them into reward_fn")
+        if not isinstance(kwargs, Mapping | None):
+            raise ValueError(f"reward_kwargs={kwargs!r}: expected arguments and their values, {{'name': value}}")
         if reward_fn is not None:
             if not callable(reward_fn):
                 raise ValueError(f"reward_fn must be callable, got {reward_fn!r}")

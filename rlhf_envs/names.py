@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
@@ -77,6 +78,12 @@ def import_module(name: str, what: str) -> ModuleType:
         raise ValueError(f"{what}: importing {name!r} failed: {error}") from error
     except SyntaxError as error:
         raise ValueError(f"{what}: {name!r} is not valid Python: {error}") from error
+    except Exception as error:  # whatever the module does when it is imported
+        if str(error).startswith(f"{what}: "):
+            raise
+        place = extract_tb(error.__traceback__)[-1]
+        where = f"line {place.lineno} of {place.filename}"
+        raise ValueError(f"{what}: importing {name!r} failed: {type(error).__name__}: {error} ({where})") from error
 
 
 def _import_file(path: Path, what: str) -> ModuleType:

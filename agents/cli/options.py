@@ -27,6 +27,7 @@ from rlhf_envs.registration import text_environments
 from rlhf_envs.rewards import RewardError, list_rewards
 
 from ..registry import available
+from ..saving.untrusted import describe_problem
 from ..training.config_file import read_config_file
 from ..training.errors import RunInterrupted, RunStopped
 
@@ -55,7 +56,10 @@ PANELS = {  # the boxes of --help, and the fields in each; all others are in "Op
     | {"resume", "output", "config", "folder", "dry_run"},
     "Machine": {"device", "threads", "workers"},
 }
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StoreError, RewardError, RunStopped)
+USER_ERRORS = (
+    *(ValueError, TypeError, OSError, ImportError, FloatingPointError, OverflowError, MemoryError),
+    *(StoreError, RewardError, RunStopped),
+)
 
 
 class OneLineErrors(TyperGroup):
@@ -164,7 +168,7 @@ COMPLETIONS = {
 }
 
 
-FAILURES = (RunStopped, RewardError, FloatingPointError)  # that come while it runs
+FAILURES = (RunStopped, RewardError, FloatingPointError, MemoryError)  # that come while it runs
 
 
 @contextmanager
@@ -215,9 +219,7 @@ def from_file(model: type[Config], path: str, given: Mapping[str, Any]) -> Confi
     try:
         return model(**read_config_file(path, model.model_fields, given))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        fail(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})")
+        fail(f"{path}: {describe_problem(error)}")
 
 
 def read_standard_input() -> list[dict[str, Any]]:

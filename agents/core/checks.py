@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from .arguments import check_value
 from .language_model import LanguageModel
 from .observations import read_contexts
 
@@ -126,7 +127,10 @@ def check_arguments(
 
 
 def check_decoding(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> None:
-    """Raise `ValueError` for the first option of decoding that is out of range."""
+    """Raise ValueError for the first option of decoding that is out of range, TypeError for one of another type."""
+    for name, value, hint in (("temperature", temperature, float), ("top_k", top_k, int | None)):
+        check_value(name, value, hint)
+    check_value("top_p", top_p, float | None)
     if not temperature > 0:
         raise ValueError(f"temperature={temperature}: expected a number above 0; for argmax use deterministic=True")
     if top_k is not None and top_k < 1:

@@ -16,6 +16,7 @@ from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, resolve
 from rlhf_envs.prompts import text_prompts
 from rlhf_envs.registration import check_environment, task_of
+from rlhf_envs.rewards.shaping import whole_number
 from rlhf_envs.tasks.base import environment_rows
 
 from ..algorithms.maskable_ppo import MaskableTokenPolicy
@@ -24,14 +25,14 @@ from ..core.checks import check_decoding
 from ..core.episodes import open_batch
 from ..core.policy import TokenPolicy
 from ..registry import available, describe, get_algorithm
-from ..saving.folders import MODEL, START, find_bundle, is_bundle, read_config
+from ..saving.folders import CONFIG, DESCRIPTION, MODEL, START, find_bundle, is_bundle, read_config
 from ..saving.loading import load, load_policy, run_algorithm
 from ..saving.untrusted import read_env_id, read_env_kwargs
 
 __all__ = ["DECODING", "Source"]
 
 DECODING = ("temperature", "top_k", "top_p")
-NO_DATA = dict.fromkeys(("reward", "reward_kwargs"))  # arguments that do not change which rows there are
+NO_DATA = dict.fromkeys(("model", "reward", "reward_kwargs"))  # arguments that do not change which rows there are
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ class Source:
         if bundle := find_bundle(path):
             policy, description = load_policy(bundle)
             env, best_of = description["env"], description["values"]["attributes"].get("best_of", 1)
+            _check_drawing(f"{bundle / DESCRIPTION}: attributes", best_of)
             kwargs = {k: v for k, v in env.get("kwargs", {}).items() if k != "render_mode"}
             return cls(
                 str(bundle), policy=policy, env_id=env.get("id"), env_kwargs=kwargs, best_of=best_of, is_bundle=True
@@ -107,19 +109,23 @@ class Source:
     def _of_run(cls, path: Path) -> Source:
         """Return the source of a run that has saved its model."""
         run = read_config(path)
-        hyperparams, algorithm = run.get("hyperparams", {}), None
+        hyperparams, algorithm = run.get("hyperparams") or {}, None
         if run.get("algo") in available():
             with suppress(ImportError):  # its plugin is gone
                 algorithm = describe(get_algorithm(run["algo"]))
+        decoding = {name: hyperparams[name] for name in DECODING if name in hyperparams}
+        best_of = hyperparams.get("best_of", algorithm.defaults.get("best_of", 1) if algorithm else 1)
+        start = run["model"] if isinstance(run.get("model"), str) else None
+        _check_drawing(f"{path / CONFIG}: hyperparams", best_of, decoding)
         return cls(
             str(path),
             model=str(path / MODEL),
-            start=str(path / START) if (path / START).is_dir() else run.get("model"),
+            start=str(path / START) if (path / START).is_dir() else start,
             env_id=run.get("env"),
-            env_kwargs=run.get("env_kwargs", {}),
-            decoding={name: hyperparams[name] for name in DECODING if name in hyperparams},
+            env_kwargs=run.get("env_kwargs") or {},
+            decoding=decoding,
             masked=algorithm is not None and algorithm.reads_masks,
-            best_of=hyperparams.get("best_of", algorithm.defaults.get("best_of", 1) if algorithm else 1),
+            best_of=best_of,
         )
 
     def with_decoding(self, decoding: Mapping[str, Any]) -> Source:
@@ -154,8 +160,9 @@ class Source:
         if not isinstance(env, str):
             return open_batch(env, n)
         model = {} if self.tokenizer_name is None else {"model": self.tokenizer_name}
-        saved = read_env_kwargs(self.env_kwargs, "a run's file", env_kwargs, follow_paths=not self.is_bundle)
-        return open_batch(env, n, **{**saved, **model, "split": split, **(env_kwargs or {})})
+        given = {**model, "split": split, **(env_kwargs or {})}
+        saved = read_env_kwargs(self.env_kwargs, "a run's file", given, follow_paths=not self.is_bundle)
+        return open_batch(env, n, **saved, **given)
 
     def training_prompts(self, batch: EpisodeBatch) -> set[str]:
         """Return the prompts that the source was trained on, each as a `rlhf_envs.datasets.prompt_key`.
@@ -205,6 +212,15 @@ class Source:
                 "evaluate it in an environment with its own tokenizer"
             )
         return self.policy
+
+
+def _check_drawing(where: str, best_of: Any, decoding: Mapping[str, Any] | None = None) -> None:
+    """Raise ValueError if a file says something impossible of how completions are drawn."""
+    try:
+        whole_number("best_of", best_of)
+        check_decoding(**(decoding or {}))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _rows_of(env: Any) -> Sequence[Mapping[str, Any]]:

@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 
 from rlhf_envs.files import BundleError
 
+from .untrusted import describe_problem
+
 __all__ = ["read_description", "reported"]
 
 # What Python and the libraries raise for values that no agent has. (A ValueError has its own message.)
@@ -76,11 +78,7 @@ def read_description(file: Path) -> dict[str, Any]:
             content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             _Description.model_validate(content)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise BundleError(
-                f"{file}: {where}: {first['msg']} (got {str(first['input'])[:80]!r}): the bundle is damaged or forged"
-            ) from error
+            raise BundleError(f"{file}: {describe_problem(error)}: the bundle is damaged or forged") from error
         except ValueError as error:
             raise BundleError(f"{file} is no JSON ({error}): the bundle is damaged or forged") from error
     return content

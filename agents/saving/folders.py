@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from rlhf_envs.files import MANIFEST, check_size
 
-from .untrusted import read_env_id
+from .untrusted import describe_problem, read_env_id
 
 __all__ = [
     "AGENT",
@@ -25,6 +27,7 @@ __all__ = [
     "is_bundle",
     "is_restartable",
     "read_config",
+    "read_object",
     "run_environment",
 ]
 
@@ -39,6 +42,17 @@ BEGUN = {LOCK, CONFIG, START, CHECKPOINTS, "progress.csv", "evaluations.npz"}
 EVENTS, UNFINISHED = "events.out.tfevents.", ".tmp"  # TensorBoard's files, and what interrupted saves leave behind
 
 
+class _Run(BaseModel):
+    """Check what is read of a run's `config.json` without the rest, which differs among kinds of runs and releases."""
+
+    model_config = ConfigDict(strict=True)
+
+    algo: str | None = None
+    env: str | None = None
+    env_kwargs: dict[str, Any] | None = None
+    hyperparams: dict[str, Any] | None = None
+
+
 def is_restartable(folder: Path) -> bool:
     """Return whether a folder is empty, or of a run that ended before it kept anything of what it learned."""
     if not folder.is_dir():
@@ -46,7 +60,19 @@ def is_restartable(folder: Path) -> bool:
     saves = folder / CHECKPOINTS
     kept = [path.name for path in saves.iterdir() if UNFINISHED not in path.name] if saves.is_dir() else []
     names = {path.name for path in folder.iterdir()} - BEGUN
-    return not kept and all(name.startswith(EVENTS) or (name[0] == "." and UNFINISHED in name) for name in names)
+    if kept or not all(name.startswith(EVENTS) or (name[0] == "." and UNFINISHED in name) for name in names):
+        return False
+    found = {path.name for path in folder.iterdir() if UNFINISHED not in path.name} - {LOCK}
+    return not found or _is_run(folder)  # other programs have files of these names too
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether the configuration in a folder is a run's."""
+    try:
+        config = read_config(folder)
+    except ValueError:
+        return False
+    return config.get("algo") is not None and config.get("env") is not None
 
 
 def clear(folder: Path) -> None:
@@ -75,12 +101,21 @@ def find_bundle(path: Path) -> Path | None:
 def read_config(path: Path) -> dict[str, Any]:
     """Return the configuration of a run, given its folder or a file in it; empty if there is none.
 
+    Anybody may have written it. So what is read of it anywhere has the right type.
+
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is no JSON object, or a field has another type. The message has the file and the field.
     """
     folders = path.parents if path.is_file() else (path,)
     file = next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
-    return {} if file is None else _read_object(file)
+    if file is None:
+        return {}
+    config = read_object(file)
+    try:
+        _Run.model_validate(config)
+    except ValidationError as error:
+        raise ValueError(f"{file}: {describe_problem(error)}: the file is damaged") from error
+    return config
 
 
 def run_environment(source: str) -> str | None:
@@ -91,13 +126,17 @@ def run_environment(source: str) -> str | None:
     """
     path, env_id = Path(source), read_config(Path(source)).get("env")
     if is_bundle(path):
-        env = _read_object(path / DESCRIPTION).get("env")
+        env = read_object(path / DESCRIPTION).get("env")
         env_id = env.get("id") if isinstance(env, dict) else None
     return None if env_id is None else read_env_id(env_id, f"{source}, a file,")
 
 
-def _read_object(file: Path) -> dict[str, Any]:
-    """Return the JSON object in a file."""
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Raises:
+        ValueError: it holds something else, or is too large. The message has the file.
+    """
     check_size(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))

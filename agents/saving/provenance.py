@@ -35,7 +35,8 @@ __all__ = [
 PACKAGES = ("rlhf-envs", "torch", "transformers", "stable-baselines3", "gymnasium")
 MADE = "made"  # the key of the records in a JSON file
 ROOT = Path(__file__).parents[2]
-PASSWORD = re.compile(r"://[^/@\s]+@")  # in the address of a database
+# In the address of a database: all up to the last "@", for a password may hold one, and an argument of that name.
+PASSWORD = re.compile(r"(?<=://)[^/?#\s'\"]+(?=@)|(?<=[?&]password=)[^&\s'\"]+", re.IGNORECASE)
 
 
 def versions() -> dict[str, str]:
@@ -63,7 +64,7 @@ def commit() -> str | None:
 
 def without_passwords(text: str) -> str:
     """Return the text without the names and passwords in addresses such as "postgresql://me:secret@host"."""
-    return PASSWORD.sub("://***@", text)
+    return PASSWORD.sub("***", text)
 
 
 def provenance() -> dict[str, Any]:

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from rlhf_envs.episodes import EpisodeOptions
 from rlhf_envs.models import has_place, split_label
 from rlhf_envs.registration import check_environment
 
-__all__ = ["JSON_ARGUMENTS", "read_env_id", "read_env_kwargs", "refuse_import"]
+__all__ = ["JSON_ARGUMENTS", "describe_problem", "read_env_id", "read_env_kwargs", "refuse_import"]
 
 JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
 
@@ -57,8 +59,8 @@ def read_env_kwargs(
         source: what the file is, for the message.
         given: arguments that the user gives in their place.
         instead: what to do instead; by default to give the flag of the argument again.
-        follow_paths: whether files of data, feedback stores in files and hub ids of reward models are used: those of
-            runs are, those of bundles are not. A database's URL never is.
+        follow_paths: whether files of data, feedback stores in files and hub ids of models are used: those of runs are,
+            those of bundles are not. A database's URL never is.
 
     Raises:
         ValueError: an argument is none of `JSON_ARGUMENTS`, a reward would be imported, or an address or path is not
@@ -75,9 +77,17 @@ def read_env_kwargs(
             for text in _strings(value):
                 if ":" in text and text != _store(kept):
                     refuse_import("the reward", text, source, remedy)
-        if (address := _address(name, value, follow_paths)) is not None:
+        if (address := _address(name, kept, follow_paths)) is not None:
             raise ValueError(f"{name} names {address!r}, which is not followed where {source} says so: {remedy}")
     return kept
+
+
+def describe_problem(error: ValidationError) -> str:
+    """Return the first thing that is wrong with a file's content, in one line: where, what, and the value."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    problem = f"{first['msg'].removeprefix('Value error, ')} (got {first['input']!r:.80})"
+    return f"{where}: {problem}" if where else problem
 
 
 def refuse_import(what: str, name: str, source: str, instead: str) -> None:
@@ -91,19 +101,36 @@ def _store(kwargs: Mapping[str, Any]) -> Any:
     return arguments.get("store") if isinstance(arguments, Mapping) else None
 
 
-def _address(name: str, value: Any, follow_paths: bool) -> str | None:
-    """Return the address or path in an argument that is not followed, or None."""
-    store = _store({name: value}) if name == "reward_kwargs" else None
+def _address(name: str, kwargs: Mapping[str, Any], follow_paths: bool) -> str | None:
+    """Return the address or path in one of the arguments that is not followed, or None."""
+    store, value = _store(kwargs) if name == "reward_kwargs" else None, kwargs[name]
     if isinstance(store, str) and ("://" in store or not follow_paths):
         return store
     if follow_paths:
         return None
-    if name == "data" and isinstance(value, str):
-        return value
-    names = _strings(value) if name in ("reward", "reward_kwargs") else ()
+    if name == "data":
+        return next(_files(value), None)
+    names = [*_strings(value)] if name in ("model", "reward", "reward_kwargs") else []
+    if name != "model" and any(text.lower() == "human" for text in names) and not _asks_nobody(kwargs):
+        return "feedback.db"  # the store of a human reward that is given none
     return next(
         (text for text in names if has_place(split_label(text)[0]) and not Path(split_label(text)[0]).is_dir()), None
     )
+
+
+def _asks_nobody(kwargs: Mapping[str, Any]) -> bool:
+    """Return whether a human reward is given no store."""
+    arguments = kwargs.get("reward_kwargs")
+    return isinstance(arguments, Mapping) and "store" in arguments and arguments["store"] is None
+
+
+def _files(data: Any) -> Iterator[str]:
+    """Yield the files among data: a path, or one for each split."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping):
+        for part in data.values():
+            yield from _files(part)
 
 
 def _flag(name: str, value: Any) -> str:

@@ -10,17 +10,26 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from filelock import BaseFileLock
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from rlhf_envs.models import NAMES
 from rlhf_envs.names import find_name
 from rlhf_envs.registration import describe, text_environments
 
 from ..registry import available
-from ..saving.folders import CONFIG, clear, is_restartable
+from ..saving.folders import CONFIG, clear, is_restartable, read_object
 from ..saving.locks import take
 from ..saving.provenance import MADE
-from ..saving.untrusted import read_env_id, read_env_kwargs
+from ..saving.untrusted import describe_problem, read_env_id, read_env_kwargs
 from .hyperparams import default_hyperparams
 
 __all__ = [
@@ -41,6 +50,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
+OWN = ("seed", "device", "verbose")  # arguments of agents that a run has by itself
 
 
 def parse_pairs(value: Any) -> Any:
@@ -160,7 +170,7 @@ class TrainConfig(Settings):
         "rlhf/Sentiment-v0", "Environment id, see `rlhf envs`; 'module:id' and 'file.py:id' import that first."
     )
     n_timesteps: int | None = option(None, "Tokens to train for.", "-n", "--n-timesteps", gt=0)
-    seed: int = option(0, "Seeds the environments, the model and the sampling.", ge=0)
+    seed: int = option(0, "Seeds the environments, the model and the sampling.", ge=0, lt=2**32)
     n_envs: int | None = option(None, "Episodes that run side by side.", gt=0)
     model: Model | None = option(
         None, "Model to train: tiny, smollm2, a folder or a hub id. The environment's own by default."
@@ -198,6 +208,14 @@ class TrainConfig(Settings):
         "-P",
         "--progress/--no-progress",
     )
+
+    @field_validator("hyperparams")
+    @classmethod
+    def _no_doubles(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in OWN:
+            if name in value:
+                raise ValueError(f"{name} is a setting of the run: give it as --{name} {value[name]}")
+        return value
 
     @property
     def env_id(self) -> str:
@@ -299,12 +317,13 @@ class TrainConfig(Settings):
             raise ValueError(f"--resume {folder}: no run's folder, it has no {CONFIG}")
         kind, needs = cls.kind
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = read_object(path)
             if needs not in values:
                 raise ValueError(f"it has no {needs}")
             saved = cls(**values)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is not the configuration of a {kind}: {error}") from error
+        except ValueError as error:
+            problem = describe_problem(error) if isinstance(error, ValidationError) else error
+            raise ValueError(f"{path} is not the configuration of a {kind}: {problem}") from error
         changed = {}
         for name in sorted(given.model_fields_set & cls.model_fields.keys() if given is not None else ()):
             value, before = getattr(given, name), getattr(saved, name)

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from rlhf_envs.files import check_size
 from rlhf_envs.names import nearest
 
 from ..saving.provenance import MADE
@@ -61,11 +62,12 @@ def check_imports(settings: Mapping[str, Any], source: str, given: Mapping[str, 
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    text, suffix = path.read_text(encoding="utf-8"), path.suffix.lower()
-    if suffix not in PARSERS:
+    suffix = path.suffix.lower()
+    if path.is_file() and suffix not in PARSERS:
         raise ValueError(f"{path}: expected a .toml, .yaml or .json file")
+    check_size(path)
     try:
-        settings = PARSERS[suffix](text)
+        settings = PARSERS[suffix](path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
     if not isinstance(settings, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,7 +9,7 @@ import gymnasium as gym
 from rlhf_envs.registration import task_of
 
 from ..evaluation.statistics import Estimate
-from ..saving.folders import read_config
+from ..saving.folders import read_config, read_object
 from .report import REPORT, Picture, TrainResult, draw_curves, read_progress
 
 __all__ = ["plot"]
@@ -54,13 +53,16 @@ def _held_out(folder: Path) -> tuple[dict[float, dict[str, Estimate]], str]:
     file = folder / REPORT
     if not file.is_file():
         return {}, ""
-    report = json.loads(file.read_text(encoding="utf-8"))
-    parts = {0.0: report["before"], float(report["n_timesteps"]): report["after"]}
-    estimates = {
-        tokens: {name: Estimate(**values, n=part["episodes"]) for name, values in part["estimates"].items()}
-        for tokens, part in parts.items()
-    }
-    return estimates, report["after"]["prompts"]
+    report = read_object(file)
+    try:
+        parts = {0.0: report["before"], float(report["n_timesteps"]): report["after"]}
+        estimates = {
+            tokens: {name: Estimate(**values, n=part["episodes"]) for name, values in part["estimates"].items()}
+            for tokens, part in parts.items()
+        }
+        return estimates, str(report["after"]["prompts"])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{file} is no report of a run ({error!r}): the file is damaged") from error
 
 
 def _judges(estimates: dict[float, dict[str, Estimate]], env_id: str) -> tuple[str, ...]:

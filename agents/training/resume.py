@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..core.random_state import get_generators, isolated_generators
 from ..registry import get_algorithm
 from ..saving.bundle import BundleError, holds, read
 from ..saving.checkpoints import Checkpoints
-from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, clear, is_bundle, is_restartable, read_config
+from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, clear, is_bundle, is_restartable, read_config, read_object
 from ..saving.loading import load
 from ..saving.locks import take
 from ..saving.provenance import differences, read_records
@@ -47,7 +46,12 @@ def is_finished(folder: str | Path, config: TrainConfig) -> bool:
     folder = Path(folder)
     if not (folder / REPORT).is_file():
         return False
-    tokens = json.loads((folder / REPORT).read_text(encoding="utf-8"))["n_timesteps"]
+    try:
+        tokens = read_object(folder / REPORT).get("n_timesteps")
+    except ValueError:
+        tokens = None
+    if not isinstance(tokens, int):  # a damaged report is written anew
+        return False
     has_agent = is_bundle(find_folder(folder / AGENT))
     return tokens >= (config.n_timesteps or 0) and (has_agent or not Checkpoints(folder / CHECKPOINTS).exist())
 

@@ -101,6 +101,8 @@ def _read(source: Data) -> Iterator[tuple[str, Row]]:
     elif isinstance(source, Mapping):  # a DatasetDict
         for split, part in source.items():
             yield from ((f"{split}, {where}", {**row, "split": split}) for where, row in _read(part))
+    elif not isinstance(source, Iterable):
+        raise ValueError(f"data={source!r}: expected a file, rows, or a datasets.Dataset")
     else:
         _warn_about_timestamps(source)
         for number, row in enumerate(source):

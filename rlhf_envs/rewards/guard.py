@@ -48,7 +48,9 @@ class Guarded(Reward):
     def __init__(
         self, reward_fn: Callable[..., Any], timeout: float | None = None, retries: int = 2, backoff: float = 0.25
     ) -> None:
-        if timeout is not None and (isinstance(timeout, bool) or not timeout > 0):
+        if timeout is not None and (
+            isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0
+        ):
             raise ValueError(f"the timeout of a reward must be seconds above 0, or None for no limit, got {timeout!r}")
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise ValueError(f"the retries of a reward must be a whole number of at least 0, got {retries!r}")

@@ -61,6 +61,8 @@ def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
         ValueError: the name is unknown (the message lists those that exist), there is nothing at the address, or the
             reward does not take the arguments.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"reward={name!r} is no name: {_hint(str(name))}")
     name = find_name(name, _targets)
     if name not in _targets and has_place(split_label(name)[0]):
         return _call_with(import_attribute("rlhf_envs.rewards.ensemble:load_reward", name), name, (name,), kwargs)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from rlhf_envs.names import find_name
 
 from ...registry import available
-from ...saving.folders import CONFIG, LOCK
+from ...saving.folders import CONFIG, LOCK, read_object
+from ...saving.untrusted import describe_problem
 from ...training.config import Environment, Model, Pairs, Part, Settings, option, parse_pairs
 from ...training.config_file import check_imports
 
@@ -159,9 +159,10 @@ def join_existing(config: CompareConfig) -> CompareConfig:
             raise ValueError(f"{config.path} exists and is no comparison, it has no {CONFIG}: choose another folder")
         return config
     try:
-        saved = CompareConfig(**json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is not the configuration of a comparison: {error}") from error
+        saved = CompareConfig(**read_object(file))
+    except ValueError as error:
+        problem = describe_problem(error) if isinstance(error, ValidationError) else error
+        raise ValueError(f"{file} is not the configuration of a comparison: {problem}") from error
     check_imports(saved.model_dump(), str(file), config.model_dump(exclude_unset=True))
     _check_joins(config, saved)
     given = config.model_fields_set

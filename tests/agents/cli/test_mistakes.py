@@ -38,6 +38,8 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     f"{BANDIT} -n -5": ("-5", "greater than 0"),
     f"{BANDIT} --n-envs 2.5": ("2.5", "integer"),
     f"{BANDIT} --seed abc": ("abc", "integer"),
+    f"{BANDIT} --seed 10000000000": ("10000000000", "less than"),
+    f"{BANDIT} -params seed:3": ("seed", "--seed 3"),
     f"{BANDIT} --test-split tets": ("tets", "'test'"),
     f"{BANDIT} --verbose 5": ("5", "less than or equal to 2"),
     f"{BANDIT} --device gpu": ("gpu", "cuda"),
@@ -64,6 +66,10 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     f"{BANDIT} --algo grpo -params group_size:1": ("group_size=1", "at least 2"),
     f"{BANDIT} --env-kwargs max_new_token:8": ("max_new_token", "max_new_tokens"),
     f"{BANDIT} --env-kwargs max_new_tokens:eight": ("eight", "whole number"),
+    f"{BANDIT} --env-kwargs reward:3": ("--reward 3", "token-bandit"),
+    f"{BANDIT} --env-kwargs reward_kwargs:3": ("reward_kwargs=3", "'name': value"),
+    f"{BANDIT} --env-kwargs reward_timeout:long": ("'long'", "seconds above 0"),
+    f"{BANDIT} --env-kwargs data:3": ("--data 3", "a file"),
     f"{BANDIT} --env-kwargs max_new_tokens=8": ("max_new_tokens=8", "max_new_tokens:8"),
     "train --model gpt2": ("gpt2", "organisation/name"),
     "train --model tinny": ("tinny", "tiny"),
@@ -82,6 +88,7 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     f"{REVIEWS} --reward ./none.py:score": ("none.py", "there is no file"),
     f"{REVIEWS} --reward nomodule:score": ("nomodule", "PYTHONPATH"),
     f"{REVIEWS} --reward needs_more:score": ("needs_more", "nothing_like_this"),
+    f"{REVIEWS} --reward raises:score": ("raises", "line 1 of"),
     f"{REVIEWS} --reward not_python:score": ("not_python", "not valid Python"),
     f"{REVIEWS} --reward my_reward:score --env-kwargs split:trian": ("trian", "train"),
     "evaluate logs/none": ("logs/none", "there is no folder"),
@@ -116,6 +123,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     score = "def score(prompts, completions, **columns):\n    return [0.0] * len(prompts)\n"
     (tmp_path / "my_reward.py").write_text(score, encoding="utf-8")
     (tmp_path / "needs_more.py").write_text(f"import nothing_like_this\n{score}", encoding="utf-8")
+    (tmp_path / "raises.py").write_text(f"undefined.name = 1\n{score}", encoding="utf-8")
     (tmp_path / "not_python.py").write_text("def score(:\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -141,6 +149,12 @@ def test_a_mistake_is_answered_in_one_line_with_the_value_and_the_fix(command: s
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("rlhf: ")]
     assert value in line and fix in line.replace(value, "", 1), line
     assert "Traceback" not in result.output
+
+
+def test_what_fits_into_no_memory_is_answered_in_one_line() -> None:
+    result = rlhf(f"{BANDIT} --no-progress --env-kwargs max_new_tokens:1000000000000 -n 10000000000000")
+    assert result.exit_code == 1
+    assert "rlhf: Unable to allocate" in result.stderr
 
 
 @pytest.mark.parametrize(

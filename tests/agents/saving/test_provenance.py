@@ -14,7 +14,14 @@ from typing import Any
 import pytest
 
 from agents.saving import provenance as module
-from agents.saving.provenance import commit, differences, provenance, read_records, write_settings
+from agents.saving.provenance import (
+    commit,
+    differences,
+    provenance,
+    read_records,
+    without_passwords,
+    write_settings,
+)
 from agents.training.config import TrainConfig
 
 
@@ -23,6 +30,22 @@ def test_it_names_versions_and_the_command_without_passwords(monkeypatch: pytest
     made: dict[str, Any] = provenance()
     assert str(made["command"]).endswith(" train --env-kwargs 'store:postgresql://***@db/x y'")
     assert made["versions"]["torch"] == version("torch")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://me:secret@db/x", "postgresql://***@db/x"),
+        ("postgresql://me:s@secret@db:5432/x", "postgresql://***@db:5432/x"),
+        ('\'{"store": "postgresql://db/x?user=me&password=secret"}\'', None),
+        ("postgresql://db/x?Password=secret&sslmode=require", "postgresql://db/x?Password=***&sslmode=require"),
+        ("https://db/a@b", "https://db/a@b"),
+    ],
+)
+def test_no_part_of_a_password_is_left(text: str, shown: str | None) -> None:
+    found = without_passwords(text)
+    assert "secret" not in found
+    assert shown is None or found == shown
 
 
 def test_it_names_threads_and_machine_but_neither_host_nor_user(monkeypatch: pytest.MonkeyPatch) -> None:

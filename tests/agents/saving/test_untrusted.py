@@ -56,11 +56,21 @@ def test_the_error_has_the_flag(kwargs: dict[str, Any], flag: str) -> None:
         {"reward": "human", "reward_kwargs": {"store": "other.db"}},
         {"reward": "somebody/model"},
         {"reward": "clipped", "reward_kwargs": {"reward": "somebody/model@label"}},
+        {"data": {"train": "/etc/hostname"}},
+        {"model": "somebody/model"},
+        {"reward": "human"},  # whose store is feedback.db
+        {"reward": "Human", "reward_kwargs": {"overlap": 2}},
+        {"reward": "clipped", "reward_kwargs": {"reward": "human"}},
     ],
 )
 def test_a_bundle_chooses_no_file_and_no_address(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"is not followed where a bundle says so: pass the environment"):
         remake_env({"id": BANDIT, "num_envs": 1, "kwargs": kwargs})
+
+
+def test_a_bundle_may_have_a_human_reward_that_asks_nobody() -> None:
+    kwargs = {"reward": "human", "reward_kwargs": {"store": None}}
+    assert read_env_kwargs(kwargs, "it", follow_paths=False) == kwargs
 
 
 def test_a_bundle_chooses_no_folder_of_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -72,6 +72,12 @@ def test_a_wrong_file_is_answered_in_one_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "evil.py"]
 
 
+def test_a_file_of_other_bytes_is_named(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_bytes(b"seed = 1 # \xff")
+    with pytest.raises(ValueError, match=r"my\.toml: .*can't decode"):
+        read(tmp_path / "my.toml")
+
+
 def test_a_file_is_for_new_runs() -> None:
     result = rlhf("train", "--config", "a.json", "--resume", "logs/ppo/run")
     assert result.exit_code == 2
