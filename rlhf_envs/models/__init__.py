@@ -35,12 +35,14 @@ if TYPE_CHECKING:
 __all__ = [
     "EMBEDDED",
     "NAMES",
+    "first_line",
     "has_place",
     "has_tokenizer",
     "load_causal_lm",
     "load_config",
     "load_tokenizer",
     "model_ends",
+    "model_errors",
     "model_positions",
     "not_at_hand",
     "resolve",
@@ -205,11 +207,25 @@ def _clear_errors(name: str, what: str) -> Iterator[None]:
     """Turn the errors of transformers into a ValueError that names the model and lists the known names."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except model_errors() as error:
+        first = first_line(error)
         if isinstance(error, OSError) and (missing := not_at_hand(name)):
             raise ValueError(missing) from error
         raise ValueError(f"the {what} of the model {name!r} cannot be loaded ({first}); {_THERE_ARE}") from error
+
+
+def model_errors() -> tuple[type[Exception], ...]:
+    """Return what transformers raises for the damaged folder of a model. Out of memory is none of these."""
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    usual = OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError
+    return *usual, SafetensorError, StrictDataclassError
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from rlhf_envs.models import no_progress_bars
+from rlhf_envs.models import first_line, model_errors, no_progress_bars
 from rlhf_envs.rewards.base import Reward
 from rlhf_envs.rewards.reward_model import RewardModel, find_head, load_classifier, score_matrix, with_ending
 
@@ -52,6 +52,19 @@ def _load_reward(
 ) -> RewardModel | RewardEnsemble:
     """Load a folder once for each place and time of change: a relative path means another place elsewhere."""
     return (RewardEnsemble if is_ensemble(folder) else RewardModel)(folder, batch_size, device)
+
+
+def _read_description(file: Path) -> dict[str, Any]:
+    """Return the description of an ensemble. Raise ValueError, with the file and what is wrong, for another content."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        biases = [float(bias) for bias in found["biases"]]
+        if found["members"] != len(biases):
+            raise ValueError(f"{found['members']!r} members and {len(biases)} biases")
+        shared, gain = bool(found["shared_trunk"]), float(found["gain"])
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"{file} describes no ensemble ({error!r:.200}): the file is damaged") from error
+    return {"members": len(biases), "biases": biases, "shared_trunk": shared, "gain": gain}
 
 
 def set_head(model: PreTrainedModel, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -92,15 +105,18 @@ class RewardEnsemble(Reward):
         folder = Path(folder)
         if not is_ensemble(folder):
             raise ValueError(f"{str(folder)!r} is no ensemble, it has no {_FILE}: write one with fit_ensemble")
-        described = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        described = _read_description(folder / _FILE)
         further = [] if described["shared_trunk"] else [f"member_{i}" for i in range(1, described["members"])]
         networks = []
         for place in (folder, *(folder / name for name in further)):
             network, tokenizer = load_classifier(str(place))
             networks.append(network)
         if described["shared_trunk"]:
-            heads = load_file(folder / _HEADS)
-            set_head(networks[0], heads["weight"], heads.get("bias"))
+            try:
+                heads = load_file(folder / _HEADS)
+                set_head(networks[0], heads["weight"], heads.get("bias"))
+            except model_errors() as error:
+                raise ValueError(f"{folder / _HEADS} holds no heads ({first_line(error)}): it is damaged") from error
         self._set(networks, tokenizer, described["gain"], described["biases"], batch_size)
         self.name = folder.name
         for network in networks:

@@ -11,7 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlhf_envs.models import load_tokenizer, no_progress_bars, not_at_hand, resolve, split_label
+from rlhf_envs.models import (
+    first_line,
+    load_tokenizer,
+    model_errors,
+    no_progress_bars,
+    not_at_hand,
+    resolve,
+    split_label,
+)
 from rlhf_envs.rewards.base import Reward
 from rlhf_envs.tokens import encode_texts, keep_end
 
@@ -54,9 +62,9 @@ def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
             classifier, loading = AutoModelForSequenceClassification.from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
-    except OSError as error:
-        reason = f"the reward model {name!r} cannot be loaded ({str(error).splitlines()[0]})"
-        raise ValueError(not_at_hand(name, "reward model") or reason) from error
+    except model_errors() as error:
+        absent = not_at_hand(name, "reward model") if isinstance(error, OSError) else None
+        raise ValueError(absent or f"the reward model {name!r} cannot be loaded ({first_line(error)})") from error
     if loading["missing_keys"]:
         missing = ", ".join(sorted(loading["missing_keys"]))
         raise ValueError(
@@ -199,8 +207,14 @@ class RewardModel(Reward):
         self.batch_size = batch_size
         self.model, self.tokenizer = load_classifier(model)
         self.model.to(device)  # type: ignore[arg-type]
-        self.gain = float(getattr(self.model.config, "reward_gain", 1.0))
-        self.bias = float(getattr(self.model.config, "reward_bias", 0.0))
+        gain, bias = (getattr(self.model.config, *usual) for usual in (("reward_gain", 1.0), ("reward_bias", 0.0)))
+        try:
+            self.gain, self.bias = float(gain), float(bias)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"the configuration of the reward model {model!r} has reward_gain={gain!r} and reward_bias={bias!r}: "
+                "expected numbers"
+            ) from error
 
     def score(
         self,
