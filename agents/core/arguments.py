@@ -36,6 +36,8 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     if type(value) not in PLAIN:
         return
     kinds = _kinds(hint)
+    if isinstance(value, str) and str not in kinds and any(get_origin(kind) is type for kind in kinds):
+        raise TypeError(f"{name}={value!r}: expected a class, which no text stands for: pass it in Python")
     if all(_is_plain(kind) for kind in kinds) and not any(_fits(value, kind) for kind in kinds):
         raise TypeError(f"{name}={value!r}: expected {type_name(hint)}")
     low, high = RANGES.get(name, (float("-inf"), float("inf")))

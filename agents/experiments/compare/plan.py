@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,7 +188,7 @@ def _arms(config: CompareConfig, label: str) -> list[Arm]:
     for name in arguments:
         if name in FIXED:
             raise ValueError(f"{label}: {name} is equal for all of a comparison, set it for all: {name}=...")
-    cls = _find(algo, arguments.keys() - {"n_envs"})
+    cls = _find(algo, {name: value for name, value in arguments.items() if name != "n_envs"})
     weight = None if cls is None else describe(cls).kl_argument
     if config.kl_coefs and (doubled := arguments.keys() & {weight, "kl_coef", "kl_target"}):
         raise ValueError(f"{label}: {' and '.join(sorted(doubled))} do not go with kl_coefs={config.kl_coefs}")
@@ -210,7 +210,7 @@ def _arms(config: CompareConfig, label: str) -> list[Arm]:
     return [arm(f"{label}-kl{value}", value, {weight: value, **controller}) for value in config.kl_coefs]
 
 
-def _find(algo: str, arguments: Iterable[str]) -> type[Any] | None:
+def _find(algo: str, arguments: Mapping[str, Any]) -> type[Any] | None:
     """Return the class of an algorithm, with its arguments checked; None if it cannot be imported: its runs fail."""
     check_name(algo)
     try:

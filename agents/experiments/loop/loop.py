@@ -93,8 +93,8 @@ def run_loop(config: LoopConfig, folder: str | Path | None = None, say: Callable
 
 def _run_in(path: Path, config: LoopConfig, say: Callable[[str], None]) -> LoopResult:
     started = time.perf_counter()
+    write_settings(path / CONFIG, config.model_dump(mode="json"))  # first: with it alone --resume can begin
     name_run(path)
-    write_settings(path / CONFIG, config.model_dump(mode="json"))
     say(f"{config.algo} on {config.env_id}: {config.rounds} rounds, {path}")
     go_on = f"go on with: rlhf loop --resume {path}"
     try:

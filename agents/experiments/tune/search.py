@@ -27,7 +27,7 @@ from ...core.episodes import open_batch
 from ...core.random_state import isolated_generators
 from ...evaluation.evaluate import evaluate, find_judges
 from ...evaluation.statistics import Estimate, bootstrap_mean
-from ...registry import describe, get_algorithm
+from ...registry import check_arguments, describe, get_algorithm
 from ...saving.locks import locked
 from ...training.run import build_agent, resolve_config
 from .config import TuneConfig
@@ -112,6 +112,7 @@ def find_space(config: TuneConfig) -> dict[str, Range]:
     if config.metric not in ("reward", *batch.task.metric_names(batch.rows)):
         find_judges(batch.task, [config.metric])  # raises for an unknown one
     run = resolve_config(config.run(config.seed, {}))
+    check_arguments(config.algo, run.agent_kwargs())
     assert run.n_envs is not None
     horizon = int(batch.max_new_tokens)
     has_rollout = "batch_size" in algorithm.own and "rollout_buffer_class" in algorithm.parts  # else no minibatches

@@ -101,6 +101,8 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     "attack tiny --attack embedings": ("embedings", "embeddings"),
     "compare --algos ppo,rlo --env rlhf/TokenBandit-v0": ("rlo", "rloo"),
     "compare --algos PPO --env rlhf/TokenBandit-v0 --metric rewrd": ("rewrd", "'reward'"),
+    "compare --algos ppo --env rlhf/TokenBandit-v0 -params n_epochs:three": ("three", "a whole number"),
+    "tune --env rlhf/TokenBandit-v0 -params n_epochs:three": ("three", "a whole number"),
     "compare --config none.toml": ("none.toml", "No such file"),
     "compare --seeds x": ("x", "integer"),
     "tune --algo pppo": ("pppo", "ppo"),

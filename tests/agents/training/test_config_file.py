@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agents.experiments.compare import compare
 from agents.saving.provenance import write_settings
 from agents.training.config import TrainConfig
 from agents.training.config_file import read_config_file
@@ -55,6 +56,10 @@ def test_the_short_flags_are_settings_too(tmp_path: Path) -> None:
         ({"hyperparams": ["n_epochs"]}, "'n_epochs' is no key:value pair"),
         ({"env": "evil:my/Evil-v0"}, "'evil:my/Evil-v0' would be imported"),
         ({"reward": "evil:score"}, "'evil:score' would be imported"),
+        ({"algo": "evil:Evil"}, "unknown algorithm 'evil:Evil'"),
+        ({"model": "evil:Evil"}, "evil:Evil"),
+        ({"settings": "evil.py"}, "settings evil.py: "),
+        ({"hyperparams": {"rollout_buffer_class": "evil:Evil"}}, "evil:Evil"),
         ({"env_kwargs": {"reward": "evil:score"}}, "give it again, --reward evil:score"),
         ([1], "config.json: expected names and values"),
     ],
@@ -70,6 +75,29 @@ def test_a_wrong_file_is_answered_in_one_line(
     assert result.exit_code == 2
     assert message in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "evil.py"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"algos": ["evil:Evil"]},
+        {"algos": ["mine"], "overrides": {"mine": {"algo": "evil:Evil"}}},
+        {"algos": ["ppo"], "hyperparams": {"rollout_buffer_class": "evil:Evil"}},
+        {"algos": ["ppo"], "overrides": {"ppo": {"policy": "evil:Evil"}}, "metric": "evil:score"},
+        {"algos": ["ppo"], "reward": "evil:score"},
+    ],
+)
+def test_a_comparison_in_a_file_imports_nothing(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "evil.py").write_text("from pathlib import Path\nPath('imported').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(compare, "_run_missing", lambda *_: pytest.fail("the file was not refused"))
+    (tmp_path / "my.json").write_text(json.dumps({"env": BANDIT, "tokens": 96, "seeds": 1, **settings}))
+    result = rlhf("compare", "--config", "my.json")
+    assert result.exit_code == 2, result.exception
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.py", "my.json"]
 
 
 def test_a_file_of_other_bytes_is_named(tmp_path: Path) -> None:
