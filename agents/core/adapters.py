@@ -40,10 +40,8 @@ class Adapters:
 
     def __init__(self, model: Any, lora: Mapping[str, Any] | None = None) -> None:
         if has_adapters(model):
-            if lora is not None:
-                raise ValueError(f"lora={dict(lora)}: the given model has its adapters already; leave lora out")
             model = model.get_base_model() if hasattr(model, "get_base_model") else model
-            _check(model)
+            _check(model, lora or {})
         else:
             add_adapters(model, lora)
         self.model: Any = model
@@ -90,11 +88,12 @@ class Adapters:
         return merge_adapters(copy.deepcopy(self.model))
 
 
-def _check(model: Any) -> None:
+def _check(model: Any, lora: Mapping[str, Any]) -> None:
     """Check that a model that has adapters can be taken as it is; let adapters learn that were loaded for inference.
 
     Raises:
-        ValueError: the model has no adapters in its layers, its tied head has some, or its base learns too.
+        ValueError: the model has no adapters in its layers, or other ones than `lora` says; its tied head has some; or
+            its base learns too.
     """
     layers = adapter_layers(model).values()
     if not layers:
@@ -103,13 +102,19 @@ def _check(model: Any) -> None:
             f"this {type(model).__name__} has no adapters in its layers ({kinds or 'a prompt that learns?'}): what "
             "changes the tokens that a model reads cannot be switched off; take LoRA adapters"
         )
+    config = model.peft_config[active_adapter(model)]
+    for name in lora.keys() - {"target_modules"}:  # peft writes the modules' full names into its configuration
+        if (own := getattr(config, name, None)) != lora[name]:
+            raise ValueError(
+                f"lora: {name}={lora[name]!r}, and the adapters of the given model have {own!r}: leave lora out"
+            )
     check_targets(model)
-    own = {id(p) for layer in layers for name, p in layer.named_parameters() if not name.startswith(BASE)}
+    learn = {id(p) for layer in layers for name, p in layer.named_parameters() if not name.startswith(BASE)}
     if not any(p.requires_grad for p in model.parameters()):
         for layer in layers:
             layer.set_adapter([active_adapter(model)])
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and id(parameter) not in own:
+        if parameter.requires_grad and id(parameter) not in learn:
             raise ValueError(
                 f"{name} of the base learns beside the adapters, and the base is the reference: freeze it, "
                 "requires_grad_(False) (peft does, with bias='none')"

@@ -286,7 +286,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         else:
             with no_progress_bars():
                 (model if adapters is None else adapters.merged()).save_pretrained(directory)
-        if self.model_name is not None:
+        if self.model_name is not None and has_tokenizer(self.model_name):
             load_tokenizer(self.model_name).save_pretrained(directory)
         if (config := getattr(model, "generation_config", None)) is not None:
             chosen = dict(temperature=float(self.temperature), top_k=self.top_k or 0, top_p=self.top_p or 1.0)

@@ -217,7 +217,7 @@ def test_a_model_without_linear_layers_says_so(small_model):
 def test_models_with_adapters_that_cannot_be_taken_are_refused(small_model):
     with pytest.raises(ValueError, match="train=1: this PeftModelForCausalLM learns with its adapters; take 'lora'"):
         LanguageModel(wrapped(small_model("llama")), 1)
-    with pytest.raises(ValueError, match=r"the given model has its adapters already; leave lora out"):
+    with pytest.raises(ValueError, match=r"lora: r=4, and the adapters of the given model have 2: leave"):
         LanguageModel(wrapped(small_model("llama")), "lora", dict(r=4))
     model = wrapped(small_model("llama"))
     model.get_base_model().lm_head.requires_grad_(True)
@@ -232,3 +232,67 @@ def test_without_peft_the_error_names_the_extra(small_model, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ModuleNotFoundError, match=r"train='lora'\) need peft: pip install 'rlhf-envs\[train\]'"):
         LanguageModel(small_model("gpt2"), "lora")
+
+
+def test_saved_adapters_load_as_a_model_and_their_base_is_still_the_reference(small_model, token_spaces, tmp_path):
+    untouched = small_model("llama")
+    untouched.save_pretrained(tmp_path / "base")
+    policy = train_adapters(make_policy(str(tmp_path / "base"), token_spaces, lora=dict(r=2), temperature=0.7))
+    policy.save_pretrained(tmp_path / "adapters")
+    assert not [*(tmp_path / "adapters").glob("model*.safetensors")]
+    again = make_policy(str(tmp_path / "adapters"), token_spaces, train="full", temperature=0.7)
+    assert again.base_name == policy.base_name == str(tmp_path / "base")
+    for one, other in zip(
+        policy.evaluate_actions(observation(), ACTIONS), again.evaluate_actions(observation(), ACTIONS), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    obs = observation() | {"rows": torch.arange(4), "columns": torch.tensor([2, 1, 5, 0])}
+    one, other = policy.reference_log_prob(obs, ACTIONS), again.reference_log_prob(obs, ACTIONS)
+    torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_merged_model_has_the_policys_logits_and_the_policy_stays(shape, small_model, token_spaces, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    policy = train_adapters(make_policy(small_model(shape), token_spaces))
+    before, expected = copy.deepcopy(policy.state_dict()), logits(policy.language_model.model)
+    policy.save_pretrained(tmp_path, merge=True)
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), expected, atol=1e-4, rtol=1e-4)
+    assert not (tmp_path / "adapter_config.json").exists()
+    assert all(torch.equal(t.nan_to_num(), before[n].nan_to_num()) for n, t in policy.state_dict().items())
+
+
+def test_adapters_on_a_model_without_a_name_are_saved_merged_alone(small_model, token_spaces, tmp_path):
+    policy = make_policy(small_model("gpt2"), token_spaces)
+    with pytest.raises(ValueError, match=r"has no name to load it by: write the whole model, save_pretrained\(.*merge"):
+        policy.save_pretrained(tmp_path)
+
+
+def test_a_policy_on_a_given_model_saves_and_loads_as_sb3_has_it(small_model, token_spaces, tmp_path):
+    policy = train_adapters(make_policy(small_model("gpt2"), token_spaces, lora=dict(r=2)))
+    policy.save(str(tmp_path / "policy.pt"))
+    loaded = TokenPolicy.load(str(tmp_path / "policy.pt"), device="cpu")
+    for one, other in zip(
+        policy.evaluate_actions(observation(), ACTIONS), loaded.evaluate_actions(observation(), ACTIONS), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_adapters_that_evaluate_and_train_on(tmp_path):
+    from agents.evaluation.source import Source
+    from tests.agents.training.runs import rlhf
+
+    flags = ["--env", "rlhf/Sentiment-v0", "-n", "64", "--n-envs", "4", "--test-episodes", "2", "--eval-freq", "0"]
+    flags += ["--env-kwargs", "max_new_tokens:4", "--no-progress", "-params", "batch_size:64", "-f", str(tmp_path)]
+    flags += ["--train", "lora", "-params", "lora:{'r': 2}", "-params", "n_steps:4", "--run-name", "run"]
+    result = rlhf("train", *flags)
+    assert result.exit_code == 0, result.output
+    run = next(tmp_path.rglob("model"))
+    names = {file.name for file in run.iterdir()}
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= names
+    assert Source.of(run.parent).model == str(run)
+    assert "load_causal_lm" in (run / "README.md").read_text()
+    again = agents.make("ppo", "rlhf/Sentiment-v0", n_envs=2, model=str(run), device="cpu")
+    assert (again.policy.base_name, again.policy.train_part) == ("tiny", "lora")
