@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from rlhf_envs.models import has_tokenizer, load_tokenizer, no_progress_bars
-from rlhf_envs.models.adapters import adapter_base, is_adapter_folder
+from rlhf_envs.models.adapters import adapter_base, base_weights, is_adapter_folder
 
 from .checks import check_arguments, check_gradients, check_sizes
 from .distribution import TokenDistribution, keep_top
@@ -266,6 +266,13 @@ class LanguageModelPolicy(ActorCriticPolicy):
             self.set_training_mode(False)
 
     # Saving
+
+    def base_entries(self) -> set[str]:
+        """Return the names in the state of what belongs to the base of adapters, which never changes."""
+        if self.language_model.adapters is None:
+            return set()
+        memory = {tensor.data_ptr() for tensor in base_weights(self.language_model.model).values()}
+        return {name for name, tensor in self.state_dict().items() if tensor.numel() and tensor.data_ptr() in memory}
 
     def save_pretrained(self, directory: str | Path, merge: bool = False, **generation: Any) -> None:
         """Write a plain Hugging Face model, or the adapters alone; with its tokenizer if the model was given by name.

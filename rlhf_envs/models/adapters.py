@@ -92,11 +92,12 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
-def read_lora_config(folder: str | Path) -> LoraConfig:
+def read_lora_config(folder: str | Path, weights: Mapping[str, torch.Tensor]) -> LoraConfig:
     """Return the configuration of the adapters in a folder, made of the fields that are understood here.
 
     Raises:
-        ValueError: the adapters are of another kind than LoRA, or need a field that is not understood.
+        ValueError: the adapters are of another kind than LoRA, need a field that is not understood, or claim a higher
+            rank than `weights`, the tensors in their file, can have.
     """
     file = Path(folder) / CONFIG
     fields = _read(file)
@@ -109,7 +110,12 @@ def read_lora_config(folder: str | Path) -> LoraConfig:
                 f"{file}: {name}={fields[name]!r} is not supported: load the base and its adapters with peft, "
                 "merge_and_unload() them, and save the model"
             )
-    return _config({name: fields[name] for name in FIELDS & fields.keys()}, f"{file}: ")
+    config = _config({name: fields[name] for name in FIELDS & fields.keys()}, f"{file}: ")
+    widest = max((size for tensor in weights.values() for size in tensor.shape), default=0)
+    for rank in (config.r, *(config.rank_pattern or {}).values()):
+        if not isinstance(rank, int) or rank > widest:  # it may not fit into memory
+            raise ValueError(f"{file}: the rank is {rank!r}, and the file of weights has none of that size")
+    return config
 
 
 def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any] | None = None) -> None:
@@ -206,7 +212,7 @@ def load_adapters(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
         saved = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder / WEIGHTS} cannot be read: {error}") from error
-    inject(base, read_lora_config(folder), f"{folder}: ")
+    inject(base, read_lora_config(folder, saved), f"{folder}: ")
     here = _adapter_weights(base)
     shapes, expected = ({name: tuple(t.shape) for name, t in tensors.items()} for tensors in (saved, here))
     if different := sorted(shapes.items() ^ expected.items()):

@@ -126,6 +126,8 @@ def test_another_base_is_refused_by_its_shapes(folder, config, name):
         (dict(init_lora_weights="pissa"), "init_lora_weights='pissa' changes the base model"),
         (dict(r="8; import os"), "r='8; import os': expected a rank of at least 1"),
         (dict(r=4), r"belong to another base than .* has the shape \(2, \d+\) there and \(4, \d+\) on this"),
+        (dict(r=10**9), "the rank is 1000000000, and the file of weights has none of that size"),
+        (dict(rank_pattern={"q_proj": 10**9}), "the rank is 1000000000, and the file of weights"),
         (dict(target_modules=["c_attn"]), "no adapters fit on this LlamaForCausalLM"),
         (dict(base_model_name_or_path=None), "does not say which model the adapters belong to: set base_model_name"),
         (dict(base_model_name_or_path="org/none"), "the model 'org/none' is no folder, and not found as a hub id"),
