@@ -163,7 +163,7 @@ COMPLETIONS = {
     "reward": _complete(list_rewards),
     "judge": _complete(list_rewards),
     "model": _complete(lambda: NAMES),
-    "train": _complete(lambda: ("full", "head")),
+    "train": _complete(lambda: ("full", "lora", "head")),
     "device": _complete(lambda: ("auto", "cpu", "cuda")),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
 from rlhf_envs.models import has_tokenizer, load_tokenizer, no_progress_bars
+from rlhf_envs.models.adapters import adapter_base, base_weights, is_adapter_folder
 
 from .checks import check_arguments, check_gradients, check_sizes
 from .distribution import TokenDistribution, keep_top
@@ -31,14 +32,18 @@ class LanguageModelPolicy(ActorCriticPolicy):
     Observations are the token environments' `Dict(input_ids, attention_mask)`: right-padded contexts of shape
     `(batch, length)`. They are read through a KV cache with one slot per environment (`SlottedTrunk`).
 
-    The *reference* is the model as it was before training. Only the parameters that learn have a second copy.
+    The *reference* is the model as it was before training. Only the parameters that learn have a second copy. With
+    adapters the reference is the model without them, also where they have been trained before.
 
     Args:
-        model: a name that `rlhf_envs.models.resolve` knows ("tiny", a folder, a hub id), or a `PreTrainedModel`, which
-            is trained in place. With None, "tiny" if the action space is its vocabulary, else a small fresh model that
-            fits the action space.
-        train: what learns. "full": the whole model. A number k: the last k blocks, the final norm and the heads.
-            "head": the heads alone, the same as k = 0.
+        model: a name that `rlhf_envs.models.resolve` knows ("tiny", a folder of a model or of adapters, a hub id), or a
+            `PreTrainedModel`, which is trained in place, or a `PeftModel`, whose adapters learn. With None, "tiny" if
+            the action space is its vocabulary, else a small fresh model that fits the action space.
+        train: what learns. "full": the whole model, or the adapters that it has. "lora": LoRA adapters (peft) and the
+            value head. A number k: the last k blocks, the final norm and the heads. "head": the heads alone, the same
+            as k = 0.
+        lora: with "lora", fields of `peft.LoraConfig`; by default `dict(r=16, lora_alpha=32,
+            target_modules="all-linear")`, adapters at all linear layers but the head.
         temperature: divides the logits, in sampling and in the log-probabilities of rollout and update alike.
         top_k, top_p: keep the k most probable tokens, or the smallest set with a probability of at least p. They too
             enter the log-probabilities. The token that was taken always counts as kept, so that its log-probability
@@ -52,6 +57,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         ValueError: the spaces, the model and the arguments do not fit together.
 
     Attributes:
+        base_name: the name of the model below the adapters; None without adapters, or if it has no name.
         is_language_model: whether the model that `save_pretrained` writes is all of the policy.
         reads_action_masks: whether tokens are chosen under the environment's action masks.
         kl_coef: a copy of the adaptive KL coefficient, a scalar. The rollout buffer's `KLController` owns the
@@ -77,6 +83,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         *,
         model: str | Any | None = None,
         train: TrainPart = "full",
+        lora: Mapping[str, Any] | None = None,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
@@ -90,16 +97,18 @@ class LanguageModelPolicy(ActorCriticPolicy):
             optimizer_kwargs = dict(eps=1e-5, fused=True)
         optimizer: dict[str, Any] = dict(optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
         super().__init__(observation_space, action_space, lr_schedule, **optimizer)
-        self.train_part, self.bf16 = train, bf16
+        self.bf16 = bf16
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
         self.max_length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
         network, self.model_name = find_model(model, action_space, self.max_length)
         if lr_schedule(1):  # a policy that is only evaluated never learns
             keep_float32(network)
-        self.language_model = LanguageModel(network, train)
+        self.language_model = LanguageModel(network, train, lora)
+        self.train_part = "lora" if self.language_model.adapters else train
+        self.base_name = _base_name(self.model_name) if self.language_model.adapters else None
         check_sizes(self.language_model, self.model_name, self.n_actions, self.max_length)
-        self._actor = Trunk(network.base_model, self.max_length, self.language_model)
+        self._actor = Trunk(self.language_model.model.base_model, self.max_length, self.language_model)
         self._build_heads()
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -222,8 +231,11 @@ class LanguageModelPolicy(ActorCriticPolicy):
         return self.decoding_logits(logits, taken, *masks)
 
     def _as_reference(self, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
-        """Call a function of the model with the parameters that it had before training."""
-        return self._with(self.reference, function, *args)
+        """Call a function of the model without its adapters, or else with the parameters from before training."""
+        if self.language_model.adapters is None:
+            return self._with(self.reference, function, *args)
+        with self.language_model.adapters.off(), self.autocast():
+            return function(*args)
 
     def _with(self, snapshot: Snapshot, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
         """Call a function of the model with the parameters of a snapshot."""
@@ -255,22 +267,41 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
     # Saving
 
-    def save_pretrained(self, directory: str | Path, **generation: Any) -> None:
-        """Write a plain Hugging Face model, with its tokenizer if the model was given by name.
+    def base_entries(self) -> set[str]:
+        """Return the names in the state of what belongs to the base of adapters, which never changes."""
+        if self.language_model.adapters is None:
+            return set()
+        memory = {tensor.data_ptr() for tensor in base_weights(self.language_model.model).values()}
+        return {name for name, tensor in self.state_dict().items() if tensor.numel() and tensor.data_ptr() in memory}
 
-        Its `generation_config.json` draws tokens as the policy does, with its temperature, top_k and top_p.
+    def save_pretrained(self, directory: str | Path, merge: bool = False, **generation: Any) -> None:
+        """Write a plain Hugging Face model, or the adapters alone; with its tokenizer if the model was given by name.
+
+        The `generation_config.json` draws tokens as the policy does, with its temperature, top_k and top_p.
 
         Args:
             directory: the folder to write.
+            merge: write a plain model where there are adapters, with the adapters merged into the weights.
             **generation: further fields of that file, such as `max_new_tokens`.
+
+        Raises:
+            ValueError: the base of the adapters has no name, or the merged model does not have the policy's logits.
         """
-        model = self.language_model.model
-        with no_progress_bars():
-            model.save_pretrained(directory)
-        if self.model_name is not None:
+        adapters, model = self.language_model.adapters, self.language_model.model
+        if adapters is not None and not merge:
+            adapters.save(directory, self.base_name)
+        else:
+            with no_progress_bars():
+                (model if adapters is None else adapters.merged()).save_pretrained(directory)
+        if self.model_name is not None and has_tokenizer(self.model_name):
             load_tokenizer(self.model_name).save_pretrained(directory)
         if (config := getattr(model, "generation_config", None)) is not None:
             chosen = dict(temperature=float(self.temperature), top_k=self.top_k or 0, top_p=self.top_p or 1.0)
             config = copy.deepcopy(config)
             config.update(do_sample=True, **chosen, **generation, _from_model_config=False)
             config.save_pretrained(directory)
+
+
+def _base_name(name: str | None) -> str | None:
+    """Return the name of the base of a model that has adapters: its own, unless it is a folder of adapters."""
+    return adapter_base(name) if name is not None and is_adapter_folder(name) else name

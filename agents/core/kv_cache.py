@@ -21,6 +21,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from rlhf_envs.models.adapters import adapter_layers
+
 from .language_model import LanguageModel, SplitTrunk, hidden_states, nearly_equal
 from .observations import gather_hidden, read_contexts
 
@@ -78,6 +80,7 @@ class SlottedTrunk:
     def __init__(self, trunk: nn.Module, max_length: int, enabled: bool | None = None) -> None:
         self.trunk: Any = trunk
         self.max_length = max_length
+        self._adapted = adapter_layers(trunk).values()
         self.enabled = self._fits() if enabled is None else enabled
         self.clear()
 
@@ -101,7 +104,8 @@ class SlottedTrunk:
             self.enabled = self._fits()
         if not self.enabled:
             return self._prefill(input_ids, lengths)
-        weights = (_steps["all"], *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
+        switched_off = [layer.disable_adapters for layer in self._adapted]
+        weights = (_steps["all"], *switched_off, *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
         if self._ids.shape != input_ids.shape or weights != self._weights:
             self.clear()
             self._weights = weights

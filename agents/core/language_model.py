@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, Literal
 
@@ -17,34 +17,52 @@ import torch
 from torch import nn
 from transformers.cache_utils import Cache
 
+from rlhf_envs.models.adapters import has_adapters
+
+from .adapters import Adapters
+
 __all__ = ["LanguageModel", "Snapshot", "SplitTrunk", "TrainPart"]
 
-TrainPart = Literal["full", "head"] | int
+TrainPart = Literal["full", "lora", "head"] | int
 
 
 class LanguageModel(nn.Module):
     """Split a Hugging Face causal language model into its trunk and its head.
 
     Args:
-        model: any `AutoModelForCausalLM`. It is used in place: it is the model that learns.
-        train: what learns. "full": everything. k: the last k blocks, the final norm and the head. "head" (k = 0): the
-            head alone. The rest is frozen, and a head that is tied to the frozen input embedding is untied first.
+        model: any `AutoModelForCausalLM`. It is used in place: it is the model that learns. A `PeftModel` learns with
+            its own adapters, whether `train` is "full" or "lora".
+        train: what learns. "full": everything. "lora": adapters. k: the last k blocks, the final norm and the head.
+            "head" (k = 0): the head alone. The rest is frozen, and a head that is tied to the frozen input embedding is
+            untied first; with "lora" it stays tied.
+        lora: with "lora", fields of `peft.LoraConfig` that replace `rlhf_envs.models.adapters.LORA`.
+
+    Attributes:
+        adapters: the adapters that learn, or None.
 
     Raises:
-        ValueError: `train` is out of range, or the model's logits are not its head applied to its last hidden state.
+        ValueError: `train` is out of range, the adapters do not fit the model, or its logits are not its head applied
+            to its last hidden state.
     """
 
-    def __init__(self, model: nn.Module, train: TrainPart = "full") -> None:
+    def __init__(self, model: Any, train: TrainPart = "full", lora: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        if hasattr(model, "peft_config"):
-            raise ValueError(
-                f"a {type(model).__name__} has adapters beside its model: merge them first, model.merge_and_unload()"
-            )
-        self.model: Any = model.eval()
-        self.config: Any = model.config.get_text_config()  # type: ignore[operator, union-attr]
+        self.adapters = self._adapters(model, train, lora)
+        self.model: Any = (model if self.adapters is None else self.adapters.model).eval()
+        self.config: Any = self.model.config.get_text_config()
         self.soft_cap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self._check_head()
         self.n_frozen = self._freeze(train)
+
+    @staticmethod
+    def _adapters(model: Any, train: TrainPart, lora: Mapping[str, Any] | None) -> Adapters | None:
+        if has_adapters(model) and train not in ("full", "lora"):
+            raise ValueError(f"train={train!r}: this {type(model).__name__} learns with its adapters; take 'lora'")
+        if has_adapters(model) or train == "lora":
+            return Adapters(model, lora)
+        if lora is not None:
+            raise ValueError(f"lora={dict(lora)} with train={train!r}: adapters need train='lora'")
+        return None
 
     @property
     def hidden_size(self) -> int:
@@ -104,13 +122,17 @@ class LanguageModel(nn.Module):
 
     def _freeze(self, train: TrainPart) -> int | None:
         """Freeze what does not learn. Return how many of the first blocks never change; None if everything learns."""
+        if self.adapters is not None:  # peft has frozen the rest
+            return None
         if train == "full":
             self.model.requires_grad_(True)
             return None
         kept = 0 if train == "head" else train
         blocks = find_blocks(self.model.base_model, self.config.num_hidden_layers)
         if isinstance(kept, bool) or not isinstance(kept, int) or not 0 <= kept <= len(blocks):
-            raise ValueError(f"train={train!r}: expected 'full', 'head' or a number of last blocks, 0 to {len(blocks)}")
+            raise ValueError(
+                f"train={train!r}: expected 'full', 'lora', 'head' or a number of last blocks, 0 to {len(blocks)}"
+            )
         tail = self._modules_after(blocks[-1]) if kept else []
         self.model.requires_grad_(False)
         self._untie_head()

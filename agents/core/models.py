@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
-from rlhf_envs.models import has_tokenizer, load_causal_lm, load_config, load_tokenizer, vocabulary_fingerprint
+from rlhf_envs.models import has_tokenizer, load_config, load_tokenizer, load_with_adapters, vocabulary_fingerprint
 
 __all__ = ["build_model", "find_model", "keep_float32"]
 
@@ -32,7 +32,7 @@ def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str
                 f"the environment's tokenizer ({n_actions} tokens) is not the model's, {model!r}: make "
                 f"the environment with it, agents.make_vec_env(..., model={model!r})"
             )
-        return load_causal_lm(model), model
+        return load_with_adapters(model), model
     if model is not None:
         return model, None
     _announce_fresh(n_actions)

@@ -42,7 +42,7 @@ class TokenPolicy(LanguageModelPolicy):
         adversarial_epsilon: L2 norm of that change for one token, in mean norms of the input embeddings.
         adversarial_steps: gradient steps that look for it. Each costs one forward and one backward pass.
 
-    The other arguments are `LanguageModelPolicy`'s: `model`, `train`, `temperature`, `top_k`, `top_p`, `bf16`,
+    The other arguments are `LanguageModelPolicy`'s: `model`, `train`, `lora`, `temperature`, `top_k`, `top_p`, `bf16`,
     `optimizer_class` and `optimizer_kwargs`.
 
     Raises:
@@ -69,8 +69,6 @@ class TokenPolicy(LanguageModelPolicy):
             raise ValueError(f"value={value!r}: expected 'shared' or 'separate'")
         if micro_batch_size is not None and micro_batch_size < 1:
             raise ValueError(f"micro_batch_size={micro_batch_size}: expected a number of tokens, or None")
-        if compile and train != "full":
-            raise ValueError(f"compile=True with train={train!r}: only the passes of train='full' are compiled")
         regulariser = AdversarialRegulariser(adversarial_coef, adversarial_epsilon, adversarial_steps)
         if compile and adversarial_coef:
             raise ValueError(f"compile=True with adversarial_coef={adversarial_coef}: a compiled pass is not perturbed")
@@ -81,6 +79,10 @@ class TokenPolicy(LanguageModelPolicy):
     # Construction
 
     def _build_heads(self) -> None:
+        if self.compile_update and self.train_part != "full":
+            raise ValueError(
+                f"compile=True with train={self.train_part!r}: only the passes of train='full' are compiled"
+            )
         if self.compile_update:
             self._actor.run = torch.compile(hidden_states, dynamic=True)
         self.value_trunk = None

@@ -14,6 +14,7 @@ import torch
 from rlhf_envs.datasets import prompt_key, split_name
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, resolve
+from rlhf_envs.models.adapters import is_adapter_folder
 from rlhf_envs.prompts import text_prompts
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards.shaping import whole_number
@@ -93,7 +94,7 @@ class Source:
         if path.suffix == ".zip" and path.is_file():
             agent = load(path, algorithm=run_algorithm(path) or "ppo", trust_pickle=trust)  # their policies are alike
             return cls(str(source), policy=agent.policy, best_of=getattr(agent, "best_of", 1))
-        if (path / MODEL / "config.json").is_file() and not is_bundle(path):
+        if ((path / MODEL / "config.json").is_file() or is_adapter_folder(path / MODEL)) and not is_bundle(path):
             return cls._of_run(path)
         if bundle := find_bundle(path):
             policy, description = load_policy(bundle)

@@ -7,7 +7,10 @@
 | `policy.safetensors` | parameters and buffers: the model, the value head, the reference, the KL coefficient |
 | `optimizer.safetensors` | the optimizer's tensors |
 | `state.safetensors` | arrays of `agent.json`: observations, environments, generators |
-| `model/` | the model's config and tokenizer; the weights are built from the config and then loaded |
+| `model/` | the model's config and tokenizer, and the adapters' config; the weights are built from it and then loaded |
+
+Of a model with adapters a bundle holds the adapters alone, if their base has a name. The base is then loaded by its
+name and must have the same checksum.
 
 Saving is atomic (`rlhf_envs.files`). Loading imports nothing that a bundle names: classes come from a fixed list
 (`agents.saving.encoding`) or the registry of algorithms, environments from Gymnasium's registry.
@@ -121,6 +124,9 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
     """Write what `capture` returned, with the present weights and optimizer of the agent."""
     policy, env, attributes = agent.policy, agent.get_env(), captured["attributes"]
     weights = {**policy.state_dict(), **captured["buffers"]}
+    if getattr(policy, "base_name", None) is not None:  # the base is loaded by its name
+        base = policy.base_entries()
+        weights = {name: tensor for name, tensor in weights.items() if name not in base}
     for name, tensor in weights.items():
         if tensor.is_floating_point() and name != "kl_coef" and not torch.isfinite(tensor).all():
             raise FloatingPointError(f"{name} is not finite: the agent has diverged and is not saved")
@@ -164,6 +170,7 @@ def _describe(agent: Any) -> dict[str, Any]:
             "n_actions": policy.n_actions,
             "length": policy.max_length,
             "vocabulary": getattr(policy.action_space, "vocabulary", None),
+            "base": _base(policy),
         }
     return {
         "algorithm": _algorithm_name(type(agent)),
@@ -172,6 +179,14 @@ def _describe(agent: Any) -> dict[str, Any]:
         "env": describe_env(agent.get_env()),
         "model": model,
     }
+
+
+def _base(policy: LanguageModelPolicy) -> dict[str, str] | None:
+    """Return the name and the checksum of the model below the adapters; None if it is in the bundle itself."""
+    adapters = policy.language_model.adapters
+    if adapters is None or policy.base_name is None:
+        return None
+    return {"name": policy.base_name, "sha256": adapters.base_checksum()}
 
 
 def _algorithm_name(cls: type[Any]) -> dict[str, str | None]:

@@ -39,6 +39,11 @@ class _Environment(_Part):
     kwargs: dict[str, Any]
 
 
+class _Base(_Part):
+    name: str
+    sha256: str
+
+
 class _Model(_Part):
     name: str | None
     dtype: Literal["float16", "bfloat16", "float32", "float64"]
@@ -46,6 +51,7 @@ class _Model(_Part):
     n_actions: Positive
     length: Positive
     vocabulary: str | None = None
+    base: _Base | None = None
 
 
 class _Values(_Part):

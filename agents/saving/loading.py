@@ -15,6 +15,7 @@ from gymnasium import spaces
 from safetensors.numpy import load_file as load_arrays
 
 from rlhf_envs.files import BundleError
+from rlhf_envs.models.adapters import check_base
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.policy import TokenPolicy
@@ -25,7 +26,7 @@ from .description import reported
 from .encoding import NAMED_CLASSES, decode
 from .environment import remake_env
 from .folders import DESCRIPTION, read_config
-from .tensors import build_network, known_model, load_optimizer, load_state
+from .tensors import build_network, known_model, load_optimizer, load_state, put_adapters
 
 __all__ = ["load", "load_policy", "run_algorithm"]
 
@@ -80,8 +81,7 @@ def load(
     env = _environment(description, env, folder)
     with reported(folder / DESCRIPTION):
         agent = _build(cls, env, device, attributes, description["model"], folder)
-    with reported(folder / POLICY):
-        load_state(agent.policy, folder / POLICY, description["shared"])
+    _load_weights(agent.policy, folder, description)
     with reported(folder / OPTIMIZER):
         load_optimizer(agent.policy.optimizer, folder / OPTIMIZER, decode(values["optimizer"], arrays, "optimizer"))
     with reported(folder / DESCRIPTION):
@@ -109,10 +109,25 @@ def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, A
         raise ValueError(f"{directory} holds no policy of this package: load the agent with agents.load")
     with reported(folder / DESCRIPTION):
         policy = _build_policy(folder, description, _load_arrays(folder))
-    with reported(folder / POLICY):
-        load_state(policy, folder / POLICY, description["shared"])
+    _load_weights(policy, folder, description)
     policy.model_name = known_model(saved["name"], folder / MODEL)
     return policy, description
+
+
+def _load_weights(policy: Any, folder: Path, description: Mapping[str, Any]) -> None:
+    """Load the weights of a policy; what a base below its adapters has is there already, and is checked.
+
+    Raises:
+        BundleError: the file is damaged or forged.
+        ValueError: the base is another model than it was.
+    """
+    base = (description["model"] or {}).get("base")
+    with reported(folder / POLICY):
+        if base is not None:
+            check_base(policy.language_model.adapters.base_checksum(), base, folder)
+            policy.base_name = base["name"]
+        kept = () if base is None else policy.base_entries()
+        load_state(policy, folder / POLICY, description["shared"], kept)
 
 
 def _build_policy(
@@ -125,7 +140,7 @@ def _build_policy(
         input_ids=spaces.Box(0, saved["n_actions"] - 1, (saved["length"],), np.int64),
         attention_mask=spaces.Box(0, 1, (saved["length"],), np.int8),
     )
-    arguments["model"] = build_network(folder / MODEL, saved["dtype"], saved["attention"], folder / POLICY)
+    arguments["model"] = build_network(folder / MODEL, saved, folder / POLICY)
     named = encoded["policy_class"]  # a user's own class has no name that is known, and is never imported
     policy_class = NAMED_CLASSES.get(str(named.get("name")), TokenPolicy) if isinstance(named, dict) else TokenPolicy
     if not issubclass(policy_class, LanguageModelPolicy):
@@ -195,8 +210,9 @@ def _build(
     if model is None and not passed and ours:
         raise BundleError(f"{folder} describes no model for its policy: the bundle is damaged or forged")
     if model is not None and not passed:
-        network = build_network(folder / MODEL, model["dtype"], model["attention"], folder / POLICY)
-        attributes["policy_kwargs"] = {**given, "model": network}
+        attributes["policy_kwargs"] = {**given, "model": build_network(folder / MODEL, model, folder / POLICY)}
+    elif model is not None and isinstance(given["model"], torch.nn.Module):
+        put_adapters(given["model"], folder / MODEL, folder / POLICY)
     accepted = (describe(cls).own - {"env", "policy", "device"}) & attributes.keys()
     arguments = {argument: attributes[argument] for argument in accepted}
     agent = cls(policy=policy_class, env=env, device=device, _init_setup_model=False, **arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,15 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from rlhf_envs.files import BundleError
-from rlhf_envs.models import EMBEDDED, has_tokenizer, load_tokenizer, vocabulary_fingerprint
+from rlhf_envs.models import (
+    EMBEDDED,
+    has_tokenizer,
+    load_causal_lm,
+    load_tokenizer,
+    local_folder,
+    vocabulary_fingerprint,
+)
+from rlhf_envs.models.adapters import has_adapters, inject, is_adapter_folder, read_lora_config
 
 from ..core.base_policy import LanguageModelPolicy
 
@@ -23,6 +31,7 @@ __all__ = [
     "known_model",
     "load_optimizer",
     "load_state",
+    "put_adapters",
     "save_model_config",
     "save_optimizer",
     "save_state",
@@ -44,19 +53,23 @@ def save_state(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, str]:
     return shared
 
 
-def load_state(module: torch.nn.Module, path: Path, shared: Mapping[str, str]) -> None:
+def load_state(module: torch.nn.Module, path: Path, shared: Mapping[str, str], kept: Collection[str] = ()) -> None:
     """Load what `save_state` wrote into a module whose tensors are tied the same way.
+
+    The entries `kept` of the module's state are not in the file: they stay as they are.
 
     Raises:
         BundleError: the tensors do not fit the module, or are tied in another way.
     """
     tensors = load_file(path)
-    here = _find_shared(module.state_dict())
+    state = module.state_dict()
+    stays = {name: state.pop(name) for name in kept}
+    here = _find_shared(state)
     if here != dict(shared):
         different = sorted(set(here.items()) ^ set(shared.items()))[0]
         raise BundleError(f"{path}: {' and '.join(different)} share their memory on one side only, saved or built now")
     try:
-        module.load_state_dict({**tensors, **{name: tensors[owner] for name, owner in shared.items()}})
+        module.load_state_dict({**stays, **tensors, **{name: tensors[owner] for name, owner in shared.items()}})
     except (RuntimeError, KeyError) as error:
         raise BundleError(f"{path} does not fit the agent that the bundle describes: {error}") from error
 
@@ -107,9 +120,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path, rest: Mapping[s
 
 
 def save_model_config(policy: LanguageModelPolicy, tokenizer: Any, folder: Path) -> None:
-    """Write a language model without its weights: config, generation config and tokenizer."""
-    model = policy.language_model.model
+    """Write a language model without its weights: config, generation config, tokenizer, and its adapters' config."""
+    model, adapters = policy.language_model.model, policy.language_model.adapters
     model.config.save_pretrained(folder)
+    if adapters is not None:
+        adapters.save_config(folder, policy.base_name)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)
     if tokenizer is not None:
@@ -121,33 +136,56 @@ def save_model_config(policy: LanguageModelPolicy, tokenizer: Any, folder: Path)
             raise OSError(f"{folder.name}: {error}") from error  # `tokenizers` raises nothing else for a full disk
 
 
-def build_network(folder: Path, dtype: str, attention: str | None, weights: Path) -> Any:
-    """Return the causal language model of the config in `folder`; its weights, which are in a file, are not loaded yet.
+def build_network(folder: Path, saved: Mapping[str, Any], weights: Path) -> Any:
+    """Return the causal language model of a bundle, with new adapters if it has some.
+
+    The model is that of the config in `folder`, and its weights, which are in the file `weights`, are not loaded yet. A
+    base below adapters that the bundle names is loaded by its name.
 
     Raises:
-        BundleError: the config asks for code of its own, `transformers` has no such architecture or attention, or the
-            model would have more weights than the file.
+        BundleError: the config asks for code of its own, `transformers` has no such architecture or attention, the base
+            is not here, or the model would have more weights than the file.
     """
-    if attention not in ATTENTION:
-        raise BundleError(f"{folder}: the attention {attention!r} is none of {', '.join(map(str, ATTENTION))}")
+    if saved["attention"] not in ATTENTION:
+        raise BundleError(f"{folder}: the attention {saved['attention']!r} is none of {', '.join(map(str, ATTENTION))}")
     for path in folder.glob("*.json"):
         if "auto_map" in json.loads(path.read_text(encoding="utf-8")):
             raise BundleError(f"{path} asks for code of its own (auto_map), which a bundle never runs")
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        kwargs = {} if attention is None else {"attn_implementation": attention}
-        _check_claims(config, folder, weights)
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=getattr(torch, dtype), **kwargs)
+        base = saved.get("base")
+        model = _build_from_config(folder, saved, weights) if base is None else _load_base(base["name"], saved)
+        put_adapters(model, folder, weights)
     except BundleError:
         raise
     except (ValueError, KeyError, ImportError, OSError) as error:
         raise BundleError(
-            f"the model of {folder} cannot be built ({error}): if its class is yours, build it and pass it, "
+            f"the model of {folder} cannot be built ({error}): build it yourself and pass it, "
             "agents.load(..., policy_kwargs={'model': model})"
         ) from error
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.eval()
+
+
+def _build_from_config(folder: Path, saved: Mapping[str, Any], weights: Path) -> Any:
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    kwargs = {} if saved["attention"] is None else {"attn_implementation": saved["attention"]}
+    _check_claims(config, folder, weights)
+    dtype = getattr(torch, saved["dtype"])
+    return AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=dtype, **kwargs)
+
+
+def _load_base(name: str, saved: Mapping[str, Any]) -> Any:
+    model = load_causal_lm(local_folder(name), getattr(torch, saved["dtype"]))
+    if saved["attention"] is not None:
+        model.set_attn_implementation(saved["attention"])
+    return model
+
+
+def put_adapters(model: Any, folder: Path, weights: Path) -> None:
+    """Put the adapters of a bundle on a plain model, if it has any; their weights are still to be loaded."""
+    if is_adapter_folder(folder) and not has_adapters(model):
+        inject(model, read_lora_config(folder, load_file(weights)), f"{folder}: ")
 
 
 def _check_claims(config: Any, folder: Path, weights: Path) -> None:

@@ -95,7 +95,7 @@ Pairs = Annotated[dict[str, Any], BeforeValidator(parse_pairs)]  # a dict, also 
 Part = Annotated[
     int | str | None,
     BeforeValidator(_parse_part),
-    Field(description="What learns: full, head, or a number of last blocks.", json_schema_extra={"type": "text"}),
+    Field(description="What learns: full, lora, head, or a number of last blocks.", json_schema_extra={"type": "text"}),
 ]
 LogFolder = Annotated[
     str, Field(description="Folder of all runs.", json_schema_extra={"flags": ["-f", "--log-folder"]})

@@ -23,12 +23,17 @@ CARD = "README.md"
 MARK = "<!-- Written by rlhf-envs. Remove this line to keep your own text: it is then never replaced. -->"
 USE = """\
 ```python
-from transformers import pipeline
+from transformers import pipeline{imports}
 
-write = pipeline("text-generation", "this/folder")
+write = pipeline("text-generation", {arguments})
 print(write({prompt})[0]["generated_text"])
 ```
 """
+PLAIN = dict(imports="", arguments='"this/folder"')
+ADAPTERS = dict(
+    imports="\n\nfrom rlhf_envs.models import load_causal_lm, load_tokenizer",
+    arguments='load_causal_lm("this/folder"), tokenizer=load_tokenizer("this/folder")',
+)
 
 
 def write_model_card(folder: Path, result: TrainResult) -> Path | None:
@@ -48,7 +53,8 @@ def write_model_card(folder: Path, result: TrainResult) -> Path | None:
 def model_card(result: TrainResult) -> str:
     """Return the card as Markdown: base model, algorithm, tokens, figures before and after, settings and versions."""
     config, made = result.config, provenance()
-    base = result.agent.policy.model_name or "a fresh model"
+    policy = result.agent.policy
+    base, use = policy.base_name or policy.model_name or "a fresh model", ADAPTERS if policy.base_name else PLAIN
     tokens = int(result.agent.num_timesteps)
     parts = [
         _front_matter(base, config.algo),
@@ -69,7 +75,7 @@ def model_card(result: TrainResult) -> str:
         "",
         "## Use",
         "",
-        USE.format(prompt=json.dumps(result.after.completions[0].prompt, ensure_ascii=False)),
+        USE.format(prompt=json.dumps(result.after.completions[0].prompt, ensure_ascii=False), **use),
         "`generation_config.json` has the temperature, top_k, top_p and length of the training and of these figures.",
         "",
         "## How it was made",

@@ -204,9 +204,13 @@ def _complete(run: Prepared) -> None:
 
 
 def _save_model(run: Prepared) -> None:
-    """Write the language model. A policy that is more than a language model is saved only within the agent."""
-    if getattr(run.agent.policy, "is_language_model", True):
-        run.agent.policy.save_pretrained(run.folder / MODEL, **_generation_options(run.agent))
+    """Write the language model, or its adapters alone if their base has a name to load it by.
+
+    A policy that is more than a language model is saved only within the agent.
+    """
+    policy = run.agent.policy
+    if getattr(policy, "is_language_model", True):
+        policy.save_pretrained(run.folder / MODEL, merge=policy.base_name is None, **_generation_options(run.agent))
 
 
 def _generation_options(agent: Any) -> dict[str, Any]:
@@ -332,7 +336,7 @@ def _open_folder(run: Prepared) -> None:
         _write_config(run)
         if agent.policy.model_name is None:  # a fresh model, which the KL is measured to, exists nowhere else
             with agent.policy.at_start():
-                agent.policy.save_pretrained(folder / START)
+                agent.policy.save_pretrained(folder / START, merge=True)
     except OSError as error:
         raise _explain_folder(folder, error) from error
     if config.wandb is not None:

@@ -1,6 +1,7 @@
 """Resolve model names and load models, tokenizers and configurations.
 
-A name is one of this table, a local folder or a hub id.
+A name is one of this table, a local folder or a hub id. A folder may hold LoRA adapters alone, which stand for their
+base with the adapters on it (see `rlhf_envs.models.adapters`).
 
 | name | model |
 |---|---|
@@ -24,6 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlhf_envs.models.adapters import adapter_base, is_adapter_folder, load_adapters, merge_adapters
 from rlhf_envs.models.minilm import minilm_folder
 from rlhf_envs.models.smollm2 import smollm2_folder
 from rlhf_envs.names import find_name, nearest
@@ -41,6 +43,8 @@ __all__ = [
     "load_causal_lm",
     "load_config",
     "load_tokenizer",
+    "load_with_adapters",
+    "local_folder",
     "model_ends",
     "model_errors",
     "model_positions",
@@ -123,13 +127,36 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with _clear_errors(name, "tokenizer"):
-        return AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(_holder(name, "tokenizer_config.json"), trust_remote_code=False)
 
 
 def has_tokenizer(name: str) -> bool:
     """Return whether a tokenizer comes with a model: a folder may hold only weights."""
-    folder = Path(resolve(name))
+    folder = Path(_holder(name, "tokenizer_config.json"))
     return not folder.is_dir() or (folder / "tokenizer_config.json").is_file()
+
+
+def _holder(name: str, file: str) -> str:
+    """Return where a file of a model is: its own folder or hub id, or that of its base if it has adapters alone."""
+    own = resolve(name)
+    return local_folder(adapter_base(own)) if is_adapter_folder(own) and not (Path(own) / file).is_file() else own
+
+
+def local_folder(name: str) -> str:
+    """Return the folder of a model, in the Hugging Face cache if it is a hub id. Nothing is fetched.
+
+    Raises:
+        ValueError: the model is not on this machine.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = resolve(name)
+    if Path(folder).is_dir():
+        return folder
+    config = try_to_load_from_cache(folder, "config.json")
+    if not isinstance(config, str):
+        raise ValueError(not_at_hand(name))
+    return str(Path(config).parent)
 
 
 @lru_cache(maxsize=8)
@@ -138,7 +165,7 @@ def load_config(name: str) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     with _clear_errors(name, "configuration"):
-        return AutoConfig.from_pretrained(resolve(name), trust_remote_code=False)
+        return AutoConfig.from_pretrained(_holder(name, "config.json"), trust_remote_code=False)
 
 
 def model_ends(name: str) -> list[int]:
@@ -146,7 +173,7 @@ def model_ends(name: str) -> list[int]:
     from transformers import GenerationConfig
 
     try:
-        ends = GenerationConfig.from_pretrained(resolve(name)).eos_token_id
+        ends = GenerationConfig.from_pretrained(_holder(name, "generation_config.json")).eos_token_id
     except OSError:
         ends = getattr(load_config(name).get_text_config(), "eos_token_id", None)
     return list(ends) if isinstance(ends, list | tuple) else [] if ends is None else [int(ends)]
@@ -159,7 +186,7 @@ def model_positions(name: str) -> int | None:
 
 
 def load_causal_lm(name: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Load a causal language model in evaluation mode.
+    """Load a causal language model in evaluation mode; adapters are merged into their base.
 
     Args:
         name: see `resolve`.
@@ -168,16 +195,22 @@ def load_causal_lm(name: str, dtype: torch.dtype | None = None) -> PreTrainedMod
     Raises:
         ValueError: the model cannot be loaded, or is no causal language model.
     """
+    model = load_with_adapters(name, dtype)
+    return merge_adapters(model) if is_adapter_folder(resolve(name)) else model
+
+
+def load_with_adapters(name: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Load what `load_causal_lm` does, but leave the adapters of a folder of adapters as they are, to learn."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    if is_adapter_folder(own := resolve(name)):
+        return load_adapters(load_causal_lm(local_folder(adapter_base(own)), dtype), own)
     architectures = load_config(name).architectures or []
     if any("Classification" in architecture for architecture in architectures):
         raise ValueError(f"the model {name!r} is a {architectures[0]}, not a causal language model; {_THERE_ARE}")
     with no_progress_bars(), _clear_errors(name, "weights"):
-        return AutoModelForCausalLM.from_pretrained(
-            resolve(name), dtype=dtype or torch.float32, trust_remote_code=False
-        ).eval()
+        return AutoModelForCausalLM.from_pretrained(own, dtype=dtype or torch.float32, trust_remote_code=False).eval()
 
 
 def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -12,6 +12,8 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import nn
 
+from rlhf_envs.models.adapters import adapter_layers
+
 from ...core.base_policy import LanguageModelPolicy
 from ...core.distribution import TokenDistribution
 from ...core.kv_cache import SlottedTrunk
@@ -40,8 +42,8 @@ class QPolicy(LanguageModelPolicy):
             tokens that nobody takes is a guess, and a maximum over a vocabulary of guesses is too high (BCQ makes the
             case for it: Fujimoto et al. 2019, https://arxiv.org/abs/1812.02900).
 
-    The other arguments are `LanguageModelPolicy`'s: `model`, `train`, `temperature` (which divides the logits of
-    the reference), `bf16`, `optimizer_class` and `optimizer_kwargs`.
+    The other arguments are `LanguageModelPolicy`'s: `model`, `train`, `lora`, `temperature` (which divides the logits
+    of the reference), `bf16`, `optimizer_class` and `optimizer_kwargs`.
 
     Attributes:
         n_heads: Q heads; a subclass may have more than one.
@@ -178,6 +180,8 @@ class QPolicy(LanguageModelPolicy):
         """Return the reference's trunk, with a KV cache of its own; its parameters are the snapshot's memory."""
         if self._reference is None:
             module = copy.deepcopy(self._trunk).requires_grad_(False).to(self.device)
+            for layer in adapter_layers(module).values():
+                layer.enable_adapters(False)
             names = {id(p): name for name, p in self.language_model.named_parameters()}
             pairs = [
                 (mine, names[id(p)])

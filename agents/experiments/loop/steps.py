@@ -145,10 +145,10 @@ def measure(loop: Loop, number: int, into: Path) -> Metrics:
 
 
 def save_model(loop: Loop) -> None:
-    """Write the policy of the last round as a plain Hugging Face folder, as `rlhf train` does."""
+    """Write the policy of the last round as a Hugging Face folder, as `rlhf train` does."""
     policy = Source.of(loop.agent(loop.config.rounds)).policy
     assert policy is not None
-    policy.save_pretrained(loop.folder / MODEL)
+    policy.save_pretrained(loop.folder / MODEL, merge=policy.base_name is None)
 
 
 Step = Callable[[Loop, int, Path], Metrics]

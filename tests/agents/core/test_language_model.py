@@ -83,7 +83,7 @@ def test_untying_the_head_leaves_the_logits_alone(small_model):
 
 @pytest.mark.parametrize("train", [4, -1, 1.5, True, "lm_head"])
 def test_an_impossible_part_to_train_is_an_error(small_model, train):
-    with pytest.raises(ValueError, match="expected 'full', 'head' or a number of last blocks, 0 to 3"):
+    with pytest.raises(ValueError, match="expected 'full', 'lora', 'head' or a number of last blocks, 0 to 3"):
         LanguageModel(small_model("gpt2"), train)
 
 
@@ -93,14 +93,6 @@ def test_a_model_with_another_head_is_refused(small_model):
     original = model.forward
     model.forward = lambda **kwargs: _scaled(original(**kwargs))
     with pytest.raises(ValueError, match="not its output embedding applied to its last hidden state"):
-        LanguageModel(model)
-
-
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_a_model_with_adapters_is_refused_with_the_fix(small_model):
-    peft = pytest.importorskip("peft")
-    model = peft.get_peft_model(small_model("llama"), peft.LoraConfig(target_modules=["q_proj"]))
-    with pytest.raises(ValueError, match=r"PeftModel has adapters .*merge_and_unload\(\)"):
         LanguageModel(model)
 
 

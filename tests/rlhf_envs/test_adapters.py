@@ -1,0 +1,195 @@
+"""Folders of LoRA adapters: what they need of their base, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from rlhf_envs.models import has_tokenizer, load_causal_lm, load_config, load_with_adapters, model_ends
+from rlhf_envs.models.adapters import (
+    adapter_layers,
+    add_adapters,
+    base_checksum,
+    is_adapter_folder,
+    merge_adapters,
+    save_adapters,
+)
+
+peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+IDS = torch.tensor([[5, 6, 7, 8, 9]])
+
+
+def build(seed: int = 0, **config: Any) -> Any:
+    torch.manual_seed(seed)
+    sizes = dict(vocab_size=50, num_hidden_layers=2, hidden_size=16, num_attention_heads=2, intermediate_size=32)
+    return LlamaForCausalLM(LlamaConfig(**(sizes | config), eos_token_id=[1, 3])).eval()
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS, use_cache=False).logits
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Trained adapters in `adapters`, their base in `base`."""
+    build().save_pretrained(tmp_path / "base")
+    model = load_causal_lm(str(tmp_path / "base"))
+    add_adapters(model, dict(r=2))
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.3)
+    save_adapters(model, tmp_path / "adapters", str(tmp_path / "base"), base_checksum(model))
+    torch.save(logits(model), tmp_path / "logits")
+    return tmp_path / "adapters"
+
+
+def edit(folder: Path, **fields: Any) -> None:
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def test_a_folder_loads_as_its_base_with_the_adapters_on_it(folder):
+    expected = torch.load(folder.parent / "logits")
+    adapted, merged = load_with_adapters(str(folder)), load_causal_lm(str(folder))
+    torch.testing.assert_close(logits(adapted), expected)
+    torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=1e-4)
+    assert {n for n, p in adapted.named_parameters() if p.requires_grad} == {
+        n for n, _ in adapted.named_parameters() if "lora_" in n
+    }
+    assert not adapter_layers(merged)
+    assert load_config(str(folder)).num_hidden_layers == 2
+    assert model_ends(str(folder)) == [1, 3]
+    assert not has_tokenizer(str(folder))
+
+
+def test_peft_itself_reads_the_folder(folder):
+    base = AutoModelForCausalLM.from_pretrained(folder.parent / "base")
+    model = peft.PeftModel.from_pretrained(base, str(folder))
+    torch.testing.assert_close(logits(model), torch.load(folder.parent / "logits"), atol=1e-6, rtol=1e-5)
+
+
+def test_a_folder_that_peft_wrote_loads(folder, tmp_path):
+    config = peft.LoraConfig(r=3, target_modules=["q_proj", "up_proj"], init_lora_weights=False, lora_dropout=0.1)
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), config).eval()
+    model.save_pretrained(tmp_path / "theirs")
+    torch.testing.assert_close(logits(load_with_adapters(str(tmp_path / "theirs"))), logits(model))
+
+
+def test_the_checksum_sees_weights_and_neither_adapters_nor_precision():
+    model = build()
+    before = base_checksum(model)
+    assert base_checksum(build(seed=1)) != before
+    assert base_checksum(build().to(torch.bfloat16)) == before
+    add_adapters(model)
+    assert base_checksum(model) == before
+    with torch.no_grad():
+        model.lm_head.weight[3, 4] += 0.01
+    assert base_checksum(model) != before
+
+
+def test_another_base_is_refused_by_its_checksum(folder):
+    build(seed=1).save_pretrained(folder.parent / "base")
+    with pytest.raises(ValueError, match=r"were trained on another model than .*base' that is here: its weights have"):
+        load_with_adapters(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("config", "name"), [(dict(hidden_size=32), "layers.0"), (dict(num_hidden_layers=3), "layers.2")]
+)
+def test_another_base_is_refused_by_its_shapes(folder, config, name):
+    (folder / "adapter_base.json").unlink()  # as in a folder of peft's
+    build(**config).save_pretrained(folder.parent / "base")
+    edit(folder, target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"])
+    with pytest.raises(
+        ValueError, match=rf"belong to another base than '.*base': .*{name}.* has the shape .* there and"
+    ):
+        load_with_adapters(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(peft_type="IA3"), "peft_type is 'IA3': only LoRA adapters load from a folder"),
+        (dict(megatron_config={"a": 1}, megatron_core="evil"), r"megatron_(config|core)=.* is not supported"),
+        (dict(modules_to_save=["lm_head"]), r"modules_to_save=\['lm_head'\] is not supported"),
+        (dict(bias="all"), "bias='all' is not supported"),
+        (dict(init_lora_weights="pissa"), "init_lora_weights='pissa' changes the base model"),
+        (dict(r="8; import os"), "r='8; import os': expected a rank of at least 1"),
+        (dict(r=4), r"belong to another base than .* has the shape \(2, \d+\) there and \(4, \d+\) on this"),
+        (dict(r=10**9), "the rank is 1000000000, and the file of weights has none of that size"),
+        (dict(rank_pattern={"q_proj": 10**9}), "the rank is 1000000000, and the file of weights"),
+        (dict(target_modules=["c_attn"]), "no adapters fit on this LlamaForCausalLM"),
+        (dict(base_model_name_or_path=None), "does not say which model the adapters belong to: set base_model_name"),
+        (dict(base_model_name_or_path="org/none"), "the model 'org/none' is no folder, and not found as a hub id"),
+        (dict(base_model_name_or_path="/none/here"), "the model '/none/here' is no folder"),
+    ],
+)
+def test_what_a_folder_must_not_say_is_refused_before_anything_is_imported_or_fetched(folder, fields, message):
+    edit(folder, **fields)
+    with pytest.raises(ValueError, match=message):
+        load_with_adapters(str(folder))
+    assert "evil" not in sys.modules
+
+
+def test_a_base_of_adapters_is_refused(folder):
+    edit(folder, base_model_name_or_path=str(folder))
+    with pytest.raises(ValueError, match="which is a folder of adapters itself: merge those first"):
+        load_with_adapters(str(folder))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_weights_that_cannot_be_read_are_named(folder, damage):
+    file = folder / "adapter_model.safetensors"
+    content = file.read_bytes()
+    file.unlink()
+    if damage == "cut":
+        file.write_bytes(content[:100])
+    with pytest.raises(ValueError, match=r"adapter_model.safetensors cannot be read"):
+        load_with_adapters(str(folder))
+
+
+def test_an_adapter_that_is_missing_or_too_much_is_refused(folder):
+    file = folder / "adapter_model.safetensors"
+    weights = load_file(file)
+    first = sorted(weights)[0]
+    save_file({name: tensor for name, tensor in weights.items() if name != first}, file)
+    with pytest.raises(ValueError, match=f"{first} has the shape of nothing there and"):
+        load_with_adapters(str(folder))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_merging_keeps_the_logits_and_the_tie(tied):
+    model = build(tie_word_embeddings=tied)
+    add_adapters(model, dict(r=2, init_lora_weights=False))
+    expected = logits(model)
+    assert not torch.allclose(logits(build(tie_word_embeddings=tied)), expected, atol=1e-3)
+    merged = merge_adapters(model)
+    torch.testing.assert_close(logits(merged), expected, atol=1e-5, rtol=1e-4)
+    assert (merged.lm_head.weight is merged.model.embed_tokens.weight) == tied
+    assert not any("lora" in name for name in merged.state_dict())
+
+
+def test_a_merge_that_changes_the_logits_is_refused():
+    """As peft merges adapters on tied embeddings: twice."""
+    model = build(tie_word_embeddings=True)
+    config = peft.LoraConfig(r=2, target_modules=["embed_tokens"], init_lora_weights=False, ensure_weight_tying=True)
+    peft.inject_adapter_in_model(config, model)
+    with pytest.raises(ValueError, match="the merged LlamaForCausalLM has other logits than the model with its"):
+        merge_adapters(model)
+
+
+def test_only_a_folder_of_adapters_is_one(folder, tmp_path):
+    assert is_adapter_folder(folder)
+    assert not is_adapter_folder("tiny")
+    shutil.rmtree(folder)
+    assert not is_adapter_folder(folder)
