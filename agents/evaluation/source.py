@@ -14,7 +14,7 @@ import torch
 from rlhf_envs.datasets import prompt_key, split_name
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, resolve
-from rlhf_envs.models.adapters import is_adapter_folder
+from rlhf_envs.models.adapters import adapter_base, is_adapter_folder
 from rlhf_envs.prompts import text_prompts
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards.shaping import whole_number
@@ -121,7 +121,7 @@ class Source:
         return cls(
             str(path),
             model=str(path / MODEL),
-            start=str(path / START) if (path / START).is_dir() else start,
+            start=str(path / START) if (path / START).is_dir() else _reference_of(start),
             env_id=run.get("env"),
             env_kwargs=run.get("env_kwargs") or {},
             decoding=decoding,
@@ -213,6 +213,11 @@ class Source:
                 "evaluate it in an environment with its own tokenizer"
             )
         return self.policy
+
+
+def _reference_of(model: str | None) -> str | None:
+    """Return what a run on a model has as its reference: the model, or the base of a folder of adapters."""
+    return adapter_base(model) if model is not None and is_adapter_folder(model) else model
 
 
 def _check_drawing(where: str, best_of: Any, decoding: Mapping[str, Any] | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from typing import Any
 
@@ -296,3 +297,14 @@ def test_a_run_leaves_adapters_that_evaluate_and_train_on(tmp_path):
     assert "load_causal_lm" in (run / "README.md").read_text()
     again = agents.make("ppo", "rlhf/Sentiment-v0", n_envs=2, model=str(run), device="cpu")
     assert (again.policy.base_name, again.policy.train_part) == ("tiny", "lora")
+
+
+def test_a_run_that_trained_adapters_on_is_measured_against_their_base(tmp_path):
+    from agents.evaluation.source import Source
+
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "adapter_config.json").write_text('{"base_model_name_or_path": "tiny"}')
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "model" / "adapter_config.json").write_text('{"base_model_name_or_path": "tiny"}')
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"model": str(tmp_path / "adapters")}))
+    assert Source.of(tmp_path / "run").start == "tiny"

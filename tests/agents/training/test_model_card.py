@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -30,7 +31,7 @@ def result() -> TrainResult:
     config = TrainConfig(
         env=BANDIT, model="some/base", env_kwargs={"reward_kwargs": {"store": "postgresql://me:secret@db/x"}}
     )
-    learned = SimpleNamespace(num_timesteps=1234, policy=SimpleNamespace(model_name="some/base"))
+    learned = SimpleNamespace(num_timesteps=1234, policy=SimpleNamespace(model_name="some/base", base_name=None))
     return TrainResult(config, Path("logs/ppo/run"), learned, before, after, 1.0)
 
 
@@ -46,6 +47,14 @@ def test_the_card_has_base_algorithm_tokens_figures_samples_and_versions(result:
     assert made["settings"]["algo"] == "ppo"
     assert made["versions"] == provenance()["versions"]
     assert made["commit"] == commit()
+
+
+def test_the_card_of_adapters_names_their_base_and_loads_both(result: TrainResult) -> None:
+    policy = SimpleNamespace(model_name="my-adapters", base_name="some/base")
+    card = model_card(dataclasses.replace(result, agent=SimpleNamespace(num_timesteps=1234, policy=policy)))
+    assert "base_model: some/base" in card
+    assert 'pipeline("text-generation", load_causal_lm("this/folder"), tokenizer=load_tokenizer("this/folder"))' in card
+    assert 'pipeline("text-generation", "this/folder")' in model_card(result)
 
 
 def test_no_password_gets_into_a_card(result: TrainResult) -> None:
