@@ -22,6 +22,8 @@ from rlhf_envs.models.adapters import (
 
 __all__ = ["Adapters"]
 
+BELOW = ("base_layer.", "original_module.")  # what peft calls the modules below its adapters
+
 
 class Adapters:
     """Know the adapters in a language model. This is no module: the parameters are the model's own.
@@ -45,7 +47,7 @@ class Adapters:
         else:
             add_adapters(model, lora)
         self.model: Any = model
-        self._layers = adapter_layers(model).values()
+        self._layers = [*adapter_layers(model).values()]
         self._checksum: str | None = None
 
     @contextmanager
@@ -109,7 +111,7 @@ def _check(model: Any, lora: Mapping[str, Any]) -> None:
                 f"lora: {name}={lora[name]!r}, and the adapters of the given model have {own!r}: leave lora out"
             )
     check_targets(model)
-    learn = {id(p) for layer in layers for name, p in layer.named_parameters() if not name.startswith(BASE)}
+    learn = {id(p) for layer in layers for name, p in layer.named_parameters() if not name.startswith(BELOW)}
     if not any(p.requires_grad for p in model.parameters()):
         for layer in layers:
             layer.set_adapter([active_adapter(model)])
@@ -119,6 +121,3 @@ def _check(model: Any, lora: Mapping[str, Any]) -> None:
                 f"{name} of the base learns beside the adapters, and the base is the reference: freeze it, "
                 "requires_grad_(False) (peft does, with bias='none')"
             )
-
-
-BASE = ("base_layer.", "original_module.")  # what peft calls the modules below its adapters

@@ -80,7 +80,7 @@ class SlottedTrunk:
     def __init__(self, trunk: nn.Module, max_length: int, enabled: bool | None = None) -> None:
         self.trunk: Any = trunk
         self.max_length = max_length
-        self._adapted = adapter_layers(trunk).values()
+        self._adapted = [*adapter_layers(trunk).values()]
         self.enabled = self._fits() if enabled is None else enabled
         self.clear()
 

@@ -77,6 +77,15 @@ def test_rollout_and_update_agree_and_the_reference_is_the_untouched_model(shape
         contexts = [[*c, int(a)] for c, a in zip(contexts, actions, strict=True)]
 
 
+def test_a_copy_switches_its_own_adapters_off(small_model):
+    model = LanguageModel(small_model("gpt2"), "lora")
+    train_adapters(model)
+    before, twin = logits(model.model), copy.deepcopy(model)
+    with twin.adapters.off():
+        assert torch.equal(logits(model.model), before)
+        assert not torch.allclose(logits(twin.model), before, atol=1e-2)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_adapters_and_the_value_head_learn_and_nothing_else_moves(shape, small_model, token_spaces):
     policy = train_adapters(make_policy(small_model(shape), token_spaces))
