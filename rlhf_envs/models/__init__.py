@@ -248,7 +248,7 @@ def _clear_errors(name: str, what: str) -> Iterator[None]:
 
 
 def model_errors() -> tuple[type[Exception], ...]:
-    """Return what transformers raises for the damaged folder of a model. Out of memory is none of these."""
+    """Return what transformers raises for the damaged folder of a model. A MemoryError is none of these."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
