@@ -127,6 +127,14 @@ def test_memory_prints_the_ratio_and_the_large_peak(benchmark: Any, capsys: pyte
     assert re.search(r"16 tokens in one minibatch, vocabulary 64: [\d.]+ GB", printed), printed
 
 
+@pytest.mark.slow
+def test_what_adapters_cost_is_printed(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark("adapters").main(["--toy", "--repeats", "1", "--threads", "1"])
+    printed = capsys.readouterr().out
+    assert re.search(r"^\| lora \| [\d.]+ .+ \| [\d.]+ \| \d+ \| -?\d+ \|$", printed, re.MULTILINE), printed
+    assert "time of an iteration, lora / full: " in printed
+
+
 def test_floor_of_a_trained_part_equals_the_whole_model(benchmark: Any) -> None:
     torch = pytest.importorskip("torch")
     work, floor = benchmark("work"), benchmark("floor")

@@ -1,0 +1,78 @@
+"""Measure what LoRA costs against training all weights: memory above the model's own weights, and time.
+
+`python -m benchmarks.adapters` runs whole iterations of PPO with `train="lora"` and with `train="full"` (see
+`benchmarks.throughput`) in processes of their own, in turns. A third process holds the same model and does nothing: its
+memory is taken off both peaks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+from dataclasses import replace
+from typing import Any
+
+from .throughput import describe
+from .work import FreshModel, Work
+from .worker import Measurement, Session, interleave, spread
+
+__all__ = ["Idle", "main"]
+
+WORK = Work("smollm2", n_envs=8, prompt_tokens=32, new_tokens=32, minibatches=2)
+TOY = Work(FreshModel(vocab_size=64, n_layer=1, n_embd=16, n_head=2), n_envs=4, prompt_tokens=2, new_tokens=4)
+MAX_MEMORY, MAX_TIME = 0.4, 0.75
+
+
+class Idle:
+    """Hold the model, and answer each command by doing nothing."""
+
+    def __init__(self, work: Work, session: Session) -> None:
+        self.session, self.model = session, work.load()
+        for parameter in self.model[0].parameters():
+            parameter.sum()  # weights in a mapped file take memory only once they are read
+
+    def drive(self) -> None:
+        """Run the session's commands until there is none left."""
+        while self.session.next():
+            pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rank", type=int, default=16, help="r of the adapters")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes, only to see that it runs")
+    args = parser.parse_args(arguments)
+    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**16))  # as in benchmarks.memory
+    work = replace(TOY if args.toy else WORK, threads=args.threads, device=args.device)
+    lora = replace(work, train="lora", policy_kwargs={"lora": {"r": args.rank}})
+    jobs: dict[str, tuple[str, Work, dict[str, Any]]] = {
+        "full": ("benchmarks.contenders:Ours", work, {}),
+        "lora": ("benchmarks.contenders:Ours", lora, {}),
+        "idle": ("benchmarks.adapters:Idle", work, {}),
+    }
+    runs = {name: by_command["iterate"] for name, by_command in interleave(jobs, args.repeats).items()}
+    idle = statistics.median(m.peak for m in runs["idle"])
+    print(f"{describe()}, {args.threads} threads, {args.device}, r={args.rank}, medians of {args.repeats}")
+    print(f"{work.tokens} tokens per iteration, {work.minibatches} updates; model and libraries: {idle / 1e6:.0f} MB\n")
+    print("| train | s/iteration | cpu s | peak MB | above the idle model, MB |\n|---|---|---|---|---|")
+    for name in ("full", "lora"):
+        peak = statistics.median(m.peak for m in runs[name])
+        cpu = statistics.median(m.cpu_seconds for m in runs[name])
+        seconds = spread([m.seconds for m in runs[name]])
+        print(f"| {name} | {seconds} | {cpu:.2f} | {peak / 1e6:.0f} | {(peak - idle) / 1e6:.0f} |")
+
+    def ratio(of: Any) -> float:
+        pairs: list[tuple[Measurement, Measurement]] = list(zip(runs["full"], runs["lora"], strict=True))
+        return statistics.median(of(lora) / of(full) for full, lora in pairs)
+
+    memory, time = ratio(lambda m: m.peak - idle), ratio(lambda m: m.seconds)
+    print(f"\nmemory above the model, lora / full: {memory:.2f} (asked: at most {MAX_MEMORY})")
+    print(f"time of an iteration, lora / full: {time:.2f} (asked: at most {MAX_TIME})")
+
+
+if __name__ == "__main__":
+    main()
