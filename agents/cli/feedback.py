@@ -166,7 +166,7 @@ def simulate(config: SimulateConfig) -> None:
 class ImportConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback import`."""
 
-    file: str = argument("File to read (jsonl, json, csv; .gz too).")
+    file: str = argument("File to read (jsonl, json, csv, tsv; .gz too).")
     format: Literal[
         "auto", "items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst"
     ] = option("auto", "Format. auto tells it by the columns.")

@@ -235,7 +235,7 @@ def fine_tune(
     Only the training split is learned, see `rlhf_envs.datasets.splits.take_split`.
 
     Args:
-        data: a file (.jsonl, .csv, .json, .parquet, each also .gz), rows, or a `datasets.Dataset`. A row is
+        data: a file (.jsonl, .csv, .tsv, .json, .parquet, each also .gz), rows, or a `datasets.Dataset`. A row is
             `{"prompt", "completion"}`, texts or messages, or `{"messages"}`. So are TRL's rows and those that
             `rlhf feedback export --format sft` writes.
         output: the folder to write; TensorBoard events and resumable checkpoints go below it.

@@ -59,8 +59,8 @@ def import_file(
 ) -> Import:
     """Put the questions and the judgements of a file into a store.
 
-    The formats, as .jsonl, .json or .csv, each also compressed with .gz at the end (the guide "People in the loop" has
-    a table of their columns, and of what is refused):
+    The formats, as .jsonl, .json, .csv or .tsv, each also compressed with .gz at the end (the guide "People in the
+    loop" has a table of their columns, and of what is refused):
 
     - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and if wanted the
       other fields of `NewItem`, and `judgements`. Without judgements the rows are questions to ask. Such a file may
