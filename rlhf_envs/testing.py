@@ -259,7 +259,7 @@ def _check_render(env: Any) -> None:
     """Check what each render mode prints or returns."""
     modes = env.metadata["render_modes"]
     assert {"human", "ansi", "rgb_array"} <= set(modes), (
-        f"render_modes must have human, ansi and rgb_array, got {modes}"
+        f"render_modes must have human, ansi and rgb_array, got {', '.join(modes)}"
     )
     for mode in ("human", "ansi", "rgb_array"):
         made = gym.make(env.spec, render_mode=mode)

@@ -148,7 +148,7 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         super().reset(seed=seed)
         options = options or {}
         if unknown := options.keys() - {"index"}:
-            raise ValueError(f"unknown reset options {sorted(unknown)}; there is 'index', the row of the data")
+            raise ValueError(f"unknown reset options {', '.join(sorted(unknown))}; there is index, the row of the data")
         if seed is not None:
             self.episodes.sampler.begin_group()
         info = self.episodes.start(0, self.episodes.sampler.draw(self.np_random, options.get("index")))

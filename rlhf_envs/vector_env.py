@@ -107,7 +107,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         """Begin episodes as `reset` does, and return the info of each row that was reset."""
         options = options or {}
         if unknown := options.keys() - {"index", "reset_mask"}:
-            raise ValueError(f"unknown reset options {sorted(unknown)}; there are 'index' and 'reset_mask'")
+            raise ValueError(f"unknown reset options {', '.join(sorted(unknown))}; there are index and reset_mask")
         n = self.num_envs
         seeds = [None if seed is None else seed + i for i in range(n)] if _is_one(seed) else list(seed)  # type: ignore[arg-type,operator]
         index = options.get("index")

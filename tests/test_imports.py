@@ -43,6 +43,7 @@ AGENTS = [
     "testing",
     "__init__",
     "cli",
+    "__main__",
 ]
 
 

@@ -72,7 +72,7 @@ class GRPO(PolicyGradient):
         if kl not in ("loss", "reward"):
             raise ValueError(f"kl={kl!r}: expected 'loss' or 'reward'")
         if loss_type not in LOSS_TYPES:
-            raise ValueError(f"loss_type={loss_type!r}: expected one of {', '.join(map(repr, LOSS_TYPES))}")
+            raise ValueError(f"loss_type={loss_type!r}: expected {', '.join(map(repr, LOSS_TYPES))}")
         self.clip_range, self.kl = check_clip_range(clip_range), kl
         self.loss_type, self.scale_rewards = loss_type, scale_rewards
         super().__init__(policy, env, learning_rate, batch_size, n_epochs, group_size, **kwargs)

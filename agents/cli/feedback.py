@@ -166,11 +166,12 @@ def simulate(config: SimulateConfig) -> None:
 class ImportConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback import`."""
 
-    file: str = argument("File to read (jsonl, json, csv; .gz too).")
+    file: str = argument("File to read (jsonl, json, csv, tsv; .gz too).")
     format: Literal[
         "auto", "items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst"
     ] = option("auto", "Format. auto tells it by the columns.")
-    kind: Kind | None = option(None, "What to ask about rows without judgements.")
+    kind: Kind | None = option(None, "What to ask about rows without judgements, or what --question asked.")
+    question: str | None = option(None, "Question of Argilla's records to read, where they answer several.")
     annotator: str = option("import", "Who judged, where a row does not say.")
     overlap: int = option(1, "Judgements per item, where it does not say.", ge=1)
     column: list[str] = option([], "A column with another name, ours:theirs; repeat the flag.")

@@ -6,7 +6,6 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -51,8 +50,8 @@ class GenerateConfig(DecodingFlags):
     )
     file: str | None = option(
         None,
-        "File of prompts: one per line in a .txt, or the column `prompt` of .jsonl, .json, .csv or .parquet, whose "
-        "other columns a reward may read.",
+        "File of prompts: one per line in a .txt, or the column `prompt` of .jsonl, .json, .csv, .tsv or .parquet, "
+        "whose other columns a reward may read.",
     )
     n: int = option(1, "Completions per prompt.", "-n", gt=0)
     env: str | None = option(None, "Environment id whose reward scores the completions. They are not scored without.")
@@ -94,10 +93,8 @@ def generate(config: GenerateConfig) -> None:
 
 def _prompts(config: GenerateConfig) -> Iterator[Any]:
     yield from config.prompts
-    if config.file is not None and Path(config.file).suffix != ".txt":
+    if config.file is not None:
         yield from load_rows(config.file)  # with the columns that a reward may read
-    elif config.file is not None:
-        yield from filter(str.strip, Path(config.file).read_text(encoding="utf-8").splitlines())
     elif not config.prompts and not sys.stdin.isatty():
         yield from filter(str.strip, sys.stdin.read().splitlines())
 

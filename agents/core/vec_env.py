@@ -48,7 +48,9 @@ class TextVecEnv(VecEnv):
         """Begin an episode in every row, with the seeds and options set since the last reset."""
         for options in self._options:
             if unknown := options.keys() - {"index"}:
-                raise ValueError(f"unknown reset options {sorted(unknown)}; there is 'index', the row of the data")
+                raise ValueError(
+                    f"unknown reset options {', '.join(sorted(unknown))}; there is index, the row of the data"
+                )
         index = [options.get("index") for options in self._options]
         infos = self.env.reset_rows(self._seeds, {"index": index})
         self.reset_infos = [infos[row] for row in range(self.num_envs)]

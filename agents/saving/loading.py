@@ -164,7 +164,7 @@ def _check_names(encoded: Mapping[str, Any], overrides: Mapping[str, Any], cls: 
     """Raise TypeError for an override that is no argument of the agent's class."""
     if unknown := overrides.keys() - encoded.keys() - describe(cls).own:
         raise TypeError(
-            f"{cls.__name__} takes no argument {sorted(unknown)[0]!r}; there are {sorted(describe(cls).own)}"
+            f"{cls.__name__} takes no argument {sorted(unknown)[0]!r}; there are {', '.join(sorted(describe(cls).own))}"
         )
 
 

@@ -118,7 +118,7 @@ class DataFlags(BaseModel):
     own_environment: ClassVar[str | None] = "rlhf/Prompts-v0"
 
     data: str | None = option(
-        None, "File of prompts (.jsonl, .csv, .json, .parquet), for rlhf/Prompts-v0 unless --env is given."
+        None, "File of prompts (.jsonl, .csv, .tsv, .json, .parquet, .txt), for rlhf/Prompts-v0 unless --env is given."
     )
     reward: str | None = option(None, "Reward: a registered name, a folder, my_module:score or my_file.py:score.")
     column: Pairs = option({}, "Column to rename: prompt:question takes `question` as the prompt; repeat.")

@@ -3,8 +3,8 @@
 The loop is that of `transformers.Trainer`. This module adds how rows become tokens:
 
 - The prompt gives context and no loss. A completion ends with EOS. In a conversation every turn of the assistant is a
-  completion.
-- Short examples share a row of `max_length` tokens. Their positions begin at 0 and they do not attend to each other.
+  completion; one with `"weight": 0` has no loss.
+- Short examples share a row of `max_length` tokens, see `agents.training.packing`.
 - What does not fit is counted: a long prompt loses its beginning; a completion that does not fit is left out, since
   cut short it would teach the model not to stop.
 """
@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import logging
 import math
-from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from rlhf_envs.datasets import MissingSplitError, load_rows
 from rlhf_envs.datasets.loading import Data
@@ -31,32 +29,19 @@ from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
 from rlhf_envs.tokens import encode_after, encode_texts, end_ids, keep_end, keep_start
 
-from ..algorithms.common.completions import EMPTY, LEFT_OUT, LOST_END, is_empty, log_counts, read_completion
+from ..algorithms.common.completions import EMPTY, LEFT_OUT, LOST_END, has_loss, is_empty, log_counts, read_completion
 from ..saving.provenance import MADE, provenance
+from .packing import IGNORED, Example, PackedExamples
 from .pretrain import alone, find_checkpoint, make_trainer, run_trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Example", "PackedExamples", "encode_rows", "fine_tune"]
+__all__ = ["encode_rows", "fine_tune"]
 
 Row = Mapping[str, Any]
 
-IGNORED = -100  # the label of a token that has no loss, in PyTorch and transformers
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Example:
-    """Hold a context and its completions.
-
-    Attributes:
-        ids: the tokens.
-        labels: for each token its id if it belongs to a completion, else -100.
-    """
-
-    ids: list[int]
-    labels: list[int]
 
 
 def encode_rows(
@@ -112,91 +97,48 @@ def encode_rows(
     return examples, counts
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[tuple[str, bool]]:
-    """Return the texts of a row in order, each with whether it is a completion."""
+class _Piece(NamedTuple):
+    text: str
+    is_completion: bool = False
+    is_learned: bool = False
+
+
+def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[_Piece]:
+    """Return the texts of a row in order."""
     if row.get("messages") is None:
         head, tail = read_completion(row, "completion", tokenizer)
-        return [(head, False), (tail, True)]
-    messages = with_system(row, as_messages(row["messages"], "messages"))
+        return [_Piece(head), _Piece(tail, True, True)]
+    messages = as_messages(row["messages"], "messages")
+    given = row["messages"] if isinstance(row["messages"], list) else [row["messages"]]
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    if not turns:
-        raise ValueError("no message has the role 'assistant', so there is nothing to learn")
-    texts = [as_text(messages[:i], messages[i]["content"], tokenizer) for i in turns]
-    pieces: list[tuple[str, bool]] = []
+    learned = [i for i in turns if has_loss(given[i], "messages")]
+    if not learned:
+        why = "every message of the assistant has weight 0" if turns else "no message has the role 'assistant'"
+        raise ValueError(f"{why}, so there is nothing to learn")
+    pieces: list[_Piece] = []
     written = ""
-    for head, tail in texts:
+    for i in (i for i in turns if i <= learned[-1]):
+        head, tail = as_text(with_system(row, messages[:i]), messages[i]["content"], tokenizer)
         if not head.startswith(written):  # the template writes earlier turns in another way once more follow
             pieces, written = [], ""
-        pieces += [(head[len(written) :], False), (tail, True)]
+        pieces += [_Piece(head[len(written) :]), _Piece(tail, True, i in learned)]
         written = head + tail
     return pieces
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[tuple[str, bool]], ends: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[_Piece], ends: Sequence[int]
 ) -> tuple[list[int], list[int]]:
     """Return the tokens of a row's texts and their labels. Each completion ends with one of `ends`."""
     ids: list[int] = []
     labels: list[int] = []
-    for text, is_completion in pieces:
+    for text, is_completion, is_learned in pieces:
         new = encode_after(tokenizer, text) if ids else encode_texts(tokenizer, [text])[0]
         if is_completion and ends and not set(ends) & set(new[-2:]):  # a template may put a line break after its end
             new = [*new, tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]]
         ids += new
-        labels += new if is_completion else [IGNORED] * len(new)
+        labels += new if is_learned else [IGNORED] * len(new)
     return ids, labels
-
-
-class PackedExamples(Dataset[dict[str, torch.Tensor]]):
-    """Hold rows of `max_length` tokens, with several examples each where the model can tell them apart.
-
-    Args:
-        examples: what to learn, of at most `max_length` tokens each.
-        max_length: the tokens of a row.
-        pad: the id that fills rows; it has no loss and nothing attends to it.
-        packed: whether a row may hold several examples.
-    """
-
-    def __init__(self, examples: Sequence[Example], max_length: int, pad: int, packed: bool = True) -> None:
-        self.packed = packed
-        bins = (
-            _pack([len(example.ids) for example in examples], max_length)
-            if packed
-            else [[i] for i in range(len(examples))]
-        )
-        self.rows = [[examples[i] for i in row] for row in bins]
-        self.max_length, self.pad = max_length, pad
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        row = self.rows[index]
-        ids = [token for example in row for token in example.ids]
-        # The first token of an example follows another example: nothing predicts it.
-        labels = [label for example in row for label in [IGNORED, *example.labels[1:]]]
-        positions = [place for example in row for place in range(len(example.ids))]
-        left = self.max_length - len(ids)
-        values = {"input_ids": ids + [self.pad] * left, "labels": labels + [IGNORED] * left}
-        if self.packed:
-            values["position_ids"] = positions + list(range(left))  # padding is one more example
-        else:
-            values["attention_mask"] = [1] * len(ids) + [0] * left
-        return {key: torch.tensor(value) for key, value in values.items()}
-
-
-def _pack(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Put examples into as few rows as best-fit decreasing finds: each into the fullest row that still takes it."""
-    rows: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # (room left, row), sorted
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        at = bisect_left(free, (lengths[i], -1))
-        left, row = free.pop(at) if at < len(free) else (room, len(rows))
-        if row == len(rows):
-            rows.append([])
-        rows[row].append(i)
-        insort(free, (left - lengths[i], row))
-    return rows
 
 
 def _tells_examples_apart(network: PreTrainedModel) -> bool:
@@ -235,7 +177,7 @@ def fine_tune(
     Only the training split is learned, see `rlhf_envs.datasets.splits.take_split`.
 
     Args:
-        data: a file (.jsonl, .csv, .json, .parquet, each also .gz), rows, or a `datasets.Dataset`. A row is
+        data: a file (.jsonl, .csv, .tsv, .json, .parquet, each also .gz), rows, or a `datasets.Dataset`. A row is
             `{"prompt", "completion"}`, texts or messages, or `{"messages"}`. So are TRL's rows and those that
             `rlhf feedback export --format sft` writes.
         output: the folder to write; TensorBoard events and resumable checkpoints go below it.

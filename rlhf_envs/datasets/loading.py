@@ -41,8 +41,8 @@ def load_rows(
     """Load the rows of a bundled sample, of a file, or given as objects.
 
     Args:
-        source: a name of `BUNDLED`; a path that ends in .jsonl, .csv, .json (a list of objects) or .parquet, which may
-            be compressed, with .gz at the end; rows; a `datasets.Dataset`; or a `DatasetDict`, whose names are splits.
+        source: a name of `BUNDLED`; a file that `rlhf_envs.datasets.reading.read_rows` reads; rows; a
+            `datasets.Dataset`; or a `DatasetDict`, whose names are splits.
         split: return only the rows of this split, see `rlhf_envs.datasets.splits.take_split`.
         required: columns that every row must have. Text in them must not be blank.
         columns: new names of columns, `{"prompt": "question"}` to take the column `question` as the prompt.
@@ -50,7 +50,7 @@ def load_rows(
         test_share: the share of the prompts that is for tests, if there is no column `split`.
 
     Returns:
-        The rows in the file's order. The values of a CSV are strings.
+        The rows in the file's order. The values of a table are strings.
 
     Raises:
         FileNotFoundError: there is no such file or sample.
@@ -69,7 +69,10 @@ def load_rows(
             raise ValueError(f"{where}: some rows have a column 'split' and some have none: give it to all or to none")
         rows.append(row)
     if not rows:
-        raise ValueError(f"{name}: there are no rows: put one object per line (jsonl), or a header and rows (csv)")
+        raise ValueError(
+            f"{name}: there are no rows: put one object per line (jsonl), a header and rows (csv), or one prompt per "
+            "line (txt)"
+        )
     rows = without_repeated_prompts(rows, name)
     if split is None:
         return rows
@@ -95,7 +98,7 @@ def _read(source: Data) -> Iterator[tuple[str, Row]]:
         for found in read_rows(path):
             if isinstance(found, BadRow):
                 raise ValueError(f"{found.where}: {found.reason}")
-            if ".csv" in path.suffixes:
+            if {".csv", ".tsv"} & set(path.suffixes):
                 _warn_about_lists(*found, said)
             yield found
     elif isinstance(source, Mapping):  # a DatasetDict

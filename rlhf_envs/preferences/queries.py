@@ -49,7 +49,7 @@ def select_pairs(
             are fewer pairs than n.
     """
     if strategy not in STRATEGIES:
-        raise ValueError(f"unknown strategy {strategy!r}: one of {', '.join(STRATEGIES)}")
+        raise ValueError(f"unknown strategy {strategy!r}: choose {', '.join(STRATEGIES)}")
     generator = np.random.default_rng(seed)
     if strategy == "diverse":
         points = _finite("embeddings", embeddings, strategy, 2)

@@ -89,7 +89,7 @@ class Reward(ABC):
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `get_state`; a reward that keeps one overrides both."""
         if state:
-            raise NotImplementedError(f"reward {self.name!r} keeps no state, and was given {sorted(state)}")
+            raise NotImplementedError(f"reward {self.name!r} keeps no state, and was given {', '.join(sorted(state))}")
 
     def __add__(self, other: object) -> Reward:
         return _compose("+", self, other)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from rlhf_envs.datasets.splits import log_once
 from rlhf_envs.feedback.records import NewItem
 from rlhf_envs.rewards.base import Columns, Reward, evaluate_reward
 from rlhf_envs.rewards.guard import RewardError
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 Mode = Literal["sync", "async"]
 Kind = Literal["rating", "thumbs"]
 OnTimeout = Literal["fallback", "mean", "error"]
+DEFAULT_STORE = Path("feedback.db")
 Refit = Callable[[list[dict[str, Any]]], Callable[..., Any] | None]
 
 
@@ -62,8 +64,8 @@ class HumanReward(Reward):
     are switched off (`rlhf feedback account NAME off`), or after `timeout`.
 
     Args:
-        store: the feedback store: a path, a URL or an open `FeedbackStore`. With None nobody is asked, and the fallback
-            answers.
+        store: the feedback store: a path, a URL or an open `FeedbackStore`. By default feedback.db in the working
+            directory, and a warning says so. With None nobody is asked, and the fallback answers.
         mode: "sync" waits for people, "async" does not.
         fallback: what answers where people do not (see above): a registered reward's name, or a reward model's folder.
         timeout: seconds that a reward call waits for people; None waits for ever. Only in "sync". Do not give the
@@ -96,7 +98,7 @@ class HumanReward(Reward):
 
     def __init__(
         self,
-        store: str | Path | FeedbackStore | None = "feedback.db",
+        store: str | Path | FeedbackStore | None = DEFAULT_STORE,
         mode: Mode = "sync",
         fallback: str = "tiny-reward",
         timeout: float | None = None,
@@ -111,12 +113,18 @@ class HumanReward(Reward):
         for name, value, choices in (("mode", mode, Mode), ("kind", kind, Kind), ("on_timeout", on_timeout, OnTimeout)):
             if value not in get_args(choices):
                 names = ", ".join(get_args(choices))
-                raise ValueError(f"the human reward's {name} is {value!r}: choose one of {names}")
+                raise ValueError(f"the human reward's {name} is {value!r}: choose {names}")
         for name, number in (("overlap", overlap), ("refit_every", refit_every), ("queue_limit", queue_limit)):
             whole_number(f"the human reward's {name}", number)
         for name, seconds in (("timeout", math.inf if timeout is None else timeout), ("poll", poll)):
             if isinstance(seconds, bool) or not seconds > 0:
                 raise ValueError(f"the human reward's {name} must be seconds above 0, got {seconds!r}")
+        if store is DEFAULT_STORE:
+            log_once(
+                logging.WARNING,
+                f"the human reward is given no store: people are asked through {store.absolute()}; name another with "
+                "reward_kwargs={'store': ...}, or None to ask nobody",
+            )
         self.store, self.mode, self.kind, self.source = store, mode, kind, source
         self.timeout, self.on_timeout, self.poll = timeout, on_timeout, poll
         self.overlap, self.refit_every, self.queue_limit = overlap, refit_every, queue_limit

@@ -108,7 +108,7 @@ def _hint(name: str) -> str:
 def _make(name: str, target: str | Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:
     found: Any = import_attribute(target, f"reward {name!r}") if isinstance(target, str) else target
     if kwargs and not _is_factory(found):
-        raise ValueError(f"reward {name!r} is made without arguments, got {sorted(kwargs)}")
+        raise ValueError(f"reward {name!r} is made without arguments, got {', '.join(sorted(kwargs))}")
     reward: Callable[..., Any] = _call_with(found, name, (), kwargs) if _is_factory(found) else found
     if not callable(reward):
         raise ValueError(f"reward {name!r} is {reward!r}, which cannot be called with prompts and completions")

@@ -142,8 +142,8 @@ class WordTask(Task):
         for i, row in enumerate(rows):
             if unknown := set(str(row.get("prompt", "")).split()) - {*self.words}:
                 raise ValueError(
-                    f"task {self.name!r}: the prompt of row {i} has words outside the vocabulary: {sorted(unknown)}; "
-                    f"there are {', '.join(self.words)}"
+                    f"task {self.name!r}: the prompt of row {i} has words outside the vocabulary: "
+                    f"{', '.join(sorted(unknown))}; there are {', '.join(self.words)}"
                 )
         return rows
 

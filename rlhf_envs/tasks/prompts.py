@@ -18,9 +18,9 @@ class Prompts(Task):
 
     ## Description
     `gymnasium.make("rlhf/Prompts-v0", data="my.jsonl", reward="my_module:my_reward")`. The data may be .jsonl, .csv,
-    .json or .parquet (each also with .gz), rows, or a `datasets.Dataset`. `columns={"prompt": "question"}` renames
-    columns. Rows with a column `split` keep their split; others are split by a hash of the prompt, so that the splits
-    share no prompt. Without data it takes the prompts of `Sentiment`, so that the id can be tried.
+    .tsv, .json, .parquet or .txt (each also with .gz), rows, or a `datasets.Dataset`. `columns={"prompt": "question"}`
+    renames columns. Rows with a column `split` keep their split; others are split by a hash of the prompt, so that the
+    splits share no prompt. Without data it takes the prompts of `Sentiment`, so that the id can be tried.
 
     ## Observation space
     `input_ids` and `attention_mask`, (96,) each: a prompt of up to 64 tokens and up to 32 new ones.

@@ -63,7 +63,7 @@ class HumanSentiment(Sentiment):
 
     ## Reward
     At the end of an episode the reward "human", in [-1, 1]. Pass `reward_kwargs={"store": "feedback.db"}` to ask people
-    through that store. Without a store nobody is asked, and "tiny-reward" answers.
+    through that store. Without `reward_kwargs` nobody is asked, and "tiny-reward" answers.
 
     ## Episode end
     EOS, or 32 new tokens.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import gzip
 import importlib.util
+import io
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -103,7 +105,11 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, suffix: str) -> None:
             r"a\.jsonl:1: 'prompt' is or holds an object of text, lang, not a message",
         ),
         ("a.parquet", b"not parquet", r"a\.parquet: not parquet"),
-        ("a.txt", "x", r"unknown extension '\.txt'"),
+        ("a.doc", "x", r"unknown extension '\.doc'"),
+        ("a.txt", "x\n\ud83d".encode("utf-8", "surrogatepass"), r"a\.txt:2: byte 0xed is not UTF-8"),
+        ("a.txt", "\n \n", r"a\.txt: there are no rows"),
+        ("a.tsv", "prompt\tlabel\nx,1\n", r"a\.tsv:2: 1 cells where the header has 2: quote cells that hold a tab"),
+        ("a.csv", "prompt;label\nx;1;2\n", r"a\.csv:2: 3 cells where the header has 2: quote .* a semicolon"),
     ],
 )
 def test_bad_input_is_named_with_file_and_line(tmp_path: Path, name: str, content: str | bytes, message: str) -> None:
@@ -111,6 +117,43 @@ def test_bad_input_is_named_with_file_and_line(tmp_path: Path, name: str, conten
     with pytest.raises(ValueError, match=message) as caught:
         load_rows(path)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz"])
+@pytest.mark.parametrize(
+    ("header", "mark"),
+    [
+        ("prompt,label", ","),
+        ("prompt;label", ";"),
+        ("prompt\tlabel", "\t"),
+        ('"prompt";"the label, by people"', ";"),  # a comma inside quotes separates nothing
+        ("prompt,a;b;c\td", ","),  # a comma always wins
+        ('prompt,"a;b;c"', ","),
+        ("prompt", ","),
+    ],
+)
+def test_the_header_says_what_separates_the_cells(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, header: str, mark: str, suffix: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    names = next(csv.reader([header], delimiter=mark))
+    prompts = ["one; two, three\tfour", 'a "quoted" one;\nof two lines']
+    rows = [dict(zip(names, (prompt, *"12"), strict=False)) for prompt in prompts]
+    text = io.StringIO()
+    csv.DictWriter(text, names, delimiter=mark).writerows(rows)
+    data = f"{header}\r\n{text.getvalue()}".encode("utf-8-sig")  # as Excel writes it
+    path = write(tmp_path / f"a{suffix}", gzip.compress(data) if suffix.endswith(".gz") else data)
+    assert load_rows(path) == rows
+    said = {",": "", ";": "a semicolon separates the cells", "\t": "a tab separates the cells"}[mark]
+    assert said in caplog.text
+    assert bool(said) == ("separates the cells" in caplog.text)
+
+
+def test_a_tsv_has_tabs_and_a_text_a_prompt_per_line(tmp_path: Path) -> None:
+    table = write(tmp_path / "a.tsv", 'prompt\tlabel\na, "b"\t1\n')
+    assert load_rows(table) == [{"prompt": 'a, "b"', "label": "1"}]
+    text = write(tmp_path / "a.txt.gz", gzip.compress("the film,\r\n\n a\u2028story; \n".encode("utf-8-sig")))
+    assert load_rows(text) == [{"prompt": "the film,"}, {"prompt": " a\u2028story; "}]
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])

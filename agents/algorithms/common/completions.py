@@ -9,7 +9,7 @@ from typing import Any
 
 from rlhf_envs.datasets.messages import as_text, needed, read_answers, read_prompt
 
-__all__ = ["EMPTY", "LEFT_OUT", "LOST_END", "is_empty", "log_counts", "read_completion"]
+__all__ = ["EMPTY", "LEFT_OUT", "LOST_END", "has_loss", "is_empty", "log_counts", "read_completion"]
 
 EMPTY = "rows left out, because the completion is empty"
 LEFT_OUT = "rows left out, because the completion is too long"
@@ -20,10 +20,25 @@ def read_completion(row: Mapping[str, Any], column: str, tokenizer: Any) -> tupl
     """Return the prompt of a row and the completion in a column as the texts that a model reads, see `as_text`.
 
     Raises:
-        ValueError: there is no completion, or it is neither text nor a message of the assistant.
+        ValueError: there is no completion, it is neither text nor a message of the assistant, or it has weight 0.
     """
-    prompt, (completion,) = read_answers(read_prompt(row), {column: needed(row, column)})
+    answer = needed(row, column)
+    if isinstance(answer, list) and not all(has_loss(message, column) for message in answer[-1:]):
+        raise ValueError(f"{column!r} has weight 0, so there is nothing to learn: remove the row, or the weight")
+    prompt, (completion,) = read_answers(read_prompt(row), {column: answer})
     return as_text(prompt, completion, tokenizer)
+
+
+def has_loss(message: Any, column: str) -> bool:
+    """Return whether a message is learned. In OpenAI's format for fine-tuning one with `"weight": 0` is context only.
+
+    Raises:
+        ValueError: the weight is neither 0 nor 1.
+    """
+    weight = message.get("weight") if isinstance(message, Mapping) else None
+    if weight not in (None, 0, 1):
+        raise ValueError(f"{column!r} has a message of weight {weight!r}: write 0 (it is not learned) or 1")
+    return weight != 0
 
 
 def is_empty(completion: Any) -> bool:

@@ -9,6 +9,9 @@ is no judgement yet. A ranking is a list, best first, or places `{"value", "rank
 Argilla's JSON does not say which responses are drafts, so they all count. Argilla keeps no order of the completions, no
 time taken, no date of a response and no idempotency key. It has no question for numbers, so the margin and the
 probability of a preference stand in questions of their own, which Argilla shows as text.
+
+One question is read per import. Where records answer several (besides strength, margin, probability and comment), it
+has to be named; a name that is none of the above needs its kind too.
 """
 
 from __future__ import annotations
@@ -77,18 +80,23 @@ def _argilla_value(judgement: Judgement, names: Sequence[str]) -> Any:
     return next(iter(value.values()))  # the rating, the text, the list of harms
 
 
-def read_argilla_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[Answer]]:
+def read_argilla_row(
+    row: Mapping[str, Any], question: str | None = None, kind: str | None = None
+) -> tuple[str, dict[str, Any], list[Answer]]:
     """Return (kind, completions by column, answers) of a record.
 
+    Args:
+        row: the record.
+        question: the question whose answers are read; by default the only one that is answered.
+        kind: the kind of a `question` that is none of `QUESTIONS`.
+
     Raises:
-        ValueError: the row is no such record. The message names the column.
+        ValueError: the row is no such record, or it answers other questions. The message names the column.
     """
     if isinstance(row.get("fields"), dict):
         row = _flat(row)
     names = _columns(row)
-    kind = kind_of(row, {f"{name}.responses": kind for name, kind in QUESTIONS.items()}, len(names))
-    question = next(name for name, of in QUESTIONS.items() if of == kind)
-    _check_questions(row, question)
+    question, kind = _question(row, question, kind, len(names))
     comments = {user: str(text) for user, text, _ in _argilla_answers(row, "comment") if text}
     numbers = {(name, user): value for name in _NUMBERS for user, value, _ in _argilla_answers(row, name)}
     answers: list[Answer] = []
@@ -107,15 +115,27 @@ def read_argilla_row(row: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[
     return kind, {name: row[name] for name in names}, answers
 
 
-def _check_questions(row: Mapping[str, Any], question: str) -> None:
-    """Raise a ValueError if a record has answers, and none to the question that is read: they would be lost."""
-    answered = [name.removesuffix(".responses") for name in row if name.endswith(".responses") and row[name]]
+def _question(row: Mapping[str, Any], question: str | None, kind: str | None, n_completions: int) -> tuple[str, str]:
+    """Return the question that is read and its kind. Answers to others are lost only if the caller chose."""
+    columns = {name.removesuffix(".responses"): name for name in row if name.endswith(".responses")}
+    answered = [name for name, column in columns.items() if parse_list(row[column], column)]
+    answered = [name for name in answered if name not in (*_NUMBERS, "comment")]
+    if question is None:
+        if len(answered) > 1:
+            raise ValueError(f"the record answers {', '.join(answered)}: choose one, such as --question {answered[0]}")
+        if answered and answered[0] not in QUESTIONS:
+            raise ValueError(
+                f"the record answers {answered[0]}, which does not tell what was asked: add --question {answered[0]} "
+                f"--kind KIND, one of {', '.join(QUESTIONS.values())}"
+            )
+        kind = kind_of(row, {f"{name}.responses": kind for name, kind in QUESTIONS.items()}, n_completions)
+        question = next(name for name, of in QUESTIONS.items() if of == kind)
     if answered and question not in answered:
-        names = ", ".join(QUESTIONS)
-        raise ValueError(
-            f"the record answers {', '.join(answered)}, and a question is read if it is called {names}: rename it"
-            f" (in a CSV --column {question}.responses:{answered[0]}.responses, and .users and .status alike)"
-        )
+        raise ValueError(f"no answer to {question}: the record answers {', '.join(answered)}")
+    if (found := QUESTIONS.get(question, kind)) is None:
+        kinds = ", ".join(QUESTIONS.values())
+        raise ValueError(f"the name {question!r} does not tell what was asked: add --kind, one of {kinds}")
+    return question, found
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:

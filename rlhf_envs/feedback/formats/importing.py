@@ -51,6 +51,7 @@ def import_file(
     format: str = "auto",
     *,
     kind: str | None = None,
+    question: str | None = None,
     annotator: str = "import",
     overlap: int = 1,
     gold: bool = False,
@@ -59,8 +60,8 @@ def import_file(
 ) -> Import:
     """Put the questions and the judgements of a file into a store.
 
-    The formats, as .jsonl, .json or .csv, each also compressed with .gz at the end (the guide "People in the loop" has
-    a table of their columns, and of what is refused):
+    The formats, as .jsonl, .json, .csv or .tsv, each also compressed with .gz at the end (the guide "People in the
+    loop" has a table of their columns, and of what is refused):
 
     - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and if wanted the
       other fields of `NewItem`, and `judgements`. Without judgements the rows are questions to ask. Such a file may
@@ -82,7 +83,9 @@ def import_file(
         store: the store that takes the rows.
         path: the file.
         format: one of the formats, or "auto" to tell it by the columns of the first row, and labels by all rows.
-        kind: the kind of items whose rows do not say it (only in "items").
+        kind: the kind of items whose rows do not say it (only in "items", and in "argilla" with a `question`).
+        question: the question of Argilla's records whose answers are read, if they answer several or its name is none
+            of `argilla.QUESTIONS`. Two questions of one kind about the same texts need two stores.
         annotator: who judged, if a row does not say. Give files of different unnamed people different names.
         overlap: how many judgements an item needs, if its row does not say.
         gold: make the judgements the expected answers of gold questions.
@@ -91,14 +94,15 @@ def import_file(
             to `path`.
 
     Raises:
-        ValueError: the format is unknown or cannot be told, or the file as a whole cannot be read.
+        ValueError: the format is unknown or cannot be told, the file as a whole cannot be read, or there is a
+            `question` and the file is not Argilla's.
         FileNotFoundError: there is no such file.
         StoreError: the store cannot be written.
     """
     if format not in ("auto", *FORMATS):
         raise ValueError(f"unknown format {format!r}: choose auto, {', '.join(FORMATS)}")
     path = Path(path)
-    reading = Reading(store.settings, kind, annotator, path.name, overlap)
+    reading = Reading(store.settings, kind, question, annotator, path.name, overlap)
     merge = Merge(store)
     file_settings = _FileSettings(store)
     found = list(read_rows(path))
@@ -110,6 +114,8 @@ def import_file(
             format = detect_format([named for _, _, named in rows], store.settings.scale)
         except ValueError as error:
             raise ValueError(f"{rows[0][0]}: {error}") from error
+    if question is not None and format not in ("argilla", "auto"):
+        raise ValueError(f"{path}: question={question!r} is for Argilla's records, and the format is {format}")
     whole = without_repeated_prompts([named for _, _, named in rows], str(path))
     remaining = iter([(*places, named) for places, named in zip([row[:2] for row in rows], whole, strict=True)])
     for either in found:

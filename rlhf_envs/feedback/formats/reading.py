@@ -51,6 +51,7 @@ class Reading:
     Attributes:
         settings: the store's settings, with the scale and the harms.
         kind: the kind of feedback. None tells it by the number of completions.
+        question: the question of Argilla's records that is read. None takes the only one.
         annotator: who gave the judgements.
         source: where the completions come from.
         overlap: how many judgements an item needs.
@@ -58,6 +59,7 @@ class Reading:
 
     settings: Settings
     kind: str | None = None
+    question: str | None = None
     annotator: str = "import"
     source: str = ""
     overlap: int = 1
@@ -75,7 +77,7 @@ def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[
         "preference": lambda: [_preference(row, reading)],
         "kto": lambda: [_label(row, reading, "thumbs")],
         "ratings": lambda: [_label(row, reading, "rating")],
-        "argilla": lambda: [_table(row, read_argilla_row(row), reading)],
+        "argilla": lambda: [_table(row, read_argilla_row(row, reading.question, reading.kind), reading)],
         "label-studio": lambda: [_table(row, read_label_studio_row(row), reading)],
         "shp": lambda: [_preference(shp_row(row), reading)],
         "ultrafeedback": lambda: [_item(ultrafeedback_row(row), reading)],

@@ -315,7 +315,8 @@ class FeedbackStore(Accounts):
                 updated = replace(before, **changes)
             except TypeError:
                 known = [setting.name for setting in fields(Settings)]
-                raise ValueError(f"unknown settings {sorted(changes.keys() - known)}; there are {known}") from None
+                unknown = ", ".join(sorted(changes.keys() - {*known}))
+                raise ValueError(f"unknown settings {unknown}; there are {', '.join(known)}") from None
             if tuple(updated.scale) != before.scale and _has_ratings(connection):
                 low, high = before.scale
                 raise ValueError(

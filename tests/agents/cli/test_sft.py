@@ -79,7 +79,7 @@ def test_from_feedback_to_a_trained_agent_in_one_line() -> None:
     line = (
         "rlhf feedback export - --format sft | rlhf sft - start --epochs 4 && "
         "rlhf train --model start -n 2048 --test-episodes 32 -f runs"
-    ).replace("rlhf ", f"{shlex.quote(sys.executable)} -m agents.cli ")
+    ).replace("rlhf ", f"{shlex.quote(sys.executable)} -m agents ")
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False, timeout=180
     )

@@ -11,12 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from agents.training import sft
-from agents.training.sft import Example, PackedExamples, encode_rows, fine_tune
+from agents.training import packing, sft
+from agents.training.packing import IGNORED, Example, PackedExamples
+from agents.training.sft import encode_rows, fine_tune
 from rlhf_envs.models import load_causal_lm, load_tokenizer
 
 TINY = load_tokenizer("tiny")
 EOS = TINY.eos_token_id
+ANSWER = {"role": "assistant", "content": "hello"}
 CHATML = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<|eos|>\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -24,7 +26,7 @@ CHATML = (
 
 
 def learned(example: Example, tokenizer: Any = TINY) -> str:
-    return str(tokenizer.decode([label for label in example.labels if label != sft.IGNORED]))
+    return str(tokenizer.decode([label for label in example.labels if label != IGNORED]))
 
 
 def encoded(rows: list[dict[str, Any]], tokenizer: Any = TINY, max_length: int = 64, **kwargs: Any) -> Any:
@@ -62,12 +64,28 @@ def test_without_a_chat_template_a_conversation_has_role_lines_and_each_answer_i
     assert learned(one) == " hello<|eos|>"
 
 
+def test_a_turn_of_weight_0_is_context_without_loss(chat_tokenizer: Any) -> None:
+    messages: list[dict[str, Any]] = []
+    for asked, answered, weight in (("hi", "hello", 0), ("and now?", "bye", 1), ("no", "yes", 0)):
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered, "weight": weight}]
+    (example,), _ = encoded([{"messages": messages, "system": "be brief"}], chat_tokenizer)
+    system = {"role": "system", "content": "be brief"}
+    assert example.ids == chat_tokenizer.apply_chat_template([system, *messages[:4]], return_dict=False)
+    assert learned(example, chat_tokenizer) == "bye<|eos|>\n"
+    (example,), _ = encoded([{"messages": messages}])  # in role lines, where the turn keeps its end
+    assert TINY.decode(example.ids).startswith("user: hi\n\nassistant: hello<|eos|>")
+    assert learned(example) == " bye<|eos|>"
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ({"prompt": "p"}, r"row 2: no column 'completion'"),
         ({"prompt": "p", "completion": 3}, r"row 2: 'completion'"),
         ({"messages": [{"role": "user", "content": "hi"}]}, r"row 2: no message has the role 'assistant'"),
+        ({"messages": [{**ANSWER, "weight": 0}]}, r"row 2: every message of the assistant has weight 0"),
+        ({"messages": [{**ANSWER, "weight": 0.5}]}, r"row 2: 'messages' has a message of weight 0\.5: write 0"),
+        ({"prompt": "p", "completion": [{**ANSWER, "weight": 0}]}, r"row 2: 'completion' has weight 0, so"),
     ],
 )
 def test_a_row_without_a_completion_is_named(row: dict[str, Any], message: str) -> None:
@@ -107,7 +125,7 @@ def test_packed_examples_have_the_loss_that_they_have_alone() -> None:
         with torch.no_grad():
             logits = network(input_ids=torch.tensor([example.ids])).logits[0, :-1].log_softmax(-1)
         for at, label in enumerate(example.labels[1:]):
-            if label != sft.IGNORED:
+            if label != IGNORED:
                 total, n = total - float(logits[at, label]), n + 1
     assert sft._mean_loss(network, packed, 2) == pytest.approx(total / n, abs=1e-5)
     alone = PackedExamples(examples, 64, TINY.pad_token_id, packed=False)
@@ -117,7 +135,7 @@ def test_packed_examples_have_the_loss_that_they_have_alone() -> None:
 
 def test_packing_fills_rows_and_keeps_every_example_once() -> None:
     lengths = [5, 3, 9, 1, 7, 2, 4, 10, 6]
-    rows = sft._pack(lengths, 10)
+    rows = packing._pack(lengths, 10)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= 10 for row in rows)
     assert len(rows) == 5  # 47 tokens

@@ -117,7 +117,7 @@ def test_random_draws_evenly() -> None:
 @pytest.mark.parametrize(
     ("strategy", "n", "arguments", "message"),
     [
-        ("clever", 1, {}, "unknown strategy 'clever': one of random, disagreement, uncertainty, diverse"),
+        ("clever", 1, {}, "unknown strategy 'clever': choose random, disagreement, uncertainty, diverse"),
         ("random", 1, {}, "pass n_pairs"),
         ("random", 4, {"n_pairs": 3}, "4 of 3 pairs cannot be chosen"),
         ("uncertainty", -1, {"scores": np.zeros((1, 3, 2))}, "-1 of 3 pairs"),

@@ -272,7 +272,8 @@ def test_a_bad_item_is_named_and_leaves_the_others_alone(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("rows.txt", "x", "unknown extension '.txt'"),
+        ("rows.doc", "x", "unknown extension '.doc'"),
+        ("rows.txt", "x", "rows.txt:1: columns prompt: expected prompt with completions"),
         ("rows.jsonl", "", "there are no rows"),
         ("rows.jsonl", '{"a": 1}\n', "rows.jsonl:1: columns a: expected prompt with completions"),
         ("rows.json", "{}", "dict where a list of objects is expected"),

@@ -96,7 +96,7 @@ def test_a_rating_of_zero_is_an_answer(store: FeedbackStore, tmp_path: Path) -> 
         ({"answer1": "A", "answer2": None, "comparison": "left"}, "'answer2' is NoneType, not a string"),
         ({"answer1": "A", "answer2": "B", "comparison": [{"selected": "left"}], "lead_time": "soon"}, "'lead_time'"),
         ({"answer1": "A", "answer2": "B", "pairwise": "left"}, "annotation 7 has no answer in comparison, rating"),
-        ({"response1": "A", "response2": "B", "quality.responses": ["response1"]}, "the record answers quality, and"),
+        ({"response1": "A", "response2": "B", "quality.responses": ["response1"]}, "the record answers quality, which"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_goes_to_the_quarantine(
@@ -132,3 +132,51 @@ def test_argillas_nested_records_are_read(store: FeedbackStore, tmp_path: Path) 
     done = import_file(store, saved(tmp_path, row))
     assert (done.bad, said(store)) == ((), [("7", "ranking", {"order": [1, 0, 2]})])
     assert store.items()[0].prompt == "Name a colour"
+
+
+TWO_QUESTIONS = {
+    "id": "1", "fields": {"prompt": "p", "response1": "A", "response2": "B"},
+    "responses": {"preference": [{"value": "response2", "user_id": "1"}],
+                  "style": [{"value": "tie", "user_id": "1"}],
+                  "strength": [{"value": 2, "user_id": "1"}], "comment": [{"value": "c", "user_id": "1"}]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("chosen", "judged"),
+    [
+        ({"question": "preference"}, {"choice": 1, "strength": 2}),
+        ({"question": "style", "kind": "pairwise"}, {"choice": None, "strength": 0}),
+    ],
+)
+def test_one_of_several_questions_of_argilla_is_chosen_by_its_name(
+    store: FeedbackStore, tmp_path: Path, chosen: dict[str, str], judged: dict[str, Any]
+) -> None:
+    done = import_file(store, saved(tmp_path, TWO_QUESTIONS), **chosen)
+    assert (done.bad, said(store)) == ((), [("1", "pairwise", judged)])
+
+
+@pytest.mark.parametrize(
+    ("row", "chosen", "reason"),
+    [
+        (TWO_QUESTIONS, {}, "the record answers preference, style: choose one, such as --question preference"),
+        (TWO_QUESTIONS, {"question": "stile"}, "no answer to stile: the record answers preference, style"),
+        (TWO_QUESTIONS, {"question": "style"}, "'style' does not tell what was asked: add --kind, one of pairwise,"),
+        (
+            {**TWO_QUESTIONS, "responses": {"quality": [{"value": 3, "user_id": "1"}]}},
+            {},
+            "the record answers quality, which does not tell what was asked: add --question quality --kind KIND",
+        ),
+    ],
+)
+def test_answers_to_another_question_of_argilla_are_never_dropped_in_silence(
+    store: FeedbackStore, tmp_path: Path, row: dict[str, Any], chosen: dict[str, str], reason: str
+) -> None:
+    (bad,) = import_file(store, saved(tmp_path, row), **chosen).bad
+    assert reason in bad.reason
+
+
+def test_a_question_is_refused_where_the_file_is_not_argillas(store: FeedbackStore, tmp_path: Path) -> None:
+    path = saved(tmp_path, {"prompt": "p", "chosen": "a", "rejected": "b"})
+    with pytest.raises(ValueError, match=r"question='style' is for Argilla's records, and the format is preference"):
+        import_file(store, path, question="style")

@@ -1,0 +1,5 @@
+"""Run the command line: `python -m agents` is `rlhf`."""
+
+from .cli import app
+
+app()

@@ -1,0 +1,82 @@
+"""Put short examples into rows of one length.
+
+The positions of an example begin at 0. Where the model reads them, the examples of a row do not attend to each other.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Dataset
+
+__all__ = ["IGNORED", "Example", "PackedExamples"]
+
+IGNORED = -100  # the label of a token that has no loss, in PyTorch and transformers
+
+
+@dataclass(frozen=True)
+class Example:
+    """Hold a context and its completions.
+
+    Attributes:
+        ids: the tokens.
+        labels: for each token its id if it belongs to a completion, else -100.
+    """
+
+    ids: list[int]
+    labels: list[int]
+
+
+class PackedExamples(Dataset[dict[str, torch.Tensor]]):
+    """Hold rows of `max_length` tokens, with several examples each where the model can tell them apart.
+
+    Args:
+        examples: what to learn, of at most `max_length` tokens each.
+        max_length: the tokens of a row.
+        pad: the id that fills rows; it has no loss and nothing attends to it.
+        packed: whether a row may hold several examples.
+    """
+
+    def __init__(self, examples: Sequence[Example], max_length: int, pad: int, packed: bool = True) -> None:
+        self.packed = packed
+        bins = (
+            _pack([len(example.ids) for example in examples], max_length)
+            if packed
+            else [[i] for i in range(len(examples))]
+        )
+        self.rows = [[examples[i] for i in row] for row in bins]
+        self.max_length, self.pad = max_length, pad
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        row = self.rows[index]
+        ids = [token for example in row for token in example.ids]
+        # The first token of an example follows another example: nothing predicts it.
+        labels = [label for example in row for label in [IGNORED, *example.labels[1:]]]
+        positions = [place for example in row for place in range(len(example.ids))]
+        left = self.max_length - len(ids)
+        values = {"input_ids": ids + [self.pad] * left, "labels": labels + [IGNORED] * left}
+        if self.packed:
+            values["position_ids"] = positions + list(range(left))  # padding is one more example
+        else:
+            values["attention_mask"] = [1] * len(ids) + [0] * left
+        return {key: torch.tensor(value) for key, value in values.items()}
+
+
+def _pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Put examples into as few rows as best-fit decreasing finds: each into the fullest row that still takes it."""
+    rows: list[list[int]] = []
+    free: list[tuple[int, int]] = []  # (room left, row), sorted
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        at = bisect_left(free, (lengths[i], -1))
+        left, row = free.pop(at) if at < len(free) else (room, len(rows))
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(i)
+        insort(free, (left - lengths[i], row))
+    return rows
