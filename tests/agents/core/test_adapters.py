@@ -21,6 +21,7 @@ LENGTH = 20
 CONTEXTS = [[5, 6, 7], [8, 9], [3, 4, 5, 6, 7, 8], [2]]
 ACTIONS = torch.tensor([1, 2, 3, 4])
 SHAPES = ["gpt2", "llama", "gpt_neox", "qwen3", "gemma3", "opt"]  # transposed, separate, fused and tied layers
+SHAPES += ["phi3", "granite", "cohere2", "llama4"]  # scaled logits, experts
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
