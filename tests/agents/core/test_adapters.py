@@ -132,6 +132,21 @@ def test_a_peft_model_learns_with_its_own_adapters_and_its_base_is_the_reference
     torch.testing.assert_close(base[0], logits(untouched)[0, 4], atol=1e-6, rtol=1e-6)
 
 
+def test_a_whole_head_that_learns_beside_adapters_of_any_name_is_off_in_the_reference(small_model, token_spaces):
+    untouched = small_model("llama")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    model = peft.get_peft_model(copy.deepcopy(untouched), config, adapter_name="mine")
+    policy = make_policy(model, token_spaces)
+    policy.evaluate_actions(observation(), ACTIONS)[1].sum().backward()
+    policy.optimizer.step()
+    now = logits(policy.language_model.model)
+    assert not torch.allclose(now, logits(untouched), atol=1e-2)
+    where = torch.tensor([0]), torch.tensor([4])
+    base = policy.reference_logits(IDS, torch.ones_like(IDS), *where)
+    torch.testing.assert_close(base[0], logits(untouched)[0, 4], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logits(policy.language_model.adapters.merged()), now, atol=1e-5, rtol=1e-5)
+
+
 def test_the_first_minibatch_has_a_ratio_of_one():
     agent = agents.make(
         "ppo", "rlhf/IncreasingNumbers-v0", n_envs=4, seed=0, train="lora", learning_rate=1e-2, device="cpu"
