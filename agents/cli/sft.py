@@ -30,6 +30,8 @@ class SFTConfig(Flags):
     save_freq: int = option(200, "Steps between checkpoints and validations.", gt=0)
     seed: int = option(0, "Seeds the order of the rows.", ge=0)
     bf16: bool = option(False, "Compute in bfloat16.")
+    lora: bool = option(False, "Learn LoRA adapters alone, and write a folder of adapters.")
+    merge: bool = option(False, "With --lora, write a plain model with the adapters merged into it.")
     resume: bool = option(False, "Go on from the last checkpoint in OUTPUT.")
 
 

@@ -108,7 +108,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         self.train_part = "lora" if self.language_model.adapters else train
         self.base_name = _base_name(self.model_name) if self.language_model.adapters else None
         check_sizes(self.language_model, self.model_name, self.n_actions, self.max_length)
-        self._actor = Trunk(self.language_model.model.base_model, self.max_length, self.language_model)
+        self._actor = Trunk(self.language_model.trunk, self.max_length, self.language_model)
         self._build_heads()
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]

@@ -115,11 +115,17 @@ def check_arguments(
     use_sde: bool,
 ) -> None:
     """Raise `ValueError` for the first space or argument that no policy of this package takes."""
+    read = {"input_ids", "attention_mask"}
     keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
-    if not {"input_ids", "attention_mask"} <= keys or not isinstance(action_space, spaces.Discrete):
+    if not read <= keys or not isinstance(action_space, spaces.Discrete):
         raise ValueError(
             "TokenPolicy needs a token environment, observations Dict(input_ids, attention_mask) and Discrete actions; "
             f"got {observation_space} and {action_space}"
+        )
+    if ignored := sorted(keys - read):
+        raise ValueError(
+            f"observations have {', '.join(ignored)}, which TokenPolicy does not read: leave it out, "
+            "gymnasium.wrappers.FilterObservation(env, ['input_ids', 'attention_mask'])"
         )
     check_decoding(temperature, top_k, top_p)
     if use_sde:

@@ -18,12 +18,16 @@ from torch import nn
 from transformers.cache_utils import Cache
 
 from rlhf_envs.models.adapters import has_adapters
+from rlhf_envs.models.kinds import check_text_decoder
 
 from .adapters import Adapters
 
 __all__ = ["LanguageModel", "Snapshot", "SplitTrunk", "TrainPart"]
 
 TrainPart = Literal["full", "lora", "head"] | int
+
+# Fields of configurations by which models multiply (1) or divide (-1) their logits; some do the opposite.
+SCALES = {"logits_scaling": -1, "logit_scale": 1, "lm_head_multiplier": 1}
 
 
 class LanguageModel(nn.Module):
@@ -39,19 +43,22 @@ class LanguageModel(nn.Module):
 
     Attributes:
         adapters: the adapters that learn, or None.
+        scale: what the model multiplies the output of its head by.
 
     Raises:
-        ValueError: `train` is out of range, the adapters do not fit the model, or its logits are not its head applied
-            to its last hidden state.
+        ValueError: `train` is out of range, the adapters do not fit the model, it is no decoder of text alone, or its
+            logits are not its head applied to its last hidden state.
     """
 
     def __init__(self, model: Any, train: TrainPart = "full", lora: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        check_text_decoder(model.config, f"this {type(model).__name__}")
         self.adapters = self._adapters(model, train, lora)
         self.model: Any = (model if self.adapters is None else self.adapters.model).eval()
         self.config: Any = self.model.config.get_text_config()
         self.soft_cap: float | None = getattr(self.config, "final_logit_softcapping", None)
-        self._check_head()
+        self.scale = 1.0
+        self._check()
         self.n_frozen = self._freeze(train)
 
     @staticmethod
@@ -65,6 +72,12 @@ class LanguageModel(nn.Module):
         return None
 
     @property
+    def trunk(self) -> Any:
+        """Return the model without its head."""
+        trunk = self.model.base_model
+        return trunk if trunk is not self.model else self.model.model  # Llama 4's base model is itself
+
+    @property
     def hidden_size(self) -> int:
         return int(self.model.get_output_embeddings().weight.shape[1])
 
@@ -75,6 +88,8 @@ class LanguageModel(nn.Module):
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits of last hidden states: `(..., hidden_size)` to `(..., vocab_size)`, in float32."""
         logits = self.model.get_output_embeddings()(hidden).float()
+        if self.scale != 1:
+            logits = logits * self.scale
         if self.soft_cap:
             logits = self.soft_cap * torch.tanh(logits / self.soft_cap)
         return logits
@@ -83,7 +98,7 @@ class LanguageModel(nn.Module):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
     ) -> torch.Tensor:
         """Return the logits `(n, vocab_size)` after the tokens at `(rows, columns)` of right-padded contexts."""
-        return self.head(hidden_states(self.model.base_model, input_ids, attention_mask)[rows, columns])
+        return self.head(hidden_states(self.trunk, input_ids, attention_mask)[rows, columns])
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function that reads this model, so that `torch.func.functional_call` can give it other parameters."""
@@ -95,8 +110,8 @@ class LanguageModel(nn.Module):
 
     def copy_trunk(self) -> nn.Module:
         """Return a second trunk: it shares the frozen parameters and has its own copies of the others."""
-        frozen = {id(p): p for p in self.model.base_model.parameters() if not p.requires_grad}
-        return copy.deepcopy(self.model.base_model, frozen)
+        frozen = {id(p): p for p in self.trunk.parameters() if not p.requires_grad}
+        return copy.deepcopy(self.trunk, frozen)
 
     def split(self, trunk: nn.Module) -> SplitTrunk | None:
         """Split this trunk, or its copy, into the frozen part and the rest; return None if it does not split."""
@@ -110,15 +125,32 @@ class LanguageModel(nn.Module):
         return None
 
     @torch.no_grad()
-    def _check_head(self) -> None:
-        ids = torch.arange(2, device=self.model.device)[None]
+    def _check(self) -> None:
+        """Check that no token changes what comes before it, and that head and trunk make the logits; find the scale."""
+        ids = torch.tensor([[0, 1, 0, 1], [0, 1, 0, 0]], device=self.model.device)
         mask = torch.ones_like(ids)
-        expected = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
-        if not nearly_equal(self.head(hidden_states(self.model.base_model, ids, mask)), expected, self.model.dtype):
+        hidden = hidden_states(self.trunk, ids, mask)
+        dtype, name = self.model.dtype, type(self.model).__name__
+        tolerance = max(1e-5, 4 * torch.finfo(dtype).eps)  # the shapes are the same, so even the rounding is
+        if not torch.allclose(hidden[0, :-1], hidden[1, :-1], atol=tolerance, rtol=tolerance):
             raise ValueError(
-                f"the logits of {type(self.model).__name__} are not its output embedding applied to its last hidden "
-                "state, so the policy cannot gather hidden states before the head; use a model of another kind"
+                f"{name} is bidirectional: another last token changes the hidden states before it, so the "
+                "probabilities of a text are no product over its tokens; take a causal language model"
             )
+        expected = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
+        for scale in self._scales():
+            self.scale = scale
+            if nearly_equal(self.head(hidden), expected, dtype):
+                return
+        raise ValueError(
+            f"the logits of {name} are not its output embedding applied to its last hidden state, so the policy cannot "
+            "gather hidden states before the head; use a model of another kind"
+        )
+
+    def _scales(self) -> list[float]:
+        """Return what the logits may be multiplied by according to the configuration, the likeliest first."""
+        given = [(float(v), sign) for name, sign in SCALES.items() if (v := getattr(self.config, name, None))]
+        return [value**power for value, sign in given for power in (sign, -sign)] + [1.0]
 
     def _freeze(self, train: TrainPart) -> int | None:
         """Freeze what does not learn. Return how many of the first blocks never change; None if everything learns."""
@@ -128,7 +160,7 @@ class LanguageModel(nn.Module):
             self.model.requires_grad_(True)
             return None
         kept = 0 if train == "head" else train
-        blocks = find_blocks(self.model.base_model, self.config.num_hidden_layers)
+        blocks = find_blocks(self.trunk, self.config.num_hidden_layers)
         if isinstance(kept, bool) or not isinstance(kept, int) or not 0 <= kept <= len(blocks):
             raise ValueError(
                 f"train={train!r}: expected 'full', 'lora', 'head' or a number of last blocks, 0 to {len(blocks)}"
@@ -145,11 +177,11 @@ class LanguageModel(nn.Module):
         """Return the leaf modules of the trunk that first run after the last block: the final norm, a projection."""
         ran: list[nn.Module] = []  # in the order in which they ended
         ids = torch.zeros((1, 1), dtype=torch.long, device=self.model.device)
-        leaves = [m for m in self.model.base_model.modules() if not list(m.children())]
+        leaves = [m for m in self.trunk.modules() if not list(m.children())]
         with ExitStack() as hooks:
             for module in [last_block, *leaves]:
                 hooks.enter_context(module.register_forward_hook(lambda module, *_: ran.append(module)))
-            hidden_states(self.model.base_model, ids, torch.ones_like(ids))
+            hidden_states(self.trunk, ids, torch.ones_like(ids))
         end = ran.index(last_block) + 1
         return [module for module in ran[end:] if module not in ran[:end]]
 

@@ -185,7 +185,9 @@ def _load_base(name: str, saved: Mapping[str, Any]) -> Any:
 def put_adapters(model: Any, folder: Path, weights: Path) -> None:
     """Put the adapters of a bundle on a plain model, if it has any; their weights are still to be loaded."""
     if is_adapter_folder(folder) and not has_adapters(model):
-        inject(model, read_lora_config(folder, load_file(weights)), f"{folder}: ")
+        saved = load_file(weights)
+        named = (key.partition(".lora_A.")[2].partition(".")[0] for key in saved if ".lora_A." in key)
+        inject(model, read_lora_config(folder, saved), f"{folder}: ", next(named, "default"))
 
 
 def _check_claims(config: Any, folder: Path, weights: Path) -> None:

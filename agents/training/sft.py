@@ -26,11 +26,12 @@ from rlhf_envs.datasets.loading import Data
 from rlhf_envs.datasets.messages import as_messages, as_text, read_prompt, with_system
 from rlhf_envs.datasets.splits import take_split
 from rlhf_envs.files import replace_json
-from rlhf_envs.models import load_causal_lm, load_tokenizer, model_positions, no_progress_bars
+from rlhf_envs.models import load_tokenizer, model_positions
 from rlhf_envs.tokens import encode_after, encode_texts, end_ids, keep_end, keep_start
 
 from ..algorithms.common.completions import EMPTY, LEFT_OUT, LOST_END, has_loss, is_empty, log_counts, read_completion
 from ..saving.provenance import MADE, provenance
+from .networks import check_flags, load_network, save_network
 from .packing import IGNORED, Example, PackedExamples
 from .pretrain import alone, find_checkpoint, make_trainer, run_trainer
 
@@ -170,6 +171,8 @@ def fine_tune(
     save_freq: int = 200,
     seed: int = 0,
     bf16: bool = False,
+    lora: bool = False,
+    merge: bool = False,
     resume: bool = False,
 ) -> dict[str, float]:
     """Fine-tune a causal language model on completions, and save it with its tokenizer as a Hugging Face folder.
@@ -189,6 +192,9 @@ def fine_tune(
         batch_size: rows per optimiser step.
         packing: put several short examples into a row, if the model tells them apart.
         save_freq: steps between checkpoints and validations.
+        lora: learn LoRA adapters alone, see `rlhf_envs.models.adapters`; a folder of adapters is trained on. `output`
+            is then a folder of adapters.
+        merge: with `lora`, write a plain model with the adapters merged into its weights.
         resume: go on from the last checkpoint below `output`; start over if there is none yet.
 
     Returns:
@@ -203,6 +209,7 @@ def fine_tune(
             message has the row and the fix.
     """
     checkpoint = find_checkpoint(Path(output), resume)
+    check_flags(checkpoint, lora, merge)
     tokenizer = load_tokenizer(model)
     max_length = _row_length(model, max_length)
     source = str(data) if isinstance(data, str | Path) else "the data"
@@ -215,7 +222,7 @@ def fine_tune(
         lambda part: encode_rows(tokenizer, part, max_length, ends, on_long_completion, lambda i: places[id(part[i])]),
     )
     torch.manual_seed(seed)
-    network = load_causal_lm(model)
+    network = load_network(model, lora)
     packed = packing and _tells_examples_apart(network)
     if packing and not packed:
         logger.warning("%r does not tell packed examples apart: each gets a row of its own", model)
@@ -244,9 +251,8 @@ def fine_tune(
         loss = _mean_loss(network, sets["validation"], batch_size)
         metrics = {"loss": loss, "perplexity": math.exp(loss), **metrics}
     network.config.use_cache = use_cache
-    with no_progress_bars():
-        network.save_pretrained(output)
-    settings = {"model": model, "data": source, "max_length": max_length}
+    save_network(network, output, model, merge)
+    settings = {"model": model, "data": source, "max_length": max_length, "lora": lora}
     replace_json(Path(output) / "sft.json", {**settings, **metrics, MADE: provenance()})
     return metrics
 

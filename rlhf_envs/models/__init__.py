@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_envs.models.adapters import adapter_base, is_adapter_folder, load_adapters, merge_adapters
+from rlhf_envs.models.kinds import check_text_decoder, loaded_config
 from rlhf_envs.models.minilm import minilm_folder
 from rlhf_envs.models.smollm2 import smollm2_folder
 from rlhf_envs.names import find_name, nearest
@@ -206,9 +207,11 @@ def load_with_adapters(name: str, dtype: torch.dtype | None = None) -> PreTraine
 
     if is_adapter_folder(own := resolve(name)):
         return load_adapters(load_causal_lm(local_folder(adapter_base(own)), dtype), own)
-    architectures = load_config(name).architectures or []
+    config = load_config(name)
+    architectures = config.architectures or []
     if any("Classification" in architecture for architecture in architectures):
         raise ValueError(f"the model {name!r} is a {architectures[0]}, not a causal language model; {_THERE_ARE}")
+    check_text_decoder(loaded_config(config), f"the model {name!r}")
     with no_progress_bars(), _clear_errors(name, "weights"):
         return AutoModelForCausalLM.from_pretrained(own, dtype=dtype or torch.float32, trust_remote_code=False).eval()
 

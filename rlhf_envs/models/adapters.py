@@ -32,6 +32,7 @@ __all__ = [
     "base_weights",
     "check_base",
     "check_targets",
+    "check_whole",
     "has_adapters",
     "inject",
     "is_adapter_folder",
@@ -58,6 +59,15 @@ NOTES = {"auto_mapping", "base_model_name_or_path", "inference_mode", "lora_drop
 def is_adapter_folder(name: str | Path) -> bool:
     """Return whether a name is a folder of adapters, which are no model without their base."""
     return (Path(name) / CONFIG).is_file()
+
+
+def check_whole(folder: str | Path, name: str) -> None:
+    """Raise ValueError if the model called `name` is a folder of adapters, where a reward model is read or fitted."""
+    if is_adapter_folder(folder):
+        raise ValueError(
+            f"{name!r} has adapters alone, and reward models are whole: merge them into their base first (with peft, "
+            "model.merge_and_unload().save_pretrained(...); a policy's with policy.save_pretrained(..., merge=True))"
+        )
 
 
 def has_adapters(model: object) -> bool:
@@ -134,13 +144,17 @@ def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any] | None = None) 
     inject(model, _config({**LORA, **(lora or {})}, "lora: "), "lora: ")
 
 
-def inject(model: PreTrainedModel, config: LoraConfig, where: str) -> None:
-    """Put the adapters of a configuration on a plain model. The message of a ValueError begins with `where`."""
+def inject(model: PreTrainedModel, config: LoraConfig, where: str, name: str = "default") -> None:
+    """Put adapters of this `name` on a plain model. The message of a ValueError begins with `where`."""
     peft = _peft()
     linear = {name.rpartition(".")[2] for name, m in model.named_modules() if type(m).__name__ in LINEAR}
+    # The output of an experts' router is no tensor, and peft counts Llama 4's among the linear layers.
+    routers = [name for name, m in model.named_modules() if type(m).__name__.endswith("Router")]
+    if routers and config.target_modules == "all-linear" and not config.exclude_modules:
+        config.exclude_modules = routers
     try:
         with _quiet():
-            peft.inject_adapter_in_model(config, model)
+            peft.inject_adapter_in_model(config, model, name)
         check_targets(model)
     except (ValueError, TypeError) as error:
         _unload(model, merge=False)

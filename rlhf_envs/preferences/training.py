@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve
+from rlhf_envs.models.adapters import check_whole
 from rlhf_envs.rewards.reward_model import find_head, model_length
 
 if TYPE_CHECKING:
@@ -68,10 +69,11 @@ def load_backbone(model: str, seed: int = 0) -> tuple[PreTrainedModel, PreTraine
         seed: seeds the weights that are missing below the head (an encoder's pooler, say).
 
     Raises:
-        ValueError: the model is unknown, or has a head of several labels.
+        ValueError: the model is unknown, has adapters alone, or has a head of several labels.
     """
     from transformers import AutoModelForSequenceClassification
 
+    check_whole(resolve(model), model)
     with no_progress_bars(), torch.random.fork_rng(devices=[]), _quiet_transformers():
         torch.manual_seed(seed)
         classifier, loading = AutoModelForSequenceClassification.from_pretrained(

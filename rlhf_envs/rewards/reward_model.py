@@ -20,6 +20,7 @@ from rlhf_envs.models import (
     resolve,
     split_label,
 )
+from rlhf_envs.models.adapters import check_whole
 from rlhf_envs.rewards.base import Reward
 from rlhf_envs.tokens import encode_texts, keep_end
 
@@ -57,6 +58,7 @@ def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBas
 
     name, label = split_label(model)
     folder = resolve(name)
+    check_whole(folder, name)
     try:
         with no_progress_bars():
             classifier, loading = AutoModelForSequenceClassification.from_pretrained(

@@ -23,6 +23,7 @@ SIZES: dict[str, Any] = dict(
     pad_token_id=0,
 )
 GROUPED = dict(SIZES, num_key_value_heads=2)
+MIXTURE: dict[str, Any] = dict(intermediate_size_mlp=64, num_local_experts=2, interleave_moe_layer_step=2)
 
 
 def build_config(shape: str) -> Any:
@@ -51,8 +52,23 @@ def build_config(shape: str) -> Any:
             eos_token_id=1,
             pad_token_id=0,
         ),
+        "phi3": lambda: t.Phi3Config(**GROUPED),
+        "smollm3": lambda: t.SmolLM3Config(**GROUPED),
+        "granite": lambda: t.GraniteConfig(
+            **GROUPED, logits_scaling=8.0, embedding_multiplier=12.0, residual_multiplier=0.2, attention_multiplier=0.25
+        ),
+        "cohere": lambda: t.CohereConfig(**GROUPED),  # its logit_scale is 1 / 16
+        "cohere2": lambda: t.Cohere2Config(**GROUPED, head_dim=8, logit_scale=0.25, sliding_window=POSITIONS),
+        "llama4": lambda: t.Llama4TextConfig(**GROUPED, **MIXTURE, head_dim=8),
         # shapes whose cache cannot be slotted
         "mistral-sliding": lambda: t.MistralConfig(**GROUPED, sliding_window=8),
+        "gemma3-sliding": lambda: t.Gemma3TextConfig(
+            **GROUPED,
+            head_dim=8,
+            sliding_window=8,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        "llama4-chunked": lambda: t.Llama4TextConfig(**GROUPED, **MIXTURE, head_dim=8, attention_chunk_size=8),
         "gpt_neo-local": lambda: t.GPTNeoConfig(
             vocab_size=VOCAB,
             max_position_embeddings=POSITIONS,
@@ -77,8 +93,11 @@ def build_model(shape: str, seed: int = 0) -> Any:
     return AutoModelForCausalLM.from_config(build_config(shape)).eval()
 
 
-SLOTTED = ("gpt2", "llama", "gpt_neox", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "opt")
-PLAIN = ("mistral-sliding", "gpt_neo-local", "bloom", "mamba")
+SLOTTED = (
+    *("gpt2", "llama", "gpt_neox", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "opt"),
+    *("phi3", "smollm3", "granite", "cohere", "cohere2", "llama4"),
+)
+PLAIN = ("mistral-sliding", "gemma3-sliding", "llama4-chunked", "gpt_neo-local", "bloom", "mamba")
 
 
 @pytest.fixture

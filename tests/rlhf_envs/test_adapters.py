@@ -22,6 +22,8 @@ from rlhf_envs.models.adapters import (
     merge_adapters,
     save_adapters,
 )
+from rlhf_envs.preferences.training import load_backbone
+from rlhf_envs.rewards.reward_model import load_classifier
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
@@ -186,6 +188,12 @@ def test_a_merge_that_changes_the_logits_is_refused():
     peft.inject_adapter_in_model(config, model)
     with pytest.raises(ValueError, match="the merged LlamaForCausalLM has other logits than the model with its"):
         merge_adapters(model)
+
+
+@pytest.mark.parametrize("load", [load_classifier, load_backbone])
+def test_reward_models_are_whole(folder, load):
+    with pytest.raises(ValueError, match=r"adapters' has adapters alone, and reward models are whole: merge them into"):
+        load(str(folder))
 
 
 def test_only_a_folder_of_adapters_is_one(folder, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
@@ -19,6 +20,7 @@ from rlhf_envs.models import EMBEDDED, has_place, load_causal_lm, load_config, l
 from rlhf_envs.models import minilm as minilm_module
 from rlhf_envs.models import smollm2 as smollm2_module
 from rlhf_envs.models.export import save_float16
+from rlhf_envs.models.kinds import check_text_decoder, loaded_config
 
 
 def test_importing_the_module_imports_neither_torch_nor_transformers() -> None:
@@ -126,6 +128,26 @@ def test_a_path_below_a_folder_of_this_machine_is_no_hub_id(tmp_path: Path, monk
     assert not has_place("logs/run")
     with pytest.raises(ValueError, match=r"'logs/run' is no folder, for \S+/logs/run does not exist; \S+/logs has ppo"):
         resolve("logs/run")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("T5Config", r"is an encoder-decoder \(t5\)"),
+        ("BartConfig", r"is an encoder-decoder \(bart\)"),
+        ("LlavaConfig", r"\(llava\) reads more than text \(vision_config\)"),
+        ("Gemma3Config", r"\(gemma3\) reads more than text"),
+    ],
+)
+def test_a_folder_of_no_text_decoder_is_refused_before_its_weights(tmp_path: Path, config: str, message: str) -> None:
+    """AutoModelForCausalLM would take BART's decoder alone, with fresh embeddings."""
+    getattr(transformers, config)().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"the model '.*' {message}"):
+        load_causal_lm(str(tmp_path))
+
+
+def test_a_folder_of_llama_4_is_its_text_model() -> None:
+    check_text_decoder(loaded_config(transformers.Llama4Config()), "it")
 
 
 def test_float16_export_rounds_once_and_leaves_the_model_alone(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ class QPolicy(LanguageModelPolicy):
 
     @property
     def _trunk(self) -> Any:
-        return self.language_model.model.base_model
+        return self.language_model.trunk
 
     @property
     def q_net(self) -> nn.Module:

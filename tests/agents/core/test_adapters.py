@@ -21,6 +21,7 @@ LENGTH = 20
 CONTEXTS = [[5, 6, 7], [8, 9], [3, 4, 5, 6, 7, 8], [2]]
 ACTIONS = torch.tensor([1, 2, 3, 4])
 SHAPES = ["gpt2", "llama", "gpt_neox", "qwen3", "gemma3", "opt"]  # transposed, separate, fused and tied layers
+SHAPES += ["phi3", "granite", "cohere2", "llama4"]  # scaled logits, experts
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
@@ -129,6 +130,21 @@ def test_a_peft_model_learns_with_its_own_adapters_and_its_base_is_the_reference
     where = torch.tensor([0]), torch.tensor([4])
     base = policy.reference_logits(IDS, torch.ones_like(IDS), *where)
     torch.testing.assert_close(base[0], logits(untouched)[0, 4], atol=1e-6, rtol=1e-6)
+
+
+def test_a_whole_head_that_learns_beside_adapters_of_any_name_is_off_in_the_reference(small_model, token_spaces):
+    untouched = small_model("llama")
+    config = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], task_type="CAUSAL_LM")
+    model = peft.get_peft_model(copy.deepcopy(untouched), config, adapter_name="mine")
+    policy = make_policy(model, token_spaces)
+    policy.evaluate_actions(observation(), ACTIONS)[1].sum().backward()
+    policy.optimizer.step()
+    now = logits(policy.language_model.model)
+    assert not torch.allclose(now, logits(untouched), atol=1e-2)
+    where = torch.tensor([0]), torch.tensor([4])
+    base = policy.reference_logits(IDS, torch.ones_like(IDS), *where)
+    torch.testing.assert_close(base[0], logits(untouched)[0, 4], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logits(policy.language_model.adapters.merged()), now, atol=1e-5, rtol=1e-5)
 
 
 def test_the_first_minibatch_has_a_ratio_of_one():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents.core.kv_cache import SlottedTrunk
-from agents.core.language_model import hidden_states
+from agents.core.language_model import LanguageModel, hidden_states
 
 
 def _recompute(trunk, ids, lengths):
@@ -38,14 +38,14 @@ def _walk(trunk, slotted, n_steps=24, batch=5, length=40):
 
 
 def test_slots_equal_a_full_recompute(slotted_shape, small_model):
-    trunk = small_model(slotted_shape).base_model
+    trunk = LanguageModel(small_model(slotted_shape)).trunk
     slotted = SlottedTrunk(trunk, 40)
     assert slotted.enabled
     assert max(_walk(trunk, slotted)) < 5e-6
 
 
 def test_unslottable_models_warn_once_and_take_the_plain_path(plain_shape, small_model):
-    trunk = small_model(plain_shape).base_model
+    trunk = LanguageModel(small_model(plain_shape)).trunk
     with pytest.warns(UserWarning, match="decodes without a KV cache") as caught:
         slotted = SlottedTrunk(trunk, 40)
     assert len(caught) == 1

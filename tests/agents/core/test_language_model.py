@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from agents.core.language_model import LanguageModel, find_blocks
+from tests.agents.conftest import GROUPED, SIZES
 
 
 def _batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,3 +100,53 @@ def test_a_model_with_another_head_is_refused(small_model):
 def _scaled(output):
     output.logits = output.logits * 2 + 1
     return output
+
+
+@pytest.mark.parametrize("config", ["bert", "gemma3", "xlnet"])
+def test_a_bidirectional_model_is_refused_by_name(config):
+    import transformers as t
+
+    made = {
+        "bert": lambda: t.BertConfig(**SIZES),
+        "gemma3": lambda: t.Gemma3TextConfig(**GROUPED, head_dim=8, use_bidirectional_attention=True),
+        "xlnet": lambda: t.XLNetConfig(vocab_size=50, d_model=32, n_layer=2, n_head=4, d_inner=64),
+    }[config]()
+    model = t.AutoModelForCausalLM.from_config(made).eval()
+    with pytest.raises(ValueError, match=rf"{type(model).__name__} is bidirectional: another last token changes"):
+        LanguageModel(model)
+
+
+def test_an_encoder_decoder_is_refused_by_name():
+    from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
+
+    sizes = dict(vocab_size=50, d_model=16, pad_token_id=0)
+    t5 = T5ForConditionalGeneration(T5Config(**sizes, d_ff=16, d_kv=4, num_layers=1, num_heads=2))
+    layers = dict(encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2)
+    bart = BartForConditionalGeneration(BartConfig(**sizes, **layers, encoder_ffn_dim=16, decoder_ffn_dim=16))
+    for model in (t5, bart):
+        with pytest.raises(ValueError, match=rf"this {type(model).__name__} is an encoder-decoder \((t5|bart)\): its"):
+            LanguageModel(model)
+
+
+def test_a_model_of_pictures_is_refused_and_the_text_model_of_the_guide_has_its_logits():
+    from transformers import AutoModelForCausalLM, LlavaConfig, LlavaForConditionalGeneration
+
+    vision = dict(model_type="clip_vision_model", hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+    vision |= dict(num_attention_heads=2, image_size=4, patch_size=2)
+    config = LlavaConfig(text_config=dict(GROUPED, model_type="llama"), vision_config=vision, image_token_index=49)
+    model = LlavaForConditionalGeneration(config).eval()
+    with pytest.raises(ValueError, match=r"this LlavaFor\w+ \(llava\) reads more than text \(vision_config\)"):
+        LanguageModel(model)
+    text = AutoModelForCausalLM.from_config(model.config.get_text_config())
+    text.model, text.lm_head = model.get_decoder(), model.lm_head
+    ids, mask = _batch()
+    logits = LanguageModel(text.eval()).logits(ids, mask, torch.arange(3), torch.tensor([8, 3, 5]))
+    expected = model(input_ids=ids, attention_mask=mask).logits[torch.arange(3), torch.tensor([8, 3, 5])]
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_that_multiplies_where_granite_divides_has_its_own_logits():
+    from transformers import HyperCLOVAXConfig, HyperCLOVAXForCausalLM
+
+    model = LanguageModel(HyperCLOVAXForCausalLM(HyperCLOVAXConfig(**GROUPED, logits_scaling=0.25)).eval())
+    assert model.scale == 0.25

@@ -373,6 +373,13 @@ def test_spaces_that_do_not_fit_are_clear_errors(small_model, token_spaces):
         TokenPolicy(*token_spaces(100), lambda _: 1e-3, model=small_model("gpt2"))
 
 
+def test_observations_that_no_policy_reads_are_refused_by_name(token_spaces):
+    observations, actions = token_spaces(LENGTH)
+    with_pictures = spaces.Dict({**observations.spaces, "pixel_values": spaces.Box(0, 1, (3, 2, 2), np.float32)})
+    with pytest.raises(ValueError, match="observations have pixel_values, which TokenPolicy does not read: leave it"):
+        TokenPolicy(with_pictures, actions, lambda _: 1e-3)
+
+
 @pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
 def test_at_start_is_the_reference_and_gives_the_learned_weights_back(algorithm):
     agent = make(algorithm, "rlhf/IncreasingNumbers-v0", n_envs=4, seed=0, learning_rate=1e-2, device="cpu")

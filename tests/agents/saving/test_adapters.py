@@ -74,6 +74,7 @@ def test_the_adapters_of_a_folder_and_of_a_peft_model_go_on(base, tmp_path):
     for model, is_named in (
         (str(tmp_path / "adapters"), True),
         (peft.get_peft_model(build_base().eval(), config), False),
+        (peft.get_peft_model(build_base().eval(), config, adapter_name="mine"), False),
     ):
         agent = build(model, train="full").learn(ROLLOUT)
         agents.save(agent, tmp_path / "agent")
@@ -82,6 +83,22 @@ def test_the_adapters_of_a_folder_and_of_a_peft_model_go_on(base, tmp_path):
         loaded = agents.load(tmp_path / "agent").learn(ROLLOUT, reset_num_timesteps=False)
         for name, tensor in agent.policy.state_dict().items():
             assert torch.equal(tensor.nan_to_num(), loaded.policy.state_dict()[name].nan_to_num()), name
+
+
+def test_whole_modules_that_learn_beside_adapters_go_on_with_the_model_passed(tmp_path):
+    def wrapped() -> Any:
+        config = peft.LoraConfig(r=3, target_modules=["c_attn"], fan_in_fan_out=True, modules_to_save=["ln_f"])
+        return peft.get_peft_model(build_base().eval(), config)
+
+    agent = build(wrapped(), train="full").learn(ROLLOUT)
+    agents.save(agent, tmp_path / "agent")
+    with pytest.raises(
+        BundleError, match=r"modules_to_save=\['ln_f'\] is not supported: .* and pass it, agents.load"
+    ):
+        agents.load(tmp_path / "agent")
+    loaded = agents.load(tmp_path / "agent", policy_kwargs={"model": wrapped()})
+    for name, tensor in agent.policy.state_dict().items():
+        assert torch.equal(tensor.nan_to_num(), loaded.policy.state_dict()[name].nan_to_num()), name
 
 
 def test_a_policy_alone_loads_with_its_base(bundle, base):

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents.training import packing, sft
 from agents.training.packing import IGNORED, Example, PackedExamples
 from agents.training.sft import encode_rows, fine_tune
 from rlhf_envs.models import load_causal_lm, load_tokenizer
+from rlhf_envs.models.adapters import adapter_base
 
 TINY = load_tokenizer("tiny")
 EOS = TINY.eos_token_id
@@ -225,3 +228,42 @@ def test_empty_completions_are_counted_and_not_learned() -> None:
     ]
     examples, counts = encoded([*rows, {"prompt": "p", "completion": "c"}])
     assert (len(examples), counts) == (1, {"rows left out, because the completion is empty": 3})
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+def test_adapters_are_learned_gone_on_with_trained_on_and_merged(tmp_path: Path) -> None:
+    rows = [{"prompt": f"film {i} was", "completion": " green."} for i in range(12)]
+    options: dict[str, Any] = dict(max_length=32, batch_size=2, learning_rate=1e-2, save_freq=2)
+    whole = fine_tune(rows, tmp_path / "whole", epochs=2, lora=True, **options)
+    assert whole["steps"] > 2
+    assert sorted(file.name for file in (tmp_path / "whole").glob("*.safetensors")) == ["adapter_model.safetensors"]
+    assert adapter_base(tmp_path / "whole") == "tiny"
+    newest = max((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    for file in ("adapter_model.safetensors", "sft.json"):
+        (tmp_path / "whole" / file).rename(tmp_path / file)
+    shutil.rmtree(newest)  # as if the run had been killed before
+    with pytest.raises(ValueError, match=r"checkpoint-\d+ was saved with lora: resume with the same settings"):
+        fine_tune(rows, tmp_path / "whole", epochs=2, resume=True, **options)
+    fine_tune(rows, tmp_path / "whole", epochs=2, lora=True, resume=True, **options)
+    one, other = (load_file(folder / "adapter_model.safetensors") for folder in (tmp_path, tmp_path / "whole"))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    before = logits(load_causal_lm(str(tmp_path / "whole")))
+    assert (before - logits(load_causal_lm("tiny"))).abs().max() > 0.1
+    options |= dict(model=str(tmp_path / "whole"), learning_rate=1e-12)
+    fine_tune(rows[:1], tmp_path / "on", lora=True, **options)
+    assert adapter_base(tmp_path / "on") == "tiny"
+    fine_tune(rows[:1], tmp_path / "merged", lora=True, merge=True, **options)
+    assert not (tmp_path / "merged" / "adapter_config.json").exists()
+    for name in ("on", "merged"):
+        torch.testing.assert_close(logits(load_causal_lm(str(tmp_path / name))), before, atol=1e-4, rtol=1e-4)
+
+
+def logits(network: Any) -> torch.Tensor:
+    with torch.no_grad():
+        return network(input_ids=torch.tensor([[5, 6, 7, 8]]), use_cache=False).logits
+
+
+def test_merging_needs_adapters(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="merge without lora: there are no adapters to merge"):
+        fine_tune([{"prompt": "a", "completion": " b"}], tmp_path / "model", merge=True)
