@@ -173,6 +173,7 @@ def test_a_bf16_rollout_is_near_its_update(shape: str, two_policies: Any, any_de
 
 @pytest.mark.slow  # compiling takes seconds
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own import
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning")  # inductor's advice on a GPU
 def test_a_compiled_update_equals_the_plain_one(two_policies: Any) -> None:
     (_, plain), (_, compiled) = two_policies(), two_policies(compile=True)
     check_close(outcome(plain), outcome(compiled))
