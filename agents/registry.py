@@ -17,6 +17,8 @@ from typing import Any, get_type_hints
 
 from gymnasium import spaces
 
+from rlhf_envs.models.devices import find_device
+
 from .core.arguments import check_value
 
 __all__ = ["available", "check_arguments", "check_name", "describe", "get_algorithm", "make", "register", "registered"]
@@ -260,11 +262,12 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
 
     Raises:
         ValueError: the algorithm is unknown, `batch_size` is smaller than one episode, the environment's actions are
-            not tokens, or its tokenizer is not the model's.
+            not tokens, its tokenizer is not the model's, or the device is not here.
         TypeError: an argument is unknown; the message has the nearest name.
     """
     check_arguments(name, kwargs)
     cls = get_algorithm(name)
+    find_device(kwargs.get("device", "auto"))  # SB3 takes the CPU instead
     description = describe(cls)
     model = kwargs.pop("model", None)
     if isinstance(env, str):

@@ -25,7 +25,12 @@ __all__ = ["bandit_figures", "check_algorithm"]
 
 
 def check_algorithm(
-    name: str, env_id: str = "rlhf/TokenBandit-v0", n_envs: int = 8, learns: bool = True, **kwargs: Any
+    name: str,
+    env_id: str = "rlhf/TokenBandit-v0",
+    n_envs: int = 8,
+    learns: bool = True,
+    device: str = "cpu",
+    **kwargs: Any,
 ) -> list[str]:
     """Check that a registered algorithm does what users of Stable-Baselines3 and of this package rely on.
 
@@ -42,6 +47,7 @@ def check_algorithm(
         env_id: a small text environment.
         n_envs: number of environments.
         learns: whether its parameters change within four episodes per environment. False for baselines only.
+        device: where it trains.
         **kwargs: arguments of `agents.make`.
 
     Returns:
@@ -56,7 +62,7 @@ def check_algorithm(
     tokens = 4 * horizon * n_envs
 
     def train(seed: int) -> Any:
-        agent = make(name, make_vec_env(env_id, n_envs, seed=seed), seed=seed, device="cpu", **kwargs)
+        agent = make(name, make_vec_env(env_id, n_envs, seed=seed), seed=seed, device=device, **kwargs)
         return agent.learn(tokens)
 
     agent, again, other = train(0), train(0), train(1)
@@ -65,7 +71,7 @@ def check_algorithm(
     checks.add(
         "the same seed gives the same agent", _same(agent, again), "two runs with one seed end with other weights"
     )
-    untrained = make(name, make_vec_env(env_id, n_envs, seed=0), seed=0, device="cpu", **kwargs)
+    untrained = make(name, make_vec_env(env_id, n_envs, seed=0), seed=0, device=device, **kwargs)
     checks.add(
         "changes the weights" if learns else "leaves the weights alone",
         _same(agent, untrained, parameters_only=True) is not learns,
@@ -81,7 +87,7 @@ def check_algorithm(
     counts_on = agent.num_timesteps >= before + tokens
     checks.add("a second learn counts on", counts_on, "a second learn does not count on")
     for_one = {key: value for key, value in kwargs.items() if key not in ("n_steps", "batch_size")}
-    plain = make(name, env, seed=0, device="cpu", **for_one).learn(tokens)
+    plain = make(name, env, seed=0, device=device, **for_one).learn(tokens)
     checks.add(
         "a plain environment is accepted", plain.num_timesteps >= tokens, "a plain environment is not trained in"
     )

@@ -110,7 +110,7 @@ GREEDY: dict[str, dict[str, Any]] = {
 }
 
 
-def train(algo: str, seed: int, **overrides: Any) -> dict[str, float]:
+def train(algo: str, seed: int, device: str = "cpu", **overrides: Any) -> dict[str, float]:
     """Train once and return the metrics: `part` and `way` of the objective, `greedy` of the return, and more."""
     import torch
 
@@ -124,7 +124,7 @@ def train(algo: str, seed: int, **overrides: Any) -> dict[str, float]:
     tokens, n_envs, callback = settings.pop("tokens"), settings.pop("n_envs", 64), settings.pop("callback", None)
     env = agents.make_vec_env("rlhf/TokenBandit-v0", n_envs, seed=seed)
     penalty = {} if algo in GREEDY else {agents.get_algorithm(algo).kl_argument: KL_COEF}
-    agent = agents.make(algo, env, seed=seed, device="cpu", **penalty, **settings)
+    agent = agents.make(algo, env, seed=seed, device=device, **penalty, **settings)
     agent.learn(tokens, callback=callback() if callback else None)
     figures = bandit_figures(agent, KL_COEF)
     figures["part"] = figures["objective"] / figures["best_objective"]

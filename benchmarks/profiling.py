@@ -14,7 +14,7 @@ from .floor import Floor
 from .work import Work
 from .worker import Session
 
-__all__ = ["ProfiledFloor", "ProfiledOurs"]
+__all__ = ["ProfiledFloor", "ProfiledOurs", "watch_parts"]
 
 
 class Stopwatch:
@@ -64,27 +64,32 @@ class Stopwatch:
         setattr(owner, name, wrapper)
 
 
+def watch_parts(ours: Ours) -> None:
+    """Time what `Ours` does part by part, from here on."""
+    from agents.core.kv_cache import SlottedTrunk
+
+    watch, agent = Stopwatch(ours.session), cast(Any, ours.agent)
+    watch.patch(agent, "learn", "rest")
+    watch.patch(SlottedTrunk, "__call__", "prefill and decode")
+    watch.patch(agent.policy, "forward", "head and sampling")
+    watch.patch(agent.policy, "predict_values", "head and sampling")
+    watch.patch(agent.env, "step_wait", "environment")
+    watch.patch(agent.env.env, "reward_fn", "reward")
+    watch.patch(agent.rollout_buffer, "add", "buffer")
+    watch.patch_generator(agent.rollout_buffer, "get", "buffer")
+    watch.patch(agent.rollout_buffer, "compute_returns_and_advantage", "reference KL")
+    watch.patch(agent.policy, "evaluate_actions", "update: forward")
+    watch.patch(torch.Tensor, "backward", "update: backward")
+    watch.patch(torch.nn.utils, "clip_grad_norm_", "update: clipping")
+    watch.patch(agent.policy.optimizer, "step", "update: optimiser")
+
+
 class ProfiledOurs(Ours):
     """Run `Ours`, timed part by part."""
 
     def __init__(self, work: Work, session: Session) -> None:
-        from agents.core.kv_cache import SlottedTrunk
-
         super().__init__(work, session)
-        watch, agent = Stopwatch(session), cast(Any, self.agent)
-        watch.patch(agent, "learn", "rest")
-        watch.patch(SlottedTrunk, "__call__", "prefill and decode")
-        watch.patch(agent.policy, "forward", "head and sampling")
-        watch.patch(agent.policy, "predict_values", "head and sampling")
-        watch.patch(agent.env, "step_wait", "environment")
-        watch.patch(agent.env.env, "reward_fn", "reward")
-        watch.patch(agent.rollout_buffer, "add", "buffer")
-        watch.patch_generator(agent.rollout_buffer, "get", "buffer")
-        watch.patch(agent.rollout_buffer, "compute_returns_and_advantage", "reference KL")
-        watch.patch(agent.policy, "evaluate_actions", "update: forward")
-        watch.patch(torch.Tensor, "backward", "update: backward")
-        watch.patch(torch.nn.utils, "clip_grad_norm_", "update: clipping")
-        watch.patch(agent.policy.optimizer, "step", "update: optimiser")
+        watch_parts(self)
 
 
 class ProfiledFloor(Floor):

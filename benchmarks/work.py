@@ -23,7 +23,7 @@ from rlhf_envs.tasks.base import Task
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["FixedLength", "FreshModel", "Work"]
+__all__ = ["FixedLength", "FreshLlama", "FreshModel", "Work"]
 
 LEARNING_RATE, ADAM_EPS, KL_COEF, MAX_GRAD_NORM = 1e-5, 1e-5, 0.05, 1.0
 N_PROMPTS = 256
@@ -37,6 +37,44 @@ class FreshModel:
     n_layer: int = 3
     n_embd: int = 256
     n_head: int = 4
+
+    def config(self, length: int) -> Any:
+        """Return the configuration of the model, for contexts of `length` tokens."""
+        from transformers import GPT2Config
+
+        return GPT2Config(**vars(self), n_positions=length, bos_token_id=None, eos_token_id=1)
+
+
+@dataclass(frozen=True)
+class FreshLlama(FreshModel):
+    """Describe a Llama-shaped model of any size: grouped queries, a gated MLP, tied embeddings.
+
+    Args:
+        std: standard deviation of the weights. With the usual 0.02 all tokens are about equally probable.
+    """
+
+    n_kv_head: int = 2
+    n_inner: int = 1024
+    std: float = 0.02
+
+    def config(self, length: int) -> Any:
+        """Return the configuration of the model, for contexts of `length` tokens."""
+        from transformers import LlamaConfig
+
+        return LlamaConfig(
+            vocab_size=self.vocab_size,
+            num_hidden_layers=self.n_layer,
+            hidden_size=self.n_embd,
+            num_attention_heads=self.n_head,
+            num_key_value_heads=self.n_kv_head,
+            intermediate_size=self.n_inner,
+            max_position_embeddings=length,
+            initializer_range=self.std,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=1,
+        )
 
 
 @dataclass(frozen=True)
@@ -81,13 +119,12 @@ class Work:
         """Return the model, in float32 on the device, and its tokenizer."""
         if isinstance(self.model, FreshModel):
             import torch
-            from transformers import GPT2Config, GPT2LMHeadModel
+            from transformers import AutoModelForCausalLM
 
             torch.manual_seed(self.seed)
-            config = GPT2Config(
-                **vars(self.model), n_positions=self.prompt_tokens + self.new_tokens, bos_token_id=None, eos_token_id=1
-            )
-            model: Any = GPT2LMHeadModel(config).eval()
+            config = self.model.config(self.prompt_tokens + self.new_tokens)
+            with torch.device(self.device):  # a billion weights take long on a CPU
+                model: Any = AutoModelForCausalLM.from_config(config).eval()
             tokenizer = _word_tokenizer(self.model.vocab_size)
         else:
             model, tokenizer = load_causal_lm(self.model), copy.deepcopy(load_tokenizer(self.model))

@@ -169,8 +169,9 @@ def _serve(connection: Connection, contender: str, work: Work, arguments: dict[s
         raise
 
 
-def _context() -> Any:
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+def _context(device: str) -> Any:
+    # A forked process cannot use CUDA if an import of its server has so much as counted the devices.
+    if device.startswith("cuda") or "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     # The last two are what a first model and a first optimiser import, seconds each.
@@ -189,7 +190,7 @@ class Worker:
     """
 
     def __init__(self, contender: str, work: Work, **arguments: Any) -> None:
-        context = _context()
+        context = _context(work.device)
         self.contender = contender
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, contender, work, arguments), daemon=True)

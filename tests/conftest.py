@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 from typing import Any
@@ -37,6 +38,18 @@ def _one_torch_thread() -> None:
     # Only where torch is imported already: some tests assert that it is not.
     if "torch" in sys.modules and sys.modules["torch"].get_num_threads() != 1:
         sys.modules["torch"].set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide the GPU unless tests marked `gpu` are asked for: the others compare with the CPU, and "auto" would be it."""
+    if not re.search(r"(?<!not )\bgpu\b", config.getoption("markexpr")):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that takes `any_device` on the CPU and on CUDA: only the device differs."""
+    if "any_device" in metafunc.fixturenames:
+        metafunc.parametrize("any_device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -47,7 +47,7 @@ class FitConfig(Flags):
     max_length: int | None = option(None, "How many of a text's last tokens are read. All by default.", ge=1)
     no_calibration: bool = option(False, "Do not scale the head so that score differences are log-odds.")
     seed: int = option(0, "Seeds the split, the heads and the order of the rows.", ge=0)
-    device: str = option("cpu", "cpu or cuda.")
+    device: str = option("cpu", "auto, cpu or cuda.")
 
     @field_validator("train")
     @classmethod

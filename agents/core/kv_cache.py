@@ -54,8 +54,8 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.keys[self.slots, :, self.positions] = key_states[:, :, 0]
-        self.values[self.slots, :, self.positions] = value_states[:, :, 0]
+        self.keys[self.slots, :, self.positions] = key_states[:, :, 0].to(self.keys.dtype)
+        self.values[self.slots, :, self.positions] = value_states[:, :, 0].to(self.values.dtype)
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stable_baselines3.common.utils import get_device
 
 from rlhf_envs.datasets import prompt_key, split_name
 from rlhf_envs.episodes import EpisodeBatch
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Source:
     """Hold what writes completions: a policy, or the model and the options to build one.
+
+    A policy from files is put on the GPU if there is one; a model that is given stays where it is.
 
     Attributes:
         policy: an existing policy, or None if one has to be built from `model`.
@@ -98,6 +101,7 @@ class Source:
             return cls._of_run(path)
         if bundle := find_bundle(path):
             policy, description = load_policy(bundle)
+            policy = policy.to(get_device("auto"))
             env, best_of = description["env"], description["values"]["attributes"].get("best_of", 1)
             _check_drawing(f"{bundle / DESCRIPTION}: attributes", best_of)
             kwargs = {k: v for k, v in env.get("kwargs", {}).items() if k != "render_mode"}
@@ -204,9 +208,10 @@ class Source:
         """Return the policy; if there is none, build it to fit `batch`. Raise ValueError if it has other tokens."""
         if self.policy is None:
             policy_class = MaskableTokenPolicy if self.masked else TokenPolicy
-            return policy_class(
+            policy = policy_class(
                 batch.observation_space, batch.action_space, lambda _: 0.0, model=self.model, **self.decoding
             )
+            return policy.to(self.model.device if isinstance(self.model, torch.nn.Module) else get_device("auto"))
         if self.policy.n_actions != batch.vocab_size:
             raise ValueError(
                 f"the policy chooses among {self.policy.n_actions} tokens and the environment has {batch.vocab_size}: "

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file as load_arrays
 
 from rlhf_envs.files import BundleError
 from rlhf_envs.models.adapters import check_base
+from rlhf_envs.models.devices import find_device
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.policy import TokenPolicy
@@ -71,6 +72,7 @@ def load(
     device = description["device"]
     here = device == "cpu" or (device == "cuda" and torch.cuda.is_available())
     device = overrides.pop("device", device if here else "auto")
+    find_device(device)
     _check_names(values["attributes"], overrides, cls)
     with reported(folder / DESCRIPTION):
         attributes = _attributes(values["attributes"], arrays, overrides)

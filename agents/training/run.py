@@ -15,6 +15,7 @@ from filelock import BaseFileLock
 from rlhf_envs.datasets import MissingSplitError
 from rlhf_envs.files import is_replaceable
 from rlhf_envs.models import resolve as find_model
+from rlhf_envs.models.devices import find_device
 from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards import RewardError
 
@@ -249,7 +250,7 @@ def build_agent(config: TrainConfig) -> Any:
     if config.model is not None:
         find_model(config.model)
     check_arguments(config.algo, config.agent_kwargs())
-    _check_device(config.device)
+    find_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     env = build_environment(config)
@@ -262,18 +263,6 @@ def build_environment(config: TrainConfig) -> Any:
     """Return the training environment of a resolved configuration."""
     assert config.n_envs is not None
     return make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
-
-
-def _check_device(name: str) -> None:
-    if name == "auto":
-        return
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch without CUDA
-        reason = str(error).splitlines()[0].partition(":")[0]
-        if reason.startswith("Expected one of"):  # and twenty names
-            reason = "there is no such device"
-        raise ValueError(f"--device {name}: {reason}; take auto, cpu, cuda or mps") from error
 
 
 def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:

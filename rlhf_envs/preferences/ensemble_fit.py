@@ -102,7 +102,7 @@ def _draw_heads(network: PreTrainedModel, n: int, seed: int) -> None:
     """Give a model n different heads, so that the members disagree where the pairs say nothing."""
     head = find_head(network)[1]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         drawn = torch.nn.Linear(head.in_features, n)
     bias = None if head.bias is None else torch.zeros(n)
     set_head(network, drawn.weight.detach(), bias)

@@ -17,6 +17,7 @@ from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.messages import as_text_rows, is_plain
 from rlhf_envs.files import atomic_folder, is_replaceable
 from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve, split_label
+from rlhf_envs.models.devices import find_device
 from rlhf_envs.rewards.ensemble import RewardEnsemble, is_ensemble
 from rlhf_envs.rewards.reward_model import load_classifier, model_length
 from rlhf_envs.tokens import common_ending
@@ -111,7 +112,7 @@ def fit_reward(
             second time: to the rows, and to the pairs here that it is sure about, see `pseudo_label`. A pair that
             shares a prompt or a text with a held-out row is left out.
         max_length: tokens read of each text (its last ones), also by the saved model; its positions by default.
-        device: where to fit.
+        device: where to fit: "cpu", "cuda", or "auto" for a GPU if there is one.
         made: a record of the command, the versions and the machine, for the manifest.
         **options: see `rlhf_envs.preferences.training.optimise`; `seed` also draws the split.
 
@@ -124,6 +125,7 @@ def fit_reward(
         raise ValueError(f"members={members} with loss={loss!r}: an ensemble is fitted to pairs (loss='bt')")
     if unjudged and members < 2:
         raise ValueError("unjudged pairs: it takes an ensemble to label pairs: give members=2 or more")
+    device = find_device(device)
     folder = Path(folder)
     if not is_replaceable(folder):
         raise FileExistsError(f"{folder} exists and is no reward model of ours: choose another name, or move it away")

@@ -75,7 +75,7 @@ def load_backbone(model: str, seed: int = 0) -> tuple[PreTrainedModel, PreTraine
 
     check_whole(resolve(model), model)
     with no_progress_bars(), torch.random.fork_rng(devices=[]), _quiet_transformers():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         classifier, loading = AutoModelForSequenceClassification.from_pretrained(
             resolve(model),
             num_labels=1,
@@ -306,7 +306,7 @@ def _adapters(model: PreTrainedModel, seed: int) -> Iterator[None]:
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in maps.values()),
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         inject_adapter_in_model(config, model)
     try:
         yield

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from rlhf_envs.models import first_line, model_errors, no_progress_bars
+from rlhf_envs.models.devices import find_device
 from rlhf_envs.rewards.base import Reward
 from rlhf_envs.rewards.reward_model import RewardModel, find_head, load_classifier, score_matrix, with_ending
 
@@ -70,7 +71,10 @@ def _read_description(file: Path) -> dict[str, Any]:
 def set_head(model: PreTrainedModel, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
     """Replace the last linear map of a sequence classifier by one with weight (outputs, width) and bias (outputs,)."""
     name, head = find_head(model)
-    new = torch.nn.Linear(head.in_features, len(weight), bias=bias is not None, device=head.weight.device)
+    # Without an initialisation, which would draw from the device's generator.
+    new = torch.nn.utils.skip_init(
+        torch.nn.Linear, head.in_features, len(weight), bias=bias is not None, device=head.weight.device
+    )
     with torch.no_grad():
         new.weight.copy_(weight)
         if bias is not None:
@@ -93,7 +97,7 @@ class RewardEnsemble(Reward):
     Args:
         folder: a folder that `save_pretrained` wrote.
         batch_size: texts per forward pass.
-        device: where the models live.
+        device: where the models live: "cpu", "cuda", or "auto" for a GPU if there is one.
 
     Raises:
         ValueError: the folder holds no ensemble.
@@ -102,6 +106,7 @@ class RewardEnsemble(Reward):
     metrics: Any = None  # the held-out metrics of the fit, a PairMetrics
 
     def __init__(self, folder: str | Path, batch_size: int = 64, device: str = "cpu") -> None:
+        device = find_device(device)
         folder = Path(folder)
         if not is_ensemble(folder):
             raise ValueError(f"{str(folder)!r} is no ensemble, it has no {_FILE}: write one with fit_ensemble")

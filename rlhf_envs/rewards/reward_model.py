@@ -21,6 +21,7 @@ from rlhf_envs.models import (
     split_label,
 )
 from rlhf_envs.models.adapters import check_whole
+from rlhf_envs.models.devices import find_device
 from rlhf_envs.rewards.base import Reward
 from rlhf_envs.tokens import encode_texts, keep_end
 
@@ -196,15 +197,16 @@ class RewardModel(Reward):
         model: "tiny-reward", a local folder or a hub id of a sequence classifier with one label, or with "@" and the
             label that is rewarded: "folder@POSITIVE". Its score is the label's log-odds.
         batch_size: texts per forward pass.
-        device: where the model lives, "cpu" or "cuda".
+        device: where the model lives: "cpu", "cuda", or "auto" for a GPU if there is one.
 
     Raises:
-        ValueError: the model is unknown or no reward model.
+        ValueError: the model is unknown or no reward model, or there is no such device.
     """
 
     def __init__(self, model: str = "tiny-reward", batch_size: int = 64, device: str = "cpu") -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        device = find_device(device)
         self.name = Path(model).name
         self.batch_size = batch_size
         self.model, self.tokenizer = load_classifier(model)

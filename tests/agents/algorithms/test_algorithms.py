@@ -33,9 +33,9 @@ PASSED_ON = {
 
 
 @pytest.mark.parametrize("name", sorted(_ALGORITHMS))
-def test_every_algorithm_saves_resumes_and_repeats_itself(name):
+def test_every_algorithm_saves_resumes_and_repeats_itself(name, any_device):
     arguments = ARGUMENTS.get(name, {})
-    assert len(check_algorithm(name, **arguments)) == (12 if arguments.get("learns", True) else 11)
+    assert len(check_algorithm(name, device=any_device, **arguments)) == (12 if arguments.get("learns", True) else 11)
 
 
 @pytest.mark.parametrize("name", sorted(_ALGORITHMS))

@@ -26,17 +26,17 @@ SHORT = {"ppo": (60_000, 0.5), "a2c": (100_000, 0.3), "grpo": (60_000, 0.5)}
 BELOW = {"awr": 0.7}
 
 
-def learn(algo: str, tokens: int, seed: int) -> dict[str, float]:
+def learn(algo: str, tokens: int, seed: int, device: str = "cpu") -> dict[str, float]:
     env = agents.make_vec_env("rlhf/TokenBandit-v0", 64, seed=seed)
-    agent = agents.make(algo, env, seed=seed, device="cpu", kl_coef=KL_COEF, **SHORT_SETTINGS[algo])
+    agent = agents.make(algo, env, seed=seed, device=device, kl_coef=KL_COEF, **SHORT_SETTINGS[algo])
     agent.learn(tokens)
     return bandit_figures(agent, KL_COEF)
 
 
 @pytest.mark.parametrize("algo", ["ppo", *(pytest.param(algo, marks=pytest.mark.slow) for algo in ("a2c", "grpo"))])
-def test_a_short_run_is_on_its_way_to_the_optimum(algo):
+def test_a_short_run_is_on_its_way_to_the_optimum(algo, any_device):
     tokens, part = SHORT[algo]
-    figures = learn(algo, tokens, seed=0)
+    figures = learn(algo, tokens, seed=0, device=any_device)
     assert figures["objective"] - figures["start"] > part * (figures["best_objective"] - figures["start"]), figures
 
 

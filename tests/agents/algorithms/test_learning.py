@@ -18,8 +18,8 @@ LEARNERS = sorted(
 
 
 @pytest.mark.parametrize("algo", ["ppo", "a2c"])
-def test_sentiment_rises_for_a_judge_that_was_not_trained_against(algo, tmp_path):
-    result = train(TrainConfig(algo=algo, log_folder=str(tmp_path), eval_freq=0, progress=False))
+def test_sentiment_rises_for_a_judge_that_was_not_trained_against(algo, any_device, tmp_path):
+    result = train(TrainConfig(algo=algo, device=any_device, log_folder=str(tmp_path), eval_freq=0, progress=False))
     before, after = result.before.estimates(), result.after.estimates()
     gold = result.after.change_from(result.before)["gold"]
     assert gold.mean > 0.15
@@ -43,11 +43,11 @@ def test_gold_rises_over_three_seeds(algo, tmp_path):
     assert np.mean(gains) > 3 * np.std(gains, ddof=1) / 3**0.5, gains
 
 
-def test_numbers_come_in_increasing_order():
+def test_numbers_come_in_increasing_order(any_device):
     """PPO, on one seed."""
     settings = default_hyperparams("rlhf/IncreasingNumbers-v0", "ppo")
     tokens, n_envs = settings.pop("n_timesteps"), settings.pop("n_envs")
-    agent = agents.make("ppo", "rlhf/IncreasingNumbers-v0", n_envs=n_envs, seed=0, device="cpu", **settings)
+    agent = agents.make("ppo", "rlhf/IncreasingNumbers-v0", n_envs=n_envs, seed=0, device=any_device, **settings)
     before = agents.evaluate(agent, "rlhf/IncreasingNumbers-v0", 128).reward.mean()
     agent.learn(tokens)
     after = agents.evaluate(agent, "rlhf/IncreasingNumbers-v0", 128).reward.mean()

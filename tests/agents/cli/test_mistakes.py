@@ -42,7 +42,7 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     f"{BANDIT} -params seed:3": ("seed", "--seed 3"),
     f"{BANDIT} --test-split tets": ("tets", "'test'"),
     f"{BANDIT} --verbose 5": ("5", "less than or equal to 2"),
-    f"{BANDIT} --device gpu": ("gpu", "cuda"),
+    f"{BANDIT} --device gpu": ("gpu", "auto"),
     f"{BANDIT} --settings none.yml": ("none.yml", "No such file"),
     f"{BANDIT} --config none.toml": ("none.toml", "No such file"),
     f"{BANDIT} --dry-run --resume logs/none": ("logs/none", "leave one of them out"),

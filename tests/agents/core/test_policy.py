@@ -155,20 +155,6 @@ def test_a_distribution_with_gradients_reaches_the_whole_model(small_model, toke
         torch.testing.assert_close(one[name], parameter.grad, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_a_gpu_gives_what_the_cpu_gives(small_model, token_spaces):
-    policy = make_policy(small_model, token_spaces)
-    actions = torch.tensor([1, 2, 3, 4])
-    expected = policy.evaluate_actions(observation(), actions)
-    policy = policy.cuda()
-    obs = {key: tensor.cuda() for key, tensor in observation().items()}
-    with torch.no_grad():
-        policy(obs)
-    for one, other in zip(expected, policy.evaluate_actions(obs, actions.cuda()), strict=True):
-        torch.testing.assert_close(one, other.cpu(), atol=1e-4, rtol=1e-3)
-
-
 def test_sequences_equal_one_row_a_token(small_model, token_spaces):
     policy = make_policy(small_model, token_spaces)
     torch.nn.init.normal_(policy.value_net.weight)

@@ -1,0 +1,136 @@
+"""Measure a device's speed and memory: decoding, updates, and whole iterations by phase."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from ..contenders import Ours
+from ..profiling import watch_parts
+from ..throughput import PARTS as PHASES
+from ..work import FreshLlama, FreshModel, Work
+from ..worker import Worker
+from .checks import build_policy, random_sequences, takes
+from .parts import Outcome, Part, Setting
+
+__all__ = ["PARTS", "Phased"]
+
+# Random weights in the shapes of SmolLM2-135M and Llama-3.2-1B.
+SHAPES: dict[str, FreshModel] = {
+    "tiny": FreshModel(vocab_size=3072, n_layer=4, n_embd=256, n_head=4),
+    "135M": FreshLlama(vocab_size=49152, n_layer=30, n_embd=576, n_head=9, n_kv_head=3, n_inner=1536),
+    "1B": FreshLlama(vocab_size=128256, n_layer=16, n_embd=2048, n_head=32, n_kv_head=8, n_inner=8192),
+}
+TOY = FreshLlama(vocab_size=64, n_layer=1, n_embd=16, n_head=2, n_kv_head=1, n_inner=16)
+PROMPT, NEW = 64, 64
+BATCHES = (1, 16, 64, 256)
+
+
+def timed(setting: Setting, run: Callable[[], Any]) -> float:
+    """Return the seconds that a call takes on the device, after one that is not counted."""
+    run()
+    setting.synchronize()
+    start = time.perf_counter()
+    run()
+    setting.synchronize()
+    return time.perf_counter() - start
+
+
+def decode(name: str, setting: Setting) -> Outcome:
+    """Measure tokens per second of decoding with the KV cache and sampling, without an environment."""
+    shape, prompt, new, batches = (TOY, 4, 4, (2,)) if setting.small else (SHAPES[name], PROMPT, NEW, BATCHES)
+    policy = build_policy(setting, shape, prompt + new, train="head")
+    figures = {}
+    for batch in batches:
+        obs, _ = random_sequences(setting, batch, prompt, new, shape.vocab_size)
+        seconds = timed(setting, partial(_complete, policy, obs["input_ids"], prompt))
+        figures[f"batch {batch}"] = batch * new / seconds
+    return Outcome(figures, bar="tokens per second")
+
+
+@torch.no_grad()
+def _complete(policy: Any, ids: torch.Tensor, prompt: int) -> None:
+    ids, mask = ids.clone(), torch.zeros_like(ids)
+    mask[:, :prompt] = 1
+    for column in range(prompt, ids.shape[1]):
+        ids[:, column] = policy({"input_ids": ids, "attention_mask": mask})[0]
+        mask[:, column] = 1
+
+
+def update(name: str, setting: Setting) -> Outcome:
+    """Measure tokens per second (of sequences, prompts included) of a forward and backward pass and a step."""
+    shape, prompt, new, batch = (TOY, 4, 4, 2) if setting.small else (SHAPES[name], PROMPT, NEW, 32)
+    figures = {}
+    for way, arguments in _ways().items():
+        policy = build_policy(setting, shape, prompt + new, **arguments)
+        obs, actions = random_sequences(setting, batch, prompt, new, shape.vocab_size)
+        seconds = timed(setting, partial(_step, policy, obs, actions))
+        figures[way] = batch * (prompt + new) / seconds
+        del policy
+    return Outcome(figures, bar="tokens per second")
+
+
+def _ways() -> dict[str, dict[str, Any]]:
+    ways: dict[str, dict[str, Any]] = {"full, float32": {}, "full, autocast": {"bf16": True}}
+    try:
+        import peft  # noqa: F401
+    except ModuleNotFoundError:
+        return ways
+    ways["LoRA, autocast"] = {"train": "lora", "bf16": True}
+    if takes("dtype"):
+        ways["LoRA, bfloat16 weights"] = {"train": "lora", "dtype": "bfloat16"}
+    return ways
+
+
+def _step(policy: Any, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> None:
+    policy.set_training_mode(True)
+    values, log_probs, entropies = policy.evaluate_actions(obs, actions)
+    policy.optimizer.zero_grad()
+    (values.square().mean() - log_probs.mean() - 0.01 * entropies.mean()).backward()
+    policy.optimizer.step()
+
+
+class Phased(Ours):
+    """Run iterations of stock PPO, which are timed as a whole, then one that is timed phase by phase."""
+
+    def profiled(self) -> None:
+        """Do an iteration, phase by phase. Waiting for the device at each border makes it slower as a whole."""
+        watch_parts(self)
+        self.iterate()
+
+
+def iterate(name: str, train: str, setting: Setting) -> Outcome:
+    """Measure an iteration in a process of its own: rollout, reward, reference, one epoch of four updates."""
+    work = Work(SHAPES[name], train, n_envs=64, prompt_tokens=PROMPT, new_tokens=NEW, device=setting.device)
+    if setting.small:
+        work = replace(work, model=TOY, n_envs=2, prompt_tokens=4, new_tokens=4, minibatches=1, threads=1)
+    worker = Worker("benchmarks.gpu.speed:Phased", work)
+    try:
+        worker.run()
+        whole, parts = worker.run(), worker.run("profiled")
+    finally:
+        worker.close()
+    figures = {"seconds": whole.seconds, "tokens/s": whole.tokens / whole.seconds}
+    figures |= {"peak GB": whole.peak / 1e9, "above model and optimiser GB": whole.above / 1e9}
+    shares = {phase: 100 * parts.profile.get(phase, 0.0) / parts.seconds for phase in PHASES}
+    return Outcome(figures | {f"{phase} %": share for phase, share in shares.items() if share >= 1})
+
+
+PARTS = [
+    Part("decode, tiny", 10, partial(decode, "tiny")),
+    Part("decode, 135M", 25, partial(decode, "135M")),
+    Part("decode, 1B", 25, partial(decode, "1B")),
+    Part("update, tiny", 10, partial(update, "tiny")),
+    Part("update, 135M", 20, partial(update, "135M")),
+    Part("update, 1B", 30, partial(update, "1B")),
+    Part("iteration, tiny", 35, partial(iterate, "tiny", "full")),
+    Part("iteration, 135M", 45, partial(iterate, "135M", "full")),
+    Part("iteration, 1B", 60, partial(iterate, "1B", "full")),
+    Part("iteration, 1B, LoRA", 60, partial(iterate, "1B", "lora")),
+    Part("iteration, 135M, LoRA", 45, partial(iterate, "135M", "lora")),
+]
