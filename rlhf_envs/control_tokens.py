@@ -20,6 +20,7 @@ __all__ = [
     "escape_control_tokens",
     "find_control_tokens",
     "has_escaped",
+    "leading_control_token",
     "split_at_control_tokens",
     "unescape_control_tokens",
 ]
@@ -61,6 +62,13 @@ def has_escaped(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
 def find_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return where in the text a control token begins."""
     return [found.start() for found in _pattern(*control_tokens(tokenizer)).finditer(text)]
+
+
+def leading_control_token(tokenizer: PreTrainedTokenizerBase, text: str) -> int | None:
+    """Return the id of the control token that a text begins with, None if it begins with none."""
+    controls = control_tokens(tokenizer)
+    found = _pattern(*controls).match(text)
+    return None if found is None else controls[found[0]]
 
 
 def split_at_control_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:

@@ -8,46 +8,26 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
 
 from rlhf_envs.action_masks import ActionMasks, check_actions
+from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets import Data
+from rlhf_envs.datasets.messages import Prompt, as_answer, said, shown
 from rlhf_envs.models import vocabulary_fingerprint
-from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, text_prompts, tokenize_prompts
-from rlhf_envs.rewards import Guarded, RewardError, ScoreError, evaluate_reward, get_reward
+from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, cut_prompts, encode_prompts, room_for
+from rlhf_envs.rewards import Guarded, RewardError, ScoreError, evaluate_reward
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
-from rlhf_envs.tasks.base import Task, environment_rows, load_task
-from rlhf_envs.tokens import completion_texts, encode_after, end_ids, prompt_text
+from rlhf_envs.tasks.base import Task, choose_reward, environment_rows, load_task
+from rlhf_envs.tokens import completion_texts, encode_after, end_ids, prompt_text, unescape_control_tokens
 
-__all__ = ["EpisodeBatch", "EpisodeOptions"]
+__all__ = ["EpisodeBatch"]
 
 STATE = ("ids", "mask", "lengths", "steps", "index", "_prompt_lengths", "_running")  # arrays, the first axis is the row
 MAX_NAMED = 8  # environments that an error lists one by one
-
-
-class EpisodeOptions(TypedDict, total=False):
-    """List the keyword arguments that all text environments take. `EpisodeBatch` documents them."""
-
-    model: str | None
-    split: str
-    max_prompt_tokens: int | None
-    max_new_tokens: int | None
-    reward: str | None
-    reward_fn: Callable[..., Any] | None
-    reward_kwargs: dict[str, Any] | None
-    data: Data | None
-    columns: Mapping[str, str] | None
-    validation_share: float
-    test_share: float
-    on_long_prompt: Literal["truncate", "error"]
-    reward_timeout: float | None
-    reward_retries: int
-    group_size: int
-    min_new_tokens: int
-    suppress_tokens: Sequence[int] | None
 
 
 class EpisodeBatch:
@@ -59,7 +39,8 @@ class EpisodeBatch:
         model: an embedded model's name, a local folder or a hub id. Its tokenizer is the action space. The task's model
             by default.
         split: the split of the task's data: "train", "validation" or "test".
-        max_prompt_tokens: the longest prompt; longer prompts lose their beginning. The task's by default.
+        max_prompt_tokens: the longest prompt; longer prompts lose their beginning. The task's by default, or as many as
+            the longest conversation has.
         max_new_tokens: the room after the prompt, for the agent's tokens and any replies. The task's by default.
         reward: a registered reward's name or "module:attribute". The task's by default.
         reward_fn: a reward function, instead of `reward`.
@@ -69,6 +50,12 @@ class EpisodeBatch:
         validation_share: the share of the prompts of `data` that is for validation, if it has no column `split`.
         test_share: the share of the prompts of `data` that is for tests, if it has no column `split`.
         on_long_prompt: "truncate" cuts long prompts from the left and logs how many; "error" raises.
+        system_prompt: the system message of conversations that have none.
+        chat: whether a prompt that is a string is what a user says, in the chat template. Otherwise the model goes on
+            with the string.
+        chat_template: the text of a chat template or its file, instead of the tokenizer's; "roles" for lines such as
+            "User: Hello".
+        chat_template_kwargs: further variables of the chat template, such as `{"enable_thinking": False}`.
         reward_timeout: seconds that a reward call may take before it counts as failed. None waits for ever. See
             `rlhf_envs.rewards.Guarded` for what a thread that hangs leaves behind.
         reward_retries: how often a reward call is repeated that raises or takes too long, before a `RewardError`.
@@ -84,7 +71,9 @@ class EpisodeBatch:
         lengths: (n,) tokens in the context.
         steps: (n,) actions taken in the episode.
         index: (n,) the row of the data that the prompt comes from.
-        ends: the token ids that end an episode, sorted: the tokenizer's EOS and those of the model's configuration.
+        ends: the token ids that end an episode, sorted, see `rlhf_envs.tokens.end_ids`.
+        rows: the data. A prompt is a string, or messages with the system message that the agent reads.
+        chat: how prompts of messages are written.
 
     Raises:
         ValueError: an argument is wrong; the message says which one and what would be right.
@@ -107,6 +96,10 @@ class EpisodeBatch:
         validation_share: float = 0.1,
         test_share: float = 0.1,
         on_long_prompt: Literal["truncate", "error"] = "truncate",
+        system_prompt: str | None = None,
+        chat: bool = False,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         reward_timeout: float | None = None,
         reward_retries: int = 2,
         group_size: int = 1,
@@ -115,36 +108,39 @@ class EpisodeBatch:
     ) -> None:
         self.task = load_task(task)
         self.model_name = model if model is not None else self.task.default_model
-        self.max_prompt_tokens = _positive("max_prompt_tokens", max_prompt_tokens, self.task.max_prompt_tokens)
+        usual_prompt = _positive("max_prompt_tokens", max_prompt_tokens, self.task.max_prompt_tokens)
         self.max_new_tokens = _positive("max_new_tokens", max_new_tokens, self.task.max_new_tokens)
-        self.tokenizer = self.task.tokenizer(self.model_name)
+        tokenizer = self.task.tokenizer(self.model_name)
+        self.chat = ChatFormat(tokenizer, system_prompt, chat, chat_template, chat_template_kwargs)
+        self.tokenizer = self.chat.tokenizer
         self.vocab_size = len(self.tokenizer)
         if self.model_name is not None:
-            check_fits_model(self.model_name, self.vocab_size, self.max_prompt_tokens, self.max_new_tokens)
-        self.reward_fn = self._choose_reward(reward, reward_fn, reward_kwargs)
+            check_fits_model(self.model_name, self.vocab_size, usual_prompt, self.max_new_tokens)
+        self.reward_fn = choose_reward(self.task, self.max_new_tokens, reward, reward_fn, reward_kwargs)
         self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
         self._guarded()  # raises now if one of these two is wrong
         group_size = _positive("group_size", group_size, 1)
         self.ends = end_ids(self.tokenizer, self.model_name)
-        options = min_new_tokens, suppress_tokens
-        self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, *options, ends=self.ends)
+        masked = min_new_tokens, suppress_tokens
+        self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, *masked, ends=self.ends)
 
         self.split = split
         data = list(data) if isinstance(data, Iterator) else data  # it is read again for other splits
         shares = {"validation_share": validation_share, "test_share": test_share}
         self._data: dict[str, Any] = {"data": data, "columns": columns, **shares}
         self.rows = self.rows_of(split)
-        self._columns = check_rows(self.rows, self.task.name, data)
-        self._prompts = tokenize_prompts(
-            self.tokenizer, self.rows, self.max_prompt_tokens, on_long_prompt, self.task.name
-        )
+        self._columns = check_rows(self.rows, self.task.name, data, system_prompt)
+        encoded, self.max_prompt_tokens = encode_prompts(self.chat, self.rows, self.task.name), usual_prompt
+        if max_prompt_tokens is None:
+            self.max_prompt_tokens = room_for(self.rows, encoded, usual_prompt, self.model_name, self.max_new_tokens)
+        options = self.max_prompt_tokens, on_long_prompt, self.task.name
+        self._prompts = cut_prompts(self.chat, self.rows, encoded, *options)
         self.sampler = PromptSampler(len(self.rows), group_size)
         self._allocate(num_envs, self.max_prompt_tokens + self.max_new_tokens)
 
-    def rows_of(self, split: str, messages: bool = False) -> list[dict[str, Any]]:
-        """Return the rows of a split of the data. Prompts of messages are texts, unless `messages` are asked for."""
-        rows = environment_rows(self.task, split, **self._data)
-        return rows if messages else text_prompts(rows, self.tokenizer, self.task.name)
+    def rows_of(self, split: str) -> list[dict[str, Any]]:
+        """Return the rows of a split of the data, each prompt as the string or the messages that the agent reads."""
+        return self.chat.read(environment_rows(self.task, split, **self._data), self.task.name)
 
     def copy(self, num_envs: int) -> EpisodeBatch:
         """Return `num_envs` other rows with the same task, data and reward, without groups."""
@@ -152,24 +148,6 @@ class EpisodeBatch:
         other.sampler = PromptSampler(len(self.rows), 1)
         other._allocate(num_envs, self.ids.shape[1])
         return other
-
-    def _choose_reward(
-        self, name: str | None, reward_fn: Callable[..., Any] | None, kwargs: dict[str, Any] | None
-    ) -> Callable[..., Any]:
-        """Return `reward_fn` if it is given, else the named reward, else the task's."""
-        if name is not None and reward_fn is not None:
-            raise ValueError(f"reward={name!r} and reward_fn are two rewards: give one (they compose with + and *)")
-        if kwargs and reward_fn is not None:
-            raise ValueError(f"reward_kwargs={kwargs!r} are for a reward given by name: build them into reward_fn")
-        if not isinstance(kwargs, Mapping | None):
-            raise ValueError(f"reward_kwargs={kwargs!r}: expected arguments and their values, {{'name': value}}")
-        if reward_fn is not None:
-            if not callable(reward_fn):
-                raise ValueError(f"reward_fn must be callable, got {reward_fn!r}")
-            return reward_fn
-        if name is None and not kwargs:
-            return self.task.reward(self.max_new_tokens)
-        return get_reward(name or self.task.default_reward, **(kwargs or {}))
 
     def _allocate(self, n: int, length: int) -> None:
         """Make the arrays of n rows of `length` tokens, and the spaces of one row."""
@@ -269,11 +247,11 @@ class EpisodeBatch:
         return rewards, terminated, infos
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
-        """Return the prompts and the completions so far of some rows, as rewards read them.
+        """Return the prompts and the completions so far of some rows as texts.
 
-        A prompt is the data's text, or what is left of it where it was cut. A completion is what the tokens after the
-        prompt add to it: without padding and without the EOS that ends it. An EOS inside, before a reply, is part of it
-        if prompts have one too, since there it marks a turn.
+        A prompt is the data's text, or that of the chat template, or what is left of it where it was cut. A completion
+        is what the tokens after the prompt add to it: without padding and without the EOS that ends it. An EOS inside,
+        before a reply, is part of it if prompts have one too, since there it marks a turn.
         """
         rows = np.asarray(rows, dtype=np.int64)
         lengths = self.lengths[rows]
@@ -284,9 +262,9 @@ class EpisodeBatch:
         return [self._prompt_text(int(index)) for index in self.index[rows]], completions
 
     def _prompt_text(self, index: int) -> str:
-        """Return the prompt of a row of the data as rewards read it."""
+        """Return the text of the prompt of a row of the data."""
         if index not in self._prompt_texts:
-            ids, given = self._prompts[index].tolist(), self.rows[index]["prompt"]
+            ids, given = self._prompts[index].tolist(), self.chat.text(self.rows[index]["prompt"])
             self._prompt_texts[index] = prompt_text(self.tokenizer, ids, given)
         return self._prompt_texts[index]
 
@@ -346,15 +324,16 @@ class EpisodeBatch:
 
     def _finish(self, rows: np.ndarray, ended: np.ndarray) -> tuple[np.ndarray, dict[int, dict[str, Any]]]:
         """Return the scores (k,) of ended rows, and their infos by row."""
-        prompts, completions = self.texts(rows)
         data = [self.rows[index] for index in self.index[rows]]
+        given = [self._as_given(row, *texts) for row, *texts in zip(data, *self.texts(rows), strict=True)]
+        prompts, completions = [prompt for prompt, _ in given], [completion for _, completion in given]
         columns = {name: [row.get(name) for row in data] for name in self._columns}
         ids = [self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist() for row in rows]
         reasons = ["eos" if ended[row] else "length" for row in rows]
         whole = [row["prompt"] for row in data]
         known = {"completion_ids": ids, "finish_reasons": reasons, "whole_prompts": whole}
         scores, components = self._score(rows, prompts, completions, {**columns, **known})
-        metrics = self.task.metrics(prompts, completions, columns)
+        metrics = self.task.metrics([*map(shown, prompts)], [*map(said, completions)], columns)
         if wrong := [name for name, values in metrics.items() if len(values) != len(rows)]:
             raise ValueError(
                 f"task {self.task.name!r}: metrics returned {len(metrics[wrong[0]])} values of {wrong[0]!r} for "
@@ -371,16 +350,24 @@ class EpisodeBatch:
                 },
                 "index": int(self.index[row]),
             }
+            if isinstance(prompts[i], list):
+                infos[row]["messages"] = [*prompts[i], *completions[i]]
             if metrics:
                 infos[row]["metrics"] = {name: float(values[i]) for name, values in metrics.items()}
         return scores, infos
+
+    def _as_given(self, row: Mapping[str, Any], prompt: str, completion: str) -> tuple[Prompt, Prompt]:
+        """Return the texts of a finished episode as rewards get them: as messages, if the row has a conversation."""
+        if isinstance(row["prompt"], str):
+            return prompt, completion
+        return copy.deepcopy(row["prompt"]), as_answer(unescape_control_tokens(self.tokenizer, completion))
 
     def _guarded(self) -> Guarded:
         """Return the reward function with its time limit and retries."""
         return Guarded(self.reward_fn, self.reward_timeout, self.reward_retries)
 
     def _score(
-        self, rows: np.ndarray, prompts: list[str], completions: list[str], columns: dict[str, list[Any]]
+        self, rows: np.ndarray, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: dict[str, list[Any]]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the scores of ended rows and their components. Errors name the rows they are about."""
         try:

@@ -6,19 +6,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from rlhf_envs.datasets.messages import as_messages, opening
+from rlhf_envs.chat_format import ChatFormat
+from rlhf_envs.datasets.messages import Messages
 from rlhf_envs.models import load_config, model_positions
 from rlhf_envs.rewards.base import KNOWN
-from rlhf_envs.tokens import check_text, encode_texts, keep_end
+from rlhf_envs.tokens import check_text, keep_end
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-__all__ = ["PromptSampler", "check_fits_model", "check_rows", "text_prompts", "tokenize_prompts"]
+__all__ = ["PromptSampler", "check_fits_model", "check_rows", "cut_prompts", "encode_prompts", "room_for"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +41,14 @@ def check_fits_model(name: str, vocab_size: int, max_prompt_tokens: int, max_new
         )
 
 
-def check_rows(rows: Sequence[Mapping[str, Any]], task: str, data: object) -> list[str]:
+def check_rows(
+    rows: Sequence[Mapping[str, Any]], task: str, data: object, system_prompt: str | None = None
+) -> list[str]:
     """Check that there are rows and that each has a prompt, and return the names of the other columns.
 
     Raises:
-        ValueError: there is no row, a prompt has no text or half a character, or a column has the name of a reward
-            function's argument.
+        ValueError: there is no row, a prompt has no text or half a character, a column has the name of a reward
+            function's argument, or there are no messages for a system prompt.
     """
     source = f"data={str(data)!r}" if isinstance(data, str | Path) else "the data"
     if not rows:
@@ -56,12 +56,19 @@ def check_rows(rows: Sequence[Mapping[str, Any]], task: str, data: object) -> li
     columns: dict[str, None] = {}
     for i, row in enumerate(rows):
         prompt = row.get("prompt")
-        if not isinstance(prompt, str) or not prompt.strip():
+        contents: list[Any] = [message["content"] for message in prompt] if isinstance(prompt, list) else [prompt]
+        if not isinstance(contents[0], str) or not contents[0].strip():
             raise ValueError(f"task {task!r}: row {i} of {source} needs a non-empty text `prompt`, got {prompt!r}")
-        check_text(prompt, f"task {task!r}: the prompt of row {i} of {source}")
+        for text in contents:
+            check_text(text, f"task {task!r}: the prompt of row {i} of {source}")
         columns.update(dict.fromkeys(row))
     if taken := {"prompts", "completions", *KNOWN} & columns.keys():
         raise ValueError(f"task {task!r}: {source} has a column {taken.pop()!r}, which reward functions get already")
+    if system_prompt is not None and all(isinstance(row["prompt"], str) for row in rows):
+        raise ValueError(
+            f"system_prompt={system_prompt[:60]!r} begins conversations, and all prompts of task {task!r} are strings: "
+            "give chat=True as well, which makes them what the user says"
+        )
     del columns["prompt"]
     return list(columns)
 
@@ -72,57 +79,89 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
-def tokenize_prompts(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Mapping[str, Any]], limit: int, on_long_prompt: str, task: str
+def encode_prompts(chat: ChatFormat, rows: Sequence[Mapping[str, Any]], task: str) -> list[list[int]]:
+    """Return the tokens of each row's prompt, of messages those of the chat template.
+
+    Raises:
+        ValueError: the template refuses a message, or a prompt has no tokens. The error names the task and the row.
+    """
+    texts, prompts = [], [row["prompt"] for row in rows]
+    for i, prompt in enumerate(prompts):
+        try:
+            texts.append(chat.text(prompt))
+        except ValueError as error:
+            raise ValueError(f"task {task!r}: row {i}: {error}") from error
+    encoded = chat.encode(texts, prompts)
+    if (empty := next((i for i, ids in enumerate(encoded) if not ids), None)) is not None:
+        raise ValueError(f"task {task!r}: the prompt of row {empty} has no tokens: {prompts[empty]!r}")
+    return encoded
+
+
+def room_for(
+    rows: Sequence[Mapping[str, Any]], encoded: Sequence[list[int]], usual: int, model: str | None, max_new_tokens: int
+) -> int:
+    """Return the `max_prompt_tokens` of an environment that is given none: `usual`, or more for its conversations.
+
+    These keep their beginning, as far as the model has positions: without it there is no turn of the user.
+    """
+    longest = max(
+        (len(ids) for row, ids in zip(rows, encoded, strict=True) if isinstance(row["prompt"], list)), default=0
+    )
+    positions = None if model is None else model_positions(model)
+    return max(usual, longest if positions is None else min(longest, positions - max_new_tokens))
+
+
+def cut_prompts(
+    chat: ChatFormat,
+    rows: Sequence[Mapping[str, Any]],
+    encoded: Sequence[list[int]],
+    limit: int,
+    on_long_prompt: str,
+    task: str,
 ) -> list[np.ndarray]:
-    """Return the prompts as token ids, (length,) int64 each, read as `rlhf_envs.tokens.encode_texts` reads texts.
+    """Return the prompts as token ids, (length,) int64 each, at most `limit`.
 
     Args:
-        tokenizer: the model's tokenizer.
+        chat: how prompts are written.
         rows: the data.
+        encoded: the tokens of each prompt.
         limit: the most tokens that a prompt may have. A longer prompt loses its beginning, but keeps its BOS.
         on_long_prompt: "truncate", which logs how many prompts were too long, or "error".
         task: the task's name, for messages.
 
     Raises:
-        ValueError: a prompt has no tokens, or is too long with "error".
+        ValueError: a prompt is too long with "error", or its chat template alone is.
     """
     if on_long_prompt not in ("truncate", "error"):
         raise ValueError(f"on_long_prompt must be 'truncate' or 'error', got {on_long_prompt!r}")
-    encoded = encode_texts(tokenizer, [row["prompt"] for row in rows])
     too_long = [(i, len(ids)) for i, ids in enumerate(encoded) if len(ids) > limit]
-    if (empty := next((i for i, ids in enumerate(encoded) if not ids), None)) is not None:
-        raise ValueError(f"task {task!r}: the prompt of row {empty} has no tokens: {rows[empty]['prompt']!r}")
     if too_long and on_long_prompt == "error":
         i, length = too_long[0]
         raise ValueError(
             f"task {task!r}: {len(too_long)} of {len(encoded)} prompts are longer than max_prompt_tokens={limit}; the "
             f"first is row {i} with {length} tokens: {rows[i]['prompt']!r}"
         )
+    for i, length in too_long:
+        if isinstance(prompt := rows[i]["prompt"], list):
+            _check_room(chat, prompt, limit, f"task {task!r}: row {i} has {length} tokens")
     if too_long:
         longest = max(length for _, length in too_long)
         _warn_once(
             f"task {task!r}: {len(too_long)} of {len(encoded)} prompts are longer than max_prompt_tokens={limit} and "
             f"lose their beginning; the longest has {longest} tokens, max_prompt_tokens={longest} keeps all"
         )
-    return [np.asarray(keep_end(tokenizer, ids, limit), dtype=np.int64) for ids in encoded]
+    return [np.asarray(keep_end(chat.tokenizer, ids, limit), dtype=np.int64) for ids in encoded]
 
 
-def text_prompts(rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, task: str) -> list[dict[str, Any]]:
-    """Return the rows with a text for each prompt of messages: in the tokenizer's chat template, else in role lines.
-
-    Raises:
-        ValueError: a message is not text.
-    """
-    texts = []
-    for i, row in enumerate(rows):
-        if isinstance(row.get("prompt"), list | dict):
-            try:
-                row = {**row, "prompt": opening(as_messages(row["prompt"], "prompt"), tokenizer)}
-            except ValueError as error:
-                raise ValueError(f"task {task!r}: row {i}: {error}") from None
-        texts.append(row)
-    return texts
+def _check_room(chat: ChatFormat, prompt: Messages, limit: int, where: str) -> None:
+    """Raise a ValueError unless messages of one letter each would fit into `limit` tokens."""
+    short = [{**message, "content": "a"} for message in prompt]
+    (ids,) = chat.encode([chat.text(short)], [short])
+    if len(ids) > limit:
+        raise ValueError(
+            f"{where}, {len(ids) - len(short)} of them of its chat template, which leaves no room for its text in "
+            f"max_prompt_tokens={limit}: raise that, or lower max_new_tokens, which takes positions of the model too"
+        )
 
 
 class PromptSampler:

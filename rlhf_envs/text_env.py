@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions
+from rlhf_envs.episode_options import EpisodeOptions
+from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.names import check_arguments
 from rlhf_envs.rendering import draw, printable
 from rlhf_envs.tasks.base import Task
@@ -113,8 +114,8 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         task: a `Task`, its class, or "module:Class".
         render_mode: "human" prints the text as it grows, "ansi" returns it, "rgb_array" draws it.
         **options: model, split, max_prompt_tokens, max_new_tokens, reward, reward_fn, reward_kwargs, data,
-            on_long_prompt, reward_timeout, reward_retries, group_size, min_new_tokens and suppress_tokens, see
-            `EpisodeBatch`.
+            on_long_prompt, system_prompt, chat, chat_template, chat_template_kwargs, reward_timeout, reward_retries,
+            group_size, min_new_tokens and suppress_tokens, see `EpisodeBatch`.
 
     Raises:
         ValueError: an argument is wrong; the message says which one and what would be right.

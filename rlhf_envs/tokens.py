@@ -26,6 +26,7 @@ from rlhf_envs.control_tokens import (
     unescape_control_tokens,
 )
 from rlhf_envs.datasets.messages import check_text
+from rlhf_envs.datasets.templates import turn_end
 from rlhf_envs.models import model_ends
 
 if TYPE_CHECKING:
@@ -62,13 +63,16 @@ def added_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[in
     return full[:start], full[start + len(plain) :]
 
 
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], closed: bool = False) -> list[list[int]]:
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], closed: bool = False, opened: bool = True
+) -> list[list[int]]:
     """Tokenize texts from their beginning, with the special tokens that the tokenizer puts before a text.
 
     Args:
         tokenizer: the model's tokenizer.
         texts: what the data or a chat template wrote; a text that begins with those special tokens gets no second ones.
         closed: whether to add what the tokenizer puts after a text too; nothing is added to a text that ends with it.
+        opened: whether to add what it puts before a text. Nothing is added before a prompt in a chat template.
 
     Raises:
         ValueError: a text has half a character.
@@ -80,6 +84,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], close
     plain = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     sample = next((text for text, ids in zip(texts, plain, strict=True) if ids), None)  # shows where the text begins
     before, after = (tokenizer("")["input_ids"], []) if sample is None else added_tokens(tokenizer, sample)
+    before = before if opened else []
     encoded = []
     for text, ids in zip(texts, plain, strict=True):
         if has_escaped(tokenizer, text):
@@ -179,22 +184,25 @@ def completion_texts(
 
 
 def common_ending(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> str:
-    """Return what at least half of the texts end with, from an EOS on ("<|im_end|>" and a line break); else ""."""
-    eos = tokenizer.eos_token or ""
-    ended = [text for text in texts if eos and text.rstrip().endswith(eos)]
-    endings = Counter(text[text.rindex(eos) :] for text in ended).most_common(1)
+    """Return what at least half of the texts end with, from an end on ("<|im_end|>" and a line break); else ""."""
+    ids = [i for i in (tokenizer.eos_token_id, turn_end(tokenizer)) if i is not None]
+    ends = [str(token) for token in tokenizer.convert_ids_to_tokens(ids)]
+    found = ((text, next((end for end in ends if text.rstrip().endswith(end)), None)) for text in texts)
+    endings = Counter(text[text.rindex(end) :] for text, end in found if end).most_common(1)
     return endings[0][0] if endings and 2 * endings[0][1] >= len(texts) else ""
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, model: str | None) -> list[int]:
-    """Return the ids that end a text, sorted: the tokenizer's EOS, and those that the model's configuration lists.
+    """Return the ids that end a text, sorted.
 
-    An id outside the tokenizer's vocabulary is left out, with a warning.
+    They are the tokenizer's EOS, those that the model's configuration lists, and the end of a turn in the tokenizer's
+    chat template. An id outside the tokenizer's vocabulary is left out, with a warning.
 
     Raises:
         ValueError: all of them are outside it, so that no text could end.
     """
-    named = {tokenizer.eos_token_id, *(model_ends(model) if model is not None else ())} - {None}
+    listed = model_ends(model) if model is not None else ()
+    named = {tokenizer.eos_token_id, turn_end(tokenizer), *listed} - {None}
     ends = sorted(int(i) for i in named if 0 <= i < len(tokenizer))
     outside = sorted(named - set(ends))
     if outside:

@@ -14,7 +14,8 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions
+from rlhf_envs.episode_options import EpisodeOptions
+from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.names import check_arguments
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.text_env import HasEpisodes, TextGenerationEnv, check_render_mode, render_row

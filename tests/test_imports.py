@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     {"control_tokens", "files", "names", "words"},
     {"datasets", "models", "rendering"},
-    {"feedback", "tokens"},
-    {"rewards"},
+    {"episode_options", "feedback", "tokens"},
+    {"chat_format", "rewards"},
     {"preferences", "prompts", "tasks"},
     {"action_masks"},
     {"episodes"},

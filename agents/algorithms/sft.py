@@ -109,7 +109,7 @@ class SFT(PolicyGradient):
                 "`completion`; take source='best_of_n'"
             )
         found, counts = [], Counter[str]()
-        for index, row in enumerate(batch.rows_of(batch.split, messages=True)):
+        for index, row in enumerate(batch.rows):
             if any(row.get(key) != value for key, value in where.items()):
                 continue
             empty = not row.get(column) or is_empty(row[column])
@@ -132,11 +132,12 @@ class SFT(PolicyGradient):
         """Return the tokens of a row's reference after the environment's prompt, and whether it lost its end."""
         place = f"row {index} of the data"
         try:
-            head, text = read_completion({"prompt": row["prompt"], column: row[column]}, column, batch.tokenizer)
+            pair = {"prompt": row["prompt"], column: row[column]}
+            head, text = read_completion(pair, column, batch.tokenizer, batch.chat.variables)
             check_text(text, f"{column!r}")
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None
-        if head != batch.rows[index]["prompt"]:
+        if head != batch.chat.text(row["prompt"]):
             raise ValueError(f"{place}: {column!r} has more than the answer to its prompt: put earlier turns there")
         ids, is_cut = encode_completion(batch.tokenizer, text, batch.max_new_tokens, batch.ends)
         if is_cut and self.on_long_completion == "error":

@@ -15,7 +15,7 @@ from rich.text import Text
 from rlhf_envs.datasets.loading import load_rows
 from rlhf_envs.rendering import printable
 
-from ..training.config import Pairs, option
+from ..training.config import ChatFlags, Pairs, option
 from . import tables
 from .options import Flags, argument, fail
 
@@ -39,7 +39,7 @@ class DecodingFlags(Flags):
         return self.model_dump(include={"temperature", "top_k", "top_p"})
 
 
-class GenerateConfig(DecodingFlags):
+class GenerateConfig(ChatFlags, DecodingFlags):
     """Hold the flags of `rlhf generate`."""
 
     source: str = argument("Run folder, bundle, model name or folder, hub id, or SB3 zip.")

@@ -6,7 +6,8 @@ from typing import Any
 
 import gymnasium as gym
 
-from rlhf_envs.episodes import EpisodeBatch, EpisodeOptions
+from rlhf_envs.episode_options import EpisodeOptions
+from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.names import check_arguments
 from rlhf_envs.registration import check_environment
 

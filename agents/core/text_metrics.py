@@ -10,6 +10,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
+from rlhf_envs.datasets.messages import said, shown
 from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.words import ngrams
@@ -153,7 +154,7 @@ class TextMetrics(BaseCallback):
             scores, parts = evaluate_reward(judge, prompts, completions, columns)
             values |= {**(parts if len(parts) > 1 else {}), name: scores}
         means = {name: float(np.mean(per_episode)) for name, per_episode in values.items()}
-        return means | {"distinct_bigrams": _distinct_per_group(completions)}
+        return means | {"distinct_bigrams": _distinct_per_group([*map(said, completions)])}
 
     def _show_samples(self) -> None:
         self.logger.record("rlhf/samples", list_episodes(self._episodes[: self.n_samples]), exclude=TEXT_ONLY)
@@ -163,7 +164,7 @@ def list_episodes(infos: Sequence[Mapping[str, Any]]) -> str:
     """Return rewards, prompts and completions of finished episodes as a list in Markdown."""
     rows = []
     for info in infos:
-        prompt, completion = as_markdown(info["prompt"]), as_markdown(info["completion"].strip())
+        prompt, completion = as_markdown(shown(info["prompt"])), as_markdown(said(info["completion"]).strip())
         rows.append(f"- `{info['episode']['r']:.2f}` {prompt} **{completion}**")
     return "\n".join(rows)
 

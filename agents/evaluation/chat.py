@@ -62,7 +62,8 @@ class Chat:
         self.source = Source.of(source, trust).with_decoding(decoding or {})
         name = self.source.tokenizer_name
         self._tokenizer = None if name is None else load_tokenizer(name)
-        has_template = self._tokenizer is not None and bool(self._tokenizer.chat_template)
+        own = "chat_template" in {**self.source.env_kwargs, **(env_kwargs or {})}
+        has_template = own or (self._tokenizer is not None and bool(self._tokenizer.chat_template))
         if style == "template" and not has_template:
             raise ValueError(f"{self.source.name} has no chat template: take style 'roles' or 'plain'")
         self.style: Style = style or ("template" if has_template else "plain")
@@ -70,7 +71,8 @@ class Chat:
             raise ValueError("a system text needs messages: take style 'roles', or a model with a chat template")
         known = self.source.env_id is not None or self.source.env is not None
         self.max_new_tokens = max_new_tokens if max_new_tokens is not None or known else ROOM
-        self.seed, self.deterministic, self.env_kwargs = seed, deterministic, env_kwargs
+        unasked = {} if self.style == "template" else {"chat": False, "system_prompt": None}  # the run's may differ
+        self.seed, self.deterministic, self.env_kwargs = seed, deterministic, {**(env_kwargs or {}), **unasked}
         self._start: Messages = [{"role": "system", "content": system}] if system else []
         self.reset()
 

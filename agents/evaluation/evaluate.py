@@ -267,13 +267,13 @@ def _judge_with_parts(
     judges: Judges, completions: list[Completion]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return every judge's scores, and the components of the judges that have several, (n,) each."""
-    prompts, texts = [c.prompt for c in completions], [c.completion for c in completions]
+    prompts, answers = [c.asked for c in completions], [c.answered for c in completions]
     names = sorted({name for c in completions for name in c.row} - {"prompt"})
     columns: dict[str, list[Any]] = {name: [c.row.get(name) for c in completions] for name in names}
     columns["finish_reasons"] = [c.finish_reason for c in completions]
-    columns["whole_prompts"] = [c.row.get("prompt", c.prompt) for c in completions]
+    columns["whole_prompts"] = [c.row.get("prompt", c.asked) for c in completions]
     columns["completion_ids"] = [c.input_ids[c.columns[0] + 1 :].tolist() for c in completions]
-    found = {name: evaluate_reward(judge, prompts, texts, columns) for name, judge in judges.items()}
+    found = {name: evaluate_reward(judge, prompts, answers, columns) for name, judge in judges.items()}
     parts = {part: scores for _, several in found.values() if len(several) > 1 for part, scores in several.items()}
     scores = {name: total for name, (total, _) in found.items()}
     return scores, {part: values for part, values in parts.items() if part not in scores}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlhf_envs.datasets.messages import Prompt
+from rlhf_envs.datasets.messages import Messages, Prompt, answer_to, said, shown
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.rewards.state import frozen_rewards
 
@@ -28,12 +28,15 @@ class Completion:
 
     Attributes:
         index: the row of the data.
+        prompt: the prompt as text, a conversation as people read it.
+        completion: what was written after it, as text.
         input_ids: (length,) int64, the prompt, the completion and any replies.
         columns: (n_actions,) the position in `input_ids` after which each action was taken: action i is
             `input_ids[columns[i] + 1]`.
         log_probs: (n_actions,) float32, of the actions under the policy with its decoding.
         row: the contents of that row.
         metrics: the task's metrics of the episode.
+        messages: the prompt's messages; None if it is a string.
         action_masks: (n_actions, ceil(V / 8)) uint8, `np.packbits` of the masks that held; None if none did.
     """
 
@@ -49,6 +52,17 @@ class Completion:
     row: dict[str, Any] = field(repr=False)
     action_masks: np.ndarray | None = field(default=None, repr=False)
     metrics: dict[str, float] = field(default_factory=dict)
+    messages: Messages | None = field(default=None, repr=False)
+
+    @property
+    def asked(self) -> Prompt:
+        """Return the prompt as rewards get it."""
+        return self.messages or self.prompt
+
+    @property
+    def answered(self) -> Prompt:
+        """Return the completion as rewards get it."""
+        return answer_to(self.asked, self.completion)
 
 
 def held_out_indices(n_rows: int, n_episodes: int) -> np.ndarray:
@@ -187,7 +201,10 @@ def _complete(
             if finished[row] is None:
                 info = infos[row]
                 finished[row] = Completion(
-                    **{key: info[key] for key in ("index", "prompt", "completion", "finish_reason")},
+                    **{key: info[key] for key in ("index", "finish_reason")},
+                    prompt=shown(info["prompt"]),
+                    completion=said(info["completion"]),
+                    messages=info["prompt"] if "messages" in info else None,
                     reward=float(rewards[row]),
                     components=info["reward_components"],
                     input_ids=batch.ids[row, : batch.lengths[row]].copy(),

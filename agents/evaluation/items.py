@@ -68,7 +68,8 @@ def generate_items(
 def _items_of(row: Sequence[Completion], names: list[str], kind: str, env_id: str, overlap: int) -> list[NewItem]:
     """Return the items about the completions of one prompt; none if a comparison would compare equal texts."""
     prompt, texts = row[0].prompt, tuple(completion.completion for completion in row)
-    meta = {"env": env_id, "index": int(row[0].index)}
+    messages = {} if row[0].messages is None else {"messages": row[0].messages}
+    meta = {"env": env_id, "index": int(row[0].index), **messages}
     shared: dict[str, Any] = {"source": env_id, "overlap": overlap}
     if kind not in ("pairwise", "ranking"):
         pairs = zip(texts, names, strict=True)

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from rlhf_envs.datasets.messages import SYSTEMS, Prompt, as_messages, opening, read_prompt
+from rlhf_envs.chat_format import CHAT_OPTIONS, ChatFormat
+from rlhf_envs.datasets.messages import SYSTEMS, Prompt, read_prompt
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import model_positions
+from rlhf_envs.prompts import encode_prompts
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.tasks.prompts import Prompts
-from rlhf_envs.tokens import encode_texts
 
 from ..core.episodes import open_batch
+from ..saving.untrusted import read_env_kwargs
 from .source import Source
 
 if TYPE_CHECKING:
@@ -25,7 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["open_prompts"]
 
 REWARDS = ("reward", "reward_fn", "reward_kwargs")
-KEPT = ("max_new_tokens", "min_new_tokens", "suppress_tokens")  # what counts of an environment's arguments unscored
+KEPT = (
+    "max_new_tokens",
+    "min_new_tokens",
+    "suppress_tokens",
+    *CHAT_OPTIONS,
+)  # what counts of an environment's arguments unscored
 
 
 class Unscored(Task):
@@ -76,16 +83,12 @@ def open_prompts(
     asked = {**(env_kwargs or {}), **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
     scored = env is not None or source.best_of > 1 or not asked.keys().isdisjoint(REWARDS)
     place = source.env if env is None else env
-    task, model, own = _lent(source, place)
+    task, model, own = _lent(source, place, asked)
     if not asked.keys().isdisjoint(REWARDS):
         own.pop("reward_fn", None)
     options = {**own, **asked}
-    room = options.get("max_new_tokens") or task.max_new_tokens
-    data: dict[str, Any] = {
-        "data": rows,
-        "columns": None,
-        "max_prompt_tokens": _longest(source, task, model, rows, room),
-    }
+    data: dict[str, Any] = {"data": rows, "columns": None}
+    data["max_prompt_tokens"] = _longest(source, task, model, rows, options)
     if not scored:
         kept = {name: options[name] for name in KEPT if options.get(name) is not None}
         data["data"] = [{"prompt": row["prompt"], "split": "test"} for row in rows]
@@ -98,26 +101,29 @@ def open_prompts(
     return source.open_episodes(place or source.own_environment or "rlhf/Prompts-v0", "test", {**asked, **data})
 
 
-def _lent(source: Source, env: Any) -> tuple[Task, str | None, dict[str, Any]]:
+def _lent(source: Source, env: Any, given: Mapping[str, Any]) -> tuple[Task, str | None, dict[str, Any]]:
     """Return what an environment lends to prompts: its task, its model's name and its arguments.
 
-    Without one it is the source's. Nothing is imported for an id that a file names.
+    Without one it is the source's. Nothing is imported for an id that a file names, and what is `given` goes first.
     """
     if env is not None and not isinstance(env, str):
         batch = open_batch(env, 1)
-        sizes = {"max_new_tokens": batch.max_new_tokens, **batch.mask_options}
+        sizes = {"max_new_tokens": batch.max_new_tokens, **batch.mask_options, **batch.chat.options}
         return batch.task, batch.model_name, {"reward_fn": batch.reward_fn, **sizes}
     env_id = source.own_environment if env is None else check_environment(env)
     task = (task_of(env_id) if env_id in gym.registry else None) or Prompts()
+    chat = {name: value for name, value in source.env_kwargs.items() if name in CHAT_OPTIONS}
+    read_env_kwargs(chat, "a run's file", given, follow_paths=not source.is_bundle)
     return task, source.tokenizer_name or task.default_model, dict(source.env_kwargs)
 
 
-def _longest(source: Source, task: Task, model: str | None, rows: Sequence[Mapping[str, Any]], room: int) -> int:
-    """Return the tokens of the longest prompt, or as many as the model has positions for beside `room` new ones."""
-    tokenizer = task.tokenizer(model)
-    prompts = [row["prompt"] for row in rows]
-    texts = [p if isinstance(p, str) else opening(as_messages(p, "prompt"), tokenizer) for p in prompts]
-    longest = max(1, *map(len, encode_texts(tokenizer, texts)))
+def _longest(
+    source: Source, task: Task, model: str | None, rows: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+) -> int:
+    """Return the tokens of the longest prompt, or as many as the model has positions for beside the new ones."""
+    chat = ChatFormat(task.tokenizer(model), **{name: options[name] for name in CHAT_OPTIONS if name in options})
+    longest = max(1, *map(len, encode_prompts(chat, chat.read(rows, task.name), task.name)))
+    room = options.get("max_new_tokens") or task.max_new_tokens
     positions = None if model is None else model_positions(model)
     if source.policy is not None:
         positions = getattr(source.policy.language_model.config, "max_position_embeddings", positions)

@@ -231,7 +231,7 @@ def _attack_reward(
     if not judges:
         return {}, "the reward model was not attacked: no judge says whether a completion stays bad"
     judge = next(iter(judges.values()))
-    texts = ([c.prompt for c in completions], [c.completion for c in completions])
+    texts = reward.as_texts([c.asked for c in completions], [c.answered for c in completions])
     found = {
         name: attack_reward_model(reward, judge, *texts, blind=blind, **settings)
         for name, blind in (("hotflip", False), ("random_swaps", True))

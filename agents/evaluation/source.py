@@ -16,7 +16,6 @@ from rlhf_envs.datasets import prompt_key, split_name
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, resolve
 from rlhf_envs.models.adapters import adapter_base, is_adapter_folder
-from rlhf_envs.prompts import text_prompts
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards.shaping import whole_number
 from rlhf_envs.tasks.base import environment_rows
@@ -178,7 +177,7 @@ class Source:
         if not rows or split_name(batch.split) == "train":
             with suppress(ValueError):  # the data has no such split
                 rows += batch.rows_of("train")
-        return {prompt_key(row["prompt"]) for row in text_prompts(rows, batch.tokenizer, batch.task.name)}
+        return {prompt_key(row["prompt"]) for row in batch.chat.read(rows, batch.task.name)}
 
     def _rows_of_run(self) -> list[dict[str, Any]]:
         """Return the data that the run trained on."""

@@ -26,6 +26,8 @@ def describe_env(env: VecEnv) -> dict[str, Any]:
     registered = gym.registry[spec.id].kwargs if spec.id in gym.registry else {}
     own = {"num_envs", "vectorization_mode"}  # what gym.make_vec adds
     kwargs = {k: v for k, v in spec.kwargs.items() if k not in own and (k not in registered or registered[k] is not v)}
+    if "chat_template" in kwargs:  # it may be a file, which a bundle does not name
+        kwargs["chat_template"] = env.env.episodes.chat.options.get("chat_template")
     for name, value in kwargs.items():
         try:
             json.dumps(value, allow_nan=False)

@@ -15,7 +15,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rlhf_envs.episodes import EpisodeOptions
+from rlhf_envs.datasets.templates import is_template_file
+from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.models import has_place, split_label
 from rlhf_envs.registration import check_environment
 
@@ -59,8 +60,8 @@ def read_env_kwargs(
         source: what the file is, for the message.
         given: arguments that the user gives in their place.
         instead: what to do instead; by default to give the flag of the argument again.
-        follow_paths: whether files of data, feedback stores in files and hub ids of models are used: those of runs are,
-            those of bundles are not. A database's URL never is.
+        follow_paths: whether files of data and chat templates, feedback stores in files and hub ids of models are used:
+            those of runs are, those of bundles are not. A database's URL never is.
 
     Raises:
         ValueError: an argument is none of `JSON_ARGUMENTS`, a reward would be imported, or an address or path is not
@@ -110,6 +111,8 @@ def _address(name: str, kwargs: Mapping[str, Any], follow_paths: bool) -> str | 
         return None
     if name == "data":
         return next(_files(value), None)
+    if name == "chat_template":
+        return value if isinstance(value, str) and is_template_file(value) else None
     names = [*_strings(value)] if name in ("model", "reward", "reward_kwargs") else []
     if name != "model" and any(text.lower() == "human" for text in names) and not _asks_nobody(kwargs):
         return "feedback.db"  # the store of a human reward that is given none

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
-from rlhf_envs.episodes import EpisodeOptions
+from rlhf_envs.episode_options import EpisodeOptions
 
 from ..core.random_state import isolated_generators
 from ..evaluation.evaluate import evaluate

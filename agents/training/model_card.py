@@ -75,7 +75,7 @@ def model_card(result: TrainResult) -> str:
         "",
         "## Use",
         "",
-        USE.format(prompt=json.dumps(result.after.completions[0].prompt, ensure_ascii=False), **use),
+        USE.format(prompt=json.dumps(result.after.completions[0].asked, ensure_ascii=False), **use),
         "`generation_config.json` has the temperature, top_k, top_p and length of the training and of these figures.",
         "",
         "## How it was made",

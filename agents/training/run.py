@@ -212,6 +212,15 @@ def _save_model(run: Prepared) -> None:
     policy = run.agent.policy
     if getattr(policy, "is_language_model", True):
         policy.save_pretrained(run.folder / MODEL, merge=policy.base_name is None, **_generation_options(run.agent))
+        if (tokenizer := _own_template(run.agent)) is not None:
+            tokenizer.save_pretrained(run.folder / MODEL)
+
+
+def _own_template(agent: Any) -> Any:
+    """Return the tokenizer of an environment that has a chat template of its own, None if it has none."""
+    env = agent.get_env()
+    chat = env.get_attr("episodes", 0)[0].chat if env.has_attr("episodes") else None
+    return chat.tokenizer if chat is not None and chat.has_own_template else None
 
 
 def _generation_options(agent: Any) -> dict[str, Any]:

@@ -29,7 +29,16 @@ from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_tokenizer, model_positions
 from rlhf_envs.tokens import encode_after, encode_texts, end_ids, keep_end, keep_start
 
-from ..algorithms.common.completions import EMPTY, LEFT_OUT, LOST_END, has_loss, is_empty, log_counts, read_completion
+from ..algorithms.common.completions import (
+    EMPTY,
+    LEFT_OUT,
+    LOST_END,
+    has_loss,
+    is_conversation,
+    is_empty,
+    log_counts,
+    read_completion,
+)
 from ..saving.provenance import MADE, provenance
 from .networks import check_flags, load_network, save_network
 from .packing import IGNORED, Example, PackedExamples
@@ -74,7 +83,8 @@ def encode_rows(
             counts[EMPTY] += 1
             continue
         try:
-            ids, labels = _encode(tokenizer, _pieces(tokenizer, row), ends)
+            opened = not (tokenizer.chat_template and is_conversation(row))  # a template writes its own BOS, or none
+            ids, labels = _encode(tokenizer, _pieces(tokenizer, row), ends, opened)
         except ValueError as error:
             raise ValueError(f"{where(index)}: {error}") from error
         start = next(at for at, label in enumerate(labels) if label != IGNORED)  # tokens of the prompt
@@ -128,13 +138,13 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[_Piece]:
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[_Piece], ends: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase, pieces: Sequence[_Piece], ends: Sequence[int], opened: bool = True
 ) -> tuple[list[int], list[int]]:
     """Return the tokens of a row's texts and their labels. Each completion ends with one of `ends`."""
     ids: list[int] = []
     labels: list[int] = []
     for text, is_completion, is_learned in pieces:
-        new = encode_after(tokenizer, text) if ids else encode_texts(tokenizer, [text])[0]
+        new = encode_after(tokenizer, text) if ids else encode_texts(tokenizer, [text], opened=opened)[0]
         if is_completion and ends and not set(ends) & set(new[-2:]):  # a template may put a line break after its end
             new = [*new, tokenizer.eos_token_id if tokenizer.eos_token_id in ends else ends[0]]
         ids += new

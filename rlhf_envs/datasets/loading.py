@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .messages import CONVERSATIONS, PROMPTS, SYSTEMS, as_messages, check_text, read_prompt, repeats
+from .implicit import repeats
+from .messages import CONVERSATIONS, PROMPTS, SYSTEMS, as_messages, check_text, read_prompt
 from .reading import BadRow, Row, read_rows
 from .splits import log_once, take_split
 
@@ -174,6 +175,8 @@ def _with_prompt(name: str, where: str, row: Row) -> Row:
     blank = isinstance(given, str) and not given.strip()
     if blank or (given is not None and not set(SYSTEMS) & row.keys()):
         return row
+    if given is None and columns in [[name] for name in CONVERSATIONS]:
+        return {**row, "prompt": row[columns[0]]}
     if not columns or set(CONVERSATIONS) & row.keys():
         return row
     try:

@@ -18,12 +18,13 @@ that the content of a message spells are escaped (see `rlhf_envs.control_tokens`
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.control_tokens import escape_control_tokens
-from rlhf_envs.words import UNSPACED, split_words
+
+from .implicit import end_of_implicit_prompt, repeats
+from .templates import as_words, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
 __all__ = [
     "Messages",
     "Prompt",
+    "answer_to",
+    "as_answer",
     "as_messages",
     "as_text",
     "as_text_row",
     "as_text_rows",
     "check_text",
+    "in_role_lines",
     "is_plain",
     "kept_prompt",
     "list_in_cell",
@@ -44,8 +48,8 @@ __all__ = [
     "read_answers",
     "read_pair",
     "read_prompt",
-    "repeats",
     "role_lines",
+    "said",
     "shown",
     "with_system",
 ]
@@ -62,8 +66,6 @@ WHOLES = ("text", "dialogue", "dialog", "trajectory", "problem", "inputs", "prom
 _ROLES = {"human": "user", "prompter": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant"}
 _ROLES |= {role: role for role in ("system", "developer", "user", "assistant")}
 _LIST = re.compile(r"\s*\[\s*\{\s*['\"](?:role|content|from|value)['\"]\s*:")
-_TURN = "\n\nAssistant:"
-_NO_SPACES = re.compile(f"[{UNSPACED}\u3000-\u303f\uff00-\uffef]")  # with the punctuation of full width
 
 
 def check_text(text: str, where: str) -> None:
@@ -77,24 +79,29 @@ def check_text(text: str, where: str) -> None:
         ) from None
 
 
-def as_text(prompt: Prompt, completion: str, tokenizer: PreTrainedTokenizerBase | None = None) -> tuple[str, str]:
+def as_text(
+    prompt: Prompt,
+    completion: str,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> tuple[str, str]:
     """Return a prompt and a completion as the two texts that a model reads, one after the other.
 
     Args:
         prompt: a string, which stays as it is, or messages.
         completion: what the assistant answers.
         tokenizer: write messages in its chat template, if it has one.
+        variables: further variables of the template.
 
     Raises:
         ValueError: the chat template refuses the messages, or a conversation in it does not begin with its prompt.
     """
-    head = opening(prompt, tokenizer)
+    head = opening(prompt, tokenizer, variables)
     if isinstance(prompt, str):
         return head, completion
     if tokenizer is None or not tokenizer.chat_template:
         return head, f" {escape_control_tokens(tokenizer, completion)}"
-    answer = {"role": "assistant", "content": completion}
-    whole = _in_template(tokenizer, [*prompt, answer])
+    whole = render(tokenizer, [*prompt, *as_answer(completion)], variables=variables)
     if not whole.startswith(head):
         raise ValueError(
             f"in the tokenizer's chat template a conversation does not begin with its prompt, which ends "
@@ -103,18 +110,42 @@ def as_text(prompt: Prompt, completion: str, tokenizer: PreTrainedTokenizerBase 
     return head, whole[len(head) :]
 
 
-def opening(prompt: Prompt, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
+def opening(
+    prompt: Prompt, tokenizer: PreTrainedTokenizerBase | None = None, variables: Mapping[str, Any] | None = None
+) -> str:
     """Return the text after which the completion of a prompt begins: the first of the texts of `as_text`."""
     if isinstance(prompt, str):
         return prompt
     if tokenizer is not None and tokenizer.chat_template:
-        return _in_template(tokenizer, prompt, add_generation_prompt=True)
+        return render(tokenizer, prompt, add_generation_prompt=True, variables=variables)
     return role_lines(prompt, tokenizer)
+
+
+def in_role_lines(prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> tuple[list[str], list[str]]:
+    """Return the texts of prompts and completions, which are strings or messages, for a model that is not known."""
+    pairs = zip(prompts, completions, strict=True)
+    both = [(prompt, done) if isinstance(done, str) else as_text(prompt, said(done)) for prompt, done in pairs]
+    return [opening(prompt) for prompt, _ in both], [text for _, text in both]
+
+
+def as_answer(completion: str) -> Messages:
+    """Return what the assistant says as TRL has completions: a list of one message."""
+    return [{"role": "assistant", "content": completion}]
+
+
+def answer_to(prompt: Prompt, completion: str) -> Prompt:
+    """Return a completion as rewards get it: messages where the prompt is messages, else the string."""
+    return completion if isinstance(prompt, str) else as_answer(completion)
+
+
+def said(completion: Prompt) -> str:
+    """Return the text of a completion, which is a string or messages."""
+    return completion if isinstance(completion, str) else "\n\n".join(message["content"] for message in completion)
 
 
 def role_lines(messages: Messages, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
     """Return a conversation in role lines, with the line of the assistant begun, as a tokenizer is to read it."""
-    return "\n\n".join([*_role_lines(_as_words(messages, tokenizer)), "Assistant:"])
+    return "\n\n".join([*_role_lines(as_words(messages, tokenizer)), "Assistant:"])
 
 
 def kept_prompt(prompt: str, meta: Mapping[str, Any]) -> Prompt:
@@ -122,7 +153,11 @@ def kept_prompt(prompt: str, meta: Mapping[str, Any]) -> Prompt:
     return meta.get("messages") or prompt
 
 
-def as_text_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | None = None) -> dict[str, Any]:
+def as_text_row(
+    row: Mapping[str, Any],
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """Return a pair or a rating with its prompt, chosen and rejected, or completion, as texts (see `as_text`).
 
     Raises:
@@ -134,7 +169,7 @@ def as_text_row(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase | Non
     else:
         names = ("completion",)
         prompt, texts = read_answers(read_prompt(row), {"completion": needed(row, "completion")})
-    both = [as_text(prompt, text, tokenizer) for text in texts]
+    both = [as_text(prompt, text, tokenizer, variables) for text in texts]
     return {**row, "prompt": both[0][0], **dict(zip(names, (text for _, text in both), strict=True))}
 
 
@@ -142,6 +177,7 @@ def as_text_rows(
     rows: Sequence[Mapping[str, Any]],
     tokenizer: PreTrainedTokenizerBase | None = None,
     where: Callable[[int], str] = lambda index: f"row {index + 1}",
+    variables: Mapping[str, Any] | None = None,
 ) -> list[Mapping[str, Any]]:
     """Return pairs or ratings as texts (see `as_text_row`). Those that are texts already stay as they are.
 
@@ -151,7 +187,7 @@ def as_text_rows(
     texts = []
     for index, row in enumerate(rows):
         try:
-            texts.append(row if is_plain(row) else as_text_row(row, tokenizer))
+            texts.append(row if is_plain(row) else as_text_row(row, tokenizer, variables))
         except ValueError as error:
             raise ValueError(f"{where(index)}: {error}") from None
     return texts
@@ -225,7 +261,7 @@ def read_pair(row: Mapping[str, Any]) -> tuple[Prompt, str, str]:
     if chosen == rejected:
         raise ValueError("'chosen' and 'rejected' are the same: there is nothing to prefer")
     if prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
-        end = _end_of_implicit_prompt(chosen, rejected)
+        end = end_of_implicit_prompt(chosen, rejected)
         return chosen[:end], chosen[end:], rejected[end:]
     prompt, (better, worse) = read_answers(prompt, {"chosen": chosen, "rejected": rejected})
     asked = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt[-1:])
@@ -307,23 +343,6 @@ def _check_unread(row: Mapping[str, Any], names: Sequence[str]) -> None:
         )
 
 
-def _in_template(tokenizer: PreTrainedTokenizerBase, messages: Messages, add_generation_prompt: bool = False) -> str:
-    from jinja2 import TemplateError
-
-    words = _as_words(messages, tokenizer)
-    try:
-        text = tokenizer.apply_chat_template(words, tokenize=False, add_generation_prompt=add_generation_prompt)
-    except TemplateError as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise ValueError(f"the tokenizer's chat template refuses messages of {roles}: {error}") from error
-    return str(text)
-
-
-def _as_words(messages: Messages, tokenizer: PreTrainedTokenizerBase | None) -> Messages:
-    """Return messages in which no content spells a control token."""
-    return [{**message, "content": escape_control_tokens(tokenizer, message["content"])} for message in messages]
-
-
 def _role_lines(messages: Sequence[Mapping[str, str]]) -> list[str]:
     return [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
 
@@ -366,38 +385,3 @@ def _content(message: Mapping[str, Any], name: str) -> str:
     if not isinstance(content, str) or message.get("tool_calls"):
         raise ValueError(f"{name!r} has a message that is not text (a picture, a tool call): only text can be judged")
     return content
-
-
-def repeats(prompt: str, text: str) -> bool:
-    """Return whether a text is the prompt with more words after it.
-
-    A prompt of a single word, such as "Hi", does not count: an answer may begin with it.
-    """
-    rest = text[len(prompt) :]
-    if not prompt or not text.startswith(prompt) or not rest.strip():
-        return False
-    unspaced = bool(_NO_SPACES.match(prompt[-1]))
-    if len(split_words(prompt)) < (4 if unspaced else 2):
-        return False
-    return unspaced or not (prompt[-1].isalnum() and rest[0].isalnum())
-
-
-def _end_of_implicit_prompt(chosen: str, rejected: str) -> int:
-    """Return where the prompt ends that two texts begin with.
-
-    That is after the last "Assistant:" that they share (the format of Anthropic's HH), else before the first word in
-    which they differ. In a script without spaces it is before the first character in which they differ.
-    """
-    shorter = min(len(chosen), len(rejected))
-    shared = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)
-    turn = chosen.rfind(_TURN, 0, shared)
-    if turn >= 0:
-        return turn + len(_TURN)
-    last = min(shared, shorter - 1)  # neither text is all prompt
-    for end in range(last, 0, -1):
-        if chosen[end].isspace() and end < shared and not chosen[end - 1].isspace():
-            return end
-        marked = any(unicodedata.category(text[end]).startswith("M") for text in (chosen, rejected))
-        if _NO_SPACES.match(chosen[end - 1]) and not marked and not chosen[end].isspace():
-            return end
-    return 0

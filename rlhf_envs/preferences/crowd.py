@@ -110,6 +110,7 @@ def aggregate_pairs(
     items: Sequence[Item],
     judgements: Sequence[Judgement],
     method: Literal["majority", "dawid_skene", "soft"] = "dawid_skene",
+    messages: bool = False,
 ) -> list[dict[str, Any]]:
     """Make one preference row of all the judgements of a pair.
 
@@ -120,6 +121,8 @@ def aggregate_pairs(
         judgements: of these items, see `pair_votes`.
         method: how the probability is computed. "majority": 1 for the text with more votes, 0.5 where they are equal.
             "soft": the share of the votes. "dawid_skene": annotators are weighed by their reliability.
+        messages: keep the prompt of a conversation as messages, for a reader that has a chat template. Otherwise it is
+            written in role lines.
 
     Returns:
         `{"prompt", "chosen", "rejected", "probability", "item_id"}` in the order of the items. The probability, 0.5 to
@@ -133,8 +136,10 @@ def aggregate_pairs(
         logger.warning("%d votes have a margin, which the rows here leave out: `preference_rows` keeps them", margins)
     for item, chosen, rejected, probability in _aggregated(items, judgements, method):
         prompt = kept_prompt(item.prompt, item.meta)
-        (text, better), (_, worse) = as_text(prompt, chosen), as_text(prompt, rejected)
-        pair = {"prompt": text, "chosen": better, "rejected": worse}
+        pair: dict[str, Any] = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        if not messages:
+            (text, better), (_, worse) = as_text(prompt, chosen), as_text(prompt, rejected)
+            pair = {"prompt": text, "chosen": better, "rejected": worse}
         rows.append({**pair, "probability": probability, "item_id": item.id})
     return rows
 

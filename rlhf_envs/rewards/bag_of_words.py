@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_envs.datasets.messages import Prompt, in_role_lines
 from rlhf_envs.models import resolve
 from rlhf_envs.rewards.base import Reward
 
@@ -54,6 +55,10 @@ class BagOfWords(Reward):
                 f"a judge needs as many distinct features as idf and coef: {len(self.vocabulary)} distinct of {n}, "
                 f"{self.idf.shape} and {self.coef.shape}"
             )
+
+    def as_texts(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> tuple[list[str], list[str]]:
+        """Return the texts of prompts and completions, conversations in role lines."""
+        return in_role_lines(prompts, completions)
 
     def score(self, prompts: Sequence[str], completions: Sequence[str], **columns: object) -> NDArray[np.float64]:
         """Score the texts, (n,) float64."""

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rlhf_envs.datasets.messages import Prompt, said, shown
+
 __all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "ScoreError", "evaluate_reward"]
 
 Columns = Mapping[str, list[Any]]
@@ -36,6 +38,9 @@ class ScoreError(ValueError):
 class RewardFunction(Protocol):
     """Describe any callable that returns one float per episode; `columns` are the data's other columns, as lists.
 
+    A prompt and its completion are strings, or for a conversation both are messages, as in TRL: `[{"role": "user",
+    "content": ...}]` and `[{"role": "assistant", "content": ...}]`.
+
     A function with a parameter `completion_ids` is given the tokens of each completion too, as lists of ids with the
     EOS; one with `finish_reasons` is told how each episode ended, "eos" or "length", and one with
     `whole_prompts` the prompts before they were cut to `max_prompt_tokens`. None instead of a float says that
@@ -43,7 +48,9 @@ class RewardFunction(Protocol):
     name.
     """
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Sequence[float | None]:
+    def __call__(
+        self, prompts: list[Prompt], completions: list[Prompt], **columns: list[Any]
+    ) -> Sequence[float | None]:
         """Score n completions and return n floats."""
 
 
@@ -51,9 +58,14 @@ class Reward(ABC):
     """Give a reward function a name and let it compose: `0.7 * helpful + 0.3 * polite - 2 * toxic`.
 
     A subclass implements `score`. The operands of `+`, `-` and `*` are rewards, plain reward functions or numbers.
+
+    Attributes:
+        name: the name of its component.
+        reads_messages: whether `score` takes conversations as messages. Otherwise it gets the texts of `as_texts`.
     """
 
     name: str = "reward"
+    reads_messages: bool = False
 
     @property
     def __name__(self) -> str:
@@ -64,12 +76,18 @@ class Reward(ABC):
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Any:
         """Score n completions and return (n,) floats."""
 
-    def __call__(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Any:
-        """Return the same as `score`."""
-        return self.score(prompts, completions, **columns)
+    def __call__(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> Any:
+        """Return the same as `score`, of messages and of texts."""
+        if not self.reads_messages:
+            prompts, completions = self.as_texts(prompts, completions)
+        return self.score(prompts, completions, **columns)  # type: ignore[arg-type]
+
+    def as_texts(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> tuple[list[str], list[str]]:
+        """Return the texts of prompts and completions: of messages what people read, a single question alone."""
+        return [*map(shown, prompts)], [*map(said, completions)]
 
     def evaluate(
-        self, prompts: list[str], completions: list[str], columns: Columns
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the checked scores, (n,) float64, and their components by name; a composition overrides it.
 
@@ -116,16 +134,18 @@ class Reward(ABC):
 class FunctionReward(Reward):
     """Wrap a plain reward function as an operand of a composition."""
 
+    reads_messages = True
+
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
         self.function = function
         self.name = name or _name_of(function)
 
-    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> Any:
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> Any:
         """Return what the function returns."""
         return _call(self.function, self.name, prompts, completions, columns)
 
     def evaluate(
-        self, prompts: list[str], completions: list[str], columns: Columns
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the checked scores of the function, (n,) float64, and the same by name."""
         scores = _checked(self.function, self.name, prompts, completions, columns)
@@ -141,16 +161,18 @@ class Composed(Reward):
     A reward that stands in several places is scored once. Different rewards with one name are told apart by a suffix.
     """
 
+    reads_messages = True
+
     def __init__(self, operator: str, left: Reward | float, right: Reward | float) -> None:
         self.operator, self.left, self.right = operator, left, right
         self.name = f"({_label(left)} {operator} {_label(right)})"
 
-    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
         """Return the composed scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
-        self, prompts: list[str], completions: list[str], columns: Columns
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the composed scores and the scores of every leaf, each checked under its own name."""
         components: dict[str, np.ndarray] = {}
@@ -193,7 +215,7 @@ class Composed(Reward):
 
 
 def evaluate_reward(
-    reward_fn: Callable[..., Any], prompts: list[str], completions: list[str], columns: Columns
+    reward_fn: Callable[..., Any], prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Score n completions and check the result; every reward of this package goes through here.
 
@@ -217,12 +239,14 @@ def evaluate_reward(
 
 
 def _checked(
-    function: Callable[..., Any], name: str, prompts: list[str], completions: list[str], columns: Columns
+    function: Callable[..., Any], name: str, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
 ) -> np.ndarray:
     return _check_scores(_call(function, name, prompts, completions, columns), name, prompts, completions)
 
 
-def _call(function: Callable[..., Any], name: str, prompts: list[str], completions: list[str], columns: Columns) -> Any:
+def _call(
+    function: Callable[..., Any], name: str, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
+) -> Any:
     """Call a reward function, with what environments know of a completion only if it declares it."""
     declared = inspect.signature(function.score if isinstance(function, Reward) else function).parameters
     columns = {column: values for column, values in columns.items() if column not in KNOWN or column in declared}
@@ -240,7 +264,7 @@ def _zero_where_none(scores: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(scores), 0.0, scores)
 
 
-def _check_scores(scores: Any, name: str, prompts: list[str], completions: list[str]) -> np.ndarray:
+def _check_scores(scores: Any, name: str, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> np.ndarray:
     """Return `scores` as (n,) float64 with NaN for None, or raise a ScoreError that names the error."""
     n = len(prompts)
     if hasattr(scores, "detach"):  # a torch tensor, of any float type, without importing torch

@@ -7,11 +7,12 @@ A fixed penalty needs nothing from here: `reward - 2 * toxicity` is one, and the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from rlhf_envs.datasets.messages import Prompt
 from rlhf_envs.rewards.base import Columns, Reward, evaluate_reward
 from rlhf_envs.rewards.shaping import as_reward
 from rlhf_envs.rewards.state import walk
@@ -41,6 +42,8 @@ class Constrained(Reward):
         ValueError: an argument is wrong.
     """
 
+    reads_messages = True
+
     def __init__(
         self,
         reward: str | Callable[..., Any],
@@ -62,12 +65,12 @@ class Constrained(Reward):
         """Return the reward and the cost."""
         return (self.reward, self.cost)
 
-    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
         """Return the Lagrangian, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
-        self, prompts: list[str], completions: list[str], columns: Columns
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the Lagrangian, and the unweighted components of the reward and of the cost."""
         scores, components = evaluate_reward(self.reward, prompts, completions, columns)

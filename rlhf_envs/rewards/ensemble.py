@@ -18,10 +18,18 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from rlhf_envs.datasets.messages import Prompt
 from rlhf_envs.models import first_line, model_errors, no_progress_bars
 from rlhf_envs.models.devices import find_device
 from rlhf_envs.rewards.base import Reward
-from rlhf_envs.rewards.reward_model import RewardModel, find_head, load_classifier, score_matrix, with_ending
+from rlhf_envs.rewards.reward_model import (
+    RewardModel,
+    as_model_texts,
+    find_head,
+    load_classifier,
+    score_matrix,
+    with_ending,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -193,6 +201,10 @@ class RewardEnsemble(Reward):
             return np.empty((self.members, 0))
         texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         return self.raw_scores(texts) * self.gain + self.biases[:, None]
+
+    def as_texts(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> tuple[list[str], list[str]]:
+        """Return the texts of prompts and completions, see `as_model_texts`."""
+        return as_model_texts(self.tokenizer, prompts, completions)
 
     def score(
         self,

@@ -6,11 +6,12 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from rlhf_envs.datasets.messages import Prompt
 from rlhf_envs.rewards.base import Columns, Composed, FunctionReward, Reward, ScoreError
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 
@@ -45,6 +46,8 @@ class Guarded(Reward):
         ValueError: an argument is wrong.
     """
 
+    reads_messages = True
+
     def __init__(
         self, reward_fn: Callable[..., Any], timeout: float | None = None, retries: int = 2, backoff: float = 0.25
     ) -> None:
@@ -62,12 +65,12 @@ class Guarded(Reward):
         """Return the reward inside."""
         return (self.reward,)
 
-    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
         """Return the checked scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
-        self, prompts: list[str], completions: list[str], columns: Columns
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the checked scores and components of the reward inside.
 
@@ -103,7 +106,7 @@ class Guarded(Reward):
         return leaf if isinstance(leaf, Guarded) else Guarded(leaf, self.timeout, self.retries, self.backoff)
 
     def _call(
-        self, prompts: list[str], completions: list[str], columns: Columns
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if self.timeout is None:
             return self.reward.evaluate(prompts, completions, columns)

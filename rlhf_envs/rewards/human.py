@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from rlhf_envs.datasets.messages import Prompt, kept_prompt, said, shown
 from rlhf_envs.datasets.splits import log_once
 from rlhf_envs.feedback.records import NewItem
 from rlhf_envs.rewards.base import Columns, Reward, evaluate_reward
@@ -95,6 +96,7 @@ class HumanReward(Reward):
     """
 
     name = "human"
+    reads_messages = True
 
     def __init__(
         self,
@@ -139,7 +141,7 @@ class HumanReward(Reward):
         self._workers: set[str] = set()  # who has answered or skipped anything in the store
         self._last_seen = 0  # the last judgement that `_workers` is made of
 
-    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
         """Return people's scores, (n,) float64, or in "async" the scores of the model fitted to people's ratings.
 
         Raises:
@@ -180,7 +182,7 @@ class HumanReward(Reward):
         scale = store.settings.scale
         return [
             {
-                "prompt": items[judgement.item_id].prompt,
+                "prompt": kept_prompt(items[judgement.item_id].prompt, items[judgement.item_id].meta),
                 "completion": items[judgement.item_id].completions[0],
                 "label": _label(judgement, scale),
                 "annotator": judgement.annotator,
@@ -206,7 +208,9 @@ class HumanReward(Reward):
         """Leave the open store out: a copy in another process opens it anew."""
         return {**self.__dict__, "_opened": None, "_asked": {}, "on_wait": None}
 
-    def _wait_for_people(self, prompts: Sequence[str], completions: Sequence[str], columns: Columns) -> np.ndarray:
+    def _wait_for_people(
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
+    ) -> np.ndarray:
         ids = self._ask(prompts, completions)
         began, given_up, late, awaited = time.monotonic(), False, False, ""
         while True:
@@ -266,19 +270,21 @@ class HumanReward(Reward):
         awaited = _awaited(sorted(set().union(*(able - asked[i] for i in skipped))), len(skipped))
         return {i: labels for i, labels in answers.items() if labels}, missing, awaited
 
-    def _ask(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
+    def _ask(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> list[int]:
         """Return the items of the texts, after adding new texts to the queue."""
         store = self.open()
-        texts = list(zip(prompts, completions, strict=True))
-        new = [text for text in dict.fromkeys(texts) if text not in self._asked]
-        items = [NewItem(self.kind, p, (c,), source=self.source, overlap=self.overlap) for p, c in new]
+        texts = list(zip(map(shown, prompts), map(said, completions), strict=True))
+        metas = [{} if isinstance(prompt, str) else {"messages": prompt} for prompt in prompts]
+        new = {text: meta for text, meta in zip(texts, metas, strict=True) if text not in self._asked}
+        options: dict[str, Any] = {"source": self.source, "overlap": self.overlap}
+        items = [NewItem(self.kind, p, (c,), meta=meta, **options) for (p, c), meta in new.items()]
         if items:
             if not self._asked:
                 logger.warning("completions wait for people: rlhf feedback serve --store %s", store.url)
             self._asked.update(zip(new, store.add_items(items), strict=True))
         return [self._asked[text] for text in texts]
 
-    def _ask_some(self, prompts: Sequence[str], completions: Sequence[str]) -> None:
+    def _ask_some(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> None:
         progress = self.open().progress()
         room = max(0, self.queue_limit - (progress.items - progress.finished))
         self._ask(prompts[:room], completions[:room])
@@ -296,7 +302,9 @@ class HumanReward(Reward):
             self.model, self.refits = refitted, self.refits + 1
 
 
-def _scores_of(reward: Callable[..., Any], prompts: list[str], completions: list[str], columns: Columns) -> np.ndarray:
+def _scores_of(
+    reward: Callable[..., Any], prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
+) -> np.ndarray:
     """Return a model's scores within people's bounds, (n,) float64 from -1 to 1."""
     scores: np.ndarray = np.tanh(evaluate_reward(reward, prompts, completions, columns)[0])
     return scores

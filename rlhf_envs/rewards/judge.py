@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rlhf_envs.datasets.messages import Prompt, in_role_lines
 from rlhf_envs.models import resolve
 from rlhf_envs.rewards.bag_of_words import BagOfWords
 from rlhf_envs.rewards.base import Columns, Reward
@@ -107,15 +108,19 @@ class GoldJudge(Reward):
         most = np.percentile(meaning.loads([feature for feature in meaning.vocabulary if " " not in feature]), 95)
         self._opinions = np.where(punctuation, np.nan, np.minimum(meaning.loads(ngrams.words) / most, 1))
 
+    def as_texts(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> tuple[list[str], list[str]]:
+        """Return the texts of prompts and completions, conversations in role lines."""
+        return in_role_lines(prompts, completions)
+
     def score(self, prompts: Sequence[str], completions: Sequence[str], **columns: object) -> NDArray[np.float64]:
         """Score the texts, (n,) float64."""
         return self._judge(prompts, completions)[0]
 
     def evaluate(
-        self, prompts: list[str], completions: list[str], columns: Columns
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]:
         """Return the scores, and the components "gold", "gold_meaning" and "gold_language", (n,) float64 each."""
-        scores, meaning, language = self._judge(prompts, completions)
+        scores, meaning, language = self._judge(*self.as_texts(prompts, completions))
         return scores, {"gold": scores, "gold_meaning": meaning, "gold_language": language}
 
     def _judge(self, prompts: Sequence[str], completions: Sequence[str]) -> list[NDArray[np.float64]]:

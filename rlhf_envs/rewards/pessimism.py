@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rlhf_envs.datasets.messages import Prompt
 from rlhf_envs.rewards.base import Columns, Reward, ScoreError
 from rlhf_envs.rewards.registry import get_reward
 
@@ -41,6 +42,8 @@ class Pessimistic(Reward):
         TypeError: the ensemble has no `member_scores`.
     """
 
+    reads_messages = True
+
     def __init__(self, ensemble: HasMembers | str, k: float = 1.0, worst_case: bool = False) -> None:
         if isinstance(ensemble, str):
             ensemble = get_reward(ensemble)  # type: ignore[assignment]
@@ -55,17 +58,19 @@ class Pessimistic(Reward):
         self._inner = str(getattr(ensemble, "name", "ensemble"))
         self.name = f"pessimistic_{self._inner}"
 
-    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
         """Return the pessimistic scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
-        self, prompts: list[str], completions: list[str], columns: Columns
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the pessimistic scores, and by name also the members' mean and their disagreement."""
+        reader = self.ensemble if isinstance(self.ensemble, Reward) else self
+        asked, answers = reader.as_texts(prompts, completions)
         if hasattr(self.ensemble, "with_ending"):
-            completions = self.ensemble.with_ending(completions, columns.get("finish_reasons"))
-        members = self._members(prompts, completions)
+            answers = self.ensemble.with_ending(answers, columns.get("finish_reasons"))
+        members = self._members(asked, answers)
         mean, deviation = members.mean(axis=0), members.std(axis=0)
         scores = members.min(axis=0) if self.worst_case else mean - self.k * deviation
         return scores, {self._inner: mean, "disagreement": deviation, self.name: scores}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlhf_envs.datasets.messages import Prompt, opening, said
 from rlhf_envs.models import (
     first_line,
     load_tokenizer,
@@ -23,13 +24,14 @@ from rlhf_envs.models import (
 from rlhf_envs.models.adapters import check_whole
 from rlhf_envs.models.devices import find_device
 from rlhf_envs.rewards.base import Reward
-from rlhf_envs.tokens import encode_texts, keep_end
+from rlhf_envs.tokens import encode_texts, escape_control_tokens, keep_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "RewardModel",
+    "as_model_texts",
     "encode",
     "find_head",
     "load_classifier",
@@ -187,6 +189,21 @@ def with_ending(model: PreTrainedModel, completions: Sequence[str], finish_reaso
     return [text + ending * (reason == "eos") for text, reason in zip(completions, reasons, strict=True)]
 
 
+def as_model_texts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], completions: Sequence[Prompt]
+) -> tuple[list[str], list[str]]:
+    """Return the texts of prompts and completions, conversations in the chat template or else in role lines.
+
+    They are the texts of a fit (see `rlhf_envs.datasets.messages.as_text`) up to the end of the assistant's turn, which
+    `with_ending` adds to what is finished.
+    """
+    space = "" if tokenizer.chat_template else " "
+    answers = [
+        text if isinstance(text, str) else space + escape_control_tokens(tokenizer, said(text)) for text in completions
+    ]
+    return [opening(prompt, tokenizer) for prompt in prompts], answers
+
+
 class RewardModel(Reward):
     """Return the normalised score of a reward model, which reads `prompt + completion`.
 
@@ -219,6 +236,10 @@ class RewardModel(Reward):
                 f"the configuration of the reward model {model!r} has reward_gain={gain!r} and reward_bias={bias!r}: "
                 "expected numbers"
             ) from error
+
+    def as_texts(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> tuple[list[str], list[str]]:
+        """Return the texts of prompts and completions, see `as_model_texts`."""
+        return as_model_texts(self.tokenizer, prompts, completions)
 
     def score(
         self,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_envs.datasets.messages import Prompt
 from rlhf_envs.rewards.base import Columns, FunctionReward, Reward
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.rewards.state import is_frozen
@@ -52,6 +53,7 @@ class Wrapped(Reward):
     """
 
     prefix = "wrapped"
+    reads_messages = True
 
     def __init__(self, reward: str | Callable[..., Any]) -> None:
         self.reward = as_reward(reward)
@@ -65,12 +67,12 @@ class Wrapped(Reward):
         """Return the reward inside."""
         return (self.reward,)
 
-    def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
         """Return the transformed scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
     def evaluate(
-        self, prompts: list[str], completions: list[str], columns: Columns
+        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the transformed scores, the untransformed components inside, and itself as one more component."""
         scores, components = self.reward.evaluate(prompts, completions, columns)

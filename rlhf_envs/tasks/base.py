@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.datasets import SPLITS, Data, load_rows, split_name
+from rlhf_envs.datasets.messages import as_messages, shown
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.names import import_attribute
 from rlhf_envs.rewards.registry import get_reward
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Task", "WordTask", "environment_rows", "load_task"]
+__all__ = ["Task", "WordTask", "choose_reward", "environment_rows", "load_task"]
 
 
 class Task:
@@ -91,7 +92,8 @@ class Task:
     ) -> dict[str, Sequence[float]]:
         """Return metrics of n finished episodes: by name, n numbers each.
 
-        They stand in `info["metrics"]`, in TensorBoard as `rlhf/<name>` and in evaluations, and comparisons, searches
+        Prompts and completions are texts, those of conversations as people read them. The metrics stand in
+        `info["metrics"]`, in TensorBoard as `rlhf/<name>` and in evaluations, and comparisons, searches
         and early stopping can go by them.
         """
         return {}
@@ -99,7 +101,7 @@ class Task:
     def metric_names(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the names of its metrics, found by measuring an empty completion of the first row."""
         columns = {name: [value] for name, value in rows[0].items() if name != "prompt"}
-        return list(self.metrics([rows[0]["prompt"]], [""], columns))
+        return list(self.metrics([shown(as_messages(rows[0]["prompt"], "prompt"))], [""], columns))
 
 
 class WordTask(Task):
@@ -174,3 +176,30 @@ def environment_rows(
             raise ValueError(f"columns={columns!r} renames columns of data=..., which is not given")
         return load_task(task).rows(split, None)
     return load_task(task).rows(split, load_rows(data, split, ("prompt",), columns, validation_share, test_share))
+
+
+def choose_reward(
+    task: Task,
+    max_new_tokens: int,
+    name: str | None,
+    reward_fn: Callable[..., Any] | None,
+    kwargs: Mapping[str, Any] | None,
+) -> Callable[..., Any]:
+    """Return `reward_fn` if it is given, else the named reward, else the task's.
+
+    Raises:
+        ValueError: two rewards are given, there is none of this name, or it does not take the arguments.
+    """
+    if name is not None and reward_fn is not None:
+        raise ValueError(f"reward={name!r} and reward_fn are two rewards: give one (they compose with + and *)")
+    if kwargs and reward_fn is not None:
+        raise ValueError(f"reward_kwargs={kwargs!r} are for a reward given by name: build them into reward_fn")
+    if not isinstance(kwargs, Mapping | None):
+        raise ValueError(f"reward_kwargs={kwargs!r}: expected arguments and their values, {{'name': value}}")
+    if reward_fn is not None:
+        if not callable(reward_fn):
+            raise ValueError(f"reward_fn must be callable, got {reward_fn!r}")
+        return reward_fn
+    if name is None and not kwargs:
+        return task.reward(max_new_tokens)
+    return get_reward(name or task.default_reward, **(kwargs or {}))

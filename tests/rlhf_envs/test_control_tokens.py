@@ -169,9 +169,9 @@ class Asks(Task):
 
 
 def test_an_environment_and_its_rewards_read_words(tmp_path: Path) -> None:
-    seen: dict[str, list[str]] = {}
+    seen: dict[str, list[Any]] = {}
 
-    def reward(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    def reward(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
         seen.update(prompts=prompts, completions=completions)
         return [0.0]
 
@@ -188,5 +188,6 @@ def test_an_environment_and_its_rewards_read_words(tmp_path: Path) -> None:
     reply = [*words(tokenizer, "\n"), 3, *words(tokenizer, "why</s>"), 4, *words(tokenizer, "\n")]
     written = observation["input_ids"][: observation["attention_mask"].sum()].tolist()
     assert written == [*prompt, *actions, *reply, 2]
-    shown = [token for token in written[len(prompt) :] if token != 2]  # the prompt marks no turn with </s>
-    assert encode_texts(tokenizer, [seen["prompts"][0] + seen["completions"][0]]) == [[*prompt, *shown]]
+    assert seen["prompts"] == [said(ATTACKS[0])]
+    text = "<s></s>\n<|im_start|>why</s><|im_end|>\n"  # with the reply; <|im_end|> marks turns, so </s> inside stays
+    assert seen["completions"] == [[{"role": "assistant", "content": text}]]

@@ -9,14 +9,16 @@ from typing import Any
 
 from rlhf_envs.datasets.messages import as_text, needed, read_answers, read_prompt
 
-__all__ = ["EMPTY", "LEFT_OUT", "LOST_END", "has_loss", "is_empty", "log_counts", "read_completion"]
+__all__ = ["EMPTY", "LEFT_OUT", "LOST_END", "has_loss", "is_conversation", "is_empty", "log_counts", "read_completion"]
 
 EMPTY = "rows left out, because the completion is empty"
 LEFT_OUT = "rows left out, because the completion is too long"
 LOST_END = "completions that lost their end, and with it their EOS"
 
 
-def read_completion(row: Mapping[str, Any], column: str, tokenizer: Any) -> tuple[str, str]:
+def read_completion(
+    row: Mapping[str, Any], column: str, tokenizer: Any, variables: Mapping[str, Any] | None = None
+) -> tuple[str, str]:
     """Return the prompt of a row and the completion in a column as the texts that a model reads, see `as_text`.
 
     Raises:
@@ -26,7 +28,19 @@ def read_completion(row: Mapping[str, Any], column: str, tokenizer: Any) -> tupl
     if isinstance(answer, list) and not all(has_loss(message, column) for message in answer[-1:]):
         raise ValueError(f"{column!r} has weight 0, so there is nothing to learn: remove the row, or the weight")
     prompt, (completion,) = read_answers(read_prompt(row), {column: answer})
-    return as_text(prompt, completion, tokenizer)
+    return as_text(prompt, completion, tokenizer, variables)
+
+
+def is_conversation(row: Mapping[str, Any]) -> bool:
+    """Return whether a row is a conversation: its prompt or its completion is messages, or it has `messages`.
+
+    Raises:
+        ValueError: as `read_completion` does.
+    """
+    if row.get("messages") is not None:
+        return True
+    prompt, _ = read_answers(read_prompt(row), {"completion": needed(row, "completion")})
+    return not isinstance(prompt, str)
 
 
 def has_loss(message: Any, column: str) -> bool:

@@ -13,9 +13,10 @@ import numpy as np
 
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.messages import as_text_rows
-from rlhf_envs.tokens import check_text, encode_completion, encode_texts, keep_end
+from rlhf_envs.tokens import check_text, encode_completion, keep_end
 
 from ...core.episodes import open_batch
+from .completions import is_conversation
 
 __all__ = ["read_log"]
 
@@ -46,9 +47,11 @@ def read_log(
         raise ValueError(f"{where} has no rows: ILQL learns from logged completions")
     batch = open_batch(env, 1)
     tokenizer, room, limit = batch.tokenizer, batch.max_prompt_tokens, batch.max_new_tokens
-    rows = as_text_rows(rows, tokenizer, lambda number: f"{where}, row {number}")
+    asked = batch.chat.read(rows, batch.task.name)
+    rows = as_text_rows(asked, tokenizer, lambda number: f"{where}, row {number}", batch.chat.variables)
     checked = [_check(row, f"{where}, row {number}") for number, row in enumerate(rows)]
-    starts = encode_texts(tokenizer, [prompt for prompt, _, _ in checked])
+    kinds = [[] if is_conversation(row) else "" for row in asked]
+    starts = batch.chat.encode([prompt for prompt, _, _ in checked], kinds)
     contexts, n_prompt, n_cut = [], [], Counter[str]()
     for number, (whole, (_, text, _)) in enumerate(zip(starts, checked, strict=True)):
         start = keep_end(tokenizer, whole, room)

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from rlhf_envs.datasets.messages import answer_to, as_text, kept_prompt
 from rlhf_envs.feedback import Item, Judgement, NewItem
 from rlhf_envs.feedback.agreement import alpha_by_kind
 from rlhf_envs.feedback.simulated import SimulatedAnnotator, annotate, simulated_crowd
 from rlhf_envs.files import replace_json
+from rlhf_envs.models import load_tokenizer, split_label
 from rlhf_envs.preferences.crowd import aggregate_pairs, dawid_skene, find_spammers, pair_votes
 from rlhf_envs.preferences.fitting import fit_reward
 from rlhf_envs.rewards import get_reward
@@ -113,7 +115,8 @@ def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[
             tuple(pair["completions"]),
             source="rlhf loop",
             policy=f"round_{number - 1}",
-            meta={"loop": loop.name, "round": number, "pair": place},
+            meta={"loop": loop.name, "round": number, "pair": place}
+            | {name: pair[name] for name in ("messages",) if name in pair},
             overlap=loop.config.judgements_of_pair(by_people=place < loop.config.people),
         )
         for place, pair in pairs
@@ -193,18 +196,17 @@ def fit(loop: Loop, number: int, into: Path) -> Metrics:
     items, judgements = read_snapshot(loop.read(number, "ask", SNAPSHOT))
     answered = {judgement.item_id for judgement in judgements if judgement.value is not None}
     judged = [item for item in items if item.id in answered]
-    rows = aggregate_pairs(items, judgements, method=config.aggregate)
+    rows = aggregate_pairs(items, judgements, method=config.aggregate, messages=True)
     ids = {item.id for item in judged if item.meta["round"] == number}
     fresh = [row for row in rows if row["item_id"] in ids]
     before = {} if number == 1 else {"accuracy_fresh": _accuracy(loop.reward(loop.proxy(number - 1)), fresh)}
-    first = loop.read(1, "generate", PAIRS)
     fitted = fit_reward(
         rows,
         into / PROXY,
         model=config.reward_model,
         members=config.members,
         held_out_share=config.held_out,
-        references=[pair["prompt"] + completion for pair in first for completion in pair["completions"]],
+        references=_texts(loop.read(1, "generate", PAIRS), config.reward_model),
         calibrate=False,
         epochs=config.reward_epochs,
         learning_rate=config.reward_learning_rate,
@@ -226,13 +228,21 @@ def fit(loop: Loop, number: int, into: Path) -> Metrics:
     }
 
 
+def _texts(pairs: Sequence[Mapping[str, Any]], model: str) -> list[str]:
+    """Return the prompt with either completion of each pair, as a model's tokenizer writes them."""
+    tokenizer = load_tokenizer(split_label(model)[0])
+    asked = [(kept_prompt(pair["prompt"], pair), pair["completions"]) for pair in pairs]
+    return ["".join(as_text(prompt, text, tokenizer)) for prompt, texts in asked for text in texts]
+
+
 def _accuracy(reward: Any, rows: Sequence[Mapping[str, Any]]) -> float | None:
     """Return the share of pairs that a reward orders as the annotators do, without ties. None if there is no pair."""
     clear = [row for row in rows if row["probability"] != 0.5]
     if not clear:
         return None
     prompts = [row["prompt"] for row in clear]
-    chosen, rejected = (np.asarray(reward(prompts, [row[side] for row in clear])) for side in ("chosen", "rejected"))
+    sides = ([answer_to(row["prompt"], row[side]) for row in clear] for side in ("chosen", "rejected"))
+    chosen, rejected = (np.asarray(reward(prompts, answers)) for answers in sides)
     return float(np.mean((chosen > rejected) + 0.5 * (chosen == rejected)))
 
 

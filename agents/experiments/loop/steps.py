@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_envs.datasets.messages import answer_to, kept_prompt
 from rlhf_envs.files import replace_json
 from rlhf_envs.preferences.queries import select_pairs
 from rlhf_envs.rewards.ensemble import RewardEnsemble, load_reward
@@ -55,6 +56,7 @@ def generate(loop: Loop, number: int, into: Path) -> Metrics:
     done = generate_in(batch, policy, np.repeat(prompts, 2), seed=1_000_003 * (config.seed + 1) + number)
     pairs = [
         {"prompt": one.prompt, "completions": [one.completion, other.completion]}
+        | ({} if one.messages is None else {"messages": one.messages})
         for one, other in zip(done[::2], done[1::2], strict=True)
         if one.completion != other.completion
     ]
@@ -68,14 +70,14 @@ def generate(loop: Loop, number: int, into: Path) -> Metrics:
 def _choose(loop: Loop, number: int, pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the pairs that the last round's reward models are least sure of, or differ most about."""
     config, reward = loop.config, load_reward(loop.proxy(number - 1))
-    prompts = [pair["prompt"] for pair in pairs]
+    prompts = [kept_prompt(pair["prompt"], pair) for pair in pairs]
 
     def score(side: int) -> np.ndarray:
         """Return the scores of every member, (members, pairs). Differences are log-odds."""
-        completions = [pair["completions"][side] for pair in pairs]
+        answers = [answer_to(prompt, pair["completions"][side]) for prompt, pair in zip(prompts, pairs, strict=True)]
         if isinstance(reward, RewardEnsemble):
-            return reward.member_scores(prompts, completions) / reward.gain
-        return reward(prompts, completions)[None] / reward.gain
+            return reward.member_scores(*reward.as_texts(prompts, answers)) / reward.gain
+        return reward(prompts, answers)[None] / reward.gain
 
     scores = np.stack([score(0), score(1)], axis=-1)  # (members, pairs, 2)
     seed = 1000 * config.seed + number

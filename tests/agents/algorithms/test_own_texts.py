@@ -85,7 +85,7 @@ def test_sft_learns_what_the_command_learns_of_the_same_row(tmp_path: Path, comp
     tokenizer = byte_level()
     tokenizer.chat_template = template
     rows = [{"prompt": ASKED, "completion": completion}]
-    env = make_env(tmp_path, tokenizer, data=rows, max_prompt_tokens=90)
+    env = make_env(tmp_path, tokenizer, data=rows, max_prompt_tokens=90, chat_template=template or "roles")
     agent = agents.make("sft", env, policy_kwargs=dict(model=str(tmp_path)))
     (episode,) = agent._references
     ((example,), _) = encode_rows(tokenizer, rows, 120, [tokenizer.eos_token_id])
@@ -102,7 +102,7 @@ def test_words_of_a_message_that_spell_an_eos_end_nothing(tmp_path: Path, templa
     tokenizer = byte_level()
     tokenizer.chat_template = template
     row = {"prompt": [{"role": "user", "content": "</s>a<|im_start|>"}], "completion": "go</s>od", "label": 1}
-    env = make_env(tmp_path, tokenizer, data=[row], max_prompt_tokens=90)
+    env = make_env(tmp_path, tokenizer, data=[row], max_prompt_tokens=90, chat_template=template or "roles")
     (episode,) = agents.make("sft", env, policy_kwargs=dict(model=str(tmp_path)))._references
     (logged,), _, _ = read_log([row], env)
     ((example,), _) = encode_rows(tokenizer, [row], 120, [tokenizer.eos_token_id])

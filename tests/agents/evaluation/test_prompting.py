@@ -43,8 +43,10 @@ def test_a_model_goes_on_with_the_text_as_its_own_greedy_decoding_does() -> None
 
 def test_a_system_text_begins_the_conversation_of_a_row() -> None:
     row = {"prompt": "name a colour", "system": "be brief."}
-    (done,) = generate("tiny", prompts=[row], max_new_tokens=1)
-    assert done.prompt == "System: be brief.\n\nUser: name a colour\n\nAssistant:".lower()
+    (done,) = generate("tiny", prompts=[row], max_new_tokens=1, env_kwargs={"chat_template": "roles"})
+    assert done.prompt == "System: be brief.\n\nUser: name a colour"
+    read = load_tokenizer("tiny").decode(done.input_ids[:-1])
+    assert read == "system: be brief.\n\nuser: name a colour\n\nassistant:"
 
 
 def test_several_completions_of_a_prompt_come_one_after_the_other_and_differ() -> None:
@@ -55,8 +57,11 @@ def test_several_completions_of_a_prompt_come_one_after_the_other_and_differ() -
 
 def test_a_conversation_is_a_prompt_and_one_text_is_one_prompt() -> None:
     messages = [{"role": "user", "content": "hello"}]
-    (said,) = generate("tiny", prompts=[messages], max_new_tokens=4)
-    assert "user: hello" in said.prompt
+    (said,) = generate("tiny", prompts=[messages], max_new_tokens=4, env_kwargs={"chat_template": "roles"})
+    assert (said.prompt, said.messages) == ("hello", messages)
+    assert said.answered == [{"role": "assistant", "content": said.completion}]
+    with pytest.raises(ValueError, match="a prompt of messages needs a chat template"):
+        generate("tiny", prompts=[messages], max_new_tokens=4)
     assert [c.prompt for c in generate("tiny", prompts="the film", max_new_tokens=4)] == ["the film"]
 
 

@@ -18,6 +18,8 @@ from agents.training.packing import IGNORED, Example, PackedExamples
 from agents.training.sft import encode_rows, fine_tune
 from rlhf_envs.models import load_causal_lm, load_tokenizer
 from rlhf_envs.models.adapters import adapter_base
+from rlhf_envs.tokens import end_ids
+from tests.rlhf_envs.chat_families import family_tokenizer
 
 TINY = load_tokenizer("tiny")
 EOS = TINY.eos_token_id
@@ -56,6 +58,15 @@ def test_every_turn_of_the_assistant_is_learned_and_nothing_of_the_others(chat_t
     (example,), _ = encoded([{"messages": messages}], chat_tokenizer)
     assert example.ids == chat_tokenizer.apply_chat_template(messages, return_dict=False)
     assert learned(example, chat_tokenizer) == "hello<|eos|>\nbye<|eos|>\n"
+
+
+def test_a_conversation_has_the_bos_that_its_template_writes_or_none() -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    for family in ("zephyr", "llama3"):  # both tokenizers put a BOS before a text; only Llama's template writes one
+        tokenizer = family_tokenizer(family)
+        for row in ({"messages": messages}, {"prompt": messages[:1], "completion": messages[1:]}):
+            (example,), _ = encode_rows(tokenizer, [row], 128, end_ids(tokenizer, None))
+            assert example.ids == tokenizer.apply_chat_template(messages, return_dict=False)
 
 
 def test_without_a_chat_template_a_conversation_has_role_lines_and_each_answer_its_end() -> None:

@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -260,6 +261,15 @@ def test_spammers_and_trolls_are_found_and_nobody_else(symmetric: bool) -> None:
     assert report.metrics["click"].probability > 0.5 > report.metrics["good 0"].probability
     assert report.metrics["good 0"].agreement == pytest.approx(0.85, abs=0.1)
     assert report.metrics["click"].n == 60
+
+
+def test_a_pair_of_a_conversation_stays_one_for_readers_with_a_template() -> None:
+    asked = [{"role": "user", "content": "q"}]
+    items, judgements = [replace(item(1), prompt="q", meta={"messages": asked})], [choose(1, "ada", 1)]
+    (as_messages,) = aggregate_pairs(items, judgements, messages=True)
+    (as_lines,) = aggregate_pairs(items, judgements)
+    assert [as_messages[name] for name in ("prompt", "chosen", "rejected")] == [asked, "b", "a"]
+    assert [as_lines[name] for name in ("prompt", "chosen", "rejected")] == ["User: q\n\nAssistant:", " b", " a"]
 
 
 def test_with_nobody_to_compare_with_nobody_is_a_spammer() -> None:

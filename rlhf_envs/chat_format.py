@@ -1,0 +1,155 @@
+"""Read the prompts of an environment: which are conversations, and how these become text and tokens."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rlhf_envs.datasets.messages import Messages, Prompt, as_messages, opening
+from rlhf_envs.datasets.templates import ROLES, as_words, read_template
+from rlhf_envs.tokens import encode_texts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["CHAT_OPTIONS", "ChatFormat"]
+
+CHAT_OPTIONS = ("system_prompt", "chat", "chat_template", "chat_template_kwargs")  # the environment's arguments
+MESSAGE_KEYS = {"role", "content", "from", "value"}
+
+
+class ChatFormat:
+    """Read prompts of messages, and write them as text and as tokens.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        system_prompt: the system message of conversations that have none.
+        chat: whether a prompt that is a string is what the user says.
+        chat_template: the text of a template or its file, instead of the tokenizer's; "roles" for lines such as "User:
+            Hello".
+        chat_template_kwargs: further variables of the template.
+
+    Attributes:
+        tokenizer: the model's tokenizer, with this chat template.
+        variables: further variables of the template.
+        options: the arguments that were given; they name no file.
+
+    Raises:
+        ValueError: an argument is wrong, or `chat` has no template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        system_prompt: str | None = None,
+        chat: bool = False,
+        chat_template: str | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        for name, value, kind in (("system_prompt", system_prompt, str), ("chat_template", chat_template, str)):
+            if value is not None and (not isinstance(value, kind) or not value.strip()):
+                raise ValueError(f"{name}={value!r}: expected a text")
+        if not isinstance(chat, bool):
+            raise ValueError(f"chat={chat!r}: expected True or False")
+        self.tokenizer, self.system_prompt, self.chat = tokenizer, system_prompt, chat
+        self._roles = chat_template == ROLES
+        if chat_template is not None:  # the tokenizer is shared, so it keeps its own
+            chat_template = read_template(chat_template)
+            self.tokenizer = copy.copy(tokenizer)
+            self.tokenizer.chat_template = None if self._roles else chat_template
+        self.variables = _check_variables(tokenizer, chat_template_kwargs)
+        given = system_prompt, chat or None, chat_template, self.variables or None
+        self.options = {name: value for name, value in zip(CHAT_OPTIONS, given, strict=True) if value is not None}
+        if chat:
+            self._check_template("chat=True")
+
+    @property
+    def has_own_template(self) -> bool:
+        """Return whether it writes in another template than the model's tokenizer has."""
+        return "chat_template" in self.options and not self._roles
+
+    def read(self, rows: Sequence[Mapping[str, Any]], task: str) -> list[dict[str, Any]]:
+        """Return the rows with each prompt as the string or the messages that the agent is asked.
+
+        Raises:
+            ValueError: a message cannot be read, or there is no template for it. The error names the task and the row.
+        """
+        read = []
+        for i, row in enumerate(rows):
+            try:
+                read.append({**row, "prompt": self._read(row.get("prompt"))} if "prompt" in row else dict(row))
+            except ValueError as error:
+                raise ValueError(f"task {task!r}: row {i}: {error}") from None
+        return read
+
+    def text(self, prompt: Prompt) -> str:
+        """Return the text of a prompt: of messages, with the beginning of the assistant's turn.
+
+        Raises:
+            ValueError: the template refuses a message, or leaves the system message out.
+        """
+        text = opening(prompt, self.tokenizer, self.variables)
+        for message in () if isinstance(prompt, str) else as_words(prompt, self.tokenizer):
+            if message["role"] == "system" and message["content"].strip() not in text:
+                raise ValueError(
+                    f"the chat template leaves out the system message {message['content'][:60]!r}: put its text into "
+                    "the user's message, or give another chat_template"
+                )
+        return text
+
+    def encode(self, texts: Sequence[str], prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return the tokens of the texts of prompts. A template writes all special tokens that there are before it."""
+        ids: list[list[int]] = [[] for _ in texts]
+        for opened in (True, False):
+            at = [i for i, prompt in enumerate(prompts) if (self._roles or isinstance(prompt, str)) == opened]
+            encoded = encode_texts(self.tokenizer, [texts[i] for i in at], opened=opened)
+            for i, found in zip(at, encoded, strict=True):
+                ids[i] = found
+        return ids
+
+    def _read(self, prompt: Any) -> Any:
+        """Return one prompt as `read` does. What is neither text nor messages stays, for `check_rows` to refuse."""
+        if not isinstance(prompt, list | dict) and (not self.chat or not isinstance(prompt, str) or not prompt.strip()):
+            return prompt
+        messages = as_messages(prompt, "prompt")
+        _check_messages([prompt] if isinstance(prompt, dict) else prompt, messages)
+        self._check_template("a prompt of messages")
+        if self.system_prompt is None or messages[0]["role"] in ("system", "developer"):
+            return messages
+        return [{"role": "system", "content": self.system_prompt}, *messages]
+
+    def _check_template(self, what: str) -> None:
+        if not self._roles and not self.tokenizer.chat_template:
+            raise ValueError(
+                f"{what} needs a chat template, and the tokenizer has none: give chat_template (a file, a text, or "
+                f"{ROLES!r} for lines such as 'User: Hello'), or take another model"
+            )
+
+
+def _check_variables(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return further variables of a chat template, after checking that none is an argument of `apply_chat_template`."""
+    if not isinstance(given, Mapping | None) or not all(isinstance(name, str) for name in given or {}):
+        raise ValueError(f"chat_template_kwargs={given!r}: expected variables of the template, {{'name': value}}")
+    own = {*inspect.signature(tokenizer.apply_chat_template).parameters} - {"tools", "documents"} if given else set()
+    if taken := sorted(own & (given or {}).keys()):
+        raise ValueError(f"chat_template_kwargs has {taken[0]!r}, which the environment sets: leave it out")
+    return dict(given or {})
+
+
+def _check_messages(given: Any, messages: Messages) -> None:
+    """Raise a ValueError if messages have something that no chat template would show, or end with the assistant's."""
+    for number, message in enumerate(messages, start=1):
+        where = f"message {number} of {len(messages)}, of role {message['role']!r},"
+        raw = given[number - 1] if isinstance(given, list) else {}
+        unknown = [key for key, value in raw.items() if key not in MESSAGE_KEYS and value is not None]
+        if unknown:
+            raise ValueError(f"{where} has a key {unknown[0]!r}: a message is role and content; remove it")
+        if not message["content"].strip():
+            raise ValueError(f"{where} has no content: fill it or remove the message")
+    if messages[-1]["role"] == "assistant":
+        raise ValueError(
+            "the last message is the assistant's: the agent writes a whole answer and does not go on with one; remove "
+            "it, or give the whole text as a string"
+        )
