@@ -143,9 +143,8 @@ def test_a_row_whose_completion_cannot_be_read_is_named(tmp_path: Path) -> None:
         (" \ud83d", "row 1 of the data: 'completion' has half a character"),
         ([BLUE, ASKED[0], BLUE], "row 1 of the data: 'completion' has more than the answer to its prompt"),
     ]:
-        env = make_env(
-            tmp_path, byte_level(), data=[{"prompt": ASKED, "completion": text} for text in ("b", completion)]
-        )
+        rows = [{"prompt": ASKED, "completion": text} for text in ("b", completion)]
+        env = make_env(tmp_path, byte_level(), data=rows, chat_template="roles")
         with pytest.raises(ValueError, match=message):
             agents.make("sft", env, policy_kwargs=dict(model=str(tmp_path)))
 
