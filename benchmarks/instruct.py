@@ -1,0 +1,121 @@
+"""Align SmolLM2-135M-Instruct with LoRA on short answers: is an opinion of a film positive or negative?
+
+`python -m benchmarks.instruct --seeds 3` runs `rlhf train --env benchmarks.instruct:bench/FilmOpinion-v0 --model
+smollm2 --train lora --chat` in a process of its own for every seed and reads the reports. The reward is a learned one:
+the answer agrees with the sign of "tiny-reward"'s score. The metric `right` goes by people's mean rating, which neither
+agent nor reward sees, on snippets of the test split. Further arguments go to `rlhf train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.learning import run
+from rlhf_envs import Task, get_reward, register_task
+from rlhf_envs.datasets import load_rows
+
+ENV, QUESTION = "bench/FilmOpinion-v0", "Is this opinion of a film positive or negative? Answer with one word.\n\n{}"
+SETTINGS = ["--model", "smollm2", "--train", "lora", "--chat"]
+METRICS = ("reward", "right", "answered", "kl", "eos_share", "length")
+MAX_SECONDS, MIN_SEMS, MIN_EOS = 900, 3, 0.5
+
+
+def answer(text: str) -> str:
+    """Return "positive" or "negative", the one that the text names first; "" if it names neither."""
+    return next(iter(re.findall("positive|negative", text.lower())), "")
+
+
+class FilmOpinion(Task):
+    """Say whether a rated snippet of a film review is positive or negative. Mean ratings within 1 of 0 are left out."""
+
+    name = "film-opinion"
+    default_model = "smollm2"
+    max_prompt_tokens = 96
+    max_new_tokens = 12
+
+    def rows(self, split: str, data: Any) -> list[dict[str, Any]]:
+        """Return as many positive snippets as negative ones, each with its `text` and people's `opinion`."""
+        rated = load_rows("rated_snippets", split, required=("text",))
+        sides = [[row["text"] for row in rated if sign * row["mean"] > 1] for sign in (-1, 1)]
+        pairs = zip(*sides, strict=False)  # the longer side loses its end
+        both = [(text, word) for pair in pairs for text, word in zip(pair, ("negative", "positive"), strict=True)]
+        return [{"prompt": QUESTION.format(text), "text": text, "opinion": word} for text, word in both]
+
+    def reward(self, max_new_tokens: int) -> Callable[..., Any]:
+        """Return the reward: 1 if the answer agrees with "tiny-reward", else -1."""
+        model = get_reward("tiny-reward")
+
+        def agreement(completions: list[Any], text: list[str], **columns: Any) -> list[float]:
+            scores = model.score(prompts=[""] * len(text), completions=text)
+            texts = [done if isinstance(done, str) else done[-1]["content"] for done in completions]
+            words = ["positive" if score > 0 else "negative" for score in scores]
+            return [1.0 if answer(said) == word else -1.0 for said, word in zip(texts, words, strict=True)]
+
+        return agreement
+
+    def metrics(
+        self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
+    ) -> dict[str, Sequence[float]]:
+        """Return whether the answer is people's opinion, and whether it is an answer."""
+        said = [answer(text) for text in completions]
+        right = [float(word == opinion) for word, opinion in zip(said, columns["opinion"], strict=True)]
+        return {"right": right, "answered": [float(word != "") for word in said]}
+
+
+register_task(ENV, "benchmarks.instruct:FilmOpinion")
+
+
+def mean_and_error(values: list[float]) -> str:
+    """Return the mean and its standard error over the seeds."""
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--algo", default="ppo")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--folder", help="keep the runs here; a temporary folder by default")
+    args, further = parser.parse_known_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(args.folder or temporary)
+        reports = [
+            run(args.algo, f"benchmarks.instruct:{ENV}", seed, folder, [*SETTINGS, *further])
+            for seed in range(args.seeds)
+        ]
+    means = [
+        {when: {n: r[when]["estimates"][n]["mean"] for n in METRICS} for when in ("before", "after")} for r in reports
+    ]
+    print(f"{args.algo}, seeds 0 to {args.seeds - 1}, {reports[0]['n_timesteps']:,} tokens", *further, "\n")
+    print("| seed | seconds | " + " | ".join(METRICS) + " |\n" + "|---" * (len(METRICS) + 2) + "|")
+    for seed, (report, mean) in enumerate(zip(reports, means, strict=True)):
+        cells = [f"{mean['before'][name]:.3f} -> {mean['after'][name]:.3f}" for name in METRICS]
+        print(f"| {seed} | {report['seconds']:.0f} | " + " | ".join(cells) + " |")
+    gains = [mean["after"]["right"] - mean["before"]["right"] for mean in means]
+    print(f"\nright: a gain of {mean_and_error(gains)} (standard error of {len(gains)} seeds)")
+    error = statistics.stdev(gains) / len(gains) ** 0.5
+    checks = {
+        f"a gain of at least {MIN_SEMS} standard errors": statistics.mean(gains) >= MIN_SEMS * error,
+        f"completions ended by EOS at least x {MIN_EOS}": all(
+            m["after"]["eos_share"] >= MIN_EOS * m["before"]["eos_share"] for m in means
+        ),
+        f"every run within {MAX_SECONDS} s": all(report["seconds"] <= MAX_SECONDS for report in reports),
+    }
+    for name, met in checks.items():
+        print(f"- {name}: {'yes' if met else 'NO'}")
+    for seed, report in enumerate(reports):
+        print(f"\nseed {seed}, the same prompts before and after:")
+        for first, second in zip(report["before"]["samples"][:4], report["after"]["samples"][:4], strict=True):
+            print(f"  - {first['prompt']!r}\n    {first['completion']!r}\n    {second['completion']!r}")
+    if not all(checks.values()):
+        sys.exit("a bar was not met, see above")
+
+
+if __name__ == "__main__":
+    main()
