@@ -36,7 +36,7 @@ def brevity(completions: list[str], **kwargs: Any) -> list[float]:
 def main(n_timesteps: int) -> None:
     reward = 2.0 * Mentions("acting", "actors", "cast") + brevity + 0.2 * get_reward("tiny-reward")
     env = make_vec_env("rlhf/Sentiment-v0", n_envs=64, seed=0, reward_fn=reward)
-    agent = make("ppo", env, kl_coef=0.05, learning_rate=2e-4, batch_size=512, seed=0)
+    agent = make("ppo", env, kl_coef=0.05, learning_rate=1e-4, batch_size=512, seed=0)
     before = evaluate(agent, env, n_episodes=128)
     agent.learn(n_timesteps, progress_bar=True)
     after = evaluate(agent, env, n_episodes=128)
