@@ -210,7 +210,7 @@ class Source:
             policy = policy_class(
                 batch.observation_space, batch.action_space, lambda _: 0.0, model=self.model, **self.decoding
             )
-            return policy.to(self.model.device if isinstance(self.model, torch.nn.Module) else get_device("auto"))
+            return policy.to(get_device("auto") if isinstance(self.model, str) else self.model.device)
         if self.policy.n_actions != batch.vocab_size:
             raise ValueError(
                 f"the policy chooses among {self.policy.n_actions} tokens and the environment has {batch.vocab_size}: "

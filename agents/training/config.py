@@ -187,7 +187,7 @@ class TrainConfig(Settings):
     # What it configures, with a field that all of them have; and the flags that may change with --resume. (Another
     # number of threads may round differently in the last bits.)
     kind: ClassVar[tuple[str, str]] = ("run", "algo")
-    free: ClassVar[tuple[str, ...]] = ("progress", "verbose", "threads")
+    free: ClassVar[tuple[str, ...]] = ("progress", "verbose", "threads", "device")
     more: ClassVar[tuple[str, ...]] = ("n_timesteps",)  # flags that --resume may raise
 
     algo: Algorithm = option("ppo", "Algorithm, such as ppo, rloo or dqn, see `rlhf algos`.")

@@ -292,10 +292,10 @@ def test_flags_that_conflict_are_an_error(flags: list[str], message: str, unbrok
     assert message in result.stderr
 
 
-def test_flags_that_agree_or_only_show_are_welcome(unbroken: Path) -> None:
-    given = TrainConfig(env=BANDIT, hyperparams={"batch_size": 48}, verbose=1)
+def test_flags_that_agree_or_are_of_the_machine_are_welcome(unbroken: Path) -> None:
+    given = TrainConfig(env=BANDIT, hyperparams={"batch_size": 48}, verbose=1, device="cuda")
     resumed = TrainConfig.of_folder(unbroken, given)
-    assert resumed.verbose == 1
+    assert (resumed.verbose, resumed.device) == (1, "cuda")
     assert resumed.n_timesteps == TOKENS
 
 
