@@ -3,7 +3,7 @@
 Two options compute in bfloat16, by autocast. `bf16=True` keeps all weights in float32. `dtype="bfloat16"` also stores
 frozen matrices in bfloat16, which halves their memory. In both cases hidden states are added up in float32, and logits,
 values, log-probabilities and entropies are computed in float32: logits rounded to bfloat16 would move log-probabilities
-by up to 6%, and the first ratios of PPO with them.
+by several percent, and the first ratios of PPO with them.
 """
 
 from __future__ import annotations

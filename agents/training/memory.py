@@ -8,6 +8,7 @@ adapters, frozen blocks and gradient checkpointing.
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -24,6 +25,8 @@ from ..core.language_model import checkpointed, find_blocks, hidden_states
 
 __all__ = ["activation_bytes", "cache_bytes", "estimate_memory", "logit_bytes", "show_bytes", "state_bytes"]
 
+logger = logging.getLogger(__name__)
+
 
 def estimate_memory(agent: Any) -> dict[str, int]:
     """Return the bytes that a run holds during an update, by what they are for; what is 0 is left out."""
@@ -31,15 +34,25 @@ def estimate_memory(agent: Any) -> dict[str, int]:
     parts = state_bytes(policy)
     if isinstance(policy, LanguageModelPolicy):
         rows = _rows_at_once(agent)
-        trunks = [policy.language_model.model.base_model, getattr(policy, "value_trunk", None)]
-        options = (rows, policy.max_length, policy.bf16, policy.gradient_checkpointing)
         config, itemsize = policy.language_model.config, 2 if policy.bf16 else 4
         parts["KV cache"] = cache_bytes(config, agent.n_envs, policy.max_length, itemsize)
-        parts["activations"] = sum(activation_bytes(trunk, *options) for trunk in trunks if trunk is not None)
+        parts["activations"] = _policy_activations(policy, rows)
         parts["logits"] = logit_bytes(rows * policy.max_length, policy.language_model.vocab_size)
         parts["stored hidden states"] = _stored_bytes(agent)
     parts["buffer"] = 0 if buffer is None else _array_bytes(vars(buffer))
     return {name: size for name, size in parts.items() if size}
+
+
+def _policy_activations(policy: LanguageModelPolicy, rows: int) -> int:
+    """Return the bytes of the activations of a policy; 0, with a warning, for a model that refuses fake tensors."""
+    trunks = [policy.language_model.trunk, getattr(policy, "value_trunk", None)]
+    options = (rows, policy.max_length, policy.bf16, policy.gradient_checkpointing)
+    try:
+        return sum(activation_bytes(trunk, *options) for trunk in trunks if trunk is not None)
+    except Exception as error:  # whatever a foreign model raises there; the model may train all the same
+        name = type(policy.language_model.model).__name__
+        logger.warning("the activations of %s are not counted (%s: %s)", name, type(error).__name__, error)
+        return 0
 
 
 def _rows_at_once(agent: Any) -> int:
@@ -79,8 +92,10 @@ def state_bytes(module: nn.Module) -> dict[str, int]:
 
 def cache_bytes(config: Any, slots: int, length: int, itemsize: int) -> int:
     """Return the bytes of a KV cache of `slots` contexts of `length` tokens."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if not (all_heads := getattr(config, "num_attention_heads", 0)):  # a state-space model
+        return 0
+    heads = getattr(config, "num_key_value_heads", None) or all_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // all_heads
     return int(2 * config.num_hidden_layers * heads * size * length * slots * itemsize)
 
 
@@ -97,7 +112,8 @@ def activation_bytes(trunk: Any, rows: int, length: int, bf16: bool, checkpointi
         bf16: the pass runs under bfloat16 autocast.
         checkpointing: of each block only the input is kept, and all of one block at a time.
     """
-    blocks = find_blocks(trunk, trunk.config.get_text_config().num_hidden_layers) if checkpointing else []
+    n_blocks = trunk.config.get_text_config().num_hidden_layers
+    blocks: list[nn.Module] = [*find_blocks(trunk, n_blocks)] if checkpointing else []
     whole = _kept(trunk, rows, length, bf16, [])
     return whole if not blocks else _kept(trunk, rows, length, bf16, blocks) + whole // len(blocks)
 
