@@ -86,8 +86,8 @@ class Adapters:
         save_config(self.model, directory, base)
 
     def merged(self) -> Any:
-        """Return a plain copy of the model with the adapters merged into its weights."""
-        return merge_adapters(copy.deepcopy(self.model))
+        """Return a plain copy of the model, in float32, with the adapters merged into its weights."""
+        return merge_adapters(copy.deepcopy(self.model).float())
 
 
 def _check(model: Any, lora: Mapping[str, Any]) -> None:

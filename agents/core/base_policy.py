@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from gymnasium import spaces
@@ -21,7 +21,8 @@ from .checks import check_arguments, check_gradients, check_sizes
 from .distribution import TokenDistribution, keep_top
 from .kv_cache import Trunk
 from .language_model import LanguageModel, Snapshot, TrainPart
-from .models import find_model, keep_float32
+from .models import find_model
+from .precision import check_device, check_dtype, keep_float32, set_attention, store_frozen
 
 __all__ = ["LanguageModelPolicy"]
 
@@ -49,8 +50,14 @@ class LanguageModelPolicy(ActorCriticPolicy):
             enter the log-probabilities. The token that was taken always counts as kept, so that its log-probability
             stays finite when an update drops it from the set. The reference is read in the same way. A token that only
             the policy keeps therefore costs a finite KL, slightly less than it should.
-        bf16: run the model under bfloat16 autocast, in rollout and update. Weights, values and log-probabilities stay
-            float32.
+        bf16: run the model under bfloat16 autocast, in rollout and update. Weights, logits, values and
+            log-probabilities stay float32.
+        dtype: "float32", or "bfloat16" to store frozen matrices in it (see `agents.core.precision`) and compute as with
+            `bf16`. What learns stays float32, so that with "bfloat16" something has to be frozen.
+        attn_implementation: how attention is computed, one of "eager", "sdpa", "flash_attention_2", "flex_attention";
+            None leaves it to transformers.
+        gradient_checkpointing: keep only the inputs of the model's blocks for the backward pass, which runs the blocks
+            again: much less memory for about a third more time of updates. Rollouts are as without.
         optimizer_class, optimizer_kwargs: as in SB3. The default is Adam, fused and with eps 1e-5.
 
     Raises:
@@ -88,28 +95,39 @@ class LanguageModelPolicy(ActorCriticPolicy):
         top_k: int | None = None,
         top_p: float | None = None,
         bf16: bool = False,
+        dtype: str = "float32",
+        attn_implementation: str | None = None,
+        gradient_checkpointing: bool = False,
         use_sde: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
         check_arguments(observation_space, action_space, temperature, top_k, top_p, use_sde)
+        check_dtype(dtype)
         if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
             optimizer_kwargs = dict(eps=1e-5, fused=True)
         optimizer: dict[str, Any] = dict(optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
         super().__init__(observation_space, action_space, lr_schedule, **optimizer)
-        self.bf16 = bf16
+        self.dtype, self.bf16 = dtype, bf16 or dtype == "bfloat16"
+        self.gradient_checkpointing = gradient_checkpointing
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
         self.max_length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
-        network, self.model_name = find_model(model, action_space, self.max_length)
-        if lr_schedule(1):  # a policy that is only evaluated never learns
+        network, self.model_name = find_model(model, action_space, self.max_length, getattr(torch, dtype))
+        if dtype == "float32" and lr_schedule(1):  # a policy that is only evaluated never learns
             keep_float32(network)
         self.language_model = LanguageModel(network, train, lora)
+        if dtype == "bfloat16":
+            self._store_frozen(train)
+        if attn_implementation is not None:
+            set_attention(self.language_model.model, attn_implementation)
         self.train_part = "lora" if self.language_model.adapters else train
         self.base_name = _base_name(self.model_name) if self.language_model.adapters else None
         check_sizes(self.language_model, self.model_name, self.n_actions, self.max_length)
-        self._actor = Trunk(self.language_model.trunk, self.max_length, self.language_model)
-        self._build_heads()
+        with self.autocast() if dtype == "bfloat16" else nullcontext():  # what they try out is exact in float32
+            trunk = self.language_model.trunk
+            self._actor = Trunk(trunk, self.max_length, self.language_model, checkpointing=gradient_checkpointing)
+            self._build_heads()
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
         self.optimizer.register_step_pre_hook(self._check_gradients)
@@ -128,6 +146,15 @@ class LanguageModelPolicy(ActorCriticPolicy):
         self.reference = Snapshot(self.language_model.trained_parameters())
         self.register_buffer("kl_coef", torch.tensor(torch.nan))
 
+    def _store_frozen(self, train: TrainPart) -> None:
+        if train == "full" and self.language_model.adapters is None:
+            raise ValueError(
+                "dtype='bfloat16' with train='full': all weights learn, and what learns is float32, because small "
+                "updates are lost in bfloat16; take train='lora', a number of last blocks or 'head', or take "
+                "bf16=True, which computes in bfloat16 and keeps all weights in float32"
+            )
+        store_frozen(self.language_model.model)
+
     def _check_gradients(self, *_: object) -> None:
         check_gradients(self.named_parameters())
 
@@ -138,8 +165,19 @@ class LanguageModelPolicy(ActorCriticPolicy):
     # The model
 
     def autocast(self) -> torch.autocast:
-        """Return the context in which the model runs: bfloat16 autocast with `bf16`, else float32."""
+        """Return the context in which the model runs: bfloat16 autocast with `bf16` or `dtype`, else float32."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the policy, as `torch.nn.Module.to`.
+
+        Raises:
+            ValueError: the device does not compute in bfloat16, and the policy does.
+        """
+        super().to(*args, **kwargs)
+        if self.bf16:
+            check_device(self.device)
+        return self
 
     def embedding(self) -> Any:
         """Return the module that turns the actor's token ids into vectors."""
@@ -277,7 +315,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
     def save_pretrained(self, directory: str | Path, merge: bool = False, **generation: Any) -> None:
         """Write a plain Hugging Face model, or the adapters alone; with its tokenizer if the model was given by name.
 
-        The `generation_config.json` draws tokens as the policy does, with its temperature, top_k and top_p.
+        The weights are float32, whatever `dtype` is. The `generation_config.json` draws tokens as the policy does,
+        with its temperature, top_k and top_p.
 
         Args:
             directory: the folder to write.
@@ -291,8 +330,12 @@ class LanguageModelPolicy(ActorCriticPolicy):
         if adapters is not None and not merge:
             adapters.save(directory, self.base_name)
         else:
+            if adapters is not None:
+                plain = adapters.merged()
+            else:  # a file has one type
+                plain = copy.deepcopy(model).float() if self.dtype == "bfloat16" else model
             with no_progress_bars():
-                (model if adapters is None else adapters.merged()).save_pretrained(directory)
+                plain.save_pretrained(directory)
         if self.model_name is not None and has_tokenizer(self.model_name):
             load_tokenizer(self.model_name).save_pretrained(directory)
         if (config := getattr(model, "generation_config", None)) is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,8 +24,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlhf_envs.models.adapters import adapter_layers
 
-from .language_model import LanguageModel, SplitTrunk, hidden_states, nearly_equal
+from .language_model import LanguageModel, SplitTrunk, checkpointed, find_blocks, hidden_states, nearly_equal
 from .observations import gather_hidden, read_contexts
+from .precision import computing_type
 
 __all__ = ["SlottedTrunk", "Trunk"]
 
@@ -40,9 +42,9 @@ class SlotLayer(CacheLayerMixin):
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, slots: int, capacity: int) -> None:
         super().__init__()
-        shape = (slots, keys.shape[1], capacity)
-        self.keys: torch.Tensor = keys.new_zeros((*shape, keys.shape[3]))
-        self.values: torch.Tensor = values.new_zeros((*shape, values.shape[3]))
+        shape, dtype = (slots, keys.shape[1], capacity), computing_type(keys)
+        self.keys: torch.Tensor = keys.new_zeros((*shape, keys.shape[3]), dtype=dtype)
+        self.values: torch.Tensor = values.new_zeros((*shape, values.shape[3]), dtype=dtype)
         self.is_initialized = True
         self.slots = torch.arange(slots, device=keys.device)
         self.positions = torch.zeros_like(self.slots)  # (slots,) where the next token goes
@@ -160,8 +162,8 @@ class SlottedTrunk:
             self._layers = [SlotLayer(layer.keys, layer.values, slots, capacity) for layer in layers]
             self._hidden = hidden.new_zeros((slots, hidden.shape[1]))
         for slot, layer in zip(self._layers, layers, strict=True):
-            slot.keys[rows, :, :length] = layer.keys
-            slot.values[rows, :, :length] = layer.values
+            slot.keys[rows, :, :length] = layer.keys.to(slot.keys.dtype)
+            slot.values[rows, :, :length] = layer.values.to(slot.values.dtype)
         self._hidden[rows] = hidden
 
     def _prefill(
@@ -199,7 +201,7 @@ class SlottedTrunk:
             return f"its cache cannot be slotted ({type(error).__name__}: {error})"
         full = self._prefill(ids, lengths + 1)
         self.clear()
-        equal = nearly_equal(slotted, full, parameter.dtype)
+        equal = nearly_equal(slotted, full, computing_type(parameter))
         return "" if equal else "its slotted cache does not equal a full recompute"
 
 
@@ -209,24 +211,35 @@ class Trunk:
     Args:
         module: the base model of `language_model`, or its copy.
         like: a trunk with the same architecture, so that cache and split need not be tried out again.
+        checkpointing: keep only the inputs of blocks for the backward pass, which computes the rest again.
 
     Attributes:
         run: what encodes whole contexts: `hidden_states`, or its compiled form.
     """
 
     def __init__(
-        self, module: nn.Module, max_length: int, language_model: LanguageModel, like: Trunk | None = None
+        self,
+        module: nn.Module,
+        max_length: int,
+        language_model: LanguageModel,
+        like: Trunk | None = None,
+        checkpointing: bool = False,
     ) -> None:
         self.module = module
         self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
         self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
         splits = like is None or like.split is not None
         self.split: SplitTrunk | None = language_model.split(module) if splits else None
+        self._checkpointed = [*find_blocks(module, language_model.config.num_hidden_layers)] if checkpointing else []
 
     def hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""
         if "rows" not in obs and not torch.is_grad_enabled():
             return self.cache(*read_contexts(obs))
+        with checkpointed(self._checkpointed) if torch.is_grad_enabled() else nullcontext():
+            return self._encode(obs)
+
+    def _encode(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         split = self.split
         if "trunk_states" not in obs or split is None:
             return gather_hidden(partial(self.run, self.module), obs)

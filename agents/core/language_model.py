@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache
 
 from rlhf_envs.models.adapters import has_adapters
 from rlhf_envs.models.kinds import check_text_decoder
 
 from .adapters import Adapters
+from .precision import computing_type
 
-__all__ = ["LanguageModel", "Snapshot", "SplitTrunk", "TrainPart"]
+__all__ = ["LanguageModel", "Snapshot", "SplitTrunk", "TrainPart", "checkpointed", "find_blocks", "hidden_states"]
 
 TrainPart = Literal["full", "lora", "head"] | int
 
@@ -86,8 +90,13 @@ class LanguageModel(nn.Module):
         return int(self.model.get_output_embeddings().weight.shape[0])
 
     def head(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return the logits of last hidden states: `(..., hidden_size)` to `(..., vocab_size)`, in float32."""
-        logits = self.model.get_output_embeddings()(hidden).float()
+        """Return the logits of last hidden states: `(..., hidden_size)` to `(..., vocab_size)`, in float32.
+
+        They are computed in the head's own type, also under autocast.
+        """
+        head = self.model.get_output_embeddings()
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = head(hidden.to(head.weight.dtype)).float()
         if self.scale != 1:
             logits = logits * self.scale
         if self.soft_cap:
@@ -236,27 +245,13 @@ class SplitTrunk:
         def give(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
 
-        with self.entry.register_forward_pre_hook(give, with_kwargs=True), self._passing_on():
-            return hidden_states(self.trunk, input_ids, attention_mask)
-
-    @contextmanager
-    def _passing_on(self) -> Iterator[None]:
-        """Let the frozen blocks return their input."""
-
         def pass_on(*args: Any, **kwargs: Any) -> Any:
             hidden = args[0] if args else kwargs["hidden_states"]
             return hidden if self._n_outputs is None else (hidden,) + (None,) * (self._n_outputs - 1)
 
-        own = [vars(block).get("forward") for block in self.frozen]  # accelerate gives an instance its own
-        for block in self.frozen:
-            block.forward = pass_on
-        try:
-            yield
-        finally:
-            for block, forward in zip(self.frozen, own, strict=True):
-                del block.forward
-                if forward is not None:
-                    block.forward = forward
+        passing_on = replaced_forwards(self.frozen, lambda _: pass_on)
+        with self.entry.register_forward_pre_hook(give, with_kwargs=True), passing_on:
+            return hidden_states(self.trunk, input_ids, attention_mask)
 
     @torch.no_grad()
     def try_out(self) -> str:
@@ -274,7 +269,7 @@ class SplitTrunk:
             parts = self.finish(self.states(ids, mask), ids, mask)
         except Exception as error:  # whatever a foreign model raises here means: it does not split
             return f"it does not split ({type(error).__name__}: {error})"
-        equal = nearly_equal(parts[mask.bool()], whole[mask.bool()], parameter.dtype)
+        equal = nearly_equal(parts[mask.bool()], whole[mask.bool()], computing_type(parameter))
         return "" if equal else "its two parts do not equal the whole"
 
 
@@ -282,18 +277,58 @@ class _Reached(Exception):
     """Stop a pass that has reached the first block that learns."""
 
 
+@contextmanager
+def replaced_forwards(
+    blocks: Sequence[nn.Module], replace: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
+    """Let blocks run `replace(forward)` in place of their own `forward` while a `with` block runs."""
+    own = [vars(block).get("forward") for block in blocks]  # accelerate gives an instance its own
+    for block in blocks:
+        block.forward = replace(block.forward)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, own, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
+
+
+def checkpointed(blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
+    """Return a context in which autograd keeps of each block only its input, and computes the rest again when needed.
+
+    transformers' own `gradient_checkpointing_enable` does this in training mode alone, where dropout is on.
+    """
+    plain = not torch.backends.cuda.flash_sdp_enabled()  # attention was told to take its plain kernel
+
+    def replace(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+                return forward(*args, **kwargs)
+
+        return partial(checkpoint, run, use_reentrant=False, preserve_rng_state=False)
+
+    return replaced_forwards(blocks, replace)
+
+
 def find_blocks(trunk: nn.Module, n_blocks: int) -> nn.ModuleList:
     """Return the list of a trunk's `n_blocks` blocks, found by its length; raise `ValueError` if there is none."""
     for module in trunk.modules():
         if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
             return module
-    raise ValueError(f"{type(trunk).__name__} has no list of {n_blocks} blocks: only train='full' fits it")
+    raise ValueError(
+        f"{type(trunk).__name__} has no list of {n_blocks} blocks: neither train=k nor gradient_checkpointing fits it"
+    )
 
 
 def nearly_equal(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Return whether two ways to compute the same in `dtype` agree: to 1e-3, or to 16 steps of a coarser type."""
-    tolerance = max(1e-3, 16 * torch.finfo(dtype).eps)
-    return torch.allclose(a, b, atol=tolerance, rtol=tolerance)
+    """Return whether two ways to compute the same in `dtype` agree: to 1e-3, or to 16 steps of a coarser type.
+
+    Of a coarser type the norm of the difference counts: single numbers may differ more.
+    """
+    if dtype.itemsize >= 4:
+        return torch.allclose(a, b, atol=1e-3, rtol=1e-3)
+    return bool((a - b).norm() <= 16 * torch.finfo(dtype).eps * b.norm())
 
 
 def hidden_states(

@@ -7,19 +7,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from rlhf_envs.models import has_tokenizer, load_config, load_tokenizer, load_with_adapters, vocabulary_fingerprint
 
-__all__ = ["build_model", "find_model", "keep_float32"]
+__all__ = ["build_model", "find_model"]
 
 logger = logging.getLogger(__name__)
 
 
-def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str | None]:
+def find_model(model: Any, action_space: Any, max_length: int, dtype: torch.dtype) -> tuple[Any, str | None]:
     """Return the model that a policy's argument `model` means for an environment, and its name if it has one.
 
-    Raise `ValueError` if the environment's tokens are not the named model's.
+    A named model is loaded in the type `dtype`. Raise `ValueError` if the environment's tokens are not its own.
     """
     n_actions = int(action_space.n)
     if isinstance(model, Path):
@@ -32,7 +33,7 @@ def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str
                 f"the environment's tokenizer ({n_actions} tokens) is not the model's, {model!r}: make "
                 f"the environment with it, agents.make_vec_env(..., model={model!r})"
             )
-        return load_with_adapters(model), model
+        return load_with_adapters(model, dtype), model
     if model is not None:
         return model, None
     _announce_fresh(n_actions)
@@ -43,24 +44,6 @@ def find_model(model: Any, action_space: Any, max_length: int) -> tuple[Any, str
 def _announce_fresh(n_actions: int) -> None:
     """Say once per process that a fresh model is built."""
     logger.warning("TokenPolicy: no model given: a small fresh one for %d actions is built", n_actions)
-
-
-def keep_float32(model: PreTrainedModel) -> None:
-    """Turn a model that learns into float32, in place and with a warning: small steps are lost in coarser weights.
-
-    In bfloat16 a weight of 1 has neighbours at 1.0078 and 0.9961, so Adam's steps at a learning rate of 1e-5 round to
-    nothing. transformers loads the type that the file has, often bfloat16.
-    """
-    coarse = {p.dtype for p in model.parameters() if p.is_floating_point() and p.dtype.itemsize < 4}
-    if coarse:
-        names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in coarse))
-        logger.warning(
-            "the weights of the given %s are %s, in which small updates are lost: they are turned into float32, in "
-            "place; bf16=True still computes in bfloat16",
-            type(model).__name__,
-            names,
-        )
-        model.float()
 
 
 def _has_tokens_of(model: str, action_space: Any) -> bool:

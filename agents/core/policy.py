@@ -43,7 +43,7 @@ class TokenPolicy(LanguageModelPolicy):
         adversarial_steps: gradient steps that look for it. Each costs one forward and one backward pass.
 
     The other arguments are `LanguageModelPolicy`'s: `model`, `train`, `lora`, `temperature`, `top_k`, `top_p`, `bf16`,
-    `optimizer_class` and `optimizer_kwargs`.
+    `dtype`, `attn_implementation`, `gradient_checkpointing`, `optimizer_class` and `optimizer_kwargs`.
 
     Raises:
         ValueError: the spaces, the model and the arguments do not fit together.
@@ -83,6 +83,8 @@ class TokenPolicy(LanguageModelPolicy):
             raise ValueError(
                 f"compile=True with train={self.train_part!r}: only the passes of train='full' are compiled"
             )
+        if self.compile_update and self.gradient_checkpointing:
+            raise ValueError("compile=True with gradient_checkpointing=True: take micro_batch_size instead")
         if self.compile_update:
             self._actor.run = torch.compile(hidden_states, dynamic=True)
         self.value_trunk = None
@@ -94,7 +96,9 @@ class TokenPolicy(LanguageModelPolicy):
                     f"value='separate' with train={self.train_part!r}: a second trunk that does not learn computes the "
                     "same as the first; take value='shared', or train blocks"
                 )
-            self._critic = Trunk(self.value_trunk, self.max_length, self.language_model, like=self._actor)
+            self._critic = Trunk(
+                self.value_trunk, self.max_length, self.language_model, self._actor, self.gradient_checkpointing
+            )
         super()._build_heads()
 
     # Rollout

@@ -165,7 +165,8 @@ def _describe(agent: Any) -> dict[str, Any]:
         network = policy.language_model.model
         model = {
             "name": policy.model_name,
-            "dtype": str(network.dtype).removeprefix("torch."),
+            # With "bfloat16" the base was loaded in it, though embeddings are float32 since.
+            "dtype": policy.dtype if policy.dtype == "bfloat16" else str(network.dtype).removeprefix("torch."),
             "attention": getattr(network.config, "_attn_implementation", None),
             "n_actions": policy.n_actions,
             "length": policy.max_length,

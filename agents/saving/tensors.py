@@ -25,6 +25,7 @@ from rlhf_envs.models import (
 from rlhf_envs.models.adapters import has_adapters, inject, is_adapter_folder, read_lora_config
 
 from ..core.base_policy import LanguageModelPolicy
+from ..core.precision import ATTENTION
 
 __all__ = [
     "build_network",
@@ -36,8 +37,6 @@ __all__ = [
     "save_optimizer",
     "save_state",
 ]
-
-ATTENTION = ("eager", "sdpa", "flash_attention_2", "flex_attention", None)  # other names may be hub ids of kernels
 
 
 def save_state(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, str]:
@@ -146,8 +145,8 @@ def build_network(folder: Path, saved: Mapping[str, Any], weights: Path) -> Any:
         BundleError: the config asks for code of its own, `transformers` has no such architecture or attention, the base
             is not here, or the model would have more weights than the file.
     """
-    if saved["attention"] not in ATTENTION:
-        raise BundleError(f"{folder}: the attention {saved['attention']!r} is none of {', '.join(map(str, ATTENTION))}")
+    if saved["attention"] not in (*ATTENTION, None):
+        raise BundleError(f"{folder}: the attention {saved['attention']!r} is none of {', '.join(ATTENTION)}")
     for path in folder.glob("*.json"):
         if "auto_map" in json.loads(path.read_text(encoding="utf-8")):
             raise BundleError(f"{path} asks for code of its own (auto_map), which a bundle never runs")

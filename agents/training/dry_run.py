@@ -7,26 +7,23 @@ away. The memory is computed from shapes.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
 from rlhf_envs.datasets import MissingSplitError
 from rlhf_envs.datasets.splits import SPLITS
 
-from ..core.base_policy import LanguageModelPolicy
 from ..registry import describe
 from .config import AGENT_FIELDS, TrainConfig
 from .human_feedback import human_rewards
 from .logger import check_wandb
+from .memory import estimate_memory, show_bytes
 from .progress import format_duration, planned_tokens
 from .run import build_agent, build_callbacks, check_budget, resolve_config
 
@@ -154,32 +151,9 @@ def _evaluations(config: TrainConfig) -> str:
 
 def _memory(agent: Any) -> str:
     """Return an estimate of the memory that a run holds, by its parts."""
-    policy, buffer = agent.policy, getattr(agent, "rollout_buffer", None) or getattr(agent, "replay_buffer", None)
-    trained = sum(p.numel() * p.element_size() for p in policy.parameters() if p.requires_grad)
-    state = {tensor.data_ptr(): tensor for tensor in policy.state_dict().values()}  # tied ones once
-    parts = {
-        "weights with the reference": sum(tensor.numel() * tensor.element_size() for tensor in state.values()),
-        "gradients": trained,
-        "optimiser": 2 * trained,  # Adam's two moments
-        "KV cache": _cache_bytes(policy, agent.n_envs) if isinstance(policy, LanguageModelPolicy) else 0,
-        "buffer": _array_bytes(vars(buffer)) if buffer is not None else 0,
-    }
-    shown = ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items() if size)
-    return f"about {_bytes(sum(parts.values()))}, estimated without activations: {shown}"
-
-
-def _cache_bytes(policy: LanguageModelPolicy, n_envs: int) -> int:
-    config = policy.language_model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    itemsize = next(policy.parameters()).element_size()
-    return int(2 * config.num_hidden_layers * heads * size * policy.max_length * n_envs * itemsize)
-
-
-def _array_bytes(value: Any) -> int:
-    if isinstance(value, Mapping):
-        return sum(map(_array_bytes, value.values()))
-    return value.nbytes if isinstance(value, np.ndarray | torch.Tensor) else 0
+    parts = estimate_memory(agent)
+    shown = ", ".join(f"{name} {show_bytes(size)}" for name, size in parts.items())
+    return f"about {show_bytes(sum(parts.values()))} beside the libraries: {shown}"
 
 
 def _time(config: TrainConfig, measured: _Measured | None, tokens: int, env: Any) -> str:
@@ -196,9 +170,3 @@ def _time(config: TrainConfig, measured: _Measured | None, tokens: int, env: Any
         f"about {format_duration(training)} of training, at most {format_duration(evaluating)} of evaluations without "
         f"judges: estimated from {measured.tokens:,} tokens {update}, {measured.seconds:.1f} s"
     )
-
-
-def _bytes(size: float) -> str:
-    if size < 2**20:
-        return f"{math.ceil(size / 2**10)} kB"
-    return f"{size / 2**20:,.0f} MB" if size < 2**30 else f"{size / 2**30:,.1f} GB"

@@ -145,7 +145,10 @@ def add_adapters(model: PreTrainedModel, lora: Mapping[str, Any] | None = None) 
 
 
 def inject(model: PreTrainedModel, config: LoraConfig, where: str, name: str = "default") -> None:
-    """Put adapters of this `name` on a plain model. The message of a ValueError begins with `where`."""
+    """Put adapters of this `name` on a plain model, in float32 whatever type the model has.
+
+    The message of a ValueError begins with `where`.
+    """
     peft = _peft()
     linear = {name.rpartition(".")[2] for name, m in model.named_modules() if type(m).__name__ in LINEAR}
     # The output of an experts' router is no tensor, and peft counts Llama 4's among the linear layers.
@@ -155,6 +158,9 @@ def inject(model: PreTrainedModel, config: LoraConfig, where: str, name: str = "
     try:
         with _quiet():
             peft.inject_adapter_in_model(config, model, name)
+        for key, parameter in model.named_parameters():
+            if _in_adapters(key):
+                parameter.data = parameter.data.float()  # else they get the base's type
         check_targets(model)
     except (ValueError, TypeError) as error:
         _unload(model, merge=False)
@@ -280,8 +286,13 @@ def base_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {
         name.replace(".base_layer.", "."): tensor
         for name, tensor in model.state_dict().items()
-        if not any(part.startswith("lora_") for part in name.split("."))
+        if not _in_adapters(name)
     }
+
+
+def _in_adapters(name: str) -> bool:
+    """Return whether a name in the state of a model belongs to its adapters."""
+    return any(part.startswith("lora_") for part in name.split("."))
 
 
 def base_checksum(model: torch.nn.Module) -> str:

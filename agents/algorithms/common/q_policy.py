@@ -43,7 +43,8 @@ class QPolicy(LanguageModelPolicy):
             case for it: Fujimoto et al. 2019, https://arxiv.org/abs/1812.02900).
 
     The other arguments are `LanguageModelPolicy`'s: `model`, `train`, `lora`, `temperature` (which divides the logits
-    of the reference), `bf16`, `optimizer_class` and `optimizer_kwargs`.
+    of the reference), `bf16`, `dtype`, `attn_implementation`, `gradient_checkpointing`, `optimizer_class` and
+    `optimizer_kwargs`.
 
     Attributes:
         n_heads: Q heads; a subclass may have more than one.

@@ -53,8 +53,12 @@ def stored(bundle: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "kwargs",
-    [dict(lora=dict(r=2)), pytest.param(dict(value="separate", lora=dict(r=2)), marks=pytest.mark.slow)],
-    ids=["shared", "separate"],
+    [
+        dict(lora=dict(r=2)),
+        dict(lora=dict(r=2), dtype="bfloat16"),
+        pytest.param(dict(value="separate", lora=dict(r=2)), marks=pytest.mark.slow),
+    ],
+    ids=["shared", "bfloat16", "separate"],
 )
 def test_a_bundle_holds_the_adapters_alone_and_goes_on_bit_for_bit(kwargs, base, tmp_path):
     unbroken = build(str(base), **kwargs).learn(2 * ROLLOUT)

@@ -134,9 +134,10 @@ def test_a_new_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
         dict(train=1, value="separate"),
         dict(train="head"),
         dict(train="lora", lora=dict(r=2), value="separate"),
+        dict(train=1, dtype="bfloat16", attn_implementation="eager", gradient_checkpointing=True),
         dict(temperature=0.7, top_k=9, optimizer_class=torch.optim.AdamW, optimizer_kwargs=dict(weight_decay=0.1)),
     ],
-    ids=["blocks-separate", "head", "lora-separate", "adamw"],
+    ids=["blocks-separate", "head", "lora-separate", "bfloat16", "adamw"],
 )
 def test_every_kind_of_policy_goes_on(policy_kwargs: dict[str, Any], small_model: Any, tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel

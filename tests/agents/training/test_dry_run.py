@@ -10,6 +10,7 @@ import torch
 
 from agents.training import dry_run
 from agents.training.dry_run import describe_run
+from agents.training.memory import show_bytes
 from agents.training.run import build_agent, resolve_config
 from tests.agents.training.runs import FLAGS, config, rlhf
 
@@ -40,12 +41,12 @@ def test_memory_and_parameters_are_those_of_the_agent(tmp_path: Path, monkeypatc
     agent = build_agent(resolve_config(config(tmp_path)))
     learn = sum(parameter.numel() for parameter in agent.policy.parameters() if parameter.requires_grad)
     assert f"{learn:,} of " in plan["model"]
-    assert f"optimiser {dry_run._bytes(2 * 4 * learn)}" in plan["memory"]
+    assert f"optimiser {show_bytes(2 * 4 * learn)}" in plan["memory"]
     with torch.no_grad():
         agent.policy.forward({name: torch.as_tensor(value) for name, value in agent.get_env().reset().items()})
     layers = agent.policy._actor.cache._layers
     held = sum(tensor.numel() * tensor.element_size() for layer in layers for tensor in (layer.keys, layer.values))
-    assert f"KV cache {dry_run._bytes(held)}" in plan["memory"]
+    assert f"KV cache {show_bytes(held)}" in plan["memory"]
     assert "about 0:05 of training" in plan["time"]  # a second per 96 tokens
 
 
