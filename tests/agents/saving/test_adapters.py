@@ -92,9 +92,7 @@ def test_whole_modules_that_learn_beside_adapters_go_on_with_the_model_passed(tm
 
     agent = build(wrapped(), train="full").learn(ROLLOUT)
     agents.save(agent, tmp_path / "agent")
-    with pytest.raises(
-        BundleError, match=r"modules_to_save=\['ln_f'\] is not supported: .* and pass it, agents.load"
-    ):
+    with pytest.raises(BundleError, match=r"modules_to_save=\['ln_f'\] is not supported: .* and pass it, agents.load"):
         agents.load(tmp_path / "agent")
     loaded = agents.load(tmp_path / "agent", policy_kwargs={"model": wrapped()})
     for name, tensor in agent.policy.state_dict().items():
