@@ -333,7 +333,9 @@ def merge_adapters(model: PreTrainedModel) -> PreTrainedModel:
     """
     import torch
 
-    ids = torch.arange(8, device=model.device)[None] % model.config.get_text_config().vocab_size
+    config = model.config.get_text_config()
+    length = min(getattr(config, "max_position_embeddings", None) or 8, 8)
+    ids = torch.arange(length, device=model.device)[None] % config.vocab_size
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits
         _unload(model, merge=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from agents.core.language_model import LanguageModel, find_blocks
 from tests.agents.conftest import GROUPED, SIZES
@@ -114,6 +115,14 @@ def test_a_bidirectional_model_is_refused_by_name(config):
     model = t.AutoModelForCausalLM.from_config(made).eval()
     with pytest.raises(ValueError, match=rf"{type(model).__name__} is bidirectional: another last token changes"):
         LanguageModel(model)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+def test_a_model_of_two_positions_is_checked_and_merged():
+    model = LanguageModel(
+        GPT2LMHeadModel(GPT2Config(vocab_size=9, n_positions=2, n_layer=1, n_embd=8, n_head=2)), "lora"
+    )
+    model.adapters.merged()
 
 
 def test_an_encoder_decoder_is_refused_by_name():

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.core.text_metrics import TextMetrics
 from agents.saving.folders import is_restartable
 from agents.saving.locks import locked
 from agents.saving.provenance import read_records
@@ -35,6 +36,7 @@ from tests.agents.training.runs import (
     progress,
     rlhf,
 )
+from tests.rlhf_envs.small_models import byte_level, save_model
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
 
@@ -74,13 +76,36 @@ def test_a_run_that_sigterm_stops_goes_on_exactly(
     assert_same_run(folder, unbroken)
 
 
+@pytest.mark.slow
+def test_a_run_of_adapters_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save_model(tmp_path / "base", byte_level())
+    settings: dict[str, Any] = dict(env="rlhf/Sentiment-v0", env_kwargs=dict(max_prompt_tokens=32, max_new_tokens=4))
+    settings |= dict(model=base, train="lora", n_envs=4, n_timesteps=96, eval_freq=0, save_freq=32, kl_target=None)
+    settings |= dict(test_episodes=2, hyperparams=dict(n_steps=8, batch_size=32, n_epochs=1, lora=dict(r=2)))
+    unbroken = train(config(tmp_path / "unbroken", **settings)).folder
+    real = TextMetrics._on_rollout_end
+
+    def terminate(self: Any) -> None:
+        real(self)
+        if self.num_timesteps == 64:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(TextMetrics, "_on_rollout_end", terminate)
+    with pytest.raises(RunInterrupted):
+        train(config(tmp_path, **settings))
+    monkeypatch.undo()
+    folder = tmp_path / "ppo" / "run"
+    finish(folder)
+    for name in ("agent/policy.safetensors", "agent/optimizer.safetensors", "model/adapter_model.safetensors"):
+        assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name
+    assert progress(folder) == progress(unbroken)
+
+
 @pytest.mark.parametrize("moment", ["_on_step", "_on_rollout_end"])
 def test_a_signal_in_the_last_rollout_or_update_is_no_end(
     moment: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the last step the rollout is given up, its update still to come; in the last update nothing is."""
-    from agents.core.text_metrics import TextMetrics
-
     real = getattr(TextMetrics, moment)
 
     def terminate(self: Any) -> Any:
@@ -115,8 +140,6 @@ def test_a_run_that_was_killed_long_after_its_checkpoint_goes_on_exactly(
 
     class Killed(BaseException):
         pass
-
-    from agents.core.text_metrics import TextMetrics
 
     real = TextMetrics._on_rollout_end
 
@@ -175,8 +198,6 @@ def test_a_finished_run_is_extended_as_if_it_had_been_longer(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if it is killed on the way: the checkpoint is then newer than the agent of the shorter run."""
-    from agents.core.text_metrics import TextMetrics
-
     folder = train(config(tmp_path, n_timesteps=192, save_freq=96)).folder
     longer = TrainConfig.of_folder(folder, TrainConfig(n_timesteps=TOKENS))
     assert not is_finished(folder, longer)
@@ -318,8 +339,6 @@ def test_a_folder_that_is_no_run_is_named(files: dict[str, str], message: str, t
 def test_a_run_killed_before_its_first_checkpoint_starts_over(
     how: str, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from agents.core.text_metrics import TextMetrics
-
     with monkeypatch.context() as patch:
         patch.setattr(TextMetrics, "_on_rollout_end", killed)
         with pytest.raises(Killed):

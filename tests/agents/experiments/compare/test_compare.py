@@ -54,6 +54,18 @@ def result(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
+def test_adapters_are_compared_with_their_base_as_the_start(tmp_path: Path) -> None:
+    settings = dict(seeds=1, tokens=192, evaluations=1, overrides={"ppo": {"batch_size": 48, "learning_rate": 0.02}})
+    comparison = agents.compare(config(tmp_path / "c", train="lora", **settings))
+    for algo in ("ppo", "a2c"):
+        start, end = (
+            entry["estimates"]["kl"]["mean"] for entry in result(comparison.folder, f"{algo}/seed_00")["evaluations"]
+        )
+        assert start == pytest.approx(0, abs=1e-6)
+        assert abs(end) > 1e-4
+
+
 def test_every_run_is_evaluated_at_equal_steps_on_equal_prompts(done: Comparison) -> None:
     results = [result(done.folder, name) for name in RUNS]
     for found in results:

@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from agents.experiments.loop import feedback
 from agents.experiments.loop import loop as loops
@@ -120,6 +121,18 @@ def test_the_kl_reference_stays_the_first_model(unbroken: LoopResult) -> None:
         torch.testing.assert_close(reference, start[name].data, rtol=0, atol=0)
     moved = last.language_model.trained_parameters()
     assert any(not torch.equal(moved[name], start[name]) for name in start)
+
+
+@pytest.mark.slow
+def test_adapters_learn_round_by_round_and_are_merged_where_their_base_has_no_name(tmp_path: Path) -> None:
+    result = run(tmp_path, train="lora", hyperparams=dict(batch_size=48, n_epochs=2, learning_rate=0.02))
+    start, *rounds = (figures["estimates"]["kl"]["mean"] for figures in result.metrics)
+    assert start == pytest.approx(0, abs=1e-5)
+    assert all(abs(kl) > 1e-3 for kl in rounds)
+    policy, _ = load_policy(result.folder / "round_2/learn/agent")
+    model, ids = AutoModelForCausalLM.from_pretrained(result.folder / "model"), torch.tensor([[0, 1]])
+    expected = policy.language_model.model(input_ids=ids).logits
+    torch.testing.assert_close(model(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_people_are_asked_about_the_policy_of_the_round_before(unbroken: LoopResult) -> None:
