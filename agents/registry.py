@@ -94,6 +94,8 @@ def check_name(name: str) -> None:
     Raises:
         ValueError: the name is unknown (the message has the nearest name and all names), or two plugins have it.
     """
+    if name in _ALGORITHMS:  # it hides plugins, and finding those takes a walk over everything that is installed
+        return
     algorithms = available()
     if name in ABSENT and name not in algorithms:
         raise ValueError(f"there is no {name!r}: {ABSENT[name]}")

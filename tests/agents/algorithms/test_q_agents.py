@@ -115,7 +115,7 @@ def test_the_cache_of_the_reference_equals_a_full_pass(name: str) -> None:
 def test_evaluation_measures_the_kl_to_the_reference(name: str) -> None:
     """Of a policy that draws from few completions, the mean log-ratio is the exact KL by enumeration."""
     env = agents.make_vec_env("rlhf/TokenBandit-v0", 8, seed=0)
-    agent = build(name, env, beta=10.0, train_freq=3, batch_size=96, gradient_steps=4).learn(2000)
+    agent = build(name, env, beta=10.0, train_freq=3, batch_size=96, gradient_steps=4).learn(800)
     exact = bandit_figures(agent, kl_coef=1.0)
     figures = agents.evaluate(agent, "rlhf/TokenBandit-v0", 2048)
     assert exact["kl"] > 0.01
