@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets import load_rows
-from rlhf_envs.datasets.messages import as_text_rows
+from rlhf_envs.datasets.messages import Prompt, as_text_rows
 from rlhf_envs.tokens import check_text, encode_completion, keep_end
 
 from ...core.episodes import open_batch
@@ -50,7 +50,7 @@ def read_log(
     asked = batch.chat.read(rows, batch.task.name)
     rows = as_text_rows(asked, tokenizer, lambda number: f"{where}, row {number}", batch.chat.variables)
     checked = [_check(row, f"{where}, row {number}") for number, row in enumerate(rows)]
-    kinds = [[] if is_conversation(row) else "" for row in asked]
+    kinds: list[Prompt] = [[] if is_conversation(row) else "" for row in asked]
     starts = batch.chat.encode([prompt for prompt, _, _ in checked], kinds)
     contexts, n_prompt, n_cut = [], [], Counter[str]()
     for number, (whole, (_, text, _)) in enumerate(zip(starts, checked, strict=True)):

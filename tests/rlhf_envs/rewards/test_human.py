@@ -127,6 +127,16 @@ def test_the_score_is_the_mean_of_overlap_people_on_the_scale_of_the_store(path:
         assert make(path, overlap=3)(prompts=["p"], completions=["c"])[0] == pytest.approx(0.0)
 
 
+def test_a_conversation_is_shown_as_text_and_fitted_to_as_messages(path: Path) -> None:
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "p"}]
+    reward = make(path)
+    with people(path, rate):
+        scores = reward(prompts=[asked], completions=[[{"role": "assistant", "content": "good"}]])
+    (item,) = reward.open().items()
+    assert (scores.tolist(), item.prompt, item.completions) == ([1.0], "System: Be brief.\n\nUser: p", ("good",))
+    assert (reward.labels()[0]["prompt"], reward.labels()[0]["completion"]) == (asked, "good")
+
+
 def test_thumbs_are_minus_one_and_one(path: Path) -> None:
     with people(path, lambda task: {"up": task.item.completions[0] == "good"}):
         scores = make(path, kind="thumbs")(prompts=PROMPTS, completions=COMPLETIONS)
