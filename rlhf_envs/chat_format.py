@@ -48,8 +48,8 @@ class ChatFormat:
         chat_template: str | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
-        for name, value, kind in (("system_prompt", system_prompt, str), ("chat_template", chat_template, str)):
-            if value is not None and (not isinstance(value, kind) or not value.strip()):
+        for name, value in (("system_prompt", system_prompt), ("chat_template", chat_template)):
+            if value is not None and (not isinstance(value, str) or not value.strip()):
                 raise ValueError(f"{name}={value!r}: expected a text")
         if not isinstance(chat, bool):
             raise ValueError(f"chat={chat!r}: expected True or False")

@@ -101,7 +101,7 @@ def _prompts(config: GenerateConfig) -> Iterator[Any]:
 
 def _as_json(done: Completion) -> dict[str, Any]:
     scores = {"reward": done.reward, "reward_components": done.components} if done.components else {}
-    return {name: getattr(done, name) for name in ("prompt", "completion", "finish_reason")} | scores
+    return {"prompt": done.asked, "completion": done.answered, "finish_reason": done.finish_reason} | scores
 
 
 class ChatConfig(DecodingFlags):
