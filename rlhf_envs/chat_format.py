@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["CHAT_OPTIONS", "ChatFormat"]
 
 CHAT_OPTIONS = ("system_prompt", "chat", "chat_template", "chat_template_kwargs")  # the environment's arguments
-MESSAGE_KEYS = {"role", "content", "from", "value"}
+MESSAGE_KEYS = {"role", "content", "from", "value", "weight"}  # the last is for `rlhf sft` alone
 
 
 class ChatFormat:

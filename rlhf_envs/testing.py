@@ -20,7 +20,8 @@ from rlhf_envs.tasks.base import Task
 
 __all__ = ["check_text_env"]
 
-INFO_TYPES = {"prompt": str, "completion": str, "finish_reason": str, "reward_components": dict, "index": int}
+INFO_TYPES: dict[str, Any] = {"prompt": str | list, "completion": str | list}  # a text, or messages
+INFO_TYPES |= {"finish_reason": str, "reward_components": dict, "index": int}
 EOS_SHARE = 0.15  # of the actions in sampled episodes
 
 
@@ -153,7 +154,7 @@ def _play(env: Any, seed: int, act: Callable[[], int]) -> dict[str, Any]:
     assert 1 <= prompt_length <= env.max_prompt_tokens, (
         f"a prompt has {prompt_length} tokens: 1 to max_prompt_tokens={env.max_prompt_tokens} are allowed"
     )
-    eos = env.tokenizer.eos_token_id
+    ends = _ends(env)
     while True:
         action = act()
         obs, reward, terminated, truncated, info = env.step(action)
@@ -165,17 +166,17 @@ def _play(env: Any, seed: int, act: Callable[[], int]) -> dict[str, Any]:
             f"contexts may only grow by appending: after action {action} the context {before} became {context}"
         )
         replied = len(context) > len(before) + 1
-        assert not replied or (action == eos and not terminated), (
+        assert not replied or (action in ends and not terminated), (
             "tokens that are not the agent's may only follow an EOS that goes on: after action "
             f"{action} the context {before} became {context}"
         )
         new = len(context) - prompt_length
         if terminated:
-            _check_last(env, reward, info, "eos" if action == eos else "length", new)
+            _check_last(env, reward, info, "eos" if action in ends else "length", new)
             return dict(info)
         assert reward == 0, f"the reward falls at the end of an episode, step {new} gave {reward}"
         assert "finish_reason" not in info, "info has 'finish_reason' before the episode's end"
-        assert action != eos or replied, "an EOS without a reply must end the episode with terminated=True"
+        assert action not in ends or replied, "an EOS without a reply must end the episode with terminated=True"
         assert new < env.max_new_tokens, f"the episode goes on after max_new_tokens={env.max_new_tokens} new tokens"
 
 
@@ -194,7 +195,7 @@ def _check_last(env: Any, reward: Any, info: Mapping[str, Any], reason: str, new
     assert isinstance(reward, float) and np.isfinite(reward), f"the reward must be a finite float, it is {reward!r}"
     for key, kind in INFO_TYPES.items():
         assert isinstance(info.get(key), kind), (
-            f"the last info needs {key!r} of type {kind.__name__}, got {info.get(key)!r}"
+            f"the last info needs {key!r} of type {getattr(kind, '__name__', kind)}, got {info.get(key)!r}"
         )
     assert info["finish_reason"] == reason, f"finish_reason must be {reason!r}, it is {info['finish_reason']!r}"
     assert reason == "eos" or new >= env.max_new_tokens, (
@@ -314,15 +315,21 @@ def _rollout(env: gym.Env[Any, Any], seed: int, steps: int) -> list[Any]:
 
 
 def _sample(env: Any, rng: np.random.Generator, eos_share: float) -> int:
-    """Return a random token: the EOS with probability `eos_share`."""
+    """Return a random token: an EOS with probability `eos_share`."""
+    ends, n = _ends(env), int(env.unwrapped.action_space.n)
+    if ends and rng.random() < eos_share:
+        return ends[0]
+    token = int(rng.integers(n - len(ends)))
+    for end in ends:  # which are sorted
+        token += token >= end
+    return token
+
+
+def _ends(env: Any) -> list[int]:
+    """Return the tokens that end an episode, sorted: an `EpisodeBatch` has several, other environments their EOS."""
     unwrapped = env.unwrapped
     eos = unwrapped.tokenizer.eos_token_id
-    if eos is None:
-        return int(rng.integers(unwrapped.action_space.n))
-    if rng.random() < eos_share:
-        return int(eos)
-    token = int(rng.integers(unwrapped.action_space.n - 1))
-    return token + (token >= eos)
+    return list(getattr(getattr(unwrapped, "episodes", None), "ends", [] if eos is None else [eos]))
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -14,8 +14,10 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 import rlhf_envs  # noqa: F401  # registers the environments
 from rlhf_envs.rewards import Reward, evaluate_reward, get_reward
+from rlhf_envs.rewards.pessimism import Pessimistic
 from rlhf_envs.rewards.reward_model import RewardModel, score_ids
 from rlhf_envs.tasks import Task
+from rlhf_envs.testing import check_text_env
 from rlhf_envs.text_env import TextGenerationEnv
 from rlhf_envs.tokens import encode_after
 from tests.rlhf_envs.chat_families import family_tokenizer
@@ -199,6 +201,26 @@ def test_built_in_rewards_take_conversations(name: str, options: dict[str, Any])
     lines = (["User: 1\n\nAssistant:"], [" 2 3 and 3 3"])
     texts = lines if name == "gold-bow" else (["1"], ["2 3 and 3 3"])
     assert score == evaluate_reward(get_reward(name, **options), *texts, {})[0][0]
+
+
+class Members:
+    """An ensemble of two that count characters."""
+
+    def member_scores(self, prompts: list[str], completions: list[str]) -> list[list[int]]:
+        lengths = [len(prompt + completion) for prompt, completion in zip(prompts, completions, strict=True)]
+        return [lengths, [length + 2 for length in lengths]]
+
+
+def test_an_ensemble_of_texts_is_pessimistic_about_conversations_too() -> None:
+    scores = evaluate_reward(Pessimistic(Members(), k=1.0), [[USER], "a"], [said("Blue"), "b"], {})[0]
+    assert scores.tolist() == [len("Name a colourBlue"), 2], "the mean is one more, the deviation 1"
+
+
+@pytest.mark.slow
+def test_an_environment_of_conversations_keeps_the_contracts(model: str) -> None:
+    rows = [{"prompt": f"question {i}"} for i in range(20)]
+    options: dict[str, Any] = {"reward": "length-penalty", "reward_kwargs": {"longest": 2}, "max_new_tokens": 6}
+    check_text_env(gym.make(ID, model=model, data=rows, chat=True, system_prompt="Be brief.", **options))
 
 
 def test_a_reward_model_reads_a_conversation_in_its_own_template(tmp_path: Path) -> None:
