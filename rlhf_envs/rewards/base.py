@@ -91,6 +91,7 @@ class Reward(ABC):
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the checked scores, (n,) float64, and their components by name; a composition overrides it.
 
+        It is given conversations as messages: a reward of texts that overrides it calls `as_texts` itself.
         NaN stands where the reward does not apply, which is where it returned None. `evaluate_reward` makes it 0.
         """
         scores = _checked(self, self.name, prompts, completions, columns)
