@@ -20,7 +20,7 @@ from rlhf_envs.tasks import Task
 from rlhf_envs.testing import check_text_env
 from rlhf_envs.text_env import TextGenerationEnv
 from rlhf_envs.tokens import encode_after
-from tests.rlhf_envs.chat_families import family_tokenizer
+from tests.rlhf_envs.chat_families import FAMILIES, family_tokenizer
 from tests.rlhf_envs.small_models import byte_level, save_model
 
 USER = {"role": "user", "content": "Name a colour"}
@@ -140,6 +140,14 @@ def test_a_conversation_keeps_its_beginning_unless_a_length_is_given(model: str)
         TextGenerationEnv(Task, **options, max_prompt_tokens=19)
     with pytest.raises(ValueError, match=r"leaves no room for its text in max_prompt_tokens=16: .*max_new_tokens"):
         TextGenerationEnv(Task, **options, max_new_tokens=240)  # the model has 256 positions
+
+
+def test_a_refused_message_is_named_by_its_row(model: str) -> None:
+    rows, options = [{"prompt": [USER]}, {"prompt": [SYSTEM, USER]}], {"chat_template": FAMILIES["gemma"].template}
+    with pytest.raises(
+        ValueError, match="row 1: the tokenizer's chat template refuses message 1 of 2, of role 'system'"
+    ):
+        TextGenerationEnv(Task, model=model, data=rows, reward_fn=Recorder(), **options)
 
 
 def test_a_system_prompt_for_strings_is_no_silent_nothing(model: str) -> None:
