@@ -177,7 +177,9 @@ class Source:
         if not rows or split_name(batch.split) == "train":
             with suppress(ValueError):  # the data has no such split
                 rows += batch.rows_of("train")
-        return {prompt_key(row["prompt"]) for row in batch.chat.read(rows, batch.task.name)}
+        with suppress(ValueError):  # an environment without a chat template asks none of a run's conversations
+            rows = batch.chat.read(rows, batch.task.name)
+        return {prompt_key(row["prompt"]) for row in rows}
 
     def _rows_of_run(self) -> list[dict[str, Any]]:
         """Return the data that the run trained on."""
