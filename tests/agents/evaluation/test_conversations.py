@@ -16,7 +16,6 @@ from agents.cli.tables import sample_text
 from agents.cli.train import TrainFlags
 from agents.core.text_metrics import list_episodes
 from agents.evaluation.chat import Chat
-from agents.evaluation.evaluate import judge_completions
 from agents.evaluation.items import generate_items
 from agents.evaluation.prompting import open_prompts
 from agents.saving.untrusted import read_env_kwargs
@@ -84,30 +83,18 @@ def test_an_evaluation_gives_judges_messages_and_people_texts(bundle: Path) -> N
     found = evaluate(
         bundle, ID, n_episodes=2, judges={"mine": judge}, env_kwargs={"data": [{"prompt": "hello", "split": "test"}]}
     )
-    done = found.completions[0]
-    shown = "System: Be brief.\n\nUser: hello"
+    done, shown = found.completions[0], "System: Be brief.\n\nUser: hello"
     assert seen["prompts"] == [[ASKED[0], {"role": "user", "content": "hello"}]] * 2
     assert seen["completions"][0] == [{"role": "assistant", "content": done.completion}]
     assert found.to_dict()["samples"][0]["prompt"] == done.prompt == shown
-    assert shown.split("\n")[0] in sample_text(done).plain
-    assert judge_completions({"length": lambda prompts, completions, **_: [len(prompts[0])] * 2}, found.completions)[
-        "length"
-    ].tolist() == [2, 2]
+    assert "System: Be brief." in sample_text(done).plain
     assert found.prompts == "held-out prompts"
 
 
 def test_training_prompts_are_known_as_such_in_conversations_too(bundle: Path) -> None:
     rows = [{"prompt": "hi", "split": "test"}]
-    found = evaluate(load(bundle), ID, n_episodes=2, judges={}, env_kwargs={"data": rows, **_chat_of(bundle)})
+    found = evaluate(bundle, ID, n_episodes=2, judges={}, env_kwargs={"data": rows, "test_share": 0.2})
     assert found.prompts == "training prompts"
-
-
-def _chat_of(bundle: Path) -> dict[str, Any]:
-    kwargs = json.loads((bundle / "agent.json").read_text(encoding="utf-8"))["env"]["kwargs"]
-    return {
-        name: kwargs[name]
-        for name in ("chat", "system_prompt", "chat_template", "max_new_tokens", "reward", "reward_kwargs")
-    }
 
 
 def test_people_are_asked_about_a_conversation_that_stays_one(bundle: Path) -> None:
