@@ -93,7 +93,7 @@ def test_an_evaluation_gives_judges_messages_and_people_texts(bundle: Path) -> N
 
 def test_training_prompts_are_known_as_such_in_conversations_too(bundle: Path) -> None:
     rows = [{"prompt": "hi", "split": "test"}]
-    found = evaluate(bundle, ID, n_episodes=2, judges={}, env_kwargs={"data": rows, "test_share": 0.2})
+    found = evaluate(bundle, ID, n_episodes=2, judges={}, env_kwargs={"data": rows})
     assert found.prompts == "training prompts"
 
 
