@@ -14,7 +14,7 @@ from agents.algorithms import EpisodeRolloutBuffer
 from agents.registry import _ALGORITHMS, PARTS, describe
 from agents.testing import check_algorithm
 
-ONE_ROLLOUT = dict(n_steps=48)  # for four episodes per environment
+ONE_ROLLOUT = dict(n_steps=12)  # for four episodes per environment
 FEW_EPOCHS = dict(ONE_ROLLOUT, n_epochs=2)
 # What an algorithm cannot do without, or is quick with.
 ARGUMENTS: dict[str, dict[str, Any]] = {
