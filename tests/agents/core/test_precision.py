@@ -24,7 +24,7 @@ pytestmark = [
 
 LENGTH = 20
 PROMPTS = [[5, 6, 7, 8, 9], [2, 3], [9, 8, 7]]
-SHAPES = ["gpt2", "llama", "gpt_neox", "gemma3", "opt"]  # LayerNorm and RMSNorm; fused, tied and scaled
+SHAPES = ["gpt2", "llama", "gemma3"]  # LayerNorm and RMSNorm; fused, separate and scaled
 
 
 def make_policy(model: Any, token_spaces: Any, **kwargs: Any) -> TokenPolicy:
@@ -79,13 +79,13 @@ def test_frozen_blocks_are_bfloat16_and_what_learns_is_float32(shape, train, sma
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("kwargs", [dict(dtype="bfloat16"), dict(dtype="bfloat16", train=1), dict(bf16=True), {}])
+@pytest.mark.parametrize("kwargs", [dict(dtype="bfloat16"), dict(dtype="bfloat16", train=1), dict(bf16=True)])
 def test_the_first_ratio_is_1_within_the_precision(shape, kwargs, small_model, token_spaces):
     policy = make_policy(small_model(shape), token_spaces, **kwargs)
     obs, actions, old = roll_out(policy)
     with torch.no_grad():
         new = policy.evaluate_actions(obs, actions)[1]
-    torch.testing.assert_close((new - old).exp(), torch.ones(len(old)), atol=2e-2 if kwargs else 1e-4, rtol=0)
+    torch.testing.assert_close((new - old).exp(), torch.ones(len(old)), atol=2e-2, rtol=0)
 
 
 @pytest.mark.parametrize("kwargs", [dict(dtype="bfloat16"), dict(bf16=True)])
@@ -169,16 +169,15 @@ def test_a_device_without_bfloat16_is_refused_by_name(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "kwargs",
+    ("shape", "kwargs"),
     [
-        dict(train="full"),
-        dict(train=1),
-        dict(train="lora"),
-        dict(train="full", value="separate", micro_batch_size=10),
-        dict(train="lora", dtype="bfloat16"),
+        ("gpt2", dict(train="full")),
+        ("llama", dict(train=1)),
+        ("gpt2", dict(train="lora")),
+        ("llama", dict(train="lora", dtype="bfloat16")),
+        ("llama", dict(train="full", value="separate", micro_batch_size=10)),
     ],
 )
-@pytest.mark.parametrize("shape", ["gpt2", "llama"])
 def test_checkpointing_keeps_less_and_has_the_same_gradients(shape, kwargs, small_model, token_spaces):
     results = {}
     for on in (False, True):
