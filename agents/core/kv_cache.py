@@ -69,6 +69,8 @@ class SlotLayer(CacheLayerMixin):
     def get_max_length(self) -> int:
         return self.keys.shape[2]
 
+    get_max_cache_shape = get_max_length  # its name in older transformers
+
 
 class SlottedTrunk:
     """Return the last hidden state of every context of a batch, through one cache slot per row.

@@ -212,7 +212,7 @@ def _peft() -> Any:
 def _quiet() -> Iterator[None]:
     """Silence peft about what is handled: the transposed layers of GPT-2 by peft, tied targets by `check_targets`."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "fan_in_fan_out|Model has `tie_word_embeddings=True`")
+        warnings.filterwarnings("ignore", "fan_in_fan_out|Model (has|with) `tie_word_embeddings=True`")
         yield
 
 

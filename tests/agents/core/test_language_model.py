@@ -155,7 +155,9 @@ def test_a_model_of_pictures_is_refused_and_the_text_model_of_the_guide_has_its_
 
 
 def test_a_model_that_multiplies_where_granite_divides_has_its_own_logits():
-    from transformers import HyperCLOVAXConfig, HyperCLOVAXForCausalLM
+    import transformers as t
 
-    model = LanguageModel(HyperCLOVAXForCausalLM(HyperCLOVAXConfig(**GROUPED, logits_scaling=0.25)).eval())
+    if not hasattr(t, "HyperCLOVAXConfig"):
+        pytest.skip("this transformers has no such model")
+    model = LanguageModel(t.HyperCLOVAXForCausalLM(t.HyperCLOVAXConfig(**GROUPED, logits_scaling=0.25)).eval())
     assert model.scale == 0.25
