@@ -19,7 +19,7 @@ from rlhf_envs.datasets import Data
 from rlhf_envs.datasets.messages import Prompt, as_answer, said, shown
 from rlhf_envs.models import vocabulary_fingerprint
 from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, cut_prompts, encode_prompts, room_for
-from rlhf_envs.rewards import Guarded, RewardError, ScoreError, evaluate_reward
+from rlhf_envs.rewards import Guarded, RewardError, ScoreError, check_signature, evaluate_reward
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 from rlhf_envs.tasks.base import Task, choose_reward, environment_rows, load_task
 from rlhf_envs.tokens import completion_texts, encode_after, end_ids, prompt_text, unescape_control_tokens
@@ -130,6 +130,7 @@ class EpisodeBatch:
         self._data: dict[str, Any] = {"data": data, "columns": columns, **shares}
         self.rows = self.rows_of(split)
         self._columns = check_rows(self.rows, self.task.name, data, system_prompt)
+        check_signature(self.reward_fn, self._columns)
         encoded, self.max_prompt_tokens = encode_prompts(self.chat, self.rows, self.task.name), usual_prompt
         if max_prompt_tokens is None:
             self.max_prompt_tokens = room_for(self.rows, encoded, usual_prompt, self.model_name, self.max_new_tokens)

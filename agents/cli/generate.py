@@ -14,6 +14,7 @@ from rich.text import Text
 
 from rlhf_envs.datasets.loading import load_rows
 from rlhf_envs.rendering import printable
+from rlhf_envs.rewards import MissingColumnError
 
 from ..training.config import ChatFlags, Pairs, option
 from . import tables
@@ -75,14 +76,19 @@ def generate(config: GenerateConfig) -> None:
     from ..evaluation.generate import generate as run
 
     reward = {} if config.reward is None else {"reward": config.reward}
-    completions = run(
-        config.source,
-        config.env,
-        prompts=prompts,
-        env_kwargs={**config.env_kwargs, **reward},
-        **config.model_dump(include={"n", "seed", "trust", "deterministic", "max_new_tokens"}),
-        **config.decoding(),
-    )
+    try:
+        completions = run(
+            config.source,
+            config.env,
+            prompts=prompts,
+            env_kwargs={**config.env_kwargs, **reward},
+            **config.model_dump(include={"n", "seed", "trust", "deterministic", "max_new_tokens"}),
+            **config.decoding(),
+        )
+    except MissingColumnError as error:
+        if not config.prompts:
+            raise
+        fail(f"{error}; a typed prompt has no columns: put prompts with their columns into a file, and give --file")
     console = Console(highlight=False)
     for done in completions:
         if config.json_lines:
@@ -119,14 +125,15 @@ class ChatConfig(DecodingFlags):
     trust: bool = option(False, "Load an SB3 zip: it holds pickles, which can run code.")
 
 
-HELP = "/reset forgets the conversation, /quit or Ctrl-D ends it"
+HELP = "/help lists the commands, /reset forgets the conversation, /quit or Ctrl-D ends it"
+EMPTY = "(empty answer; /reset forgets the conversation)"
 
 
 def chat(config: ChatConfig) -> None:
     """Talk with what was trained: what you write is a turn, and the model answers.
 
-    In a terminal the answer appears as it is written, and Ctrl-C ends it. /reset forgets the conversation. /quit
-    or Ctrl-D ends it.
+    A model without a chat template goes on with all the text so far; after it has ended a text, you begin a new one. In
+    a terminal the answer appears as it is written, and Ctrl-C ends it. /help lists the commands.
     """
     _hide_progress()
     console = Console(highlight=False)
@@ -135,17 +142,21 @@ def chat(config: ChatConfig) -> None:
 
         given = config.model_dump(exclude={"temperature", "top_k", "top_p"})
         talk = Chat(**given, decoding=config.decoding())
+        talk.load()
     console.print(f"{talk.source.name}, {talk.style}: {HELP}", style="dim", markup=False)
     for text in _turns():
         if text == "/reset":
             talk.reset()
+        elif text == "/help":
+            console.print(HELP, style="dim", markup=False)
         elif text.startswith("/"):
             console.print(f"unknown command {text}: {HELP}", style="dim", markup=False)
         elif console.is_terminal:
             with _Streamed(console) as shown:
                 talk.say(text, shown)
         else:
-            console.print(printable(talk.say(text)), markup=False, soft_wrap=True)
+            answer = talk.say(text)
+            console.print(printable(answer) if answer.strip() else EMPTY, markup=False, soft_wrap=True)
 
 
 class _Streamed:
@@ -160,7 +171,7 @@ class _Streamed:
 
     def __exit__(self, *error: object) -> None:
         signal.signal(signal.SIGINT, self._handler)
-        self.console.print()
+        self.console.print("" if self.printed.strip() else Text(EMPTY, style="dim"))
 
     def _stop(self, *signal_and_frame: object) -> None:
         if self.stopped:

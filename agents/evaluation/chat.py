@@ -30,8 +30,8 @@ class Chat:
     Args:
         source: what answers, see `agents.generate`.
         style: "template" writes the conversation in the tokenizer's chat template; "roles" in lines such as
-            "User: Hello\n\nAssistant:"; "plain" lets the model go on with the text. By default "template" if the
-            tokenizer has one, else "plain".
+            "User: Hello\n\nAssistant:"; "plain" lets the model go on with the whole text, until it ends that by EOS:
+            then the next turn begins a new text. By default "template" if the tokenizer has one, else "plain".
         system: the text that a conversation in messages begins with.
         seed: the seed of the first turn; every further turn takes the next one.
         max_new_tokens: the room for an answer; by default the run's, and 128 for a model.
@@ -69,8 +69,8 @@ class Chat:
         self.style: Style = style or ("template" if has_template else "plain")
         if system and self.style == "plain":
             raise ValueError("a system text needs messages: take style 'roles', or a model with a chat template")
-        known = self.source.env_id is not None or self.source.env is not None
-        self.max_new_tokens = max_new_tokens if max_new_tokens is not None or known else ROOM
+        self._known = self.source.env_id is not None or self.source.env is not None
+        self.max_new_tokens = max_new_tokens if max_new_tokens is not None or self._known else ROOM
         unasked = {} if self.style == "template" else {"chat": False, "system_prompt": None}  # the run's may differ
         self.seed, self.deterministic, self.env_kwargs = seed, deterministic, {**(env_kwargs or {}), **unasked}
         self._start: Messages = [{"role": "system", "content": system}] if system else []
@@ -79,6 +79,19 @@ class Chat:
     def reset(self) -> None:
         """Forget the conversation."""
         self.messages: Messages = list(self._start)
+        self._ended = False  # whether the last completion ended by EOS
+
+    def load(self) -> None:
+        """Load the model now, and not at the first turn.
+
+        Raises:
+            ValueError, OSError: there is no such model, or it cannot be loaded.
+        """
+        if self._tokenizer is not None:
+            words = (self._tokenizer.decode([i], skip_special_tokens=True) for i in range(len(self._tokenizer)))
+            self._open(self._prompt([{"role": "user", "content": next(filter(str.strip, words))}]))
+        elif not self._known:  # else its environment has the words
+            self._open("the")
 
     def say(self, text: str, on_text: Callable[[str], None] | None = None) -> str:
         """Add the user's turn, and return the answer, which is added too. It is the same with and without `on_text`.
@@ -88,6 +101,8 @@ class Chat:
             on_text: called after every token with the text that is new, which may be "". If it raises a
                 `KeyboardInterrupt`, the answer ends there.
         """
+        if self._ended and self.style == "plain":
+            self.reset()  # after its EOS a model that goes on with texts has nothing to say
         asked = [*self.messages, {"role": "user", "content": text}]
         prompt = self._prompt(asked)
         text = self._complete(prompt) if on_text is None else self._stream(prompt, on_text)
@@ -130,15 +145,22 @@ class Chat:
             text = text.rstrip(BROKEN)
         return text
 
-    def _complete(self, prompt: Prompt, on_step: Callable[[EpisodeBatch], None] | None = None) -> str:
+    def _open(self, prompt: Prompt) -> EpisodeBatch:
+        """Return an episode that begins with the prompt, with the model loaded."""
         batch = open_prompts(self.source, [prompt], None, self.max_new_tokens, self.env_kwargs)
         if self.source.policy is None:
             self.source = replace(self.source, policy=self.source.build_policy(batch))
+        return batch
+
+    def _complete(self, prompt: Prompt, on_step: Callable[[EpisodeBatch], None] | None = None) -> str:
+        batch = self._open(prompt)
         seed, self.seed = self.seed, self.seed + 1
+        self._ended = False
         options: dict[str, Any] = {"best_of": self.source.best_of, "on_step": on_step}
         with self.source.acting(batch) as policy:
-            done = generate_in(batch, policy, np.zeros(1, int), seed, self.deterministic, **options)
-        return done[0].completion
+            (done,) = generate_in(batch, policy, np.zeros(1, int), seed, self.deterministic, **options)
+        self._ended = done.finish_reason == "eos"
+        return done.completion
 
     def _answer(self, text: str, whole: bool = True) -> str:
         """Return the answer in what a model wrote; if more may come, without an end that may change yet."""

@@ -11,6 +11,7 @@ import torch
 
 from rlhf_envs.datasets.messages import Messages, Prompt, answer_to, said, shown
 from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.rewards import check_signature
 from rlhf_envs.rewards.state import frozen_rewards
 
 from ..core.base_policy import LanguageModelPolicy
@@ -114,7 +115,8 @@ def generate(
         trust: load an SB3 zip, which holds pickles.
 
     Raises:
-        ValueError: an argument is out of range, or there is no such source or environment.
+        ValueError: an argument is out of range, there is no such source or environment, or the reward needs a column
+            that prompts have not.
         TypeError: `env` is no environment.
     """
     if n < 1:
@@ -127,6 +129,8 @@ def generate(
         if n_prompts is not None or indices is not None:
             raise ValueError("prompts are given: leave out n_prompts and indices, which choose rows of the data")
         batch = open_prompts(source, prompts, env, max_new_tokens, env_kwargs)
+        if not all(isinstance(prompt, Mapping) for prompt in prompts):
+            check_signature(batch.reward_fn, ())  # these have no columns, whatever the rows beside them have
         indices = range(len(batch.rows))
     else:
         limit = {} if max_new_tokens is None else {"max_new_tokens": max_new_tokens}

@@ -107,6 +107,8 @@ class Source:
             return cls(
                 str(bundle), policy=policy, env_id=env.get("id"), env_kwargs=kwargs, best_of=best_of, is_bundle=True
             )
+        if not (path / CONFIG).is_file() and (runs := _runs_in(path)):
+            raise ValueError(f"{source} is a folder of runs: give one of them, {', '.join(map(str, runs[:8]))}")
         return cls(str(source), model=resolve(str(source)))
 
     @classmethod
@@ -219,6 +221,12 @@ class Source:
                 "evaluate it in an environment with its own tokenizer"
             )
         return self.policy
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Return the folders of runs in a folder, or in its folders."""
+    found = sorted(file.parent for pattern in ("*", "*/*") for file in folder.glob(f"{pattern}/{CONFIG}"))
+    return [run for run in found if (run / MODEL).is_dir() or find_bundle(run) is not None]
 
 
 def _reference_of(model: str | None) -> str | None:

@@ -9,6 +9,7 @@ from rlhf_envs.rewards.guard import Guarded, RewardError
 from rlhf_envs.rewards.pessimism import Pessimistic
 from rlhf_envs.rewards.registry import get_reward, list_rewards, register_reward
 from rlhf_envs.rewards.shaping import Clipped, LengthPenalty, RepetitionPenalty, Whitened
+from rlhf_envs.rewards.signature import MissingColumnError, check_signature
 from rlhf_envs.rewards.state import frozen_rewards
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "FunctionReward",
     "Guarded",
     "LengthPenalty",
+    "MissingColumnError",
     "Novelty",
     "Pessimistic",
     "RepetitionPenalty",
@@ -28,6 +30,7 @@ __all__ = [
     "ScoreError",
     "SelfBleuDiversity",
     "Whitened",
+    "check_signature",
     "evaluate_reward",
     "frozen_rewards",
     "get_reward",

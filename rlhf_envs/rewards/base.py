@@ -257,7 +257,13 @@ def _call(
                 f"reward {name!r} declares {column}, and only texts are scored here: environments and evaluations know "
                 "more of a completion"
             )
-    return function(prompts=prompts, completions=completions, **columns)
+    try:
+        return function(prompts=prompts, completions=completions, **columns)
+    except TypeError as error:
+        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # raised by the call, not within
+            given = ", ".join(["prompts", "completions", *columns])
+            raise ScoreError(f"reward {name!r} cannot be called with {given} by keyword: {error}") from error
+        raise
 
 
 def _zero_where_none(scores: np.ndarray) -> np.ndarray:
@@ -273,13 +279,14 @@ def _check_scores(scores: Any, name: str, prompts: Sequence[Prompt], completions
     if isinstance(scores, np.ndarray):
         if scores.shape != (n,):
             raise ScoreError(
-                f"reward {name!r} returned an array of shape {scores.shape} for {n} completions: return one float per "
-                f"completion, shape ({n},)" + ("; squeeze the last axis" if scores.shape == (n, 1) else "")
+                f"reward {name!r} returned an array of shape {scores.shape} for {_completions(n)}: return one float "
+                f"per completion, shape ({n},)" + ("; squeeze the last axis" if scores.shape == (n, 1) else "")
             )
     elif not isinstance(scores, Sequence) or isinstance(scores, str | bytes):
-        raise ScoreError(f"reward {name!r} returned {scores!r} for {n} completions: return a list of {n} floats")
+        wanted = "a list of one float per completion, such as [0.5]" if n == 1 else f"a list of {n} floats"
+        raise ScoreError(f"reward {name!r} returned {scores!r} for {_completions(n)}: return {wanted}")
     elif len(scores) != n:
-        raise ScoreError(f"reward {name!r} returned {len(scores)} scores for {n} completions: return one for each")
+        raise ScoreError(f"reward {name!r} returned {len(scores)} scores for {_completions(n)}: return one for each")
     checked = np.empty(n, dtype=np.float64)
     for i, score in enumerate(scores):
         checked[i] = number = _as_number(score)
@@ -291,6 +298,10 @@ def _check_scores(scores: Any, name: str, prompts: Sequence[Prompt], completions
                 index=i,
             )
     return checked
+
+
+def _completions(n: int) -> str:
+    return "1 completion" if n == 1 else f"{n} completions"
 
 
 def _as_number(score: Any) -> float:

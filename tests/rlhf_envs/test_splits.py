@@ -119,7 +119,7 @@ def test_an_environment_has_the_rows_of_its_split_only() -> None:
 
 def test_columns_are_renamed(tmp_path: Path) -> None:
     rows = [{"question": f"what is {i}?", "prompt_id": i} for i in range(3)]
-    env: Any = gym.make("rlhf/Sentiment-v0", data=rows, columns={"prompt": "question"}, reward_fn=len)
+    env: Any = gym.make("rlhf/Sentiment-v0", data=rows, columns={"prompt": "question"}, reward_fn=lambda **_: [0.0])
     assert env.unwrapped.rows == [{"prompt": row["question"], "prompt_id": row["prompt_id"]} for row in rows]
     with pytest.raises(ValueError, match=r"row 0 of the data: no column 'questions' to rename \(it has: question"):
         load_rows(rows, columns={"prompt": "questions"})

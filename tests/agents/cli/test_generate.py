@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from typer.testing import CliRunner
 
 from agents import generate
 from agents.cli import app
-from agents.cli.generate import _Streamed
+from agents.cli.generate import EMPTY, _Streamed
+from agents.evaluation.chat import Chat
 
 SHORT = ("--max-new-tokens", "6")
 
@@ -71,6 +73,7 @@ def test_control_codes_of_a_model_are_shown_and_not_obeyed() -> None:
         (("generate", "tiny", "a", "--file", "no.txt"), "no.txt"),
         (("generate", "tiny", "a", "--env", "rlhf/Nothing-v0"), "unknown environment"),
         (("chat", "tiny", "--style", "template"), "tiny has no chat template"),
+        (("chat", "nothing"), "unknown model 'nothing'"),
     ],
 )
 def test_a_users_mistake_is_one_line(arguments: tuple[str, ...], message: str) -> None:
@@ -80,15 +83,59 @@ def test_a_users_mistake_is_one_line(arguments: tuple[str, ...], message: str) -
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("file", [(), ("--file", "rows.jsonl")])
+def test_a_typed_prompt_has_no_columns_for_a_reward(
+    file: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor if a file beside it has some. A file alone is scored."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "the film", "word": "film"}\n')
+    reward = "def score(prompts, completions, word, **columns):\n    return [float(len(w)) for w in word]\n"
+    (tmp_path / "needs_word.py").write_text(reward)
+    own = ("--reward", "./needs_word.py:score", "--json", *SHORT)
+    result = rlhf("generate", "tiny", "a story", *file, *own)
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert "reward 'score' needs the column 'word'" in result.stderr
+    assert "a typed prompt has no columns: put prompts with their columns into a file, and give --file" in result.stderr
+    if file:
+        (row,) = map(json.loads, rlhf("generate", "tiny", *file, *own).stdout.splitlines())
+        assert row["reward"] == 4.0
+
+
 def test_a_chat_goes_on_until_it_is_ended() -> None:
-    turns = "the film was\n\n/nonsense\n/reset\nthe film was\n/quit\nnot read\n"
+    turns = "the film was\n\n/help\n/nonsense\n/reset\nthe film was\n/quit\nnot read\n"
     result = rlhf("chat", "tiny", "--deterministic", *SHORT, stdin=turns)
     assert result.exit_code == 0, result.output
-    first, unknown, again = result.stdout.splitlines()[1:]
+    first, commands, unknown, again = result.stdout.splitlines()[1:]
     (done,) = generate("tiny", prompts="the film was", deterministic=True, max_new_tokens=6)
     assert first == again == done.completion
+    assert commands.startswith("/help lists the commands, /reset") and commands.endswith("/quit or Ctrl-D ends it")
     assert unknown.startswith("unknown command /nonsense")
     assert rlhf("chat", "tiny", *SHORT, stdin="a film\n").exit_code == 0, "the end of the input ends it"
+
+
+@pytest.mark.parametrize("folder", ["ppo", "."])
+def test_a_folder_of_runs_is_refused_and_names_them(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("one", "two"):
+        (tmp_path / "ppo" / name / "model").mkdir(parents=True)
+        (tmp_path / "ppo" / name / "config.json").write_text('{"algo": "ppo", "env": "rlhf/Sentiment-v0"}')
+    for verb in ("chat", "generate"):
+        result = rlhf(verb, folder, *["the film was"] * (verb == "generate"), stdin="the film was\n")
+        assert result.exit_code == 2 and not result.stdout, "before the greeting"
+        assert f"{folder} is a folder of runs: give one of them, ppo/one, ppo/two" in result.stderr
+
+
+def test_an_empty_answer_is_said_to_be_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Chat, "say", lambda *_: " ")
+    assert rlhf("chat", "tiny", stdin="the film was\n").stdout.splitlines()[1] == EMPTY
+    console = Console(file=io.StringIO())
+    with _Streamed(console) as shown:
+        shown("")
+    assert console.file.getvalue() == f"{EMPTY}\n"  # type: ignore[attr-defined]
 
 
 def test_in_a_terminal_an_answer_appears_piece_by_piece() -> None:

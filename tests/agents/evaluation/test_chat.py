@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,6 +66,22 @@ def test_without_a_template_the_model_goes_on_with_the_text(monkeypatch: pytest.
     assert chat.say("the film was") == " good,"
     chat.say("never")
     assert prompts == ["the film was", "the film was good, never"]
+
+
+def test_a_text_that_the_model_has_ended_is_not_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After EOS a plain model says nothing more. A text that was cut goes on."""
+    asked, reasons = [], iter(["length", "eos", "length"])
+
+    def finish(batch: Any, *_: Any, **__: Any) -> list[Any]:
+        asked.append(batch.rows[0]["prompt"])
+        return [SimpleNamespace(completion=" good.", finish_reason=next(reasons))]
+
+    monkeypatch.setattr("agents.evaluation.chat.generate_in", finish)
+    chat = Chat("tiny")
+    for text in ("the film was", "and", "a story"):
+        chat.say(text)
+    assert asked == ["the film was", "the film was good. and", "a story"]
+    assert [message["content"] for message in chat.messages] == ["a story", " good."]
 
 
 def test_the_answer_is_the_models_and_the_model_is_loaded_once(chat_model: str) -> None:
