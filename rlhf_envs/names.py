@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
-__all__ = ["check_arguments", "find_name", "import_attribute", "import_module", "nearest"]
+__all__ = ["check_arguments", "did_you_mean", "find_name", "import_attribute", "import_module", "nearest"]
 
 
 def find_name(name: str, names: Iterable[str]) -> str:
@@ -30,11 +29,16 @@ def nearest(name: str, names: Iterable[str]) -> str:
     Case does not count, and for "org/Name-v0" the last part is enough.
     """
     known = sorted(names)
+    return did_you_mean(name, known) or f"there are {', '.join(known)}"
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a question after the one of `names` that is most alike, as for `nearest`; "" if none is alike."""
     folded: dict[str, str] = {}
-    for other in known:
+    for other in sorted(names):
         folded |= {other.lower().rpartition("/")[2]: other, other.lower(): other}
     alike = difflib.get_close_matches(name.lower(), folded, n=1)
-    return f"did you mean {folded[alike[0]]!r}?" if alike else f"there are {', '.join(known)}"
+    return f"did you mean {folded[alike[0]]!r}?" if alike else ""
 
 
 def check_arguments(given: Iterable[str], known: Iterable[str], what: str) -> None:
@@ -69,10 +73,11 @@ def import_module(name: str, what: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if is_file or not f"{module}.".startswith(f"{error.name}."):  # it is there, and imports one that is not
             raise ValueError(f"{what}: importing {name!r} failed: {error}") from error
-        folders = ", ".join(dict.fromkeys(path or os.getcwd() for path in sys.path))
+        advice = did_you_mean(module, (path.stem for path in Path.cwd().glob("*.py"))) or (
+            f"run from its folder, put that on PYTHONPATH, or name the file, ./{module.replace('.', '/')}.py"
+        )
         raise ValueError(
-            f"{what}: there is no module {error.name!r}; looked in {folders}: run from its folder, put that on "
-            f"PYTHONPATH, or name the file, ./{module.replace('.', '/')}.py"
+            f"{what}: there is no module {error.name!r} in {Path.cwd()}, or where Python looks: {advice}"
         ) from error
     except ImportError as error:
         raise ValueError(f"{what}: importing {name!r} failed: {error}") from error

@@ -128,7 +128,7 @@ def run_environment(source: str) -> str | None:
     if is_bundle(path):
         env = read_object(path / DESCRIPTION).get("env")
         env_id = env.get("id") if isinstance(env, dict) else None
-    return None if env_id is None else read_env_id(env_id, f"{source}, a file,")
+    return None if env_id is None else read_env_id(env_id, f"a file of {source}")
 
 
 def read_object(file: Path) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def describe_problem(error: ValidationError) -> str:
 
 def refuse_import(what: str, name: str, source: str, instead: str) -> None:
     """Raise the error for a name that would be imported."""
-    raise ValueError(f"{what} {name!r} would be imported, which {source} may not cause: {instead}")
+    raise ValueError(f"{what} {name!r} is not imported just because {source} names it: {instead}")
 
 
 def _store(kwargs: Mapping[str, Any]) -> Any:

@@ -194,7 +194,7 @@ class TrainConfig(Settings):
     env: Environment = option(
         "rlhf/Sentiment-v0", "Environment id, see `rlhf envs`; 'module:id' and 'file.py:id' import that first."
     )
-    n_timesteps: int | None = option(None, "Tokens to train for.", "-n", "--n-timesteps", gt=0)
+    n_timesteps: int | None = option(None, "Tokens to train for.", "-n", "--n-timesteps", "--tokens", gt=0)
     seed: int = option(0, "Seeds the environments, the model and the sampling.", ge=0, lt=2**32)
     n_envs: int | None = option(None, "Episodes that run side by side.", gt=0)
     model: Model | None = option(
@@ -355,7 +355,10 @@ class TrainConfig(Settings):
             if name in cls.free or (name in cls.more and value is not None and before is not None and value > before):
                 changed[name] = value
             elif not (value.items() <= before.items() if isinstance(value, dict) else value == before):
-                flag = f"--{name.replace('_', '-')}"
-                raise ValueError(f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out")
+                flag = f"--{name.replace('_', '-')}" if name not in cls.more else "-n"
+                more = f", or give more than {before} to extend it" if name in cls.more else ""
+                raise ValueError(
+                    f"{flag} {value} with --resume: the run in {folder} has {before}; leave the flag out{more}"
+                )
         saved.check_imports(str(path), cls() if given is None else given)
         return saved.model_copy(update=changed)

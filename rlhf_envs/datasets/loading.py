@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlhf_envs.names import did_you_mean
+
 from .implicit import repeats
 from .messages import CONVERSATIONS, PROMPTS, SYSTEMS, as_messages, check_text, read_prompt
 from .reading import BadRow, Row, read_rows
@@ -146,8 +148,12 @@ def _locate(path_or_name: str | Path) -> Path:
         return BUNDLED[str(path_or_name)]
     path = Path(path_or_name)
     if not path.is_file():
-        samples = ", ".join(sorted(BUNDLED))
-        raise FileNotFoundError(f"{str(path)!r} is neither a file in {Path.cwd()} nor a bundled sample ({samples})")
+        hint = did_you_mean(path.name, [*BUNDLED, *(file.name for file in path.parent.glob("*"))])
+        there = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise FileNotFoundError(
+            f"{str(path)!r} is neither a file{there} nor a bundled sample ({', '.join(sorted(BUNDLED))})"
+            + (f"; {hint}" if hint else "")
+        )
     return path
 
 

@@ -141,8 +141,8 @@ def _missing(wanted: str, there: list[str], named: bool, shares: dict[str, float
     counted = "1 different prompt is" if n_prompts == 1 else f"{n_prompts} different prompts are"
     return (
         f"{counted} too few for a {wanted} split: {wanted}_share={share:g} needs "
-        f"{math.ceil(1 / share)}. Add rows, raise {wanted}_share, give the rows a column 'split', or take the split "
-        "'train' and measure on training prompts"
+        f"{math.ceil(1 / share)}. Add rows, raise {wanted}_share, give the rows a column 'split', or measure on "
+        "training prompts: --test-split train (of rlhf evaluate: --split train)"
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rlhf_envs.models import has_place, split_label
@@ -96,13 +98,24 @@ def list_rewards() -> list[str]:
 def _hint(name: str) -> str:
     """Return what to write instead of an unknown name."""
     if name.endswith(".py"):
-        return f"name the function in the file, {name}:my_reward"
+        found = _functions_of(name)
+        return f"name the function in the file, {' or '.join(f'{name}:{function}' for function in found[:4])}"
     if "." in name and "/" not in name:
         return f"did you mean '{':'.join(name.rsplit('.', 1))}'?"
     return (
         f"{nearest(name, _targets)} (or give 'module:attribute', 'file.py:attribute', the folder or hub id of a reward "
         "model, or a callable as reward_fn)"
     )
+
+
+def _functions_of(file: str) -> list[str]:
+    """Return the names of the functions and classes in a file of code, which is read and not imported."""
+    try:
+        body = ast.parse(Path(file).read_text(encoding="utf-8")).body
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        body = []
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    return [part.name for part in body if isinstance(part, kinds) and part.name[0] != "_"] or ["my_reward"]
 
 
 def _make(name: str, target: str | Callable[..., Any], kwargs: dict[str, Any]) -> Callable[..., Any]:

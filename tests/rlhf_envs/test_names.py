@@ -59,7 +59,7 @@ def test_an_environment_in_a_file_finds_its_task_and_the_modules_beside_it(folde
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing_here", r"reward 'x': there is no module 'nothing_here'; looked in .*run from its folder"),
+        ("nothing_here", r"reward 'x': there is no module 'nothing_here' in .*run from its folder"),
         ("./nothing_here.py", r"reward 'x': there is no file \S+/nothing_here.py"),
         ("my-module", "'my-module' is neither a module"),
         ("../my", "'../my' is neither a module"),

@@ -305,7 +305,7 @@ def test_bad_arguments_are_named_before_anything_runs(arguments: dict[str, Any],
     ("task", "message"),
     [
         ("sentiment", "'sentiment' is no 'module:attribute'"),
-        ("no.such.module:Task", "there is no module 'no'; looked in "),
+        ("no.such.module:Task", "there is no module 'no' in "),
         ("rlhf_envs.tasks.sentiment:Sentimant", "there is no 'Sentimant' in .*did you mean 'Sentiment'"),
     ],
 )

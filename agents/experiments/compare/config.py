@@ -35,7 +35,7 @@ class CompareConfig(Settings):
         [], description="Algorithms, or labels of variants, with commas between.", json_schema_extra={"type": "text"}
     )
     seeds: int = option(5, "Runs per algorithm, with the seeds 0, 1, ...; intervals need 2.", ge=1)
-    tokens: int = option(60_000, "Tokens that every run trains for.", gt=0)
+    tokens: int = option(60_000, "Tokens that every run trains for.", "-n", "--tokens", "--n-timesteps", gt=0)
     kl_coefs: list[float] = Field(
         [],
         description="Coefficients of the KL penalty, with commas between: each algorithm runs with every one, for the "

@@ -35,6 +35,7 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     f"{BANDIT} --learning-rate fast": ("fast", "number"),
     f"{BANDIT} --learning-rate -1": ("-1", "greater than 0"),
     f"{BANDIT} -n ten": ("ten", "integer"),
+    f"{BANDIT} --tokens ten": ("ten", "integer"),
     f"{BANDIT} -n -5": ("-5", "greater than 0"),
     f"{BANDIT} --n-envs 2.5": ("2.5", "integer"),
     f"{BANDIT} --seed abc": ("abc", "integer"),
@@ -79,6 +80,7 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     "train --model smolm2": ("smolm2", "smollm2"),
     "train --model ./models/none": ("./models/none", "does not exist"),
     "train --data none.jsonl": ("none.jsonl", "neither a file"),
+    "train --data god.jsonl": ("god.jsonl", "did you mean 'good.jsonl'?"),
     "train --data bad.jsonl": ("bad.jsonl:2", "not JSON"),
     "train --data nameless.jsonl": ("nameless.jsonl", "rename one with --column prompt:NAME"),
     "sft good.jsonl out --max-length 2000": ("--max-length 2000", "reads 2 to"),
@@ -86,7 +88,10 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     f"{REVIEWS} --reward tiny-rewrd": ("tiny-rewrd", "tiny-reward"),
     f"{REVIEWS} --reward my_reward:scor": ("scor", "'score'"),
     f"{REVIEWS} --reward my_reward.score": ("my_reward.score", "my_reward:score"),
-    f"{REVIEWS} --reward ./my_reward.py": ("./my_reward.py", "./my_reward.py:"),
+    f"{REVIEWS} --reward ./my_reward.py": ("./my_reward.py", "./my_reward.py:score"),
+    f"{REVIEWS} --reward my_rewrd:score": ("my_rewrd", "did you mean 'my_reward'?"),
+    f"{REVIEWS} --reward per_text:score": ("score(completion)", "def score(prompts, completions, **columns)"),
+    f"{REVIEWS} --reward needs_word:score": ("'score' needs the column 'word'", "no columns but the prompt"),
     f"{REVIEWS} --reward ./my_reward.py:scor": ("scor", "'score'"),
     f"{REVIEWS} --reward ./none.py:score": ("none.py", "there is no file"),
     f"{REVIEWS} --reward nomodule:score": ("nomodule", "PYTHONPATH"),
@@ -107,6 +112,7 @@ MISTAKES = {  # what is typed: what the answer names, and what it advises
     "compare --algos ppo --env rlhf/TokenBandit-v0 -params n_epochs:three": ("three", "a whole number"),
     "tune --env rlhf/TokenBandit-v0 -params n_epochs:three": ("three", "a whole number"),
     "compare --config none.toml": ("none.toml", "No such file"),
+    "compare -n x": ("x", "integer"),
     "compare --seeds x": ("x", "integer"),
     "tune --algo pppo": ("pppo", "ppo"),
     "loop --env rlhf/Sentment-v0": ("Sentment", "rlhf/Sentiment-v0"),
@@ -129,13 +135,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_reward.py").write_text(score, encoding="utf-8")
     (tmp_path / "needs_more.py").write_text(f"import nothing_like_this\n{score}", encoding="utf-8")
     (tmp_path / "raises.py").write_text(f"undefined.name = 1\n{score}", encoding="utf-8")
+    (tmp_path / "per_text.py").write_text("def score(completion):\n    return 0.0\n", encoding="utf-8")
+    (tmp_path / "needs_word.py").write_text(score.replace("**", "word, **"), encoding="utf-8")
     (tmp_path / "not_python.py").write_text("def score(:\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(run, "evaluate_held_out", lambda *_: None)
     monkeypatch.setattr(run, "train", lambda _: pytest.fail("the mistake was not found before training"))
     yield tmp_path
-    sys.modules.pop("my_reward", None)
+    for module in ("my_reward", "per_text", "needs_word"):
+        sys.modules.pop(module, None)
 
 
 def rlhf(command: str) -> Any:

@@ -304,7 +304,7 @@ def test_a_report_without_its_agent_is_no_finished_run(unbroken: Path, tmp_path:
     [
         (["--seed", "7"], "--seed 7 with --resume: the run in"),
         (["-params", "batch_size:24"], "--hyperparams {'batch_size': 24} with --resume"),
-        (["-n", "240"], "--n-timesteps 240 with --resume"),
+        (["-n", "240"], "give more than 480 to extend it"),
     ],
 )
 def test_flags_that_conflict_are_an_error(flags: list[str], message: str, unbroken: Path) -> None:

@@ -198,7 +198,9 @@ def test_a_reward_can_be_given_by_its_address() -> None:
     assert isinstance(get_reward("rlhf_envs.rewards.rules:TokenBanditReward"), TokenBanditReward)
     with pytest.raises(ValueError, match=r"there is no 'Nothing' in 'rlhf_envs.rewards.rules'"):
         get_reward("rlhf_envs.rewards.rules:Nothing")
-    with pytest.raises(ValueError, match=r"no module 'no_such_module'; looked in /.*, /.*: run from its folder, put"):
+    with pytest.raises(
+        ValueError, match=r"no module 'no_such_module' in /.*, or where Python looks: run from its folder"
+    ):
         get_reward("no_such_module:x")
 
 
