@@ -40,14 +40,16 @@ def compare(flags: CompareFlags) -> None:
     check_environment(config.env)
     with console.status("loading"):
         from ..experiments.compare.compare import compare as run
-        from ..experiments.compare.report import headline, summary_table
+        from ..experiments.compare.report import evaluations, headline, summary_table
     try:
         comparison = run(config, lambda text: console.print(text, markup=False, soft_wrap=True))
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on", markup=False)
         raise typer.Exit(130) from None
     head, rows = summary_table(comparison.report, ("reward", "kl"))
-    console.print(make_table(head, rows, title=headline(comparison.report), left=len(head)))
+    title = headline(comparison.report)
+    caption = f"evaluated {evaluations(comparison.report)}" if any(a.metrics for a in comparison.report.arms) else None
+    console.print(make_table(head, rows, title=title, caption=caption, left=len(head)))
     for note in comparison.report.notes:
         console.print(f"- {note}", markup=False, soft_wrap=True)
     console.print(f"{comparison.seconds:.0f} s. See {comparison.folder / 'report.html'}", markup=False, soft_wrap=True)

@@ -77,7 +77,7 @@ def evaluate(config: EvaluateConfig) -> None:
     )
     console = Console()
     console.print(tables.evaluation_table(evaluation))
-    for sample in evaluation.completions[: config.samples]:
+    for sample in evaluation.samples(config.samples):
         console.print(tables.sample_text(sample))
     config.write(evaluation.to_dict())
 

@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 LABELS = {
-    "reward": "reward (proxy)",
+    "reward": "reward",
     "kl": "KL to the reference, nats",
     "perplexity": "perplexity under the reference",
-    "distinct_bigrams": "distinct bigrams",
+    "distinct_bigrams": "distinct bigrams, of {n} completions",
     "length": "length, tokens",
     "eos_share": "ended by EOS",
 }
@@ -113,7 +113,7 @@ def _spammer_lines(spammers: Mapping[str, AnnotatorMetrics] | None) -> list[str]
 
 def samples_table(before: Evaluation, after: Evaluation, n: int = 8) -> Table:
     """Return the same prompts with their completions before and after training, side by side."""
-    pairs = list(zip(before.completions, after.completions, strict=True))[:n]
+    pairs = zip(before.samples(n), after.samples(n), strict=True)
     rows = [(sample_text(first), sample_text(second)) for first, second in pairs]
     title = f"{after.prompts}, completed before and after"
     return make_table(("before", "after"), rows, title=title, left=2, lines=True)
@@ -136,15 +136,18 @@ def change_table(result: TrainResult) -> Table:
             changed = f"{_rounded(change[name].mean):+.3f} ± {change[name].sem:.3f}"
         else:
             changed = f"x {after[name].mean / before[name].mean:.2f}" if before[name].mean else ""
-        rows.append((LABELS.get(name, name), str(before[name]), str(after[name]), changed))
-    title = f"{len(result.after.reward)} {result.after.prompts}, mean ± standard error"
-    return make_table(("", "before", "after", "change"), rows, title=title, caption=_repeats(result.after) or None)
+        rows.append((_label(name, result.after), str(before[name]), str(after[name]), changed))
+    title, tokens = f"{result.after.counted}, mean ± standard error", result.agent.num_timesteps
+    resumed = f"before: 0 tokens; after: {tokens:,}, of which {result.resumed_at:,} before this part of the run"
+    return make_table(
+        ("", "before", "after", "change"), rows, title=title, caption=resumed if result.resumed_at else None
+    )
 
 
-def _repeats(evaluation: Evaluation) -> str:
-    """Return how many rows of the data were completed, if there are fewer than completions; else ""."""
-    different = len({done.index for done in evaluation.completions})
-    return f"rows of the data: {different}, completed several times" if different < len(evaluation.reward) else ""
+def _label(name: str, evaluation: Evaluation) -> str:
+    """Return what tables call a metric. A reward that a judge stands beside is a proxy for it."""
+    proxy = " (proxy)" if name == "reward" and evaluation.judges else ""
+    return LABELS.get(name, name).replace("{n}", str(len(evaluation.reward))) + proxy
 
 
 def evaluation_table(evaluation: Evaluation) -> Table:
@@ -153,15 +156,14 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     rows = []
     for name in _ordered(estimates):
         mean, sem, low, high = (f"{_rounded(value):.3f}" for value in estimates[name][:4])
-        rows.append((LABELS.get(name, name), mean, sem, f"{low} to {high}"))
+        rows.append((_label(name, evaluation), mean, sem, f"{low} to {high}"))
     title = (
-        f"{evaluation.source} on {evaluation.env_id}: {len(evaluation.reward)} {evaluation.prompts}, "
+        f"{evaluation.source} on {evaluation.env_id}: {evaluation.counted}, "
         f"{evaluation.split} split, {evaluation.seconds:.1f} s"
     )
     drawn = evaluation.completions_per_prompt
     chosen = f"; the best of {drawn} completions per prompt" if drawn > 1 else ""
-    repeats = _repeats(evaluation)
-    caption = f"reference: {evaluation.reference or 'none'}{chosen}{'; ' if repeats else ''}{repeats}"
+    caption = f"reference: {evaluation.reference or 'none'}{chosen}"
     return make_table(("", "mean", "standard error", "95% interval"), rows, title=title, caption=caption)
 
 

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from rlhf_envs.registration import check_environment
 
@@ -68,14 +69,20 @@ def train(flags: TrainFlags) -> None:
             prepared = resume.prepare_resumed(flags.resume, config)
     config = prepared.config
     done = f", {prepared.agent.num_timesteps:,} of them done" if flags.resume is not None else ""
+    policy = prepared.agent.policy
+    model = escape(str(policy.base_name or policy.model_name or "a fresh model"))
     console.print(
-        f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold]: {_planned(prepared)}{done}, {prepared.folder}"
+        f"[bold]{config.algo}[/bold] on [bold]{config.env_id}[/bold] with {model}: {_planned(prepared)}{done}, "
+        f"{prepared.folder}"
     )
     result = run.train(prepared)
     console.print(tables.samples_table(result.before, result.after))
     console.print(tables.change_table(result))
     seconds = time.perf_counter() - started
-    console.print(f"{result.agent.num_timesteps:,} tokens, {seconds:.0f} s in all. Everything is in {result.folder}")
+    tokens = result.agent.num_timesteps
+    took = f"{tokens - result.resumed_at:,} of them in this part, in {seconds:.0f} s"
+    took = took if result.resumed_at else f"{seconds:.0f} s in all"
+    console.print(f"{tokens:,} tokens, {took}. Everything is in {result.folder}")
     console.print(f"[dim]curves: {result.folder / 'curves.png'}   live: tensorboard --logdir {config.log_folder}[/dim]")
 
 

@@ -88,8 +88,8 @@ class Chat:
             ValueError, OSError: there is no such model, or it cannot be loaded.
         """
         if self._tokenizer is not None:
-            words = (self._tokenizer.decode([i], skip_special_tokens=True) for i in range(len(self._tokenizer)))
-            self._open(self._prompt([{"role": "user", "content": next(filter(str.strip, words))}]))
+            tokens = (str(self._tokenizer.decode([i], skip_special_tokens=True)) for i in range(len(self._tokenizer)))
+            self._open(self._prompt([{"role": "user", "content": next(text for text in tokens if text.strip())}]))
         elif not self._known:  # else its environment has the words
             self._open("the")
 

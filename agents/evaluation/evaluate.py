@@ -21,10 +21,11 @@ from ..core.base_policy import LanguageModelPolicy
 from ..core.language_model import LanguageModel
 from ..core.text_metrics import check_metric_names, distinct_bigrams
 from .generate import Completion, generate, generate_in, held_out_indices, pad_completions
+from .prompt_counts import count_different, count_prompts, describe_prompts, warn_of_few
 from .source import Source
 from .statistics import Estimate, bootstrap_mean, bootstrap_perplexity, jackknife_distinct_bigrams
 
-__all__ = ["Completion", "Evaluation", "describe_prompts", "evaluate", "find_judges", "generate", "judge_completions"]
+__all__ = ["Completion", "Evaluation", "evaluate", "find_judges", "generate", "judge_completions"]
 
 Logits = Callable[..., torch.Tensor]
 Judges = Mapping[str, Callable[..., Any]]
@@ -80,17 +81,31 @@ class Evaluation:
         """Return what tables call the prompts: held-out prompts only if none of them is a training prompt."""
         return describe_prompts(self.trained, len(self.reward))
 
+    @property
+    def different_prompts(self) -> int:
+        """Return the number of different prompts."""
+        return count_different(done.row["prompt"] for done in self.completions)
+
+    @property
+    def counted(self) -> str:
+        """Return what was completed: "256 held-out prompts", or "256 completions of 2 held-out prompts"."""
+        return count_prompts(len(self.reward), self.different_prompts, self.prompts)
+
+    def samples(self, n: int) -> list[Completion]:
+        """Return the first n completions, of each prompt one at most."""
+        return self.completions[: min(n, self.different_prompts)]
+
     def __repr__(self) -> str:
         """Return what was evaluated, and the means of the reward, the judges and the KL."""
         shown = {"reward": self.reward, **self.judges, **({} if self.kl is None else {"kl": self.kl})}
         means = ", ".join(f"{name} {round(np.nanmean(values), 3) + 0.0:.3f}" for name, values in shown.items())
-        return f"Evaluation({self.source} on {self.env_id}, {len(self.reward)} {self.prompts}: {means})"
+        return f"Evaluation({self.source} on {self.env_id}, {self.counted}: {means})"
 
     def _repr_html_(self) -> str:
         """Return every metric, and some completions, as notebooks show them."""
         estimates = self.estimates()
         rows = [(name, str(e), f"{e.low:.3f} to {e.high:.3f}") for name, e in estimates.items()]
-        samples = [(f"{c.reward:+.2f}", c.prompt, c.completion) for c in self.completions[:4]]
+        samples = [(f"{c.reward:+.2f}", c.prompt, c.completion) for c in self.samples(4)]
         table = html_table(("", "mean ± standard error", "95% interval"), rows, repr(self))
         return table + html_table(("reward", "prompt", "completion"), samples)
 
@@ -127,13 +142,14 @@ class Evaluation:
         return bootstrap_mean(values[~np.isnan(values)], self.seed)
 
     def to_dict(self, n_samples: int = 8) -> dict[str, Any]:
-        """Return the entry of a JSON report, with the first `n_samples` completions."""
+        """Return the entry of a JSON report, with the first `n_samples` completions, see `samples`."""
         return {
             "source": self.source,
             "env": self.env_id,
             "split": self.split,
             "episodes": len(self.reward),
             "prompts": self.prompts,
+            "different_prompts": self.different_prompts,
             "seed": self.seed,
             "reference": self.reference,
             "completions_per_prompt": self.completions_per_prompt,
@@ -141,7 +157,7 @@ class Evaluation:
             "estimates": {name: estimate.to_dict() for name, estimate in self.estimates().items()},
             "samples": [
                 {"prompt": c.prompt, "completion": c.completion, "reward": c.reward, "finish_reason": c.finish_reason}
-                for c in self.completions[:n_samples]
+                for c in self.samples(n_samples)
             ],
         }
 
@@ -208,6 +224,10 @@ def evaluate(
         if reference_logits is not None:
             kl, nll = _against(reference_logits, policy, completions)
             kl += np.log(drawn) - (drawn - 1) / drawn
+    keys = [prompt_key(c.row["prompt"]) for c in completions]
+    trained = sum(key in trained_on for key in keys)
+    if trained < len(keys):
+        warn_of_few(len({*keys}), n_episodes, split)
     texts = [c.completion for c in completions]
     judged, judge_parts = _judge_with_parts(scorers, completions)
     return Evaluation(
@@ -232,15 +252,8 @@ def evaluate(
         seconds=time.perf_counter() - started,
         completions_per_prompt=drawn,
         metrics=_task_metrics(completions),
-        trained=sum(prompt_key(c.row["prompt"]) in trained_on for c in completions),
+        trained=trained,
     )
-
-
-def describe_prompts(trained: int, n: int) -> str:
-    """Return "held-out prompts", "training prompts", or how many of n prompts are training prompts."""
-    if not trained:
-        return "held-out prompts"
-    return "training prompts" if trained == n else f"prompts ({trained} of {n} are training prompts)"
 
 
 def _task_metrics(completions: list[Completion]) -> dict[str, np.ndarray]:

@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from statistics import median_high
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,7 +70,7 @@ class Estimate(NamedTuple):
 
 
 class Reached(NamedTuple):
-    """Hold how many of n runs reached a threshold, and the median tokens and seconds they took (None if none did)."""
+    """Hold how many of n runs reached a threshold, and by how many tokens and seconds half of these did (else None)."""
 
     reached: int
     n: int
@@ -130,6 +131,8 @@ def iqm(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
 def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
     """Return the probability that a run of x `(n,)` is better than a run of y `(m,)`; ties count half.
 
+    With fewer than 3 runs of one there is no interval: resampling so few gives [1, 1] wherever they do not overlap.
+
     Raises:
         ValueError: there is no run, or a value is not finite.
     """
@@ -140,17 +143,19 @@ def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray
             u = mannwhitneyu(a, b, alternative="greater", axis=axis, method="asymptotic").statistic
         return u / (a.shape[axis] * b.shape[axis])
 
-    return _over_runs(statistic, seed, x, y)
+    found = _over_runs(statistic, seed, x, y)
+    return found if found.n >= 3 else found._replace(low=math.nan, high=math.nan)
 
 
 def reach(runs: Sequence[Sequence[tuple[float, float, float]]], threshold: float) -> Reached:
-    """Return how many runs reached a threshold and how long they took to do so for the first time.
+    """Return how many runs reached a threshold, and by when half of these had reached it.
 
-    A run is its evaluations in their order: tokens, seconds, value.
+    A run is its evaluations in their order: tokens, seconds, value. It reaches the threshold at the first evaluation
+    that is at or above it.
     """
     first = [next(((t, s) for t, s, value in run if value >= threshold), None) for run in runs]
     found = [entry for entry in first if entry is not None]
-    tokens, seconds = np.median(found, axis=0).tolist() if found else (None, None)
+    tokens, seconds = map(median_high, zip(*found, strict=True)) if found else (None, None)
     return Reached(len(found), len(runs), tokens, seconds)
 
 

@@ -46,14 +46,15 @@ def describe_run(config: TrainConfig) -> list[tuple[str, str]]:
     build_callbacks(config, agent, folder)  # these have mistakes of their own
     assert config.n_timesteps is not None
     tokens, rollout = planned_tokens(agent, config.n_timesteps)
-    rollouts = f", {tokens // rollout:,} rollouts of {rollout:,}" if rollout > 1 else ""
+    n = tokens // rollout
+    rollouts = f", {n:,} {'rollout' if n == 1 else 'rollouts'} of {rollout:,}" if rollout > 1 else ""
     people = any(reward.store is not None for reward in human_rewards(agent.get_env()))
     measured = None if people else _measure(agent, rollout if rollouts else tokens)
     pairs = [
         ("environment", f"{config.env_id}, {config.n_envs} episodes side by side"),
         ("rows", _rows(agent.get_env())),
         ("algorithm", f"{config.algo} ({type(agent).__name__})"),
-        ("settings that are no defaults", ", ".join(_settings(config, agent))),
+        ("settings other than the defaults", ", ".join(_settings(config, agent))),
         ("model", _model(agent)),
         ("training", f"{tokens:,} tokens{rollouts}"),
         ("updates", _updates(measured, tokens)),

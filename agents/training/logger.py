@@ -24,11 +24,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from rlhf_envs.files import replace_file
 
+from ..evaluation.evaluate import Evaluation
 from .config import TrainConfig
 
-__all__ = ["check_wandb", "finish_wandb", "open_logger", "start_wandb"]
+__all__ = ["HELD_OUT", "check_wandb", "finish_wandb", "log_held_out", "open_logger", "start_wandb"]
 
 STEP = "time/total_timesteps"
+HELD_OUT = "held_out"  # the metrics of evaluations on the prompts that a run is judged by
 
 
 def open_logger(folder: Path, stdout: bool = False, resumed_at: int | None = None) -> Logger:
@@ -43,6 +45,13 @@ def open_logger(folder: Path, stdout: bool = False, resumed_at: int | None = Non
     """
     formats: list[KVWriter] = [ProgressFile(folder / "progress.csv", resumed_at), Board(folder, resumed_at)]
     return Logger(str(folder), formats + ([HumanOutputFormat(sys.stdout)] if stdout else []))
+
+
+def log_held_out(folder: Path, evaluation: Evaluation, tokens: int) -> None:
+    """Write the metrics of an evaluation after so many tokens for TensorBoard, as `held_out/<metric>`."""
+    with SummaryWriter(str(folder)) as writer:
+        for name, estimate in evaluation.estimates().items():
+            writer.add_scalar(f"{HELD_OUT}/{name}", estimate.mean, tokens)
 
 
 class ProgressFile(KVWriter):

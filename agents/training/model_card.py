@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rlhf_envs.models import has_place
 from rlhf_envs.rendering import as_markdown
 
-from ..saving.provenance import provenance, without_passwords
+from ..saving.folders import CONFIG
+from ..saving.provenance import provenance, read_records, without_passwords
 
 if TYPE_CHECKING:
     from .report import TrainResult
@@ -52,7 +53,7 @@ def write_model_card(folder: Path, result: TrainResult) -> Path | None:
 
 def model_card(result: TrainResult) -> str:
     """Return the card as Markdown: base model, algorithm, tokens, figures before and after, settings and versions."""
-    config, made = result.config, provenance()
+    config, made = result.config, [*read_records(result.folder / CONFIG)[:-1], provenance()]
     policy = result.agent.policy
     base, use = policy.base_name or policy.model_name or "a fresh model", ADAPTERS if policy.base_name else PLAIN
     tokens = int(result.agent.num_timesteps)
@@ -65,7 +66,7 @@ def model_card(result: TrainResult) -> str:
         f"`{base}`, trained with **{config.algo}** on `{config.env_id}` for {tokens:,} tokens (seed {config.seed}). "
         "The reward at the end of a completion is the only supervision.",
         "",
-        f"## {len(result.after.reward)} {result.after.prompts}, mean ± standard error",
+        f"## {result.after.counted}, mean ± standard error",
         "",
         *_figures(result),
         "",
@@ -81,11 +82,11 @@ def model_card(result: TrainResult) -> str:
         "## How it was made",
         "",
         "```",
-        str(made["command"]),
+        *dict.fromkeys(str(record.get("command")) for record in made),
         "```",
         "",
         "```json",
-        json.dumps({"settings": _settings(result), **made}, indent=2, default=str),
+        json.dumps({"settings": _settings(result) | {"model": base}, **made[-1]}, indent=2, default=str),
         "```",
     ]
     return without_passwords("\n".join(parts)) + "\n"
@@ -105,14 +106,14 @@ def _figures(result: TrainResult) -> list[str]:
     for name in after:
         if name != "distinct_within" and name in before:
             changed = str(change[name]) if name in change else ""
-            rows.append(f"| {as_markdown(name)} | {before[name]} | {after[name]} | {changed} |")
+            of = f" (of {len(result.after.reward)} completions)" if name == "distinct_bigrams" else ""
+            rows.append(f"| {as_markdown(name)}{of} | {before[name]} | {after[name]} | {changed} |")
     return rows
 
 
 def _samples(result: TrainResult, n: int = 3) -> list[str]:
-    pairs = zip(result.before.completions, result.after.completions, strict=True)
     lines = []
-    for first, second in list(pairs)[:n]:
+    for first, second in zip(result.before.samples(n), result.after.samples(n), strict=True):
         for name, sample in (("before", first), ("after", second)):
             lines.append(f"- {name}: {as_markdown(sample.prompt)} **{as_markdown(sample.completion.strip())}**")
     return lines

@@ -42,14 +42,20 @@ PANELS = {  # tag: title; the judges' panels come after the reward's
     "rlhf/kl": "KL to the reference, nats per episode",
     "rlhf/entropy": "entropy, nats per token",
     "rlhf/length": "length, tokens",
-    "rlhf/distinct_bigrams": "distinct bigrams, share",
+    "rlhf/distinct_bigrams": "distinct bigrams among 32 completions, share",
 }
 TRAINING, HELD_OUT, TARGET = "#2463a6", "#c4501b", "#767676"
 
 
 @dataclass(frozen=True, repr=False)
 class TrainResult:
-    """Hold a finished run: its folder, the agent, and the held-out completions before and after training."""
+    """Hold a finished run: its folder, the agent, and the held-out completions before and after training.
+
+    Attributes:
+        before: the evaluation at 0 tokens, also of a run that was resumed.
+        seconds: the wall time since it was begun or, for the last time, resumed.
+        resumed_at: the tokens that it was resumed at; 0 if it was not.
+    """
 
     config: TrainConfig
     folder: Path
@@ -57,13 +63,14 @@ class TrainResult:
     before: Evaluation
     after: Evaluation
     seconds: float
+    resumed_at: int = 0
 
     def __repr__(self) -> str:
         """Return what was trained, how far, and the rewards before and after."""
         before, after = (evaluation.reward.mean() for evaluation in (self.before, self.after))
         return (
             f"TrainResult({self.config.algo} on {self.config.env_id}, {self.agent.num_timesteps:,} tokens: reward "
-            f"{before:.3f} -> {after:.3f} on {self.after.prompts}, {str(self.folder)!r})"
+            f"{before:.3f} -> {after:.3f} on {self.after.counted}, {str(self.folder)!r})"
         )
 
     def _repr_html_(self) -> str:
@@ -71,7 +78,7 @@ class TrainResult:
         before, after = self.before.estimates(), self.after.estimates()
         change = self.after.change_from(self.before)
         rows = [(n, str(before[n]), str(after[n]), str(change.get(n, ""))) for n in after if n in before]
-        pairs = list(zip(self.before.completions, self.after.completions, strict=True))[:4]
+        pairs = zip(self.before.samples(4), self.after.samples(4), strict=True)
         samples = [(a.prompt, b.completion, a.completion) for b, a in pairs]
         table = html_table(("", "before", "after", "change"), rows, repr(self))
         return table + html_table(("prompt", "before", "after"), samples)
@@ -116,7 +123,7 @@ def write_report(result: TrainResult) -> None:
 def samples_markdown(before: Evaluation, after: Evaluation, n: int = 16) -> str:
     """Return the first `n` completions before and after as Markdown. What models wrote is escaped."""
     lines = [f"# The same {after.prompts} before and after", ""]
-    for pair in list(zip(before.completions, after.completions, strict=True))[:n]:
+    for pair in zip(before.samples(n), after.samples(n), strict=True):
         for name, sample in zip(("before", "after"), pair, strict=True):
             prompt, completion = as_markdown(sample.prompt), as_markdown(sample.completion.strip())
             lines.append(

@@ -34,7 +34,7 @@ from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
 from .errors import RunInterrupted, RunStopped
 from .human_feedback import HumanFeedback, RatingRefit, human_rewards
-from .logger import check_wandb, finish_wandb, open_logger, start_wandb
+from .logger import check_wandb, finish_wandb, log_held_out, open_logger, start_wandb
 from .model_card import write_model_card
 from .phases import show_phase
 from .progress import ProgressDisplay
@@ -57,6 +57,7 @@ class Prepared:
         started: `time.perf_counter()` when the preparation began.
         lock: keeps other processes out of the folder until `train` ends.
         generators: states of the global random generators to start training with; None in a new run.
+        logs_held_out: whether the evaluations before and after training are logged for TensorBoard.
     """
 
     config: TrainConfig
@@ -67,6 +68,7 @@ class Prepared:
     started: float
     lock: BaseFileLock
     generators: dict[str, Any] | None = None
+    logs_held_out: bool = True
 
     @property
     def checkpoints(self) -> CheckpointCallback | None:
@@ -146,6 +148,7 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
     run = run if isinstance(run, Prepared) else prepare(run)
     config, folder, agent = run.config, run.folder, run.agent
     assert config.n_timesteps is not None
+    resumed_at = 0 if run.generators is None else int(agent.num_timesteps)
     try:
         _open_folder(run)
         if agent.num_timesteps < config.n_timesteps:
@@ -155,7 +158,9 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         with show_phase("evaluating after training", config.progress):
             after = evaluate_held_out(config, agent)
         agent.get_env().close()
-        result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started)
+        if run.logs_held_out:
+            log_held_out(folder, after, int(agent.num_timesteps))
+        result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started, resumed_at)
         if (folder / MODEL).is_dir():
             write_model_card(folder / MODEL, result)
         write_report(result)  # the last thing that a run does
@@ -335,6 +340,8 @@ def _open_folder(run: Prepared) -> None:
         if agent.policy.model_name is None:  # a fresh model, which the KL is measured to, exists nowhere else
             with agent.policy.at_start():
                 agent.policy.save_pretrained(folder / START, merge=True)
+        if run.logs_held_out and run.generators is None:
+            log_held_out(folder, run.before, 0)
     except OSError as error:
         raise _explain_folder(folder, error) from error
     if config.wandb is not None:

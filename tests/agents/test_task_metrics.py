@@ -89,7 +89,7 @@ def test_the_tables_of_a_run_have_them() -> None:
     result = TrainResult(TrainConfig(env=ID), Path(), agent, evaluation, evaluation, 1.0)
     table = change_table(result)
     assert "letters" in [str(cell) for cell in table.columns[0].cells]
-    assert str(table.title) == "8 training prompts, mean ± standard error"
+    assert str(table.title) == "8 completions of 4 training prompts, mean ± standard error"
     assert samples_markdown(evaluation, evaluation).startswith("# The same training prompts before and after")
 
 

@@ -92,6 +92,9 @@ class ComparisonReport:
 
     Attributes:
         prompts: what the prompts of the evaluations are, see `Evaluation.prompts`.
+        different_prompts: how many of them are different; None for runs of earlier releases.
+        trained, evaluated: the least and the most tokens that finished runs have trained for, and evaluations that they
+            had since training began.
         metric: the name of the compared metric; `threshold` is the value of it that `ArmReport.reached` is about.
         failed, unfinished: the errors of failed runs by the names of the runs, and the names of the runs still to do;
             runs of pruned arms are not to do.
@@ -114,6 +117,9 @@ class ComparisonReport:
     samples: list[dict[str, Any]]
     config: dict[str, Any]
     prompts: str = "held-out prompts"
+    different_prompts: int | None = None
+    trained: tuple[int, int] = (0, 0)
+    evaluated: tuple[int, int] = (0, 0)
     made: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -160,7 +166,14 @@ def analyse(config: CompareConfig, outcomes: Sequence[Outcome]) -> ComparisonRep
         samples=[sample for arm in ranked for outcome in done[arm.name][:1] for sample in _samples(outcome)],
         config=json.loads(config.model_dump_json()),
         prompts=", ".join(described) or "held-out prompts",
+        different_prompts=next((o.result.get("different_prompts") for o in finished), None),
+        trained=_range([o.result["tokens"] for o in finished]),
+        evaluated=_range([sum(entry["step"] > 0 for entry in o.evaluations) for o in finished]),
     )
+
+
+def _range(counts: Sequence[int]) -> tuple[int, int]:
+    return min(counts, default=0), max(counts, default=0)
 
 
 def compared_metric(config: CompareConfig, finished: Sequence[Outcome]) -> str:

@@ -8,10 +8,10 @@ Agarwal et al., 2021 (https://arxiv.org/abs/2108.13264), see `agents.evaluation.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 
 from rlhf_envs.files import replace_file, replace_json
@@ -27,7 +27,7 @@ from .plan import Run, judges_of, plan, read_outcomes
 from .plots import draw_plots
 from .pruning import Pruned, find_pruned
 from .report import headline, summary_table, write_report
-from .tracking import write_board
+from .tracking import EVALUATIONS, write_board
 from .worker import run_all
 
 __all__ = ["CompareConfig", "Comparison", "compare"]
@@ -100,20 +100,51 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
     for run in missing:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         run.error.unlink(missing_ok=True)
-    places, started = count(1), time.perf_counter()
     pruned: dict[str, Pruned] = {}
-
-    def ended(run: Run, how: str) -> None:
-        done, total = next(places), len(missing) - sum(_is_left_out(run, pruned) for run in missing)
-        left = (time.perf_counter() - started) / done * (total - done)
-        soon = f", about {left / 60:.0f} min left" if left >= 60 else ""
-        say(f"{done}/{total} {run.name}: {how}{soon}")
-
+    progress = _Progress(missing, config.tokens, say)
     by_seed = [[run for run in missing if run.seed == seed] for seed in range(config.seeds)]
     for due in by_seed if config.prune else [missing]:
         if config.prune:
             pruned.update(_prune(config, runs, pruned, say))
-        run_all([run for run in due if not _is_left_out(run, pruned)], config, ended)
+            progress.runs = [run for run in missing if not _is_left_out(run, pruned)]
+        run_all([run for run in due if not _is_left_out(run, pruned)], config, progress.end, progress.look)
+
+
+class _Progress:
+    """Say how runs get on: a line at the first evaluation of each since training began, and one at its end.
+
+    Attributes:
+        runs: the runs to do, and those done.
+    """
+
+    def __init__(self, runs: Sequence[Run], tokens: int, say: Callable[[str], None]) -> None:
+        self.runs, self.tokens, self.say = runs, tokens, say
+        self._ended, self._begun, self._started = set[str](), set[str](), time.perf_counter()
+
+    def end(self, run: Run, how: str) -> None:
+        """Say how a run ended."""
+        self._ended.add(run.name)
+        self.say(f"{len(self._ended)}/{len(self.runs)} {run.name}: {how}{self._left(len(self._ended))}")
+
+    def look(self) -> None:
+        """Say which runs have been evaluated since their training began."""
+        trained = {run.name: _tokens_trained(run) for run in self.runs if run.name not in self._ended}
+        done = len(self._ended) + sum(min(tokens / self.tokens, 1.0) for tokens in trained.values())
+        for name, tokens in trained.items():
+            if 0 < tokens < self.tokens and name not in self._begun:
+                self._begun.add(name)
+                self.say(f"{name}: {tokens:,} of {self.tokens:,} tokens{self._left(done)}")
+
+    def _left(self, done: float) -> str:
+        """Return the time that is left after `done` runs' worth of work."""
+        left = (time.perf_counter() - self._started) / done * (len(self.runs) - done)
+        return f", about {left / 60:.0f} min left" if left >= 60 else ""
+
+
+def _tokens_trained(run: Run) -> int:
+    """Return the tokens that a run had trained for at its last evaluation; 0 before the first."""
+    file = run.folder / EVALUATIONS
+    return max((entry["tokens"] for entry in json.loads(file.read_text("utf-8"))), default=0) if file.is_file() else 0
 
 
 def _is_left_out(run: Run, pruned: Mapping[str, Pruned]) -> bool:

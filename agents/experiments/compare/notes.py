@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...evaluation.prompt_counts import FEW, describe_few
 from .config import CompareConfig
 from .plan import Outcome
 
@@ -34,6 +35,10 @@ def write_notes(
     if failed or missing:
         text = f"{failed} of {len(outcomes)} runs failed" + (f" and {missing} are not finished" if missing else "")
         notes.append(f"{text}: the metrics cover the other runs, which flatters an algorithm that fails on bad seeds.")
+    few = [n for outcome in finished if (n := outcome.result.get("different_prompts")) is not None]
+    if min(few, default=FEW) < min(FEW, config.test_episodes) and finished[0].result["described"] != "training prompts":
+        text = describe_few(min(few), config.test_split)
+        notes.append(f"{text[0].upper()}{text[1:]}.")
     if pruned:
         notes.append(
             f"Pruned: {', '.join(pruned)}. Their metrics are of fewer seeds, the ones on which they looked bad, and so "
@@ -53,7 +58,8 @@ def _unequal_conditions(config: CompareConfig, finished: Sequence[Outcome], metr
     shares = {name: outcome.result["tokens"] / config.tokens - 1 for name, outcome in by_arm.items()}
     if unequal := [f"{name} {share:+.0%}" for name, share in shares.items() if abs(share) > OVERSHOOT]:
         notes.append(
-            f"Tokens are not equal, whole rollouts are trained on or no training is done: {', '.join(unequal)}."
+            f"Tokens are not equal to the {config.tokens:,} asked for, because algorithms train on whole rollouts, or "
+            f"not at all: {', '.join(unequal)}."
         )
     parts = {name: str(outcome.result["config"].get("train") or "full") for name, outcome in by_arm.items()}
     usual = max(parts.values(), key=list(parts.values()).count, default="full")

@@ -16,6 +16,7 @@ from rlhf_envs.tasks.base import environment_rows
 
 from ...algorithms.common.policy_gradient import PolicyGradient
 from ...algorithms.common.text_agent import TextAgent
+from ...evaluation.prompt_counts import count_different, warn_of_few
 from ...registry import check_arguments, check_name, describe, get_algorithm
 from ...saving.bundle import holds
 from ...saving.folders import read_config
@@ -148,6 +149,7 @@ def plan(config: CompareConfig) -> list[Run]:
             raise ValueError(f"overrides of {label!r}: {nearest(label, config.algos)}")
     _check_metric(config)
     _check_budget(config)
+    _check_prompts(config)
     if config.prune and config.seeds < 3:
         raise ValueError(f"prune with seeds={config.seeds}: an arm is pruned after two seeds or later; take 3 or more")
     arms = [arm for label in config.algos for arm in _arms(config, label)]
@@ -179,6 +181,16 @@ def _check_budget(config: CompareConfig) -> None:
     horizon = int(kwargs.get("max_new_tokens") or getattr(task, "max_new_tokens", None) or 1)
     if config.tokens < horizon:
         raise ValueError(f"tokens={config.tokens} is less than one episode of {horizon}: take at least that")
+
+
+def _check_prompts(config: CompareConfig) -> None:
+    """Raise ValueError if the user's data has no prompts to evaluate on, and warn if it has few."""
+    task = task_of(config.env_id, **config.env_kwargs)
+    if task is None or "data" not in config.env_kwargs:
+        return
+    rows = environment_rows(**{**config.env_kwargs, "split": config.test_split, "task": task})
+    if config.test_split != "train":
+        warn_of_few(count_different(row["prompt"] for row in rows), config.test_episodes, config.test_split)
 
 
 def _arms(config: CompareConfig, label: str) -> list[Arm]:

@@ -25,7 +25,7 @@ from .plan import Outcome
 __all__ = ["RULE", "Pruned", "find_pruned"]
 
 RULE = (
-    "After each seed every arm is compared with the arm of the highest mean so far, seed by seed. An arm gets no "
+    "After each seed every algorithm is compared with the one of the highest mean so far, seed by seed. It gets no "
     "further seeds if the 95% interval (Student's t) of the mean difference lies above 0."
 )
 MIN_SEEDS = 2

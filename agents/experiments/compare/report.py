@@ -6,6 +6,7 @@ For a paper there are the plots as PDF and SVG, and the table of results in LaTe
 from __future__ import annotations
 
 import html
+import math
 import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -19,15 +20,17 @@ from matplotlib.figure import Figure
 from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown, markdown_table
 
+from ...evaluation.prompt_counts import count_prompts
+from ...evaluation.statistics import Estimate
 from .analysis import ArmReport, ComparisonReport
 from .plots import to_pdf, to_png, to_svg
 from .pruning import RULE
 
-__all__ = ["headline", "metrics_table", "summary_table", "to_html", "to_markdown", "write_report"]
+__all__ = ["evaluations", "headline", "metrics_table", "summary_table", "to_html", "to_markdown", "write_report"]
 
 PLOTS = "plots"
 MAIN = ("reward", "kl")  # metrics of the first table, beside the compared one
-CAPTIONS = {
+CAPTIONS = {  # for those who do not see the plots, which have titles of their own
     "final": "at the end, by algorithm",
     "efficiency": "against tokens trained for",
     "frontier": "against KL to the reference",
@@ -47,7 +50,7 @@ th, td {{ padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: le
 td:first-child {{ white-space: nowrap; }}
 td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 blockquote {{ background: #fff6e0; border-left: 4px solid #e69f00; padding: 0.1rem 1rem; margin: 0; }}
-figure {{ margin: 1rem 0; }} svg {{ max-width: 100%; height: auto; }} figcaption {{ color: #555; font-size: 0.85rem; }}
+figure {{ margin: 1rem 0; }} svg {{ max-width: 100%; height: auto; }}
 </style></head>
 <body>
 {body}</body></html>
@@ -70,10 +73,20 @@ def write_report(folder: Path, report: ComparisonReport, plots: Mapping[str, Fig
 
 def headline(report: ComparisonReport) -> str:
     """Return the comparison in a sentence."""
-    arms = len(report.arms)
+    labels = {arm.label for arm in report.arms}
+    algorithms = "1 algorithm" if len(labels) == 1 else f"{len(labels)} algorithms"
+    if len(report.arms) > len(labels):
+        algorithms += f" in {len(report.arms)} settings"
     up_to = "up to " if any(arm.pruned for arm in report.arms) else ""
     seeds = "one seed" if report.seeds == 1 else f"{up_to}{report.seeds} seeds"
-    return f"{arms} {'arm' if arms == 1 else 'arms'}, {seeds}, {report.tokens:,} tokens per run, on {report.env}"
+    least, most = report.trained if report.trained[1] else (report.tokens, report.tokens)
+    return f"{algorithms}, {seeds}, {'up to ' * (least < most)}{most:,} tokens per run, on {report.env}"
+
+
+def evaluations(report: ComparisonReport) -> str:
+    """Return how often runs were evaluated, and on what."""
+    times = _from_to(*report.evaluated)
+    return f"before training and {times} {'time' if times == '1' else 'times'} from there on, on {_prompts(report)}"
 
 
 def to_markdown(report: ComparisonReport, plots: Sequence[str]) -> str:
@@ -88,8 +101,8 @@ def to_markdown(report: ComparisonReport, plots: Sequence[str]) -> str:
     if report.unfinished:
         parts += ["## Runs that are not finished", _plain(", ".join(report.unfinished))]
     if any(arm.metrics for arm in report.arms):
-        parts += _results(report, plots)
-    return "\n\n".join([*parts, *_equal(report), *_reproduce(report)]) + "\n"
+        parts += [*_results(report, plots), *_equal(report)]
+    return "\n\n".join([*parts, *_reproduce(report)]) + "\n"
 
 
 def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
@@ -109,27 +122,31 @@ def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
     head, rows = metrics_table(report)
     if len(head) > 1:
         parts += ["## Other metrics at the end", _table(head, rows)]
+    if "distinct_bigrams" in head:
+        parts.append(f"distinct\\_bigrams is of {report.config['test_episodes']} completions; of more it is lower.")
     if report.improvement:
-        rows = [[better, than, str(probability)] for better, than, probability in report.improvement]
+        rows = [[better, than, _probability(found)] for better, than, found in report.improvement]
         parts += [
             "## Probability of improvement",
             _table(["better", "than", "probability"], rows),
-            "How likely a run of the first ends better than a run of the second; ties count half.",
+            "How likely a run of the first ends better than a run of the second; ties count half."
+            + " –: no interval, which takes 3 runs of both." * any("–" in row[2] for row in rows),
         ]
     parts += [
         "## Sample efficiency",
         *pictures["efficiency"],
         f"To reach a {metric} of {report.threshold:.3f}:",
-        _table(["algorithm", "reached", "tokens", "seconds"], map(_reached_row, report.arms)),
-        "Medians of the runs that reached it, at the grain of the evaluations.",
+        _table(["algorithm", "reached", "by tokens", "by seconds"], map(_reached_row, report.arms)),
+        f"A run reaches it at its first evaluation with at least that {metric}. The last columns say by when half of "
+        "the runs that reached it had done so.",
     ]
     if "frontier" in plots:
         head = ["algorithm", "KL coefficient", "KL, nats", report.metric, "on the frontier"]
         parts += [
-            f"## {metric} against KL",
+            f"## Against KL: {metric}",
             *pictures["frontier"],
             _table(head, _frontier_rows(report)),
-            "On the frontier: nothing else has as much for as little KL.",
+            f"On the frontier (Pareto-optimal): no other row has as high a {metric} with as low a KL.",
         ]
     rows = [
         [s["run"], f"{s['step']:,}", f"{s['reward']:.2f}", s["prompt"], s["completion"].strip()] for s in report.samples
@@ -139,7 +156,17 @@ def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
 
 def _prompts(report: ComparisonReport) -> str:
     """Return what was evaluated on; that no run trains on the prompts is said only where it is so."""
-    return report.prompts + (" that no run trains on" if report.prompts == "held-out prompts" else "")
+    n = report.config["test_episodes"]
+    counted = count_prompts(n, report.different_prompts or n, report.prompts)
+    return counted + (" that no run trains on" if report.prompts == "held-out prompts" else "")
+
+
+def _from_to(least: int, most: int) -> str:
+    return f"{most:,}" if least == most else f"{least:,} to {most:,}"
+
+
+def _probability(found: Estimate) -> str:
+    return f"{found} –" if math.isnan(found.low) else str(found)
 
 
 def summary_table(report: ComparisonReport, names: Sequence[str] | None = None) -> tuple[list[str], list[list[str]]]:
@@ -196,14 +223,17 @@ def _equal(report: ComparisonReport) -> list[str]:
     """Return the section on what was equal, and what was each algorithm's own."""
     config = report.config
     model = config["model"] or "the environment's own"
-    prompts = f"the same {config['test_episodes']} prompts ({config['test_split']} split) with the same random numbers"
+    asked = "" if report.trained == (report.tokens, report.tokens) else f" ({report.tokens:,} asked for)"
+    fewer = report.evaluated[0] < config["evaluations"]
+    skipped = f" ({config['evaluations']} asked for; steps that one rollout passes share one)" if fewer else ""
     parts = [
         "## What was equal, and what was not",
         _plain(
-            f"Every run has {report.tokens:,} tokens, the same environment ({report.env}) and its training prompts, "
-            f"the same start and reference (model: {model}), the same decoding where no note says otherwise, and is "
-            f"evaluated on {prompts}, before training and {config['evaluations']} times from there on at equal steps, "
-            "each at the first end of an update at or after its step. Run k of every algorithm has the seed k."
+            f"Each run trained for {_from_to(*report.trained)} tokens{asked}, in the same environment ({report.env}), "
+            f"on its training prompts, from the same model, which is the reference too ({model}), with equal decoding "
+            f"where no note says otherwise. It was evaluated {evaluations(report)}{skipped}: the same prompts of the "
+            f"{config['test_split']} split with the same random numbers, at equal steps, each at the end of the first "
+            "update at or after its step. Run k of every algorithm has the seed k."
         ),
         "Algorithms differ in the hyperparameters below, which are rlhf train's own unless the comparison says "
         "otherwise. A ranking is one of these settings, on this environment.",
@@ -225,7 +255,7 @@ def _reproduce(report: ComparisonReport) -> list[str]:
         ["again", "rlhf compare --config config.json -f ANOTHER_FOLDER, with the config.json of this folder"],
         ["seeds", seeds],
         ["versions", versions],
-        ["commit", made["commit"] or "not a checkout"],
+        ["commit", made["commit"] or "not known: rlhf-envs did not run from its git repository"],
         ["machine", made["machine"]],
     ]
     return ["## Reproduce", _table(["what", ""], rows)]
@@ -253,8 +283,8 @@ def _table(head: Sequence[str], rows: Any) -> str:
 
 def _cell(text: str) -> str:
     """Escape a cell, unless it is one word or a number with its interval, which are easier to read as they are."""
-    word = text.replace(",", "").replace(".", "").replace("-", "").replace("[", "").replace("]", "").replace(" ", "")
-    return text if word.isalnum() and text.isascii() else as_markdown(text)
+    word = re.sub(r"[-,.–\[\] ]", "", text)
+    return text if word.isalnum() and word.isascii() else as_markdown(text)
 
 
 def to_html(markdown: str, svgs: Mapping[str, str]) -> str:
@@ -263,8 +293,8 @@ def to_html(markdown: str, svgs: Mapping[str, str]) -> str:
 
     def figure(renderer: RendererHTML, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
         image = tokens[index]
-        caption = f"<figcaption>{html.escape(image.content)}</figcaption>"
-        return f"<figure>{svgs[Path(image.attrs['src']).stem]}{caption}</figure>"
+        label = html.escape(image.content)
+        return f'<figure role="img" aria-label="{label}">{svgs[Path(image.attrs["src"]).stem]}</figure>'
 
     parser.add_render_rule("image", figure)
     tokens = parser.parse(markdown)
@@ -274,6 +304,6 @@ def to_html(markdown: str, svgs: Mapping[str, str]) -> str:
         if opened.type == "td_open" and re.match(r"\\?[-+]?\d", cell.content):
             opened.attrSet("class", "number")
     body = parser.renderer.render(tokens, parser.options, {})
-    body = body.replace("<p><figure>", "<figure>").replace("</figure></p>", "</figure>")
+    body = body.replace("<p><figure ", "<figure ").replace("</figure></p>", "</figure>")
     title = html.escape("".join(part.content for part in tokens[1].children or ()))
     return PAGE.format(title=title, body=body)

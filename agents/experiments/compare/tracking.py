@@ -25,13 +25,13 @@ from ...core.random_state import isolated_generators
 from ...core.text_metrics import TEXT_ONLY
 from ...evaluation.evaluate import Evaluation
 from ...training.config import TrainConfig
+from ...training.logger import HELD_OUT
 from ...training.run import evaluate_held_out
 from .plots import to_png
 
-__all__ = ["LAYOUT_RUN", "HeldOutEvaluations", "Tracker", "write_board"]
+__all__ = ["EVALUATIONS", "LAYOUT_RUN", "HeldOutEvaluations", "Tracker", "write_board"]
 
 EVALUATIONS = "evaluations.json"
-PREFIX = "held_out"
 N_SAMPLES = 4
 LAYOUT_RUN = "_report"  # a run of its own: TensorBoard adds up the layouts of all runs
 HELD_OUT_CHARTS = ("reward", "kl", "length", "eos_share", "distinct_bigrams", "perplexity")
@@ -67,8 +67,8 @@ class Tracker:
         if writer is None:
             return
         for name, estimate in content["estimates"].items():
-            writer.add_scalar(f"{PREFIX}/{name}", estimate["mean"], max(step, tokens))  # untrained: no tokens
-        writer.add_text(f"{PREFIX}/samples", _samples(content["samples"]), step)
+            writer.add_scalar(f"{HELD_OUT}/{name}", estimate["mean"], max(step, tokens))  # untrained: no tokens
+        writer.add_text(f"{HELD_OUT}/samples", _samples(content["samples"]), step)
         writer.flush()
 
     def hyperparameters(self, evaluation: Evaluation) -> HParam:
@@ -77,7 +77,7 @@ class Tracker:
         fields = ("seed", "kl_coef", "kl_target", "learning_rate", "n_envs", "train")
         chosen = {"algorithm": self.label, **{name: getattr(config, name) for name in fields}, **config.hyperparams}
         plain = {name: value for name, value in chosen.items() if isinstance(value, bool | int | float | str)}
-        metrics = {f"{PREFIX}/{name}": estimate.mean for name, estimate in evaluation.estimates().items()}
+        metrics = {f"{HELD_OUT}/{name}": estimate.mean for name, estimate in evaluation.estimates().items()}
         return HParam(plain, metrics)
 
     def finish(self, before: Evaluation, after: Evaluation, tokens: int, seconds: float) -> None:
@@ -166,7 +166,7 @@ def write_board(folder: Path, judges: Sequence[str], markdown: str = "", plots: 
     It is a chart for each judge of the task, and the report with its plots once there is one.
     """
     layout = {  # the page of custom scalars: one chart per metric, with the curves of all runs
-        "Evaluations": {name: ["Multiline", [f"^{PREFIX}/{name}$"]] for name in (*judges, *HELD_OUT_CHARTS)},
+        "Evaluations": {name: ["Multiline", [f"^{HELD_OUT}/{name}$"]] for name in (*judges, *HELD_OUT_CHARTS)},
         "Training rollouts": {name: ["Multiline", [f"^rlhf/{name}$"]] for name in TRAINING_CHARTS},
     }
     shutil.rmtree(folder / LAYOUT_RUN, ignore_errors=True)

@@ -19,8 +19,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +40,17 @@ from .tracking import HeldOutEvaluations, Tracker
 __all__ = ["as_task", "execute", "main", "run_all"]
 
 PATIENCE = 60.0  # seconds that runs get to be saved
+LOOK = 2.0  # seconds between two looks at the runs under way
 INTERRUPTED = 3  # an exit code
 
 
-def run_all(runs: Sequence[Run], config: CompareConfig, ended: Callable[[Run, str], None]) -> None:
+def run_all(
+    runs: Sequence[Run], config: CompareConfig, ended: Callable[[Run, str], None], look: Callable[[], None]
+) -> None:
     """Run runs, `config.jobs` at a time. A failed one leaves its error file.
 
-    `ended` is called with each run and how it ended: "finished", "interrupted" or "FAILED, <error>".
+    `ended` is called with each run and how it ended: "finished", "interrupted" or "FAILED, <error>"; `look` every few
+    seconds.
 
     Raises:
         KeyboardInterrupt: after the runs under way have had time to be saved.
@@ -69,8 +74,12 @@ def run_all(runs: Sequence[Run], config: CompareConfig, ended: Callable[[Run, st
     with ThreadPoolExecutor(config.jobs) as pool:
         futures = {pool.submit(run_one, run): run for run in runs}
         try:
-            for future in as_completed(futures):
-                ended(futures[future], future.result())
+            left = {*futures}
+            while left:
+                done, left = wait(left, LOOK, FIRST_COMPLETED)
+                for future in done:
+                    ended(futures[future], future.result())
+                look()
         finally:
             with lock:
                 stopping.set()
@@ -158,7 +167,7 @@ def execute(task: dict[str, Any]) -> None:
     """
     for name, target in task["registered"].items():
         registry.register(name, target)
-    run = _prepare(RunConfig(**task["config"]))
+    run = replace(_prepare(RunConfig(**task["config"])), logs_held_out=False)  # the tracker logs them
     tracker = Tracker(run.folder, task["label"], run.config)
     tracker.restore(run.agent.num_timesteps if run.generators is not None else 0)
     evaluations = HeldOutEvaluations(tracker, run.before, task["steps"])
@@ -198,6 +207,7 @@ def _write_result(tracker: Tracker, result: TrainResult, seconds: float) -> None
         "seconds": round(seconds, 3),
         "judges": list(result.after.judges),
         "described": result.after.prompts,
+        "different_prompts": result.after.different_prompts,
         "reference": getattr(result.agent.policy, "model_name", None),
         "prompts": hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
         "config": json.loads(result.config.model_dump_json()),

@@ -96,6 +96,12 @@ def test_progress_evaluations_and_tensorboard_agree_on_the_tokens(run: tuple[Pat
     events = EventAccumulator(str(folder)).Reload()
     assert [int(row["time/total_timesteps"]) for row in rows] == [96, 192, 288, 384]
     assert [event.step for event in events.Scalars("rlhf/kl")] == [96, 192, 288, 384]
+    report = json.loads((folder / "report.json").read_text())
+    ends = [report[when]["estimates"]["reward"]["mean"] for when in ("before", "after")]
+    assert [(e.step, e.value) for e in events.Scalars("held_out/reward")] == [
+        (0, pytest.approx(ends[0], rel=1e-5)),
+        (384, pytest.approx(ends[1], rel=1e-5)),
+    ]
     evaluations = np.load(folder / "evaluations.npz")
     assert evaluations["timesteps"].tolist() == [192, 384]
     assert evaluations["results"].shape == (2, 8)
@@ -110,7 +116,8 @@ def test_the_report_and_the_terminal_say_the_same(run: tuple[Path, Any]) -> None
         report["after"]["estimates"]["reward"]["mean"] - report["before"]["estimates"]["reward"]["mean"]
     )
     assert f"{change['mean']:+.3f} ± {change['sem']:.3f}" in result.output
-    assert "reward (proxy)" in result.output
+    assert "reward (proxy)" not in result.output, "no judge stands beside it"
+    assert "distinct bigrams, of 16 completions" in result.output
     assert report["after"]["samples"][0]["completion"].strip() in result.output
 
 
@@ -125,7 +132,8 @@ def test_a_run_folder_can_be_evaluated_and_remembers_its_start(run: tuple[Path, 
         found = figures["estimates"][name]
         assert found["mean"] == pytest.approx(report["after"]["estimates"][name]["mean"], abs=1e-4)
         mean, sem, low, high = (f"{round(found[key], 3) + 0.0:.3f}" for key in ("mean", "sem", "low", "high"))
-        row = rf"{re.escape(label)} +{re.escape(mean)} +{sem} +{re.escape(low)} to {re.escape(high)}\b"
+        label = re.escape(label.replace("{n}", "16"))
+        row = rf"{label} +{re.escape(mean)} +{sem} +{re.escape(low)} to {re.escape(high)}\b"
         assert re.search(row, result.output), (row, result.output)
 
 

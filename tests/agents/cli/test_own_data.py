@@ -66,16 +66,16 @@ def test_prompts_and_a_reward_of_ones_own_train_and_are_evaluated(here: Path, ca
     own = ["--data", data, "--reward", "my_own_reward:words", "--column", "prompt:question"]
     result = rlhf("train", *own, *SMALL)
     assert result.exit_code == 0, result.output
-    assert "4 held-out prompts, mean ± standard error" in result.output
+    assert "4 completions of 1 held-out prompt, mean ± standard error" in result.output
     assert re.search(r"my\.jsonl: \d test, \d\d train, \d validation rows", caplog.text)
     report = json.loads((here / "logs/ppo/mine/report.json").read_text())
     assert (report["env"], report["after"]["prompts"]) == ("rlhf/Prompts-v0", "held-out prompts")
     found = rlhf("evaluate", "logs/ppo/mine", "-n", "4", "--samples", "0")
     assert found.exit_code == 2
-    assert "'my_own_reward:words' would be imported, which a run's file may not cause: give it again" in found.output
+    assert "'my_own_reward:words' is not imported just because a run's file names it: give it again" in found.output
     found = rlhf("evaluate", "logs/ppo/mine", "-n", "4", "--samples", "0", "--reward", "my_own_reward:words")
     assert found.exit_code == 0, found.output
-    assert "4 held-out prompts, test split" in found.output and "rows of the data: 1, completed" in found.output
+    assert "4 completions of 1 held-out prompt, test split" in found.output
     resumed = rlhf("train", "--resume", "logs/ppo/mine")
     assert "give it again, --reward my_own_reward:words" in resumed.output
 
@@ -96,7 +96,7 @@ def test_prompts_and_a_reward_of_ones_own_train_and_are_evaluated(here: Path, ca
             "my.jsonl:1: no column 'text' to rename (it has",
         ),
         ([{"prompt": "a film", "split": "fold 1"}], (), "no row has split 'train'; there are: fold 1"),
-        ([{"prompt": "a film"}], ("--reward", "no_such:reward"), "there is no module 'no_such'; looked in"),
+        ([{"prompt": "a film"}], ("--reward", "no_such:reward"), "there is no module 'no_such' in"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_the_fix(
@@ -114,6 +114,5 @@ def test_a_file_of_training_prompts_is_measured_on_them_if_that_is_asked_for(her
     result = rlhf("train", "--data", data, "--reward", "my_own_reward:words", *SMALL, "--test-split", "train")
     assert result.exit_code == 0, result.output
     assert "held-out" not in result.output
-    assert "4 training prompts, mean ± standard error" in result.output
-    assert "rows of the data: 1, completed several times" in result.output
+    assert "4 completions of 1 training prompt, mean ± standard error" in result.output
     assert "# The same training prompts before and after" in (here / "logs/ppo/mine/samples.md").read_text()

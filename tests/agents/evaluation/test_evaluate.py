@@ -212,7 +212,7 @@ def test_a_reward_that_a_runs_file_names_is_not_imported(tmp_path: Path, agent: 
     agent.policy.save_pretrained(tmp_path / "model")
     run = {"env": BANDIT, "algo": "ppo", "env_kwargs": {"reward": "no_such_module:reward"}}
     (tmp_path / "config.json").write_text(json.dumps(run))
-    with pytest.raises(ValueError, match="'no_such_module:reward' would be imported, which a run's file may not cause"):
+    with pytest.raises(ValueError, match="'no_such_module:reward' is not imported just because a run's file names it"):
         evaluate(tmp_path, BANDIT, n_episodes=4)
     found = evaluate(tmp_path, BANDIT, n_episodes=4, env_kwargs={"reward": "rlhf_envs.rewards.rules:TokenBanditReward"})
     assert list(found.components) == ["token-bandit"]

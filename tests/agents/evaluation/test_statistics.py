@@ -66,8 +66,8 @@ def test_the_probability_of_improvement_counts_pairs() -> None:
 
 
 def test_it_takes_algorithms_with_other_numbers_of_runs_and_all_ties() -> None:
-    assert improvement([1.0, 1.0, 1.0], [1.0, 1.0]).over_runs() == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 2}
-    assert improvement([3.0, 4.0, 5.0], [1.0, 2.0]).over_runs() == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 2}
+    assert improvement([1.0] * 4, [1.0] * 3).over_runs() == {"value": 0.5, "low": 0.5, "high": 0.5, "n": 3}
+    assert improvement([3.0, 4.0, 5.0], [0.0, 1.0, 2.0]).over_runs() == {"value": 1.0, "low": 1.0, "high": 1.0, "n": 3}
 
 
 def test_the_interval_of_an_improvement_is_that_of_all_resamples() -> None:
@@ -77,6 +77,11 @@ def test_the_interval_of_an_improvement_is_that_of_all_resamples() -> None:
     found = improvement(x, y)
     assert found.low == pytest.approx(np.quantile(shares, 0.025), abs=0.02)
     assert found.high == pytest.approx(np.quantile(shares, 0.975), abs=0.02)
+
+
+def test_two_runs_are_too_few_for_an_interval_of_an_improvement() -> None:
+    """Resampled, they would give [1, 1]."""
+    assert improvement([3.0, 4.0, 5.0], [1.0, 2.0]).over_runs() == {"value": 1.0, "low": None, "high": None, "n": 2}
 
 
 def test_one_run_has_no_interval() -> None:
@@ -94,12 +99,13 @@ def test_figures_that_are_none_are_refused(values: list[float]) -> None:
 
 
 def test_reaching_a_threshold_counts_the_first_time_and_those_that_never_do() -> None:
+    """Half of an even number is by the later of the middle two: nothing was evaluated between them."""
     runs = [
         [(0.0, 0.0, 0.1), (100.0, 1.0, 0.5), (200.0, 2.0, 0.4)],  # falls below it again
         [(0.0, 0.0, 0.1), (100.0, 3.0, 0.4), (200.0, 6.0, 0.6)],
         [(0.0, 0.0, 0.1), (100.0, 1.0, 0.2), (200.0, 2.0, 0.3)],
     ]
-    assert reach(runs, 0.5) == (2, 3, 150.0, 3.5)
+    assert reach(runs, 0.5) == (2, 3, 200.0, 6.0)
     assert reach(runs, 0.9) == (0, 3, None, None)
     assert reach(runs, 0.05) == (3, 3, 0.0, 0.0)
 

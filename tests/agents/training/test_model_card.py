@@ -49,6 +49,16 @@ def test_the_card_has_base_algorithm_tokens_figures_samples_and_versions(result:
     assert made["commit"] == commit()
 
 
+def test_the_card_of_a_resumed_run_has_all_commands_and_the_models_name(result: TrainResult, tmp_path: Path) -> None:
+    records = [{"command": "rlhf train -n 2k"}, {"command": "rlhf train --resume"}, {"command": "this one"}]
+    (tmp_path / "config.json").write_text(json.dumps({"made": records}))
+    nameless = result.config.model_copy(update={"model": None})
+    card = model_card(dataclasses.replace(result, folder=tmp_path, config=nameless))
+    commands = card.split("## How it was made\n\n```\n")[1].split("\n```")[0].splitlines()
+    assert commands == ["rlhf train -n 2k", "rlhf train --resume", provenance()["command"]]
+    assert json.loads(card.split("```json\n")[1].split("```")[0])["settings"]["model"] == "some/base"
+
+
 def test_the_card_of_adapters_names_their_base_and_loads_both(result: TrainResult) -> None:
     policy = SimpleNamespace(model_name="my-adapters", base_name="some/base")
     card = model_card(dataclasses.replace(result, agent=SimpleNamespace(num_timesteps=1234, policy=policy)))

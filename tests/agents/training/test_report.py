@@ -10,6 +10,7 @@ from PIL import Image
 from stable_baselines3.common.logger import configure
 
 from agents import evaluate, make, plot
+from agents.cli.tables import change_table
 from agents.evaluation.statistics import Estimate
 from agents.training.config import TrainConfig
 from agents.training.report import TrainResult, plot_curves, read_progress
@@ -84,6 +85,12 @@ def test_results_are_one_line_and_a_table_in_notebooks_where_models_write_no_mar
         assert len(shown) < 250
     assert repr(after).startswith(f"Evaluation(PPO on a fresh model on {BANDIT}, 8 ")
     assert f"reward {before.reward.mean():.3f} -> {after.reward.mean():.3f}" in repr(result)
+    assert len(after.samples(8)) == after.different_prompts == 4, "each prompt once"
+    assert "8 completions of 4 training prompts" in repr(after)
+    assert change_table(result).caption is None
+    agent.num_timesteps = 900
+    resumed = change_table(replace(result, resumed_at=500))
+    assert str(resumed.caption) == "before: 0 tokens; after: 900, of which 500 before this part of the run"
     for page in (result._repr_html_(), after._repr_html_()):
         assert str(after.estimates()["reward"]) in page
         assert "&lt;script&gt;\\x1b[2J" in page

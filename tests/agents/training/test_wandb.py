@@ -49,7 +49,8 @@ def test_an_offline_run_has_our_tags_and_configuration(tmp_path: Path, monkeypat
     run = tmp_path / "logs" / "ppo" / "TokenBandit-v0_1"
     assert json.loads((run / "config.json").read_text())["wandb"] == "our-project"
     assert record.name == f"run-{(run / 'wandb_id').read_text()}.wandb"
-    assert len(list((tmp_path / "logs").rglob("events.out*"))) == 1, "TensorBoard finds the run once"
+    found = {file.parent for file in (tmp_path / "logs").rglob("events.out*")}
+    assert found == {run}, "TensorBoard finds the run once"
 
 
 def test_without_wandb_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

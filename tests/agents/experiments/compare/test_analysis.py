@@ -155,6 +155,29 @@ def test_what_is_not_equal_is_said(tmp_path: Path) -> None:
     )
 
 
+def test_the_report_says_what_ran_and_not_what_was_asked_for(tmp_path: Path) -> None:
+    """Rollouts round tokens up, one of them may pass several steps, and few prompts are completed several times."""
+    found = config(tmp_path, tokens=900, evaluations=10, test_episodes=64, seeds=2)
+    made = outcomes(found)
+    for outcome in made:
+        outcome.result.update(described="held-out prompts", different_prompts=2)
+    made[0].result["evaluations"].pop(1)
+    report = analyse(found, made)
+    text = to_markdown(report, ()).replace("\\", "")
+    assert text.splitlines()[2] == "2 algorithms in 4 settings, 2 seeds, 1,000 tokens per run, on rlhf/Sentiment-v0."
+    assert "on 64 completions of 2 held-out prompts that no run trains on" in text
+    assert "Each run trained for 1,000 tokens (900 asked for)" in text
+    assert "evaluated before training and 1 to 2 times from there on, on 64 completions of 2 held-out" in text
+    assert "(10 asked for; steps that one rollout passes share one)" in text
+    assert any(note.startswith("The split 'test' has 2 different prompts") for note in report.notes)
+
+
+def test_two_seeds_give_a_probability_without_an_interval(tmp_path: Path) -> None:
+    found = config(tmp_path, seeds=2)
+    text = to_markdown(analyse(found, outcomes(found)), ())
+    assert "| ppo-kl0.1 | a2c-kl0.1 | 1.000 – |" in text and "takes 3 runs of both" in text
+
+
 def test_failed_and_missing_runs_are_counted_and_the_rest_compared(tmp_path: Path) -> None:
     found = config(tmp_path)
     made = outcomes(found)
@@ -206,7 +229,8 @@ def test_without_any_result_there_is_still_a_report(tmp_path: Path) -> None:
     found = config(tmp_path)
     report = analyse(found, [Outcome(run, {}, "no") for run in plan(found)])
     assert draw_plots(report) == {}
-    assert "20 of 20 runs failed" in to_markdown(report, ())
+    text = to_markdown(report, ())
+    assert "20 of 20 runs failed" in text and "trained for" not in text
 
 
 def test_what_models_write_is_text_in_both_reports(tmp_path: Path) -> None:

@@ -43,10 +43,13 @@ def config(folder: Path, **given: Any) -> CompareConfig:
     return CompareConfig(**{**chosen, **given})
 
 
-def run_all_here(runs: Sequence[Run], config: CompareConfig, ended: Callable[[Run, str], None]) -> None:
+def run_all_here(
+    runs: Sequence[Run], config: CompareConfig, ended: Callable[[Run, str], None], look: Callable[[], None]
+) -> None:
     """Run what a process per run would, without the seconds in which each starts."""
     for run in runs:
         execute(as_task(run, config))
+        look()
         ended(run, "finished")
 
 
@@ -56,7 +59,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compare_module, "run_all", run_all_here)
         comparison = agents.compare(config(tmp_path_factory.mktemp("comparison") / "c"), said.append)
-    assert sorted(line.split()[1] for line in said[1:]) == [f"{name}:" for name in RUNS]
+    assert sorted(line.split()[1] for line in said[1:] if "finished" in line) == [f"{name}:" for name in RUNS]
     return comparison
 
 
@@ -129,7 +132,7 @@ def test_the_report_has_the_figures_of_the_runs(done: Comparison) -> None:
 
 def test_a_comparison_is_one_line_and_a_table_in_notebooks(done: Comparison) -> None:
     best = done.report.arms[0]
-    assert repr(done).startswith(f"Comparison({len(done.report.arms)} arms, ")
+    assert repr(done).startswith(f"Comparison({len(done.report.arms)} algorithms, ")
     assert f"{done.report.metric} {best.name} {best.metrics[done.report.metric]}" in repr(done)
     assert f"<td>{best.name}</td>" in done._repr_html_()
 

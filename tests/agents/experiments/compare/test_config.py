@@ -291,3 +291,14 @@ def test_what_every_run_would_fail_of_is_refused_before_any(tmp_path: Path) -> N
         plan(config(tmp_path, tokens=2))
     with pytest.raises(ValueError, match="grpo: group_size=4 with 6 environments: groups have to divide the batch"):
         plan(config(tmp_path, algos=["ppo", "grpo"], n_envs=6, overrides={"grpo": {"group_size": 4}}))
+
+
+def test_data_without_prompts_to_evaluate_on_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    found = config(tmp_path, env="rlhf/Prompts-v0", env_kwargs={"data": [{"prompt": "a"}, {"prompt": "b"}]})
+    with pytest.raises(ValueError, match=r"2 different prompts are too few for a test split.*--test-split train"):
+        plan(found)
+
+
+def test_tokens_have_the_same_flags_as_in_rlhf_train() -> None:
+    for flag in ("-n", "--tokens", "--n-timesteps"):
+        assert "--tokens: Input should be greater than 0" in rlhf(flag, "0").output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The names of the runs that comparisons start together. The third call of `run_all` is interrupted."""
     calls: list[list[str]] = []
 
-    def run_all(runs: Sequence[Run], _: CompareConfig, ended: Callable[[Run, str], None]) -> None:
+    def run_all(runs: Sequence[Run], _: CompareConfig, ended: Callable[[Run, str], None], look: Any) -> None:
         calls.append([run.name for run in runs])
         for run in runs[: 1 if len(calls) == 3 else None]:
             run.folder.mkdir(parents=True)
@@ -135,7 +136,7 @@ def test_a_pruned_arm_is_called_so_wherever_it_is_shown(tmp_path: Path) -> None:
     (arm,) = [arm for arm in report.arms if arm.pruned]
     assert (arm.name, arm.finished, report.unfinished) == ("reinforce", 3, [])
     assert report.to_json()["arms"][2]["pruned"]["seeds"] == 3
-    assert headline(report).startswith("3 arms, up to 5 seeds")
+    assert headline(report).startswith("3 algorithms, up to 5 seeds")
     assert [row[1] for row in summary_table(report)[1]] == ["5 of 5", "5 of 5", "3 of 5, pruned"]
     assert any(note.startswith("Pruned: reinforce.") for note in report.notes)
     text = to_markdown(report, ["final"]).replace("\\", "")
@@ -163,3 +164,23 @@ def test_a_later_call_may_prune_or_run_what_was_pruned(tmp_path: Path) -> None:
     assert join_existing(CompareConfig(folder=str(tmp_path))).prune
     assert not join_existing(CompareConfig(folder=str(tmp_path), prune=False)).prune
     assert "--no-prune" in CliRunner().invoke(app, ["compare", "--help"], env={"COLUMNS": "200"}).output
+
+
+def test_the_first_evaluation_of_each_run_under_way_is_told_with_the_time_that_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After 10 minutes one run of four is a quarter done and one is half done: 10 / 0.75 * 3.25 minutes are left."""
+    runs, said, clock = plan(config(tmp_path, tokens=960))[:4], list[str](), iter([0.0, 600.0, 600.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    progress = comparing._Progress(runs, 960, said.append)
+    for run, tokens in zip(runs, ([0, 240], [0, 240, 480], [0], []), strict=True):
+        run.folder.mkdir(parents=True)
+        if tokens:
+            (run.folder / "evaluations.json").write_text(json.dumps([{"tokens": n} for n in tokens]))
+    progress.look()
+    assert said == [
+        "ppo/seed_00: 240 of 960 tokens, about 43 min left",
+        "a2c/seed_00: 480 of 960 tokens, about 43 min left",
+    ]
+    progress.look()
+    assert len(said) == 2, "once for each run"

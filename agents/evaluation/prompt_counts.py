@@ -1,0 +1,49 @@
+"""Say how many prompts were completed, what they are, and whether they are too few."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+from rlhf_envs.datasets import prompt_key
+from rlhf_envs.datasets.messages import Messages
+from rlhf_envs.datasets.splits import log_once
+
+__all__ = ["FEW", "count_different", "count_prompts", "describe_few", "describe_prompts", "warn_of_few"]
+
+FEW = 10  # different prompts that means and intervals need at least
+
+
+def describe_prompts(trained: int, n: int) -> str:
+    """Return "held-out prompts", "training prompts", or how many of n prompts are training prompts."""
+    if not trained:
+        return "held-out prompts"
+    return "training prompts" if trained == n else f"prompts ({trained} of {n} are training prompts)"
+
+
+def count_different(prompts: Iterable[str | Messages]) -> int:
+    """Return the number of different prompts."""
+    return len({*map(prompt_key, prompts)})
+
+
+def count_prompts(n: int, different: int, prompts: str) -> str:
+    """Return "256 held-out prompts", or "256 completions of 2 held-out prompts" if prompts come several times."""
+    if n == different:
+        return f"{n} {prompts}"
+    return f"{n} completions of {different} {prompts.replace('prompts', 'prompt', 1) if different == 1 else prompts}"
+
+
+def describe_few(different: int, split: str) -> str:
+    """Return what few different prompts mean for an evaluation, and what to do."""
+    counted = "1 different prompt" if different == 1 else f"{different} different prompts"
+    return (
+        f"the split {split!r} has {counted}, each completed several times: means and intervals say how these are "
+        "completed, and little about others. Give the data a column 'split', a larger share of held-out prompts "
+        "(--env-kwargs test_share:0.25), or take another split (--test-split; of rlhf evaluate --split)"
+    )
+
+
+def warn_of_few(different: int, n: int, split: str) -> None:
+    """Warn, once, if n completions are of fewer than `FEW` different prompts, some of which come several times."""
+    if different < min(n, FEW):
+        log_once(logging.WARNING, describe_few(different, split))
