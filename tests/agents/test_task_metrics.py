@@ -106,8 +106,8 @@ def test_a_search_maximises_one() -> None:
     agent = make_agent()
     expected = np.mean(letters(agents.evaluate(agent, ID, 8, "validation").completions))
     assert _measure(config, agent, "validation")[0] == pytest.approx(expected)
-    with pytest.raises(ValueError, match="unknown reward 'words'"):
-        find_space(config.model_copy(update={"metric": "words"}))
+    with pytest.raises(ValueError, match="unknown reward 'syllables'"):
+        find_space(config.model_copy(update={"metric": "syllables"}))
 
 
 def test_a_metric_may_not_have_the_name_of_another() -> None:

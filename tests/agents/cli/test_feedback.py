@@ -304,7 +304,7 @@ def test_a_password_is_reset_and_an_account_switched_off() -> None:
         (["export", "o.jsonl", "--how", "dawid_skene", "--format", "kto"], "--how dawid_skene is for --format pref"),
         (["export", "o.jsonl", "--without-spammers", "--format", "sft"], "--without-spammers is for --format pref"),
         (["import", "gone.jsonl"], "there is no file 'gone.jsonl'"),
-        (["import", "notes.txt"], "unknown extension '.txt'"),
+        (["import", "notes.txt"], "notes.txt:1: columns prompt: expected prompt with completions"),
         (["import", "notes.txt", "--column", "prompt"], "--column 'prompt': write ours:theirs"),
         (["import", "notes.txt", "--format", "alpaca"], "--format"),
         (["invite", "--role", "king"], "--role"),
