@@ -36,6 +36,7 @@ def make(store: Any, **kwargs: Any) -> HumanReward:
 @pytest.fixture(autouse=True)
 def _fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reward that needs no model: the length of the completion."""
+    monkeypatch.setattr(registry, "_made", {})
     monkeypatch.setitem(registry._targets, "words", lambda prompts, completions, **columns: list(map(len, completions)))
 
 
