@@ -191,6 +191,8 @@ class Person(threading.Thread):
             status, state = self.client.ask("/api/claim")
             if status == 200 and state["progress"]["mine"] == len(self.stands):
                 return
+        if status == 409 and self.sent[key] is None:  # its place has gone to another
+            return
         assert status in (0, 200), f"undo: {status}"
         del self.stands[key]
         (self.undone if status else self.unsure).add(key)
