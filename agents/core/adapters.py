@@ -52,7 +52,8 @@ class Adapters:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """Let the model compute what its base does while a `with` block runs."""
+        """Let the model compute what its base does while a `with` block runs. What learns stays the same."""
+        learns = [(p, p.requires_grad) for layer in self._layers for p in layer.parameters()]
         for layer in self._layers:
             layer.enable_adapters(False)
         try:
@@ -60,6 +61,8 @@ class Adapters:
         finally:
             for layer in self._layers:
                 layer.enable_adapters(True)
+            for parameter, before in learns:  # peft lets all active adapters learn, also those that were frozen
+                parameter.requires_grad_(before)
 
     def base_checksum(self) -> str:
         """Return the checksum of the base, which is computed once: the base never changes."""

@@ -87,6 +87,17 @@ def test_a_copy_switches_its_own_adapters_off(small_model):
         assert not torch.allclose(logits(twin.model), before, atol=1e-2)
 
 
+def test_adapters_that_are_frozen_stay_so_after_the_reference(small_model):
+    model = wrapped(small_model("llama"))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_B" in name)  # as LoRA-FA has it
+    language_model = LanguageModel(model)
+    learn = language_model.trained_parameters().keys()
+    with language_model.adapters.off():
+        pass
+    assert language_model.trained_parameters().keys() == learn
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_adapters_and_the_value_head_learn_and_nothing_else_moves(shape, small_model, token_spaces):
     policy = train_adapters(make_policy(small_model(shape), token_spaces))
