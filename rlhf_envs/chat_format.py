@@ -88,14 +88,15 @@ class ChatFormat:
         """Return the text of a prompt: of messages, with the beginning of the assistant's turn.
 
         Raises:
-            ValueError: the template refuses a message, or leaves the system message out.
+            ValueError: the template refuses a message, or leaves one out that is not the assistant's.
         """
         text = opening(prompt, self.tokenizer, self.variables)
         for message in () if isinstance(prompt, str) else as_words(prompt, self.tokenizer):
-            if message["role"] == "system" and message["content"].strip() not in text:
+            # Of what the assistant said before, templates leave out the thinking.
+            if message["role"] != "assistant" and message["content"].strip() not in text:
                 raise ValueError(
-                    f"the chat template leaves out the system message {message['content'][:60]!r}: put its text into "
-                    "the user's message, or give another chat_template"
+                    f"the chat template leaves out the {message['role']} message {message['content'][:60]!r}: put its "
+                    "text into another message, or give another chat_template"
                 )
         return text
 

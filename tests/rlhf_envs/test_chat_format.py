@@ -94,12 +94,11 @@ def test_the_message_that_a_template_refuses_is_named() -> None:
         rendered(format_of("chatml", chat_template="{% for %}"), [USER])
 
 
-def test_a_template_that_leaves_the_system_message_out_is_refused() -> None:
-    chat = format_of(
-        "chatml", chat_template="{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
-    )
-    with pytest.raises(ValueError, match="leaves out the system message ' Be brief"):
-        rendered(chat, [SYSTEM, USER])
+@pytest.mark.parametrize("role", ["system", "developer", "user"])
+def test_a_template_that_leaves_a_message_out_is_refused(role: str) -> None:
+    template = "{% for m in messages if m['content'] != 'Be brief.' %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(ValueError, match=f"leaves out the {role} message 'Be brief.'"):
+        rendered(format_of("chatml", chat_template=template), [{"role": role, "content": "Be brief."}, USER])
 
 
 def test_a_system_prompt_begins_conversations_that_have_none() -> None:
