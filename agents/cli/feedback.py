@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from rlhf_envs import feedback
-from rlhf_envs.datasets.messages import as_text, kept_prompt
+from rlhf_envs.datasets.messages import answer_to, kept_prompt
 from rlhf_envs.feedback import web
 from rlhf_envs.rewards import get_reward
 
@@ -151,8 +151,9 @@ def simulate(config: SimulateConfig) -> None:
         settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit"})
         rated = [item for item in store.items() if item.kind in ("rating", "thumbs")]
         if rated:  # their scores spread the ratings over the scale
-            texts = [as_text(kept_prompt(item.prompt, item.meta), item.completions[0]) for item in rated]
-            settings["reference"] = list(reward([prompt for prompt, _ in texts], [text for _, text in texts]))
+            prompts = [kept_prompt(item.prompt, item.meta) for item in rated]
+            answers = [answer_to(prompt, item.completions[0]) for prompt, item in zip(prompts, rated, strict=True)]
+            settings["reference"] = list(reward(prompts, answers))
         crowd = simulated_crowd(
             reward, config.n_annotators, scale=store.settings.scale, harms=store.settings.harms, **settings
         )

@@ -1,6 +1,7 @@
 """Simulate annotators from a scorer. They answer the same items as people, through the same store.
 
-A scorer is any callable `(prompts, completions) -> floats`, such as a reward function. Choices follow the Bradley-Terry
+A scorer is any callable `(prompts, completions) -> floats`, such as a reward function. As there, a prompt and its
+completion are strings, or messages where the item has a conversation. Choices follow the Bradley-Terry
 model (https://doi.org/10.2307/2334029). Rankings follow its extension to n completions by Plackett and Luce. Both arise
 when Gumbel noise is added to the scores and the highest wins (https://doi.org/10.1016/0022-2496(77)90026-8).
 """
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..datasets.messages import as_text, kept_prompt
+from ..datasets.messages import Prompt, answer_to, kept_prompt
 from .annotating import Response, work_once
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Scorer", "SimulatedAnnotator", "annotate", "simulated_crowd"]
 
-Scorer = Callable[[list[str], list[str]], Iterable[float]]
+Scorer = Callable[..., Iterable[float]]
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,9 @@ class SimulatedAnnotator:
         """Score texts that continue the item's prompt, with the length bias and without noise. Shape (n,), float64."""
         if not texts:
             return np.zeros(0)
-        read = [as_text(kept_prompt(item.prompt, item.meta), text) for text in texts]
-        scores = np.array([float(s) for s in self.scorer([prompt for prompt, _ in read], [text for _, text in read])])
+        prompt = kept_prompt(item.prompt, item.meta)
+        answers = [answer_to(prompt, text) for text in texts]
+        scores = np.array([float(score) for score in self.scorer([prompt] * len(texts), answers)])
         if scores.shape != (len(texts),) or not np.isfinite(scores).all():
             raise ValueError(
                 f"the scorer of annotator {self.name!r} gave {scores.tolist()} for {len(texts)} completions of item "
@@ -225,12 +227,11 @@ class _Remembered:
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
-        self.scores: dict[tuple[str, str], float] = {}
+        self.scores: dict[str, float] = {}
 
-    def __call__(self, prompts: list[str], completions: list[str]) -> list[float]:
-        texts = list(zip(prompts, completions, strict=True))
-        new = [text for text in dict.fromkeys(texts) if text not in self.scores]
-        if new:
-            scores = self.scorer([prompt for prompt, _ in new], [completion for _, completion in new])
+    def __call__(self, prompts: list[Prompt], completions: list[Prompt]) -> list[float]:
+        texts = {repr(both): both for both in zip(prompts, completions, strict=True)}  # messages are lists
+        if new := {key: both for key, both in texts.items() if key not in self.scores}:
+            scores = self.scorer([prompt for prompt, _ in new.values()], [done for _, done in new.values()])
             self.scores.update(zip(new, (float(score) for score in scores), strict=True))
-        return [self.scores[text] for text in texts]
+        return [self.scores[repr(both)] for both in zip(prompts, completions, strict=True)]

@@ -172,6 +172,20 @@ def test_a_crowd_has_its_share_of_spammers_and_scores_a_text_once() -> None:
     assert asked == ["0", "1"]
 
 
+def test_a_scorer_gets_a_conversation_as_messages() -> None:
+    asked: list[Any] = []
+
+    def scorer(prompts: list[Any], completions: list[Any]) -> list[float]:
+        asked.extend(zip(prompts, completions, strict=True))
+        return [float(len(completion[0]["content"])) for completion in completions]
+
+    prompt = [{"role": "user", "content": "say"}]
+    for annotator in simulated_crowd(scorer, 2, 0.0):
+        answer = annotator(task("pairwise", "yes", "no", meta={"messages": prompt})).value
+        assert answer is not None and answer["choice"] == 0
+    assert asked == [(prompt, [{"role": "assistant", "content": text}]) for text in ("yes", "no")], "each once"
+
+
 def test_annotators_take_turns_until_every_item_has_its_judgements(store: FeedbackStore) -> None:
     store.add_items([NewItem("pairwise", "say", (f"{i}", f"{i + 1}"), overlap=3) for i in range(8)])
     crowd = simulated_crowd(by_digits, 4, 0.0)
