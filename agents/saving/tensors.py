@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ __all__ = [
     "save_optimizer",
     "save_state",
 ]
+
+
+KERNELS = ("attn_implementation", "experts_implementation")  # which transformers may fetch; it writes neither
 
 
 def save_state(state: Mapping[str, torch.Tensor], path: Path) -> dict[str, str]:
@@ -142,14 +145,12 @@ def build_network(folder: Path, saved: Mapping[str, Any], weights: Path) -> Any:
     base below adapters that the bundle names is loaded by its name.
 
     Raises:
-        BundleError: the config asks for code of its own, `transformers` has no such architecture or attention, the base
-            is not here, or the model would have more weights than the file.
+        BundleError: the config asks for code of its own or a kernel, `transformers` has no such architecture or
+            attention, the base is not here, or the model would have more weights than the file.
     """
     if saved["attention"] not in (*ATTENTION, None):
         raise BundleError(f"{folder}: the attention {saved['attention']!r} is none of {', '.join(ATTENTION)}")
-    for path in folder.glob("*.json"):
-        if "auto_map" in json.loads(path.read_text(encoding="utf-8")):
-            raise BundleError(f"{path} asks for code of its own (auto_map), which a bundle never runs")
+    _check_code(folder)
     try:
         base = saved.get("base")
         model = _build_from_config(folder, saved, weights) if base is None else _load_base(base["name"], saved)
@@ -164,6 +165,24 @@ def build_network(folder: Path, saved: Mapping[str, Any], weights: Path) -> Any:
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     return model.eval()
+
+
+def _check_code(folder: Path) -> None:
+    """Raise BundleError if a file of a model asks for code: a module of its own, or a kernel from the hub."""
+    for path in folder.glob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if "auto_map" in content:
+            raise BundleError(f"{path} asks for code of its own (auto_map), which a bundle never runs")
+        named = _entries(content) if path.name == "config.json" else ()
+        if found := next((name for name, value in named if name.lstrip("_") in KERNELS and value), None):
+            raise BundleError(f"{path} names a kernel ({found}), which a bundle never loads")
+
+
+def _entries(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of an object and of all objects in it: configs hold configs."""
+    for name, part in value.items() if isinstance(value, dict) else ():
+        yield name, part
+        yield from _entries(part)
 
 
 def _build_from_config(folder: Path, saved: Mapping[str, Any], weights: Path) -> Any:

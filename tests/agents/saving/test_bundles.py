@@ -543,6 +543,17 @@ def test_a_hub_id_is_never_looked_up(copy: Path) -> None:
         agents.load(copy)
 
 
+@pytest.mark.parametrize(
+    "forged", [{"attn_implementation": "evil/kernel"}, {"text_config": {"_attn_implementation": "evil/kernel"}}]
+)
+def test_a_kernel_that_the_config_names_is_not_fetched(copy: Path, forged: dict[str, Any]) -> None:
+    config = json.loads((copy / "model" / "config.json").read_text())
+    (copy / "model" / "config.json").write_text(json.dumps({**config, **forged}))
+    repack(copy, lambda described: described["model"].update(attention=None))
+    with pytest.raises(BundleError, match=r"config.json names a kernel \(_?attn_implementation\)"):
+        agents.load(copy)
+
+
 def test_a_models_own_code_is_refused(copy: Path) -> None:
     config = json.loads((copy / "model" / "config.json").read_text())
     (copy / "model" / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "evil.Evil"}}))
