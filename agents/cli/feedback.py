@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 
 from rlhf_envs import feedback
-from rlhf_envs.datasets.messages import answer_to, kept_prompt
+from rlhf_envs.datasets.messages import answer_to, is_role_lines, kept_prompt
 from rlhf_envs.feedback import web
 from rlhf_envs.rewards import get_reward
 
@@ -266,6 +266,10 @@ def export(config: ExportConfig) -> None:
         echo(f"who seems to click at random: {who}")
     if done.doubled:
         echo(f"written twice, once each way round, since TRL reads no probability: {done.doubled} ties")
+    if lines := sum(is_role_lines(row.get("prompt")) for row in done.rows):
+        echo(
+            f"conversations in role lines: {lines} rows; a model with a chat template needs messages: --conversational"
+        )
     for reason, n in sorted(done.dropped.items()):
         echo(f"left out: {n} {reason}")
 

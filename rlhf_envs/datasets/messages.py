@@ -41,6 +41,7 @@ __all__ = [
     "check_text",
     "in_role_lines",
     "is_plain",
+    "is_role_lines",
     "kept_prompt",
     "list_in_cell",
     "needed",
@@ -146,6 +147,11 @@ def said(completion: Prompt) -> str:
 def role_lines(messages: Messages, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
     """Return a conversation in role lines, with the line of the assistant begun, as a tokenizer is to read it."""
     return "\n\n".join([*_role_lines(as_words(messages, tokenizer)), "Assistant:"])
+
+
+def is_role_lines(prompt: object) -> bool:
+    """Return whether a prompt is the text of a conversation that `role_lines` has written."""
+    return isinstance(prompt, str) and prompt.endswith("\n\nAssistant:") and "User: " in prompt
 
 
 def kept_prompt(prompt: str, meta: Mapping[str, Any]) -> Prompt:

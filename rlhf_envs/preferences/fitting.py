@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from rlhf_envs.datasets import load_rows
-from rlhf_envs.datasets.messages import as_text_rows, is_plain
+from rlhf_envs.datasets.messages import as_text_rows, is_plain, is_role_lines
 from rlhf_envs.files import atomic_folder, is_replaceable
 from rlhf_envs.models import load_tokenizer, no_progress_bars, resolve, split_label
 from rlhf_envs.models.devices import find_device
@@ -54,6 +55,8 @@ __all__ = [
     "load_judgements",
     "measure_reward",
 ]
+
+logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 Metrics = dict[str, float | str]  # a text explains a missing number, or warns about the other numbers
@@ -159,9 +162,17 @@ def fit_reward(
 
 def as_texts(rows: Sequence[Row], model: str) -> list[Row]:
     """Return rows of texts: conversations are written in the chat template of the model's tokenizer, if it has one."""
-    if all(is_plain(row) for row in rows):
-        return list(rows)
-    return as_text_rows(rows, load_tokenizer(split_label(model)[0]))
+    name = split_label(model)[0]
+    lines = sum(is_role_lines(row.get("prompt")) for row in rows)
+    if lines and load_tokenizer(name).chat_template:
+        logger.warning(
+            "%d of %d prompts are conversations in role lines ('User: ...'), and %r has a chat template, in which it "
+            "will score an environment's conversations: give messages (rlhf feedback export --conversational)",
+            lines,
+            len(rows),
+            model,
+        )
+    return list(rows) if all(map(is_plain, rows)) else as_text_rows(rows, load_tokenizer(name))
 
 
 Fit = tuple[Callable[[Path], None], Metrics]  # what writes the model into a folder, and its metrics

@@ -117,6 +117,13 @@ def test_nobody_is_cleared_whose_comparisons_nobody_shares() -> None:
     assert "who seems to click at random: that cannot be told" in done("export", "pairs.jsonl", "--without-spammers")
 
 
+def test_an_export_says_where_conversations_became_role_lines() -> None:
+    prompt = [{"role": "user", "content": "a colour?"}]
+    done("import", write("pairs.jsonl", {"prompt": prompt, "chosen": "red", "rejected": "loud"}, PAIR))
+    assert "conversations in role lines: 1 rows; a model with a chat template" in done("export", "lines.jsonl")
+    assert "role lines" not in done("export", "messages.jsonl", "--conversational")
+
+
 @needs_crowdkit
 def test_export_leaves_out_who_clicks_at_random() -> None:
     crowd()

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from rlhf_envs.preferences.bradley_terry import fit_bradley_terry
-from rlhf_envs.preferences.fitting import fit_reward, load_judgements
+from rlhf_envs.preferences.fitting import as_texts, fit_reward, load_judgements
 from rlhf_envs.preferences.training import NothingToFit, load_backbone
 from rlhf_envs.rewards import Pessimistic, evaluate_reward, get_reward
 from rlhf_envs.rewards.reward_model import RewardModel, load_classifier, model_length
+from tests.rlhf_envs.chat_families import family_tokenizer
 from tests.rlhf_envs.small_models import byte_level, save_model
 
 TAIL = " and so on" * 6  # what differs stands before the last 32 tokens
@@ -46,6 +47,19 @@ def test_pairs_that_are_equal_once_cut_are_left_out_and_counted(
         )
     assert fitted.metrics["pairs equal once cut"] == 8
     assert "are the same text to the model, which reads the last 32 tokens; they teach nothing" in caplog.text
+
+
+def test_role_lines_are_no_conversations_to_a_model_with_a_template(
+    backbone: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chat = save_model(tmp_path, family_tokenizer("chatml"))
+    lines = [{**SHORT[0], "prompt": "User: a film?\n\nAssistant:"}, SHORT[1]]
+    messages = [{**SHORT[0], "prompt": [{"role": "user", "content": "a film?"}]}, SHORT[1]]
+    as_texts(lines, backbone)
+    as_texts(messages, chat)
+    assert "role lines" not in caplog.text
+    as_texts(lines, chat)
+    assert "1 of 2 prompts are conversations in role lines" in caplog.text
 
 
 def test_pairs_that_are_all_equal_once_cut_are_an_error(backbone: str) -> None:
