@@ -180,7 +180,7 @@ class QPolicy(LanguageModelPolicy):
     def _reference_cache(self) -> SlottedTrunk:
         """Return the reference's trunk, with a KV cache of its own; its parameters are the snapshot's memory."""
         if self._reference is None:
-            module = copy.deepcopy(self._trunk).requires_grad_(False).to(self.device)
+            module = self.language_model.copy_trunk().requires_grad_(False).to(self.device)
             for layer in adapter_layers(module).values():
                 layer.enable_adapters(False)
             names = {id(p): name for name, p in self.language_model.named_parameters()}

@@ -212,6 +212,10 @@ def test_new_adapters_start_as_the_reference(algorithm):
     with policy.at_start():
         torch.testing.assert_close(policy.language_model.logits(*obs.values(), *where), reference)
     if algorithm == "dqn":
+        own = {p.data_ptr() for p in policy.language_model.parameters()}
+        assert {n for n, p in policy._reference_cache().trunk.named_parameters() if p.data_ptr() not in own} == {
+            n for n, _ in policy.language_model.trunk.named_parameters() if ".lora_" in n
+        }, "the base is in memory once"
         torch.testing.assert_close(policy.base_log_probs(obs), policy.decoding_logits(reference).log_softmax(-1))
 
 
