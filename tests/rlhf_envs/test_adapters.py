@@ -133,7 +133,7 @@ def test_another_base_is_refused_by_its_shapes(folder, config, name):
         (dict(target_modules=["c_attn"]), "no adapters fit on this LlamaForCausalLM"),
         (dict(base_model_name_or_path=None), "does not say which model the adapters belong to: set base_model_name"),
         (dict(base_model_name_or_path="org/none"), "the model 'org/none' is no folder, and not found as a hub id"),
-        (dict(base_model_name_or_path="/none/here"), "the model '/none/here' is no folder"),
+        (dict(base_model_name_or_path="/none/here"), "the base of the adapters in .* is not here: the model '/none"),
     ],
 )
 def test_what_a_folder_must_not_say_is_refused_before_anything_is_imported_or_fetched(folder, fields, message):
