@@ -40,7 +40,17 @@ from .phases import show_phase
 from .progress import ProgressDisplay
 from .report import TrainResult, write_report
 
-__all__ = ["Prepared", "RunInterrupted", "RunStopped", "TrainConfig", "TrainResult", "prepare", "prepare_in", "train"]
+__all__ = [
+    "Prepared",
+    "RunInterrupted",
+    "RunStopped",
+    "TrainConfig",
+    "TrainResult",
+    "prepare",
+    "prepare_in",
+    "save_model",
+    "train",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +193,7 @@ def _learn(run: Prepared, tokens: int) -> None:
         elif not guard.gave_up:
             save(agent, run.folder / AGENT, guard.state())
         if guard is None or not guard.gave_up:
-            _save_model(run)
+            save_model(agent, run.folder / MODEL)
     except Exception as error:
         raise RunStopped(_explain(run, error)) from error
     finally:
@@ -206,19 +216,20 @@ def _complete(run: Prepared) -> None:
     assert run.checkpoints is not None and run.generators is not None
     set_generators(run.generators)
     save(run.agent, run.folder / AGENT, run.checkpoints.restored)
-    _save_model(run)
+    save_model(run.agent, run.folder / MODEL)
 
 
-def _save_model(run: Prepared) -> None:
-    """Write the language model, or its adapters alone if their base has a name to load it by.
+def save_model(agent: Any, folder: Path) -> None:
+    """Write the language model of an agent, or its adapters alone if their base has a name to load it by.
 
-    A policy that is more than a language model is saved only within the agent.
+    The tokenizer has the environment's chat template, and `generation_config.json` the environment's options. A policy
+    that is more than a language model is saved only within the agent.
     """
-    policy = run.agent.policy
+    policy = agent.policy
     if getattr(policy, "is_language_model", True):
-        policy.save_pretrained(run.folder / MODEL, merge=policy.base_name is None, **_generation_options(run.agent))
-        if (tokenizer := _own_template(run.agent)) is not None:
-            tokenizer.save_pretrained(run.folder / MODEL)
+        policy.save_pretrained(folder, merge=policy.base_name is None, **_generation_options(agent))
+        if (tokenizer := _own_template(agent)) is not None:
+            tokenizer.save_pretrained(folder)
 
 
 def _own_template(agent: Any) -> Any:

@@ -27,6 +27,7 @@ from ...training.checkpoint_callback import CheckpointCallback
 from ...training.logger import open_logger
 from ...training.progress import ProgressDisplay
 from ...training.run import RunInterrupted, build_agent, build_callbacks, build_environment
+from ...training.run import save_model as write_model
 from .feedback import ask, fit
 from .state import PAIRS, Loop, Metrics
 
@@ -148,9 +149,10 @@ def measure(loop: Loop, number: int, into: Path) -> Metrics:
 
 def save_model(loop: Loop) -> None:
     """Write the policy of the last round as a Hugging Face folder, as `rlhf train` does."""
-    policy = Source.of(loop.agent(loop.config.rounds)).policy
-    assert policy is not None
-    policy.save_pretrained(loop.folder / MODEL, merge=policy.base_name is None)
+    config = loop.config
+    agent = load(loop.agent(config.rounds), build_environment(config), algorithm=config.algo, device=config.device)
+    write_model(agent, loop.folder / MODEL)
+    agent.get_env().close()
 
 
 Step = Callable[[Loop, int, Path], Metrics]

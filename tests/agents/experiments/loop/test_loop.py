@@ -18,6 +18,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from agents import make_vec_env
 from agents.experiments.loop import feedback
 from agents.experiments.loop import loop as loops
 from agents.experiments.loop.loop import LoopConfig, LoopResult, run_loop
@@ -26,7 +27,7 @@ from agents.experiments.loop.state import with_defaults
 from agents.saving.loading import load_policy
 from agents.training.run import RunInterrupted
 from rlhf_envs.rewards.reward_model import RewardModel
-from tests.agents.experiments.loop.runs import config
+from tests.agents.experiments.loop.runs import SETTINGS, config
 
 pytest.importorskip("sqlalchemy", reason="the feedback store needs the extra web")
 pytest.importorskip("crowdkit", reason="aggregation needs the extra agreement")
@@ -133,6 +134,13 @@ def test_adapters_learn_round_by_round_and_are_merged_where_their_base_has_no_na
     model, ids = AutoModelForCausalLM.from_pretrained(result.folder / "model"), torch.tensor([[0, 1]])
     expected = policy.language_model.model(input_ids=ids).logits
     torch.testing.assert_close(model(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_model_of_the_last_round_is_written_as_a_run_writes_its_own(unbroken: LoopResult) -> None:
+    written = json.loads((unbroken.folder / "model" / "generation_config.json").read_text())
+    env = make_vec_env(SETTINGS["env"], 1)
+    assert written["eos_token_id"] == env.get_attr("episodes", 0)[0].ends
+    assert written["max_new_tokens"] == env.get_attr("max_new_tokens", 0)[0]
 
 
 def test_people_are_asked_about_the_policy_of_the_round_before(unbroken: LoopResult) -> None:
