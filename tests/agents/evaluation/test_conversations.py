@@ -86,8 +86,10 @@ def test_an_evaluation_gives_judges_messages_and_people_texts(bundle: Path) -> N
     done, shown = found.completions[0], "System: Be brief.\n\nUser: hello"
     assert seen["prompts"] == [[ASKED[0], {"role": "user", "content": "hello"}]] * 2
     assert seen["completions"][0] == [{"role": "assistant", "content": done.completion}]
-    assert found.to_dict()["samples"][0]["prompt"] == done.prompt == shown
-    assert "System: Be brief." in sample_text(done).plain
+    sample = found.to_dict()["samples"][0]
+    assert sample["prompt"] == done.prompt == shown
+    assert sample["messages"] == done.asked
+    assert "  System: Be brief.\nUser: hello\nAssistant:" in sample_text(done).plain
     assert found.prompts == "held-out prompts"
 
 
@@ -106,7 +108,7 @@ def test_people_are_asked_about_a_conversation_that_stays_one(bundle: Path) -> N
 
 def test_samples_in_a_log_are_readable() -> None:
     info = {"prompt": ASKED[1:], "completion": [{"role": "assistant", "content": " Hello "}], "episode": {"r": 1.0}}
-    assert list_episodes([info]) == "- `1.00` hi **Hello**"
+    assert list_episodes([info]) == "- `1.00` User&#58; hi  \n  **Assistant&#58; Hello**"
 
 
 def test_a_chat_without_the_template_is_not_wrapped_by_it(bundle: Path) -> None:
