@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GenerationConfig
 
 from agents import evaluate, generate, load, make, make_vec_env, save
 from agents.algorithms.common.logged_data import read_log
@@ -18,6 +19,7 @@ from agents.core.text_metrics import list_episodes
 from agents.evaluation.chat import Chat
 from agents.evaluation.items import generate_items
 from agents.evaluation.prompting import open_prompts
+from agents.saving.loading import load_policy
 from agents.saving.untrusted import read_env_kwargs
 from tests.rlhf_envs.chat_families import CHATML, family_tokenizer
 from tests.rlhf_envs.small_models import save_model
@@ -59,6 +61,13 @@ def test_a_bundle_has_the_text_of_its_template_and_asks_as_in_training(bundle: P
         ASKED, add_generation_prompt=True, return_dict=False, chat_template=TEMPLATE
     )
     assert done.input_ids[: done.columns[0] + 1].tolist() == expected
+
+
+def test_a_saved_model_ends_where_its_template_ends_a_turn(bundle: Path, tmp_path: Path) -> None:
+    policy, _ = load_policy(bundle)
+    policy.save_pretrained(tmp_path)
+    ends = GenerationConfig.from_pretrained(tmp_path).eos_token_id
+    assert family_tokenizer("chatml").convert_ids_to_tokens(ends) == ["</s>", "<|im_end|>"]
 
 
 def test_a_bundle_goes_on_with_the_conversation(bundle: Path) -> None:
