@@ -65,7 +65,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], rules: Se
 
 
 def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """Return a table in HTML from plain text, which is escaped. Hidden characters are shown."""
+    """Return a table in HTML from plain text, which is escaped. Lines stay lines, and hidden characters are shown."""
     above = f"<caption>{_as_html(caption)}</caption>" if caption else ""
     heading = "".join(f"<th>{_as_html(cell)}</th>" for cell in head)
     body = "".join(f"<tr>{''.join(f'<td>{_as_html(cell)}</td>' for cell in row)}</tr>" for row in rows)
@@ -73,7 +73,7 @@ def html_table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str 
 
 
 def _as_html(text: str) -> str:
-    return html.escape(printable(text))
+    return html.escape(printable(text)).replace("\n", "<br>")
 
 
 def draw(text: str) -> np.ndarray:

@@ -15,6 +15,8 @@ import gymnasium as gym
 import pytest
 
 import rlhf_envs  # noqa: F401
+from tests.rlhf_envs.chat_families import family_tokenizer
+from tests.rlhf_envs.small_models import save_model
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -22,7 +24,7 @@ OWN_DATA = ROOT / "examples" / "own_data"
 MARK = r"(?:<!-- (?:file: (?P<file>\S+)|(?P<run>run)) -->\n)?"
 BLOCK = re.compile(rf"^{MARK}```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 PAGES = sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
-TUTORIALS = {"start", *(f"tutorials/{name}" for name in ("reward", "data", "task", "people", "algorithm", "compare"))}
+TUTORIALS = {f"tutorials/{name}" for name in ("reward", "data", "task", "people", "algorithm", "compare")}
 
 
 class Block(NamedTuple):
@@ -66,8 +68,12 @@ def follow(page: str, folder: Path) -> list[str]:
     return printed
 
 
-def test_the_pages_that_run_are_the_tutorials() -> None:
-    assert {page for page in PAGES if any(block.run or block.file for block in blocks(page))} == TUTORIALS
+def test_pages_with_marked_blocks_have_a_test_that_follows_them() -> None:
+    assert {page for page in PAGES if any(block.run or block.file for block in blocks(page))} == {
+        "start",
+        "guides/instruct",
+        *TUTORIALS,
+    }
 
 
 def test_every_block_of_the_page_on_algorithms_is_followed() -> None:
@@ -76,6 +82,10 @@ def test_every_block_of_the_page_on_algorithms_is_followed() -> None:
     assert (DOCS / "tutorials" / "algorithm.md").read_text(encoding="utf-8").count("```") == 2 * len(page)
     files = {block.file for block in page if block.file is not None}
     assert files == {"clipped_rewards.py", "register.py", "pyproject.toml", "check.py", "train.py"}
+
+
+def test_every_block_of_the_page_on_instruct_models_is_followed() -> None:
+    assert all(block.run or block.file for block in blocks("guides/instruct"))
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -141,6 +151,38 @@ def test_own_data_has_what_its_readme_names(monkeypatch: pytest.MonkeyPatch) -> 
     env = eval(made.replace("my.jsonl", str(OWN_DATA / "my.jsonl")), {"gym": gym}).unwrapped
     assert len(env.rows) == 32
     assert env.reward_fn(["p", "p"], ["some music", "a story"], word=["music", "music"]) == [1.0, 0.0]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
+def test_an_instruct_model_is_aligned_and_merged(tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the page needs the extra train")
+    save_model(tmp_path / "my-model", family_tokenizer("chatml"), vocab_size=264)
+    looked, learned, planned, trained, watched, measured, answered = follow("guides/instruct", tmp_path)
+    assert "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n" in looked
+    assert "<|im_end|>'] end an answer" in looked
+    assert looked.count("\nUser: What is tea made of?\nAssistant:") == 2
+    assert "started: 10 examples" in learned
+    assert "memory" in planned and "bfloat16" in planned and trained.count("logs/ppo/mine") >= 2
+    assert "Assistant&#58;" in watched and "my-model on rlhf/Prompts-v0: 16 held-out prompts" in measured
+    assert answered.strip()
+    _check_merged(tmp_path)
+
+
+def _check_merged(folder: Path) -> None:
+    """The merged model is what peft makes of the run's adapters, and ends where the template ends a turn."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, GenerationConfig
+
+    base, merged = (AutoModelForCausalLM.from_pretrained(folder / name) for name in ("started", "aligned"))
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        before, now = base(ids).logits, merged(ids).logits
+        expected = PeftModel.from_pretrained(base, str(folder / "logs/ppo/mine/model"))(ids).logits
+    torch.testing.assert_close(now, expected, atol=1e-5, rtol=1e-4)
+    assert (expected - before).abs().max() > 1e-4
+    assert GenerationConfig.from_pretrained(folder / "aligned").eos_token_id == [2, 4]
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from rich.text import Text
 
 from rlhf_envs.rendering import printable
 
+from ..core.samples import sample_texts
+
 if TYPE_CHECKING:
     from rlhf_envs.feedback.web.summary import AnnotatorSummary, Summary
     from rlhf_envs.preferences.spam import AnnotatorMetrics
@@ -121,7 +123,7 @@ def samples_table(before: Evaluation, after: Evaluation, n: int = 8) -> Table:
 
 def sample_text(sample: Completion) -> Text:
     """Return the reward if there is one, the prompt (dim) and the completion (bold), with control codes visible."""
-    prompt, completion = printable(sample.prompt), printable(sample.completion)
+    prompt, completion = map(printable, sample_texts(sample.asked, sample.completion))
     reward = f"{sample.reward:+.2f}  " if sample.components else ""
     return Text.assemble((reward, "cyan"), (prompt, "dim"), (completion, "bold"))
 

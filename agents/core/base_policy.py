@@ -16,6 +16,7 @@ from torch import nn
 
 from rlhf_envs.models import has_tokenizer, load_tokenizer, no_progress_bars
 from rlhf_envs.models.adapters import adapter_base, base_weights, is_adapter_folder
+from rlhf_envs.tokens import end_ids
 
 from .checks import check_arguments, check_gradients, check_sizes
 from .distribution import TokenDistribution, keep_top
@@ -316,7 +317,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
         """Write a plain Hugging Face model, or the adapters alone; with its tokenizer if the model was given by name.
 
         The weights are float32, whatever `dtype` is. The `generation_config.json` draws tokens as the policy does,
-        with its temperature, top_k and top_p.
+        with its temperature, top_k and top_p. It ends texts where episodes end: a chat template's end of a turn is an
+        EOS there.
 
         Args:
             directory: the folder to write.
@@ -337,7 +339,9 @@ class LanguageModelPolicy(ActorCriticPolicy):
             with no_progress_bars():
                 plain.save_pretrained(directory)
         if self.model_name is not None and has_tokenizer(self.model_name):
-            load_tokenizer(self.model_name).save_pretrained(directory)
+            tokenizer = load_tokenizer(self.model_name)
+            tokenizer.save_pretrained(directory)
+            generation = {"eos_token_id": end_ids(tokenizer, self.model_name), **generation}
         if (config := getattr(model, "generation_config", None)) is not None:
             chosen = dict(temperature=float(self.temperature), top_k=self.top_k or 0, top_p=self.top_p or 1.0)
             config = copy.deepcopy(config)

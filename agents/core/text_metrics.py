@@ -10,10 +10,11 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
-from rlhf_envs.datasets.messages import said, shown
-from rlhf_envs.rendering import as_markdown
+from rlhf_envs.datasets.messages import said
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.words import ngrams
+
+from .samples import sample_markdown
 
 __all__ = ["TEXT_ONLY", "TextMetrics", "check_metric_names", "distinct_bigrams", "list_episodes"]
 
@@ -162,11 +163,9 @@ class TextMetrics(BaseCallback):
 
 def list_episodes(infos: Sequence[Mapping[str, Any]]) -> str:
     """Return rewards, prompts and completions of finished episodes as a list in Markdown."""
-    rows = []
-    for info in infos:
-        prompt, completion = as_markdown(shown(info["prompt"])), as_markdown(said(info["completion"]).strip())
-        rows.append(f"- `{info['episode']['r']:.2f}` {prompt} **{completion}**")
-    return "\n".join(rows)
+    return "\n".join(
+        f"- `{info['episode']['r']:.2f}` {sample_markdown(info['prompt'], info['completion'])}" for info in infos
+    )
 
 
 def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:

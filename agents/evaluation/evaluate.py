@@ -155,10 +155,7 @@ class Evaluation:
             "completions_per_prompt": self.completions_per_prompt,
             "seconds": round(self.seconds, 3),
             "estimates": {name: estimate.to_dict() for name, estimate in self.estimates().items()},
-            "samples": [
-                {"prompt": c.prompt, "completion": c.completion, "reward": c.reward, "finish_reason": c.finish_reason}
-                for c in self.samples(n_samples)
-            ],
+            "samples": [sample.to_dict() for sample in self.samples(n_samples)],
         }
 
 

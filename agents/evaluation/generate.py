@@ -65,6 +65,11 @@ class Completion:
         """Return the completion as rewards get it."""
         return answer_to(self.asked, self.completion)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry of a JSON report. Of a conversation it has the `messages` of the prompt too."""
+        entry = {name: getattr(self, name) for name in ("prompt", "completion", "reward", "finish_reason")}
+        return entry if self.messages is None else {**entry, "messages": self.messages}
+
 
 def held_out_indices(n_rows: int, n_episodes: int) -> np.ndarray:
     """Return the rows that an evaluation takes, `(n_episodes,)`: always the same, each once before any comes twice."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_envs.models import has_place
 from rlhf_envs.rendering import as_markdown
 
+from ..core.samples import sample_markdown
 from ..saving.folders import CONFIG
 from ..saving.provenance import provenance, read_records, without_passwords
 
@@ -115,7 +116,7 @@ def _samples(result: TrainResult, n: int = 3) -> list[str]:
     lines = []
     for first, second in zip(result.before.samples(n), result.after.samples(n), strict=True):
         for name, sample in (("before", first), ("after", second)):
-            lines.append(f"- {name}: {as_markdown(sample.prompt)} **{as_markdown(sample.completion.strip())}**")
+            lines.append(f"- {name}: {sample_markdown(sample.asked, sample.completion)}")
     return lines
 
 

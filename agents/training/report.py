@@ -14,8 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rlhf_envs.files import replace_json
-from rlhf_envs.rendering import as_markdown, html_table
+from rlhf_envs.rendering import html_table
 
+from ..core.samples import sample_markdown
 from ..evaluation.evaluate import Evaluation
 from ..evaluation.statistics import Estimate
 from .config import TrainConfig
@@ -125,10 +126,7 @@ def samples_markdown(before: Evaluation, after: Evaluation, n: int = 16) -> str:
     lines = [f"# The same {after.prompts} before and after", ""]
     for pair in zip(before.samples(n), after.samples(n), strict=True):
         for name, sample in zip(("before", "after"), pair, strict=True):
-            prompt, completion = as_markdown(sample.prompt), as_markdown(sample.completion.strip())
-            lines.append(
-                f"- {name} ({sample.reward:.2f}): {prompt} **{completion}**" if completion else f"- {name}: {prompt}"
-            )
+            lines.append(f"- {name} ({sample.reward:.2f}): {sample_markdown(sample.asked, sample.completion)}")
         lines.append("")
     return "\n".join(lines)
 

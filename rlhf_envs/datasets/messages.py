@@ -52,6 +52,7 @@ __all__ = [
     "role_lines",
     "said",
     "shown",
+    "turn_lines",
     "with_system",
 ]
 
@@ -146,7 +147,7 @@ def said(completion: Prompt) -> str:
 
 def role_lines(messages: Messages, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
     """Return a conversation in role lines, with the line of the assistant begun, as a tokenizer is to read it."""
-    return "\n\n".join([*_role_lines(as_words(messages, tokenizer)), "Assistant:"])
+    return "\n\n".join([*turn_lines(as_words(messages, tokenizer)), "Assistant:"])
 
 
 def is_role_lines(prompt: object) -> bool:
@@ -215,7 +216,12 @@ def shown(prompt: Prompt) -> str:
     if isinstance(prompt, str):
         return prompt
     alone = len(prompt) == 1 and prompt[0]["role"] == "user"
-    return prompt[0]["content"] if alone else "\n\n".join(_role_lines(prompt))
+    return prompt[0]["content"] if alone else "\n\n".join(turn_lines(prompt))
+
+
+def turn_lines(messages: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the turns of a conversation as people read them, such as "User: Hello"."""
+    return [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
 
 
 def read_prompt(row: Mapping[str, Any]) -> Prompt | None:
@@ -347,10 +353,6 @@ def _check_unread(row: Mapping[str, Any], names: Sequence[str]) -> None:
             f"{unread[0]!r} may belong to the prompt{beside}, and is not read: write the whole prompt into a column "
             "'prompt', or rename this column"
         )
-
-
-def _role_lines(messages: Sequence[Mapping[str, str]]) -> list[str]:
-    return [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
 
 
 def _conversation(prompt: Prompt | None, answer: Any, name: str) -> Messages:

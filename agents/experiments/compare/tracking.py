@@ -18,10 +18,11 @@ from stable_baselines3.common.logger import HParam
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from rlhf_envs.datasets.messages import kept_prompt
 from rlhf_envs.files import replace_json
-from rlhf_envs.rendering import as_markdown
 
 from ...core.random_state import isolated_generators
+from ...core.samples import sample_markdown
 from ...core.text_metrics import TEXT_ONLY
 from ...evaluation.evaluate import Evaluation
 from ...training.config import TrainConfig
@@ -156,7 +157,7 @@ class HeldOutEvaluations(BaseCallback):
 def _samples(samples: Sequence[Mapping[str, Any]]) -> str:
     """Return completions as Markdown, with what models wrote escaped."""
     return "\n".join(
-        f"- `{s['reward']:.2f}` {as_markdown(s['prompt'])} **{as_markdown(s['completion'].strip())}**" for s in samples
+        f"- `{s['reward']:.2f}` {sample_markdown(kept_prompt(s['prompt'], s), s['completion'])}" for s in samples
     )
 
 

@@ -10,9 +10,11 @@ from typing import Any
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from rlhf_envs.datasets.messages import kept_prompt
 from rlhf_envs.files import replace_file, replace_json
 from rlhf_envs.rendering import as_markdown, markdown_table
 
+from ...core.samples import sample_markdown
 from .state import PROXY, Loop, Metrics
 from .steps import ROUND, START
 
@@ -171,8 +173,7 @@ def _annotators(last: Metrics) -> str:
 
 def _samples(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> str:
     def line(when: str, sample: Mapping[str, Any]) -> str:
-        completion = as_markdown(sample["completion"].strip())
-        return f"- {when}: {as_markdown(sample['prompt'])}" + (f" **{completion}**" if completion else "")
+        return f"- {when}: {sample_markdown(kept_prompt(sample['prompt'], sample), sample['completion'])}"
 
     pairs = list(zip(before, after, strict=True))[:8]
     return "\n\n".join(f"{line('before', first)}\n{line('after', last)}" for first, last in pairs)

@@ -138,6 +138,21 @@ def test_an_empty_answer_is_said_to_be_empty(monkeypatch: pytest.MonkeyPatch) ->
     assert console.file.getvalue() == f"{EMPTY}\n"  # type: ignore[attr-defined]
 
 
+def test_a_chat_is_written_in_the_template_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }} {% endfor %}"
+    (tmp_path / "mine.jinja").write_text(template)
+    asked: list[Any] = []
+
+    def answer(self: Chat, prompt: Any) -> str:
+        asked.append((self.env_kwargs["chat_template"], [message["content"] for message in prompt]))
+        return "yes"
+
+    monkeypatch.setattr(Chat, "_complete", answer)
+    result = rlhf("chat", "tiny", "--chat-template", str(tmp_path / "mine.jinja"), "--system", "be kind", stdin="hi\n")
+    assert "yes" in result.stdout.splitlines(), result.output
+    assert asked == [(template, ["be kind", "hi"])]
+
+
 def test_in_a_terminal_an_answer_appears_piece_by_piece() -> None:
     console = Console(file=io.StringIO(), width=10)
     with _Streamed(console) as shown:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import GenerationConfig
 
 from agents import evaluate, generate, load, make, make_vec_env, save
 from agents.algorithms.common.logged_data import read_log
@@ -18,6 +19,7 @@ from agents.core.text_metrics import list_episodes
 from agents.evaluation.chat import Chat
 from agents.evaluation.items import generate_items
 from agents.evaluation.prompting import open_prompts
+from agents.saving.loading import load_policy
 from agents.saving.untrusted import read_env_kwargs
 from tests.rlhf_envs.chat_families import CHATML, family_tokenizer
 from tests.rlhf_envs.small_models import save_model
@@ -61,6 +63,13 @@ def test_a_bundle_has_the_text_of_its_template_and_asks_as_in_training(bundle: P
     assert done.input_ids[: done.columns[0] + 1].tolist() == expected
 
 
+def test_a_saved_model_ends_where_its_template_ends_a_turn(bundle: Path, tmp_path: Path) -> None:
+    policy, _ = load_policy(bundle)
+    policy.save_pretrained(tmp_path)
+    ends = GenerationConfig.from_pretrained(tmp_path).eos_token_id
+    assert family_tokenizer("chatml").convert_ids_to_tokens(ends) == ["</s>", "<|im_end|>"]
+
+
 def test_a_bundle_goes_on_with_the_conversation(bundle: Path) -> None:
     agent = load(bundle)
     assert agent.get_env().get_attr("rows", 0)[0] == [{"prompt": ASKED, "split": "train"}]
@@ -86,8 +95,10 @@ def test_an_evaluation_gives_judges_messages_and_people_texts(bundle: Path) -> N
     done, shown = found.completions[0], "System: Be brief.\n\nUser: hello"
     assert seen["prompts"] == [[ASKED[0], {"role": "user", "content": "hello"}]] * 2
     assert seen["completions"][0] == [{"role": "assistant", "content": done.completion}]
-    assert found.to_dict()["samples"][0]["prompt"] == done.prompt == shown
-    assert "System: Be brief." in sample_text(done).plain
+    sample = found.to_dict()["samples"][0]
+    assert sample["prompt"] == done.prompt == shown
+    assert sample["messages"] == done.asked
+    assert "  System: Be brief.\nUser: hello\nAssistant:" in sample_text(done).plain
     assert found.prompts == "held-out prompts"
 
 
@@ -106,7 +117,7 @@ def test_people_are_asked_about_a_conversation_that_stays_one(bundle: Path) -> N
 
 def test_samples_in_a_log_are_readable() -> None:
     info = {"prompt": ASKED[1:], "completion": [{"role": "assistant", "content": " Hello "}], "episode": {"r": 1.0}}
-    assert list_episodes([info]) == "- `1.00` hi **Hello**"
+    assert list_episodes([info]) == "- `1.00` User&#58; hi  \n  **Assistant&#58; Hello**"
 
 
 def test_a_chat_without_the_template_is_not_wrapped_by_it(bundle: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.cli.train import TrainFlags
 from agents.core.text_metrics import TextMetrics
 from agents.saving.folders import is_restartable
 from agents.saving.locks import locked
@@ -36,6 +37,7 @@ from tests.agents.training.runs import (
     progress,
     rlhf,
 )
+from tests.rlhf_envs.chat_families import CHATML, family_tokenizer
 from tests.rlhf_envs.small_models import byte_level, save_model
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
@@ -99,6 +101,29 @@ def test_a_run_of_adapters_goes_on_exactly(tmp_path: Path, monkeypatch: pytest.M
     for name in ("agent/policy.safetensors", "agent/optimizer.safetensors", "model/adapter_model.safetensors"):
         assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name
     assert progress(folder) == progress(unbroken)
+
+
+def test_a_run_of_conversations_goes_on_without_the_file_of_its_template(tmp_path: Path) -> None:
+    template = tmp_path / "mine.jinja"
+    template.write_text(CHATML.replace("assistant\n", "assistant:\n"), encoding="utf-8")
+    rows = [{"prompt": text, "split": split} for split, text in (("train", "hi"), ("test", "hello"))]
+    base = save_model(tmp_path / "base", family_tokenizer("chatml"), vocab_size=264)
+    flags = TrainFlags(chat=True, system_prompt="Be brief.", chat_template=str(template))
+    env: dict[str, Any] = dict(data=rows, reward="length-penalty", reward_kwargs={"longest": 1}, max_new_tokens=4)
+    settings: dict[str, Any] = dict(
+        env="rlhf/Prompts-v0", env_kwargs=env | flags.env_kwargs, model=base, kl_target=None
+    )
+    settings |= dict(n_envs=2, n_timesteps=8, eval_freq=0, test_episodes=2)
+    settings |= dict(hyperparams=dict(n_steps=4, batch_size=8, n_epochs=1))
+    folder = train(config(tmp_path, **settings)).folder
+    template.unlink()
+    resumed = prepare_resumed(folder, TrainConfig.of_folder(folder, TrainConfig(n_timesteps=16)))
+    episodes = resumed.agent.get_env().get_attr("episodes", 0)[0]
+    episodes.start(0, 0)
+    asked = "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant:\n"
+    assert episodes.tokenizer.decode(episodes.ids[0, : episodes.lengths[0]]) == asked
+    resumed.lock.release()
+    assert "System&#58; Be brief" in (folder / "samples.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("moment", ["_on_step", "_on_rollout_end"])
