@@ -162,9 +162,9 @@ def test_an_instruct_model_is_aligned_and_merged(tmp_path: Path) -> None:
     assert "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n" in looked
     assert "<|im_end|>'] end an answer" in looked
     assert looked.count("\nUser: What is tea made of?\nAssistant:") == 2
-    assert "started: 10 examples" in learned
+    assert "started: 8 examples" in learned
     assert "memory" in planned and "bfloat16" in planned and trained.count("logs/ppo/mine") >= 2
-    assert "Assistant&#58;" in watched and "my-model on rlhf/Prompts-v0: 16 held-out prompts" in measured
+    assert "Assistant&#58;" in watched and "16 completions of 3 held-out prompts" in " ".join(measured.split())
     assert answered.strip()
     _check_merged(tmp_path)
 
