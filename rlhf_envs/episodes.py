@@ -7,6 +7,7 @@ operations over all rows. Python visits a single row only where an episode ends 
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -107,7 +108,9 @@ class EpisodeBatch:
         suppress_tokens: Sequence[int] | None = None,
     ) -> None:
         self.task = load_task(task)
-        self.model_name = model if model is not None else self.task.default_model
+        self.model_name = self.task.default_model if model is None else model
+        if isinstance(self.model_name, os.PathLike):
+            self.model_name = os.fspath(self.model_name)
         usual_prompt = _positive("max_prompt_tokens", max_prompt_tokens, self.task.max_prompt_tokens)
         self.max_new_tokens = _positive("max_new_tokens", max_new_tokens, self.task.max_new_tokens)
         tokenizer = self.task.tokenizer(self.model_name)

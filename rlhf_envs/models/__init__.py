@@ -18,6 +18,7 @@ Importing this module imports neither torch nor transformers.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,7 +70,7 @@ _THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, smollm2, minilm; or a local fold
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def resolve(name: str) -> str:
+def resolve(name: str | os.PathLike[str]) -> str:
     """Return the folder or the hub id of a model name.
 
     Args:
@@ -80,6 +81,7 @@ def resolve(name: str) -> str:
         ValueError: the name is none of these.
         ModuleNotFoundError: the package of "smollm2" or "minilm", or gguf, is not installed.
     """
+    name = os.fspath(name)
     name = name if Path(name).is_dir() else find_name(name, NAMES)
     if name in EMBEDDED:
         return str(Path(__file__).parent / name)
@@ -113,8 +115,9 @@ def has_place(name: str) -> bool:
     return bool(name) and (Path(name).is_dir() or is_hub_id)
 
 
-def split_label(name: str) -> tuple[str, str]:
+def split_label(name: str | os.PathLike[str]) -> tuple[str, str]:
     """Return the model and the label of "model@label", by which a classifier is read; the label is empty without."""
+    name = os.fspath(name)
     model, _, label = name.rpartition("@")
     return (model, label) if model and not Path(name).is_dir() else (name, "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def register_reward(name: str, target: str | Callable[..., Any]) -> None:
     _made.pop(name, None)
 
 
-def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
+def get_reward(name: str | os.PathLike[str], **kwargs: Any) -> Callable[..., Any]:
     """Return the reward with that name, at that `"module:attribute"`, or the reward model of that folder or hub id.
 
     Without arguments it is made once and then kept; with arguments it is made anew.
@@ -63,6 +64,8 @@ def get_reward(name: str, **kwargs: Any) -> Callable[..., Any]:
         ValueError: the name is unknown (the message lists those that exist), there is nothing at the address, or the
             reward does not take the arguments.
     """
+    if isinstance(name, os.PathLike):
+        name = os.fspath(name)
     if not isinstance(name, str):
         raise ValueError(f"reward={name!r} is no name: {_hint(str(name))}")
     name = find_name(name, _targets)

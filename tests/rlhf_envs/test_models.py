@@ -10,17 +10,21 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 import transformers
 from safetensors import safe_open
 from torch.nn.functional import cross_entropy
 
+import rlhf_envs  # noqa: F401 (registers the environments)
 from rlhf_envs.models import EMBEDDED, has_place, load_causal_lm, load_config, load_tokenizer, model_positions, resolve
 from rlhf_envs.models import minilm as minilm_module
 from rlhf_envs.models import smollm2 as smollm2_module
 from rlhf_envs.models.export import save_float16
 from rlhf_envs.models.kinds import check_text_decoder, loaded_config
+from rlhf_envs.rewards import get_reward
+from rlhf_envs.rewards.reward_model import RewardModel
 
 
 def test_importing_the_module_imports_neither_torch_nor_transformers() -> None:
@@ -256,3 +260,15 @@ def test_minilm_is_read_without_importing_its_package_and_becomes_a_reward_model
     assert not score_texts(model, tokenizer, ["a good film", "a bad film"]).any()  # the new head starts at 0
     pair = {"chosen": "a good film", "rejected": "a bad film"}
     assert fit_bradley_terry(model, tokenizer, [pair], [pair], train=1, epochs=3).accuracy == 1.0
+
+
+def test_a_path_is_a_name() -> None:
+    """People hand on what `pathlib` gave them."""
+    tiny, reward = Path(resolve("tiny")), Path(resolve("tiny-reward"))
+    assert resolve(tiny) == str(tiny)
+    assert load_tokenizer(tiny).get_vocab() == load_tokenizer("tiny").get_vocab()
+    env = gym.make("rlhf/Sentiment-v0", model=tiny, reward=reward)
+    assert env.unwrapped.episodes.model_name == str(tiny)
+    texts = ["the film"], [" is a masterpiece."]
+    scores = [list(scorer(*texts)) for scorer in (RewardModel(reward), get_reward(reward), get_reward("tiny-reward"))]
+    assert scores[0] == scores[1] == scores[2]
