@@ -72,9 +72,9 @@ class FilmOpinion(Task):
 register_task(ENV, "benchmarks.instruct:FilmOpinion")
 
 
-def mean_and_error(values: list[float]) -> str:
-    """Return the mean and its standard error over the seeds."""
-    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}"
+def standard_error(values: list[float]) -> float:
+    """Return the standard error of the mean over the seeds; nan of one seed."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
 
 
 def main() -> None:
@@ -98,10 +98,10 @@ def main() -> None:
         cells = [f"{mean['before'][name]:.3f} -> {mean['after'][name]:.3f}" for name in METRICS]
         print(f"| {seed} | {report['seconds']:.0f} | " + " | ".join(cells) + " |")
     gains = [mean["after"]["right"] - mean["before"]["right"] for mean in means]
-    print(f"\nright: a gain of {mean_and_error(gains)} (standard error of {len(gains)} seeds)")
-    error = statistics.stdev(gains) / len(gains) ** 0.5
+    gain, error = statistics.mean(gains), standard_error(gains)
+    print(f"\nright: a gain of {gain:.3f} ± {error:.3f} (standard error of {len(gains)} seeds)")
     checks = {
-        f"a gain of at least {MIN_SEMS} standard errors": statistics.mean(gains) >= MIN_SEMS * error,
+        f"a gain of at least {MIN_SEMS} standard errors": gain >= MIN_SEMS * error,
         f"completions ended by EOS at least x {MIN_EOS}": all(
             m["after"]["eos_share"] >= MIN_EOS * m["before"]["eos_share"] for m in means
         ),

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from stable_baselines3.common.callbacks import BaseCallback
 
 import agents
 from agents import TokenPolicy
 from agents.core.random_state import get_generators, isolated_generators, set_generators
+from benchmarks.gpu.checks import AtRolloutEnd
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft's
 
@@ -77,20 +76,6 @@ def two_policies(small_model: Any, token_spaces: Any, any_device: str) -> Any:
 
 def make(algo: str, device: str, env: str = BANDIT, seed: int = 0, **kwargs: Any) -> Any:
     return agents.make(algo, agents.make_vec_env(env, 8, seed=seed), seed=seed, device=device, **kwargs)
-
-
-class AtRolloutEnd(BaseCallback):
-    """Look at an agent after its rollout, before its update."""
-
-    def __init__(self, look: Callable[[Any], None]) -> None:
-        super().__init__()
-        self.look = look
-
-    def _on_step(self) -> bool:
-        return True
-
-    def _on_rollout_end(self) -> None:
-        self.look(self.model)
 
 
 # Policy and update

@@ -122,7 +122,10 @@ def test_a_model_of_two_positions_is_checked_and_merged():
     model = LanguageModel(
         GPT2LMHeadModel(GPT2Config(vocab_size=9, n_positions=2, n_layer=1, n_embd=8, n_head=2)), "lora"
     )
-    model.adapters.merged()
+    ids = torch.tensor([[0, 3]])
+    merged = model.adapters.merged()
+    torch.testing.assert_close(merged(input_ids=ids).logits, model.model(input_ids=ids).logits)
+    assert not [name for name, _ in merged.named_parameters() if "lora" in name]
 
 
 def test_an_encoder_decoder_is_refused_by_name():
