@@ -229,7 +229,11 @@ class ExportConfig(_StoreConfig):
         False, "Preferences: leave out annotators who seem to click at random (see status)."
     )
     kind: Kind | None = option(None, "Only items of this kind.")
-    conversational: bool = option(False, "Messages instead of strings, in TRL's formats.")
+    conversational: bool | None = option(
+        None,
+        "Messages, or strings, in TRL's formats. Messages by default if all that was judged is conversations.",
+        "--conversational/--no-conversational",
+    )
     min_judgements: int = option(1, "Leave out what fewer have judged.", ge=1)
     strength_margin: float = option(0.0, "Margin for every step of strength above the first.", ge=0)
 
@@ -267,9 +271,13 @@ def export(config: ExportConfig) -> None:
     if done.doubled:
         echo(f"written twice, once each way round, since TRL reads no probability: {done.doubled} ties")
     if lines := sum(is_role_lines(row.get("prompt")) for row in done.rows):
+        mixed = ", for other prompts are strings" if config.conversational is None else ""
         echo(
-            f"conversations in role lines: {lines} rows; a model with a chat template needs messages: --conversational"
+            f"conversations in role lines: {lines} of {len(done.rows)} rows{mixed}; a model with a chat template needs "
+            "messages: --conversational"
         )
+    elif config.conversational is None and (n := sum(isinstance(row.get("prompt"), list) for row in done.rows)):
+        echo(f"conversations as messages: {n} rows; --no-conversational writes strings")
     for reason, n in sorted(done.dropped.items()):
         echo(f"left out: {n} {reason}")
 

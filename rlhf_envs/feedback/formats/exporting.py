@@ -98,7 +98,7 @@ def export_file(
     *,
     how: str = "each",
     kind: str | None = None,
-    conversational: bool = False,
+    conversational: bool | None = None,
     min_judgements: int = 1,
     strength_margin: float = 0.0,
     without: Collection[str] = (),
@@ -116,7 +116,8 @@ def export_file(
         format: one of `FORMATS`. The functions of this module describe them.
         how: see `preference_rows` and `rating_rows`. A tie under "soft" is written both ways: `with_ties_both_ways`.
         kind: export only items of this kind.
-        conversational: write messages instead of strings, if the format has prompts and completions.
+        conversational: write messages (True) or strings (False), if the format has prompts and completions. By default
+            messages, if all items that were judged are conversations.
         min_judgements: see `preference_rows` and `rating_rows`.
         strength_margin: see `preference_rows`.
         without: leave out the judgements of these annotators, and count them.
@@ -140,6 +141,8 @@ def export_file(
     judgements = [judgement for judgement in everything if judgement.annotator not in without]
     data = (items, judgements)
     settings = store.settings
+    if conversational is None:
+        conversational = _all_conversations(*data)
     shares = aggregate(*data) if aggregate is not None and format == "preference" else None
     rows: dict[str, Callable[[], Export]] = {
         "preference": lambda: with_ties_both_ways(
@@ -169,6 +172,13 @@ def export_file(
         export = _without_surrogates(export)
     replace_file(Path(path), _as_csv(export.rows) if extension == ".csv" else _as_jsonl(export.rows))
     return export
+
+
+def _all_conversations(items: Sequence[Item], judgements: Sequence[Judgement]) -> bool:
+    """Return whether all items that were judged keep the messages of their prompt. Gold questions do not count."""
+    judged = {judgement.item_id for judgement in judgements if judgement.value is not None}
+    kept = [bool(item.meta.get("messages")) for item in items if item.id in judged and item.gold is None]
+    return bool(kept) and all(kept)
 
 
 def _without_surrogates(export: Export) -> Export:

@@ -117,11 +117,20 @@ def test_nobody_is_cleared_whose_comparisons_nobody_shares() -> None:
     assert "who seems to click at random: that cannot be told" in done("export", "pairs.jsonl", "--without-spammers")
 
 
-def test_an_export_says_where_conversations_became_role_lines() -> None:
+def test_an_export_says_how_conversations_are_written() -> None:
     prompt = [{"role": "user", "content": "a colour?"}]
-    done("import", write("pairs.jsonl", {"prompt": prompt, "chosen": "red", "rejected": "loud"}, PAIR))
-    assert "conversations in role lines: 1 rows; a model with a chat template" in done("export", "lines.jsonl")
-    assert "role lines" not in done("export", "messages.jsonl", "--conversational")
+    done("import", write("pairs.jsonl", {"prompt": prompt, "chosen": "red", "rejected": "loud"}))
+    assert "conversations as messages: 1 rows; --no-conversational writes strings" in done("export", "messages.jsonl")
+    said = done("export", "lines.jsonl", "--no-conversational")
+    assert "conversations in role lines: 1 of 1 rows; a model with a chat template needs messages" in said
+    done("import", write("texts.jsonl", PAIR))
+    assert "role lines: 1 of 2 rows, for other prompts are strings; a model" in done("export", "mixed.jsonl")
+    assert "role lines" not in done("export", "all.jsonl", "--conversational")
+    found = {name: [json.loads(line)["prompt"] for line in Path(f"{name}.jsonl").read_text().splitlines()]
+             for name in ("messages", "lines", "mixed", "all")}  # fmt: skip
+    lines = "User: a colour?\n\nAssistant:"
+    assert found["messages"] == [prompt] and found["lines"] == [lines] and found["mixed"] == [lines, "p"]
+    assert found["all"] == [prompt, [{"role": "user", "content": "p"}]]
 
 
 @needs_crowdkit

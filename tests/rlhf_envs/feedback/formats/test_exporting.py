@@ -289,6 +289,21 @@ def test_a_conversation_stays_one_through_every_format(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("format", ["preference", "kto"])
+def test_a_store_of_conversations_is_exported_as_messages_whatever_else_was_not_judged(
+    stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path, format: str
+) -> None:
+    store, path, user = stores[0], tmp_path / "rows.jsonl", [{"role": "user", "content": "Name a colour"}]
+    store.add_items([NewItem("pairwise", "shown", ("Blue", "Dog"), meta={"messages": user})])
+    work(store, "ada", lambda task: Response(choice(0)))
+    store.add_items([NewItem("pairwise", "gold", ("x", "y"), gold=choice(0)), NewItem("pairwise", "text", ("x", "y"))])
+    work(store, "bob", lambda task: Response(choice(0)) if task.item.gold else Response(None))
+    assert all(row["prompt"] == user for row in export_file(store, path, format).rows)
+    work(store, "cat", lambda task: Response(choice(0)))
+    prompts = [row["prompt"] for row in export_file(store, path, format).rows]
+    assert set(prompts) == {"text", "User: Name a colour\n\nAssistant:"}, "one string, and all are strings"
+
+
 def test_a_file_of_the_wrong_name_or_format_is_refused(
     stores: tuple[FeedbackStore, FeedbackStore], tmp_path: Path
 ) -> None:
