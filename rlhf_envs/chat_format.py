@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_envs.datasets.messages import Messages, Prompt, as_messages, opening
+from rlhf_envs.datasets.messages import Messages, Prompt, as_messages, as_text, opening
 from rlhf_envs.datasets.templates import ROLES, as_words, read_template
 from rlhf_envs.tokens import encode_texts
 
@@ -90,7 +90,19 @@ class ChatFormat:
         Raises:
             ValueError: the template refuses a message, or leaves one out that is not the assistant's.
         """
-        text = opening(prompt, self.tokenizer, self.variables)
+        return self._checked(opening(prompt, self.tokenizer, self.variables), prompt)
+
+    def texts(self, prompt: Prompt, completion: str) -> tuple[str, str]:
+        """Return the text of a prompt, and that of the completion after it.
+
+        Raises:
+            ValueError: as `text` does, or in the template a conversation does not begin with its prompt.
+        """
+        head, tail = as_text(prompt, completion, self.tokenizer, self.variables)
+        return self._checked(head, prompt), tail
+
+    def _checked(self, text: str, prompt: Prompt) -> str:
+        """Return the text of a prompt, after checking that every message is in it."""
         for message in () if isinstance(prompt, str) else as_words(prompt, self.tokenizer):
             # Of what the assistant said before, templates leave out the thinking.
             if message["role"] != "assistant" and message["content"].strip() not in text:
@@ -117,7 +129,11 @@ class ChatFormat:
         messages = as_messages(prompt, "prompt")
         _check_messages([prompt] if isinstance(prompt, dict) else prompt, messages)
         self._check_template("a prompt of messages")
-        if self.system_prompt is None or messages[0]["role"] in ("system", "developer"):
+        return self.with_system(messages)
+
+    def with_system(self, messages: Messages) -> Messages:
+        """Return a conversation that begins with the system message, if there is one and it has none of its own."""
+        if self.system_prompt is None or (messages and messages[0]["role"] in ("system", "developer")):
             return messages
         return [{"role": "system", "content": self.system_prompt}, *messages]
 

@@ -133,7 +133,7 @@ class SFT(PolicyGradient):
         place = f"row {index} of the data"
         try:
             pair = {"prompt": row["prompt"], column: row[column]}
-            head, text = read_completion(pair, column, batch.tokenizer, batch.chat.variables)
+            head, text = batch.chat.texts(*read_completion(pair, column))
             check_text(text, f"{column!r}")
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from None

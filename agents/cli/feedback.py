@@ -21,7 +21,7 @@ from rlhf_envs.datasets.messages import answer_to, is_role_lines, kept_prompt
 from rlhf_envs.feedback import web
 from rlhf_envs.rewards import get_reward
 
-from ..training.config import Pairs, option
+from ..training.config import ChatFlags, ChatOptions, Pairs, option
 from .options import Flags, add_command, argument, fail
 from .tables import status_parts
 
@@ -42,7 +42,7 @@ class _StoreConfig(Flags):
     store: str = option("feedback.db", "SQLite file, or postgresql://user@host/name.")
 
 
-class AddConfig(_StoreConfig):
+class AddConfig(ChatFlags, _StoreConfig):
     """Hold the flags of `rlhf feedback add`."""
 
     source: str = argument(
@@ -70,6 +70,10 @@ def add(config: AddConfig) -> None:
     A file has rows {prompt, completions} or {prompt, completion}, or any format that `rlhf feedback import` reads.
     """
     if Path(config.source).is_file():
+        if config.env_kwargs:
+            fail(
+                f"{config.source} has its prompts: --env-kwargs, --chat and the like are for prompts of an environment"
+            )
         settings = config.model_dump(include={"kind", "overlap", "gold"})
         _import_file(config.store, config.source, annotator="import", **settings)
         return
@@ -77,7 +81,7 @@ def add(config: AddConfig) -> None:
         fail("--gold: the expected answers come from a file; there is none of that name")
     from ..evaluation.items import generate_items
 
-    items, same = generate_items(**config.model_dump(exclude={"store", "gold"}))
+    items, same = generate_items(**config.model_dump(exclude={"store", "gold", *ChatOptions.model_fields}))
     with _open(config.store, create=True) as store:
         store.add_items(items)
     left_out = f"; {same} prompts left out, whose completions are all the same" if same else ""

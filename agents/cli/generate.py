@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.text import Text
 
 from rlhf_envs.datasets.loading import load_rows
-from rlhf_envs.datasets.templates import read_template
 from rlhf_envs.rendering import printable
 from rlhf_envs.rewards import MissingColumnError
 
@@ -120,10 +119,11 @@ class ChatConfig(DecodingFlags):
         "template: the model's chat template; roles: lines 'User: ...' and 'Assistant: ...'; plain: the model goes on "
         "with the text. The template if there is one, else plain.",
     )
-    system: str | None = option(None, "System text that the conversation begins with.")
+    system_prompt: str | None = option(None, "System message that the conversation begins with.")
     chat_template: str | None = option(
         None, "File of a chat template, instead of the model's; or 'roles', for lines such as 'User: Hello'."
     )
+    chat_template_kwargs: Pairs = option({}, "Variable of the chat template: enable_thinking:false; repeat the flag.")
     seed: int = option(0, "Seeds the sampling.", ge=0)
     env_kwargs: Pairs = option({}, "Arguments of the environment; repeat the flag.")
     trust: bool = option(False, "Load an SB3 zip: it holds pickles, which can run code.")
@@ -144,9 +144,9 @@ def chat(config: ChatConfig) -> None:
     with console.status("loading"):
         from ..evaluation.chat import Chat
 
-        given = config.model_dump(exclude={"temperature", "top_k", "top_p", "chat_template"})
-        if config.chat_template is not None:
-            given["env_kwargs"] = {**config.env_kwargs, "chat_template": read_template(config.chat_template)}
+        form = {"env_kwargs", "chat_template", "chat_template_kwargs"}
+        given = config.model_dump(exclude={"temperature", "top_k", "top_p", *form})
+        given |= ChatFlags.fold(config.model_dump(include=form))
         talk = Chat(**given, decoding=config.decoding())
         talk.load()
     console.print(f"{talk.source.name}, {talk.style}: {HELP}", style="dim", markup=False)

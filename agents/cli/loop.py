@@ -5,13 +5,13 @@ from __future__ import annotations
 from rich.console import Console
 
 from ..experiments.loop.config import LoopConfig
-from ..training.config import option
+from ..training.config import ChatFlags, option
 from .tables import make_table
 
 __all__ = ["LoopFlags", "loop"]
 
 
-class LoopFlags(LoopConfig):
+class LoopFlags(ChatFlags, LoopConfig):
     """Hold the flags of `rlhf loop`: the configuration of a run, or the folder of a run to go on with."""
 
     resume: str | None = option(None, "Folder of a run to go on with; of a finished one, with more --rounds.")

@@ -49,7 +49,7 @@ ARGUMENT = re.compile(r"(?<![\w.'\"-])([a-z_]+)=(\{[^{}]*\}|'[^']*'|\"[^\"]*\"|[
 METAVARS = {int: "INTEGER", float: "NUMBER"}
 PANELS = {  # the boxes of --help, and the fields in each; all others are in "Options"
     "Task and data": {"env", "data", "reward", "column", "env_kwargs", "split"}
-    | {"chat", "system_prompt", "chat_template"},
+    | {"chat", "system_prompt", "chat_template", "chat_template_kwargs"},
     "Agent": {"algo", "algos", "model", "train", "kl_coef", "kl_coefs", "kl_target", "learning_rate", "hyperparams"}
     | {"settings", "overrides"},
     "Evaluation": {"eval_freq", "n_eval_episodes", "test_episodes", "test_split", "evaluations", "judge", "metric"},
@@ -307,6 +307,8 @@ def _plain(annotation: Any) -> Any:
 
 def _first_error(error: ValidationError, model: type[BaseModel]) -> str:
     first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0]) if first["loc"] else ""
-    flag = _long_flag(name, model.model_fields.get(name))
-    return f"{flag}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})"
+    message = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # it is about several flags, which it names
+        return _with_flags(message, model)
+    name = str(first["loc"][0])
+    return f"{_long_flag(name, model.model_fields.get(name))}: {message} (got {first['input']!r})"

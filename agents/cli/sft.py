@@ -6,13 +6,13 @@ from typing import Literal
 
 import typer
 
-from ..training.config import Pairs, option
+from ..training.config import ChatOptions, Pairs, option
 from .options import Flags, argument, read_standard_input
 
 __all__ = ["SFTConfig", "sft"]
 
 
-class SFTConfig(Flags):
+class SFTConfig(ChatOptions, Flags):
     """Hold the flags of `rlhf sft`."""
 
     data: str = argument("File of rows {prompt, completion} or {messages}; - reads JSON lines from standard input.")

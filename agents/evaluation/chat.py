@@ -32,7 +32,7 @@ class Chat:
         style: "template" writes the conversation in the tokenizer's chat template; "roles" in lines such as
             "User: Hello\n\nAssistant:"; "plain" lets the model go on with the whole text, until it ends that by EOS:
             then the next turn begins a new text. By default "template" if the tokenizer has one, else "plain".
-        system: the text that a conversation in messages begins with.
+        system_prompt: the system message that a conversation begins with.
         seed: the seed of the first turn; every further turn takes the next one.
         max_new_tokens: the room for an answer; by default the run's, and 128 for a model.
         decoding: `temperature`, `top_k` and `top_p` by name; by default the source's own.
@@ -44,14 +44,14 @@ class Chat:
         messages: the turns so far. Where an answer has words that spell a control token, they are escaped.
 
     Raises:
-        ValueError: the tokenizer has no chat template, or a system text goes with plain text.
+        ValueError: the tokenizer has no chat template, or a system prompt goes with plain text.
     """
 
     def __init__(
         self,
         source: Any,
         style: Style | None = None,
-        system: str | None = None,
+        system_prompt: str | None = None,
         seed: int = 0,
         max_new_tokens: int | None = None,
         decoding: Mapping[str, Any] | None = None,
@@ -67,13 +67,16 @@ class Chat:
         if style == "template" and not has_template:
             raise ValueError(f"{self.source.name} has no chat template: take style 'roles' or 'plain'")
         self.style: Style = style or ("template" if has_template else "plain")
-        if system and self.style == "plain":
-            raise ValueError("a system text needs messages: take style 'roles', or a model with a chat template")
+        if system_prompt and self.style == "plain":
+            raise ValueError(
+                f"system_prompt={system_prompt[:60]!r} needs messages: take style 'roles', or a model with a chat "
+                "template"
+            )
         self._known = self.source.env_id is not None or self.source.env is not None
         self.max_new_tokens = max_new_tokens if max_new_tokens is not None or self._known else ROOM
         unasked = {} if self.style == "template" else {"chat": False, "system_prompt": None}  # the run's may differ
         self.seed, self.deterministic, self.env_kwargs = seed, deterministic, {**(env_kwargs or {}), **unasked}
-        self._start: Messages = [{"role": "system", "content": system}] if system else []
+        self._start: Messages = [{"role": "system", "content": system_prompt}] if system_prompt else []
         self.reset()
 
     def reset(self) -> None:

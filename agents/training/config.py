@@ -36,6 +36,7 @@ from .hyperparams import default_hyperparams
 __all__ = [
     "Algorithm",
     "ChatFlags",
+    "ChatOptions",
     "DataFlags",
     "Environment",
     "LogFolder",
@@ -110,14 +111,19 @@ def option(default: Any, description: str, *flags: str, **limits: Any) -> Any:
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
-class ChatFlags(BaseModel):
-    """Hold the flags for conversations. They become arguments of the environment."""
+class ChatOptions(BaseModel):
+    """Hold the flags for conversations, which mean the same in every verb."""
 
     chat: bool = option(False, "Take prompts as what a user says, in the model's chat template.")
     system_prompt: str | None = option(None, "System message of conversations that have none.")
     chat_template: str | None = option(
         None, "File of a chat template, instead of the model's; or 'roles', for lines such as 'User: Hello'."
     )
+    chat_template_kwargs: Pairs = option({}, "Variable of the chat template: enable_thinking:false; repeat the flag.")
+
+
+class ChatFlags(ChatOptions):
+    """Hold the flags for conversations. They become arguments of the environment."""
 
     @model_validator(mode="before")
     @classmethod
@@ -128,7 +134,8 @@ class ChatFlags(BaseModel):
     def fold(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return the settings with the flags among them moved into `env_kwargs`, and the text in place of a file."""
         values = dict(values)
-        short = {name: values.pop(name, None) for name in ("chat", "system_prompt", "chat_template")}
+        short = {name: values.pop(name, None) for name in ChatOptions.model_fields}
+        short["chat_template_kwargs"] = parse_pairs(short["chat_template_kwargs"])
         if short["chat_template"] is not None:
             short["chat_template"] = read_template(short["chat_template"])
         return _moved(values, {name: value for name, value in short.items() if value})

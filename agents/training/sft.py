@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch.utils.data import DataLoader
 
+from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets import MissingSplitError, load_rows
 from rlhf_envs.datasets.loading import Data
-from rlhf_envs.datasets.messages import as_messages, as_text, read_prompt, with_system
+from rlhf_envs.datasets.messages import as_messages, read_prompt, with_system
 from rlhf_envs.datasets.splits import take_split
 from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_tokenizer, model_positions
@@ -34,7 +35,6 @@ from ..algorithms.common.completions import (
     LEFT_OUT,
     LOST_END,
     has_loss,
-    is_conversation,
     is_empty,
     log_counts,
     read_completion,
@@ -61,6 +61,7 @@ def encode_rows(
     ends: Sequence[int],
     on_long_completion: Literal["drop", "cut", "error"] = "drop",
     where: Callable[[int], str] = lambda index: f"row {index + 1}",
+    chat: ChatFormat | None = None,
 ) -> tuple[list[Example], Counter[str]]:
     """Turn rows into examples of at most `max_length` tokens, and count what was cut or left out, by reason.
 
@@ -72,10 +73,13 @@ def encode_rows(
         on_long_completion: what happens to a row whose completions do not fit after one token of its prompt. "drop"
             leaves it out. "cut" keeps its first tokens, which then do not end with EOS. "error" refuses it.
         where: returns the place of the row of an index, for messages.
+        chat: how conversations are written, and which prompts are any, as in an environment; instead of `tokenizer`.
 
     Raises:
         ValueError: a row has neither form or no completion, or does not fit with "error". The message has its place.
     """
+    chat = ChatFormat(tokenizer) if chat is None else chat
+    tokenizer = chat.tokenizer
     examples: list[Example] = []
     counts = Counter[str]()
     for index, row in enumerate(rows):
@@ -83,8 +87,9 @@ def encode_rows(
             counts[EMPTY] += 1
             continue
         try:
-            opened = not (tokenizer.chat_template and is_conversation(row))  # a template writes its own BOS, or none
-            ids, labels = _encode(tokenizer, _pieces(tokenizer, row), ends, opened)
+            pieces, is_conversation = _pieces(chat, row)
+            opened = not (tokenizer.chat_template and is_conversation)  # a template writes its own BOS, or none
+            ids, labels = _encode(tokenizer, pieces, ends, opened)
         except ValueError as error:
             raise ValueError(f"{where(index)}: {error}") from error
         start = next(at for at, label in enumerate(labels) if label != IGNORED)  # tokens of the prompt
@@ -114,11 +119,15 @@ class _Piece(NamedTuple):
     is_learned: bool = False
 
 
-def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[_Piece]:
-    """Return the texts of a row in order."""
+def _pieces(chat: ChatFormat, row: Row) -> tuple[list[_Piece], bool]:
+    """Return the texts of a row in order, and whether they are of a conversation."""
     if row.get("messages") is None:
-        head, tail = read_completion(row, "completion", tokenizer)
-        return [_Piece(head), _Piece(tail, True, True)]
+        prompt, completion = read_completion(row, "completion")
+        if chat.chat and isinstance(prompt, str) and prompt.strip():
+            prompt = as_messages(prompt, "prompt")
+        prompt = prompt if isinstance(prompt, str) else chat.with_system(prompt)
+        head, tail = chat.texts(prompt, completion)
+        return [_Piece(head), _Piece(tail, True, True)], isinstance(prompt, list)
     messages = as_messages(row["messages"], "messages")
     given = row["messages"] if isinstance(row["messages"], list) else [row["messages"]]
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
@@ -129,12 +138,12 @@ def _pieces(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[_Piece]:
     pieces: list[_Piece] = []
     written = ""
     for i in (i for i in turns if i <= learned[-1]):
-        head, tail = as_text(with_system(row, messages[:i]), messages[i]["content"], tokenizer)
+        head, tail = chat.texts(chat.with_system(with_system(row, messages[:i])), messages[i]["content"])
         if not head.startswith(written):  # the template writes earlier turns in another way once more follow
             pieces, written = [], ""
         pieces += [_Piece(head[len(written) :]), _Piece(tail, True, i in learned)]
         written = head + tail
-    return pieces
+    return pieces, True
 
 
 def _encode(
@@ -184,6 +193,10 @@ def fine_tune(
     lora: bool = False,
     merge: bool = False,
     resume: bool = False,
+    system_prompt: str | None = None,
+    chat: bool = False,
+    chat_template: str | None = None,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Fine-tune a causal language model on completions, and save it with its tokenizer as a Hugging Face folder.
 
@@ -206,6 +219,12 @@ def fine_tune(
             is then a folder of adapters.
         merge: with `lora`, write a plain model with the adapters merged into its weights.
         resume: go on from the last checkpoint below `output`; start over if there is none yet.
+        system_prompt: the system message of conversations that have none.
+        chat: whether a prompt that is a string is what the user says, in the chat template.
+        chat_template: the text of a chat template or its file, instead of the tokenizer's, which is saved with the
+            model; "roles" for lines such as "User: Hello".
+        chat_template_kwargs: further variables of the chat template. All four are as in an environment, so that the
+            model learns the form in which it is trained afterwards.
 
     Returns:
         `loss` (nats per token of the validation split's completions) and `perplexity`, which are missing if there are
@@ -220,16 +239,19 @@ def fine_tune(
     """
     checkpoint = find_checkpoint(Path(output), resume)
     check_flags(checkpoint, lora, merge)
-    tokenizer = load_tokenizer(model)
+    form = ChatFormat(load_tokenizer(model), system_prompt, chat, chat_template, chat_template_kwargs)
+    tokenizer = form.tokenizer
     max_length = _row_length(model, max_length)
     source = str(data) if isinstance(data, str | Path) else "the data"
     rows, places = _number(load_rows(data, required=(), columns=columns), source)
+    _check_conversations(form, rows, source)
     ends = end_ids(tokenizer, model)
+    options = max_length, ends, on_long_completion
     parts, counts = _encode_splits(
         rows,
         source,
         max_length,
-        lambda part: encode_rows(tokenizer, part, max_length, ends, on_long_completion, lambda i: places[id(part[i])]),
+        lambda part: encode_rows(tokenizer, part, *options, lambda i: places[id(part[i])], form),
     )
     torch.manual_seed(seed)
     network = load_network(model, lora)
@@ -240,7 +262,7 @@ def fine_tune(
     sets = {name: PackedExamples(examples, max_length, pad, packed) for name, examples in parts.items() if examples}
     steps = max(round(epochs * len(sets["train"]) / batch_size), 1)
     logger.info("%d examples in %d rows, %d steps", len(parts["train"]), len(sets["train"]), steps)
-    tokenizer.save_pretrained(output)
+    (tokenizer if form.has_own_template else load_tokenizer(model)).save_pretrained(output)
     use_cache, network.config.use_cache = network.config.use_cache, False  # with a cache, packing is not seen
     trainer = make_trainer(
         network,
@@ -262,7 +284,7 @@ def fine_tune(
         metrics = {"loss": loss, "perplexity": math.exp(loss), **metrics}
     network.config.use_cache = use_cache
     save_network(network, output, model, merge)
-    settings = {"model": model, "data": source, "max_length": max_length, "lora": lora}
+    settings = {"model": model, "data": source, "max_length": max_length, "lora": lora, **form.options}
     replace_json(Path(output) / "sft.json", {**settings, **metrics, MADE: provenance()})
     return metrics
 
@@ -299,6 +321,17 @@ def _encode_splits(
             "raise that, or cut completions"
         )
     return parts, counts
+
+
+def _check_conversations(chat: ChatFormat, rows: Sequence[Row], source: str) -> None:
+    """Raise a ValueError for a system prompt without a conversation to begin."""
+    columns = ("messages", "prompt", "completion")
+    conversations = (any(isinstance(row.get(name), list | dict) for name in columns) for row in rows)
+    if chat.system_prompt is not None and not chat.chat and not any(conversations):
+        raise ValueError(
+            f"system_prompt={chat.system_prompt[:60]!r} begins conversations, and all prompts of {source} are strings: "
+            "give chat=True as well, which makes them what the user says"
+        )
 
 
 def _number(rows: Sequence[Row], source: str) -> tuple[list[dict[str, Any]], dict[int, str]]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from rlhf_envs.datasets.messages import as_text, needed, read_answers, read_prompt
+from rlhf_envs.datasets.messages import Prompt, needed, read_answers, read_prompt
 
 __all__ = ["EMPTY", "LEFT_OUT", "LOST_END", "has_loss", "is_conversation", "is_empty", "log_counts", "read_completion"]
 
@@ -16,10 +16,8 @@ LEFT_OUT = "rows left out, because the completion is too long"
 LOST_END = "completions that lost their end, and with it their EOS"
 
 
-def read_completion(
-    row: Mapping[str, Any], column: str, tokenizer: Any, variables: Mapping[str, Any] | None = None
-) -> tuple[str, str]:
-    """Return the prompt of a row and the completion in a column as the texts that a model reads, see `as_text`.
+def read_completion(row: Mapping[str, Any], column: str) -> tuple[Prompt, str]:
+    """Return the prompt of a row, a string or messages, and the text of the completion in a column.
 
     Raises:
         ValueError: there is no completion, it is neither text nor a message of the assistant, or it has weight 0.
@@ -28,7 +26,7 @@ def read_completion(
     if isinstance(answer, list) and not all(has_loss(message, column) for message in answer[-1:]):
         raise ValueError(f"{column!r} has weight 0, so there is nothing to learn: remove the row, or the weight")
     prompt, (completion,) = read_answers(read_prompt(row), {column: answer})
-    return as_text(prompt, completion, tokenizer, variables)
+    return prompt, completion
 
 
 def is_conversation(row: Mapping[str, Any]) -> bool:

@@ -179,6 +179,15 @@ def test_a_model_writes_the_questions() -> None:
         assert [item.completions for item in store.items()] == [item.completions for item in items]
 
 
+def test_a_model_is_asked_in_conversations() -> None:
+    done("add", "tiny", "-n", "1", *SHORT, "--chat", "--system-prompt", "be kind", "--chat-template", "roles")
+    with FeedbackStore("feedback.db") as store:
+        (item,) = store.items()
+    assert [message["role"] for message in item.meta["messages"]] == ["system", "user"]
+    refused = feedback("add", write("rows.jsonl", PAIR), "--chat")
+    assert refused.exit_code == 2 and "rows.jsonl has its prompts: --env-kwargs, --chat and" in refused.output
+
+
 def test_a_model_writes_one_or_many_completions() -> None:
     done("add", "tiny", "-n", "2", *SHORT, "--n-completions", "1")
     done("add", "tiny", "-n", "1", *SHORT, "--n-completions", "3")

@@ -148,9 +148,11 @@ def test_a_chat_is_written_in_the_template_of_a_file(tmp_path: Path, monkeypatch
         return "yes"
 
     monkeypatch.setattr(Chat, "_complete", answer)
-    result = rlhf("chat", "tiny", "--chat-template", str(tmp_path / "mine.jinja"), "--system", "be kind", stdin="hi\n")
+    own = ("--chat-template", str(tmp_path / "mine.jinja"))
+    result = rlhf("chat", "tiny", *own, "--system-prompt", "be kind", stdin="hi\n")
     assert "yes" in result.stdout.splitlines(), result.output
     assert asked == [(template, ["be kind", "hi"])]
+    assert "no such option: --system; did you mean '--system-prompt'?" in rlhf("chat", "tiny", "--system", "x").output
 
 
 def test_in_a_terminal_an_answer_appears_piece_by_piece() -> None:

@@ -88,7 +88,7 @@ def test_resume_takes_flags_that_the_run_has_and_no_others(done: tuple[Any, Path
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--people", "9"], "people=9 is more than labels=8"),
+        (["--people", "9"], "--people 9 is more than --labels 8"),
         (["--annotators", "0"], "nobody labels 8 of the 8 pairs"),
         (["--query", "best"], "--query: "),
         (["--scorer", "nothing"], "unknown reward 'nothing'"),

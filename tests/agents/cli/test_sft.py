@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -15,7 +16,10 @@ from typer.testing import CliRunner
 pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs[web]"')
 
 from agents.cli import app
+from agents.cli.loop import LoopFlags
 from agents.cli.sft import SFTConfig
+from agents.cli.train import TrainFlags
+from agents.training.config import ChatOptions
 from agents.training.sft import fine_tune
 from rlhf_envs.feedback import FeedbackStore, NewItem
 
@@ -39,7 +43,7 @@ def test_every_argument_of_fine_tune_has_a_flag_with_its_default() -> None:
     fields = SFTConfig.model_fields
     assert {"columns" if name == "column" else name for name in fields} == set(parameters)
     for name, parameter in parameters.items():
-        if parameter.default is not inspect.Parameter.empty and name != "columns":
+        if parameter.default is not inspect.Parameter.empty and name not in ("columns", "chat_template_kwargs"):
             assert fields[name].default == parameter.default, name
 
 
@@ -86,6 +90,20 @@ def test_from_feedback_to_a_trained_agent_in_one_line() -> None:
     assert done.returncode == 0, done.stderr
     (agent,) = Path("runs").rglob("agent")
     assert json.loads((agent.parent / "config.json").read_text())["model"] == "start"
+
+
+def test_the_flags_for_conversations_are_those_of_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("agents.training.sft.fine_tune", lambda *_, **options: given.update(options) or {"examples": 0})
+    flags = ["--chat", "--system-prompt", "be brief", "--chat-template", "roles"]
+    flags += ["--chat-template-kwargs", "enable_thinking:false"]
+    result = CliRunner().invoke(app, ["sft", "rows.jsonl", "start", *flags])
+    assert result.exit_code == 0, result.output
+    asked = {"chat": True, "system_prompt": "be brief", "chat_template": "roles"}
+    asked |= {"chat_template_kwargs": {"enable_thinking": False}}
+    assert {name: given[name] for name in ChatOptions.model_fields} == asked
+    parsed = {**asked, "chat_template_kwargs": ["enable_thinking:false"]}
+    assert TrainFlags(**parsed).env_kwargs == LoopFlags(**parsed).env_kwargs == asked
 
 
 def test_packing_can_be_turned_off() -> None:

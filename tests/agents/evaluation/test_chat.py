@@ -37,7 +37,7 @@ def asked(chat: Chat, monkeypatch: pytest.MonkeyPatch, answers: list[str]) -> li
 
 
 def test_a_chat_template_gets_all_turns(chat_model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    chat = Chat(chat_model, system="be kind")
+    chat = Chat(chat_model, system_prompt="be kind")
     prompts = asked(chat, monkeypatch, [" Hello. ", "Fine."])
     assert chat.say("hi") == "Hello."
     chat.say("how are you")
@@ -109,8 +109,8 @@ def test_the_seed_decides_and_each_turn_has_its_own() -> None:
 def test_a_style_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="tiny has no chat template"):
         Chat("tiny", style="template")
-    with pytest.raises(ValueError, match="a system text needs messages"):
-        Chat("tiny", system="be kind")
+    with pytest.raises(ValueError, match="system_prompt='be kind' needs messages"):
+        Chat("tiny", system_prompt="be kind")
 
 
 @pytest.mark.parametrize("style", ["plain", "roles", "template"])

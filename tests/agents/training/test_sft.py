@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from agents.training import packing, sft
 from agents.training.packing import IGNORED, Example, PackedExamples
 from agents.training.sft import encode_rows, fine_tune
+from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.models import load_causal_lm, load_tokenizer
 from rlhf_envs.models.adapters import adapter_base
 from rlhf_envs.tokens import end_ids
@@ -225,6 +226,68 @@ def test_a_system_text_beside_messages_begins_them() -> None:
     assert encoded([{"system": "be brief", "messages": SAID}]) == encoded(
         [{"messages": [{"role": "system", "content": "be brief"}, *SAID]}]
     )
+
+
+@pytest.mark.parametrize("family", ["llama3", "chatml"])
+@pytest.mark.parametrize(
+    ("row", "system"),
+    [
+        ({"prompt": "hi", "completion": "hello"}, "be brief"),
+        ({"prompt": SAID[:1], "completion": SAID[1:]}, "be brief"),
+        ({"prompt": "hi", "completion": SAID[1:]}, "be brief"),
+        ({"messages": SAID}, "be brief"),
+        ({"messages": SAID, "system": "be long"}, "be long"),
+        ({"prompt": [{"role": "system", "content": "be long"}, SAID[0]], "completion": "hello"}, "be long"),
+    ],
+)
+def test_what_is_learned_follows_the_prompt_that_an_environment_asks(
+    family: str, row: dict[str, Any], system: str
+) -> None:
+    chat = ChatFormat(family_tokenizer(family), system_prompt="be brief", chat=True)
+    (example,), _ = encode_rows(chat.tokenizer, [row], 256, end_ids(chat.tokenizer, None), chat=chat)
+    whole = [{"role": "system", "content": system}, *SAID]
+    assert example.ids == chat.tokenizer.apply_chat_template(whole, return_dict=False)
+    asked = row["prompt"] if "prompt" in row else [{"role": "system", "content": system}, SAID[0]]
+    (read,) = chat.read([{"prompt": asked}], "prompts")
+    (prompt,) = chat.encode([chat.text(read["prompt"])], [read["prompt"]])
+    assert prompt == example.ids[: example.labels.count(IGNORED)]
+
+
+def test_variables_of_the_template_reach_it() -> None:
+    variables = {"enable_thinking": False}
+    template = (
+        "{% for m in messages %}<{{ m.role }}>{% if enable_thinking is false %}!{% endif %}{{ m.content }}{% endfor %}"
+    )
+    template += "{% if add_generation_prompt %}<assistant>{% if enable_thinking is false %}!{% endif %}{% endif %}"
+    chat = ChatFormat(TINY, chat_template=template, chat_template_kwargs=variables)
+    (example,), _ = encode_rows(TINY, [{"messages": SAID}], 64, [EOS], chat=chat)
+    assert TINY.decode(example.ids) == "<user>!hi<assistant>!hello<|eos|>"
+    assert learned(example) == "hello<|eos|>"
+
+
+def test_the_template_that_was_learned_is_saved_with_the_model(tmp_path: Path) -> None:
+    rows = [{"prompt": "hi", "completion": "hello"}] * 3
+    options: dict[str, Any] = dict(max_length=64, system_prompt="be brief", chat=True)
+    fine_tune(rows, tmp_path / "own", chat_template=CHATML, **options)
+    assert load_tokenizer(str(tmp_path / "own")).chat_template == CHATML
+    saved = json.loads((tmp_path / "own" / "sft.json").read_text())
+    assert {name: saved[name] for name in ("system_prompt", "chat", "chat_template")} == {
+        "system_prompt": "be brief", "chat": True, "chat_template": CHATML
+    }  # fmt: skip
+    fine_tune(rows, tmp_path / "lines", chat_template="roles", **options)
+    assert load_tokenizer(str(tmp_path / "lines")).chat_template is TINY.chat_template is None
+
+
+def test_flags_for_conversations_that_do_not_fit_are_refused_with_the_fix(tmp_path: Path) -> None:
+    rows = [{"prompt": "hi", "completion": " hello"}]
+    with pytest.raises(ValueError, match=r"system_prompt='be brief' begins .* of the data are strings: give chat=True"):
+        fine_tune(rows, tmp_path / "model", system_prompt="be brief")
+    with pytest.raises(ValueError, match="chat=True needs a chat template, and the tokenizer has none"):
+        fine_tune(rows, tmp_path / "model", chat=True)
+    silent = "{% for m in messages %}{% if m.role != 'system' %}{{ m.content }}{% endif %}{% endfor %}"
+    with pytest.raises(ValueError, match="row 1: the chat template leaves out the system message 'be brief'"):
+        fine_tune(rows, tmp_path / "model", system_prompt="be brief", chat=True, chat_template=silent)
+    assert not (tmp_path / "model" / "tokenizer.json").exists()
 
 
 def test_a_prompt_beside_messages_that_do_not_hold_it_is_refused(tmp_path: Path) -> None:
