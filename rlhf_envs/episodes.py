@@ -331,10 +331,10 @@ class EpisodeBatch:
         data = [self.rows[index] for index in self.index[rows]]
         given = [self._as_given(row, *texts) for row, *texts in zip(data, *self.texts(rows), strict=True)]
         prompts, completions = [prompt for prompt, _ in given], [completion for _, completion in given]
-        columns = {name: [row.get(name) for row in data] for name in self._columns}
+        columns = {name: [_copied(row.get(name)) for row in data] for name in self._columns}
         ids = [self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist() for row in rows]
         reasons = ["eos" if ended[row] else "length" for row in rows]
-        whole = [row["prompt"] for row in data]
+        whole = [_copied(row["prompt"]) for row in data]
         known = {"completion_ids": ids, "finish_reasons": reasons, "whole_prompts": whole}
         scores, components = self._score(rows, prompts, completions, {**columns, **known})
         metrics = self.task.metrics([*map(shown, prompts)], [*map(said, completions)], columns)
@@ -364,7 +364,7 @@ class EpisodeBatch:
         """Return the texts of a finished episode as rewards get them: as messages, if the row has a conversation."""
         if isinstance(row["prompt"], str):
             return prompt, completion
-        return copy.deepcopy(row["prompt"]), as_answer(unescape_control_tokens(self.tokenizer, completion))
+        return _copied(row["prompt"]), as_answer(unescape_control_tokens(self.tokenizer, completion))
 
     def _guarded(self) -> Guarded:
         """Return the reward function with its time limit and retries."""
@@ -383,6 +383,11 @@ class EpisodeBatch:
             more = f" and {len(about) - MAX_NAMED} more" if len(about) > MAX_NAMED else ""
             error.args = (f"{str(error).rstrip('.')}. In environment {named}{more}.",)
             raise
+
+
+def _copied(value: Any) -> Any:
+    """Return a value of the data, of a list or an object a copy: what gets it may change it."""
+    return copy.deepcopy(value) if isinstance(value, list | dict) else value
 
 
 def _positive(name: str, value: int | None, default: int) -> int:

@@ -85,13 +85,15 @@ def test_an_episode_is_a_conversation_to_the_agent_and_to_its_reward(model: str)
 
 
 def test_a_reward_cannot_change_the_data(model: str) -> None:
-    def careless(prompts: list[Any], completions: list[Any], **columns: Any) -> list[float]:
-        prompts[0][0]["content"] = "changed"
+    def careless(prompts: list[Any], completions: list[Any], whole_prompts: Any, facts: Any, **_: Any) -> list[float]:
+        prompts[0][0]["content"] = whole_prompts[0][0]["content"] = "changed"
+        facts[0]["colours"].append("changed")
         return [0.0]
 
-    env = TextGenerationEnv(Task, model=model, data=[{"prompt": [USER]}], reward_fn=careless)
+    row = {"prompt": [USER], "facts": {"colours": ["blue"]}}
+    env = TextGenerationEnv(Task, model=model, data=[row], reward_fn=careless)
     play(env, "Blue")
-    assert env.rows[0]["prompt"] == [USER]
+    assert env.rows[0] == {"prompt": [USER], "facts": {"colours": ["blue"]}}
 
 
 def test_strings_and_conversations_go_side_by_side_in_a_batch(model: str) -> None:
