@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
 
 import agents
-from agents.core.base_policy import LanguageModelPolicy
 from agents.core.kv_cache import SlottedTrunk
 from agents.core.observations import read_contexts
 from agents.core.policy import TokenPolicy
@@ -23,15 +21,15 @@ from agents.core.random_state import get_generators, set_generators
 from ..work import FreshLlama
 from .parts import Outcome, Part, Setting, SkippedPart
 
-__all__ = ["PARTS", "AtRolloutEnd", "build_policy", "make_agent", "random_sequences", "takes"]
+__all__ = ["PARTS", "AtRolloutEnd", "build_policy", "make_agent", "random_sequences"]
 
+# The ways to compute in bfloat16, arguments of `TokenPolicy` by name.
+BFLOAT16: dict[str, dict[str, Any]] = {
+    "autocast": {"bf16": True},
+    "frozen weights": {"dtype": "bfloat16", "train": "head"},
+}
 FRESH = FreshLlama(vocab_size=512, n_layer=4, n_embd=128, n_head=8, n_kv_head=2, n_inner=256, std=0.1)
 LENGTH = 48
-
-
-def takes(argument: str) -> bool:
-    """Return whether the policies take an argument: some are newer than this file."""
-    return argument in inspect.signature(LanguageModelPolicy.__init__).parameters
 
 
 def env_id(setting: Setting) -> str:
@@ -143,21 +141,13 @@ def check_adapters(setting: Setting) -> Outcome:
     return outcome
 
 
-def ways_to_bfloat16() -> dict[str, dict[str, Any]]:
-    """Return the ways to compute in bfloat16, arguments of `TokenPolicy` by name."""
-    ways: dict[str, dict[str, Any]] = {"autocast": {"bf16": True}}
-    if takes("dtype"):
-        ways["frozen weights"] = {"dtype": "bfloat16", "train": "head"}
-    return ways
-
-
 @torch.no_grad()
 def check_bfloat16(setting: Setting) -> Outcome:
     """Compare log-probabilities in bfloat16 with those in float32, and a rollout in bfloat16 with its update."""
     obs, actions = random_sequences(setting, 16, 8, 32, FRESH.vocab_size)
     exact = build_policy(setting).evaluate_actions(obs, actions)[1]
     bars: dict[str, tuple[float, float]] = {}
-    for name, arguments in ways_to_bfloat16().items():
+    for name, arguments in BFLOAT16.items():
         policy = build_policy(setting, **arguments)
         off = (policy.evaluate_actions(obs, actions)[1] - exact).abs()
         columns = torch.arange(obs["input_ids"].shape[1], device=setting.device).expand_as(obs["input_ids"])

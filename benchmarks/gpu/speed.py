@@ -15,7 +15,7 @@ from ..profiling import watch_parts
 from ..throughput import PARTS as PHASES
 from ..work import FreshLlama, FreshModel, Work
 from ..worker import Worker
-from .checks import build_policy, random_sequences, takes
+from .checks import build_policy, random_sequences
 from .parts import Outcome, Part, Setting
 
 __all__ = ["PARTS", "Phased"]
@@ -82,8 +82,7 @@ def _ways() -> dict[str, dict[str, Any]]:
     except ModuleNotFoundError:
         return ways
     ways["LoRA, autocast"] = {"train": "lora", "bf16": True}
-    if takes("dtype"):
-        ways["LoRA, bfloat16 weights"] = {"train": "lora", "dtype": "bfloat16"}
+    ways["LoRA, bfloat16 weights"] = {"train": "lora", "dtype": "bfloat16"}
     return ways
 
 
@@ -104,9 +103,10 @@ class Phased(Ours):
         self.iterate()
 
 
-def iterate(name: str, train: str, setting: Setting) -> Outcome:
+def iterate(name: str, train: str, setting: Setting, **policy_kwargs: Any) -> Outcome:
     """Measure an iteration in a process of its own: rollout, reward, reference, one epoch of four updates."""
-    work = Work(SHAPES[name], train, n_envs=64, prompt_tokens=PROMPT, new_tokens=NEW, device=setting.device)
+    sizes: dict[str, Any] = {"n_envs": 64, "prompt_tokens": PROMPT, "new_tokens": NEW}
+    work = Work(SHAPES[name], train, **sizes, device=setting.device, policy_kwargs=policy_kwargs)
     if setting.small:
         work = replace(work, model=TOY, n_envs=2, prompt_tokens=4, new_tokens=4, minibatches=1, threads=1)
     worker = Worker("benchmarks.gpu.speed:Phased", work)
@@ -132,5 +132,6 @@ PARTS = [
     Part("iteration, 135M", 45, partial(iterate, "135M", "full")),
     Part("iteration, 1B", 60, partial(iterate, "1B", "full")),
     Part("iteration, 1B, LoRA", 60, partial(iterate, "1B", "lora")),
+    Part("iteration, 1B, LoRA, bfloat16 weights", 60, partial(iterate, "1B", "lora", dtype="bfloat16")),
     Part("iteration, 135M, LoRA", 45, partial(iterate, "135M", "lora")),
 ]
