@@ -99,10 +99,10 @@ def test_the_flags_for_conversations_are_those_of_train(monkeypatch: pytest.Monk
     flags += ["--chat-template-kwargs", "enable_thinking:false"]
     result = CliRunner().invoke(app, ["sft", "rows.jsonl", "start", *flags])
     assert result.exit_code == 0, result.output
-    asked = {"chat": True, "system_prompt": "be brief", "chat_template": "roles"}
+    asked: dict[str, Any] = {"chat": True, "system_prompt": "be brief", "chat_template": "roles"}
     asked |= {"chat_template_kwargs": {"enable_thinking": False}}
     assert {name: given[name] for name in ChatOptions.model_fields} == asked
-    parsed = {**asked, "chat_template_kwargs": ["enable_thinking:false"]}
+    parsed: dict[str, Any] = {**asked, "chat_template_kwargs": ["enable_thinking:false"]}
     assert TrainFlags(**parsed).env_kwargs == LoopFlags(**parsed).env_kwargs == asked
 
 
