@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
     from .saving.bundle import save as save
     from .saving.checkpoints import Checkpoints as Checkpoints
     from .saving.loading import load as load
+    from .saving.loading import load_policy as load_policy
     from .training.checkpoint_callback import CheckpointCallback as CheckpointCallback
     from .training.config import TrainConfig as TrainConfig
     from .training.early_stopping import EarlyStopping as EarlyStopping
@@ -63,6 +64,7 @@ _HOMES = {  # public name: its module
     "generate": "evaluation.generate",
     "get_algorithm": "registry",
     "load": "saving.loading",
+    "load_policy": "saving.loading",
     "make": "registry",
     "make_vec_env": "core.vec_env",
     "plot": "training.plot",

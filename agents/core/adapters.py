@@ -19,6 +19,7 @@ from rlhf_envs.models.adapters import (
     save_adapters,
     save_config,
 )
+from rlhf_envs.models.layer_names import NAMED, has_patterns
 
 __all__ = ["Adapters"]
 
@@ -108,7 +109,8 @@ def _check(model: Any, lora: Mapping[str, Any]) -> None:
             "changes the tokens that a model reads cannot be switched off; take LoRA adapters"
         )
     config = model.peft_config[active_adapter(model)]
-    for name in lora.keys() - {"target_modules"}:  # peft writes the modules' full names into its configuration
+    # peft writes full names for "all-linear", and a folder has names where patterns were given.
+    for name in lora.keys() - (NAMED if has_patterns(lora) else {"target_modules"}):
         if (own := getattr(config, name, None)) != lora[name]:
             raise ValueError(
                 f"lora: {name}={lora[name]!r}, and the adapters of the given model have {own!r}: leave lora out"

@@ -126,7 +126,7 @@ class Source:
         return cls(
             str(path),
             model=str(path / MODEL),
-            start=str(path / START) if (path / START).is_dir() else _reference_of(start),
+            start=str(path / START) if (path / START).is_dir() else _reference_of(path / MODEL, start),
             env_id=run.get("env"),
             env_kwargs=run.get("env_kwargs") or {},
             decoding=decoding,
@@ -229,9 +229,10 @@ def _runs_in(folder: Path) -> list[Path]:
     return [run for run in found if (run / MODEL).is_dir() or find_bundle(run) is not None]
 
 
-def _reference_of(model: str | None) -> str | None:
-    """Return what a run on a model has as its reference: the model, or the base of a folder of adapters."""
-    return adapter_base(model) if model is not None and is_adapter_folder(model) else model
+def _reference_of(trained: Path, start: str | None) -> str | None:
+    """Return what a run has as its reference: the model that it started from, of adapters their base."""
+    folder = next((name for name in (trained, start) if name is not None and is_adapter_folder(name)), None)
+    return start if folder is None else adapter_base(folder)
 
 
 def _check_drawing(where: str, best_of: Any, decoding: Mapping[str, Any] | None = None) -> None:

@@ -10,7 +10,7 @@
 | `model/` | the model's config and tokenizer, and the adapters' config; the weights are built from it and then loaded |
 
 Of a model with adapters a bundle holds the adapters alone, if their base has a name. The base is then loaded by its
-name and must have the same checksum.
+name, or from the same place beside the bundle, and must have the same checksum.
 
 Saving is atomic (`rlhf_envs.files`). Loading imports nothing that a bundle names: classes come from a fixed list
 (`agents.saving.encoding`) or the registry of algorithms, environments from Gymnasium's registry.
@@ -35,6 +35,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from rlhf_envs.files import BundleError, atomic_folder, check_size, find_folder, verify
 from rlhf_envs.models import load_tokenizer
+from rlhf_envs.models.adapters import place_base
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.random_state import get_generators
@@ -137,7 +138,7 @@ def write(captured: Mapping[str, Any], agent: Any, directory: str | Path) -> Non
         model = attributes["policy_kwargs"].get("model")
         name = str(model) if isinstance(model, str | Path) else None  # a model that was built is in the bundle
         attributes = {**attributes, "policy_kwargs": {**attributes["policy_kwargs"], "model": name}}
-    description = _describe(agent)
+    description = _describe(agent, Path(directory))
     arrays: dict[str, np.ndarray] = {}
     with atomic_folder(Path(directory), format=FORMAT, version=VERSION, **{MADE: provenance()}) as folder:
         description["shared"] = save_state(weights, folder / POLICY)
@@ -157,7 +158,7 @@ def _tokenizer(policy: LanguageModelPolicy, env: Any) -> Any:
     return None if policy.model_name is None else load_tokenizer(policy.model_name)
 
 
-def _describe(agent: Any) -> dict[str, Any]:
+def _describe(agent: Any, directory: Path) -> dict[str, Any]:
     """Return what `load` needs besides the values: the class, device, spaces, environment, and our policies' model."""
     policy = agent.policy
     model: dict[str, Any] | None = None
@@ -171,7 +172,7 @@ def _describe(agent: Any) -> dict[str, Any]:
             "n_actions": policy.n_actions,
             "length": policy.max_length,
             "vocabulary": getattr(policy.action_space, "vocabulary", None),
-            "base": _base(policy),
+            "base": _base(policy, directory),
         }
     return {
         "algorithm": _algorithm_name(type(agent)),
@@ -182,12 +183,12 @@ def _describe(agent: Any) -> dict[str, Any]:
     }
 
 
-def _base(policy: LanguageModelPolicy) -> dict[str, str] | None:
-    """Return the name and the checksum of the model below the adapters; None if it is in the bundle itself."""
+def _base(policy: LanguageModelPolicy, directory: Path) -> dict[str, str] | None:
+    """Return name, place and checksum of the model below the adapters; None if it is in the bundle itself."""
     adapters = policy.language_model.adapters
     if adapters is None or policy.base_name is None:
         return None
-    return {"name": policy.base_name, "sha256": adapters.base_checksum()}
+    return {**place_base(policy.base_name, directory), "sha256": adapters.base_checksum()}
 
 
 def _algorithm_name(cls: type[Any]) -> dict[str, str | None]:

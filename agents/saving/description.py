@@ -41,6 +41,7 @@ class _Environment(_Part):
 
 class _Base(_Part):
     name: str
+    path: str | None = None
     sha256: str
 
 

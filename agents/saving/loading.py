@@ -15,7 +15,8 @@ from gymnasium import spaces
 from safetensors.numpy import load_file as load_arrays
 
 from rlhf_envs.files import BundleError
-from rlhf_envs.models.adapters import check_base
+from rlhf_envs.models import has_tokenizer, load_tokenizer
+from rlhf_envs.models.adapters import check_base, find_base
 from rlhf_envs.models.devices import find_device
 
 from ..core.base_policy import LanguageModelPolicy
@@ -34,6 +35,7 @@ __all__ = ["load", "load_policy", "run_algorithm"]
 logger = logging.getLogger(__name__)
 
 MAX_RATIO = 20  # bytes of a zip once unpacked, per byte of the zip
+MINIBATCHES = "You have specified a mini-batch size"  # how SB3's warning of minibatches that are cut begins
 NESTED = ("policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs")  # overrides replace single entries
 
 
@@ -101,6 +103,8 @@ def _load_arrays(folder: Path) -> dict[str, np.ndarray]:
 def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, Any]]:
     """Load the policy of a bundle without an environment; return it with the bundle's description.
 
+    `policy.save_pretrained(folder, merge=True)` writes a plain model of it, with the chat template that the run had.
+
     Raises:
         BundleError: the bundle is damaged.
         ValueError: the bundle holds no policy of this package.
@@ -113,7 +117,15 @@ def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, A
         policy = _build_policy(folder, description, _load_arrays(folder))
     _load_weights(policy, folder, description)
     policy.model_name = known_model(saved["name"], folder / MODEL)
+    if policy.model_name is not None and _has_own_template(folder / MODEL, policy.model_name):
+        policy.model_name = str(folder / MODEL)
     return policy, description
+
+
+def _has_own_template(folder: Path, name: str) -> bool:
+    """Return whether the tokenizer in a bundle has a chat template that the model's own does not have."""
+    own = load_tokenizer(str(folder)).chat_template if has_tokenizer(str(folder)) else None
+    return own is not None and not (has_tokenizer(name) and load_tokenizer(name).chat_template == own)
 
 
 def _load_weights(policy: Any, folder: Path, description: Mapping[str, Any]) -> None:
@@ -127,7 +139,7 @@ def _load_weights(policy: Any, folder: Path, description: Mapping[str, Any]) -> 
     with reported(folder / POLICY):
         if base is not None:
             check_base(policy.language_model.adapters.base_checksum(), base, folder)
-            policy.base_name = base["name"]
+            policy.base_name = find_base(base, folder)
         kept = () if base is None else policy.base_entries()
         load_state(policy, folder / POLICY, description["shared"], kept)
 
@@ -217,7 +229,9 @@ def _build(
         put_adapters(given["model"], folder / MODEL, folder / POLICY)
     accepted = (describe(cls).own - {"env", "policy", "device"}) & attributes.keys()
     arguments = {argument: attributes[argument] for argument in accepted}
-    agent = cls(policy=policy_class, env=env, device=device, _init_setup_model=False, **arguments)
+    with warnings.catch_warnings():  # of stock buffers, as when an agent is made
+        warnings.filterwarnings("ignore", MINIBATCHES)
+        agent = cls(policy=policy_class, env=env, device=device, _init_setup_model=False, **arguments)
     vars(agent).update(attributes)
     agent._setup_model()
     if model is not None and not passed:
@@ -266,7 +280,7 @@ def _load_zip(
         )
     cls = get_algorithm(algorithm) if isinstance(algorithm, str) else algorithm
     with warnings.catch_warnings():  # SB3 builds the agent with default sizes before it sets the saved ones
-        warnings.filterwarnings("ignore", "You have specified a mini-batch size")
+        warnings.filterwarnings("ignore", MINIBATCHES)
         try:
             return cls.load(path, env=env, **overrides)
         except ModuleNotFoundError as error:  # a zip names its classes by modules of ours that have moved since

@@ -22,7 +22,7 @@ from rlhf_envs.models import (
     local_folder,
     vocabulary_fingerprint,
 )
-from rlhf_envs.models.adapters import has_adapters, inject, is_adapter_folder, read_lora_config
+from rlhf_envs.models.adapters import find_base, has_adapters, inject, is_adapter_folder, read_lora_config
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.precision import ATTENTION
@@ -153,7 +153,11 @@ def build_network(folder: Path, saved: Mapping[str, Any], weights: Path) -> Any:
     _check_code(folder)
     try:
         base = saved.get("base")
-        model = _build_from_config(folder, saved, weights) if base is None else _load_base(base["name"], saved)
+        model = (
+            _build_from_config(folder, saved, weights)
+            if base is None
+            else _load_base(find_base(base, folder.parent), saved)
+        )
         put_adapters(model, folder, weights)
     except BundleError:
         raise

@@ -2,20 +2,23 @@
 
 The adapters are peft's. Importing this module imports neither torch nor peft.
 
-A folder of adapters has peft's `adapter_config.json` and `adapter_model.safetensors`. Ours also has the name and the
-checksum of the base model, in `adapter_base.json`. Nothing that a folder names is imported or fetched: the adapters are
-built from a fixed list of fields, and the base has to be on this machine.
+A folder of adapters has peft's `adapter_config.json` and `adapter_model.safetensors`. Ours also has the name, the place
+and the checksum of the base model, in `adapter_base.json`. Nothing that a folder names is imported or fetched: the
+adapters are built from a fixed list of fields, and the base has to be on this machine.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from .layer_names import check_names, has_patterns, spell_out
 
 if TYPE_CHECKING:
     import torch
@@ -33,11 +36,13 @@ __all__ = [
     "check_base",
     "check_targets",
     "check_whole",
+    "find_base",
     "has_adapters",
     "inject",
     "is_adapter_folder",
     "load_adapters",
     "merge_adapters",
+    "place_base",
     "read_lora_config",
     "save_adapters",
     "save_config",
@@ -76,7 +81,7 @@ def has_adapters(model: object) -> bool:
 
 
 def adapter_base(folder: str | Path) -> str:
-    """Return the name of the base model that a folder of adapters records.
+    """Return the name of the base model that a folder of adapters records, or its folder, see `find_base`.
 
     Raises:
         ValueError: it records none, or the base is a folder of adapters too.
@@ -87,9 +92,31 @@ def adapter_base(folder: str | Path) -> str:
             f"{Path(folder) / CONFIG} does not say which model the adapters belong to: set base_model_name_or_path to "
             "its folder or name, or load the base and put the adapters on it (peft.PeftModel.from_pretrained)"
         )
+    ours = _read(Path(folder) / BASE) if (Path(folder) / BASE).is_file() else {}
+    if ours.get("name") == base:
+        base = find_base(ours, folder)
     if is_adapter_folder(base):
         raise ValueError(f"{folder} has {base} as its base, which is a folder of adapters itself: merge those first")
     return base
+
+
+def place_base(name: str, folder: str | Path) -> dict[str, str]:
+    """Return what a folder of adapters records of its base: its name and, if that is a folder, the path to it."""
+    if not Path(name).is_dir():
+        return {"name": name}
+    return {"name": name, "path": os.path.relpath(os.path.realpath(name), os.path.realpath(folder))}
+
+
+def find_base(recorded: Mapping[str, Any], folder: str | Path) -> str:
+    """Return the name of a base that `place_base` recorded; where it is no folder here, the folder at its path.
+
+    So adapters load in another working directory, and after they were moved together with their base.
+    """
+    name, path = str(recorded["name"]), recorded.get("path")
+    if not isinstance(path, str) or Path(name).is_dir():
+        return name
+    place = os.path.normpath(os.path.join(os.path.realpath(folder), path))
+    return place if Path(place).is_dir() else name
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -106,8 +133,8 @@ def read_lora_config(folder: str | Path, weights: Mapping[str, torch.Tensor]) ->
     """Return the configuration of the adapters in a folder, made of the fields that are understood here.
 
     Raises:
-        ValueError: the adapters are of another kind than LoRA, need a field that is not understood, or claim a higher
-            rank than `weights`, the tensors in their file, can have.
+        ValueError: the adapters are of another kind than LoRA, need a field that is not understood, name their layers
+            by a regular expression, or claim a higher rank than `weights`, the tensors in their file, can have.
     """
     file = Path(folder) / CONFIG
     fields = _read(file)
@@ -120,6 +147,7 @@ def read_lora_config(folder: str | Path, weights: Mapping[str, torch.Tensor]) ->
                 f"{file}: {name}={fields[name]!r} is not supported: load the base and its adapters with peft, "
                 "merge_and_unload() them, and save the model"
             )
+    check_names(fields, weights, f"{file}: ")
     config = _config({name: fields[name] for name in FIELDS & fields.keys()}, f"{file}: ")
     widest = max((size for tensor in weights.values() for size in tensor.shape), default=0)
     for rank in (config.r, *(config.rank_pattern or {}).values()):
@@ -268,13 +296,18 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, base: str, checksu
     weights = {name: tensor.cpu().contiguous() for name, tensor in _adapter_weights(model).items()}
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     save_config(model, folder, base)
-    _write(folder / BASE, {"name": base, "sha256": checksum})
+    _write(folder / BASE, {**place_base(base, folder), "sha256": checksum})
 
 
 def save_config(model: PreTrainedModel, folder: Path, base: str | None) -> None:
     """Write the configuration of a model's active adapters, which `read_lora_config` reads."""
-    model.peft_config[active_adapter(model)].save_pretrained(str(folder))
-    _write(folder / CONFIG, _read(folder / CONFIG) | {"base_model_name_or_path": base})
+    adapter = active_adapter(model)
+    config = model.peft_config[adapter]
+    config.save_pretrained(str(folder))
+    fields = _read(folder / CONFIG) | {"base_model_name_or_path": base}
+    if has_patterns(fields):
+        fields |= spell_out(adapter_layers(model), config.r, config.lora_alpha, adapter)
+    _write(folder / CONFIG, fields)
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

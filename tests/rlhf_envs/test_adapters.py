@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from rlhf_envs.models import has_tokenizer, load_causal_lm, load_config, load_with_adapters, model_ends
 from rlhf_envs.models.adapters import (
+    adapter_base,
     adapter_layers,
     add_adapters,
     base_checksum,
@@ -130,6 +131,12 @@ def test_another_base_is_refused_by_its_shapes(folder, config, name):
         (dict(r=4), r"belong to another base than .* has the shape \(2, \d+\) there and \(4, \d+\) on this"),
         (dict(r=10**9), "the rank is 1000000000, and the file of weights has none of that size"),
         (dict(rank_pattern={"q_proj": 10**9}), "the rank is 1000000000, and the file of weights"),
+        (dict(target_modules=".*proj"), r"target_modules='\.\*proj' may be a regular expression.*: write the names"),
+        (dict(target_modules="q_proj"), r"\(its weights are of down_proj, .*, v_proj\)"),
+        (dict(target_modules=["q_proj"], exclude_modules="up.*"), r"exclude_modules='up\.\*' may be a regular"),
+        (dict(layers_to_transform=[0], layers_pattern="lay.*"), r"layers_pattern='lay\.\*' may be a regular"),
+        (dict(rank_pattern={"(q|k)_proj": 1}), r"rank_pattern=\{'\(q\|k\)_proj': 1\} may be a regular"),
+        (dict(alpha_pattern={"q_proj": 1, ".+": 2}), "alpha_pattern=.* may be a regular expression"),
         (dict(target_modules=["c_attn"]), "no adapters fit on this LlamaForCausalLM"),
         (dict(base_model_name_or_path=None), "does not say which model the adapters belong to: set base_model_name"),
         (dict(base_model_name_or_path="org/none"), "the model 'org/none' is no folder, and not found as a hub id"),
@@ -141,6 +148,45 @@ def test_what_a_folder_must_not_say_is_refused_before_anything_is_imported_or_fe
     with pytest.raises(ValueError, match=message):
         load_with_adapters(str(folder))
     assert "evil" not in sys.modules
+
+
+def test_patterns_that_a_user_gives_are_saved_as_the_names_of_their_layers(tmp_path):
+    build().save_pretrained(tmp_path / "base")
+    model = load_causal_lm(str(tmp_path / "base"))
+    lora = dict(target_modules=r".*layers\.\d\.self_attn\.[qv]_proj", exclude_modules=r".*1.*v_proj", r=2)
+    add_adapters(model, lora | dict(rank_pattern={"layers.1.*q_proj": 3}, alpha_pattern={"(0).*v_proj": 5}))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3) if parameter.requires_grad else None
+    layers = [f"model.layers.{name}_proj" for name in ("0.self_attn.q", "0.self_attn.v", "1.self_attn.q")]
+    save_adapters(model, tmp_path / "adapters", str(tmp_path / "base"), base_checksum(model))
+    saved = json.loads((tmp_path / "adapters" / "adapter_config.json").read_text())
+    assert (saved["target_modules"], saved["exclude_modules"]) == (layers, None)
+    assert (saved["rank_pattern"], saved["alpha_pattern"]) == ({layers[2]: 3}, {layers[1]: 5})
+    torch.testing.assert_close(logits(load_with_adapters(str(tmp_path / "adapters"))), logits(model))
+    theirs = peft.PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base"), str(tmp_path / "adapters")
+    )
+    torch.testing.assert_close(logits(theirs), logits(model), atol=1e-6, rtol=1e-5)
+
+
+def test_adapters_find_their_base_from_another_working_folder_and_after_a_move(tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    build().save_pretrained("models/moved")
+    model = load_causal_lm("models/moved")
+    add_adapters(model, dict(r=2, init_lora_weights=False))
+    save_adapters(model, "runs/model", "models/moved", base_checksum(model))
+    assert json.loads(Path("runs/model/adapter_config.json").read_text())["base_model_name_or_path"] == "models/moved"
+    monkeypatch.chdir(tmp_path)
+    torch.testing.assert_close(logits(load_with_adapters("one/runs/model")), logits(model))
+    (tmp_path / "one").rename(tmp_path / "two")
+    assert adapter_base("two/runs/model") == str(Path("two/models/moved").resolve())
+    torch.testing.assert_close(logits(load_with_adapters("two/runs/model")), logits(model))
+    shutil.rmtree(tmp_path / "two" / "models")
+    with pytest.raises(
+        ValueError, match=r"the base of the adapters in two/.* is not here: the model 'models/moved' is"
+    ):
+        load_with_adapters("two/runs/model")
 
 
 def test_a_base_of_adapters_is_refused(folder):

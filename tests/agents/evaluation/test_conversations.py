@@ -68,6 +68,7 @@ def test_a_saved_model_ends_where_its_template_ends_a_turn(bundle: Path, tmp_pat
     policy.save_pretrained(tmp_path)
     ends = GenerationConfig.from_pretrained(tmp_path).eos_token_id
     assert family_tokenizer("chatml").convert_ids_to_tokens(ends) == ["</s>", "<|im_end|>"]
+    assert (tmp_path / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE, "the run's own"
 
 
 def test_a_bundle_goes_on_with_the_conversation(bundle: Path) -> None:

@@ -56,9 +56,10 @@ def stored(bundle: Path) -> set[str]:
     [
         dict(lora=dict(r=2)),
         dict(lora=dict(r=2), dtype="bfloat16"),
+        dict(lora=dict(r=2, target_modules="transformer.h.*c_(fc|proj)", rank_pattern={"h.1.*": 3})),
         pytest.param(dict(value="separate", lora=dict(r=2)), marks=pytest.mark.slow),
     ],
-    ids=["shared", "bfloat16", "separate"],
+    ids=["shared", "bfloat16", "patterns", "separate"],
 )
 def test_a_bundle_holds_the_adapters_alone_and_goes_on_bit_for_bit(kwargs, base, tmp_path):
     unbroken = build(str(base), **kwargs).learn(2 * ROLLOUT)
@@ -107,6 +108,17 @@ def test_a_policy_alone_loads_with_its_base(bundle, base):
     policy, _ = load_policy(bundle)
     assert policy.base_name == str(base)
     assert policy.language_model.adapters is not None
+
+
+def test_a_bundle_finds_its_base_from_another_working_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    build_base().save_pretrained("models/beside")
+    agents.save(build("models/beside", lora=dict(r=2)).learn(ROLLOUT), "runs/agent")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    agents.save(agents.load("../runs/agent"), "again")
+    policy, _ = agents.load_policy("again")
+    assert policy.base_name == str(tmp_path.resolve() / "models" / "beside")
 
 
 def test_another_base_is_refused(bundle, base):

@@ -48,6 +48,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_loading_says_nothing_of_minibatches_as_making_does_not(tmp_path: Path) -> None:
+    """The buffer makes minibatches of whole episodes; 28 tokens are no multiple of 10."""
+    agents.save(agents.make("ppo", ID, n_envs=4, n_steps=7, batch_size=10, device="cpu"), tmp_path / "agent")
+    assert agents.load(tmp_path / "agent").batch_size == 10
+
+
 @pytest.fixture
 def copy(bundle: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle, tmp_path / "agent"))
