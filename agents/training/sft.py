@@ -73,7 +73,7 @@ def encode_rows(
         on_long_completion: what happens to a row whose completions do not fit after one token of its prompt. "drop"
             leaves it out. "cut" keeps its first tokens, which then do not end with EOS. "error" refuses it.
         where: returns the place of the row of an index, for messages.
-        chat: how conversations are written, and which prompts are any, as in an environment; instead of `tokenizer`.
+        chat: how prompts are read and conversations written, as in an environment; its tokenizer replaces `tokenizer`.
 
     Raises:
         ValueError: a row has neither form or no completion, or does not fit with "error". The message has its place.

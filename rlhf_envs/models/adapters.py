@@ -302,10 +302,10 @@ def save_adapters(model: PreTrainedModel, folder: str | Path, base: str, checksu
 def save_config(model: PreTrainedModel, folder: Path, base: str | None) -> None:
     """Write the configuration of a model's active adapters, which `read_lora_config` reads."""
     adapter = active_adapter(model)
-    config = model.peft_config[adapter]
+    config: Any = model.peft_config[adapter]
     config.save_pretrained(str(folder))
     fields = _read(folder / CONFIG) | {"base_model_name_or_path": base}
-    if has_patterns(fields):
+    if has_patterns(fields) and hasattr(config, "lora_alpha"):  # other kinds than LoRA do not load from a folder
         fields |= spell_out(adapter_layers(model), config.r, config.lora_alpha, adapter)
     _write(folder / CONFIG, fields)
 

@@ -12,7 +12,6 @@ from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import agents
-from agents.saving.loading import load_policy
 from rlhf_envs.files import BundleError
 from tests.agents.saving.test_bundles import repack
 
@@ -105,7 +104,7 @@ def test_whole_modules_that_learn_beside_adapters_go_on_with_the_model_passed(tm
 
 
 def test_a_policy_alone_loads_with_its_base(bundle, base):
-    policy, _ = load_policy(bundle)
+    policy, _ = agents.load_policy(bundle)
     assert policy.base_name == str(base)
     assert policy.language_model.adapters is not None
 
