@@ -2,12 +2,12 @@
 
 `SlottedTrunk` is a pure function of the contexts it is given. It remembers the ids that each slot has seen.
 
-- A context that has not changed is answered from memory.
-- Contexts that are new but for one token are decoded in one batched step over all slots.
-- Contexts that grew by more (a reply was appended), or that keep at least half (they share a system prompt with the
-  episode before), are encoded from where their slots still hold, in one batch.
+- Contexts that have not changed are answered from memory.
+- Contexts whose last token alone is new are decoded in one batched step over all slots.
+- Contexts that grew by more (a reply was appended), or whose slots hold at least half of them (a system prompt), are
+  encoded from there on in one batch.
 - All other contexts are prefilled in one batch.
-- Of equal contexts (a group's prompt) one is encoded, and its slot is copied.
+- Equal contexts (the prompt of a group) are encoded once, and the slot is copied.
 
 New weights empty the slots. So no caller can make it wrong, in whatever order it steps, resets or evaluates. (Only
 weights that are changed through `.data`, which torch cannot see, need a call of `clear`.)
@@ -155,10 +155,10 @@ class SlottedTrunk:
         return torch.where((common == lengths) & (lengths == self._lengths), lengths, starts)
 
     def _renew(self, starts: list[int], lengths: list[int]) -> None:
-        """Bring the slots up to their new ids, the rows that need one token first.
+        """Bring the slots up to their new ids, with the decoding step first.
 
-        That step writes into every slot: a slot that stands still decodes its last token again, and what it writes
-        into the slots of the other rows is overwritten.
+        That step writes into every slot: a slot that stands still decodes its last token again, and what is written
+        into the slots of rows that need more is overwritten.
         """
         if any(0 < start == length - 1 for start, length in zip(starts, lengths, strict=True)):
             self._extend(None, 1, max(lengths))
