@@ -135,6 +135,16 @@ def test_what_adapters_cost_is_printed(benchmark: Any, capsys: pytest.CaptureFix
     assert "time of an iteration, lora / full: " in printed
 
 
+@pytest.mark.slow
+def test_dialogs_and_groups_are_timed_in_two_builds(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark("dialogs").main(["--toy", "--repeats", "1", "--before", str(ROOT)])
+    printed = capsys.readouterr().out
+    for build in ("before", "new"):
+        assert re.search(rf"^\| {build} \| staggered \| [\d.]+ \| [\d.]+ \|  \|$", printed, re.MULTILINE), printed
+        assert re.search(rf"^\| {build} \| group \| [\d.]+ \| [\d.]+ \| [\d.]+ \|$", printed, re.MULTILINE), printed
+    assert printed.count("- no group / group, time: ") == 2
+
+
 def test_floor_of_a_trained_part_equals_the_whole_model(benchmark: Any) -> None:
     torch = pytest.importorskip("torch")
     work, floor = benchmark("work"), benchmark("floor")

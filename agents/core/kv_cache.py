@@ -1,17 +1,23 @@
-"""Keep a KV cache with one slot per environment: the last hidden state of each context costs one token.
+"""Keep a KV cache with one slot per environment: a context costs only the tokens that its slot has not seen.
 
-`SlottedTrunk` is a pure function of the contexts it is given. It remembers the ids that each slot has seen. A context
-that extends its slot by one token is decoded in one batched step over all slots. A context that has not changed is
-answered from memory. All other contexts are prefilled in one batch. New weights empty the slots. So no caller can make
-it wrong, in whatever order it steps, resets or evaluates. (Only weights that are changed through `.data`, which torch
-cannot see, need a call of `clear`.)
+`SlottedTrunk` is a pure function of the contexts it is given. It remembers the ids that each slot has seen.
+
+- Contexts that have not changed are answered from memory.
+- Contexts whose last token alone is new are decoded in one batched step over all slots.
+- Contexts that grew by more (a reply was appended), or whose slots hold at least half of them (a system prompt), are
+  encoded from there on in one batch.
+- All other contexts are prefilled in one batch.
+- Equal contexts (the prompt of a group) are encoded once, and the slot is copied.
+
+New weights empty the slots. So no caller can make it wrong, in whatever order it steps, resets or evaluates. (Only
+weights that are changed through `.data`, which torch cannot see, need a call of `clear`.)
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -36,9 +42,18 @@ register_optimizer_step_post_hook(lambda *_: _steps.update(["all"]))
 
 
 class SlotLayer(CacheLayerMixin):
-    """Hold keys and values of one block, `(slots, heads, capacity, head_dim)`, written at each slot's own position."""
+    """Hold keys and values of one block, `(slots, heads, capacity, head_dim)`, written at each slot's own positions.
+
+    Attributes:
+        rows: `(n,)` the slots that the next pass reads and writes; None for all.
+        columns: `(n, width)` where in them its tokens go.
+        length: how many positions it reads.
+    """
 
     is_sliding = False
+    rows: torch.Tensor | None = None
+    columns: torch.Tensor
+    length = 0
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor, slots: int, capacity: int) -> None:
         super().__init__()
@@ -47,8 +62,7 @@ class SlotLayer(CacheLayerMixin):
         self.values: torch.Tensor = values.new_zeros((*shape, values.shape[3]), dtype=dtype)
         self.is_initialized = True
         self.slots = torch.arange(slots, device=keys.device)
-        self.positions = torch.zeros_like(self.slots)  # (slots,) where the next token goes
-        self.length = 0  # the longest slot, this token included
+        self.columns = self.slots.new_zeros((slots, 0))
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Do nothing: the slots are allocated at construction."""
@@ -56,15 +70,22 @@ class SlotLayer(CacheLayerMixin):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        self.keys[self.slots, :, self.positions] = key_states[:, :, 0].to(self.keys.dtype)
-        self.values[self.slots, :, self.positions] = value_states[:, :, 0].to(self.values.dtype)
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        slots = (self.slots if self.rows is None else self.rows)[:, None]
+        self.keys[slots, :, self.columns] = key_states.transpose(1, 2).to(self.keys.dtype)
+        self.values[slots, :, self.columns] = value_states.transpose(1, 2).to(self.values.dtype)
+        keys, values = self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        return (keys, values) if self.rows is None else (keys[self.rows], values[self.rows])
+
+    def copy(self, sources: torch.Tensor, targets: torch.Tensor, length: int) -> None:
+        """Copy the first `length` positions of some slots into others."""
+        self.keys[targets, :, :length] = self.keys[sources, :, :length]
+        self.values[targets, :, :length] = self.values[sources, :, :length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length, 0
 
     def get_seq_length(self) -> int:
-        return max(self.length - 1, 0)
+        return self.length - self.columns.shape[1]
 
     def get_max_length(self) -> int:
         return self.keys.shape[2]
@@ -114,44 +135,80 @@ class SlottedTrunk:
             self.clear()
             self._weights = weights
             self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
-        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
-        known = ((input_ids == self._ids) | (columns >= self._lengths[:, None])).all(dim=1) & (self._lengths > 0)
-        grown = lengths - self._lengths
-        fresh = ~(known & ((grown == 0) | (grown == 1)))
-        extended, rows = (known & (grown == 1)).any(), fresh.nonzero().squeeze(1)
+        starts = self._starts(input_ids, lengths)
         self._ids.copy_(input_ids)
         self._lengths.copy_(lengths)
         try:
-            if extended:
-                self._decode()
-            if len(rows):
-                self._fill(rows)
+            self._renew(*torch.stack([starts, lengths]).tolist())
         except BaseException:  # out of memory, an interrupt: the slots do not hold the ids that were just written
             self.clear()
             raise
         return self._hidden.clone()
 
-    def _decode(self) -> None:
-        """Decode one token in every slot.
+    def _starts(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return where each context has to be encoded from, `(slots,)`; its length if it has not changed."""
+        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
+        same = (input_ids == self._ids) & (columns < torch.minimum(lengths, self._lengths)[:, None])
+        common = torch.where(same, len(columns), columns).amin(dim=1)  # the first column that differs
+        kept = (common == self._lengths) | (2 * common >= lengths)
+        starts = torch.where(kept, torch.minimum(common, lengths - 1), 0)
+        return torch.where((common == lengths) & (lengths == self._lengths), lengths, starts)
 
-        A slot that did not grow decodes its last token again, or `_fill` replaces it afterwards.
+    def _renew(self, starts: list[int], lengths: list[int]) -> None:
+        """Bring the slots up to their new ids, with the decoding step first.
+
+        That step writes into every slot: a slot that stands still decodes its last token again, and what is written
+        into the slots of rows that need more is overwritten.
         """
-        positions = self._lengths - 1
-        length = int(self._lengths.max())
+        if any(0 < start == length - 1 for start, length in zip(starts, lengths, strict=True)):
+            self._extend(None, 1, max(lengths))
+        rows = [i for i, start in enumerate(starts) if start == 0 or start < lengths[i] - 1]
+        if not rows:
+            return
+        first: dict[bytes, int] = {}
+        contexts = self._ids[self._index(rows)].cpu().numpy()
+        like = [first.setdefault(ids[: lengths[i]].tobytes(), i) for i, ids in zip(rows, contexts, strict=True)]
+        if fresh := [i for i in first.values() if starts[i] == 0]:
+            self._fill(self._index(fresh))
+        if extended := [i for i in first.values() if starts[i] > 0]:
+            width = max(lengths[i] - starts[i] for i in extended)
+            self._extend(self._index(extended), width, max(lengths[i] for i in extended))
+        if copies := [(source, row) for source, row in zip(like, rows, strict=True) if source != row]:
+            sources, targets = self._index(copies).T
+            for layer in self._layers:
+                layer.copy(sources, targets, max(lengths[i] for i in rows))
+            self._hidden[targets] = self._hidden[sources]
+
+    def _index(self, rows: Sequence[Any]) -> torch.Tensor:
+        return torch.tensor(rows, device=self._ids.device)
+
+    def _extend(self, rows: torch.Tensor | None, width: int, length: int) -> None:
+        """Encode the last `width` tokens of some contexts, or of all, against what their slots hold before them.
+
+        A context with fewer tokens is encoded whole. The padding behind it is written where nothing reads it.
+
+        Args:
+            length: of the longest of these contexts.
+        """
+        chosen = slice(None) if rows is None else rows
+        lengths = self._lengths[chosen]
+        starts = (lengths - width).clamp(min=0)
+        columns = starts[:, None] + torch.arange(width, device=starts.device)
         for layer in self._layers:
-            layer.positions, layer.length = positions, length
-        visible = torch.arange(length, device=positions.device) <= positions[:, None]
+            layer.rows, layer.columns, layer.length = rows, columns, length
+        visible = torch.arange(length, device=starts.device) <= columns[:, :, None]
         dtype = self._layers[0].keys.dtype
-        mask = torch.zeros(visible.shape, dtype=dtype, device=positions.device)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=starts.device)
         mask.masked_fill_(~visible, torch.finfo(dtype).min)
         output = self.trunk(
-            input_ids=self._ids.gather(1, positions[:, None]),
-            attention_mask=mask[:, None, None],  # (slots, 1, 1, length)
-            position_ids=positions[:, None],
+            input_ids=self._ids[chosen].gather(1, columns),
+            attention_mask=mask[:, None],  # (n, 1, width, length)
+            position_ids=columns,
             past_key_values=Cache(layers=list(self._layers)),
             use_cache=True,
         )
-        self._hidden = output.last_hidden_state[:, 0]
+        n = torch.arange(len(lengths), device=lengths.device)
+        self._hidden[chosen] = output.last_hidden_state[n, lengths - 1 - starts]
 
     def _fill(self, rows: torch.Tensor) -> None:
         """Encode whole contexts and put them into their slots."""
@@ -177,7 +234,7 @@ class SlottedTrunk:
         return hidden[torch.arange(len(ids), device=ids.device), lengths - 1]
 
     def _fits(self) -> bool:
-        """Return whether this model's cache can be slotted: tried on the shortest and the longest context."""
+        """Return whether this model's cache can be slotted: tried on short and on the longest contexts."""
         config = self.trunk.config.get_text_config()
         window = getattr(config, "sliding_window", None)
         slides = window and window < self.max_length and getattr(config, "use_sliding_window", True)
@@ -195,13 +252,14 @@ class SlottedTrunk:
         parameter = next(self.trunk.parameters())
         length = max(self.max_length, 2)
         ids = torch.arange(2 * length, device=parameter.device).reshape(2, length) % 2
-        lengths = torch.tensor([1, length - 1], device=parameter.device)
+        steps = torch.tensor([[1, length - 3], [2, length - 2], [4, length]], device=parameter.device)
+        steps = steps.clamp(1, length)  # contexts are prefilled, decoded, and extended by two tokens
         try:
-            self(ids, lengths)
-            slotted = self(ids, lengths + 1)
+            slotted = torch.stack([self(ids, lengths) for lengths in steps])
         except Exception as error:  # whatever a foreign model raises here means: not slottable
             return f"its cache cannot be slotted ({type(error).__name__}: {error})"
-        full = self._prefill(ids, lengths + 1)
+        mask = (torch.arange(length, device=ids.device) < steps[-1][:, None]).long()
+        full = hidden_states(self.trunk, ids, mask)[torch.arange(2, device=ids.device), steps - 1]
         self.clear()
         equal = nearly_equal(slotted, full, computing_type(parameter))
         return "" if equal else "its slotted cache does not equal a full recompute"

@@ -206,6 +206,8 @@ class Source:
             yield policy
         finally:
             vars(policy).update(own)
+            policy.set_training_mode(True)  # empties the KV cache: a rollout that follows begins as without this
+            policy.set_training_mode(False)
 
     def build_policy(self, batch: EpisodeBatch) -> LanguageModelPolicy:
         """Return the policy; if there is none, build it to fit `batch`. Raise ValueError if it has other tokens."""

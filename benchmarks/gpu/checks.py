@@ -102,7 +102,7 @@ def check_ratio(setting: Setting) -> Outcome:
 
 @torch.no_grad()
 def check_cache(setting: Setting) -> Outcome:
-    """Decode token by token, with rows that start anew, and encode the same contexts without a cache."""
+    """Decode, with rows that are replied to, start anew or are equal, and encode the same contexts without a cache."""
     policy = build_policy(setting)
     if not policy._actor.cache.enabled:
         return Outcome({}, passed=False, bar="the cache is off: it does not equal a full recompute")
@@ -116,8 +116,11 @@ def check_cache(setting: Setting) -> Outcome:
         cached, full = policy._actor.cache(*read_contexts(obs)), plain(*read_contexts(obs))
         difference = (policy.language_model.head(cached) - policy.language_model.head(full)).abs().max()
         worst = torch.maximum(worst, difference)
-        starts = (lengths == LENGTH) | (torch.rand(n, generator=generator) < 0.05)
-        lengths = torch.where(starts, torch.randint(1, 8, (n,), generator=generator), lengths + 1)
+        chance, replies = torch.rand(n, generator=generator), torch.randint(2, 8, (n,), generator=generator)
+        starts = (lengths == LENGTH) | (chance < 0.05)
+        lengths = torch.where(starts, replies, (lengths + torch.where(chance > 0.95, replies, 1)).clamp(max=LENGTH))
+        ids = torch.where(starts.to(setting.device)[:, None], ids.roll(1, dims=1), ids)
+        ids[1], lengths[1] = ids[0], lengths[0]
     return Outcome.at_most(max_difference_of_logits=(float(worst), 1e-4))
 
 

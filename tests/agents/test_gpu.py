@@ -96,7 +96,7 @@ def test_a_distribution_is_the_cpus(decoding: dict[str, Any], two_policies: Any,
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_cache_equals_a_full_recompute(shape: str, two_policies: Any, any_device: str) -> None:
-    """Over steps, with a row that starts anew in the middle."""
+    """Over steps, with a row that is replied to and one that starts anew in the middle."""
     _, policy = two_policies(shape)
     assert policy._actor.cache.enabled
     contexts = [list(context) for context in CONTEXTS]
@@ -109,6 +109,7 @@ def test_the_cache_equals_a_full_recompute(shape: str, two_policies: Any, any_de
         contexts = [[*context, int(action)] for context, action in zip(contexts, actions, strict=True)]
         if step == 2:
             contexts[1] = [4, 4]
+            contexts[0] += [5, 6, 7]
 
 
 def test_a_policy_that_moves_takes_no_cache_with_it(two_policies: Any, any_device: str) -> None:

@@ -76,6 +76,7 @@ def test_rollout_and_update_agree_and_the_reference_is_the_untouched_model(shape
             torch.testing.assert_close(base[row].log_softmax(-1), expected, atol=1e-6, rtol=1e-6)
             assert not torch.allclose(current[row], base[row], atol=1e-2)
         contexts = [[*c, int(a)] for c, a in zip(contexts, actions, strict=True)]
+        contexts[0] += [9, 8]  # it is replied to
 
 
 def test_a_copy_switches_its_own_adapters_off(small_model):

@@ -43,13 +43,17 @@ def sequences(contexts, n_actions) -> dict[str, torch.Tensor]:
 def check_rollout_against_update(policy):
     torch.nn.init.normal_(policy.value_net.weight)
     contexts = [list(c) for c in CONTEXTS]
-    for _ in range(6):
+    for step in range(6):
         with torch.no_grad():
             actions, values, log_probs = policy(observation(contexts))
             again = policy.evaluate_actions(observation(contexts), actions)
         torch.testing.assert_close(again[0], values, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(again[1], log_probs, atol=1e-5, rtol=1e-4)
         contexts = [[*c, int(a)] for c, a in zip(contexts, actions, strict=True)]
+        if step == 2:  # some rows are replied to, and two begin the same episode
+            contexts[0] += [9, 9, 8]
+            contexts[2] += [7, 6]
+            contexts[1] = contexts[3] = [4, 4, 5]
 
 
 def test_rollout_and_update_agree_on_every_shape(any_shape, small_model, token_spaces):

@@ -33,17 +33,23 @@ def make_policy(model: Any, token_spaces: Any, **kwargs: Any) -> TokenPolicy:
 
 
 def roll_out(policy: TokenPolicy, steps: int = 4) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-    """Write a few tokens; return the sequences, the actions and their log-probabilities, as a rollout buffer does."""
+    """Write a few tokens, the first row with a reply in between; return what a rollout buffer does.
+
+    That is the sequences, the actions and their log-probabilities.
+    """
     ids, mask = torch.zeros(2, len(PROMPTS), LENGTH, dtype=torch.long)
     for row, prompt in enumerate(PROMPTS):
         ids[row, : len(prompt)], mask[row, : len(prompt)] = torch.tensor(prompt), 1
     rows, log_probs, actions, columns = torch.arange(len(PROMPTS)), [], [], []
     torch.manual_seed(0)
     with torch.no_grad():
-        for _ in range(steps):
+        for step in range(steps):
             taken, _, log_prob = policy({"input_ids": ids, "attention_mask": mask})
             columns.append(mask.sum(dim=1) - 1)
             ids[rows, columns[-1] + 1], mask[rows, columns[-1] + 1] = taken, 1
+            if step == 1:
+                ids[0, mask[0].sum() : mask[0].sum() + 3] = torch.tensor([4, 3, 4])
+                mask[0, : mask[0].sum() + 3] = 1
             actions.append(taken)
             log_probs.append(log_prob)
     sequences = {"input_ids": ids, "attention_mask": mask, "rows": rows.repeat(steps), "columns": torch.cat(columns)}

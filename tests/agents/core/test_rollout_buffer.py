@@ -301,9 +301,8 @@ def test_an_episode_with_replies_is_one_sequence_whose_actions_are_the_agents_ow
             return " 7 7"
 
     env = make_vec_env(lambda num_envs: TextGenerationVectorEnv(num_envs, Echo()), 6, seed=0)
-    agent = PPO(
-        TokenPolicy, env, n_steps=40, batch_size=120, rollout_buffer_class=SequenceRolloutBuffer, seed=0, device="cpu"
-    )
+    sizes = dict(n_steps=40, batch_size=120, rollout_buffer_class=SequenceRolloutBuffer, seed=0, device="cpu")
+    agent = PPO(TokenPolicy, env, policy_kwargs={"train": 1}, **sizes)  # frozen blocks, whose output is kept
     buffer = collect(agent)
     steps = np.diff(buffer.columns, axis=0)[buffer.episode_starts[1:] == 0]
     assert set(steps.tolist()) == {1, 3}, "one token, or an EOS and a reply of two"

@@ -59,6 +59,11 @@ def test_the_seed_decides(agent: Any) -> None:
     assert [c.completion for c in first] == [c.completion for c in again] != [c.completion for c in other]
 
 
+def test_nothing_that_was_written_stays_in_the_cache(agent: Any) -> None:
+    generate(agent, BANDIT, n_prompts=16)  # as many as the agent has environments
+    assert not agent.policy._actor.cache._layers
+
+
 def test_samples_follow_the_policys_distribution(trained: Any) -> None:
     completions = generate(trained, BANDIT, indices=[1] * 2000)
     first = np.bincount([c.input_ids[1] for c in completions], minlength=8)
