@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import Columns, Composed, FunctionReward, Reward, ScoreError
+from rlhf_envs.rewards.base import Composed, FunctionReward, Reward
+from rlhf_envs.rewards.scores import Columns, ScoreError
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 
 __all__ = ["Guarded", "RewardError"]

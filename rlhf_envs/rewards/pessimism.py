@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import Columns, Reward, ScoreError
+from rlhf_envs.rewards.base import Reward
 from rlhf_envs.rewards.registry import get_reward
+from rlhf_envs.rewards.scores import Columns, ScoreError
 
 __all__ = ["HasMembers", "Pessimistic"]
 

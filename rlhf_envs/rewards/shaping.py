@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import Columns, FunctionReward, Reward
+from rlhf_envs.rewards.base import FunctionReward, Reward
 from rlhf_envs.rewards.registry import get_reward
+from rlhf_envs.rewards.scores import Columns
 from rlhf_envs.rewards.state import is_frozen
 from rlhf_envs.words import ngrams, split_words
 
