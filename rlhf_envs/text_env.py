@@ -68,6 +68,15 @@ class HasEpisodes:
         return self.episodes.group_size
 
     @property
+    def trainer_state(self) -> Any:
+        """Return what reward functions are given that declare `trainer_state`."""
+        return self.episodes.trainer_state
+
+    def set_trainer_state(self, trainer_state: Any) -> None:
+        """Set what reward functions are given that declare `trainer_state`; agents do before every rollout."""
+        self.episodes.trainer_state = trainer_state
+
+    @property
     def reward_fn(self) -> Callable[..., Any]:
         """Return the reward function. A new one scores every episode that ends after it was set."""
         return self.episodes.reward_fn

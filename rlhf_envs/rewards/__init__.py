@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlhf_envs.rewards.base import Composed, FunctionReward, Reward, RewardFunction, evaluate_reward
+from rlhf_envs.rewards.calling import TrainerState
 from rlhf_envs.rewards.constraints import Constrained
 from rlhf_envs.rewards.diversity import DistinctNgrams, Novelty, SelfBleuDiversity
 from rlhf_envs.rewards.guard import Guarded, RewardError
@@ -31,6 +32,7 @@ __all__ = [
     "ScoreError",
     "Scores",
     "SelfBleuDiversity",
+    "TrainerState",
     "Whitened",
     "check_signature",
     "evaluate_reward",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt, said, shown
+from rlhf_envs.rewards.calling import call_reward, open_calls
 from rlhf_envs.rewards.scores import (
     Columns,
     ScoreError,
@@ -25,11 +26,9 @@ from rlhf_envs.rewards.scores import (
     check_scores,
     combine,
 )
+from rlhf_envs.rewards.waiting import Background, is_async, run_async
 
 __all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "evaluate_reward"]
-
-# Columns that environments and evaluations add to the data's.
-KNOWN = ("completion_ids", "finish_reasons", "whole_prompts")
 
 
 class RewardFunction(Protocol):
@@ -78,7 +77,8 @@ class Reward(ABC):
         """Return the same as `score`, of messages and of texts."""
         if not self.reads_messages:
             prompts, completions = self.as_texts(prompts, completions)
-        return self.score(prompts, completions, **columns)  # type: ignore[arg-type]
+        scores = self.score(prompts, completions, **columns)  # type: ignore[arg-type]
+        return run_async(scores) if inspect.isawaitable(scores) else scores
 
     def as_texts(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> tuple[list[str], list[str]]:
         """Return the texts of prompts and completions: of messages what people read, a single question alone."""
@@ -181,19 +181,34 @@ class Composed(Reward):
                 combined = combine(operand.operator, value(operand.left), value(operand.right))
                 return check_finite(combined, self.name, prompts, completions)
             if id(operand) not in found:
-                found[id(operand)] = scores = operand._checked_scores(prompts, completions, columns)
+                waiting = background.get(id(operand))
+                scores = waiting.result() if waiting else operand._checked_scores(prompts, completions, columns)
+                found[id(operand)] = scores
                 for name, values in scores.components.items():
                     add_component(components, name, values)
             return found[id(operand)]
 
-        with np.errstate(over="ignore", invalid="ignore"):  # check_finite reports an overflow by name
-            total = value(self)
+        asked = {id(leaf): leaf for leaf in self._leaves() if _runs_async(leaf)}
+        background = {
+            key: Background(f"reward {leaf.name}", leaf._checked_scores, prompts, completions, columns)
+            for key, leaf in asked.items()
+        }
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # check_finite reports an overflow by name
+                total = value(self)
+        finally:
+            for waiting in background.values():
+                waiting.abandon()
         assert isinstance(total, Scores)
         return Scores(total.totals, components, total.tokens)
 
     def parts(self) -> tuple[Reward, ...]:
         """Return the operands that are rewards."""
         return tuple(operand for operand in (self.left, self.right) if isinstance(operand, Reward))
+
+    def _leaves(self) -> Iterator[Reward]:
+        for operand in self.parts():
+            yield from operand._leaves() if isinstance(operand, Composed) else (operand,)
 
     def map_leaves(self, function: Callable[[Reward], Reward]) -> Composed:
         """Return the same composition of what `function` makes of every leaf; it is called once per leaf."""
@@ -212,7 +227,11 @@ class Composed(Reward):
 
 
 def evaluate_reward(
-    reward_fn: Callable[..., Any], prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
+    reward_fn: Callable[..., Any],
+    prompts: Sequence[Prompt],
+    completions: Sequence[Prompt],
+    columns: Columns,
+    trainer_state: Any = None,
 ) -> Scores:
     """Score n completions and check the result; every reward of this package goes through here.
 
@@ -221,10 +240,11 @@ def evaluate_reward(
         prompts: n prompts.
         completions: n completions.
         columns: the data's other columns by name, n values each.
+        trainer_state: what functions are given that declare it; a `TrainerState` at 0 by default.
 
     Returns:
         The scores, (n,) float64, all finite, and their components by name, (n,) float64 each. A component has NaN where
-        it does not apply. `tokens` has what the reward gave to single tokens.
+        it does not apply. `tokens` has what the reward gave to single tokens, `metrics` and `extra` what it logged.
 
     Raises:
         ScoreError: a ValueError: the reward returned something else than one finite score per episode, or None for an
@@ -232,7 +252,8 @@ def evaluate_reward(
             completion.
     """
     reward = reward_fn if isinstance(reward_fn, Reward) else FunctionReward(reward_fn)
-    scores = reward._checked_scores(prompts, completions, columns)
+    with open_calls(len(prompts), trainer_state) as calls:
+        scores = reward._checked_scores(prompts, completions, columns)
     if len(silent := np.flatnonzero(np.isnan(scores.totals))):
         i = int(silent[0])
         raise ScoreError(
@@ -241,7 +262,7 @@ def evaluate_reward(
             f"Prompt: {prompts[i]!r}. Completion: {completions[i]!r}.",
             index=i,
         )
-    return scores
+    return Scores(scores.totals, scores.components, scores.tokens, calls.means(), calls.extra)
 
 
 def _who(scores: Scores) -> str:
@@ -259,22 +280,15 @@ def _checked(
 def _call(
     function: Callable[..., Any], name: str, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
 ) -> Any:
-    """Call a reward function, with what environments know of a completion only if it declares it."""
-    declared = inspect.signature(function.score if isinstance(function, Reward) else function).parameters
-    columns = {column: values for column, values in columns.items() if column not in KNOWN or column in declared}
-    for column in KNOWN:
-        if column in declared and column not in columns and declared[column].default is inspect.Parameter.empty:
-            raise ValueError(
-                f"reward {name!r} declares {column}, and only texts are scored here: environments and evaluations know "
-                "more of a completion"
-            )
-    try:
-        return function(prompts=prompts, completions=completions, **columns)
-    except TypeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # raised by the call, not within
-            given = ", ".join(["prompts", "completions", *columns])
-            raise ScoreError(f"reward {name!r} cannot be called with {given} by keyword: {error}") from error
-        raise
+    method = function.score if isinstance(function, Reward) else None
+    return call_reward(function, name, prompts, completions, columns, method)
+
+
+def _runs_async(reward: Reward) -> bool:
+    """Return whether a reward or a part of it is an `async def`."""
+    parts = reward.parts()
+    function = reward.function if isinstance(reward, FunctionReward) else reward.score
+    return any(map(_runs_async, parts)) if parts else is_async(function)
 
 
 def _compose(operator: str, left: object, right: object) -> Composed:

@@ -10,7 +10,17 @@ import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
 
-__all__ = ["Columns", "ScoreError", "Scores", "add_component", "as_scores", "check_finite", "check_scores", "combine"]
+__all__ = [
+    "Columns",
+    "EpisodeError",
+    "ScoreError",
+    "Scores",
+    "add_component",
+    "as_scores",
+    "check_finite",
+    "check_scores",
+    "combine",
+]
 
 Columns = Mapping[str, list[Any]]
 Tokens = list[np.ndarray | None]
@@ -33,6 +43,18 @@ class ScoreError(ValueError):
         self.index = index
 
 
+class EpisodeError(RuntimeError):
+    """Raise when a reward function returned an exception as the score of an episode: it failed for this one.
+
+    Attributes:
+        index: the completion it failed for.
+    """
+
+    def __init__(self, message: str, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
 class Scores(tuple[np.ndarray, dict[str, np.ndarray]]):
     """Hold the scores of n episodes. It unpacks to the totals and their components.
 
@@ -41,19 +63,31 @@ class Scores(tuple[np.ndarray, dict[str, np.ndarray]]):
         components: (n,) float64 each, by name; NaN where one does not apply.
         tokens: for each episode one number per token of its completion, (tokens,) float64 with the total as their sum,
             or None where its total belongs to the last token. None if it is None for all.
+        metrics: the means of what was logged with `log_metric`, by name.
+        extra: n values for each column of `log_extra`.
     """
 
     tokens: Tokens | None
+    metrics: dict[str, float]
+    extra: dict[str, list[Any]]
 
-    def __new__(cls, totals: np.ndarray, components: dict[str, np.ndarray], tokens: Tokens | None = None) -> Scores:
+    def __new__(
+        cls,
+        totals: np.ndarray,
+        components: dict[str, np.ndarray],
+        tokens: Tokens | None = None,
+        metrics: dict[str, float] | None = None,
+        extra: dict[str, list[Any]] | None = None,
+    ) -> Scores:
         """Make scores; tokens that are None for every episode become None."""
         scores = super().__new__(cls, (totals, components))
         scores.tokens = tokens if tokens and any(one is not None for one in tokens) else None
+        scores.metrics, scores.extra = metrics or {}, extra or {}
         return scores
 
     def __getnewargs__(self) -> tuple[Any, ...]:
         """Return the arguments of `__new__`, for pickle and copy."""
-        return self.totals, self.components, self.tokens
+        return self.totals, self.components, self.tokens, self.metrics, self.extra
 
     @property
     def totals(self) -> np.ndarray:
@@ -83,6 +117,7 @@ def check_scores(
     For an episode it may be a number, None, a number for each token, or one of these with a dict of components.
 
     Raises:
+        EpisodeError: it is an exception, as `asyncio.gather(..., return_exceptions=True)` gives them.
         ScoreError: it is anything else, or not finite. The message names the reward, the episode and its texts.
     """
     n = len(prompts)
@@ -90,6 +125,8 @@ def check_scores(
     tokens: Tokens = [None] * n
     components = {name: totals}
     for i, score in enumerate(_as_list(scores, name, n)):
+        if isinstance(score, BaseException):
+            raise EpisodeError(f"for completion {i} of {n} it returned {score!r}", i) from score
         has_parts = isinstance(score, tuple) and len(score) == 2 and isinstance(score[1], Mapping)
         value, parts = score if has_parts else (score, {})
         try:
@@ -192,7 +229,7 @@ def _as_list(scores: Any, name: str, n: int) -> Sequence[Any]:
         raise ScoreError(f"reward {name!r} returned {scores!r} for {_completions(n)}: return {wanted}")
     elif len(scores) != n:
         raise ScoreError(f"reward {name!r} returned {len(scores)} scores for {_completions(n)}: return one for each")
-    return scores  # type: ignore[no-any-return]
+    return scores
 
 
 def _as_tokens(score: Any, n_tokens: int | None) -> np.ndarray | None:
