@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,12 +28,12 @@ class TrainerState:
 
     Attributes:
         global_step: the rollouts that have been learned from; for Q-learners, which learn between tokens, the tokens.
-        max_steps: how many there will be; 0 outside of a training.
+        max_steps: how many there will be. Outside of a training it is step 0 of 1, so that their ratio is 0.
         num_input_tokens_seen: the tokens that the agent has written in this training.
     """
 
     global_step: int = 0
-    max_steps: int = 0
+    max_steps: int = 1
     num_input_tokens_seen: int = 0
 
 
@@ -154,15 +155,25 @@ class _Log:
             raise ScoreError(f"reward {self.name!r}: log_metric({name!r}, ...) takes a number, got {value!r}") from None
 
     def log_extra(self, column: str, values: Sequence[Any]) -> None:
-        """Log one value for every completion."""
+        """Log one value for every completion. What JSON cannot hold becomes its `repr`, since infos are saved."""
         self._check_name("log_extra", column)
         if isinstance(values, str | bytes) or not hasattr(values, "__len__") or len(values) != self.n:
             raise ScoreError(
                 f"reward {self.name!r}: log_extra({column!r}, ...) takes a list with one value for each of "
                 f"{self.n} completions, got {values!r}"
             )
-        self.extra[column] = [value.item() if getattr(value, "ndim", None) == 0 else value for value in values]
+        self.extra[column] = [*map(_plain, values)]
 
     def _check_name(self, method: str, name: object) -> None:
         if not isinstance(name, str) or not name:
             raise ScoreError(f"reward {self.name!r}: {method} takes a name first, got {name!r}")
+
+
+def _plain(value: Any) -> Any:
+    """Return a value that JSON can hold as it is, a scalar array or tensor as a number, and any other as its `repr`."""
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
+    return value

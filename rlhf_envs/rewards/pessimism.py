@@ -59,6 +59,10 @@ class Pessimistic(Reward):
         self._inner = str(getattr(ensemble, "name", "ensemble"))
         self.name = f"pessimistic_{self._inner}"
 
+    def parts(self) -> tuple[Reward, ...]:
+        """Return the ensemble, if it is a reward."""
+        return (self.ensemble,) if isinstance(self.ensemble, Reward) else ()
+
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
         """Return the pessimistic scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]

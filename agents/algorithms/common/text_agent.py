@@ -56,6 +56,9 @@ class TextAgent:
     def _setup_model(self) -> None:
         self.refuse_unused(vars(self) | vars(self)["policy_kwargs"] | (vars(self).get("rollout_buffer_kwargs") or {}))
         super()._setup_model()  # type: ignore[misc]
+        env, device = vars(self).get("env"), vars(self).get("device")
+        if env is not None and env.has_attr("set_reward_device"):
+            env.env_method("set_reward_device", device)
 
     @classmethod
     def refuse_unused(cls, arguments: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import agents
 from agents import SequenceRolloutBuffer, TellTrainerState, TextMetrics, TokenPolicy
-from rlhf_envs.rewards import FunctionReward, TrainerState
+from rlhf_envs.rewards import FunctionReward, Guarded, Reward, TrainerState
 
 ID = "rlhf/TokenBandit-v0"
 
@@ -90,3 +90,19 @@ def test_an_evaluation_in_the_agents_environment_knows_the_state() -> None:
     reward.states.clear()
     agents.evaluate(agent, env, 2, judges={})
     assert set(reward.states) == {(5, 10, 0)}
+
+
+@pytest.mark.parametrize("algo", ["ppo", "grpo", "dqn"])
+def test_an_agent_takes_the_reward_models_to_its_device(algo: str) -> None:
+    class Follows(Reward):
+        device: Any = None
+
+        def score(self, prompts: Any, completions: Any, **columns: Any) -> list[float]:
+            return [0.0] * len(prompts)
+
+        def follow(self, device: Any) -> None:
+            self.device = device
+
+    reward = Follows()
+    agent = agents.make(algo, agents.make_vec_env(ID, 4, reward_fn=2 * Guarded(reward)), device="cpu")
+    assert reward.device == agent.device

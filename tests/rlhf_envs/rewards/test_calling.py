@@ -79,7 +79,7 @@ def test_a_function_that_looks_for_more_in_its_keywords_is_told_to_declare_it(na
 
 def test_texts_alone_are_scored_at_step_0() -> None:
     def by_step(completions: Any, trainer_state: Any, **columns: Any) -> list[float]:
-        return [trainer_state.global_step / max(trainer_state.max_steps, 1)] * len(completions)
+        return [trainer_state.global_step / trainer_state.max_steps] * len(completions)
 
     assert evaluate(by_step).totals.tolist() == [0, 0]
     assert by_step(["a"], TrainerState(1, 4)) == [0.25]
@@ -90,11 +90,12 @@ def test_metrics_are_means_and_numbers_of_any_kind() -> None:
         for value in (1, np.float32(2), torch.tensor(3.0), True):
             log_metric("n", value)
         log_extra("tensors", torch.arange(len(completions)))
+        log_extra("objects", [range(2), ["a", None]])
         return [0.0] * len(completions)
 
     scores = evaluate(logs)
     assert scores.metrics == {"n": 7 / 4}
-    assert scores.extra == {"tensors": [0, 1]}
+    assert scores.extra == {"tensors": [0, 1], "objects": ["range(0, 2)", ["a", None]]}, "as a bundle can save them"
 
 
 @pytest.mark.parametrize(
