@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
     from .core.policy import TokenPolicy as TokenPolicy
     from .core.rollout_buffer import SequenceRolloutBuffer as SequenceRolloutBuffer
     from .core.text_metrics import TextMetrics as TextMetrics
+    from .core.trainer_state import TellTrainerState as TellTrainerState
     from .core.vec_env import TextVecEnv as TextVecEnv
     from .core.vec_env import make_vec_env as make_vec_env
     from .evaluation.chat import Chat as Chat
@@ -53,6 +54,7 @@ _HOMES = {  # public name: its module
     "LagrangeMultiplier": "algorithms.ppo_lagrangian",
     "LoopConfig": "experiments.loop.config",
     "SequenceRolloutBuffer": "core.rollout_buffer",
+    "TellTrainerState": "core.trainer_state",
     "TextMetrics": "core.text_metrics",
     "TextVecEnv": "core.vec_env",
     "TokenPolicy": "core.policy",

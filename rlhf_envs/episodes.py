@@ -20,7 +20,7 @@ from rlhf_envs.datasets import Data
 from rlhf_envs.datasets.messages import Prompt, as_answer, said, shown
 from rlhf_envs.models import vocabulary_fingerprint
 from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, cut_prompts, encode_prompts, room_for
-from rlhf_envs.rewards import Guarded, RewardError, ScoreError, check_signature, evaluate_reward
+from rlhf_envs.rewards import Guarded, RewardError, ScoreError, Scores, TrainerState, check_signature, evaluate_reward
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 from rlhf_envs.tasks.base import Task, choose_reward, environment_rows, load_task
 from rlhf_envs.tokens import completion_texts, encode_after, end_ids, prompt_text, unescape_control_tokens
@@ -121,6 +121,7 @@ class EpisodeBatch:
             check_fits_model(self.model_name, self.vocab_size, usual_prompt, self.max_new_tokens)
         self.reward_fn = choose_reward(self.task, self.max_new_tokens, reward, reward_fn, reward_kwargs)
         self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
+        self.trainer_state: Any = TrainerState()  # what rewards are given that declare it
         self._guarded()  # raises now if one of these two is wrong
         group_size = _positive("group_size", group_size, 1)
         self.ends = end_ids(self.tokenizer, self.model_name)
@@ -336,7 +337,7 @@ class EpisodeBatch:
         reasons = ["eos" if ended[row] else "length" for row in rows]
         whole = [_copied(row["prompt"]) for row in data]
         known = {"completion_ids": ids, "finish_reasons": reasons, "whole_prompts": whole}
-        scores, components = self._score(rows, prompts, completions, {**columns, **known})
+        scores = self._score(rows, prompts, completions, {**columns, **known})
         metrics = self.task.metrics([*map(shown, prompts)], [*map(said, completions)], columns)
         if wrong := [name for name, values in metrics.items() if len(values) != len(rows)]:
             raise ValueError(
@@ -350,15 +351,17 @@ class EpisodeBatch:
                 "completion": completions[i],
                 "finish_reason": reasons[i],
                 "reward_components": {
-                    name: float(values[i]) for name, values in components.items() if not np.isnan(values[i])
+                    name: float(values[i]) for name, values in scores.components.items() if not np.isnan(values[i])
                 },
                 "index": int(self.index[row]),
             }
             if isinstance(prompts[i], list):
                 infos[row]["messages"] = [*prompts[i], *completions[i]]
-            if metrics:
-                infos[row]["metrics"] = {name: float(values[i]) for name, values in metrics.items()}
-        return scores, infos
+            measured = {name: float(values[i]) for name, values in metrics.items()}
+            extra = {column: values[i] for column, values in scores.extra.items()}
+            found = {"metrics": measured, "logged": dict(scores.metrics), "extra": extra}
+            infos[row] |= {key: values for key, values in found.items() if values}
+        return scores.totals, infos
 
     def _as_given(self, row: Mapping[str, Any], prompt: str, completion: str) -> tuple[Prompt, Prompt]:
         """Return the texts of a finished episode as rewards get them: as messages, if the row has a conversation."""
@@ -372,10 +375,10 @@ class EpisodeBatch:
 
     def _score(
         self, rows: np.ndarray, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: dict[str, list[Any]]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return the scores of ended rows and their components. Errors name the rows they are about."""
+    ) -> Scores:
+        """Return the scores of ended rows. Errors name the rows they are about."""
         try:
-            return evaluate_reward(self._guarded(), prompts, completions, columns)
+            return evaluate_reward(self._guarded(), prompts, completions, columns, self.trainer_state)
         except (RewardError, ScoreError) as error:
             at = getattr(error, "index", None)
             about = rows if at is None else rows[[at]]

@@ -13,7 +13,7 @@ import numpy as np
 from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets.messages import Messages
 from rlhf_envs.models import load_config, model_positions
-from rlhf_envs.rewards.base import KNOWN
+from rlhf_envs.rewards.calling import KNOWN
 from rlhf_envs.tokens import check_text, keep_end
 
 __all__ = ["PromptSampler", "check_fits_model", "check_rows", "cut_prompts", "encode_prompts", "room_for"]

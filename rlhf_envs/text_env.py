@@ -12,6 +12,7 @@ from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.names import check_arguments
 from rlhf_envs.rendering import draw, printable
+from rlhf_envs.rewards.state import walk
 from rlhf_envs.tasks.base import Task
 
 if TYPE_CHECKING:
@@ -66,6 +67,21 @@ class HasEpisodes:
     def group_size(self) -> int:
         """Return how many episodes get each prompt that is drawn."""
         return self.episodes.group_size
+
+    @property
+    def trainer_state(self) -> Any:
+        """Return what reward functions are given that declare `trainer_state`."""
+        return self.episodes.trainer_state
+
+    def set_trainer_state(self, trainer_state: Any) -> None:
+        """Set what reward functions are given that declare `trainer_state`; agents do before every rollout."""
+        self.episodes.trainer_state = trainer_state
+
+    def set_reward_device(self, device: Any) -> None:
+        """Move the reward models that were given no device to the policy's. Agents do when they are made."""
+        for _, reward in walk(self.reward_fn):
+            if hasattr(reward, "follow"):
+                reward.follow(device)
 
     @property
     def reward_fn(self) -> Callable[..., Any]:

@@ -54,6 +54,7 @@ class LagrangeMultiplier(BaseCallback):
     def _on_training_start(self) -> None:
         self.constraints = self._find() if self._given is None else {self._given.cost_name: [self._given]}
         self._costs = {name: [] for name in self.constraints}
+        self._reported: set[str] = set()  # the components of all episodes so far
 
     def _find(self) -> dict[str, list[Constrained]]:
         constraints: dict[str, list[Constrained]] = {}
@@ -76,20 +77,21 @@ class LagrangeMultiplier(BaseCallback):
     def _on_step(self) -> bool:
         for row in np.flatnonzero(np.asarray(self.locals["dones"], bool)):
             components = self.locals["infos"][row].get("reward_components", {})
+            self._reported |= components.keys()
             for name, costs in self._costs.items():
-                if name not in components:
-                    raise ValueError(
-                        f"the environment reports no cost {name!r} (its reward components are "
-                        f"{', '.join(map(repr, components)) or 'none'}): is its reward_fn the constrained one?"
-                    )
-                costs.append(components[name])
+                costs += [components[name]] if name in components else []
         return True
 
     def _on_rollout_end(self) -> None:
         for name, constraints in self.constraints.items():
+            if self._reported and name not in self._reported:
+                raise ValueError(
+                    f"the environment reports no cost {name!r} (its reward components are "
+                    f"{', '.join(map(repr, sorted(self._reported)))}): is its reward_fn the constrained one?"
+                )
             tail = f"_{name}" if len(self.constraints) > 1 else ""
             multiplier = constraints[0].multiplier
-            if self._costs[name]:  # a rollout shorter than an episode may end none
+            if self._costs[name]:  # a rollout shorter than an episode may end none, and a cost may apply to none
                 cost = float(np.mean(self._costs[name]))
                 multiplier = min(max(multiplier + self.step * (cost - constraints[0].limit), 0.0), self.highest)
                 self._costs[name] = []

@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
 from rlhf_envs.datasets.messages import said
+from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.words import ngrams
 
@@ -26,9 +27,12 @@ TAKEN |= {"perplexity", "tokens_per_second", "samples", "adversarial_kl"}
 
 
 def check_metric_names(names: Iterable[str]) -> None:
-    """Raise a ValueError if a metric of a task has the name of another metric."""
+    """Raise a ValueError if a metric of a task or of a reward has the name of another metric."""
     if taken := TAKEN.intersection(names):
-        raise ValueError(f"Task.metrics gives {sorted(taken)[0]!r}, which is the name of another metric: rename it")
+        raise ValueError(
+            f"Task.metrics, or log_metric of a reward, gives {sorted(taken)[0]!r}, which is the name of another "
+            "metric: rename it"
+        )
 
 
 def distinct_bigrams(texts: Sequence[str]) -> float:
@@ -42,7 +46,8 @@ class TextMetrics(BaseCallback):
 
     - `rlhf/reward` and `rlhf/reward_<component>`: means per episode, before the KL penalty; `rlhf/<judge>` for judges
       and, where they have several, their parts, such as `rlhf/gold_language`;
-      `rlhf/<metric>` for the metrics of the task;
+      `rlhf/<metric>` for the metrics of the task and what rewards give to `log_metric`;
+    - `rlhf/none_<component>`: the share of the episodes to which a component did not apply, where there were any;
     - `rlhf/kl`, `rlhf/kl_k3`: the KL to the reference in nats per episode, as the k1 and k3 estimates of
       http://joschu.net/blog/kl-approx.html; `rlhf/kl_coef`; `rlhf/entropy`: nats per token;
     - `rlhf/length` in tokens, `rlhf/eos_share`, `rlhf/distinct_bigrams` (the share among every 32 completions),
@@ -143,10 +148,13 @@ class TextMetrics(BaseCallback):
         }
         for name in sorted({name for scores in components for name in scores}):
             values[f"reward_{name}"] = [scores[name] for scores in components if name in scores]
-        tasks = [info.get("metrics", {}) for info in episodes]
-        for name in sorted({name for found in tasks for name in found}):
-            check_metric_names([name])
-            values[name] = [found[name] for found in tasks if name in found]
+            if len(values[f"reward_{name}"]) < len(episodes):
+                values[f"none_{name}"] = [name not in scores for scores in components]
+        for source in ("metrics", "logged"):
+            measured = [info.get(source, {}) for info in episodes]
+            for name in sorted({name for found in measured for name in found}):
+                check_metric_names([name, *(["reward"] if name in values else [])])
+                values[name] = [found[name] for found in measured if name in found]
         rows = [self._rows[info["index"]] if self._rows else {} for info in episodes]
         columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
         columns["finish_reasons"] = [info["finish_reason"] for info in episodes]
@@ -164,8 +172,14 @@ class TextMetrics(BaseCallback):
 def list_episodes(infos: Sequence[Mapping[str, Any]]) -> str:
     """Return rewards, prompts and completions of finished episodes as a list in Markdown."""
     return "\n".join(
-        f"- `{info['episode']['r']:.2f}` {sample_markdown(info['prompt'], info['completion'])}" for info in infos
+        f"- `{info['episode']['r']:.2f}` {sample_markdown(info['prompt'], info['completion'])}{_extra(info)}"
+        for info in infos
     )
+
+
+def _extra(info: Mapping[str, Any]) -> str:
+    """Return what rewards gave to `log_extra` for an episode, in Markdown."""
+    return "".join(f" ({as_markdown(f'{column}: {value}')})" for column, value in info.get("extra", {}).items())
 
 
 def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:

@@ -14,6 +14,8 @@ from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import model_positions
 from rlhf_envs.prompts import encode_prompts
 from rlhf_envs.registration import check_environment, task_of
+from rlhf_envs.rewards import Reward, Scores
+from rlhf_envs.rewards.scores import Columns
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.tasks.prompts import Prompts
 
@@ -35,6 +37,20 @@ KEPT = (
 )  # what counts of an environment's arguments unscored
 
 
+class NoReward(Reward):
+    """Score 0, and report no component."""
+
+    name = "none"
+
+    def score(self, prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> np.ndarray:
+        """Return zeros, (n,)."""
+        return np.zeros(len(completions))
+
+    def evaluate(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns) -> Scores:
+        """Return zeros, (n,), and no components."""
+        return Scores(np.zeros(len(completions)), {})
+
+
 class Unscored(Task):
     """Read and mask tokens as another task does. Nothing is scored, and nobody replies."""
 
@@ -49,8 +65,8 @@ class Unscored(Task):
         return self.task.tokenizer(model)
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
-        """Return a reward that does not apply."""
-        return lambda prompts, completions, **_: [None] * len(completions)
+        """Return a reward of 0 without components."""
+        return NoReward()
 
     def action_masks(
         self, input_ids: np.ndarray, lengths: np.ndarray, prompt_lengths: np.ndarray, steps: np.ndarray

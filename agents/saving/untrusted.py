@@ -19,6 +19,7 @@ from rlhf_envs.datasets.templates import is_template_file
 from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.models import has_place, split_label
 from rlhf_envs.registration import check_environment
+from rlhf_envs.rewards.registry import MODEL, is_import
 
 __all__ = ["JSON_ARGUMENTS", "describe_problem", "read_env_id", "read_env_kwargs", "refuse_import"]
 
@@ -76,7 +77,7 @@ def read_env_kwargs(
             raise ValueError(f"the environment's argument {name!r} is not taken from {source}: {remedy}")
         if name in ("reward", "reward_kwargs"):
             for text in _strings(value):
-                if ":" in text and text != _store(kept):
+                if is_import(text) and text != _store(kept):
                     refuse_import("the reward", text, source, remedy)
         if (address := _address(name, kept, follow_paths)) is not None:
             raise ValueError(f"{name} names {address!r}, which is not followed where {source} says so: {remedy}")
@@ -116,9 +117,11 @@ def _address(name: str, kwargs: Mapping[str, Any], follow_paths: bool) -> str | 
     names = [*_strings(value)] if name in ("model", "reward", "reward_kwargs") else []
     if name != "model" and any(text.lower() == "human" for text in names) and not _asks_nobody(kwargs):
         return "feedback.db"  # the store of a human reward that is given none
-    return next(
-        (text for text in names if has_place(split_label(text)[0]) and not Path(split_label(text)[0]).is_dir()), None
-    )
+    for text in names:
+        place = split_label(text.removeprefix(MODEL))[0]
+        if has_place(place) and not Path(place).is_dir():
+            return text
+    return None
 
 
 def _asks_nobody(kwargs: Mapping[str, Any]) -> bool:

@@ -8,50 +8,47 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt, said, shown
+from rlhf_envs.rewards.calling import call_reward, open_calls
+from rlhf_envs.rewards.scores import (
+    Columns,
+    ScoreError,
+    Scores,
+    add_component,
+    as_scores,
+    check_finite,
+    check_scores,
+    combine,
+)
+from rlhf_envs.rewards.waiting import Background, is_async, run_async
 
-__all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "ScoreError", "evaluate_reward"]
-
-Columns = Mapping[str, list[Any]]
-# Columns that environments and evaluations add to the data's.
-KNOWN = ("completion_ids", "finish_reasons", "whole_prompts")
-
-
-class ScoreError(ValueError):
-    """Raise when a reward function returned something else than one finite number per episode.
-
-    Attributes:
-        index: the completion whose score is wrong; None where the number or the kind of the scores is wrong.
-    """
-
-    def __init__(self, message: str, index: int | None = None) -> None:
-        super().__init__(message)
-        self.index = index
+__all__ = ["Composed", "FunctionReward", "Reward", "RewardFunction", "evaluate_reward"]
 
 
 class RewardFunction(Protocol):
-    """Describe any callable that returns one float per episode; `columns` are the data's other columns, as lists.
+    """Describe any callable that returns one score per episode; `columns` are the data's other columns, as lists.
 
     A prompt and its completion are strings, or for a conversation both are messages, as in TRL: `[{"role": "user",
     "content": ...}]` and `[{"role": "assistant", "content": ...}]`.
 
     A function with a parameter `completion_ids` is given the tokens of each completion too, as lists of ids with the
     EOS; one with `finish_reasons` is told how each episode ended, "eos" or "length", and one with
-    `whole_prompts` the prompts before they were cut to `max_prompt_tokens`. None instead of a float says that
-    the reward does not apply to an episode. It counts as 0 there, as in TRL, and the episode has no component of that
-    name.
+    `whole_prompts` the prompts before they were cut to `max_prompt_tokens`.
+
+    A score is a float; or a list, an array or a tensor with a float for every token of `completion_ids`, which sum to
+    the score; or None, which says that the reward does not apply to the episode. Then a composition leaves it out, as
+    TRL's sum of rewards does, and the episode has no component of that name; an episode to which nothing applies is an
+    error. `(score, {"name": float})` adds components.
     """
 
-    def __call__(
-        self, prompts: list[Prompt], completions: list[Prompt], **columns: list[Any]
-    ) -> Sequence[float | None]:
-        """Score n completions and return n floats."""
+    def __call__(self, prompts: list[Prompt], completions: list[Prompt], **columns: list[Any]) -> Any:
+        """Score n completions and return n scores."""
 
 
 class Reward(ABC):
@@ -80,7 +77,8 @@ class Reward(ABC):
         """Return the same as `score`, of messages and of texts."""
         if not self.reads_messages:
             prompts, completions = self.as_texts(prompts, completions)
-        return self.score(prompts, completions, **columns)  # type: ignore[arg-type]
+        scores = self.score(prompts, completions, **columns)  # type: ignore[arg-type]
+        return run_async(scores) if inspect.isawaitable(scores) else scores
 
     def as_texts(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> tuple[list[str], list[str]]:
         """Return the texts of prompts and completions: of messages what people read, a single question alone."""
@@ -92,10 +90,15 @@ class Reward(ABC):
         """Return the checked scores, (n,) float64, and their components by name; a composition overrides it.
 
         It is given conversations as messages: a reward of texts that overrides it calls `as_texts` itself.
-        NaN stands where the reward does not apply, which is where it returned None. `evaluate_reward` makes it 0.
+        NaN stands where the reward does not apply, which is where it returned None. What it returns may be `Scores`,
+        which hold rewards of tokens too.
         """
-        scores = _checked(self, self.name, prompts, completions, columns)
-        return scores, {self.name: scores}
+        return _checked(self, self.name, prompts, completions, columns)
+
+    def _checked_scores(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns) -> Scores:
+        """Return what `evaluate` returns as `Scores`, after checking that they are finite."""
+        found = as_scores(self.evaluate(prompts, completions, columns))
+        return check_finite(found, self.name, prompts, completions)
 
     def parts(self) -> tuple[Reward, ...]:
         """Return the rewards that this one is made of; none by default."""
@@ -145,15 +148,9 @@ class FunctionReward(Reward):
         """Return what the function returns."""
         return _call(self.function, self.name, prompts, completions, columns)
 
-    def evaluate(
-        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def evaluate(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns) -> Scores:
         """Return the checked scores of the function, (n,) float64, and the same by name."""
-        scores = _checked(self.function, self.name, prompts, completions, columns)
-        return scores, {self.name: scores}
-
-
-_OPERATORS: dict[str, np.ufunc] = {"+": np.add, "-": np.subtract, "*": np.multiply}
+        return _checked(self.function, self.name, prompts, completions, columns)
 
 
 class Composed(Reward):
@@ -172,32 +169,46 @@ class Composed(Reward):
         """Return the composed scores, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
-    def evaluate(
-        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def evaluate(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns) -> Scores:
         """Return the composed scores and the scores of every leaf, each checked under its own name."""
         components: dict[str, np.ndarray] = {}
-        totals: dict[int, np.ndarray] = {}
+        found: dict[int, Scores] = {}
 
-        def value(operand: Reward | float) -> np.ndarray | float:
+        def value(operand: Reward | float) -> Scores | float:
             if not isinstance(operand, Reward):
                 return operand
             if isinstance(operand, Composed):
-                return np.asarray(_OPERATORS[operand.operator](value(operand.left), value(operand.right)))
-            if id(operand) not in totals:
-                scores, found = operand.evaluate(prompts, completions, columns)
-                totals[id(operand)] = _zero_where_none(scores)
-                for name, scores in found.items():
-                    components[_unused(name, components)] = scores
-            return totals[id(operand)]
+                combined = combine(operand.operator, value(operand.left), value(operand.right))
+                return check_finite(combined, self.name, prompts, completions)
+            if id(operand) not in found:
+                waiting = background.get(id(operand))
+                scores = waiting.result() if waiting else operand._checked_scores(prompts, completions, columns)
+                found[id(operand)] = scores
+                for name, values in scores.components.items():
+                    add_component(components, name, values)
+            return found[id(operand)]
 
-        with np.errstate(over="ignore", invalid="ignore"):  # _check_scores reports an overflow by name
-            total = np.asarray(value(self))
-        return _check_scores(total, self.name, prompts, completions), components
+        asked = {id(leaf): leaf for leaf in self._leaves() if _runs_async(leaf)}
+        background = {
+            key: Background(f"reward {leaf.name}", leaf._checked_scores, prompts, completions, columns)
+            for key, leaf in asked.items()
+        }
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # check_finite reports an overflow by name
+                total = value(self)
+        finally:
+            for waiting in background.values():
+                waiting.abandon()
+        assert isinstance(total, Scores)
+        return Scores(total.totals, components, total.tokens)
 
     def parts(self) -> tuple[Reward, ...]:
         """Return the operands that are rewards."""
         return tuple(operand for operand in (self.left, self.right) if isinstance(operand, Reward))
+
+    def _leaves(self) -> Iterator[Reward]:
+        for operand in self.parts():
+            yield from operand._leaves() if isinstance(operand, Composed) else (operand,)
 
     def map_leaves(self, function: Callable[[Reward], Reward]) -> Composed:
         """Return the same composition of what `function` makes of every leaf; it is called once per leaf."""
@@ -216,8 +227,12 @@ class Composed(Reward):
 
 
 def evaluate_reward(
-    reward_fn: Callable[..., Any], prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    reward_fn: Callable[..., Any],
+    prompts: Sequence[Prompt],
+    completions: Sequence[Prompt],
+    columns: Columns,
+    trainer_state: Any = None,
+) -> Scores:
     """Score n completions and check the result; every reward of this package goes through here.
 
     Args:
@@ -225,92 +240,55 @@ def evaluate_reward(
         prompts: n prompts.
         completions: n completions.
         columns: the data's other columns by name, n values each.
+        trainer_state: what functions are given that declare it; a `TrainerState` at 0 by default.
 
     Returns:
-        The scores, (n,) float64, all finite, and its components by name, (n,) float64 each. A component has NaN where
-        it does not apply.
+        The scores, (n,) float64, all finite, and their components by name, (n,) float64 each. A component has NaN where
+        it does not apply. `tokens` has what the reward gave to single tokens, `metrics` and `extra` what it logged.
 
     Raises:
-        ScoreError: a ValueError: the reward returned something else than one finite number per episode. The message
-            names the reward, the index, the prompt and the completion.
+        ScoreError: a ValueError: the reward returned something else than one finite score per episode, or None for an
+            episode to which no other part applies. The message names the reward, the index, the prompt and the
+            completion.
     """
     reward = reward_fn if isinstance(reward_fn, Reward) else FunctionReward(reward_fn)
-    scores, components = reward.evaluate(prompts, completions, columns)
-    return _zero_where_none(scores), components
+    with open_calls(len(prompts), trainer_state) as calls:
+        scores = reward._checked_scores(prompts, completions, columns)
+    if len(silent := np.flatnonzero(np.isnan(scores.totals))):
+        i = int(silent[0])
+        raise ScoreError(
+            f"reward {reward.name!r} applies not at all to completion {i} of {len(prompts)}: {_who(scores)} returned "
+            "None for it. Return a number, or add a reward that applies to every episode. "
+            f"Prompt: {prompts[i]!r}. Completion: {completions[i]!r}.",
+            index=i,
+        )
+    return Scores(scores.totals, scores.components, scores.tokens, calls.means(), calls.extra)
+
+
+def _who(scores: Scores) -> str:
+    names = " and ".join(map(repr, scores.components))
+    return f"all of {names}" if len(scores.components) > 1 else names
 
 
 def _checked(
     function: Callable[..., Any], name: str, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
-) -> np.ndarray:
-    return _check_scores(_call(function, name, prompts, completions, columns), name, prompts, completions)
+) -> Scores:
+    returned = _call(function, name, prompts, completions, columns)
+    return check_scores(returned, name, prompts, completions, columns.get("completion_ids"))
 
 
 def _call(
     function: Callable[..., Any], name: str, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
 ) -> Any:
-    """Call a reward function, with what environments know of a completion only if it declares it."""
-    declared = inspect.signature(function.score if isinstance(function, Reward) else function).parameters
-    columns = {column: values for column, values in columns.items() if column not in KNOWN or column in declared}
-    for column in KNOWN:
-        if column in declared and column not in columns and declared[column].default is inspect.Parameter.empty:
-            raise ValueError(
-                f"reward {name!r} declares {column}, and only texts are scored here: environments and evaluations know "
-                "more of a completion"
-            )
-    try:
-        return function(prompts=prompts, completions=completions, **columns)
-    except TypeError as error:
-        if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # raised by the call, not within
-            given = ", ".join(["prompts", "completions", *columns])
-            raise ScoreError(f"reward {name!r} cannot be called with {given} by keyword: {error}") from error
-        raise
+    method = function.score if isinstance(function, Reward) else None
+    return call_reward(function, name, prompts, completions, columns, method)
 
 
-def _zero_where_none(scores: np.ndarray) -> np.ndarray:
-    """Return the scores with 0 where the reward does not apply."""
-    return np.where(np.isnan(scores), 0.0, scores)
-
-
-def _check_scores(scores: Any, name: str, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> np.ndarray:
-    """Return `scores` as (n,) float64 with NaN for None, or raise a ScoreError that names the error."""
-    n = len(prompts)
-    if hasattr(scores, "detach"):  # a torch tensor, of any float type, without importing torch
-        scores = scores.detach().double().cpu().numpy()
-    if isinstance(scores, np.ndarray):
-        if scores.shape != (n,):
-            raise ScoreError(
-                f"reward {name!r} returned an array of shape {scores.shape} for {_completions(n)}: return one float "
-                f"per completion, shape ({n},)" + ("; squeeze the last axis" if scores.shape == (n, 1) else "")
-            )
-    elif not isinstance(scores, Sequence) or isinstance(scores, str | bytes):
-        wanted = "a list of one float per completion, such as [0.5]" if n == 1 else f"a list of {n} floats"
-        raise ScoreError(f"reward {name!r} returned {scores!r} for {_completions(n)}: return {wanted}")
-    elif len(scores) != n:
-        raise ScoreError(f"reward {name!r} returned {len(scores)} scores for {_completions(n)}: return one for each")
-    checked = np.empty(n, dtype=np.float64)
-    for i, score in enumerate(scores):
-        checked[i] = number = _as_number(score)
-        if score is not None and not np.isfinite(number):
-            shown = score.item() if isinstance(score, np.generic) else score
-            raise ScoreError(
-                f"reward {name!r} returned {shown!r} for completion {i} of {n}: a score must be a finite number. "
-                f"Prompt: {prompts[i]!r}. Completion: {completions[i]!r}.",
-                index=i,
-            )
-    return checked
-
-
-def _completions(n: int) -> str:
-    return "1 completion" if n == 1 else f"{n} completions"
-
-
-def _as_number(score: Any) -> float:
-    """Return the score as a float, NaN for None and for anything that is not one number (a string, a list)."""
-    if isinstance(score, Real):  # also numpy's scalars
-        return float(score)
-    if getattr(score, "ndim", None) == 0 and hasattr(score, "item"):  # a scalar array or tensor
-        return _as_number(score.item())
-    return float("nan")
+def _runs_async(reward: Reward) -> bool:
+    """Return whether a reward or a part of it is an `async def`."""
+    parts = reward.parts()
+    function = reward.function if isinstance(reward, FunctionReward) else reward.score
+    return any(map(_runs_async, parts)) if parts else is_async(function)
 
 
 def _compose(operator: str, left: object, right: object) -> Composed:
@@ -337,11 +315,3 @@ def _name_of(function: Callable[..., Any]) -> str:
 
 def _label(operand: Reward | float) -> str:
     return operand.name if isinstance(operand, Reward) else f"{operand:g}"
-
-
-def _unused(name: str, taken: Mapping[str, object]) -> str:
-    number = 2
-    unique = name
-    while unique in taken:
-        unique, number = f"{name}#{number}", number + 1
-    return unique

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import Columns, Reward, evaluate_reward
+from rlhf_envs.rewards.base import Reward
+from rlhf_envs.rewards.scores import Columns, Scores, as_scores, combine
 from rlhf_envs.rewards.shaping import as_reward
 from rlhf_envs.rewards.state import walk
 
@@ -69,19 +70,19 @@ class Constrained(Reward):
         """Return the Lagrangian, (n,) float64."""
         return self.evaluate(prompts, completions, columns)[0]
 
-    def evaluate(
-        self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def evaluate(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns) -> Scores:
         """Return the Lagrangian, and the unweighted components of the reward and of the cost."""
-        scores, components = evaluate_reward(self.reward, prompts, completions, columns)
-        costs, found = evaluate_reward(self.cost, prompts, completions, columns)
-        found = {**found, self.cost_name: costs}
+        scores = as_scores(self.reward.evaluate(prompts, completions, columns))
+        costs = as_scores(self.cost.evaluate(prompts, completions, columns))
+        components, found = scores.components, {**costs.components, self.cost_name: costs.totals}
         if twice := sorted(components.keys() & found.keys()):
             raise ValueError(
                 f"the reward {self.reward.name!r} and the cost {self.cost.name!r} both report {twice[0]!r}: give one "
                 "of them another name (name=... of a FunctionReward, cost_name=... of Constrained)"
             )
-        return scores - self.multiplier * (costs - self.limit), {**components, **found}
+        price = combine("*", self.multiplier, combine("-", costs, self.limit))
+        total = combine("-", scores, price)
+        return Scores(total.totals, {**components, **found}, total.tokens)
 
     def get_state(self) -> dict[str, Any]:
         """Return the multiplier."""

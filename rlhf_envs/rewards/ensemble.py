@@ -44,7 +44,7 @@ def is_ensemble(folder: str | Path) -> bool:
     return (Path(folder) / _FILE).is_file()
 
 
-def load_reward(folder: str | Path, batch_size: int = 64, device: str = "cpu") -> RewardModel | RewardEnsemble:
+def load_reward(folder: str | Path, batch_size: int = 64, device: str = "auto") -> RewardModel | RewardEnsemble:
     """Load the ensemble or the single reward model in a folder; it is kept until the folder is written anew.
 
     Raises:
@@ -105,16 +105,17 @@ class RewardEnsemble(Reward):
     Args:
         folder: a folder that `save_pretrained` wrote.
         batch_size: texts per forward pass.
-        device: where the models live: "cpu", "cuda", or "auto" for a GPU if there is one.
+        device: where the models live, see `RewardModel`.
 
     Raises:
         ValueError: the folder holds no ensemble.
     """
 
+    follows = True  # `follow` moves it
     metrics: Any = None  # the held-out metrics of the fit, a PairMetrics
 
-    def __init__(self, folder: str | Path, batch_size: int = 64, device: str = "cpu") -> None:
-        device = find_device(device)
+    def __init__(self, folder: str | Path, batch_size: int = 64, device: str = "auto") -> None:
+        self.follows, device = device == "auto", find_device(device)
         folder = Path(folder)
         if not is_ensemble(folder):
             raise ValueError(f"{str(folder)!r} is no ensemble, it has no {_FILE}: write one with fit_ensemble")
@@ -179,6 +180,11 @@ class RewardEnsemble(Reward):
         self.name = "ensemble"
         self.networks, self.tokenizer, self.batch_size = list(networks), tokenizer, batch_size
         self.gain, self.biases = gain, np.asarray(biases, dtype=np.float64)
+
+    def follow(self, device: Any) -> None:
+        """Move to the device of a policy, unless a device was asked for."""
+        for network in self.networks if self.follows else ():
+            network.to(device)  # type: ignore[arg-type]
 
     @property
     def shared_trunk(self) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextvars
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import Columns, Composed, FunctionReward, Reward, ScoreError
+from rlhf_envs.rewards.base import Composed, FunctionReward, Reward
+from rlhf_envs.rewards.scores import Columns, EpisodeError, ScoreError
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
+from rlhf_envs.rewards.waiting import Background
 
 __all__ = ["Guarded", "RewardError"]
 
@@ -21,7 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class RewardError(RuntimeError):
-    """Raise when a reward function failed or took too long at every attempt; the cause is the last of these errors."""
+    """Raise when a reward function failed or took too long at every attempt; the cause is the last of these errors.
+
+    Attributes:
+        index: the completion that it failed for, where that is known.
+    """
+
+    index: int | None = None
 
 
 class Guarded(Reward):
@@ -34,7 +40,7 @@ class Guarded(Reward):
     With a `timeout` the function runs in a thread of its own, which can be abandoned but not killed. A thread that
     hangs goes on as a daemon, with whatever it holds (a socket, memory, a lock), until it returns or the process ends,
     and each further attempt may leave one more. A function that never releases Python's global interpreter lock cannot
-    be cut off at all. Without a timeout it runs in the caller's thread.
+    be cut off at all. Without a timeout it runs in the caller's thread. An `async def` is cancelled where it waits.
 
     Args:
         reward_fn: a `Reward` or any callable with its signature.
@@ -90,10 +96,7 @@ class Guarded(Reward):
                 set_reward_state(self.reward, before)  # a part that answered has learned from texts that come again
                 shown = f"{type(error).__name__}: {error}"
                 if attempt == attempts:
-                    raise RewardError(
-                        f"reward {self.name!r} failed {_times(attempts)} on {len(prompts)} completions, with {shown}. "
-                        f"First prompt: {prompts[0]!r}. First completion: {completions[0]!r}."
-                    ) from error
+                    raise self._error(f"{_times(attempts)} on", shown, prompts, completions, error) from error
                 wait = self.backoff * 2 ** (attempt - 1)
                 logger.warning(
                     "reward %r failed (attempt %d of %d), again in %g s: %s", self.name, attempt, attempts, wait, shown
@@ -105,29 +108,28 @@ class Guarded(Reward):
         """Return a leaf with this guard, unless it has a guard of its own."""
         return leaf if isinstance(leaf, Guarded) else Guarded(leaf, self.timeout, self.retries, self.backoff)
 
+    def _error(
+        self, times: str, shown: str, prompts: Sequence[Prompt], completions: Sequence[Prompt], error: Exception
+    ) -> RewardError:
+        index = error.index if isinstance(error, EpisodeError) else None
+        i, p, c = (0, "First prompt", "First completion") if index is None else (index, "Prompt", "Completion")
+        failed = RewardError(
+            f"reward {self.name!r} failed {times} {len(prompts)} completions, with {shown}. "
+            f"{p}: {prompts[i]!r}. {c}: {completions[i]!r}."
+        )
+        failed.index = index
+        return failed
+
     def _call(
         self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         if self.timeout is None:
             return self.reward.evaluate(prompts, completions, columns)
-        results: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
-        errors: list[BaseException] = []
-        context = contextvars.copy_context()
-
-        def work() -> None:
-            try:
-                results.append(context.run(self.reward.evaluate, prompts, completions, columns))
-            except BaseException as error:  # raised again in the caller's thread
-                errors.append(error)
-
-        thread = threading.Thread(target=work, name=f"reward {self.name}", daemon=True)
-        thread.start()
-        thread.join(self.timeout)
-        if errors:
-            raise errors[0]
-        if not results:
+        call = Background(f"reward {self.name}", self.reward.evaluate, prompts, completions, columns)
+        if not call.wait(self.timeout):
             raise TimeoutError(f"no answer in {self.timeout:g} s; if it is only slow, allow it more (reward_timeout)")
-        return results[0]
+        scores: tuple[np.ndarray, dict[str, np.ndarray]] = call.result()
+        return scores
 
 
 def _times(attempts: int) -> str:

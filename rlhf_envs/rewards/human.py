@@ -19,9 +19,10 @@ import numpy as np
 from rlhf_envs.datasets.messages import Prompt, kept_prompt, said, shown
 from rlhf_envs.datasets.splits import log_once
 from rlhf_envs.feedback.records import NewItem
-from rlhf_envs.rewards.base import Columns, Reward, evaluate_reward
+from rlhf_envs.rewards.base import Reward, evaluate_reward
 from rlhf_envs.rewards.guard import RewardError
 from rlhf_envs.rewards.registry import get_reward
+from rlhf_envs.rewards.scores import Columns
 from rlhf_envs.rewards.shaping import whole_number
 from rlhf_envs.rewards.state import is_frozen
 

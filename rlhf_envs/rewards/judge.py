@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from rlhf_envs.datasets.messages import Prompt, in_role_lines
 from rlhf_envs.models import resolve
 from rlhf_envs.rewards.bag_of_words import BagOfWords
-from rlhf_envs.rewards.base import Columns, Reward
+from rlhf_envs.rewards.base import Reward
 from rlhf_envs.rewards.ngrams import NgramModel, WordScores
+from rlhf_envs.rewards.scores import Columns
 
 __all__ = ["FEATURES", "GoldJudge", "gold", "language_features"]
 

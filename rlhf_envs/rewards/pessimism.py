@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import Columns, Reward, ScoreError
+from rlhf_envs.rewards.base import Reward
 from rlhf_envs.rewards.registry import get_reward
+from rlhf_envs.rewards.scores import Columns, ScoreError
 
 __all__ = ["HasMembers", "Pessimistic"]
 
@@ -57,6 +58,10 @@ class Pessimistic(Reward):
         self.ensemble, self.k, self.worst_case = ensemble, float(k), worst_case
         self._inner = str(getattr(ensemble, "name", "ensemble"))
         self.name = f"pessimistic_{self._inner}"
+
+    def parts(self) -> tuple[Reward, ...]:
+        """Return the ensemble, if it is a reward."""
+        return (self.ensemble,) if isinstance(self.ensemble, Reward) else ()
 
     def score(self, prompts: Sequence[Prompt], completions: Sequence[Prompt], **columns: list[Any]) -> np.ndarray:
         """Return the pessimistic scores, (n,) float64."""

@@ -12,7 +12,9 @@ from typing import Any
 from rlhf_envs.models import has_place, split_label
 from rlhf_envs.names import find_name, import_attribute, nearest
 
-__all__ = ["get_reward", "list_rewards", "register_reward", "reward_target"]
+__all__ = ["MODEL", "get_reward", "is_import", "list_rewards", "register_reward", "reward_target"]
+
+MODEL = "hf:"  # before the folder or hub id of a reward model, where nothing else is meant
 
 _targets: dict[str, str | Callable[..., Any]] = {
     "tiny-reward": "rlhf_envs.rewards.reward_model:RewardModel",
@@ -57,7 +59,7 @@ def get_reward(name: str | os.PathLike[str], **kwargs: Any) -> Callable[..., Any
 
     Args:
         name: a registered name, "module:attribute" or "file.py:attribute", a folder, or a hub id. A folder or hub id
-            may end with "@" and the label of its classifier that is rewarded.
+            may begin with "hf:", and end with "@" and the label of its classifier that is rewarded.
         **kwargs: arguments of the reward's class or factory.
 
     Raises:
@@ -69,16 +71,22 @@ def get_reward(name: str | os.PathLike[str], **kwargs: Any) -> Callable[..., Any
     if not isinstance(name, str):
         raise ValueError(f"reward={name!r} is no name: {_hint(str(name))}")
     name = find_name(name, _targets)
-    if name not in _targets and has_place(split_label(name)[0]):
-        return _call_with(import_attribute("rlhf_envs.rewards.ensemble:load_reward", name), name, (name,), kwargs)
+    if name.startswith(MODEL) or (name not in _targets and has_place(split_label(name)[0])):
+        loader, model = import_attribute("rlhf_envs.rewards.ensemble:load_reward", name), name.removeprefix(MODEL)
+        return _call_with(loader, name, (model,), kwargs)
     if kwargs or name not in _made:
-        if name not in _targets and ":" not in name:
+        if name not in _targets and not is_import(name):
             raise ValueError(f"unknown reward {name!r}; {_hint(name)}")
         made = _make(name, _targets.get(name, name), kwargs)
         if kwargs:
             return made
         _made[name] = made
     return _made[name]
+
+
+def is_import(name: str) -> bool:
+    """Return whether a reward's name is the address of something that would be imported, "module:attribute"."""
+    return ":" in name and not name.startswith(MODEL)
 
 
 def reward_target(name: str) -> Any:

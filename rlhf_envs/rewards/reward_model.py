@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlhf_envs.datasets.messages import Prompt, opening, said
+from rlhf_envs.datasets.messages import Prompt, as_answer, opening, said
+from rlhf_envs.datasets.templates import render
 from rlhf_envs.models import (
     first_line,
     load_tokenizer,
@@ -34,6 +35,7 @@ __all__ = [
     "as_model_texts",
     "encode",
     "find_head",
+    "finished_texts",
     "load_classifier",
     "load_reward_model",
     "model_length",
@@ -45,6 +47,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+MARK = "¤"  # stands for what is said, in a conversation that shows how a template ends one
 
 
 def load_classifier(model: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -189,6 +193,28 @@ def with_ending(model: PreTrainedModel, completions: Sequence[str], finish_reaso
     return [text + ending * (reason == "eos") for text, reason in zip(completions, reasons, strict=True)]
 
 
+def finished_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    completions: Sequence[Prompt],
+    finish_reasons: Sequence[str] | None,
+) -> tuple[list[str], list[str]]:
+    """Return the texts of prompts and completions, with what a finished completion ends with where EOS ended it.
+
+    A model that was fitted here says what that is (`with_ending`). One from elsewhere reads a finished conversation as
+    its chat template writes it, to the end of the assistant's turn, as in TRL; without reasons all are finished.
+    """
+    asked, answers = as_model_texts(tokenizer, prompts, completions)
+    if any(hasattr(model.config, name) for name in ("reward_gain", "reward_ending")) or not tokenizer.chat_template:
+        return asked, with_ending(model, answers, finish_reasons)
+    conversation = [{"role": "user", "content": MARK}, *as_answer(MARK)]
+    end = render(tokenizer, conversation).rpartition(MARK)[2]
+    reasons = finish_reasons or ["eos"] * len(answers)
+    given = zip(answers, completions, reasons, strict=True)
+    return asked, [text + end * (reason == "eos" and not isinstance(was, str)) for text, was, reason in given]
+
+
 def as_model_texts(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], completions: Sequence[Prompt]
 ) -> tuple[list[str], list[str]]:
@@ -214,16 +240,19 @@ class RewardModel(Reward):
         model: "tiny-reward", a local folder or a hub id of a sequence classifier with one label, or with "@" and the
             label that is rewarded: "folder@POSITIVE". Its score is the label's log-odds.
         batch_size: texts per forward pass.
-        device: where the model lives: "cpu", "cuda", or "auto" for a GPU if there is one.
+        device: where the model lives: "cpu", "cuda", or "auto" for the device of the policy that is trained on it,
+            and a GPU if there is one until there is a policy.
 
     Raises:
         ValueError: the model is unknown or no reward model, or there is no such device.
     """
 
-    def __init__(self, model: str = "tiny-reward", batch_size: int = 64, device: str = "cpu") -> None:
+    reads_messages = True
+
+    def __init__(self, model: str = "tiny-reward", batch_size: int = 64, device: str = "auto") -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        device = find_device(device)
+        self.follows, device = device == "auto", find_device(device)
         self.name = Path(model).name
         self.batch_size = batch_size
         self.model, self.tokenizer = load_classifier(model)
@@ -237,20 +266,25 @@ class RewardModel(Reward):
                 "expected numbers"
             ) from error
 
+    def follow(self, device: Any) -> None:
+        """Move to the device of a policy, unless a device was asked for."""
+        if self.follows:
+            self.model.to(device)  # type: ignore[arg-type]
+
     def as_texts(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> tuple[list[str], list[str]]:
         """Return the texts of prompts and completions, see `as_model_texts`."""
         return as_model_texts(self.tokenizer, prompts, completions)
 
     def score(
         self,
-        prompts: Sequence[str],
-        completions: Sequence[str],
+        prompts: Sequence[Prompt],
+        completions: Sequence[Prompt],
         finish_reasons: Sequence[str] | None = None,
         **columns: object,
     ) -> NDArray[np.float64]:
-        """Score the texts, (n,) float64; those that ended with EOS as the model was fitted to ended texts."""
-        completions = with_ending(self.model, completions, finish_reasons)
-        texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+        """Score the texts, (n,) float64; those that ended with EOS as `finished_texts` has them."""
+        asked, answers = finished_texts(self.model, self.tokenizer, prompts, completions, finish_reasons)
+        texts = [prompt + completion for prompt, completion in zip(asked, answers, strict=True)]
         return score_texts(self.model, self.tokenizer, texts, self.batch_size) * self.gain + self.bias
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
-from rlhf_envs.rewards.base import Columns, FunctionReward, Reward
-from rlhf_envs.rewards.registry import get_reward
+from rlhf_envs.rewards.base import FunctionReward, Reward
+from rlhf_envs.rewards.registry import get_reward, is_import
+from rlhf_envs.rewards.scores import Columns
 from rlhf_envs.rewards.state import is_frozen
 from rlhf_envs.words import ngrams, split_words
 
@@ -28,7 +29,7 @@ def as_reward(reward: str | Callable[..., Any]) -> Reward:
         ValueError: the name is unknown, or it is an address to import, which a name read from a file must not be.
     """
     if isinstance(reward, str):
-        if ":" in reward:
+        if is_import(reward):
             raise ValueError(f"{reward!r} is an address, not a registered reward: pass the reward function itself")
         reward = get_reward(reward)
     if not callable(reward):

@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from rlhf_envs.rewards.base import KNOWN, FunctionReward, Reward, ScoreError
+from rlhf_envs.rewards.base import FunctionReward, Reward
+from rlhf_envs.rewards.calling import KNOWN
+from rlhf_envs.rewards.scores import ScoreError
 
 __all__ = ["MissingColumnError", "check_signature"]
 

@@ -233,6 +233,29 @@ def test_an_environment_of_conversations_keeps_the_contracts(model: str) -> None
     check_text_env(gym.make(ID, model=model, data=rows, chat=True, system_prompt="Be brief.", **options))
 
 
+def test_a_reward_model_from_elsewhere_reads_a_finished_conversation_as_trl_writes_it(tmp_path: Path) -> None:
+    tokenizer = family_tokenizer("llama3")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), num_labels=1, pad_token_id=0, **sizes)
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    reward: Any = get_reward(f"hf:{tmp_path}")
+    conversation = [USER, *said("Blue")]
+    whole = tokenizer.apply_chat_template(conversation, return_dict=False)  # GRPOTrainer._calculate_rewards
+    opened = tokenizer.apply_chat_template([USER], add_generation_prompt=True, return_dict=False)
+    with torch.no_grad():
+        finished = score_ids(reward.model, [whole]).tolist()
+        cut = score_ids(reward.model, [[*opened, *encode_after(tokenizer, "Blue")]]).tolist()
+    columns = {"finish_reasons": ["eos", "length"]}
+    scores = evaluate_reward(reward, [[USER]] * 2, [said("Blue")] * 2, columns)[0]
+    assert scores.tolist() == pytest.approx([*finished, *cut], abs=1e-5)
+    assert evaluate_reward(reward, [[USER]], [said("Blue")], {})[0].tolist() == pytest.approx(finished, abs=1e-5)
+    plain = evaluate_reward(reward, ["It is"], [" Blue"], {"finish_reasons": ["eos"]})[0]
+    with torch.no_grad():
+        expected = score_ids(reward.model, [[*tokenizer("It is Blue")["input_ids"]]]).tolist()
+    assert plain.tolist() == pytest.approx(expected, abs=1e-5), "a string has no turn to end"
+
+
 def test_a_reward_model_reads_a_conversation_in_its_own_template(tmp_path: Path) -> None:
     tokenizer = family_tokenizer("llama3")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

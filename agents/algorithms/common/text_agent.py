@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 from ...core.policy import TokenPolicy
 from ...core.rollout_buffer import SequenceRolloutBuffer
 from ...core.text_metrics import TextMetrics
+from ...core.trainer_state import TellTrainerState
 
 __all__ = ["NO_CRITIC", "NO_KL", "ON_POLICY", "TextAgent", "with_callback"]
 
@@ -55,6 +56,9 @@ class TextAgent:
     def _setup_model(self) -> None:
         self.refuse_unused(vars(self) | vars(self)["policy_kwargs"] | (vars(self).get("rollout_buffer_kwargs") or {}))
         super()._setup_model()  # type: ignore[misc]
+        env, device = vars(self).get("env"), vars(self).get("device")
+        if env is not None and env.has_attr("set_reward_device"):
+            env.env_method("set_reward_device", device)
 
     @classmethod
     def refuse_unused(cls, arguments: Mapping[str, Any]) -> None:
@@ -91,7 +95,7 @@ class TextAgent:
         return agent
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
-        for kind in (TextMetrics, _WarnWithoutUpdate, _KeepLastObservation):
+        for kind in (TellTrainerState, TextMetrics, _WarnWithoutUpdate, _KeepLastObservation):
             callback = with_callback(callback, kind)
         return super()._init_callback(callback, progress_bar)  # type: ignore[misc]
 

@@ -7,6 +7,8 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from rlhf_envs.rewards.registry import is_import
+
 from ...saving.untrusted import refuse_import
 from ...training.config import TrainConfig, option
 
@@ -97,7 +99,7 @@ class LoopConfig(TrainConfig):
         super().check_imports(source, given)
         for name, rewards in (("scorer", [self.scorer]), ("judge", self.judge or [])):
             for reward in rewards if name not in given.model_fields_set else ():
-                if reward is not None and ":" in reward:
+                if reward is not None and is_import(reward):
                     refuse_import(f"the {name}", reward, source, f"give it again, --{name} {reward}")
         if "://" in (self.store or "") and "store" not in given.model_fields_set:
             raise ValueError(f"the store {self.store!r} is not followed where {source} says so: give it again, --store")

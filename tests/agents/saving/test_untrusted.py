@@ -55,6 +55,7 @@ def test_the_error_has_the_flag(kwargs: dict[str, Any], flag: str) -> None:
         {"reward": "human", "reward_kwargs": {"store": URL}},
         {"reward": "human", "reward_kwargs": {"store": "other.db"}},
         {"reward": "somebody/model"},
+        {"reward": "hf:somebody/model@label"},
         {"reward": "clipped", "reward_kwargs": {"reward": "somebody/model@label"}},
         {"data": {"train": "/etc/hostname"}},
         {"model": "somebody/model"},
@@ -66,6 +67,11 @@ def test_the_error_has_the_flag(kwargs: dict[str, Any], flag: str) -> None:
 def test_a_bundle_chooses_no_file_and_no_address(kwargs: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"is not followed where a bundle says so: pass the environment"):
         remake_env({"id": BANDIT, "num_envs": 1, "kwargs": kwargs})
+
+
+def test_a_model_named_with_hf_is_no_import_where_a_run_names_it() -> None:
+    kwargs = {"reward": "hf:somebody/model@label"}
+    assert read_env_kwargs(kwargs, "it") == kwargs
 
 
 def test_a_bundle_may_have_a_human_reward_that_asks_nobody() -> None:

@@ -7,11 +7,13 @@ import random
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
+import rlhf_envs  # noqa: F401  registers the environments
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.models import load_causal_lm, load_tokenizer, resolve
 from rlhf_envs.preferences.fitting import measure_reward
@@ -237,3 +239,25 @@ def test_lists_of_praise_score_below_the_best_reviews(tiny_reward: RewardModel, 
     scores = tiny_reward([""] * 200, real), tiny_reward([""] * 200, lists)
     assert np.mean(scores[0]) > np.mean(scores[1]) + 1
     assert max(scores[0]) > max(scores[1])
+
+
+def test_a_models_place_may_begin_with_hf(tmp_path: Path) -> None:
+    model: Any = RewardModel("tiny-reward")
+    model.model.save_pretrained(tmp_path / "copy")
+    model.tokenizer.save_pretrained(tmp_path / "copy")
+    expected = model.score(TEXTS, [""] * 4)
+    for name in (f"hf:{tmp_path / 'copy'}", f"hf:{tmp_path / 'copy'}@LABEL_0", "hf:tiny-reward"):
+        reward: Any = get_reward(name, batch_size=2)
+        assert reward.score(TEXTS, [""] * 4) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="unknown model 'nothing'"):
+        get_reward("hf:nothing")
+    with pytest.raises(ValueError, match="has no label 'GOOD'"):
+        get_reward(f"hf:{tmp_path / 'copy'}@GOOD")
+
+
+def test_a_reward_model_follows_the_policys_device_unless_it_was_given_one() -> None:
+    follows, stays = RewardModel("tiny-reward"), RewardModel("tiny-reward", device="cpu")
+    env: Any = gym.make("rlhf/TokenBandit-v0", reward_fn=0.5 * follows + stays)
+    env.unwrapped.set_reward_device(torch.device("meta"))  # any device but the CPU
+    assert {parameter.device.type for parameter in follows.model.parameters()} == {"meta"}
+    assert {parameter.device.type for parameter in stays.model.parameters()} == {"cpu"}
