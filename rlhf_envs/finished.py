@@ -26,12 +26,15 @@ class FinishedEpisode:
         completion_ids: the tokens after the prompt.
         info: the last info of the episode. Scoring adds `reward_components` and `metrics` to this very dict.
         earned: the sum of the episode's rewards without the score.
+        token_rewards: (tokens,) float64, the parts of the score that belong to the single `completion_ids`; None if all
+            of it belongs to the last.
     """
 
     row: int
     completion_ids: list[int]
     info: dict[str, Any]
     earned: float = 0.0
+    token_rewards: np.ndarray | None = None
 
 
 def score_episodes(

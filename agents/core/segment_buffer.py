@@ -178,13 +178,28 @@ class SegmentBuffer(RolloutBuffer):
         raise NotImplementedError
 
     def _score_episodes(self) -> None:
-        """Score the episodes that have no score yet, all at once, and add each score to its last token's reward."""
+        """Score the episodes that have no score yet, all at once, and add the scores to the rewards of their tokens."""
         if not self._unscored:
             return
         steps, envs, episodes = zip(*self._unscored, strict=True)
         self._unscored = []
         for step, episode, score in zip(steps, episodes, envs[0].score_episodes(episodes), strict=True):
-            self.rewards[step, episode.row] += score
+            if episode.token_rewards is None:
+                self.rewards[step, episode.row] += score
+            else:
+                self._add_token_rewards(step, episode)
+
+    def _add_token_rewards(self, last: int, episode: FinishedEpisode) -> None:
+        """Add each token reward of the episode that ended in the step `last` to the action that wrote the token.
+
+        The reward of a reply's token goes to the action before it, that of a token of an earlier rollout to the
+        episode's first action in this one: the sum stays.
+        """
+        row, n = episode.row, len(episode.completion_ids)
+        steps = np.flatnonzero(self.segments[:, row] == self.segments[last, row])
+        written = self.columns[steps, row] - self.columns[last, row] + n - 1  # the actions' places in the completion
+        action = np.maximum(np.searchsorted(written, np.arange(n), side="right") - 1, 0)
+        self.rewards[:, row] += np.bincount(steps[action], episode.token_rewards, minlength=self.buffer_size)
 
     def _ends(self, dones: np.ndarray) -> np.ndarray:
         """Return whether each transition is the last of its episode, bool `(n_steps, n_envs)`."""

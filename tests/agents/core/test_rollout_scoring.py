@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import agents
 from agents import SequenceRolloutBuffer, TextMetrics, TokenPolicy, make_vec_env
+from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.rewards import RewardError, Whitened
 from rlhf_envs.rewards.constraints import Constrained
 
@@ -253,3 +256,45 @@ def test_a_constraint_reads_its_costs_after_they_are_scored() -> None:
     agent = ours("ppo", environment("rollout", constrained))
     agent.learn(N_ENVS * N_STEPS, agents.LagrangeMultiplier())
     assert constrained.multiplier > 0
+
+
+def test_token_rewards_land_on_the_tokens_of_the_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
+    def score(self: EpisodeBatch, episodes: list[FinishedEpisode]) -> np.ndarray:
+        for episode in episodes:
+            episode.token_rewards = 10.0 ** np.arange(len(episode.completion_ids))
+            episode.info["reward_components"] = {}
+        return np.array([episode.token_rewards.sum() for episode in episodes])  # type: ignore[union-attr]
+
+    monkeypatch.setattr(EpisodeBatch, "score", score)
+    agent = stock(environment("rollout"), rollout_buffer_kwargs={"kl_coef": 0.0})
+    _, callback = agent._setup_learn(10**6, None)
+    written = np.zeros(N_ENVS, int)  # tokens of each episode so far
+    for _ in range(3):
+        agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, N_STEPS)
+        expected, begun = np.zeros((N_STEPS, N_ENVS)), written.copy()
+        ends = agent.rollout_buffer._ends(agent._last_episode_starts)
+        for env in range(N_ENVS):
+            start = 0
+            for end in np.flatnonzero(ends[:, env]):
+                tokens = 10.0 ** np.arange(begun[env] + end - start + 1)
+                expected[start : end + 1, env] = tokens[begun[env] :]
+                expected[start, env] += tokens[: begun[env]].sum()  # of the rollout before
+                start, begun[env] = end + 1, 0
+            begun[env] += N_STEPS - start
+        written = begun
+        np.testing.assert_allclose(agent.rollout_buffer.rewards, expected)
+        assert expected.any()
+    assert written.any()  # an episode was cut
+
+
+def test_the_reward_of_a_replys_token_goes_to_the_action_before_it() -> None:
+    """The first token is of an earlier rollout; a reply of two tokens comes after the third."""
+    buffer: Any = SimpleNamespace(
+        buffer_size=4,
+        rewards=np.zeros((4, 2), np.float32),
+        segments=np.array([[0, 5], [1, 5], [1, 5], [1, 6]]),
+        columns=np.array([[9, 3], [3, 4], [4, 7], [5, 2]]),
+    )
+    episode = FinishedEpisode(1, [7, 7, 7, 8, 8, 7], {}, token_rewards=np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]))
+    SequenceRolloutBuffer._add_token_rewards(buffer, 2, episode)
+    assert buffer.rewards.tolist() == [[0, 3], [0, 28], [0, 32], [0, 0]]
