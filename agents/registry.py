@@ -275,7 +275,7 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
     from .core.vec_env import make_vec_env, score_by_rollout
 
     if isinstance(env, str):
-        chosen = {"model": model} if isinstance(model, str) else {}
+        chosen: dict[str, Any] = {"model": model} if isinstance(model, str) else {}
         env = make_vec_env(env, 32 if n_envs is None else n_envs, seed=seed, **chosen)
     elif n_envs is not None:
         raise TypeError(f"n_envs={n_envs} goes with an environment's id; this one has {getattr(env, 'num_envs', 1)}")

@@ -3,8 +3,8 @@
     python -m benchmarks.deferred
 
 Both arms are stock PPO with one seed on `rlhf/Sentiment-v0`, without a KL penalty, so the rewards in the buffer are
-the scores. The reward is "tiny-reward". For the times each of its calls also sleeps, as one to an API would. The first
-rollout warms up, the second is measured.
+the scores. The reward is "tiny-reward". For the times each of its calls also sleeps, as one to an API would. The last
+of some rollouts is measured, when the environments no longer end together.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from rlhf_envs.rewards import get_reward
 
 __all__ = ["Rollout", "collect", "main"]
 
+ROLLOUTS = 4  # at first all episodes end together
+
 
 @dataclass
 class Rollout:
@@ -33,12 +35,12 @@ class Rollout:
 
 
 def collect(score: Any, n_envs: int, new_tokens: int, seconds_per_call: float) -> Rollout:
-    """Collect two rollouts and return the second."""
-    reward, calls = get_reward("tiny-reward"), list[int]()
+    """Collect some rollouts and return the last; the reward sleeps in that one alone."""
+    reward, calls, pause = get_reward("tiny-reward"), list[int](), 0.0
 
     def slow(prompts: Any, completions: Any, **columns: Any) -> Any:
         calls.append(len(prompts))
-        time.sleep(seconds_per_call)
+        time.sleep(pause)
         return reward(prompts, completions)
 
     env = make_vec_env(
@@ -54,9 +56,10 @@ def collect(score: Any, n_envs: int, new_tokens: int, seconds_per_call: float) -
         policy_kwargs={"model": "tiny"},
         seed=0,
     )
-    _, callback = agent._setup_learn(2 * n_envs * new_tokens)
-    for _ in range(2):
+    _, callback = agent._setup_learn(ROLLOUTS * n_envs * new_tokens)
+    for i in range(ROLLOUTS):
         calls.clear()
+        pause = seconds_per_call if i == ROLLOUTS - 1 else 0.0
         started = time.perf_counter()
         agent.collect_rollouts(env, callback, agent.rollout_buffer, new_tokens)
         seconds = time.perf_counter() - started

@@ -17,6 +17,7 @@ import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -73,9 +74,8 @@ def busy_share(score: str, n_envs: int, n_steps: int, rollouts: int, folder: Pat
     machine, length = options.pop("machine"), options.pop("length")
     with FeedbackStore(folder / f"{score}-{n_steps}.db") as store:
         day, people = Day(store, **options), options["people"]
-        reward, clock, texts = human.HumanReward(store, poll=1.0), human.time, iter(range(10**9))
-        human.time = day  # type: ignore[assignment]
-        try:
+        reward, texts = human.HumanReward(store, poll=1.0), iter(range(10**9))
+        with mock.patch.object(human, "time", day):
             for _ in range(rollouts):
                 ended = day.rng.binomial(n_envs, 1 / length, n_steps)  # episodes that end in each step
                 for calls in [ended] if score == "step" else [np.array([ended.sum()])]:
@@ -85,8 +85,6 @@ def busy_share(score: str, n_envs: int, n_steps: int, rollouts: int, folder: Pat
                             continue
                         day.asked = True
                         reward(prompts=["p"] * n, completions=[str(next(texts)) for _ in range(n)])
-        finally:
-            human.time = clock
         return day.busy / (people * day.now)
 
 

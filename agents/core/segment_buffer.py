@@ -138,7 +138,7 @@ class SegmentBuffer(RolloutBuffer):
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
         if isinstance(reward, StepRewards):
-            self._unscored += [(self.pos, reward.env, episode) for episode in reward.take()]
+            self._unscored += [(self.pos, reward.env, episode) for episode in reward.collect()]
         self.episode_starts[self.pos] = episode_start
         self.values[self.pos] = value.cpu().numpy().reshape(-1)
         self.log_probs[self.pos] = log_prob.cpu().numpy().reshape(-1)

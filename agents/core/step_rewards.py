@@ -26,7 +26,7 @@ class StepRewards(np.ndarray):
     env: Any = None
     episodes: Sequence[FinishedEpisode] = ()
 
-    def take(self) -> Sequence[FinishedEpisode]:
+    def collect(self) -> Sequence[FinishedEpisode]:
         """Return the episodes, for `TextVecEnv.score_episodes`; so may the next step's be left."""
         if self.env is not None:
             self.env.is_collected = True

@@ -116,8 +116,8 @@ class TextVecEnv(VecEnv):
         rewards = rewards.astype(np.float32)
         if self.score == "rollout":
             self._warn_if_ignored(bool(ended))
-            rewards = rewards.view(StepRewards)
-            rewards.env, rewards.episodes = self, unscored or ()
+            rewards = carrier = rewards.view(StepRewards)
+            carrier.env, carrier.episodes = self, unscored or ()
         self.is_collected = False
         return self.env.episodes.observe(), rewards, dones, infos
 

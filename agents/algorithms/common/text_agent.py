@@ -130,7 +130,7 @@ class _KeepLastObservation(BaseCallback):
     def _on_training_end(self) -> None:
         if hasattr(self.model, "rollout_buffer") and "new_obs" in self.locals:
             self.model._last_obs, self.model._last_episode_starts = self.locals["new_obs"], self.locals["dones"]
-            episodes = self.model.ep_info_buffer
+            episodes: Any = self.model.ep_info_buffer
             scored = [episode for episode in episodes if not math.isnan(episode["r"])]
             episodes.clear()
             episodes.extend(scored)
