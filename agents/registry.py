@@ -272,10 +272,10 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
     find_device(kwargs.get("device", "auto"))  # SB3 takes the CPU instead
     description = describe(cls)
     model = kwargs.pop("model", None)
-    if isinstance(env, str):
-        from .core.vec_env import make_vec_env
+    from .core.vec_env import make_vec_env, score_by_rollout
 
-        chosen = {"model": model} if isinstance(model, str) else {}
+    if isinstance(env, str):
+        chosen: dict[str, Any] = {"model": model} if isinstance(model, str) else {}
         env = make_vec_env(env, 32 if n_envs is None else n_envs, seed=seed, **chosen)
     elif n_envs is not None:
         raise TypeError(f"n_envs={n_envs} goes with an environment's id; this one has {getattr(env, 'num_envs', 1)}")
@@ -286,6 +286,7 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         )
     if not description.reads_masks:
         _warn_of_masks(name, env)
+    score_by_rollout(env)
     model = _attribute(env, "model_name") if model is None else model
     kwargs = _sizes(kwargs, description, env)
     for argument, part in description.parts.items():

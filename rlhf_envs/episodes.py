@@ -17,10 +17,11 @@ import numpy as np
 from rlhf_envs.action_masks import ActionMasks, check_actions
 from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets import Data
-from rlhf_envs.datasets.messages import Prompt, as_answer, said, shown
+from rlhf_envs.datasets.messages import Prompt, as_answer
+from rlhf_envs.finished import FinishedEpisode, copied, score_episodes
 from rlhf_envs.models import vocabulary_fingerprint
 from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, cut_prompts, encode_prompts, room_for
-from rlhf_envs.rewards import Guarded, RewardError, ScoreError, Scores, TrainerState, check_signature, evaluate_reward
+from rlhf_envs.rewards import Guarded, TrainerState, check_signature
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 from rlhf_envs.tasks.base import Task, choose_reward, environment_rows, load_task
 from rlhf_envs.tokens import completion_texts, encode_after, end_ids, prompt_text, unescape_control_tokens
@@ -28,7 +29,6 @@ from rlhf_envs.tokens import completion_texts, encode_after, end_ids, prompt_tex
 __all__ = ["EpisodeBatch"]
 
 STATE = ("ids", "mask", "lengths", "steps", "index", "_prompt_lengths", "_running")  # arrays, the first axis is the row
-MAX_NAMED = 8  # environments that an error lists one by one
 
 
 class EpisodeBatch:
@@ -219,11 +219,15 @@ class EpisodeBatch:
         """Return `min_new_tokens` and `suppress_tokens` as they were given."""
         return {"min_new_tokens": self._masks.min_new_tokens, "suppress_tokens": self._masks.suppress_tokens}
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[int, dict[str, Any]]]:
+    def step(
+        self, actions: np.ndarray, unscored: list[FinishedEpisode] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, dict[int, dict[str, Any]]]:
         """Append one token per row. Score the episodes that end, all in one reward call.
 
         Args:
             actions: (n,) integers below the vocabulary's size.
+            unscored: where to put the episodes that end, in the order of the rows, instead of scoring them. `score`
+                scores them later, and completes their infos.
 
         Returns:
             rewards (n,) float64, 0 where the episode goes on; terminated (n,) bool; the infos of ended rows, by row.
@@ -248,8 +252,12 @@ class EpisodeBatch:
             return rewards, terminated, {}
         rows = np.flatnonzero(terminated)
         self._running[rows] = False
-        rewards[rows], infos = self._finish(rows, ended)
-        return rewards, terminated, infos
+        finished = self._finish(rows, ended)
+        if unscored is None:
+            rewards[rows] += self.score(finished)
+        else:
+            unscored += finished
+        return rewards, terminated, {episode.row: episode.info for episode in finished}
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
         """Return the prompts and the completions so far of some rows as texts.
@@ -327,70 +335,41 @@ class EpisodeBatch:
                 self.lengths[row] = end
                 ended[row] = False
 
-    def _finish(self, rows: np.ndarray, ended: np.ndarray) -> tuple[np.ndarray, dict[int, dict[str, Any]]]:
-        """Return the scores (k,) of ended rows, and their infos by row."""
-        data = [self.rows[index] for index in self.index[rows]]
-        given = [self._as_given(row, *texts) for row, *texts in zip(data, *self.texts(rows), strict=True)]
-        prompts, completions = [prompt for prompt, _ in given], [completion for _, completion in given]
-        columns = {name: [_copied(row.get(name)) for row in data] for name in self._columns}
-        ids = [self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist() for row in rows]
-        reasons = ["eos" if ended[row] else "length" for row in rows]
-        whole = [_copied(row["prompt"]) for row in data]
-        known = {"completion_ids": ids, "finish_reasons": reasons, "whole_prompts": whole}
-        scores = self._score(rows, prompts, completions, {**columns, **known})
-        metrics = self.task.metrics([*map(shown, prompts)], [*map(said, completions)], columns)
-        if wrong := [name for name, values in metrics.items() if len(values) != len(rows)]:
-            raise ValueError(
-                f"task {self.task.name!r}: metrics returned {len(metrics[wrong[0]])} values of {wrong[0]!r} for "
-                f"{len(rows)} completions: return one for each"
-            )
-        infos: dict[int, dict[str, Any]] = {}
-        for i, row in enumerate(rows.tolist()):
-            infos[row] = {
-                "prompt": prompts[i],
-                "completion": completions[i],
-                "finish_reason": reasons[i],
-                "reward_components": {
-                    name: float(values[i]) for name, values in scores.components.items() if not np.isnan(values[i])
-                },
-                "index": int(self.index[row]),
+    def _finish(self, rows: np.ndarray, ended: np.ndarray) -> list[FinishedEpisode]:
+        """Return the episodes of ended rows, not scored yet."""
+        finished: list[FinishedEpisode] = []
+        for row, *texts in zip(rows.tolist(), *self.texts(rows), strict=True):
+            index = int(self.index[row])
+            prompt, completion = self._as_given(self.rows[index], *texts)
+            info = {
+                "prompt": prompt,
+                "completion": completion,
+                "finish_reason": "eos" if ended[row] else "length",
+                "index": index,
             }
-            if isinstance(prompts[i], list):
-                infos[row]["messages"] = [*prompts[i], *completions[i]]
-            measured = {name: float(values[i]) for name, values in metrics.items()}
-            extra = {column: values[i] for column, values in scores.extra.items()}
-            found = {"metrics": measured, "logged": dict(scores.metrics), "extra": extra}
-            infos[row] |= {key: values for key, values in found.items() if values}
-        return scores.totals, infos
+            if isinstance(prompt, list):
+                info["messages"] = [*prompt, *completion]
+            ids = self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist()
+            finished.append(FinishedEpisode(row, ids, info))
+        return finished
+
+    def score(self, episodes: Sequence[FinishedEpisode]) -> np.ndarray:
+        """Return the scores (k,) of k finished episodes, in one reward call, and complete their infos.
+
+        Raises:
+            RewardError, ScoreError: the reward failed; the message names environments and rows of the data.
+        """
+        return score_episodes(self._guarded(), self.task, self.rows, self._columns, episodes, self.trainer_state)
 
     def _as_given(self, row: Mapping[str, Any], prompt: str, completion: str) -> tuple[Prompt, Prompt]:
         """Return the texts of a finished episode as rewards get them: as messages, if the row has a conversation."""
         if isinstance(row["prompt"], str):
             return prompt, completion
-        return _copied(row["prompt"]), as_answer(unescape_control_tokens(self.tokenizer, completion))
+        return copied(row["prompt"]), as_answer(unescape_control_tokens(self.tokenizer, completion))
 
     def _guarded(self) -> Guarded:
         """Return the reward function with its time limit and retries."""
         return Guarded(self.reward_fn, self.reward_timeout, self.reward_retries)
-
-    def _score(
-        self, rows: np.ndarray, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: dict[str, list[Any]]
-    ) -> Scores:
-        """Return the scores of ended rows. Errors name the rows they are about."""
-        try:
-            return evaluate_reward(self._guarded(), prompts, completions, columns, self.trainer_state)
-        except (RewardError, ScoreError) as error:
-            at = getattr(error, "index", None)
-            about = rows if at is None else rows[[at]]
-            named = ", ".join(f"{row} (row {self.index[row]} of the data)" for row in about[:MAX_NAMED])
-            more = f" and {len(about) - MAX_NAMED} more" if len(about) > MAX_NAMED else ""
-            error.args = (f"{str(error).rstrip('.')}. In environment {named}{more}.",)
-            raise
-
-
-def _copied(value: Any) -> Any:
-    """Return a value of the data, of a list or an object a copy: what gets it may change it."""
-    return copy.deepcopy(value) if isinstance(value, list | dict) else value
 
 
 def _positive(name: str, value: int | None, default: int) -> int:

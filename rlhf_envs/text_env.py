@@ -85,7 +85,7 @@ class HasEpisodes:
 
     @property
     def reward_fn(self) -> Callable[..., Any]:
-        """Return the reward function. A new one scores every episode that ends after it was set."""
+        """Return the reward function. A new one scores every episode that has no score when it is set."""
         return self.episodes.reward_fn
 
     @reward_fn.setter

@@ -16,6 +16,7 @@ from gymnasium.vector.utils import batch_space
 
 from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.names import check_arguments
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.text_env import HasEpisodes, TextGenerationEnv, check_render_mode, render_row
@@ -140,15 +141,19 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         return self.episodes.observe(), rewards, terminated, np.zeros_like(terminated), infos
 
     def step_rows(
-        self, actions: np.ndarray
+        self, actions: np.ndarray, unscored: list[FinishedEpisode] | None = None
     ) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[Observation, dict[str, Any]]], RowInfos]:
         """Step as `step` does, but return infos as Python objects per row instead of arrays.
+
+        Args:
+            actions: (n,) token ids.
+            unscored: where to put the episodes that end instead of scoring them, see `EpisodeBatch.step`.
 
         Returns:
             rewards (n,) float64; terminated (n,) bool; by row, the last observation and info of each episode that
             ended; by row, the reset info of the episode that took its place.
         """
-        rewards, terminated, final_infos = self.episodes.step(actions)
+        rewards, terminated, final_infos = self.episodes.step(actions, unscored)
         ended = {row: (self.episodes.observe_row(row), info) for row, info in final_infos.items()}
         restarted = {row: self._restart(row) for row in ended}
         return rewards, terminated, ended, restarted

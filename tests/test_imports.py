@@ -20,7 +20,7 @@ ORDER = [
     {"episode_options", "feedback", "tokens"},
     {"chat_format", "rewards"},
     {"preferences", "prompts", "tasks"},
-    {"action_masks"},
+    {"action_masks", "finished"},
     {"episodes"},
     {"text_env"},
     {"vector_env"},

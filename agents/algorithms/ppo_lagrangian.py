@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -49,11 +49,10 @@ class LagrangeMultiplier(BaseCallback):
         self._given = constrained
         self.step, self.highest = step, highest
         self.constraints: dict[str, list[Constrained]] = {}  # by cost name, one per environment that has its own
-        self._costs: dict[str, list[float]] = {}  # by cost name, of the episodes that ended in this rollout
+        self._ended: list[Mapping[str, Any]] = []  # the infos of the episodes that ended in this rollout
 
     def _on_training_start(self) -> None:
         self.constraints = self._find() if self._given is None else {self._given.cost_name: [self._given]}
-        self._costs = {name: [] for name in self.constraints}
         self._reported: set[str] = set()  # the components of all episodes so far
 
     def _find(self) -> dict[str, list[Constrained]]:
@@ -74,15 +73,16 @@ class LagrangeMultiplier(BaseCallback):
             )
         return constraints
 
+    def _on_rollout_start(self) -> None:
+        self._ended = []
+
     def _on_step(self) -> bool:
-        for row in np.flatnonzero(np.asarray(self.locals["dones"], bool)):
-            components = self.locals["infos"][row].get("reward_components", {})
-            self._reported |= components.keys()
-            for name, costs in self._costs.items():
-                costs += [components[name]] if name in components else []
+        self._ended += [self.locals["infos"][row] for row in np.flatnonzero(np.asarray(self.locals["dones"], bool))]
         return True
 
     def _on_rollout_end(self) -> None:
+        reported = [info.get("reward_components", {}) for info in self._ended]
+        self._reported.update(*reported)
         for name, constraints in self.constraints.items():
             if self._reported and name not in self._reported:
                 raise ValueError(
@@ -91,10 +91,10 @@ class LagrangeMultiplier(BaseCallback):
                 )
             tail = f"_{name}" if len(self.constraints) > 1 else ""
             multiplier = constraints[0].multiplier
-            if self._costs[name]:  # a rollout shorter than an episode may end none, and a cost may apply to none
-                cost = float(np.mean(self._costs[name]))
+            # A rollout shorter than an episode may end none, and a cost may apply to none.
+            if costs := [components[name] for components in reported if name in components]:
+                cost = float(np.mean(costs))
                 multiplier = min(max(multiplier + self.step * (cost - constraints[0].limit), 0.0), self.highest)
-                self._costs[name] = []
                 self.logger.record(f"rlhf/cost{tail}", cost)
             for constrained in constraints:
                 constrained.multiplier = multiplier

@@ -10,9 +10,12 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 
+from rlhf_envs.finished import FinishedEpisode
+
 from .checks import check_token_space
 from .kl_penalty import KLController
 from .observations import check_appended, last_columns
+from .step_rewards import StepRewards
 
 __all__ = ["SegmentBuffer", "SegmentSamples"]
 
@@ -33,6 +36,9 @@ class SegmentBuffer(RolloutBuffer):
     Transitions are stored as SB3 stores them, `(n_steps, n_envs)`. Contexts are stored once per *episode segment* (the
     part of an episode inside this rollout) and not once per token. A minibatch is made of whole segments: its
     observations have one row per segment, and `rows` and `columns` say where each action was chosen.
+
+    Episodes that a `TextVecEnv` with `score="rollout"` leaves without a score are scored after the rollout, all in one
+    reward call. Each score falls on the last token of its episode.
 
     If the policy has a frozen part, that part's output for the rollout is kept here, `(segments, length, hidden_size)`.
     The reference and every epoch of updates then run only the blocks that learn.
@@ -90,6 +96,7 @@ class SegmentBuffer(RolloutBuffer):
         self.columns = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) where in it the action is chosen
         self.n_segments = 0
         self.trunk_states: torch.Tensor | None = None  # (n_segments, length, hidden_size)
+        self._unscored: list[tuple[int, Any, FinishedEpisode]] = []  # the step, the environment, the episode
         self.pos, self.full = 0, False
 
     def get_state(self) -> dict[str, Any]:
@@ -130,6 +137,8 @@ class SegmentBuffer(RolloutBuffer):
         self.segments[self.pos], self.columns[self.pos] = segments, last_columns(obs["attention_mask"])
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
+        if isinstance(reward, StepRewards):
+            self._unscored += [(self.pos, reward.env, episode) for episode in reward.collect()]
         self.episode_starts[self.pos] = episode_start
         self.values[self.pos] = value.cpu().numpy().reshape(-1)
         self.log_probs[self.pos] = log_prob.cpu().numpy().reshape(-1)
@@ -148,15 +157,17 @@ class SegmentBuffer(RolloutBuffer):
     # After a rollout
 
     def compute_returns_and_advantage(self, last_values: torch.Tensor, dones: np.ndarray) -> None:
-        """Read the rollout by the reference and let `_finish_rollout` do the rest.
+        """Score the episodes that have no score yet, and let `_finish_rollout` do the rest.
 
         Raises:
+            RewardError, ScoreError: the reward failed.
             TypeError: the values do not come from a `TokenPolicy`, which holds the reference.
             FloatingPointError: a reward, a value or a log-probability is not finite.
         """
         policy = getattr(last_values, "policy", None)
         if policy is None:
             raise TypeError(f"{type(self).__name__} takes its reference from TokenPolicy: use it with that policy")
+        self._score_episodes()
         self._check_finite(policy)
         self.controller.restore(policy.kl_coef)
         self.stats = {}
@@ -165,6 +176,30 @@ class SegmentBuffer(RolloutBuffer):
 
     def _finish_rollout(self, policy: Any, last_values: torch.Tensor, dones: np.ndarray) -> None:
         raise NotImplementedError
+
+    def _score_episodes(self) -> None:
+        """Score the episodes that have no score yet, all at once, and add the scores to the rewards of their tokens."""
+        if not self._unscored:
+            return
+        steps, envs, episodes = zip(*self._unscored, strict=True)
+        self._unscored = []
+        for step, episode, score in zip(steps, episodes, envs[0].score_episodes(episodes), strict=True):
+            if episode.token_rewards is None:
+                self.rewards[step, episode.row] += score
+            else:
+                self._add_token_rewards(step, episode)
+
+    def _add_token_rewards(self, last: int, episode: FinishedEpisode) -> None:
+        """Add each token reward of the episode that ended in the step `last` to the action that wrote the token.
+
+        The reward of a reply's token goes to the action before it, that of a token of an earlier rollout to the
+        episode's first action in this one: the sum stays.
+        """
+        row, n = episode.row, len(episode.completion_ids)
+        steps = np.flatnonzero(self.segments[:, row] == self.segments[last, row])
+        written = self.columns[steps, row] - self.columns[last, row] + n - 1  # the actions' places in the completion
+        action = np.maximum(np.searchsorted(written, np.arange(n), side="right") - 1, 0)
+        self.rewards[:, row] += np.bincount(steps[action], episode.token_rewards, minlength=self.buffer_size)
 
     def _ends(self, dones: np.ndarray) -> np.ndarray:
         """Return whether each transition is the last of its episode, bool `(n_steps, n_envs)`."""

@@ -100,7 +100,8 @@ class TextMetrics(BaseCallback):
             info = self.locals["infos"][row]
             if "completion" in info:
                 reward, length = self._running[:, row]
-                self._episodes.append({**info, "episode": info.get("episode", {"r": reward, "l": length})})
+                # The info itself, not a copy: its score may come after the rollout.
+                self._episodes.append(info if "episode" in info else {**info, "episode": {"r": reward, "l": length}})
         self._running[:, dones] = 0
         return True
 
@@ -111,6 +112,8 @@ class TextMetrics(BaseCallback):
         stats = getattr(self.locals.get("rollout_buffer") or self.locals.get("replay_buffer"), "stats", {})
         metrics |= {name: stats[name] for name in BUFFER_STATS if name in stats}
         metrics |= self._adversarial_metrics()
+        # An episode of a rollout that was stopped before may never have got a score.
+        self._episodes = [info for info in self._episodes if "reward_components" in info]
         if self._episodes:
             metrics |= self._episode_metrics()
             self._show_samples()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import gymnasium as gym
 import numpy as np
@@ -13,9 +15,17 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from rlhf_envs.finished import FinishedEpisode
+from rlhf_envs.rewards.shaping import whole_number
 from rlhf_envs.vector_env import TextGenerationVectorEnv, row_seeds
 
-__all__ = ["TextVecEnv", "make_vec_env"]
+from .step_rewards import StepRewards
+
+__all__ = ["TextVecEnv", "make_vec_env", "score_by_rollout"]
+
+logger = logging.getLogger(__name__)
+
+Scoring = Literal["step", "rollout"]
 
 
 class TextVecEnv(VecEnv):
@@ -25,10 +35,34 @@ class TextVecEnv(VecEnv):
     `terminal_observation`, `TimeLimit.truncated` (always False), Monitor's `episode` (`r`, `l`, `t`) and the keys of
     the environment (`prompt`, `completion`, `finish_reason`, `reward_components`, `index`). Other infos are empty.
     Every observation is a new array.
+
+    With `score="rollout"` the episodes that end in a rollout are scored in one reward call after it, when a rollout
+    buffer of this package computes the returns. Until then their rewards are 0, `episode["r"]` is NaN, and their infos
+    lack `reward_components` and `metrics`. Then the scores are in the buffer and these very infos are completed, before
+    callbacks get `on_rollout_end`. A step is scored at once if the step before it was not taken by such a buffer: after
+    a `reset`, in evaluations, with other buffers, behind a wrapper that changes rewards, and behind `VecMonitor`.
+
+    Args:
+        env: the batched environment.
+        score: when episodes are scored: in the "step" in which they end, or after the "rollout". None leaves it to
+            `agents.make` and `agents.load`, which take "rollout"; otherwise it is "step".
+        score_batch: the most episodes in one reward call after a rollout; None for all.
+
+    Raises:
+        ValueError: `score` or `score_batch` is wrong.
+
+    Attributes:
+        is_collected: whether a rollout buffer that scores episodes took the last step; None before the first.
     """
 
-    def __init__(self, env: TextGenerationVectorEnv) -> None:
+    def __init__(
+        self, env: TextGenerationVectorEnv, score: Scoring | None = None, score_batch: int | None = None
+    ) -> None:
+        _check_scoring(score, score_batch)
         self.env = env
+        self.score, self.score_batch = score, score_batch
+        self.is_collected: bool | None = None
+        self._warns = score == "rollout"  # of steps that no buffer takes
         self._actions: np.ndarray | None = None
         self._t_start = time.time()
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
@@ -56,6 +90,7 @@ class TextVecEnv(VecEnv):
         self.reset_infos = [infos[row] for row in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
+        self.is_collected = None
         return self.env.episodes.observe()
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -65,15 +100,49 @@ class TextVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Step all rows; return observations `(n, L)`, rewards `(n,)` float32, dones `(n,)` bool and infos."""
         steps = self.env.episodes.steps.copy()
-        rewards, dones, ended, restarted = self.env.step_rows(np.asarray(self._actions))
+        unscored: list[FinishedEpisode] | None = [] if self.score == "rollout" and self.is_collected else None
+        rewards, dones, ended, restarted = self.env.step_rows(np.asarray(self._actions), unscored)
         seconds = round(time.time() - self._t_start, 6)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for row, (final_obs, final_info) in ended.items():
-            episode = {"r": round(float(rewards[row]), 6), "l": int(steps[row]) + 1, "t": seconds}
-            added = {"terminal_observation": final_obs, "TimeLimit.truncated": False, "episode": episode}
-            infos[row] = final_info | added
+        later = {episode.row: episode for episode in unscored or ()}
+        for row, (final_obs, info) in ended.items():
+            total = round(float(rewards[row]), 6)
+            if row in later:
+                later[row].earned, total = total, math.nan
+            episode = {"r": total, "l": int(steps[row]) + 1, "t": seconds}
+            info |= {"terminal_observation": final_obs, "TimeLimit.truncated": False, "episode": episode}
+            infos[row] = info
             self.reset_infos[row] = restarted[row]
-        return self.env.episodes.observe(), rewards.astype(np.float32), dones, infos
+        rewards = rewards.astype(np.float32)
+        if self.score == "rollout":
+            self._warn_if_ignored(bool(ended))
+            rewards = carrier = rewards.view(StepRewards)
+            carrier.env, carrier.episodes = self, unscored or ()
+        self.is_collected = False
+        return self.env.episodes.observe(), rewards, dones, infos
+
+    def _warn_if_ignored(self, ended: bool) -> None:
+        """Warn once if scores after the rollout were asked for, and no buffer takes the steps."""
+        if self._warns and ended and self.is_collected is False:
+            logger.warning(
+                "score='rollout': nothing took the last step, so episodes are scored in every step; what scores them "
+                "after a rollout is this package's buffers, PPO(..., rollout_buffer_class=SequenceRolloutBuffer)"
+            )
+            self._warns = False
+        self._warns = self._warns and not self.is_collected
+
+    def score_episodes(self, episodes: Sequence[FinishedEpisode]) -> np.ndarray:
+        """Score k episodes that have no score yet, complete their infos, and return the scores `(k,)` float64.
+
+        Raises:
+            RewardError, ScoreError: the reward failed.
+        """
+        size = self.score_batch or len(episodes)
+        parts = [self.env.episodes.score(episodes[i : i + size]) for i in range(0, len(episodes), size)]
+        scores = np.concatenate(parts)
+        for episode, score in zip(episodes, scores, strict=True):
+            episode.info["episode"]["r"] = round(episode.earned + float(score), 6)
+        return scores
 
     def get_state(self) -> dict[str, Any]:
         """Return all that the next steps depend on, as new arrays and plain values; call it between two steps."""
@@ -83,6 +152,9 @@ class TextVecEnv(VecEnv):
             "seeds": list(self._seeds),
             "options": [dict(options) for options in self._options],
             "seconds": time.time() - self._t_start,
+            "score": self.score or "step",
+            "score_batch": self.score_batch,
+            "is_collected": self.is_collected,
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
@@ -95,6 +167,10 @@ class TextVecEnv(VecEnv):
         self.reset_infos = [dict(info) for info in state["reset_infos"]]
         self._seeds, self._options = list(state["seeds"]), [dict(options) for options in state["options"]]
         self._t_start = time.time() - state["seconds"]
+        if self.score is None and "score" in state:  # older releases did not save it
+            _check_scoring(state["score"], state["score_batch"])
+            self.score, self.score_batch = state["score"], state["score_batch"]
+        self.is_collected = state.get("is_collected")
 
     def close(self) -> None:
         """Close the environment."""
@@ -126,9 +202,11 @@ class TextVecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """Return True for `Monitor`, whose statistics are in the infos, and False for any other wrapper.
 
-        `VecMonitor` is told False. It would warn that it overwrites the statistics, and it writes the same ones.
+        `VecMonitor` is told False. It would warn that it overwrites the statistics, and it writes the same ones. It
+        reads them in the step, so that from now on episodes are scored there.
         """
         if sys._getframe(1).f_code is VecMonitor.__init__.__code__:
+            self.score = "step"
             return [False for _ in self._get_indices(indices)]
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 
@@ -149,6 +227,8 @@ def make_vec_env(
     env: str | gym.envs.registration.EnvSpec | Callable[..., TextGenerationVectorEnv],
     n_envs: int = 1,
     seed: int | None = None,
+    score: Scoring | None = None,
+    score_batch: int | None = None,
     **env_kwargs: Any,
 ) -> TextVecEnv:
     """Make an environment for SB3.
@@ -157,9 +237,12 @@ def make_vec_env(
         env: an id such as "rlhf/Sentiment-v0", its `EnvSpec`, or a callable that makes the batched environment from
             `num_envs=n_envs` and the keyword arguments.
         seed: seeds all rows at the first reset, see `rlhf_envs.vector_env.row_seeds`.
+        score: when episodes are scored, in the "step" in which they end or once after the "rollout", see `TextVecEnv`.
+        score_batch: the most episodes in one reward call after a rollout; None for all.
         **env_kwargs: the environment's keyword arguments.
 
     Raises:
+        ValueError: `score` or `score_batch` is wrong.
         TypeError: the environment is not a `TextGenerationVectorEnv`.
     """
     if callable(env):
@@ -168,7 +251,21 @@ def make_vec_env(
         made = gym.make_vec(env, num_envs=n_envs, vectorization_mode="vector_entry_point", **env_kwargs)
     if not isinstance(made, TextGenerationVectorEnv):
         raise TypeError(f"{env!r} makes {type(made).__name__}, not a TextGenerationVectorEnv: use SB3's make_vec_env")
-    vec_env = TextVecEnv(made)
+    vec_env = TextVecEnv(made, score, score_batch)
     if seed is not None:
         vec_env.seed(seed)
     return vec_env
+
+
+def _check_scoring(score: str | None, score_batch: int | None) -> None:
+    """Raise ValueError if one of these arguments of `TextVecEnv` is wrong."""
+    if score is not None and score not in get_args(Scoring):
+        raise ValueError(f"score={score!r}: choose 'step' or 'rollout', or leave it out")
+    if score_batch is not None:
+        whole_number("score_batch", score_batch)
+
+
+def score_by_rollout(env: Any) -> None:
+    """Let an environment score episodes after the rollout, unless it was made with another `score`."""
+    if isinstance(env, TextVecEnv) and env.score is None:
+        env.score = "rollout"

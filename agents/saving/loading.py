@@ -22,6 +22,7 @@ from rlhf_envs.models.devices import find_device
 from ..core.base_policy import LanguageModelPolicy
 from ..core.policy import TokenPolicy
 from ..core.random_state import set_generators
+from ..core.vec_env import score_by_rollout
 from ..registry import available, describe, get_algorithm
 from .bundle import MODEL, OPTIMIZER, POLICY, STATE, read
 from .description import reported
@@ -254,6 +255,7 @@ def _continue_episodes(agent: Any, saved: Mapping[str, Any]) -> None:
     elif observations is not None:
         logger.warning("the environment does not go on where it was (%s rows then, %s now)", rows, env.num_envs)
         agent._last_obs = None
+    score_by_rollout(env)  # unless the state said otherwise
 
 
 def _load_zip(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -132,9 +132,7 @@ class CheckpointCallback(BaseCallback):
         elif self.gave_up:  # and is being saved
             return
         elif self._in_rollout:
-            self._give_up()
-            self.close()
-            raise SystemExit(128 + number) if number == signal.SIGTERM else KeyboardInterrupt
+            self.leave(number)
         elif self.checkpoints.latest() is not None:
             signal.signal(number, self._handlers[signal.Signals(number)])
             signal.raise_signal(number)
@@ -143,6 +141,12 @@ class CheckpointCallback(BaseCallback):
         with self._saving:
             self.gave_up = True
             self.save_boundary()
+
+    def leave(self, number: int) -> NoReturn:
+        """Save the boundary and leave the rollout by the exception of a signal, see `stopping`."""
+        self._give_up()
+        self.close()
+        raise SystemExit(128 + number) if number == signal.SIGTERM else KeyboardInterrupt
 
     def _leave(self, number: int) -> None:
         """Save the boundary while the main thread hangs, and end the process."""

@@ -82,6 +82,8 @@ class HumanFeedback(BaseCallback):
     def _on_wait(self, waiting: Waiting) -> bool:
         """Handle one look into the store, and return whether to go on waiting. The reward calls it."""
         if self.guard is not None and self.guard.interrupted is not None:
+            if getattr(getattr(self.model, "rollout_buffer", None), "full", False):  # no `_on_step` comes to end it
+                self.guard.leave(self.guard.interrupted)
             return False
         if waiting.seconds < self._last_sign:  # another wait
             self._last_sign = 0.0

@@ -99,8 +99,9 @@ class EndsEarly(Env):
     def step(self, action: Any) -> Any:
         result = super().step(action)
         if self.episodes.steps[0] == 2 and not result[2]:
-            _, info = self.episodes._finish(np.array([0]), np.array([False]))
-            return result[0], 0.0, True, False, info[0]
+            finished = self.episodes._finish(np.array([0]), np.array([False]))
+            self.episodes.score(finished)
+            return result[0], 0.0, True, False, finished[0].info
         return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -124,7 +125,7 @@ class _KeepLastObservation(BaseCallback):
     """Let training go on from the last step, also where a callback ended it in the middle of a rollout.
 
     SB3's on-policy algorithms then keep the observation before that step, which belongs to another episode if one has
-    ended in it.
+    ended in it. Episodes of that rollout that have no score yet never get one, and leave SB3's statistics.
     """
 
     def _on_step(self) -> bool:
@@ -133,6 +134,10 @@ class _KeepLastObservation(BaseCallback):
     def _on_training_end(self) -> None:
         if hasattr(self.model, "rollout_buffer") and "new_obs" in self.locals:
             self.model._last_obs, self.model._last_episode_starts = self.locals["new_obs"], self.locals["dones"]
+            episodes: Any = self.model.ep_info_buffer
+            scored = [episode for episode in episodes if not math.isnan(episode["r"])]
+            episodes.clear()
+            episodes.extend(scored)
 
 
 def with_callback(callback: MaybeCallback, kind: type[BaseCallback], **arguments: Any) -> MaybeCallback:

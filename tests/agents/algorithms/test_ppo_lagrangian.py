@@ -44,12 +44,11 @@ class Record(BaseCallback):
         self.reward, self.costs, self.multipliers, self.logged, self._now = reward, [], [], [], []
 
     def _on_step(self):
-        infos = self.locals["infos"]
-        self._now += [info["reward_components"]["letters"] for info in infos if "reward_components" in info]
+        self._now += [info for info in self.locals["infos"] if "episode" in info]
         return True
 
     def _on_rollout_end(self):
-        self.costs.append(np.mean(self._now))
+        self.costs.append(np.mean([info["reward_components"]["letters"] for info in self._now]))
         self.multipliers.append(self.reward.multiplier)
         self.logged.append(
             {name: self.logger.name_to_value[f"rlhf/{name}"] for name in ("cost", "lagrange_multiplier")}

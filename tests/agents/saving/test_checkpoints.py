@@ -156,11 +156,11 @@ def test_a_signal_saves_the_boundary_before_it(number: signal.Signals, tmp_path:
         return [float("a" in completion) for completion in completions]
 
     stop_at = -1
-    unbroken = build(env=make_vec_env(ID, 4, seed=0, reward_fn=reward)).learn(60)
+    unbroken = build(env=make_vec_env(ID, 4, seed=0, score="step", reward_fn=reward)).learn(60)
     calls, stop_at = 0, 7
     handler = signal.getsignal(number)
     callback = CheckpointCallback(Checkpoints(tmp_path))
-    build(env=make_vec_env(ID, 4, seed=0, reward_fn=reward)).learn(60, callback=callback)
+    build(env=make_vec_env(ID, 4, seed=0, score="step", reward_fn=reward)).learn(60, callback=callback)
     assert callback.interrupted == number
     assert signal.getsignal(number) is handler
     assert callback.saved is not None

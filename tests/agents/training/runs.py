@@ -35,7 +35,7 @@ def rlhf(*arguments: str) -> Any:
 
 
 def at_call(monkeypatch: pytest.MonkeyPatch, number: int, action: Any) -> None:
-    """Do something in the n-th call of the reward function; about two calls make a step of a rollout of three."""
+    """Do something in the n-th call of the reward function; an evaluation has up to three, a rollout one."""
     score, calls = TokenBanditReward.score, 0
 
     def counting(self: Any, prompts: list[str], completions: list[str], **columns: Any) -> Any:

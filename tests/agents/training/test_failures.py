@@ -213,7 +213,7 @@ def test_a_log_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 def test_a_reward_that_is_not_finite_stops_the_run_where_it_goes_on_from(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at_call(monkeypatch, 9, lambda scores: scores * np.nan)
+    at_call(monkeypatch, 6, lambda scores: scores * np.nan)
     message = stopped(tmp_path)
     folder = tmp_path / "ppo" / "run"
     assert "token-bandit" in message
@@ -235,7 +235,7 @@ def test_a_reward_that_fails_stops_the_run_where_it_goes_on_from(
     def fail(self: Any, prompts: list[str], completions: list[str], **columns: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls < 9:
+        if calls < 6:
             return score(self, prompts, completions, **columns)
         if how == "raises":
             raise ConnectionError("the server is gone")

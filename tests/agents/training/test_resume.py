@@ -48,7 +48,7 @@ def test_evaluations_leave_the_training_alone(unbroken: Path, tmp_path: Path) ->
     assert (quiet / "model/model.safetensors").read_bytes() == (unbroken / "model/model.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("call", [1, 8, 14])
+@pytest.mark.parametrize("call", [1, 3, 8])
 def test_a_run_that_sigterm_stops_goes_on_exactly(
     call: int, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
