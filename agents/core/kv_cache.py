@@ -98,7 +98,7 @@ class SlottedTrunk:
         self._lengths = torch.empty(0)  # (slots,), 0 for an empty slot
         self._hidden = torch.empty(0, 0)  # (slots, hidden_size)
         self._weights: tuple[Any, ...] = ()
-        self._decoded = 0  # steps since the weights changed
+        self._decoded = 0  # steps since the weights or all contexts changed
         self._merged: MergedLayers | None = None
 
     @torch.inference_mode(False)
@@ -126,6 +126,8 @@ class SlottedTrunk:
         extended, rows = (known & (grown == 1)).any(), fresh.nonzero().squeeze(1)
         self._ids.copy_(input_ids)
         self._lengths.copy_(lengths)
+        if len(rows) == len(lengths):  # else a rollout would be rounded as the evaluation before it left this
+            self._decoded, self._merged = 0, None
         try:
             if extended:
                 self._decode()
