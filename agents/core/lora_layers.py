@@ -60,11 +60,11 @@ def _is_plain(layer: Any) -> bool:
 
     if type(layer) is not Linear or layer.disable_adapters or layer.merged or layer.training:
         return False
-    base, active = layer.get_base_layer(), _active(layer)
+    base: Any = layer.get_base_layer()
     return (
         type(base) in (nn.Linear, Conv1D)
         and base.weight.dtype == computing_type(base.weight) == torch.float32
-        and not any(name in layer.lora_variant or layer.lora_bias[name] for name in active)
+        and not any(name in layer.lora_variant or layer.lora_bias[name] for name in _active(layer))
     )
 
 
