@@ -43,11 +43,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--epochs", type=int, default=1, help="passes over a rollout; PPO's default is 4")
     parser.add_argument("--rank", type=int, default=16, help="r of the adapters")
     parser.add_argument("--toy", action="store_true", help="tiny sizes, only to see that it runs")
     args = parser.parse_args(arguments)
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**16))  # as in benchmarks.memory
-    work = replace(TOY if args.toy else WORK, threads=args.threads, device=args.device)
+    work = replace(TOY if args.toy else WORK, threads=args.threads, device=args.device, epochs=args.epochs)
     lora = replace(work, train="lora", policy_kwargs={"lora": {"r": args.rank}})
     jobs: dict[str, tuple[str, Work, dict[str, Any]]] = {
         "full": ("benchmarks.contenders:Ours", work, {}),
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     runs = {name: by_command["iterate"] for name, by_command in interleave(jobs, args.repeats).items()}
     idle = statistics.median(m.peak for m in runs["idle"])
     print(f"{describe()}, {args.threads} threads, {args.device}, r={args.rank}, medians of {args.repeats}")
-    print(f"{work.tokens} tokens per iteration, {work.minibatches} updates; model and libraries: {idle / 1e6:.0f} MB\n")
+    print(f"{work.tokens} tokens per iteration, {work.epochs} x {work.minibatches} updates")
+    print(f"model and libraries: {idle / 1e6:.0f} MB\n")
     print("| train | s/iteration | cpu s | peak MB | above the idle model, MB |\n|---|---|---|---|---|")
     for name in ("full", "lora"):
         peak = statistics.median(m.peak for m in runs[name])

@@ -45,7 +45,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
             value head. A number k: the last k blocks, the final norm and the heads. "head": the heads alone, the same
             as k = 0.
         lora: with "lora", fields of `peft.LoraConfig`; by default `dict(r=16, lora_alpha=32,
-            target_modules="all-linear")`, adapters at all linear layers but the head.
+            target_modules="all-linear")`, adapters at all linear layers but the head. In float32 a rollout holds a
+            merged copy of the weights that have adapters, which is freed before the update.
         temperature: divides the logits, in sampling and in the log-probabilities of rollout and update alike.
         top_k, top_p: keep the k most probable tokens, or the smallest set with a probability of at least p. They too
             enter the log-probabilities. The token that was taken always counts as kept, so that its log-probability

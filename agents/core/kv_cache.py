@@ -31,11 +31,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from rlhf_envs.models.adapters import adapter_layers
 
 from .language_model import LanguageModel, SplitTrunk, checkpointed, find_blocks, hidden_states, nearly_equal
+from .lora_layers import MergedLayers, adapters_in_use, added_in_place
 from .observations import gather_hidden, read_contexts
 from .precision import computing_type
 
 __all__ = ["SlottedTrunk", "Trunk"]
 
+
+STEPS_UNMERGED = 4  # merging costs a few steps' time, which a few tokens do not win back
 
 _steps = Counter[str]()  # of all optimisers, because a fused one changes weights without raising their version
 register_optimizer_step_post_hook(lambda *_: _steps.update(["all"]))
@@ -105,7 +108,7 @@ class SlottedTrunk:
     def __init__(self, trunk: nn.Module, max_length: int, enabled: bool | None = None) -> None:
         self.trunk: Any = trunk
         self.max_length = max_length
-        self._adapted = [*adapter_layers(trunk).values()]
+        self.adapted = [*adapter_layers(trunk).values()]
         self.enabled = self._fits() if enabled is None else enabled
         self.clear()
 
@@ -116,6 +119,8 @@ class SlottedTrunk:
         self._lengths = torch.empty(0)  # (slots,), 0 for an empty slot
         self._hidden = torch.empty(0, 0)  # (slots, hidden_size)
         self._weights: tuple[Any, ...] = ()
+        self._decoded = 0  # steps since the weights or all contexts changed
+        self._merged: MergedLayers | None = None
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -129,8 +134,8 @@ class SlottedTrunk:
             self.enabled = self._fits()
         if not self.enabled:
             return self._prefill(input_ids, lengths)
-        switched_off = [layer.disable_adapters for layer in self._adapted]
-        weights = (_steps["all"], *switched_off, *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
+        adapters = adapters_in_use(self.adapted)
+        weights = (_steps["all"], *adapters, *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
         if self._ids.shape != input_ids.shape or weights != self._weights:
             self.clear()
             self._weights = weights
@@ -160,6 +165,8 @@ class SlottedTrunk:
         That step writes into every slot: a slot that stands still decodes its last token again, and what is written
         into the slots of rows that need more is overwritten.
         """
+        if not any(starts):  # else a rollout would be rounded as the evaluation before it left this
+            self._decoded, self._merged = 0, None
         if any(0 < start == length - 1 for start, length in zip(starts, lengths, strict=True)):
             self._extend(None, 1, max(lengths))
         rows = [i for i, start in enumerate(starts) if start == 0 or start < lengths[i] - 1]
@@ -200,13 +207,17 @@ class SlottedTrunk:
         dtype = self._layers[0].keys.dtype
         mask = torch.zeros(visible.shape, dtype=dtype, device=starts.device)
         mask.masked_fill_(~visible, torch.finfo(dtype).min)
-        output = self.trunk(
-            input_ids=self._ids[chosen].gather(1, columns),
-            attention_mask=mask[:, None],  # (n, 1, width, length)
-            position_ids=columns,
-            past_key_values=Cache(layers=list(self._layers)),
-            use_cache=True,
-        )
+        self._decoded += 1
+        if self.adapted and self._merged is None and self._decoded > STEPS_UNMERGED:
+            self._merged = MergedLayers(self.adapted)
+        with nullcontext() if self._merged is None else self._merged.used():
+            output = self.trunk(
+                input_ids=self._ids[chosen].gather(1, columns),
+                attention_mask=mask[:, None],  # (n, 1, width, length)
+                position_ids=columns,
+                past_key_values=Cache(layers=list(self._layers)),
+                use_cache=True,
+            )
         n = torch.arange(len(lengths), device=lengths.device)
         self._hidden[chosen] = output.last_hidden_state[n, lengths - 1 - starts]
 
@@ -296,7 +307,10 @@ class Trunk:
         """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""
         if "rows" not in obs and not torch.is_grad_enabled():
             return self.cache(*read_contexts(obs))
-        with checkpointed(self._checkpointed) if torch.is_grad_enabled() else nullcontext():
+        if self._checkpointed and torch.is_grad_enabled():
+            with checkpointed(self._checkpointed):  # the layers are as they are: they compute again when it has ended
+                return self._encode(obs)
+        with added_in_place(self.cache.adapted):
             return self._encode(obs)
 
     def _encode(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
