@@ -7,9 +7,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_envs.datasets.messages import Messages, Prompt, as_messages, opening
-from rlhf_envs.datasets.templates import ROLES, as_words, read_template
-from rlhf_envs.tokens import encode_texts
+from rlhf_envs.datasets.messages import Messages, Prompt, as_messages, opening, role_lines
+from rlhf_envs.datasets.templates import ROLES, after_turn, as_words, check_keeps_turns, read_template
+from rlhf_envs.tokens import encode_after, encode_texts, escape_control_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -110,6 +110,35 @@ class ChatFormat:
                 ids[i] = found
         return ids
 
+    def check_dialogs(self, prompts: Sequence[Prompt]) -> None:
+        """Raise a ValueError if the template writes a turn of the agent in another way once a reply follows it."""
+        prompt = next((prompt for prompt in prompts if not isinstance(prompt, str)), None)
+        if prompt is not None and not self._roles:
+            check_keeps_turns(self.tokenizer, prompt, self.variables)
+
+    def encode_reply(self, messages: Messages, plain: str | None = None) -> list[int]:
+        """Return the tokens from the end of the agent's turn to the beginning of its next turn.
+
+        They are what the template writes there, after its end of a turn. Where the agent has ended its turn by another
+        EOS, that one stands in its place. What the reply spells of control tokens is words.
+
+        Args:
+            messages: the dialog, which ends with the agent's turn and the reply to it.
+            plain: the form of replies to prompts that are strings, with `{text}` and perhaps `{role}`.
+
+        Raises:
+            ValueError: the template refuses the reply or leaves it out, or the tokenizer cannot read it.
+        """
+        reply = messages[-1]
+        if plain is not None:
+            text, role = escape_control_tokens(self.tokenizer, reply["content"]), reply["role"].capitalize()
+            return _encoded(self.tokenizer, plain.format(text=text, role=role))
+        if self._roles:
+            return _encoded(self.tokenizer, f"\n\n{role_lines([reply], self.tokenizer)}")
+        end, text = after_turn(self.tokenizer, messages, self.variables)
+        tokens = _encoded(self.tokenizer, end + text)
+        return tokens[1:] if end else tokens  # the agent has written the end itself
+
     def _read(self, prompt: Any) -> Any:
         """Return one prompt as `read` does. What is neither text nor messages stays, for `check_rows` to refuse."""
         if not isinstance(prompt, list | dict) and (not self.chat or not isinstance(prompt, str) or not prompt.strip()):
@@ -127,6 +156,21 @@ class ChatFormat:
                 f"{what} needs a chat template, and the tokenizer has none: give chat_template (a file, a text, or "
                 f"{ROLES!r} for lines such as 'User: Hello'), or take another model"
             )
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the tokens of a text that goes on after another.
+
+    Raises:
+        ValueError: it has none, or the tokenizer cannot read it.
+    """
+    try:
+        tokens = encode_after(tokenizer, text)
+    except Exception as error:  # of the tokenizer's own kind: a word outside the vocabulary
+        raise ValueError(f"the tokenizer cannot read the reply {text!r}: {error}") from error
+    if not tokens:
+        raise ValueError(f"the reply {text!r} has no tokens")
+    return tokens
 
 
 def _check_variables(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -15,12 +15,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A part of rlhf_envs may import the parts above it, and its own modules.
 ORDER = [
-    {"control_tokens", "files", "names", "words"},
+    {"control_tokens", "files", "names", "time_limit", "words"},
     {"datasets", "models", "rendering"},
     {"episode_options", "feedback", "tokens"},
-    {"chat_format", "rewards"},
+    {"chat_format", "dialogs", "rewards"},
     {"preferences", "prompts", "tasks"},
-    {"action_masks"},
+    {"action_masks", "replies"},
+    {"contexts"},
     {"episodes"},
     {"text_env"},
     {"vector_env"},

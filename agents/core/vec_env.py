@@ -13,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from rlhf_envs.dialogs import total_reward
 from rlhf_envs.vector_env import TextGenerationVectorEnv, row_seeds
 
 __all__ = ["TextVecEnv", "make_vec_env"]
@@ -23,7 +24,8 @@ class TextVecEnv(VecEnv):
 
     It does what `DummyVecEnv` over `Monitor`ed `TextGenerationEnv`s does. The info of an ended episode carries
     `terminal_observation`, `TimeLimit.truncated` (always False), Monitor's `episode` (`r`, `l`, `t`) and the keys of
-    the environment (`prompt`, `completion`, `finish_reason`, `reward_components`, `index`). Other infos are empty.
+    the environment (`prompt`, `completion`, `finish_reason`, `reward_components`, `index`). Other infos are empty. The
+    `r` of an episode is the sum of its rewards, those of turns too.
     Every observation is a new array.
     """
 
@@ -69,7 +71,7 @@ class TextVecEnv(VecEnv):
         seconds = round(time.time() - self._t_start, 6)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for row, (final_obs, final_info) in ended.items():
-            episode = {"r": round(float(rewards[row]), 6), "l": int(steps[row]) + 1, "t": seconds}
+            episode = {"r": round(total_reward(rewards[row], final_info), 6), "l": int(steps[row]) + 1, "t": seconds}
             added = {"terminal_observation": final_obs, "TimeLimit.truncated": False, "episode": episode}
             infos[row] = final_info | added
             self.reset_infos[row] = restarted[row]

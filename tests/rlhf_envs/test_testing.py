@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from rlhf_envs.dialogs import Dialog, Reply
 from rlhf_envs.tasks import WordTask
 from rlhf_envs.testing import check_text_env
 from rlhf_envs.text_env import TextGenerationEnv
@@ -30,8 +31,8 @@ class Words(WordTask):
 
 
 class Answering(Words):
-    def reply(self, prompt: str, completion: str, row: Any) -> str | None:
-        return "c" if completion.count("c") < 2 else None
+    def replies(self, dialogs: Sequence[Dialog]) -> list[Reply | None]:
+        return [Reply("c", reward=1.0) if dialog.turn < 3 else None for dialog in dialogs]
 
 
 def count_words(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
@@ -99,7 +100,7 @@ class EndsEarly(Env):
     def step(self, action: Any) -> Any:
         result = super().step(action)
         if self.episodes.steps[0] == 2 and not result[2]:
-            _, info = self.episodes._finish(np.array([0]), np.array([False]))
+            _, info = self.episodes._finish(np.array([0]), ["length"])
             return result[0], 0.0, True, False, info[0]
         return result
 
@@ -195,7 +196,7 @@ class AppendsAStrangeToken(Env):
         (Truncates, "never truncated"),
         (ForgetsTheFirstToken, "only grow by appending"),
         (PadsOnTheLeft, "right-padded"),
-        (RewardsEveryToken, "the reward falls at the end"),
+        (RewardsEveryToken, "rewards fall at the end"),
         (RewardsWithNan, "finite float"),
         (IgnoresEos, "EOS without a reply must end"),
         (NamesTheWrongReason, "finish_reason must be 'eos'"),
