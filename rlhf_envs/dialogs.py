@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from rlhf_envs.datasets.messages import Messages
 
-__all__ = ["METRICS", "ROLES", "Dialog", "Reply", "ReplyError", "total_reward"]
+__all__ = ["METRICS", "ROLES", "Dialog", "Reply", "ReplyError", "Replying", "total_reward"]
 
 METRICS = ("turns", "reply_cut")  # of episodes with replies
 ROLES = ("user", "tool", "system")
@@ -52,6 +52,21 @@ class Dialog:
     rng: np.random.Generator
     turn: int = 0
     state: dict[str, Any] = field(default_factory=dict)
+
+
+class Replying(Protocol):
+    """Say what of a `rlhf_envs.Task` has to do with replies."""
+
+    name: str
+    max_turns: int | None
+    reply_format: str
+
+    @property
+    def has_replies(self) -> bool:
+        """Return whether somebody answers the agent."""
+
+    def replies(self, dialogs: Sequence[Dialog]) -> Sequence[Reply | str | None]:
+        """Return what is answered."""
 
 
 class ReplyError(RuntimeError):

@@ -272,6 +272,8 @@ class EpisodeBatch(Contexts):
         set_reward_state(self.reward_fn, state.get("reward", {}))  # bundles of older releases have none
         self.sampler.set_state(state.get("group", (1, 0, 0)))
         if self.dialogs is not None:
+            if "dialogs" not in state:
+                raise ValueError("the state has no dialogs, as those of older releases: reset the environment instead")
             self.dialogs.set_state(state["dialogs"], self.rows)
 
     def _append_replies(self, rows: np.ndarray, rewards: np.ndarray) -> dict[int, str]:

@@ -11,9 +11,8 @@ import numpy as np
 
 from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets.messages import as_answer, as_messages
-from rlhf_envs.dialogs import ROLES, Dialog, Reply, ReplyError
+from rlhf_envs.dialogs import ROLES, Dialog, Reply, ReplyError, Replying
 from rlhf_envs.names import check_count, list_environments
-from rlhf_envs.tasks.base import Task
 from rlhf_envs.time_limit import call_within, check_timeout
 
 __all__ = ["Dialogs", "choose_max_turns"]
@@ -54,7 +53,7 @@ class Dialogs:
         ValueError: the task's `reply_format` has no place for the text.
     """
 
-    def __init__(self, task: Task, chat: ChatFormat, n: int, max_turns: int | None, timeout: float | None) -> None:
+    def __init__(self, task: Replying, chat: ChatFormat, n: int, max_turns: int | None, timeout: float | None) -> None:
         if not isinstance(task.reply_format, str) or "{text}" not in task.reply_format:
             raise ValueError(f"task {task.name!r}: reply_format={task.reply_format!r} needs a place for the {{text}}")
         self.task, self.chat, self.max_turns, self.timeout = task, chat, max_turns, timeout
@@ -193,7 +192,7 @@ class Dialogs:
         return f"task {self.task.name!r}, {list_environments(rows, self._index)}"
 
 
-def choose_max_turns(task: Task, max_turns: int | None, reply_timeout: float | None) -> int | None:
+def choose_max_turns(task: Replying, max_turns: int | None, reply_timeout: float | None) -> int | None:
     """Return the number of turns that the agent has at most: `max_turns` if it is given, else the task's.
 
     Raises:
@@ -215,7 +214,7 @@ def _check_reply(reply: Reply) -> None:
         raise ValueError(f"{reply!r} is no Reply, no text and not None")
     if not isinstance(reply.text, str) or reply.role not in ROLES:
         raise ValueError(f"{reply!r}: the text must be a string, and the role one of {', '.join(ROLES)}")
-    if isinstance(reply.reward, str | bytes) or not math.isfinite(reply.reward):
+    if not isinstance(reply.reward, int | float | np.number) or not math.isfinite(reply.reward):
         raise ValueError(f"{reply!r}: the reward must be a finite number")
 
 

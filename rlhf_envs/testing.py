@@ -135,6 +135,11 @@ def _check_episodes(env: Any) -> None:
             assert info["finish_reason"] == "length", (
                 f"an episode without EOS must end with finish_reason 'length', it was {info['finish_reason']!r}"
             )
+        if hasattr(env, "episodes"):
+            try:
+                env.episodes.get_state()
+            except ValueError as error:
+                raise AssertionError(f"the environment cannot be saved: {error}") from error
 
 
 def _check_eos(env: Any) -> None:

@@ -65,8 +65,11 @@ class Task:
         return load_rows(self.default_data, split)
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
-        """Return the reward function for environments that are given none."""
-        return get_reward(self.default_reward)
+        """Return the reward function for environments that are given none.
+
+        Of a task with replies and no `default_reward` the score is 0: its rewards are those of turns.
+        """
+        return no_score if self.has_replies and not self.default_reward else get_reward(self.default_reward)
 
     def replies(self, dialogs: Sequence[Dialog]) -> Sequence[Reply | str | None]:
         """Return the answers of users, tools or people to agents that ended their turn with EOS.
@@ -118,6 +121,11 @@ class Task:
         columns = {name: [value] for name, value in rows[0].items() if name != "prompt"}
         own = self.metrics([shown(as_messages(rows[0]["prompt"], "prompt"))], [""], columns)
         return [*(METRICS if self.has_replies else ()), *own]
+
+
+def no_score(completions: Sequence[Any], **columns: Any) -> list[float]:
+    """Score every completion with 0."""
+    return [0.0] * len(completions)
 
 
 class WordTask(Task):

@@ -227,6 +227,18 @@ def test_right_environments_without_a_spec_pass() -> None:
     check_text_env(Env(reward_fn=lambda prompts, **_: [1.0] * len(prompts)))  # cannot be pickled, nor need it be
 
 
+class Forgets(Answering):
+    def replies(self, dialogs: Sequence[Dialog]) -> list[Reply | None]:
+        for dialog in dialogs:
+            dialog.state["seen"] = {"a"}
+        return super().replies(dialogs)
+
+
+def test_a_dialogs_state_that_cannot_be_saved_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"cannot be saved: .*state\['seen'\] is a set"):
+        check_text_env(TextGenerationEnv(Forgets))
+
+
 class ReadsAFileTwice(Words):
     def rows(self, split: str, data: Any) -> Any:
         return [{"prompt": "a"}] if data is None else [{"prompt": word} for word in Path(data).read_text().split()]
