@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from rlhf_envs.tokens import encode_after, encode_texts, escape_control_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["CHAT_OPTIONS", "ChatFormat"]
 
@@ -110,11 +113,27 @@ class ChatFormat:
                 ids[i] = found
         return ids
 
-    def check_dialogs(self, prompts: Sequence[Prompt]) -> None:
-        """Raise a ValueError if the template writes a turn of the agent in another way once a reply follows it."""
+    def prepare_dialogs(self, prompts: Sequence[Prompt]) -> None:
+        """Make sure that the template writes a turn of the agent in one way, whatever follows it.
+
+        A template that does not is replaced by the variant for training that TRL has of it, if TRL is installed.
+
+        Raises:
+            ValueError: it does not, and there is no such variant.
+        """
         prompt = next((prompt for prompt in prompts if not isinstance(prompt, str)), None)
-        if prompt is not None and not self._roles:
+        if prompt is None or self._roles:
+            return
+        try:
             check_keeps_turns(self.tokenizer, prompt, self.variables)
+        except ValueError as error:
+            template = _training_variant(self.tokenizer)
+            if template is None:
+                raise
+            self.tokenizer = copy.copy(self.tokenizer)
+            self.tokenizer.chat_template = self.options["chat_template"] = template
+            check_keeps_turns(self.tokenizer, prompt, self.variables)
+            logger.warning("TRL's variant of the chat template for training takes its place: %s", error)
 
     def encode_reply(self, messages: Messages, plain: str | None = None) -> list[int]:
         """Return the tokens from the end of the agent's turn to the beginning of its next turn.
@@ -156,6 +175,17 @@ class ChatFormat:
                 f"{what} needs a chat template, and the tokenizer has none: give chat_template (a file, a text, or "
                 f"{ROLES!r} for lines such as 'User: Hello'), or take another model"
             )
+
+
+def _training_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the variant that TRL has of the tokenizer's chat template; None without TRL, or if it has none."""
+    try:
+        from trl.chat_template_utils import get_training_chat_template
+
+        template: str | None = get_training_chat_template(tokenizer)
+    except (ImportError, ValueError, TypeError):  # it is not installed, or knows no variant of this template
+        return None
+    return template
 
 
 def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

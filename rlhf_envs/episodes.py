@@ -142,11 +142,12 @@ class EpisodeBatch(Contexts):
         self.rows = self.rows_of(split)
         self._columns = check_rows(self.rows, self.task.name, data, system_prompt)
         check_signature(self.reward_fn, self._columns)
+        if self.task.has_replies:
+            self.chat.prepare_dialogs([row["prompt"] for row in self.rows])
+            self.tokenizer = self.chat.tokenizer
         encoded, self.max_prompt_tokens = encode_prompts(self.chat, self.rows, self.task.name), usual_prompt
         if max_prompt_tokens is None:
             self.max_prompt_tokens = room_for(self.rows, encoded, usual_prompt, self.model_name, self.max_new_tokens)
-        if self.task.has_replies:
-            self.chat.check_dialogs([row["prompt"] for row in self.rows])
         options = self.max_prompt_tokens, on_long_prompt, self.task.name
         self._prompts = cut_prompts(self.chat, self.rows, encoded, *options)
         self.sampler = PromptSampler(len(self.rows), group_size)

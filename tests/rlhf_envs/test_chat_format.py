@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +225,32 @@ KEEPS_THINKING = (  # as in TRL's variant of Qwen3's for training
 )
 
 
+@pytest.fixture
+def _without_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl.chat_template_utils", None)  # importing it fails
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("thinking", [None, False])
+def test_a_template_of_which_trl_has_a_variant_for_training_is_replaced(
+    thinking: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    trl = pytest.importorskip("trl.chat_template_utils")
+    variables = {} if thinking is None else {"enable_thinking": thinking}
+    chat = ChatFormat(
+        family_tokenizer("qwen3"), chat_template=trl.qwen3_chat_template, chat_template_kwargs=variables or None
+    )
+    chat.prepare_dialogs([[USER]])
+    assert chat.options["chat_template"] == chat.tokenizer.chat_template == trl.qwen3_training_chat_template
+    assert "TRL's variant of the chat template" in caplog.text
+    thought = "" if thinking is False else "<think>\nWell.\n</think>\n\n"
+    ids = rendered(chat, [USER]) + encode_after(chat.tokenizer, f"{thought}Blue")
+    dialog = [USER, {"role": "assistant", "content": f"{thought}Blue"}, {"role": "user", "content": "why?"}]
+    end = chat.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert [*ids, end, *chat.encode_reply(dialog)] == rendered(chat, dialog)
+
+
+@pytest.mark.usefixtures("_without_trl")
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -233,11 +260,11 @@ KEEPS_THINKING = (  # as in TRL's variant of Qwen3's for training
 )
 def test_a_template_that_rewrites_earlier_turns_is_refused_for_dialogs(name: str, reason: str) -> None:
     with pytest.raises(ValueError, match=f"the chat template {reason}, .*qwen3_training.jinja"):
-        format_of(name).check_dialogs(["a string", [USER]])
-    format_of(name, chat_template=KEEPS_THINKING).check_dialogs([[USER]])
-    format_of(name).check_dialogs(["a string"])
+        format_of(name).prepare_dialogs(["a string", [USER]])
+    format_of(name, chat_template=KEEPS_THINKING).prepare_dialogs([[USER]])
+    format_of(name).prepare_dialogs(["a string"])
 
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if not name.startswith("qwen3")])
 def test_templates_that_keep_earlier_turns_are_taken_for_dialogs(name: str) -> None:
-    format_of(name).check_dialogs([[USER]])
+    format_of(name).prepare_dialogs([[USER]])
