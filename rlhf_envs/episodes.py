@@ -300,7 +300,7 @@ class EpisodeBatch(Contexts):
     def _finish(self, rows: np.ndarray, reasons: list[str]) -> tuple[np.ndarray, dict[int, dict[str, Any]]]:
         """Return the scores (k,) of ended rows, and their infos by row; `reasons` says why each has ended."""
         data = [self.rows[index] for index in self.index[rows]]
-        talks = [None] * len(rows) if self.dialogs is None else self.conversations(rows)
+        talks: Sequence[Messages | None] = [None] * len(rows) if self.dialogs is None else self.conversations(rows)
         given = [self._as_given(*one) for one in zip(data, *self.texts(rows), talks, strict=True)]
         prompts, completions = [prompt for prompt, _ in given], [completion for _, completion in given]
         columns = {name: [row.get(name) for row in data] for name in self._columns}
@@ -314,8 +314,6 @@ class EpisodeBatch(Contexts):
                 f"task {self.task.name!r}: metrics returned {len(metrics[wrong[0]])} values of {wrong[0]!r} for "
                 f"{len(rows)} completions: return one for each"
             )
-        if self.dialogs is not None:
-            metrics = {**self.dialogs.metrics(rows.tolist()), **metrics}
         infos: dict[int, dict[str, Any]] = {}
         for i, row in enumerate(rows.tolist()):
             infos[row] = {
@@ -329,10 +327,12 @@ class EpisodeBatch(Contexts):
             }
             if isinstance(prompts[i], list):
                 infos[row]["messages"] = [*prompts[i], *completions[i]]
+            measured = {name: float(values[i]) for name, values in metrics.items()}
             if self.dialogs is not None:
                 infos[row] |= {"messages": talks[i], "turn_rewards": self.dialogs.turn_rewards(row)}
-            if metrics:
-                infos[row]["metrics"] = {name: float(values[i]) for name, values in metrics.items()}
+                measured = self.dialogs.metrics(row) | measured
+            if measured:
+                infos[row]["metrics"] = measured
         return scores, infos
 
     def _as_given(

@@ -11,7 +11,7 @@ import numpy as np
 
 from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets.messages import as_answer, as_messages
-from rlhf_envs.dialogs import ROLES, Dialog, Reply, ReplyError, Replying
+from rlhf_envs.dialogs import METRICS, ROLES, Dialog, Reply, ReplyError, Replying
 from rlhf_envs.names import check_count, list_environments
 from rlhf_envs.time_limit import call_within, check_timeout
 
@@ -147,12 +147,9 @@ class Dialogs:
         under_way = self[row].messages[-1]["role"] != "assistant"
         return [*self.rewards[row], *([0.0] if under_way else [])]
 
-    def metrics(self, rows: Sequence[int]) -> dict[str, list[float]]:
-        """Return the turns that the agent had in rows, and whether a reply without room ended them, 0 or 1."""
-        return {
-            "turns": [float(len(self.turn_rewards(row))) for row in rows],
-            "reply_cut": [float(self.cut[row]) for row in rows],
-        }
+    def metrics(self, row: int) -> dict[str, float]:
+        """Return how many turns the agent had in a row, and whether a reply without room ended them, 0 or 1."""
+        return dict(zip(METRICS, (float(len(self.turn_rewards(row))), float(self.cut[row])), strict=True))
 
     def get_state(self) -> dict[str, Any]:
         """Return all that `set_state` needs, as new arrays and plain values.
