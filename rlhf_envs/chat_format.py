@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rlhf_envs.datasets.messages import Messages, Prompt, as_messages, as_text, opening
-from rlhf_envs.datasets.templates import ROLES, as_words, read_template
-from rlhf_envs.tokens import encode_texts
+from rlhf_envs.datasets.messages import Messages, Prompt, as_messages, as_text, opening, role_lines
+from rlhf_envs.datasets.templates import ROLES, after_turn, as_words, check_keeps_turns, read_template
+from rlhf_envs.tokens import encode_after, encode_texts, escape_control_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["CHAT_OPTIONS", "ChatFormat"]
 
@@ -122,6 +125,51 @@ class ChatFormat:
                 ids[i] = found
         return ids
 
+    def prepare_dialogs(self, prompts: Sequence[Prompt]) -> None:
+        """Make sure that the template writes a turn of the agent in one way, whatever follows it.
+
+        A template that does not is replaced by the variant for training that TRL has of it, if TRL is installed.
+
+        Raises:
+            ValueError: it does not, and there is no such variant.
+        """
+        prompt = next((prompt for prompt in prompts if not isinstance(prompt, str)), None)
+        if prompt is None or self._roles:
+            return
+        try:
+            check_keeps_turns(self.tokenizer, prompt, self.variables)
+        except ValueError as error:
+            template = _training_variant(self.tokenizer)
+            if template is None:
+                raise
+            self.tokenizer = copy.copy(self.tokenizer)
+            self.tokenizer.chat_template = self.options["chat_template"] = template
+            check_keeps_turns(self.tokenizer, prompt, self.variables)
+            logger.warning("TRL's variant of the chat template for training takes its place: %s", error)
+
+    def encode_reply(self, messages: Messages, plain: str | None = None) -> list[int]:
+        """Return the tokens from the end of the agent's turn to the beginning of its next turn.
+
+        They are what the template writes there, after its end of a turn. Where the agent has ended its turn by another
+        EOS, that one stands in its place. What the reply spells of control tokens is words.
+
+        Args:
+            messages: the dialog, which ends with the agent's turn and the reply to it.
+            plain: the form of replies to prompts that are strings, with `{text}` and perhaps `{role}`.
+
+        Raises:
+            ValueError: the template refuses the reply or leaves it out, or the tokenizer cannot read it.
+        """
+        reply = messages[-1]
+        if plain is not None:
+            text, role = escape_control_tokens(self.tokenizer, reply["content"]), reply["role"].capitalize()
+            return _encoded(self.tokenizer, plain.format(text=text, role=role))
+        if self._roles:
+            return _encoded(self.tokenizer, f"\n\n{role_lines([reply], self.tokenizer)}")
+        end, text = after_turn(self.tokenizer, messages, self.variables)
+        tokens = _encoded(self.tokenizer, end + text)
+        return tokens[1:] if end else tokens  # the agent has written the end itself
+
     def _read(self, prompt: Any) -> Any:
         """Return one prompt as `read` does. What is neither text nor messages stays, for `check_rows` to refuse."""
         if not isinstance(prompt, list | dict) and (not self.chat or not isinstance(prompt, str) or not prompt.strip()):
@@ -143,6 +191,32 @@ class ChatFormat:
                 f"{what} needs a chat template, and the tokenizer has none: give chat_template (a file, a text, or "
                 f"{ROLES!r} for lines such as 'User: Hello'), or take another model"
             )
+
+
+def _training_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the variant that TRL has of the tokenizer's chat template; None without TRL, or if it has none."""
+    try:
+        from trl.chat_template_utils import get_training_chat_template
+
+        template: str | None = get_training_chat_template(tokenizer)
+    except (ImportError, ValueError, TypeError):  # it is not installed, or knows no variant of this template
+        return None
+    return template
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the tokens of a text that goes on after another.
+
+    Raises:
+        ValueError: it has none, or the tokenizer cannot read it.
+    """
+    try:
+        tokens = encode_after(tokenizer, text)
+    except Exception as error:  # of the tokenizer's own kind: a word outside the vocabulary
+        raise ValueError(f"the tokenizer cannot read the reply {text!r}: {error}") from error
+    if not tokens:
+        raise ValueError(f"the reply {text!r} has no tokens")
+    return tokens
 
 
 def _check_variables(tokenizer: PreTrainedTokenizerBase, given: Mapping[str, Any] | None) -> dict[str, Any]:

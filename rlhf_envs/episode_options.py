@@ -17,6 +17,7 @@ class EpisodeOptions(TypedDict, total=False):
     split: str
     max_prompt_tokens: int | None
     max_new_tokens: int | None
+    max_turns: int | None
     reward: str | None
     reward_fn: Callable[..., Any] | None
     reward_kwargs: dict[str, Any] | None
@@ -31,6 +32,7 @@ class EpisodeOptions(TypedDict, total=False):
     chat_template_kwargs: Mapping[str, Any] | None
     reward_timeout: float | None
     reward_retries: int
+    reply_timeout: float | None
     group_size: int
     min_new_tokens: int
     suppress_tokens: Sequence[int] | None

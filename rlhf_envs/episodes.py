@@ -16,22 +16,24 @@ import numpy as np
 
 from rlhf_envs.action_masks import ActionMasks, check_actions
 from rlhf_envs.chat_format import ChatFormat
+from rlhf_envs.contexts import Contexts
 from rlhf_envs.datasets import Data
-from rlhf_envs.datasets.messages import Prompt, as_answer
+from rlhf_envs.datasets.messages import Messages, Prompt, as_answer
 from rlhf_envs.finished import FinishedEpisode, copied, score_episodes
-from rlhf_envs.models import vocabulary_fingerprint
+from rlhf_envs.names import check_count
 from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, cut_prompts, encode_prompts, room_for
+from rlhf_envs.replies import choose_max_turns
 from rlhf_envs.rewards import Guarded, TrainerState, check_signature
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 from rlhf_envs.tasks.base import Task, choose_reward, environment_rows, load_task
-from rlhf_envs.tokens import completion_texts, encode_after, end_ids, prompt_text, unescape_control_tokens
+from rlhf_envs.tokens import end_ids, unescape_control_tokens
 
 __all__ = ["EpisodeBatch"]
 
 STATE = ("ids", "mask", "lengths", "steps", "index", "_prompt_lengths", "_running")  # arrays, the first axis is the row
 
 
-class EpisodeBatch:
+class EpisodeBatch(Contexts):
     """Hold n episodes side by side, step them together and score those that end.
 
     Args:
@@ -43,6 +45,8 @@ class EpisodeBatch:
         max_prompt_tokens: the longest prompt; longer prompts lose their beginning. The task's by default, or as many as
             the longest conversation has.
         max_new_tokens: the room after the prompt, for the agent's tokens and any replies. The task's by default.
+        max_turns: the turns that the agent has in an episode of a task with replies, None for no limit. The task's by
+            default.
         reward: a registered reward's name or "module:attribute". The task's by default.
         reward_fn: a reward function, instead of `reward`.
         reward_kwargs: arguments of the named reward, or of the task's own: `{"store": "feedback.db"}` for "human".
@@ -60,6 +64,7 @@ class EpisodeBatch:
         reward_timeout: seconds that a reward call may take before it counts as failed. None waits for ever. See
             `rlhf_envs.rewards.Guarded` for what a thread that hangs leaves behind.
         reward_retries: how often a reward call is repeated that raises or takes too long, before a `RewardError`.
+        reply_timeout: seconds that a call of the task's `replies` may take before the run fails. None waits for ever.
         group_size: how many episodes get each prompt that is drawn, one after the other as rows come free. GRPO and
             RLOO compare the completions of such a group. 1 draws a prompt for every episode.
         min_new_tokens: EOS is masked until the agent has taken this many actions, see `action_masks`. Masks bind only
@@ -75,6 +80,7 @@ class EpisodeBatch:
         ends: the token ids that end an episode, sorted, see `rlhf_envs.tokens.end_ids`.
         rows: the data. A prompt is a string, or messages with the system message that the agent reads.
         chat: how prompts of messages are written.
+        dialogs: the conversations of the rows; None if the task has no replies.
 
     Raises:
         ValueError: an argument is wrong; the message says which one and what would be right.
@@ -89,6 +95,7 @@ class EpisodeBatch:
         split: str = "train",
         max_prompt_tokens: int | None = None,
         max_new_tokens: int | None = None,
+        max_turns: int | None = None,
         reward: str | None = None,
         reward_fn: Callable[..., Any] | None = None,
         reward_kwargs: dict[str, Any] | None = None,
@@ -103,6 +110,7 @@ class EpisodeBatch:
         chat_template_kwargs: Mapping[str, Any] | None = None,
         reward_timeout: float | None = None,
         reward_retries: int = 2,
+        reply_timeout: float | None = None,
         group_size: int = 1,
         min_new_tokens: int = 0,
         suppress_tokens: Sequence[int] | None = None,
@@ -111,8 +119,9 @@ class EpisodeBatch:
         self.model_name = self.task.default_model if model is None else model
         if isinstance(self.model_name, os.PathLike):
             self.model_name = os.fspath(self.model_name)
-        usual_prompt = _positive("max_prompt_tokens", max_prompt_tokens, self.task.max_prompt_tokens)
-        self.max_new_tokens = _positive("max_new_tokens", max_new_tokens, self.task.max_new_tokens)
+        usual_prompt = check_count("max_prompt_tokens", max_prompt_tokens, self.task.max_prompt_tokens)
+        self.max_new_tokens = check_count("max_new_tokens", max_new_tokens, self.task.max_new_tokens)
+        self.max_turns = choose_max_turns(self.task, max_turns, reply_timeout)
         tokenizer = self.task.tokenizer(self.model_name)
         self.chat = ChatFormat(tokenizer, system_prompt, chat, chat_template, chat_template_kwargs)
         self.tokenizer = self.chat.tokenizer
@@ -120,10 +129,10 @@ class EpisodeBatch:
         if self.model_name is not None:
             check_fits_model(self.model_name, self.vocab_size, usual_prompt, self.max_new_tokens)
         self.reward_fn = choose_reward(self.task, self.max_new_tokens, reward, reward_fn, reward_kwargs)
-        self.reward_timeout, self.reward_retries = reward_timeout, reward_retries
+        self.reward_timeout, self.reward_retries, self.reply_timeout = reward_timeout, reward_retries, reply_timeout
         self.trainer_state: Any = TrainerState()  # what rewards are given that declare it
         self._guarded()  # raises now if one of these two is wrong
-        group_size = _positive("group_size", group_size, 1)
+        group_size = check_count("group_size", group_size, 1)
         self.ends = end_ids(self.tokenizer, self.model_name)
         masked = min_new_tokens, suppress_tokens
         self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, *masked, ends=self.ends)
@@ -135,6 +144,9 @@ class EpisodeBatch:
         self.rows = self.rows_of(split)
         self._columns = check_rows(self.rows, self.task.name, data, system_prompt)
         check_signature(self.reward_fn, self._columns)
+        if self.task.has_replies:
+            self.chat.prepare_dialogs([row["prompt"] for row in self.rows])
+            self.tokenizer = self.chat.tokenizer
         encoded, self.max_prompt_tokens = encode_prompts(self.chat, self.rows, self.task.name), usual_prompt
         if max_prompt_tokens is None:
             self.max_prompt_tokens = room_for(self.rows, encoded, usual_prompt, self.model_name, self.max_new_tokens)
@@ -154,28 +166,6 @@ class EpisodeBatch:
         other._allocate(num_envs, self.ids.shape[1])
         return other
 
-    def _allocate(self, n: int, length: int) -> None:
-        """Make the arrays of n rows of `length` tokens, and the spaces of one row."""
-        pad = self.tokenizer.pad_token_id
-        self._is_end = np.isin(np.arange(self.vocab_size), self.ends)
-        self._pad = 0 if pad is None else int(pad)  # the attention mask marks padding, whatever its id
-        self._prompt_texts: dict[int, str] = {}  # by the row of the data
-        self.ids = np.full((n, length), self._pad, dtype=np.int64)
-        self.mask = np.zeros((n, length), dtype=np.int8)
-        self.lengths = np.zeros(n, dtype=np.int64)
-        self.steps = np.zeros(n, dtype=np.int64)
-        self.index = np.zeros(n, dtype=np.int64)
-        self._prompt_lengths = np.zeros(n, dtype=np.int64)
-        self._running = np.zeros(n, dtype=np.bool_)
-        self._all = np.arange(n)
-        self.observation_space = gym.spaces.Dict(
-            input_ids=gym.spaces.Box(0, self.vocab_size - 1, (length,), np.int64),
-            attention_mask=gym.spaces.Box(0, 1, (length,), np.int8),
-        )
-        self.action_space = gym.spaces.Discrete(self.vocab_size)
-        # A policy sees only the spaces. This tells it whether the token ids are its model's.
-        self.action_space.vocabulary = vocabulary_fingerprint(self.tokenizer)  # type: ignore[attr-defined]
-
     @property
     def group_size(self) -> int:
         """Return how many episodes get each prompt that is drawn."""
@@ -183,10 +173,18 @@ class EpisodeBatch:
 
     def set_group_size(self, group_size: int) -> None:
         """Give every prompt that is drawn from now on to this many episodes, see the class."""
-        self.sampler = PromptSampler(len(self.rows), _positive("group_size", group_size, 1))
+        self.sampler = PromptSampler(len(self.rows), check_count("group_size", group_size, 1))
 
-    def start(self, row: int, index: int) -> dict[str, Any]:
-        """Begin an episode in a row with the prompt at `index` of the data, and return its reset info."""
+    def draw(self, row: int, rng: np.random.Generator, index: object = None) -> dict[str, Any]:
+        """Begin an episode in a row with a prompt that `rng` draws, or the one at `index`; return its reset info."""
+        index = self.sampler.draw(rng, index)
+        return self.start(row, index, 0 if self.dialogs is None else int(rng.integers(2**63)))
+
+    def start(self, row: int, index: int, seed: int = 0) -> dict[str, Any]:
+        """Begin an episode in a row with the prompt at `index` of the data, and return its reset info.
+
+        `seed` seeds the generator of its dialog.
+        """
         prompt = self._prompts[index]
         self.ids[row] = self._pad
         self.mask[row] = 0
@@ -196,15 +194,9 @@ class EpisodeBatch:
         self.steps[row] = 0
         self.index[row] = index
         self._running[row] = True
+        if self.dialogs is not None:
+            self.dialogs.begin(row, self.rows[index], index, len(prompt), seed)
         return {"index": index}
-
-    def observe(self) -> dict[str, np.ndarray]:
-        """Return copies of all contexts: `input_ids` (n, L) int64 and `attention_mask` (n, L) int8."""
-        return {"attention_mask": self.mask.copy(), "input_ids": self.ids.copy()}
-
-    def observe_row(self, row: int) -> dict[str, np.ndarray]:
-        """Return a copy of one context: `input_ids` and `attention_mask`, (L,) each."""
-        return {"attention_mask": self.mask[row].copy(), "input_ids": self.ids[row].copy()}
 
     def action_masks(self) -> np.ndarray:
         """Return which tokens may come next, a new (n, V) bool array; True means allowed.
@@ -222,7 +214,7 @@ class EpisodeBatch:
     def step(
         self, actions: np.ndarray, unscored: list[FinishedEpisode] | None = None
     ) -> tuple[np.ndarray, np.ndarray, dict[int, dict[str, Any]]]:
-        """Append one token per row. Score the episodes that end, all in one reward call.
+        """Append one token per row, and the replies to turns that end. Score the episodes that end, in one reward call.
 
         Args:
             actions: (n,) integers below the vocabulary's size.
@@ -230,10 +222,12 @@ class EpisodeBatch:
                 scores them later, and completes their infos.
 
         Returns:
-            rewards (n,) float64, 0 where the episode goes on; terminated (n,) bool; the infos of ended rows, by row.
+            rewards (n,) float64: of the turns that end, and of the episodes that end; terminated (n,) bool; the infos
+            of ended rows, by row.
 
         Raises:
-            ValueError: an action is outside the space.
+            ValueError: an action is outside the space, or a reply is wrong.
+            ReplyError: the task failed to reply.
             gymnasium.error.ResetNeeded: an episode is over.
         """
         actions = check_actions(actions, len(self.lengths), self.vocab_size)
@@ -243,60 +237,28 @@ class EpisodeBatch:
         self.mask[self._all, self.lengths] = 1
         self.lengths += 1
         self.steps += 1
-        ended = self._is_end[actions]
-        if ended.any():
-            self._append_replies(ended)
-        terminated = ended | (self.lengths - self._prompt_lengths >= self.max_new_tokens)
-        rewards = np.zeros(len(terminated))
+        rewards, reasons = np.zeros(len(actions)), dict[int, str]()
+        if (ended := self._is_end[actions]).any():
+            reasons = self._append_replies(np.flatnonzero(ended), rewards)
+        terminated = self.lengths - self._prompt_lengths >= self.max_new_tokens
+        terminated[list(reasons)] = True
         if not terminated.any():
             return rewards, terminated, {}
         rows = np.flatnonzero(terminated)
         self._running[rows] = False
-        finished = self._finish(rows, ended)
+        finished = self._finish(rows, [reasons.get(row, "length") for row in rows.tolist()])
         if unscored is None:
             rewards[rows] += self.score(finished)
         else:
             unscored += finished
         return rewards, terminated, {episode.row: episode.info for episode in finished}
 
-    def texts(self, rows: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
-        """Return the prompts and the completions so far of some rows as texts.
-
-        A prompt is the data's text, or that of the chat template, or what is left of it where it was cut. A completion
-        is what the tokens after the prompt add to it: without padding and without the EOS that ends it. An EOS inside,
-        before a reply, is part of it if prompts have one too, since there it marks a turn.
-        """
-        rows = np.asarray(rows, dtype=np.int64)
-        lengths = self.lengths[rows]
-        full = lengths - self._prompt_lengths[rows] >= self.max_new_tokens
-        cut = full & ~self._is_end[self.ids[rows, lengths - 1]]
-        contexts = [self.ids[row, : self._prompt_lengths[row]].tolist() for row in rows]
-        completions = completion_texts(self.tokenizer, contexts, [self._shown(row) for row in rows], cut.tolist())
-        return [self._prompt_text(int(index)) for index in self.index[rows]], completions
-
-    def _prompt_text(self, index: int) -> str:
-        """Return the text of the prompt of a row of the data."""
-        if index not in self._prompt_texts:
-            ids, given = self._prompts[index].tolist(), self.chat.text(self.rows[index]["prompt"])
-            self._prompt_texts[index] = prompt_text(self.tokenizer, ids, given)
-        return self._prompt_texts[index]
-
-    def _shown(self, row: int) -> list[int]:
-        """Return the tokens after the prompt that are part of the completion's text."""
-        prompt, completion = np.split(self.ids[row, : self.lengths[row]], self._prompt_lengths[row : row + 1])
-        at_end = self._is_end[completion]
-        left_out = at_end.copy()
-        if self._is_end[prompt].any():
-            left_out[:-1] = False
-        if self.tokenizer.pad_token_id is not None:
-            left_out |= (completion == self._pad) & ~at_end
-        return completion[~left_out].tolist()
-
     def get_state(self) -> dict[str, Any]:
         """Return all that `set_state` needs to continue the episodes exactly, as new arrays and plain values."""
         arrays = {name: getattr(self, name).copy() for name in STATE}
         reward, group = get_reward_state(self.reward_fn), self.sampler.get_state()
-        return {"n_rows": len(self.rows), "reward": reward, "group": group, **arrays}
+        dialogs = {} if self.dialogs is None else {"dialogs": self.dialogs.get_state()}
+        return {"n_rows": len(self.rows), "reward": reward, "group": group, **dialogs, **arrays}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a state of `get_state`.
@@ -319,36 +281,44 @@ class EpisodeBatch:
             getattr(self, name)[...] = state[name]
         set_reward_state(self.reward_fn, state.get("reward", {}))  # bundles of older releases have none
         self.sampler.set_state(state.get("group", (1, 0, 0)))
+        if self.dialogs is not None:
+            if "dialogs" not in state:
+                raise ValueError("the state has no dialogs, as those of older releases: reset the environment instead")
+            self.dialogs.set_state(state["dialogs"], self.rows)
 
-    def _append_replies(self, ended: np.ndarray) -> None:
-        """Append the task's replies to the rows that ended with EOS; clear `ended` (n,) where one was appended."""
-        rows = np.flatnonzero(ended)
-        for row, prompt, completion in zip(rows, *self.texts(rows), strict=True):
-            reply = self.task.reply(prompt, completion, self.rows[self.index[row]])
-            if not reply:
+    def _append_replies(self, rows: np.ndarray, rewards: np.ndarray) -> dict[int, str]:
+        """Append the task's replies to rows whose turn has ended, and write the turns' rewards into `rewards` (n,).
+
+        Return by row why an episode ends.
+        """
+        if self.dialogs is None:
+            return dict.fromkeys(rows.tolist(), "eos")
+        reasons, rooms = {}, self.max_new_tokens - (self.lengths - self._prompt_lengths)[rows]
+        answers = self.dialogs.answer(rows.tolist(), self._turns(rows), rooms.tolist())
+        for row, (tokens, reward, reason) in zip(rows.tolist(), answers, strict=True):
+            rewards[row] = reward
+            if reason is not None:
+                reasons[row] = reason
                 continue
-            tokens = encode_after(self.tokenizer, reply)
             start, end = self.lengths[row], self.lengths[row] + len(tokens)
-            if end - self._prompt_lengths[row] < self.max_new_tokens:  # else no room is left for another action
-                self.ids[row, start:end] = tokens
-                self.mask[row, start:end] = 1
-                self.lengths[row] = end
-                ended[row] = False
+            self.ids[row, start:end] = tokens
+            self.mask[row, start:end] = 1
+            self.lengths[row] = self.dialogs.starts[row] = end
+        return reasons
 
-    def _finish(self, rows: np.ndarray, ended: np.ndarray) -> list[FinishedEpisode]:
-        """Return the episodes of ended rows, not scored yet."""
+    def _finish(self, rows: np.ndarray, reasons: list[str]) -> list[FinishedEpisode]:
+        """Return the episodes of ended rows, not scored yet; `reasons` says why each has ended."""
+        talks: Sequence[Messages | None] = [None] * len(rows) if self.dialogs is None else self.conversations(rows)
         finished: list[FinishedEpisode] = []
-        for row, *texts in zip(rows.tolist(), *self.texts(rows), strict=True):
+        for row, reason, talk, *texts in zip(rows.tolist(), reasons, talks, *self.texts(rows), strict=True):
             index = int(self.index[row])
-            prompt, completion = self._as_given(self.rows[index], *texts)
-            info = {
-                "prompt": prompt,
-                "completion": completion,
-                "finish_reason": "eos" if ended[row] else "length",
-                "index": index,
-            }
+            prompt, completion = self._as_given(self.rows[index], *texts, talk)
+            info = {"prompt": prompt, "completion": completion, "finish_reason": reason, "index": index}
             if isinstance(prompt, list):
                 info["messages"] = [*prompt, *completion]
+            if self.dialogs is not None:
+                turns, metrics = self.dialogs.turn_rewards(row), self.dialogs.metrics(row)
+                info |= {"messages": talk, "turn_rewards": turns, "metrics": metrics}
             ids = self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist()
             finished.append(FinishedEpisode(row, ids, info))
         return finished
@@ -361,20 +331,17 @@ class EpisodeBatch:
         """
         return score_episodes(self._guarded(), self.task, self.rows, self._columns, episodes, self.trainer_state)
 
-    def _as_given(self, row: Mapping[str, Any], prompt: str, completion: str) -> tuple[Prompt, Prompt]:
+    def _as_given(
+        self, row: Mapping[str, Any], prompt: str, completion: str, talk: Messages | None
+    ) -> tuple[Prompt, Prompt]:
         """Return the texts of a finished episode as rewards get them: as messages, if the row has a conversation."""
-        if isinstance(row["prompt"], str):
+        given = row["prompt"]
+        if isinstance(given, str):
             return prompt, completion
-        return copied(row["prompt"]), as_answer(unescape_control_tokens(self.tokenizer, completion))
+        if talk is None:
+            return copied(given), as_answer(unescape_control_tokens(self.tokenizer, completion))
+        return copied(given), talk[len(given) :]
 
     def _guarded(self) -> Guarded:
         """Return the reward function with its time limit and retries."""
         return Guarded(self.reward_fn, self.reward_timeout, self.reward_retries)
-
-
-def _positive(name: str, value: int | None, default: int) -> int:
-    """Return `value`, or `default` if it is None, after checking that it is a whole number of at least 1."""
-    value = default if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return int(value)

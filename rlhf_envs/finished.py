@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets.messages import said, shown
+from rlhf_envs.names import list_environments
 from rlhf_envs.rewards import Guarded, RewardError, ScoreError, evaluate_reward
 from rlhf_envs.tasks.base import Task
 
 __all__ = ["FinishedEpisode", "copied", "score_episodes"]
-
-MAX_NAMED = 8  # environments that an error lists one by one
 
 
 @dataclass
@@ -76,7 +75,9 @@ def score_episodes(
         scores = evaluate_reward(reward, prompts, completions, {**of_data, **known}, trainer_state)
     except (RewardError, ScoreError) as error:
         at = getattr(error, "index", None)
-        error.args = (f"{str(error).rstrip('.')}. In {_named(episodes if at is None else [episodes[at]])}.",)
+        about = episodes if at is None else [episodes[at]]
+        named = list_environments([one.row for one in about], [one.info["index"] for one in about])
+        error.args = (f"{str(error).rstrip('.')}. In {named}.",)
         raise
     metrics = task.metrics([*map(shown, prompts)], [*map(said, completions)], of_data)
     if wrong := [name for name, values in metrics.items() if len(values) != len(episodes)]:
@@ -88,7 +89,7 @@ def score_episodes(
         info["reward_components"] = {
             name: float(values[i]) for name, values in scores.components.items() if not np.isnan(values[i])
         }
-        measured = {name: float(values[i]) for name, values in metrics.items()}
+        measured = info.get("metrics", {}) | {name: float(values[i]) for name, values in metrics.items()}
         extra = {column: values[i] for column, values in scores.extra.items()}
         found = {"metrics": measured, "logged": dict(scores.metrics), "extra": extra}
         info |= {key: values for key, values in found.items() if values}
@@ -99,10 +100,3 @@ def score_episodes(
 def copied(value: Any) -> Any:
     """Return a value of the data, of a list or an object a copy: what gets it may change it."""
     return copy.deepcopy(value) if isinstance(value, list | dict) else value
-
-
-def _named(episodes: Sequence[FinishedEpisode]) -> str:
-    """Return which environments and rows of the data some episodes are of."""
-    named = ", ".join(f"{e.row} (row {e.info['index']} of the data)" for e in episodes[:MAX_NAMED])
-    more = f" and {len(episodes) - MAX_NAMED} more" if len(episodes) > MAX_NAMED else ""
-    return f"environment {named}{more}"

@@ -6,13 +6,24 @@ import difflib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
 from typing import Any
 
-__all__ = ["check_arguments", "did_you_mean", "find_name", "import_attribute", "import_module", "nearest"]
+__all__ = [
+    "check_arguments",
+    "check_count",
+    "did_you_mean",
+    "find_name",
+    "import_attribute",
+    "import_module",
+    "list_environments",
+    "nearest",
+]
+
+MAX_NAMED = 8  # environments that an error lists one by one
 
 
 def find_name(name: str, names: Iterable[str]) -> str:
@@ -47,6 +58,24 @@ def check_arguments(given: Iterable[str], known: Iterable[str], what: str) -> No
     for name in given:
         if name not in names:
             raise TypeError(f"{what} takes no argument {name!r}; {nearest(name, names)}")
+
+
+def check_count(name: str, value: Any, default: int) -> int:
+    """Return `value`, or `default` if it is None, after checking that it is a whole number of at least 1."""
+    value = default if value is None else value
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def list_environments(rows: Sequence[int], indices: Sequence[int]) -> str:
+    """Return environments and their rows of the data, for errors; of many the first.
+
+    It reads as "environment 2 (row 7 of the data)".
+    """
+    pairs = [*zip(rows, indices, strict=True)]
+    named = ", ".join(f"{row} (row {index} of the data)" for row, index in pairs[:MAX_NAMED])
+    return f"environment {named}" + (f" and {len(rows) - MAX_NAMED} more" if len(rows) > MAX_NAMED else "")
 
 
 def import_module(name: str, what: str) -> ModuleType:

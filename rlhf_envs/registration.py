@@ -28,6 +28,7 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/HumanSentiment-v0": "rlhf_envs.tasks.sentiment:HumanSentiment",
     "rlhf/IncreasingNumbers-v0": "rlhf_envs.tasks.increasing_numbers:IncreasingNumbers",
     "rlhf/TokenBandit-v0": "rlhf_envs.tasks.token_bandit:TokenBandit",
+    "rlhf/DialogBandit-v0": "rlhf_envs.tasks.dialog_bandit:DialogBandit",
     "rlhf/Prompts-v0": "rlhf_envs.tasks.prompts:Prompts",
 }
 NONDETERMINISTIC = {"rlhf/HumanSentiment-v0"}  # people answer differently each time
@@ -137,7 +138,7 @@ def describe(env_id: str) -> Description:
         env_id=env_id,
         task=task.name,
         summary=(type(task).__doc__ or "").strip().split("\n")[0],
-        reward=kwargs.get("reward") or task.default_reward,
+        reward=kwargs.get("reward") or task.default_reward or ("by turn" if task.has_replies else ""),
         model=model,
         vocab_size=2 + len(words) if words else _vocab_size(model),
         max_prompt_tokens=kwargs.get("max_prompt_tokens") or task.max_prompt_tokens,

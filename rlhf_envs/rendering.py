@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["as_markdown", "draw", "html_table", "markdown_table", "printable", "split_hidden"]
+__all__ = ["as_markdown", "draw", "draw_turns", "html_table", "markdown_table", "printable", "split_hidden"]
 
 # Controls, formats, surrogates, private use and other default ignorables. Arabic signs among the formats are left out.
 HIDDEN = re.compile(
@@ -26,6 +26,7 @@ MARKDOWN = str.maketrans(  # TensorBoard's Markdown shows the backslash before |
 )
 SIZE = (640, 360)  # width, height
 MARGIN, LINE_HEIGHT, CHARACTERS, LINES = 12, 21, 68, 16
+OWN_TURN, OTHER_TURN, TURN_CHARACTERS = "#d6e8ff", "#ececec", 50
 
 
 def split_hidden(text: str) -> Iterator[tuple[str, str]]:
@@ -85,6 +86,29 @@ def draw(text: str) -> np.ndarray:
     canvas, font = ImageDraw.Draw(image), ImageFont.load_default(16)
     for i, line in enumerate(lines[-LINES:]):
         canvas.text((MARGIN, MARGIN + i * LINE_HEIGHT), line, fill="black", font=font)
+    return np.asarray(image).copy()
+
+
+def draw_turns(turns: Sequence[str]) -> np.ndarray:
+    """Draw the turns of a conversation, such as "User: Hello", as bubbles; (360, 640, 3) uint8.
+
+    The assistant's are on the right. Of a long conversation only the end is drawn.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    bubbles = [textwrap.wrap(turn, TURN_CHARACTERS) for turn in turns]
+    image = Image.new("RGB", SIZE, "white")
+    canvas, font = ImageDraw.Draw(image), ImageFont.load_default(16)
+    height = sum(len(lines) * LINE_HEIGHT + MARGIN for lines in bubbles)
+    top = min(MARGIN, SIZE[1] - height)
+    for lines in bubbles:
+        own = lines[0].startswith("Assistant:")
+        width = max(font.getlength(line) for line in lines) + MARGIN
+        left = SIZE[0] - MARGIN - width if own else MARGIN
+        box = (left, top, left + width, top + len(lines) * LINE_HEIGHT + MARGIN // 2)
+        canvas.rounded_rectangle(box, MARGIN // 2, fill=OWN_TURN if own else OTHER_TURN)
+        canvas.text((left + MARGIN // 2, top), "\n".join(lines), fill="black", font=font, spacing=4)
+        top += len(lines) * LINE_HEIGHT + MARGIN
     return np.asarray(image).copy()
 
 

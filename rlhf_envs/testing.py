@@ -22,6 +22,7 @@ __all__ = ["check_text_env"]
 
 INFO_TYPES: dict[str, Any] = {"prompt": str | list, "completion": str | list}  # a text, or messages
 INFO_TYPES |= {"finish_reason": str, "reward_components": dict, "index": int}
+REASONS = ("eos", "length", "turns", "task")  # why an episode ends whose agent has just ended a turn
 EOS_SHARE = 0.15  # of the actions in sampled episodes
 
 
@@ -34,7 +35,7 @@ def check_text_env(env: str | EnvSpec | gym.Env[Any, Any]) -> None:
       with rows or a ValueError, as evaluations need it;
     - the spaces, and that contexts are right-padded and grow only by appending;
     - that EOS and the length limit end an episode, by `terminated` and never by `truncated`;
-    - the reward: finite at the end, 0 before; and the keys of the last `info`;
+    - the reward: finite at the end and where a turn ends, 0 elsewhere; and the keys of the last `info`;
     - the errors for bad actions and indices, and equal episodes under equal seeds;
     - Gymnasium's own `check_env`, without a warning, and pickling, if the reward can be pickled.
 
@@ -134,6 +135,11 @@ def _check_episodes(env: Any) -> None:
             assert info["finish_reason"] == "length", (
                 f"an episode without EOS must end with finish_reason 'length', it was {info['finish_reason']!r}"
             )
+        if hasattr(env, "episodes"):
+            try:
+                env.episodes.get_state()
+            except ValueError as error:
+                raise AssertionError(f"the environment cannot be saved: {error}") from error
 
 
 def _check_eos(env: Any) -> None:
@@ -143,7 +149,7 @@ def _check_eos(env: Any) -> None:
         return
     info = _play(env, 0, lambda: eos)
     reason, completion = info["finish_reason"], info["completion"]
-    assert reason == "eos" or completion, f"an EOS must end the episode with finish_reason 'eos', it was {reason!r}"
+    assert reason in REASONS or completion, f"an EOS must end the episode with finish_reason 'eos', it was {reason!r}"
 
 
 def _play(env: Any, seed: int, act: Callable[[], int]) -> dict[str, Any]:
@@ -172,9 +178,10 @@ def _play(env: Any, seed: int, act: Callable[[], int]) -> dict[str, Any]:
         )
         new = len(context) - prompt_length
         if terminated:
-            _check_last(env, reward, info, "eos" if action in ends else "length", new)
+            _check_last(env, reward, info, action in ends, new)
             return dict(info)
-        assert reward == 0, f"the reward falls at the end of an episode, step {new} gave {reward}"
+        assert replied or reward == 0, f"rewards fall at the end of a turn or of an episode, step {new} gave {reward}"
+        assert np.isfinite(reward), f"the reward must be a finite float, step {new} gave {reward}"
         assert "finish_reason" not in info, "info has 'finish_reason' before the episode's end"
         assert action not in ends or replied, "an EOS without a reply must end the episode with terminated=True"
         assert new < env.max_new_tokens, f"the episode goes on after max_new_tokens={env.max_new_tokens} new tokens"
@@ -190,15 +197,19 @@ def _context(env: Any, obs: Mapping[str, np.ndarray], source: str) -> list[int]:
     return obs["input_ids"][:length].tolist()
 
 
-def _check_last(env: Any, reward: Any, info: Mapping[str, Any], reason: str, new: int) -> None:
-    """Check the last step of an episode of `new` tokens, which ended for `reason`."""
+def _check_last(env: Any, reward: Any, info: Mapping[str, Any], at_end: bool, new: int) -> None:
+    """Check the last step of an episode of `new` tokens, whose last one was an EOS or not (`at_end`)."""
     assert isinstance(reward, float) and np.isfinite(reward), f"the reward must be a finite float, it is {reward!r}"
     for key, kind in INFO_TYPES.items():
         assert isinstance(info.get(key), kind), (
             f"the last info needs {key!r} of type {getattr(kind, '__name__', kind)}, got {info.get(key)!r}"
         )
-    assert info["finish_reason"] == reason, f"finish_reason must be {reason!r}, it is {info['finish_reason']!r}"
-    assert reason == "eos" or new >= env.max_new_tokens, (
+    answered = getattr(getattr(env, "task", None), "has_replies", False)
+    reasons = (REASONS if answered else ("eos",)) if at_end else ("length",)
+    assert info["finish_reason"] in reasons, (
+        f"finish_reason must be {' or '.join(map(repr, reasons))}, it is {info['finish_reason']!r}"
+    )
+    assert at_end or new >= env.max_new_tokens, (
         f"the episode ended by its length after {new} of max_new_tokens={env.max_new_tokens} tokens"
     )
     for name, value in info["reward_components"].items():

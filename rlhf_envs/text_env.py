@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
+from rlhf_envs.datasets.messages import turn_lines
 from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.names import check_arguments
-from rlhf_envs.rendering import draw, printable
+from rlhf_envs.rendering import draw, draw_turns, printable
 from rlhf_envs.rewards.state import walk
 from rlhf_envs.tasks.base import Task
 
@@ -53,6 +54,11 @@ class HasEpisodes:
     def max_new_tokens(self) -> int:
         """Return the most tokens that may follow the prompt."""
         return self.episodes.max_new_tokens
+
+    @property
+    def max_turns(self) -> int | None:
+        """Return the most turns that the agent may have in an episode; None if there is no limit."""
+        return self.episodes.max_turns
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -104,7 +110,7 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
 
     ## Description
     One episode writes one completion. `reset` draws a prompt from the task's data, and every `step` appends one token.
-    A task may reply to an EOS, as a user would; then the episode continues after the reply.
+    A task may reply to an EOS, as a user or a tool would; then the episode goes on after the reply.
 
     ## Observation space
     `Dict(input_ids=Box(0, V - 1, (L,), int64), attention_mask=Box(0, 1, (L,), int8))` with the vocabulary size V and
@@ -115,11 +121,14 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
 
     ## Reward
     0 in every step but the last, which gives the score of the completion by the task's reward, `reward` or `reward_fn`.
+    The step that ends a turn also gives the reward of the reply to it.
 
     ## Episode end
-    An EOS that gets no reply or `max_new_tokens` end the episode by `terminated`, never by `truncated`. The last `info`
-    has `prompt`, `completion`, `finish_reason` ("eos" or "length"), `reward_components` (dict of floats), `index` (the
-    row of the data) and, if the task has any, `metrics` (dict of floats). The `info` of `reset` has `index`.
+    An EOS that gets no reply ("eos"), a reply that ends the episode ("task"), `max_turns` ("turns") or `max_new_tokens`
+    ("length") end the episode by `terminated`, never by `truncated`. The last `info` has `prompt`, `completion`,
+    `finish_reason`, `reward_components` (dict of floats), `index` (the row of the data) and, if the task has any,
+    `metrics` (dict of floats). Of a conversation it has the `messages`, and of a task with replies `turn_rewards`, a
+    float for each of the agent's turns. The `info` of `reset` has `index`.
 
     ## Version history
     v0: the first version.
@@ -129,9 +138,9 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
     Args:
         task: a `Task`, its class, or "module:Class".
         render_mode: "human" prints the text as it grows, "ansi" returns it, "rgb_array" draws it.
-        **options: model, split, max_prompt_tokens, max_new_tokens, reward, reward_fn, reward_kwargs, data,
+        **options: model, split, max_prompt_tokens, max_new_tokens, max_turns, reward, reward_fn, reward_kwargs, data,
             on_long_prompt, system_prompt, chat, chat_template, chat_template_kwargs, reward_timeout, reward_retries,
-            group_size, min_new_tokens and suppress_tokens, see `EpisodeBatch`.
+            reply_timeout, group_size, min_new_tokens and suppress_tokens, see `EpisodeBatch`.
 
     Raises:
         ValueError: an argument is wrong; the message says which one and what would be right.
@@ -168,7 +177,7 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
             raise ValueError(f"unknown reset options {', '.join(sorted(unknown))}; there is index, the row of the data")
         if seed is not None:
             self.episodes.sampler.begin_group()
-        info = self.episodes.start(0, self.episodes.sampler.draw(self.np_random, options.get("index")))
+        info = self.episodes.draw(0, self.np_random, options.get("index"))
         if self.render_mode == "human":
             self._show()
         return self.episodes.observe_row(0), info
@@ -200,7 +209,8 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
 
     def _show(self) -> None:
         """Print what the last step has added; begin a new line for a new episode."""
-        text = printable("".join(part[0] for part in self.episodes.texts([0])))
+        talk = shown_turns(self.episodes, 0)
+        text = "\n".join(talk) if talk else printable("".join(part[0] for part in self.episodes.texts([0])))
         grown = text.startswith(self._shown) and self.episodes.steps[0] > 0
         print(text[len(self._shown) :] if grown else f"\n{text}", end="", flush=True)
         self._shown = text
@@ -214,7 +224,16 @@ def check_render_mode(render_mode: str | None) -> None:
 
 
 def render_row(episodes: EpisodeBatch, row: int, render_mode: str) -> str | np.ndarray:
-    """Return a row's prompt and, after a bar, its completion so far, as text or as an image."""
+    """Return a row as text or image: the turns of a conversation, else the prompt, a bar and the completion so far."""
+    if talk := shown_turns(episodes, row):
+        return draw_turns(talk) if render_mode == "rgb_array" else "\n".join(talk)
     prompts, completions = episodes.texts([row])
     text = f"{printable(prompts[0])} |{printable(completions[0])}"
     return draw(text) if render_mode == "rgb_array" else text
+
+
+def shown_turns(episodes: EpisodeBatch, row: int) -> list[str]:
+    """Return the turns of a conversation, such as "User: Hello", safe to print; nothing for a text that goes on."""
+    if episodes.dialogs is None and isinstance(episodes.rows[episodes.index[row]]["prompt"], str):
+        return []
+    return [printable(line) for line in turn_lines(episodes.conversations(np.array([row]))[0])]

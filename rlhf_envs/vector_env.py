@@ -211,7 +211,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
 
     def _restart(self, row: int, index: object = None) -> dict[str, Any]:
         """Begin an episode in a row and return its reset info."""
-        return self.episodes.start(row, self.episodes.sampler.draw(self._rng(row), index))
+        return self.episodes.draw(row, self._rng(row), index)
 
 
 def row_seeds(seed: int, n: int) -> list[int]:

@@ -125,7 +125,7 @@ def test_ones_own_data_are_trained_on_and_evaluated(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_tasks_of_ones_own_are_checked_and_trained_on(tmp_path: Path) -> None:
     checked, trained = follow("tutorials/task", tmp_path)
-    assert checked.split() == ["my/Labels-v0", "my/NoWordTwice-v0", "my/SecondTry-v0"]
+    assert checked.split() == ["my/Labels-v0", "my/NoWordTwice-v0", "my/SecondTry-v0", "my/Guessing-v0"]
     assert "my/Labels-v0 with tiny: 512 tokens" in trained and "mean ± standard error" in trained
 
 

@@ -102,6 +102,17 @@ def check_tensorboard_compare(example: dict[str, Any], printed: str, folder: Pat
     assert tags["ppo"] == tags["a2c"] >= {"rlhf/kl", "rlhf/reward"}
 
 
+def check_dialog_task(example: dict[str, Any], printed: str, folder: Path) -> None:
+    sums = re.findall(rf"^(ppo|rloo): sum of three ratings {ESTIMATE}  ->  {ESTIMATE}", printed, re.M)
+    assert [algo for algo, *_ in sums] == ["ppo", "rloo"]
+    assert all(0 <= number(value) <= 3 for _, *values in sums for value in values)
+    assert re.findall(r"^  (\w+): ", printed, re.M)[0] == "assistant"
+
+
+def check_person_in_the_dialog(example: dict[str, Any], printed: str, folder: Path) -> None:
+    assert re.search(r"^\d+ dialogs, their last ratings in sum: ", printed, re.M)
+
+
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
 
 
@@ -133,6 +144,7 @@ def test_example(
     monkeypatch.chdir(tmp_path)  # what they write
     small = {"hacking_without_kl_penalty": ["64", "0", "8"], "people_in_the_loop": ["64", "8"]}
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *small.get(name, ["64"])])
+    monkeypatch.setattr("builtins.input", lambda question: "1" if "rating" in question else "why")  # a person
     evaluate = agents.evaluate
     few = {"n_episodes": 16}
     monkeypatch.setattr(agents, "evaluate", lambda *given, **kwargs: evaluate(*given, **{**kwargs, **few}))

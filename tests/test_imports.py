@@ -15,12 +15,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # A part of rlhf_envs may import the parts above it, and its own modules.
 ORDER = [
-    {"control_tokens", "files", "names", "words"},
+    {"control_tokens", "files", "names", "time_limit", "words"},
     {"datasets", "models", "rendering"},
     {"episode_options", "feedback", "tokens"},
-    {"chat_format", "rewards"},
-    {"preferences", "prompts", "tasks"},
+    {"chat_format", "dialogs", "rewards"},
+    {"preferences", "prompts", "replies", "tasks"},
     {"action_masks", "finished"},
+    {"contexts"},
     {"episodes"},
     {"text_env"},
     {"vector_env"},

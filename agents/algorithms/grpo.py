@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.kl_penalty import charge, k3_loss
+from .common.credit import Credit, check_credit
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, PolicyGradient, check_clip_range, clip_metrics, clipped, spread
 
@@ -43,10 +44,13 @@ class GRPO(PolicyGradient):
         kl: where the KL to the reference is charged, with weight `kl_coef`: in the "loss" or in the "reward".
         loss_type: "grpo", the mean over a completion's tokens and then over completions; "dr_grpo", the sum over
             tokens divided by completions times `max_new_tokens`; "dapo", the mean over all tokens of a minibatch.
+        credit: what a token's advantage is made of: "episode", the score of the completion; "turn", in a dialog, the
+            rewards from the token's turn on, compared with the same turn of the group's other dialogs.
         scale_rewards: divide a group's advantages by its standard deviation.
 
     Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=2`, `group_size=4`, `clip_range=0.2`, `kl="loss"`,
-    `loss_type="dapo"`, `scale_rewards=True`. All other arguments and defaults are as in `PolicyGradient`.
+    `loss_type="dapo"`, `scale_rewards=True`, `credit="episode"`. All other arguments and defaults are
+    as in `PolicyGradient`.
 
     Raises:
         ValueError: an argument has none of these values.
@@ -67,6 +71,7 @@ class GRPO(PolicyGradient):
         kl: Literal["loss", "reward"] = "loss",
         loss_type: Literal["grpo", "dr_grpo", "dapo"] = "dapo",
         scale_rewards: bool = True,
+        credit: Credit = "episode",
         **kwargs: Any,
     ) -> None:
         if kl not in ("loss", "reward"):
@@ -74,16 +79,20 @@ class GRPO(PolicyGradient):
         if loss_type not in LOSS_TYPES:
             raise ValueError(f"loss_type={loss_type!r}: expected {', '.join(map(repr, LOSS_TYPES))}")
         self.clip_range, self.kl = check_clip_range(clip_range), kl
-        self.loss_type, self.scale_rewards = loss_type, scale_rewards
+        self.loss_type, self.scale_rewards, self.credit = loss_type, scale_rewards, check_credit(credit)
         super().__init__(policy, env, learning_rate, batch_size, n_epochs, group_size, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        scores = buffer.scores.astype(np.float64)
-        if self.kl == "reward":
-            scores = charge(scores, buffer.sum_by_episode(buffer.kl), buffer.kl_coef)
         self._kl_coef = buffer.kl_coef if self.kl == "loss" else 0.0
-        advantages = relative_to_group(scores, self.group_size, self.scale_rewards)
-        return spread(advantages, buffer), spread(scores, buffer)
+        charged = buffer.kl_coef if self.kl == "reward" else 0.0
+        if self.credit == "turn":
+            turns = buffer.turns(charge(buffer.rewards, buffer.kl, charged))
+            return turns.compared(self._compare), turns.spread(turns.returns)
+        scores = charge(buffer.scores.astype(np.float64), buffer.sum_by_episode(buffer.kl), charged)
+        return spread(self._compare(scores), buffer), spread(scores, buffer)
+
+    def _compare(self, scores: np.ndarray) -> np.ndarray:
+        return relative_to_group(scores, self.group_size, self.scale_rewards)
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)

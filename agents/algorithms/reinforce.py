@@ -10,6 +10,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch.nn import functional
 
 from ..core.kl_penalty import charge
+from .common.credit import Credit, check_credit
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import PolicyGradient
 
@@ -34,13 +35,15 @@ class Reinforce(PolicyGradient):
     Args:
         baseline: "mean", the mean return of the rollout's episodes; "value", the value head, fitted by least squares
             with weight `vf_coef`; "none".
+        credit: what a token is credited with, before the baseline: "episode", the reward still to come from this token
+            on; "turn", from its turn of a dialog on. Then the mean of the baseline is taken turn by turn.
         normalize_advantage: divide the advantages by their standard deviation over the rollout's tokens.
 
-    Defaults: `learning_rate=3e-4`, `baseline="mean"`, `normalize_advantage=True`, `vf_coef=0.1`. All other
-    arguments and defaults are as in `PolicyGradient`.
+    Defaults: `learning_rate=3e-4`, `baseline="mean"`, `normalize_advantage=True`, `credit="episode"`, `vf_coef=0.1`.
+    All other arguments and defaults are as in `PolicyGradient`.
 
     Raises:
-        ValueError: `baseline` is none of the three.
+        ValueError: `baseline` or `credit` has none of these values.
     """
 
     defaults = PolicyGradient.defaults | {"learning_rate": 3e-4, "vf_coef": 0.1}
@@ -52,21 +55,27 @@ class Reinforce(PolicyGradient):
         learning_rate: float | Schedule | None = None,
         baseline: Literal["mean", "value", "none"] = "mean",
         normalize_advantage: bool = True,
+        credit: Credit = "episode",
         **kwargs: Any,
     ) -> None:
         if baseline not in ("mean", "value", "none"):
             raise ValueError(f"baseline={baseline!r}: expected 'mean', 'value' or 'none'")
-        self.baseline, self.normalize_advantage = baseline, normalize_advantage
+        self.baseline, self.normalize_advantage, self.credit = baseline, normalize_advantage, check_credit(credit)
         super().__init__(policy, env, learning_rate, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         rewards = charge(buffer.rewards, buffer.kl, buffer.kl_coef)
-        returns = rewards_to_go(rewards, buffer.segments)
+        if self.credit == "turn":
+            turns = buffer.turns(rewards)
+            returns = turns.spread(turns.returns)
+            means = turns.compared(lambda column: column * 0 + column.mean())
+        else:
+            returns, means = rewards_to_go(rewards, buffer.segments), buffer.sum_by_episode(rewards).mean()
         advantages = returns
         if self.baseline == "value":
             advantages = returns - buffer.values
         elif self.baseline == "mean":
-            advantages = returns - buffer.sum_by_episode(rewards).mean()
+            advantages = returns - means
         if self.normalize_advantage:
             advantages = advantages / (advantages.std() + 1e-8)
         return advantages, returns

@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.type_aliases import Schedule
 
 from ..core.kl_penalty import charge
+from .common.credit import Credit, check_credit
 from .common.episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, PolicyGradient, check_clip_range, clip_metrics, clipped, spread
 
@@ -32,13 +33,15 @@ class RLOO(PolicyGradient):
     Args:
         group_size: completions per prompt, k in the paper.
         clip_range: clip range of the ratio of a completion's probabilities; None for no clipping.
+        credit: what is an action: "episode", the whole completion; "turn", each turn of a dialog, credited with the
+            rewards from its own turn on, and compared with the same turn of the group's other dialogs.
         normalize_advantage: divide the advantages by their standard deviation over the rollout.
 
     Defaults: `learning_rate=1e-4`, `batch_size=512`, `n_epochs=2`, `group_size=4`, `clip_range=0.2`,
-    `normalize_advantage=False`. All other arguments and defaults are as in `PolicyGradient`.
+    `normalize_advantage=False`, `credit="episode"`. All other arguments and defaults are as in `PolicyGradient`.
 
     Raises:
-        ValueError: `clip_range` is not above 0.
+        ValueError: `clip_range` is not above 0, or `credit` is neither of the two.
     """
 
     min_group_size = 2
@@ -54,22 +57,33 @@ class RLOO(PolicyGradient):
         group_size: int = 4,
         clip_range: float | None = 0.2,
         normalize_advantage: bool = False,
+        credit: Credit = "episode",
         **kwargs: Any,
     ) -> None:
         self.clip_range, self.normalize_advantage = check_clip_range(clip_range), normalize_advantage
+        self.credit = check_credit(credit)
         super().__init__(policy, env, learning_rate, batch_size, n_epochs, group_size, **kwargs)
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
-        scores = charge(buffer.scores, buffer.sum_by_episode(buffer.kl), buffer.kl_coef)
-        advantages = leave_one_out(scores, self.group_size)
+        if self.credit == "turn":
+            turns = buffer.turns(charge(buffer.rewards, buffer.kl, buffer.kl_coef))
+            advantages, returns = turns.compared(self._compare), turns.spread(turns.returns)
+        else:
+            scores = charge(buffer.scores, buffer.sum_by_episode(buffer.kl), buffer.kl_coef)
+            advantages, returns = (spread(each, buffer) for each in (self._compare(scores), scores))
         if self.normalize_advantage:
             advantages = advantages / (advantages.std() + 1e-8)
-        return spread(advantages, buffer), spread(scores, buffer)
+        return advantages, returns
+
+    def _compare(self, scores: np.ndarray) -> np.ndarray:
+        return leave_one_out(scores, self.group_size)
 
     def _loss(self, samples: EpisodeSamples) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         _, log_prob, entropy = self.policy.evaluate_actions(samples.observations, samples.actions)
-        log_ratio = samples.sum_by_episode(log_prob - samples.old_log_prob)
-        advantages = samples.one_by_episode(samples.advantages)
+        units = samples.turns if self.credit == "turn" else samples.observations["rows"]
+        sums = log_prob.new_zeros(int(units[-1]) + 1)
+        log_ratio = sums.index_add(0, units, log_prob - samples.old_log_prob)
+        advantages = sums.index_put((units,), samples.advantages)  # equal for all actions of a unit
         policy_loss = -clipped(log_ratio.exp(), advantages, self.clip_range).mean()
         metrics = {"policy_gradient_loss": policy_loss, "entropy_loss": -entropy.mean()}
         metrics |= clip_metrics(log_ratio, self.clip_range)

@@ -15,6 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from rlhf_envs.dialogs import total_reward
 from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.rewards.shaping import whole_number
 from rlhf_envs.vector_env import TextGenerationVectorEnv, row_seeds
@@ -33,7 +34,8 @@ class TextVecEnv(VecEnv):
 
     It does what `DummyVecEnv` over `Monitor`ed `TextGenerationEnv`s does. The info of an ended episode carries
     `terminal_observation`, `TimeLimit.truncated` (always False), Monitor's `episode` (`r`, `l`, `t`) and the keys of
-    the environment (`prompt`, `completion`, `finish_reason`, `reward_components`, `index`). Other infos are empty.
+    the environment (`prompt`, `completion`, `finish_reason`, `reward_components`, `index`). Other infos are empty. The
+    `r` of an episode is the sum of its rewards, those of turns too.
     Every observation is a new array.
 
     With `score="rollout"` the episodes that end in a rollout are scored in one reward call after it, when a rollout
@@ -106,7 +108,7 @@ class TextVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         later = {episode.row: episode for episode in unscored or ()}
         for row, (final_obs, info) in ended.items():
-            total = round(float(rewards[row]), 6)
+            total = round(total_reward(rewards[row], info), 6)
             if row in later:
                 later[row].earned, total = total, math.nan
             episode = {"r": total, "l": int(steps[row]) + 1, "t": seconds}

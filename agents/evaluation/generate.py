@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from rlhf_envs.datasets.messages import Messages, Prompt, answer_to, said, shown
+from rlhf_envs.dialogs import total_reward
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.rewards import check_signature
 from rlhf_envs.rewards.state import frozen_rewards
@@ -38,6 +39,7 @@ class Completion:
         row: the contents of that row.
         metrics: the task's metrics of the episode.
         messages: the prompt's messages; None if it is a string.
+        turns: the completion's messages where somebody replied to the agent; None elsewhere.
         action_masks: (n_actions, ceil(V / 8)) uint8, `np.packbits` of the masks that held; None if none did.
     """
 
@@ -54,6 +56,7 @@ class Completion:
     action_masks: np.ndarray | None = field(default=None, repr=False)
     metrics: dict[str, float] = field(default_factory=dict)
     messages: Messages | None = field(default=None, repr=False)
+    turns: Messages | None = field(default=None, repr=False)
 
     @property
     def asked(self) -> Prompt:
@@ -63,12 +66,13 @@ class Completion:
     @property
     def answered(self) -> Prompt:
         """Return the completion as rewards get it."""
-        return answer_to(self.asked, self.completion)
+        return self.turns or answer_to(self.asked, self.completion)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the entry of a JSON report. Of a conversation it has the `messages` of the prompt too."""
+        """Return the entry of a JSON report. A conversation has the `messages` of its prompt too, and its `turns`."""
         entry = {name: getattr(self, name) for name in ("prompt", "completion", "reward", "finish_reason")}
-        return entry if self.messages is None else {**entry, "messages": self.messages}
+        more = {"messages": self.messages, "turns": self.turns}
+        return {**entry, **{name: value for name, value in more.items() if value is not None}}
 
 
 def held_out_indices(n_rows: int, n_episodes: int) -> np.ndarray:
@@ -174,7 +178,8 @@ def generate_in(
         rows = batch if len(batch.ids) == len(chosen) else batch.copy(len(chosen))
         generators = [np.random.default_rng([seed, first + start + i]) for i in range(len(chosen))]
         uniforms = np.stack([generator.random(batch.max_new_tokens) for generator in generators])
-        completions += _complete(rows, policy, chosen, uniforms, deterministic, on_step)
+        seeds = [int(generator.integers(2**63)) for generator in generators]  # of the users who reply
+        completions += _complete(rows, policy, chosen, uniforms, deterministic, on_step, seeds)
     return completions
 
 
@@ -184,12 +189,13 @@ def _complete(
     indices: np.ndarray,
     uniforms: np.ndarray,
     deterministic: bool,
-    on_step: Callable[[EpisodeBatch], None] | None = None,
+    on_step: Callable[[EpisodeBatch], None] | None,
+    seeds: Sequence[int],
 ) -> list[Completion]:
     """Complete the prompts at `indices` (n,), one per row of `batch`, with random numbers `uniforms` (n, steps)."""
     n = len(indices)
     for row, index in enumerate(indices):
-        batch.start(row, int(index))
+        batch.start(row, int(index), seeds[row])
     finished: list[Completion | None] = [None] * n
     columns, log_probs = (np.zeros((n, batch.max_new_tokens), dtype) for dtype in (np.int64, np.float32))
     masks: list[np.ndarray] = []  # one per step, (n, ceil(V / 8))
@@ -213,8 +219,9 @@ def _complete(
                     **{key: info[key] for key in ("index", "finish_reason")},
                     prompt=shown(info["prompt"]),
                     completion=said(info["completion"]),
-                    messages=info["prompt"] if "messages" in info else None,
-                    reward=float(rewards[row]),
+                    messages=info["prompt"] if isinstance(info["prompt"], list) else None,
+                    turns=info["completion"] if batch.dialogs and isinstance(info["completion"], list) else None,
+                    reward=total_reward(rewards[row], info),
                     components=info["reward_components"],
                     input_ids=batch.ids[row, : batch.lengths[row]].copy(),
                     columns=columns[row, : step + 1].copy(),

@@ -141,8 +141,10 @@ def answer_to(prompt: Prompt, completion: str) -> Prompt:
 
 
 def said(completion: Prompt) -> str:
-    """Return the text of a completion, which is a string or messages."""
-    return completion if isinstance(completion, str) else "\n\n".join(message["content"] for message in completion)
+    """Return the text of a completion, which is a string or messages: what the assistant says, then role lines."""
+    if isinstance(completion, str):
+        return completion
+    return "\n\n".join([*(message["content"] for message in completion[:1]), *turn_lines(completion[1:])])
 
 
 def role_lines(messages: Messages, tokenizer: PreTrainedTokenizerBase | None = None) -> str:

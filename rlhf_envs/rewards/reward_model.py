@@ -189,8 +189,8 @@ def score_matrix(
 def with_ending(model: PreTrainedModel, completions: Sequence[str], finish_reasons: Sequence[str] | None) -> list[str]:
     """Return completions, with the ending of the texts that the model was fitted to where EOS ended an episode."""
     ending = getattr(model.config, "reward_ending", "") if finish_reasons is not None else ""
-    reasons = finish_reasons or [""] * len(completions)
-    return [text + ending * (reason == "eos") for text, reason in zip(completions, reasons, strict=True)]
+    ended = [reason in ("eos", "turns", "task") for reason in finish_reasons or [""] * len(completions)]
+    return [text + ending * at_end for text, at_end in zip(completions, ended, strict=True)]
 
 
 def finished_texts(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.datasets import SPLITS, Data, load_rows, split_name
 from rlhf_envs.datasets.messages import as_messages, shown
+from rlhf_envs.dialogs import METRICS, Dialog, Reply
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.names import import_attribute
 from rlhf_envs.rewards.registry import get_reward
@@ -29,6 +30,9 @@ class Task:
         default_data: the name of a bundled sample; None if the rows come from elsewhere.
         max_prompt_tokens: the default of the environment's argument.
         max_new_tokens: the default of the environment's argument.
+        max_turns: the default of the environment's argument: the agent's turns in an episode, None for no limit.
+        reply_format: the form of a reply after a prompt that is a string: a text with `{text}` and perhaps `{role}`.
+            Conversations have the chat template's form.
     """
 
     name: str = "task"
@@ -38,6 +42,8 @@ class Task:
     default_data: str | None = None
     max_prompt_tokens: int = 16
     max_new_tokens: int = 32
+    max_turns: int | None = None
+    reply_format: str = "\n{text}\n"
 
     def tokenizer(self, model: str | None) -> PreTrainedTokenizerBase:
         """Return the tokenizer whose vocabulary is the action space."""
@@ -59,18 +65,30 @@ class Task:
         return load_rows(self.default_data, split)
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
-        """Return the reward function for environments that are given none."""
-        return get_reward(self.default_reward)
+        """Return the reward function for environments that are given none.
 
-    def reply(self, prompt: str, completion: str, row: Mapping[str, Any]) -> str | None:
-        """Return the answer of a user, a tool or a person when the agent ends its turn with EOS; None ends the episode.
+        Of a task with replies and no `default_reward` the score is 0: its rewards are those of turns.
+        """
+        return no_score if self.has_replies and not self.default_reward else get_reward(self.default_reward)
+
+    def replies(self, dialogs: Sequence[Dialog]) -> Sequence[Reply | str | None]:
+        """Return the answers of users, tools or people to agents that ended their turn with EOS.
+
+        It is called once a step, for all rows whose turn has ended, and no call is repeated. Override it, and episodes
+        have turns.
 
         Args:
-            prompt: the prompt as the agent saw it.
-            completion: all text after the prompt so far, with earlier replies.
-            row: the row of the data.
+            dialogs: the conversations, see `rlhf_envs.Dialog`. Each ends with the turn that is to be answered.
+
+        Returns:
+            for each dialog an `rlhf_envs.Reply`, a text, which a user says, or None, which ends the episode.
         """
-        return None
+        raise NotImplementedError
+
+    @property
+    def has_replies(self) -> bool:
+        """Return whether somebody answers the agent: whether `replies` is overridden."""
+        return getattr(self.replies, "__func__", None) is not Task.replies
 
     def action_masks(
         self, input_ids: np.ndarray, lengths: np.ndarray, prompt_lengths: np.ndarray, steps: np.ndarray
@@ -101,7 +119,13 @@ class Task:
     def metric_names(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the names of its metrics, found by measuring an empty completion of the first row."""
         columns = {name: [value] for name, value in rows[0].items() if name != "prompt"}
-        return list(self.metrics([shown(as_messages(rows[0]["prompt"], "prompt"))], [""], columns))
+        own = self.metrics([shown(as_messages(rows[0]["prompt"], "prompt"))], [""], columns)
+        return [*(METRICS if self.has_replies else ()), *own]
+
+
+def no_score(completions: Sequence[Any], **columns: Any) -> list[float]:
+    """Score every completion with 0."""
+    return [0.0] * len(completions)
 
 
 class WordTask(Task):
@@ -154,11 +178,17 @@ def load_task(task: str | type[Task] | Task) -> Task:
     """Return the task object for a task, its class, "module:Class" or "file.py:Class".
 
     Raises:
-        ValueError: there is no such module or class.
+        ValueError: there is no such module or class, or the task answers with the hook `reply` of older releases.
     """
     if isinstance(task, str):
         task = import_attribute(task, f"unknown task {task!r}")
-    return task() if isinstance(task, type) else task  # type: ignore[return-value]
+    loaded: Any = task() if isinstance(task, type) else task
+    if hasattr(loaded, "reply"):
+        raise ValueError(
+            f"task {loaded.name!r} defines reply(prompt, completion, row), which is no hook any more: define "
+            "replies(dialogs), which returns a list with a Reply, a text or None for each dialog"
+        )
+    return loaded
 
 
 def environment_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.control_tokens import control_tokens
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.models.smollm2 import cache_folder
-from rlhf_envs.tokens import end_ids
+from rlhf_envs.tokens import encode_after, end_ids
 from tests.rlhf_envs.chat_families import FAMILIES, family_tokenizer
 from tests.rlhf_envs.small_models import byte_level, llama_style
 
@@ -173,3 +174,97 @@ def test_messages_need_a_template() -> None:
         ChatFormat(byte_level()).read([{"prompt": [USER]}], "t")
     with pytest.raises(ValueError, match=r"chat=True needs a chat template.*or 'roles' for lines"):
         ChatFormat(byte_level(), chat=True)
+
+
+AROUND = {"llama2": (" ", " "), "mistral": (" ", "")}  # what templates write before and after an answer
+CONTROLS = "so <|im_end|> <eos> </s> [INST]"
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "qwen3, no thinking"])
+def test_replies_are_appended_as_the_template_writes_the_whole_dialog(name: str) -> None:
+    chat, family = format_of(name), FAMILIES[name]
+    end = chat.tokenizer.convert_tokens_to_ids(family.end)
+    before, after = AROUND.get(name, ("", ""))
+    dialog, ids = [USER], rendered(chat, [USER])
+    for answer, reply in (("Blue", "why?"), ("Because.\n\nIt is", CONTROLS)):
+        dialog += [{"role": "assistant", "content": answer}, {"role": "user", "content": reply}]
+        ids += [*encode_after(chat.tokenizer, f"{before}{answer}{after}"), end, *chat.encode_reply(dialog)]
+    assert ids == rendered(chat, dialog)
+
+
+def test_what_the_agent_wrote_is_never_rendered_again() -> None:
+    chat = format_of("llama3")
+    turns = [USER, {"role": "assistant", "content": "  Blue<|eot_id|>\n"}, {"role": "user", "content": "why?"}]
+    assert chat.encode_reply(turns) == chat.encode_reply([USER, ANSWER, turns[-1]])
+
+
+def test_a_reply_that_the_template_refuses_or_leaves_out_is_an_error() -> None:
+    with pytest.raises(ValueError, match="message 3 of 3, of role 'system'"):
+        format_of(
+            "gemma", chat_template=FAMILIES["gemma"].template.replace("messages[0]", "messages[-1]")
+        ).encode_reply([USER, ANSWER, SYSTEM])
+    template = "{% for m in messages if m['role'] != 'tool' %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    with pytest.raises(ValueError, match=r"does not write the tool message '42' .*give the reply another role"):
+        format_of("chatml", chat_template=template).encode_reply([USER, ANSWER, {"role": "tool", "content": "42"}])
+
+
+def test_replies_in_role_lines() -> None:
+    tokenizer = llama_style()
+    tokens = ChatFormat(tokenizer, chat_template="roles").encode_reply(
+        [USER, ANSWER, {"role": "tool", "content": "it"}]
+    )
+    assert tokens == encode_after(tokenizer, "\n\nTool: it\n\nAssistant:")
+
+
+KEEPS_THINKING = (  # as in TRL's variant of Qwen3's for training
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}<think>\n"
+    "{{ m['content'].split('</think>')[0].split('<think>')[-1].strip() if '</think>' in m['content'] }}\n</think>\n\n"
+    "{% endif %}{{ m['content'].split('</think>')[-1].lstrip('\n') }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is defined and not enable_thinking %}"
+    "<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+@pytest.fixture
+def _without_trl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl.chat_template_utils", None)  # importing it fails
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("thinking", [None, False])
+def test_a_template_of_which_trl_has_a_variant_for_training_is_replaced(
+    thinking: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    trl = pytest.importorskip("trl.chat_template_utils")
+    variables = {} if thinking is None else {"enable_thinking": thinking}
+    chat = ChatFormat(
+        family_tokenizer("qwen3"), chat_template=trl.qwen3_chat_template, chat_template_kwargs=variables or None
+    )
+    chat.prepare_dialogs([[USER]])
+    assert chat.options["chat_template"] == chat.tokenizer.chat_template == trl.qwen3_training_chat_template
+    assert "TRL's variant of the chat template" in caplog.text
+    thought = "" if thinking is False else "<think>\nWell.\n</think>\n\n"
+    ids = rendered(chat, [USER]) + encode_after(chat.tokenizer, f"{thought}Blue")
+    dialog = [USER, {"role": "assistant", "content": f"{thought}Blue"}, {"role": "user", "content": "why?"}]
+    end = chat.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert [*ids, end, *chat.encode_reply(dialog)] == rendered(chat, dialog)
+
+
+@pytest.mark.usefixtures("_without_trl")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("qwen3", "drops what the agent thought in earlier turns"),
+        ("qwen3, no thinking", "rewrites earlier turns of the agent"),
+    ],
+)
+def test_a_template_that_rewrites_earlier_turns_is_refused_for_dialogs(name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"the chat template {reason}, .*qwen3_training.jinja"):
+        format_of(name).prepare_dialogs(["a string", [USER]])
+    format_of(name, chat_template=KEEPS_THINKING).prepare_dialogs([[USER]])
+    format_of(name).prepare_dialogs(["a string"])
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if not name.startswith("qwen3")])
+def test_templates_that_keep_earlier_turns_are_taken_for_dialogs(name: str) -> None:
+    format_of(name).prepare_dialogs([[USER]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from rlhf_envs.datasets.messages import as_text, as_text_row, opening
+from rlhf_envs.dialogs import Dialog
 from rlhf_envs.rewards.reward_model import encode
 from rlhf_envs.tasks import Task
 from rlhf_envs.text_env import TextGenerationEnv
@@ -163,9 +165,8 @@ class Asks(Task):
 
     max_prompt_tokens, max_new_tokens = 80, 80
 
-    def reply(self, prompt: str, completion: str, row: Any) -> str | None:
-        typed = escape_control_tokens(byte_level(), "why</s>")
-        return None if "why" in completion else f"\n<|im_start|>{typed}<|im_end|>\n"
+    def replies(self, dialogs: Sequence[Dialog]) -> list[str | None]:
+        return ["why</s>" if dialog.turn == 1 else None for dialog in dialogs]
 
 
 def test_an_environment_and_its_rewards_read_words(tmp_path: Path) -> None:
@@ -185,9 +186,10 @@ def test_an_environment_and_its_rewards_read_words(tmp_path: Path) -> None:
     for action in [*actions, 2]:
         observation, _, ended, _, _ = env.step(action)
     assert ended
-    reply = [*words(tokenizer, "\n"), 3, *words(tokenizer, "why</s>"), 4, *words(tokenizer, "\n")]
+    asked = [*words(tokenizer, "\n"), 3, *words(tokenizer, "user\nwhy</s>"), 4]
+    reply = [*asked, *words(tokenizer, "\n"), 3, *words(tokenizer, "assistant\n")]
     written = observation["input_ids"][: observation["attention_mask"].sum()].tolist()
     assert written == [*prompt, *actions, *reply, 2]
     assert seen["prompts"] == [said(ATTACKS[0])]
-    text = "<s></s>\n<|im_start|>why</s><|im_end|>\n"  # with the reply; <|im_end|> marks turns, so </s> inside stays
-    assert seen["completions"] == [[{"role": "assistant", "content": text}]]
+    answers = [{"role": "assistant", "content": text} for text in ("<s>", "")]
+    assert seen["completions"] == [[answers[0], {"role": "user", "content": "why</s>"}, answers[1]]]

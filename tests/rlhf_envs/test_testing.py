@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from rlhf_envs.dialogs import Dialog, Reply
 from rlhf_envs.tasks import WordTask
 from rlhf_envs.testing import check_text_env
 from rlhf_envs.text_env import TextGenerationEnv
@@ -30,8 +31,8 @@ class Words(WordTask):
 
 
 class Answering(Words):
-    def reply(self, prompt: str, completion: str, row: Any) -> str | None:
-        return "c" if completion.count("c") < 2 else None
+    def replies(self, dialogs: Sequence[Dialog]) -> list[Reply | None]:
+        return [Reply("c", reward=1.0) if dialog.turn < 3 else None for dialog in dialogs]
 
 
 def count_words(prompts: list[str], completions: list[str], **columns: list[Any]) -> list[float]:
@@ -99,7 +100,7 @@ class EndsEarly(Env):
     def step(self, action: Any) -> Any:
         result = super().step(action)
         if self.episodes.steps[0] == 2 and not result[2]:
-            finished = self.episodes._finish(np.array([0]), np.array([False]))
+            finished = self.episodes._finish(np.array([0]), ["length"])
             self.episodes.score(finished)
             return result[0], 0.0, True, False, finished[0].info
         return result
@@ -196,7 +197,7 @@ class AppendsAStrangeToken(Env):
         (Truncates, "never truncated"),
         (ForgetsTheFirstToken, "only grow by appending"),
         (PadsOnTheLeft, "right-padded"),
-        (RewardsEveryToken, "the reward falls at the end"),
+        (RewardsEveryToken, "rewards fall at the end"),
         (RewardsWithNan, "finite float"),
         (IgnoresEos, "EOS without a reply must end"),
         (NamesTheWrongReason, "finish_reason must be 'eos'"),
@@ -225,6 +226,18 @@ def test_right_environments_without_a_spec_pass() -> None:
     check_text_env(Env())
     check_text_env(TextGenerationEnv(Answering))
     check_text_env(Env(reward_fn=lambda prompts, **_: [1.0] * len(prompts)))  # cannot be pickled, nor need it be
+
+
+class Forgets(Answering):
+    def replies(self, dialogs: Sequence[Dialog]) -> list[Reply | None]:
+        for dialog in dialogs:
+            dialog.state["seen"] = {"a"}
+        return super().replies(dialogs)
+
+
+def test_a_dialogs_state_that_cannot_be_saved_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"cannot be saved: .*state\['seen'\] is a set"):
+        check_text_env(TextGenerationEnv(Forgets))
 
 
 class ReadsAFileTwice(Words):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tokenizers.processors import TemplateProcessing
 
+from rlhf_envs.dialogs import Dialog
 from rlhf_envs.prompts import _warn_once
 from rlhf_envs.rewards import Reward
 from rlhf_envs.rewards.rules import TokenBanditReward
@@ -42,8 +43,8 @@ def count_words(prompts: list[str], completions: list[str], **columns: list[Any]
 class Echo(Words):
     """A user who answers "d d" until it has been said twice."""
 
-    def reply(self, prompt: str, completion: str, row: Any) -> str | None:
-        return "d d" if completion.count("d") < 4 else None
+    def replies(self, dialogs: Sequence[Dialog]) -> list[str | None]:
+        return ["d d" if str(dialog.messages).count("d") < 4 else None for dialog in dialogs]
 
 
 def context(obs: dict[str, np.ndarray]) -> list[int]:
@@ -174,7 +175,7 @@ def test_a_reply_needs_room_for_itself_and_an_action(room: int, goes_on: bool) -
     obs, _, terminated, _, info = play(TextGenerationEnv(Echo, max_new_tokens=room), [EOS])
     assert terminated is not goes_on
     assert len(context(obs)) == (4 if goes_on else 2)
-    assert goes_on or info["finish_reason"] == "eos"
+    assert goes_on or (info["finish_reason"], info["metrics"]) == ("length", {"turns": 1, "reply_cut": 1})
 
 
 def test_long_prompts_lose_their_beginning_and_are_counted_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from rlhf_envs.dialogs import Dialog
 from rlhf_envs.tasks import Task
 from rlhf_envs.text_env import TextGenerationEnv
 from rlhf_envs.tokens import (
@@ -200,9 +202,10 @@ def test_rewards_read_role_marks_and_no_text_without_them(tmp_path: Path) -> Non
 def test_an_eos_that_marks_turns_in_the_prompt_marks_them_in_the_completion(tmp_path: Path) -> None:
     class Asks(Opening):
         max_new_tokens = 80
+        reply_format = "\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
-        def reply(self, prompt: str, completion: str, row: Any) -> str | None:
-            return None if "why" in completion else "\n<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n"
+        def replies(self, dialogs: Sequence[Dialog]) -> list[str | None]:
+            return ["why?" if dialog.turn == 1 else None for dialog in dialogs]
 
     tokenizer = byte_level(eos="<|im_end|>")
     env = open_env(tmp_path, tokenizer, CHAT, task=Asks)
@@ -215,10 +218,10 @@ def test_a_reply_is_read_without_a_space_that_it_does_not_have(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     class Closes(Opening):
-        max_new_tokens = 20
+        max_new_tokens, reply_format = 20, "{text}"
 
-        def reply(self, prompt: str, completion: str, row: Any) -> str | None:
-            return None if ")" in completion else ")好 (a)"
+        def replies(self, dialogs: Sequence[Dialog]) -> list[str | None]:
+            return [")好 (a)" if dialog.turn == 1 else None for dialog in dialogs]
 
     env = open_env(tmp_path, tokenizer, "the film (", task=Closes)
     good = encode_after(tokenizer, "good")

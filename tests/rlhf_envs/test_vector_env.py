@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +11,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.vector.utils import batch_space
 
+from rlhf_envs.dialogs import Dialog, Reply
 from rlhf_envs.tasks import WordTask
 from rlhf_envs.text_env import TextGenerationEnv
 from rlhf_envs.vector_env import TextGenerationVectorEnv, row_seeds
@@ -27,8 +28,13 @@ class Words(WordTask):
     max_prompt_tokens = 2
     max_new_tokens = 4
 
-    def reply(self, prompt: str, completion: str, row: Any) -> str | None:
-        return "d" if prompt.startswith("c") and "d" not in completion else None
+    def replies(self, dialogs: Sequence[Dialog]) -> list[Reply | None]:
+        """Rate every turn by its length, and leave it to chance what is said."""
+        return [self.answer(dialog) if dialog.row["prompt"].startswith("c") else None for dialog in dialogs]
+
+    def answer(self, dialog: Dialog) -> Reply:
+        dialog.state["said"] = dialog.state.get("said", 0) + len(dialog.messages[-1]["content"].split())
+        return Reply(str(dialog.rng.choice(["c", "d"])), reward=0.5 * dialog.state["said"], done=dialog.turn > 1)
 
     def reward(self, max_new_tokens: int) -> Any:
         return count_words
@@ -151,7 +157,7 @@ def test_text_is_decoded_only_where_an_episode_ends(monkeypatch: pytest.MonkeyPa
         env.step(np.full(4, A))
     assert decoded == []
     env.step(np.full(4, A))
-    assert decoded == [8]  # four prompts and four contexts, at once
+    assert decoded == [8, 8]  # four prompts and four contexts, at once; and, since there are replies, the last turns
 
 
 def test_infos_follow_gymnasiums_conventions() -> None:

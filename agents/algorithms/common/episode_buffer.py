@@ -10,6 +10,7 @@ import torch
 
 from ...core.kl_penalty import k3
 from ...core.segment_buffer import SegmentBuffer
+from .credit import Turns, turn_numbers
 
 __all__ = ["EpisodeRolloutBuffer", "EpisodeSamples"]
 
@@ -61,6 +62,11 @@ class EpisodeSamples(NamedTuple):
     reference_log_prob: torch.Tensor
     advantages: torch.Tensor
     returns: torch.Tensor
+
+    @property
+    def turns(self) -> torch.Tensor:
+        """Return the turn that each action belongs to, `(n,)` int64, counted through all episodes from 0."""
+        return turn_numbers(self.observations["rows"], self.observations["columns"])
 
     def sum_by_episode(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sums `(m,)` of `(n,)` values over the actions of each episode."""
@@ -235,6 +241,10 @@ class EpisodeRolloutBuffer(SegmentBuffer):
     def sum_by_episode(self, values: np.ndarray) -> np.ndarray:
         """Return the sums `(episodes,)` of `(n, 1)` values over the actions of each episode."""
         return np.bincount(self.segments[:, 0], weights=values[:, 0], minlength=self.n_segments)
+
+    def turns(self, rewards: np.ndarray) -> Turns:
+        """Return the returns by turn of `(n, 1)` rewards."""
+        return Turns.of(rewards, self.segments, self.columns)
 
     # Minibatches
 

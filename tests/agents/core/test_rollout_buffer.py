@@ -297,8 +297,8 @@ def test_an_episode_with_replies_is_one_sequence_whose_actions_are_the_agents_ow
     from rlhf_envs.vector_env import TextGenerationVectorEnv
 
     class Echo(IncreasingNumbers):
-        def reply(self, prompt, completion, row):
-            return " 7 7"
+        def replies(self, dialogs):
+            return ["7 7" for _ in dialogs]
 
     env = make_vec_env(lambda num_envs: TextGenerationVectorEnv(num_envs, Echo()), 6, seed=0)
     sizes = dict(n_steps=40, batch_size=120, rollout_buffer_class=SequenceRolloutBuffer, seed=0, device="cpu")

@@ -1,0 +1,33 @@
+"""The benchmark of the dialog bandit trains in both ways and prints a line for each."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of `benchmarks`, which is not installed."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("benchmarks.dialog_bandit")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_short_run_has_a_share_of_the_best_return(module: Any, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    monkeypatch.setattr(module, "N_ENVS", 8)
+    monkeypatch.setattr(module, "DIALOGS", 4)
+    monkeypatch.setattr(module, "ENOUGH", 0.0)
+    found = module.train("reinforce", late, 0, 200)
+    assert 0 <= found["share"] < 1
+    assert 0 < found["tokens"] < 200, "four dialogs have ended before"
+
+
+def test_a_line_counts_the_seeds_that_reach_the_optimum(module: Any) -> None:
+    runs = [{"share": 0.5, "tokens": float("nan")}, {"share": 1.0, "tokens": 3000.0}]
+    assert module._line("ppo", True, runs) == "| ppo | at the end | 75.0 (least 50.0) | 3,000 | 1 of 2 |"
