@@ -310,10 +310,10 @@ class EpisodeBatch(Contexts):
         """Return the episodes of ended rows, not scored yet; `reasons` says why each has ended."""
         talks: Sequence[Messages | None] = [None] * len(rows) if self.dialogs is None else self.conversations(rows)
         finished: list[FinishedEpisode] = []
-        for row, reason, talk, *texts in zip(rows.tolist(), reasons, talks, *self.texts(rows), strict=True):
+        for row, reason, talk, before, after in zip(rows.tolist(), reasons, talks, *self.texts(rows), strict=True):
             index = int(self.index[row])
-            prompt, completion = self._as_given(self.rows[index], *texts, talk)
-            info = {"prompt": prompt, "completion": completion, "finish_reason": reason, "index": index}
+            prompt, completion = self._as_given(self.rows[index], before, after, talk)
+            info: dict[str, Any] = {"prompt": prompt, "completion": completion, "finish_reason": reason, "index": index}
             if isinstance(prompt, list):
                 info["messages"] = [*prompt, *completion]
             if self.dialogs is not None:

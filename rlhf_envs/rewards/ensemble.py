@@ -184,7 +184,7 @@ class RewardEnsemble(Reward):
     def follow(self, device: Any) -> None:
         """Move to the device of a policy, unless a device was asked for."""
         for network in self.networks if self.follows else ():
-            network.to(device)  # type: ignore[arg-type]
+            network.to(device)
 
     @property
     def shared_trunk(self) -> bool:

@@ -269,7 +269,7 @@ class RewardModel(Reward):
     def follow(self, device: Any) -> None:
         """Move to the device of a policy, unless a device was asked for."""
         if self.follows:
-            self.model.to(device)  # type: ignore[arg-type]
+            self.model.to(device)
 
     def as_texts(self, prompts: Sequence[Prompt], completions: Sequence[Prompt]) -> tuple[list[str], list[str]]:
         """Return the texts of prompts and completions, see `as_model_texts`."""

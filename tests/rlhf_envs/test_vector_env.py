@@ -231,7 +231,7 @@ def test_render_gives_a_frame_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     env = TextGenerationVectorEnv(2, Words, render_mode="ansi")
     env.reset(options={"index": [0, 1]})
     env.step(np.array([B, D]))
-    assert env.render() == ("a | b", "b c | d")
+    assert env.render() == ("User: a\nAssistant: b", "User: b c\nAssistant: d")
     human = TextGenerationVectorEnv(2, Words, render_mode="human")
     human.reset(options={"index": [0, 1]})
     assert human.render() is None
