@@ -79,8 +79,12 @@ class Rollouts:
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self.sizes, self.vocab_size = sizes, 49152 * sizes.blocks // 30
-        shape = dict(hidden_size=576, num_attention_heads=9, num_key_value_heads=3, intermediate_size=1536)
-        sized = dict(vocab_size=self.vocab_size, num_hidden_layers=sizes.blocks, tie_word_embeddings=True)
+        shape: dict[str, Any] = dict(
+            hidden_size=576, num_attention_heads=9, num_key_value_heads=3, intermediate_size=1536
+        )
+        sized: dict[str, Any] = dict(
+            vocab_size=self.vocab_size, num_hidden_layers=sizes.blocks, tie_word_embeddings=True
+        )
         ids = spaces.Box(0, self.vocab_size - 1, (sizes.length,), np.int64)
         observation = spaces.Dict(input_ids=ids, attention_mask=spaces.Box(0, 1, (sizes.length,), np.int8))
         model = LlamaForCausalLM(LlamaConfig(**shape, **sized))
