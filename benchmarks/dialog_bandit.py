@@ -53,9 +53,10 @@ def train(algo: str, late: bool, seed: int, tokens: int) -> dict[str, float]:
 
     torch.set_num_threads(1)
     env = agents.make_vec_env("rlhf/DialogBandit-v0", N_ENVS, seed=seed, **({"task": LATE} if late else {}))
-    extra = {"credit": "turn"} if algo in BY_TURN and not late else {}
-    penalty = {agents.get_algorithm(algo).kl_argument: 0.0}
-    agent = agents.make(algo, env, seed=seed, device="cpu", **penalty, **SETTINGS[algo], **extra)
+    settings = {**SETTINGS[algo], agents.get_algorithm(algo).kl_argument: 0.0}
+    if algo in BY_TURN and not late:
+        settings["credit"] = "turn"
+    agent = agents.make(algo, env, seed=seed, device="cpu", **settings)
     reached = Reached()
     agent.learn(tokens, callback=reached)
     rows = np.resize(np.arange(len(env.get_attr("rows", 0)[0])), 1200)

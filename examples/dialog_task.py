@@ -37,7 +37,8 @@ register_task("my/Letters-v0", f"{__name__}:Letters")
 
 
 def main(n_timesteps: int) -> None:
-    for algo, kwargs in {"ppo": {}, "rloo": {"group_size": 4, "credit": "turn"}}.items():
+    settings: dict[str, dict[str, Any]] = {"ppo": {}, "rloo": {"group_size": 4, "credit": "turn"}}
+    for algo, kwargs in settings.items():
         options = {"chat_template": "roles"}
         env = make_vec_env("my/Letters-v0", 32, seed=0, **options)
         agent = make(algo, env, kl_coef=0.02, learning_rate=5e-4, seed=0, **kwargs)

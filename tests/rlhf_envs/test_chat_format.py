@@ -183,7 +183,7 @@ CONTROLS = "so <|im_end|> <eos> </s> [INST]"
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "qwen3, no thinking"])
 def test_replies_are_appended_as_the_template_writes_the_whole_dialog(name: str) -> None:
     chat, family = format_of(name), FAMILIES[name]
-    end = chat.tokenizer.convert_tokens_to_ids(family.end)
+    (end,) = [i for i in end_ids(chat.tokenizer, None) if chat.tokenizer.convert_ids_to_tokens(i) == family.end]
     before, after = AROUND.get(name, ("", ""))
     dialog, ids = [USER], rendered(chat, [USER])
     for answer, reply in (("Blue", "why?"), ("Because.\n\nIt is", CONTROLS)):

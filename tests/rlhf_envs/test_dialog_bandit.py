@@ -10,14 +10,15 @@ import pytest
 from rlhf_envs.tasks.dialog_bandit import DialogBandit, LateDialogBandit, best_return
 from rlhf_envs.text_env import TextGenerationEnv
 
+WORDS = {word: i for i, word in enumerate(DialogBandit.words, start=2)}  # after pad and EOS
+
 
 def play(env: TextGenerationEnv, index: int, question: str, answer: str) -> tuple[list[float], str]:
     """Return the rewards of the two turns, and what the customer said."""
-    ids = {word: env.tokenizer.convert_tokens_to_ids(word) for word in DialogBandit.words}
     env.reset(seed=0, options={"index": index})
     rewards = []
     for word in (question, answer):
-        for action in [ids[word], 1]:
+        for action in [WORDS[word], 1]:
             _, reward, terminated, _, info = env.step(action)
         rewards.append(reward)
     assert terminated
@@ -65,8 +66,7 @@ def test_the_late_one_pays_the_same_with_the_second_turn() -> None:
 def test_a_turn_of_two_words_earns_and_tells_nothing() -> None:
     env = TextGenerationEnv(DialogBandit)
     env.reset(options={"index": 0})
-    when = env.tokenizer.convert_tokens_to_ids("when")
-    rewards = [env.step(action)[1] for action in (when, when, 1)]
+    rewards = [env.step(action)[1] for action in (WORDS["when"], WORDS["when"], 1)]
     assert rewards == [0, 0, 0]
     assert env.episodes.dialogs is not None
     assert env.episodes.dialogs[0].messages[-1]["content"] == "no"

@@ -276,7 +276,13 @@ def test_a_conversation_goes_to_the_reward_as_messages_and_is_drawn_in_bubbles(t
         scored.extend([*prompts, *completions])
         return [0.0]
 
-    options = {"model": model, "data": [{"prompt": "hi"}], "reward_fn": reward, "chat": True, "chat_template": "roles"}
+    options: Any = {
+        "model": model,
+        "data": [{"prompt": "hi"}],
+        "reward_fn": reward,
+        "chat": True,
+        "chat_template": "roles",
+    }
     env = TextGenerationEnv(Asks, render_mode="ansi", **options)
     yes = env.tokenizer(" yes", add_special_tokens=False)["input_ids"]
     play(env, [*yes, 2, yes[1]])

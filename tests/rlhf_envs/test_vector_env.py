@@ -235,7 +235,7 @@ def test_render_gives_a_frame_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     human = TextGenerationVectorEnv(2, Words, render_mode="human")
     human.reset(options={"index": [0, 1]})
     assert human.render() is None
-    assert capsys.readouterr().out == "a |\nb c |\n"
+    assert capsys.readouterr().out == "User: a\nAssistant: \nUser: b c\nAssistant: \n"
     pictures = TextGenerationVectorEnv(2, Words, render_mode="rgb_array")
     pictures.reset()
     frames = pictures.render()

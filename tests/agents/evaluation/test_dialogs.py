@@ -1,0 +1,33 @@
+"""Completions of tasks with replies have the sum of all rewards, and simulators that depend on the seed alone."""
+
+from __future__ import annotations
+
+import agents
+from agents.core.vec_env import make_vec_env
+from rlhf_envs import Reply, TextGenerationVectorEnv
+from rlhf_envs.tasks import WordTask
+
+
+class Talk(WordTask):
+    """Pay 1 for every turn, and say b or c by chance."""
+
+    name, words, prompts = "talk", ("a", "b", "c"), ("a", "b")
+    max_prompt_tokens, max_new_tokens, max_turns = 1, 12, 3
+
+    def replies(self, dialogs):
+        return [Reply(str(dialog.rng.choice(["b", "c"])), reward=1.0) for dialog in dialogs]
+
+
+def test_a_completion_has_the_sum_of_its_turns_and_depends_on_the_seed_alone():
+    env = make_vec_env(lambda num_envs: TextGenerationVectorEnv(num_envs, Talk()), 2, seed=0)
+    agent = agents.make("ppo", env, seed=0, device="cpu")
+    found = agents.generate(agent, env, indices=[0, 1] * 8, seed=3)
+    ended = [done for done in found if done.finish_reason == "turns"]
+    assert ended
+    assert all(done.reward == done.metrics["turns"] == 3 for done in ended)
+    assert {done.finish_reason for done in found} == {"turns", "length"}
+    again = agents.generate(agent, env, indices=[0, 1] * 8, seed=3)
+    assert [done.completion for done in found] == [done.completion for done in again]
+    assert [done.completion for done in found[:4]] == [
+        done.completion for done in agents.generate(agent, env, indices=[0, 1] * 2, seed=3)
+    ], "whatever the other rows do"
