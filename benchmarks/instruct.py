@@ -2,8 +2,9 @@
 
 `python -m benchmarks.instruct --seeds 3` runs `rlhf train --env benchmarks.instruct:bench/FilmOpinion-v0 --model
 smollm2 --train lora --chat` in a process of its own for every seed and reads the reports. The reward is a learned one:
-the answer agrees with the sign of "tiny-reward"'s score. The metric `right` goes by people's mean rating, which neither
-agent nor reward sees, on snippets of the test split. Further arguments go to `rlhf train`.
+the sign of "tiny-reward"'s score of the opinion says which word is right, and an answer of more than one word costs
+half a point. The metric `right` goes by people's mean rating, which neither agent nor reward sees, on snippets of the
+test split, and takes any answer that names the word first. Further arguments go to `rlhf train`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,10 @@ from benchmarks.learning import run
 from rlhf_envs import Task, get_reward, register_task
 from rlhf_envs.datasets import load_rows
 
-ENV, QUESTION = "bench/FilmOpinion-v0", "Is this opinion of a film positive or negative? Answer with one word.\n\n{}"
-SETTINGS = ["--model", "smollm2", "--train", "lora", "--chat"]
+ENV, QUESTION, MAX_WORDS = "bench/FilmOpinion-v0", "{}\nPositive or negative?", 14
+SETTINGS = ["--model", "smollm2", "--train", "lora", "--chat", "--system-prompt", "Be brief.", "-n", "2048"]
+SETTINGS += ["--n-envs", "32", "--learning-rate", "1e-3", "--kl-coef", "0.05", "-params", "n_steps:8"]
+SETTINGS += ["-params", "batch_size:64", "-params", "n_epochs:1", "--test-episodes", "128", "--eval-freq", "0"]
 METRICS = ("reward", "right", "answered", "kl", "eos_share", "length")
 MAX_SECONDS, MIN_SEMS, MIN_EOS = 900, 3, 0.5
 
@@ -32,31 +37,41 @@ def answer(text: str) -> str:
     return next(iter(re.findall("positive|negative", text.lower())), "")
 
 
+def is_one_word(text: str) -> bool:
+    """Return whether a text is nothing but "positive" or "negative", in any case and with a full stop or without."""
+    return text.strip().rstrip(".").lower() in ("positive", "negative")
+
+
 class FilmOpinion(Task):
-    """Say whether a rated snippet of a film review is positive or negative. Mean ratings within 1 of 0 are left out."""
+    """Say whether a rated snippet of a film review is positive or negative.
+
+    Mean ratings within 1 of 0 are left out, and so are snippets of more than `MAX_WORDS` words: long prompts take time.
+    """
 
     name = "film-opinion"
     default_model = "smollm2"
-    max_prompt_tokens = 96
-    max_new_tokens = 12
+    max_prompt_tokens = 64
+    max_new_tokens = 6
 
     def rows(self, split: str, data: Any) -> list[dict[str, Any]]:
         """Return as many positive snippets as negative ones, each with its `text` and people's `opinion`."""
         rated = load_rows("rated_snippets", split, required=("text",))
+        rated = [row for row in rated if len(row["text"].split()) <= MAX_WORDS]
         sides = [[row["text"] for row in rated if sign * row["mean"] > 1] for sign in (-1, 1)]
         pairs = zip(*sides, strict=False)  # the longer side loses its end
         both = [(text, word) for pair in pairs for text, word in zip(pair, ("negative", "positive"), strict=True)]
         return [{"prompt": QUESTION.format(text), "text": text, "opinion": word} for text, word in both]
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
-        """Return the reward: 1 if the answer agrees with "tiny-reward", else -1."""
+        """Return the reward: 1 for the word that "tiny-reward" says, and half a point off unless it is one word."""
         model = get_reward("tiny-reward")
 
         def agreement(completions: list[Any], text: list[str], **columns: Any) -> list[float]:
             scores = model.score(prompts=[""] * len(text), completions=text)
-            texts = [done if isinstance(done, str) else done[-1]["content"] for done in completions]
             words = ["positive" if score > 0 else "negative" for score in scores]
-            return [1.0 if answer(said) == word else -1.0 for said, word in zip(texts, words, strict=True)]
+            texts = [done if isinstance(done, str) else done[-1]["content"] for done in completions]
+            pairs = zip(texts, words, strict=True)
+            return [float(answer(said) == word) - 0.5 * (not is_one_word(said)) for said, word in pairs]
 
         return agreement
 
@@ -81,14 +96,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algo", default="ppo")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="seeds side by side; as many as cores need --threads 1")
     parser.add_argument("--folder", help="keep the runs here; a temporary folder by default")
     args, further = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.folder or temporary)
-        reports = [
-            run(args.algo, f"benchmarks.instruct:{ENV}", seed, folder, [*SETTINGS, *further])
-            for seed in range(args.seeds)
-        ]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            train = partial(run, args.algo, f"benchmarks.instruct:{ENV}", folder=folder, further=[*SETTINGS, *further])
+            reports = list(pool.map(train, range(args.seeds)))
     means = [
         {when: {n: r[when]["estimates"][n]["mean"] for n in METRICS} for when in ("before", "after")} for r in reports
     ]

@@ -21,8 +21,8 @@ def test_answers_are_held_against_people_and_not_against_the_reward() -> None:
     said = ["Positive.", "Not negative, but positive", "I cannot tell"]
     columns = {"opinion": ["positive", "positive", "negative"]}
     assert task.metrics([""] * 3, said, columns) == {"right": [1.0, 0.0, 0.0], "answered": [1.0, 1.0, 0.0]}
-    score = task.reward(12)(completions=["negative", [{"content": "positive"}], "?"], text=["a masterpiece."] * 3)
-    assert score == [-1.0, 1.0, -1.0]
+    said = ["negative", [{"content": "Positive."}], "It is positive", "?"]
+    assert task.reward(6)(completions=said, text=["a masterpiece."] * 4) == [0.0, 1.0, 0.5, -0.5]
 
 
 def test_one_seed_has_no_standard_error() -> None:
