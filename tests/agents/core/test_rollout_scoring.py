@@ -19,7 +19,6 @@ from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
 import agents
 from agents import SequenceRolloutBuffer, TextMetrics, TokenPolicy, make_vec_env
-from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.rewards import RewardError, Whitened
 from rlhf_envs.rewards.constraints import Constrained
@@ -258,15 +257,13 @@ def test_a_constraint_reads_its_costs_after_they_are_scored() -> None:
     assert constrained.multiplier > 0
 
 
-def test_token_rewards_land_on_the_tokens_of_the_rollout(monkeypatch: pytest.MonkeyPatch) -> None:
-    def score(self: EpisodeBatch, episodes: list[FinishedEpisode]) -> np.ndarray:
-        for episode in episodes:
-            episode.token_rewards = 10.0 ** np.arange(len(episode.completion_ids))
-            episode.info["reward_components"] = {}
-        return np.array([episode.token_rewards.sum() for episode in episodes])  # type: ignore[union-attr]
+def powers(prompts: list[str], completions: list[str], completion_ids: list[list[int]], **columns: Any) -> list[Any]:
+    """Reward the k-th token of a completion with 10 to the power of k."""
+    return [10.0 ** np.arange(len(ids)) for ids in completion_ids]
 
-    monkeypatch.setattr(EpisodeBatch, "score", score)
-    agent = stock(environment("rollout"), rollout_buffer_kwargs={"kl_coef": 0.0})
+
+def test_token_rewards_land_on_the_tokens_of_the_rollout() -> None:
+    agent = stock(environment("rollout", powers), rollout_buffer_kwargs={"kl_coef": 0.0})
     _, callback = agent._setup_learn(10**6, None)
     written = np.zeros(N_ENVS, int)  # tokens of each episode so far
     for _ in range(3):
@@ -285,6 +282,26 @@ def test_token_rewards_land_on_the_tokens_of_the_rollout(monkeypatch: pytest.Mon
         np.testing.assert_allclose(agent.rollout_buffer.rewards, expected)
         assert expected.any()
     assert written.any()  # an episode was cut
+
+
+def test_scored_in_the_step_token_rewards_fall_on_the_last_token() -> None:
+    agent = stock(environment("step", powers), rollout_buffer_kwargs={"kl_coef": 0.0})
+    agent.learn(N_ENVS * N_STEPS)
+    buffer = agent.rollout_buffer
+    assert set(buffer.rewards[buffer._ends(agent._last_episode_starts)].tolist()) <= {1.0, 11.0, 111.0}
+    assert not buffer.rewards[~buffer._ends(agent._last_episode_starts)].any()
+
+
+def test_rewards_of_turns_come_in_their_step_and_count_in_the_return() -> None:
+    found = []
+    for score in ("step", "rollout"):
+        env = make_vec_env("rlhf/DialogBandit-v0", N_ENVS, seed=0, score=score)
+        agent = stock(env)
+        agent.learn(2 * N_ENVS * N_STEPS)
+        found.append((weights(agent), [(e["r"], e["l"]) for e in agent.ep_info_buffer]))
+    assert torch.equal(found[0][0], found[1][0])
+    assert len(found[0][1]) > 3
+    np.testing.assert_allclose(found[0][1], found[1][1], atol=2e-6)
 
 
 def test_the_reward_of_a_replys_token_goes_to_the_action_before_it() -> None:
