@@ -48,6 +48,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+ENDED = ("eos", "turns", "task")  # finish reasons of texts that are not cut
 MARK = "¤"  # stands for what is said, in a conversation that shows how a template ends one
 
 
@@ -189,7 +190,7 @@ def score_matrix(
 def with_ending(model: PreTrainedModel, completions: Sequence[str], finish_reasons: Sequence[str] | None) -> list[str]:
     """Return completions, with the ending of the texts that the model was fitted to where EOS ended an episode."""
     ending = getattr(model.config, "reward_ending", "") if finish_reasons is not None else ""
-    ended = [reason in ("eos", "turns", "task") for reason in finish_reasons or [""] * len(completions)]
+    ended = [reason in ENDED for reason in finish_reasons or [""] * len(completions)]
     return [text + ending * at_end for text, at_end in zip(completions, ended, strict=True)]
 
 
@@ -212,7 +213,7 @@ def finished_texts(
     end = render(tokenizer, conversation).rpartition(MARK)[2]
     reasons = finish_reasons or ["eos"] * len(answers)
     given = zip(answers, completions, reasons, strict=True)
-    return asked, [text + end * (reason == "eos" and not isinstance(was, str)) for text, was, reason in given]
+    return asked, [text + end * (reason in ENDED and not isinstance(was, str)) for text, was, reason in given]
 
 
 def as_model_texts(
