@@ -24,8 +24,8 @@ class DialogBandit(WordTask):
     ## Description
     The prompt is a customer, p or q, with a secret: x, y or z. In the first turn the agent asks, in the second it
     answers. A customer tells the secret only to the right question, "what" for p and "who" for q. Everybody likes
-    "when", which earns 0.3 at once, and tells nothing. Naming the secret earns 1. So the best first turn is not the one
-    that earns most: the best return is 1, and 0.63 without the right question (see `best_return`). All splits are the
+    "when", which earns 0.1 at once, and tells nothing. Naming the secret earns 1. So the best first turn is not the one
+    that earns most: the best return is 1, and 0.43 without the right question (see `best_return`). All splits are the
     same.
 
     ## Observation space
@@ -35,7 +35,7 @@ class DialogBandit(WordTask):
     `Discrete(11)`: pad (0), EOS (1), the customers p and q, three questions, three secrets, and "no".
 
     ## Reward
-    By turn: 0.3 for "when" as the question, 1 for the secret as the answer, 0 for all else, such as a turn of two
+    By turn: 0.1 for "when" as the question, 1 for the secret as the answer, 0 for all else, such as a turn of two
     words. The score at the end is 0. `task="rlhf_envs.tasks.dialog_bandit:LateDialogBandit"` pays all of it with the
     second turn.
 
@@ -87,7 +87,7 @@ def tell(customer: str, question: str, secret: str) -> str:
 
 def liking(question: str) -> float:
     """Return the reward of a question."""
-    return 0.3 if question == PLEASING else 0.0
+    return 0.1 if question == PLEASING else 0.0
 
 
 def best_return() -> dict[str, tuple[float, str]]:

@@ -54,13 +54,13 @@ def test_the_best_return_is_that_of_the_best_of_all_strategies() -> None:
 
 def test_what_earns_most_at_once_is_not_the_best_question() -> None:
     env = TextGenerationEnv(DialogBandit)
-    assert play(env, 0, "when", "x") == ([0.3, 1.0], "no")
-    assert play(env, 1, "when", "x") == ([0.3, 0.0], "no")
+    assert play(env, 0, "when", "x") == ([0.1, 1.0], "no")
+    assert play(env, 1, "when", "x") == ([0.1, 0.0], "no")
     assert play(env, 1, "what", "y") == ([0.0, 1.0], "y")
 
 
 def test_the_late_one_pays_the_same_with_the_second_turn() -> None:
-    assert play(TextGenerationEnv(LateDialogBandit), 0, "when", "x")[0] == [0.0, 1.3]
+    assert play(TextGenerationEnv(LateDialogBandit), 0, "when", "x")[0] == [0.0, 1.1]
 
 
 def test_a_turn_of_two_words_earns_and_tells_nothing() -> None:
