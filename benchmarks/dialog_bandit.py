@@ -52,7 +52,9 @@ def train(algo: str, late: bool, seed: int, tokens: int) -> dict[str, float]:
     from rlhf_envs.tasks.dialog_bandit import best_return
 
     torch.set_num_threads(1)
-    env = agents.make_vec_env("rlhf/DialogBandit-v0", N_ENVS, seed=seed, **({"task": LATE} if late else {}))
+    env = agents.make_vec_env(
+        "rlhf/DialogBandit-v0", N_ENVS, seed=seed, score="step", **({"task": LATE} if late else {})
+    )
     settings = {**SETTINGS[algo], agents.get_algorithm(algo).kl_argument: 0.0}
     if algo in BY_TURN and not late:
         settings["credit"] = "turn"

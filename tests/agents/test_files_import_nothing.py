@@ -74,6 +74,7 @@ OTHER_VERBS = {"envs", "algos", "rewards", "models"} | {
 
 FUNCTIONS: dict[str, list[Callable[[dict[str, Path]], Any]]] = {
     "load": [lambda at: agents.load(at[BUNDLE])],
+    "load_policy": [lambda at: agents.load_policy(at[BUNDLE])],
     "Checkpoints": [lambda at: agents.Checkpoints(at[RUN] / "checkpoints").load()],
     "evaluate": [lambda at, name=name: agents.evaluate(at[name], ID, 2) for name in (RUN, BUNDLE, MODEL)],
     "evaluate_robustness": [lambda at, n=n: agents.evaluate_robustness(at[n], ID, 2) for n in (RUN, BUNDLE, MODEL)],
@@ -90,7 +91,16 @@ FUNCTIONS: dict[str, list[Callable[[dict[str, Path]], Any]]] = {
 }
 OTHER_FUNCTIONS = {  # they write files, or take objects and names that the caller gives
     *("CheckpointCallback", "CompareConfig", "Comparison", "EarlyStopping", "HumanFeedback", "LagrangeMultiplier"),
-    *("SequenceRolloutBuffer", "TextMetrics", "TextVecEnv", "available", "get_algorithm", "register", "run_loop"),
+    *(
+        "SequenceRolloutBuffer",
+        "TellTrainerState",
+        "TextMetrics",
+        "TextVecEnv",
+        "available",
+        "get_algorithm",
+        "register",
+        "run_loop",
+    ),
     *("save", "train"),
 }
 

@@ -112,5 +112,8 @@ def test_a_search_maximises_one() -> None:
 
 def test_a_metric_may_not_have_the_name_of_another() -> None:
     env = gym.make("rlhf/TokenBandit-v0", task=Reward)
-    with pytest.raises(ValueError, match=r"Task\.metrics gives 'length', which is the name of another metric"):
+    with pytest.raises(
+        ValueError,
+        match=r"Task\.metrics, or log_metric of a reward, gives 'length', which is the name of another metric",
+    ):
         agents.evaluate(make_agent(), env, n_episodes=4)

@@ -137,6 +137,6 @@ def test_a_base_that_is_gone_can_be_passed_and_no_other(bundle, base):
 
 
 def test_a_forged_base_is_not_fetched(bundle):
-    repack(bundle, lambda described: described["model"]["base"].update(name="org/none"))
+    repack(bundle, lambda described: described["model"]["base"].update(name="org/none", path="nowhere"))
     with pytest.raises(BundleError, match="the model 'org/none' is no folder, and not found as a hub id"):
         agents.load(bundle)

@@ -26,7 +26,7 @@ def jsonl(tmp_path: Path, *rows: Any) -> Path:
 
 def preferred(store: FeedbackStore, tmp_path: Path) -> list[tuple[str, str]]:
     """(the whole chosen text, the whole rejected text) of each pair that an export gives."""
-    rows = export_file(store, tmp_path / "out.jsonl", "preference").rows
+    rows = export_file(store, tmp_path / "out.jsonl", "preference", conversational=False).rows
     return [(row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]) for row in rows]
 
 
