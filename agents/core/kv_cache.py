@@ -24,7 +24,15 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlhf_envs.models.adapters import adapter_layers
 
-from .language_model import LanguageModel, SplitTrunk, checkpointed, find_blocks, hidden_states, nearly_equal
+from .language_model import (
+    LanguageModel,
+    SplitTrunk,
+    cache_argument,
+    checkpointed,
+    find_blocks,
+    hidden_states,
+    nearly_equal,
+)
 from .observations import gather_hidden, read_contexts
 from .precision import computing_type
 
@@ -148,8 +156,8 @@ class SlottedTrunk:
             input_ids=self._ids.gather(1, positions[:, None]),
             attention_mask=mask[:, None, None],  # (slots, 1, 1, length)
             position_ids=positions[:, None],
-            past_key_values=Cache(layers=list(self._layers)),
             use_cache=True,
+            **{cache_argument(self.trunk): Cache(layers=list(self._layers))},
         )
         self._hidden = output.last_hidden_state[:, 0]
 
