@@ -15,7 +15,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnvWrapper, VecMonitor, VecNormalize
 
 import agents
 from agents import SequenceRolloutBuffer, TextMetrics, TokenPolicy, make_vec_env
@@ -168,7 +168,23 @@ def test_a_buffer_that_scores_nothing_gets_every_score_in_its_step(caplog: pytes
     assert [r.levelno for r in caplog.records if "score='rollout'" in r.message] == [logging.WARNING]
 
 
-@pytest.mark.parametrize("wrap", [VecMonitor, lambda env: VecNormalize(env, norm_obs=False)])
+class Scaled(VecEnvWrapper):
+    """Scale rewards where they stand."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        rewards *= 0.5
+        return observations, rewards, dones, infos
+
+
+@pytest.mark.filterwarnings("ignore:.*already wrapped with a `Monitor`")  # of the third
+@pytest.mark.parametrize(
+    "wrap",
+    [VecMonitor, lambda env: VecNormalize(env, norm_obs=False), lambda env: VecMonitor(VecCheckNan(env)), Scaled],
+)
 def test_a_wrapper_that_reads_rewards_in_the_step_finds_them(wrap: Any) -> None:
     found = []
     for score in ("step", "rollout"):
@@ -178,6 +194,31 @@ def test_a_wrapper_that_reads_rewards_in_the_step_finds_them(wrap: Any) -> None:
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
     assert np.isfinite(found[1][1]).all()
+    assert np.max(found[1][1]) > 0
+
+
+class Rarely(VecEnvWrapper):
+    """Change rewards where episodes end, and nowhere else."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, rewards + 1 if dones.any() else rewards, dones, infos
+
+
+def test_episodes_that_never_get_a_score_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    stock(Rarely(environment("rollout"))).learn(N_ENVS * N_STEPS)
+    assert any("ended in the last step have no score" in record.message for record in caplog.records)
+
+
+def test_a_callback_that_sums_rewards_finds_the_scores() -> None:
+    sums: list[float] = []
+    reward = Lengths()
+    stock(environment("rollout", reward)).learn(N_ENVS * N_STEPS, lambda seen, _: sums.append(seen["rewards"].sum()) or 1)
+    assert sum(reward.calls) >= 8
+    assert np.count_nonzero(sums) == len(reward.calls)
 
 
 def test_the_training_environment_evaluates_as_any_other() -> None:
