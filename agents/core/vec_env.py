@@ -111,11 +111,9 @@ class TextVecEnv(VecEnv):
         rewards, dones, ended, restarted = self.env.step_rows(np.asarray(self._actions), unscored)
         seconds = round(time.time() - self._t_start, 6)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        later = {episode.row: episode for episode in unscored or ()}
+        later = {episode.row for episode in unscored or ()}
         for row, (final_obs, info) in ended.items():
-            total = round(total_reward(rewards[row], info), 6)
-            if row in later:
-                later[row].earned, total = total, math.nan
+            total = math.nan if row in later else round(total_reward(rewards[row], info), 6)
             episode = {"r": total, "l": int(steps[row]) + 1, "t": seconds}
             info |= {"terminal_observation": final_obs, "TimeLimit.truncated": False, "episode": episode}
             infos[row] = info
@@ -132,8 +130,8 @@ class TextVecEnv(VecEnv):
         """Warn once if scores after the rollout were asked for, and no buffer takes the steps."""
         if self._warns and ended and self.is_collected is False:
             logger.warning(
-                "score='rollout': episodes are scored in every step, because no buffer took the rewards of the last one "
-                "as they were. What scores episodes after a rollout is this package's buffers, PPO(..., "
+                "score='rollout': episodes are scored in every step, because no buffer took the rewards of the last "
+                "one as they were. What scores episodes after a rollout is this package's buffers, PPO(..., "
                 "rollout_buffer_class=SequenceRolloutBuffer), without a wrapper that computes with rewards"
             )
             self._warns = False
@@ -143,8 +141,8 @@ class TextVecEnv(VecEnv):
         """Warn if episodes of the last step never get a score."""
         if self.n_left:
             logger.warning(
-                "%d episodes that ended in the last step have no score: its rewards did not reach the rollout buffer as "
-                "they were. If this is no rollout that was stopped, make the environment with score='step'",
+                "%d episodes that ended in the last step have no score: its rewards did not reach the rollout buffer "
+                "as they were. If this is no rollout that was stopped, make the environment with score='step'",
                 self.n_left,
             )
 
@@ -158,7 +156,7 @@ class TextVecEnv(VecEnv):
         parts = [self.env.episodes.score(episodes[i : i + size]) for i in range(0, len(episodes), size)]
         scores = np.concatenate(parts)
         for episode, score in zip(episodes, scores, strict=True):
-            episode.info["episode"]["r"] = round(episode.earned + float(score), 6)
+            episode.info["episode"]["r"] = round(total_reward(episode.turn_reward + score, episode.info), 6)
         return scores
 
     def get_state(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,11 @@ from stable_baselines3.common.vec_env import VecCheckNan, VecEnvWrapper, VecMoni
 
 import agents
 from agents import SequenceRolloutBuffer, TextMetrics, TokenPolicy, make_vec_env
+from rlhf_envs import Dialog, Reply, TextGenerationVectorEnv
 from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.rewards import RewardError, Whitened
 from rlhf_envs.rewards.constraints import Constrained
+from rlhf_envs.tasks import WordTask
 
 ID = "rlhf/TokenBandit-v0"  # completions of at most 3 tokens
 N_ENVS, N_STEPS = 4, 8
@@ -216,7 +219,9 @@ def test_episodes_that_never_get_a_score_are_counted(caplog: pytest.LogCaptureFi
 def test_a_callback_that_sums_rewards_finds_the_scores() -> None:
     sums: list[float] = []
     reward = Lengths()
-    stock(environment("rollout", reward)).learn(N_ENVS * N_STEPS, lambda seen, _: sums.append(seen["rewards"].sum()) or 1)
+    stock(environment("rollout", reward)).learn(
+        N_ENVS * N_STEPS, lambda seen, _: sums.append(seen["rewards"].sum()) or 1
+    )
     assert sum(reward.calls) >= 8
     assert np.count_nonzero(sums) == len(reward.calls)
 
@@ -333,16 +338,27 @@ def test_scored_in_the_step_token_rewards_fall_on_the_last_token() -> None:
     assert not buffer.rewards[~buffer._ends(agent._last_episode_starts)].any()
 
 
-def test_rewards_of_turns_come_in_their_step_and_count_in_the_return() -> None:
+class Pays(WordTask):
+    """A user who pays for every turn, so that rewards of turns and scores are added, neither a round number."""
+
+    name, words, prompts = "pays", ("a", "b", "c"), ("a", "b c")
+    max_prompt_tokens, max_new_tokens, max_turns = 2, 9, 3
+
+    def replies(self, dialogs: Sequence[Dialog]) -> list[Reply]:
+        return [Reply("c", reward=0.1 * len(dialog.messages[-1]["content"]) + 1 / 3) for dialog in dialogs]
+
+
+def test_rewards_of_turns_and_the_score_are_added_to_the_last_bit() -> None:
     found = []
     for score in ("step", "rollout"):
-        env = make_vec_env("rlhf/DialogBandit-v0", N_ENVS, seed=0, score=score)
-        agent = stock(env)
-        agent.learn(2 * N_ENVS * N_STEPS)
-        found.append((weights(agent), [(e["r"], e["l"]) for e in agent.ep_info_buffer]))
-    assert torch.equal(found[0][0], found[1][0])
-    assert len(found[0][1]) > 3
-    np.testing.assert_allclose(found[0][1], found[1][1], atol=2e-6)
+        made: Any = lambda num_envs: TextGenerationVectorEnv(num_envs, Pays, reward_fn=Lengths())  # noqa: E731
+        agent = stock(make_vec_env(made, N_ENVS, seed=0, score=score), rollout_buffer_kwargs={"kl_coef": 0.0})
+        agent.learn(4 * N_ENVS * N_STEPS)
+        found.append((agent.rollout_buffer.rewards, weights(agent), [e["r"] for e in agent.ep_info_buffer]))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
+    assert len(found[0][2]) > 8
 
 
 def test_the_reward_of_a_replys_token_goes_to_the_action_before_it() -> None:
