@@ -10,8 +10,9 @@ import numpy as np
 
 from rlhf_envs.datasets.messages import Messages
 
-__all__ = ["METRICS", "ROLES", "Dialog", "Reply", "ReplyError", "Replying", "total_reward"]
+__all__ = ["ENDED", "METRICS", "ROLES", "Dialog", "Reply", "ReplyError", "Replying", "total_reward"]
 
+ENDED = ("eos", "turns", "task")  # reasons why an episode ends whose last turn the agent ended itself
 METRICS = ("turns", "reply_cut")  # of episodes with replies
 ROLES = ("user", "tool", "system")
 

@@ -25,7 +25,6 @@ class FinishedEpisode:
         row: the environment that it ended in.
         completion_ids: the tokens after the prompt.
         info: the last info of the episode. Scoring adds `reward_components` and `metrics` to this very dict.
-        earned: the sum of the episode's rewards without the score.
         token_rewards: (tokens,) float64, the parts of the score that belong to the single `completion_ids`; None if all
             of it belongs to the last.
     """
@@ -33,8 +32,12 @@ class FinishedEpisode:
     row: int
     completion_ids: list[int]
     info: dict[str, Any]
-    earned: float = 0.0
     token_rewards: np.ndarray | None = None
+
+    @property
+    def turn_reward(self) -> float:
+        """Return the reward of the last turn, to which the score is added; 0 without replies."""
+        return float(self.info.get("turn_rewards", [0.0])[-1])
 
 
 def score_episodes(

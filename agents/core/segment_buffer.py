@@ -185,7 +185,7 @@ class SegmentBuffer(RolloutBuffer):
         self._unscored = []
         for step, episode, score in zip(steps, episodes, envs[0].score_episodes(episodes), strict=True):
             if episode.token_rewards is None:
-                self.rewards[step, episode.row] += score
+                self.rewards[step, episode.row] = episode.turn_reward + score  # before it is rounded to float32
             else:
                 self._add_token_rewards(step, episode)
 

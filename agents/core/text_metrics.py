@@ -11,6 +11,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import HParam
 
 from rlhf_envs.datasets.messages import said
+from rlhf_envs.dialogs import ENDED
 from rlhf_envs.rendering import as_markdown
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.words import ngrams
@@ -147,7 +148,7 @@ class TextMetrics(BaseCallback):
         values: dict[str, Any] = {
             "length": [info["episode"]["l"] for info in episodes],
             "reward": [info["episode"]["r"] for info in episodes],
-            "eos_share": [info["finish_reason"] == "eos" for info in episodes],
+            "eos_share": [info["finish_reason"] in ENDED for info in episodes],
         }
         for name in sorted({name for scores in components for name in scores}):
             values[f"reward_{name}"] = [scores[name] for scores in components if name in scores]

@@ -42,7 +42,8 @@ class TextVecEnv(VecEnv):
     buffer of this package computes the returns. Until then their rewards are 0, `episode["r"]` is NaN, and their infos
     lack `reward_components` and `metrics`. Then the scores are in the buffer and these very infos are completed, before
     callbacks get `on_rollout_end`. A step is scored at once if the step before it was not taken by such a buffer: after
-    a `reset`, in evaluations, with other buffers, behind a wrapper that changes rewards, and behind `VecMonitor`.
+    a `reset`, in evaluations, with other buffers, and if something computed with that step's rewards before: a wrapper
+    that changes rewards, `VecMonitor`, a callback that sums them.
 
     Args:
         env: the batched environment.
@@ -54,7 +55,9 @@ class TextVecEnv(VecEnv):
         ValueError: `score` or `score_batch` is wrong.
 
     Attributes:
-        is_collected: whether a rollout buffer that scores episodes took the last step; None before the first.
+        is_collected: whether a rollout buffer that scores episodes took the last step, and nothing else computed with
+            its rewards; None before the first.
+        n_left: the episodes that ended in the last step, were not scored, and reached no such buffer.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class TextVecEnv(VecEnv):
         self.env = env
         self.score, self.score_batch = score, score_batch
         self.is_collected: bool | None = None
+        self.n_left = 0
         self._warns = score == "rollout"  # of steps that no buffer takes
         self._actions: np.ndarray | None = None
         self._t_start = time.time()
@@ -92,7 +96,7 @@ class TextVecEnv(VecEnv):
         self.reset_infos = [infos[row] for row in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
-        self.is_collected = None
+        self.is_collected, self.n_left = None, 0
         return self.env.episodes.observe()
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -101,16 +105,15 @@ class TextVecEnv(VecEnv):
 
     def step_wait(self) -> VecEnvStepReturn:
         """Step all rows; return observations `(n, L)`, rewards `(n,)` float32, dones `(n,)` bool and infos."""
+        self._warn_if_lost()
         steps = self.env.episodes.steps.copy()
         unscored: list[FinishedEpisode] | None = [] if self.score == "rollout" and self.is_collected else None
         rewards, dones, ended, restarted = self.env.step_rows(np.asarray(self._actions), unscored)
         seconds = round(time.time() - self._t_start, 6)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        later = {episode.row: episode for episode in unscored or ()}
+        later = {episode.row for episode in unscored or ()}
         for row, (final_obs, info) in ended.items():
-            total = round(total_reward(rewards[row], info), 6)
-            if row in later:
-                later[row].earned, total = total, math.nan
+            total = math.nan if row in later else round(total_reward(rewards[row], info), 6)
             episode = {"r": total, "l": int(steps[row]) + 1, "t": seconds}
             info |= {"terminal_observation": final_obs, "TimeLimit.truncated": False, "episode": episode}
             infos[row] = info
@@ -120,18 +123,28 @@ class TextVecEnv(VecEnv):
             self._warn_if_ignored(bool(ended))
             rewards = carrier = rewards.view(StepRewards)
             carrier.env, carrier.episodes = self, unscored or ()
-        self.is_collected = False
+        self.is_collected, self.n_left = False, len(later)
         return self.env.episodes.observe(), rewards, dones, infos
 
     def _warn_if_ignored(self, ended: bool) -> None:
         """Warn once if scores after the rollout were asked for, and no buffer takes the steps."""
         if self._warns and ended and self.is_collected is False:
             logger.warning(
-                "score='rollout': nothing took the last step, so episodes are scored in every step; what scores them "
-                "after a rollout is this package's buffers, PPO(..., rollout_buffer_class=SequenceRolloutBuffer)"
+                "score='rollout': episodes are scored in every step, because no buffer took the rewards of the last "
+                "one as they were. What scores episodes after a rollout is this package's buffers, PPO(..., "
+                "rollout_buffer_class=SequenceRolloutBuffer), without a wrapper that computes with rewards"
             )
             self._warns = False
         self._warns = self._warns and not self.is_collected
+
+    def _warn_if_lost(self) -> None:
+        """Warn if episodes of the last step never get a score."""
+        if self.n_left:
+            logger.warning(
+                "%d episodes that ended in the last step have no score: its rewards did not reach the rollout buffer "
+                "as they were. If this is no rollout that was stopped, make the environment with score='step'",
+                self.n_left,
+            )
 
     def score_episodes(self, episodes: Sequence[FinishedEpisode]) -> np.ndarray:
         """Score k episodes that have no score yet, complete their infos, and return the scores `(k,)` float64.
@@ -143,7 +156,7 @@ class TextVecEnv(VecEnv):
         parts = [self.env.episodes.score(episodes[i : i + size]) for i in range(0, len(episodes), size)]
         scores = np.concatenate(parts)
         for episode, score in zip(episodes, scores, strict=True):
-            episode.info["episode"]["r"] = round(episode.earned + float(score), 6)
+            episode.info["episode"]["r"] = round(total_reward(episode.turn_reward + score, episode.info), 6)
         return scores
 
     def get_state(self) -> dict[str, Any]:
@@ -204,11 +217,9 @@ class TextVecEnv(VecEnv):
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
         """Return True for `Monitor`, whose statistics are in the infos, and False for any other wrapper.
 
-        `VecMonitor` is told False. It would warn that it overwrites the statistics, and it writes the same ones. It
-        reads them in the step, so that from now on episodes are scored there.
+        `VecMonitor` is told False. It would warn that it overwrites the statistics, and it writes the same ones.
         """
         if sys._getframe(1).f_code is VecMonitor.__init__.__code__:
-            self.score = "step"
             return [False for _ in self._get_indices(indices)]
         return [issubclass(wrapper_class, Monitor) for _ in self._get_indices(indices)]
 

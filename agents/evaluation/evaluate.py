@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from rlhf_envs.datasets import prompt_key
+from rlhf_envs.dialogs import ENDED
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, load_causal_lm, load_tokenizer, vocabulary_fingerprint
 from rlhf_envs.rendering import html_table
@@ -243,7 +244,7 @@ def evaluate(
         kl=kl,
         nll=nll,
         length=np.array([len(c.columns) for c in completions]),
-        eos=np.array([c.finish_reason == "eos" for c in completions]),
+        eos=np.array([c.finish_reason in ENDED for c in completions]),
         distinct=np.array([distinct_bigrams([text]) if len(split_words(text)) > 1 else 1.0 for text in texts]),
         completions=completions,
         seconds=time.perf_counter() - started,

@@ -38,8 +38,8 @@ class RewardFunction(Protocol):
     "content": ...}]` and `[{"role": "assistant", "content": ...}]`.
 
     A function with a parameter `completion_ids` is given the tokens of each completion too, as lists of ids with the
-    EOS; one with `finish_reasons` is told how each episode ended, "eos" or "length", and one with
-    `whole_prompts` the prompts before they were cut to `max_prompt_tokens`.
+    EOS; one with `finish_reasons` is told how each episode ended ("eos" or "length", and with replies also "turns" or
+    "task"), and one with `whole_prompts` the prompts before they were cut to `max_prompt_tokens`.
 
     A score is a float; or a list, an array or a tensor with a float for every token of `completion_ids`, which sum to
     the score; or None, which says that the reward does not apply to the episode. Then a composition leaves it out, as

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rlhf_envs.datasets.messages import Prompt, as_answer, opening, said
 from rlhf_envs.datasets.templates import render
+from rlhf_envs.dialogs import ENDED
 from rlhf_envs.models import (
     first_line,
     load_tokenizer,
@@ -48,7 +49,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-ENDED = ("eos", "turns", "task")  # finish reasons of texts that are not cut
 MARK = "¤"  # stands for what is said, in a conversation that shows how a template ends one
 
 

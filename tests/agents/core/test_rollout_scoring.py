@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,13 +16,15 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import KVWriter, Logger
-from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import VecCheckNan, VecEnvWrapper, VecMonitor, VecNormalize
 
 import agents
 from agents import SequenceRolloutBuffer, TextMetrics, TokenPolicy, make_vec_env
+from rlhf_envs import Dialog, Reply, TextGenerationVectorEnv
 from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.rewards import RewardError, Whitened
 from rlhf_envs.rewards.constraints import Constrained
+from rlhf_envs.tasks import WordTask
 
 ID = "rlhf/TokenBandit-v0"  # completions of at most 3 tokens
 N_ENVS, N_STEPS = 4, 8
@@ -168,7 +171,23 @@ def test_a_buffer_that_scores_nothing_gets_every_score_in_its_step(caplog: pytes
     assert [r.levelno for r in caplog.records if "score='rollout'" in r.message] == [logging.WARNING]
 
 
-@pytest.mark.parametrize("wrap", [VecMonitor, lambda env: VecNormalize(env, norm_obs=False)])
+class Scaled(VecEnvWrapper):
+    """Scale rewards where they stand."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        rewards *= 0.5
+        return observations, rewards, dones, infos
+
+
+@pytest.mark.filterwarnings("ignore:.*already wrapped with a `Monitor`")  # of the third
+@pytest.mark.parametrize(
+    "wrap",
+    [VecMonitor, lambda env: VecNormalize(env, norm_obs=False), lambda env: VecMonitor(VecCheckNan(env)), Scaled],
+)
 def test_a_wrapper_that_reads_rewards_in_the_step_finds_them(wrap: Any) -> None:
     found = []
     for score in ("step", "rollout"):
@@ -178,6 +197,33 @@ def test_a_wrapper_that_reads_rewards_in_the_step_finds_them(wrap: Any) -> None:
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1] == found[1][1]
     assert np.isfinite(found[1][1]).all()
+    assert np.max(found[1][1]) > 0
+
+
+class Rarely(VecEnvWrapper):
+    """Change rewards where episodes end, and nowhere else."""
+
+    def reset(self) -> Any:
+        return self.venv.reset()
+
+    def step_wait(self) -> Any:
+        observations, rewards, dones, infos = self.venv.step_wait()
+        return observations, rewards + 1 if dones.any() else rewards, dones, infos
+
+
+def test_episodes_that_never_get_a_score_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    stock(Rarely(environment("rollout"))).learn(N_ENVS * N_STEPS)
+    assert any("ended in the last step have no score" in record.message for record in caplog.records)
+
+
+def test_a_callback_that_sums_rewards_finds_the_scores() -> None:
+    sums: list[float] = []
+    reward = Lengths()
+    stock(environment("rollout", reward)).learn(
+        N_ENVS * N_STEPS, lambda seen, _: sums.append(seen["rewards"].sum()) or 1
+    )
+    assert sum(reward.calls) >= 8
+    assert np.count_nonzero(sums) == len(reward.calls)
 
 
 def test_the_training_environment_evaluates_as_any_other() -> None:
@@ -292,16 +338,27 @@ def test_scored_in_the_step_token_rewards_fall_on_the_last_token() -> None:
     assert not buffer.rewards[~buffer._ends(agent._last_episode_starts)].any()
 
 
-def test_rewards_of_turns_come_in_their_step_and_count_in_the_return() -> None:
+class Pays(WordTask):
+    """A user who pays for every turn, so that rewards of turns and scores are added, neither a round number."""
+
+    name, words, prompts = "pays", ("a", "b", "c"), ("a", "b c")
+    max_prompt_tokens, max_new_tokens, max_turns = 2, 9, 3
+
+    def replies(self, dialogs: Sequence[Dialog]) -> list[Reply]:
+        return [Reply("c", reward=0.1 * len(dialog.messages[-1]["content"]) + 1 / 3) for dialog in dialogs]
+
+
+def test_rewards_of_turns_and_the_score_are_added_to_the_last_bit() -> None:
     found = []
     for score in ("step", "rollout"):
-        env = make_vec_env("rlhf/DialogBandit-v0", N_ENVS, seed=0, score=score)
-        agent = stock(env)
-        agent.learn(2 * N_ENVS * N_STEPS)
-        found.append((weights(agent), [(e["r"], e["l"]) for e in agent.ep_info_buffer]))
-    assert torch.equal(found[0][0], found[1][0])
-    assert len(found[0][1]) > 3
-    np.testing.assert_allclose(found[0][1], found[1][1], atol=2e-6)
+        made: Any = lambda num_envs: TextGenerationVectorEnv(num_envs, Pays, reward_fn=Lengths())  # noqa: E731
+        agent = stock(make_vec_env(made, N_ENVS, seed=0, score=score), rollout_buffer_kwargs={"kl_coef": 0.0})
+        agent.learn(4 * N_ENVS * N_STEPS)
+        found.append((agent.rollout_buffer.rewards, weights(agent), [e["r"] for e in agent.ep_info_buffer]))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
+    assert len(found[0][2]) > 8
 
 
 def test_the_reward_of_a_replys_token_goes_to_the_action_before_it() -> None:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+import pytest
+from stable_baselines3.common.logger import configure
+
 import agents
 from agents.core.vec_env import make_vec_env
 from rlhf_envs import Reply, TextGenerationVectorEnv
@@ -31,3 +37,17 @@ def test_a_completion_has_the_sum_of_its_turns_and_depends_on_the_seed_alone():
     assert [done.completion for done in found[:4]] == [
         done.completion for done in agents.generate(agent, env, indices=[0, 1] * 2, seed=3)
     ], "whatever the other rows do"
+
+
+def test_an_episode_whose_last_turn_ends_by_eos_counts_as_ended_by_eos():
+    env = make_vec_env(lambda num_envs: TextGenerationVectorEnv(num_envs, Talk()), 8, seed=0)
+    agent = agents.make("ppo", env, n_steps=32, seed=0, device="cpu")
+    found = agents.evaluate(agent, env.env, n_episodes=16, reference=None)
+    assert found.eos.tolist() == [done.finish_reason == "turns" for done in found.completions]
+    assert found.eos.any()
+    infos: list[dict[str, Any]] = []
+    agent.set_logger(configure(None, []))
+    agent.learn(8 * 32, lambda seen, _: infos.extend(seen["infos"]) or True, log_interval=None)
+    shares = [info["finish_reason"] == "turns" for info in infos if info]
+    assert agent.logger.name_to_value["rlhf/eos_share"] == pytest.approx(np.mean(shares))
+    assert np.mean(shares) > 0
