@@ -4,7 +4,8 @@
 smollm2 --train lora --chat` in a process of its own for every seed and reads the reports. The reward is a learned one:
 the sign of "tiny-reward"'s score of the opinion says which word is right, and an answer of more than one word costs
 half a point. The metric `right` goes by people's mean rating, which neither agent nor reward sees, on snippets of the
-test split, and takes any answer that names the word first. One word for all makes it 0.5. Further arguments go to `rlhf train`.
+test split, and takes any answer that names the word first; one word for all makes it 0.5. Further arguments go to
+`rlhf train`.
 """
 
 from __future__ import annotations
