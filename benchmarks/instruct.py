@@ -4,7 +4,8 @@
 smollm2 --train lora --chat` in a process of its own for every seed and reads the reports. The reward is a learned one:
 the sign of "tiny-reward"'s score of the opinion says which word is right, and an answer of more than one word costs
 half a point. The metric `right` goes by people's mean rating, which neither agent nor reward sees, on snippets of the
-test split, and takes any answer that names the word first. Further arguments go to `rlhf train`.
+test split, and takes any answer that names the word first; one word for all makes it 0.5. Further arguments go to
+`rlhf train`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rlhf_envs import Task, get_reward, register_task
 from rlhf_envs.datasets import load_rows
 
 ENV, QUESTION, MAX_WORDS = "bench/FilmOpinion-v0", "{}\nPositive or negative?", 14
-SETTINGS = ["--model", "smollm2", "--train", "lora", "--chat", "--system-prompt", "Be brief.", "-n", "2048"]
+SETTINGS = ["--model", "smollm2", "--train", "lora", "--chat", "--system-prompt", "Be brief.", "-n", "1280"]
 SETTINGS += ["--n-envs", "32", "--learning-rate", "1e-3", "--kl-coef", "0.05", "-params", "n_steps:8"]
 SETTINGS += ["-params", "batch_size:64", "-params", "n_epochs:1", "--test-episodes", "128", "--eval-freq", "0"]
 METRICS = ("reward", "right", "answered", "kl", "eos_share", "length")
@@ -115,6 +116,8 @@ def main() -> None:
     gains = [mean["after"]["right"] - mean["before"]["right"] for mean in means]
     gain, error = statistics.mean(gains), standard_error(gains)
     print(f"\nright: a gain of {gain:.3f} ± {error:.3f} (standard error of {len(gains)} seeds)")
+    shares = [statistics.mean(m[when]["right"] / m[when]["answered"] for m in means) for when in ("before", "after")]
+    print("right among the answers that name a word: {:.3f} -> {:.3f}".format(*shares))
     checks = {
         f"a gain of at least {MIN_SEMS} standard errors": gain >= MIN_SEMS * error,
         f"completions ended by EOS at least x {MIN_EOS}": all(
