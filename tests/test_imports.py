@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     {"control_tokens", "files", "names", "time_limit", "words"},
     {"datasets", "models", "rendering"},
-    {"episode_options", "feedback", "tokens"},
-    {"chat_format", "dialogs", "rewards"},
+    {"dialogs", "episode_options", "feedback", "tokens"},
+    {"chat_format", "rewards"},
     {"preferences", "prompts", "replies", "tasks"},
     {"action_masks", "finished"},
     {"contexts"},
