@@ -50,8 +50,8 @@ METAVARS = {int: "INTEGER", float: "NUMBER"}
 PANELS = {  # the boxes of --help, and the fields in each; all others are in "Options"
     "Task and data": {"env", "data", "reward", "column", "env_kwargs", "split"}
     | {"chat", "system_prompt", "chat_template", "chat_template_kwargs"},
-    "Agent": {"algo", "algos", "model", "train", "kl_coef", "kl_coefs", "kl_target", "learning_rate", "hyperparams"}
-    | {"settings", "overrides"},
+    "Agent": {"algo", "algos", "model", "train", "kl_coef", "kl_coefs", "kl_target", "learning_rate", "lr_schedule"}
+    | {"hyperparams", "settings", "overrides"},
     "Evaluation": {"eval_freq", "n_eval_episodes", "test_episodes", "test_split", "evaluations", "judge", "metric"},
     "Files and logs": {"log_folder", "run_name", "save_freq", "keep_checkpoints", "wandb", "verbose", "progress"}
     | {"resume", "output", "config", "folder", "dry_run"},
@@ -166,6 +166,7 @@ COMPLETIONS = {
     "model": _complete(lambda: NAMES),
     "train": _complete(lambda: ("full", "lora", "head")),
     "device": _complete(lambda: ("auto", "cpu", "cuda")),
+    "lr_schedule": _complete(lambda: ("constant", "linear", "cosine")),
 }
 
 

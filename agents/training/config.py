@@ -211,6 +211,9 @@ class TrainConfig(Settings):
     kl_coef: float | None = option(None, "Coefficient of the KL penalty; 0 turns it off.", ge=0)
     kl_target: float | None = option(None, "KL per episode, in nats, that the coefficient is steered to.", gt=0)
     learning_rate: float | None = option(None, "Learning rate.", gt=0)
+    lr_schedule: Literal["constant", "linear", "cosine"] = option(
+        "constant", "constant, or how the learning rate goes down to 0 over the run: linear, cosine."
+    )
     hyperparams: Pairs = option(
         {}, "Further arguments of the algorithm, the policy or the buffer; repeat the flag.", "-params", "--hyperparams"
     )

@@ -20,6 +20,7 @@ from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards import RewardError
 
 from ..core.random_state import set_generators
+from ..core.schedules import falling_rate
 from ..core.text_metrics import TextMetrics
 from ..core.vec_env import make_vec_env
 from ..evaluation.evaluate import Evaluation, evaluate, find_judges
@@ -37,7 +38,7 @@ from .human_feedback import HumanFeedback, RatingRefit, human_rewards
 from .logger import check_wandb, finish_wandb, log_held_out, open_logger, start_wandb
 from .model_card import write_model_card
 from .phases import show_phase
-from .progress import ProgressDisplay
+from .progress import ProgressDisplay, planned_tokens
 from .report import TrainResult, write_report
 
 __all__ = [
@@ -123,7 +124,7 @@ def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepare
 
 
 def check_budget(config: TrainConfig, agent: Any) -> None:
-    """Raise ValueError if a run is shorter than one episode."""
+    """Raise ValueError if a run is shorter than one episode, or its only update would have a learning rate of 0."""
     env = agent.get_env()
     horizon = int(env.get_attr("max_new_tokens", 0)[0]) if env.has_attr("max_new_tokens") else 0  # 0: it is not ours
     assert config.n_timesteps is not None
@@ -131,6 +132,12 @@ def check_budget(config: TrainConfig, agent: Any) -> None:
         raise ValueError(
             f"--n-timesteps {config.n_timesteps} is less than one episode of {horizon} tokens: take at least that, "
             "or fewer with --env-kwargs max_new_tokens"
+        )
+    tokens, rollout = planned_tokens(agent, config.n_timesteps)
+    if config.lr_schedule != "constant" and tokens == rollout:
+        raise ValueError(
+            f"--lr-schedule {config.lr_schedule}: SB3's last update has a rate of 0, and {tokens:,} tokens are one "
+            "rollout, with one update: take a larger -n"
         )
 
 
@@ -274,14 +281,26 @@ def build_agent(config: TrainConfig) -> Any:
     check_environment(config.env)
     if config.model is not None:
         find_model(config.model)
-    check_arguments(config.algo, config.agent_kwargs())
+    arguments = config.agent_kwargs()
+    check_arguments(config.algo, arguments)
+    if config.lr_schedule != "constant":
+        arguments["learning_rate"] = falling_rate(config.lr_schedule, _first_rate(config))
     find_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     env = build_environment(config)
-    return make(
-        config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **config.agent_kwargs()
-    )
+    return make(config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **arguments)
+
+
+def _first_rate(config: TrainConfig) -> float:
+    """Return the learning rate that a schedule begins with: the configured one, else the algorithm's default."""
+    rate = config.learning_rate or describe(get_algorithm(config.algo)).defaults.get("learning_rate")
+    if not isinstance(rate, int | float) or not rate:
+        raise ValueError(
+            f"--lr-schedule {config.lr_schedule}: {config.algo} has the learning rate {rate!r}, which cannot go down; "
+            "leave it out, or give --learning-rate"
+        )
+    return float(rate)
 
 
 def build_environment(config: TrainConfig) -> Any:
