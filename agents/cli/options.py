@@ -50,9 +50,10 @@ METAVARS = {int: "INTEGER", float: "NUMBER"}
 PANELS = {  # the boxes of --help, and the fields in each; all others are in "Options"
     "Task and data": {"env", "data", "reward", "column", "env_kwargs", "split"}
     | {"chat", "system_prompt", "chat_template", "chat_template_kwargs"},
-    "Agent": {"algo", "algos", "model", "train", "kl_coef", "kl_coefs", "kl_target", "learning_rate", "hyperparams"}
-    | {"settings", "overrides"},
-    "Evaluation": {"eval_freq", "n_eval_episodes", "test_episodes", "test_split", "evaluations", "judge", "metric"},
+    "Agent": {"algo", "algos", "model", "train", "kl_coef", "kl_coefs", "kl_target", "learning_rate", "lr_schedule"}
+    | {"hyperparams", "settings", "overrides"},
+    "Evaluation": {"eval_freq", "n_eval_episodes", "test_episodes", "test_split", "evaluations", "judge", "metric"}
+    | {"early_stopping", "eval_patience"},
     "Files and logs": {"log_folder", "run_name", "save_freq", "keep_checkpoints", "wandb", "verbose", "progress"}
     | {"resume", "output", "config", "folder", "dry_run"},
     "Machine": {"device", "threads", "workers"},
@@ -135,7 +136,8 @@ def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[C
             with user_errors(model):
                 run(config)
 
-        parameters = [_parameter(key, field) for key, field in model.model_fields.items()]
+        hidden = getattr(model, "without", ())  # fields of a base class that are no flags of this verb
+        parameters = [_parameter(key, field) for key, field in model.model_fields.items() if key not in hidden]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         paragraphs = (run.__doc__ or "").split("\n\n")
@@ -166,6 +168,7 @@ COMPLETIONS = {
     "model": _complete(lambda: NAMES),
     "train": _complete(lambda: ("full", "lora", "head")),
     "device": _complete(lambda: ("auto", "cpu", "cuda")),
+    "lr_schedule": _complete(lambda: ("constant", "linear", "cosine")),
 }
 
 

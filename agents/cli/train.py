@@ -63,7 +63,8 @@ def train(flags: TrainFlags) -> None:
     else:
         config = TrainConfig.of_folder(flags.resume, config)
         if resume.is_finished(flags.resume, config):
-            console.print(f"nothing to do: the run in {flags.resume} is finished; a larger -n extends it")
+            early = "" if config.early_stopping is None else ", unless it stopped early"
+            console.print(f"nothing to do: the run in {flags.resume} is finished; a larger -n extends it{early}")
             return
         with show_phase("loading, and evaluating before training", config.progress):
             prepared = resume.prepare_resumed(flags.resume, config)
@@ -78,6 +79,11 @@ def train(flags: TrainFlags) -> None:
     result = run.train(prepared)
     console.print(tables.samples_table(result.before, result.after))
     console.print(tables.change_table(result))
+    if (kept := result.early_stopping) is not None:
+        console.print(
+            f"{'stopped early: ' if kept['stopped'] else ''}{kept['metric']} was best ({kept['best']:.4g}) after "
+            f"{kept['best_timesteps']:,} tokens, and that agent is kept: 'after', model/ and best/ are of it"
+        )
     seconds = time.perf_counter() - started
     tokens = result.agent.num_timesteps
     took = f"{tokens - result.resumed_at:,} of them in this part, in {seconds:.0f} s"

@@ -1,9 +1,9 @@
 """Turn the values of an agent into JSON and arrays, and back, without pickle.
 
 JSON holds plain values as they are. Everything else is an object with the key "$", from a closed list: tuples, deques,
-dicts with other keys, NumPy scalars and arrays (an array lies in a file of tensors, under a key), paths, SB3's
-schedules, and classes *by name from a fixed list*. Any other value becomes "opaque". Reading it is an error, unless the
-reader passes the value: nothing is dropped in silence, and no name in a file is ever imported.
+dicts with other keys, NumPy scalars and arrays (an array lies in a file of tensors, under a key), paths, schedules
+of SB3 and ours, and classes *by name from a fixed list*. Any other value becomes "opaque". Reading it is an error,
+unless the reader passes the value: nothing is dropped in silence, and no name in a file is ever imported.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ..algorithms.nlpo import NLPOPolicy
 from ..algorithms.qrdqn import QuantilePolicy
 from ..core.policy import TokenPolicy
 from ..core.rollout_buffer import SequenceRolloutBuffer
+from ..core.schedules import CosineSchedule
 
 __all__ = ["NAMED_CLASSES", "class_name", "decode", "encode"]
 
@@ -50,11 +51,12 @@ NAMED_CLASSES: dict[str, type[Any]] = {
     "sb3_contrib.MaskablePPO": MaskablePPO,
     "sb3_contrib.TRPO": TRPO,
 }
-# SB3's schedules, and the attributes that hold their arguments.
+# Schedules, and the attributes that hold their arguments.
 SCHEDULES: dict[type[Any], tuple[str, ...]] = {
     FloatSchedule: ("value_schedule",),
     ConstantSchedule: ("val",),
     LinearSchedule: ("start", "end", "end_fraction"),
+    CosineSchedule: ("start",),
 }
 
 

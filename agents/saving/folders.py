@@ -16,6 +16,7 @@ from .untrusted import describe_problem, read_env_id
 
 __all__ = [
     "AGENT",
+    "BEST",
     "CHECKPOINTS",
     "CONFIG",
     "DESCRIPTION",
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 # In the folder of a run: two folders of weights (where it started, what it trained), bundles and the configuration.
 CONFIG, AGENT, CHECKPOINTS, MODEL, START = "config.json", "agent", "checkpoints", "model", "start"
+BEST = "best"  # the bundle that early stopping keeps
 DESCRIPTION = "agent.json"  # in a bundle, beside its manifest
 LOCK = ".lock"  # names the process that has the folder
 # What a run may write before its first checkpoint. None of it is needed to start over.
@@ -90,8 +92,8 @@ def is_bundle(path: Path) -> bool:
 
 
 def find_bundle(path: Path) -> Path | None:
-    """Return `path` if that is a bundle, else the agent of the finished run, else its newest checkpoint, else None."""
-    for folder in (path, path / AGENT):
+    """Return `path` if that is a bundle, else a run's best or last agent, else its newest checkpoint, else None."""
+    for folder in (path, path / BEST, path / AGENT):
         if is_bundle(folder):
             return folder
     checkpoints = [p for p in (path / CHECKPOINTS).glob("*") if p.name.isdecimal() and is_bundle(p)]

@@ -31,7 +31,7 @@ from .environment import remake_env
 from .folders import DESCRIPTION, read_config
 from .tensors import build_network, known_model, load_optimizer, load_state, put_adapters
 
-__all__ = ["load", "load_policy", "run_algorithm"]
+__all__ = ["load", "load_policy", "load_weights", "run_algorithm"]
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +121,18 @@ def load_policy(directory: str | Path) -> tuple[LanguageModelPolicy, dict[str, A
     if policy.model_name is not None and _has_own_template(folder / MODEL, policy.model_name):
         policy.model_name = str(folder / MODEL)
     return policy, description
+
+
+def load_weights(policy: Any, directory: str | Path) -> None:
+    """Give the policy of an agent the weights that it had when the bundle in `directory` was saved.
+
+    Raises:
+        BundleError: the bundle is damaged.
+    """
+    folder, description = read(directory)
+    _load_weights(policy, folder, description)
+    policy.set_training_mode(True)  # empties the KV cache
+    policy.set_training_mode(False)
 
 
 def _has_own_template(folder: Path, name: str) -> bool:

@@ -211,6 +211,9 @@ class TrainConfig(Settings):
     kl_coef: float | None = option(None, "Coefficient of the KL penalty; 0 turns it off.", ge=0)
     kl_target: float | None = option(None, "KL per episode, in nats, that the coefficient is steered to.", gt=0)
     learning_rate: float | None = option(None, "Learning rate.", gt=0)
+    lr_schedule: Literal["constant", "linear", "cosine"] = option(
+        "constant", "constant, or how the learning rate goes down to 0 over the run: linear, cosine."
+    )
     hyperparams: Pairs = option(
         {}, "Further arguments of the algorithm, the policy or the buffer; repeat the flag.", "-params", "--hyperparams"
     )
@@ -225,6 +228,12 @@ class TrainConfig(Settings):
     run_name: str | None = option(None, "Name of this run's folder; <Env>_<k> by default.")
     eval_freq: int = option(16_384, "Tokens between evaluations during training; 0 for none.", ge=0)
     n_eval_episodes: int = option(64, "Episodes per evaluation during training.", gt=0)
+    early_stopping: str | None = option(
+        None, "Metric that ends the run when it no longer rises on validation prompts, such as gold; the best is kept."
+    )
+    eval_patience: int | None = option(
+        None, "Evaluations in a row without a rise that end the run. Default: 3.", "--patience", gt=0
+    )
     save_freq: int = option(0, "Tokens between checkpoints; 0 for none but on signals and errors.", ge=0)
     keep_checkpoints: int = option(3, "Checkpoints that stay; older ones are deleted.", gt=0)
     test_episodes: int = option(256, "Held-out prompts completed before and after.", ge=2)
@@ -248,6 +257,16 @@ class TrainConfig(Settings):
             if name in value:
                 raise ValueError(f"{name} is a setting of the run: give it as --{name} {value[name]}")
         return value
+
+    @model_validator(mode="after")
+    def _check_stopping(self) -> Self:
+        if self.early_stopping is not None and self.eval_freq == 0:
+            raise ValueError(f"early_stopping={self.early_stopping} needs evaluations: give --eval-freq above 0")
+        if self.eval_patience is not None and self.early_stopping is None:
+            raise ValueError(
+                f"eval_patience={self.eval_patience} is for early stopping: give --early-stopping too, such as gold"
+            )
+        return self
 
     @property
     def env_id(self) -> str:

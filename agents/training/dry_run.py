@@ -25,7 +25,8 @@ from .human_feedback import human_rewards
 from .logger import check_wandb
 from .memory import estimate_memory, show_bytes
 from .progress import format_duration, planned_tokens
-from .run import build_agent, build_callbacks, check_budget, resolve_config
+from .run import build_agent, check_budget, resolve_config
+from .run_callbacks import build_callbacks
 
 __all__ = ["describe_run"]
 

@@ -12,10 +12,12 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlhf_envs.episode_options import EpisodeOptions
+from rlhf_envs.names import nearest
 
 from ..core.random_state import isolated_generators
 from ..evaluation.evaluate import evaluate
 from ..saving.bundle import save
+from ..saving.loading import load_weights
 
 __all__ = ["EarlyStopping", "stopping_point"]
 
@@ -99,6 +101,7 @@ class EarlyStopping(BaseCallback):
         self.history: list[tuple[int, float]] = []
         self.stopped = False
         self._last: int | None = None
+        self._in_rollout = False
 
     @property
     def best(self) -> float:
@@ -118,6 +121,28 @@ class EarlyStopping(BaseCallback):
         """Go on from a state that `get_state` returned."""
         self.history, self._last = [(int(n), float(value)) for n, value in state["history"]], state["last"]
 
+    def summary(self) -> dict[str, Any]:
+        """Return, for a report, the metric, its best value, the tokens trained by then, and whether the run stopped."""
+        return {
+            "metric": self.metric,
+            "patience": self.patience,
+            "best": self.best,
+            "best_timesteps": self.best_timesteps,
+            "stopped": self._stop()[1] is not None,
+        }
+
+    def check_metric(self, agent: Any) -> None:
+        """Raise ValueError, with the nearest name, if evaluations of an agent in `env` have no such metric."""
+        with isolated_generators():
+            found = evaluate(agent, self.env, min(2, self.n_episodes), "validation", self.judges)
+        if self.metric not in (known := found.values()):
+            raise ValueError(f"there is no metric {self.metric!r} to stop by; {nearest(self.metric, known)}")
+
+    def load_best(self, policy: Any) -> None:
+        """Give a policy the weights that were best, from `folder`."""
+        assert self.folder is not None
+        load_weights(policy, self.folder)
+
     def _stop(self) -> tuple[int, int | None]:
         return stopping_point([value for _, value in self.history], self.patience, self.min_delta)
 
@@ -125,6 +150,7 @@ class EarlyStopping(BaseCallback):
         self.stopped = False
 
     def _on_rollout_start(self) -> None:
+        self._in_rollout = True
         if self._last is None or self.num_timesteps // self.eval_freq > self._last // self.eval_freq:
             self._evaluate()
 
@@ -138,8 +164,12 @@ class EarlyStopping(BaseCallback):
                 print(self._explain())
         return False
 
+    def _on_rollout_end(self) -> None:
+        self._in_rollout = False
+
     def _on_training_end(self) -> None:
-        if not self.stopped and self._last != self.num_timesteps:
+        # A rollout that was given up, as a signal has it, begins anew when the run goes on: its end is no end.
+        if not self._in_rollout and self._last != self.num_timesteps:
             self._evaluate()  # the last update may have made the best agent
 
     def _explain(self) -> str:

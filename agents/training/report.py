@@ -56,6 +56,7 @@ class TrainResult:
         before: the evaluation at 0 tokens, also of a run that was resumed.
         seconds: the wall time since it was begun or, for the last time, resumed.
         resumed_at: the tokens that it was resumed at; 0 if it was not.
+        early_stopping: where early stopping found the best agent, which `after` is of, see `EarlyStopping.summary`.
     """
 
     config: TrainConfig
@@ -65,6 +66,13 @@ class TrainResult:
     after: Evaluation
     seconds: float
     resumed_at: int = 0
+    early_stopping: Mapping[str, Any] | None = None
+
+    @property
+    def tokens_of_after(self) -> int:
+        """Return the tokens that the agent of `after` was trained for: all of the run, or fewer with early stopping."""
+        kept = self.early_stopping
+        return int(self.agent.num_timesteps if kept is None else kept["best_timesteps"])
 
     def __repr__(self) -> str:
         """Return what was trained, how far, and the rewards before and after."""
@@ -103,6 +111,7 @@ def write_report(result: TrainResult) -> None:
         "env": config.env_id,
         "seed": config.seed,
         "n_timesteps": tokens,
+        **({} if result.early_stopping is None else {"early_stopping": dict(result.early_stopping)}),
         "seconds": round(result.seconds, 2),
         "before": before.to_dict(),
         "after": after.to_dict(),
@@ -116,7 +125,7 @@ def write_report(result: TrainResult) -> None:
         judges=(*after.judges, *after.metrics),
         prompts=after.prompts,
         kl_target=config.kl_target,
-        held_out={0: before.estimates(), tokens: after.estimates()},
+        held_out={0: before.estimates(), result.tokens_of_after: after.estimates()},
     )
     replace_json(result.folder / REPORT, report, indent=2)
 

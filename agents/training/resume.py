@@ -24,7 +24,8 @@ from ..saving.provenance import differences, read_records
 from .config import TrainConfig
 from .logger import check_wandb
 from .report import REPORT
-from .run import Prepared, build_callbacks, build_environment, evaluate_held_out, prepare_in
+from .run import Prepared, build_environment, evaluate_held_out, prepare_in
+from .run_callbacks import build_callbacks
 
 __all__ = ["is_finished", "prepare_resumed"]
 
@@ -47,13 +48,17 @@ def is_finished(folder: str | Path, config: TrainConfig) -> bool:
     if not (folder / REPORT).is_file():
         return False
     try:
-        tokens = read_object(folder / REPORT).get("n_timesteps")
+        report = read_object(folder / REPORT)
     except ValueError:
-        tokens = None
+        report = {}
+    tokens, stopping = report.get("n_timesteps"), report.get("early_stopping")
     if not isinstance(tokens, int):  # a damaged report is written anew
         return False
+    stopped = isinstance(stopping, dict) and stopping.get("stopped") is True
     has_agent = is_bundle(find_folder(folder / AGENT))
-    return tokens >= (config.n_timesteps or 0) and (has_agent or not Checkpoints(folder / CHECKPOINTS).exist())
+    return (stopped or tokens >= (config.n_timesteps or 0)) and (
+        has_agent or not Checkpoints(folder / CHECKPOINTS).exist()
+    )
 
 
 def prepare_resumed(folder: str | Path, config: TrainConfig | None = None) -> Prepared:

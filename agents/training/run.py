@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from filelock import BaseFileLock
 
-from rlhf_envs.datasets import MissingSplitError
 from rlhf_envs.files import is_replaceable
 from rlhf_envs.models import resolve as find_model
 from rlhf_envs.models.devices import find_device
@@ -20,25 +19,24 @@ from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards import RewardError
 
 from ..core.random_state import set_generators
-from ..core.text_metrics import TextMetrics
+from ..core.schedules import falling_rate
 from ..core.vec_env import make_vec_env
-from ..evaluation.evaluate import Evaluation, evaluate, find_judges
+from ..evaluation.evaluate import Evaluation, evaluate
 from ..registry import check_arguments, describe, get_algorithm, make
-from ..saving.bundle import holds, save
-from ..saving.checkpoints import Checkpoints
-from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, MODEL, START
+from ..saving.bundle import save
+from ..saving.folders import AGENT, CONFIG, MODEL, START
 from ..saving.locks import abandon
 from ..saving.provenance import write_settings
-from .callbacks import PeriodicEvaluation
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
+from .early_stopping import EarlyStopping
 from .errors import RunInterrupted, RunStopped
-from .human_feedback import HumanFeedback, RatingRefit, human_rewards
 from .logger import check_wandb, finish_wandb, log_held_out, open_logger, start_wandb
 from .model_card import write_model_card
 from .phases import show_phase
-from .progress import ProgressDisplay
+from .progress import ProgressDisplay, planned_tokens
 from .report import TrainResult, write_report
+from .run_callbacks import ZIP, build_callbacks
 
 __all__ = [
     "Prepared",
@@ -53,8 +51,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-ZIP = "agent.zip"  # instead of AGENT, for an agent that bundles do not hold
 
 
 @dataclass(frozen=True)
@@ -84,6 +80,11 @@ class Prepared:
     def checkpoints(self) -> CheckpointCallback | None:
         """Return the callback that saves the run, or None if bundles do not hold its agent."""
         return next((callback for callback in self.callbacks if isinstance(callback, CheckpointCallback)), None)
+
+    @property
+    def stopping(self) -> EarlyStopping | None:
+        """Return the callback that may stop the run early and keeps the best agent, or None if there is none."""
+        return next((callback for callback in self.callbacks if isinstance(callback, EarlyStopping)), None)
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -123,7 +124,7 @@ def prepare_in(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepare
 
 
 def check_budget(config: TrainConfig, agent: Any) -> None:
-    """Raise ValueError if a run is shorter than one episode."""
+    """Raise ValueError if a run is shorter than one episode, or its only update would have a learning rate of 0."""
     env = agent.get_env()
     horizon = int(env.get_attr("max_new_tokens", 0)[0]) if env.has_attr("max_new_tokens") else 0  # 0: it is not ours
     assert config.n_timesteps is not None
@@ -131,6 +132,12 @@ def check_budget(config: TrainConfig, agent: Any) -> None:
         raise ValueError(
             f"--n-timesteps {config.n_timesteps} is less than one episode of {horizon} tokens: take at least that, "
             "or fewer with --env-kwargs max_new_tokens"
+        )
+    tokens, rollout = planned_tokens(agent, config.n_timesteps)
+    if config.lr_schedule != "constant" and tokens == rollout:
+        raise ValueError(
+            f"--lr-schedule {config.lr_schedule}: SB3's last update has a rate of 0, and {tokens:,} tokens are one "
+            "rollout, with one update: take a larger -n"
         )
 
 
@@ -168,9 +175,10 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         with show_phase("evaluating after training", config.progress):
             after = evaluate_held_out(config, agent)
         agent.get_env().close()
+        seconds, kept = time.perf_counter() - run.started, None if run.stopping is None else run.stopping.summary()
+        result = TrainResult(config, folder, agent, run.before, after, seconds, resumed_at, kept)
         if run.logs_held_out:
-            log_held_out(folder, after, int(agent.num_timesteps))
-        result = TrainResult(config, folder, agent, run.before, after, time.perf_counter() - run.started, resumed_at)
+            log_held_out(folder, after, result.tokens_of_after)
         if (folder / MODEL).is_dir():
             write_model_card(folder / MODEL, result)
         write_report(result)  # the last thing that a run does
@@ -193,7 +201,7 @@ def _learn(run: Prepared, tokens: int) -> None:
         elif not guard.gave_up:
             save(agent, run.folder / AGENT, guard.state())
         if guard is None or not guard.gave_up:
-            save_model(agent, run.folder / MODEL)
+            _save_best_model(run)
     except Exception as error:
         raise RunStopped(_explain(run, error)) from error
     finally:
@@ -216,6 +224,13 @@ def _complete(run: Prepared) -> None:
     assert run.checkpoints is not None and run.generators is not None
     set_generators(run.generators)
     save(run.agent, run.folder / AGENT, run.checkpoints.restored)
+    _save_best_model(run)
+
+
+def _save_best_model(run: Prepared) -> None:
+    """Save the model; with early stopping the best one, whose weights the agent in memory then has too."""
+    if run.stopping is not None:
+        run.stopping.load_best(run.agent.policy)
     save_model(run.agent, run.folder / MODEL)
 
 
@@ -274,71 +289,32 @@ def build_agent(config: TrainConfig) -> Any:
     check_environment(config.env)
     if config.model is not None:
         find_model(config.model)
-    check_arguments(config.algo, config.agent_kwargs())
+    arguments = config.agent_kwargs()
+    check_arguments(config.algo, arguments)
+    if config.lr_schedule != "constant":
+        arguments["learning_rate"] = falling_rate(config.lr_schedule, _first_rate(config))
     find_device(config.device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     env = build_environment(config)
-    return make(
-        config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **config.agent_kwargs()
-    )
+    return make(config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **arguments)
+
+
+def _first_rate(config: TrainConfig) -> float:
+    """Return the learning rate that a schedule begins with: the configured one, else the algorithm's default."""
+    rate = config.learning_rate or describe(get_algorithm(config.algo)).defaults.get("learning_rate")
+    if not isinstance(rate, int | float) or not rate:
+        raise ValueError(
+            f"--lr-schedule {config.lr_schedule}: {config.algo} has the learning rate {rate!r}, which cannot go down; "
+            "leave it out, or give --learning-rate"
+        )
+    return float(rate)
 
 
 def build_environment(config: TrainConfig) -> Any:
     """Return the training environment of a resolved configuration."""
     assert config.n_envs is not None
     return make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
-
-
-def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
-    """Return the callbacks of a run: text metrics with the task's judges, evaluations, human feedback, checkpoints.
-
-    Raises:
-        ValueError: checkpoints are asked for, and bundles do not hold the agent.
-    """
-    callbacks: list[Any] = [TextMetrics(judges=find_judges(agent.get_env().get_attr("task", 0)[0], None))]
-    if config.eval_freq > 0:
-        env = _evaluation_environment(config)
-        callbacks.append(
-            PeriodicEvaluation(env, config.n_eval_episodes, config.eval_freq, folder, config.seed, config.verbose)
-        )
-    guard = _build_guard(config, agent, folder, callbacks)
-    if any(reward.store is not None for reward in human_rewards(agent.get_env())):
-        refit = RatingRefit(folder / "reward_models", seed=config.seed)
-        callbacks.append(HumanFeedback(guard, refit, verbose=config.verbose))
-    return callbacks if guard is None else [*callbacks, guard]
-
-
-def _evaluation_environment(config: TrainConfig) -> Any:
-    """Return the environment of the evaluations during training: validation prompts, else test prompts."""
-    n, kwargs = min(config.n_eval_episodes, 64), config.held_out_kwargs()
-    try:
-        return make_vec_env(config.env_id, n, **{"split": "validation", **kwargs})
-    except MissingSplitError as error:
-        logger.warning("%s. The evaluations during training take the split %r", error, config.test_split)
-        return make_vec_env(config.env_id, n, **{"split": config.test_split, **kwargs})
-
-
-def _build_guard(config: TrainConfig, agent: Any, folder: Path, callbacks: list[Any]) -> CheckpointCallback | None:
-    """Return the callback that saves the run and the state of `callbacks`, or None if bundles do not hold the agent."""
-    if holds(type(agent)):
-        checkpoints = Checkpoints(folder / CHECKPOINTS, config.keep_checkpoints)
-        return CheckpointCallback(
-            checkpoints, config.save_freq, tuple(callbacks), verbose=config.verbose, until_closed=True
-        )
-    name = f"{config.algo} ({type(agent).__name__})"
-    if config.save_freq > 0:
-        raise ValueError(
-            f"--save-freq {config.save_freq}: checkpoints need an agent that bundles hold, and {name} is none; "
-            "leave the flag out"
-        )
-    logger.warning(
-        "%s is no agent that bundles hold: no checkpoints are written, a signal ends the run, and it is saved at the "
-        "end, as %s",
-        name,
-        folder / ZIP,
-    )
-    return None
 
 
 def _open_folder(run: Prepared) -> None:

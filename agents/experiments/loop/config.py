@@ -22,6 +22,9 @@ class LoopConfig(TrainConfig):
     free: ClassVar[tuple[str, ...]] = (*TrainConfig.free, "rounds", "enough", "patience", "poll")
     more: ClassVar[tuple[str, ...]] = ()  # n_timesteps are of each round
 
+    # What is of one run: its rounds go on with one agent, and each would take what the last one has left of it.
+    without: ClassVar[tuple[str, ...]] = ("lr_schedule", "early_stopping", "eval_patience")
+
     n_timesteps: int | None = option(16_384, "Tokens of RL per round.", "-n", "--n-timesteps", gt=0)
     eval_freq: int = option(0, "Tokens between evaluations during RL; 0 for one per round.", ge=0)
     rounds: int = option(3, "Rounds; with --resume more than the run had adds some.", gt=0)
@@ -76,7 +79,10 @@ class LoopConfig(TrainConfig):
         return self
 
     def check_askable(self) -> None:
-        """Raise ValueError if the fields do not go with one another."""
+        """Raise ValueError if the fields do not go with one another, or are not for a loop."""
+        for name in self.without:
+            if (value := getattr(self, name)) != type(self).model_fields[name].default:
+                raise ValueError(f"{name}={value}: the rounds of a loop have none; leave it out")
         simulated, ensemble = self.labels - self.people, f"an ensemble: members is {self.members}, take at least 2"
         if simulated < 0:
             raise ValueError(f"people={self.people} is more than labels={self.labels}, the pairs of a round")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
 import agents
+from agents.core.text_metrics import TextMetrics
+from agents.experiments.loop.config import LoopConfig
 from agents.saving.bundle import read_extra
 from agents.training.callbacks import PeriodicEvaluation
 from agents.training.early_stopping import EarlyStopping, stopping_point
+from agents.training.run import prepare, train
+from tests.agents.training.runs import config, finish, rlhf
 
 ID = "rlhf/TokenBandit-v0"
 ROLLOUT = 48
@@ -134,6 +140,82 @@ def test_by_default_the_reward_in_use_is_evaluated_on_the_validation_split(monke
         agent.learn(ROLLOUT, callback=callback)
         assert callback.history == [(0, value), (48, value)]
     assert {call["split"] for call in seen} == {"validation"}
+
+
+def test_a_rollout_that_is_given_up_is_no_end_to_evaluate_after():
+    """As a signal has it: the run goes on from before that rollout, and its history must not know of the evaluation."""
+    agent, callback = make_agent(), stopping(1, 2, 3)
+    agent.learn(ROLLOUT * 3, callback=[callback, lambda *_: agent.num_timesteps < ROLLOUT + 24])
+    assert [tokens for tokens, _ in callback.history] == [0, 48]
+
+
+@pytest.fixture
+def best_after_96(monkeypatch):
+    """Let the validation reward of runs be best after 96 tokens, whatever the agent does."""
+    real = EarlyStopping._evaluate
+
+    def scripted(self):
+        real(self)
+        tokens = self.num_timesteps
+        self.history[-1] = (tokens, 1.0 - abs(tokens - 96) / 1000)
+        if tokens <= 96:
+            agents.save(self.model, self.folder)
+
+    monkeypatch.setattr(EarlyStopping, "_evaluate", scripted)
+
+
+@pytest.mark.usefixtures("_no_pictures", "best_after_96")
+def test_a_run_keeps_its_best_agent_and_says_so(tmp_path):
+    result = train(config(tmp_path, eval_freq=96, early_stopping="reward", eval_patience=2, n_timesteps=960))
+    folder = tmp_path / "ppo" / "run"
+    summary = json.loads((folder / "report.json").read_text())["early_stopping"]
+    assert summary == {"metric": "reward", "patience": 2, "best": 1.0, "best_timesteps": 96, "stopped": True}
+    short = train(config(tmp_path / "short", n_timesteps=96, eval_freq=0))
+    for name in ("model/model.safetensors", "best/policy.safetensors"):
+        other = tmp_path / "short/ppo/run" / name.replace("best", "agent")
+        assert (folder / name).read_bytes() == other.read_bytes(), name
+    assert result.after.reward.tolist() == short.after.reward.tolist()
+    assert result.tokens_of_after == 96 < result.agent.num_timesteps == 288 + 32
+    for more in ([], ["-n", "9600"]):
+        output = rlhf("train", "--resume", str(folder), *more).output
+        assert "nothing to do" in output
+        assert "unless it stopped early" in output
+
+
+@pytest.mark.usefixtures("_no_pictures", "best_after_96")
+def test_a_killed_run_goes_on_with_its_patience(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    real = TextMetrics._on_rollout_end
+
+    def die(self):
+        real(self)
+        if self.num_timesteps == 288:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextMetrics, "_on_rollout_end", die)
+        with pytest.raises(Killed):
+            train(config(tmp_path, eval_freq=96, early_stopping="reward", save_freq=96))
+    result = finish(tmp_path / "ppo" / "run")
+    assert (result.early_stopping["best_timesteps"], result.early_stopping["stopped"]) == (96, True)
+    assert result.agent.num_timesteps == 384 + 32
+
+
+def test_the_metric_and_the_prompts_to_stop_by_are_checked_before_training(tmp_path):
+    with pytest.raises(ValueError, match="there is no metric 'rewards' to stop by; did you mean 'reward'"):
+        prepare(config(tmp_path, early_stopping="rewards"))
+    rows = [{"prompt": text, "split": split} for split, text in (("train", "a"), ("test", "b"))]
+    env = dict(data=rows, reward="length-penalty", reward_kwargs={"longest": 1}, max_new_tokens=3)
+    with pytest.raises(ValueError, match="--early-stopping reward needs validation prompts"):
+        prepare(config(tmp_path, early_stopping="reward", env="rlhf/Prompts-v0", env_kwargs=env))
+
+
+def test_a_loop_does_not_stop_early():
+    with pytest.raises(ValueError, match="early_stopping=gold: the rounds of a loop have none; leave it out"):
+        LoopConfig(early_stopping="gold", eval_freq=96)
+    assert "early-stopping" not in rlhf("loop", "--help").output
 
 
 def test_mistakes_are_named():
