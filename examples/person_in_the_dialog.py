@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from agents import make, make_vec_env
@@ -28,9 +29,18 @@ class Person(Task):
     def ask(self, dialog: Dialog) -> Reply:
         for message in dialog.messages[-2:]:
             print(f"{message['role']}: {printable(message['content'].strip())}")
-        rating = input("rating, -1 to 1: ").strip()
+        rating = ask_for_number("rating, -1 to 1: ")
         text = input("your next message (empty ends the dialog): ").strip()
-        return Reply(text, reward=float(rating or 0), done=not text)
+        return Reply(text, reward=rating, done=not text)
+
+
+def ask_for_number(question: str) -> float:
+    """Return the number from -1 to 1 that is typed, 0 for nothing; ask again for anything else."""
+    while True:
+        with suppress(ValueError):
+            number = float(input(question).strip() or 0)
+            if -1 <= number <= 1:
+                return number
 
 
 register_task("my/Person-v0", f"{__name__}:Person")

@@ -50,12 +50,11 @@ class Dialogs:
         cut: (n,) bool, whether the episode ended because a reply had no room.
 
     Raises:
-        ValueError: the task's `reply_format` has no place for the text.
+        ValueError: the task's `reply_format` has no place for the text, or others than that and the role's.
     """
 
     def __init__(self, task: Replying, chat: ChatFormat, n: int, max_turns: int | None, timeout: float | None) -> None:
-        if not isinstance(task.reply_format, str) or "{text}" not in task.reply_format:
-            raise ValueError(f"task {task.name!r}: reply_format={task.reply_format!r} needs a place for the {{text}}")
+        _check_format(task)
         self.task, self.chat, self.max_turns, self.timeout = task, chat, max_turns, timeout
         self.starts = np.zeros(n, dtype=np.int64)
         self.cut = np.zeros(n, dtype=np.bool_)
@@ -203,6 +202,20 @@ def choose_max_turns(task: Replying, max_turns: int | None, reply_timeout: float
     check_timeout("reply_timeout", reply_timeout)
     limit = task.max_turns if max_turns is None else max_turns
     return None if limit is None else check_count("max_turns", limit, 1)
+
+
+def _check_format(task: Replying) -> None:
+    """Raise a ValueError unless `reply_format` has a place for the text, and none but that and the role's."""
+    form = task.reply_format
+    if not isinstance(form, str) or "{text}" not in form:
+        raise ValueError(f"task {task.name!r}: reply_format={form!r} needs a place for the {{text}}")
+    try:
+        form.format(text="", role="")
+    except (LookupError, ValueError) as error:
+        raise ValueError(
+            f"task {task.name!r}: reply_format={form!r} may have {{text}} and {{role}}, and every other brace doubled "
+            f"({type(error).__name__}: {error})"
+        ) from error
 
 
 def _check_reply(reply: Reply) -> None:

@@ -111,6 +111,10 @@ def check_dialog_task(example: dict[str, Any], printed: str, folder: Path) -> No
 
 def check_person_in_the_dialog(example: dict[str, Any], printed: str, folder: Path) -> None:
     assert re.search(r"^\d+ dialogs, their last ratings in sum: ", printed, re.M)
+    typed = iter(["good", "nan", "2", " 0.5"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.input", lambda question: next(typed))
+        assert example["ask_for_number"]("rating?") == 0.5, "anything else is asked for again"
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}

@@ -185,7 +185,7 @@ class TextVecEnv(VecEnv):
         if self.score is None and "score" in state:  # older releases did not save it
             _check_scoring(state["score"], state["score_batch"])
             self.score, self.score_batch = state["score"], state["score_batch"]
-        self.is_collected = state.get("is_collected")
+        self.is_collected, self.n_left = state.get("is_collected"), 0
 
     def close(self) -> None:
         """Close the environment."""

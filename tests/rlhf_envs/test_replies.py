@@ -241,6 +241,8 @@ class Old(Silent):
         (Words, {"max_turns": 0}, "max_turns must be a whole number of at least 1, got 0"),
         (Words, {"reply_timeout": 0}, "reply_timeout must be seconds above 0"),
         (answering(list, reply_format="so"), {}, "reply_format='so' needs a place for the {text}"),
+        (answering(list, reply_format="{name}: {text}"), {}, r"may have {text} and {role}, .* \(KeyError: 'name'\)"),
+        (answering(list, reply_format="{text} }"), {}, "every other brace doubled .ValueError: Single '}'"),
     ],
 )
 def test_wrong_arguments_are_refused(task: Any, options: Any, message: str) -> None:

@@ -218,10 +218,13 @@ def test_episodes_that_never_get_a_score_are_counted(caplog: pytest.LogCaptureFi
 
 def test_a_callback_that_sums_rewards_finds_the_scores() -> None:
     sums: list[float] = []
+
+    def note(seen: Any, _: Any) -> bool:
+        sums.append(seen["rewards"].sum())
+        return True
+
     reward = Lengths()
-    stock(environment("rollout", reward)).learn(
-        N_ENVS * N_STEPS, lambda seen, _: sums.append(seen["rewards"].sum()) or 1
-    )
+    stock(environment("rollout", reward)).learn(N_ENVS * N_STEPS, note)
     assert sum(reward.calls) >= 8
     assert np.count_nonzero(sums) == len(reward.calls)
 
