@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,8 @@ def test_it_works_where_an_event_loop_runs_already() -> None:
     async def notebook() -> Any:
         return evaluate(lengths).totals.tolist()
 
-    assert asyncio.run(notebook()) == [1, 2, 3]
+    with ThreadPoolExecutor(1) as pool:  # Playwright's tests leave a loop running in this thread
+        assert pool.submit(lambda: asyncio.run(notebook())).result() == [1, 2, 3]
 
 
 def test_an_async_reward_object_can_be_called_as_trl_calls_it() -> None:
