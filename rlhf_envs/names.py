@@ -15,6 +15,7 @@ from typing import Any
 __all__ = [
     "check_arguments",
     "check_count",
+    "check_timeout",
     "did_you_mean",
     "find_name",
     "import_attribute",
@@ -66,6 +67,14 @@ def check_count(name: str, value: Any, default: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     return int(value)
+
+
+def check_timeout(what: str, seconds: object) -> None:
+    """Raise a ValueError unless a time limit is a number of seconds above 0, or None."""
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise ValueError(f"{what} must be seconds above 0, or None for no limit, got {seconds!r}")
 
 
 def list_environments(rows: Sequence[int], indices: Sequence[int]) -> str:

@@ -12,8 +12,8 @@ import numpy as np
 from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets.messages import as_answer, as_messages
 from rlhf_envs.dialogs import METRICS, ROLES, Dialog, Reply, ReplyError, Replying
-from rlhf_envs.names import check_count, list_environments
-from rlhf_envs.time_limit import call_within, check_timeout
+from rlhf_envs.names import check_count, check_timeout, list_environments
+from rlhf_envs.rewards.waiting import Background
 
 __all__ = ["Dialogs", "choose_max_turns"]
 
@@ -105,13 +105,18 @@ class Dialogs:
 
     def _ask(self, rows: Sequence[int]) -> list[Reply | None]:
         """Return the task's replies, texts as replies of the user."""
+        dialogs = [self[row] for row in rows]
+        before = copy.deepcopy([dialog.messages for dialog in dialogs])
         try:
-            found = call_within(self.timeout, lambda: self.task.replies([self[row] for row in rows]), "replies")
+            found = self._call(dialogs)
         except Exception as error:
-            hint = "; if it is only slow, allow it more (reply_timeout)" if isinstance(error, TimeoutError) else ""
-            raise ReplyError(
-                f"{self._where(rows)}: replies failed with {type(error).__name__}: {error}{hint}"
-            ) from error
+            raise ReplyError(f"{self._where(rows)}: replies failed with {type(error).__name__}: {error}") from error
+        changed = [row for row, dialog, was in zip(rows, dialogs, before, strict=True) if dialog.messages != was]
+        if changed:
+            raise ValueError(
+                f"{self._where(changed)}: replies changed dialog.messages: return the reply, and keep what the task "
+                "is to remember in dialog.state"
+            )
         if isinstance(found, str) or not isinstance(found, Sequence) or len(found) != len(rows):
             given = f"{len(found)} replies" if isinstance(found, list | tuple) else repr(found)
             raise ValueError(
@@ -119,6 +124,15 @@ class Dialogs:
                 "each, None to end an episode"
             )
         return [Reply(reply) if isinstance(reply, str) else reply for reply in found]
+
+    def _call(self, dialogs: list[Dialog]) -> Any:
+        """Return what the task's `replies` returns. With a time limit it runs in a thread, which may be abandoned."""
+        if self.timeout is None:
+            return self.task.replies(dialogs)
+        call = Background("replies", self.task.replies, dialogs)
+        if not call.wait(self.timeout):
+            raise TimeoutError(f"no answer in {self.timeout:g} s; if it is only slow, allow it more (reply_timeout)")
+        return call.result()
 
     def _take(self, row: int, reply: Reply | None, room: int) -> Answer:
         """Return what follows the turn in a row, and append the message to the dialog if it goes on."""

@@ -20,13 +20,13 @@ from rlhf_envs.datasets import MissingSplitError
 from rlhf_envs.datasets.splits import SPLITS
 
 from ..registry import describe
+from .building import build_callbacks
 from .config import AGENT_FIELDS, TrainConfig
 from .human_feedback import human_rewards
 from .logger import check_wandb
 from .memory import estimate_memory, show_bytes
 from .progress import format_duration, planned_tokens
 from .run import build_agent, check_budget, resolve_config
-from .run_callbacks import build_callbacks
 
 __all__ = ["describe_run"]
 

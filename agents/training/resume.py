@@ -21,11 +21,11 @@ from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, clear, is_bundle, is_re
 from ..saving.loading import load
 from ..saving.locks import take
 from ..saving.provenance import differences, read_records
+from .building import build_callbacks
 from .config import TrainConfig
 from .logger import check_wandb
 from .report import REPORT
 from .run import Prepared, build_environment, evaluate_held_out, prepare_in
-from .run_callbacks import build_callbacks
 
 __all__ = ["is_finished", "prepare_resumed"]
 

@@ -27,6 +27,7 @@ from ..saving.bundle import save
 from ..saving.folders import AGENT, CONFIG, MODEL, START
 from ..saving.locks import abandon
 from ..saving.provenance import write_settings
+from .building import ZIP, build_callbacks
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
 from .early_stopping import EarlyStopping
@@ -36,7 +37,6 @@ from .model_card import write_model_card
 from .phases import show_phase
 from .progress import ProgressDisplay, planned_tokens
 from .report import TrainResult, write_report
-from .run_callbacks import ZIP, build_callbacks
 
 __all__ = [
     "Prepared",

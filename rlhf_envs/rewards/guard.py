@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
+from rlhf_envs.names import check_timeout
 from rlhf_envs.rewards.base import Composed, FunctionReward, Reward
 from rlhf_envs.rewards.scores import Columns, EpisodeError, ScoreError
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
@@ -57,10 +58,7 @@ class Guarded(Reward):
     def __init__(
         self, reward_fn: Callable[..., Any], timeout: float | None = None, retries: int = 2, backoff: float = 0.25
     ) -> None:
-        if timeout is not None and (
-            isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0
-        ):
-            raise ValueError(f"the timeout of a reward must be seconds above 0, or None for no limit, got {timeout!r}")
+        check_timeout("the timeout of a reward", timeout)
         if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
             raise ValueError(f"the retries of a reward must be a whole number of at least 0, got {retries!r}")
         self.reward = reward_fn if isinstance(reward_fn, Reward) else FunctionReward(reward_fn)

@@ -267,4 +267,7 @@ def test_a_template_that_rewrites_earlier_turns_is_refused_for_dialogs(name: str
 
 @pytest.mark.parametrize("name", [name for name in FAMILIES if not name.startswith("qwen3")])
 def test_templates_that_keep_earlier_turns_are_taken_for_dialogs(name: str) -> None:
-    format_of(name).prepare_dialogs([[USER]])
+    chat = format_of(name)
+    before = chat.tokenizer.chat_template
+    chat.prepare_dialogs([[USER]])
+    assert chat.tokenizer.chat_template == before

@@ -181,6 +181,7 @@ def test_what_a_simulator_draws_does_not_depend_on_other_rows() -> None:
         (lambda dialogs: "d", r"replies returned 'd' for 1 dialogs"),
         (lambda dialogs: [""], r"the reply is empty: give a text, or None or done=True to end the episode"),
         (lambda dialogs: [Reply(" \n")], r"the reply is empty"),
+        (lambda dialogs: dialogs[0].messages.pop() and ["d"], r"replies changed dialog.messages: return the reply"),
         (lambda dialogs: [3], r"3 is no Reply, no text and not None"),
         (lambda dialogs: [Reply("d", reward=float("nan"))], r"the reward must be a finite number"),
         (lambda dialogs: [Reply("d", role="assistant")], r"the role one of user, tool, system"),  # type: ignore[arg-type]

@@ -22,13 +22,13 @@ from ...saving import bundle as bundles
 from ...saving.checkpoints import Checkpoints
 from ...saving.folders import AGENT, CHECKPOINTS, MODEL
 from ...saving.loading import load
+from ...training.building import build_callbacks
 from ...training.callbacks import PeriodicEvaluation
 from ...training.checkpoint_callback import CheckpointCallback
 from ...training.logger import open_logger
 from ...training.progress import ProgressDisplay
 from ...training.run import RunInterrupted, build_agent, build_environment
 from ...training.run import save_model as write_model
-from ...training.run_callbacks import build_callbacks
 from .feedback import ask, fit
 from .state import PAIRS, Loop, Metrics
 

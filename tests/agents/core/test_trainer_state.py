@@ -69,7 +69,10 @@ def test_stock_ppo_tells_them_by_the_callback(vec_env: Any) -> None:
 
 
 def test_environments_of_others_are_left_alone() -> None:
-    PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu").learn(8, callback=TellTrainerState())
+    agent = PPO("MlpPolicy", "CartPole-v1", n_steps=8, batch_size=8, device="cpu")
+    agent.learn(16, callback=TellTrainerState())
+    assert agent.num_timesteps == 16
+    assert not agent.env.has_attr("trainer_state")
 
 
 def test_a_metric_of_a_reward_may_not_take_the_name_of_another() -> None:

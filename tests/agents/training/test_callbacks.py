@@ -12,9 +12,9 @@ import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
 import agents
+from agents.training.building import _evaluation_environment
 from agents.training.callbacks import PeriodicEvaluation
 from agents.training.config import TrainConfig
-from agents.training.run_callbacks import _evaluation_environment
 
 BANDIT = "rlhf/TokenBandit-v0"
 ROLLOUT = 48

@@ -18,7 +18,7 @@ from rlhf_envs.models import load_tokenizer
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module, which is not installed, with 40 snippets a split."""
-    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parent.parent))
+    monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2]))
     module = importlib.import_module("benchmarks.reward_models")
     everything = module.snippets
     monkeypatch.setattr(module, "snippets", lambda split: everything(split)[:40])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TOY = ["--episodes", "2", "--steps", "1", "--swaps", "1", "--candidates", "1"]
 TOY += [
     "-n",

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TOY = ["--n-envs", "4", "--prompt-tokens", "4", "--new-tokens", "6", "--minibatches", "2", "--repeats", "1"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TOY = ["--seeds", "1", "--jobs", "1", "--pairs", "8", "--held-out", "8", "--members", "2", "--tokens", "256"]
 TOY += ["--every", "256", "--n-envs", "16", "--episodes", "4", "--prompts", "2", "--pool", "4"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-sys.path.append(str(Path(__file__).resolve().parents[1]))  # benchmarks are no part of the wheel
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # benchmarks are no part of the wheel
 from benchmarks.gpu import __main__ as command
 from benchmarks.gpu import checks
 from benchmarks.gpu.parts import Outcome, Part, Setting, SkippedPart, run_parts, show

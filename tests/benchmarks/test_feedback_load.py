@@ -13,7 +13,7 @@ pytest.importorskip("uvicorn")
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
