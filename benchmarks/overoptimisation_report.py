@@ -66,7 +66,7 @@ def draw(results: Sequence[dict[str, Any]], patience: int, path: Path) -> None:
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     for column, (method, title) in enumerate((("ppo", "PPO without a KL penalty"), ("best-of-n", "best of n"))):
-        for row, (name, unit) in enumerate((("proxy", "proxy, SDs of human text"), ("gold", "gold, P(positive)"))):
+        for row, (name, unit) in enumerate((("proxy", "proxy, SDs of human text"), ("gold", "gold, from 0 to 1"))):
             axis = axes[row, column]
             for kind in KINDS:
                 series = [
