@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import logsigmoid
 
+from rlhf_envs.datasets.messages import as_text_rows
 from rlhf_envs.rewards.reward_model import encode, score_columns, score_texts
 from rlhf_envs.tokens import check_text
 
@@ -108,7 +109,7 @@ def pair_differences(
     """Return the raw score of each chosen text minus the rejected text's, (n,)."""
     training = model.training
     model.eval()
-    scores = score_texts(model, tokenizer, pair_texts(pairs), batch_size).reshape(-1, 2)
+    scores = score_texts(model, tokenizer, pair_texts(pairs, tokenizer), batch_size).reshape(-1, 2)
     model.train(training)
     return scores[:, 0] - scores[:, 1]
 
@@ -220,13 +221,15 @@ def gain_and_bias(scores: NDArray[np.float64]) -> tuple[float, float]:
     return 1.0 / deviation, -float(scores.mean()) / deviation
 
 
-def pair_texts(pairs: Sequence[Pair]) -> list[str]:
+def pair_texts(pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase | None = None) -> list[str]:
     """Return the whole texts of pairs: chosen, rejected, chosen, rejected, ...
+
+    Conversations are written in the tokenizer's chat template, or else in role lines.
 
     Raises:
         ValueError: a pair is malformed; the message has its index.
     """
-    return [text for i, pair in enumerate(pairs) for text in _texts(pair, f"pair {i}")]
+    return [text for i, pair in enumerate(pairs) for text in _texts(pair, f"pair {i}", tokenizer)]
 
 
 def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_length: int | None) -> EncodedPairs:
@@ -236,7 +239,7 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_
         ValueError: a pair is malformed.
         NothingToFit: the pairs prefer nothing: all are ties, contradict each other exactly, or are the same tokens.
     """
-    flat = encode(tokenizer, pair_texts(pairs), max_length)
+    flat = encode(tokenizer, pair_texts(pairs, tokenizer), max_length)
     margin, probability, weight = (
         torch.tensor([_number(pair, f"pair {i}", name, 1.0 - (name == "margin")) for i, pair in enumerate(pairs)])
         for name in _RANGES
@@ -256,7 +259,7 @@ def encode_pairs(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_
 
 def count_equal(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_length: int | None) -> int:
     """Return how many pairs of two texts are the same tokens, once the texts are cut to the length that is read."""
-    flat = encode(tokenizer, pair_texts(pairs), max_length)
+    flat = encode(tokenizer, pair_texts(pairs, tokenizer), max_length)
     return sum(chosen == rejected for chosen, rejected in zip(flat[::2], flat[1::2], strict=True))
 
 
@@ -302,7 +305,9 @@ def _check_preference(pairs: Sequence[Pair], lead: torch.Tensor) -> None:
         )
 
 
-def _texts(pair: Pair, where: str) -> tuple[str, str]:
+def _texts(pair: Pair, where: str, tokenizer: PreTrainedTokenizerBase | None = None) -> tuple[str, str]:
+    if any(isinstance(pair.get(name), list | tuple) for name in ("prompt", "chosen", "rejected")):
+        (pair,) = as_text_rows([pair], tokenizer, lambda _: where)
     prompt, chosen, rejected = pair.get("prompt", ""), pair.get("chosen"), pair.get("rejected")
     if not (isinstance(prompt, str) and isinstance(chosen, str) and isinstance(rejected, str)):
         kinds = ", ".join(f"{key} {type(value).__name__}" for key, value in pair.items())

@@ -73,7 +73,7 @@ def fit_ensemble(
         weights = counts if shared_trunk else counts[member : member + 1]
         fit_encoded(network, encoded, weights, {**options, "seed": seeds[member]})
         networks.append(network)
-    texts = list(references) if references is not None else pair_texts([*held_out, *pairs])[:MAX_REFERENCES]
+    texts = list(references) if references is not None else pair_texts([*held_out, *pairs], tokenizer)[:MAX_REFERENCES]
     ensemble = RewardEnsemble.from_networks(networks, tokenizer, texts)
     ensemble.metrics = evaluate_ensemble(ensemble, held_out)
     return ensemble
@@ -88,7 +88,7 @@ def evaluate_ensemble(ensemble: RewardEnsemble, pairs: Sequence[Pair]) -> PairMe
 
 def ensemble_differences(ensemble: RewardEnsemble, pairs: Sequence[Pair]) -> NDArray[np.float64]:
     """Return the members' mean raw score of each chosen text minus the rejected text's, (n,)."""
-    scores = ensemble.raw_scores(pair_texts(pairs)).mean(axis=0).reshape(-1, 2)
+    scores = ensemble.raw_scores(pair_texts(pairs, ensemble.tokenizer)).mean(axis=0).reshape(-1, 2)
     return scores[:, 0] - scores[:, 1]
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForSequenceClassification, GPT2Config, GPT2For
 
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.preferences import evaluate_pairs, fit_bradley_terry, normalise, pairwise_loss
+from rlhf_envs.preferences.bradley_terry import pair_texts
 from rlhf_envs.preferences.training import make_batches
 from rlhf_envs.rewards.reward_model import RewardModel, score_ids, score_texts
 
@@ -213,6 +214,17 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
 
 
+def test_messages_are_the_texts_that_the_chat_template_writes() -> None:
+    tokenizer = load_tokenizer("tiny")
+    asked, says = [{"role": "user", "content": "Hi"}], lambda text: [{"role": "assistant", "content": text}]
+    pairs = [{"prompt": asked, "chosen": says("Hello"), "rejected": says("No")}]
+    assert pair_texts(pairs) == ["User: Hi\n\nAssistant: Hello", "User: Hi\n\nAssistant: No"]
+    tokenizer.chat_template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}" + (
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    assert pair_texts(pairs, tokenizer) == ["<user>Hi<assistant>Hello", "<user>Hi<assistant>No"]
+
+
 def test_every_pair_is_in_one_batch_of_an_epoch() -> None:
     batches = make_batches([i % 7 + 1 for i in range(101)], 8, random.Random(0))
     assert sorted(i for batch in batches for i in batch) == list(range(101))
@@ -225,7 +237,7 @@ def test_every_pair_is_in_one_batch_of_an_epoch() -> None:
         ({"pairs": []}, "0 pairs to fit and 1 held out"),
         ({"held_out": []}, "1 pairs to fit and 0 held out"),
         ({"pairs": [PAIR, {"prompt": "x", "chosen": "y"}]}, "pair 1 needs 'chosen' and 'rejected' as strings"),
-        ({"pairs": [{"chosen": [{"role": "user"}], "rejected": "y"}]}, "pair 0 needs .*chosen list"),
+        ({"pairs": [{"chosen": [{"role": "user"}], "rejected": "y"}]}, "pair 0: 'chosen' has a message that is not text"),
         ({"pairs": [{**PAIR, "margin": -1.0}]}, r"pair 0: the margin is -1\.0"),
         ({"pairs": [{**PAIR, "margin": float("nan")}]}, "pair 0: the margin is nan, not a number of at least 0"),
         ({"pairs": [{**PAIR, "margin": "wide"}]}, "pair 0: the margin is 'wide'"),
