@@ -11,6 +11,7 @@ import agents
 from agents.core.text_metrics import TextMetrics
 from agents.experiments.loop.config import LoopConfig
 from agents.saving.bundle import read_extra
+from agents.training import held_out_callback
 from agents.training.callbacks import PeriodicEvaluation
 from agents.training.early_stopping import EarlyStopping, stopping_point
 from agents.training.run import prepare, train
@@ -124,11 +125,9 @@ def test_it_takes_the_environment_of_the_periodic_evaluation_and_any_metric(tmp_
 
 
 def test_by_default_the_reward_in_use_is_evaluated_on_the_validation_split(monkeypatch):
-    from agents.training import early_stopping
-
     seen = []
-    real = early_stopping.evaluate
-    monkeypatch.setattr(early_stopping, "evaluate", lambda *a, **k: seen.append(k) or real(*a, **k))
+    real = held_out_callback.evaluate
+    monkeypatch.setattr(held_out_callback, "evaluate", lambda *a, **k: seen.append(k) or real(*a, **k))
 
     def constant(value):
         return lambda prompts, completions, **_: [value] * len(prompts)
