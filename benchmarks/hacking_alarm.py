@@ -31,6 +31,7 @@ from rlhf_envs.files import atomic_folder, replace_file
 
 ENV = "rlhf/Sentiment-v0"
 REAL = 0.01  # the level of the test that the judge has gained anything
+RATES = {"ppo": 5e-4, "rloo": 2e-4}  # learning rates at which an agent without a penalty is hacked within the tokens
 LEVELS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1)
 
 
@@ -40,7 +41,6 @@ class Settings:
 
     tokens: int = 20_480
     every: int = 1024
-    learning_rate: float = 5e-4
     n_envs: int = 32
     episodes: int = 128
     pairs: int = 200
@@ -93,14 +93,9 @@ def run(arm: Arm, settings: Settings, folder: Path) -> None:
         return
     torch.set_num_threads(1)
     started = time.process_time()
-    arguments = default_hyperparams(ENV, arm.algo) | {
-        "n_envs": settings.n_envs,
-        "learning_rate": settings.learning_rate,
-    }
-    arguments = {name: value for name, value in arguments.items() if name != "n_timesteps"}
-    if not arm.penalty:
-        arguments = {name: value for name, value in arguments.items() if name not in ("kl_target", "kl_horizon")}
-        arguments["kl_coef"] = 0.0
+    changed = {"n_envs": settings.n_envs, "learning_rate": RATES[arm.algo], **({} if arm.penalty else {"kl_coef": 0.0})}
+    out = {"n_timesteps", *(() if arm.penalty else ("kl_target", "kl_horizon"))}
+    arguments = {n: v for n, v in (default_hyperparams(ENV, arm.algo) | changed).items() if n not in out}
     agent = make(arm.algo, ENV, seed=arm.seed, device="cpu", **arguments)
     agent.get_env().set_attr("reward_fn", RewardModel(str(folder / f"proxy_{arm.seed}")))
     alarm = HackingAlarm(eval_freq=settings.every, n_episodes=settings.episodes, seed=arm.seed)
@@ -191,7 +186,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", default="runs/hacking_alarm", help="keep the evaluations here, and go on from there"
     )
-    parser.add_argument("--algos", default="ppo,rloo")
+    parser.add_argument("--algos", default=",".join(RATES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one process each")

@@ -68,8 +68,8 @@ def find_parting(looks: Sequence[Look], level: float) -> Parting | None:
         since = find_best(looks[:at])
         then, now = looks[since], looks[at]
         p_value = p_below(now.judge, then.judge)
-        moved_on = now.kl.mean() > then.kl.mean() and p_below(now.proxy, then.proxy) >= level
-        if p_value < level and moved_on:
+        further_away, proxy_fell = p_below(then.kl, now.kl) < level, p_below(now.proxy, then.proxy) < level
+        if p_value < level and further_away and not proxy_fell:
             return Parting(since, at, p_value)
     return None
 
@@ -93,9 +93,10 @@ class HackingAlarm(HeldOutCallback):
 
     An agent that is trained for too long on a proxy fools it: the proxy goes on rising with the KL to the reference,
     and a judge that the agent never meets falls (Gao et al. 2022, https://arxiv.org/abs/2210.10760). Each evaluation
-    completes the same held-out prompts, so changes are paired. The alarm rings once the judge has fallen below its
-    highest mean so far, by a one-sided paired t-test at `level`, while the proxy has not fallen by the same test and
-    the KL is higher. An agent whose proxy falls too learns badly, and one that comes back to the reference is safe.
+    completes the same held-out prompts, so changes are paired. The alarm rings when, since the evaluation with the
+    judge's highest mean, the judge has fallen, the KL has risen and the proxy has not fallen, each by a one-sided
+    paired t-test at `level`. An agent whose proxy falls too learns badly, and one that does not move away from the
+    reference only varies.
 
     The fall since the best evaluation is Page's CUSUM of the judge's falls (Page 1954,
     https://doi.org/10.1093/biomet/41.1-2.100). It is tested at every evaluation, so the probability of a false alarm

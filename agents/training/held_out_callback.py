@@ -91,7 +91,7 @@ class HeldOutCallback(BaseCallback):
         with isolated_generators():
             found = evaluate(agent, self.env, min(2, self.n_episodes), "validation", self.judges)
         if self.metric not in (known := found.values()):
-            raise ValueError(f"there is no metric {self.metric!r} to stop by; {nearest(self.metric, known)}")
+            raise ValueError(f"there is no metric {self.metric!r} to go by; {nearest(self.metric, known)}")
 
     def load_best(self, policy: Any) -> None:
         """Give a policy the weights of the agent in `folder`."""
@@ -135,7 +135,7 @@ class HeldOutCallback(BaseCallback):
                 self.model, n_episodes=self.n_episodes, judges=self.judges, seed=self.seed, **self._environment()
             )
         if self.metric not in (known := evaluation.values()):
-            raise ValueError(f"there is no metric {self.metric!r} to stop by; there are {', '.join(known)}")
+            raise ValueError(f"there is no metric {self.metric!r} to go by; there are {', '.join(known)}")
         self._last = self.num_timesteps
         self._take(evaluation)
 

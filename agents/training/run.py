@@ -189,9 +189,9 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
             after = evaluate_held_out(config, agent)
         agent.get_env().close()
         seconds = time.perf_counter() - run.started
-        found = [None if watcher is None else watcher.summary() for watcher in (run.stopping, run.alarm)]
+        stopping, alarm = (None if found is None else found.summary() for found in (run.stopping, run.alarm))
         kept = None if run.keeper is None else run.keeper.kept_timesteps
-        result = TrainResult(config, folder, agent, run.before, after, seconds, resumed_at, *found, kept)
+        result = TrainResult(config, folder, agent, run.before, after, seconds, resumed_at, stopping, alarm, kept)
         if run.logs_held_out:
             log_held_out(folder, after, result.tokens_of_after)
         if (folder / MODEL).is_dir():

@@ -203,7 +203,7 @@ def test_a_killed_run_goes_on_with_its_patience(tmp_path, monkeypatch):
 
 
 def test_the_metric_and_the_prompts_to_stop_by_are_checked_before_training(tmp_path):
-    with pytest.raises(ValueError, match="there is no metric 'rewards' to stop by; did you mean 'reward'"):
+    with pytest.raises(ValueError, match="there is no metric 'rewards' to go by; did you mean 'reward'"):
         prepare(config(tmp_path, early_stopping="rewards"))
     rows = [{"prompt": text, "split": split} for split, text in (("train", "a"), ("test", "b"))]
     env = dict(data=rows, reward="length-penalty", reward_kwargs={"longest": 1}, max_new_tokens=3)
@@ -222,5 +222,5 @@ def test_mistakes_are_named():
         EarlyStopping(patience=0)
     with pytest.raises(ValueError, match="min_delta=-1: expected a number of at least 0"):
         EarlyStopping(min_delta=-1)
-    with pytest.raises(ValueError, match="no metric 'gold' to stop by; there are reward, kl"):
+    with pytest.raises(ValueError, match="no metric 'gold' to go by; there are reward, kl"):
         make_agent().learn(ROLLOUT, callback=EarlyStopping("gold", n_episodes=4))

@@ -30,8 +30,8 @@ FALL = np.array([-0.1, -0.2, -0.3])
 P_FALL = 0.5 - 2 * math.sqrt(3) / (2 * math.sqrt(2 + 12))  # 0.0371
 
 
-def look(tokens: int, judge: Any = 0.5, proxy: Any = 0.0, kl: float = 0.0) -> Look:
-    return Look(tokens, np.zeros(3) + proxy, np.zeros(3) + judge, np.full(3, kl), 1.0)
+def look(tokens: int, judge: Any = 0.5, proxy: Any = 0.0, kl: Any = 0.0) -> Look:
+    return Look(tokens, np.zeros(3) + proxy, np.zeros(3) + judge, np.zeros(3) + kl, 1.0)
 
 
 def hacked(tokens: int) -> Look:
@@ -83,11 +83,21 @@ def test_the_p_value_is_that_of_the_paired_t_test() -> None:
         ([dict(judge=0.6, kl=1), dict(judge=0.7 + FALL, kl=9), dict(judge=0.6 + FALL, kl=9)], Parting(1, 3, P_FALL)),
         ([dict(judge=0.6, kl=1), dict(judge=0.7, kl=2)], None),
         ([dict(judge=0.6, kl=1), dict(judge=0.6 + FALL, kl=1)], None),
+        ([dict(judge=0.6, kl=1), dict(judge=0.6 + FALL, kl=np.array([0, 1, 3]))], None),
         ([dict(judge=0.6, kl=1), dict(judge=0.6 + FALL, kl=9, proxy=FALL)], None),
         ([dict(judge=0.6, kl=1), dict(judge=0.6 + FALL, kl=9, proxy=FALL), dict(judge=0.2)], None),
         ([dict(judge=0.6, kl=1), dict(judge=0.6 + FALL[[0, 0, 2]] * [1, -1, 1], kl=9)], None),
     ],
-    ids=["parts", "from the best", "rises", "no further away", "proxy falls too", "comes back", "by chance"],
+    ids=[
+        "parts",
+        "from the best",
+        "rises",
+        "no further away",
+        "hardly further away",
+        "proxy falls too",
+        "comes back",
+        "by chance",
+    ],
 )
 def test_it_rings_when_the_judge_falls_and_the_proxy_does_not(changes: list[Any], expected: Parting | None) -> None:
     looks = [look(i, **change) for i, change in enumerate([{}, *changes])]
@@ -203,5 +213,5 @@ def test_mistakes_are_named() -> None:
             HackingAlarm(level=level)
     with pytest.raises(ValueError, match="judge='reward': that is the proxy"):
         HackingAlarm("reward")
-    with pytest.raises(ValueError, match="no metric 'gold' to stop by; there are reward, kl"):
+    with pytest.raises(ValueError, match="no metric 'gold' to go by; there are reward, kl"):
         make_agent().learn(ROLLOUT, callback=HackingAlarm(n_episodes=4))
