@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
     from .training.checkpoint_callback import CheckpointCallback as CheckpointCallback
     from .training.config import TrainConfig as TrainConfig
     from .training.early_stopping import EarlyStopping as EarlyStopping
+    from .training.hacking_alarm import HackingAlarm as HackingAlarm
     from .training.human_feedback import HumanFeedback as HumanFeedback
     from .training.plot import plot as plot
     from .training.pretrain import pretrain as pretrain
@@ -50,6 +51,7 @@ _HOMES = {  # public name: its module
     "CompareConfig": "experiments.compare.config",
     "Comparison": "experiments.compare.compare",
     "EarlyStopping": "training.early_stopping",
+    "HackingAlarm": "training.hacking_alarm",
     "HumanFeedback": "training.human_feedback",
     "LagrangeMultiplier": "algorithms.ppo_lagrangian",
     "LoopConfig": "experiments.loop.config",

@@ -53,7 +53,7 @@ PANELS = {  # the boxes of --help, and the fields in each; all others are in "Op
     "Agent": {"algo", "algos", "model", "train", "kl_coef", "kl_coefs", "kl_target", "learning_rate", "lr_schedule"}
     | {"hyperparams", "settings", "overrides"},
     "Evaluation": {"eval_freq", "n_eval_episodes", "test_episodes", "test_split", "evaluations", "judge", "metric"}
-    | {"early_stopping", "eval_patience"},
+    | {"early_stopping", "eval_patience", "alarm"},
     "Files and logs": {"log_folder", "run_name", "save_freq", "keep_checkpoints", "wandb", "verbose", "progress"}
     | {"resume", "output", "config", "folder", "dry_run"},
     "Machine": {"device", "threads", "workers"},
@@ -169,6 +169,7 @@ COMPLETIONS = {
     "train": _complete(lambda: ("full", "lora", "head")),
     "device": _complete(lambda: ("auto", "cpu", "cuda")),
     "lr_schedule": _complete(lambda: ("constant", "linear", "cosine")),
+    "alarm": _complete(lambda: ("warn", "stop")),
 }
 
 

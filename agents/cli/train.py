@@ -63,7 +63,7 @@ def train(flags: TrainFlags) -> None:
     else:
         config = TrainConfig.of_folder(flags.resume, config)
         if resume.is_finished(flags.resume, config):
-            early = "" if config.early_stopping is None else ", unless it stopped early"
+            early = "" if config.early_stopping is None and config.alarm != "stop" else ", unless it stopped early"
             console.print(f"nothing to do: the run in {flags.resume} is finished; a larger -n extends it{early}")
             return
         with show_phase("loading, and evaluating before training", config.progress):
@@ -84,6 +84,9 @@ def train(flags: TrainFlags) -> None:
             f"{'stopped early: ' if kept['stopped'] else ''}{kept['metric']} was best ({kept['best']:.4g}) after "
             f"{kept['best_timesteps']:,} tokens, and that agent is kept: 'after', model/ and best/ are of it"
         )
+    if result.alarm is not None and result.alarm["rang"]:
+        kept = " The agent before is kept: 'after', model/ and best/ are of it." if result.alarm["stopped"] else ""
+        console.print(f"{result.alarm['message']}.{kept}", markup=False)
     seconds = time.perf_counter() - started
     tokens = result.agent.num_timesteps
     took = f"{tokens - result.resumed_at:,} of them in this part, in {seconds:.0f} s"

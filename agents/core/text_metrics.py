@@ -24,7 +24,7 @@ BUFFER_STATS = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_p
 TEXT_ONLY = ("stdout", "log", "json", "csv")
 RewardFunction = Callable[..., Sequence[float]]
 TAKEN = {"reward", "kl", "kl_k3", "kl_coef", "entropy", "length", "eos_share", "distinct_bigrams", "distinct_within"}
-TAKEN |= {"perplexity", "tokens_per_second", "samples", "adversarial_kl"}
+TAKEN |= {"perplexity", "tokens_per_second", "samples", "adversarial_kl", "alarm"}
 
 
 def check_metric_names(names: Iterable[str]) -> None:

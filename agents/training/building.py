@@ -1,4 +1,4 @@
-"""Build the callbacks of a run: metrics, evaluations, early stopping, human feedback, checkpoints."""
+"""Build the callbacks of a run: metrics, evaluations, early stopping, the alarm, human feedback, checkpoints."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .callbacks import PeriodicEvaluation
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
 from .early_stopping import EarlyStopping
+from .hacking_alarm import HackingAlarm
 from .human_feedback import HumanFeedback, RatingRefit, human_rewards
 
 __all__ = ["ZIP", "build_callbacks"]
@@ -32,8 +33,8 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
     """Return the callbacks of a run: text metrics with the task's judges, evaluations, human feedback, checkpoints.
 
     Raises:
-        ValueError: checkpoints or early stopping are asked for, and bundles do not hold the agent; or there is no
-            metric or no validation split to stop by.
+        ValueError: checkpoints, early stopping or an alarm that stops are asked for, and bundles do not hold the agent;
+            or there is no metric, no judge or no validation split to go by.
     """
     callbacks: list[Any] = [TextMetrics(judges=find_judges(agent.get_env().get_attr("task", 0)[0], None))]
     if config.eval_freq > 0:
@@ -43,6 +44,8 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
         )
         if config.early_stopping is not None:
             callbacks.append(_build_stopping(config, agent, env, folder))
+        if config.alarm is not None:
+            callbacks.append(_build_alarm(config, agent, env, folder))
     guard = _build_guard(config, agent, folder, callbacks)
     if any(reward.store is not None for reward in human_rewards(agent.get_env())):
         refit = RatingRefit(folder / "reward_models", seed=config.seed)
@@ -56,8 +59,10 @@ def _evaluation_environment(config: TrainConfig) -> Any:
     try:
         return make_vec_env(config.env_id, n, **{"split": "validation", **kwargs})
     except MissingSplitError as error:
-        if config.early_stopping is not None:  # by test prompts it would choose the agent that they then judge
-            raise ValueError(f"--early-stopping {config.early_stopping} needs validation prompts: {error}") from error
+        # By test prompts these would choose the agent that the test prompts then judge.
+        for flag, value in (("--early-stopping", config.early_stopping), ("--alarm", config.alarm)):
+            if value is not None:
+                raise ValueError(f"{flag} {value} needs validation prompts: {error}") from error
         logger.warning("%s. The evaluations during training take the split %r", error, config.test_split)
         return make_vec_env(config.env_id, n, **{"split": config.test_split, **kwargs})
 
@@ -78,6 +83,26 @@ def _build_stopping(config: TrainConfig, agent: Any, env: Any, folder: Path) -> 
     return stopping
 
 
+def _build_alarm(config: TrainConfig, agent: Any, env: Any, folder: Path) -> HackingAlarm:
+    """Return the callback that compares the reward with the task's first judge on validation prompts."""
+    judges = find_judges(agent.get_env().get_attr("task", 0)[0], None)
+    if not judges:
+        raise ValueError(
+            f"--alarm {config.alarm}: the task of {config.env_id} has no judge to compare the reward with; "
+            "agents.HackingAlarm takes one of yours (judge, judges)"
+        )
+    stop = config.alarm == "stop"
+    return HackingAlarm(
+        next(iter(judges)),
+        stop=stop,
+        folder=folder / BEST if stop else None,
+        env=env,
+        eval_freq=config.eval_freq,
+        n_episodes=config.n_eval_episodes,
+        seed=config.seed,
+    )
+
+
 def _build_guard(config: TrainConfig, agent: Any, folder: Path, callbacks: list[Any]) -> CheckpointCallback | None:
     """Return the callback that saves the run and the state of `callbacks`, or None if bundles do not hold the agent."""
     if holds(type(agent)):
@@ -86,7 +111,9 @@ def _build_guard(config: TrainConfig, agent: Any, folder: Path, callbacks: list[
             checkpoints, config.save_freq, tuple(callbacks), verbose=config.verbose, until_closed=True
         )
     name = f"{config.algo} ({type(agent).__name__})"
-    for flag, value in (("--save-freq", config.save_freq), ("--early-stopping", config.early_stopping)):
+    stop = config.alarm if config.alarm == "stop" else None
+    needs = (("--save-freq", config.save_freq), ("--early-stopping", config.early_stopping), ("--alarm", stop))
+    for flag, value in needs:
         if value:
             raise ValueError(
                 f"{flag} {value}: checkpoints need an agent that bundles hold, and {name} is none; leave the flag out"

@@ -234,6 +234,10 @@ class TrainConfig(Settings):
     eval_patience: int | None = option(
         None, "Evaluations in a row without a rise that end the run. Default: 3.", "--patience", gt=0
     )
+    alarm: Literal["warn", "stop"] | None = option(
+        None,
+        "When the reward and the task's judge part on validation prompts: warn, or stop and keep the agent before.",
+    )
     save_freq: int = option(0, "Tokens between checkpoints; 0 for none but on signals and errors.", ge=0)
     keep_checkpoints: int = option(3, "Checkpoints that stay; older ones are deleted.", gt=0)
     test_episodes: int = option(256, "Held-out prompts completed before and after.", ge=2)
@@ -265,6 +269,12 @@ class TrainConfig(Settings):
         if self.eval_patience is not None and self.early_stopping is None:
             raise ValueError(
                 f"eval_patience={self.eval_patience} is for early stopping: give --early-stopping too, such as gold"
+            )
+        if self.alarm is not None and self.eval_freq == 0:
+            raise ValueError(f"alarm={self.alarm} needs evaluations: give --eval-freq above 0")
+        if self.alarm == "stop" and self.early_stopping is not None:
+            raise ValueError(
+                f"alarm=stop with early_stopping={self.early_stopping}: each keeps an agent of its own; take alarm=warn"
             )
         return self
 

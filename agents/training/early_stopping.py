@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stable_baselines3.common.callbacks import BaseCallback
 
-from rlhf_envs.episode_options import EpisodeOptions
-from rlhf_envs.names import nearest
-
-from ..core.random_state import isolated_generators
-from ..evaluation.evaluate import evaluate
-from ..saving.bundle import save
-from ..saving.loading import load_weights
+from ..evaluation.evaluate import Evaluation
+from .held_out_callback import HeldOutCallback
 
 __all__ = ["EarlyStopping", "stopping_point"]
-
-logger = logging.getLogger(__name__)
-
-# Arguments of the training environment that an evaluation's environment gets too. It gets the reward as an object.
-HELD_OUT = set(EpisodeOptions.__annotations__) - {"split", "reward", "reward_kwargs"}
 
 
 def stopping_point(values: Sequence[float], patience: int, min_delta: float = 0.0) -> tuple[int, int | None]:
@@ -44,7 +32,7 @@ def stopping_point(values: Sequence[float], patience: int, min_delta: float = 0.
     return best, None
 
 
-class EarlyStopping(BaseCallback):
+class EarlyStopping(HeldOutCallback):
     """Stop a run when a held-out metric has not risen for a while, and keep the best agent.
 
     If a reward model is optimised for long enough, the agent fools it (Gao et al. 2022,
@@ -89,19 +77,13 @@ class EarlyStopping(BaseCallback):
         seed: int = 0,
         verbose: int = 0,
     ) -> None:
-        super().__init__(verbose)
-        for name, value in (("patience", patience), ("eval_freq", eval_freq)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
+        super().__init__(metric, folder, env, eval_freq, n_episodes, judges, seed, verbose)
+        if patience < 1:
+            raise ValueError(f"patience={patience}: expected at least 1")
         if not (math.isfinite(min_delta) and min_delta >= 0):
             raise ValueError(f"min_delta={min_delta}: expected a number of at least 0")
-        self.metric, self.patience, self.min_delta = metric, patience, min_delta
-        self.folder, self.env = None if folder is None else Path(folder), env
-        self.eval_freq, self.n_episodes, self.judges, self.seed = eval_freq, n_episodes, judges, seed
+        self.patience, self.min_delta = patience, min_delta
         self.history: list[tuple[int, float]] = []
-        self.stopped = False
-        self._last: int | None = None
-        self._in_rollout = False
 
     @property
     def best(self) -> float:
@@ -128,49 +110,19 @@ class EarlyStopping(BaseCallback):
             "patience": self.patience,
             "best": self.best,
             "best_timesteps": self.best_timesteps,
-            "stopped": self._stop()[1] is not None,
+            "stopped": self._is_over(),
         }
 
-    def check_metric(self, agent: Any) -> None:
-        """Raise ValueError, with the nearest name, if evaluations of an agent in `env` have no such metric."""
-        with isolated_generators():
-            found = evaluate(agent, self.env, min(2, self.n_episodes), "validation", self.judges)
-        if self.metric not in (known := found.values()):
-            raise ValueError(f"there is no metric {self.metric!r} to stop by; {nearest(self.metric, known)}")
-
-    def load_best(self, policy: Any) -> None:
-        """Give a policy the weights that were best, from `folder`."""
-        assert self.folder is not None
-        load_weights(policy, self.folder)
+    @property
+    def kept_timesteps(self) -> int:
+        """Return the tokens of the best agent, which is the run's result, also of a run that does not stop."""
+        return self.best_timesteps
 
     def _stop(self) -> tuple[int, int | None]:
         return stopping_point([value for _, value in self.history], self.patience, self.min_delta)
 
-    def _on_training_start(self) -> None:
-        self.stopped = False
-
-    def _on_rollout_start(self) -> None:
-        self._in_rollout = True
-        if self._last is None or self.num_timesteps // self.eval_freq > self._last // self.eval_freq:
-            self._evaluate()
-
-    def _on_step(self) -> bool:
-        if self._stop()[1] is None:
-            return True
-        if not self.stopped:
-            self.stopped = True
-            logger.info("%s", self._explain())
-            if self.verbose:
-                print(self._explain())
-        return False
-
-    def _on_rollout_end(self) -> None:
-        self._in_rollout = False
-
-    def _on_training_end(self) -> None:
-        # A rollout that was given up, as a signal has it, begins anew when the run goes on: its end is no end.
-        if not self._in_rollout and self._last != self.num_timesteps:
-            self._evaluate()  # the last update may have made the best agent
+    def _is_over(self) -> bool:
+        return self._stop()[1] is not None
 
     def _explain(self) -> str:
         kept = f", kept in {self.folder}" if self.folder is not None else ""
@@ -179,28 +131,9 @@ class EarlyStopping(BaseCallback):
             f"({self.best:.4g}) after {self.best_timesteps} tokens{kept}"
         )
 
-    def _evaluate(self) -> None:
-        with isolated_generators():
-            evaluation = evaluate(
-                self.model, n_episodes=self.n_episodes, judges=self.judges, seed=self.seed, **self._environment()
-            )
-        values = evaluation.values()
-        if self.metric not in values:
-            raise ValueError(f"there is no metric {self.metric!r} to stop by; there are {', '.join(values)}")
-        self._last = self.num_timesteps
-        self.history.append((self.num_timesteps, float(np.nanmean(values[self.metric]))))
-        if self.folder is not None and self._stop()[0] == len(self.history) - 1:
-            save(self.model, self.folder, {"metric": self.metric, "value": self.best})
+    def _take(self, evaluation: Evaluation) -> None:
+        self.history.append((self.num_timesteps, float(np.nanmean(evaluation.values()[self.metric]))))
+        if self._stop()[0] == len(self.history) - 1:
+            self._keep(self.best)
         self.logger.record(f"eval/{self.metric}", self.history[-1][1])
         self.logger.record(f"eval/best_{self.metric}", self.best)
-
-    def _environment(self) -> dict[str, Any]:
-        """Return arguments of `evaluate`: the given environment, or the training environment with held-out prompts."""
-        if self.env is not None:
-            return {"env_id": self.env}
-        spec = self.training_env.get_attr("spec", 0)[0]
-        if spec is None:
-            raise ValueError("the training environment was not made from an id: say where to evaluate, env=...")
-        kwargs = {name: value for name, value in spec.kwargs.items() if name in HELD_OUT}
-        kwargs["reward_fn"] = self.training_env.get_attr("reward_fn", 0)[0]
-        return {"env_id": spec.id, "split": "validation", "env_kwargs": kwargs}

@@ -57,6 +57,8 @@ class TrainResult:
         seconds: the wall time since it was begun or, for the last time, resumed.
         resumed_at: the tokens that it was resumed at; 0 if it was not.
         early_stopping: where early stopping found the best agent, which `after` is of, see `EarlyStopping.summary`.
+        alarm: whether the alarm rang, and why, see `HackingAlarm.summary`.
+        kept_timesteps: the tokens of the agent that a callback kept, which `after` is of; None: `after` is of the last.
     """
 
     config: TrainConfig
@@ -67,12 +69,13 @@ class TrainResult:
     seconds: float
     resumed_at: int = 0
     early_stopping: Mapping[str, Any] | None = None
+    alarm: Mapping[str, Any] | None = None
+    kept_timesteps: int | None = None
 
     @property
     def tokens_of_after(self) -> int:
-        """Return the tokens that the agent of `after` was trained for: all of the run, or fewer with early stopping."""
-        kept = self.early_stopping
-        return int(self.agent.num_timesteps if kept is None else kept["best_timesteps"])
+        """Return the tokens that the agent of `after` was trained for: all of the run, or fewer if one was kept."""
+        return int(self.agent.num_timesteps if self.kept_timesteps is None else self.kept_timesteps)
 
     def __repr__(self) -> str:
         """Return what was trained, how far, and the rewards before and after."""
@@ -112,6 +115,7 @@ def write_report(result: TrainResult) -> None:
         "seed": config.seed,
         "n_timesteps": tokens,
         **({} if result.early_stopping is None else {"early_stopping": dict(result.early_stopping)}),
+        **({} if result.alarm is None else {"alarm": dict(result.alarm)}),
         "seconds": round(result.seconds, 2),
         "before": before.to_dict(),
         "after": after.to_dict(),

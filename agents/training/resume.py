@@ -51,10 +51,10 @@ def is_finished(folder: str | Path, config: TrainConfig) -> bool:
         report = read_object(folder / REPORT)
     except ValueError:
         report = {}
-    tokens, stopping = report.get("n_timesteps"), report.get("early_stopping")
+    tokens, watchers = report.get("n_timesteps"), (report.get("early_stopping"), report.get("alarm"))
     if not isinstance(tokens, int):  # a damaged report is written anew
         return False
-    stopped = isinstance(stopping, dict) and stopping.get("stopped") is True
+    stopped = any(isinstance(watcher, dict) and watcher.get("stopped") is True for watcher in watchers)
     has_agent = is_bundle(find_folder(folder / AGENT))
     return (stopped or tokens >= (config.n_timesteps or 0)) and (
         has_agent or not Checkpoints(folder / CHECKPOINTS).exist()

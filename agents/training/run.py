@@ -32,6 +32,8 @@ from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
 from .early_stopping import EarlyStopping
 from .errors import RunInterrupted, RunStopped
+from .hacking_alarm import HackingAlarm
+from .held_out_callback import HeldOutCallback
 from .logger import check_wandb, finish_wandb, log_held_out, open_logger, start_wandb
 from .model_card import write_model_card
 from .phases import show_phase
@@ -85,6 +87,17 @@ class Prepared:
     def stopping(self) -> EarlyStopping | None:
         """Return the callback that may stop the run early and keeps the best agent, or None if there is none."""
         return next((callback for callback in self.callbacks if isinstance(callback, EarlyStopping)), None)
+
+    @property
+    def alarm(self) -> HackingAlarm | None:
+        """Return the callback that says when proxy and judge part, or None if there is none."""
+        return next((callback for callback in self.callbacks if isinstance(callback, HackingAlarm)), None)
+
+    @property
+    def keeper(self) -> HeldOutCallback | None:
+        """Return the callback that keeps the agent which is the run's result; None if that is the last agent."""
+        watchers = [watcher for watcher in (self.stopping, self.alarm) if watcher is not None]
+        return next((watcher for watcher in watchers if watcher.kept_timesteps is not None), None)
 
 
 def prepare(config: TrainConfig) -> Prepared:
@@ -175,8 +188,10 @@ def train(run: Prepared | TrainConfig) -> TrainResult:
         with show_phase("evaluating after training", config.progress):
             after = evaluate_held_out(config, agent)
         agent.get_env().close()
-        seconds, kept = time.perf_counter() - run.started, None if run.stopping is None else run.stopping.summary()
-        result = TrainResult(config, folder, agent, run.before, after, seconds, resumed_at, kept)
+        seconds = time.perf_counter() - run.started
+        stopping, alarm = (None if found is None else found.summary() for found in (run.stopping, run.alarm))
+        kept = None if run.keeper is None else run.keeper.kept_timesteps
+        result = TrainResult(config, folder, agent, run.before, after, seconds, resumed_at, stopping, alarm, kept)
         if run.logs_held_out:
             log_held_out(folder, after, result.tokens_of_after)
         if (folder / MODEL).is_dir():
@@ -228,9 +243,9 @@ def _complete(run: Prepared) -> None:
 
 
 def _save_best_model(run: Prepared) -> None:
-    """Save the model; with early stopping the best one, whose weights the agent in memory then has too."""
-    if run.stopping is not None:
-        run.stopping.load_best(run.agent.policy)
+    """Save the model: the one that a callback kept, if any, whose weights the agent in memory then has too."""
+    if run.keeper is not None:
+        run.keeper.load_best(run.agent.policy)
     save_model(run.agent, run.folder / MODEL)
 
 

@@ -90,7 +90,8 @@ FUNCTIONS: dict[str, list[Callable[[dict[str, Path]], Any]]] = {
     "TokenPolicy": [lambda at: agents.make("ppo", ID, policy_kwargs={"model": str(at[MODEL])})],
 }
 OTHER_FUNCTIONS = {  # they write files, or take objects and names that the caller gives
-    *("CheckpointCallback", "CompareConfig", "Comparison", "EarlyStopping", "HumanFeedback", "LagrangeMultiplier"),
+    *("CheckpointCallback", "CompareConfig", "Comparison", "EarlyStopping", "HackingAlarm", "HumanFeedback"),
+    "LagrangeMultiplier",
     *(
         "SequenceRolloutBuffer",
         "TellTrainerState",

@@ -23,7 +23,7 @@ class LoopConfig(TrainConfig):
     more: ClassVar[tuple[str, ...]] = ()  # n_timesteps are of each round
 
     # What is of one run: its rounds go on with one agent, and each would take what the last one has left of it.
-    without: ClassVar[tuple[str, ...]] = ("lr_schedule", "early_stopping", "eval_patience")
+    without: ClassVar[tuple[str, ...]] = ("lr_schedule", "early_stopping", "eval_patience", "alarm")
 
     n_timesteps: int | None = option(16_384, "Tokens of RL per round.", "-n", "--n-timesteps", gt=0)
     eval_freq: int = option(0, "Tokens between evaluations during RL; 0 for one per round.", ge=0)

@@ -11,6 +11,7 @@ import agents
 from agents.core.text_metrics import TextMetrics
 from agents.experiments.loop.config import LoopConfig
 from agents.saving.bundle import read_extra
+from agents.training import held_out_callback
 from agents.training.callbacks import PeriodicEvaluation
 from agents.training.early_stopping import EarlyStopping, stopping_point
 from agents.training.run import prepare, train
@@ -124,11 +125,9 @@ def test_it_takes_the_environment_of_the_periodic_evaluation_and_any_metric(tmp_
 
 
 def test_by_default_the_reward_in_use_is_evaluated_on_the_validation_split(monkeypatch):
-    from agents.training import early_stopping
-
     seen = []
-    real = early_stopping.evaluate
-    monkeypatch.setattr(early_stopping, "evaluate", lambda *a, **k: seen.append(k) or real(*a, **k))
+    real = held_out_callback.evaluate
+    monkeypatch.setattr(held_out_callback, "evaluate", lambda *a, **k: seen.append(k) or real(*a, **k))
 
     def constant(value):
         return lambda prompts, completions, **_: [value] * len(prompts)
@@ -204,7 +203,7 @@ def test_a_killed_run_goes_on_with_its_patience(tmp_path, monkeypatch):
 
 
 def test_the_metric_and_the_prompts_to_stop_by_are_checked_before_training(tmp_path):
-    with pytest.raises(ValueError, match="there is no metric 'rewards' to stop by; did you mean 'reward'"):
+    with pytest.raises(ValueError, match="there is no metric 'rewards' to go by; did you mean 'reward'"):
         prepare(config(tmp_path, early_stopping="rewards"))
     rows = [{"prompt": text, "split": split} for split, text in (("train", "a"), ("test", "b"))]
     env = dict(data=rows, reward="length-penalty", reward_kwargs={"longest": 1}, max_new_tokens=3)
@@ -223,5 +222,5 @@ def test_mistakes_are_named():
         EarlyStopping(patience=0)
     with pytest.raises(ValueError, match="min_delta=-1: expected a number of at least 0"):
         EarlyStopping(min_delta=-1)
-    with pytest.raises(ValueError, match="no metric 'gold' to stop by; there are reward, kl"):
+    with pytest.raises(ValueError, match="no metric 'gold' to go by; there are reward, kl"):
         make_agent().learn(ROLLOUT, callback=EarlyStopping("gold", n_episodes=4))

@@ -1,0 +1,207 @@
+"""Say when the proxy that an agent trains on and a held-out judge part."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import t as student
+
+from ..evaluation.evaluate import Evaluation
+from .held_out_callback import HeldOutCallback
+
+__all__ = ["HackingAlarm", "Look", "Parting", "find_best", "find_parting", "p_below"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Hold what the alarm keeps of one evaluation.
+
+    Attributes:
+        tokens: the tokens trained by then.
+        proxy, judge, kl: (n,) per prompt: the reward, the judge's score, and log pi - log pi_ref in nats.
+        entropy: nats per token.
+    """
+
+    tokens: int
+    proxy: np.ndarray
+    judge: np.ndarray
+    kl: np.ndarray
+    entropy: float
+
+    @classmethod
+    def of(cls, tokens: int, evaluation: Evaluation, judge: str) -> Look:
+        """Return what an evaluation shows. The entropy is estimated by the sampled tokens' -log pi."""
+        values = evaluation.values()
+        entropy = -float(np.concatenate([done.log_probs for done in evaluation.completions]).mean())
+        return cls(tokens, values["reward"], values[judge], values["kl"], entropy)
+
+
+class Parting(NamedTuple):
+    """Hold where proxy and judge part: the indices of two evaluations, and the p-value of the judge's fall.
+
+    Attributes:
+        since: the evaluation before it at which the judge was highest.
+        at: the evaluation at which the alarm rings.
+    """
+
+    since: int
+    at: int
+    p_value: float
+
+
+def find_best(looks: Sequence[Look]) -> int:
+    """Return the index of the first evaluation with the highest mean of the judge."""
+    return int(np.argmax([np.nanmean(look.judge) for look in looks]))
+
+
+def find_parting(looks: Sequence[Look], level: float) -> Parting | None:
+    """Return the first evaluation at which proxy and judge have parted, as `HackingAlarm` has it; None without one."""
+    for at in range(1, len(looks)):
+        since = find_best(looks[:at])
+        then, now = looks[since], looks[at]
+        p_value = p_below(now.judge, then.judge)
+        further_away, proxy_fell = p_below(then.kl, now.kl) < level, p_below(now.proxy, then.proxy) < level
+        if p_value < level and further_away and not proxy_fell:
+            return Parting(since, at, p_value)
+    return None
+
+
+def p_below(now: np.ndarray, before: np.ndarray) -> float:
+    """Return the p-value of a one-sided paired t-test that the mean of `now` (n,) is below that of `before` (n,).
+
+    Prompts where either is NaN are left out; 1 if fewer than two are left.
+    """
+    change = (now - before)[~np.isnan(now - before)]
+    if len(change) < 2:
+        return 1.0
+    error = float(change.std(ddof=1)) / math.sqrt(len(change))
+    if error == 0:
+        return float(change[0] >= 0)
+    return float(student.cdf(change.mean() / error, len(change) - 1))
+
+
+class HackingAlarm(HeldOutCallback):
+    """Warn when the proxy and a judge part, or stop the run then and keep the last good agent.
+
+    An agent that is trained for too long on a proxy fools it: the proxy goes on rising with the KL to the reference,
+    and a judge that the agent never meets falls (Gao et al. 2022, https://arxiv.org/abs/2210.10760). Each evaluation
+    completes the same held-out prompts, so changes are paired. The alarm rings when, since the evaluation with the
+    judge's highest mean, the judge has fallen, the KL has risen and the proxy has not fallen, each by a one-sided
+    paired t-test at `level`. An agent whose proxy falls too learns badly, and one that does not move away from the
+    reference only varies.
+
+    The fall since the best evaluation is Page's CUSUM of the judge's falls (Page 1954,
+    https://doi.org/10.1093/biomet/41.1-2.100). It is tested at every evaluation, so the probability of a false alarm
+    in a run is not `level`: `benchmarks.hacking_alarm` measures it.
+
+    It logs `rlhf/alarm` (1 from when it rings), `eval/<judge>`, `eval/kl` and `eval/entropy`, and warns once.
+
+    Args:
+        judge: what has to keep up with the reward: a judge such as "gold", or another name of `Evaluation.values()`.
+        level: the level of the tests.
+        stop: end the run when the alarm rings.
+        folder: where the agent with the highest mean of the judge until then is saved. None saves no agent.
+        env, eval_freq, n_episodes, judges, seed: as in `EarlyStopping`. More prompts find smaller falls.
+
+    Attributes:
+        looks: every evaluation.
+        parting: when the alarm rang, and since when proxy and judge have parted; None: it has not.
+
+    Raises:
+        ValueError: an argument is wrong, or there is no such metric (the message lists the metrics).
+    """
+
+    def __init__(
+        self,
+        judge: str = "gold",
+        level: float = 0.01,
+        stop: bool = False,
+        folder: str | Path | None = None,
+        env: Any = None,
+        eval_freq: int = 4096,
+        n_episodes: int = 128,
+        judges: Sequence[str] | Mapping[str, Any] | None = None,
+        seed: int = 0,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(judge, folder, env, eval_freq, n_episodes, judges, seed, verbose)
+        if not 0 < level < 0.5:
+            raise ValueError(f"level={level}: expected a probability above 0 and below 0.5")
+        if judge == "reward":
+            raise ValueError("judge='reward': that is the proxy; name a judge that the agent does not train against")
+        self.level, self.stop = level, stop
+        self.looks: list[Look] = []
+        self.parting: Parting | None = None
+
+    @property
+    def kept_timesteps(self) -> int | None:
+        """Return the tokens of the last good agent if the alarm stopped the run; else the last agent is the result."""
+        return self.looks[self.parting.since].tokens if self.parting is not None and self.stop else None
+
+    def get_state(self) -> dict[str, Any]:
+        """Return the state that `set_state` goes on from exactly."""
+        return {"looks": [vars(look).copy() for look in self.looks], "last": self._last}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that `get_state` returned."""
+        self.looks, self._last = [Look(**look) for look in state["looks"]], state["last"]
+        self.parting = find_parting(self.looks, self.level)
+
+    def summary(self) -> dict[str, Any]:
+        """Return, for a report, what was watched and, if the alarm rang, when and why."""
+        found = {
+            "judge": self.metric,
+            "level": self.level,
+            "rang": self.parting is not None,
+            "stopped": self._is_over(),
+        }
+        if self.parting is None:
+            return found
+        since, at = (self.looks[i].tokens for i in self.parting[:2])
+        return found | {"since": since, "at": at, "p_value": self.parting.p_value, "message": self.message()}
+
+    def message(self) -> str:
+        """Return what the alarm saw, and what to do. It must have rung."""
+        assert self.parting is not None
+        then, now = (self.looks[i] for i in self.parting[:2])
+        seen = {
+            "reward": (then.proxy, now.proxy),
+            self.metric: (then.judge, now.judge),
+            "KL": (then.kl, now.kl),
+            "entropy per token": (then.entropy, now.entropy),
+        }
+        changes = [f"{name} {np.nanmean(a):.3g} -> {np.nanmean(b):.3g}" for name, (a, b) in seen.items()]
+        return (
+            f"reward hacking? From {then.tokens:,} to {now.tokens:,} tokens, on the same {len(now.judge)} held-out "
+            f"prompts: {', '.join(changes)} (p={self.parting.p_value:.1g} for the fall of {self.metric}). Read the "
+            "completions; raise kl_coef or lower kl_target, mend the reward, or stop"
+        )
+
+    def _is_over(self) -> bool:
+        return self.stop and self.parting is not None
+
+    def _explain(self) -> str:
+        kept = f"; the agent before is kept in {self.folder}" if self.folder is not None else ""
+        return f"stopped by the alarm after {self.num_timesteps:,} tokens{kept}"
+
+    def _take(self, evaluation: Evaluation) -> None:
+        self.looks.append(look := Look.of(self.num_timesteps, evaluation, self.metric))
+        value = float(np.nanmean(look.judge))
+        if self.parting is None:
+            self.parting = find_parting(self.looks, self.level)
+            if self.parting is not None:
+                logger.warning("%s", self.message())
+            elif find_best(self.looks) == len(self.looks) - 1:
+                self._keep(value)
+        metrics = {self.metric: value, "kl": float(look.kl.mean()), "entropy": look.entropy}
+        for name, number in metrics.items():
+            self.logger.record(f"eval/{name}", number)
+        self.logger.record("rlhf/alarm", float(self.parting is not None))
