@@ -30,7 +30,7 @@ from ..registry import available
 from ..saving.folders import CONFIG, clear, is_restartable, read_object
 from ..saving.locks import take
 from ..saving.provenance import MADE
-from ..saving.untrusted import describe_problem, read_env_id, read_env_kwargs
+from ..saving.untrusted import describe_problem, read_env_id, read_env_kwargs, read_reward
 from .hyperparams import default_hyperparams
 
 __all__ = [
@@ -220,6 +220,10 @@ class TrainConfig(Settings):
     env_kwargs: Pairs = option(
         {}, "Arguments of the environment, such as max_new_tokens:24 or data:my.jsonl; repeat the flag."
     )
+    constraint: str | None = option(
+        None, "Cost to keep at or below --limit: a registered reward, a folder, my_module:score or my_file.py:score."
+    )
+    limit: float | None = option(None, "Limit of the mean cost per episode, for --constraint.", allow_inf_nan=False)
     settings: str | None = option(
         None, "YAML file of settings by algorithm, instead of ours in agents/training/settings/."
     )
@@ -259,7 +263,11 @@ class TrainConfig(Settings):
         return value
 
     @model_validator(mode="after")
-    def _check_stopping(self) -> Self:
+    def _check_together(self) -> Self:
+        if self.constraint is not None and self.limit is None:
+            raise ValueError(f"constraint={self.constraint} has no limit: give --limit too, such as 0.1")
+        if self.limit is not None and self.constraint is None:
+            raise ValueError(f"limit={self.limit} is of a cost: give --constraint too, such as repetition")
         if self.early_stopping is not None and self.eval_freq == 0:
             raise ValueError(f"early_stopping={self.early_stopping} needs evaluations: give --eval-freq above 0")
         if self.eval_patience is not None and self.early_stopping is None:
@@ -353,6 +361,8 @@ class TrainConfig(Settings):
         if "env" not in given.model_fields_set:
             read_env_id(self.env, source)
         read_env_kwargs(self.env_kwargs, source, given.env_kwargs)
+        if "constraint" not in given.model_fields_set:
+            read_reward(self.constraint, source, "constraint")
 
     @classmethod
     def of_folder(cls, folder: str | Path, given: TrainConfig | None = None) -> Self:
