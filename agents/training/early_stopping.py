@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ class EarlyStopping(BaseCallback):
         self.eval_freq, self.n_episodes, self.judges, self.seed = eval_freq, n_episodes, judges, seed
         self.history: list[tuple[int, float]] = []
         self.stopped = False
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext  # what shows the progress sets it
         self._last: int | None = None
         self._in_rollout = False
 
@@ -180,7 +182,7 @@ class EarlyStopping(BaseCallback):
         )
 
     def _evaluate(self) -> None:
-        with isolated_generators():
+        with self.around(), isolated_generators():
             evaluation = evaluate(
                 self.model, n_episodes=self.n_episodes, judges=self.judges, seed=self.seed, **self._environment()
             )
