@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from tests.agents.training.runs import assert_same_run, config, finish, rlhf
 CONSTRAINT = {"constraint": "repetition", "limit": -1.0, "n_timesteps": 192}  # two rollouts; no agent keeps to it
 
 
-def multiplier(agent: object) -> float:
+def multiplier(agent: Any) -> float:
     (state,) = get_reward_state(agent.get_env().get_attr("reward_fn", 0)[0]).values()
     return state["multiplier"]
 
