@@ -13,7 +13,8 @@ from rlhf_envs.names import nearest
 
 from ..saving.provenance import MADE
 from ..saving.untrusted import read_env_id, read_env_kwargs, read_reward
-from .config import DataFlags, parse_pairs
+from .config import parse_pairs
+from .data_flags import DataFlags
 from .hyperparams import parse_yaml
 
 __all__ = ["check_imports", "read_config_file"]
