@@ -313,13 +313,14 @@ class EpisodeBatch(Contexts):
         for row, reason, talk, before, after in zip(rows.tolist(), reasons, talks, *self.texts(rows), strict=True):
             index = int(self.index[row])
             prompt, completion = self._as_given(self.rows[index], before, after, talk)
-            info: dict[str, Any] = {"prompt": prompt, "completion": completion, "finish_reason": reason, "index": index}
+            ids = self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist()
+            info: dict[str, Any] = {"prompt": prompt, "completion": completion, "completion_ids": ids}
+            info |= {"finish_reason": reason, "index": index}
             if isinstance(prompt, list):
                 info["messages"] = [*prompt, *completion]
             if self.dialogs is not None:
                 turns, metrics = self.dialogs.turn_rewards(row), self.dialogs.metrics(row)
                 info |= {"messages": talk, "turn_rewards": turns, "metrics": metrics}
-            ids = self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist()
             finished.append(FinishedEpisode(row, ids, info))
         return finished
 

@@ -126,9 +126,9 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
     ## Episode end
     An EOS that gets no reply ("eos"), a reply that ends the episode ("task"), `max_turns` ("turns") or `max_new_tokens`
     ("length") end the episode by `terminated`, never by `truncated`. The last `info` has `prompt`, `completion`,
-    `finish_reason`, `reward_components` (dict of floats), `index` (the row of the data) and, if the task has any,
-    `metrics` (dict of floats). Of a conversation it has the `messages`, and of a task with replies `turn_rewards`, a
-    float for each of the agent's turns. The `info` of `reset` has `index`.
+    `completion_ids` (a list of ints), `finish_reason`, `reward_components` (dict of floats), `index` (the row of the
+    data) and, if the task has any, `metrics` (dict of floats). Of a conversation it has the `messages`, and of a task
+    with replies `turn_rewards`, a float for each of the agent's turns. The `info` of `reset` has `index`.
 
     ## Version history
     v0: the first version.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,23 @@ from rlhf_envs.rewards.constraints import Constrained, find_constraints
 from .common.text_agent import with_callback
 from .ppo import PPO
 
-__all__ = ["LagrangeMultiplier", "PPOLagrangian"]
+__all__ = ["LagrangeMultiplier", "PPOLagrangian", "constrain"]
+
+
+def constrain(env: Any, cost: str | Callable[..., Any], limit: float, indices: Sequence[int] | None = None) -> None:
+    """Put a `Constrained` around the reward of an SB3 environment's rows. Rows of one reward share its multiplier.
+
+    Args:
+        env: an SB3 `VecEnv` whose environments have a `reward_fn`.
+        cost, limit: as in `Constrained`.
+        indices: the rows; all by default.
+    """
+    rewards = env.get_attr("reward_fn")
+    made: dict[int, Constrained] = {}  # by the reward inside
+    for index in range(len(rewards)) if indices is None else indices:
+        if id(rewards[index]) not in made:
+            made[id(rewards[index])] = Constrained(rewards[index], cost, limit)
+        env.env_method("set_reward_fn", made[id(rewards[index])], indices=[index])
 
 
 class LagrangeMultiplier(BaseCallback):
@@ -149,19 +165,18 @@ class PPOLagrangian(PPO):
     def _setup_model(self) -> None:
         super()._setup_model()
         assert self.env is not None
-        made: dict[int, Constrained] = {}  # by the reward inside: environments that share one share its multiplier
-        for index, reward_fn in enumerate(self.env.get_attr("reward_fn")):
-            if found := find_constraints(reward_fn):
-                self._check_same(found)
-                continue
-            if self.cost is None or self.cost_limit is None:
-                raise ValueError(
-                    "ppo_lagrangian needs a constraint: give it cost='repetition' and cost_limit=0.1, or an "
-                    "environment whose reward_fn is Constrained(reward, cost, limit)"
-                )
-            if id(reward_fn) not in made:
-                made[id(reward_fn)] = Constrained(reward_fn, self.cost, self.cost_limit)
-            self.env.env_method("set_reward_fn", made[id(reward_fn)], indices=[index])
+        found = [find_constraints(reward_fn) for reward_fn in self.env.get_attr("reward_fn")]
+        for constraints in filter(None, found):
+            self._check_same(constraints)
+        if all(found):
+            return
+        if self.cost is None or self.cost_limit is None:
+            raise ValueError(
+                "ppo_lagrangian needs a constraint: give it cost='repetition' and cost_limit=0.1, or an "
+                "environment whose reward_fn is Constrained(reward, cost, limit)"
+            )
+        free = [index for index, constraints in enumerate(found) if not constraints]
+        constrain(self.env, self.cost, self.cost_limit, free)
 
     def _check_same(self, found: Sequence[Constrained]) -> None:
         """Refuse a cost that is not among the constraints that the environment has already."""

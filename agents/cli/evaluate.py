@@ -11,7 +11,8 @@ from rich.console import Console
 from rlhf_envs.registration import check_environment
 
 from ..saving.folders import run_environment
-from ..training.config import DataFlags, Pairs, option
+from ..training.config import Pairs, option
+from ..training.data_flags import DataFlags
 from . import tables
 from .generate import DecodingFlags
 from .options import Flags, argument, fail

@@ -21,7 +21,8 @@ from rlhf_envs.datasets.messages import answer_to, is_role_lines, kept_prompt
 from rlhf_envs.feedback import web
 from rlhf_envs.rewards import get_reward
 
-from ..training.config import ChatFlags, ChatOptions, Pairs, option
+from ..training.config import Pairs, option
+from ..training.data_flags import ChatFlags, ChatOptions
 from .options import Flags, add_command, argument, fail
 from .tables import status_parts
 

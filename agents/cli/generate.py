@@ -16,7 +16,8 @@ from rlhf_envs.datasets.loading import load_rows
 from rlhf_envs.rendering import printable
 from rlhf_envs.rewards import MissingColumnError
 
-from ..training.config import ChatFlags, Pairs, option
+from ..training.config import Pairs, option
+from ..training.data_flags import ChatFlags
 from . import tables
 from .options import Flags, argument, fail
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 
 from ..experiments.loop.config import LoopConfig
-from ..training.config import ChatFlags, option
+from ..training.config import option
+from ..training.data_flags import ChatFlags
 from .tables import make_table
 
 __all__ = ["LoopFlags", "loop"]

@@ -6,7 +6,8 @@ from typing import Literal
 
 import typer
 
-from ..training.config import ChatOptions, Pairs, option
+from ..training.config import Pairs, option
+from ..training.data_flags import ChatOptions
 from .options import Flags, argument, read_standard_input
 
 __all__ = ["SFTConfig", "sft"]

@@ -11,7 +11,8 @@ from rich.markup import escape
 from rlhf_envs.registration import check_environment
 
 from ..registry import check_name
-from ..training.config import DataFlags, TrainConfig, option
+from ..training.config import TrainConfig, option
+from ..training.data_flags import DataFlags
 from ..training.phases import show_phase
 from . import tables
 from .options import fail, from_file

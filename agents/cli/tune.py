@@ -8,7 +8,7 @@ from rlhf_envs.registration import check_environment
 
 from ..experiments.tune.config import TuneConfig
 from ..registry import check_name
-from ..training.config import DataFlags
+from ..training.data_flags import DataFlags
 from .tables import make_table
 
 __all__ = ["TuneFlags", "tune"]

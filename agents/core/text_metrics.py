@@ -163,6 +163,8 @@ class TextMetrics(BaseCallback):
         columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
         columns["finish_reasons"] = [info["finish_reason"] for info in episodes]
         columns["whole_prompts"] = [row.get("prompt", prompt) for row, prompt in zip(rows, prompts, strict=True)]
+        if all("completion_ids" in info for info in episodes):  # those that older releases saved have none
+            columns["completion_ids"] = [info["completion_ids"] for info in episodes]
         for name, judge in self.judges.items():
             scores, parts = evaluate_reward(judge, prompts, completions, columns)
             values |= {**(parts if len(parts) > 1 else {}), name: scores}

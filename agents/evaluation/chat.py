@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -60,6 +61,7 @@ class Chat:
         trust: bool = False,
     ) -> None:
         self.source = Source.of(source, trust).with_decoding(decoding or {})
+        self._keeps_cache = self.source.policy is None or isinstance(source, str | Path)  # nobody else has the policy
         name = self.source.tokenizer_name
         self._tokenizer = None if name is None else load_tokenizer(name)
         own = "chat_template" in {**self.source.env_kwargs, **(env_kwargs or {})}
@@ -150,7 +152,7 @@ class Chat:
 
     def _open(self, prompt: Prompt) -> EpisodeBatch:
         """Return an episode that begins with the prompt, with the model loaded."""
-        batch = open_prompts(self.source, [prompt], None, self.max_new_tokens, self.env_kwargs)
+        batch = open_prompts(self.source, [prompt], None, self.max_new_tokens, self.env_kwargs, grows=True)
         if self.source.policy is None:
             self.source = replace(self.source, policy=self.source.build_policy(batch))
         return batch
@@ -160,7 +162,7 @@ class Chat:
         seed, self.seed = self.seed, self.seed + 1
         self._ended = False
         options: dict[str, Any] = {"best_of": self.source.best_of, "on_step": on_step}
-        with self.source.acting(batch) as policy:
+        with self.source.acting(batch, self._keeps_cache) as policy:
             (done,) = generate_in(batch, policy, np.zeros(1, int), seed, self.deterministic, **options)
         self._ended = done.finish_reason == "eos"
         return done.completion

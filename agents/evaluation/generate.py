@@ -207,8 +207,8 @@ def _complete(
             observations["action_masks"] = allowed
             masks.append(np.packbits(allowed, axis=1))
         actions, log_probs[:, step] = _choose(policy, observations, uniforms[:, step], deterministic)
-        if allowed is None:  # under masks a finished row goes on with texts that the masks allow
-            actions[[done is not None for done in finished]] = idle
+        over = np.array([done is not None for done in finished])
+        actions[over] = idle if allowed is None else _first_allowed(allowed[over], batch.ends)
         rewards, terminated, infos = batch.step(actions)
         if on_step is not None:
             on_step(batch)
@@ -230,10 +230,19 @@ def _complete(
                     metrics=info.get("metrics", {}),
                     action_masks=np.stack([mask[row] for mask in masks]) if masks else None,
                 )
+        # Under masks a finished row waits at its prompt: further on they may allow nothing but an end.
+        for row in np.flatnonzero(terminated if allowed is None else terminated | over).tolist():
             batch.start(row, int(indices[row]))
         if None not in finished:
             break
     return [done for done in finished if done is not None]
+
+
+def _first_allowed(allowed: np.ndarray, ends: Sequence[int]) -> np.ndarray:
+    """Return the first token that the masks (n, V) allow in each row, (n,); one that ends a turn where all do."""
+    others = allowed.copy()
+    others[:, list(ends)] = False
+    return np.where(others.any(axis=1, keepdims=True), others, allowed).argmax(axis=1)
 
 
 def _choose(

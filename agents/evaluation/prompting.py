@@ -81,12 +81,14 @@ def open_prompts(
     env: Any = None,
     max_new_tokens: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    grows: bool = False,
 ) -> EpisodeBatch:
     """Return one row of episodes whose data are the prompts. A long prompt loses its beginning, with a warning.
 
     With an `env`, a reward among `env_kwargs`, or a source that keeps the best of several completions, the
     environment's task scores and replies. Otherwise only its tokens and masks count, so that data and reward of a run
-    need not be there. Rows have further columns for the reward beside their `prompt`.
+    need not be there. Rows have further columns for the reward beside their `prompt`. Where a prompt `grows` from call
+    to call, the room for it is a power of two, so that the KV cache, which has the length of a row, lasts over many.
 
     Raises:
         ValueError: there is no prompt, no room for one, or no environment to score with.
@@ -104,7 +106,7 @@ def open_prompts(
         own.pop("reward_fn", None)
     options = {**own, **asked}
     data: dict[str, Any] = {"data": rows, "columns": None}
-    data["max_prompt_tokens"] = _longest(source, task, model, rows, options)
+    data["max_prompt_tokens"] = _longest(source, task, model, rows, options, grows)
     if not scored:
         kept = {name: options[name] for name in KEPT if options.get(name) is not None}
         data["data"] = [{"prompt": row["prompt"], "split": "test"} for row in rows]
@@ -134,11 +136,20 @@ def _lent(source: Source, env: Any, given: Mapping[str, Any]) -> tuple[Task, str
 
 
 def _longest(
-    source: Source, task: Task, model: str | None, rows: Sequence[Mapping[str, Any]], options: Mapping[str, Any]
+    source: Source,
+    task: Task,
+    model: str | None,
+    rows: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+    grows: bool,
 ) -> int:
-    """Return the tokens of the longest prompt, or as many as the model has positions for beside the new ones."""
+    """Return the tokens of the longest prompt, or as many as the model has positions for beside the new ones.
+
+    Where the prompt `grows`, it is the next power of two, and at least 256.
+    """
     chat = ChatFormat(task.tokenizer(model), **{name: options[name] for name in CHAT_OPTIONS if name in options})
     longest = max(1, *map(len, encode_prompts(chat, chat.read(rows, task.name), task.name)))
+    longest = max(256, 1 << (longest - 1).bit_length()) if grows else longest
     room = options.get("max_new_tokens") or task.max_new_tokens
     positions = None if model is None else model_positions(model)
     if source.policy is not None:

@@ -197,8 +197,11 @@ class Source:
             return []
 
     @contextmanager
-    def acting(self, batch: EpisodeBatch) -> Iterator[LanguageModelPolicy]:
-        """Give the policy of `build_policy`; one that exists has its own decoding again after the `with` block."""
+    def acting(self, batch: EpisodeBatch, keep_cache: bool = False) -> Iterator[LanguageModelPolicy]:
+        """Give the policy of `build_policy`; one that exists has its own decoding again after the `with` block.
+
+        Its KV cache is emptied, so that a rollout that follows begins as without this, unless it is to be kept.
+        """
         policy = self.build_policy(batch)
         own = {name: getattr(policy, name) for name in DECODING}
         vars(policy).update({**own, **self.decoding})
@@ -206,7 +209,8 @@ class Source:
             yield policy
         finally:
             vars(policy).update(own)
-            policy.set_training_mode(True)  # empties the KV cache: a rollout that follows begins as without this
+            if not keep_cache:
+                policy.set_training_mode(True)
             policy.set_training_mode(False)
 
     def build_policy(self, batch: EpisodeBatch) -> LanguageModelPolicy:

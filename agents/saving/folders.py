@@ -39,8 +39,8 @@ CONFIG, AGENT, CHECKPOINTS, MODEL, START = "config.json", "agent", "checkpoints"
 BEST = "best"  # the bundle that early stopping keeps
 DESCRIPTION = "agent.json"  # in a bundle, beside its manifest
 LOCK = ".lock"  # names the process that has the folder
-# What a run may write before its first checkpoint. None of it is needed to start over.
-BEGUN = {LOCK, CONFIG, START, CHECKPOINTS, "progress.csv", "evaluations.npz"}
+# What a run may write before its first checkpoint. None of it is needed to start over, and early stopping begins anew.
+BEGUN = {LOCK, CONFIG, START, CHECKPOINTS, BEST, "progress.csv", "evaluations.npz"}
 EVENTS, UNFINISHED = "events.out.tfevents.", ".tmp"  # TensorBoard's files, and what interrupted saves leave behind
 
 

@@ -21,7 +21,7 @@ from rlhf_envs.models import has_place, split_label
 from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards.registry import MODEL, is_import
 
-__all__ = ["JSON_ARGUMENTS", "describe_problem", "read_env_id", "read_env_kwargs", "refuse_import"]
+__all__ = ["JSON_ARGUMENTS", "describe_problem", "read_env_id", "read_env_kwargs", "read_reward"]
 
 JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
 
@@ -43,7 +43,7 @@ def read_env_id(env_id: Any, source: str, instead: str | None = None) -> str:
         raise ValueError(f"the environment {env_id!r} in {source} is no id")
     module = env_id.rpartition(":")[0]
     if module and module not in sys.modules:
-        refuse_import("the environment", env_id, source, instead or f"give it again, --env {shlex.quote(env_id)}")
+        _refuse_import("the environment", env_id, source, instead or f"give it again, --env {shlex.quote(env_id)}")
     return check_environment(env_id) and env_id
 
 
@@ -78,7 +78,7 @@ def read_env_kwargs(
         if name in ("reward", "reward_kwargs"):
             for text in _strings(value):
                 if is_import(text) and text != _store(kept):
-                    refuse_import("the reward", text, source, remedy)
+                    _refuse_import("the reward", text, source, remedy)
         if (address := _address(name, kept, follow_paths)) is not None:
             raise ValueError(f"{name} names {address!r}, which is not followed where {source} says so: {remedy}")
     return kept
@@ -92,7 +92,13 @@ def describe_problem(error: ValidationError) -> str:
     return f"{where}: {problem}" if where else problem
 
 
-def refuse_import(what: str, name: str, source: str, instead: str) -> None:
+def read_reward(reward: Any, source: str, flag: str) -> None:
+    """Raise ValueError if the reward that a file has for a flag, such as "scorer", would be imported."""
+    if isinstance(reward, str) and is_import(reward):
+        _refuse_import(f"the {flag}", reward, source, f"give it again, --{flag} {shlex.quote(reward)}")
+
+
+def _refuse_import(what: str, name: str, source: str, instead: str) -> None:
     """Raise the error for a name that would be imported."""
     raise ValueError(f"{what} {name!r} is not imported just because {source} names it: {instead}")
 

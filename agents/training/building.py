@@ -8,6 +8,7 @@ from typing import Any
 
 from rlhf_envs.datasets import MissingSplitError
 
+from ..algorithms.ppo_lagrangian import LagrangeMultiplier
 from ..core.text_metrics import TextMetrics
 from ..core.vec_env import make_vec_env
 from ..evaluation.evaluate import find_judges
@@ -47,6 +48,8 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
         if config.alarm is not None:
             callbacks.append(_build_alarm(config, agent, env, folder))
     guard = _build_guard(config, agent, folder, callbacks)
+    if config.constraint is not None:
+        callbacks.append(LagrangeMultiplier())  # after the guard is built: the environment has its state
     if any(reward.store is not None for reward in human_rewards(agent.get_env())):
         refit = RatingRefit(folder / "reward_models", seed=config.seed)
         callbacks.append(HumanFeedback(guard, refit, verbose=config.verbose))

@@ -21,7 +21,6 @@ from pydantic import (
     model_validator,
 )
 
-from rlhf_envs.datasets.templates import read_template
 from rlhf_envs.models import NAMES
 from rlhf_envs.names import find_name
 from rlhf_envs.registration import describe, text_environments
@@ -30,14 +29,11 @@ from ..registry import available
 from ..saving.folders import CONFIG, clear, is_restartable, read_object
 from ..saving.locks import take
 from ..saving.provenance import MADE
-from ..saving.untrusted import describe_problem, read_env_id, read_env_kwargs
+from ..saving.untrusted import describe_problem, read_env_id, read_env_kwargs, read_reward
 from .hyperparams import default_hyperparams
 
 __all__ = [
     "Algorithm",
-    "ChatFlags",
-    "ChatOptions",
-    "DataFlags",
     "Environment",
     "LogFolder",
     "Model",
@@ -111,69 +107,6 @@ def option(default: Any, description: str, *flags: str, **limits: Any) -> Any:
     return Field(default, description=description, json_schema_extra=extra, **limits)
 
 
-class ChatOptions(BaseModel):
-    """Hold the flags for conversations, which mean the same in every verb."""
-
-    chat: bool = option(False, "Take prompts as what a user says, in the model's chat template.")
-    system_prompt: str | None = option(None, "System message of conversations that have none.")
-    chat_template: str | None = option(
-        None, "File of a chat template, instead of the model's; or 'roles', for lines such as 'User: Hello'."
-    )
-    chat_template_kwargs: Pairs = option({}, "Variable of the chat template: enable_thinking:false; repeat the flag.")
-
-
-class ChatFlags(ChatOptions):
-    """Hold the flags for conversations. They become arguments of the environment."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fold(cls, values: dict[str, Any]) -> dict[str, Any]:
-        return cls.fold(values)
-
-    @classmethod
-    def fold(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings with the flags among them moved into `env_kwargs`, and the text in place of a file."""
-        values = dict(values)
-        short = {name: values.pop(name, None) for name in ChatOptions.model_fields}
-        short["chat_template_kwargs"] = parse_pairs(short["chat_template_kwargs"])
-        if short["chat_template"] is not None:
-            short["chat_template"] = read_template(short["chat_template"])
-        return _moved(values, {name: value for name, value in short.items() if value})
-
-
-class DataFlags(ChatFlags):
-    """Hold the short flags for the user's own data and reward. They become arguments of the environment.
-
-    Attributes:
-        own_environment: the environment that data makes unless one is named; None if the verb knows another.
-    """
-
-    own_environment: ClassVar[str | None] = "rlhf/Prompts-v0"
-
-    data: str | None = option(
-        None, "File of prompts (.jsonl, .csv, .tsv, .json, .parquet, .txt), for rlhf/Prompts-v0 unless --env is given."
-    )
-    reward: str | None = option(None, "Reward: a registered name, a folder, my_module:score or my_file.py:score.")
-    column: Pairs = option({}, "Column to rename: prompt:question takes `question` as the prompt; repeat.")
-
-    @classmethod
-    def fold(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the settings with the short flags among them moved into `env_kwargs`."""
-        values = super().fold(values)
-        short = {name: values.pop(name) for name in ("data", "reward") if values.get(name) is not None}
-        if columns := parse_pairs(values.pop("column", None)):
-            short["columns"] = {new: str(old) for new, old in columns.items()}
-        values = _moved(values, short)
-        if "data" in short and cls.own_environment is not None and not {"config", "resume"} & values.keys():
-            values.setdefault("env", cls.own_environment)
-        return values
-
-
-def _moved(values: dict[str, Any], short: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with more arguments of the environment."""
-    return {**values, "env_kwargs": {**parse_pairs(values.get("env_kwargs") or {}), **short}} if short else values
-
-
 class Settings(BaseModel):
     """Hold what a run or an experiment is configured with. Unknown names are refused.
 
@@ -220,6 +153,10 @@ class TrainConfig(Settings):
     env_kwargs: Pairs = option(
         {}, "Arguments of the environment, such as max_new_tokens:24 or data:my.jsonl; repeat the flag."
     )
+    constraint: str | None = option(
+        None, "Cost to keep at or below --limit: a registered reward, a folder, my_module:score or my_file.py:score."
+    )
+    limit: float | None = option(None, "Limit of the mean cost per episode, for --constraint.", allow_inf_nan=False)
     settings: str | None = option(
         None, "YAML file of settings by algorithm, instead of ours in agents/training/settings/."
     )
@@ -263,7 +200,11 @@ class TrainConfig(Settings):
         return value
 
     @model_validator(mode="after")
-    def _check_stopping(self) -> Self:
+    def _check_together(self) -> Self:
+        if self.constraint is not None and self.limit is None:
+            raise ValueError(f"constraint={self.constraint} has no limit: give --limit too, such as 0.1")
+        if self.limit is not None and self.constraint is None:
+            raise ValueError(f"limit={self.limit} is of a cost: give --constraint too, such as repetition")
         if self.early_stopping is not None and self.eval_freq == 0:
             raise ValueError(f"early_stopping={self.early_stopping} needs evaluations: give --eval-freq above 0")
         if self.eval_patience is not None and self.early_stopping is None:
@@ -363,6 +304,8 @@ class TrainConfig(Settings):
         if "env" not in given.model_fields_set:
             read_env_id(self.env, source)
         read_env_kwargs(self.env_kwargs, source, given.env_kwargs)
+        if "constraint" not in given.model_fields_set:
+            read_reward(self.constraint, source, "constraint")
 
     @classmethod
     def of_folder(cls, folder: str | Path, given: TrainConfig | None = None) -> Self:

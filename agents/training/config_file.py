@@ -12,8 +12,9 @@ from rlhf_envs.files import check_size
 from rlhf_envs.names import nearest
 
 from ..saving.provenance import MADE
-from ..saving.untrusted import read_env_id, read_env_kwargs
-from .config import DataFlags, parse_pairs
+from ..saving.untrusted import read_env_id, read_env_kwargs, read_reward
+from .config import parse_pairs
+from .data_flags import DataFlags
 from .hyperparams import parse_yaml
 
 __all__ = ["check_imports", "read_config_file"]
@@ -59,6 +60,8 @@ def check_imports(settings: Mapping[str, Any], source: str, given: Mapping[str, 
     if "env" in settings and "env" not in given:
         read_env_id(settings["env"], source)
     read_env_kwargs(parse_pairs(settings.get("env_kwargs") or {}), source, given.get("env_kwargs"))
+    if "constraint" not in given:
+        read_reward(settings.get("constraint"), source, "constraint")
 
 
 def _parse(path: Path) -> dict[str, Any]:

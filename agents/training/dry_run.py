@@ -59,9 +59,9 @@ def describe_run(config: TrainConfig) -> list[tuple[str, str]]:
         ("model", _model(agent)),
         ("training", f"{tokens:,} tokens{rollouts}"),
         ("updates", _updates(measured, tokens)),
-        ("evaluations", _evaluations(config)),
+        ("evaluations", _evaluations(config, tokens, rollout)),
         ("memory", _memory(agent)),
-        ("time", _time(config, measured, tokens, agent.get_env())),
+        ("time", _time(config, measured, tokens, rollout, agent.get_env())),
         ("folder", f"{folder} (not made yet)"),
     ]
     agent.get_env().close()
@@ -145,10 +145,25 @@ def _updates(measured: _Measured | None, tokens: int) -> str:
     return f"about {round(measured.steps * tokens / measured.tokens):,} steps of the optimiser"
 
 
-def _evaluations(config: TrainConfig) -> str:
-    during = 0 if config.eval_freq == 0 else (config.n_timesteps or 0) // config.eval_freq
+def _evaluations(config: TrainConfig, tokens: int, rollout: int) -> str:
+    during, watching = _count_evaluations(config, tokens, rollout)
     text = f"{config.test_episodes} {config.test_split} prompts before and after"
-    return text + (f", {during} of {config.n_eval_episodes} episodes during training" if during else "")
+    text += f", {during} of {config.n_eval_episodes} episodes during training" if during else ""
+    watchers = {"early stopping": config.early_stopping, "the alarm": config.alarm}
+    names = " and ".join(name for name, value in watchers.items() if value is not None)
+    return text + (f", at most {watching} of {config.n_eval_episodes} prompts for {names}" if watching else "")
+
+
+def _count_evaluations(config: TrainConfig, tokens: int, rollout: int) -> tuple[int, int]:
+    """Return how many evaluations there are during training, and how many more early stopping and the alarm make.
+
+    Between two rollouts there is at most one of each. These two also evaluate before the first and at the end.
+    """
+    if config.eval_freq == 0:
+        return 0, 0
+    during, before_last = (min(n // config.eval_freq, n // rollout) for n in (tokens, tokens - rollout))
+    watchers = sum(value is not None for value in (config.early_stopping, config.alarm))
+    return during, watchers * (before_last + 2)
 
 
 def _memory(agent: Any) -> str:
@@ -158,14 +173,13 @@ def _memory(agent: Any) -> str:
     return f"about {show_bytes(sum(parts.values()))} beside the libraries: {shown}"
 
 
-def _time(config: TrainConfig, measured: _Measured | None, tokens: int, env: Any) -> str:
+def _time(config: TrainConfig, measured: _Measured | None, tokens: int, rollout: int, env: Any) -> str:
     """Return an estimate of the time, and what it rests on."""
     if measured is None:
         return "not measured: people score the completions"
     training = measured.seconds / measured.tokens * tokens
     horizon = int(env.get_attr("max_new_tokens", 0)[0]) if env.has_attr("max_new_tokens") else 0
-    episodes = 2 * config.test_episodes
-    episodes += 0 if config.eval_freq == 0 else tokens // config.eval_freq * config.n_eval_episodes
+    episodes = 2 * config.test_episodes + sum(_count_evaluations(config, tokens, rollout)) * config.n_eval_episodes
     evaluating = episodes * horizon * measured.rollout_seconds / measured.tokens
     update = f"and {measured.steps} steps of the optimiser" if measured.steps else "without an update"
     return (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class HeldOutCallback(BaseCallback):
         self.metric, self.folder, self.env = metric, None if folder is None else Path(folder), env
         self.eval_freq, self.n_episodes, self.judges, self.seed = eval_freq, n_episodes, judges, seed
         self.stopped = False
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext  # what shows the progress sets it
         self._last: int | None = None
         self._in_rollout = False
 
@@ -130,7 +132,7 @@ class HeldOutCallback(BaseCallback):
             self._evaluate()  # the last update may have made the best agent
 
     def _evaluate(self) -> None:
-        with isolated_generators():
+        with self.around(), isolated_generators():
             evaluation = evaluate(
                 self.model, n_episodes=self.n_episodes, judges=self.judges, seed=self.seed, **self._environment()
             )

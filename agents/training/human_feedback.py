@@ -6,22 +6,16 @@ The reward itself is `rlhf_envs.rewards.human.HumanReward`. This module is what 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import TensorBoardOutputFormat
 
-from rlhf_envs.preferences.fitting import fit_reward
-from rlhf_envs.preferences.training import NothingToFit
-from rlhf_envs.rewards.base import Reward
-from rlhf_envs.rewards.ensemble import load_reward
 from rlhf_envs.rewards.human import HumanReward, Refit, Waiting
 from rlhf_envs.rewards.state import walk
 
-from ..core.random_state import isolated_generators
-from ..saving.provenance import provenance
 from .checkpoint_callback import CheckpointCallback
+from .refit import RatingRefit
 
 __all__ = ["HumanFeedback", "RatingRefit", "human_rewards"]
 
@@ -44,6 +38,9 @@ class HumanFeedback(BaseCallback):
 
     The weights do not change during a wait, so a killed run can go on from the boundary before the rollout. The
     boundary is saved once the wait has lasted `checkpoint_after` seconds. Ratings given later are in the store.
+
+    A `RatingRefit` fits in another process meanwhile, on one CPU thread. The model takes its place between rollouts, so
+    that one model scores all episodes of a rollout. A run that goes on begins with the newest model in its folder.
 
     Args:
         guard: the callback that saves the run. On a signal the wait ends, and the guard gives up the rollout.
@@ -71,9 +68,16 @@ class HumanFeedback(BaseCallback):
         self.rewards = [reward for reward in human_rewards(self.training_env) if reward.store is not None]
         for reward in self.rewards:
             reward.on_wait = self._on_wait
-            reward.refit = reward.refit or self.refit
+            reward.refit = reward.refit or (self.refit.begin if isinstance(self.refit, RatingRefit) else self.refit)
+            reward.swaps_by_itself = False
+            goes_on = self.model.num_timesteps > 0 and reward.mode == "async" and not reward.refits
+            if goes_on and isinstance(self.refit, RatingRefit) and (newest := self.refit.newest()) is not None:
+                logger.info("the reward model of %d ratings goes on", newest[0])
+                reward.set_model(newest[1], newest[0])
 
     def _on_rollout_start(self) -> None:
+        for reward in self.rewards:
+            reward.take_refit()
         self._waited = sum(reward.waited for reward in self.rewards)
 
     def _on_step(self) -> bool:
@@ -113,42 +117,4 @@ class HumanFeedback(BaseCallback):
 
     def _on_training_end(self) -> None:
         for reward in self.rewards:
-            reward.on_wait = None
-
-
-class RatingRefit:
-    """Fit a reward model to people's ratings, keep it in a folder, and return it, as `HumanReward.refit` is to do.
-
-    Every fit starts from the same model and sees all ratings, so that an early rating counts no more than a late one.
-
-    Args:
-        folder: models are kept in `<folder>/<number of ratings>`.
-        train: which part of the model learns, see `rlhf_envs.preferences.training.trained_part`.
-        held_out: the share of the ratings that is held out to measure on.
-        epochs: passes over the ratings.
-        seed: seeds the split and the fit.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        model: str = "tiny-reward",
-        train: str | int = "head",
-        held_out: float = 0.2,
-        epochs: int = 4,
-        seed: int = 0,
-    ) -> None:
-        self.folder, self.seed = Path(folder), seed
-        self.settings: dict[str, Any] = {"model": model, "train": train, "held_out_share": held_out, "epochs": epochs}
-
-    def __call__(self, rows: list[dict[str, Any]]) -> Reward | None:
-        """Fit a model to all ratings; warn and return None while all labels are the same or there is one text."""
-        place = self.folder / str(len(rows))
-        try:
-            with isolated_generators(self.seed):  # the training draws as if nothing had been fitted
-                fitted = fit_reward(rows, place, loss="mse", seed=self.seed, made=provenance(), **self.settings)
-        except NothingToFit as error:
-            logger.warning("the reward model is not refitted: %s", error)
-            return None
-        logger.info("refitted the reward model to %d ratings: %s", len(rows), fitted.metrics)
-        return load_reward(place)
+            reward.on_wait, reward.swaps_by_itself = None, True

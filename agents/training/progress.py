@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from stable_baselines3.common.callbacks import BaseCallback
 
 from .callbacks import PeriodicEvaluation
+from .held_out_callback import HeldOutCallback
 from .phases import error_console
 
 __all__ = ["ProgressDisplay", "format_duration", "planned_tokens"]
@@ -50,7 +51,7 @@ class ProgressDisplay(BaseCallback):
     def watch(self, callbacks: list[Any]) -> list[Any]:
         """Return the callbacks with this one, which is told when the evaluations among them begin and end."""
         for callback in callbacks:
-            if isinstance(callback, PeriodicEvaluation):
+            if isinstance(callback, PeriodicEvaluation | HeldOutCallback):
                 callback.around = self.evaluation
         return [*callbacks, self]
 

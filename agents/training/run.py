@@ -30,6 +30,7 @@ from ..saving.provenance import write_settings
 from .building import ZIP, build_callbacks
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
+from .constraint import constrain_environment, find_held_out_judges
 from .early_stopping import EarlyStopping
 from .errors import RunInterrupted, RunStopped
 from .hacking_alarm import HackingAlarm
@@ -296,7 +297,8 @@ def _explain(run: Prepared, error: Exception) -> str:
 
 def evaluate_held_out(config: TrainConfig, agent: Any) -> Evaluation:
     """Return the evaluation of an agent on held-out prompts, each time with the same prompts and random numbers."""
-    return evaluate(agent, config.env_id, config.test_episodes, config.test_split, env_kwargs=config.held_out_kwargs())
+    judges, kwargs = find_held_out_judges(config, agent), config.held_out_kwargs()
+    return evaluate(agent, config.env_id, config.test_episodes, config.test_split, judges, env_kwargs=kwargs)
 
 
 def build_agent(config: TrainConfig) -> Any:
@@ -327,9 +329,12 @@ def _first_rate(config: TrainConfig) -> float:
 
 
 def build_environment(config: TrainConfig) -> Any:
-    """Return the training environment of a resolved configuration."""
+    """Return the training environment of a resolved configuration, with the constraint around its reward."""
     assert config.n_envs is not None
-    return make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
+    env = make_vec_env(config.env_id, config.n_envs, seed=config.seed, **config.environment_kwargs())
+    if config.constraint is not None:
+        constrain_environment(config, env)
+    return env
 
 
 def _open_folder(run: Prepared) -> None:

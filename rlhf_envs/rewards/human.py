@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import numpy as np
 
@@ -37,7 +37,20 @@ Mode = Literal["sync", "async"]
 Kind = Literal["rating", "thumbs"]
 OnTimeout = Literal["fallback", "mean", "error"]
 DEFAULT_STORE = Path("feedback.db")
-Refit = Callable[[list[dict[str, Any]]], Callable[..., Any] | None]
+
+
+@runtime_checkable
+class Fitting(Protocol):
+    """Stand for a fit that runs beside the training."""
+
+    def done(self) -> bool:
+        """Return whether it has ended."""
+
+    def result(self) -> Callable[..., Any] | None:
+        """Return the reward function, once it is done, or None to keep the model."""
+
+
+Refit = Callable[[list[dict[str, Any]]], Callable[..., Any] | Fitting | None]
 
 
 class Waiting(NamedTuple):
@@ -84,7 +97,10 @@ class HumanReward(Reward):
 
     Attributes:
         refit: makes a reward function of all rating rows (`{"prompt", "completion", "label", "annotator"}`, one per
-            judgement, labels from -1 to 1), or returns None to keep the model. Without it nothing is refitted.
+            judgement, labels from -1 to 1), or returns None to keep the model, or a `Fitting`, whose result is one of
+            the two. Without it nothing is refitted.
+        swaps_by_itself: whether a reward call swaps in what a `Fitting` has fitted. `agents.HumanFeedback` turns that
+            off, and calls `take_refit` between rollouts.
         on_wait: called at every look into the store while people are waited for. False ends the wait, and missing
             completions score 0: for a run that gives the rollout up.
         waited: seconds waited so far.
@@ -138,7 +154,9 @@ class HumanReward(Reward):
         self.waited, self.missed, self.unasked, self.refits = 0.0, 0, 0, 0
         self._opened: FeedbackStore | None = None
         self._asked: dict[tuple[str, str], int] = {}  # the item of a text
+        self.swaps_by_itself = True
         self._labels = 0  # at the last refit
+        self._fitting: Fitting | None = None
         self._workers: set[str] = set()  # who has answered or skipped anything in the store
         self._last_seen = 0  # the last judgement that `_workers` is made of
 
@@ -207,7 +225,7 @@ class HumanReward(Reward):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the open store out: a copy in another process opens it anew."""
-        return {**self.__dict__, "_opened": None, "_asked": {}, "on_wait": None}
+        return {**self.__dict__, "_opened": None, "_asked": {}, "on_wait": None, "_fitting": None}
 
     def _wait_for_people(
         self, prompts: Sequence[Prompt], completions: Sequence[Prompt], columns: Columns
@@ -291,16 +309,36 @@ class HumanReward(Reward):
         self._ask(prompts[:room], completions[:room])
         self.unasked += max(0, len(prompts) - room)
 
+    def take_refit(self) -> None:
+        """Swap in the model of a refit that runs beside the training, if it is fitted."""
+        if self._fitting is not None and self._fitting.done():
+            fitting, self._fitting = self._fitting, None
+            self._swap_in(fitting.result())
+
+    def set_model(self, model: Callable[..., Any], labels: int) -> None:
+        """Let a model answer that was fitted to the first `labels` judgements: the next refit is due after more."""
+        self.model, self._labels = model, labels
+
     def _refit_if_due(self) -> None:
-        if self.refit is None or self.open().progress().judgements - self._labels < self.refit_every:
+        if self.swaps_by_itself:
+            self.take_refit()
+        if self.refit is None or self._fitting is not None:
+            return
+        if self.open().progress().judgements - self._labels < self.refit_every:
             return
         rows = self.labels()
         if len(rows) - self._labels < self.refit_every:  # some were of another kind
             return
         self._labels = len(rows)
         refitted = self.refit(rows)
-        if refitted is not None:
-            self.model, self.refits = refitted, self.refits + 1
+        if isinstance(refitted, Fitting):
+            self._fitting = refitted
+        else:
+            self._swap_in(refitted)
+
+    def _swap_in(self, model: Callable[..., Any] | None) -> None:
+        if model is not None:
+            self.model, self.refits = model, self.refits + 1
 
 
 def _scores_of(

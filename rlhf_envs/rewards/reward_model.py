@@ -222,13 +222,23 @@ def as_model_texts(
     """Return the texts of prompts and completions, conversations in the chat template or else in role lines.
 
     They are the texts of a fit (see `rlhf_envs.datasets.messages.as_text`) up to the end of the assistant's turn, which
-    `with_ending` adds to what is finished.
+    `with_ending` adds to what is finished. Where a completion has several turns, all but its last one are written into
+    the first text, as if they had been given.
     """
     space = "" if tokenizer.chat_template else " "
+    pairs = [_at_last_turn(*pair) for pair in zip(prompts, completions, strict=True)]
     answers = [
-        text if isinstance(text, str) else space + escape_control_tokens(tokenizer, said(text)) for text in completions
+        text if isinstance(text, str) else space + escape_control_tokens(tokenizer, said(text)) for _, text in pairs
     ]
-    return [opening(prompt, tokenizer) for prompt in prompts], answers
+    return [opening(prompt, tokenizer) for prompt, _ in pairs], answers
+
+
+def _at_last_turn(prompt: Prompt, completion: Prompt) -> tuple[Prompt, Prompt]:
+    """Return a conversation before the assistant's last turn, and that turn. Strings are returned as they are."""
+    several = isinstance(completion, list) and len(completion) > 1 and completion[-1]["role"] == "assistant"
+    if isinstance(prompt, str) or isinstance(completion, str) or not several:
+        return prompt, completion
+    return [*prompt, *completion[:-1]], completion[-1:]
 
 
 class RewardModel(Reward):

@@ -250,6 +250,10 @@ def test_a_reward_model_from_elsewhere_reads_a_finished_conversation_as_trl_writ
     scores = evaluate_reward(reward, [[USER]] * 2, [said("Blue")] * 2, columns)[0]
     assert scores.tolist() == pytest.approx([*finished, *cut], abs=1e-5)
     assert evaluate_reward(reward, [[USER]], [said("Blue")], {})[0].tolist() == pytest.approx(finished, abs=1e-5)
+    turns = [*said("Blue"), {"role": "user", "content": "Another"}, *said("Red")]
+    with torch.no_grad():
+        expected = score_ids(reward.model, [tokenizer.apply_chat_template([USER, *turns], return_dict=False)]).tolist()
+    assert evaluate_reward(reward, [[USER]], [turns], {})[0].tolist() == pytest.approx(expected, abs=1e-5)
     plain = evaluate_reward(reward, ["It is"], [" Blue"], {"finish_reasons": ["eos"]})[0]
     with torch.no_grad():
         expected = score_ids(reward.model, [[*tokenizer("It is Blue")["input_ids"]]]).tolist()

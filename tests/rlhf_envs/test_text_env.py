@@ -73,6 +73,7 @@ def test_an_episode_appends_actions_to_the_prompt_and_is_rewarded_at_eos() -> No
     assert info == {
         "prompt": "b c",
         "completion": " a",
+        "completion_ids": [A, EOS],
         "finish_reason": "eos",
         "reward_components": {"count_words": 1.0},
         "index": 1,

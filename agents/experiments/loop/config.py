@@ -7,9 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from rlhf_envs.rewards.registry import is_import
-
-from ...saving.untrusted import refuse_import
+from ...saving.untrusted import read_reward
 from ...training.config import TrainConfig, option
 
 __all__ = ["LoopConfig"]
@@ -23,7 +21,14 @@ class LoopConfig(TrainConfig):
     more: ClassVar[tuple[str, ...]] = ()  # n_timesteps are of each round
 
     # What is of one run: its rounds go on with one agent, and each would take what the last one has left of it.
-    without: ClassVar[tuple[str, ...]] = ("lr_schedule", "early_stopping", "eval_patience", "alarm")
+    without: ClassVar[tuple[str, ...]] = (
+        "lr_schedule",
+        "early_stopping",
+        "eval_patience",
+        "alarm",
+        "constraint",
+        "limit",
+    )
 
     n_timesteps: int | None = option(16_384, "Tokens of RL per round.", "-n", "--n-timesteps", gt=0)
     eval_freq: int = option(0, "Tokens between evaluations during RL; 0 for one per round.", ge=0)
@@ -105,8 +110,7 @@ class LoopConfig(TrainConfig):
         super().check_imports(source, given)
         for name, rewards in (("scorer", [self.scorer]), ("judge", self.judge or [])):
             for reward in rewards if name not in given.model_fields_set else ():
-                if reward is not None and is_import(reward):
-                    refuse_import(f"the {name}", reward, source, f"give it again, --{name} {reward}")
+                read_reward(reward, source, name)
         if "://" in (self.store or "") and "store" not in given.model_fields_set:
             raise ValueError(f"the store {self.store!r} is not followed where {source} says so: give it again, --store")
 

@@ -19,7 +19,7 @@ from agents.cli import app
 from agents.cli.loop import LoopFlags
 from agents.cli.sft import SFTConfig
 from agents.cli.train import TrainFlags
-from agents.training.config import ChatOptions
+from agents.training.data_flags import ChatOptions
 from agents.training.sft import fine_tune
 from rlhf_envs.feedback import FeedbackStore, NewItem
 

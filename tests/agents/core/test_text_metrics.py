@@ -133,6 +133,17 @@ def test_a_judge_gets_the_columns_and_is_checked():
         agent.learn(16, callback=TextMetrics(judges={"judge": wants_a_label}))
 
 
+def test_a_judge_is_given_the_tokens_of_completions_as_rewards_are(tmp_path):
+    def count(prompts, completions, completion_ids, **columns):
+        return [float(len(ids)) for ids in completion_ids]
+
+    agent = agents.make("a2c", ID, n_envs=4, n_steps=20, seed=0, tensorboard_log=str(tmp_path), device="cpu")
+    agent.learn(80, callback=TextMetrics(judges={"judge": count}))
+    events = EventAccumulator(agent.logger.dir)
+    events.Reload()
+    assert events.Scalars("rlhf/judge")[0].value == pytest.approx(events.Scalars("rlhf/length")[0].value)
+
+
 def test_a_users_callback_is_initialised_once():
     class Count(BaseCallback):
         count = 0

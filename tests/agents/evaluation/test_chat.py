@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import agents
 from agents.evaluation.chat import Chat
 from agents.evaluation.prompting import open_prompts
 from rlhf_envs.models import load_causal_lm, load_tokenizer
@@ -104,6 +105,28 @@ def test_the_seed_decides_and_each_turn_has_its_own() -> None:
     assert said == [again.say("the film"), again.say("the film")]
     again.reset()
     assert again.say("the film") != said[0]
+
+
+def test_a_turn_encodes_what_is_new_and_leaves_the_cache_of_a_given_agent_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encoded: list[int] = []
+    trunk = type(load_causal_lm("tiny").base_model)
+    real = trunk.forward
+
+    def forward(self: Any, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        encoded.append(input_ids.numel())
+        return real(self, input_ids, *args, **kwargs)
+
+    chat = Chat("tiny", max_new_tokens=4, deterministic=True)
+    chat.say("the film was a good story of two people who")
+    monkeypatch.setattr(trunk, "forward", forward)
+    chat.say("never")
+    assert 0 < sum(encoded) < 12, "a few new tokens and the answer, not the whole text"
+    monkeypatch.undo()
+    agent = agents.make("ppo", agents.make_vec_env("rlhf/TokenBandit-v0", 2), device="cpu")
+    Chat(agent).say("a")
+    assert not agent.policy._actor.cache._lengths.numel()
 
 
 def test_a_style_that_does_not_fit_is_refused() -> None:

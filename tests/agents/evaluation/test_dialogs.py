@@ -39,6 +39,31 @@ def test_a_completion_has_the_sum_of_its_turns_and_depends_on_the_seed_alone():
     ], "whatever the other rows do"
 
 
+class Counted(Talk):
+    """Count the dialogs that are asked for a reply. The masks allow nothing but EOS after every two tokens."""
+
+    max_new_tokens, max_turns = 200, 2
+    asked = 0
+
+    def replies(self, dialogs):
+        self.asked += len(dialogs)
+        return super().replies(dialogs)
+
+    def action_masks(self, input_ids, lengths, prompt_lengths, steps):
+        allowed = np.ones((len(steps), 5), bool)
+        allowed[steps % 3 == 2, 2:] = False
+        return allowed
+
+
+def test_under_masks_nobody_is_asked_to_reply_to_a_row_that_is_finished():
+    task = Counted()
+    env = make_vec_env(lambda num_envs: TextGenerationVectorEnv(num_envs, task), 2, seed=0)
+    found = agents.generate(agents.make("maskable_ppo", env, seed=0, device="cpu"), env, indices=[0, 1] * 8, seed=3)
+    assert {done.finish_reason for done in found} == {"turns"}
+    assert len({len(done.columns) for done in found}) > 1, "some rows end before others"
+    assert task.asked == 2 * len(found)
+
+
 def test_an_episode_whose_last_turn_ends_by_eos_counts_as_ended_by_eos():
     env = make_vec_env(lambda num_envs: TextGenerationVectorEnv(num_envs, Talk()), 8, seed=0)
     agent = agents.make("ppo", env, n_steps=32, seed=0, device="cpu")

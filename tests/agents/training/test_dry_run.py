@@ -10,6 +10,7 @@ import torch
 
 from agents.training import dry_run
 from agents.training.dry_run import describe_run
+from agents.training.early_stopping import EarlyStopping
 from agents.training.memory import show_bytes
 from agents.training.run import build_agent, resolve_config
 from tests.agents.training.runs import FLAGS, config, rlhf
@@ -48,6 +49,25 @@ def test_memory_and_parameters_are_those_of_the_agent(tmp_path: Path, monkeypatc
     held = sum(tensor.numel() * tensor.element_size() for layer in layers for tensor in (layer.keys, layer.values))
     assert f"KV cache {show_bytes(held)}" in plan["memory"]
     assert "about 0:05 of training" in plan["time"]  # a second per 96 tokens
+
+
+@pytest.mark.parametrize(("eval_freq", "n_timesteps"), [(150, 480), (30, 192)])
+def test_the_evaluations_of_early_stopping_are_counted(
+    eval_freq: int, n_timesteps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry_run, "_measure", lambda *_: dry_run._Measured(96, 0.5, 1.0, 4))
+    monkeypatch.setattr(EarlyStopping, "_evaluate", lambda self: counted(self))
+    settings = config(tmp_path, eval_freq=eval_freq, n_timesteps=n_timesteps, early_stopping="reward")
+    plan = dict(describe_run(settings))
+    done: list[int] = []
+
+    def counted(stopping: EarlyStopping) -> None:
+        stopping._last = stopping.num_timesteps
+        done.append(stopping.num_timesteps)
+
+    agent = build_agent(resolve_config(settings))
+    agent.learn(n_timesteps, EarlyStopping("reward", eval_freq=eval_freq))
+    assert f"at most {len(done)} of 6 prompts for early stopping" in plan["evaluations"]
 
 
 def test_a_mistake_is_found_as_in_a_run(tmp_path: Path) -> None:

@@ -6,15 +6,17 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import ConvertCallback
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from agents import CheckpointCallback, Checkpoints, SequenceRolloutBuffer, TextMetrics, TokenPolicy, make_vec_env
@@ -22,6 +24,7 @@ from agents.training.config import TrainConfig
 from agents.training.human_feedback import HumanFeedback, RatingRefit, human_rewards
 from agents.training.resume import prepare_resumed
 from agents.training.run import RunInterrupted, train
+from rlhf_envs.rewards import RewardError
 
 pytest.importorskip("sqlalchemy")
 
@@ -180,7 +183,7 @@ def test_in_async_mode_the_model_is_refitted_to_what_people_said(tmp_path: Path,
     caplog.set_level(logging.INFO, "agents.training.human_feedback")
     path = tmp_path / "feedback.db"
     agent = build(path, mode="async", fallback="tiny-reward", refit_every=8)
-    refit = RatingRefit(tmp_path / "models", epochs=1)
+    refit = RatingRefit(tmp_path / "models", epochs=1).__call__  # at once, not in another process
     figures = logged(agent)
     with people(path), FeedbackStore(path) as store:
         agent.learn(48, callback=[HumanFeedback(refit=refit)], log_interval=1)
@@ -195,6 +198,92 @@ def test_in_async_mode_the_model_is_refitted_to_what_people_said(tmp_path: Path,
     newest = max((tmp_path / "models").iterdir(), key=lambda folder: int(folder.name))
     scores = get_reward(str(newest))(prompts=["a"], completions=[" b"])
     assert reward.model(prompts=["a"], completions=[" b"]) == pytest.approx(scores)
+
+
+def test_a_refit_beside_the_training_is_swapped_in_between_rollouts(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    env = make_vec_env(BANDIT, 4, seed=0, score="step", **human(path, mode="async", refit_every=1))
+    agent = PPO(TokenPolicy, env, rollout_buffer_class=SequenceRolloutBuffer, n_steps=6, batch_size=12, device="cpu")
+    [reward] = human_rewards(env)
+    begun: list[int] = []  # in this step
+    refits: list[int] = []  # after each step
+
+    class Fit:
+        def done(self) -> bool:
+            return True
+
+        def result(self) -> Any:
+            return lambda prompts, completions, **columns: [1.0] * len(prompts)
+
+    def refit(rows: list[dict[str, Any]]) -> Fit:
+        begun.append(len(refits))
+        return Fit()
+
+    def answer(store: FeedbackStore) -> bool:
+        if (task := store.claim("ann")) is not None:
+            store.submit(task.id, "ann", {"rating": 3}, key=str(task.id))
+        refits.append(reward.refits)
+        return True
+
+    with FeedbackStore(path) as store:
+        store.add_annotator("ann")
+        agent.learn(72, callback=[HumanFeedback(refit=refit), ConvertCallback(lambda *_: answer(store))])
+    swapped = 6 * (begun[0] // 6 + 1)  # the first step of the next rollout
+    assert refits[:swapped] == [0] * swapped
+    assert refits[swapped] == 1
+    assert reward.swaps_by_itself
+
+
+def test_a_run_that_goes_on_takes_the_newest_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("9", "10", "11"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    for name in ("9", "10"):  # the last was not finished
+        (tmp_path / "models" / name / "manifest.json").write_text("{}")
+    monkeypatch.setattr("agents.training.refit.load_reward", lambda place: place.name)
+    assert RatingRefit(tmp_path / "models").newest() == (10, "10")
+    agent = build(tmp_path / "feedback.db", mode="async")
+    [reward] = human_rewards(agent.get_env())
+    for tokens, model in ((0, reward.fallback), (24, "10")):
+        agent.num_timesteps = tokens
+        feedback = HumanFeedback(refit=RatingRefit(tmp_path / "models"))
+        feedback.init_callback(agent)
+        feedback.on_training_start({}, {})
+        assert reward.model == model
+        feedback.on_training_end()
+
+
+@pytest.mark.parametrize(
+    ("code", "message"), [(3, "not refitted: all labels are 1"), (1, "could not be refitted: all")]
+)
+def test_what_became_of_a_fit_in_another_process_is_said(
+    code: int, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(f"#!/bin/sh\necho all labels are 1\nexit {code}\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(program))
+    fit = RatingRefit(tmp_path / "models").begin([{"prompt": "p", "completion": "c", "label": 1.0}])
+    with pytest.raises(RewardError, match=message) if code == 1 else nullcontext():
+        assert fit.result() is None
+    assert code == 1 or message in caplog.text
+    assert [file.name for file in (tmp_path / "models").iterdir()] == ["1.log"]
+
+
+@pytest.mark.slow
+def test_a_fit_in_another_process_gives_the_same_model_and_ends_with_who_holds_it(tmp_path: Path) -> None:
+    rated = [(f" good {i}", 1.0) for i in range(9)] + [(f" bad {i}", -1.0) for i in range(9)]
+    rows = [{"prompt": "It was", "completion": text, "label": label} for text, label in rated]
+    here = RatingRefit(tmp_path / "here")(rows)
+    fit = RatingRefit(tmp_path / "there").begin(rows)
+    there = fit.result()
+    assert here is not None and there is not None
+    texts = dict(prompts=["It was"] * 2, completions=[" good", " bad"])
+    assert here(**texts).tolist() == pytest.approx(there(**texts).tolist(), abs=1e-5)
+    assert [file.name for file in (tmp_path / "there").iterdir()] == ["18"]
+    fit = RatingRefit(tmp_path / "there").begin(rows)
+    process = fit.process
+    del fit
+    assert process.poll() is not None
 
 
 def test_a_refit_leaves_the_random_numbers_of_the_training_alone_and_learns_the_ratings(tmp_path: Path) -> None:

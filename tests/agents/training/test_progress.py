@@ -14,6 +14,7 @@ from rich.console import Console
 import agents
 from agents import TextMetrics, make, make_vec_env
 from agents.training.callbacks import PeriodicEvaluation
+from agents.training.early_stopping import EarlyStopping
 from agents.training.phases import show_phase
 from agents.training.progress import ProgressDisplay, format_duration, planned_tokens
 from agents.training.run import train
@@ -52,8 +53,9 @@ def test_on_a_terminal_the_bar_names_the_phases(tmp_path: Path) -> None:
     show = display._show
     display._show = lambda phase: (shown.append(phase), show(phase))[1]  # type: ignore[method-assign]
     evaluation = PeriodicEvaluation(make_vec_env(BANDIT, 4), 4, 96, tmp_path, seed=0)
-    agent.learn(192, display.watch([TextMetrics(), evaluation]), log_interval=1)
-    assert shown == [*["rollout", "evaluation", "update"] * 2, "done"]
+    stopping = EarlyStopping("reward", env=evaluation.eval_env, eval_freq=192, n_episodes=4)
+    agent.learn(192, display.watch([TextMetrics(), evaluation, stopping]), log_interval=1)
+    assert shown == ["evaluation", *["rollout", "evaluation", "update"] * 2, "evaluation", "done"]
     assert "192/192" in file.getvalue()
 
 

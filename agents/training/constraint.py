@@ -1,0 +1,63 @@
+"""Keep a cost under a limit in a run of any algorithm: what `rlhf train --constraint COST --limit X` does.
+
+The cost goes around the training environment's reward, and `LagrangeMultiplier`, which is among the run's callbacks,
+finds its price. Evaluations have the reward alone, with the cost beside it as a judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rlhf_envs.rewards.base import Reward
+from rlhf_envs.rewards.constraints import find_constraints
+from rlhf_envs.rewards.registry import get_reward
+from rlhf_envs.rewards.shaping import as_reward
+
+from ..algorithms.ppo_lagrangian import constrain
+from ..evaluation.evaluate import find_judges
+from ..registry import describe, get_algorithm
+from .config import TrainConfig
+
+__all__ = ["constrain_environment", "find_held_out_judges"]
+
+
+def constrain_environment(config: TrainConfig, env: Any) -> None:
+    """Put the constraint of a run around the reward of its training environment.
+
+    Raises:
+        ValueError: the algorithm has a constraint of its own, there is no such cost, or the environment cannot have it.
+    """
+    assert config.limit is not None
+    flag, cost = f"--constraint {config.constraint}", _cost(config)
+    if "cost" in describe(get_algorithm(config.algo)).defaults:
+        raise ValueError(
+            f"{flag}: {config.algo} has a constraint among its own arguments; take --algo ppo, or give -params cost:"
+            f"{config.constraint} -params cost_limit:{config.limit:g}"
+        )
+    if not env.has_attr("reward_fn"):
+        raise ValueError(f"{flag}: {config.env} is no text environment, so it has no reward to put a cost into")
+    known = [one.cost_name for reward_fn in env.get_attr("reward_fn") for one in find_constraints(reward_fn)]
+    if cost.name in known:
+        raise ValueError(f"{flag}: the environment's reward limits {cost.name!r} already; leave the flag out")
+    constrain(env, cost, config.limit)
+
+
+def find_held_out_judges(config: TrainConfig, agent: Any) -> dict[str, Callable[..., Any]] | None:
+    """Return the judges of evaluations before and after training: the task's own, and the cost of the run's constraint.
+
+    Without a constraint it is None, which stands for the task's own.
+    """
+    if config.constraint is None:
+        return None
+    cost = _cost(config)
+    return {**find_judges(agent.get_env().get_attr("task", 0)[0], None), cost.name: cost}
+
+
+def _cost(config: TrainConfig) -> Reward:
+    """Return the cost that a configuration names."""
+    assert config.constraint is not None
+    try:
+        return as_reward(get_reward(config.constraint))
+    except ValueError as error:
+        raise ValueError(f"--constraint {config.constraint}: {error}") from error
