@@ -237,7 +237,7 @@ def test_every_pair_is_in_one_batch_of_an_epoch() -> None:
         ({"pairs": []}, "0 pairs to fit and 1 held out"),
         ({"held_out": []}, "1 pairs to fit and 0 held out"),
         ({"pairs": [PAIR, {"prompt": "x", "chosen": "y"}]}, "pair 1 needs 'chosen' and 'rejected' as strings"),
-        ({"pairs": [{"chosen": [{"role": "user"}], "rejected": "y"}]}, "pair 0: 'chosen' has a message that is not text"),
+        ({"pairs": [{"chosen": [{"role": "user"}], "rejected": "y"}]}, "pair 0: 'chosen' has a message"),
         ({"pairs": [{**PAIR, "margin": -1.0}]}, r"pair 0: the margin is -1\.0"),
         ({"pairs": [{**PAIR, "margin": float("nan")}]}, "pair 0: the margin is nan, not a number of at least 0"),
         ({"pairs": [{**PAIR, "margin": "wide"}]}, "pair 0: the margin is 'wide'"),
