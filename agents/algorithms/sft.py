@@ -14,8 +14,8 @@ from stable_baselines3.common.type_aliases import Schedule
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.tokens import check_text, encode_completion
 
+from ..core.completions import LEFT_OUT, LOST_END, is_empty, log_counts, read_completion
 from ..core.episodes import open_batch
-from .common.completions import LEFT_OUT, LOST_END, is_empty, log_counts, read_completion
 from .common.episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
 

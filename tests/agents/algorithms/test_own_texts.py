@@ -10,8 +10,7 @@ import pytest
 
 import agents
 from agents.algorithms.common.logged_data import read_log
-from agents.training.packing import IGNORED
-from agents.training.sft import encode_rows
+from agents.core.examples import IGNORED, encode_rows
 from rlhf_envs.tokens import decode
 from tests.rlhf_envs.small_models import byte_level, llama_style, save_model
 
