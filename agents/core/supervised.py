@@ -69,7 +69,7 @@ class SupervisedLoss:
         self.stranger: str | None = None  # the bundle that names the file, which is not read because of that
         self._examples: list[Example] = []
         self._order = (-1, np.zeros(0, np.int64))  # the number of a pass, and its order
-        self._losses: list[torch.Tensor] = []  # of the calls since `take_metrics`
+        self._sum, self._count = torch.zeros(()), 0  # of the losses since `take_metrics`
 
     def open(self, policy: LanguageModelPolicy, env: Any = None) -> None:
         """Read the data, unless that is done.
@@ -116,7 +116,7 @@ class SupervisedLoss:
             sums = [checkpoint(_total, policy, part, targets[places], use_reentrant=False) for part, places in parts]
             total = torch.stack(sums).sum()
         loss = total / len(targets)
-        self._losses.append(loss.detach())
+        self._sum, self._count = loss.detach() + self._sum.to(loss.device), self._count + 1
         return add_loss(log_probs, loss, self.coef)
 
     def _draw(self, state: torch.Tensor) -> list[Example]:
@@ -136,8 +136,9 @@ class SupervisedLoss:
 
     def take_metrics(self) -> dict[str, float]:
         """Return `sft_loss`, the mean loss in nats per token since the last call; {} if there was no update."""
-        losses, self._losses = self._losses, []
-        return {"sft_loss": float(torch.stack(losses).mean())} if losses else {}
+        mean, n = self._sum / max(self._count, 1), self._count
+        self._sum, self._count = torch.zeros(()), 0
+        return {"sft_loss": float(mean)} if n else {}
 
 
 def open_data(agent: Any) -> None:

@@ -93,6 +93,8 @@ def test_sft_learns_what_the_command_learns_of_the_same_row(tmp_path: Path, comp
     assert decode(tokenizer, example.ids[len(ids) :]).strip() == ""
     assert list(episode.actions) == [label for label in example.labels if label != IGNORED][: len(episode.actions)]
     assert decode(tokenizer, list(episode.actions)).lstrip() == "Blue</s>"
+    both = agents.make("ppo", env, policy_kwargs=dict(model=str(tmp_path), sft_coef=1.0, sft_data=rows))
+    assert both.policy.sft._examples == [example]
 
 
 @pytest.mark.parametrize("template", [None, CHATML], ids=["role lines", "template"])
