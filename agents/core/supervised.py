@@ -66,7 +66,7 @@ class SupervisedLoss:
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(f"sft_batch_size={batch_size!r}: expected a number of tokens, at least 1")
         self.coef, self.data, self.batch_size = coef, data, batch_size
-        self.stranger: str | None = None  # the bundle that names the file, which is not read because of that
+        self.named_by: str | None = None  # the bundle that names the file, which is not read because of that
         self._examples: list[Example] = []
         self._order = (-1, np.zeros(0, np.int64))  # the number of a pass, and its order
         self._sum, self._count = torch.zeros(()), 0  # of the losses since `take_metrics`
@@ -85,9 +85,9 @@ class SupervisedLoss:
         """
         if self._examples:
             return
-        if self.stranger is not None and isinstance(self.data, str | Path):
+        if self.named_by is not None and isinstance(self.data, str | Path):
             raise ValueError(
-                f"sft_data names {str(self.data)!r}, which is not read just because {self.stranger} says so: pass it, "
+                f"sft_data names {str(self.data)!r}, which is not read just because {self.named_by} says so: pass it, "
                 f"agents.load(..., policy_kwargs={{'sft_data': {str(self.data)!r}}})"
             )
         assert self.data is not None
@@ -136,9 +136,9 @@ class SupervisedLoss:
 
     def take_metrics(self) -> dict[str, float]:
         """Return `sft_loss`, the mean loss in nats per token since the last call; {} if there was no update."""
-        mean, n = self._sum / max(self._count, 1), self._count
+        total, n = self._sum, self._count
         self._sum, self._count = torch.zeros(()), 0
-        return {"sft_loss": float(mean)} if n else {}
+        return {"sft_loss": float(total) / n} if n else {}
 
 
 def open_data(agent: Any) -> None:

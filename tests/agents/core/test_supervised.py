@@ -15,8 +15,10 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 import agents
 from agents import SequenceRolloutBuffer, TextMetrics, TokenPolicy, make, make_vec_env
-from agents.core.examples import Example
+from agents.core.examples import Example, encode_rows
 from agents.core.supervised import open_data
+from rlhf_envs.datasets import load_rows
+from rlhf_envs.models import load_tokenizer
 
 ID, LENGTH, COEF = "rlhf/IncreasingNumbers-v0", 20, 1.7
 CONTEXTS = [[5, 6, 7, 8, 9], [2, 3, 4, 5, 6, 7, 8], [9, 8, 7, 6]]
@@ -391,3 +393,37 @@ def test_a_stock_agent_reads_by_its_models_own_tokenizer(tmp_path: Path):
     )
     stock.sft.open(stock)
     assert stock.sft._examples == read(str(file), env)
+
+
+# What it is for
+
+
+def praise(prompts: list[str], completions: list[str], **columns: Any) -> list[float]:
+    """A reward that is hacked in no time."""
+    return [float(completion.count("good")) for completion in completions]
+
+
+def held_out_loss(seed: int, **supervised: Any) -> tuple[float, float]:
+    """Return the cross-entropy of 64 held-out reviews before and after PPO at a high rate and without a penalty."""
+    rows = load_rows("sentiment", "validation")[:64]
+    texts = [{"prompt": row["prompt"], "completion": row["reference"]} for row in rows]
+    tokenizer = load_tokenizer("tiny")
+    examples, _ = encode_rows(tokenizer, texts, 64, [tokenizer.eos_token_id], "cut")
+    env = make_vec_env("rlhf/Sentiment-v0", 32, seed=seed, reward_fn=praise, max_new_tokens=16)
+    agent = make("ppo", env, seed=seed, device="cpu", kl_coef=0.0, learning_rate=1e-3, batch_size=128, **supervised)
+    model = agent.policy.language_model.model
+    with torch.no_grad():
+        before = cross_entropy(model, examples).item()
+    agent.learn(5 * 32 * 16)
+    with torch.no_grad():
+        return before, cross_entropy(model, examples).item()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_what_the_data_teach_is_not_unlearned(seed: int):
+    rows = [{**row, "completion": row["reference"]} for row in load_rows("sentiment", "train")]
+    before, after = held_out_loss(seed)
+    _, kept = held_out_loss(seed, sft_coef=1.0, sft_data=rows, sft_batch_size=256)
+    assert after > before + 2, "RL alone unlearns it"
+    assert kept < before + 1
