@@ -264,7 +264,8 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
 
     Raises:
         ValueError: the algorithm is unknown, `batch_size` is smaller than one episode, the environment's actions are
-            not tokens, its tokenizer is not the model's, or the device is not here.
+            not tokens, its tokenizer is not the model's, `sft_data` cannot be learned, or the device is not here.
+        FileNotFoundError: there is no file `sft_data`.
         TypeError: an argument is unknown; the message has the nearest name.
     """
     check_arguments(name, kwargs)
@@ -272,6 +273,7 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
     find_device(kwargs.get("device", "auto"))  # SB3 takes the CPU instead
     description = describe(cls)
     model = kwargs.pop("model", None)
+    from .core.supervised import open_data
     from .core.vec_env import make_vec_env, score_by_rollout
 
     if isinstance(env, str):
@@ -297,7 +299,9 @@ def make(name: str, env: Any, *, n_envs: int | None = None, seed: int | None = N
         kwargs = {argument: part, PARTS[argument]: given, **kwargs}
     with warnings.catch_warnings():  # of stock buffers: ours make minibatches of whole episodes, and cut none
         warnings.filterwarnings("ignore", "You have specified a mini-batch size")
-        return cls(env=env, **({"seed": seed} if "seed" in description.own else {}), **kwargs)
+        agent = cls(env=env, **({"seed": seed} if "seed" in description.own else {}), **kwargs)
+    open_data(agent)
+    return agent
 
 
 def _warn_of_masks(name: str, env: Any) -> None:

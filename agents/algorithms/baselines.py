@@ -11,7 +11,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from ..core.policy import TokenPolicy
 from ..core.rollout_buffer import SequenceRolloutBuffer
 from .common.policy_gradient import PolicyGradient
-from .common.text_agent import NO_CRITIC, NO_KL, TextAgent
+from .common.text_agent import NO_CRITIC, NO_DATA, NO_KL, TextAgent
 
 __all__ = ["BestOfN", "Random", "UniformPolicy", "Untrained"]
 
@@ -52,7 +52,7 @@ class Untrained(TextAgent, OnPolicyAlgorithm):
     defaults = PolicyGradient.defaults | {"learning_rate": 0.0, "rollout_buffer_class": SequenceRolloutBuffer}
     kl_argument = None
     trains = False
-    unused = {"gamma": 1.0, "gae_lambda": 1.0, "ent_coef": 0.0} | NO_CRITIC | NO_KL
+    unused = {"gamma": 1.0, "gae_lambda": 1.0, "ent_coef": 0.0} | NO_CRITIC | NO_DATA | NO_KL
 
     def train(self) -> None:
         """Do nothing."""

@@ -14,10 +14,11 @@ from stable_baselines3.common.type_aliases import Schedule
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.tokens import check_text, encode_completion
 
+from ..core.completions import LEFT_OUT, LOST_END, is_empty, log_counts, read_completion
 from ..core.episodes import open_batch
-from .common.completions import LEFT_OUT, LOST_END, is_empty, log_counts, read_completion
 from .common.episode_buffer import Episode, EpisodeRolloutBuffer, EpisodeSamples
 from .common.policy_gradient import NO_CRITIC, NO_KL, PolicyGradient, spread
+from .common.text_agent import NO_DATA
 
 __all__ = ["SFT"]
 
@@ -60,7 +61,7 @@ class SFT(PolicyGradient):
 
     defaults = PolicyGradient.defaults | {"learning_rate": 2e-4}
     kl_argument = None
-    unused = PolicyGradient.unused | NO_CRITIC | NO_KL | {"ent_coef": 0.0}
+    unused = PolicyGradient.unused | NO_CRITIC | NO_DATA | NO_KL | {"ent_coef": 0.0}
 
     def __init__(
         self,

@@ -39,7 +39,7 @@ class TRPO(TextAgent, sb3_contrib.TRPO):
     belongs to the actor.
 
     Raises:
-        ValueError: `sub_sampling_factor` is not 1, or `adversarial_coef` is not 0.
+        ValueError: `sub_sampling_factor` is not 1, or `adversarial_coef` or `sft_coef` is not 0.
     """
 
     defaults = ON_POLICY | {"batch_size": 512, "n_critic_updates": 2, "target_kl": 0.01}
@@ -51,12 +51,13 @@ class TRPO(TextAgent, sb3_contrib.TRPO):
                 "contexts are dicts; take 1, and fewer n_steps"
             )
         super()._setup_model()
-        regulariser: Any = getattr(self.policy, "adversarial", None)
-        if regulariser is not None:
-            raise ValueError(
-                f"adversarial_coef={regulariser.coef}: TRPO's update never asks for the log-probabilities "
-                "that the attack works on; take adversarial_coef=0, or ppo"
-            )
+        for name in ("adversarial", "sft"):
+            added: Any = getattr(self.policy, name, None)
+            if added is not None:
+                raise ValueError(
+                    f"{name}_coef={added.coef}: TRPO's update never asks for the log-probabilities that bring this "
+                    f"loss in; take {name}_coef=0, or ppo"
+                )
 
     def _compute_actor_grad(
         self, kl_div: torch.Tensor, policy_objective: torch.Tensor

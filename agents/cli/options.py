@@ -51,7 +51,7 @@ PANELS = {  # the boxes of --help, and the fields in each; all others are in "Op
     "Task and data": {"env", "data", "reward", "column", "env_kwargs", "split"}
     | {"chat", "system_prompt", "chat_template", "chat_template_kwargs"},
     "Agent": {"algo", "algos", "model", "train", "kl_coef", "kl_coefs", "kl_target", "learning_rate", "lr_schedule"}
-    | {"constraint", "limit", "hyperparams", "settings", "overrides"},
+    | {"sft_data", "sft_coef", "constraint", "limit", "hyperparams", "settings", "overrides"},
     "Evaluation": {"eval_freq", "n_eval_episodes", "test_episodes", "test_split", "evaluations", "judge", "metric"}
     | {"early_stopping", "eval_patience", "alarm"},
     "Files and logs": {"log_folder", "run_name", "save_freq", "keep_checkpoints", "wandb", "verbose", "progress"}

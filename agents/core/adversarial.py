@@ -5,9 +5,8 @@ and itself at a state nearby. Perturbed input embeddings come from Miyato et al.
 and, for pre-trained language models, from SMART, Jiang et al. 2020, https://arxiv.org/abs/1911.03437.
 
 `coef * mean KL(pi(.|s) || pi(.|s + delta))` over the action positions is added to the loss of any algorithm that calls
-`evaluate_actions` and `backward`. This works by an identity on the log-probabilities, whose backward pass also sends
-`coef` into the regulariser (as Megatron-LM's `MoEAuxLossAutoScaler` does). Values, log-probabilities and entropies do
-not change. Departures from the papers:
+`evaluate_actions` and `backward` (see `agents.core.added_loss`). Values, log-probabilities and entropies do not change.
+Departures from the papers:
 
 - delta is found by projected gradient ascent (Madry et al. 2018), not by SGLD or convex relaxations. It starts at
   random, because the KL has no gradient at 0. It takes the unit gradient per token, in steps of 2.5 radii over their
@@ -22,13 +21,12 @@ not change. Departures from the papers:
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.hooks import RemovableHandle
 
+from .added_loss import add_loss
 from .base_policy import LanguageModelPolicy
 from .distribution import in_chunks
 from .observations import micro_batches, read_contexts
@@ -88,7 +86,7 @@ class AdversarialRegulariser:
             total = torch.stack([self._total(policy, part, radius, recompute=True) for part, _ in parts]).sum()
         kl = total / len(log_probs)
         self._kls.append(kl.detach())
-        return _AddLoss.apply(log_probs, kl, self.coef)
+        return add_loss(log_probs, kl, self.coef)
 
     def _total(
         self, policy: LanguageModelPolicy, obs: Observations, radius: torch.Tensor, recompute: bool = False
@@ -111,19 +109,6 @@ class AdversarialRegulariser:
         """Return `adversarial_kl`, the mean KL in nats per action since the last call; {} if there was no update."""
         kls, self._kls = self._kls, []
         return {"adversarial_kl": float(torch.stack(kls).mean())} if kls else {}
-
-
-class _AddLoss(torch.autograd.Function):
-    """Return `values` unchanged. The backward pass gives the scalar `loss` the gradient `coef`."""
-
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, loss: torch.Tensor, coef: float) -> torch.Tensor:
-        ctx.coef, ctx.like = coef, loss.detach()
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        return grads[0], torch.full_like(ctx.like, ctx.coef), None
 
 
 @torch.no_grad()

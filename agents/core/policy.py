@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -18,6 +19,7 @@ from .distribution import TokenDistribution, log_probs_and_entropies, log_probs_
 from .kv_cache import Trunk
 from .language_model import TrainPart, hidden_states
 from .observations import check_token_ids, micro_batches
+from .supervised import SupervisedData, SupervisedLoss
 
 __all__ = ["TokenPolicy"]
 
@@ -41,13 +43,22 @@ class TokenPolicy(LanguageModelPolicy):
             input embeddings, see `agents.core.adversarial`; 0 for no adversarial training.
         adversarial_epsilon: L2 norm of that change for one token, in mean norms of the input embeddings.
         adversarial_steps: gradient steps that look for it. Each costs one forward and one backward pass.
+        sft_coef: weight in the loss of the mean cross-entropy of `sft_data`, see `agents.core.supervised`; 0 for none.
+        sft_data: a file or rows that `rlhf sft` reads: `{prompt, completion}` or `{messages}`. Only the training split
+            is learned. Texts that are longer than a context are cut, and counted in the log.
+        sft_batch_size: tokens of it that are learned beside each minibatch, with their prompts.
 
     The other arguments are `LanguageModelPolicy`'s: `model`, `train`, `lora`, `temperature`, `top_k`, `top_p`, `bf16`,
     `dtype`, `attn_implementation`, `gradient_checkpointing`, `optimizer_class` and `optimizer_kwargs`.
 
     Raises:
         ValueError: the spaces, the model and the arguments do not fit together.
+
+    Attributes:
+        sft_state: int64 `(2,)`, with a supervised loss: its seed, and how many examples have been drawn.
     """
+
+    sft_state: torch.Tensor
 
     def __init__(
         self,
@@ -63,6 +74,9 @@ class TokenPolicy(LanguageModelPolicy):
         adversarial_coef: float = 0.0,
         adversarial_epsilon: float = 0.05,
         adversarial_steps: int = 1,
+        sft_coef: float | None = None,
+        sft_data: SupervisedData = None,
+        sft_batch_size: int = 512,
         **kwargs: Any,
     ) -> None:
         if value not in ("shared", "separate"):
@@ -72,8 +86,13 @@ class TokenPolicy(LanguageModelPolicy):
         regulariser = AdversarialRegulariser(adversarial_coef, adversarial_epsilon, adversarial_steps)
         if compile and adversarial_coef:
             raise ValueError(f"compile=True with adversarial_coef={adversarial_coef}: a compiled pass is not perturbed")
+        if sft_coef is None and sft_data is not None:
+            shown = repr(str(sft_data)) if isinstance(sft_data, str | Path) else f"[{len(sft_data)} rows]"
+            raise ValueError(f"sft_data={shown} without a weight in the loss: give it too, such as sft_coef=0.1")
+        supervised = SupervisedLoss(sft_coef or 0.0, sft_data, sft_batch_size)
         self.value_kind, self.micro_batch_size, self.compile_update = value, micro_batch_size, compile
         self.adversarial = regulariser if adversarial_coef else None
+        self.sft = supervised if sft_coef else None
         super().__init__(observation_space, action_space, lr_schedule, model=model, train=train, **kwargs)
 
     # Construction
@@ -100,6 +119,17 @@ class TokenPolicy(LanguageModelPolicy):
                 self.value_trunk, self.max_length, self.language_model, self._actor, self.gradient_checkpointing
             )
         super()._build_heads()
+        if self.sft is not None:
+            self.register_buffer("sft_state", torch.tensor([torch.initial_seed() % 2**63, 0]))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load the state of a policy with or without a supervised loss, whether this one has such a loss or not."""
+        name = f"{prefix}sft_state"
+        if self.sft is None:
+            state_dict.pop(name, None)
+        else:
+            state_dict.setdefault(name, self.sft_state)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     # Rollout
 
@@ -170,6 +200,9 @@ class TokenPolicy(LanguageModelPolicy):
         if self.adversarial is not None:
             values, log_probs, entropies = results
             results = values, self.adversarial.attach(self, obs, log_probs, self.micro_batch_size), entropies
+        if self.sft is not None:
+            values, log_probs, entropies = results
+            results = values, self.sft.attach(self, self.sft_state, log_probs, self.micro_batch_size), entropies
         return results
 
     def _evaluate(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> Evaluated:

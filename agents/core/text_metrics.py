@@ -23,8 +23,9 @@ __all__ = ["TEXT_ONLY", "TextMetrics", "check_metric_names", "distinct_bigrams",
 BUFFER_STATS = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_probability")
 TEXT_ONLY = ("stdout", "log", "json", "csv")
 RewardFunction = Callable[..., Sequence[float]]
+ADDED = ("adversarial", "sft")  # attributes of policies that add a loss to every update
 TAKEN = {"reward", "kl", "kl_k3", "kl_coef", "entropy", "length", "eos_share", "distinct_bigrams", "distinct_within"}
-TAKEN |= {"perplexity", "tokens_per_second", "samples", "adversarial_kl", "alarm"}
+TAKEN |= {"perplexity", "tokens_per_second", "samples", "adversarial_kl", "alarm", "sft_loss"}
 
 
 def check_metric_names(names: Iterable[str]) -> None:
@@ -54,6 +55,7 @@ class TextMetrics(BaseCallback):
     - `rlhf/length` in tokens, `rlhf/eos_share`, `rlhf/distinct_bigrams` (the share among every 32 completions),
       `rlhf/tokens_per_second` (rollout and update);
     - `rlhf/adversarial_kl`, with adversarial training: nats per action, in the update before the rollout;
+    - `rlhf/sft_loss`, with a supervised loss (`sft_coef`): nats per token of its data, in the same update;
     - `rlhf/samples`: completions as text, and the hyperparameters with their metrics on the HPARAMS page.
 
     Args:
@@ -69,11 +71,13 @@ class TextMetrics(BaseCallback):
         self.n_samples = n_samples
         self._episodes: list[dict[str, Any]] = []
         self._clock, self._tokens = time.perf_counter(), 0
+        self._added: dict[str, float] = {}  # metrics of the update before, which the next rollout logs
         self._restored: Mapping[str, Any] = {}
 
     def get_state(self) -> dict[str, Any]:
         """Return what `set_state` needs to go on exactly; call it between rollouts."""
-        return {"running": self._running.copy(), "episodes": list(self._episodes)}
+        self._added |= self._added_metrics()
+        return {"running": self._running.copy(), "episodes": list(self._episodes), "added": dict(self._added)}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from a state of `get_state` when training starts."""
@@ -83,6 +87,7 @@ class TextMetrics(BaseCallback):
         self._running = np.zeros((2, self.training_env.num_envs))  # reward and tokens so far of the episodes going on
         if self._restored and self._restored["running"].shape == self._running.shape:
             self._running, self._episodes = self._restored["running"].copy(), list(self._restored["episodes"])
+        self._added = dict(self._restored.get("added", {}))
         self._restored = {}
         env = self.training_env
         self._rows: list[dict[str, Any]] = env.get_attr("rows", 0)[0] if env.has_attr("rows") else []
@@ -112,7 +117,8 @@ class TextMetrics(BaseCallback):
         self._clock, self._tokens = now, self.num_timesteps
         stats = getattr(self.locals.get("rollout_buffer") or self.locals.get("replay_buffer"), "stats", {})
         metrics |= {name: stats[name] for name in BUFFER_STATS if name in stats}
-        metrics |= self._adversarial_metrics()
+        metrics |= self._added | self._added_metrics()
+        self._added = {}
         # An episode of a rollout that was stopped before may never have got a score.
         self._episodes = [info for info in self._episodes if "reward_components" in info]
         if self._episodes:
@@ -122,23 +128,25 @@ class TextMetrics(BaseCallback):
         for name, value in metrics.items():
             self.logger.record_mean(f"rlhf/{name}", value)
 
-    def _adversarial_metrics(self) -> dict[str, float]:
-        """Return the metrics of adversarial training in the update before this rollout.
+    def _added_metrics(self) -> dict[str, float]:
+        """Return the metrics of the losses that the policy adds to an update, of the one before this rollout.
 
         Raises:
-            TypeError: the policy asks for adversarial training, and an update went by without it.
+            TypeError: the policy asks for such a loss, and an update went by without it.
         """
-        regulariser = getattr(self.model.policy, "adversarial", None)
-        if regulariser is None:
-            return {}
-        metrics: dict[str, float] = regulariser.take_metrics()
         updates = getattr(self.model, "_n_updates", 0)
         updated, self._updates = updates > self._updates, updates
-        if updated and not metrics:
-            raise TypeError(
-                f"adversarial_coef={regulariser.coef} does nothing in {type(self.model).__name__}: it "
-                "differentiates no evaluate_actions; take adversarial_coef=0, or an algorithm that does, such as ppo"
-            )
+        metrics: dict[str, float] = {}
+        for name in ADDED:
+            if (added := getattr(self.model.policy, name, None)) is None:
+                continue
+            found = added.take_metrics()
+            if updated and not found:
+                raise TypeError(
+                    f"{name}_coef={added.coef} does nothing in {type(self.model).__name__}: it differentiates no "
+                    f"evaluate_actions; take {name}_coef=0, or an algorithm that does, such as ppo"
+                )
+            metrics |= found
         return metrics
 
     def _episode_metrics(self) -> dict[str, float]:

@@ -86,6 +86,9 @@ def load(
     env = _environment(description, env, folder)
     with reported(folder / DESCRIPTION):
         agent = _build(cls, env, device, attributes, description["model"], folder)
+    supervised = getattr(agent.policy, "sft", None)
+    if supervised is not None and "sft_data" not in (overrides.get("policy_kwargs") or {}):
+        supervised.named_by = str(folder)
     _load_weights(agent.policy, folder, description)
     with reported(folder / OPTIMIZER):
         load_optimizer(agent.policy.optimizer, folder / OPTIMIZER, decode(values["optimizer"], arrays, "optimizer"))

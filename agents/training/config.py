@@ -48,7 +48,7 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate")
+AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate", "sft_coef", "sft_data")
 OWN = ("seed", "device", "verbose")  # arguments of agents that a run has by itself
 
 
@@ -147,6 +147,8 @@ class TrainConfig(Settings):
     lr_schedule: Literal["constant", "linear", "cosine"] = option(
         "constant", "constant, or how the learning rate goes down to 0 over the run: linear, cosine."
     )
+    sft_data: str | None = option(None, "File of good completions to learn beside the reward, as `rlhf sft` reads it.")
+    sft_coef: float | None = option(None, "Weight of their cross-entropy in the loss; 0 for none.", ge=0)
     hyperparams: Pairs = option(
         {}, "Further arguments of the algorithm, the policy or the buffer; repeat the flag.", "-params", "--hyperparams"
     )

@@ -60,6 +60,8 @@ def _rows_at_once(agent: Any) -> int:
     horizon = _horizon(agent)
     actions = getattr(agent, "batch_size", None) or getattr(agent, "n_steps", horizon) * agent.n_envs
     rows = int(-(-actions // horizon))
+    if (supervised := getattr(agent.policy, "sft", None)) is not None:
+        rows += -(-supervised.batch_size // agent.policy.max_length)
     part = getattr(agent.policy, "micro_batch_size", None)
     return rows if part is None else max(1, min(rows, part // agent.policy.max_length))
 

@@ -15,6 +15,7 @@ from ..saving.folders import CONFIG
 from ..saving.provenance import provenance, read_records, without_passwords
 
 if TYPE_CHECKING:
+    from .config import TrainConfig
     from .report import TrainResult
 
 __all__ = ["CARD", "MARK", "model_card", "write_model_card"]
@@ -65,7 +66,7 @@ def model_card(result: TrainResult) -> str:
         f"# {result.folder.name}",
         "",
         f"`{base}`, trained with **{config.algo}** on `{config.env_id}` for {tokens:,} tokens (seed {config.seed}). "
-        "The reward at the end of a completion is the only supervision.",
+        + _supervision(config),
         "",
         f"## {result.after.counted}, mean ± standard error",
         "",
@@ -91,6 +92,13 @@ def model_card(result: TrainResult) -> str:
         "```",
     ]
     return without_passwords("\n".join(parts)) + "\n"
+
+
+def _supervision(config: TrainConfig) -> str:
+    """Return the sentence that says what the model learned from."""
+    if config.sft_coef:
+        return f"It learned from the reward, and from the completions in a file (sft_coef={config.sft_coef:g})."
+    return "The reward at the end of a completion is the only supervision."
 
 
 def _front_matter(base: str, algorithm: str) -> str:

@@ -7,27 +7,13 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Dataset
 
-__all__ = ["IGNORED", "Example", "PackedExamples"]
+from ..core.examples import IGNORED, Example
 
-IGNORED = -100  # the label of a token that has no loss, in PyTorch and transformers
-
-
-@dataclass(frozen=True)
-class Example:
-    """Hold a context and its completions.
-
-    Attributes:
-        ids: the tokens.
-        labels: for each token its id if it belongs to a completion, else -100.
-    """
-
-    ids: list[int]
-    labels: list[int]
+__all__ = ["PackedExamples"]
 
 
 class PackedExamples(Dataset[dict[str, torch.Tensor]]):

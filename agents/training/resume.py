@@ -18,14 +18,13 @@ from ..registry import get_algorithm
 from ..saving.bundle import BundleError, holds, read
 from ..saving.checkpoints import Checkpoints
 from ..saving.folders import AGENT, CHECKPOINTS, CONFIG, clear, is_bundle, is_restartable, read_config, read_object
-from ..saving.loading import load
 from ..saving.locks import take
 from ..saving.provenance import differences, read_records
 from .building import build_callbacks
 from .config import TrainConfig
 from .logger import check_wandb
 from .report import REPORT
-from .run import Prepared, build_environment, evaluate_held_out, prepare_in
+from .run import Prepared, evaluate_held_out, load_agent, prepare_in
 
 __all__ = ["is_finished", "prepare_resumed"]
 
@@ -95,7 +94,7 @@ def _go_on(folder: Path, config: TrainConfig, lock: BaseFileLock) -> Prepared:
             + _zips(folder)
         )
     bundle = _newest_bundle(folder)
-    agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
+    agent = load_agent(config, bundle)
     _say_what_restarts(agent, folder, config)
     generators = get_generators()
     with isolated_generators():

@@ -20,11 +20,13 @@ from rlhf_envs.rewards import RewardError
 
 from ..core.random_state import set_generators
 from ..core.schedules import falling_rate
+from ..core.supervised import open_data
 from ..core.vec_env import make_vec_env
 from ..evaluation.evaluate import Evaluation, evaluate
 from ..registry import check_arguments, describe, get_algorithm, make
 from ..saving.bundle import save
 from ..saving.folders import AGENT, CONFIG, MODEL, START
+from ..saving.loading import load
 from ..saving.locks import abandon
 from ..saving.provenance import write_settings
 from .building import ZIP, build_callbacks
@@ -315,6 +317,20 @@ def build_agent(config: TrainConfig) -> Any:
         torch.set_num_threads(config.threads)
     env = build_environment(config)
     return make(config.algo, env, seed=config.seed, device=config.device, verbose=config.verbose, **arguments)
+
+
+def load_agent(config: TrainConfig, bundle: Path) -> Any:
+    """Return the agent of a bundle of this run, with the run's environment and file of data.
+
+    Raises:
+        ValueError, FileNotFoundError, BundleError: as `agents.load`, and as `agents.core.supervised.open_data`.
+    """
+    given: dict[str, Any] = {"device": config.device, "verbose": config.verbose}
+    if config.sft_data is not None:  # a bundle's own word for a file is not taken
+        given["policy_kwargs"] = {"sft_data": config.sft_data}
+    agent = load(bundle, build_environment(config), algorithm=config.algo, **given)
+    open_data(agent)
+    return agent
 
 
 def _first_rate(config: TrainConfig) -> float:

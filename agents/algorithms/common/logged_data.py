@@ -15,8 +15,8 @@ from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.messages import Prompt, as_text_rows
 from rlhf_envs.tokens import check_text, encode_completion, keep_end
 
+from ...core.completions import is_conversation
 from ...core.episodes import open_batch
-from .completions import is_conversation
 
 __all__ = ["read_log"]
 

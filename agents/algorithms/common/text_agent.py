@@ -12,10 +12,11 @@ from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
 from ...core.policy import TokenPolicy
 from ...core.rollout_buffer import SequenceRolloutBuffer
+from ...core.supervised import open_data
 from ...core.text_metrics import TextMetrics
 from ...core.trainer_state import TellTrainerState
 
-__all__ = ["NO_CRITIC", "NO_KL", "ON_POLICY", "TextAgent", "with_callback"]
+__all__ = ["NO_CRITIC", "NO_DATA", "NO_KL", "ON_POLICY", "TextAgent", "with_callback"]
 
 ON_POLICY: dict[str, Any] = {  # the defaults that actor-critic algorithms share
     "policy": TokenPolicy,
@@ -27,6 +28,7 @@ ON_POLICY: dict[str, Any] = {  # the defaults that actor-critic algorithms share
 }
 NO_CRITIC = {"vf_coef": 0.0, "value": "shared"}
 NO_KL = {"kl_coef": 0.0, "kl_target": None}
+NO_DATA = {"sft_coef": None, "sft_data": None}
 
 
 class TextAgent:
@@ -96,6 +98,7 @@ class TextAgent:
         return agent
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        open_data(self)
         for kind in (TellTrainerState, TextMetrics, _WarnWithoutUpdate, _KeepLastObservation):
             callback = with_callback(callback, kind)
         return super()._init_callback(callback, progress_bar)  # type: ignore[misc]

@@ -20,7 +20,7 @@ __all__ = ["ArmReport", "ComparisonReport", "Point", "analyse", "compared_metric
 
 NEVER = Reached(0, 0, None, None)
 MAX_PAIRED = 8  # up to so many arms, every pair gets an interval; with more, each arm against the best
-SETTINGS = ("n_envs", "train", "kl_coef", "kl_target", "learning_rate", "hyperparams")
+SETTINGS = ("n_envs", "train", "kl_coef", "kl_target", "learning_rate", "sft_coef", "sft_data", "hyperparams")
 
 
 class Point(NamedTuple):

@@ -75,7 +75,7 @@ class Tracker:
     def hyperparameters(self, evaluation: Evaluation) -> HParam:
         """Return the run's row on TensorBoard's HPARAMS page: its hyperparameters, and the held-out metrics."""
         config = self.config
-        fields = ("seed", "kl_coef", "kl_target", "learning_rate", "n_envs", "train")
+        fields = ("seed", "kl_coef", "kl_target", "learning_rate", "n_envs", "train", "sft_coef", "sft_data")
         chosen = {"algorithm": self.label, **{name: getattr(config, name) for name in fields}, **config.hyperparams}
         plain = {name: value for name, value in chosen.items() if isinstance(value, bool | int | float | str)}
         metrics = {f"{HELD_OUT}/{name}": estimate.mean for name, estimate in evaluation.estimates().items()}

@@ -27,7 +27,7 @@ from ...training.callbacks import PeriodicEvaluation
 from ...training.checkpoint_callback import CheckpointCallback
 from ...training.logger import open_logger
 from ...training.progress import ProgressDisplay
-from ...training.run import RunInterrupted, build_agent, build_environment
+from ...training.run import RunInterrupted, build_agent, build_environment, load_agent
 from ...training.run import save_model as write_model
 from .feedback import ask, fit
 from .state import PAIRS, Loop, Metrics
@@ -99,7 +99,7 @@ def learn(loop: Loop, number: int, into: Path) -> Metrics:
     """
     config, reward, place = loop.config, loop.reward(loop.proxy(number)), loop.place(number, "learn").parent
     bundle = Checkpoints(place / CHECKPOINTS).latest() or loop.agent(number - 1)
-    agent = load(bundle, build_environment(config), algorithm=config.algo, device=config.device, verbose=config.verbose)
+    agent = load_agent(config, bundle)
     generators = get_generators()  # as they were when the bundle was saved
     agent.get_env().set_attr("reward_fn", reward)
     callbacks = build_callbacks(config, agent, place)

@@ -10,8 +10,7 @@ import pytest
 
 import agents
 from agents.algorithms.common.logged_data import read_log
-from agents.training.packing import IGNORED
-from agents.training.sft import encode_rows
+from agents.core.examples import IGNORED, encode_rows
 from rlhf_envs.tokens import decode
 from tests.rlhf_envs.small_models import byte_level, llama_style, save_model
 
@@ -94,6 +93,8 @@ def test_sft_learns_what_the_command_learns_of_the_same_row(tmp_path: Path, comp
     assert decode(tokenizer, example.ids[len(ids) :]).strip() == ""
     assert list(episode.actions) == [label for label in example.labels if label != IGNORED][: len(episode.actions)]
     assert decode(tokenizer, list(episode.actions)).lstrip() == "Blue</s>"
+    both = agents.make("ppo", env, policy_kwargs=dict(model=str(tmp_path), sft_coef=1.0, sft_data=rows))
+    assert both.policy.sft._examples == [example]
 
 
 @pytest.mark.parametrize("template", [None, CHATML], ids=["role lines", "template"])

@@ -43,6 +43,9 @@ def test_the_card_has_base_algorithm_tokens_figures_samples_and_versions(result:
     before, after = result.before.estimates()["reward"], result.after.estimates()["reward"]
     assert f"| reward | {before} | {after} | {result.after.change_from(result.before)['reward']} |" in body
     assert body.count("- after: ") == 3
+    assert "is the only supervision" in body
+    both = result.config.model_copy(update={"sft_coef": 0.5})
+    assert "is the only" not in model_card(dataclasses.replace(result, config=both))
     made = json.loads(body.split("```json\n")[1].split("```")[0])
     assert made["settings"]["algo"] == "ppo"
     assert made["versions"] == provenance()["versions"]

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from agents.core.examples import IGNORED, Example, encode_rows, number_rows
 from agents.training import packing, sft
-from agents.training.packing import IGNORED, Example, PackedExamples
-from agents.training.sft import encode_rows, fine_tune
+from agents.training.packing import PackedExamples
+from agents.training.sft import fine_tune
 from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.models import load_causal_lm, load_tokenizer
 from rlhf_envs.models.adapters import adapter_base
@@ -293,7 +294,8 @@ def test_flags_for_conversations_that_do_not_fit_are_refused_with_the_fix(tmp_pa
 def test_a_prompt_beside_messages_that_do_not_hold_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="row 1: the prompt 'be brief' is not in 'messages'"):
         fine_tune([{"prompt": "be brief", "messages": SAID}], tmp_path / "model")
-    assert sft._with_prompt({"prompt": "hi", "messages": SAID})["prompt"] == "hi"
+    ((row,), _) = number_rows([{"prompt": "hi", "messages": SAID}], "data")
+    assert row["prompt"] == "hi"
 
 
 def test_empty_completions_are_counted_and_not_learned() -> None:

@@ -107,6 +107,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(name: str, text: str, message:
         (["--algos", "ppo", "--metric", "glod"], "unknown metric 'glod' for rlhf/TokenBandit-v0: there are reward"),
         (["--algos", "../ppo"], "'../ppo' is the name of a folder too"),
         (["--algos", "ppo,sft", "-params", "kl_coef:0.2"], "sft: kl_coef=0.2: SFT makes no use of it; leave it out"),
+        (["--algos", "ppo,sft", "-params", "sft_coef:1"], "sft: sft_coef=1.0: SFT makes no use of it; leave it out"),
         (
             ["--algos", "ppo,online_dpo", "--kl-coefs", "0,0.1"],
             "online_dpo: --kl-coefs [0.0, 0.1]: beta weighs its KL penalty",
@@ -145,6 +146,13 @@ def test_every_arm_has_every_seed_and_what_is_equal(tmp_path: Path) -> None:
         assert (resolved.n_timesteps, resolved.n_envs, run.config.seed) == (960, 16, run.seed)
         assert resolved.hyperparams["temperature"] == 0.5
         assert resolved.learning_rate == (0.5 if run.arm.algo == "a2c" else 3e-3)
+
+
+def test_an_arm_may_learn_data_beside_its_reward(tmp_path: Path) -> None:
+    overrides = {"ptx": {"algo": "ppo", "sft_coef": 0.5, "sft_data": "good.jsonl"}}
+    plain, ptx = plan(config(tmp_path, algos=["ppo", "ptx"], seeds=1, overrides=overrides))
+    assert (ptx.config.sft_coef, ptx.config.sft_data) == (0.5, "good.jsonl")
+    assert (plain.config.sft_coef, plain.config.sft_data) == (None, None)
 
 
 def test_decoding_is_one_where_the_table_has_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
