@@ -16,6 +16,7 @@ from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, load_causal_lm, load_tokenizer, vocabulary_fingerprint
 from rlhf_envs.rendering import html_table
 from rlhf_envs.rewards import evaluate_reward, get_reward
+from rlhf_envs.rewards.state import frozen_rewards
 from rlhf_envs.words import split_words
 
 from ..core.base_policy import LanguageModelPolicy
@@ -274,6 +275,7 @@ def judge_completions(judges: Judges, completions: list[Completion]) -> dict[str
     return _judge_with_parts(judges, completions)[0]
 
 
+@frozen_rewards()  # a judge may be the very object that a run is constrained by
 def _judge_with_parts(
     judges: Judges, completions: list[Completion]
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

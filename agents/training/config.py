@@ -206,7 +206,7 @@ class TrainConfig(Settings):
         if self.constraint is not None and self.limit is None:
             raise ValueError(f"constraint={self.constraint} has no limit: give --limit too, such as 0.1")
         if self.limit is not None and self.constraint is None:
-            raise ValueError(f"limit={self.limit} is of a cost: give --constraint too, such as repetition")
+            raise ValueError(f"limit={self.limit} needs a cost: give --constraint too, such as repetition")
         if self.early_stopping is not None and self.eval_freq == 0:
             raise ValueError(f"early_stopping={self.early_stopping} needs evaluations: give --eval-freq above 0")
         if self.eval_patience is not None and self.early_stopping is None:

@@ -14,6 +14,7 @@ from agents.experiments.loop.config import LoopConfig
 from agents.training.config import TrainConfig
 from agents.training.dry_run import describe_run
 from agents.training.run import prepare, train
+from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.constraints import find_constraints
 from rlhf_envs.rewards.state import get_reward_state
 from tests.agents.training.runs import assert_same_run, config, finish, rlhf
@@ -86,6 +87,15 @@ def test_a_cost_of_ones_own_is_imported_when_it_is_typed_and_not_when_a_file_nam
     assert refused in rlhf("train", "--config", "run.json").stderr
     (run.folder / "config.json").write_text(run.config.model_dump_json())
     assert refused in rlhf("train", "--resume", str(run.folder)).stderr
+
+
+def test_a_cost_with_a_memory_learns_nothing_from_evaluations(tmp_path: Path) -> None:
+    cost: Any = get_reward("novelty")
+    before = cost.get_state()
+    run = prepare(config(tmp_path, constraint="novelty", limit=0.1))
+    run.lock.release()
+    assert len(run.before.judges["novelty"]) == 8
+    assert cost.get_state() == before
 
 
 def test_an_environment_that_is_constrained_by_the_cost_already_is_refused(tmp_path: Path) -> None:
