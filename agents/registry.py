@@ -311,8 +311,9 @@ def _warn_of_masks(name: str, env: Any) -> None:
     episodes = _attribute(env, "episodes")  # may be anything in an environment of somebody else's
     task = getattr(episodes, "task", None)
     given = [f"{key}={value}" for key, value in getattr(episodes, "mask_options", {}).items() if value]
-    if isinstance(task, Task) and type(task).action_masks is not Task.action_masks:
-        given.append(f"action_masks of the task {task.name!r}")
+    for one in (task, *task.subtasks.values()) if isinstance(task, Task) else ():
+        if type(one).action_masks is not Task.action_masks:
+            given.append(f"action_masks of the task {one.name!r}")
     if given:
         masks = " and ".join(given)
         warnings.warn(f"{name} reads no action masks, {masks} does not bind it: take maskable_ppo", stacklevel=3)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -86,9 +86,17 @@ class ActionMasks:
             )
 
     def __call__(
-        self, input_ids: np.ndarray, lengths: np.ndarray, prompt_lengths: np.ndarray, steps: np.ndarray
+        self,
+        input_ids: np.ndarray,
+        lengths: np.ndarray,
+        prompt_lengths: np.ndarray,
+        steps: np.ndarray,
+        rows: Sequence[Mapping[str, Any]] | None = None,
     ) -> np.ndarray:
         """Return the masks of n episodes, a new (n, V) array. The arguments are documented at `Task.action_masks`.
+
+        `rows` are the episodes' rows of the data, by which a mixture finds the masks of its tasks. Without them these
+        mask nothing.
 
         Raises:
             ValueError: no token is allowed in a row, or the task's masks have another shape or type.
@@ -96,25 +104,38 @@ class ActionMasks:
         masks = np.repeat(self._always[None], len(steps), axis=0)
         if self.min_new_tokens:
             masks[np.ix_(steps < self.min_new_tokens, self._ends)] = False
-        extra = self.task.action_masks(input_ids, lengths, prompt_lengths, steps)
-        if extra is None:
-            return masks
-        extra = np.asarray(extra)
-        if extra.dtype != np.bool_ or extra.shape not in (masks.shape, masks.shape[1:]):
-            raise ValueError(
-                f"task {self.task.name!r}: action_masks must return bools of shape {masks.shape}, or {masks.shape[1:]} "
-                f"for all rows, got {extra.dtype} of {extra.shape}"
-            )
-        masks &= extra
+        arrays = input_ids, lengths, prompt_lengths, steps
+        if rows is None:
+            masks &= _masks_of(self.task, arrays, masks.shape[1])
+        else:
+            for name, task in self.task.subtasks.items():
+                own = np.flatnonzero([row["task"] == name for row in rows])
+                if len(own):
+                    masks[own] &= _masks_of(task, [array[own] for array in arrays], masks.shape[1])
         if (stuck := ~masks.any(axis=1)).any():
             row = int(stuck.argmax())
+            task = self.task if rows is None else self.task.subtask(rows[row])
             raise ValueError(
-                f"task {self.task.name!r}: no token may come next in row {row}, after "
+                f"task {task.name!r}: no token may come next in row {row}, after "
                 f"{input_ids[row, prompt_lengths[row] : lengths[row]].tolist()}: its action_masks, with "
                 f"min_new_tokens={self.min_new_tokens} and suppress_tokens={self.suppress_tokens}, mask them all; "
                 "allow at least one, such as EOS"
             )
         return masks
+
+
+def _masks_of(task: Task, arrays: Sequence[np.ndarray], vocab_size: int) -> np.ndarray | bool:
+    """Return a task's masks for `arrays` of n episodes, (n, V) or (V,); True if it masks nothing."""
+    masks = task.action_masks(*arrays)
+    if masks is None:
+        return True
+    masks, shape = np.asarray(masks), (len(arrays[0]), vocab_size)
+    if masks.dtype != np.bool_ or masks.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"task {task.name!r}: action_masks must return bools of shape {shape}, or {shape[1:]} for all rows, got "
+            f"{masks.dtype} of {masks.shape}"
+        )
+    return masks
 
 
 def _check_suppressed(tokens: Sequence[int] | None, vocab_size: int) -> list[int]:

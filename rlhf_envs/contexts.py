@@ -36,6 +36,7 @@ class Contexts:
     max_turns: int | None
     reply_timeout: float | None
     _prompts: Sequence[np.ndarray]
+    _rooms: np.ndarray  # (rows of data,) the tokens that may follow each prompt
 
     def _allocate(self, n: int, length: int) -> None:
         """Make the arrays of n rows of `length` tokens, and the spaces of one row."""
@@ -104,7 +105,7 @@ class Contexts:
     def _texts_after(self, rows: np.ndarray, starts: np.ndarray) -> list[str]:
         """Return the texts that the tokens of rows add to those before `starts` (k,), see `texts`."""
         lengths = self.lengths[rows]
-        full = lengths - self._prompt_lengths[rows] >= self.max_new_tokens
+        full = lengths - self._prompt_lengths[rows] >= self._rooms[self.index[rows]]
         cut = full & ~self._is_end[self.ids[rows, lengths - 1]]
         before = [self.ids[row, :start].tolist() for row, start in zip(rows, starts, strict=True)]
         shown = [self._shown(row, start) for row, start in zip(rows, starts, strict=True)]

@@ -63,6 +63,13 @@ class Replying(Protocol):
     reply_format: str
 
     @property
+    def subtasks(self) -> Mapping[str, Replying]:
+        """Return the tasks of a mixture."""
+
+    def subtask(self, row: Mapping[str, Any]) -> Replying:
+        """Return the task that a row of the data belongs to."""
+
+    @property
     def has_replies(self) -> bool:
         """Return whether somebody answers the agent."""
 

@@ -36,3 +36,5 @@ class EpisodeOptions(TypedDict, total=False):
     group_size: int
     min_new_tokens: int
     suppress_tokens: Sequence[int] | None
+    tasks: Sequence[Any] | Mapping[str, float] | None
+    weights: str | None

@@ -19,13 +19,14 @@ from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.contexts import Contexts
 from rlhf_envs.datasets import Data
 from rlhf_envs.datasets.messages import Messages, Prompt, as_answer
+from rlhf_envs.dialogs import total_reward
 from rlhf_envs.finished import FinishedEpisode, copied, score_episodes
 from rlhf_envs.names import check_count
 from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, cut_prompts, encode_prompts, room_for
 from rlhf_envs.replies import choose_max_turns
 from rlhf_envs.rewards import Guarded, TrainerState, check_signature
-from rlhf_envs.rewards.state import get_reward_state, set_reward_state
-from rlhf_envs.tasks.base import Task, choose_reward, environment_rows, load_task
+from rlhf_envs.rewards.state import get_reward_state, is_frozen, set_reward_state
+from rlhf_envs.tasks.base import Task, choose_reward, environment_rows, find_rooms, load_task
 from rlhf_envs.tokens import end_ids, unescape_control_tokens
 
 __all__ = ["EpisodeBatch"]
@@ -70,6 +71,8 @@ class EpisodeBatch(Contexts):
         min_new_tokens: EOS is masked until the agent has taken this many actions, see `action_masks`. Masks bind only
             agents that read them, such as `maskable_ppo`; `step` takes every token of the action space.
         suppress_tokens: token ids that are always masked.
+        tasks: the tasks of a mixture, see `rlhf_envs.tasks.mixture.Mixture`.
+        weights: how their weights change: "progress", or None for not at all.
 
     Attributes:
         ids: (n, L) int64 contexts, right-padded, L = max_prompt_tokens + max_new_tokens.
@@ -114,8 +117,10 @@ class EpisodeBatch(Contexts):
         group_size: int = 1,
         min_new_tokens: int = 0,
         suppress_tokens: Sequence[int] | None = None,
+        tasks: Sequence[Any] | Mapping[str, float] | None = None,
+        weights: str | None = None,
     ) -> None:
-        self.task = load_task(task)
+        self.task = load_task(task, tasks, weights)
         self.model_name = self.task.default_model if model is None else model
         if isinstance(self.model_name, os.PathLike):
             self.model_name = os.fspath(self.model_name)
@@ -152,7 +157,8 @@ class EpisodeBatch(Contexts):
             self.max_prompt_tokens = room_for(self.rows, encoded, usual_prompt, self.model_name, self.max_new_tokens)
         options = self.max_prompt_tokens, on_long_prompt, self.task.name
         self._prompts = cut_prompts(self.chat, self.rows, encoded, *options)
-        self.sampler = PromptSampler(len(self.rows), group_size)
+        self._rooms = np.array(find_rooms(self.task, self.rows, self.max_new_tokens))
+        self.sampler = PromptSampler(len(self.rows), group_size, self.task.task_weights(self.rows, split))
         self._allocate(num_envs, self.max_prompt_tokens + self.max_new_tokens)
 
     def rows_of(self, split: str) -> list[dict[str, Any]]:
@@ -162,7 +168,7 @@ class EpisodeBatch(Contexts):
     def copy(self, num_envs: int) -> EpisodeBatch:
         """Return `num_envs` other rows with the same task, data and reward, without groups."""
         other = copy.copy(self)
-        other.sampler = PromptSampler(len(self.rows), 1)
+        other.sampler = PromptSampler(len(self.rows), 1, copy.deepcopy(self.sampler.tasks))
         other._allocate(num_envs, self.ids.shape[1])
         return other
 
@@ -173,7 +179,7 @@ class EpisodeBatch(Contexts):
 
     def set_group_size(self, group_size: int) -> None:
         """Give every prompt that is drawn from now on to this many episodes, see the class."""
-        self.sampler = PromptSampler(len(self.rows), check_count("group_size", group_size, 1))
+        self.sampler = PromptSampler(len(self.rows), check_count("group_size", group_size, 1), self.sampler.tasks)
 
     def draw(self, row: int, rng: np.random.Generator, index: object = None) -> dict[str, Any]:
         """Begin an episode in a row with a prompt that `rng` draws, or the one at `index`; return its reset info."""
@@ -196,7 +202,7 @@ class EpisodeBatch(Contexts):
         self._running[row] = True
         if self.dialogs is not None:
             self.dialogs.begin(row, self.rows[index], index, len(prompt), seed)
-        return {"index": index}
+        return {"index": index, **self._task_of(index)}
 
     def action_masks(self) -> np.ndarray:
         """Return which tokens may come next, a new (n, V) bool array; True means allowed.
@@ -204,7 +210,8 @@ class EpisodeBatch(Contexts):
         Raises:
             ValueError: a row is left without a token, or the task's masks have another shape.
         """
-        return self._masks(self.ids, self.lengths, self._prompt_lengths, self.steps)
+        rows = [self.rows[index] for index in self.index] if self.task.subtasks else None
+        return self._masks(self.ids, self.lengths, self._prompt_lengths, self.steps, rows)
 
     @property
     def mask_options(self) -> dict[str, Any]:
@@ -240,7 +247,7 @@ class EpisodeBatch(Contexts):
         rewards, reasons = np.zeros(len(actions)), dict[int, str]()
         if (ended := self._is_end[actions]).any():
             reasons = self._append_replies(np.flatnonzero(ended), rewards)
-        terminated = self.lengths - self._prompt_lengths >= self.max_new_tokens
+        terminated = self.lengths - self._prompt_lengths >= self._rooms[self.index]
         terminated[list(reasons)] = True
         if not terminated.any():
             return rewards, terminated, {}
@@ -258,7 +265,8 @@ class EpisodeBatch(Contexts):
         arrays = {name: getattr(self, name).copy() for name in STATE}
         reward, group = get_reward_state(self.reward_fn), self.sampler.get_state()
         dialogs = {} if self.dialogs is None else {"dialogs": self.dialogs.get_state()}
-        return {"n_rows": len(self.rows), "reward": reward, "group": group, **dialogs, **arrays}
+        tasks = {} if self.sampler.tasks is None else {"tasks": self.sampler.tasks.get_state()}
+        return {"n_rows": len(self.rows), "reward": reward, "group": group, **tasks, **dialogs, **arrays}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continue from a state of `get_state`.
@@ -281,6 +289,8 @@ class EpisodeBatch(Contexts):
             getattr(self, name)[...] = state[name]
         set_reward_state(self.reward_fn, state.get("reward", {}))  # bundles of older releases have none
         self.sampler.set_state(state.get("group", (1, 0, 0)))
+        if self.sampler.tasks is not None:
+            self.sampler.tasks.set_state(state["tasks"])
         if self.dialogs is not None:
             if "dialogs" not in state:
                 raise ValueError("the state has no dialogs, as those of older releases: reset the environment instead")
@@ -293,7 +303,7 @@ class EpisodeBatch(Contexts):
         """
         if self.dialogs is None:
             return dict.fromkeys(rows.tolist(), "eos")
-        reasons, rooms = {}, self.max_new_tokens - (self.lengths - self._prompt_lengths)[rows]
+        reasons, rooms = {}, (self._rooms[self.index] - (self.lengths - self._prompt_lengths))[rows]
         answers = self.dialogs.answer(rows.tolist(), self._turns(rows), rooms.tolist())
         for row, (tokens, reward, reason) in zip(rows.tolist(), answers, strict=True):
             rewards[row] = reward
@@ -315,7 +325,7 @@ class EpisodeBatch(Contexts):
             prompt, completion = self._as_given(self.rows[index], before, after, talk)
             ids = self.ids[row, self._prompt_lengths[row] : self.lengths[row]].tolist()
             info: dict[str, Any] = {"prompt": prompt, "completion": completion, "completion_ids": ids}
-            info |= {"finish_reason": reason, "index": index}
+            info |= {"finish_reason": reason, "index": index, **self._task_of(index)}
             if isinstance(prompt, list):
                 info["messages"] = [*prompt, *completion]
             if self.dialogs is not None:
@@ -330,7 +340,17 @@ class EpisodeBatch(Contexts):
         Raises:
             RewardError, ScoreError: the reward failed; the message names environments and rows of the data.
         """
-        return score_episodes(self._guarded(), self.task, self.rows, self._columns, episodes, self.trainer_state)
+        about = self.task, self.rows, self._columns
+        scores = score_episodes(self._guarded(), *about, episodes, self.trainer_state)
+        if self.sampler.tasks is not None and not is_frozen():
+            ended = zip(episodes, scores, strict=True)
+            rewards = [total_reward(episode.turn_reward + score, episode.info) for episode, score in ended]
+            self.sampler.tasks.learn([episode.info["task"] for episode in episodes], rewards)
+        return scores
+
+    def _task_of(self, index: int) -> dict[str, str]:
+        """Return what infos say of the task of a row of the data, in a mixture."""
+        return {"task": self.rows[index]["task"]} if self.task.subtasks else {}
 
     def _as_given(
         self, row: Mapping[str, Any], prompt: str, completion: str, talk: Messages | None

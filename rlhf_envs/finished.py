@@ -12,7 +12,7 @@ import numpy as np
 from rlhf_envs.datasets.messages import said, shown
 from rlhf_envs.names import list_environments
 from rlhf_envs.rewards import Guarded, RewardError, ScoreError, evaluate_reward
-from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.base import Task, measure
 
 __all__ = ["FinishedEpisode", "copied", "score_episodes"]
 
@@ -82,17 +82,14 @@ def score_episodes(
         named = list_environments([one.row for one in about], [one.info["index"] for one in about])
         error.args = (f"{str(error).rstrip('.')}. In {named}.",)
         raise
-    metrics = task.metrics([*map(shown, prompts)], [*map(said, completions)], of_data)
-    if wrong := [name for name, values in metrics.items() if len(values) != len(episodes)]:
-        raise ValueError(
-            f"task {task.name!r}: metrics returned {len(metrics[wrong[0]])} values of {wrong[0]!r} for "
-            f"{len(episodes)} completions: return one for each"
-        )
+    metrics = measure(task, [*map(shown, prompts)], [*map(said, completions)], of_data)
     for i, (info, episode) in enumerate(zip(infos, episodes, strict=True)):
         info["reward_components"] = {
             name: float(values[i]) for name, values in scores.components.items() if not np.isnan(values[i])
         }
         measured = info.get("metrics", {}) | {name: float(values[i]) for name, values in metrics.items()}
+        if task.subtasks:  # NaN stands for metrics of other tasks
+            measured = {name: value for name, value in measured.items() if not np.isnan(value)}
         extra = {column: values[i] for column, values in scores.extra.items()}
         found = {"metrics": measured, "logged": dict(scores.metrics), "extra": extra}
         info |= {key: values for key, values in found.items() if values}

@@ -14,6 +14,7 @@ from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets.messages import Messages
 from rlhf_envs.models import load_config, model_positions
 from rlhf_envs.rewards.calling import KNOWN
+from rlhf_envs.task_weights import TaskWeights
 from rlhf_envs.tokens import check_text, keep_end
 
 __all__ = ["PromptSampler", "check_fits_model", "check_rows", "cut_prompts", "encode_prompts", "room_for"]
@@ -170,10 +171,11 @@ class PromptSampler:
     Args:
         n_rows: the number of rows of data.
         group_size: how many episodes get the same row before the next is drawn.
+        tasks: draws a mixture's task before its row.
     """
 
-    def __init__(self, n_rows: int, group_size: int) -> None:
-        self.n_rows, self.group_size = n_rows, group_size
+    def __init__(self, n_rows: int, group_size: int, tasks: TaskWeights | None = None) -> None:
+        self.n_rows, self.group_size, self.tasks = n_rows, group_size, tasks
         self.begin_group()
 
     def begin_group(self) -> None:
@@ -188,7 +190,8 @@ class PromptSampler:
         """
         if index is None:
             if self._left == 0:
-                self._index, self._left = int(rng.integers(self.n_rows)), self.group_size
+                row = int(rng.integers(self.n_rows)) if self.tasks is None else self.tasks.draw(rng)
+                self._index, self._left = row, self.group_size
             self._left -= 1
             return self._index
         if isinstance(index, bool) or not isinstance(index, int | np.integer) or not 0 <= index < self.n_rows:

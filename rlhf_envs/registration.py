@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 
 from rlhf_envs.models import EMBEDDED, resolve
-from rlhf_envs.names import find_name, import_module, nearest
-from rlhf_envs.tasks.base import Task, load_task
+from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.lookup import check_environment, task_of, text_environments
 
 __all__ = [
     "ENVIRONMENTS",
@@ -30,6 +29,7 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/TokenBandit-v0": "rlhf_envs.tasks.token_bandit:TokenBandit",
     "rlhf/DialogBandit-v0": "rlhf_envs.tasks.dialog_bandit:DialogBandit",
     "rlhf/Prompts-v0": "rlhf_envs.tasks.prompts:Prompts",
+    "rlhf/Mixture-v0": "rlhf_envs.tasks.mixture:Mixture",
 }
 NONDETERMINISTIC = {"rlhf/HumanSentiment-v0"}  # people answer differently each time
 
@@ -62,39 +62,6 @@ def register_all() -> None:
     """Register every environment of `ENVIRONMENTS`."""
     for env_id, task in ENVIRONMENTS.items():
         register_task(env_id, task, env_id in NONDETERMINISTIC)
-
-
-def text_environments() -> list[str]:
-    """Return the sorted ids of all registered text environments: ours, and users' that name a task."""
-    return sorted(spec.id for spec in gym.registry.values() if "task" in spec.kwargs)
-
-
-def check_environment(env_id: str) -> str:
-    """Return the id of a registered environment. For "module:id" or "file.py:id", import the module or file first.
-
-    Call it only with what a user typed. Case does not count.
-
-    Raises:
-        ValueError: there is no such module or environment. The message has the nearest name, or all of them.
-    """
-    module, _, name = env_id.rpartition(":")
-    if module:
-        import_module(module, f"environment {env_id!r}")
-    name = find_name(name, text_environments())
-    if name not in gym.registry:
-        raise ValueError(f"unknown environment {name!r}: {nearest(name, text_environments())}")
-    return name
-
-
-def task_of(env_id: str, **env_kwargs: Any) -> Task | None:
-    """Return the task of a registered environment; None if it is no text environment of this package.
-
-    Args:
-        env_id: a registered id.
-        **env_kwargs: arguments for `gymnasium.make`, where a `task` replaces the registered one.
-    """
-    kwargs = {**gym.spec(env_id).kwargs, **env_kwargs}
-    return load_task(kwargs["task"]) if "task" in kwargs else None
 
 
 @dataclass(frozen=True)
@@ -138,12 +105,17 @@ def describe(env_id: str) -> Description:
         env_id=env_id,
         task=task.name,
         summary=(type(task).__doc__ or "").strip().split("\n")[0],
-        reward=kwargs.get("reward") or task.default_reward or ("by turn" if task.has_replies else ""),
+        reward=kwargs.get("reward") or task.default_reward or _no_default(task),
         model=model,
         vocab_size=2 + len(words) if words else _vocab_size(model),
         max_prompt_tokens=kwargs.get("max_prompt_tokens") or task.max_prompt_tokens,
         max_new_tokens=kwargs.get("max_new_tokens") or task.max_new_tokens,
     )
+
+
+def _no_default(task: Task) -> str:
+    """Return what to say of a task that has no default reward."""
+    return "by task" if task.subtasks else "by turn" if task.has_replies else ""
 
 
 def _vocab_size(model: str | None) -> int | None:

@@ -54,7 +54,8 @@ class Dialogs:
     """
 
     def __init__(self, task: Replying, chat: ChatFormat, n: int, max_turns: int | None, timeout: float | None) -> None:
-        _check_format(task)
+        for one in (task, *task.subtasks.values()):
+            _check_format(one)
         self.task, self.chat, self.max_turns, self.timeout = task, chat, max_turns, timeout
         self.starts = np.zeros(n, dtype=np.int64)
         self.cut = np.zeros(n, dtype=np.bool_)
@@ -142,13 +143,15 @@ class Dialogs:
         dialog, reward = self[row], float(reply.reward)
         if reply.done:
             return Answer([], reward, "task")
-        if self.max_turns is not None and dialog.turn >= self.max_turns:
+        task = self.task.subtask(dialog.row)
+        limit = task.max_turns if self.max_turns is None else self.max_turns
+        if limit is not None and dialog.turn >= limit:
             return Answer([], reward, "turns")
         if not reply.text.strip():
             raise ValueError("the reply is empty: give a text, or None or done=True to end the episode")
         message = {"role": reply.role, "content": reply.text}
         as_text = isinstance(dialog.row["prompt"], str)
-        tokens = self.chat.encode_reply([*dialog.messages, message], self.task.reply_format if as_text else None)
+        tokens = self.chat.encode_reply([*dialog.messages, message], task.reply_format if as_text else None)
         if len(tokens) >= room:  # the agent could not say another word
             self.cut[row] = True
             return Answer([], reward, "length")

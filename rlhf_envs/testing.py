@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 from rlhf_envs.datasets import SPLITS
-from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.base import Task, find_rooms
 
 __all__ = ["check_text_env"]
 
@@ -160,7 +160,7 @@ def _play(env: Any, seed: int, act: Callable[[], int]) -> dict[str, Any]:
     assert 1 <= prompt_length <= env.max_prompt_tokens, (
         f"a prompt has {prompt_length} tokens: 1 to max_prompt_tokens={env.max_prompt_tokens} are allowed"
     )
-    ends = _ends(env)
+    ends, room = _ends(env), _room(env, info)
     while True:
         action, earlier = act(), obs
         obs, reward, terminated, truncated, info = env.step(action)
@@ -182,13 +182,13 @@ def _play(env: Any, seed: int, act: Callable[[], int]) -> dict[str, Any]:
         )
         new = len(context) - prompt_length
         if terminated:
-            _check_last(env, reward, info, action in ends, new)
+            _check_last(env, reward, info, action in ends, new, room)
             return dict(info)
         assert replied or reward == 0, f"rewards fall at the end of a turn or of an episode, step {new} gave {reward}"
         assert np.isfinite(reward), f"the reward must be a finite float, step {new} gave {reward}"
         assert "finish_reason" not in info, "info has 'finish_reason' before the episode's end"
         assert action not in ends or replied, "an EOS without a reply must end the episode with terminated=True"
-        assert new < env.max_new_tokens, f"the episode goes on after max_new_tokens={env.max_new_tokens} new tokens"
+        assert new < room, f"the episode goes on after max_new_tokens={room} new tokens"
 
 
 def _context(env: Any, obs: Mapping[str, np.ndarray], source: str) -> list[int]:
@@ -201,8 +201,15 @@ def _context(env: Any, obs: Mapping[str, np.ndarray], source: str) -> list[int]:
     return obs["input_ids"][:length].tolist()
 
 
-def _check_last(env: Any, reward: Any, info: Mapping[str, Any], at_end: bool, new: int) -> None:
-    """Check the last step of an episode of `new` tokens, whose last one was an EOS or not (`at_end`)."""
+def _room(env: Any, info: Mapping[str, Any]) -> int:
+    """Return how many tokens may follow the prompt, in a mixture by the task of the row that `info` of reset names."""
+    if isinstance(task := getattr(env, "task", None), Task) and task.subtasks:
+        return find_rooms(task, [env.rows[info["index"]]], env.max_new_tokens)[0]
+    return int(env.max_new_tokens)
+
+
+def _check_last(env: Any, reward: Any, info: Mapping[str, Any], at_end: bool, new: int, room: int) -> None:
+    """Check the last step of an episode of `new` tokens of `room`, whose last one was an EOS or not (`at_end`)."""
     assert isinstance(reward, float) and np.isfinite(reward), f"the reward must be a finite float, it is {reward!r}"
     for key, kind in INFO_TYPES.items():
         assert isinstance(info.get(key), kind), (
@@ -213,9 +220,7 @@ def _check_last(env: Any, reward: Any, info: Mapping[str, Any], at_end: bool, ne
     assert info["finish_reason"] in reasons, (
         f"finish_reason must be {' or '.join(map(repr, reasons))}, it is {info['finish_reason']!r}"
     )
-    assert at_end or new >= env.max_new_tokens, (
-        f"the episode ended by its length after {new} of max_new_tokens={env.max_new_tokens} tokens"
-    )
+    assert at_end or new >= room, f"the episode ended by its length after {new} of max_new_tokens={room} tokens"
     for name, value in info["reward_components"].items():
         assert isinstance(name, str) and isinstance(value, float) and np.isfinite(value), (
             f"reward_components must map names to finite floats, it has {name!r}: {value!r}"

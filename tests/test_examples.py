@@ -109,6 +109,14 @@ def check_dialog_task(example: dict[str, Any], printed: str, folder: Path) -> No
     assert re.findall(r"^  (\w+): ", printed, re.M)[0] == "assistant"
 
 
+def check_mixture(example: dict[str, Any], printed: str, folder: Path) -> None:
+    found = re.findall(rf"^(\S+) +{ESTIMATE}  ->  {ESTIMATE}", printed, re.M)
+    assert [name for name, *_ in found] == ["sentiment/reward", "sentiment/gold", "brief/reward", "kl"]
+    changes = {name: number(new) - number(old) for name, old, new in found}
+    assert changes["kl"] > 0
+    assert all(number(value) <= 0 for name, *values in found if name == "brief/reward" for value in values)
+
+
 def check_person_in_the_dialog(example: dict[str, Any], printed: str, folder: Path) -> None:
     assert re.search(r"^\d+ dialogs, their last ratings in sum: ", printed, re.M)
     typed = iter(["good", "nan", "2", " 0.5"])

@@ -13,7 +13,7 @@ from stable_baselines3.common.logger import HParam
 from rlhf_envs.datasets.messages import said
 from rlhf_envs.dialogs import ENDED
 from rlhf_envs.rendering import as_markdown
-from rlhf_envs.rewards import evaluate_reward, get_reward
+from rlhf_envs.rewards import evaluate_reward
 from rlhf_envs.words import ngrams
 
 from .samples import sample_markdown
@@ -50,6 +50,8 @@ class TextMetrics(BaseCallback):
       and, where they have several, their parts, such as `rlhf/gold_language`;
       `rlhf/<metric>` for the metrics of the task and what rewards give to `log_metric`;
     - `rlhf/none_<component>`: the share of the episodes to which a component did not apply, where there were any;
+    - `rlhf/<task>/<metric>`, in a mixture: all of these of the episodes of a task, and `rlhf/<task>/share`, its share
+      of the episodes;
     - `rlhf/kl`, `rlhf/kl_k3`: the KL to the reference in nats per episode, as the k1 and k3 estimates of
       http://joschu.net/blog/kl-approx.html; `rlhf/kl_coef`; `rlhf/entropy`: nats per token;
     - `rlhf/length` in tokens, `rlhf/eos_share`, `rlhf/distinct_bigrams` (the share among every 32 completions),
@@ -93,7 +95,7 @@ class TextMetrics(BaseCallback):
         self._rows: list[dict[str, Any]] = env.get_attr("rows", 0)[0] if env.has_attr("rows") else []
         if self._given is None:
             task = env.get_attr("task", 0)[0] if env.has_attr("task") else None
-            self.judges = {name: get_reward(name) for name in getattr(task, "judges", ())}
+            self.judges = {} if task is None else {name: task.get_judge(name) for name in getattr(task, "judges", ())}
         metrics = {f"rlhf/{name}": 0.0 for name in ("reward", "kl", *self.judges)}
         self.logger.record("hparams", HParam(_hyperparameters(self.model), metrics), exclude=TEXT_ONLY)
         self._clock, self._tokens = time.perf_counter(), self.num_timesteps
@@ -126,7 +128,8 @@ class TextMetrics(BaseCallback):
             self._show_samples()
             self._episodes = []
         for name, value in metrics.items():
-            self.logger.record_mean(f"rlhf/{name}", value)
+            # The console cuts names, and two of a mixture may become one.
+            self.logger.record_mean(f"rlhf/{name}", value, exclude=("stdout", "log") if "/" in name else None)
 
     def _added_metrics(self) -> dict[str, float]:
         """Return the metrics of the losses that the policy adds to an update, of the one before this rollout.
@@ -151,33 +154,38 @@ class TextMetrics(BaseCallback):
 
     def _episode_metrics(self) -> dict[str, float]:
         episodes = self._episodes
-        components = [info["reward_components"] for info in episodes]
-        prompts, completions = [info["prompt"] for info in episodes], [info["completion"] for info in episodes]
         values: dict[str, Any] = {
             "length": [info["episode"]["l"] for info in episodes],
             "reward": [info["episode"]["r"] for info in episodes],
             "eos_share": [info["finish_reason"] in ENDED for info in episodes],
+            **_components(episodes),
         }
-        for name in sorted({name for scores in components for name in scores}):
-            values[f"reward_{name}"] = [scores[name] for scores in components if name in scores]
-            if len(values[f"reward_{name}"]) < len(episodes):
-                values[f"none_{name}"] = [name not in scores for scores in components]
         for source in ("metrics", "logged"):
             measured = [info.get(source, {}) for info in episodes]
             for name in sorted({name for found in measured for name in found}):
                 check_metric_names([name, *(["reward"] if name in values else [])])
-                values[name] = [found[name] for found in measured if name in found]
-        rows = [self._rows[info["index"]] if self._rows else {} for info in episodes]
+                values[name] = [found.get(name, np.nan) for found in measured]
+        values |= self._judge_scores()
+        texts, arrays = (
+            [said(info["completion"]) for info in episodes],
+            {n: np.array(v, float) for n, v in values.items()},
+        )
+        return _means(arrays) | {"distinct_bigrams": _distinct_per_group(texts)} | _means_by_task(arrays, episodes)
+
+    def _judge_scores(self) -> dict[str, np.ndarray]:
+        """Return the judges' scores of the episodes, and the parts of judges that have several, (n,) each."""
+        prompts, completions = ([info[name] for info in self._episodes] for name in ("prompt", "completion"))
+        rows = [self._rows[info["index"]] if self._rows else {} for info in self._episodes]
         columns = {name: [row.get(name) for row in rows] for name in {n for row in rows for n in row} - {"prompt"}}
-        columns["finish_reasons"] = [info["finish_reason"] for info in episodes]
+        columns["finish_reasons"] = [info["finish_reason"] for info in self._episodes]
         columns["whole_prompts"] = [row.get("prompt", prompt) for row, prompt in zip(rows, prompts, strict=True)]
-        if all("completion_ids" in info for info in episodes):  # those that older releases saved have none
-            columns["completion_ids"] = [info["completion_ids"] for info in episodes]
+        if all("completion_ids" in info for info in self._episodes):  # those that older releases saved have none
+            columns["completion_ids"] = [info["completion_ids"] for info in self._episodes]
+        found: dict[str, np.ndarray] = {}
         for name, judge in self.judges.items():
             scores, parts = evaluate_reward(judge, prompts, completions, columns)
-            values |= {**(parts if len(parts) > 1 else {}), name: scores}
-        means = {name: float(np.mean(per_episode)) for name, per_episode in values.items()}
-        return means | {"distinct_bigrams": _distinct_per_group([*map(said, completions)])}
+            found |= {**(parts if len(parts) > 1 else {}), name: scores}
+        return found
 
     def _show_samples(self) -> None:
         self.logger.record("rlhf/samples", list_episodes(self._episodes[: self.n_samples]), exclude=TEXT_ONLY)
@@ -194,6 +202,38 @@ def list_episodes(infos: Sequence[Mapping[str, Any]]) -> str:
 def _extra(info: Mapping[str, Any]) -> str:
     """Return what rewards gave to `log_extra` for an episode, in Markdown."""
     return "".join(f" ({as_markdown(f'{column}: {value}')})" for column, value in info.get("extra", {}).items())
+
+
+def _means(values: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Return the means of the numbers that are there, NaN being none; nothing where there is none."""
+    return {name: float(np.nanmean(found)) for name, found in values.items() if not np.isnan(found).all()}
+
+
+def _components(infos: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Return the components of the rewards of n episodes, (n,) each, and where one of its own task has none, if any."""
+    components, tasks = [info["reward_components"] for info in infos], _tasks(infos)
+    found: dict[str, np.ndarray] = {}
+    for name in sorted({name for scores in components for name in scores}):
+        found[f"reward_{name}"] = scores = np.array([scores.get(name, np.nan) for scores in components])
+        silent = np.isnan(scores)
+        own = np.isin(tasks, tasks[~silent])
+        if (silent & own).any():
+            found[f"none_{name}"] = np.where(own, silent, np.nan)
+    return found
+
+
+def _means_by_task(values: Mapping[str, np.ndarray], infos: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the means of values (n,) over the episodes of each task of a mixture, and the shares of the tasks."""
+    tasks, means = _tasks(infos), dict[str, float]()
+    for task in sorted({*tasks} - {""}):
+        own = {name: found[tasks == task] for name, found in values.items() if "/" not in name}
+        means |= {f"{task}/{name}": mean for name, mean in _means({**own, "share": tasks == task}).items()}
+    return means
+
+
+def _tasks(infos: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Return the task of each episode in a mixture, (n,) texts, empty ones elsewhere."""
+    return np.array([info.get("task", "") for info in infos])
 
 
 def _distinct_per_group(completions: Sequence[str], size: int = 32) -> float:

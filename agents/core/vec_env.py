@@ -237,7 +237,11 @@ class TextVecEnv(VecEnv):
 
 
 def make_vec_env(
-    env: str | gym.envs.registration.EnvSpec | Callable[..., TextGenerationVectorEnv],
+    env: str
+    | gym.envs.registration.EnvSpec
+    | Callable[..., TextGenerationVectorEnv]
+    | Sequence[Any]
+    | Mapping[str, float],
     n_envs: int = 1,
     seed: int | None = None,
     score: Scoring | None = None,
@@ -248,7 +252,8 @@ def make_vec_env(
 
     Args:
         env: an id such as "rlhf/Sentiment-v0", its `EnvSpec`, or a callable that makes the batched environment from
-            `num_envs=n_envs` and the keyword arguments.
+            `num_envs=n_envs` and the keyword arguments. Several ids, or weights by id, are the `tasks` of a
+            "rlhf/Mixture-v0".
         seed: seeds all rows at the first reset, see `rlhf_envs.vector_env.row_seeds`.
         score: when episodes are scored, in the "step" in which they end or once after the "rollout", see `TextVecEnv`.
         score_batch: the most episodes in one reward call after a rollout; None for all.
@@ -258,6 +263,8 @@ def make_vec_env(
         ValueError: `score` or `score_batch` is wrong.
         TypeError: the environment is not a `TextGenerationVectorEnv`.
     """
+    if isinstance(env, Sequence | Mapping) and not isinstance(env, str):
+        env, env_kwargs["tasks"] = "rlhf/Mixture-v0", env
     if callable(env):
         made: Any = env(num_envs=n_envs, **env_kwargs)
     else:

@@ -17,6 +17,7 @@ from rlhf_envs.models import has_tokenizer, load_causal_lm, load_tokenizer, voca
 from rlhf_envs.rendering import html_table
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.rewards.state import frozen_rewards
+from rlhf_envs.tasks import Task
 from rlhf_envs.words import split_words
 
 from ..core.base_policy import LanguageModelPolicy
@@ -44,7 +45,8 @@ class Evaluation:
         components: (n,) each, the parts of the reward; NaN where a part does not apply.
         judges: (n,) each, scores that the agent did not train against.
         judge_parts: (n,) each, the components of judges that have several, such as "gold_meaning" and "gold_language".
-        metrics: (n,) each, the task's own metrics.
+        metrics: (n,) each, the task's own metrics. Of a mixture also rewards, judges and metrics by task, such as
+            "sentiment/reward", NaN for episodes of other tasks.
         trained: how many of the n prompts the source was trained on, or are of the training split.
         kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL per episode. For the best of n
             completions it is the value of the chosen one plus `log n - (n - 1) / n`, an upper bound of what choosing
@@ -126,7 +128,7 @@ class Evaluation:
         divided by all tokens, and `distinct_bigrams` over all completions together. The intervals are bootstrapped,
         except for `distinct_bigrams`, which has a jackknife interval.
         """
-        estimates = {name: self._mean(values) for name, values in self.values().items()}
+        estimates = {name: self._mean(values) for name, values in self.values().items() if not np.isnan(values).all()}
         if self.nll is not None:
             estimates["perplexity"] = bootstrap_perplexity(self.nll, self.length, self.seed)
         estimates["distinct_bigrams"] = jackknife_distinct_bigrams([c.completion for c in self.completions])
@@ -137,7 +139,8 @@ class Evaluation:
         if [c.index for c in self.completions] != [c.index for c in before.completions]:
             raise ValueError("the two evaluations have different prompts: take the same split and n_episodes")
         first, now = before.values(), self.values()
-        return {name: self._mean(now[name] - first[name]) for name in now if name in first}
+        changes = {name: now[name] - first[name] for name in now if name in first}
+        return {name: self._mean(change) for name, change in changes.items() if not np.isnan(change).all()}
 
     def _mean(self, values: np.ndarray) -> Estimate:
         """Return the mean of the values that are there."""
@@ -218,7 +221,7 @@ def evaluate(
     kl = nll = None
     with source.acting(batch) as policy:
         reference_name, reference_logits = _find_reference(source, policy, batch, reference)
-        indices = held_out_indices(len(batch.rows), n_episodes)
+        indices = held_out_indices(batch, n_episodes)
         completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of)
         if reference_logits is not None:
             kl, nll = _against(reference_logits, policy, completions)
@@ -229,13 +232,15 @@ def evaluate(
         warn_of_few(len({*keys}), n_episodes, split)
     texts = [c.completion for c in completions]
     judged, judge_parts = _judge_with_parts(scorers, completions)
+    rewards, metrics = np.array([c.reward for c in completions]), _task_metrics(completions)
+    by_task = _by_task(batch.task, completions, {"reward": rewards, **judged, **metrics})
     return Evaluation(
         source=source.name,
         env_id=env_id if isinstance(env_id, str) else batch.task.name,
         split=split,
         seed=seed,
         reference=reference_name,
-        reward=np.array([c.reward for c in completions]),
+        reward=rewards,
         components={
             name: np.array([c.components.get(name, np.nan) for c in completions])
             for name in dict.fromkeys(name for c in completions for name in c.components)
@@ -250,24 +255,36 @@ def evaluate(
         completions=completions,
         seconds=time.perf_counter() - started,
         completions_per_prompt=drawn,
-        metrics=_task_metrics(completions),
+        metrics=metrics | by_task,
         trained=trained,
     )
 
 
 def _task_metrics(completions: list[Completion]) -> dict[str, np.ndarray]:
-    """Return the metrics of the task that all completions have, (n,) each."""
-    names = [name for name in completions[0].metrics if all(name in c.metrics for c in completions)]
+    """Return the metrics of the task, (n,) each; NaN where a mixture's task has none of that name."""
+    names = dict.fromkeys(name for c in completions for name in c.metrics)
     check_metric_names(names)
-    return {name: np.array([c.metrics[name] for c in completions]) for name in names}
+    return {name: np.array([c.metrics.get(name, np.nan) for c in completions]) for name in names}
+
+
+def _by_task(task: Task, completions: list[Completion], values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return values by task of a mixture, such as "sentiment/reward", (n,) each; NaN for episodes of other tasks."""
+    tasks, found = np.array([c.row.get("task", "") for c in completions]), {}
+    for name, one in task.subtasks.items():
+        for key, array in values.items():
+            own = np.where(tasks == name, array, np.nan)
+            if key == "reward" or key in one.judges or not np.isnan(own).all():
+                found[f"{name}/{key}"] = own
+    return found
 
 
 def find_judges(task: Any, judges: Sequence[str] | Judges | None) -> dict[str, Callable[..., Any]]:
     """Return judges by name; the task's own if none are named."""
     if isinstance(judges, Mapping):
         return dict(judges)
-    names = getattr(task, "judges", ()) if judges is None else judges
-    return {name: get_reward(name) for name in names}
+    if judges is None:
+        return {name: task.get_judge(name) for name in getattr(task, "judges", ())}
+    return {name: get_reward(name) for name in judges}
 
 
 def judge_completions(judges: Judges, completions: list[Completion]) -> dict[str, np.ndarray]:

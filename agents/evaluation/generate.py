@@ -75,9 +75,18 @@ class Completion:
         return {**entry, **{name: value for name, value in more.items() if value is not None}}
 
 
-def held_out_indices(n_rows: int, n_episodes: int) -> np.ndarray:
-    """Return the rows that an evaluation takes, `(n_episodes,)`: always the same, each once before any comes twice."""
-    return np.resize(np.random.default_rng(0).permutation(n_rows), n_episodes)
+def held_out_indices(rows: int | EpisodeBatch, n_episodes: int) -> np.ndarray:
+    """Return the rows that an evaluation takes, `(n_episodes,)`: always the same, each once before any comes twice.
+
+    Args:
+        rows: the number of rows, or the episodes whose data they are: those of a mixture are in its tasks' shares.
+        n_episodes: how many to take.
+    """
+    if not isinstance(rows, int):
+        if rows.sampler.tasks is not None:
+            return rows.sampler.tasks.held_out(n_episodes)
+        rows = len(rows.rows)
+    return np.resize(np.random.default_rng(0).permutation(rows), n_episodes)
 
 
 def generate(
@@ -146,7 +155,7 @@ def generate(
         env = (source.env or source.own_environment or "rlhf/Sentiment-v0") if env is None else env
         batch = source.open_episodes(env, split, {**(env_kwargs or {}), **limit})
     if indices is None:
-        indices = held_out_indices(len(batch.rows), 16 if n_prompts is None else n_prompts)
+        indices = held_out_indices(batch, 16 if n_prompts is None else n_prompts)
     with source.acting(batch) as policy:
         return generate_in(batch, policy, np.repeat(indices, n), seed, deterministic, source.best_of)
 

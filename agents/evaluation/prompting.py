@@ -17,6 +17,7 @@ from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards import Reward, Scores
 from rlhf_envs.rewards.scores import Columns
 from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.mixture import read_tasks
 from rlhf_envs.tasks.prompts import Prompts
 
 from ..core.episodes import open_batch
@@ -129,10 +130,14 @@ def _lent(source: Source, env: Any, given: Mapping[str, Any]) -> tuple[Task, str
         sizes = {"max_new_tokens": batch.max_new_tokens, **batch.mask_options, **batch.chat.options}
         return batch.task, batch.model_name, {"reward_fn": batch.reward_fn, **sizes}
     env_id = source.own_environment if env is None else check_environment(env)
-    task = (task_of(env_id) if env_id in gym.registry else None) or Prompts()
-    chat = {name: value for name, value in source.env_kwargs.items() if name in CHAT_OPTIONS}
-    read_env_kwargs(chat, "a run's file", given, follow_paths=not source.is_bundle)
-    return task, source.tokenizer_name or task.default_model, dict(source.env_kwargs)
+    kwargs = source.kwargs_in(env_id)
+    own, mixed = {name: kwargs[name] for name in CHAT_OPTIONS if name in kwargs}, {**kwargs, **given}.get("tasks")
+    if mixed is not None:  # of these tasks the tokens count, and not what they are scored with
+        kept = ("id", "name", "max_new_tokens")
+        mixed = own["tasks"] = [{key: one[key] for key in kept if key in one} for one in read_tasks(mixed)]
+    read_env_kwargs(own, "a run's file", given, follow_paths=not source.is_bundle)
+    task = (task_of(env_id, tasks=mixed) if env_id in gym.registry else None) or Prompts()
+    return task, source.tokenizer_name or task.default_model, kwargs
 
 
 def _longest(

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_envs.rewards.by_task import TaskRewards
 from rlhf_envs.rewards.reward_model import RewardModel
 
 from .evaluate import Judges, find_judges, judge_completions
@@ -99,7 +100,8 @@ class Robustness:
         return found
 
     def _means(self, values: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
-        return {name: bootstrap_mean(per_prompt, self.seed) for name, per_prompt in values.items()}
+        there = {name: per_prompt[~np.isnan(per_prompt)] for name, per_prompt in values.items()}
+        return {name: bootstrap_mean(found, self.seed) for name, found in there.items() if len(found)}
 
     def to_dict(self, n_samples: int = 4) -> dict[str, Any]:
         """Return the JSON report, with the first `n_samples` texts of every attack."""
@@ -184,7 +186,7 @@ def evaluate_robustness(
     batch = source.open_episodes(env_id, split, env_kwargs)
     scorers = find_judges(batch.task, judges)
     policy = source.build_policy(batch)
-    indices = held_out_indices(len(batch.rows), n_episodes)
+    indices = held_out_indices(batch, n_episodes)
     completions = generate_in(batch, policy, indices, seed, deterministic)
     prompts = [c.prompt for c in completions]
     clean = PolicyAttack(np.zeros(n_episodes), prompts, completions, judge_completions(scorers, completions))
@@ -228,9 +230,9 @@ def _attack_reward(
     """Attack the reward model, also blindly; return the attacks by name, and a note if there was nothing to attack."""
     if not isinstance(reward, RewardModel):
         return {}, f"the reward model was not attacked: the reward is a {type(reward).__name__}, not learned"
-    if not judges:
+    judge = next((judge for judge in judges.values() if not isinstance(judge, TaskRewards)), None)
+    if judge is None:
         return {}, "the reward model was not attacked: no judge says whether a completion stays bad"
-    judge = next(iter(judges.values()))
     texts = reward.as_texts([c.asked for c in completions], [c.answered for c in completions])
     found = {
         name: attack_reward_model(reward, judge, *texts, blind=blind, **settings)

@@ -149,6 +149,11 @@ class Source:
         """Return the id of the environment in that run, without the module before it, which a file may not import."""
         return None if self.env_id is None else self.env_id.rpartition(":")[2]
 
+    def kwargs_in(self, env_id: str | None) -> dict[str, Any]:
+        """Return the arguments of that run for an environment: the tasks of a mixture are for its own alone."""
+        is_own = env_id is None or env_id.rpartition(":")[2] == self.own_environment
+        return {name: value for name, value in self.env_kwargs.items() if is_own or name not in ("tasks", "weights")}
+
     @property
     def tokenizer_name(self) -> str | None:
         """Return the model whose tokenizer the source uses; None if it has no tokenizer of its own."""
@@ -167,7 +172,7 @@ class Source:
             return open_batch(env, n)
         model = {} if self.tokenizer_name is None else {"model": self.tokenizer_name}
         given = {**model, "split": split, **(env_kwargs or {})}
-        saved = read_env_kwargs(self.env_kwargs, "a run's file", given, follow_paths=not self.is_bundle)
+        saved = read_env_kwargs(self.kwargs_in(env), "a run's file", given, follow_paths=not self.is_bundle)
         return open_batch(env, n, **saved, **given)
 
     def training_prompts(self, batch: EpisodeBatch) -> set[str]:
@@ -189,7 +194,7 @@ class Source:
             return []
         try:
             saved = read_env_kwargs(self.env_kwargs, "a run's file", NO_DATA, follow_paths=not self.is_bundle)
-            task = task_of(check_environment(read_env_id(self.env_id, "a run's file")))
+            task = task_of(check_environment(read_env_id(self.env_id, "a run's file")), **saved)
             kwargs = {"split": "train", **saved, "task": task}
             return [] if task is None else environment_rows(**kwargs)
         except (ValueError, OSError) as error:

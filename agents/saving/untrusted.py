@@ -20,6 +20,7 @@ from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.models import has_place, split_label
 from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards.registry import MODEL, is_import
+from rlhf_envs.tasks.mixture import ABOUT_TASK, read_tasks
 
 __all__ = ["JSON_ARGUMENTS", "describe_problem", "read_env_id", "read_env_kwargs", "read_reward"]
 
@@ -79,6 +80,11 @@ def read_env_kwargs(
             for text in _strings(value):
                 if is_import(text) and text != _store(kept):
                     _refuse_import("the reward", text, source, remedy)
+        if name == "tasks":
+            for entry in read_tasks(value):
+                read_env_id(entry["id"], source, remedy)
+                own = {key: entry[key] for key in entry if key not in ABOUT_TASK}
+                read_env_kwargs(own, source, None, remedy, follow_paths)
         if (address := _address(name, kept, follow_paths)) is not None:
             raise ValueError(f"{name} names {address!r}, which is not followed where {source} says so: {remedy}")
     return kept

@@ -59,10 +59,12 @@ class Reward(ABC):
     Attributes:
         name: the name of its component.
         reads_messages: whether `score` takes conversations as messages. Otherwise it gets the texts of `as_texts`.
+        may_be_silent: whether there may be episodes to which no part of it applies, as of the judges of a mixture.
     """
 
     name: str = "reward"
     reads_messages: bool = False
+    may_be_silent: bool = False
 
     @property
     def __name__(self) -> str:
@@ -103,6 +105,10 @@ class Reward(ABC):
     def parts(self) -> tuple[Reward, ...]:
         """Return the rewards that this one is made of; none by default."""
         return ()
+
+    def part_columns(self, columns: Sequence[str]) -> Sequence[Sequence[str]]:
+        """Return for each of its parts the names of the data's columns that it is given, all by default."""
+        return [columns] * len(self.parts())
 
     def get_state(self) -> dict[str, Any]:
         """Return what it has learned from the texts so far, as plain values and arrays; nothing by default."""
@@ -243,8 +249,9 @@ def evaluate_reward(
         trainer_state: what functions are given that declare it; a `TrainerState` at 0 by default.
 
     Returns:
-        The scores, (n,) float64, all finite, and their components by name, (n,) float64 each. A component has NaN where
-        it does not apply. `tokens` has what the reward gave to single tokens, `metrics` and `extra` what it logged.
+        The scores, (n,) float64, all finite (NaN only of a reward that `may_be_silent`), and their components by name,
+        (n,) float64 each. A component has NaN where it does not apply. `tokens` has what the reward gave to single
+        tokens, `metrics` and `extra` what it logged.
 
     Raises:
         ScoreError: a ValueError: the reward returned something else than one finite score per episode, or None for an
@@ -254,7 +261,8 @@ def evaluate_reward(
     reward = reward_fn if isinstance(reward_fn, Reward) else FunctionReward(reward_fn)
     with open_calls(len(prompts), trainer_state) as calls:
         scores = reward._checked_scores(prompts, completions, columns)
-    if len(silent := np.flatnonzero(np.isnan(scores.totals))):
+    silent = np.flatnonzero(np.isnan(scores.totals))
+    if len(silent) and not reward.may_be_silent:
         i = int(silent[0])
         raise ScoreError(
             f"reward {reward.name!r} applies not at all to completion {i} of {len(prompts)}: {_who(scores)} returned "
@@ -262,7 +270,8 @@ def evaluate_reward(
             f"Prompt: {prompts[i]!r}. Completion: {completions[i]!r}.",
             index=i,
         )
-    return Scores(scores.totals, scores.components, scores.tokens, calls.means(), calls.extra)
+    logged, extra = scores.metrics | calls.means(), scores.extra | calls.extra
+    return Scores(scores.totals, scores.components, scores.tokens, logged, extra)
 
 
 def _who(scores: Scores) -> str:

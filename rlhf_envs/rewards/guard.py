@@ -12,23 +12,14 @@ import numpy as np
 from rlhf_envs.datasets.messages import Prompt
 from rlhf_envs.names import check_timeout
 from rlhf_envs.rewards.base import Composed, FunctionReward, Reward
-from rlhf_envs.rewards.scores import Columns, EpisodeError, ScoreError
+from rlhf_envs.rewards.by_task import TaskRewards
+from rlhf_envs.rewards.scores import Columns, EpisodeError, RewardError, ScoreError
 from rlhf_envs.rewards.state import get_reward_state, set_reward_state
 from rlhf_envs.rewards.waiting import Background
 
 __all__ = ["Guarded", "RewardError"]
 
 logger = logging.getLogger(__name__)
-
-
-class RewardError(RuntimeError):
-    """Raise when a reward function failed or took too long at every attempt; the cause is the last of these errors.
-
-    Attributes:
-        index: the completion that it failed for, where that is known.
-    """
-
-    index: int | None = None
 
 
 class Guarded(Reward):
@@ -84,6 +75,8 @@ class Guarded(Reward):
         """
         if isinstance(self.reward, Composed):
             return self.reward.map_leaves(self._guard).evaluate(prompts, completions, columns)
+        if isinstance(self.reward, TaskRewards):
+            return self.reward.map_parts(self._guard).evaluate(prompts, completions, columns)
         attempts, before = self.retries + 1, get_reward_state(self.reward)
         for attempt in range(1, attempts + 1):
             try:

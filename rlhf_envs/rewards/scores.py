@@ -13,6 +13,7 @@ from rlhf_envs.datasets.messages import Prompt
 __all__ = [
     "Columns",
     "EpisodeError",
+    "RewardError",
     "ScoreError",
     "Scores",
     "add_component",
@@ -53,6 +54,16 @@ class EpisodeError(RuntimeError):
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
         self.index = index
+
+
+class RewardError(RuntimeError):
+    """Raise when a reward function failed or took too long at every attempt; the cause is the last of these errors.
+
+    Attributes:
+        index: the completion that it failed for, where that is known.
+    """
+
+    index: int | None = None
 
 
 class Scores(tuple[np.ndarray, dict[str, np.ndarray]]):

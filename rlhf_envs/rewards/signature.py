@@ -26,23 +26,23 @@ def check_signature(reward_fn: Callable[..., Any], columns: Sequence[str]) -> No
         MissingColumnError: a part needs a column that is not there.
         ScoreError: a part has another signature; the message has the right one.
     """
-    for reward in _leaves(reward_fn):
+    for reward, known in _leaves(reward_fn, columns):
         name = getattr(reward, "name", None) or getattr(reward, "__name__", None) or type(reward).__name__
         function = reward.function if isinstance(reward, FunctionReward) else reward
         try:
             signature = inspect.signature(function.score if isinstance(function, Reward) else function)
         except (ValueError, TypeError):  # some are written in C
             continue
-        _check(str(name), signature.parameters, columns)
+        _check(str(name), signature.parameters, known)
 
 
-def _leaves(reward: Any) -> Iterator[Any]:
-    """Yield the rewards that a reward is made of, or the reward itself."""
+def _leaves(reward: Any, columns: Sequence[str]) -> Iterator[tuple[Any, Sequence[str]]]:
+    """Yield the rewards that a reward is made of, or the reward itself, each with the columns that it is given."""
     parts = reward.parts() if isinstance(reward, Reward) else ()
-    for part in parts:
-        yield from _leaves(part)
+    for part, known in zip(parts, reward.part_columns(columns) if parts else (), strict=True):
+        yield from _leaves(part, known)
     if not parts:
-        yield reward
+        yield reward, columns
 
 
 def _check(name: str, parameters: Any, columns: Sequence[str]) -> None:

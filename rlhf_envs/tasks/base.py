@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.datasets import SPLITS, Data, load_rows, split_name
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Task", "WordTask", "choose_reward", "environment_rows", "load_task"]
+    from rlhf_envs.task_weights import TaskWeights
+
+__all__ = ["Task", "WordTask", "choose_reward", "environment_rows", "find_rooms", "load_task", "measure"]
 
 
 class Task:
@@ -33,6 +37,7 @@ class Task:
         max_turns: the default of the environment's argument: the agent's turns in an episode, None for no limit.
         reply_format: the form of a reply after a prompt that is a string: a text with `{text}` and perhaps `{role}`.
             Conversations have the chat template's form.
+        subtasks: the tasks of a mixture by name, see `rlhf_envs.tasks.mixture`; no other task has any.
     """
 
     name: str = "task"
@@ -44,6 +49,7 @@ class Task:
     max_new_tokens: int = 32
     max_turns: int | None = None
     reply_format: str = "\n{text}\n"
+    subtasks: Mapping[str, Task] = MappingProxyType({})
 
     def tokenizer(self, model: str | None) -> PreTrainedTokenizerBase:
         """Return the tokenizer whose vocabulary is the action space."""
@@ -70,6 +76,14 @@ class Task:
         Of a task with replies and no `default_reward` the score is 0: its rewards are those of turns.
         """
         return no_score if self.has_replies and not self.default_reward else get_reward(self.default_reward)
+
+    def get_judge(self, name: str) -> Callable[..., Any]:
+        """Return the one of its judges that has this name."""
+        return get_reward(name)
+
+    def subtask(self, row: Mapping[str, Any]) -> Task:
+        """Return the task that a row of the data belongs to: this one, or of a mixture one of its `subtasks`."""
+        return self.subtasks[row["task"]] if self.subtasks else self
 
     def replies(self, dialogs: Sequence[Dialog]) -> Sequence[Reply | str | None]:
         """Return the answers of users, tools or people to agents that ended their turn with EOS.
@@ -103,6 +117,10 @@ class Task:
             prompt_lengths: (n,) tokens in the prompt.
             steps: (n,) actions taken in the episode.
         """
+        return None
+
+    def task_weights(self, rows: Sequence[Mapping[str, Any]], split: str) -> TaskWeights | None:
+        """Return what draws the tasks of a mixture whose rows these are; None for any other task."""
         return None
 
     def metrics(
@@ -174,15 +192,26 @@ class WordTask(Task):
         return rows
 
 
-def load_task(task: str | type[Task] | Task) -> Task:
+def load_task(task: str | type[Task] | Task, tasks: Any = None, weights: Any = None) -> Task:
     """Return the task object for a task, its class, "module:Class" or "file.py:Class".
 
+    Args:
+        task: the task.
+        tasks, weights: arguments of the class of a mixture; None leaves them to it.
+
     Raises:
-        ValueError: there is no such module or class, or the task answers with the hook `reply` of older releases.
+        ValueError: there is no such module or class, the task takes no such arguments, or it answers with the hook
+            `reply` of older releases.
     """
     if isinstance(task, str):
         task = import_attribute(task, f"unknown task {task!r}")
-    loaded: Any = task() if isinstance(task, type) else task
+    given = {name: value for name, value in (("tasks", tasks), ("weights", weights)) if value is not None}
+    takes = inspect.signature(task).parameters if isinstance(task, type) else ()
+    if unknown := [name for name in given if name not in takes]:
+        raise ValueError(
+            f"{unknown[0]}={given[unknown[0]]!r} is for rlhf/Mixture-v0, not for task {task!r}: leave it out"
+        )
+    loaded: Any = task(**given) if isinstance(task, type) else task
     if hasattr(loaded, "reply"):
         raise ValueError(
             f"task {loaded.name!r} defines reply(prompt, completion, row), which is no hook any more: define "
@@ -206,6 +235,35 @@ def environment_rows(
             raise ValueError(f"columns={columns!r} renames columns of data=..., which is not given")
         return load_task(task).rows(split, None)
     return load_task(task).rows(split, load_rows(data, split, ("prompt",), columns, validation_share, test_share))
+
+
+def measure(
+    task: Task, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
+) -> dict[str, Sequence[float]]:
+    """Return a task's metrics of n finished episodes, after checking that there are n of each."""
+    metrics, n = task.metrics(prompts, completions, columns), len(completions)
+    if wrong := [name for name, values in metrics.items() if len(values) != n]:
+        raise ValueError(
+            f"task {task.name!r}: metrics returned {len(metrics[wrong[0]])} values of {wrong[0]!r} for {n} "
+            "completions: return one for each"
+        )
+    return metrics
+
+
+def find_rooms(task: Task, rows: Sequence[Mapping[str, Any]], max_new_tokens: int) -> list[int]:
+    """Return how many tokens may follow each row's prompt: `max_new_tokens`, or fewer if a mixture's task has fewer.
+
+    Raises:
+        ValueError: no task of a mixture has so many.
+    """
+    if not task.subtasks:
+        return [max_new_tokens] * len(rows)
+    if max_new_tokens > task.max_new_tokens:
+        raise ValueError(
+            f"max_new_tokens={max_new_tokens} is more than any task of the mixture has ({task.max_new_tokens}): give "
+            "it to a task, tasks=[{'id': ..., 'max_new_tokens': ...}, ...]"
+        )
+    return [min(task.subtask(row).max_new_tokens, max_new_tokens) for row in rows]
 
 
 def choose_reward(

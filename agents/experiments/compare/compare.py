@@ -86,7 +86,7 @@ def compare(config: CompareConfig, say: Callable[[str], None] = print) -> Compar
         pruned = {arm.name: arm.pruned for arm in report.arms if arm.pruned is not None}
         replace_file(folder / "results.csv", to_csv(outcomes, pruned).encode("utf-8"))
         replace_file(folder / "table.tex", to_latex(report).encode("utf-8"))
-        write_board(folder, judges_of(config.env_id), write_report(folder, report, plots), plots)
+        write_board(folder, judges_of(config.env_id, config.env_kwargs), write_report(folder, report, plots), plots)
     return Comparison(config, folder, report, time.perf_counter() - started)
 
 
@@ -96,7 +96,7 @@ def _run_missing(config: CompareConfig, runs: Sequence[Run], say: Callable[[str]
     say(f"{len(runs)} runs in {config.path}, {len(runs) - len(missing)} of them finished")
     if not missing:
         return
-    write_board(config.path, judges_of(config.env_id))
+    write_board(config.path, judges_of(config.env_id, config.env_kwargs))
     for run in missing:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         run.error.unlink(missing_ok=True)

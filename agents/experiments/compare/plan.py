@@ -160,9 +160,9 @@ def plan(config: CompareConfig) -> list[Run]:
     return runs
 
 
-def judges_of(env_id: str) -> tuple[str, ...]:
+def judges_of(env_id: str, env_kwargs: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the names of the judges of an environment's task."""
-    return tuple(getattr(task_of(env_id), "judges", ()))
+    return tuple(getattr(task_of(env_id, **env_kwargs), "judges", ()))
 
 
 def _check_metric(config: CompareConfig) -> None:
@@ -170,7 +170,7 @@ def _check_metric(config: CompareConfig) -> None:
     if config.metric is None or config.metric.startswith("reward_") or task is None:
         return
     rows = environment_rows(**{"split": "train", **config.env_kwargs, "task": task})
-    known = ["reward", *judges_of(config.env_id), *task.metric_names(rows)]
+    known = ["reward", *task.judges, *task.metric_names(rows)]
     if config.metric not in known:
         raise ValueError(f"unknown metric {config.metric!r} for {config.env_id}: {nearest(config.metric, known)}")
 

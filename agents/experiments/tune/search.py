@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 from stable_baselines3.common.callbacks import BaseCallback
 
-from rlhf_envs.registration import check_environment
+from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards import get_reward
 
 from ...core.episodes import open_batch
@@ -213,13 +213,22 @@ def _measure(config: TuneConfig, agent: Any, split: str) -> tuple[float, float, 
         FloatingPointError: the metric is not finite.
     """
     run = config.run(0, {})
-    try:
-        get_reward(config.metric)
-        judges = [config.metric]
-    except ValueError:  # the reward, or a metric of the task
-        judges = []
+    task = task_of(run.env_id, **run.held_out_kwargs())
+    mixed = task is not None and bool(task.subtasks)
+    judges: list[str] | None = []
+    if (
+        task is not None
+        and mixed
+        and (config.metric.partition("/")[0] in task.subtasks or config.metric in task.judges)
+    ):
+        judges = None  # the tasks' own, which judge their own episodes
+    else:
+        with suppress(ValueError):  # it is the reward, or a metric of the task
+            get_reward(config.metric)
+            judges = [config.metric]
     found = evaluate(agent, run.env_id, config.episodes, split, judges, env_kwargs=run.held_out_kwargs())
-    metric = float(np.mean(found.values()[config.metric]))
+    values = found.values()[config.metric]
+    metric = float(np.nanmean(values) if mixed else np.mean(values))  # tasks of a mixture have different metrics
     if not math.isfinite(metric):
         raise FloatingPointError(f"{config.metric} on {found.split} is {metric}")
     return metric, math.nan if found.kl is None else float(np.mean(found.kl)), found.prompts

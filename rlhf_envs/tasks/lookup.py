@@ -1,0 +1,47 @@
+"""Find the registered text environments, and their tasks without making them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+from rlhf_envs.names import find_name, import_module, nearest
+from rlhf_envs.tasks.base import Task, load_task
+
+__all__ = ["check_environment", "task_of", "text_environments"]
+
+
+def text_environments() -> list[str]:
+    """Return the sorted ids of all registered text environments: ours, and users' that name a task."""
+    return sorted(spec.id for spec in gym.registry.values() if "task" in spec.kwargs)
+
+
+def check_environment(env_id: str) -> str:
+    """Return the id of a registered environment. For "module:id" or "file.py:id", import the module or file first.
+
+    Call it only with what a user typed. Case does not count.
+
+    Raises:
+        ValueError: there is no such module or environment. The message has the nearest name, or all of them.
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        import_module(module, f"environment {env_id!r}")
+    name = find_name(name, text_environments())
+    if name not in gym.registry:
+        raise ValueError(f"unknown environment {name!r}: {nearest(name, text_environments())}")
+    return name
+
+
+def task_of(env_id: str, **env_kwargs: Any) -> Task | None:
+    """Return the task of a registered environment; None if it is no text environment of this package.
+
+    Args:
+        env_id: a registered id.
+        **env_kwargs: arguments for `gymnasium.make`, where a `task` replaces the registered one.
+    """
+    kwargs = {**gym.spec(env_id).kwargs, **env_kwargs}
+    if "task" not in kwargs:
+        return None
+    return load_task(kwargs["task"], kwargs.get("tasks"), kwargs.get("weights"))
