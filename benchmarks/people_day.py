@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import tempfile
 import uuid
 from pathlib import Path
@@ -69,12 +70,14 @@ class Day:
         heapq.heappush(self.working, (self.now + seconds, name, assignment.id))
 
 
-def busy_share(score: str, n_envs: int, n_steps: int, rollouts: int, folder: Path, **options: Any) -> float:
+def busy_share(
+    score: str, n_envs: int, n_steps: int, overlap: int, rollouts: int, folder: Path, **options: Any
+) -> float:
     """Return the share of their time that people rate in, over some rollouts scored in every step or once."""
     machine, length = options.pop("machine"), options.pop("length")
-    with FeedbackStore(folder / f"{score}-{n_steps}.db") as store:
+    with FeedbackStore(folder / f"{score}-{n_steps}-{overlap}.db") as store:
         day, people = Day(store, **options), options["people"]
-        reward, texts = human.HumanReward(store, poll=1.0), iter(range(10**9))
+        reward, texts = human.HumanReward(store, poll=1.0, overlap=overlap), iter(range(10**9))
         with mock.patch.object(human, "time", day):
             for _ in range(rollouts):
                 ended = day.rng.binomial(n_envs, 1 / length, n_steps)  # episodes that end in each step
@@ -95,21 +98,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--median", type=float, default=8.0, help="seconds for a rating")
     parser.add_argument("--spread", type=float, default=0.5, help="standard deviation of the logarithm of the seconds")
     parser.add_argument("--n-envs", type=int, default=64)
-    parser.add_argument("--n-steps", type=int, nargs="+", default=[32, 128, 256], help="tokens per environment")
+    parser.add_argument("--n-steps", type=int, nargs="+", default=[32, 64, 96, 128], help="tokens per environment")
+    parser.add_argument("--overlap", type=int, nargs="+", default=[1, 3], help="people who rate each completion")
     parser.add_argument("--length", type=float, default=24.0, help="mean tokens of a completion")
     parser.add_argument("--machine", type=float, default=0.05, help="seconds a step of all environments, with learning")
+    parser.add_argument("--scored", nargs="+", default=["step", "rollout"], choices=["step", "rollout"])
     parser.add_argument("--ratings", type=int, default=2000, help="ratings in each row, about")
     args = parser.parse_args(arguments)
     options = {"people": args.people, "median": args.median, "spread": args.spread}
     options |= {"machine": args.machine, "length": args.length}
     print(f"{args.people} people, a rating takes {args.median:g} s (median), {args.n_envs} environments\n")
-    print("| tokens per environment | scored | busy |\n|---|---|---|")
+    print("| tokens per environment | people per completion | ratings per rollout | scored | busy |")
+    print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for n_steps in args.n_steps:
-            for score in ("step", "rollout"):
-                rollouts = max(1, round(args.ratings * args.length / (args.n_envs * n_steps)))
-                share = busy_share(score, args.n_envs, n_steps, rollouts, Path(folder), **options)
-                print(f"| {n_steps} | {score} | {share:.0%} |", flush=True)
+        for n_steps, overlap, score in itertools.product(args.n_steps, args.overlap, args.scored):
+            ratings = round(args.n_envs * n_steps / args.length) * overlap
+            rollouts = max(1, round(args.ratings / ratings))
+            share = busy_share(score, args.n_envs, n_steps, overlap, rollouts, Path(folder), **options)
+            print(f"| {n_steps} | {overlap} | about {ratings} | {score} | {share:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

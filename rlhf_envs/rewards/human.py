@@ -29,7 +29,7 @@ from rlhf_envs.rewards.state import is_frozen
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore, Judgement
 
-__all__ = ["HumanReward", "Waiting"]
+__all__ = ["Fitting", "HumanReward", "Waiting"]
 
 logger = logging.getLogger(__name__)
 
