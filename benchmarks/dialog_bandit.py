@@ -21,7 +21,7 @@ from rlhf_envs.tasks.dialog_bandit import best_return
 ENV, LATE = "rlhf/DialogBandit-v0", "rlhf_envs.tasks.dialog_bandit:LateDialogBandit"
 ALGOS = ("ppo", "a2c", "reinforce", "rloo", "grpo")
 BEST = float(np.mean([best for best, _ in best_return().values()]))
-DIALOGS, ENOUGH = 500, 0.95
+DIALOGS, SAMPLED, ENOUGH = 500, 1200, 0.95
 
 
 class Reached(BaseCallback):
@@ -53,7 +53,7 @@ def train(algo: str, late: bool, seed: int, n_timesteps: int | None = None) -> d
     agent = agents.make(algo, env, seed=seed, device="cpu", **settings)
     reached = Reached()
     agent.learn(tokens if n_timesteps is None else n_timesteps, callback=reached)
-    rows = np.resize(np.arange(len(env.get_attr("rows", 0)[0])), 1200)
+    rows = np.resize(np.arange(len(env.get_attr("rows", 0)[0])), SAMPLED)
     mine = np.mean([done.reward for done in agents.generate(agent, env, indices=rows)])
     return {"share": float(mine) / BEST, "reached": reached.tokens, "tokens": tokens}
 

@@ -21,10 +21,11 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize("late", [False, True])
 def test_a_short_run_has_a_share_of_the_best_return(module: Any, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
     monkeypatch.setattr(module, "DIALOGS", 4)
+    monkeypatch.setattr(module, "SAMPLED", 40)
     monkeypatch.setattr(module, "ENOUGH", 0.0)
-    found = module.train("reinforce", late, 0, n_timesteps=600)
+    found = module.train("reinforce", late, 0, n_timesteps=300)
     assert 0 <= found["share"] < 0.5
-    assert 0 < found["reached"] < 600, "four dialogs have ended before"
+    assert 0 < found["reached"] < 300, "four dialogs have ended before"
 
 
 @pytest.mark.slow
