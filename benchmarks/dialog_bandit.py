@@ -12,6 +12,7 @@ import argparse
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
@@ -49,7 +50,8 @@ def train(algo: str, late: bool, seed: int, n_timesteps: int | None = None) -> d
     torch.set_num_threads(1)
     settings = default_hyperparams(ENV, algo)
     tokens, n_envs = settings.pop("n_timesteps"), settings.pop("n_envs")
-    env = agents.make_vec_env(ENV, n_envs, seed=seed, score="step", **({"task": LATE} if late else {}))
+    task: dict[str, Any] = {"task": LATE} if late else {}
+    env = agents.make_vec_env(ENV, n_envs, seed=seed, score="step", **task)
     agent = agents.make(algo, env, seed=seed, device="cpu", **settings)
     reached = Reached()
     agent.learn(tokens if n_timesteps is None else n_timesteps, callback=reached)
