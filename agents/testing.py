@@ -44,7 +44,7 @@ def check_algorithm(
 
     Args:
         name: a registered algorithm.
-        env_id: a small text environment.
+        env_id: a small text environment. `rlhf/DialogBandit-v0` has turns and their rewards.
         n_envs: number of environments.
         learns: whether its parameters change within four episodes per environment. False for baselines only.
         device: where it trains.

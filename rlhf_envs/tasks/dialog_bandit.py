@@ -11,10 +11,9 @@ from rlhf_envs.tasks.base import WordTask
 
 __all__ = ["DialogBandit", "LateDialogBandit", "best_return"]
 
-TELLING = {"p": "what", "q": "who"}  # the question that each customer answers
-PLEASING = "when"  # a question that everybody likes, and that nobody answers
-QUESTIONS = ("who", "what", "when")
-SECRETS = ("x", "y", "z")
+TELLING = {"p": "what", "q": "who"}  # the question to which each customer tells the secret
+LIKING = {"what": 0.3, "who": 0.25}  # the rewards of questions, whoever is asked
+SECRETS = ("x", "y")
 UNTOLD = "no"
 
 
@@ -22,25 +21,26 @@ class DialogBandit(WordTask):
     """Ask a customer one question, then name the customer's secret.
 
     ## Description
-    The prompt is a customer, p or q, with a secret: x, y or z. In the first turn the agent asks, in the second it
-    answers. A customer tells the secret only to the right question, "what" for p and "who" for q. Everybody likes
-    "when", which earns 0.1 at once, and tells nothing. Naming the secret earns 1. So the best first turn is not the one
-    that earns most: the best return is 1, and 0.43 without the right question (see `best_return`). All splits are the
-    same.
+    The prompt is a customer, p or q, with a secret, x or y. In the first turn the agent asks a question, in the
+    second it names the secret, which earns 1; only the first word of a turn counts. To be asked "what" pleases
+    customers (0.3 at once) more than "who" (0.25). p tells the secret if asked "what", q if asked "who"; otherwise they
+    say "no".
+
+    For p the question that earns most at once is the best. For q it is a trap: "what" and a guess earn 0.8, "who" and
+    the secret 1.25. The best return is 1.275 on average (see `best_return`). All splits are the same.
 
     ## Observation space
-    `input_ids` and `attention_mask`, (6,) each: a prompt of one token, and up to 5 tokens of two turns and a reply.
+    `input_ids` and `attention_mask`, (7,) each: a prompt of one token, and up to 6 tokens of two turns and a reply.
 
     ## Action space
-    `Discrete(11)`: pad (0), EOS (1), the customers p and q, three questions, three secrets, and "no".
+    `Discrete(9)`: pad (0), EOS (1), the customers p and q, two questions, two secrets, and "no".
 
     ## Reward
-    By turn: 0.1 for "when" as the question, 1 for the secret as the answer, 0 for all else, such as a turn of two
-    words. The score at the end is 0. `task="rlhf_envs.tasks.dialog_bandit:LateDialogBandit"` pays all of it with the
-    second turn.
+    By turn: 0.3 or 0.25 for the question, 1 for the secret as the answer, 0 for anything else. The score at the end is
+    0. `task="rlhf_envs.tasks.dialog_bandit:LateDialogBandit"` pays all of it with the second turn.
 
     ## Episode end
-    Two turns, or 5 new tokens with the reply.
+    Two turns, or 6 new tokens with the reply. A turn that this cuts earns nothing.
 
     ## Arguments
     `gymnasium.make("rlhf/DialogBandit-v0")` needs none. It takes the arguments of `TextGenerationEnv` except `model`,
@@ -51,8 +51,8 @@ class DialogBandit(WordTask):
     """
 
     name = "dialog-bandit"
-    words = (*TELLING, *QUESTIONS, *SECRETS, UNTOLD)
-    max_prompt_tokens, max_new_tokens, max_turns = 1, 5, 2
+    words = (*TELLING, *LIKING, *SECRETS, UNTOLD)
+    max_prompt_tokens, max_new_tokens, max_turns = 1, 6, 2
 
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return one row per customer and secret, or the rows of `data`, which need a `secret`."""
@@ -65,10 +65,11 @@ class DialogBandit(WordTask):
         return [self._reply(dialog) for dialog in dialogs]
 
     def _reply(self, dialog: Dialog) -> Reply:
-        said, secret = dialog.messages[-1]["content"], str(dialog.row["secret"])
+        word = next(iter(dialog.messages[-1]["content"].split()), "")
+        secret = str(dialog.row["secret"])
         if dialog.turn == 1:
-            return Reply(tell(dialog.row["prompt"], said, secret), reward=liking(said))
-        return Reply(reward=float(said == secret))
+            return Reply(tell(dialog.row["prompt"], word, secret), reward=LIKING.get(word, 0.0))
+        return Reply(reward=float(word == secret))
 
 
 class LateDialogBandit(DialogBandit):
@@ -85,11 +86,6 @@ def tell(customer: str, question: str, secret: str) -> str:
     return secret if question == TELLING[customer] else UNTOLD
 
 
-def liking(question: str) -> float:
-    """Return the reward of a question."""
-    return 0.1 if question == PLEASING else 0.0
-
-
 def best_return() -> dict[str, tuple[float, str]]:
     """Return for each customer the best expected sum of rewards and its question, by enumeration of both turns.
 
@@ -100,6 +96,6 @@ def best_return() -> dict[str, tuple[float, str]]:
         values = []
         for question in DialogBandit.words:
             replies = {tell(customer, question, secret) for secret in SECRETS}
-            values.append((liking(question) + len(replies) / len(SECRETS), question))
+            values.append((LIKING.get(question, 0.0) + len(replies) / len(SECRETS), question))
         best[customer] = max(values)
     return best

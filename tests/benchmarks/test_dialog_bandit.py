@@ -20,14 +20,19 @@ def module(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("late", [False, True])
 def test_a_short_run_has_a_share_of_the_best_return(module: Any, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
-    monkeypatch.setattr(module, "N_ENVS", 8)
     monkeypatch.setattr(module, "DIALOGS", 4)
+    monkeypatch.setattr(module, "SAMPLED", 40)
     monkeypatch.setattr(module, "ENOUGH", 0.0)
-    found = module.train("reinforce", late, 0, 200)
-    assert 0 <= found["share"] < 1
-    assert 0 < found["tokens"] < 200, "four dialogs have ended before"
+    found = module.train("reinforce", late, 0, n_timesteps=640)
+    assert 0 <= found["share"] < 0.5
+    assert 0 < found["reached"] < 640, "four dialogs have ended before the end of the first rollout"
+
+
+@pytest.mark.slow
+def test_ppo_learns_what_to_ask_each_customer_and_to_name_the_secret(module: Any) -> None:
+    assert module.train("ppo", late=False, seed=0)["share"] >= 0.95
 
 
 def test_a_line_counts_the_seeds_that_reach_the_optimum(module: Any) -> None:
-    runs = [{"share": 0.5, "tokens": float("nan")}, {"share": 1.0, "tokens": 3000.0}]
-    assert module._line("ppo", True, runs) == "| ppo | at the end | 75.0 (least 50.0) | 3,000 | 1 of 2 |"
+    runs = [{"share": 0.5, "reached": float("nan"), "tokens": 9000}, {"share": 1.0, "reached": 3000.0, "tokens": 9000}]
+    assert module._line("ppo", True, runs) == "| ppo | at the end | 9,000 | 75.0 (least 50.0) | 3,000 | 1 of 2 |"
