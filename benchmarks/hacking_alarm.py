@@ -108,11 +108,8 @@ def run(arm: Arm, settings: Settings, folder: Path) -> None:
 def read(arm: Arm, folder: Path) -> list[Look]:
     """Return the evaluations of a run."""
     entries = json.loads((folder / f"{arm.name}.json").read_text(encoding="utf-8"))
-    arrays = ("proxy", "judge", "kl")
-    return [
-        Look(entry["tokens"], *(np.array(entry[name]) for name in arrays), entropy=entry["entropy"])
-        for entry in entries
-    ]
+    arrays = ({name: np.array(entry[name]) for name in ("proxy", "judge", "kl")} for entry in entries)
+    return [Look(tokens=e["tokens"], entropy=e["entropy"], **a) for e, a in zip(entries, arrays, strict=True)]
 
 
 def find_half_lost(looks: Sequence[Look]) -> int | None:
