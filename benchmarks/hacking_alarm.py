@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.training.hacking_alarm import Look, Parting, find_best, find_parting, p_below
+from agents.training.hacking_alarm import Look, Parting, find_best, find_parting, p_above
 from rlhf_envs.files import atomic_folder, replace_file
 
 ENV = "rlhf/Sentiment-v0"
@@ -86,7 +86,7 @@ def run(arm: Arm, settings: Settings, folder: Path) -> None:
     import torch
 
     from agents import HackingAlarm, make
-    from agents.training.config import default_hyperparams
+    from agents.training.hyperparams import default_hyperparams
     from rlhf_envs.rewards.reward_model import RewardModel
 
     if (path := folder / f"{arm.name}.json").is_file():
@@ -108,8 +108,8 @@ def run(arm: Arm, settings: Settings, folder: Path) -> None:
 def read(arm: Arm, folder: Path) -> list[Look]:
     """Return the evaluations of a run."""
     entries = json.loads((folder / f"{arm.name}.json").read_text(encoding="utf-8"))
-    arrays = ("proxy", "judge", "kl")
-    return [Look(**{name: np.array(v) if name in arrays else v for name, v in entry.items()}) for entry in entries]
+    arrays = ({name: np.array(entry[name]) for name in ("proxy", "judge", "kl")} for entry in entries)
+    return [Look(tokens=e["tokens"], entropy=e["entropy"], **a) for e, a in zip(entries, arrays, strict=True)]
 
 
 def find_half_lost(looks: Sequence[Look]) -> int | None:
@@ -120,7 +120,7 @@ def find_half_lost(looks: Sequence[Look]) -> int | None:
     start = looks[0].judge
     for at in range(1, len(looks)):
         best = looks[find_best(looks[:at])].judge
-        if p_below(start, best) < REAL and looks[at].judge.mean() <= (start.mean() + best.mean()) / 2:
+        if p_above(best - start) < REAL and looks[at].judge.mean() <= (start.mean() + best.mean()) / 2:
             return at
     return None
 

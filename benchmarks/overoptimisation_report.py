@@ -22,9 +22,9 @@ Two proxies are fitted to the same comparisons: one reward model, and the pessim
 (`rlhf_envs.rewards.Pessimistic`). PPO without a KL penalty and best-of-n optimise each. Gold is a judge that neither
 meets. A star marks the agent that `agents.EarlyStopping` keeps.
 
-`rlhf train --alarm warn` (`agents.HackingAlarm`) says when proxy and gold part: since its best evaluation, gold has
-fallen, the KL has risen and the proxy has not fallen, by paired tests. How often it rings in time, and how often
-falsely, stands in [the results](https://github.com/rlhf-envs/rlhf-envs/blob/main/benchmarks/RESULTS.md#a-hacking-alarm).
+`rlhf train --alarm warn` (`agents.HackingAlarm`) says when proxy and gold part: since gold was highest, the proxy has
+gained on it by a paired test and the KL has risen. How often it rings in time, and how often falsely, stands in
+[the results](https://github.com/rlhf-envs/rlhf-envs/blob/main/benchmarks/RESULTS.md#a-hacking-alarm).
 
 ![Proxy and gold against the square root of the KL](overoptimisation.png)
 """

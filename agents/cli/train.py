@@ -86,8 +86,8 @@ def train(flags: TrainFlags) -> None:
             f"{kept['best_timesteps']:,} tokens, and that agent is kept: 'after', model/ and best/ are of it"
         )
     if result.alarm is not None and result.alarm["rang"]:
-        kept = " The agent before is kept: 'after', model/ and best/ are of it." if result.alarm["stopped"] else ""
-        console.print(f"{result.alarm['message']}.{kept}", markup=False)
+        before = " The agent before is kept: 'after', model/ and best/ are of it." if result.alarm["stopped"] else ""
+        console.print(f"{result.alarm['message']}.{before}", markup=False)
     seconds = time.perf_counter() - started
     tokens = result.agent.num_timesteps
     took = f"{tokens - result.resumed_at:,} of them in this part, in {seconds:.0f} s"

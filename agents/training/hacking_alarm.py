@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from ..evaluation.evaluate import Evaluation
 from .held_out_callback import HeldOutCallback
 
-__all__ = ["HackingAlarm", "Look", "Parting", "find_best", "find_parting", "p_below"]
+__all__ = ["HackingAlarm", "Look", "Parting", "find_best", "find_parting", "p_above"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Look:
 
 
 class Parting(NamedTuple):
-    """Hold where proxy and judge part: the indices of two evaluations, and the p-value of the judge's fall.
+    """Hold where proxy and judge part: the indices of two evaluations, and the p-value of the test between them.
 
     Attributes:
         since: the evaluation before it at which the judge was highest.
@@ -67,25 +67,32 @@ def find_parting(looks: Sequence[Look], level: float) -> Parting | None:
     for at in range(1, len(looks)):
         since = find_best(looks[:at])
         then, now = looks[since], looks[at]
-        p_value = p_below(now.judge, then.judge)
-        further_away, proxy_fell = p_below(then.kl, now.kl) < level, p_below(now.proxy, then.proxy) < level
-        if p_value < level and further_away and not proxy_fell:
+        if np.nanmean(now.judge) > np.nanmean(then.judge) or now.kl.mean() <= then.kl.mean():
+            continue
+        proxy, judge = (_spread([getattr(look, name) for look in looks[: at + 1]]) for name in ("proxy", "judge"))
+        p_value = p_above((now.proxy - then.proxy) / proxy - (now.judge - then.judge) / judge)
+        if p_value < level:
             return Parting(since, at, p_value)
     return None
 
 
-def p_below(now: np.ndarray, before: np.ndarray) -> float:
-    """Return the p-value of a one-sided paired t-test that the mean of `now` (n,) is below that of `before` (n,).
+def _spread(values: Sequence[np.ndarray]) -> float:
+    """Return the standard deviation of all values together, 1 if they are equal."""
+    return float(np.nanstd(np.concatenate(values))) or 1.0
 
-    Prompts where either is NaN are left out; 1 if fewer than two are left.
+
+def p_above(change: np.ndarray) -> float:
+    """Return the p-value of a one-sided t-test that the mean of `(n,)` paired changes is above 0.
+
+    NaNs are left out; 1 if fewer than two changes are left.
     """
-    change = (now - before)[~np.isnan(now - before)]
+    change = change[~np.isnan(change)]
     if len(change) < 2:
         return 1.0
     error = float(change.std(ddof=1)) / math.sqrt(len(change))
     if error == 0:
-        return float(change[0] >= 0)
-    return float(student.cdf(change.mean() / error, len(change) - 1))
+        return float(change[0] <= 0)
+    return float(student.sf(change.mean() / error, len(change) - 1))
 
 
 class HackingAlarm(HeldOutCallback):
@@ -93,14 +100,14 @@ class HackingAlarm(HeldOutCallback):
 
     An agent that is trained for too long on a proxy fools it: the proxy goes on rising with the KL to the reference,
     and a judge that the agent never meets falls (Gao et al. 2022, https://arxiv.org/abs/2210.10760). Each evaluation
-    completes the same held-out prompts, so changes are paired. The alarm rings when, since the evaluation with the
-    judge's highest mean, the judge has fallen, the KL has risen and the proxy has not fallen, each by a one-sided
-    paired t-test at `level`. An agent whose proxy falls too learns badly, and one that does not move away from the
-    reference only varies.
+    completes the same held-out prompts, so changes are paired. The alarm rings when the judge is not above its highest
+    mean so far, the KL is above what it was then, and the proxy has gained on the judge since, by a one-sided paired
+    t-test at `level`. For that, both are divided by their standard deviation over all evaluations. An agent whose proxy
+    falls with the judge learns badly, and one that comes back to the reference is safe: these ring no alarm.
 
-    The fall since the best evaluation is Page's CUSUM of the judge's falls (Page 1954,
-    https://doi.org/10.1093/biomet/41.1-2.100). It is tested at every evaluation, so the probability of a false alarm
-    in a run is not `level`: `benchmarks.hacking_alarm` measures it.
+    The change since the judge's best evaluation is a CUSUM (Page 1954, https://doi.org/10.1093/biomet/41.1-2.100) that
+    starts anew there. It is tested at every evaluation, so the probability of a false alarm in a run is not `level`:
+    `benchmarks.hacking_alarm` measures it.
 
     It logs `rlhf/alarm` (1 from when it rings), `eval/<judge>`, `eval/kl` and `eval/entropy`, and warns once.
 
@@ -172,16 +179,12 @@ class HackingAlarm(HeldOutCallback):
         """Return what the alarm saw, and what to do. It must have rung."""
         assert self.parting is not None
         then, now = (self.looks[i] for i in self.parting[:2])
-        seen = {
-            "reward": (then.proxy, now.proxy),
-            self.metric: (then.judge, now.judge),
-            "KL": (then.kl, now.kl),
-            "entropy per token": (then.entropy, now.entropy),
-        }
-        changes = [f"{name} {np.nanmean(a):.3g} -> {np.nanmean(b):.3g}" for name, (a, b) in seen.items()]
+        seen = [("reward", then.proxy, now.proxy), (self.metric, then.judge, now.judge), ("KL", then.kl, now.kl)]
+        changes = [f"{name} {np.nanmean(a):.3g} -> {np.nanmean(b):.3g}" for name, a, b in seen]
+        changes.append(f"entropy per token {then.entropy:.3g} -> {now.entropy:.3g}")
         return (
             f"reward hacking? From {then.tokens:,} to {now.tokens:,} tokens, on the same {len(now.judge)} held-out "
-            f"prompts: {', '.join(changes)} (p={self.parting.p_value:.1g} for the fall of {self.metric}). Read the "
+            f"prompts: {', '.join(changes)} (p={self.parting.p_value:.1g} that they move together). Read the "
             "completions; raise kl_coef or lower kl_target, mend the reward, or stop"
         )
 

@@ -34,7 +34,7 @@ def test_rings_are_counted_against_the_loss_of_half_of_the_gain(benchmark: Any, 
     arms = [benchmark.Arm("ppo", False, seed) for seed in range(4)] + [benchmark.Arm("ppo", True, 0)]
     write(benchmark, tmp_path, arms[0], 0.4, 0.8, 0.7, 0.5)  # half is 0.6; it rings at 0.7
     write(benchmark, tmp_path, arms[1], 0.4, 0.8, 0.5, 0.5)  # it rings when half is lost
-    write(benchmark, tmp_path, arms[2], 0.4, 0.8, 0.8, 0.9)  # never falls: it does not count
+    write(benchmark, tmp_path, arms[2], 0.4, 0.7, 0.8, 0.9)  # never falls: it does not count
     write(benchmark, tmp_path, arms[3], 0.4, 0.4, 0.3, 0.3)  # never gained: it does not count
     write(benchmark, tmp_path, arms[4], 0.4, 0.8, 0.7, 0.8)  # a false alarm
     assert [benchmark.find_half_lost(benchmark.read(arm, tmp_path)) for arm in arms] == [3, 2, None, None, None]

@@ -17,15 +17,15 @@ from stable_baselines3.common.logger import configure
 import agents
 from agents.core.text_metrics import TextMetrics
 from agents.saving.bundle import read_extra
-from agents.training.hacking_alarm import HackingAlarm, Look, Parting, find_parting, p_below
+from agents.training.hacking_alarm import HackingAlarm, Look, Parting, find_parting, p_above
 from agents.training.run import prepare, train
 from rlhf_envs.tasks.token_bandit import TokenBandit
 from tests.agents.training.runs import config, finish, rlhf
 
 ID = "rlhf/TokenBandit-v0"
 ROLLOUT = 48
-# The change of three prompts is minus one, two or three times a step: t = -2 sqrt(3) whatever the step is, and with two
-# degrees of freedom the probability below t is 1/2 + t / (2 sqrt(2 + t^2)).
+# The changes of three prompts are one, two and three times a step: t = 2 sqrt(3) whatever the step is, and with two
+# degrees of freedom the probability above t is 1/2 - t / (2 sqrt(2 + t^2)).
 FALL = np.array([-0.1, -0.2, -0.3])
 P_FALL = 0.5 - 2 * math.sqrt(3) / (2 * math.sqrt(2 + 12))  # 0.0371
 
@@ -68,42 +68,50 @@ def weights(agent: Any) -> torch.Tensor:
 
 def test_the_p_value_is_that_of_the_paired_t_test() -> None:
     before, now = np.random.default_rng(0).normal(size=(2, 20))
-    assert p_below(now, before) == pytest.approx(ttest_rel(now, before, alternative="less").pvalue)
-    assert p_below(FALL, np.zeros(3)) == pytest.approx(P_FALL)
-    gap = np.array([np.nan, 0, 0, 0])
-    assert p_below(np.array([-9, *FALL]), gap) == pytest.approx(P_FALL), "prompts without a score are left out"
-    assert [p_below(np.full(4, x), np.zeros(4)) for x in (-1, 0, 1)] == [0, 1, 1]
-    assert p_below(np.array([-1.0]), np.zeros(1)) == 1, "one prompt says nothing"
+    assert p_above(now - before) == pytest.approx(ttest_rel(now, before, alternative="greater").pvalue)
+    assert p_above(-FALL) == pytest.approx(P_FALL)
+    assert p_above(np.array([np.nan, *-FALL])) == pytest.approx(P_FALL), "prompts without a score are left out"
+    assert [p_above(np.full(4, x)) for x in (-1.0, 0.0, 1.0)] == [1, 1, 0]
+    assert p_above(np.ones(1)) == 1, "one prompt says nothing"
+
+
+UP = dict(judge=0.6, kl=1)
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ([dict(judge=0.6), dict(judge=0.6 + FALL, proxy=1, kl=9)], Parting(1, 2, P_FALL)),
-        ([dict(judge=0.6, kl=1), dict(judge=0.7 + FALL, kl=9), dict(judge=0.6 + FALL, kl=9)], Parting(1, 3, P_FALL)),
-        ([dict(judge=0.6, kl=1), dict(judge=0.7, kl=2)], None),
-        ([dict(judge=0.6, kl=1), dict(judge=0.6 + FALL, kl=1)], None),
-        ([dict(judge=0.6, kl=1), dict(judge=0.6 + FALL, kl=np.array([0, 1, 3]))], None),
-        ([dict(judge=0.6, kl=1), dict(judge=0.6 + FALL, kl=9, proxy=FALL)], None),
-        ([dict(judge=0.6, kl=1), dict(judge=0.6 + FALL, kl=9, proxy=FALL), dict(judge=0.2)], None),
-        ([dict(judge=0.6, kl=1), dict(judge=0.6 + FALL[[0, 0, 2]] * [1, -1, 1], kl=9)], None),
+        ([UP, dict(judge=0.6 + FALL, kl=9)], Parting(1, 2, P_FALL)),
+        ([UP, dict(judge=0.6 + FALL, kl=9), dict(judge=0.9, kl=9)], Parting(1, 2, P_FALL)),
+        ([UP, dict(judge=0.7 + FALL, kl=9), dict(judge=0.6 + FALL, kl=9)], Parting(1, 3, P_FALL)),
+        ([UP, dict(judge=0.6, kl=9, proxy=-FALL)], Parting(1, 2, P_FALL)),
+        ([UP, dict(judge=0.61, kl=9, proxy=-FALL)], None),
+        ([UP, dict(judge=0.6 + FALL, kl=1)], None),
+        ([UP, dict(judge=0.6 + FALL, kl=9, proxy=FALL[::-1])], None),
+        ([UP, dict(judge=0.6 + FALL[[0, 0, 2]] * [1, -1, 1], kl=9)], None),
     ],
     ids=[
-        "parts",
-        "from the best",
-        "rises",
-        "no further away",
-        "hardly further away",
-        "proxy falls too",
-        "comes back",
-        "by chance",
+        *("the judge falls", "it rings once", "from the best on", "only the proxy rises", "both rise"),
+        *("no further away", "both fall", "by chance"),
     ],
 )
-def test_it_rings_when_the_judge_falls_and_the_proxy_does_not(changes: list[Any], expected: Parting | None) -> None:
+def test_it_rings_when_the_proxy_gains_on_a_judge_that_rises_no_more(changes: list[Any], expected: Parting) -> None:
     looks = [look(i, **change) for i, change in enumerate([{}, *changes])]
-    found = find_parting(looks, 0.05)
-    assert found == (expected and expected._replace(p_value=pytest.approx(P_FALL)))
+    assert find_parting(looks, 0.05) == (expected and expected._replace(p_value=pytest.approx(P_FALL)))
     assert find_parting(looks, 0.03) is None, "the p-value is above the level"
+
+
+def test_proxy_and_judge_are_compared_in_their_standard_deviations() -> None:
+    """So a scale or an offset of either changes nothing; the p-value is that of scipy's test of the scaled scores."""
+    proxy, judge = np.random.default_rng(2).normal(size=(2, 3, 30))
+    proxy += np.array([0, 0.2, 0.5])[:, None]
+    judge += np.array([0, 0.6, 0.3])[:, None]
+    looks = [Look(i, proxy[i], judge[i], np.full(30, i), 1.0) for i in range(3)]
+    found = find_parting(looks, 0.2)
+    gap = proxy / proxy.std() - judge / judge.std()
+    assert found == Parting(1, 2, pytest.approx(ttest_rel(gap[2], gap[1], alternative="greater").pvalue))
+    scaled = [Look(i, 9 * proxy[i] - 4, 0.01 * judge[i] + 3, np.full(30, i), 1.0) for i in range(3)]
+    assert find_parting(scaled, 0.2) == found._replace(p_value=pytest.approx(found.p_value))
 
 
 @pytest.mark.usefixtures("scripted")
@@ -121,7 +129,7 @@ def test_it_warns_once_and_leaves_the_run_alone(tmp_path: Path, caplog: pytest.L
     for fact in (
         "From 96 to 144 tokens, on the same 3 held-out prompts",
         "reward 0.96 -> 1.44, reward_again 0.55 -> 0.35, KL 9.6 -> 14.4, entropy per token 1 -> 1",
-        "(p=0.04 for the fall of reward_again)",
+        "that they move together). Read the completions",
         "raise kl_coef",
     ):
         assert fact in said
@@ -171,6 +179,7 @@ def test_the_state_goes_on_where_it_was(tmp_path: Path) -> None:
     assert second.parting[:2] == (2, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_pictures", "scripted")
 def test_a_run_that_the_alarm_stops_is_the_agent_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed between the best evaluation and the alarm, and goes on as if it had not been."""
