@@ -26,7 +26,8 @@ class Look:
 
     Attributes:
         tokens: the tokens trained by then.
-        proxy, judge, kl: (n,) per prompt: the reward, the judge's score, and log pi - log pi_ref in nats.
+        proxy, judge, kl: (n,) per prompt: the reward, the judge's score, and log pi - log pi_ref in nats. All are NaN
+            where the judge gives no score, as for other tasks of a mixture.
         entropy: nats per token.
     """
 
@@ -40,8 +41,10 @@ class Look:
     def of(cls, tokens: int, evaluation: Evaluation, judge: str) -> Look:
         """Return what an evaluation shows. The entropy is estimated by the sampled tokens' -log pi."""
         values = evaluation.values()
-        entropy = -float(np.concatenate([done.log_probs for done in evaluation.completions]).mean())
-        return cls(tokens, values["reward"], values[judge], values["kl"], entropy)
+        judged = ~np.isnan(values[judge])
+        proxy, kl = (np.where(judged, values[name], np.nan) for name in ("reward", "kl"))
+        log_probs = [done.log_probs for done, there in zip(evaluation.completions, judged, strict=True) if there]
+        return cls(tokens, proxy, values[judge], kl, -float(np.concatenate(log_probs).mean()))
 
 
 class Parting(NamedTuple):
@@ -67,7 +70,7 @@ def find_parting(looks: Sequence[Look], level: float) -> Parting | None:
     for at in range(1, len(looks)):
         since = find_best(looks[:at])
         then, now = looks[since], looks[at]
-        if np.nanmean(now.judge) > np.nanmean(then.judge) or now.kl.mean() <= then.kl.mean():
+        if np.nanmean(now.judge) > np.nanmean(then.judge) or np.nanmean(now.kl) <= np.nanmean(then.kl):
             continue
         proxy, judge = (_spread([getattr(look, name) for look in looks[: at + 1]]) for name in ("proxy", "judge"))
         p_value = p_above((now.proxy - then.proxy) / proxy - (now.judge - then.judge) / judge)
@@ -103,7 +106,8 @@ class HackingAlarm(HeldOutCallback):
     completes the same held-out prompts, so changes are paired. The alarm rings when the judge is not above its highest
     mean so far, the KL is above what it was then, and the proxy has gained on the judge since, by a one-sided paired
     t-test at `level`. For that, both are divided by their standard deviation over all evaluations. An agent whose proxy
-    falls with the judge learns badly, and one that comes back to the reference is safe: these ring no alarm.
+    falls with the judge learns badly, and one that comes back to the reference is safe: these ring no alarm. In a
+    mixture only the prompts count that the judge scores.
 
     The change since the judge's best evaluation is a CUSUM (Page 1954, https://doi.org/10.1093/biomet/41.1-2.100) that
     starts anew there. It is tested at every evaluation, so the probability of a false alarm in a run is not `level`:
@@ -182,8 +186,9 @@ class HackingAlarm(HeldOutCallback):
         seen = [("reward", then.proxy, now.proxy), (self.metric, then.judge, now.judge), ("KL", then.kl, now.kl)]
         changes = [f"{name} {np.nanmean(a):.3g} -> {np.nanmean(b):.3g}" for name, a, b in seen]
         changes.append(f"entropy per token {then.entropy:.3g} -> {now.entropy:.3g}")
+        n = int(np.sum(~np.isnan(now.judge)))
         return (
-            f"reward hacking? From {then.tokens:,} to {now.tokens:,} tokens, on the same {len(now.judge)} held-out "
+            f"reward hacking? From {then.tokens:,} to {now.tokens:,} tokens, on the same {n} held-out "
             f"prompts: {', '.join(changes)} (p={self.parting.p_value:.1g} that they move together). Read the "
             "completions; raise kl_coef or lower kl_target, mend the reward, or stop"
         )
@@ -204,7 +209,7 @@ class HackingAlarm(HeldOutCallback):
                 logger.warning("%s", self.message())
             elif find_best(self.looks) == len(self.looks) - 1:
                 self._keep(value)
-        metrics = {self.metric: value, "kl": float(look.kl.mean()), "entropy": look.entropy}
+        metrics = {self.metric: value, "kl": float(np.nanmean(look.kl)), "entropy": look.entropy}
         for name, number in metrics.items():
             self.logger.record(f"eval/{name}", number)
         self.logger.record("rlhf/alarm", float(self.parting is not None))

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from rlhf_envs.episode_options import EpisodeOptions
@@ -47,7 +48,7 @@ class HeldOutCallback(BaseCallback):
         stopped: whether this callback ended the run.
 
     Raises:
-        ValueError: an argument is wrong, or there is no such metric (the message lists the metrics).
+        ValueError: an argument is wrong, there is no such metric (the message lists the metrics), or no prompt has it.
     """
 
     def __init__(
@@ -92,7 +93,9 @@ class HeldOutCallback(BaseCallback):
         """Raise ValueError, with the nearest name, if evaluations of an agent in `env` have no such metric."""
         with isolated_generators():
             found = evaluate(agent, self.env, min(2, self.n_episodes), "validation", self.judges)
-        if self.metric not in (known := found.values()):
+        task, rows = (agent.get_env().get_attr(name, 0)[0] for name in ("task", "rows"))
+        mixed = task.metric_names(rows) if task.subtasks else ()  # two prompts may miss a task's own
+        if self.metric not in (known := [*found.values(), *mixed]):
             raise ValueError(f"there is no metric {self.metric!r} to go by; {nearest(self.metric, known)}")
 
     def load_best(self, policy: Any) -> None:
@@ -138,6 +141,11 @@ class HeldOutCallback(BaseCallback):
             )
         if self.metric not in (known := evaluation.values()):
             raise ValueError(f"there is no metric {self.metric!r} to go by; there are {', '.join(known)}")
+        if np.isnan(known[self.metric]).all():
+            raise ValueError(
+                f"none of {self.n_episodes} held-out prompts has the metric {self.metric!r}: take more, n_episodes (of "
+                "rlhf train --n-eval-episodes), until every task of the mixture is among them"
+            )
         self._last = self.num_timesteps
         self._take(evaluation)
 

@@ -270,8 +270,7 @@ def evaluate_reward(
             f"Prompt: {prompts[i]!r}. Completion: {completions[i]!r}.",
             index=i,
         )
-    logged, extra = scores.metrics | calls.means(), scores.extra | calls.extra
-    return Scores(scores.totals, scores.components, scores.tokens, logged, extra)
+    return Scores(scores.totals, scores.components, scores.tokens, calls.means(), calls.extra)
 
 
 def _who(scores: Scores) -> str:

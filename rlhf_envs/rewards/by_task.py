@@ -9,7 +9,7 @@ import numpy as np
 
 from rlhf_envs.datasets.messages import Prompt
 from rlhf_envs.rewards.base import FunctionReward, Reward, evaluate_reward
-from rlhf_envs.rewards.calling import KNOWN
+from rlhf_envs.rewards.calling import KNOWN, pass_on
 from rlhf_envs.rewards.scores import Columns, EpisodeError, RewardError, ScoreError, Scores
 
 __all__ = ["TaskRewards"]
@@ -71,7 +71,8 @@ class TaskRewards(Reward):
         for task, reward in self.rewards.items():
             if len(rows := np.flatnonzero(tasks == task)):
                 self._add(scores, tokens, rows, task, self._of_task(task, reward, rows, prompts, completions, columns))
-        return Scores(*scores, tokens, scores.metrics, scores.extra)
+        pass_on(scores.metrics, scores.extra, n)
+        return Scores(*scores, tokens)
 
     def _of_task(
         self,

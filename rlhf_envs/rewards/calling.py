@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from rlhf_envs.datasets.messages import Prompt
 from rlhf_envs.rewards.scores import Columns, ScoreError
 from rlhf_envs.rewards.waiting import run_async
 
-__all__ = ["KNOWN", "Calls", "TrainerState", "call_reward", "open_calls"]
+__all__ = ["KNOWN", "Calls", "TrainerState", "call_reward", "open_calls", "pass_on"]
 
 # What a reward may declare beside the data's columns. TRL passes some of it in **kwargs too; here **columns are lists.
 KNOWN = ("completion_ids", "finish_reasons", "whole_prompts", "trainer_state", "log_metric", "log_extra")
@@ -66,6 +66,16 @@ class Calls:
 
 
 _calls: ContextVar[Calls | None] = ContextVar("_calls", default=None)
+
+
+def pass_on(metrics: Mapping[str, float], extra: Mapping[str, list[Any]], n: int) -> None:
+    """Log in the block around what an inner block collected about `n` completions, whatever reward lies between."""
+    if (calls := _calls.get()) is None:
+        return
+    for name, value in metrics.items():
+        calls.metrics.setdefault(name, []).append(value)
+    if n == calls.n:
+        calls.extra.update(extra)
 
 
 @contextmanager

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.registration import EnvSpec
 from stable_baselines3 import PPO
 
 import agents
@@ -21,6 +23,7 @@ from agents.experiments.tune.search import _measure, find_space
 from agents.saving.untrusted import read_env_kwargs
 from agents.training.early_stopping import EarlyStopping
 from rlhf_envs.task_weights import WINDOW
+from rlhf_envs.tasks.token_bandit import TokenBandit
 
 BANDIT = "rlhf/TokenBandit-v0"
 LETTERS = [{"prompt": "e"}, {"prompt": "f"}]
@@ -120,6 +123,30 @@ def test_early_stopping_and_comparisons_go_by_a_task(tmp_path: Path) -> None:
     assert plan(CompareConfig(**shared, metric="brief/reward"))
     with pytest.raises(ValueError, match=r"unknown metric 'brief/rewards' .*did you mean 'brief/reward'"):
         plan(CompareConfig(**shared, metric="brief/rewards"))
+
+
+class Measured(TokenBandit):
+    """Count the words of a completion, in a metric of its own."""
+
+    name = "measured"
+
+    def metrics(self, prompts: list[str], completions: list[str], columns: Any) -> dict[str, Any]:
+        return {"words": [len(text.split()) for text in completions]}
+
+
+def test_early_stopping_may_go_by_a_task_that_comes_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prompts try the metric, and the task is third; too few prompts for a task are an error, not NaN."""
+    spec = EnvSpec("test/Measured-v0", "rlhf_envs.text_env:TextGenerationEnv", kwargs={"task": Measured})
+    monkeypatch.setitem(gym.registry, spec.id, spec)
+    tasks = [BANDIT, {**BRIEF, "reward_kwargs": {"longest": 1}}, spec.id]
+    agent, env = stock(tasks=tasks), make_vec_env(tasks, 2)
+    for metric in ("measured/words", "words", "measured/reward"):
+        EarlyStopping(metric, env=env).check_metric(agent)
+    with pytest.raises(ValueError, match=r"no metric 'measured/word' .* did you mean 'measured/words'"):
+        EarlyStopping("measured/word", env=env).check_metric(agent)
+    few = EarlyStopping("measured/reward", n_episodes=2, env=env)
+    with pytest.raises(ValueError, match="none of 2 held-out prompts has the metric 'measured/reward': take more"):
+        agent.learn(96, callback=few)
 
 
 def test_a_search_goes_by_a_task() -> None:

@@ -15,7 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from rlhf_envs.dialogs import Dialog, Reply
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.registration import describe, task_of
-from rlhf_envs.rewards import RewardError, ScoreError, evaluate_reward, frozen_rewards
+from rlhf_envs.rewards import Constrained, RewardError, ScoreError, evaluate_reward, frozen_rewards
 from rlhf_envs.task_weights import FLOOR, WINDOW, TaskWeights
 from rlhf_envs.tasks import WordTask
 from rlhf_envs.tasks.mixture import Mixture
@@ -151,7 +151,9 @@ def test_a_tasks_own_arguments_count_for_it_alone() -> None:
     assert seen == [(["b a"], ["kind", "weight"])]
 
 
-def test_each_reward_is_asked_once_for_all_episodes_of_its_task() -> None:
+@pytest.mark.parametrize("constrained", [False, True])
+def test_each_reward_is_asked_once_for_all_episodes_of_its_task(constrained: bool) -> None:
+    """A cost around the rewards changes nothing while it has no price; what the rewards log is kept."""
     calls = []
 
     def note(name: str) -> Any:
@@ -165,6 +167,8 @@ def test_each_reward_is_asked_once_for_all_episodes_of_its_task() -> None:
 
     tasks = [{"id": env_id, "reward_fn": note(name)} for env_id, name in ((TALK, "talk"), (COUNT, "count"))]
     mixture = batch(5, tasks)
+    if constrained:
+        mixture.reward_fn = Constrained(mixture.reward_fn, "repetition", 0.1)
     for row in range(5):
         mixture.start(row, row)
     ended: list[Any] = []

@@ -97,7 +97,8 @@ def test_what_is_not_plain_is_left_to_peft(case, small_model):
         assert MergedLayers(layers_of(model)).layers == []
 
 
-@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")  # peft 0.18 says it of untied ones
+# peft 0.18 says it of models that tie nothing.
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 def test_a_module_that_learns_as_a_whole_stays_beside_merged_layers(small_model):
     model = with_lora(small_model("llama"), modules_to_save=["lm_head"]).eval()
     assert len(MergedLayers(layers_of(model)).layers) == len(layers_of(model)) - 1

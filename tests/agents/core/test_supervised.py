@@ -425,8 +425,6 @@ def test_what_the_data_teach_is_not_unlearned(seed: int):
     rows = [{**row, "completion": row["reference"]} for row in load_rows("sentiment", "train")]
     before, after = held_out_loss(seed)
     _, kept = held_out_loss(seed, sft_coef=1.0, sft_data=rows, sft_batch_size=256)
-    print(
-        f"seed {seed}, nats per token: {before:.2f} before, {after:.2f} by RL alone, {kept:.2f} with the loss"
-    )
+    print(f"seed {seed}, nats per token: {before:.2f} before, {after:.2f} by RL alone, {kept:.2f} with the loss")
     assert after > before + 2, "RL alone unlearns it"
     assert kept < before + 1

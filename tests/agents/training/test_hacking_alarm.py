@@ -6,7 +6,8 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -112,6 +113,18 @@ def test_proxy_and_judge_are_compared_in_their_standard_deviations() -> None:
     assert found == Parting(1, 2, pytest.approx(ttest_rel(gap[2], gap[1], alternative="greater").pvalue))
     scaled = [Look(i, 9 * proxy[i] - 4, 0.01 * judge[i] + 3, np.full(30, i), 1.0) for i in range(3)]
     assert find_parting(scaled, 0.2) == found._replace(p_value=pytest.approx(found.p_value))
+
+
+def test_only_prompts_that_the_judge_scores_count() -> None:
+    """The other tasks of a mixture may have rewards of another scale, and move away by themselves."""
+    scores = {"reward": np.array([1.0, -90.0, 2.0]), "gold": np.array([0.2, np.nan, 0.4]), "kl": np.array([1.0, 99, 3])}
+    completions = [SimpleNamespace(log_probs=np.full(n, -float(n))) for n in (1, 50, 2)]
+    seen = Look.of(96, cast(Any, SimpleNamespace(values=lambda: scores, completions=completions)), "gold")
+    np.testing.assert_array_equal([seen.proxy, seen.kl], [[1, np.nan, 2], [1, np.nan, 3]])
+    assert seen.entropy == pytest.approx((1 + 2 + 2) / 3)
+    looks = [look(i, **change) for i, change in enumerate([{}, UP, dict(judge=0.6 + FALL, kl=9)])]
+    more = [Look(one.tokens, *(np.append(x, np.nan) for x in (one.proxy, one.judge, one.kl)), 1.0) for one in looks]
+    assert find_parting(more, 0.05) == find_parting(looks, 0.05) == Parting(1, 2, pytest.approx(P_FALL))
 
 
 @pytest.mark.usefixtures("scripted")
