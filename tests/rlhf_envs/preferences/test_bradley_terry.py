@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
 
 
 def test_messages_are_the_texts_that_the_chat_template_writes() -> None:
-    tokenizer = load_tokenizer("tiny")
+    tokenizer = copy.deepcopy(load_tokenizer("tiny"))  # other tests are given the same object
     asked, says = [{"role": "user", "content": "Hi"}], lambda text: [{"role": "assistant", "content": text}]
     pairs = [{"prompt": asked, "chosen": says("Hello"), "rejected": says("No")}]
     assert pair_texts(pairs) == ["User: Hi\n\nAssistant: Hello", "User: Hi\n\nAssistant: No"]
