@@ -1,9 +1,9 @@
 """Measure who learns what to ask first: `rlhf/DialogBandit-v0`, whose best return is known, over several seeds.
 
 `python -m benchmarks.dialog_bandit --seeds 5` trains every algorithm of `ALGOS` (`--algos` for some), with the settings
-that `rlhf train` has for this environment, twice: with the rewards of turns where they fall, and with their sum at the
-end of the dialog. It prints the mean return of 1,200 sampled dialogs, as a share of the best, and the tokens until the
-last 500 dialogs had 95% of it.
+that `rlhf train` has for this environment and a learning rate that falls to 0 (`--lr-schedule linear`), twice: with the
+rewards of turns where they fall, and with their sum at the end of the dialog. It prints the mean return of 1,200
+sampled dialogs, as a share of the best, and the tokens until the last 500 dialogs had 95% of it.
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ def train(algo: str, late: bool, seed: int, n_timesteps: int | None = None) -> d
     import torch
 
     import agents
+    from agents.core.schedules import falling_rate
     from agents.training.hyperparams import default_hyperparams
 
     torch.set_num_threads(1)
     settings = default_hyperparams(ENV, algo)
     tokens, n_envs = settings.pop("n_timesteps"), settings.pop("n_envs")
+    settings["learning_rate"] = falling_rate("linear", settings["learning_rate"])
     task: dict[str, Any] = {"task": LATE} if late else {}
     env = agents.make_vec_env(ENV, n_envs, seed=seed, score="step", **task)
     agent = agents.make(algo, env, seed=seed, device="cpu", **settings)
