@@ -1,7 +1,8 @@
 """Define what a reward is, compose rewards, and check scores in one place.
 
-The signature is TRL's, called with keywords as TRL does, so a reward function written for either works in both: it is
-given `completion_ids` if it declares them, and returns None for an episode that it does not apply to.
+The signature is TRL's, called with keywords as TRL does, so a reward function written for TRL serves here: it is given
+`completion_ids` if it declares them, and returns None for an episode that it does not apply to. Unlike in TRL, an
+episode to which no reward applies is an error.
 """
 
 from __future__ import annotations
