@@ -50,7 +50,7 @@ class EarlyStopping(HeldOutCallback):
         folder: where the best agent is saved; `agents.load(folder)` loads it. None saves no agent.
         env: the environment to evaluate in: an id, a text environment, or a `VecEnv` over one (such as
             `PeriodicEvaluation.eval_env`). By default it is made like the training environment, with the split
-            "validation".
+            "validation" and the reward in use: with a constraint, that has the cost's price in it.
         eval_freq: tokens between evaluations. Each takes place before the first rollout after that many.
         n_episodes, seed: prompts per evaluation, and the seed of the sampling.
         judges: as in `agents.evaluate`; the task's own by default.

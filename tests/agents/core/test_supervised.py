@@ -19,10 +19,9 @@ from agents.core.examples import Example, encode_rows
 from agents.core.supervised import open_data
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.models import load_tokenizer
+from tests.agents.core.test_update import ACTIONS, LENGTH, sequences
 
-ID, LENGTH, COEF = "rlhf/IncreasingNumbers-v0", 20, 1.7
-CONTEXTS = [[5, 6, 7, 8, 9], [2, 3, 4, 5, 6, 7, 8], [9, 8, 7, 6]]
-ACTIONS = torch.tensor([7, 8, 9, 6, 7, 8, 8, 7, 6])
+ID, COEF = "rlhf/IncreasingNumbers-v0", 1.7
 EXAMPLES = [  # a prompt and a completion; two turns; a text without a prompt
     Example([3, 4, 5, 6, 1], [-100, -100, 5, 6, 1]),
     Example([8, 9, 4, 1, 7, 2, 6, 1], [-100, 9, 4, -100, -100, 2, 6, 1]),
@@ -43,21 +42,6 @@ def make_policy(small_model, token_spaces, shape="gpt2", coef=None, **kwargs: An
         if name.startswith("value_net") or "lora_B" in name:  # these start at 0
             torch.nn.init.normal_(parameter, std=0.1)
     return policy
-
-
-def sequences() -> dict[str, torch.Tensor]:
-    """Three sequences whose last three tokens are actions."""
-    ids, mask = torch.zeros(2, 3, LENGTH, dtype=torch.long)
-    for i, context in enumerate(CONTEXTS):
-        ids[i, : len(context)] = torch.tensor(context)
-        mask[i, : len(context)] = 1
-    columns = torch.cat([torch.arange(len(c) - 4, len(c) - 1) for c in CONTEXTS])
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "rows": torch.arange(3).repeat_interleave(3),
-        "columns": columns,
-    }
 
 
 def loss_of(values, log_probs, entropies) -> torch.Tensor:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from agents.cli import app
+from agents.core.text_metrics import TextMetrics
 from agents.training.config import TrainConfig
 from agents.training.resume import prepare_resumed
 from agents.training.run import RunStopped, TrainResult, train
@@ -45,6 +46,25 @@ def at_call(monkeypatch: pytest.MonkeyPatch, number: int, action: Any) -> None:
         return action(scores) if calls == number else scores
 
     monkeypatch.setattr(TokenBanditReward, "score", counting)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no handler of the run catches it."""
+
+
+def train_until_killed(monkeypatch: pytest.MonkeyPatch, settings: TrainConfig, tokens: int) -> None:
+    """Train until the rollout that reaches `tokens` has ended, and be killed there."""
+    real = TextMetrics._on_rollout_end
+
+    def die(self: TextMetrics) -> None:
+        real(self)
+        if self.num_timesteps == tokens:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TextMetrics, "_on_rollout_end", die)
+        with pytest.raises(Killed):
+            train(settings)
 
 
 def progress(folder: Path) -> list[dict[str, str]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from agents.core.text_metrics import TextMetrics
 from agents.experiments.loop.config import LoopConfig
 from agents.training.config import TrainConfig
 from agents.training.dry_run import describe_run
@@ -17,7 +16,7 @@ from agents.training.run import prepare, train
 from rlhf_envs.rewards import get_reward
 from rlhf_envs.rewards.constraints import find_constraints
 from rlhf_envs.rewards.state import get_reward_state
-from tests.agents.training.runs import assert_same_run, config, finish, rlhf
+from tests.agents.training.runs import assert_same_run, config, finish, rlhf, train_until_killed
 
 CONSTRAINT = {"constraint": "repetition", "limit": -1.0, "n_timesteps": 192}  # two rollouts; no agent keeps to it
 
@@ -43,22 +42,9 @@ def test_the_multiplier_rises_by_the_violation_of_each_rollout_and_the_cost_is_i
 
 @pytest.mark.usefixtures("_no_pictures")
 def test_a_killed_run_goes_on_exactly_with_its_multiplier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Killed(BaseException):
-        pass
-
     settings = dict(algo="rloo", hyperparams={}, save_freq=96, **CONSTRAINT)
     whole = train(config(tmp_path / "whole", **settings))
-    real = TextMetrics._on_rollout_end
-
-    def die(self: TextMetrics) -> None:
-        real(self)
-        if self.num_timesteps == 192:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TextMetrics, "_on_rollout_end", die)
-        with pytest.raises(Killed):
-            train(config(tmp_path, **settings))
+    train_until_killed(monkeypatch, config(tmp_path, **settings), 192)
     result = finish(tmp_path / "rloo" / "run")
     assert_same_run(whole.folder, result.folder)
     assert multiplier(result.agent) == multiplier(whole.agent) > 0

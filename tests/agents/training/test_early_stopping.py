@@ -8,14 +8,13 @@ import pytest
 import torch
 
 import agents
-from agents.core.text_metrics import TextMetrics
 from agents.experiments.loop.config import LoopConfig
 from agents.saving.bundle import read_extra
 from agents.training import held_out_callback
 from agents.training.callbacks import PeriodicEvaluation
 from agents.training.early_stopping import EarlyStopping, stopping_point
 from agents.training.run import prepare, train
-from tests.agents.training.runs import config, finish, rlhf
+from tests.agents.training.runs import config, finish, rlhf, train_until_killed
 
 ID = "rlhf/TokenBandit-v0"
 ROLLOUT = 48
@@ -183,20 +182,7 @@ def test_a_run_keeps_its_best_agent_and_says_so(tmp_path):
 
 @pytest.mark.usefixtures("_no_pictures", "best_after_96")
 def test_a_killed_run_goes_on_with_its_patience(tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
-    real = TextMetrics._on_rollout_end
-
-    def die(self):
-        real(self)
-        if self.num_timesteps == 288:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TextMetrics, "_on_rollout_end", die)
-        with pytest.raises(Killed):
-            train(config(tmp_path, eval_freq=96, early_stopping="reward", save_freq=96))
+    train_until_killed(monkeypatch, config(tmp_path, eval_freq=96, early_stopping="reward", save_freq=96), 288)
     result = finish(tmp_path / "ppo" / "run")
     assert (result.early_stopping["best_timesteps"], result.early_stopping["stopped"]) == (96, True)
     assert result.agent.num_timesteps == 384 + 32

@@ -16,12 +16,11 @@ from scipy.stats import ttest_rel
 from stable_baselines3.common.logger import configure
 
 import agents
-from agents.core.text_metrics import TextMetrics
 from agents.saving.bundle import read_extra
 from agents.training.hacking_alarm import HackingAlarm, Look, Parting, find_parting, p_above
-from agents.training.run import prepare, train
+from agents.training.run import prepare
 from rlhf_envs.tasks.token_bandit import TokenBandit
-from tests.agents.training.runs import config, finish, rlhf
+from tests.agents.training.runs import config, finish, rlhf, train_until_killed
 
 ID = "rlhf/TokenBandit-v0"
 ROLLOUT = 48
@@ -196,21 +195,8 @@ def test_the_state_goes_on_where_it_was(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_no_pictures", "scripted")
 def test_a_run_that_the_alarm_stops_is_the_agent_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed between the best evaluation and the alarm, and goes on as if it had not been."""
-
-    class Killed(BaseException):
-        pass
-
-    def die(self: TextMetrics) -> None:
-        real(self)
-        if self.num_timesteps == 192:
-            raise Killed
-
-    real = TextMetrics._on_rollout_end
     monkeypatch.setattr(HackingAlarm.__init__, "__defaults__", ("gold", 0.05, *HackingAlarm.__init__.__defaults__[2:]))
-    with monkeypatch.context() as patch:
-        patch.setattr(TextMetrics, "_on_rollout_end", die)
-        with pytest.raises(Killed):
-            train(config(tmp_path, eval_freq=96, alarm="stop", save_freq=96, n_timesteps=960))
+    train_until_killed(monkeypatch, config(tmp_path, eval_freq=96, alarm="stop", save_freq=96, n_timesteps=960), 192)
     folder = tmp_path / "ppo" / "run"
     result = finish(folder)
     assert result.alarm is not None

@@ -37,6 +37,7 @@ from tests.agents.training.runs import (
     finish,
     progress,
     rlhf,
+    train_until_killed,
 )
 from tests.rlhf_envs.chat_families import CHATML, family_tokenizer
 from tests.rlhf_envs.small_models import byte_level, save_model
@@ -163,21 +164,7 @@ def test_a_run_that_was_killed_long_after_its_checkpoint_goes_on_exactly(
     unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the logs have of the time after the checkpoint is taken back; a torn last line does not matter."""
-
-    class Killed(BaseException):
-        pass
-
-    real = TextMetrics._on_rollout_end
-
-    def die(self: Any) -> None:
-        real(self)
-        if self.num_timesteps == 384:
-            raise Killed
-
-    monkeypatch.setattr(TextMetrics, "_on_rollout_end", die)
-    with pytest.raises(Killed):
-        train(config(tmp_path, save_freq=96))
-    monkeypatch.undo()
+    train_until_killed(monkeypatch, config(tmp_path, save_freq=96), 384)
     folder = tmp_path / "ppo" / "run"
     assert sorted(map(int, os.listdir(folder / "checkpoints"))) == [96, 192, 288]
     shutil.rmtree(folder / "checkpoints" / "288")

@@ -12,17 +12,12 @@ import pytest
 import agents
 from agents.algorithms.ppo import PPO
 from agents.core.schedules import CosineSchedule, falling_rate
-from agents.core.text_metrics import TextMetrics
 from agents.training.config import TrainConfig
 from agents.training.resume import prepare_resumed
 from agents.training.run import build_agent, prepare, resolve_config, train
-from tests.agents.training.runs import FLAGS, TOKENS, config, finish, progress, rlhf
+from tests.agents.training.runs import FLAGS, TOKENS, config, finish, progress, rlhf, train_until_killed
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
-
-
-class Killed(BaseException):
-    """Stands for kill -9: no handler of the run catches it."""
 
 
 @pytest.mark.parametrize(
@@ -37,17 +32,7 @@ def test_a_run_that_is_killed_goes_on_where_its_rate_was(tmp_path: Path, monkeyp
     settings: dict[str, Any] = dict(lr_schedule="cosine", learning_rate=0.01, eval_freq=0, save_freq=96)
     settings |= dict(n_timesteps=288)
     unbroken = train(config(tmp_path / "unbroken", **settings)).folder
-    real = TextMetrics._on_rollout_end
-
-    def die(self: Any) -> None:
-        real(self)
-        if self.num_timesteps == 192:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TextMetrics, "_on_rollout_end", die)
-        with pytest.raises(Killed):
-            train(config(tmp_path, **settings))
+    train_until_killed(monkeypatch, config(tmp_path, **settings), 192)
     folder = tmp_path / "ppo" / "run"
     assert json.loads((folder / "config.json").read_text())["lr_schedule"] == "cosine"
     finish(folder)
