@@ -9,12 +9,17 @@ from typing import Annotated
 import typer
 
 from ..saving.provenance import versions
+from ..training.phases import error_console
+from ..training.threads import choose_wait_policy
 from . import compare, envs, evaluate, feedback, generate, lists, loop, pretrain, reward, sft, train, tune
 from .options import OneLineErrors, add_command
 
 __all__ = ["app"]
 
 HELP = "RLHF as Gymnasium environments: ask people, fit rewards, train and evaluate language models."
+
+# They compute in this process, on all cores; `compare` starts processes of one thread.
+COMPUTING = ("train", "evaluate", "attack", "tune", "loop", "pretrain", "sft")
 
 app = typer.Typer(
     help=HELP,
@@ -34,13 +39,16 @@ def _show_versions(given: bool) -> None:
 
 @app.callback(help=HELP)
 def main(
+    context: typer.Context,
     show_versions: Annotated[
         bool, typer.Option("--version", callback=_show_versions, is_eager=True, help="Show the versions and exit.")
     ] = False,
 ) -> None:
-    """Let modules in the working directory be imported, as `python -m` does: each verb is a command of its own."""
+    """Let modules in the working directory be imported, as `python -m` does, and choose how threads wait."""
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
+    if context.invoked_subcommand in COMPUTING and (chosen := choose_wait_policy()) is not None:
+        error_console().print(chosen, style="dim", markup=False)
 
 
 add_command(app, train.TrainFlags, "train")(train.train)

@@ -33,6 +33,7 @@ from .building import ZIP, build_callbacks
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
 from .constraint import constrain_environment, find_held_out_judges
+from .contention import ContentionWarning
 from .early_stopping import EarlyStopping
 from .errors import RunInterrupted, RunStopped
 from .hacking_alarm import HackingAlarm
@@ -211,7 +212,7 @@ def _learn(run: Prepared, tokens: int) -> None:
     if run.generators is not None:
         set_generators(run.generators)
     try:
-        callbacks = display.watch(run.callbacks) if run.config.progress else run.callbacks
+        callbacks = [*(display.watch(run.callbacks) if run.config.progress else run.callbacks), ContentionWarning()]
         with nullcontext() if guard is None else guard.stopping():
             agent.learn(tokens, callbacks, log_interval=1, reset_num_timesteps=is_new)
         if guard is None:
