@@ -25,7 +25,8 @@ def iterate(name, train, n=2, look=False, env=ID, **kwargs):
     policy, buffer = agent.policy, agent.rollout_buffer
     blocks = find_blocks(policy.language_model.trunk, policy.language_model.config.num_hidden_layers)
     ran, counts, finish = [0], [], buffer.compute_returns_and_advantage
-    blocks[0].register_forward_pre_hook(lambda *_: ran.__setitem__(0, ran[0] + 1))
+    # A block that only passes on computes no attention.
+    blocks[0].attn.register_forward_pre_hook(lambda *_: ran.__setitem__(0, ran[0] + 1))
 
     def compute_returns_and_advantage(*args, **kwargs):
         before = ran[0]
