@@ -18,7 +18,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -30,6 +30,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlhf_envs.models.adapters import adapter_layers
 
+from .frozen_states import LastCall, SlotStates
 from .language_model import (
     LanguageModel,
     SplitTrunk,
@@ -111,7 +112,12 @@ class SlottedTrunk:
         trunk: the base model of a causal language model.
         max_length: the longest context that will come. For longer ones the cache is tried out again.
         enabled: False for the plain path without a cache. By default the cache is tried out.
+
+    Attributes:
+        frozen: where the output of the trunk's frozen blocks is kept; None if it is not.
     """
+
+    frozen: SlotStates | None = None
 
     def __init__(self, trunk: nn.Module, max_length: int, enabled: bool | None = None) -> None:
         self.trunk: Any = trunk
@@ -130,6 +136,8 @@ class SlottedTrunk:
         self._weights: tuple[Any, ...] = ()
         self._decoded = 0  # steps since the weights or all contexts changed
         self._merged: MergedLayers | None = None
+        if self.frozen is not None:
+            self.frozen.clear()
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -138,6 +146,8 @@ class SlottedTrunk:
 
         The ids are `(batch, length)` int64, the lengths `(batch,)` int64 and at least 1.
         """
+        if self.frozen is not None:
+            self.frozen.calls += 1
         if self.enabled and input_ids.shape[1] > self.max_length:
             self.max_length = input_ids.shape[1]
             self.enabled = self._fits()
@@ -193,10 +203,19 @@ class SlottedTrunk:
             sources, targets = self._index(copies).T
             for layer in self._layers:
                 layer.copy(sources, targets, max(lengths[i] for i in rows))
+            if self.frozen is not None:
+                self.frozen.copy(sources, targets, max(lengths[i] for i in rows))
             self._hidden[targets] = self._hidden[sources]
 
     def _index(self, rows: Sequence[Any]) -> torch.Tensor:
         return torch.tensor(rows, device=self._ids.device)
+
+    def _recording(self, rows: torch.Tensor | None, columns: torch.Tensor) -> AbstractContextManager[object]:
+        """Keep what the frozen blocks make of the pass in a `with` block: of tokens in these columns of the slots."""
+        if self.frozen is None:
+            return nullcontext()
+        slots = torch.arange(len(self._ids), device=columns.device) if rows is None else rows
+        return self.frozen.recording(self._ids.shape, slots, columns)
 
     def _extend(self, rows: torch.Tensor | None, width: int, length: int) -> None:
         """Encode the last `width` tokens of some contexts, or of all, against what their slots hold before them.
@@ -219,7 +238,7 @@ class SlottedTrunk:
         self._decoded += 1
         if self.adapted and self._merged is None and self._decoded > STEPS_UNMERGED:
             self._merged = MergedLayers(self.adapted)
-        with nullcontext() if self._merged is None else self._merged.used():
+        with nullcontext() if self._merged is None else self._merged.used(), self._recording(rows, columns):
             output = self.trunk(
                 input_ids=self._ids[chosen].gather(1, columns),
                 attention_mask=mask[:, None],  # (n, 1, width, length)
@@ -232,10 +251,10 @@ class SlottedTrunk:
 
     def _fill(self, rows: torch.Tensor) -> None:
         """Encode whole contexts and put them into their slots."""
-        cache = DynamicCache()
-        hidden = self._prefill(self._ids[rows], self._lengths[rows], cache)
+        cache, length = DynamicCache(), int(self._lengths[rows].max())
+        with self._recording(rows, torch.arange(length, device=rows.device)):
+            hidden = self._prefill(self._ids[rows], self._lengths[rows], cache)
         layers: list[Any] = cache.layers
-        length = int(self._lengths[rows].max())
         if not self._layers:
             slots, capacity = self._ids.shape
             self._layers = [SlotLayer(layer.keys, layer.values, slots, capacity) for layer in layers]
@@ -310,6 +329,8 @@ class Trunk:
         self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
         splits = like is None or like.split is not None
         self.split: SplitTrunk | None = language_model.split(module) if splits else None
+        if like is None and self.split is not None:
+            self.cache.frozen = SlotStates(self.split)
         self._checkpointed = [*find_blocks(module, language_model.config.num_hidden_layers)] if checkpointing else []
 
     def hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -321,6 +342,11 @@ class Trunk:
                 return self._encode(obs)
         with added_in_place(self.cache.adapted):
             return self._encode(obs)
+
+    def last_call(self) -> LastCall | None:
+        """Return what reads the frozen blocks' output for the contexts that were just encoded; None if none is kept."""
+        frozen = self.cache.frozen
+        return None if frozen is None or torch.is_grad_enabled() else LastCall(frozen)
 
     def _encode(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         split = self.split

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
+from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import Cache
 
 from rlhf_envs.models.adapters import has_adapters
@@ -230,14 +231,24 @@ class SplitTrunk:
             return hidden_states(self.trunk, input_ids, attention_mask)
         taken: list[torch.Tensor] = []
 
-        def take(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            taken.append(args[0] if args else kwargs["hidden_states"])
+        def take(states: torch.Tensor) -> None:
+            taken.append(states)
             raise _Reached
 
-        with self.entry.register_forward_pre_hook(take, with_kwargs=True), suppress(_Reached):
+        with self.watched(take), suppress(_Reached):
             hidden_states(self.trunk, input_ids, attention_mask)
             raise RuntimeError("the first block that learns was never called")
         return taken[0]
+
+    def watched(self, take: Callable[[torch.Tensor], None]) -> RemovableHandle:
+        """Call `take` with the frozen blocks' output in every pass of the trunk that runs in a `with` block."""
+        if self.entry is None:
+            return self.trunk.register_forward_hook(lambda module, args, output: take(output.last_hidden_state))
+
+        def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            take(args[0] if args else kwargs["hidden_states"])
+
+        return self.entry.register_forward_pre_hook(enter, with_kwargs=True)
 
     def finish(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Return the last hidden states, `(batch, length, hidden_size)`, from what `states` returned."""

@@ -137,10 +137,12 @@ class TokenPolicy(LanguageModelPolicy):
         """Choose a token for every context.
 
         Returns:
-            actions `(batch,)` int64, values `(batch, 1)` and log-probabilities `(batch,)`.
+            actions `(batch,)` int64, values `(batch, 1)` and log-probabilities `(batch,)`. The values carry
+            `values.last_call`, by which the rollout buffer reads the frozen blocks' output for these contexts.
         """
         check_token_ids(obs)
         hidden, values = self._hidden_and_values(obs)
+        values.last_call = self._actor.last_call()  # type: ignore[attr-defined]
         distribution = self.distribution_after(hidden, *self.masks(obs))
         actions = distribution.get_actions(deterministic=deterministic)
         return actions, values, distribution.log_prob(actions)

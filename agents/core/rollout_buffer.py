@@ -115,7 +115,7 @@ class SequenceRolloutBuffer(SegmentBuffer):
             self._running_kl = np.where(ends[step], 0.0, self._running_kl)
         episodes = np.concatenate(finished, axis=1)  # (2, episodes)
         self.stats = {"kl_coef": self.controller.value, "entropy": float(-self.log_probs.mean())}
-        if episodes.size:
+        if episodes.size and self.report_kl:
             self.stats["kl"], self.stats["kl_k3"] = episodes.mean(axis=1).tolist()
             self.controller.update(self.stats["kl"], episodes.shape[1])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from rlhf_envs.finished import FinishedEpisode
 
 from .checks import check_token_space
+from .frozen_states import RolloutStates
 from .kl_penalty import KLController
 from .observations import check_appended, last_columns
 from .step_rewards import StepRewards
@@ -40,8 +41,8 @@ class SegmentBuffer(RolloutBuffer):
     Episodes that a `TextVecEnv` with `score="rollout"` leaves without a score are scored after the rollout, all in one
     reward call. Each score falls on the last token of its episode.
 
-    If the policy has a frozen part, that part's output for the rollout is kept here, `(segments, length, hidden_size)`.
-    The reference and every epoch of updates then run only the blocks that learn.
+    If the policy has a frozen part, that part's output for the rollout is kept here (`trunk_states`), as decoding found
+    it. The reference and every epoch of updates then run only the blocks that learn.
 
     A subclass says in `_finish_rollout` what becomes of a rollout, and in `get` what a minibatch is.
 
@@ -50,8 +51,13 @@ class SegmentBuffer(RolloutBuffer):
         kl_target: the KL in nats per episode that an adaptive controller steers to (see `KLController`); None keeps the
             coefficient fixed.
         kl_horizon: episodes over which the controller adapts.
+        report_kl: False, with `kl_coef=0`, asks no reference, which saves a pass over every rollout: the KL is not
+            logged, and wherever it is read it is 0.
 
     The other arguments are SB3's.
+
+    Raises:
+        ValueError: an argument is out of range, or `report_kl=False` with a penalty, which needs the KL.
 
     Attributes:
         controller: the owner of the KL coefficient.
@@ -73,8 +79,12 @@ class SegmentBuffer(RolloutBuffer):
         kl_coef: float = 0.05,
         kl_target: float | None = None,
         kl_horizon: int = 1000,
+        report_kl: bool = True,
     ) -> None:
         check_token_space(observation_space, type(self).__name__)
+        if not report_kl and kl_coef:
+            raise ValueError(f"report_kl=False with kl_coef={kl_coef}: a penalty needs the KL; take kl_coef=0")
+        self.report_kl = report_kl
         self.controller = KLController(kl_coef, kl_target, kl_horizon)
         self.stats: dict[str, float] = {}
         self.pos = 0
@@ -95,7 +105,7 @@ class SegmentBuffer(RolloutBuffer):
         self.segments = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) the segment of a transition
         self.columns = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) where in it the action is chosen
         self.n_segments = 0
-        self.trunk_states: torch.Tensor | None = None  # (n_segments, length, hidden_size)
+        self.trunk_states = RolloutStates()
         self._unscored: list[tuple[int, Any, FinishedEpisode]] = []  # the step, the environment, the episode
         self.pos, self.full = 0, False
 
@@ -124,6 +134,7 @@ class SegmentBuffer(RolloutBuffer):
             ValueError: a context does not extend the one before it, so its segment cannot be one sequence.
         """
         starts = np.ones(self.n_envs, bool) if self.pos == 0 else np.asarray(episode_start, bool)
+        seen = np.where(starts, 0, self.columns[self.pos - 1] + 1)  # tokens of each segment that are stored
         segments = self.n_segments + np.cumsum(starts) - 1
         if self.pos:
             segments = np.where(starts, segments, self.segments[self.pos - 1])
@@ -135,6 +146,7 @@ class SegmentBuffer(RolloutBuffer):
             self._reserve(key, array)
             self.observations[key][segments] = array
         self.segments[self.pos], self.columns[self.pos] = segments, last_columns(obs["attention_mask"])
+        self.trunk_states.add(getattr(value, "last_call", None), segments, seen, self.columns[self.pos])
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
         if isinstance(reward, StepRewards):
@@ -220,26 +232,42 @@ class SegmentBuffer(RolloutBuffer):
     def _reference_log_probs(self, policy: Any) -> np.ndarray:
         """Return the log-probabilities of the actions under the reference, in the shape of `log_probs`.
 
-        It takes some segments at a time, and keeps the output of the policy's frozen part on the way.
+        The output of the policy's frozen part is completed first, and kept. Without `report_kl` they are the policy's
+        own.
         """
+        self._complete_states(policy)
+        if not self.report_kl:
+            return self.log_probs.copy()
         reference = np.zeros_like(self.log_probs)
-        lengths = self.observations["attention_mask"][: self.n_segments].sum(axis=1, dtype=np.int64)
-        longest = max(int(lengths.max()), 1)
-        order = np.argsort(lengths, kind="stable")  # segments of a length go together, so little is padding
-        at_once = max(1, TOKENS_AT_ONCE // longest)
-        for start in range(0, self.n_segments, at_once):
-            chosen = np.sort(order[start : start + at_once])
+        for chosen in self._some_at_a_time(np.arange(self.n_segments)):
             samples = self._segment_samples(chosen)
-            states = policy.trunk_states(samples.observations)
-            if states is not None:
-                if self.trunk_states is None:
-                    self.trunk_states = states.new_zeros((self.n_segments, longest, states.shape[2]))
-                self.trunk_states[torch.as_tensor(chosen, device=states.device), : states.shape[1]] = states
-                samples = self._segment_samples(chosen)
             reference[samples.steps] = policy.reference_log_prob(samples.observations, samples.actions).cpu().numpy()
         if not np.isfinite(reference).all():
             raise FloatingPointError("the reference's log-probabilities are not finite: lower learning_rate")
         return reference
+
+    def _complete_states(self, policy: Any) -> None:
+        """Keep the output of the policy's frozen part for all segments: compute it where decoding has not left it."""
+        lengths = last_columns(self.observations["attention_mask"][: self.n_segments]) + 1
+        for chosen in self._some_at_a_time(self.trunk_states.lay_out(lengths, self._sources())):
+            states = policy.trunk_states(self._sequences(chosen))
+            if states is None:  # the policy has no frozen part
+                return
+            self.trunk_states.fill(chosen, states)
+
+    def _sources(self) -> np.ndarray:
+        """Return the number that each segment had in the rollout, `(n_segments,)`; -1 for one of an earlier rollout."""
+        return np.arange(self.n_segments)
+
+    def _some_at_a_time(self, segments: np.ndarray) -> Iterator[np.ndarray]:
+        """Cut numbers of segments into parts for passes without gradients."""
+        if not len(segments):
+            return
+        lengths = last_columns(self.observations["attention_mask"][segments]) + 1
+        order = np.argsort(lengths, kind="stable")  # segments of a length go together, so little is padding
+        at_once = max(1, TOKENS_AT_ONCE // int(lengths.max()))
+        for start in range(0, len(segments), at_once):
+            yield np.sort(segments[order[start : start + at_once]])
 
     # Minibatches
 
@@ -264,12 +292,16 @@ class SegmentBuffer(RolloutBuffer):
         row_of[chosen] = np.arange(len(chosen))
         rows = row_of[self.segments]  # (n_steps, n_envs)
         steps = np.nonzero(rows >= 0)
+        observations = self._sequences(chosen)
+        if self.trunk_states:
+            observations["trunk_states"] = self.trunk_states.read(chosen, observations["input_ids"].shape[1])
+        observations["rows"], observations["columns"] = self.to_torch(rows[steps]), self.to_torch(self.columns[steps])
+        return SegmentSamples(steps, observations, self.to_torch(self.actions[steps].reshape(-1)))
+
+    def _sequences(self, chosen: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return the observations of segments as tensors, cut to the longest of them."""
         length = int(last_columns(self.observations["attention_mask"][chosen]).max()) + 1
         observations = {key: self.to_torch(array[chosen]) for key, array in self.observations.items()}
         for key in ("input_ids", "attention_mask"):
             observations[key] = observations[key][:, :length].long()
-        if self.trunk_states is not None:
-            index = torch.as_tensor(chosen, device=self.trunk_states.device)
-            observations["trunk_states"] = self.trunk_states[index, :length]
-        observations["rows"], observations["columns"] = self.to_torch(rows[steps]), self.to_torch(self.columns[steps])
-        return SegmentSamples(steps, observations, self.to_torch(self.actions[steps].reshape(-1)))
+        return observations

@@ -73,11 +73,15 @@ def _horizon(agent: Any) -> int:
 
 
 def _stored_bytes(agent: Any) -> int:
-    """Return the bytes of the frozen blocks' output, which is kept for a whole rollout where the last blocks learn."""
+    """Return the bytes of the frozen blocks' output where the last blocks learn.
+
+    It is kept beside the KV cache for each environment's context, and for a whole rollout.
+    """
     policy = agent.policy
     if policy.language_model.n_frozen is None or not hasattr(policy, "trunk_states"):
         return 0
-    return agent.n_steps * agent.n_envs // _horizon(agent) * policy.max_length * policy.language_model.hidden_size * 4
+    contexts = agent.n_envs + agent.n_steps * agent.n_envs // _horizon(agent)
+    return contexts * policy.max_length * policy.language_model.hidden_size * 4
 
 
 def state_bytes(module: nn.Module) -> dict[str, int]:

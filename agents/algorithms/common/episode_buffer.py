@@ -23,6 +23,7 @@ class Episode(NamedTuple):
         columns: (n,) int64, where in the context each action was chosen; the prompt ends at the first.
         rewards: (n,) float32, the environment's.
         row: the row of the data, which is known once the episode has ended; -1 if it is not known.
+        segment: its number in the rollout in which it ended; -1 in later rollouts.
     """
 
     context: dict[str, np.ndarray]
@@ -32,10 +33,11 @@ class Episode(NamedTuple):
     values: np.ndarray
     rewards: np.ndarray
     row: int = -1
+    segment: int = -1
 
     def then(self, rest: Episode) -> Episode:
         """Return this part followed by another part of the same episode."""
-        names = Episode._fields[1:-1]
+        names = Episode._fields[1:-2]
         joined: Any = {name: np.concatenate([getattr(self, name), getattr(rest, name)]) for name in names}
         return rest._replace(**joined)
 
@@ -153,11 +155,10 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         self.stats = {"kl_coef": self.controller.value}
         if self.n_segments:
             self.reference_log_probs = self._reference_log_probs(policy)
-            self.stats |= {
-                "entropy": float(-self.log_probs.mean()),
-                "kl": float(self.sum_by_episode(self.kl).mean()),
-                "kl_k3": float(self.sum_by_episode(k3(self.kl)).mean()),
-            }
+            self.stats["entropy"] = float(-self.log_probs.mean())
+        if self.n_segments and self.report_kl:
+            self.stats["kl"] = float(self.sum_by_episode(self.kl).mean())
+            self.stats["kl_k3"] = float(self.sum_by_episode(k3(self.kl)).mean())
             self.controller.update(self.stats["kl"], self.n_segments)
 
     def _finished(self, dones: np.ndarray) -> list[Episode]:
@@ -189,7 +190,8 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         cut = {key: (c[: columns[-1] + 1] if key in sequence else c).copy() for key, c in contexts.items()}
         arrays = (self.actions[..., 0], self.log_probs, self.values, self.rewards)
         actions, log_probs, values, rewards = (array[start:end, env].copy() for array in arrays)
-        return Episode(cut, columns, actions, log_probs, values, rewards, int(self.rows[end - 1, env]))
+        row, segment = int(self.rows[end - 1, env]), int(self.segments[end - 1, env])
+        return Episode(cut, columns, actions, log_probs, values, rewards, row, segment)
 
     def _wait(self, episodes: Iterable[Episode]) -> None:
         for episode in episodes:
@@ -201,14 +203,14 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         for key, waiting in list(self._waiting.items()):
             whole = len(waiting) // self.group_size * self.group_size
             taken += waiting[:whole]
-            self._waiting[key] = waiting[whole:]
+            self._waiting[key] = [episode._replace(segment=-1) for episode in waiting[whole:]]
             if not self._waiting[key]:
                 del self._waiting[key]
         return taken
 
     def lay_out(self, episodes: list[Episode]) -> None:
         """Put episodes in the place of the rollout: arrays `(n, 1)` for their n actions."""
-        self.stats, self.trunk_states = {}, None
+        self.stats, self._segments_before = {}, np.array([e.segment for e in episodes], np.int64)
         self.n_segments, length = len(episodes), max((len(e.context["input_ids"]) for e in episodes), default=1)
         self.scores = np.array([e.rewards.sum() for e in episodes], np.float32)
         self.observations = {}
@@ -227,6 +229,9 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         names = ("log_probs", "values", "rewards")
         self.log_probs, self.values, self.rewards = (joined(name, np.float32) for name in names)
         self.advantages, self.returns, self.reference_log_probs = (np.zeros_like(self.rewards) for _ in range(3))
+
+    def _sources(self) -> np.ndarray:
+        return self._segments_before
 
     @property
     def kl(self) -> np.ndarray:

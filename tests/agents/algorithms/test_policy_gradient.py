@@ -140,7 +140,7 @@ def test_log_probabilities_that_wait_are_those_the_tokens_were_drawn_with():
 
 def test_frozen_trunks_are_used_for_whole_episodes():
     whole, split = (after_rollouts("rloo", n_rollouts=4, n_steps=4, train=train) for train in ("full", 1))
-    assert split.rollout_buffer.trunk_states is not None
+    assert split.rollout_buffer.trunk_states
     samples = next(split.rollout_buffer.get(None))
     log_prob = split.policy.evaluate_actions(samples.observations, samples.actions)[1]
     torch.testing.assert_close(log_prob, samples.old_log_prob, atol=1e-5, rtol=1e-4)
@@ -414,6 +414,7 @@ def test_arguments_that_would_do_nothing_are_refused():
             r"kl_coef=0\.1: OnlineDPO makes no use of it \(its KL penalty is weighed by beta\)",
         ),
         ("online_dpo", dict(kl_target=3.0), r"kl_target=3\.0: OnlineDPO makes no use"),
+        ("online_dpo", dict(report_kl=False), "report_kl=False: OnlineDPO makes no use"),
         ("best_of_n", dict(gamma=0.9), r"gamma=0\.9: BestOfN makes no use"),
         ("random", dict(ent_coef=0.1), r"ent_coef=0\.1: Random makes no use"),
         ("trpo", dict(sub_sampling_factor=2), "sub_sampling_factor=2: sb3-contrib slices observations"),

@@ -332,6 +332,25 @@ def test_the_kl_of_an_episode_is_the_sum_over_its_tokens_across_rollouts():
     assert len(totals) > 5
 
 
+@pytest.mark.parametrize("name", ["ppo", "grpo"])
+def test_without_a_penalty_and_without_its_report_no_reference_is_asked(name):
+    def trained(**kwargs):
+        asked, settings = [], dict(n_envs=4, seed=0, learning_rate=1e-2, device="cpu", kl_coef=0.0)
+        agent = make(name, "rlhf/IncreasingNumbers-v0", **settings, **kwargs)
+        ask = agent.policy.reference_log_prob
+        agent.policy.reference_log_prob = lambda *args: asked.append(args) or ask(*args)
+        agent.learn(2 * agent.n_steps * 4)
+        weights = torch.cat([p.detach().flatten() for p in agent.policy.parameters()])
+        return weights, len(asked), {"kl", "kl_k3"} & set(agent.rollout_buffer.stats)
+
+    reported, silent = trained(), trained(report_kl=False)
+    assert reported[1:] == (2, {"kl", "kl_k3"})
+    assert silent[1:] == (0, set())
+    assert torch.equal(reported[0], silent[0])
+    with pytest.raises(ValueError, match=r"report_kl=False with kl_coef=0\.1: a penalty needs the KL"):
+        make(name, "rlhf/IncreasingNumbers-v0", n_envs=4, kl_coef=0.1, report_kl=False)
+
+
 def test_whitening_keeps_the_mean_and_scales_to_one():
     plain, whitened = (
         collect(make_agent(buffer_kwargs={"kl_coef": 0.0, "whiten_rewards": flag})).rewards for flag in (False, True)
