@@ -40,8 +40,9 @@ from .language_model import (
     nearly_equal,
 )
 from .lora_layers import MergedLayers, adapters_in_use, added_in_place
-from .observations import gather_hidden, read_contexts
+from .observations import equal_rows, gather_hidden, read_contexts
 from .precision import computing_type
+from .weight_versions import WeightVersions
 
 __all__ = ["SlottedTrunk", "Trunk"]
 
@@ -117,6 +118,7 @@ class SlottedTrunk:
         self.trunk: Any = trunk
         self.max_length = max_length
         self._cache_argument = cache_argument(trunk)
+        self._versions = WeightVersions(trunk)
         self.adapted = [*adapter_layers(trunk).values()]
         self.enabled = self._fits() if enabled is None else enabled
         self.clear()
@@ -143,30 +145,46 @@ class SlottedTrunk:
             self.enabled = self._fits()
         if not self.enabled:
             return self._prefill(input_ids, lengths)
-        adapters = adapters_in_use(self.adapted)
-        weights = (_steps["all"], *adapters, *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
+        weights = (_steps["all"], *adapters_in_use(self.adapted), *self._versions.read())
         if self._ids.shape != input_ids.shape or weights != self._weights:
             self.clear()
             self._weights = weights
             self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
-        starts = self._starts(input_ids, lengths)
-        self._ids.copy_(input_ids)
-        self._lengths.copy_(lengths)
         try:
-            self._renew(*torch.stack([starts, lengths]).tolist())
+            self._renew(*self._take(input_ids, lengths))
         except BaseException:  # out of memory, an interrupt: the slots do not hold the ids that were just written
             self.clear()
             raise
         return self._hidden.clone()
 
-    def _starts(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return where each context has to be encoded from, `(slots,)`; its length if it has not changed."""
-        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
-        same = (input_ids == self._ids) & (columns < torch.minimum(lengths, self._lengths)[:, None])
+    def _take(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> tuple[list[int], list[int]]:
+        """Take the contexts into `_ids` and `_lengths`.
+
+        Return where each has to be encoded from (its length if it has not changed), and the lengths.
+        """
+        last, grown = lengths[:, None] - 1, lengths == self._lengths + 1
+        held, given = self._ids.gather(1, last), input_ids.gather(1, last)
+        self._ids.scatter_(1, last, torch.where(grown[:, None], given, held))
+        as_expected = grown & equal_rows(self._ids, input_ids, lengths)  # by one token, and the rest is as it was
+        expected, counts = torch.stack([as_expected.long(), lengths]).tolist()
+        starts = [count - 1 for count in counts]
+        if others := [row for row, one in enumerate(expected) if not one]:
+            rows = self._index(others)
+            found = self._starts(rows, input_ids[rows], lengths[rows]).tolist()
+            for row, start in zip(others, found, strict=True):
+                starts[row] = start
+            self._ids[rows] = input_ids[rows]
+        self._lengths.copy_(lengths)
+        return starts, counts
+
+    def _starts(self, rows: torch.Tensor, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return where the contexts of some slots have to be encoded from, `(n,)`; their lengths if unchanged."""
+        columns, held = torch.arange(input_ids.shape[1], device=input_ids.device), self._lengths[rows]
+        same = (input_ids == self._ids[rows]) & (columns < torch.minimum(lengths, held)[:, None])
         common = torch.where(same, len(columns), columns).amin(dim=1)  # the first column that differs
-        kept = (common == self._lengths) | (2 * common >= lengths)
+        kept = (common == held) | (2 * common >= lengths)
         starts = torch.where(kept, torch.minimum(common, lengths - 1), 0)
-        return torch.where((common == lengths) & (lengths == self._lengths), lengths, starts)
+        return torch.where((common == lengths) & (lengths == held), lengths, starts)
 
     def _renew(self, starts: list[int], lengths: list[int]) -> None:
         """Bring the slots up to their new ids, with the decoding step first.

@@ -127,14 +127,9 @@ class SegmentBuffer(RolloutBuffer):
         segments = self.n_segments + np.cumsum(starts) - 1
         if self.pos:
             segments = np.where(starts, segments, self.segments[self.pos - 1])
-            going_on = np.flatnonzero(~starts)
-            before, after = self.observations["input_ids"][segments[going_on]], obs["input_ids"][going_on]
-            check_appended(before, after, self.columns[self.pos - 1, going_on], going_on, "SB3's DictRolloutBuffer")
         self.n_segments += int(starts.sum())
-        for key, array in obs.items():
-            self._reserve(key, array)
-            self.observations[key][segments] = array
-        self.segments[self.pos], self.columns[self.pos] = segments, last_columns(obs["attention_mask"])
+        self.columns[self.pos] = self._store(obs, segments, starts)
+        self.segments[self.pos] = segments
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
         if isinstance(reward, StepRewards):
@@ -144,6 +139,31 @@ class SegmentBuffer(RolloutBuffer):
         self.log_probs[self.pos] = log_prob.cpu().numpy().reshape(-1)
         self.pos += 1
         self.full = self.pos == self.buffer_size
+
+    def _store(self, obs: dict[str, np.ndarray], segments: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Store the contexts of a step in their segments, and return the columns of their last tokens, `(n_envs,)`.
+
+        Of a context that grew by one token, only that token is stored. The rest is compared.
+
+        Args:
+            segments: `(n_envs,)` the segment of each environment.
+            starts: `(n_envs,)` bool, whether it begins here.
+        """
+        for key, array in obs.items():
+            self._reserve(key, array)
+        ids, mask = (self.observations[key] for key in ("input_ids", "attention_mask"))
+        last, before = last_columns(obs["attention_mask"]), self.columns[self.pos - 1]
+        given, used = obs["input_ids"], slice(int(last.max()) + 1)
+        grown = ~starts & (last == before + 1)
+        places = segments[grown], last[grown]
+        ids[places], mask[places] = given[grown, places[1]], 1
+        others = ~grown | (ids[segments, used] != given[:, used]).any(axis=1)
+        envs = np.flatnonzero(others & ~starts)
+        check_appended(ids[segments[envs]], given[envs], before[envs], envs, "SB3's DictRolloutBuffer")
+        for key, array in obs.items():
+            rows = others if key in ("input_ids", "attention_mask") else slice(None)
+            self.observations[key][segments[rows]] = array[rows]
+        return last
 
     def _reserve(self, key: str, like: np.ndarray) -> None:
         """Make room for `n_segments` rows of an observation array, doubling as a list does."""
