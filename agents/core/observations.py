@@ -11,7 +11,6 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 __all__ = [
     "check_appended",
     "check_token_ids",
-    "equal_rows",
     "gather_hidden",
     "last_columns",
     "micro_batches",
@@ -25,7 +24,10 @@ ACTION_KEYS = ("rows", "columns", "action_masks")  # these have one row per acti
 def read_contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the ids `(batch, length)` and lengths `(batch,)` of an observation, whatever dtype SB3 has cast it to."""
     assert isinstance(obs, dict)
-    return obs["input_ids"].long(), obs["attention_mask"].sum(dim=1, dtype=torch.long).clamp(min=1)
+    mask = obs["attention_mask"]
+    if mask.is_cpu:
+        return obs["input_ids"].long(), torch.from_numpy(last_columns(mask.numpy()) + 1)
+    return obs["input_ids"].long(), mask.sum(dim=1, dtype=torch.long).clamp(min=1)
 
 
 def gather_hidden(
@@ -64,18 +66,6 @@ def last_columns(attention_mask: np.ndarray) -> np.ndarray:
     # Counting bits is several times faster than adding up bytes.
     lengths = np.bitwise_count(np.packbits(attention_mask != 0, axis=1)).sum(axis=1, dtype=np.int64)
     return np.maximum(lengths, 1) - 1
-
-
-def equal_rows(ids: torch.Tensor, others: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return whether each pair of rows, `(batch, length)` ids, is equal, bool `(batch,)`.
-
-    Columns behind the longest of the `lengths` may be left out.
-    """
-    if not ids.is_cpu:  # there the longest length would have to be waited for
-        return (ids == others).all(dim=1)
-    longest = int(lengths.max())
-    # numpy compares several times faster than torch.
-    return torch.from_numpy((ids[:, :longest].numpy() == others[:, :longest].numpy()).all(axis=1))
 
 
 def same_until(ids: np.ndarray, others: np.ndarray, last: np.ndarray) -> np.ndarray:

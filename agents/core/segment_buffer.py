@@ -95,6 +95,7 @@ class SegmentBuffer(RolloutBuffer):
         self.segments = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) the segment of a transition
         self.columns = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) where in it the action is chosen
         self.n_segments = 0
+        self._latest = np.zeros((0, 0), dtype=np.int64)  # (n_envs, length) the contexts of the last step
         self.trunk_states: torch.Tensor | None = None  # (n_segments, length, hidden_size)
         self._unscored: list[tuple[int, Any, FinishedEpisode]] = []  # the step, the environment, the episode
         self.pos, self.full = 0, False
@@ -151,15 +152,20 @@ class SegmentBuffer(RolloutBuffer):
         """
         for key, array in obs.items():
             self._reserve(key, array)
-        ids, mask = (self.observations[key] for key in ("input_ids", "attention_mask"))
-        last, before = last_columns(obs["attention_mask"]), self.columns[self.pos - 1]
-        given, used = obs["input_ids"], slice(int(last.max()) + 1)
+        ids, mask = obs["input_ids"], obs["attention_mask"]
+        if not self.pos:
+            self._latest = np.zeros_like(ids)
+        last, before = last_columns(mask), self.columns[self.pos - 1]
         grown = ~starts & (last == before + 1)
-        places = segments[grown], last[grown]
-        ids[places], mask[places] = given[grown, places[1]], 1
-        others = ~grown | (ids[segments, used] != given[:, used]).any(axis=1)
-        envs = np.flatnonzero(others & ~starts)
-        check_appended(ids[segments[envs]], given[envs], before[envs], envs, "SB3's DictRolloutBuffer")
+        rows, columns = np.flatnonzero(grown), last[grown]
+        self._latest[rows, columns] = self.observations["input_ids"][segments[rows], columns] = ids[rows, columns]
+        self.observations["attention_mask"][segments[rows], columns] = 1
+        others = ~grown | (self._latest != ids).any(axis=1)
+        if others.any():
+            going_on = np.flatnonzero(others & ~starts)
+            held, given = self._latest[going_on], ids[going_on]
+            check_appended(held, given, before[going_on], going_on, "SB3's DictRolloutBuffer")
+            self._latest[others] = ids[others]
         for key, array in obs.items():
             rows = others if key in ("input_ids", "attention_mask") else slice(None)
             self.observations[key][segments[rows]] = array[rows]
