@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -26,6 +26,8 @@ from .models import find_model
 from .precision import check_device, check_dtype, keep_float32, set_attention, store_frozen
 
 __all__ = ["LanguageModelPolicy"]
+
+AUTOCASTING = ("cpu", "cuda", "mps", "xpu")  # the kinds of devices that torch can autocast on
 
 
 class LanguageModelPolicy(ActorCriticPolicy):
@@ -166,8 +168,10 @@ class LanguageModelPolicy(ActorCriticPolicy):
 
     # The model
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[Any]:
         """Return the context in which the model runs: bfloat16 autocast with `bf16` or `dtype`, else float32."""
+        if not self.bf16 and not any(map(torch.is_autocast_enabled, AUTOCASTING)):  # this is entered at every step
+            return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:

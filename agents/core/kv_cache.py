@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -43,6 +44,7 @@ from .language_model import (
 from .lora_layers import MergedLayers, adapters_in_use, added_in_place
 from .observations import gather_hidden, read_contexts
 from .precision import computing_type
+from .weight_versions import WeightVersions
 
 __all__ = ["SlottedTrunk", "Trunk"]
 
@@ -123,6 +125,7 @@ class SlottedTrunk:
         self.trunk: Any = trunk
         self.max_length = max_length
         self._cache_argument = cache_argument(trunk)
+        self._versions = WeightVersions(trunk)
         self.adapted = [*adapter_layers(trunk).values()]
         self.enabled = self._fits() if enabled is None else enabled
         self.clear()
@@ -153,30 +156,50 @@ class SlottedTrunk:
             self.enabled = self._fits()
         if not self.enabled:
             return self._prefill(input_ids, lengths)
-        adapters = adapters_in_use(self.adapted)
-        weights = (_steps["all"], *adapters, *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
+        weights = (_steps["all"], *adapters_in_use(self.adapted), *self._versions.read())
         if self._ids.shape != input_ids.shape or weights != self._weights:
             self.clear()
             self._weights = weights
             self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
-        starts = self._starts(input_ids, lengths)
-        self._ids.copy_(input_ids)
-        self._lengths.copy_(lengths)
+            self._rows = torch.arange(len(lengths), device=lengths.device)
         try:
-            self._renew(*torch.stack([starts, lengths]).tolist())
+            self._renew(*self._take(input_ids, lengths))
         except BaseException:  # out of memory, an interrupt: the slots do not hold the ids that were just written
             self.clear()
             raise
         return self._hidden.clone()
 
-    def _starts(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Return where each context has to be encoded from, `(slots,)`; its length if it has not changed."""
-        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
-        same = (input_ids == self._ids) & (columns < torch.minimum(lengths, self._lengths)[:, None])
+    def _take(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> tuple[list[int], list[int]]:
+        """Take the contexts into `_ids` and `_lengths`.
+
+        Return where each has to be encoded from (its length if it has not changed), and the lengths.
+        """
+        tensors = self._rows, self._ids, self._lengths, input_ids, lengths
+        # On a CPU numpy takes a fraction of torch's time for operations as small, and compares faster.
+        rows, held, held_lengths, given, new_lengths = (t.numpy() if t.is_cpu else t for t in tensors)
+        like: Any = np if input_ids.is_cpu else torch
+        last, grown = new_lengths - 1, new_lengths == held_lengths + 1
+        held[rows, last] = like.where(grown, given[rows, last], held[rows, last])
+        as_expected = grown & (held == given).all(1)  # by one token, and the rest is as it was
+        expected, counts = like.stack([as_expected, new_lengths]).tolist()
+        starts = [count - 1 for count in counts]
+        if others := [row for row, one in enumerate(expected) if not one]:
+            index = self._index(others)
+            found = self._starts(index, input_ids[index], lengths[index]).tolist()
+            for row, start in zip(others, found, strict=True):
+                starts[row] = start
+            self._ids[index] = input_ids[index]
+        self._lengths.copy_(lengths)
+        return starts, counts
+
+    def _starts(self, rows: torch.Tensor, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Return where the contexts of some slots have to be encoded from, `(n,)`; their lengths if unchanged."""
+        columns, held = torch.arange(input_ids.shape[1], device=input_ids.device), self._lengths[rows]
+        same = (input_ids == self._ids[rows]) & (columns < torch.minimum(lengths, held)[:, None])
         common = torch.where(same, len(columns), columns).amin(dim=1)  # the first column that differs
-        kept = (common == self._lengths) | (2 * common >= lengths)
+        kept = (common == held) | (2 * common >= lengths)
         starts = torch.where(kept, torch.minimum(common, lengths - 1), 0)
-        return torch.where((common == lengths) & (lengths == self._lengths), lengths, starts)
+        return torch.where((common == lengths) & (lengths == held), lengths, starts)
 
     def _renew(self, starts: list[int], lengths: list[int]) -> None:
         """Bring the slots up to their new ids, with the decoding step first.
@@ -231,10 +254,7 @@ class SlottedTrunk:
         columns = starts[:, None] + torch.arange(width, device=starts.device)
         for layer in self._layers:
             layer.rows, layer.columns, layer.length = rows, columns, length
-        visible = torch.arange(length, device=starts.device) <= columns[:, :, None]
-        dtype = self._layers[0].keys.dtype
-        mask = torch.zeros(visible.shape, dtype=dtype, device=starts.device)
-        mask.masked_fill_(~visible, torch.finfo(dtype).min)
+        mask = causal_mask(columns, length, self._layers[0].keys.dtype)
         self._decoded += 1
         if self.adapted and self._merged is None and self._decoded > STEPS_UNMERGED:
             self._merged = MergedLayers(self.adapted)
@@ -246,8 +266,7 @@ class SlottedTrunk:
                 use_cache=True,
                 **{self._cache_argument: Cache(layers=list(self._layers))},
             )
-        n = torch.arange(len(lengths), device=lengths.device)
-        self._hidden[chosen] = output.last_hidden_state[n, lengths - 1 - starts]
+        self._hidden[chosen] = output.last_hidden_state[self._rows[: len(lengths)], lengths - 1 - starts]
 
     def _fill(self, rows: torch.Tensor) -> None:
         """Encode whole contexts and put them into their slots."""
@@ -302,6 +321,17 @@ class SlottedTrunk:
         self.clear()
         equal = nearly_equal(slotted, full, computing_type(parameter))
         return "" if equal else "its slotted cache does not equal a full recompute"
+
+
+def causal_mask(columns: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return what is added to attention scores, `(n, width, length)`: 0 up to each of the `columns` `(n, width)`.
+
+    What lies behind it gets the smallest number.
+    """
+    edge = torch.zeros(2 * length, dtype=dtype, device=columns.device)
+    edge[length:] = torch.finfo(dtype).min
+    windows = edge.unfold(0, length, 1)  # window i has length - i zeros; copying one is faster than comparing numbers
+    return windows.index_select(0, length - 1 - columns.flatten()).view(*columns.shape, length)
 
 
 class Trunk:

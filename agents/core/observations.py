@@ -24,7 +24,10 @@ ACTION_KEYS = ("rows", "columns", "action_masks")  # these have one row per acti
 def read_contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the ids `(batch, length)` and lengths `(batch,)` of an observation, whatever dtype SB3 has cast it to."""
     assert isinstance(obs, dict)
-    return obs["input_ids"].long(), obs["attention_mask"].long().sum(dim=1).clamp(min=1)
+    mask = obs["attention_mask"]
+    if mask.is_cpu:
+        return obs["input_ids"].long(), torch.from_numpy(last_columns(mask.numpy()) + 1)
+    return obs["input_ids"].long(), mask.sum(dim=1, dtype=torch.long).clamp(min=1)
 
 
 def gather_hidden(
@@ -60,7 +63,9 @@ def check_token_ids(obs: PyTorchObs) -> None:
 
 def last_columns(attention_mask: np.ndarray) -> np.ndarray:
     """Return the column of each context's last token, `(batch,)` int64, from masks `(batch, length)`."""
-    return np.maximum(attention_mask.astype(np.int64).sum(axis=1), 1) - 1
+    # Counting bits is several times faster than adding up bytes.
+    lengths = np.bitwise_count(np.packbits(attention_mask != 0, axis=1)).sum(axis=1, dtype=np.int64)
+    return np.maximum(lengths, 1) - 1
 
 
 def same_until(ids: np.ndarray, others: np.ndarray, last: np.ndarray) -> np.ndarray:

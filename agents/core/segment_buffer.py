@@ -105,6 +105,7 @@ class SegmentBuffer(RolloutBuffer):
         self.segments = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) the segment of a transition
         self.columns = np.zeros(shape, dtype=np.int64)  # (n_steps, n_envs) where in it the action is chosen
         self.n_segments = 0
+        self._latest = np.zeros((0, 0), dtype=np.int64)  # (n_envs, length) the contexts of the last step
         self.trunk_states = RolloutStates()
         self._unscored: list[tuple[int, Any, FinishedEpisode]] = []  # the step, the environment, the episode
         self.pos, self.full = 0, False
@@ -138,14 +139,9 @@ class SegmentBuffer(RolloutBuffer):
         segments = self.n_segments + np.cumsum(starts) - 1
         if self.pos:
             segments = np.where(starts, segments, self.segments[self.pos - 1])
-            going_on = np.flatnonzero(~starts)
-            before, after = self.observations["input_ids"][segments[going_on]], obs["input_ids"][going_on]
-            check_appended(before, after, self.columns[self.pos - 1, going_on], going_on, "SB3's DictRolloutBuffer")
         self.n_segments += int(starts.sum())
-        for key, array in obs.items():
-            self._reserve(key, array)
-            self.observations[key][segments] = array
-        self.segments[self.pos], self.columns[self.pos] = segments, last_columns(obs["attention_mask"])
+        self.columns[self.pos] = self._store(obs, segments, starts)
+        self.segments[self.pos] = segments
         self.trunk_states.add(getattr(value, "last_call", None), segments, seen, self.columns[self.pos])
         self.actions[self.pos] = action.reshape(self.n_envs, self.action_dim)
         self.rewards[self.pos] = reward
@@ -156,6 +152,36 @@ class SegmentBuffer(RolloutBuffer):
         self.log_probs[self.pos] = log_prob.cpu().numpy().reshape(-1)
         self.pos += 1
         self.full = self.pos == self.buffer_size
+
+    def _store(self, obs: dict[str, np.ndarray], segments: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """Store the contexts of a step in their segments, and return the columns of their last tokens, `(n_envs,)`.
+
+        Of a context that grew by one token, only that token is stored. The rest is compared.
+
+        Args:
+            segments: `(n_envs,)` the segment of each environment.
+            starts: `(n_envs,)` bool, whether it begins here.
+        """
+        for key, array in obs.items():
+            self._reserve(key, array)
+        ids, mask = obs["input_ids"], obs["attention_mask"]
+        if not self.pos:
+            self._latest = np.zeros_like(ids)
+        last, before = last_columns(mask), self.columns[self.pos - 1]
+        grown = ~starts & (last == before + 1)
+        rows, columns = np.flatnonzero(grown), last[grown]
+        self._latest[rows, columns] = self.observations["input_ids"][segments[rows], columns] = ids[rows, columns]
+        self.observations["attention_mask"][segments[rows], columns] = 1
+        others = ~grown | (self._latest != ids).any(axis=1)
+        if others.any():
+            going_on = np.flatnonzero(others & ~starts)
+            held, given = self._latest[going_on], ids[going_on]
+            check_appended(held, given, before[going_on], going_on, "SB3's DictRolloutBuffer")
+            self._latest[others] = ids[others]
+        for key, array in obs.items():
+            rows = others if key in ("input_ids", "attention_mask") else slice(None)
+            self.observations[key][segments[rows]] = array[rows]
+        return last
 
     def _reserve(self, key: str, like: np.ndarray) -> None:
         """Make room for `n_segments` rows of an observation array, doubling as a list does."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -155,6 +156,29 @@ def test_an_optimiser_step_empties_the_slots(small_model):
         optimizer.step()
         lengths = lengths + 1
         torch.testing.assert_close(slotted(ids, lengths), _recompute(trunk, ids, lengths), atol=1e-5, rtol=1e-4)
+
+
+def test_exchanged_weights_and_layers_empty_the_slots(small_model):
+    trunk = small_model("gpt2").base_model
+    slotted = SlottedTrunk(trunk, 20)
+    ids, lengths = torch.randint(0, 50, (2, 20)), torch.tensor([3, 6])
+    slotted(ids, lengths)
+    trunk.h[0].mlp.c_fc.weight = torch.nn.Parameter(2 * trunk.h[0].mlp.c_fc.weight)
+    torch.testing.assert_close(slotted(ids, lengths + 1), _recompute(trunk, ids, lengths + 1), atol=1e-5, rtol=1e-4)
+    trunk.h[1] = copy.deepcopy(trunk.h[0])
+    trunk.h[1].attn.layer_idx = 1
+    torch.testing.assert_close(slotted(ids, lengths + 2), _recompute(trunk, ids, lengths + 2), atol=1e-5, rtol=1e-4)
+
+
+def test_what_stands_behind_a_context_does_not_matter(small_model):
+    trunk = small_model("gpt2").base_model
+    slotted, shapes = _watched(trunk, 20)
+    ids, lengths = torch.randint(0, 50, (3, 20)), torch.tensor([3, 6, 2])
+    for step in range(3):  # other padding each time
+        ids[:, 9:] = step
+        hidden = slotted(ids, lengths + step)
+    assert shapes == [(3, 6), (3, 1), (3, 1)]
+    torch.testing.assert_close(hidden, _recompute(trunk, ids, lengths + 2), atol=1e-5, rtol=1e-4)
 
 
 def test_a_failure_in_the_middle_leaves_no_stale_slots(small_model, monkeypatch):

@@ -12,6 +12,13 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 
 from agents import SequenceRolloutBuffer, TokenPolicy, make, make_vec_env
 from agents.core.kl_penalty import KLController
+from rlhf_envs.tasks.increasing_numbers import IncreasingNumbers
+from rlhf_envs.vector_env import TextGenerationVectorEnv
+
+
+class Echo(IncreasingNumbers):
+    def replies(self, dialogs):
+        return ["7 7" for _ in dialogs]
 
 
 def make_agent(cls=PPO, n_envs=6, n_steps=14, seed=0, buffer=SequenceRolloutBuffer, buffer_kwargs=None, **kwargs):
@@ -89,6 +96,28 @@ def test_contexts_are_stored_once_a_segment():
     buffer = collect(make_agent())
     dones = int(buffer.episode_starts[1:].sum())
     assert buffer.n_segments == 6 + dones < buffer.actions.size / 2
+
+
+def test_contexts_are_stored_as_observed_and_rewritten_ones_are_refused():
+    env = make_vec_env(lambda num_envs: TextGenerationVectorEnv(num_envs, Echo()), 5, seed=0)
+    end = env.get_attr("tokenizer", 0)[0].eos_token_id
+    buffer = SequenceRolloutBuffer(40, env.observation_space, env.action_space, n_envs=5)
+    rng, obs, starts, seen = np.random.default_rng(0), env.reset(), np.ones(5, bool), []
+    for _ in range(39):
+        seen.append({key: array.copy() for key, array in obs.items()})
+        actions = np.where(rng.random(5) < 0.2, end, 3)  # some end turns and are replied to
+        following, rewards, dones, _ = env.step(actions)
+        buffer.add(obs, actions, rewards, starts, torch.zeros(5), torch.zeros(5))
+        obs, starts = following, dones
+    for step, row in np.ndindex(39, 5):
+        segment, length = buffer.segments[step, row], buffer.columns[step, row] + 1
+        assert length == seen[step]["attention_mask"][row].sum()
+        for key, stored in buffer.observations.items():
+            assert (stored[segment, :length] == seen[step][key][row, :length]).all()
+    assert {1, 3} <= set(np.diff(buffer.columns[:39], axis=0).ravel().tolist()), "some contexts grew by replies"
+    obs["input_ids"][~starts, 0] += 1
+    with pytest.raises(ValueError, match=f"environment {np.flatnonzero(~starts)[0]} changed its context in the middle"):
+        buffer.add(obs, actions, rewards, starts, torch.zeros(5), torch.zeros(5))
 
 
 def _naive_advantages(rewards, values, ends, last_values, gamma, lam):
@@ -293,13 +322,6 @@ def test_value_and_reward_read_the_same_text():
 
 
 def test_an_episode_with_replies_is_one_sequence_whose_actions_are_the_agents_own():
-    from rlhf_envs.tasks.increasing_numbers import IncreasingNumbers
-    from rlhf_envs.vector_env import TextGenerationVectorEnv
-
-    class Echo(IncreasingNumbers):
-        def replies(self, dialogs):
-            return ["7 7" for _ in dialogs]
-
     env = make_vec_env(lambda num_envs: TextGenerationVectorEnv(num_envs, Echo()), 6, seed=0)
     sizes = dict(n_steps=40, batch_size=120, rollout_buffer_class=SequenceRolloutBuffer, seed=0, device="cpu")
     agent = PPO(TokenPolicy, env, policy_kwargs={"train": 1}, **sizes)  # frozen blocks, whose output is kept
