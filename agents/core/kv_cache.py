@@ -30,6 +30,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlhf_envs.models.adapters import adapter_layers
 
+from .graph_decode import DecodingGraphs
 from .language_model import (
     LanguageModel,
     SplitTrunk,
@@ -111,7 +112,12 @@ class SlottedTrunk:
         trunk: the base model of a causal language model.
         max_length: the longest context that will come. For longer ones the cache is tried out again.
         enabled: False for the plain path without a cache. By default the cache is tried out.
+
+    Attributes:
+        graphs: CUDA graphs that decode on a GPU; None to decode eagerly there too.
     """
+
+    graphs: DecodingGraphs | None = None
 
     def __init__(self, trunk: nn.Module, max_length: int, enabled: bool | None = None) -> None:
         self.trunk: Any = trunk
@@ -122,14 +128,17 @@ class SlottedTrunk:
         self.clear()
 
     def clear(self) -> None:
-        """Forget every slot."""
+        """Forget every slot. Graphs keep the memory of the slots, which they read and write where it is."""
+        self._weights: tuple[Any, ...] = ()
+        self._decoded = 0  # steps since the weights or all contexts changed
+        self._merged: MergedLayers | None = None
+        if self.graphs:
+            self._lengths.zero_()
+            return
         self._layers: list[SlotLayer] = []
         self._ids = torch.empty(0, 0)  # (slots, length)
         self._lengths = torch.empty(0)  # (slots,), 0 for an empty slot
         self._hidden = torch.empty(0, 0)  # (slots, hidden_size)
-        self._weights: tuple[Any, ...] = ()
-        self._decoded = 0  # steps since the weights or all contexts changed
-        self._merged: MergedLayers | None = None
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -146,9 +155,14 @@ class SlottedTrunk:
         adapters = adapters_in_use(self.adapted)
         weights = (_steps["all"], *adapters, *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
         if self._ids.shape != input_ids.shape or weights != self._weights:
+            if self.graphs is not None:
+                addresses = [p.data_ptr() for p in self.trunk.parameters()]
+                kind = computing_type(next(self.trunk.parameters()))
+                self.graphs.fit(input_ids.device, (input_ids.shape, kind, *adapters, *addresses))
             self.clear()
             self._weights = weights
-            self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
+            if self._ids.shape != input_ids.shape:
+                self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
         starts = self._starts(input_ids, lengths)
         self._ids.copy_(input_ids)
         self._lengths.copy_(lengths)
@@ -206,6 +220,17 @@ class SlottedTrunk:
         Args:
             length: of the longest of these contexts.
         """
+        self._decoded += 1
+        if rows is None and width == 1 and self.graphs is not None and self.graphs.usable(self._ids.device):
+            self.graphs.decode(partial(self._run, None, 1), length, self._ids.shape[1])
+            return
+        if self.adapted and self._merged is None and self._decoded > STEPS_UNMERGED:
+            self._merged = MergedLayers(self.adapted)
+        with nullcontext() if self._merged is None else self._merged.used():
+            self._run(rows, width, length)
+
+    def _run(self, rows: torch.Tensor | None, width: int, length: int) -> None:
+        """Do what `_extend` does, on the device alone: no number comes back, so that a graph can repeat it."""
         chosen = slice(None) if rows is None else rows
         lengths = self._lengths[chosen]
         starts = (lengths - width).clamp(min=0)
@@ -216,17 +241,13 @@ class SlottedTrunk:
         dtype = self._layers[0].keys.dtype
         mask = torch.zeros(visible.shape, dtype=dtype, device=starts.device)
         mask.masked_fill_(~visible, torch.finfo(dtype).min)
-        self._decoded += 1
-        if self.adapted and self._merged is None and self._decoded > STEPS_UNMERGED:
-            self._merged = MergedLayers(self.adapted)
-        with nullcontext() if self._merged is None else self._merged.used():
-            output = self.trunk(
-                input_ids=self._ids[chosen].gather(1, columns),
-                attention_mask=mask[:, None],  # (n, 1, width, length)
-                position_ids=columns,
-                use_cache=True,
-                **{self._cache_argument: Cache(layers=list(self._layers))},
-            )
+        output = self.trunk(
+            input_ids=self._ids[chosen].gather(1, columns),
+            attention_mask=mask[:, None],  # (n, 1, width, length)
+            position_ids=columns,
+            use_cache=True,
+            **{self._cache_argument: Cache(layers=list(self._layers))},
+        )
         n = torch.arange(len(lengths), device=lengths.device)
         self._hidden[chosen] = output.last_hidden_state[n, lengths - 1 - starts]
 
@@ -308,6 +329,8 @@ class Trunk:
         self.module = module
         self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
         self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
+        if like is None or like.cache.graphs is not None:
+            self.cache.graphs = DecodingGraphs(module, self.cache.adapted)
         splits = like is None or like.split is not None
         self.split: SplitTrunk | None = language_model.split(module) if splits else None
         self._checkpointed = [*find_blocks(module, language_model.config.num_hidden_layers)] if checkpointing else []
