@@ -115,7 +115,8 @@ class Graphs:
             except Exception as error:  # whatever a foreign model or the driver raises here means: no graphs
                 self.failed = True
                 self.clear()
-                reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                cause = error.__context__ or error  # torch ends a broken capture with an error of its own
+                reason = f"{type(cause).__name__}: {str(cause).partition(chr(10))[0]}"
                 warnings.warn(f"decoding goes without CUDA graphs, which is slower: {reason}", stacklevel=3)
                 return function(*inputs)
         static, replay, output = self._captured[key]
