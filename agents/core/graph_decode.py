@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from .lora_layers import LayerCopies, MergedLayers
+from .lora_layers import LayerCopies, MergedLayers, adapters_in_use
 from .precision import computing_type
 
 __all__ = ["Backend", "CudaBackend", "DecodingGraphs", "Graphs"]
@@ -167,8 +167,10 @@ class DecodingGraphs(Graphs):
         return super().__getstate__() | {"_copies": None}
 
     def fit(self, device: torch.device, layout: Hashable) -> None:
-        """Do what `Graphs.fit` does, and bring the copies of weights up to date."""
-        super().fit(device, layout)
+        """Do what `Graphs.fit` does, where the trunk belongs to the layout; bring the copies of weights up to date."""
+        weights = [*self.trunk.parameters()]
+        addresses = [weight.data_ptr() for weight in weights]
+        super().fit(device, (layout, computing_type(weights[0]), *adapters_in_use(self.adapted), *addresses))
         if self._copies is not None:
             self._copies.renew()
 

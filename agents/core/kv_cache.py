@@ -156,9 +156,7 @@ class SlottedTrunk:
         weights = (_steps["all"], *adapters, *((p.data_ptr(), p._version) for p in self.trunk.parameters()))
         if self._ids.shape != input_ids.shape or weights != self._weights:
             if self.graphs is not None:
-                addresses = [p.data_ptr() for p in self.trunk.parameters()]
-                kind = computing_type(next(self.trunk.parameters()))
-                self.graphs.fit(input_ids.device, (input_ids.shape, kind, *adapters, *addresses))
+                self.graphs.fit(input_ids.device, input_ids.shape)
             self.clear()
             self._weights = weights
             if self._ids.shape != input_ids.shape:
