@@ -35,6 +35,9 @@ class _OneColumn(SlotLayer):
         self.values.index_copy_(2, self.columns, value_states)
         return self.keys, self.values
 
+    def get_seq_length(self) -> int:
+        return self.length - 1
+
 
 def bare_loop(setting: Setting, shape: FreshLlama, batch: int, prompt: int, new: int) -> Callable[[], None]:
     """Return a loop that decodes `new` tokens as fast as a static cache and one graph per token go.
