@@ -62,6 +62,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
             None leaves it to transformers.
         gradient_checkpointing: keep only the inputs of the model's blocks for the backward pass, which runs the blocks
             again: much less memory for about a third more time of updates. Rollouts are as without.
+        cuda_graphs: decode on a GPU by replaying CUDA graphs (see `agents.core.graph_decode`), which keep the memory of
+            the KV cache also while the policy is updated. False decodes eagerly, which is slower and frees it.
         optimizer_class, optimizer_kwargs: as in SB3. The default is Adam, fused and with eps 1e-5.
 
     Raises:
@@ -102,6 +104,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         dtype: str = "float32",
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
+        cuda_graphs: bool = True,
         use_sde: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -131,6 +134,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
         with self.autocast() if dtype == "bfloat16" else nullcontext():  # what they try out is exact in float32
             trunk = self.language_model.trunk
             self._actor = Trunk(trunk, self.max_length, self.language_model, checkpointing=gradient_checkpointing)
+            if not cuda_graphs:
+                self._actor.cache.graphs = None
             self._build_heads()
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]

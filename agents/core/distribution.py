@@ -16,7 +16,14 @@ from torch.autograd.function import once_differentiable
 from torch.distributions import Categorical
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["TokenDistribution", "in_chunks", "keep_top", "log_probs_and_entropies", "log_probs_without_gradients"]
+__all__ = [
+    "TokenDistribution",
+    "check_rows",
+    "in_chunks",
+    "keep_top",
+    "log_probs_and_entropies",
+    "log_probs_without_gradients",
+]
 
 Logits = Callable[..., torch.Tensor]
 
@@ -27,31 +34,41 @@ LOGITS_WITHOUT_GRADIENTS = 2**22  # nothing is computed twice there, so chunks m
 class TokenDistribution(CategoricalDistribution):
     """Adapt SB3's categorical distribution to a large vocabulary: torch's checks, each a pass over it, are off."""
 
-    def proba_distribution(self, action_logits: torch.Tensor) -> TokenDistribution:
+    def proba_distribution(self, action_logits: torch.Tensor, check: bool = True) -> TokenDistribution:
         """Set the logits, `(n, n_actions)`.
 
         Raises:
-            FloatingPointError: a row is not a distribution.
+            FloatingPointError: a row is not a distribution, unless `check` is False.
         """
         self.distribution = Categorical(logits=action_logits, validate_args=False)
-        normalised = self.distribution.logits.amax(dim=-1)  # NaN where there is a NaN or +inf, or nothing but -inf
-        if not normalised.isfinite().all():
-            row = int((~normalised.isfinite()).nonzero()[0])
-            raise FloatingPointError(
-                f"the policy's logits for environment {row} are not finite: its weights have diverged; lower "
-                "learning_rate or max_grad_norm"
-            )
+        if check:
+            check_rows(self.distribution.logits.amax(dim=-1))  # NaN where there is a NaN or +inf, or nothing but -inf
         return self
 
-    def sample(self) -> torch.Tensor:
+    def sample(self, draws: torch.Tensor | None = None) -> torch.Tensor:
         """Draw one token per row, `(n,)`, by inverting the cumulated probabilities.
 
         That takes one random number per row, where `torch.multinomial` takes one for every token of the vocabulary.
+
+        Args:
+            draws: these numbers, `(n, 1)` float64 in [0, 1); None draws them.
         """
         cumulated = self.distribution.probs.double().cumsum(dim=-1)
-        threshold = torch.rand_like(cumulated[:, :1]) * cumulated[:, -1:]
+        if draws is None:
+            draws = torch.rand_like(cumulated[:, :1])
+        threshold = draws * cumulated[:, -1:]
         tokens = torch.searchsorted(cumulated, threshold, right=True)  # right: never a token of probability 0
         return tokens.squeeze(1).clamp(max=cumulated.shape[1] - 1)  # where rounding took the threshold to the very end
+
+
+def check_rows(log_probs: torch.Tensor) -> None:
+    """Raise `FloatingPointError` where a log-probability, `(n,)`, is not finite, because its row is no distribution."""
+    if not log_probs.isfinite().all():
+        row = int((~log_probs.isfinite()).nonzero()[0])
+        raise FloatingPointError(
+            f"the policy's logits for environment {row} are not finite: its weights have diverged; lower "
+            "learning_rate or max_grad_norm"
+        )
 
 
 def keep_top(

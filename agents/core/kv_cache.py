@@ -32,6 +32,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from rlhf_envs.models.adapters import adapter_layers
 
 from .frozen_states import LastCall, SlotStates
+from .graph_decode import DecodingGraphs
 from .language_model import (
     LanguageModel,
     SplitTrunk,
@@ -117,9 +118,11 @@ class SlottedTrunk:
 
     Attributes:
         frozen: where the output of the trunk's frozen blocks is kept; None if it is not.
+        graphs: CUDA graphs that decode on a GPU; None to decode eagerly there too.
     """
 
     frozen: SlotStates | None = None
+    graphs: DecodingGraphs | None = None
 
     def __init__(self, trunk: nn.Module, max_length: int, enabled: bool | None = None) -> None:
         self.trunk: Any = trunk
@@ -131,14 +134,17 @@ class SlottedTrunk:
         self.clear()
 
     def clear(self) -> None:
-        """Forget every slot."""
+        """Forget every slot. Graphs keep the memory of the slots, which they read and write where it is."""
+        self._weights: tuple[Any, ...] = ()
+        self._decoded = 0  # steps since the weights or all contexts changed
+        self._merged: MergedLayers | None = None
+        if self.graphs:
+            self._lengths.zero_()
+            return
         self._layers: list[SlotLayer] = []
         self._ids = torch.empty(0, 0)  # (slots, length)
         self._lengths = torch.empty(0)  # (slots,), 0 for an empty slot
         self._hidden = torch.empty(0, 0)  # (slots, hidden_size)
-        self._weights: tuple[Any, ...] = ()
-        self._decoded = 0  # steps since the weights or all contexts changed
-        self._merged: MergedLayers | None = None
         if self.frozen is not None:
             self.frozen.clear()
 
@@ -158,10 +164,13 @@ class SlottedTrunk:
             return self._prefill(input_ids, lengths)
         weights = (_steps["all"], *adapters_in_use(self.adapted), *self._versions.read())
         if self._ids.shape != input_ids.shape or weights != self._weights:
+            if self.graphs is not None:
+                self.graphs.fit(input_ids.device, input_ids.shape)
             self.clear()
             self._weights = weights
-            self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
-            self._rows = torch.arange(len(lengths), device=lengths.device)
+            if self._ids.shape != input_ids.shape:
+                self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
+                self._rows = torch.arange(len(lengths), device=lengths.device)
         try:
             self._renew(*self._take(input_ids, lengths))
         except BaseException:  # out of memory, an interrupt: the slots do not hold the ids that were just written
@@ -248,6 +257,17 @@ class SlottedTrunk:
         Args:
             length: of the longest of these contexts.
         """
+        self._decoded += 1
+        if rows is None and width == 1 and self.graphs is not None and self.graphs.usable(self._ids.device):
+            self.graphs.decode(partial(self._run, None, 1), length, self._ids.shape[1])
+            return
+        if self.adapted and self._merged is None and self._decoded > STEPS_UNMERGED:
+            self._merged = MergedLayers(self.adapted)
+        with nullcontext() if self._merged is None else self._merged.used():
+            self._run(rows, width, length)
+
+    def _run(self, rows: torch.Tensor | None, width: int, length: int) -> None:
+        """Do what `_extend` does, on the device alone: no number comes back, so that a graph can repeat it."""
         chosen = slice(None) if rows is None else rows
         lengths = self._lengths[chosen]
         starts = (lengths - width).clamp(min=0)
@@ -255,10 +275,7 @@ class SlottedTrunk:
         for layer in self._layers:
             layer.rows, layer.columns, layer.length = rows, columns, length
         mask = causal_mask(columns, length, self._layers[0].keys.dtype)
-        self._decoded += 1
-        if self.adapted and self._merged is None and self._decoded > STEPS_UNMERGED:
-            self._merged = MergedLayers(self.adapted)
-        with nullcontext() if self._merged is None else self._merged.used(), self._recording(rows, columns):
+        with self._recording(rows, columns):
             output = self.trunk(
                 input_ids=self._ids[chosen].gather(1, columns),
                 attention_mask=mask[:, None],  # (n, 1, width, length)
@@ -357,6 +374,8 @@ class Trunk:
         self.module = module
         self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
         self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
+        if like is None or like.cache.graphs is not None:
+            self.cache.graphs = DecodingGraphs(module, self.cache.adapted)
         splits = like is None or like.split is not None
         self.split: SplitTrunk | None = language_model.split(module) if splits else None
         if like is None and self.split is not None:

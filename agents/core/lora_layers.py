@@ -7,7 +7,7 @@ a whole has no adapters.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -19,26 +19,48 @@ from transformers.pytorch_utils import Conv1D
 from .language_model import replaced_forwards
 from .precision import computing_type
 
-__all__ = ["MergedLayers", "adapters_in_use", "added_in_place"]
+__all__ = ["LayerCopies", "MergedLayers", "adapters_in_use", "added_in_place"]
 
 
-class MergedLayers:
-    """Hold copies of the weights of layers, with the adapters merged into them: one matrix product instead of three.
+class LayerCopies:
+    """Hold copies of the weights of layers as passes without gradients multiply by them.
 
-    The copies do not follow the weights: whoever holds them drops them once weights or `adapters_in_use` change.
+    The copies do not follow the weights: whoever holds them drops or renews them once weights or `adapters_in_use`
+    change.
+
+    Args:
+        layers: modules that do the same as a linear layer.
+        copy: returns `linear` with the weight and the bias of such a module.
+    """
+
+    def __init__(self, layers: Iterable[Any], copy: Callable[[Any], partial[torch.Tensor]]) -> None:
+        self.layers = [*layers]
+        self._copy = copy
+        self._forwards = [copy(layer) for layer in self.layers]
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Bring the copies up to the weights, where they are in memory."""
+        for layer, forward in zip(self.layers, self._forwards, strict=True):
+            for name, new in self._copy(layer).keywords.items():
+                if new is not None and new.data_ptr() != forward.keywords[name].data_ptr():
+                    forward.keywords[name].copy_(new)
+
+    def used(self) -> AbstractContextManager[None]:
+        """Return a context in which the layers compute with the copies."""
+        forwards = iter(self._forwards)
+        return replaced_forwards(self.layers, lambda _: next(forwards))
+
+
+class MergedLayers(LayerCopies):
+    """Hold copies of weights with the adapters merged into them: one matrix product instead of three.
 
     Args:
         layers: what `adapter_layers` returns.
     """
 
     def __init__(self, layers: Iterable[Any]) -> None:
-        self.layers = [layer for layer in layers if _is_plain(layer)]
-        self._forwards = [_merged(layer) for layer in self.layers]
-
-    def used(self) -> AbstractContextManager[None]:
-        """Return a context in which the layers compute with the merged weights, which have no gradients."""
-        forwards = iter(self._forwards)
-        return replaced_forwards(self.layers, lambda _: next(forwards))
+        super().__init__([layer for layer in layers if _is_plain(layer)], _merged)
 
 
 def added_in_place(layers: Iterable[Any]) -> AbstractContextManager[None]:

@@ -15,7 +15,8 @@ from torch.utils.checkpoint import checkpoint
 from .adversarial import AdversarialRegulariser
 from .base_policy import LanguageModelPolicy
 from .checks import check_results
-from .distribution import TokenDistribution, log_probs_and_entropies, log_probs_without_gradients
+from .distribution import TokenDistribution, check_rows, log_probs_and_entropies, log_probs_without_gradients
+from .graph_decode import Graphs
 from .kv_cache import Trunk
 from .language_model import TrainPart, hidden_states
 from .observations import check_token_ids, micro_batches
@@ -119,6 +120,7 @@ class TokenPolicy(LanguageModelPolicy):
                 self.value_trunk, self.max_length, self.language_model, self._actor, self.gradient_checkpointing
             )
         super()._build_heads()
+        self._choosing = None if self._actor.cache.graphs is None else Graphs()
         if self.sft is not None:
             self.register_buffer("sft_state", torch.tensor([torch.initial_seed() % 2**63, 0]))
 
@@ -136,16 +138,48 @@ class TokenPolicy(LanguageModelPolicy):
     def forward(self, obs: PyTorchObs, deterministic: bool = False) -> Evaluated:
         """Choose a token for every context.
 
+        On a GPU with CUDA graphs the results lie in the host's memory, where SB3 wants them: they come in one copy.
+
         Returns:
             actions `(batch,)` int64, values `(batch, 1)` and log-probabilities `(batch,)`. The values carry
             `values.last_call`, by which the rollout buffer reads the frozen blocks' output for these contexts.
         """
         check_token_ids(obs)
-        hidden, values = self._hidden_and_values(obs)
-        values.last_call = self._actor.last_call()  # type: ignore[attr-defined]
-        distribution = self.distribution_after(hidden, *self.masks(obs))
-        actions = distribution.get_actions(deterministic=deterministic)
-        return actions, values, distribution.log_prob(actions)
+        hidden, value_hidden = self._both_hidden(obs)
+        last_call, masks = self._actor.last_call(), self.masks(obs)
+        plain = not (masks or deterministic or torch.is_grad_enabled())  # what a mask forbids is checked on the host
+        if plain and self._choosing is not None and self._choosing.usable(hidden.device):
+            actions, values, log_probs = self._choose_by_graph(self._choosing, hidden, value_hidden)
+        else:
+            distribution = self.distribution_after(hidden, *masks)
+            actions, values = (
+                distribution.get_actions(deterministic=deterministic),
+                self.value_net(value_hidden.float()),
+            )
+            log_probs = distribution.log_prob(actions)
+        values.last_call = last_call  # type: ignore[attr-defined]
+        return actions, values, log_probs
+
+    def _choose_by_graph(self, graphs: Graphs, hidden: torch.Tensor, value_hidden: torch.Tensor) -> Evaluated:
+        draws = torch.rand((len(hidden), 1), dtype=torch.float64, device=hidden.device)
+        heads = (self.language_model.model.get_output_embeddings(), self.value_net)
+        addresses = [parameter.data_ptr() for head in heads for parameter in head.parameters()]
+        decoding = (self.temperature, self.top_k, self.top_p)
+        graphs.fit(hidden.device, (hidden.shape, hidden.dtype, value_hidden.dtype, *decoding, *addresses))
+        chosen = graphs.run("choose", self._choose, hidden, value_hidden, draws)
+        assert chosen is not None
+        actions, values, log_probs = chosen.cpu().T
+        check_rows(log_probs)
+        return actions.long(), values[:, None].float(), log_probs.float()
+
+    def _choose(self, hidden: torch.Tensor, value_hidden: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+        """Return actions, values and log-probabilities, `(n, 3)` float64, without asking the device for a number."""
+        with self.autocast():
+            logits = self.action_logits(hidden, None)
+        distribution = TokenDistribution(self.n_actions).proba_distribution(logits, check=False)
+        actions = distribution.sample(draws)
+        values = self.value_net(value_hidden.float()).squeeze(1)
+        return torch.stack([actions.double(), values.double(), distribution.log_prob(actions).double()], dim=1)
 
     def get_distribution(self, obs: PyTorchObs) -> TokenDistribution:
         """Return the distribution of the next token of every context.
@@ -171,9 +205,13 @@ class TokenPolicy(LanguageModelPolicy):
         return values
 
     def _hidden_and_values(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self.hidden(obs)
-        value_hidden = hidden if self.value_trunk is None else self.hidden(obs, self._critic)
+        hidden, value_hidden = self._both_hidden(obs)
         return hidden, self.value_net(value_hidden.float())
+
+    def _both_hidden(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the hidden states that actions are chosen by, and the critic's, `(n, hidden_size)` each."""
+        hidden = self.hidden(obs)
+        return hidden, hidden if self.value_trunk is None else self.hidden(obs, self._critic)
 
     def set_training_mode(self, mode: bool) -> None:
         """Stay in evaluation mode, as in `LanguageModelPolicy`; with True the critic's KV cache is emptied too."""
@@ -193,7 +231,7 @@ class TokenPolicy(LanguageModelPolicy):
             FloatingPointError: a result is not finite; the message shows its context.
         """
         assert isinstance(obs, dict)
-        actions = actions.long().flatten()
+        actions = actions.to(self.device).long().flatten()
         if self.micro_batch_size is None:
             results = self._evaluate(obs, actions)
         else:

@@ -23,13 +23,15 @@ import torch
 from rlhf_envs.models.devices import find_device
 
 from ..throughput import describe
-from . import checks, learning, speed
+from . import checks, decoding, learning, speed
 from .parts import Part, Row, Setting, run_parts, show
 
 __all__ = ["PARTS", "main"]
 
 STATES = {"ok": "checks passed", "FAIL": "failed", "": "measurements", "skipped": "skipped"}
-PARTS: list[Part] = [*checks.PARTS, *learning.PARTS, *speed.PARTS]
+PARTS: list[Part] = [*checks.PARTS, *learning.PARTS, *decoding.PARTS, *speed.PARTS]
+# TFLOP/s in dense bfloat16, from the makers' data sheets, by a part of the card's name; the first that fits counts.
+PEAKS = {"B200": 2250, "H200": 989, "H100 PCIe": 756, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="tiny sizes, only to see that everything runs")
     parser.add_argument("--minutes", type=float, default=8.0, help="limit for all parts together")
     parser.add_argument("--only", default="", help="run only the parts whose names have this text")
+    parser.add_argument("--peak", type=float, help="TFLOP/s in bfloat16, for a card that is not in the table")
     parser.add_argument("--out", type=Path, help="folder for gpu.txt and gpu.json")
     args = parser.parse_args(arguments)
     try:
@@ -51,7 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     machine = f"{card(args.device)}; {describe()}; {time.strftime('%Y-%m-%d')}"
     print(machine, flush=True)
     rows: list[Row] = []
-    for row in run_parts(chosen, Setting(args.device, args.small), 60 * args.minutes):
+    setting = Setting(args.device, args.small, find_peak(machine) if args.peak is None else 1e12 * args.peak)
+    for row in run_parts(chosen, setting, 60 * args.minutes):
         print(show(row), flush=True)
         rows.append(row)
         if args.out is not None:  # after every part: whoever stops it keeps what there is
@@ -66,6 +70,11 @@ def card(device: str) -> str:
         return platform.processor() or platform.machine()
     memory = torch.cuda.get_device_properties(device).total_memory / 1e9
     return f"{torch.cuda.get_device_name(device)}, {memory:.0f} GB, CUDA {torch.version.cuda}"
+
+
+def find_peak(machine: str) -> float | None:
+    """Return the FLOP/s of a card in bfloat16; None if it is not in the table."""
+    return next((1e12 * peak for name, peak in PEAKS.items() if name in machine), None)
 
 
 def summary(rows: list[Row]) -> str:

@@ -125,6 +125,34 @@ def check_cache(setting: Setting) -> Outcome:
 
 
 @torch.no_grad()
+def check_graphs(setting: Setting) -> Outcome:
+    """Decode by CUDA graphs and eagerly, before and after an update, with the same random numbers."""
+    policies = [build_policy(setting, cuda_graphs=on) for on in (True, False)]
+    obs, actions = random_sequences(setting, 4 if setting.small else 64, 8, LENGTH - 8, FRESH.vocab_size)
+    columns = torch.arange(LENGTH, device=setting.device).expand_as(obs["input_ids"])
+    other, worst = 0.0, 0.0
+    for _ in range(2):
+        for length in range(8, LENGTH):
+            context = {"input_ids": obs["input_ids"], "attention_mask": (columns < length).long()}
+            found = []
+            for policy in policies:
+                torch.manual_seed(length)
+                found.append([result.cpu() for result in policy(context)])
+            same = found[0][0] == found[1][0]
+            other = max(other, float((~same).float().mean()))
+            worst = max(worst, float((found[0][2] - found[1][2]).abs()[same].max()))
+        for policy in policies:
+            policy.set_training_mode(True)
+            with torch.enable_grad():
+                policy.optimizer.zero_grad()
+                policy.evaluate_actions(obs, actions)[1].mean().backward()
+                policy.optimizer.step()
+    outcome = Outcome.at_most(share_of_other_tokens=(other, 0.0), max_difference_of_log_probs=(worst, 1e-4))
+    outcome.figures["graphs"] = len(policies[0]._actor.cache.graphs or ())
+    return outcome
+
+
+@torch.no_grad()
 def check_adapters(setting: Setting) -> Outcome:
     """Compare the reference of a policy with trained adapters with the untouched model."""
     try:
@@ -159,7 +187,7 @@ def check_bfloat16(setting: Setting) -> Outcome:
             chosen, _, log_probs = policy(context)
         again = policy.evaluate_actions(context, chosen)[1]
         bars |= {f"{name}_mean": (float(off.mean()), 0.05), f"{name}_max": (float(off.max()), 0.5)}
-        bars[f"{name}_rollout_to_update"] = (float((again - log_probs).abs().mean()), 0.05)
+        bars[f"{name}_rollout_to_update"] = (float((again.cpu() - log_probs.cpu()).abs().mean()), 0.05)
     return Outcome.at_most(**bars)
 
 
@@ -209,6 +237,7 @@ def check_against_cpu(setting: Setting) -> Outcome:
 PARTS = [
     Part("the first minibatch has ratio 1", 20, check_ratio),
     Part("cached equals recomputed", 15, check_cache),
+    Part("graphs decode what eager decodes", 20, check_graphs),
     Part("the reference of LoRA is its base", 15, check_adapters),
     Part("bfloat16 is near float32", 15, check_bfloat16),
     Part("a loaded agent goes on exactly", 25, check_resume),

@@ -21,10 +21,12 @@ class Setting:
     Args:
         device: a device of torch's.
         small: tiny sizes and no bars for learning, only to see that everything runs.
+        peak: the device's FLOP/s in bfloat16, to state how much of it is used; None if it is not known.
     """
 
     device: str = "cuda"
     small: bool = False
+    peak: float | None = None
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""

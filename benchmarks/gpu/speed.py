@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,9 +17,9 @@ from ..throughput import PARTS as PHASES
 from ..work import FreshLlama, FreshModel, Work
 from ..worker import Worker
 from .checks import build_policy, random_sequences
-from .parts import Outcome, Part, Setting
+from .parts import Outcome, Part, Setting, SkippedPart
 
-__all__ = ["PARTS", "Phased"]
+__all__ = ["PARTS", "SHAPES", "TOY", "Phased", "timed"]
 
 # Random weights in the shapes of SmolLM2-135M and Llama-3.2-1B.
 SHAPES: dict[str, FreshModel] = {
@@ -71,8 +72,27 @@ def update(name: str, setting: Setting) -> Outcome:
         obs, actions = random_sequences(setting, batch, prompt, new, shape.vocab_size)
         seconds = timed(setting, partial(_step, policy, obs, actions))
         figures[way] = batch * (prompt + new) / seconds
+        if setting.peak is not None and "float32" not in way:
+            done = _flops(policy, batch * (prompt + new), len(actions))
+            figures[f"{way}: MFU %"] = 100 * done / seconds / setting.peak
         del policy
     return Outcome(figures, bar="tokens per second")
+
+
+def _flops(policy: Any, tokens: int, actions: int) -> float:
+    """Return the FLOPs of a forward and a backward pass.
+
+    Per weight and token they are 2 in the forward pass, 2 for the gradient of the input, and 2 more if the weight
+    learns. Attention's own products are not counted, and the head works on actions alone.
+    """
+    model = policy.language_model.model
+    ends = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings())}
+    total = 0.0
+    for weight in model.parameters():
+        if weight.dim() > 1 and id(weight) not in ends:
+            total += weight.numel() * tokens * (6 if weight.requires_grad else 4)
+    head = model.get_output_embeddings().weight
+    return total + head.numel() * actions * (6 if head.requires_grad else 4)
 
 
 def _ways() -> dict[str, dict[str, Any]]:
@@ -121,6 +141,25 @@ def iterate(name: str, train: str, setting: Setting, **policy_kwargs: Any) -> Ou
     return Outcome(figures | {f"{phase} %": share for phase, share in shares.items() if share >= 1})
 
 
+def against_trl(setting: Setting) -> Outcome:
+    """Compare an iteration with one of TRL's GRPO with its default generation: both in float32, at the same work."""
+    if importlib.util.find_spec("trl") is None:
+        raise SkippedPart("trl is not installed")
+    work = Work(SHAPES["135M"], n_envs=256, prompt_tokens=PROMPT, new_tokens=NEW, device=setting.device)
+    if setting.small:
+        work = replace(work, model=TOY, n_envs=2, prompt_tokens=4, new_tokens=4, minibatches=1, threads=1)
+    seconds = {}
+    for name, contender in (("ours", "benchmarks.contenders:Ours"), ("TRL", "benchmarks.contenders_trl:Grpo")):
+        worker = Worker(contender, work)
+        try:
+            worker.run()
+            seconds[f"{name}, seconds"] = worker.run().seconds
+        finally:
+            worker.close()
+    ours, trl = seconds.values()
+    return Outcome(seconds | {"TRL to ours": trl / ours}, bar="asked: at least 5 times")
+
+
 PARTS = [
     Part("decode, tiny", 10, partial(decode, "tiny")),
     Part("decode, 135M", 25, partial(decode, "135M")),
@@ -128,6 +167,7 @@ PARTS = [
     Part("update, tiny", 10, partial(update, "tiny")),
     Part("update, 135M", 20, partial(update, "135M")),
     Part("update, 1B", 30, partial(update, "1B")),
+    Part("iteration against TRL, 135M", 90, against_trl),
     Part("iteration, tiny", 35, partial(iterate, "tiny", "full")),
     Part("iteration, 135M", 45, partial(iterate, "135M", "full")),
     Part("iteration, 1B", 60, partial(iterate, "1B", "full")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,10 @@ def check_close(ones: Any, others: Any, atol: float = 1e-4, rtol: float = 1e-3) 
         torch.testing.assert_close(one, other, atol=atol, rtol=rtol)
 
 
+def on_cpu(*results: torch.Tensor) -> list[torch.Tensor]:
+    return [result.cpu() for result in results]
+
+
 @pytest.fixture
 def two_policies(small_model: Any, token_spaces: Any, any_device: str) -> Any:
     """Build a policy on the CPU with a reference that differs from it, and its copy on the device."""
@@ -105,7 +110,7 @@ def test_the_cache_equals_a_full_recompute(shape: str, two_policies: Any, any_de
         with torch.no_grad():
             actions, values, log_probs = policy(obs)
             again = policy.evaluate_actions(obs, actions)
-        check_close(again[:2], (values, log_probs), atol=1e-5)
+        check_close(on_cpu(*again[:2]), on_cpu(values, log_probs), atol=1e-5)
         contexts = [[*context, int(action)] for context, action in zip(contexts, actions, strict=True)]
         if step == 2:
             contexts[1] = [4, 4]
@@ -153,7 +158,7 @@ def test_a_bf16_rollout_is_near_its_update(shape: str, two_policies: Any, any_de
         with torch.no_grad():
             actions, values, log_probs = policy(obs)
             again = policy.evaluate_actions(obs, actions)
-        check_close(again[:2], (values, log_probs), atol=0.1, rtol=0.05)
+        check_close(on_cpu(*again[:2]), on_cpu(values, log_probs), atol=0.1, rtol=0.05)
         contexts = [[*context, int(action)] for context, action in zip(contexts, actions, strict=True)]
 
 
@@ -174,6 +179,64 @@ def test_adapters_leave_the_reference_alone(small_model: Any, two_policies: Any)
         logits = small_model("llama")(input_ids=obs["input_ids"].cpu()).logits.log_softmax(-1)
     expected = logits[obs["rows"].cpu(), obs["columns"].cpu()].gather(1, ACTIONS[:, None])[:, 0]
     torch.testing.assert_close(there.reference_log_prob(obs, actions).cpu(), expected, atol=1e-5, rtol=1e-4)
+
+
+# CUDA graphs
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("arguments", "atol"),
+    [({}, 1e-4), (dict(train="lora"), 1e-4), (dict(value="separate", top_p=0.9), 1e-4), (dict(bf16=True), 0.1)],
+    ids=["full", "lora", "separate", "bf16"],
+)
+def test_graphs_decode_what_eager_decodes(
+    shape: str, arguments: dict[str, Any], atol: float, small_model: Any, token_spaces: Any
+) -> None:
+    """Over steps with a row that starts anew, before and after an update, which captures nothing again."""
+    if "train" in arguments:
+        pytest.importorskip("peft")
+    policies, captured = [], []
+    for on in (True, False):
+        torch.manual_seed(1)
+        model = small_model(shape)
+        policy = TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-2, model=model, cuda_graphs=on, **arguments)
+        policies.append(policy.to("cuda"))
+    for _ in range(2):
+        contexts = [list(context) for context in CONTEXTS]
+        for step in range(8):
+            found = []
+            for policy in policies:
+                torch.manual_seed(step)
+                with torch.no_grad():
+                    found.append(on_cpu(*policy(observation(contexts, "cuda"))))
+            check_close(found[0][1:], found[1][1:], atol=atol)
+            if not arguments.get("bf16"):
+                assert torch.equal(found[0][0], found[1][0])
+            contexts = [[*context, int(action)] for context, action in zip(contexts, found[1][0], strict=True)]
+            contexts[1] = [4, 4] if step == 3 else contexts[1]
+        captured.append([*policies[0]._actor.cache.graphs._captured.values()])
+        assert captured[0]
+        for policy in policies:
+            policy.set_training_mode(True)
+            policy.evaluate_actions(sequences("cuda"), ACTIONS)[1].mean().backward()
+            policy.optimizer.step()
+    assert [id(graph) for graph in captured[0]] == [id(graph) for graph in captured[1]]
+
+
+@pytest.mark.gpu
+def test_a_step_by_graphs_waits_for_the_device_twice(small_model: Any, token_spaces: Any) -> None:
+    """For where contexts have grown, and for what was chosen."""
+    policy = TokenPolicy(*token_spaces(LENGTH), lambda _: 1e-2, model=small_model("llama")).to("cuda")
+    observations = [observation([context + [5] * step for context in CONTEXTS], "cuda") for step in range(4)]
+    with torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for step, obs in enumerate(observations):
+            torch.cuda.set_sync_debug_mode("warn" if step == 3 else "default")
+            policy(obs)
+        torch.cuda.set_sync_debug_mode("default")
+    assert len([warning for warning in caught if "synchronizing" in str(warning.message)]) <= 2
 
 
 # Rollouts
