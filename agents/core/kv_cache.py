@@ -346,7 +346,7 @@ def causal_mask(columns: torch.Tensor, length: int, dtype: torch.dtype) -> torch
     What lies behind it gets the smallest number.
     """
     edge = torch.zeros(2 * length, dtype=dtype, device=columns.device)
-    edge[length:] = torch.finfo(dtype).min
+    edge[length:].fill_(torch.finfo(dtype).min)
     windows = edge.unfold(0, length, 1)  # window i has length - i zeros; copying one is faster than comparing numbers
     return windows.index_select(0, length - 1 - columns.flatten()).view(*columns.shape, length)
 

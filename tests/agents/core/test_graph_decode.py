@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from agents import TokenPolicy
 from agents.core import graph_decode
+from agents.core.frozen_states import SlotStates
 from agents.core.graph_decode import CudaBackend, DecodingGraphs, Graphs
 from agents.core.kv_cache import SlottedTrunk
 from agents.core.language_model import LanguageModel
@@ -87,6 +88,24 @@ def check_steps(graphed: SlottedTrunk, eager: SlottedTrunk, lengths: list[int], 
         now = torch.tensor(lengths)
         torch.testing.assert_close(graphed(ids, now), eager(ids, now), **(close or dict(atol=1e-5, rtol=1e-4)))
         lengths = [min(length + 1, LENGTH) for length in lengths]
+
+
+def test_replays_leave_what_frozen_blocks_compute(small_model: Any, fake: Any) -> None:
+    model = LanguageModel(small_model("llama"), train=1)
+    graphed, eager = slotted_trunks(model.trunk)
+    for slots in (graphed, eager):
+        split = model.split(model.trunk)
+        assert split is not None
+        slots.frozen = SlotStates(split)
+    for _ in range(2):
+        check_steps(graphed, eager, [3, 7, 4], 6)
+        kept, expected = (slots.frozen.states for slots in (graphed, eager) if slots.frozen is not None)
+        assert kept is not None
+        assert expected is not None
+        for row, length in enumerate(eager._lengths.tolist()):
+            torch.testing.assert_close(kept[row, :length], expected[row, :length], atol=1e-5, rtol=1e-4)
+        learn(model.trunk)
+    assert fake.captures == len(graphed.graphs or ()) == 2
 
 
 def learn(trunk: Any) -> None:
