@@ -99,9 +99,10 @@ def describe_problem(error: ValidationError) -> str:
 
 
 def read_reward(reward: Any, source: str, flag: str) -> None:
-    """Raise ValueError if the reward that a file has for a flag, such as "scorer", would be imported."""
-    if isinstance(reward, str) and is_import(reward):
-        _refuse_import(f"the {flag}", reward, source, f"give it again, --{flag} {shlex.quote(reward)}")
+    """Raise ValueError if the reward, or one of the rewards, that a file has for a flag would be imported."""
+    for one in reward if isinstance(reward, list) else [reward]:
+        if isinstance(one, str) and is_import(one):
+            _refuse_import(f"the {flag}", one, source, f"give it again, --{flag} {shlex.quote(one)}")
 
 
 def _refuse_import(what: str, name: str, source: str, instead: str) -> None:
