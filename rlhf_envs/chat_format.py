@@ -212,7 +212,7 @@ def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """
     try:
         tokens = encode_after(tokenizer, text)
-    except Exception as error:  # of the tokenizer's own kind: a word outside the vocabulary
+    except ValueError as error:
         raise ValueError(f"the tokenizer cannot read the reply {text!r}: {error}") from error
     if not tokens:
         raise ValueError(f"the reply {text!r} has no tokens")

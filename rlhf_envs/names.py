@@ -20,6 +20,7 @@ __all__ = [
     "find_name",
     "import_attribute",
     "import_module",
+    "is_imported",
     "list_environments",
     "nearest",
 ]
@@ -129,11 +130,21 @@ def import_module(name: str, what: str) -> ModuleType:
         raise ValueError(f"{what}: importing {name!r} failed: {type(error).__name__}: {error} ({where})") from error
 
 
-def _import_file(path: Path, what: str) -> ModuleType:
+def is_imported(name: str) -> bool:
+    """Return whether a module, or a file such as "./my_reward.py", has been imported. It imports nothing."""
+    return name in sys.modules or (name.endswith(".py") and _imported_file(Path(name).resolve()) is not None)
+
+
+def _imported_file(path: Path) -> ModuleType | None:
     known = sys.modules.get(path.stem)
-    if known is not None and getattr(known, "__file__", None) is not None and Path(str(known.__file__)) == path:
+    file = getattr(known, "__file__", None)
+    return known if file is not None and Path(file) == path else None
+
+
+def _import_file(path: Path, what: str) -> ModuleType:
+    if (known := _imported_file(path)) is not None:
         return known
-    if known is not None or path.stem in sys.stdlib_module_names:
+    if path.stem in sys.modules or path.stem in sys.stdlib_module_names:
         raise ValueError(f"{what}: another module is named {path.stem!r}: rename the file {path}")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))

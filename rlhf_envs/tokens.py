@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -75,13 +76,14 @@ def encode_texts(
         opened: whether to add what it puts before a text. Nothing is added before a prompt in a chat template.
 
     Raises:
-        ValueError: a text has half a character.
+        ValueError: a text has half a character, or a word outside a vocabulary of words.
     """
     if not texts:
         return []
     for i, text in enumerate(texts):
         check_text(text, f"text {i}")
-    plain = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    with _naming_words(tokenizer, texts):
+        plain = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     sample = next((text for text, ids in zip(texts, plain, strict=True) if ids), None)  # shows where the text begins
     before, after = (tokenizer("")["input_ids"], []) if sample is None else added_tokens(tokenizer, sample)
     before = before if opened else []
@@ -253,8 +255,22 @@ def _continued(read: Callable[[str], list[int]], text: str) -> list[int]:
 
 
 def _read(tokenizer: PreTrainedTokenizerBase, text: str, **options: bool) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
+    with _naming_words(tokenizer, [text]):
+        ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False, **options)["input_ids"]
     return ids
+
+
+@contextmanager
+def _naming_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> Iterator[None]:
+    """Raise a ValueError that names the words where a vocabulary of words has not all of the texts' words."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:  # `tokenizers` raises nothing more special for this
+            raise
+        known = tokenizer.get_vocab()
+        unknown = dict.fromkeys(word for text in texts for word in text.split() if word not in known)
+        raise ValueError(f"words outside the vocabulary: {', '.join(unknown)}; write texts in its words") from error
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:

@@ -116,13 +116,14 @@ def check_arguments(
 ) -> None:
     """Raise `ValueError` for the first space or argument that no policy of this package takes."""
     read = {"input_ids", "attention_mask"}
-    keys = set(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else set()
-    if not read <= keys or not isinstance(action_space, spaces.Discrete):
+    boxes = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
+    is_token_space = read <= boxes.keys() and all(len(boxes[key].shape or ()) == 1 for key in read)
+    if not is_token_space or not isinstance(action_space, spaces.Discrete):
         raise ValueError(
             "TokenPolicy needs a token environment, observations Dict(input_ids, attention_mask) and Discrete actions; "
             f"got {observation_space} and {action_space}"
         )
-    if ignored := sorted(keys - read):
+    if ignored := sorted(boxes.keys() - read):
         raise ValueError(
             f"observations have {', '.join(ignored)}, which TokenPolicy does not read: leave it out, "
             "gymnasium.wrappers.FilterObservation(env, ['input_ids', 'attention_mask'])"

@@ -229,7 +229,11 @@ def evaluate(
     keys = [prompt_key(c.row["prompt"]) for c in completions]
     trained = sum(key in trained_on for key in keys)
     if trained < len(keys):
-        warn_of_few(len({*keys}), n_episodes, split)
+        of_task: dict[str | None, list[str]] = {}
+        for key, done in zip(keys, completions, strict=True):
+            of_task.setdefault(done.row["task"] if batch.task.subtasks else None, []).append(key)
+        for task, own in of_task.items():
+            warn_of_few(len({*own}), len(own), split, task)
     texts = [c.completion for c in completions]
     judged, judge_parts = _judge_with_parts(scorers, completions)
     rewards, metrics = np.array([c.reward for c in completions]), _task_metrics(completions)

@@ -34,16 +34,20 @@ def count_prompts(n: int, different: int, prompts: str) -> str:
 
 
 def describe_few(different: int, split: str) -> str:
-    """Return what few different prompts mean for an evaluation, and what to do."""
+    """Return what few different prompts mean for an evaluation, and what to do. `split` is as in "'test'"."""
     counted = "1 different prompt" if different == 1 else f"{different} different prompts"
     return (
-        f"the split {split!r} has {counted}, each completed several times: means and intervals say how these are "
+        f"the split {split} has {counted}, each completed several times: means and intervals say how these are "
         "completed, and little about others. Give the data a column 'split', a larger share of held-out prompts "
-        "(--env-kwargs test_share:0.25), or take another split (--test-split; of rlhf evaluate --split)"
+        "(--env-kwargs test_share:0.25; of a mixture in the task's dict), or take another split (--test-split; of rlhf "
+        "evaluate --split)"
     )
 
 
-def warn_of_few(different: int, n: int, split: str) -> None:
-    """Warn, once, if n completions are of fewer than `FEW` different prompts, some of which come several times."""
+def warn_of_few(different: int, n: int, split: str, task: str | None = None) -> None:
+    """Warn, once, if n completions are of fewer than `FEW` different prompts, some of which come several times.
+
+    `task` is the one of a mixture that they are of.
+    """
     if different < min(n, FEW):
-        log_once(logging.WARNING, describe_few(different, split))
+        log_once(logging.WARNING, describe_few(different, repr(split) + (f" of task {task!r}" if task else "")))

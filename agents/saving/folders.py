@@ -22,6 +22,7 @@ __all__ = [
     "DESCRIPTION",
     "LOCK",
     "MODEL",
+    "REWARD_MODELS",
     "START",
     "clear",
     "find_bundle",
@@ -37,10 +38,11 @@ logger = logging.getLogger(__name__)
 # In the folder of a run: two folders of weights (where it started, what it trained), bundles and the configuration.
 CONFIG, AGENT, CHECKPOINTS, MODEL, START = "config.json", "agent", "checkpoints", "model", "start"
 BEST = "best"  # the bundle that early stopping keeps
+REWARD_MODELS = "reward_models"  # fitted to people's ratings during the run, which stay in the store
 DESCRIPTION = "agent.json"  # in a bundle, beside its manifest
 LOCK = ".lock"  # names the process that has the folder
 # What a run may write before its first checkpoint. None of it is needed to start over, and early stopping begins anew.
-BEGUN = {LOCK, CONFIG, START, CHECKPOINTS, BEST, "progress.csv", "evaluations.npz"}
+BEGUN = {LOCK, CONFIG, START, CHECKPOINTS, BEST, REWARD_MODELS, "progress.csv", "evaluations.npz"}
 EVENTS, UNFINISHED = "events.out.tfevents.", ".tmp"  # TensorBoard's files, and what interrupted saves leave behind
 
 

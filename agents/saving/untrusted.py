@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 from rlhf_envs.datasets.templates import is_template_file
 from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.models import has_place, split_label
+from rlhf_envs.names import is_imported
 from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards.registry import MODEL, is_import
 from rlhf_envs.tasks.mixture import ABOUT_TASK, read_tasks
@@ -30,7 +30,7 @@ JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"rende
 def read_env_id(env_id: Any, source: str, instead: str | None = None) -> str:
     """Return an environment's id that a file has, after checking that it is registered.
 
-    "module:id" passes only if the module has been imported already, by the user's own command or code.
+    "module:id" and "file.py:id" pass only if that has been imported already, by the user's own command or code.
 
     Args:
         env_id: what the file has.
@@ -43,7 +43,7 @@ def read_env_id(env_id: Any, source: str, instead: str | None = None) -> str:
     if not isinstance(env_id, str):
         raise ValueError(f"the environment {env_id!r} in {source} is no id")
     module = env_id.rpartition(":")[0]
-    if module and module not in sys.modules:
+    if module and not is_imported(module):
         _refuse_import("the environment", env_id, source, instead or f"give it again, --env {shlex.quote(env_id)}")
     return check_environment(env_id) and env_id
 
@@ -99,9 +99,10 @@ def describe_problem(error: ValidationError) -> str:
 
 
 def read_reward(reward: Any, source: str, flag: str) -> None:
-    """Raise ValueError if the reward that a file has for a flag, such as "scorer", would be imported."""
-    if isinstance(reward, str) and is_import(reward):
-        _refuse_import(f"the {flag}", reward, source, f"give it again, --{flag} {shlex.quote(reward)}")
+    """Raise ValueError if the reward, or one of the rewards, that a file has for a flag would be imported."""
+    for one in reward if isinstance(reward, list) else [reward]:
+        if isinstance(one, str) and is_import(one):
+            _refuse_import(f"the {flag}", one, source, f"give it again, --{flag} {shlex.quote(one)}")
 
 
 def _refuse_import(what: str, name: str, source: str, instead: str) -> None:

@@ -14,10 +14,11 @@ from ..core.vec_env import make_vec_env
 from ..evaluation.evaluate import find_judges
 from ..saving.bundle import holds
 from ..saving.checkpoints import Checkpoints
-from ..saving.folders import BEST, CHECKPOINTS
+from ..saving.folders import BEST, CHECKPOINTS, REWARD_MODELS
 from .callbacks import PeriodicEvaluation
 from .checkpoint_callback import CheckpointCallback
 from .config import TrainConfig
+from .constraint import find_cost
 from .early_stopping import EarlyStopping
 from .hacking_alarm import HackingAlarm
 from .human_feedback import HumanFeedback, RatingRefit, human_rewards
@@ -47,11 +48,13 @@ def build_callbacks(config: TrainConfig, agent: Any, folder: Path) -> list[Any]:
             callbacks.append(_build_stopping(config, agent, env, folder))
         if config.alarm is not None:
             callbacks.append(_build_alarm(config, agent, env, folder))
+            if config.early_stopping is not None:
+                callbacks[-1].twin = callbacks[-2]  # both complete the same prompts: once is enough
     guard = _build_guard(config, agent, folder, callbacks)
     if config.constraint is not None:
         callbacks.append(LagrangeMultiplier())  # after the guard is built: the environment has its state
     if any(reward.store is not None for reward in human_rewards(agent.get_env())):
-        refit = RatingRefit(folder / "reward_models", seed=config.seed)
+        refit = RatingRefit(folder / REWARD_MODELS, seed=config.seed)
         callbacks.append(HumanFeedback(guard, refit, verbose=config.verbose))
     return callbacks if guard is None else [*callbacks, guard]
 
@@ -73,6 +76,11 @@ def _evaluation_environment(config: TrainConfig) -> Any:
 def _build_stopping(config: TrainConfig, agent: Any, env: Any, folder: Path) -> EarlyStopping:
     """Return the callback that stops the run by validation prompts, once it has tried the metric on two of them."""
     assert config.early_stopping is not None
+    if config.constraint is not None and config.early_stopping == find_cost(config).name:
+        raise ValueError(
+            f"--early-stopping {config.early_stopping}: this is the cost of --constraint, and the highest is kept; "
+            "name the reward, a judge or a metric of the task"
+        )
     stopping = EarlyStopping(
         config.early_stopping,
         config.eval_patience or PATIENCE,
@@ -80,6 +88,7 @@ def _build_stopping(config: TrainConfig, agent: Any, env: Any, folder: Path) -> 
         env=env,
         eval_freq=config.eval_freq,
         n_episodes=config.n_eval_episodes,
+        judges=config.judge,
         seed=config.seed,
     )
     stopping.check_metric(agent)
@@ -87,12 +96,12 @@ def _build_stopping(config: TrainConfig, agent: Any, env: Any, folder: Path) -> 
 
 
 def _build_alarm(config: TrainConfig, agent: Any, env: Any, folder: Path) -> HackingAlarm:
-    """Return the callback that compares the reward with the task's first judge on validation prompts."""
-    judges = find_judges(agent.get_env().get_attr("task", 0)[0], None)
+    """Return the callback that compares the reward with the first judge on validation prompts."""
+    judges = find_judges(agent.get_env().get_attr("task", 0)[0], config.judge)
     if not judges:
         raise ValueError(
-            f"--alarm {config.alarm}: the task of {config.env_id} has no judge to compare the reward with; "
-            "agents.HackingAlarm takes one of yours (judge, judges)"
+            f"--alarm {config.alarm}: the task of {config.env_id} has no judge to compare the reward with; name a "
+            "reward that the agent does not train against, such as --judge gold or --judge my_module:score"
         )
     stop = config.alarm == "stop"
     return HackingAlarm(
@@ -102,6 +111,7 @@ def _build_alarm(config: TrainConfig, agent: Any, env: Any, folder: Path) -> Hac
         env=env,
         eval_freq=config.eval_freq,
         n_episodes=config.n_eval_episodes,
+        judges=config.judge,
         seed=config.seed,
     )
 

@@ -33,6 +33,7 @@ from ..saving.untrusted import describe_problem, read_env_id, read_env_kwargs, r
 from .hyperparams import default_hyperparams
 
 __all__ = [
+    "REWARDS",
     "Algorithm",
     "Environment",
     "LogFolder",
@@ -49,6 +50,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 AGENT_FIELDS = ("model", "train", "kl_coef", "kl_target", "learning_rate", "sft_coef", "sft_data")
+REWARDS = ("constraint", "judge")  # fields that name rewards
 OWN = ("seed", "device", "verbose")  # arguments of agents that a run has by itself
 
 
@@ -176,6 +178,9 @@ class TrainConfig(Settings):
     alarm: Literal["warn", "stop"] | None = option(
         None,
         "When the reward and the task's judge part on validation prompts: warn, or stop and keep the agent before.",
+    )
+    judge: list[str] | None = option(
+        None, "Reward that evaluations score by too; repeat. --alarm goes by the first. The task's judges by default."
     )
     save_freq: int = option(0, "Tokens between checkpoints; 0 for none but on signals and errors.", ge=0)
     keep_checkpoints: int = option(3, "Checkpoints that stay; older ones are deleted.", gt=0)
@@ -306,8 +311,9 @@ class TrainConfig(Settings):
         if "env" not in given.model_fields_set:
             read_env_id(self.env, source)
         read_env_kwargs(self.env_kwargs, source, given.env_kwargs)
-        if "constraint" not in given.model_fields_set:
-            read_reward(self.constraint, source, "constraint")
+        for name in REWARDS:
+            if name not in given.model_fields_set:
+                read_reward(getattr(self, name), source, name)
 
     @classmethod
     def of_folder(cls, folder: str | Path, given: TrainConfig | None = None) -> Self:

@@ -13,7 +13,7 @@ from rlhf_envs.names import nearest
 
 from ..saving.provenance import MADE
 from ..saving.untrusted import read_env_id, read_env_kwargs, read_reward
-from .config import parse_pairs
+from .config import REWARDS, parse_pairs
 from .data_flags import DataFlags
 from .hyperparams import parse_yaml
 
@@ -60,8 +60,9 @@ def check_imports(settings: Mapping[str, Any], source: str, given: Mapping[str, 
     if "env" in settings and "env" not in given:
         read_env_id(settings["env"], source)
     read_env_kwargs(parse_pairs(settings.get("env_kwargs") or {}), source, given.get("env_kwargs"))
-    if "constraint" not in given:
-        read_reward(settings.get("constraint"), source, "constraint")
+    for name in REWARDS:
+        if name not in given:
+            read_reward(settings.get(name), source, name)
 
 
 def _parse(path: Path) -> dict[str, Any]:

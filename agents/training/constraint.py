@@ -6,7 +6,7 @@ finds its price. Evaluations have the reward alone, with the cost beside it as a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlhf_envs.rewards.base import Reward
@@ -19,7 +19,7 @@ from ..evaluation.evaluate import find_judges
 from ..registry import describe, get_algorithm
 from .config import TrainConfig
 
-__all__ = ["constrain_environment", "find_held_out_judges"]
+__all__ = ["constrain_environment", "find_cost", "find_held_out_judges"]
 
 
 def constrain_environment(config: TrainConfig, env: Any) -> None:
@@ -29,7 +29,7 @@ def constrain_environment(config: TrainConfig, env: Any) -> None:
         ValueError: the algorithm has a constraint of its own, there is no such cost, or the environment cannot have it.
     """
     assert config.limit is not None
-    flag, cost = f"--constraint {config.constraint}", _cost(config)
+    flag, cost = f"--constraint {config.constraint}", find_cost(config)
     if "cost" in describe(get_algorithm(config.algo)).defaults:
         raise ValueError(
             f"{flag}: {config.algo} has a constraint among its own arguments; take --algo ppo, or give -params cost:"
@@ -43,19 +43,23 @@ def constrain_environment(config: TrainConfig, env: Any) -> None:
     constrain(env, cost, config.limit)
 
 
-def find_held_out_judges(config: TrainConfig, agent: Any) -> dict[str, Callable[..., Any]] | None:
-    """Return the judges of evaluations before and after training: the task's own, and the cost of the run's constraint.
+def find_held_out_judges(config: TrainConfig, agent: Any) -> Sequence[str] | Mapping[str, Any] | None:
+    """Return the judges of a run's evaluations: those of --judge, else the task's, and the cost of its constraint.
 
-    Without a constraint it is None, which stands for the task's own.
+    None stands for the task's.
     """
     if config.constraint is None:
-        return None
-    cost = _cost(config)
-    return {**find_judges(agent.get_env().get_attr("task", 0)[0], None), cost.name: cost}
+        return config.judge
+    cost = find_cost(config)
+    return {**find_judges(agent.get_env().get_attr("task", 0)[0], config.judge), cost.name: cost}
 
 
-def _cost(config: TrainConfig) -> Reward:
-    """Return the cost that a configuration names."""
+def find_cost(config: TrainConfig) -> Reward:
+    """Return the cost that a configuration names.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
     assert config.constraint is not None
     try:
         return as_reward(get_reward(config.constraint))

@@ -157,13 +157,13 @@ def _evaluations(config: TrainConfig, tokens: int, rollout: int) -> str:
 def _count_evaluations(config: TrainConfig, tokens: int, rollout: int) -> tuple[int, int]:
     """Return how many evaluations there are during training, and how many more early stopping and the alarm make.
 
-    Between two rollouts there is at most one of each. These two also evaluate before the first and at the end.
+    Between two rollouts there is at most one of each. These two share theirs, also one before the first and at the end.
     """
     if config.eval_freq == 0:
         return 0, 0
     during, before_last = (min(n // config.eval_freq, n // rollout) for n in (tokens, tokens - rollout))
-    watchers = sum(value is not None for value in (config.early_stopping, config.alarm))
-    return during, watchers * (before_last + 2)
+    watched = config.early_stopping is not None or config.alarm is not None
+    return during, before_last + 2 if watched else 0
 
 
 def _memory(agent: Any) -> str:

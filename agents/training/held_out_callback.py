@@ -68,6 +68,8 @@ class HeldOutCallback(BaseCallback):
         self.metric, self.folder, self.env = metric, None if folder is None else Path(folder), env
         self.eval_freq, self.n_episodes, self.judges, self.seed = eval_freq, n_episodes, judges, seed
         self.stopped = False
+        self.twin: HeldOutCallback | None = None  # one before this in the list that makes equal evaluations
+        self._evaluation: Evaluation | None = None  # the last one, at `_last` tokens
         self.around: Callable[[], AbstractContextManager[None]] = nullcontext  # what shows the progress sets it
         self._last: int | None = None
         self._in_rollout = False
@@ -135,10 +137,14 @@ class HeldOutCallback(BaseCallback):
             self._evaluate()  # the last update may have made the best agent
 
     def _evaluate(self) -> None:
-        with self.around(), isolated_generators():
-            evaluation = evaluate(
-                self.model, n_episodes=self.n_episodes, judges=self.judges, seed=self.seed, **self._environment()
-            )
+        if self.twin is not None and self.twin._last == self.num_timesteps and self.twin._evaluation is not None:
+            evaluation = self.twin._evaluation
+        else:
+            with self.around(), isolated_generators():
+                evaluation = evaluate(
+                    self.model, n_episodes=self.n_episodes, judges=self.judges, seed=self.seed, **self._environment()
+                )
+        self._evaluation = evaluation
         if self.metric not in (known := evaluation.values()):
             raise ValueError(f"there is no metric {self.metric!r} to go by; there are {', '.join(known)}")
         if np.isnan(known[self.metric]).all():

@@ -259,7 +259,10 @@ class HumanReward(Reward):
         withdrawn = {item_id for item_id, missed in zip(ids, unanswered, strict=True) if missed}
         self.open().withdraw(sorted(withdrawn))
         self._asked = {text: item_id for text, item_id in self._asked.items() if item_id not in withdrawn}
-        self.missed += int(unanswered.sum())
+        n = int(unanswered.sum())
+        self.missed += n
+        instead = "the mean of the others" if self.on_timeout == "mean" else "the fallback"
+        logger.warning("people did not rate %d of %d completions: their score is %s", n, len(ids), instead)
         if self.on_timeout == "mean":
             scores[unanswered] = np.nan_to_num(scores[~unanswered].mean()) if not unanswered.all() else 0.0
         else:

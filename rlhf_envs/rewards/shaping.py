@@ -179,7 +179,10 @@ class LengthPenalty(Reward):
         self.shortest = whole_number("shortest", shortest, least=0)
         self.longest = longest if longest is None else whole_number("longest", longest, least=self.shortest)
         if self.longest is None and self.shortest == 0:
-            raise ValueError("a length penalty needs a limit: pass longest, shortest or both")
+            raise ValueError(
+                "a length penalty needs a limit: pass longest, shortest or both; to one by its name as reward_kwargs, "
+                "such as {'longest': 20}"
+            )
         self.unit = unit
 
     def score(self, prompts: list[str], completions: list[str], **columns: list[Any]) -> np.ndarray:

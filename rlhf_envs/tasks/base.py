@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Task", "WordTask", "choose_reward", "environment_rows", "find_rooms", "load_task", "measure"]
 
+SHARE = 0.1  # of given data that is held out for validation, and as much for tests, by default
+
 
 class Task:
     """Provide the data, the default reward and the hooks of an environment. Set attributes and override hooks.
@@ -225,14 +227,17 @@ def environment_rows(
     split: str,
     data: Data | None = None,
     columns: Mapping[str, str] | None = None,
-    validation_share: float = 0.1,
-    test_share: float = 0.1,
+    validation_share: float = SHARE,
+    test_share: float = SHARE,
     **others: Any,
 ) -> list[dict[str, Any]]:
     """Return the rows of data of an environment with these arguments, without making it; `others` do not count."""
     if data is None:
         if columns:
             raise ValueError(f"columns={columns!r} renames columns of data=..., which is not given")
+        for name, share in (("validation_share", validation_share), ("test_share", test_share)):
+            if share != SHARE:
+                raise ValueError(f"{name}={share} is of data=..., which is not given: the task splits its own")
         return load_task(task).rows(split, None)
     return load_task(task).rows(split, load_rows(data, split, ("prompt",), columns, validation_share, test_share))
 

@@ -185,7 +185,7 @@ def test_what_a_simulator_draws_does_not_depend_on_other_rows() -> None:
         (lambda dialogs: [3], r"3 is no Reply, no text and not None"),
         (lambda dialogs: [Reply("d", reward=float("nan"))], r"the reward must be a finite number"),
         (lambda dialogs: [Reply("d", role="assistant")], r"the role one of user, tool, system"),  # type: ignore[arg-type]
-        (lambda dialogs: ["unknown"], r"the tokenizer cannot read the reply 'unknown'|no tokens"),
+        (lambda dialogs: ["huh"], r"cannot read the reply 'huh': words outside the vocabulary: huh;|no tokens"),
     ],
 )
 def test_a_wrong_reply_is_an_error_that_names_the_task_and_the_row(hook: Any, message: str) -> None:

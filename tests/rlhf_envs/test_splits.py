@@ -129,6 +129,13 @@ def test_columns_are_renamed(tmp_path: Path) -> None:
         gym.make("rlhf/Sentiment-v0", columns={"prompt": "question"}, reward_fn=len)
 
 
+def test_shares_are_of_given_data() -> None:
+    with pytest.raises(
+        ValueError, match=r"test_share=0\.3 is of data=\.\.\., which is not given: the task splits its own"
+    ):
+        gym.make("rlhf/TokenBandit-v0", test_share=0.3)
+
+
 def test_conversations_are_split_by_what_they_say() -> None:
     said = [{"role": "user", "content": "Name a film"}, {"role": "assistant", "content": "Alien"}]
     shared = [{"from": "human", "value": "name a film "}, {"from": "gpt", "value": "Alien"}]  # ShareGPT's names

@@ -37,7 +37,7 @@ def write_notes(
         notes.append(f"{text}: the metrics cover the other runs, which flatters an algorithm that fails on bad seeds.")
     few = [n for outcome in finished if (n := outcome.result.get("different_prompts")) is not None]
     if min(few, default=FEW) < min(FEW, config.test_episodes) and finished[0].result["described"] != "training prompts":
-        text = describe_few(min(few), config.test_split)
+        text = describe_few(min(few), repr(config.test_split))
         notes.append(f"{text[0].upper()}{text[1:]}.")
     if pruned:
         notes.append(

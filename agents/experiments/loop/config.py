@@ -106,11 +106,10 @@ class LoopConfig(TrainConfig):
             raise ValueError(f"query=disagreement needs {ensemble}")
 
     def check_imports(self, source: str, given: TrainConfig) -> None:
-        """Check the scorer, the judges and the store too."""
+        """Check the scorer and the store too."""
         super().check_imports(source, given)
-        for name, rewards in (("scorer", [self.scorer]), ("judge", self.judge or [])):
-            for reward in rewards if name not in given.model_fields_set else ():
-                read_reward(reward, source, name)
+        if "scorer" not in given.model_fields_set:
+            read_reward(self.scorer, source, "scorer")
         if "://" in (self.store or "") and "store" not in given.model_fields_set:
             raise ValueError(f"the store {self.store!r} is not followed where {source} says so: give it again, --store")
 

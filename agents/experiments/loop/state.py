@@ -126,7 +126,10 @@ def with_defaults(config: LoopConfig) -> LoopConfig:
     task = task_of(config.env_id)
     if task is None:
         raise ValueError(f"--env {config.env}: it has no task, and a loop needs a task's prompts and rewards")
-    own = [*task.judges, task.default_reward]
+    own = [name for name in (*task.judges, task.default_reward) if name]
+    if config.scorer is None and (task.subtasks or not own):
+        has = "each task of a mixture has its own reward" if task.subtasks else f"task {task.name!r} has no judge"
+        raise ValueError(f"--env {config.env}: {has}; name what its pairs are judged by, --scorer, such as gold")
     scorer = config.scorer or own[0]
     judges = config.judge or list(dict.fromkeys([scorer, *own]))
     for name in (scorer, *judges):

@@ -355,6 +355,9 @@ def test_bad_arguments_are_clear_errors(token_spaces, arguments, message):
 def test_spaces_that_do_not_fit_are_clear_errors(small_model, token_spaces):
     with pytest.raises(ValueError, match="TokenPolicy needs a token environment"):
         TokenPolicy(spaces.Box(0, 1, (3,), np.float32), spaces.Discrete(3), lambda _: 1e-3)
+    stacked = spaces.Dict({name: spaces.Box(0, 3, (2, 4), np.int64) for name in ("input_ids", "attention_mask")})
+    with pytest.raises(ValueError, match="TokenPolicy needs a token environment"):
+        TokenPolicy(stacked, spaces.Discrete(3), lambda _: 1e-3)
     with pytest.raises(ValueError, match=r"has 60 tokens and the model .* has 50"):
         TokenPolicy(*token_spaces(LENGTH, vocab=60), lambda _: 1e-3, model=small_model("gpt2"))
     with pytest.raises(ValueError, match=r"has 8 tokens and the model .* has 50"):

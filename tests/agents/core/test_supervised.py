@@ -354,6 +354,11 @@ BAD_ROWS = [{"prompt": "1", "completion": "2"}, {"prompt": "1"}]
         (dict(sft_coef=0.1, sft_data=[]), ValueError, "there are no rows"),
         (dict(sft_coef=0.1, sft_data=[{"prompt": "1", "completion": ""}]), ValueError, "no completion is left"),
         (dict(sft_coef=0.1, sft_data=BAD_ROWS), ValueError, "the rows, row 2: .*completion"),
+        (
+            dict(sft_coef=0.1, sft_data=[{"prompt": "1", "completion": "2 zebra"}]),
+            ValueError,
+            "the rows, row 1: words outside the vocabulary: zebra; write texts in its words",
+        ),
         (dict(sft_coef="much", sft_data=ROWS), TypeError, "sft_coef='much': expected a number"),
     ],
 )

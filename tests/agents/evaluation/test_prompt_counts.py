@@ -33,6 +33,8 @@ def test_few_prompts_are_warned_about_with_what_to_do(caplog: pytest.LogCaptureF
         warn_of_few(4, 4, "test")
         assert not caplog.text, "enough of them, or each once"
         warn_of_few(2, 256, "test")
+        warn_of_few(3, 256, "test", "brief")
+    assert "the split 'test' of task 'brief' has 3 different prompts" in caplog.text
     assert "the split 'test' has 2 different prompts, each completed several times" in caplog.text
     for remedy in ("a column 'split'", "--env-kwargs test_share:0.25", "--test-split"):
         assert remedy in caplog.text

@@ -13,6 +13,7 @@ from agents.experiments.loop.config import LoopConfig
 from agents.saving.environment import remake_env
 from agents.saving.untrusted import read_env_id, read_env_kwargs
 from agents.training.config import TrainConfig
+from rlhf_envs.names import import_module
 
 BANDIT, URL = "rlhf/TokenBandit-v0", "postgresql://u@host/db"
 
@@ -27,7 +28,13 @@ def test_what_is_registered_passes_and_what_is_given_again_is_left_to_the_caller
     }
 
 
-def test_a_module_passes_only_if_the_user_has_imported_it() -> None:
+def test_a_module_passes_only_if_the_user_has_imported_it(tmp_path: Path) -> None:
+    file = tmp_path / "seen_by_the_user.py"
+    file.touch()
+    with pytest.raises(ValueError, match=r"give it again, --env .*seen_by_the_user\.py:rlhf/TokenBandit-v0"):
+        read_env_id(f"{file}:{BANDIT}", "it")
+    import_module(str(file), "test")
+    assert read_env_id(f"{file}:{BANDIT}", "it") == f"{file}:{BANDIT}"
     assert read_env_id(f"json:{BANDIT}", "it") == f"json:{BANDIT}"
     with pytest.raises(ValueError, match="give it again, --env no_such_module:rlhf/TokenBandit-v0"):
         read_env_id(f"no_such_module:{BANDIT}", "it")

@@ -191,6 +191,8 @@ def test_a_killed_run_goes_on_with_its_patience(tmp_path, monkeypatch):
 def test_the_metric_and_the_prompts_to_stop_by_are_checked_before_training(tmp_path):
     with pytest.raises(ValueError, match="there is no metric 'rewards' to go by; did you mean 'reward'"):
         prepare(config(tmp_path, early_stopping="rewards"))
+    with pytest.raises(ValueError, match="--early-stopping repetition: this is the cost of --constraint, and the hig"):
+        prepare(config(tmp_path, early_stopping="repetition", constraint="repetition", limit=0.1))
     rows = [{"prompt": text, "split": split} for split, text in (("train", "a"), ("test", "b"))]
     env = dict(data=rows, reward="length-penalty", reward_kwargs={"longest": 1}, max_new_tokens=3)
     with pytest.raises(ValueError, match="--early-stopping reward needs validation prompts"):

@@ -208,6 +208,31 @@ def test_a_run_that_the_alarm_stops_is_the_agent_before(tmp_path: Path, monkeypa
     assert "nothing to do" in rlhf("train", "--resume", str(folder), "-n", "9600").output
 
 
+def test_it_goes_by_a_judge_of_ones_own_and_shares_the_evaluations_of_early_stopping(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_judge.py").write_text("def score(prompts, completions, **_):\n    return [len(c) for c in completions]\n")
+    judge = "./my_judge.py:score"
+    settings = config(tmp_path, alarm="warn", judge=[judge], early_stopping=judge, eval_freq=96, n_timesteps=96)
+    run = prepare(settings)
+    assert {*run.before.judges} == {judge}
+    tokens: list[int] = []
+
+    def counted(agent: Any, *args: Any, **kwargs: Any) -> Any:
+        tokens.append(agent.num_timesteps)
+        return agents.evaluate(agent, *args, **kwargs)
+
+    monkeypatch.setattr("agents.training.held_out_callback.evaluate", counted)
+    assert run.stopping is not None and run.alarm is not None
+    run.agent.learn(96, callback=[run.stopping, run.alarm])
+    run.lock.release()
+    assert tokens == [0, 96]
+    assert [(seen.tokens, seen.judge.mean()) for seen in run.alarm.looks] == run.stopping.history
+    Path("run.json").write_text(run.config.model_dump_json())
+    assert f"the judge '{judge}' is not imported just because" in rlhf("train", "--config", "run.json").stderr
+
+
 def test_data_without_validation_prompts_is_refused(tmp_path: Path) -> None:
     rows = [{"prompt": text, "split": split} for split, text in (("train", "a"), ("test", "b"))]
     env = dict(data=rows, reward="length-penalty", reward_kwargs={"longest": 1}, max_new_tokens=3)

@@ -359,7 +359,8 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(
     folder = tmp_path / "ppo" / "run"
     assert is_restartable(folder)
     (folder / "checkpoints" / ".192.tmp-x").mkdir(parents=True)  # a save that was cut short
-    (folder / "best").mkdir()  # what early stopping has kept
+    for kept in ("best", "reward_models"):  # by early stopping, and by a refit to ratings, which stay in the store
+        (folder / kept).mkdir()
     np.random.seed(1)
     train(prepare_resumed(folder) if how == "--resume" else config(tmp_path))
     assert f"the run in {folder} ended before its first checkpoint: it starts over" in caplog.text

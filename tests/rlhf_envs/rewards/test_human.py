@@ -154,7 +154,9 @@ def test_the_same_text_is_asked_once_also_by_a_run_that_was_killed(path: Path) -
         assert len(store.items()) == 2
 
 
-def test_when_time_is_over_the_fallback_answers_for_those_that_miss(path: Path) -> None:
+def test_when_time_is_over_the_fallback_answers_for_those_that_miss(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with people(path, rate):
         make(path)(prompts=["p"], completions=["good"])
     reward = make(path, timeout=0.02, fallback="words")
@@ -162,6 +164,7 @@ def test_when_time_is_over_the_fallback_answers_for_those_that_miss(path: Path) 
     assert scores[0] == 1.0
     assert scores[1:].tolist() == np.tanh([4.0, 3.0]).tolist()
     assert reward.missed == 2
+    assert "people did not rate 2 of 3 completions: their score is the fallback" in caplog.text
     with FeedbackStore(path) as store:
         store.add_annotator("late")
         assert store.claim("late") is None  # what nobody waits for is asked no more

@@ -381,6 +381,10 @@ def test_what_cannot_be_asked_is_said_at_once(settings: dict[str, Any], message:
     ("settings", "message"),
     [
         (dict(env="rlhf/Nothing-v0"), "unknown environment"),
+        (
+            dict(env="rlhf/Mixture-v0"),
+            "each task of a mixture has its own reward; name what its pairs are judged by, --sc",
+        ),
         (dict(scorer="nothing"), "unknown reward 'nothing'"),
         (dict(judge=["nothing"]), "unknown reward 'nothing'"),
         (dict(algo="nothing"), "unknown algorithm 'nothing'"),
