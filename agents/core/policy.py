@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -55,9 +56,11 @@ class TokenPolicy(LanguageModelPolicy):
         ValueError: the spaces, the model and the arguments do not fit together.
 
     Attributes:
+        draw_instead: draws the tokens of a rollout in the place of `forward`; None but while an engine does.
         sft_state: int64 `(2,)`, with a supervised loss: its seed, and how many examples have been drawn.
     """
 
+    draw_instead: Callable[[dict[str, torch.Tensor]], Evaluated] | None = None
     sft_state: torch.Tensor
 
     def __init__(
@@ -140,6 +143,9 @@ class TokenPolicy(LanguageModelPolicy):
             actions `(batch,)` int64, values `(batch, 1)` and log-probabilities `(batch,)`.
         """
         check_token_ids(obs)
+        if self.draw_instead is not None:
+            assert isinstance(obs, dict)
+            return self.draw_instead(obs)
         hidden, values = self._hidden_and_values(obs)
         distribution = self.distribution_after(hidden, *self.masks(obs))
         actions = distribution.get_actions(deterministic=deterministic)
@@ -204,6 +210,14 @@ class TokenPolicy(LanguageModelPolicy):
             values, log_probs, entropies = results
             results = values, self.sft.attach(self, self.sft_state, log_probs, self.micro_batch_size), entropies
         return results
+
+    @torch.no_grad()
+    def values_and_log_probs(
+        self, obs: dict[str, torch.Tensor], actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the values `(n, 1)` and log-probabilities `(n,)` of `evaluate_actions`, without gradients."""
+        values, log_probs, _ = self._evaluate(obs, actions)
+        return values, log_probs
 
     def _evaluate(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> Evaluated:
         hidden, values = self._hidden_and_values(obs)
