@@ -127,7 +127,10 @@ class TrainConfig(Settings):
     # What it configures, with a field that all of them have; and the flags that may change with --resume. (Another
     # number of threads may round differently in the last bits.)
     kind: ClassVar[tuple[str, str]] = ("run", "algo")
-    free: ClassVar[tuple[str, ...]] = ("progress", "verbose", "threads", "device", "engine", "engine_folder")
+    free: ClassVar[tuple[str, ...]] = (
+        *("progress", "verbose", "threads", "device"),
+        *("engine", "engine_sync", "engine_folder"),
+    )
     more: ClassVar[tuple[str, ...]] = ("n_timesteps",)  # flags that --resume may raise
 
     algo: Algorithm = option("ppo", "Algorithm, such as ppo, rloo or dqn, see `rlhf algos`.")
@@ -162,11 +165,9 @@ class TrainConfig(Settings):
     settings: str | None = option(
         None, "YAML file of settings by algorithm, instead of ours in agents/training/settings/."
     )
-    engine: str | None = option(
-        None, "Address of a server that draws the completions, such as http://localhost:8000, with --engine-sync."
-    )
-    engine_sync: Literal["vllm", "sglang", "folder"] | None = option(
-        None, "How it gets new weights: as vLLM or SGLang do, or from the folder that requests name as the model."
+    engine: str | None = option(None, "Address of a server that draws the completions, such as http://localhost:8000.")
+    engine_sync: Literal["vllm", "sglang", "folder"] = option(
+        "vllm", "How it gets new weights: as vLLM or SGLang do, or from the folder that requests name as the model."
     )
     engine_folder: str | None = option(
         None, "Where the weights are written for it, on a disk that it reads too; a temporary folder by default."
@@ -222,8 +223,6 @@ class TrainConfig(Settings):
             raise ValueError(
                 f"eval_patience={self.eval_patience} is for early stopping: give --early-stopping too, such as gold"
             )
-        if (self.engine is None) != (self.engine_sync is None):
-            raise ValueError("engine and engine_sync go together: give --engine ADDRESS and --engine-sync vllm")
         if self.alarm is not None and self.eval_freq == 0:
             raise ValueError(f"alarm={self.alarm} needs evaluations: give --eval-freq above 0")
         if self.alarm == "stop" and self.early_stopping is not None:

@@ -1,7 +1,7 @@
-"""Serve completions of a model as token ids with log-probabilities, one request at a time: a server to try engines with.
+"""Serve completions of a model as token ids with log-probabilities: a small server to try an engine with.
 
-It speaks what `agents` needs of the OpenAI completions protocol, as vLLM and SGLang do, and loads models by the names in
-the requests: `engine_kwargs=dict(sync="folder")`.
+It speaks what `agents` needs of the OpenAI completions protocol, as vLLM and SGLang do, and loads models by the names
+in the requests (`--engine-sync folder`). It draws one token of one completion at a time.
 
 python examples/engine/completions_server.py tiny 8000
 """

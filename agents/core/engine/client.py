@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -235,24 +236,24 @@ class CompletionsEngine:
     ) -> None:
         left = max_tokens - len(completion.ids)
         asked = body | {"prompt": prompt + completion.ids, "max_tokens": left}
-        for choice in self._choices(asked):
-            if completion.is_cancelled:
-                completion.end("cancelled")
-                return
-            ids, log_probs = _read_tokens(choice, self.url)
-            self._check(ids, log_probs, left, sampling)
-            left -= len(ids)
-            completion.add(ids, log_probs)
-            if (reason := choice.get("finish_reason")) is not None:
-                self._check_end(completion, reason, sampling)
-                completion.end(reason)
-                return
+        with closing(self._choices(asked)) as choices:
+            for choice in choices:
+                if completion.is_cancelled:
+                    completion.end("cancelled")
+                    return
+                ids, log_probs = _read_tokens(choice, self.url)
+                self._check(ids, log_probs, left, sampling)
+                left -= len(ids)
+                completion.add(ids, log_probs)
+                if (reason := choice.get("finish_reason")) is not None:
+                    self._check_end(completion, reason, sampling)
+                    completion.end(reason)
+                    return
         raise http.client.HTTPException("the answer ended before the completion did")
 
     def _choices(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the parts of an answer, as the server sends them."""
-        connection, response = self._send("POST", "/v1/completions", body)
-        try:
+        with self._request("POST", "/v1/completions", body) as response:
             last = time.monotonic()
             for line in response:
                 if line.startswith(b"data:") and (data := line[5:].strip()) != b"[DONE]":
@@ -266,8 +267,6 @@ class CompletionsEngine:
                         yield choices[0]
                 if time.monotonic() - last > self.timeout:
                     raise TimeoutError(f"no token for {self.timeout:g} seconds")
-        finally:
-            connection.close()
 
     def _check(self, ids: list[int], log_probs: list[float], left: int, sampling: Sampling) -> None:
         if len(ids) > left:
@@ -300,11 +299,8 @@ class CompletionsEngine:
         """
         for attempt in range(self.retries + 1):
             try:
-                connection, response = self._send(method, path, body)
-                try:
+                with self._request(method, path, body) as response:
                     text = response.read().decode(errors="replace")
-                finally:
-                    connection.close()
                 break
             except (*TRANSIENT, _BusyError) as error:
                 if attempt == self.retries:
@@ -316,26 +312,21 @@ class CompletionsEngine:
             content = text
         return content if isinstance(content, dict) else {"text": text}
 
-    def _send(
-        self, method: str, path: str, body: Mapping[str, Any] | None
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """Return a connection and the beginning of the answer on it; the caller closes the connection."""
+    @contextmanager
+    def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> Iterator[http.client.HTTPResponse]:
+        """Send a request and give the answer, which is closed at the end of the `with` block."""
         parts = urlsplit(self.url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        connection = kind(parts.netloc, timeout=self.timeout)
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get(self._api_key_env):
             headers["Authorization"] = f"Bearer {key}"
-        try:
+        with closing(kind(parts.netloc, timeout=self.timeout)) as connection:
             connection.request(method, parts.path + path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            if response.status >= 300:
-                words = f"{response.status} for {path}: {_words(response.read().decode(errors='replace'))}"
-                raise _BusyError(words) if response.status in BUSY else EngineError(f"{self.url} answered {words}")
-        except BaseException:
-            connection.close()
-            raise
-        return connection, response
+            with connection.getresponse() as response:
+                if response.status >= 300:
+                    words = f"{response.status} for {path}: {_words(response.read().decode(errors='replace'))}"
+                    raise _BusyError(words) if response.status in BUSY else EngineError(f"{self.url} answered {words}")
+                yield response
 
     def _explained(self, error: Exception) -> EngineError:
         """Return an error of the way to the server, with what can be done about it."""
