@@ -44,6 +44,7 @@ class AWR(PolicyGradient):
     """
 
     defaults = PolicyGradient.defaults | {"vf_coef": 0.1}
+    importance = None
 
     def __init__(
         self,

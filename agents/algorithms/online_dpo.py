@@ -48,6 +48,7 @@ class OnlineDPO(PolicyGradient):
     min_group_size = 2
     kl_argument = "beta"
     unused = PolicyGradient.unused | NO_CRITIC | NO_KL | {"report_kl": True}  # the loss needs the reference
+    importance = None
 
     def __init__(
         self,

@@ -46,6 +46,7 @@ class RLOO(PolicyGradient):
 
     min_group_size = 2
     unused = PolicyGradient.unused | NO_CRITIC
+    importance = "sequence_truncate"
 
     def __init__(
         self,

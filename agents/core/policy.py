@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -56,9 +57,11 @@ class TokenPolicy(LanguageModelPolicy):
         ValueError: the spaces, the model and the arguments do not fit together.
 
     Attributes:
+        draw_instead: draws the tokens of a rollout in the place of `forward`; None but while an engine does.
         sft_state: int64 `(2,)`, with a supervised loss: its seed, and how many examples have been drawn.
     """
 
+    draw_instead: Callable[[dict[str, torch.Tensor]], Evaluated] | None = None
     sft_state: torch.Tensor
 
     def __init__(
@@ -145,6 +148,9 @@ class TokenPolicy(LanguageModelPolicy):
             `values.last_call`, by which the rollout buffer reads the frozen blocks' output for these contexts.
         """
         check_token_ids(obs)
+        if self.draw_instead is not None:
+            assert isinstance(obs, dict)
+            return self.draw_instead(obs)
         hidden, value_hidden = self._both_hidden(obs)
         last_call, masks = self._actor.last_call(), self.masks(obs)
         plain = not (masks or deterministic or torch.is_grad_enabled())  # what a mask forbids is checked on the host
@@ -152,11 +158,8 @@ class TokenPolicy(LanguageModelPolicy):
             actions, values, log_probs = self._choose_by_graph(self._choosing, hidden, value_hidden)
         else:
             distribution = self.distribution_after(hidden, *masks)
-            actions, values = (
-                distribution.get_actions(deterministic=deterministic),
-                self.value_net(value_hidden.float()),
-            )
-            log_probs = distribution.log_prob(actions)
+            actions = distribution.get_actions(deterministic=deterministic)
+            values, log_probs = self.value_net(value_hidden.float()), distribution.log_prob(actions)
         values.last_call = last_call  # type: ignore[attr-defined]
         return actions, values, log_probs
 
@@ -244,6 +247,14 @@ class TokenPolicy(LanguageModelPolicy):
             values, log_probs, entropies = results
             results = values, self.sft.attach(self, self.sft_state, log_probs, self.micro_batch_size), entropies
         return results
+
+    @torch.no_grad()
+    def values_and_log_probs(
+        self, obs: dict[str, torch.Tensor], actions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the values `(n, 1)` and log-probabilities `(n,)` of `evaluate_actions`, without gradients."""
+        values, log_probs, _ = self._evaluate(obs, actions)
+        return values, log_probs
 
     def _evaluate(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> Evaluated:
         hidden, values = self._hidden_and_values(obs)

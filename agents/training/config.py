@@ -129,7 +129,10 @@ class TrainConfig(Settings):
     # What it configures, with a field that all of them have; and the flags that may change with --resume. (Another
     # number of threads may round differently in the last bits.)
     kind: ClassVar[tuple[str, str]] = ("run", "algo")
-    free: ClassVar[tuple[str, ...]] = ("progress", "verbose", "threads", "device")
+    free: ClassVar[tuple[str, ...]] = (
+        *("progress", "verbose", "threads", "device"),
+        *("engine", "engine_sync", "engine_folder"),
+    )
     more: ClassVar[tuple[str, ...]] = ("n_timesteps",)  # flags that --resume may raise
 
     algo: Algorithm = option("ppo", "Algorithm, such as ppo, rloo or dqn, see `rlhf algos`.")
@@ -163,6 +166,13 @@ class TrainConfig(Settings):
     limit: float | None = option(None, "Limit of the mean cost per episode, for --constraint.", allow_inf_nan=False)
     settings: str | None = option(
         None, "YAML file of settings by algorithm, instead of ours in agents/training/settings/."
+    )
+    engine: str | None = option(None, "Address of a server that draws the completions, such as http://localhost:8000.")
+    engine_sync: Literal["vllm", "sglang", "folder"] = option(
+        "vllm", "How it gets new weights: as vLLM or SGLang do, or from the folder that requests name as the model."
+    )
+    engine_folder: str | None = option(
+        None, "Where the weights are written for it, on a disk that it reads too; a temporary folder by default."
     )
     wandb: str | None = option(None, "Project of Weights & Biases to log to as well.")
     log_folder: LogFolder = "logs"
@@ -258,7 +268,15 @@ class TrainConfig(Settings):
     def agent_kwargs(self) -> dict[str, Any]:
         """Return the keyword arguments of `agents.make`."""
         fields = {name: getattr(self, name) for name in AGENT_FIELDS}
-        return {name: value for name, value in fields.items() if value is not None} | self.hyperparams
+        given = {name: value for name, value in fields.items() if value is not None} | self.hyperparams
+        if self.engine is not None:
+            given |= {"engine": self.engine, "engine_kwargs": self.engine_kwargs()}
+        return given
+
+    def engine_kwargs(self) -> dict[str, Any]:
+        """Return the arguments of `set_engine` after the address."""
+        flags = {"sync": self.engine_sync, "folder": self.engine_folder}
+        return flags | self.hyperparams.get("engine_kwargs", {})
 
     def environment_kwargs(self) -> dict[str, Any]:
         """Return the arguments of the training environment. The model is one: its tokenizer is the vocabulary."""

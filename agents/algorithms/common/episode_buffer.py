@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ...core.kl_penalty import k3
-from ...core.segment_buffer import SegmentBuffer
+from ...core.segment_buffer import TOKENS_AT_ONCE, SegmentBuffer
 from .credit import Turns, turn_numbers
 
 __all__ = ["EpisodeRolloutBuffer", "EpisodeSamples"]
@@ -250,6 +250,15 @@ class EpisodeRolloutBuffer(SegmentBuffer):
     def turns(self, rewards: np.ndarray) -> Turns:
         """Return the returns by turn of `(n, 1)` rewards."""
         return Turns.of(rewards, self.segments, self.columns)
+
+    def recompute(self, policy: Any) -> None:
+        """Put the policy's log-probabilities and values of now in the place of those from when actions were drawn."""
+        self.log_probs, self.values = np.zeros_like(self.log_probs), np.zeros_like(self.values)
+        for chosen in self._batches(TOKENS_AT_ONCE, np.arange(self.n_segments)[:, None]):
+            samples = self._segment_samples(chosen)
+            values, log_probs = policy.values_and_log_probs(samples.observations, samples.actions)
+            self.values[samples.steps] = values.cpu().numpy().reshape(-1)
+            self.log_probs[samples.steps] = log_probs.cpu().numpy()
 
     # Minibatches
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,8 +12,10 @@ from gymnasium import spaces
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.type_aliases import MaybeCallback, Schedule
 
+from ...core.engine.rollouts import EngineRollouts
 from ...core.policy import TokenPolicy
 from .episode_buffer import EpisodeRolloutBuffer, EpisodeSamples
+from .importance import ImportanceMode, correct
 from .text_agent import NO_CRITIC, NO_KL, ON_POLICY, TextAgent
 
 __all__ = ["NO_CRITIC", "NO_KL", "PolicyGradient", "check_clip_range", "clip_metrics", "clipped", "spread"]
@@ -31,6 +34,12 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         batch_size: about how many tokens a minibatch has; None takes the whole rollout. Groups stay together.
         n_epochs: passes over a rollout.
         group_size: completions of one row of the data that are compared. The environment is told to make them.
+        engine: the address of a server that draws the completions, such as "http://localhost:8000"; None draws them
+            here. Its samples are weighted, see `agents.algorithms.common.importance`.
+        engine_kwargs: arguments of `agents.core.engine.rollouts.EngineRollouts`: `sync`, `folder` and others.
+
+    Attributes:
+        importance: what is weighted where an engine draws: tokens, whole completions, or None for nothing.
 
     Defaults: `learning_rate=1e-4`, `n_steps=32`, `batch_size=None`, `n_epochs=1`, `gamma=1.0`, `group_size=1`,
     `ent_coef=0.0`, `vf_coef=0.0`, `max_grad_norm=1.0`. All other arguments are SB3's.
@@ -53,6 +62,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
     }
     min_group_size = 1
     unused: ClassVar[dict[str, Any]] = {"gae_lambda": 1.0}
+    importance: ClassVar[ImportanceMode | None] = "token_truncate"
     policy: TokenPolicy
     rollout_buffer: EpisodeRolloutBuffer
 
@@ -64,6 +74,8 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         batch_size: int | None = None,
         n_epochs: int = 1,
         group_size: int = 1,
+        engine: str | None = None,
+        engine_kwargs: Mapping[str, Any] | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -75,6 +87,7 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
             raise ValueError(f"batch_size={batch_size}: expected a number of tokens, or None for the whole rollout")
         super().__init__(policy, env, learning_rate, _init_setup_model=False, **kwargs)
         self.batch_size, self.n_epochs, self.group_size = batch_size, n_epochs, group_size
+        self.set_engine(engine, **(engine_kwargs or {}))
         if _init_setup_model:
             self._setup_model()
 
@@ -116,6 +129,26 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         super()._update_info_buffer(infos, dones)
         self.rollout_buffer.note_rows(infos)
 
+    def set_engine(self, url: str | None, **engine_kwargs: Any) -> None:
+        """Let the server at `url` draw the completions from the next rollout on; with None the policy draws them.
+
+        A saved agent does not keep its engine.
+
+        Raises:
+            ValueError, TypeError: an argument is wrong.
+        """
+        self.engine = None if url is None else EngineRollouts(url, **engine_kwargs)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "engine"]
+
+    def collect_rollouts(self, env: Any, callback: Any, rollout_buffer: Any, n_rollout_steps: int) -> bool:
+        """Collect a rollout as SB3 does, with the tokens that the engine draws if there is one."""
+        if self.engine is None:
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        with self.engine.instead_of(self.policy, env, n_rollout_steps):
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
     def _setup_learn(
         self,
         total_timesteps: int,
@@ -140,7 +173,10 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         self.logger.record("train/episodes", buffer.n_segments)
         if not buffer.n_segments:
             return
-        buffer.advantages, buffer.returns = (array.astype(np.float32) for array in self._advantages(buffer))
+        weights = 1.0 if self.engine is None else self._correct(buffer, self.engine.clip_max)
+        advantages, returns = self._advantages(buffer)
+        buffer.advantages = (weights * advantages).astype(np.float32)
+        buffer.returns = returns.astype(np.float32)
         metrics: dict[str, list[float]] = {}
         for _ in range(self.n_epochs):
             for samples in buffer.get(self.batch_size):
@@ -155,6 +191,13 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
         for name, values in metrics.items():
             self.logger.record(f"train/{name}", float(np.mean(values)))
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    def _correct(self, buffer: EpisodeRolloutBuffer, clip_max: float) -> np.ndarray:
+        """Return the weights of the engine's samples, `(n, 1)`."""
+        weights, metrics = correct(buffer, self.policy, self.importance, clip_max)
+        for name, value in metrics.items():
+            self.logger.record(f"train/{name}", value)
+        return weights
 
     def _advantages(self, buffer: EpisodeRolloutBuffer) -> tuple[np.ndarray, np.ndarray]:
         """Return advantages and returns, `(n, 1)` each, of the buffer's n actions."""

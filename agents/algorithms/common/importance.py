@@ -1,0 +1,55 @@
+"""Correct for samples that are not quite the policy's own, by truncated importance weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import numpy as np
+
+from .episode_buffer import EpisodeRolloutBuffer
+
+__all__ = ["ImportanceMode", "correct"]
+
+logger = logging.getLogger(__name__)
+
+ImportanceMode = Literal["token_truncate", "sequence_truncate"]
+FAR = 0.1  # a mean |log ratio| per token above it is more than rounding
+
+
+def correct(
+    buffer: EpisodeRolloutBuffer, policy: Any, mode: ImportanceMode | None, clip_max: float
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Put the policy's own log-probabilities in the place of an engine's, and return weights of the samples.
+
+    An engine computes in other kernels, often in lower precision, and its weights may be older. So its samples are not
+    quite the policy's. The weight of a token is `min(pi(a) / pi_engine(a), clip_max)`, as in Yao et al. 2025, "Your
+    Efficient RL Framework Secretly Brings You Off-Policy RL Training", https://fengyao.notion.site/off-policy-rl; the
+    modes have TRL's names. "sequence_truncate" takes the ratio of the whole completion, for algorithms to which a
+    completion is one action. The weights multiply the advantages; ratios of the update are to the policy of before it.
+
+    Args:
+        buffer: the rollout; its `log_probs` and `values` are replaced.
+        mode: None for weights of 1, for algorithms that learn from samples of any policy.
+        clip_max: the most that a weight may be.
+
+    Returns:
+        weights, `(n, 1)`, and metrics for the log.
+    """
+    log_ratio = buffer.log_probs
+    buffer.recompute(policy)
+    log_ratio = buffer.log_probs.astype(np.float64) - log_ratio
+    gap = float(np.abs(log_ratio).mean())
+    if gap > FAR:
+        logger.warning(
+            "the engine's log-probabilities are on average %.2g nats from the policy's: it may serve other weights, or "
+            "count log-probabilities before the temperature, top_k and top_p (start vLLM with --logprobs-mode "
+            "processed_logprobs, SGLang without SGLANG_RETURN_ORIGINAL_LOGPROB)",
+            gap,
+        )
+    if mode == "sequence_truncate":
+        log_ratio = buffer.sum_by_episode(log_ratio)[buffer.segments[:, 0]][:, None]
+    ratio = np.exp(np.minimum(log_ratio, 50))
+    metrics = {"mean": float(ratio.mean()), "max": float(ratio.max()), "min": float(ratio.min())}
+    weights = np.ones_like(ratio) if mode is None else np.minimum(ratio, clip_max)
+    return weights, {"engine_gap": gap} | {f"importance_ratio_{name}": value for name, value in metrics.items()}

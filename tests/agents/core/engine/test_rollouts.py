@@ -1,0 +1,172 @@
+"""Rollouts that an engine draws: its tokens are the environment's actions, and its weights the policy's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import agents
+from agents import TrainConfig
+from agents.core.engine.client import EngineError
+from agents.training.resume import prepare_resumed
+from agents.training.run import RunStopped, train
+
+from .servers import serving
+
+ID = "rlhf/TokenBandit-v0"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small model with the vocabulary of the token bandit, in a folder."""
+    folder = tmp_path_factory.mktemp("model")
+    agents.make("reinforce", ID, n_envs=1, seed=0, device="cpu").policy.save_pretrained(folder)
+    return str(folder)
+
+
+def move(policy: Any) -> None:
+    """Change the weights that learn, so that an engine with the old ones would be found out."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.language_model.trained_parameters().values():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+
+ADAPTERS = {"train": "lora", "lora": {"r": 2, "target_modules": ["c_attn"]}}
+RELOADED = ["/collective_rpc", "/reset_prefix_cache?reset_running_requests=true"]
+
+
+@pytest.mark.parametrize(
+    ("sync", "arguments", "told"),
+    [
+        ("folder", {"temperature": 0.7, "top_k": 3}, []),
+        ("vllm", {}, RELOADED * 3),
+        ("vllm", ADAPTERS, ["/v1/load_lora_adapter", *["/v1/load_lora_adapter", "/v1/unload_lora_adapter"] * 2]),
+        ("sglang", ADAPTERS, ["/update_weights_from_disk"] * 3),
+    ],
+)
+def test_the_engine_draws_by_the_policys_newest_weights(
+    model: str, tmp_path: Path, sync: str, arguments: dict[str, Any], told: list[str]
+) -> None:
+    folder = tmp_path / "weights"
+    if sync == "vllm" and not arguments:
+        agents.make("reinforce", ID, n_envs=1, model=model, device="cpu").policy.save_pretrained(folder)
+    with serving(str(folder) if folder.exists() else model) as server:
+        engine = {"engine": server.url, "engine_kwargs": {"sync": sync, "folder": folder, "retries": 0}}
+        agent = agents.make(
+            "reinforce",
+            ID,
+            n_envs=4,
+            n_steps=4,
+            seed=0,
+            device="cpu",
+            model=model,
+            learning_rate=1e-12,
+            **engine,
+            **arguments,
+        )
+        move(agent.policy)
+        agent.learn(3 * 16)  # three rollouts, and the first two cut episodes
+    assert [path for path in server.paths if path != "/v1/completions"] == told
+    gap = agent.logger.name_to_value["train/engine_gap"]
+    assert gap < 1e-4, "the log-probabilities of the engine are the policy's own: same weights, contexts and decoding"
+    assert agent.logger.name_to_value["train/importance_ratio_max"] == pytest.approx(1, abs=1e-3)
+    assert len(agent.ep_info_buffer) >= 12, "the environment has ended the episodes, at 3 tokens or at EOS"
+    assert len(list(folder.glob("policy-*"))) == (0 if told == RELOADED * 3 else 1), "older weights are removed"
+
+
+def test_dialogs_are_completed_turn_by_turn(tmp_path: Path) -> None:
+    agent = agents.make("reinforce", "rlhf/DialogBandit-v0", n_envs=4, n_steps=8, seed=0, device="cpu")
+    agent.policy.save_pretrained(tmp_path)
+    move(agent.policy)
+    with serving(str(tmp_path)) as server:
+        agent.set_engine(server.url)
+        agent.learn(32)
+    assert agent.logger.name_to_value["train/engine_gap"] < 1e-4
+    assert len(agent.rollout_buffer.turns(agent.rollout_buffer.rewards).returns.T) > 1
+
+
+def test_sglang_is_refused_with_cuts_that_its_log_probabilities_leave_out(model: str) -> None:
+    agent = agents.make("reinforce", ID, n_envs=2, device="cpu", model=model, top_k=3)
+    agent.set_engine("http://127.0.0.1:1", sync="sglang")
+    with pytest.raises(ValueError, match="top_k=3, top_p=None with SGLang"):
+        agent.learn(8)
+
+
+@pytest.mark.parametrize(("name", "level"), [("reinforce", "token"), ("rloo", "completion"), ("online_dpo", None)])
+def test_advantages_are_weighted_by_truncated_ratios(name: str, level: str | None) -> None:
+    agent = agents.make(name, ID, n_envs=8, seed=0, device="cpu", n_steps=6)
+    agent.learn(48)
+    buffer = agent.rollout_buffer
+    buffer.recompute(agent.policy)
+    own, advantages = buffer.log_probs.copy(), agent._advantages(buffer)[0]
+    drawn = own + np.random.default_rng(0).normal(0, 0.8, own.shape).astype(np.float32)
+    log_ratio = own - drawn
+    if level == "completion":
+        episodes = buffer.segments[:, 0]
+        log_ratio = np.array([[log_ratio[episodes == episode].sum()] for episode in episodes])
+    expected = np.minimum(np.exp(log_ratio), 1.5) if level else np.ones_like(own)
+    assert level is None or ((expected < 1.5).any() and (expected == 1.5).any())
+    buffer.log_probs, agent.engine, agent.n_epochs = drawn, SimpleNamespace(clip_max=1.5), 0
+    agent.train()
+    assert buffer.advantages == pytest.approx(expected * advantages, abs=1e-5)
+    assert buffer.log_probs == pytest.approx(own, abs=1e-5), "ratios of the update are to the policy before it"
+
+
+def test_arguments_of_an_engine_are_checked(model: str) -> None:
+    agent = agents.make("reinforce", ID, n_envs=2, device="cpu", model=model)
+    with pytest.raises(ValueError, match=r"sync='nccl' of the engine"):
+        agent.set_engine("http://localhost", sync="nccl")
+    with pytest.raises(ValueError, match=r"clip_max=0\.5"):
+        agent.set_engine("http://localhost", importance_sampling_clip_max=0.5)
+    agent.set_engine("http://localhost", sync="vllm")
+    with pytest.raises(ValueError, match="name the folder that vLLM was started with"):
+        agent.learn(8)
+
+
+@pytest.mark.slow
+def test_a_run_whose_server_dies_goes_on_with_another_one(model: str, tmp_path: Path) -> None:
+    small = {
+        "n_envs": 8,
+        "eval_freq": 0,
+        "test_episodes": 4,
+        "progress": False,
+        "log_folder": str(tmp_path),
+        "threads": 1,
+    }
+    hyperparams = {"n_steps": 6, "engine_kwargs": {"retries": 0}}
+    with serving(model) as server:
+        told = {"engine": server.url, "engine_sync": "folder"}
+        config = TrainConfig(algo="rloo", env=ID, n_timesteps=48 * 4, hyperparams=hyperparams, **told, **small)
+        prepared = agents.training.run.prepare(config)
+        end = prepared.callbacks[0].on_rollout_end
+        prepared.callbacks[0].on_rollout_end = lambda: (end(), server.shutdown(), server.socket.close())
+        with pytest.raises(RunStopped, match="does not answer") as stopped:
+            train(prepared)
+    assert isinstance(stopped.value.__cause__, EngineError)
+    with serving(model) as server:
+        going_on = TrainConfig.of_folder(prepared.folder, TrainConfig(engine=server.url, engine_sync="folder"))
+        result = train(prepare_resumed(prepared.folder, going_on))
+    assert 0 < result.resumed_at < 48 * 4 == result.agent.num_timesteps
+    assert "/v1/completions" in server.paths
+
+
+@pytest.mark.slow
+def test_an_agent_learns_from_an_engine(model: str) -> None:
+    """The bandit's rewards rise through an engine as they do without one."""
+    with serving(model) as server:
+        gains = []
+        for engine in (None, server.url):
+            agent = agents.make(
+                "rloo", ID, n_envs=32, n_steps=3, seed=0, device="cpu", model=model, learning_rate=3e-3, kl_coef=0.0
+            )
+            agent.set_engine(engine)
+            before = agents.evaluate(agent, n_episodes=64).metrics["reward"].mean
+            agent.learn(32 * 3 * 12)
+            gains.append(agents.evaluate(agent, n_episodes=64).metrics["reward"].mean - before)
+    assert min(gains) > 0.3 and abs(gains[0] - gains[1]) < 0.5 * max(gains)
