@@ -166,7 +166,8 @@ class SlottedTrunk:
         """
         tensors = self._rows, self._ids, self._lengths, input_ids, lengths
         # On a CPU numpy takes a fraction of torch's time for operations as small, and compares faster.
-        rows, held, held_lengths, given, new_lengths = (t.numpy() if t.is_cpu else t for t in tensors)
+        arrays: list[Any] = [tensor.numpy() if tensor.is_cpu else tensor for tensor in tensors]
+        rows, held, held_lengths, given, new_lengths = arrays
         like: Any = np if input_ids.is_cpu else torch
         last, grown = new_lengths - 1, new_lengths == held_lengths + 1
         held[rows, last] = like.where(grown, given[rows, last], held[rows, last])
