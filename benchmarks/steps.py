@@ -43,7 +43,9 @@ class Rollouts:
 
         new_tokens = max(min(4 * steps, length // 2), steps)
         model = FreshModel(vocab_size=64, n_layer=1, n_embd=16, n_head=2)
-        sizes = dict(n_envs=n_envs, prompt_tokens=length - new_tokens, new_tokens=new_tokens, minibatches=1)
+        sizes: dict[str, Any] = dict(
+            n_envs=n_envs, prompt_tokens=length - new_tokens, new_tokens=new_tokens, minibatches=1
+        )
         ours: Any = Ours
         self.agent = ours(Work(model, **sizes), None).agent
         self.steps, self._part, self._since = steps, "loop", 0.0
