@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import wraps
@@ -43,10 +43,13 @@ class Rollouts:
 
         new_tokens = max(min(4 * steps, length // 2), steps)
         model = FreshModel(vocab_size=64, n_layer=1, n_embd=16, n_head=2)
-        sizes = dict(n_envs=n_envs, prompt_tokens=length - new_tokens, new_tokens=new_tokens, minibatches=1)
-        self.agent: Any = Ours(Work(model, **sizes), None).agent  # type: ignore[arg-type]
+        sizes: dict[str, Any] = dict(
+            n_envs=n_envs, prompt_tokens=length - new_tokens, new_tokens=new_tokens, minibatches=1
+        )
+        ours: Any = Ours
+        self.agent = ours(Work(model, **sizes), None).agent
         self.steps, self._part, self._since = steps, "loop", 0.0
-        self.seconds, self.taken = Counter[str](), list[dict[str, float]]()
+        self.seconds, self.taken = defaultdict[str, float](float), list[dict[str, float]]()
         buffer, policy, env = self.agent.rollout_buffer, self.agent.policy, self.agent.env
         buffer.compute_returns_and_advantage = lambda *args, **kwargs: None
         self._measure(env.env, "step_rows", "environment")
@@ -121,7 +124,7 @@ def compare(checkouts: Sequence[Path], n_envs: int, length: int, repeats: int) -
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print a table per size."""
+    """Print a table for each size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("old", type=Path)
     parser.add_argument("new", type=Path)

@@ -179,8 +179,8 @@ class SegmentBuffer(RolloutBuffer):
             check_appended(held, given, before[going_on], going_on, "SB3's DictRolloutBuffer")
             self._latest[others] = ids[others]
         for key, array in obs.items():
-            rows = others if key in ("input_ids", "attention_mask") else slice(None)
-            self.observations[key][segments[rows]] = array[rows]
+            chosen = others if key in ("input_ids", "attention_mask") else slice(None)
+            self.observations[key][segments[chosen]] = array[chosen]
         return last
 
     def _reserve(self, key: str, like: np.ndarray) -> None:

@@ -8,6 +8,7 @@ import warnings
 import pytest
 import torch
 
+from agents.core import kv_cache
 from agents.core.kv_cache import SlottedTrunk
 from agents.core.language_model import LanguageModel, hidden_states
 
@@ -52,6 +53,12 @@ def test_slots_equal_a_full_recompute(slotted_shape, small_model):
     slotted = SlottedTrunk(trunk, 40)
     assert slotted.enabled
     assert max(_walk(trunk, slotted)) < 5e-6
+
+
+def test_slots_equal_a_full_recompute_where_numpy_cannot_look(small_model, monkeypatch):
+    monkeypatch.setattr(kv_cache, "as_array", lambda tensor: tensor)  # as on a GPU
+    trunk = LanguageModel(small_model("gpt2")).trunk
+    assert max(_walk(trunk, SlottedTrunk(trunk, 40))) < 5e-6
 
 
 def test_unslottable_models_warn_once_and_take_the_plain_path(plain_shape, small_model):
