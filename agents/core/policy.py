@@ -57,7 +57,7 @@ class TokenPolicy(LanguageModelPolicy):
         ValueError: the spaces, the model and the arguments do not fit together.
 
     Attributes:
-        draw_instead: draws the tokens of a rollout in the place of `forward`; None but while an engine does.
+        draw_instead: what draws the tokens in the place of `forward`; None, except while an engine draws a rollout.
         sft_state: int64 `(2,)`, with a supervised loss: its seed, and how many examples have been drawn.
     """
 

@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -251,7 +251,7 @@ class CompletionsEngine:
                     return
         raise http.client.HTTPException("the answer ended before the completion did")
 
-    def _choices(self, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _choices(self, body: Mapping[str, Any]) -> Generator[dict[str, Any], None, None]:
         """Yield the parts of an answer, as the server sends them."""
         with self._request("POST", "/v1/completions", body) as response:
             last = time.monotonic()

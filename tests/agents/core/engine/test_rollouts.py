@@ -14,18 +14,22 @@ import agents
 from agents import TrainConfig
 from agents.core.engine.client import EngineError
 from agents.training.resume import prepare_resumed
-from agents.training.run import RunStopped, train
+from agents.training.run import RunStopped, prepare, train
 
 from .servers import serving
 
 ID = "rlhf/TokenBandit-v0"
 
 
+def make(name: str, n_envs: int, **arguments: Any) -> Any:
+    return agents.make(name, agents.make_vec_env(ID, n_envs, seed=0), seed=0, device="cpu", **arguments)
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small model with the vocabulary of the token bandit, in a folder."""
     folder = tmp_path_factory.mktemp("model")
-    agents.make("reinforce", ID, n_envs=1, seed=0, device="cpu").policy.save_pretrained(folder)
+    make("reinforce", 1).policy.save_pretrained(folder)
     return str(folder)
 
 
@@ -55,21 +59,10 @@ def test_the_engine_draws_by_the_policys_newest_weights(
 ) -> None:
     folder = tmp_path / "weights"
     if sync == "vllm" and not arguments:
-        agents.make("reinforce", ID, n_envs=1, model=model, device="cpu").policy.save_pretrained(folder)
+        make("reinforce", 1, model=model).policy.save_pretrained(folder)
     with serving(str(folder) if folder.exists() else model) as server:
         engine = {"engine": server.url, "engine_kwargs": {"sync": sync, "folder": folder, "retries": 0}}
-        agent = agents.make(
-            "reinforce",
-            ID,
-            n_envs=4,
-            n_steps=4,
-            seed=0,
-            device="cpu",
-            model=model,
-            learning_rate=1e-12,
-            **engine,
-            **arguments,
-        )
+        agent = make("reinforce", 4, n_steps=4, model=model, learning_rate=1e-12, **engine, **arguments)
         move(agent.policy)
         agent.learn(3 * 16)  # three rollouts, and the first two cut episodes
     assert [path for path in server.paths if path != "/v1/completions"] == told
@@ -88,11 +81,11 @@ def test_dialogs_are_completed_turn_by_turn(tmp_path: Path) -> None:
         agent.set_engine(server.url)
         agent.learn(32)
     assert agent.logger.name_to_value["train/engine_gap"] < 1e-4
-    assert len(agent.rollout_buffer.turns(agent.rollout_buffer.rewards).returns.T) > 1
+    assert len(agent.rollout_buffer.turns(agent.rollout_buffer.rewards).returns.T) > 1, "the dialogs have several turns"
 
 
-def test_sglang_is_refused_with_cuts_that_its_log_probabilities_leave_out(model: str) -> None:
-    agent = agents.make("reinforce", ID, n_envs=2, device="cpu", model=model, top_k=3)
+def test_sglang_is_refused_with_cuts_that_its_log_probabilities_leave_out() -> None:
+    agent = make("reinforce", 2, top_k=3)
     agent.set_engine("http://127.0.0.1:1", sync="sglang")
     with pytest.raises(ValueError, match="top_k=3, top_p=None with SGLang"):
         agent.learn(8)
@@ -100,7 +93,7 @@ def test_sglang_is_refused_with_cuts_that_its_log_probabilities_leave_out(model:
 
 @pytest.mark.parametrize(("name", "level"), [("reinforce", "token"), ("rloo", "completion"), ("online_dpo", None)])
 def test_advantages_are_weighted_by_truncated_ratios(name: str, level: str | None) -> None:
-    agent = agents.make(name, ID, n_envs=8, seed=0, device="cpu", n_steps=6)
+    agent = make(name, 8, n_steps=6)
     agent.learn(48)
     buffer = agent.rollout_buffer
     buffer.recompute(agent.policy)
@@ -118,8 +111,8 @@ def test_advantages_are_weighted_by_truncated_ratios(name: str, level: str | Non
     assert buffer.log_probs == pytest.approx(own, abs=1e-5), "ratios of the update are to the policy before it"
 
 
-def test_arguments_of_an_engine_are_checked(model: str) -> None:
-    agent = agents.make("reinforce", ID, n_envs=2, device="cpu", model=model)
+def test_arguments_of_an_engine_are_checked() -> None:
+    agent = make("reinforce", 2)
     with pytest.raises(ValueError, match=r"sync='nccl' of the engine"):
         agent.set_engine("http://localhost", sync="nccl")
     with pytest.raises(ValueError, match=r"clip_max=0\.5"):
@@ -143,7 +136,7 @@ def test_a_run_whose_server_dies_goes_on_with_another_one(model: str, tmp_path: 
     with serving(model) as server:
         told = {"engine": server.url, "engine_sync": "folder"}
         config = TrainConfig(algo="rloo", env=ID, n_timesteps=48 * 4, hyperparams=hyperparams, **told, **small)
-        prepared = agents.training.run.prepare(config)
+        prepared = prepare(config)
         end = prepared.callbacks[0].on_rollout_end
         prepared.callbacks[0].on_rollout_end = lambda: (end(), server.shutdown(), server.socket.close())
         with pytest.raises(RunStopped, match="does not answer") as stopped:
@@ -157,16 +150,13 @@ def test_a_run_whose_server_dies_goes_on_with_another_one(model: str, tmp_path: 
 
 
 @pytest.mark.slow
-def test_an_agent_learns_from_an_engine(model: str) -> None:
-    """The bandit's rewards rise through an engine as they do without one."""
+def test_an_agent_learns_from_an_engine_as_it_does_without(model: str) -> None:
+    gains = []
     with serving(model) as server:
-        gains = []
         for engine in (None, server.url):
-            agent = agents.make(
-                "rloo", ID, n_envs=32, n_steps=3, seed=0, device="cpu", model=model, learning_rate=3e-3, kl_coef=0.0
-            )
-            agent.set_engine(engine)
-            before = agents.evaluate(agent, n_episodes=64).metrics["reward"].mean
-            agent.learn(32 * 3 * 12)
-            gains.append(agents.evaluate(agent, n_episodes=64).metrics["reward"].mean - before)
-    assert min(gains) > 0.3 and abs(gains[0] - gains[1]) < 0.5 * max(gains)
+            agent = make("rloo", 32, n_steps=3, model=model, learning_rate=3e-3, kl_coef=0.0, engine=engine)
+            agent.learn(96)
+            before = np.mean([episode["r"] for episode in agent.ep_info_buffer])
+            agent.learn(96 * 15, reset_num_timesteps=False)
+            gains.append(np.mean([episode["r"] for episode in list(agent.ep_info_buffer)[-64:]]) - before)
+    assert min(gains) > 0.2 and abs(gains[0] - gains[1]) < 0.5 * max(gains)
