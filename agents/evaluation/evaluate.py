@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from rlhf_envs.words import split_words
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.language_model import LanguageModel
+from ..core.segment_buffer import TOKENS_AT_ONCE
 from ..core.text_metrics import check_metric_names, distinct_bigrams
 from .generate import Completion, generate, generate_in, held_out_indices, pad_completions
 from .prompt_counts import count_different, count_prompts, describe_prompts, warn_of_few
@@ -128,6 +130,11 @@ class Evaluation:
         divided by all tokens, and `distinct_bigrams` over all completions together. The intervals are bootstrapped,
         except for `distinct_bigrams`, which has a jackknife interval.
         """
+        return dict(self._estimates)
+
+    @cached_property
+    def _estimates(self) -> dict[str, Estimate]:
+        """Hold the estimates: a run writes them in several places."""
         estimates = {name: self._mean(values) for name, values in self.values().items() if not np.isnan(values).all()}
         if self.nll is not None:
             estimates["perplexity"] = bootstrap_perplexity(self.nll, self.length, self.seed)
@@ -357,11 +364,13 @@ def _against(
     logits: Logits, policy: LanguageModelPolicy, completions: list[Completion]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return per episode, (n,) each, log pi - log pi_ref with the policy's decoding, and -log p_ref without it."""
-    horizon = max(len(c.columns) for c in completions)
-    chunk = max(1, MAX_LOGITS // (horizon * policy.language_model.vocab_size))
+    order = np.argsort([len(c.input_ids) for c in completions], kind="stable")  # texts of a length: little padding
+    longest = len(completions[order[-1]].input_ids)
+    chunk = max(1, min(TOKENS_AT_ONCE, MAX_LOGITS // policy.language_model.vocab_size) // longest)
     kl, nll = np.zeros(len(completions)), np.zeros(len(completions))
     for start in range(0, len(completions), chunk):
-        chosen = completions[start : start + chunk]
+        numbers = order[start : start + chunk]
+        chosen = [completions[i] for i in numbers]
         obs = pad_completions(chosen, policy.device)
         ids, mask, rows, columns = obs.values()
         actions = ids[rows, columns + 1]
@@ -369,7 +378,7 @@ def _against(
         if packed := [c.action_masks for c in chosen if c.action_masks is not None]:
             obs["action_masks"] = torch.as_tensor(np.concatenate(packed), device=policy.device)
         taken = np.concatenate([c.log_probs for c in chosen]).astype(np.float64)
-        where = start + rows.cpu().numpy()
+        where = numbers[rows.cpu().numpy()]
         decoded = policy.reference_decoding_logits(plain, actions, *policy.masks(obs))
         np.add.at(kl, where, taken - _log_probs(decoded, actions))
         np.subtract.at(nll, where, _log_probs(plain, actions))

@@ -12,6 +12,7 @@ import torch
 from rlhf_envs.datasets.messages import Messages, Prompt, answer_to, said, shown
 from rlhf_envs.dialogs import total_reward
 from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.rewards import check_signature
 from rlhf_envs.rewards.state import frozen_rewards
 
@@ -38,6 +39,7 @@ class Completion:
         log_probs: (n_actions,) float32, of the actions under the policy with its decoding.
         row: the contents of that row.
         metrics: the task's metrics of the episode.
+        extra: what the reward gave to `log_extra`.
         messages: the prompt's messages; None if it is a string.
         turns: the completion's messages where somebody replied to the agent; None elsewhere.
         action_masks: (n_actions, ceil(V / 8)) uint8, `np.packbits` of the masks that held; None if none did.
@@ -55,6 +57,7 @@ class Completion:
     row: dict[str, Any] = field(repr=False)
     action_masks: np.ndarray | None = field(default=None, repr=False)
     metrics: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
     messages: Messages | None = field(default=None, repr=False)
     turns: Messages | None = field(default=None, repr=False)
 
@@ -201,11 +204,14 @@ def _complete(
     on_step: Callable[[EpisodeBatch], None] | None,
     seeds: Sequence[int],
 ) -> list[Completion]:
-    """Complete the prompts at `indices` (n,), one per row of `batch`, with random numbers `uniforms` (n, steps)."""
+    """Complete the prompts at `indices` (n,), one per row of `batch`, with random numbers `uniforms` (n, steps).
+
+    All completions are scored in one reward call, once the last has ended.
+    """
     n = len(indices)
     for row, index in enumerate(indices):
         batch.start(row, int(index), seeds[row])
-    finished: list[Completion | None] = [None] * n
+    finished: dict[int, tuple[FinishedEpisode, dict[str, Any]]] = {}  # by row: the episode, and fields of Completion
     columns, log_probs = (np.zeros((n, batch.max_new_tokens), dtype) for dtype in (np.int64, np.float32))
     masks: list[np.ndarray] = []  # one per step, (n, ceil(V / 8))
     idle = next(i for i in range(batch.vocab_size) if i not in batch.ends)  # fed to finished rows: it ends no episode
@@ -216,35 +222,53 @@ def _complete(
             observations["action_masks"] = allowed
             masks.append(np.packbits(allowed, axis=1))
         actions, log_probs[:, step] = _choose(policy, observations, uniforms[:, step], deterministic)
-        over = np.array([done is not None for done in finished])
+        over = np.isin(np.arange(n), [*finished])
         actions[over] = idle if allowed is None else _first_allowed(allowed[over], batch.ends)
-        rewards, terminated, infos = batch.step(actions)
+        ended: list[FinishedEpisode] = []
+        rewards, terminated, _ = batch.step(actions, ended)
         if on_step is not None:
             on_step(batch)
-        for row in np.flatnonzero(terminated).tolist():
-            if finished[row] is None:
-                info = infos[row]
-                finished[row] = Completion(
-                    **{key: info[key] for key in ("index", "finish_reason")},
-                    prompt=shown(info["prompt"]),
-                    completion=said(info["completion"]),
-                    messages=info["prompt"] if isinstance(info["prompt"], list) else None,
-                    turns=info["completion"] if batch.dialogs and isinstance(info["completion"], list) else None,
-                    reward=total_reward(rewards[row], info),
-                    components=info["reward_components"],
-                    input_ids=batch.ids[row, : batch.lengths[row]].copy(),
-                    columns=columns[row, : step + 1].copy(),
-                    log_probs=log_probs[row, : step + 1].copy(),
-                    row=batch.rows[info["index"]],
-                    metrics=info.get("metrics", {}),
-                    action_masks=np.stack([mask[row] for mask in masks]) if masks else None,
+        for episode in ended:
+            if (row := episode.row) not in finished:
+                finished[row] = (
+                    episode,
+                    {
+                        "reward": rewards[row],  # of the last turn: the score comes later
+                        "input_ids": batch.ids[row, : batch.lengths[row]].copy(),
+                        "columns": columns[row, : step + 1].copy(),
+                        "log_probs": log_probs[row, : step + 1].copy(),
+                        "action_masks": np.stack([mask[row] for mask in masks]) if masks else None,
+                    },
                 )
         # Under masks a finished row waits at its prompt: further on they may allow nothing but an end.
         for row in np.flatnonzero(terminated if allowed is None else terminated | over).tolist():
             batch.start(row, int(indices[row]))
-        if None not in finished:
+        if len(finished) == n:
             break
-    return [done for done in finished if done is not None]
+    return _scored(batch, [finished[row] for row in range(n)])
+
+
+def _scored(batch: EpisodeBatch, finished: Sequence[tuple[FinishedEpisode, dict[str, Any]]]) -> list[Completion]:
+    """Score finished episodes in one reward call, and return their completions."""
+    scores = batch.score([episode for episode, _ in finished])
+    completions: list[Completion] = []
+    for (episode, fields), score in zip(finished, scores, strict=True):
+        info = episode.info
+        fields |= {key: info[key] for key in ("index", "finish_reason")}
+        fields |= {key: info[key] for key in ("metrics", "extra") if key in info}
+        fields["reward"] = total_reward(fields["reward"] + score, info)
+        completions.append(
+            Completion(
+                **fields,
+                prompt=shown(info["prompt"]),
+                completion=said(info["completion"]),
+                components=info["reward_components"],
+                row=batch.rows[info["index"]],
+                messages=info["prompt"] if isinstance(info["prompt"], list) else None,
+                turns=info["completion"] if batch.dialogs and isinstance(info["completion"], list) else None,
+            )
+        )
+    return completions
 
 
 def _first_allowed(allowed: np.ndarray, ends: Sequence[int]) -> np.ndarray:
