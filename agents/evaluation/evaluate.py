@@ -229,10 +229,12 @@ def evaluate(
     with source.acting(batch) as policy:
         reference_name, reference_logits = _find_reference(source, policy, batch, reference)
         indices = held_out_indices(batch, n_episodes)
-        completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of)
-        if reference_logits is not None:
+        untrained = reference_logits == policy.reference_logits and _is_reference(policy)
+        completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of, with_model=untrained)
+        if untrained:  # decoding has found what a pass of the reference would find
+            kl, nll = np.zeros(n_episodes), np.array([-np.sum(c.model_log_probs, dtype=float) for c in completions])
+        elif reference_logits is not None:
             kl, nll = _against(reference_logits, policy, completions)
-            kl += np.log(drawn) - (drawn - 1) / drawn
     keys = [prompt_key(c.row["prompt"]) for c in completions]
     trained = sum(key in trained_on for key in keys)
     if trained < len(keys):
@@ -254,7 +256,7 @@ def evaluate(
         },
         judges=judged,
         judge_parts=judge_parts,
-        kl=kl,
+        kl=None if kl is None else kl + np.log(drawn) - (drawn - 1) / drawn,
         nll=nll,
         length=np.array([len(c.columns) for c in completions]),
         eos=np.array([c.finish_reason in ENDED for c in completions]),
@@ -351,6 +353,13 @@ def _find_reference(
             "be a model with the same tokenizer"
         )
     return reference if isinstance(reference, str) else model.name_or_path or type(model).__name__, network.logits
+
+
+def _is_reference(policy: LanguageModelPolicy) -> bool:
+    """Return whether a policy is still its own reference, and draws tokens by nothing but a temperature."""
+    if policy.language_model.adapters is not None or policy.top_k or policy.top_p or policy.reads_action_masks:
+        return False
+    return policy.is_language_model and all(torch.equal(*pair) for pair in policy.start_parameters().values())
 
 
 def _same_tokens(model: str, batch: EpisodeBatch) -> bool:
