@@ -13,7 +13,7 @@ from rlhf_envs.registration import check_environment
 from ..registry import check_name
 from ..training.config import TrainConfig, option
 from ..training.data_flags import DataFlags
-from ..training.phases import show_phase
+from ..training.phases import show_phase, without_collection
 from . import tables
 from .options import fail, from_file
 
@@ -52,7 +52,7 @@ def train(flags: TrainFlags) -> None:
         check_name(config.algo)
         check_environment(config.env)
         config.folder()
-    with show_phase("loading", config.progress, line=False):
+    with show_phase("loading", config.progress, line=False), without_collection():
         from ..training import dry_run, resume, run
 
     if flags.dry_run:

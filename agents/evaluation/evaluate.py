@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from rlhf_envs.words import split_words
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.language_model import LanguageModel
+from ..core.segment_buffer import TOKENS_AT_ONCE
 from ..core.text_metrics import check_metric_names, distinct_bigrams
 from .generate import Completion, generate, generate_in, held_out_indices, pad_completions
 from .prompt_counts import count_different, count_prompts, describe_prompts, warn_of_few
@@ -128,6 +130,11 @@ class Evaluation:
         divided by all tokens, and `distinct_bigrams` over all completions together. The intervals are bootstrapped,
         except for `distinct_bigrams`, which has a jackknife interval.
         """
+        return dict(self._estimates)
+
+    @cached_property
+    def _estimates(self) -> dict[str, Estimate]:
+        """Hold the estimates: a run writes them in several places."""
         estimates = {name: self._mean(values) for name, values in self.values().items() if not np.isnan(values).all()}
         if self.nll is not None:
             estimates["perplexity"] = bootstrap_perplexity(self.nll, self.length, self.seed)
@@ -222,10 +229,12 @@ def evaluate(
     with source.acting(batch) as policy:
         reference_name, reference_logits = _find_reference(source, policy, batch, reference)
         indices = held_out_indices(batch, n_episodes)
-        completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of)
-        if reference_logits is not None:
+        untrained = reference_logits == policy.reference_logits and _is_reference(policy)
+        completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of, with_model=untrained)
+        if untrained:  # decoding has found what a pass of the reference would find
+            kl, nll = np.zeros(n_episodes), np.array([-np.sum(c.model_log_probs, dtype=float) for c in completions])
+        elif reference_logits is not None:
             kl, nll = _against(reference_logits, policy, completions)
-            kl += np.log(drawn) - (drawn - 1) / drawn
     keys = [prompt_key(c.row["prompt"]) for c in completions]
     trained = sum(key in trained_on for key in keys)
     if trained < len(keys):
@@ -251,7 +260,7 @@ def evaluate(
         },
         judges=judged,
         judge_parts=judge_parts,
-        kl=kl,
+        kl=None if kl is None else kl + np.log(drawn) - (drawn - 1) / drawn,
         nll=nll,
         length=np.array([len(c.columns) for c in completions]),
         eos=np.array([c.finish_reason in ENDED for c in completions]),
@@ -350,6 +359,13 @@ def _find_reference(
     return reference if isinstance(reference, str) else model.name_or_path or type(model).__name__, network.logits
 
 
+def _is_reference(policy: LanguageModelPolicy) -> bool:
+    """Return whether a policy is still its own reference, and draws tokens by nothing but a temperature."""
+    if policy.language_model.adapters is not None or policy.top_k or policy.top_p or policy.reads_action_masks:
+        return False
+    return policy.is_language_model and all(torch.equal(*pair) for pair in policy.start_parameters().values())
+
+
 def _same_tokens(model: str, batch: EpisodeBatch) -> bool:
     """Return whether the model's token ids are the environment's; a folder without a tokenizer is trusted."""
     known = vocabulary_fingerprint(batch.tokenizer)
@@ -361,11 +377,13 @@ def _against(
     logits: Logits, policy: LanguageModelPolicy, completions: list[Completion]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return per episode, (n,) each, log pi - log pi_ref with the policy's decoding, and -log p_ref without it."""
-    horizon = max(len(c.columns) for c in completions)
-    chunk = max(1, MAX_LOGITS // (horizon * policy.language_model.vocab_size))
+    order = np.argsort([len(c.input_ids) for c in completions], kind="stable")  # texts of a length: little padding
+    longest = len(completions[order[-1]].input_ids)
+    chunk = max(1, min(TOKENS_AT_ONCE, MAX_LOGITS // policy.language_model.vocab_size) // longest)
     kl, nll = np.zeros(len(completions)), np.zeros(len(completions))
     for start in range(0, len(completions), chunk):
-        chosen = completions[start : start + chunk]
+        numbers = order[start : start + chunk]
+        chosen = [completions[i] for i in numbers]
         obs = pad_completions(chosen, policy.device)
         ids, mask, rows, columns = obs.values()
         actions = ids[rows, columns + 1]
@@ -373,7 +391,7 @@ def _against(
         if packed := [c.action_masks for c in chosen if c.action_masks is not None]:
             obs["action_masks"] = torch.as_tensor(np.concatenate(packed), device=policy.device)
         taken = np.concatenate([c.log_probs for c in chosen]).astype(np.float64)
-        where = start + rows.cpu().numpy()
+        where = numbers[rows.cpu().numpy()]
         decoded = policy.reference_decoding_logits(plain, actions, *policy.masks(obs))
         np.add.at(kl, where, taken - _log_probs(decoded, actions))
         np.subtract.at(nll, where, _log_probs(plain, actions))

@@ -12,6 +12,7 @@ import torch
 from rlhf_envs.datasets.messages import Messages, Prompt, answer_to, said, shown
 from rlhf_envs.dialogs import total_reward
 from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.rewards import check_signature
 from rlhf_envs.rewards.state import frozen_rewards
 
@@ -36,8 +37,10 @@ class Completion:
         columns: (n_actions,) the position in `input_ids` after which each action was taken: action i is
             `input_ids[columns[i] + 1]`.
         log_probs: (n_actions,) float32, of the actions under the policy with its decoding.
+        model_log_probs: (n_actions,) float32, of the actions under its language model; None if not asked for.
         row: the contents of that row.
         metrics: the task's metrics of the episode.
+        extra: what the reward gave to `log_extra`.
         messages: the prompt's messages; None if it is a string.
         turns: the completion's messages where somebody replied to the agent; None elsewhere.
         action_masks: (n_actions, ceil(V / 8)) uint8, `np.packbits` of the masks that held; None if none did.
@@ -53,8 +56,10 @@ class Completion:
     columns: np.ndarray = field(repr=False)
     log_probs: np.ndarray = field(repr=False)
     row: dict[str, Any] = field(repr=False)
+    model_log_probs: np.ndarray | None = field(default=None, repr=False)
     action_masks: np.ndarray | None = field(default=None, repr=False)
     metrics: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
     messages: Messages | None = field(default=None, repr=False)
     turns: Messages | None = field(default=None, repr=False)
 
@@ -171,14 +176,17 @@ def generate_in(
     best_of: int = 1,
     first: int = 0,
     on_step: Callable[[EpisodeBatch], None] | None = None,
+    with_model: bool = False,
 ) -> list[Completion]:
     """Complete the prompts at `indices` of the data of `batch`, and keep the best of `best_of` completions of each.
 
     With `deterministic` only one is drawn. `first` is the place of the first prompt in a longer list. `on_step` is
-    called after every step with the episodes, unless the best of several is kept.
+    called after every step with the episodes, unless the best of several is kept. `with_model` asks for
+    `Completion.model_log_probs`; the policy may have a temperature, but no masks, top-k or top-p.
     """
     if best_of > 1 and not deterministic:
-        drawn = generate_in(batch, policy, np.repeat(indices, best_of), seed, deterministic, first=first * best_of)
+        several = {"first": first * best_of, "with_model": with_model}
+        drawn = generate_in(batch, policy, np.repeat(indices, best_of), seed, deterministic, **several)
         groups = (drawn[i : i + best_of] for i in range(0, len(drawn), best_of))
         return [max(group, key=lambda done: done.reward) for group in groups]
     completions: list[Completion] = []
@@ -188,7 +196,7 @@ def generate_in(
         generators = [np.random.default_rng([seed, first + start + i]) for i in range(len(chosen))]
         uniforms = np.stack([generator.random(batch.max_new_tokens) for generator in generators])
         seeds = [int(generator.integers(2**63)) for generator in generators]  # of the users who reply
-        completions += _complete(rows, policy, chosen, uniforms, deterministic, on_step, seeds)
+        completions += _complete(rows, policy, chosen, uniforms, deterministic, on_step, seeds, with_model)
     return completions
 
 
@@ -200,13 +208,18 @@ def _complete(
     deterministic: bool,
     on_step: Callable[[EpisodeBatch], None] | None,
     seeds: Sequence[int],
+    with_model: bool,
 ) -> list[Completion]:
-    """Complete the prompts at `indices` (n,), one per row of `batch`, with random numbers `uniforms` (n, steps)."""
+    """Complete the prompts at `indices` (n,), one per row of `batch`, with random numbers `uniforms` (n, steps).
+
+    All completions are scored in one reward call, once the last has ended.
+    """
     n = len(indices)
     for row, index in enumerate(indices):
         batch.start(row, int(index), seeds[row])
-    finished: list[Completion | None] = [None] * n
-    columns, log_probs = (np.zeros((n, batch.max_new_tokens), dtype) for dtype in (np.int64, np.float32))
+    finished: dict[int, tuple[FinishedEpisode, dict[str, Any]]] = {}  # by row: the episode, and fields of Completion
+    types = np.int64, np.float32, np.float32
+    columns, log_probs, model_log_probs = (np.zeros((n, batch.max_new_tokens), dtype) for dtype in types)
     masks: list[np.ndarray] = []  # one per step, (n, ceil(V / 8))
     idle = next(i for i in range(batch.vocab_size) if i not in batch.ends)  # fed to finished rows: it ends no episode
     for step in range(batch.max_new_tokens):
@@ -215,36 +228,58 @@ def _complete(
         if allowed is not None:
             observations["action_masks"] = allowed
             masks.append(np.packbits(allowed, axis=1))
-        actions, log_probs[:, step] = _choose(policy, observations, uniforms[:, step], deterministic)
-        over = np.array([done is not None for done in finished])
+        temperature = policy.temperature if with_model else 1.0
+        actions, log_probs[:, step], model_log_probs[:, step] = _choose(
+            policy, observations, uniforms[:, step], deterministic, temperature
+        )
+        over = np.isin(np.arange(n), [*finished])
         actions[over] = idle if allowed is None else _first_allowed(allowed[over], batch.ends)
-        rewards, terminated, infos = batch.step(actions)
+        ended: list[FinishedEpisode] = []
+        rewards, terminated, _ = batch.step(actions, ended)
         if on_step is not None:
             on_step(batch)
-        for row in np.flatnonzero(terminated).tolist():
-            if finished[row] is None:
-                info = infos[row]
-                finished[row] = Completion(
-                    **{key: info[key] for key in ("index", "finish_reason")},
-                    prompt=shown(info["prompt"]),
-                    completion=said(info["completion"]),
-                    messages=info["prompt"] if isinstance(info["prompt"], list) else None,
-                    turns=info["completion"] if batch.dialogs and isinstance(info["completion"], list) else None,
-                    reward=total_reward(rewards[row], info),
-                    components=info["reward_components"],
-                    input_ids=batch.ids[row, : batch.lengths[row]].copy(),
-                    columns=columns[row, : step + 1].copy(),
-                    log_probs=log_probs[row, : step + 1].copy(),
-                    row=batch.rows[info["index"]],
-                    metrics=info.get("metrics", {}),
-                    action_masks=np.stack([mask[row] for mask in masks]) if masks else None,
+        for episode in ended:
+            if (row := episode.row) not in finished:
+                finished[row] = (
+                    episode,
+                    {
+                        "reward": rewards[row],  # of the last turn: the score comes later
+                        "input_ids": batch.ids[row, : batch.lengths[row]].copy(),
+                        "columns": columns[row, : step + 1].copy(),
+                        "log_probs": log_probs[row, : step + 1].copy(),
+                        "model_log_probs": model_log_probs[row, : step + 1].copy() if with_model else None,
+                        "action_masks": np.stack([mask[row] for mask in masks]) if masks else None,
+                    },
                 )
         # Under masks a finished row waits at its prompt: further on they may allow nothing but an end.
         for row in np.flatnonzero(terminated if allowed is None else terminated | over).tolist():
             batch.start(row, int(indices[row]))
-        if None not in finished:
+        if len(finished) == n:
             break
-    return [done for done in finished if done is not None]
+    return _scored(batch, [finished[row] for row in range(n)])
+
+
+def _scored(batch: EpisodeBatch, finished: Sequence[tuple[FinishedEpisode, dict[str, Any]]]) -> list[Completion]:
+    """Score finished episodes in one reward call, and return their completions."""
+    scores = batch.score([episode for episode, _ in finished])
+    completions: list[Completion] = []
+    for (episode, fields), score in zip(finished, scores, strict=True):
+        info = episode.info
+        fields |= {key: info[key] for key in ("index", "finish_reason")}
+        fields |= {key: info[key] for key in ("metrics", "extra") if key in info}
+        fields["reward"] = total_reward(fields["reward"] + score, info)
+        completions.append(
+            Completion(
+                **fields,
+                prompt=shown(info["prompt"]),
+                completion=said(info["completion"]),
+                components=info["reward_components"],
+                row=batch.rows[info["index"]],
+                messages=info["prompt"] if isinstance(info["prompt"], list) else None,
+                turns=info["completion"] if batch.dialogs and isinstance(info["completion"], list) else None,
+            )
+        )
+    return completions
 
 
 def _first_allowed(allowed: np.ndarray, ends: Sequence[int]) -> np.ndarray:
@@ -255,9 +290,16 @@ def _first_allowed(allowed: np.ndarray, ends: Sequence[int]) -> np.ndarray:
 
 
 def _choose(
-    policy: LanguageModelPolicy, observations: dict[str, np.ndarray], uniforms: np.ndarray, deterministic: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Choose tokens (n,), by inverting the cumulative distribution at `uniforms` (n,); add their log-probabilities."""
+    policy: LanguageModelPolicy,
+    observations: dict[str, np.ndarray],
+    uniforms: np.ndarray,
+    deterministic: bool,
+    temperature: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Choose tokens (n,), by inverting the cumulative distribution at `uniforms` (n,).
+
+    Add their log-probabilities, and those that they have without the temperature that divides the logits.
+    """
     tensors = {key: torch.as_tensor(array, device=policy.device) for key, array in observations.items()}
     log_probs = policy.get_distribution(tensors).distribution.logits  # (n, vocabulary), normalised
     if deterministic:
@@ -267,8 +309,10 @@ def _choose(
         points = torch.as_tensor(uniforms, dtype=cumulative.dtype, device=cumulative.device).clamp(max=1 - 1e-6)
         points = points[:, None] * cumulative[:, -1:]
         actions = torch.searchsorted(cumulative, points, right=True).squeeze(1).clamp(max=log_probs.shape[1] - 1)
-    taken = log_probs.gather(1, actions[:, None]).squeeze(1)
-    return actions.cpu().numpy(), taken.cpu().numpy()
+    taken = without = log_probs.gather(1, actions[:, None]).squeeze(1)
+    if temperature != 1:
+        without = temperature * taken - (temperature * log_probs).logsumexp(dim=-1)
+    return actions.cpu().numpy(), taken.cpu().numpy(), without.cpu().numpy()
 
 
 def pad_completions(completions: Sequence[Completion], device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:

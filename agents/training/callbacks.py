@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_masked_policy
 from stable_baselines3.common.callbacks import EvalCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
 from rlhf_envs.files import replace_file
-from rlhf_envs.rewards.state import frozen_rewards
 
 from ..core.random_state import isolated_generators
 from ..core.text_metrics import TEXT_ONLY, list_episodes
+from ..evaluation.generate import generate_in, held_out_indices
+from ..evaluation.source import Source
 
 __all__ = ["PeriodicEvaluation"]
 
@@ -26,16 +25,16 @@ __all__ = ["PeriodicEvaluation"]
 class PeriodicEvaluation(EvalCallback):
     """Evaluate as SB3's `EvalCallback` does, but at the end of rollouts and without any effect on the training.
 
-    Each evaluation completes the same prompts, and logs the first `n_samples` of them with their completions as
-    `eval/samples`, so that TensorBoard shows how these change. It draws from its own random generators, seeded by the
-    number of tokens trained, so a run learns the same with and without evaluations. The metrics go into the rollout's
-    row of the log.
+    Each evaluation completes the same prompts with the same random numbers, as `agents.evaluate` does, and logs the
+    first `n_samples` with their completions as `eval/samples`, so that TensorBoard shows how these change. A run learns
+    the same with and without evaluations. The metrics go into the rollout's row of the log.
 
     Args:
+        env: the environment whose task, data and reward the evaluations take.
         n_eval_episodes: episodes per evaluation.
         eval_freq: tokens between evaluations. Each takes place at the end of the first rollout after that many.
         folder: where `evaluations.npz` goes.
-        seed: seeds the environment.
+        seed: the seed of the sampling.
         n_samples: completions logged per evaluation.
     """
 
@@ -62,7 +61,6 @@ class PeriodicEvaluation(EvalCallback):
             env, n_eval_episodes=n_eval_episodes, eval_freq=eval_freq, log_path=str(folder), verbose=verbose
         )
         self.seed, self.n_samples = seed, n_samples
-        self._samples: dict[int, dict[str, Any]] = {}  # the first episode of each of the first environments
         self.around: Callable[[], AbstractContextManager[None]] = nullcontext  # what shows the progress sets it
         self._last = 0
 
@@ -82,36 +80,26 @@ class PeriodicEvaluation(EvalCallback):
         if self.num_timesteps // self.eval_freq == self._last // self.eval_freq:
             return
         self._last = self.num_timesteps
-        masked = getattr(self.model.policy, "reads_action_masks", False)
-        evaluate: Any = evaluate_masked_policy if masked else evaluate_policy
-        with self.around(), isolated_generators(self.num_timesteps), frozen_rewards():
-            self.eval_env.seed(self.seed)
-            self._samples = {}
-            rewards, lengths = evaluate(
-                self.model,
-                self.eval_env,
-                self.n_eval_episodes,
-                deterministic=False,
-                callback=self._keep_sample,
-                return_episode_rewards=True,
-            )
+        with self.around(), isolated_generators(self.num_timesteps):
+            source = Source.of(self.model)
+            batch = source.open_episodes(self.eval_env, "its own")
+            indices = held_out_indices(batch, self.n_eval_episodes)
+            with source.acting(batch) as policy:
+                done = generate_in(batch, policy, indices, self.seed, best_of=source.best_of)
+        rewards, lengths = [c.reward for c in done], [len(c.columns) for c in done]
         self.evaluations_timesteps.append(self.num_timesteps)
-        self.evaluations_results.append([float(reward) for reward in rewards])
-        self.evaluations_length.append([int(length) for length in lengths])
+        self.evaluations_results.append(rewards)
+        self.evaluations_length.append(lengths)
         self._write()
         self.last_mean_reward = float(np.mean(rewards))
         self.best_mean_reward = max(self.best_mean_reward, self.last_mean_reward)
         self.logger.record("eval/mean_reward", self.last_mean_reward)
         self.logger.record("eval/mean_ep_length", float(np.mean(lengths)))
-        samples = [self._samples[row] for row in sorted(self._samples)]
-        if samples:
-            self.logger.record("eval/samples", list_episodes(samples), exclude=TEXT_ONLY)
-
-    def _keep_sample(self, step: dict[str, Any], _: dict[str, Any]) -> None:
-        """Keep the info of an environment's first episode; `step` has the variables of SB3's `evaluate_policy`."""
-        row, info = step["i"], step["info"]
-        if row < self.n_samples and step["done"] and "completion" in info:
-            self._samples.setdefault(row, info)
+        samples = [
+            {"episode": {"r": c.reward}, "prompt": c.asked, "completion": c.answered, "extra": c.extra}
+            for c in done[: self.n_samples]
+        ]
+        self.logger.record("eval/samples", list_episodes(samples), exclude=TEXT_ONLY)
 
     def _write(self) -> None:
         """Replace `evaluations.npz`, in SB3's format."""

@@ -15,7 +15,7 @@ from agents import make, make_vec_env, save
 from agents.core.episodes import open_batch
 from agents.core.policy import TokenPolicy
 from agents.evaluation.evaluate import evaluate
-from agents.evaluation.generate import generate, held_out_indices
+from agents.evaluation.generate import generate, held_out_indices, pad_completions
 from agents.evaluation.source import Source
 from agents.training.config import TrainConfig
 from agents.training.run import evaluate_held_out
@@ -162,6 +162,12 @@ def test_temperature_enters_the_kl_on_both_sides_but_not_the_perplexity() -> Non
     assert first.kl is not None
     np.testing.assert_allclose(first.kl, 0.0, atol=1e-4)
     assert first.estimates()["perplexity"].mean < second.estimates()["perplexity"].mean / 2
+    # Decoding found the perplexity on the way; a pass over the finished texts agrees.
+    rows, columns = (obs := pad_completions(first.completions))["rows"], obs["columns"]
+    logits = cold.reference_logits(*obs.values()).log_softmax(-1)
+    taken = logits.gather(1, obs["input_ids"][rows, columns + 1][:, None]).squeeze(1)
+    assert first.nll is not None
+    np.testing.assert_allclose(first.nll, -torch.zeros(16).index_add(0, rows, taken), rtol=1e-4)
 
 
 def test_rewards_components_judges_and_columns_arrive(agent: Any) -> None:

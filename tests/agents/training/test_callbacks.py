@@ -80,4 +80,4 @@ def test_each_evaluation_shows_the_same_prompts(tmp_path: Path) -> None:
     agent.learn(4 * ROLLOUT, callback=callback)
     assert len(shown) == 2
     assert shown[0] == shown[1]
-    assert len(shown[0]) == 3, "one per environment"
+    assert len(shown[0]) == 4

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import agents
 from agents import TextMetrics, make, make_vec_env
 from agents.training.callbacks import PeriodicEvaluation
 from agents.training.early_stopping import EarlyStopping
-from agents.training.phases import show_phase
+from agents.training.phases import show_phase, without_collection
 from agents.training.progress import ProgressDisplay, format_duration, planned_tokens
 from agents.training.run import train
 from tests.agents.training.runs import BANDIT, config
@@ -110,3 +112,17 @@ def test_a_backend_of_matplotlib_that_is_not_there_is_forgotten(monkeypatch: pyt
         monkeypatch.setenv("MPLBACKEND", backend)
         agents._forget_missing_backend()
         assert ("MPLBACKEND" in os.environ) == kept
+
+
+def test_what_a_process_has_loaded_is_never_searched_for_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    with without_collection():  # torch is there: this is no new process
+        assert gc.isenabled()
+    monkeypatch.delitem(sys.modules, "torch")
+    before = gc.get_freeze_count()
+    try:
+        with without_collection():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > before
+    finally:
+        gc.unfreeze()
