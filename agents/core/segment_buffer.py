@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,10 +168,12 @@ class SegmentBuffer(RolloutBuffer):
         if policy is None:
             raise TypeError(f"{type(self).__name__} takes its reference from TokenPolicy: use it with that policy")
         self._score_episodes()
+        rounding = self._compute_again(policy) if policy.bf16 else {}
         self._check_finite(policy)
         self.controller.restore(policy.kl_coef)
         self.stats = {}
         self._finish_rollout(policy, last_values, np.asarray(dones, bool))
+        self.stats |= rounding
         policy.kl_coef.fill_(self.controller.value)
 
     def _finish_rollout(self, policy: Any, last_values: torch.Tensor, dones: np.ndarray) -> None:
@@ -217,12 +219,30 @@ class SegmentBuffer(RolloutBuffer):
                     f"after {context!r}: lower learning_rate, or look at the reward function"
                 )
 
+    def _compute_again(self, policy: Any) -> dict[str, float]:
+        """Replace the log-probabilities by those of a pass over whole sequences, as the update and the reference make.
+
+        In bfloat16 decoding rounds otherwise than such a pass, by percents of a probability.
+
+        Returns:
+            the mean difference, as a metric.
+        """
+        decoded, self.log_probs = self.log_probs, self._passes(policy, policy.log_prob)
+        return {"sampling_logp_difference": float(np.abs(self.log_probs - decoded).mean())}
+
     def _reference_log_probs(self, policy: Any) -> np.ndarray:
-        """Return the log-probabilities of the actions under the reference, in the shape of `log_probs`.
+        """Return the log-probabilities of the actions under the reference, in the shape of `log_probs`."""
+        reference = self._passes(policy, policy.reference_log_prob)
+        if not np.isfinite(reference).all():
+            raise FloatingPointError("the reference's log-probabilities are not finite: lower learning_rate")
+        return reference
+
+    def _passes(self, policy: Any, log_prob: Callable[..., torch.Tensor]) -> np.ndarray:
+        """Return what `log_prob(observations, actions)` returns for the actions, in the shape of `log_probs`.
 
         It takes some segments at a time, and keeps the output of the policy's frozen part on the way.
         """
-        reference = np.zeros_like(self.log_probs)
+        log_probs, frozen_ran = np.zeros_like(self.log_probs), self.trunk_states is not None
         lengths = self.observations["attention_mask"][: self.n_segments].sum(axis=1, dtype=np.int64)
         longest = max(int(lengths.max()), 1)
         order = np.argsort(lengths, kind="stable")  # segments of a length go together, so little is padding
@@ -230,16 +250,14 @@ class SegmentBuffer(RolloutBuffer):
         for start in range(0, self.n_segments, at_once):
             chosen = np.sort(order[start : start + at_once])
             samples = self._segment_samples(chosen)
-            states = policy.trunk_states(samples.observations)
+            states = None if frozen_ran else policy.trunk_states(samples.observations)
             if states is not None:
                 if self.trunk_states is None:
                     self.trunk_states = states.new_zeros((self.n_segments, longest, states.shape[2]))
                 self.trunk_states[torch.as_tensor(chosen, device=states.device), : states.shape[1]] = states
                 samples = self._segment_samples(chosen)
-            reference[samples.steps] = policy.reference_log_prob(samples.observations, samples.actions).cpu().numpy()
-        if not np.isfinite(reference).all():
-            raise FloatingPointError("the reference's log-probabilities are not finite: lower learning_rate")
-        return reference
+            log_probs[samples.steps] = log_prob(samples.observations, samples.actions).cpu().numpy()
+        return log_probs
 
     # Minibatches
 
