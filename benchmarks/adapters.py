@@ -1,8 +1,9 @@
-"""Measure what LoRA costs against training all weights: memory above the model's own weights, and time.
+"""Measure what LoRA costs against training all weights: time, or memory above the model's own weights.
 
 `python -m benchmarks.adapters` runs whole iterations of PPO with `train="lora"` and with `train="full"` (see
-`benchmarks.throughput`) in processes of their own, in turns. A third process holds the same model and does nothing: its
-memory is taken off both peaks.
+`benchmarks.throughput`) in processes of their own, in turns. With `--memory` a third process holds the same model and
+does nothing: its memory is taken off both peaks. Blocks are then mapped one by one, as in `benchmarks.memory`, which
+takes time: every new block costs page faults. So time is measured without `--memory`.
 """
 
 from __future__ import annotations
@@ -45,35 +46,47 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--epochs", type=int, default=1, help="passes over a rollout; PPO's default is 4")
     parser.add_argument("--rank", type=int, default=16, help="r of the adapters")
+    parser.add_argument("--memory", action="store_true", help="measure memory, and not time")
     parser.add_argument("--toy", action="store_true", help="tiny sizes, only to see that it runs")
     args = parser.parse_args(arguments)
-    os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**16))  # as in benchmarks.memory
+    if args.memory:
+        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**16))  # as in benchmarks.memory
     work = replace(TOY if args.toy else WORK, threads=args.threads, device=args.device, epochs=args.epochs)
     lora = replace(work, train="lora", policy_kwargs={"lora": {"r": args.rank}})
     jobs: dict[str, tuple[str, Work, dict[str, Any]]] = {
         "full": ("benchmarks.contenders:Ours", work, {}),
         "lora": ("benchmarks.contenders:Ours", lora, {}),
-        "idle": ("benchmarks.adapters:Idle", work, {}),
     }
+    if args.memory:
+        jobs["idle"] = ("benchmarks.adapters:Idle", work, {})
     runs = {name: by_command["iterate"] for name, by_command in interleave(jobs, args.repeats).items()}
-    idle = statistics.median(m.peak for m in runs["idle"])
     print(f"{describe()}, {args.threads} threads, {args.device}, r={args.rank}, medians of {args.repeats}")
-    print(f"{work.tokens} tokens per iteration, {work.epochs} x {work.minibatches} updates")
+    print(f"{work.tokens} tokens per iteration, {work.epochs} x {work.minibatches} updates\n")
+    (show_memory if args.memory else show_time)(runs)
+
+
+def show_time(runs: dict[str, list[Measurement]]) -> None:
+    """Print the seconds of an iteration, by the clock and of the cores, and the ratios of the turns."""
+    print("| train | s/iteration | cpu s |\n|---|---|---|")
+    for name, measured in runs.items():
+        seconds, cpu = spread([m.seconds for m in measured]), spread([m.cpu_seconds for m in measured])
+        print(f"| {name} | {seconds} | {cpu} |")
+    pairs = list(zip(runs["lora"], runs["full"], strict=True))
+    clock = spread([lora.seconds / full.seconds for lora, full in pairs])
+    cpu = spread([lora.cpu_seconds / full.cpu_seconds for lora, full in pairs])
+    print(f"\nlora / full, an iteration: {clock} by the clock, {cpu} of the cores (asked: at most {MAX_TIME})")
+
+
+def show_memory(runs: dict[str, list[Measurement]]) -> None:
+    """Print the peaks of memory, and what of them is above the idle model."""
+    idle = statistics.median(m.peak for m in runs.pop("idle"))
     print(f"model and libraries: {idle / 1e6:.0f} MB\n")
-    print("| train | s/iteration | cpu s | peak MB | above the idle model, MB |\n|---|---|---|---|---|")
-    for name in ("full", "lora"):
-        peak = statistics.median(m.peak for m in runs[name])
-        cpu = statistics.median(m.cpu_seconds for m in runs[name])
-        seconds = spread([m.seconds for m in runs[name]])
-        print(f"| {name} | {seconds} | {cpu:.2f} | {peak / 1e6:.0f} | {(peak - idle) / 1e6:.0f} |")
-
-    def ratio(of: Any) -> float:
-        pairs: list[tuple[Measurement, Measurement]] = list(zip(runs["full"], runs["lora"], strict=True))
-        return statistics.median(of(lora) / of(full) for full, lora in pairs)
-
-    memory, time = ratio(lambda m: m.peak - idle), ratio(lambda m: m.seconds)
-    print(f"\nmemory above the model, lora / full: {memory:.2f} (asked: at most {MAX_MEMORY})")
-    print(f"time of an iteration, lora / full: {time:.2f} (asked: at most {MAX_TIME})")
+    print("| train | peak MB | above the idle model, MB |\n|---|---|---|")
+    peaks = {name: statistics.median(m.peak for m in measured) for name, measured in runs.items()}
+    for name, peak in peaks.items():
+        print(f"| {name} | {peak / 1e6:.0f} | {(peak - idle) / 1e6:.0f} |")
+    ratio = (peaks["lora"] - idle) / (peaks["full"] - idle)
+    print(f"\nlora / full, memory above the model: {ratio:.2f} (asked: at most {MAX_MEMORY})")
 
 
 if __name__ == "__main__":

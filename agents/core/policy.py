@@ -284,15 +284,19 @@ class TokenPolicy(LanguageModelPolicy):
             return self._actor.split.states(obs["input_ids"], obs["attention_mask"])
 
     @torch.no_grad()
+    def log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities `(n,)` of the `n` actions of `evaluate_actions`, without gradients."""
+        with self.autocast():
+            return self._log_prob(obs, actions, *self.masks(obs))
+
+    @torch.no_grad()
     def reference_log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:
         """Return the reference's log-probabilities `(n,)` of the `n` actions of `evaluate_actions`.
 
         The reference's tokens are drawn as the policy's are: with its temperature, masks, top-k and top-p.
         """
-        masks = self.masks(obs)
+        return self._as_reference(self._log_prob, obs, actions, *self.masks(obs))
 
-        def reference_log_probs() -> torch.Tensor:
-            vocab_size = self.language_model.vocab_size
-            return log_probs_without_gradients(self.action_logits, self.hidden(obs), actions, vocab_size, *masks)
-
-        return self._as_reference(reference_log_probs)
+    def _log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor, *masks: torch.Tensor) -> torch.Tensor:
+        vocab_size = self.language_model.vocab_size
+        return log_probs_without_gradients(self.action_logits, self.hidden(obs), actions, vocab_size, *masks)

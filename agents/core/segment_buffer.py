@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -206,10 +206,13 @@ class SegmentBuffer(RolloutBuffer):
         if policy is None:
             raise TypeError(f"{type(self).__name__} takes its reference from TokenPolicy: use it with that policy")
         self._score_episodes()
+        # An engine's log-probabilities are replaced where its samples are weighted.
+        rounding = self._compute_again(policy) if policy.bf16 and policy.draw_instead is None else {}
         self._check_finite(policy)
         self.controller.restore(policy.kl_coef)
         self.stats = {}
         self._finish_rollout(policy, last_values, np.asarray(dones, bool))
+        self.stats |= rounding
         policy.kl_coef.fill_(self.controller.value)
 
     def _finish_rollout(self, policy: Any, last_values: torch.Tensor, dones: np.ndarray) -> None:
@@ -255,25 +258,46 @@ class SegmentBuffer(RolloutBuffer):
                     f"after {context!r}: lower learning_rate, or look at the reward function"
                 )
 
+    def _compute_again(self, policy: Any) -> dict[str, float]:
+        """Replace the log-probabilities by those of a pass over whole sequences, as the update and the reference make.
+
+        In bfloat16 decoding rounds otherwise than such a pass, by percents of a probability.
+
+        Returns:
+            the mean difference, as a metric.
+        """
+        decoded, self.log_probs = self.log_probs, self._passes(policy, policy.log_prob)
+        return {"sampling_logp_difference": float(np.abs(self.log_probs - decoded).mean())}
+
     def _reference_log_probs(self, policy: Any) -> np.ndarray:
         """Return the log-probabilities of the actions under the reference, in the shape of `log_probs`.
 
-        The output of the policy's frozen part is completed first, and kept. Without `report_kl` they are the policy's
-        own.
+        Without `report_kl` they are the policy's own.
         """
         self._complete_states(policy)
         if not self.report_kl:
             return self.log_probs.copy()
-        reference = np.zeros_like(self.log_probs)
-        for chosen in self._some_at_a_time(np.arange(self.n_segments)):
-            samples = self._segment_samples(chosen)
-            reference[samples.steps] = policy.reference_log_prob(samples.observations, samples.actions).cpu().numpy()
+        reference = self._passes(policy, policy.reference_log_prob)
         if not np.isfinite(reference).all():
             raise FloatingPointError("the reference's log-probabilities are not finite: lower learning_rate")
         return reference
 
+    def _passes(self, policy: Any, log_prob: Callable[..., torch.Tensor]) -> np.ndarray:
+        """Return what `log_prob(observations, actions)` returns for the actions, in the shape of `log_probs`.
+
+        The output of the policy's frozen part is completed first, and kept.
+        """
+        self._complete_states(policy)
+        log_probs = np.zeros_like(self.log_probs)
+        for chosen in self._some_at_a_time(np.arange(self.n_segments)):
+            samples = self._segment_samples(chosen)
+            log_probs[samples.steps] = log_prob(samples.observations, samples.actions).cpu().numpy()
+        return log_probs
+
     def _complete_states(self, policy: Any) -> None:
         """Keep the output of the policy's frozen part for all segments: compute it where decoding has not left it."""
+        if self.trunk_states:
+            return
         lengths = last_columns(self.observations["attention_mask"][: self.n_segments]) + 1
         for chosen in self._some_at_a_time(self.trunk_states.lay_out(lengths, self._sources())):
             states = policy.trunk_states(self._sequences(chosen))

@@ -20,12 +20,12 @@ from .samples import sample_markdown
 
 __all__ = ["TEXT_ONLY", "TextMetrics", "check_metric_names", "distinct_bigrams", "list_episodes"]
 
-BUFFER_STATS = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_probability")
+BUFFER_STATS = ("kl", "kl_k3", "kl_coef", "entropy", "shaping_value", "shaping_probability", "sampling_logp_difference")
 TEXT_ONLY = ("stdout", "log", "json", "csv")
 RewardFunction = Callable[..., Sequence[float]]
 ADDED = ("adversarial", "sft")  # attributes of policies that add a loss to every update
-TAKEN = {"reward", "kl", "kl_k3", "kl_coef", "entropy", "length", "eos_share", "distinct_bigrams", "distinct_within"}
-TAKEN |= {"perplexity", "tokens_per_second", "samples", "adversarial_kl", "alarm", "sft_loss"}
+TAKEN = {"reward", "length", "eos_share", "distinct_bigrams", "distinct_within", "perplexity", "tokens_per_second"}
+TAKEN |= {"samples", "adversarial_kl", "alarm", "sft_loss", *BUFFER_STATS}
 
 
 def check_metric_names(names: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ...core.frozen_states import RolloutStates
 from ...core.kl_penalty import k3
 from ...core.segment_buffer import TOKENS_AT_ONCE, SegmentBuffer
 from .credit import Turns, turn_numbers
@@ -122,6 +123,7 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         if self.stopped:
             self._begun, self._headless = {}, set(range(self.n_envs))
         super().reset()
+        self._segments_before: np.ndarray | None = None  # (n_segments,) once episodes are laid out
         self.rows = np.full((self.buffer_size, self.n_envs), -1)  # the row of the data, where an episode ends
 
     def note_rows(self, infos: Sequence[Mapping[str, Any]]) -> None:
@@ -211,6 +213,8 @@ class EpisodeRolloutBuffer(SegmentBuffer):
     def lay_out(self, episodes: list[Episode]) -> None:
         """Put episodes in the place of the rollout: arrays `(n, 1)` for their n actions."""
         self.stats, self._segments_before = {}, np.array([e.segment for e in episodes], np.int64)
+        if self.trunk_states:  # in bfloat16, of the rollout as it was
+            self.trunk_states = RolloutStates()
         self.n_segments, length = len(episodes), max((len(e.context["input_ids"]) for e in episodes), default=1)
         self.scores = np.array([e.rewards.sum() for e in episodes], np.float32)
         self.observations = {}
@@ -231,7 +235,7 @@ class EpisodeRolloutBuffer(SegmentBuffer):
         self.advantages, self.returns, self.reference_log_probs = (np.zeros_like(self.rewards) for _ in range(3))
 
     def _sources(self) -> np.ndarray:
-        return self._segments_before
+        return super()._sources() if self._segments_before is None else self._segments_before
 
     @property
     def kl(self) -> np.ndarray:

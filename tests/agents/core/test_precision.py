@@ -94,6 +94,23 @@ def test_the_first_ratio_is_1_within_the_precision(shape, kwargs, small_model, t
     torch.testing.assert_close((new - old).exp(), torch.ones(len(old)), atol=2e-2, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("algo", "options"),
+    [("ppo", dict(bf16=True, batch_size=48)), ("grpo", dict(dtype="bfloat16", train=1, group_size=2))],
+)
+def test_in_bfloat16_old_log_probs_are_those_of_an_update_whatever_its_minibatches(algo, options):
+    env = agents.make_vec_env("rlhf/Sentiment-v0", 4, seed=0, group_size=options.get("group_size", 1))
+    agent = agents.make(algo, env, seed=0, device="cpu", n_steps=12, **options)
+    callback = agent._setup_learn(48, None)[1]
+    callback.on_training_start({}, {})
+    agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, 12)
+    assert agent.rollout_buffer.stats["sampling_logp_difference"] > 2e-3  # decoding rounds in another way
+    for samples in agent.rollout_buffer.get(12):
+        with torch.no_grad():
+            new = agent.policy.evaluate_actions(samples.observations, samples.actions)[1]
+        torch.testing.assert_close(new, samples.old_log_prob, atol=2e-2, rtol=0)
+
+
 @pytest.mark.parametrize("kwargs", [dict(dtype="bfloat16"), dict(bf16=True)])
 def test_a_cache_in_bfloat16_decodes_where_keys_are_float32(kwargs, small_model, token_spaces):
     policy = make_policy(small_model("llama"), token_spaces, **kwargs)

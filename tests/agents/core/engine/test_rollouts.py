@@ -73,6 +73,14 @@ def test_the_engine_draws_by_the_policys_newest_weights(
     assert len(list(folder.glob("policy-*"))) == (0 if told == RELOADED * 3 else 1), "older weights are removed"
 
 
+def test_a_policy_in_bfloat16_keeps_the_engines_log_probabilities_until_they_are_weighted(model: str) -> None:
+    with serving(model) as server:
+        agent = make("reinforce", 4, n_steps=4, model=model, bf16=True, engine=server.url)
+        move(agent.policy)
+        agent.learn(16)
+    assert 0 < agent.logger.name_to_value["train/engine_gap"] < 0.1
+
+
 def test_dialogs_are_completed_turn_by_turn(tmp_path: Path) -> None:
     agent = agents.make("reinforce", "rlhf/DialogBandit-v0", n_envs=4, n_steps=8, seed=0, device="cpu")
     agent.policy.save_pretrained(tmp_path)
