@@ -34,7 +34,16 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 
 # Arguments that say nothing about how an algorithm learns.
 PASSED_ON = {
-    *("_init_setup_model", "device", "seed", "stats_window_size", "tensorboard_log", "verbose"),
+    *(
+        "_init_setup_model",
+        "device",
+        "engine",
+        "engine_kwargs",
+        "seed",
+        "stats_window_size",
+        "tensorboard_log",
+        "verbose",
+    ),
     *("sde_sample_freq", "sde_support", "support_multi_env", "supported_action_spaces", "use_sde"),
 }
 
