@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -38,9 +40,13 @@ class WeightSync:
         if kind not in get_args(Sync):
             raise ValueError(f"sync={kind!r} of the engine: expected {', '.join(map(repr, get_args(Sync)))}")
         self.engine, self.kind = engine, kind
-        self._temporary = tempfile.TemporaryDirectory(prefix="rlhf-engine-") if folder is None else None
-        self.folder = Path(folder or self._temporary.name).absolute()  # type: ignore[union-attr]
-        self._given = folder is not None
+        if folder is None:
+            folder, given = tempfile.mkdtemp(prefix="rlhf-engine-"), False
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        else:
+            given = True
+        self.folder = Path(folder).absolute()
+        self._given = given
         self._session, self._n = secrets.token_hex(4), 0  # a server may still have the adapters of another run
         self._last: Path | None = None
 
