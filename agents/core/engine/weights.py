@@ -40,10 +40,13 @@ class WeightSync:
         if kind not in get_args(Sync):
             raise ValueError(f"sync={kind!r} of the engine: expected {', '.join(map(repr, get_args(Sync)))}")
         self.engine, self.kind = engine, kind
-        self.folder = Path(folder or tempfile.mkdtemp(prefix="rlhf-engine-")).absolute()
         if folder is None:
-            weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
-        self._given = folder is not None
+            folder, given = tempfile.mkdtemp(prefix="rlhf-engine-"), False
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        else:
+            given = True
+        self.folder = Path(folder).absolute()
+        self._given = given
         self._session, self._n = secrets.token_hex(4), 0  # a server may still have the adapters of another run
         self._last: Path | None = None
 

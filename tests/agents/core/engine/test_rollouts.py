@@ -82,12 +82,12 @@ def test_a_policy_in_bfloat16_keeps_the_engines_log_probabilities_until_they_are
 
 
 def test_dialogs_are_completed_turn_by_turn(tmp_path: Path) -> None:
-    agent = agents.make("reinforce", "rlhf/DialogBandit-v0", n_envs=4, n_steps=8, seed=0, device="cpu")
+    agent = agents.make("reinforce", "rlhf/DialogBandit-v0", n_envs=16, n_steps=6, seed=0, device="cpu")
     agent.policy.save_pretrained(tmp_path)
     move(agent.policy)
     with serving(str(tmp_path)) as server:
         agent.set_engine(server.url)
-        agent.learn(32)
+        agent.learn(96)
     assert agent.logger.name_to_value["train/engine_gap"] < 1e-4
     assert len(agent.rollout_buffer.turns(agent.rollout_buffer.rewards).returns.T) > 1, "the dialogs have several turns"
 
@@ -167,4 +167,4 @@ def test_an_agent_learns_from_an_engine_as_it_does_without(model: str) -> None:
             before = np.mean([episode["r"] for episode in agent.ep_info_buffer])
             agent.learn(96 * 15, reset_num_timesteps=False)
             gains.append(np.mean([episode["r"] for episode in list(agent.ep_info_buffer)[-64:]]) - before)
-    assert min(gains) > 0.2 and abs(gains[0] - gains[1]) < 0.5 * max(gains)
+    assert min(gains) > 0.1 and abs(gains[0] - gains[1]) < 0.5 * max(gains)
