@@ -6,10 +6,11 @@ prompts, at a KL of at most 6 nats and with at least 0.8 of the start's share of
 tokens. It looks after every iteration, and the clock stands still meanwhile. What `benchmarks/quality_race.py` says is
 the same for everybody. Results stay in the folder, a file per run, and the same command goes on from them.
 
-Ours run at their settings for the task (`agents/training/settings`), which were chosen on the validation split and on
-other seeds. TRL's are the best of `--grid`, which is run on the validation split and seeds 100 and 101: of 12 arms
-(`FIRST`), then of the best one with the 4 combinations of `SECOND`; then the best 3 on the other seed. A run of the
-grid is given up once it has taken 1.5 times as long as the best one.
+TRL's settings are the best of `--grid`, which is run on the validation split and seeds 100 and 101: of the combinations
+of the `first` choices in `GRIDS`, then of the best one with those of `second`, then the best 3 on the other seed. A run
+of the grid is given up once it has taken 1.5 times as long as the best one. Ours (`CHOSEN`) were chosen by hand on the
+same split and seeds, from fewer settings. What neither names has its value of `agents/training/settings` for ours, and
+TRL's default for TRL's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -31,11 +32,38 @@ from .worker import spread
 
 __all__ = ["grid", "main", "report"]
 
-OURS, TRL = ("ppo", "rloo", "reinforce", "online_dpo"), ("trl-grpo", "trl-rloo")
-FIRST = {"learning_rate": (2e-4, 4e-4, 8e-4), "num_generations": (4, 8), "completions": (32, 64)}
-SECOND = {"beta": (0.04, 0.2), "num_iterations": (1, 2)}
-START = {"beta": 0.04, "num_iterations": 1}  # of the second step's settings, in the first
-CHOSEN: dict[str, dict[str, Any]] = {"trl-grpo": {}, "trl-rloo": {}}  # the best of the grid
+OURS, TRL = ("ppo", "grpo", "rloo", "reinforce", "online_dpo"), ("trl-grpo", "trl-rloo")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Hold the choices of the two steps of a search, and what those of the second are in the first."""
+
+    first: dict[str, tuple[Any, ...]]
+    second: dict[str, tuple[Any, ...]]
+    start: dict[str, Any]
+
+
+RATES = (4e-4, 2e-4, 8e-4)
+_TRL = Grid(
+    {"learning_rate": RATES, "num_generations": (4, 8), "completions": (32, 64)},
+    {"beta": (0.04, 0.2), "num_iterations": (1, 2)},
+    {"beta": 0.04, "num_iterations": 1},
+)
+# Ours take a step per iteration. Adam's epsilon is torch's, as in TRL: with SB3's 1e-5 the first steps are shorter.
+_SHARED = {"n_envs": 32, "n_epochs": 1, "batch_size": 1024, "optimizer_kwargs": {"eps": 1e-8}}
+_GROUPS = {**_SHARED, "group_size": 8}
+_GRPO = {**_GROUPS, "kl_coef": 0.04, "kl_target": None, "clip_range": None}
+GRIDS = {"trl-grpo": _TRL, "trl-rloo": _TRL}
+CHOSEN: dict[str, dict[str, Any]] = {
+    "ppo": {"learning_rate": 4e-4, **_SHARED},
+    "grpo": {"learning_rate": 4e-4, **_GRPO},
+    "rloo": {"learning_rate": 4e-4, **_GROUPS},
+    "reinforce": {"learning_rate": 4e-4, **_SHARED},
+    "online_dpo": {"learning_rate": 4e-4, **_SHARED},
+    "trl-grpo": {"learning_rate": 4e-4, "num_generations": 8, "completions": 32, "beta": 0.2, "num_iterations": 1},
+    "trl-rloo": {"learning_rate": 4e-4, "num_generations": 8, "completions": 64, "beta": 0.04, "num_iterations": 1},
+}
 PATIENCE, FINALISTS = 1.5, 3
 # What every process needs is imported once.
 PRELOAD = ["agents.evaluation.evaluate", "torch._dynamo", "transformers.models.gpt2.modeling_gpt2"]
@@ -105,8 +133,9 @@ def grid(like: Race, seeds: Sequence[int], folder: Path, jobs: int) -> dict[str,
         run_all(races, folder, jobs, PATIENCE)
         return [arm for _, arm in sorted(_ranked(races, folder), key=lambda pair: pair[0])]
 
-    best = run([{**arm, **START} for arm in combinations(FIRST)], seeds[0])
-    around = run([{**best[0], **arm} for arm in combinations(SECOND)], seeds[0])
+    choices = GRIDS[like.contender]
+    best = run([{**arm, **choices.start} for arm in combinations(choices.first)], seeds[0])
+    around = run([{**best[0], **arm} for arm in combinations(choices.second)], seeds[0])
     finalists = [*around[:2], *(arm for arm in best if arm not in around[:2])][:FINALISTS]
     for seed in seeds[1:]:
         run(finalists, seed)
@@ -171,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shared["split"] = args.split or ("validation" if args.grid else "test")
     given = {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in args.set)}
     if args.grid:
-        for name in (name for name in args.contenders if name in TRL):
+        for name in (name for name in args.contenders if name in GRIDS):
             print(f"{name}: {grid(Race(name, **shared), args.seeds or (100, 101), args.out, args.jobs)}")
         return
     races = [

@@ -60,7 +60,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
             None leaves it to transformers.
         gradient_checkpointing: keep only the inputs of the model's blocks for the backward pass, which runs the blocks
             again: much less memory for about a third more time of updates. Rollouts are as without.
-        optimizer_class, optimizer_kwargs: as in SB3. The default is Adam, fused and with eps 1e-5.
+        optimizer_class, optimizer_kwargs: as in SB3. The default is Adam, fused and with eps 1e-5; what is given goes
+            before these two.
 
     Raises:
         ValueError: the spaces, the model and the arguments do not fit together.
@@ -106,8 +107,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
     ) -> None:
         check_arguments(observation_space, action_space, temperature, top_k, top_p, use_sde)
         check_dtype(dtype)
-        if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
-            optimizer_kwargs = dict(eps=1e-5, fused=True)
+        if optimizer_class is torch.optim.Adam:
+            optimizer_kwargs = dict(eps=1e-5, fused=True) | (optimizer_kwargs or {})
         optimizer: dict[str, Any] = dict(optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
         super().__init__(observation_space, action_space, lr_schedule, **optimizer)
         self.dtype, self.bf16 = dtype, bf16 or dtype == "bfloat16"
