@@ -64,7 +64,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
             again: much less memory for about a third more time of updates. Rollouts are as without.
         cuda_graphs: decode on a GPU by replaying CUDA graphs (see `agents.core.graph_decode`), which keep the memory of
             the KV cache also while the policy is updated. False decodes eagerly, which is slower and frees it.
-        optimizer_class, optimizer_kwargs: as in SB3. The default is Adam, fused and with eps 1e-5.
+        optimizer_class, optimizer_kwargs: as in SB3. The default is Adam, fused and with eps 1e-5; what is given goes
+            before these two.
 
     Raises:
         ValueError: the spaces, the model and the arguments do not fit together.
@@ -111,8 +112,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
     ) -> None:
         check_arguments(observation_space, action_space, temperature, top_k, top_p, use_sde)
         check_dtype(dtype)
-        if optimizer_kwargs is None and optimizer_class is torch.optim.Adam:
-            optimizer_kwargs = dict(eps=1e-5, fused=True)
+        if optimizer_class is torch.optim.Adam:
+            optimizer_kwargs = dict(eps=1e-5, fused=True) | (optimizer_kwargs or {})
         optimizer: dict[str, Any] = dict(optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
         super().__init__(observation_space, action_space, lr_schedule, **optimizer)
         self.dtype, self.bf16 = dtype, bf16 or dtype == "bfloat16"

@@ -1,0 +1,145 @@
+"""The race to a given quality: what its clock counts, when it ends, what its prompts are, and what its report says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from rlhf_envs.models import load_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import a module of `benchmarks`, which is not installed."""
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+class Judged:
+    """Stand for an evaluation with these means."""
+
+    def __init__(self, gold: float, kl: float = 0.0, distinct: float = 0.5) -> None:
+        self.gold, means = gold, {"kl": kl, "distinct_bigrams": distinct, "reward": 0.0, "length": 9.0}
+        self.estimates = lambda: {name: SimpleNamespace(mean=mean) for name, mean in means.items()}
+
+    def change_from(self, before: Judged) -> dict[str, Any]:
+        return {"gold": SimpleNamespace(mean=self.gold - before.gold, sem=0.0)}
+
+    def samples(self, n: int) -> list[Any]:
+        return [SimpleNamespace(prompt="p", completion=f"{self.gold}")]
+
+
+@pytest.mark.parametrize(
+    ("end", "is_over"),
+    [(Judged(0.7, 6.0, 0.4), True), (Judged(0.64), False), (Judged(0.7, 6.1), False), (Judged(0.7, 1, 0.39), False)],
+)
+def test_a_race_ends_at_the_gain_if_the_kl_and_the_bigrams_allow_it(benchmark: Any, end: Judged, is_over: bool) -> None:
+    looks = iter([Judged(0.5), Judged(0.55, 1.0), end])
+    race = benchmark("quality_race").Race("ppo", every=10, tokens=100)
+    referee = benchmark("quality_race").Referee(race, lambda: next(looks))
+    assert [referee.is_over(tokens) for tokens in (0, 12, 20, 24)] == [False, False, False, is_over]
+    assert [point["tokens"] for point in referee.curve] == [12, 24]
+    assert referee.curve[0]["gain"] == pytest.approx(0.05)
+    assert referee.curve[0]["distinct"] == 1.0
+    result = referee.result()
+    assert (result["reached"], result["samples"]) == (is_over, [["p", "0.5", f"{end.gold}"]])
+
+
+def test_the_clock_stands_still_while_completions_are_judged(benchmark: Any) -> None:
+    def judge() -> Judged:
+        time.sleep(0.1)
+        sum(range(10**6))
+        return Judged(0.5)
+
+    referee = benchmark("quality_race").Referee(benchmark("quality_race").Race("ppo", tokens=20), judge)
+    for tokens in (10, 20):
+        time.sleep(0.02)
+        over = referee.is_over(tokens)
+    assert over, "the limit of tokens"
+    assert 0.04 <= referee.curve[-1]["wall"] < 0.1
+    assert referee.curve[-1]["cpu"] < 0.02
+
+
+def test_prompts_are_equally_long_and_cut_between_words(benchmark: Any) -> None:
+    tokenizer = load_tokenizer("tiny")
+    rows = benchmark("quality_race").equal_prompts(tokenizer, 5)
+    assert {len(ids) for ids in tokenizer([row["prompt"] for row in rows])["input_ids"]} == {5}
+    assert {row["reference"][:1] for row in rows} == {" "}
+    prompts = {split: {row["prompt"] for row in rows if row["split"] == split} for split in ("train", "test")}
+    assert min(map(len, prompts.values())) > 250
+    assert prompts["train"].isdisjoint(prompts["test"])
+
+
+def result(benchmark: Any, contender: str, seed: int, cpu: float, reached: bool = True, **settings: Any) -> Any:
+    race = benchmark("quality_race").Race(contender, settings, seed)
+    point = {"tokens": 1000, "wall": 2 * cpu, "cpu": cpu, "gain": 0.16, "sem": 0.02, "kl": 3.0, "distinct": 1.0}
+    return {
+        **asdict(race),
+        "arm": race.arm,
+        "reached": reached,
+        "curve": [{**point, "reward": 1.0, "length": 20.0}],
+        "samples": [["a film", "so so", "so good"]],
+    }
+
+
+def test_the_report_compares_with_trls_best_and_not_what_failed(benchmark: Any) -> None:
+    seconds = {"ppo": (2, 2, 4), "rloo": (1, 1, 1), "trl-grpo": (6, 4, 4), "trl-rloo": (7, 9, 8)}
+    results = [result(benchmark, name, seed, cpu) for name, of in seconds.items() for seed, cpu in enumerate(of)]
+    results[4]["reached"] = False  # the second of rloo
+    lines = benchmark("time_to_quality").report(results)
+    assert (
+        lines[2] == "| ppo | 3 of 3 | 2.0 (2.0-4.0) | 4.0 (4.0-8.0) | 1000 (1000-1000) | 0.160 (0.160-0.160) | "
+        "3.0 (3.0-3.0) | 1.00 (1.00-1.00) | 20.0 (20.0-20.0) |"
+    )
+    assert lines[3].startswith("| rloo | 2 of 3 |")
+    ratios = [line for line in lines if line.startswith("trl-") and "seed by seed" in line]
+    assert ratios == [
+        "trl-grpo / ppo, seed by seed: s of CPU 2.00 (1.00-3.00); s 2.00 (1.00-3.00); tokens 1.00 (1.00-1.00)"
+    ]
+    assert "- 'a film': 'so so' -> 'so good'" in lines
+
+
+def test_the_grid_takes_the_arm_that_is_best_over_the_seeds(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One arm is lucky on the first seed. The best one has a setting of the second step."""
+    module = benchmark("time_to_quality")
+
+    def seconds(settings: Any, seed: int) -> float:
+        lucky = settings["num_generations"] == 8 and seed == 100
+        return 2 + settings["learning_rate"] * 1e4 + settings["beta"] - settings["num_iterations"] - lucky
+
+    def run_all(races: Any, folder: Path, jobs: int, patience: float) -> None:
+        for race in races:
+            took = result(benchmark, race.contender, race.seed, seconds(race.settings, race.seed), **race.settings)
+            (folder / f"{race.arm},{race.seed}.json").write_text(json.dumps(took))
+
+    monkeypatch.setattr(module, "run_all", run_all)
+    like = benchmark("quality_race").Race("trl-grpo")
+    best = module.grid(like, (100, 101), tmp_path, 1)
+    assert (best["learning_rate"], best["num_iterations"], best["beta"]) == (2e-4, 2, 0.04)
+    assert replace(like, settings=best).arm in {one["arm"] for one in module.read(tmp_path) if one["seed"] == 101}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("contenders", [["reinforce"], ["trl-grpo"], ["trl-rloo"]])
+def test_it_runs(benchmark: Any, contenders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = benchmark("time_to_quality")
+    toy = ["--seeds", "0", "--episodes", "4", "--tokens", "40", "--split", "validation"]
+    given = ["n_envs=2"] if contenders == ["reinforce"] else ["completions=4", "num_generations=2"]
+    module.main(["--out", str(tmp_path), "--contenders", *contenders, *toy, "--set", *given])
+    printed = capsys.readouterr().out
+    (race,) = module.read(tmp_path)
+    assert race["curve"][-1]["tokens"] >= 40
+    assert race["curve"][-1]["kl"] > 0
+    assert f"| {contenders[0]} | 0 of 1 |" in printed
