@@ -44,7 +44,7 @@ class Backend(Protocol):
 class CudaBackend:
     """Capture CUDA graphs, as https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs describes."""
 
-    device_type = "cuda"
+    device_type: ClassVar[str] = "cuda"
 
     def __init__(self, device: torch.device) -> None:
         self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
@@ -128,7 +128,8 @@ class Graphs:
     def _capture(self, function: Callable[..., torch.Tensor | None], inputs: Sequence[torch.Tensor]) -> Captured:
         assert self._layout is not None, "fit comes first"
         device = self._layout[0]
-        static, output = [tensor.clone() for tensor in inputs], [None]
+        static = [tensor.clone() for tensor in inputs]
+        output: list[torch.Tensor | None] = [None]
         enabled, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
 
         def call() -> None:

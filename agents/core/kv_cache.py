@@ -123,6 +123,7 @@ class SlottedTrunk:
 
     frozen: SlotStates | None = None
     graphs: DecodingGraphs | None = None
+    _lengths: torch.Tensor
 
     def __init__(self, trunk: nn.Module, max_length: int, enabled: bool | None = None) -> None:
         self.trunk: Any = trunk
