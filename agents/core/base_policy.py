@@ -280,7 +280,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         """Turn the reference's logits into the logits that its tokens are drawn by, as `decoding_logits` does."""
         return self.decoding_logits(logits, taken, *masks)
 
-    def _as_reference(self, function: Callable[..., torch.Tensor], *args: torch.Tensor) -> torch.Tensor:
+    def _as_reference(self, function: Callable[..., torch.Tensor], *args: Any) -> torch.Tensor:
         """Call a function of the model without its adapters, or else with the parameters from before training."""
         if self.language_model.adapters is None:
             return self._with(self.reference, function, *args)

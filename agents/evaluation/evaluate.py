@@ -232,7 +232,8 @@ def evaluate(
         untrained = reference_logits == policy.reference_logits and _is_reference(policy)
         completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of, with_model=untrained)
         if untrained:  # decoding has found what a pass of the reference would find
-            kl, nll = np.zeros(n_episodes), np.array([-np.sum(c.model_log_probs, dtype=float) for c in completions])
+            found = [c.model_log_probs for c in completions if c.model_log_probs is not None]
+            kl, nll = np.zeros(n_episodes), np.array([-log_probs.sum(dtype=float) for log_probs in found])
         elif reference_logits is not None:
             kl, nll = _against(reference_logits, policy, completions)
     keys = [prompt_key(c.row["prompt"]) for c in completions]

@@ -185,8 +185,8 @@ def generate_in(
     `Completion.model_log_probs`; the policy may have a temperature, but no masks, top-k or top-p.
     """
     if best_of > 1 and not deterministic:
-        several = {"first": first * best_of, "with_model": with_model}
-        drawn = generate_in(batch, policy, np.repeat(indices, best_of), seed, deterministic, **several)
+        repeated, place = np.repeat(indices, best_of), first * best_of
+        drawn = generate_in(batch, policy, repeated, seed, deterministic, first=place, with_model=with_model)
         groups = (drawn[i : i + best_of] for i in range(0, len(drawn), best_of))
         return [max(group, key=lambda done: done.reward) for group in groups]
     completions: list[Completion] = []
