@@ -75,7 +75,7 @@ def test_prompts_and_a_reward_of_ones_own_train_and_are_evaluated(here: Path, ca
     assert "'my_own_reward:words' is not imported just because a run's file names it: give it again" in found.output
     found = rlhf("evaluate", "logs/ppo/mine", "-n", "4", "--samples", "0", "--reward", "my_own_reward:words")
     assert found.exit_code == 0, found.output
-    assert "4 completions of 1 held-out prompt, test split" in found.output
+    assert "4 completions of 1 held-out prompt, test split" in " ".join(found.output.split())
     resumed = rlhf("train", "--resume", "logs/ppo/mine")
     assert "give it again, --reward my_own_reward:words" in resumed.output
 
