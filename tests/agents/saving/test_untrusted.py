@@ -128,7 +128,7 @@ def test_a_file_names_no_server_that_gets_texts_and_keys(tmp_path: Path, name: s
     run = TrainConfig(algo="rloo", **named[name])
     file = tmp_path / "config.json"
     file.write_text(run.model_dump_json())
-    given = {name: url if name == "engine" else {"engine": url}}
+    given: dict[str, Any] = {name: url if name == "engine" else {"engine": url}}
     with pytest.raises(ValueError, match="the engine 'http://elsewhere' is not asked"):
         TrainConfig.of_folder(tmp_path)
     with pytest.raises(ValueError, match="the engine 'http://elsewhere' is not asked"):
