@@ -266,7 +266,7 @@ def _naming_words(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> I
     try:
         yield
     except Exception as error:
-        if type(error) is not Exception:  # `tokenizers` raises nothing more special for this
+        if type(error) is not Exception or "[UNK]" not in str(error):  # `tokenizers` raises nothing more special
             raise
         known = tokenizer.get_vocab()
         unknown = dict.fromkeys(word for text in texts for word in text.split() if word not in known)

@@ -113,7 +113,9 @@ class LanguageModelPolicy(ActorCriticPolicy):
         check_arguments(observation_space, action_space, temperature, top_k, top_p, use_sde)
         check_dtype(dtype)
         if optimizer_class is torch.optim.Adam:
-            optimizer_kwargs = dict(eps=1e-5, fused=True) | (optimizer_kwargs or {})
+            given = optimizer_kwargs or {}
+            others = given.get("foreach") or given.get("differentiable")  # what torch does not fuse
+            optimizer_kwargs = dict(eps=1e-5, fused=not others) | given
         optimizer: dict[str, Any] = dict(optimizer_class=optimizer_class, optimizer_kwargs=optimizer_kwargs)
         super().__init__(observation_space, action_space, lr_schedule, **optimizer)
         self.dtype, self.bf16 = dtype, bf16 or dtype == "bfloat16"

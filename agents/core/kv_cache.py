@@ -403,7 +403,9 @@ class Trunk:
     def last_call(self) -> LastCall | None:
         """Return what reads the frozen blocks' output for the contexts that were just encoded; None if none is kept."""
         frozen = self.cache.frozen
-        return None if frozen is None or torch.is_grad_enabled() else LastCall(frozen)
+        if frozen is None or not self.cache.enabled or torch.is_grad_enabled():  # without slots nothing is kept
+            return None
+        return LastCall(frozen)
 
     def _encode(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         split = self.split

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 MAX_RATIO = 20  # bytes of a zip once unpacked, per byte of the zip
 MINIBATCHES = "You have specified a mini-batch size"  # how SB3's warning of minibatches that are cut begins
+SERVER = ("engine", "engine_kwargs")  # a bundle's word for a server is not taken, see `PolicyGradient.set_engine`
 NESTED = ("policy_kwargs", "rollout_buffer_kwargs", "replay_buffer_kwargs")  # overrides replace single entries
 
 
@@ -207,7 +208,7 @@ def _attributes(
     return chosen | {
         name: decode(value, arrays, "policy" if name == "policy_class" else name, overrides.get(name))
         for name, value in encoded.items()
-        if name not in chosen
+        if name not in chosen and name not in SERVER
     }
 
 

@@ -22,7 +22,7 @@ from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards.registry import MODEL, is_import
 from rlhf_envs.tasks.mixture import ABOUT_TASK, read_tasks
 
-__all__ = ["JSON_ARGUMENTS", "describe_problem", "read_env_id", "read_env_kwargs", "read_reward"]
+__all__ = ["JSON_ARGUMENTS", "describe_problem", "read_engine", "read_env_id", "read_env_kwargs", "read_reward"]
 
 JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
 
@@ -103,6 +103,24 @@ def read_reward(reward: Any, source: str, flag: str) -> None:
     for one in reward if isinstance(reward, list) else [reward]:
         if isinstance(one, str) and is_import(one):
             _refuse_import(f"the {flag}", one, source, f"give it again, --{flag} {shlex.quote(one)}")
+
+
+def read_engine(settings: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:
+    """Raise ValueError if a file names a server that draws completions, which gets texts and perhaps a key.
+
+    Args:
+        settings: what the file has: `engine` stands there, or in `hyperparams`.
+        source: what the file is, for the message.
+        given: settings that the user gives in their place.
+    """
+    for name, values, own in (
+        ("--engine", settings, given),
+        ("-params engine:", settings.get("hyperparams"), given.get("hyperparams")),
+    ):
+        url = values.get("engine") if isinstance(values, Mapping) else None
+        if url is not None and "engine" not in (own or {}):
+            again = f"{name}{'' if name.endswith(':') else ' '}{shlex.quote(str(url))}"
+            raise ValueError(f"the engine {url!r} is not asked just because {source} names it: give it again, {again}")
 
 
 def _refuse_import(what: str, name: str, source: str, instead: str) -> None:

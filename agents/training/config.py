@@ -29,7 +29,7 @@ from ..registry import available
 from ..saving.folders import CONFIG, clear, is_restartable, read_object
 from ..saving.locks import take
 from ..saving.provenance import MADE
-from ..saving.untrusted import describe_problem, read_env_id, read_env_kwargs, read_reward
+from ..saving.untrusted import describe_problem, read_engine, read_env_id, read_env_kwargs, read_reward
 from .hyperparams import default_hyperparams
 
 __all__ = [
@@ -325,13 +325,14 @@ class TrainConfig(Settings):
             lock.release()  # another process has trained there since
 
     def check_imports(self, source: str, given: TrainConfig) -> None:
-        """Raise ValueError if this configuration, which a file has, would import something that is not `given` too."""
+        """Raise ValueError if this configuration, which a file has, would import or ask what is not `given` too."""
         if "env" not in given.model_fields_set:
             read_env_id(self.env, source)
         read_env_kwargs(self.env_kwargs, source, given.env_kwargs)
         for name in REWARDS:
             if name not in given.model_fields_set:
                 read_reward(getattr(self, name), source, name)
+        read_engine(vars(self), source, {name: getattr(given, name) for name in given.model_fields_set})
 
     @classmethod
     def of_folder(cls, folder: str | Path, given: TrainConfig | None = None) -> Self:

@@ -12,7 +12,7 @@ from rlhf_envs.files import check_size
 from rlhf_envs.names import nearest
 
 from ..saving.provenance import MADE
-from ..saving.untrusted import read_env_id, read_env_kwargs, read_reward
+from ..saving.untrusted import read_engine, read_env_id, read_env_kwargs, read_reward
 from .config import REWARDS, parse_pairs
 from .data_flags import DataFlags
 from .hyperparams import parse_yaml
@@ -56,13 +56,15 @@ def read_config_file(path: str | Path, fields: Collection[str], given: Mapping[s
 
 
 def check_imports(settings: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:
-    """Raise ValueError if settings of a file would import something that is not given too."""
+    """Raise ValueError if settings of a file would import something, or ask an engine, that is not given too."""
     if "env" in settings and "env" not in given:
         read_env_id(settings["env"], source)
     read_env_kwargs(parse_pairs(settings.get("env_kwargs") or {}), source, given.get("env_kwargs"))
     for name in REWARDS:
         if name not in given:
             read_reward(settings.get(name), source, name)
+    pairs = {"hyperparams": parse_pairs(settings.get("hyperparams") or {})}
+    read_engine({**settings, **pairs}, source, given)
 
 
 def _parse(path: Path) -> dict[str, Any]:

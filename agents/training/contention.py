@@ -27,9 +27,10 @@ class ContentionWarning(BaseCallback):
     def _on_training_start(self) -> None:
         watches = torch.get_num_threads() > 1 and not any(name in os.environ for name in OWN)
         self._times = ThreadTimes() if watches else None
+        self._begun = self.num_timesteps
 
     def _on_rollout_start(self) -> None:
-        share = 0.0 if self._times is None or not self.num_timesteps else self._times.waiting_share()
+        share = 0.0 if self._times is None or self.num_timesteps == self._begun else self._times.waiting_share()
         if share > MAX_SHARE:
             logger.warning(
                 "other processes hold the cores: this run's threads waited for them %.0f%% of the time, and spin while "

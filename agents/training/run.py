@@ -330,8 +330,9 @@ def load_agent(config: TrainConfig, bundle: Path) -> Any:
     if config.sft_data is not None:  # a bundle's own word for a file is not taken
         given["policy_kwargs"] = {"sft_data": config.sft_data}
     agent = load(bundle, build_environment(config), algorithm=config.algo, **given)
-    if config.engine is not None:  # nor is its word for a server
-        agent.set_engine(config.engine, **config.engine_kwargs())
+    arguments = config.agent_kwargs()
+    if arguments.get("engine") is not None:  # nor is its word for a server
+        agent.set_engine(arguments["engine"], **(arguments.get("engine_kwargs") or {}))
     open_data(agent)
     return agent
 

@@ -106,6 +106,8 @@ class PolicyGradient(TextAgent, OnPolicyAlgorithm):
             )
 
     def _setup_model(self) -> None:
+        if isinstance(url := vars(self).get("engine"), str):  # both `load`s set arguments as they were given
+            self.set_engine(url, **(vars(self).pop("engine_kwargs", None) or {}))
         size = self.group_size
         self.check_groups(size, self.n_envs)
         super()._setup_model()

@@ -71,3 +71,13 @@ def test_episodes_that_waited_for_their_group_alone_are_encoded_again():
 
 def test_other_contexts_between_a_step_and_its_storing_cost_a_pass():
     assert min(iterate("ppo", 1, n_steps=5, look=True)) > 0
+
+
+def test_a_cache_that_longer_contexts_switched_off_leaves_no_states():
+    policy = agents.make("ppo", ID, n_envs=2, train=1, device="cpu").policy
+    ids = torch.ones((2, policy.max_length), dtype=torch.long)
+    with torch.no_grad():
+        for enabled in (True, False):
+            policy._actor.cache.enabled = enabled
+            _, values, _ = policy.forward({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            assert (values.last_call is not None) == enabled

@@ -254,6 +254,8 @@ def test_adam_has_epsilon_1e_5_and_only_what_learns(small_model, token_spaces):
     assert {id(p) for p in group["params"]} == {id(p) for p in policy.parameters() if p.requires_grad}
     (group,) = make_policy(small_model, token_spaces, optimizer_kwargs={"eps": 1e-8}).optimizer.param_groups
     assert (group["eps"], group["fused"]) == (1e-8, True)
+    (group,) = make_policy(small_model, token_spaces, optimizer_kwargs={"foreach": True}).optimizer.param_groups
+    assert (group["eps"], group["fused"], group["foreach"]) == (1e-5, False, True)
 
 
 @pytest.mark.parametrize("train", ["full", 1, "head"])

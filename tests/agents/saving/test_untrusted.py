@@ -13,6 +13,7 @@ from agents.experiments.loop.config import LoopConfig
 from agents.saving.environment import remake_env
 from agents.saving.untrusted import read_env_id, read_env_kwargs
 from agents.training.config import TrainConfig
+from agents.training.config_file import read_config_file
 from rlhf_envs.names import import_module
 
 BANDIT, URL = "rlhf/TokenBandit-v0", "postgresql://u@host/db"
@@ -114,3 +115,23 @@ def test_a_run_goes_on_with_its_own_module_once_it_is_given_again(tmp_path: Path
     with pytest.raises(ValueError, match="--reward m:r"):
         TrainConfig.of_folder(tmp_path, TrainConfig(env=run.env))
     assert TrainConfig.of_folder(tmp_path, TrainConfig(env=run.env, env_kwargs={"reward": "m:r"})) == run
+
+
+@pytest.mark.parametrize("name", ["engine", "hyperparams"])
+def test_a_file_names_no_server_that_gets_texts_and_keys(tmp_path: Path, name: str) -> None:
+    url = "http://elsewhere"
+    kwargs = {"engine_kwargs": {"api_key_env": "SECRET"}}
+    named: dict[str, Any] = {
+        "engine": {"engine": url, "hyperparams": kwargs},
+        "hyperparams": {"hyperparams": {"engine": url, **kwargs}},
+    }
+    run = TrainConfig(algo="rloo", **named[name])
+    file = tmp_path / "config.json"
+    file.write_text(run.model_dump_json())
+    given: dict[str, Any] = {name: url if name == "engine" else {"engine": url}}
+    with pytest.raises(ValueError, match="the engine 'http://elsewhere' is not asked"):
+        TrainConfig.of_folder(tmp_path)
+    with pytest.raises(ValueError, match="the engine 'http://elsewhere' is not asked"):
+        read_config_file(file, TrainConfig.model_fields, {})
+    assert TrainConfig.of_folder(tmp_path, TrainConfig(**given)) == run
+    assert read_config_file(file, TrainConfig.model_fields, given)[name] == getattr(run, name)

@@ -92,9 +92,11 @@ def test_a_run_that_waits_for_cores_says_so_once(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(contention, "ThreadTimes", lambda: SimpleNamespace(waiting_share=lambda: 0.45))
     callback: Any = ContentionWarning()
-    callback.model = SimpleNamespace(num_timesteps=0)
+    callback.model = SimpleNamespace(num_timesteps=4096)  # of a run that goes on
     callback.on_training_start({}, {})
-    for callback.num_timesteps in (0, 64, 128):
+    callback.on_rollout_start()
+    assert not caplog.records, "no rollout has been yet"
+    for callback.num_timesteps in (4160, 4224):
         callback.on_rollout_start()
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == (0 if own else 1)

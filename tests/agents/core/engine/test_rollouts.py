@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import agents
 from agents import TrainConfig
@@ -128,6 +129,21 @@ def test_arguments_of_an_engine_are_checked() -> None:
     agent.set_engine("http://localhost", sync="vllm")
     with pytest.raises(ValueError, match="name the folder that vLLM was started with"):
         agent.learn(8)
+
+
+def test_a_saved_agent_has_no_engine_until_it_is_given_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = make("reinforce", 2, engine="http://localhost:1")
+    agents.save(agent, tmp_path / "bundle")
+    agent.save(tmp_path / "agent.zip")
+    with monkeypatch.context() as forging:
+        forging.setattr(type(agent), "_excluded_save_params", OnPolicyAlgorithm._excluded_save_params)
+        agent.engine = "http://localhost:3"
+        agents.save(agent, tmp_path / "forged")
+    assert agents.load(tmp_path / "bundle").engine is agents.load(tmp_path / "forged").engine is None
+    given: dict[str, Any] = {"engine": "http://localhost:2", "engine_kwargs": {"retries": 0}}
+    zipped = type(agent).load(tmp_path / "agent.zip", env=agent.get_env(), **given)
+    for loaded in (agents.load(tmp_path / "bundle", **given), zipped):
+        assert (loaded.engine.engine.url, loaded.engine.engine.retries) == ("http://localhost:2", 0)
 
 
 @pytest.mark.slow
