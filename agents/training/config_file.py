@@ -65,6 +65,10 @@ def check_imports(settings: Mapping[str, Any], source: str, given: Mapping[str, 
             read_reward(settings.get(name), source, name)
     pairs = {"hyperparams": parse_pairs(settings.get("hyperparams") or {})}
     read_engine({**settings, **pairs}, source, given)
+    arms = settings.get("overrides")  # of a comparison
+    for label, values in arms.items() if isinstance(arms, Mapping) else ():
+        if isinstance(values, Mapping):
+            read_engine(values, source, (given.get("overrides") or {}).get(label, {}))
 
 
 def _parse(path: Path) -> dict[str, Any]:

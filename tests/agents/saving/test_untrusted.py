@@ -13,7 +13,7 @@ from agents.experiments.loop.config import LoopConfig
 from agents.saving.environment import remake_env
 from agents.saving.untrusted import read_env_id, read_env_kwargs
 from agents.training.config import TrainConfig
-from agents.training.config_file import read_config_file
+from agents.training.config_file import check_imports, read_config_file
 from rlhf_envs.names import import_module
 
 BANDIT, URL = "rlhf/TokenBandit-v0", "postgresql://u@host/db"
@@ -135,3 +135,10 @@ def test_a_file_names_no_server_that_gets_texts_and_keys(tmp_path: Path, name: s
         read_config_file(file, TrainConfig.model_fields, {})
     assert TrainConfig.of_folder(tmp_path, TrainConfig(**given)) == run
     assert read_config_file(file, TrainConfig.model_fields, given)[name] == getattr(run, name)
+
+
+def test_an_arm_of_a_comparison_in_a_file_names_no_server_either(tmp_path: Path) -> None:
+    settings = {"overrides": {"rloo": {"engine": "http://elsewhere"}}}
+    with pytest.raises(ValueError, match="the engine 'http://elsewhere' is not asked"):
+        check_imports(settings, "a file", {})
+    check_imports(settings, "a file", settings)
