@@ -25,10 +25,10 @@ SETTINGS = ("spin", "passive", "chosen")
 BUSY = "while True: pass"
 RUN = """
 import sys
-from agents.training.threads import choose_wait_policy
+from agents.training.threads import choose_threads
 
 if sys.argv[1] == "chosen":
-    choose_wait_policy()
+    choose_threads()
 from benchmarks.contention import iterate
 
 iterate(*sys.argv[2:])

@@ -10,7 +10,7 @@ import typer
 
 from ..saving.provenance import versions
 from ..training.phases import error_console
-from ..training.threads import choose_wait_policy
+from ..training.threads import choose_threads
 from . import compare, envs, evaluate, feedback, generate, lists, loop, pretrain, reward, sft, train, tune
 from .options import OneLineErrors, add_command
 
@@ -44,10 +44,10 @@ def main(
         bool, typer.Option("--version", callback=_show_versions, is_eager=True, help="Show the versions and exit.")
     ] = False,
 ) -> None:
-    """Let modules in the working directory be imported, as `python -m` does, and choose how threads wait."""
+    """Let modules in the working directory be imported, as `python -m` does, and choose the number of threads."""
     if not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())
-    if context.invoked_subcommand in COMPUTING and (chosen := choose_wait_policy()) is not None:
+    if context.invoked_subcommand in COMPUTING and (chosen := choose_threads()) is not None:
         error_console().print(chosen, style="dim", markup=False)
 
 

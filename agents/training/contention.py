@@ -8,7 +8,7 @@ import os
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from .threads import OWN, POLICY, ThreadTimes
+from .threads import OWN, ThreadTimes
 
 __all__ = ["ContentionWarning"]
 
@@ -34,10 +34,9 @@ class ContentionWarning(BaseCallback):
         if share > MAX_SHARE:
             logger.warning(
                 "other processes hold the cores: this run's threads waited for them %.0f%% of the time, and spin while "
-                "they wait for each other. It is faster with %s=passive in the environment: stop the run (Ctrl-C), and "
-                "go on with it so (rlhf train --resume)",
+                "they wait for each other. It is faster with as many threads as there are idle cores: stop the run "
+                "(Ctrl-C), and go on with it (rlhf train --resume), which counts them",
                 100 * share,
-                POLICY,
             )
             self._times = None
 

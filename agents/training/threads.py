@@ -1,8 +1,9 @@
-"""Choose how torch's threads wait for each other, before torch starts them. This module imports no torch.
+"""Choose how many threads torch starts, and how they wait for each other. This module imports no torch.
 
 Between two parallel operations GCC's OpenMP lets threads spin, which is fast while they have the cores to themselves. A
-thread that another process has put aside keeps all others spinning: then it is faster to sleep. The choice must be
-made before torch is loaded, so it is made once, by what other processes do at that time.
+thread that another process has put aside keeps all others spinning. So a busy machine gets no more threads than it has
+idle cores, and they sleep. The choice must be made before torch is loaded, so it is made once, by what other processes
+do at that time.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["POLICY", "ThreadTimes", "choose_wait_policy"]
+__all__ = ["NUMBER", "OWN", "POLICY", "ThreadTimes", "choose_threads"]
 
-POLICY = "OMP_WAIT_POLICY"
-OWN = (POLICY, "GOMP_SPINCOUNT", "OMP_NUM_THREADS")  # whoever sets one of these has chosen
+NUMBER, POLICY = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
+OWN = (NUMBER, POLICY, "GOMP_SPINCOUNT")  # whoever sets one of these has chosen
 BUSY = 0.5  # cores that others use
 LEAST_SECONDS = 0.1  # the kernel counts in hundredths of a second
 
@@ -54,21 +55,24 @@ def cores_of_others() -> float:
     return max(0.0, (now.everyone - _start.everyone) - (now.own - _start.own)) / (now.at - _start.at)
 
 
-def choose_wait_policy() -> str | None:
-    """Let the threads of this process, and of those it starts, sleep while they wait if others use the cores.
+def choose_threads() -> str | None:
+    """Let this process, and those it starts, have threads for the idle cores alone if others use some of the cores.
 
     Nothing changes if the environment has a setting of the user, if torch is loaded already, or with one core.
 
     Returns:
         what was chosen and why; None if nothing was changed.
     """
-    if any(name in os.environ for name in OWN) or "torch" in sys.modules or os.cpu_count() == 1:
+    cores = os.cpu_count() or 1
+    if any(name in os.environ for name in OWN) or "torch" in sys.modules or cores == 1:
         return None
     others = cores_of_others()
     if others < BUSY:
         return None
-    os.environ[POLICY] = "passive"
-    return f"{POLICY}=passive, because other processes use {others:.1f} of {os.cpu_count()} cores: threads do not spin"
+    n = max(1, round(cores - others))
+    os.environ |= {POLICY: "passive", NUMBER: str(n)}
+    threads = "1 thread" if n == 1 else f"{n} threads"
+    return f"{threads}, because other processes use {others:.1f} of {cores} cores ({NUMBER} and {POLICY} choose others)"
 
 
 class ThreadTimes:

@@ -1,4 +1,4 @@
-"""How threads wait is chosen once, by what other processes do, and never against the user's own setting."""
+"""How many threads there are is chosen once, by what other processes do, and never against the user's own setting."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from agents.training import contention, threads
 from agents.training.contention import ContentionWarning
-from agents.training.threads import OWN, POLICY, ThreadTimes, choose_wait_policy
+from agents.training.threads import NUMBER, OWN, POLICY, ThreadTimes, choose_threads
 
 
 @pytest.fixture
@@ -27,12 +27,20 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_threads_sleep_while_they_wait_if_others_use_the_cores(fresh: pytest.MonkeyPatch) -> None:
-    fresh.setattr(threads, "cores_of_others", lambda: 1.9)
-    fresh.setenv(POLICY, "")  # so that it is restored after the test
-    del os.environ[POLICY]
-    assert "because other processes use 1.9 of 2 cores" in str(choose_wait_policy())
-    assert os.environ[POLICY] == "passive"
+@pytest.mark.parametrize(
+    ("cores", "others", "n", "said"),
+    [(2, 1.9, "1", "1 thread, because"), (2, 0.6, "1", "1 thread, because"), (8, 1.1, "7", "7 threads, because")],
+)
+def test_a_busy_machine_gets_threads_for_its_idle_cores_that_sleep_while_they_wait(
+    fresh: pytest.MonkeyPatch, cores: int, others: float, n: str, said: str
+) -> None:
+    fresh.setattr(os, "cpu_count", lambda: cores)
+    fresh.setattr(threads, "cores_of_others", lambda: others)
+    for name in (NUMBER, POLICY):  # so that both are restored after the test
+        fresh.setenv(name, "")
+        del os.environ[name]
+    assert f"{said} other processes use {others} of {cores} cores" in str(choose_threads())
+    assert (os.environ[NUMBER], os.environ[POLICY]) == (n, "passive")
 
 
 @pytest.mark.parametrize("why", ["idle", "one core", "torch is loaded", *OWN])
@@ -45,7 +53,7 @@ def test_else_nothing_changes(fresh: pytest.MonkeyPatch, why: str) -> None:
     elif why in OWN:
         fresh.setenv(why, "active")
     before = dict(os.environ)
-    assert choose_wait_policy() is None
+    assert choose_threads() is None
     assert dict(os.environ) == before
 
 
