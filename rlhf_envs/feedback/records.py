@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from .questions import Question, check_questions, check_wording
+
 __all__ = [
     "MOVING_SETTINGS",
     "Annotator",
@@ -153,6 +155,8 @@ class Settings:
         harms: the categories of "flags", each of 1 to 60 characters.
         lease_seconds: how long an annotator has for an item before another may take it.
         paused: whether no items are given out.
+        questions: what is asked of its own about items, in this order, below the question of their kind.
+        wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
     """
 
     guidelines: str = ""
@@ -160,6 +164,8 @@ class Settings:
     harms: tuple[str, ...] = ("hate", "harassment", "violence", "sexual", "self-harm", "dangerous", "privacy")
     lease_seconds: float = 600.0
     paused: bool = False
+    questions: tuple[Question, ...] = ()
+    wording: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -177,3 +183,5 @@ class Settings:
             raise ValueError(f"guidelines must be text, got {self.guidelines!r}")
         if not isinstance(self.paused, bool):
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
+        check_questions(self.questions)
+        check_wording(self.wording)
