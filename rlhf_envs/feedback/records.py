@@ -9,6 +9,7 @@ from typing import Any
 from .questions import Question, check_questions, check_wording
 
 __all__ = [
+    "ASKED_SETTINGS",
     "MOVING_SETTINGS",
     "Annotator",
     "Assignment",
@@ -21,8 +22,10 @@ __all__ = [
     "StoreError",
 ]
 
+# The settings that say what is asked. A change of them begins a new version, see `store.versions`.
+ASKED_SETTINGS = ("scale", "harms", "questions", "wording")
 # The settings on which the meaning of answers rests. An export takes them along to another store.
-MOVING_SETTINGS = ("scale", "harms", "guidelines")
+MOVING_SETTINGS = (*ASKED_SETTINGS, "guidelines")
 
 
 class StoreError(RuntimeError):
@@ -111,6 +114,8 @@ class Judgement:
         seconds: how long the annotator took.
         sides: the order in which the completions were shown.
         key: the idempotency key with which the answer was submitted.
+        answers: maps the names of the project's questions to the answers, see `rlhf_envs.feedback.answers`.
+        version: which version of the settings was asked, a key of `FeedbackStore.versions`.
     """
 
     id: int
@@ -123,6 +128,8 @@ class Judgement:
     sides: tuple[int, ...]
     key: str
     created: datetime
+    answers: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
 
 
 @dataclass(frozen=True)

@@ -189,8 +189,8 @@ def item_of(row: sa.Row[Any]) -> Item:
 
 def judgement_of(row: sa.Row[Any]) -> Judgement:
     """Return the judgement in a row of `JUDGEMENTS`."""
-    fields = ("id", "item_id", "annotator", "kind", "value", "seconds", "comment", "key", "created")
-    return Judgement(sides=tuple(row.sides), **{name: getattr(row, name) for name in fields})
+    fields = ("id", "item_id", "annotator", "kind", "value", "seconds", "comment", "key", "created", "version")
+    return Judgement(sides=tuple(row.sides), answers=row.answers or {}, **{name: getattr(row, name) for name in fields})
 
 
 def read_settings(connection: sa.Connection) -> Settings:
