@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 __all__ = [
+    "LANGUAGES",
     "MOVING_SETTINGS",
     "Annotator",
     "Assignment",
@@ -21,6 +22,9 @@ __all__ = [
 
 # The settings on which the meaning of answers rests. An export takes them along to another store.
 MOVING_SETTINGS = ("scale", "harms", "guidelines")
+
+# The languages of the annotators' page, by the name that each gives itself.
+LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español", "fr": "Français", "ja": "日本語"}
 
 
 class StoreError(RuntimeError):
@@ -153,6 +157,7 @@ class Settings:
         harms: the categories of "flags", each of 1 to 60 characters.
         lease_seconds: how long an annotator has for an item before another may take it.
         paused: whether no items are given out.
+        language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
     """
 
     guidelines: str = ""
@@ -160,6 +165,7 @@ class Settings:
     harms: tuple[str, ...] = ("hate", "harassment", "violence", "sexual", "self-harm", "dangerous", "privacy")
     lease_seconds: float = 600.0
     paused: bool = False
+    language: str = "en"
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -177,3 +183,5 @@ class Settings:
             raise ValueError(f"guidelines must be text, got {self.guidelines!r}")
         if not isinstance(self.paused, bool):
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
+        if self.language not in LANGUAGES:
+            raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
