@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from .questions import Question, check_questions, check_wording
+
 __all__ = [
     "LANGUAGES",
     "MOVING_SETTINGS",
@@ -158,6 +160,8 @@ class Settings:
         lease_seconds: how long an annotator has for an item before another may take it.
         paused: whether no items are given out.
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
+        questions: what is asked of its own about items, in this order, below the question of their kind.
+        wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
     """
 
     guidelines: str = ""
@@ -166,6 +170,8 @@ class Settings:
     lease_seconds: float = 600.0
     paused: bool = False
     language: str = "en"
+    questions: tuple[Question, ...] = ()
+    wording: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -185,3 +191,5 @@ class Settings:
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
         if self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
+        check_questions(self.questions)
+        check_wording(self.wording)

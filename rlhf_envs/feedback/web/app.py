@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import admin, api, pages
+from . import admin, api, pages, study
 from .auth import Gate, add_sessions
 from .responses import AsciiJSON
 from .words import Refusal, choose, load, say
@@ -65,6 +65,7 @@ def create_app(
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
     app.include_router(admin.pages, include_in_schema=False)
+    app.include_router(study.pages, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
     app.include_router(admin.api, prefix="/api/admin")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")

@@ -19,7 +19,6 @@ from rlhf_envs.feedback.web import words
 from rlhf_envs.feedback.web.words import COOKIE, Words, check_texts, choose, load
 
 WEB = Path(web_package.__file__).parent
-ADMIN_PAGES = ("admin", "export")  # templates whose names begin so are in English
 KINDS = {"pairwise": 2, "ranking": 3, "rating": 1, "thumbs": 1, "correction": 1, "flags": 1}
 ALL = {language: "a {n}" for language in LANGUAGES}
 
