@@ -10,6 +10,7 @@ from .questions import Question, check_questions, check_wording
 
 __all__ = [
     "ASKED_SETTINGS",
+    "LANGUAGES",
     "MOVING_SETTINGS",
     "Annotator",
     "Assignment",
@@ -26,6 +27,9 @@ __all__ = [
 ASKED_SETTINGS = ("scale", "harms", "questions", "wording")
 # The settings on which the meaning of answers rests. An export takes them along to another store.
 MOVING_SETTINGS = (*ASKED_SETTINGS, "guidelines")
+
+# The languages of the annotators' page, by the name that each gives itself.
+LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español", "fr": "Français", "ja": "日本語"}
 
 
 class StoreError(RuntimeError):
@@ -162,6 +166,7 @@ class Settings:
         harms: the categories of "flags", each of 1 to 60 characters.
         lease_seconds: how long an annotator has for an item before another may take it.
         paused: whether no items are given out.
+        language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
     """
@@ -171,6 +176,7 @@ class Settings:
     harms: tuple[str, ...] = ("hate", "harassment", "violence", "sexual", "self-harm", "dangerous", "privacy")
     lease_seconds: float = 600.0
     paused: bool = False
+    language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
 
@@ -190,5 +196,7 @@ class Settings:
             raise ValueError(f"guidelines must be text, got {self.guidelines!r}")
         if not isinstance(self.paused, bool):
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
+        if self.language not in LANGUAGES:
+            raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
         check_questions(self.questions)
         check_wording(self.wording)
