@@ -1,0 +1,48 @@
+// Builds the page from the trees that the server makes of Markdown (web/nodes.py): element by element, by an allow-list.
+// No text is parsed as HTML, nothing is loaded, and links are no links.
+
+import { visible } from "./text.js";
+
+const MATHML = "http://www.w3.org/1998/Math/MathML";
+const words = (text) => new Set(text.split(" "));
+
+const HTML = words("p span strong em s code pre blockquote ul ol li table thead tbody tr th td hr br div mark");
+const CLASSES = words("tight left center right link address picture code language formula formulas differs keyword string comment number name builtin operator level-1 level-2 level-3 level-4 level-5 level-6");
+const MATH = words("math mrow mi mn mo mtext mspace ms mfrac msqrt mroot msub msup msubsup munder mover munderover mmultiscripts mprescripts none mtable mtr mlabeledtr mtd mstyle mpadded mphantom menclose");
+const MATH_ATTRIBUTES = words("display displaystyle scriptlevel mathvariant mathsize stretchy fence separator form lspace rspace accent accentunder movablelimits largeop symmetric minsize maxsize linethickness width height depth voffset columnalign rowalign columnspacing rowspacing columnlines rowlines notation");
+const VALUE = /^[\w .%+-]{1,60}$/;
+
+function mathElement(tag, attributes) {
+  const made = document.createElementNS(MATHML, tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (MATH_ATTRIBUTES.has(name) && VALUE.test(value)) made.setAttribute(name, value);
+  }
+  return made;
+}
+
+function htmlElement(tag, attributes, base) {
+  const isHeading = tag === "h";
+  if (!isHeading && !HTML.has(tag)) throw new Error(`a rendered text has the tag ${tag}`);
+  const made = document.createElement(isHeading ? `h${Math.min(6, base + Number(attributes.depth) - 1)}` : tag);
+  if (CLASSES.has(attributes.class)) made.className = attributes.class;
+  if (tag === "ol" && Number.isInteger(attributes.start)) made.start = attributes.start;
+  if (tag === "pre" || tag === "table") made.tabIndex = 0; // so that keys can scroll it
+  if (made.className === "formula" && attributes.title) made.title = attributes.title;
+  return made;
+}
+
+/** Return the nodes as a fragment. `base` is the level of the first heading, so that the page's outline has no gap. */
+export function build(nodes, base = 3) {
+  const fragment = document.createDocumentFragment();
+  for (const node of nodes) {
+    if (typeof node === "string") {
+      fragment.append(visible(node));
+      continue;
+    }
+    const [tag, attributes, ...children] = node;
+    const made = MATH.has(tag) ? mathElement(tag, attributes) : htmlElement(tag, attributes, base);
+    made.append(build(children, base));
+    fragment.append(made);
+  }
+  return fragment;
+}
