@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 __all__ = [
     "MOVING_SETTINGS",
@@ -153,6 +153,8 @@ class Settings:
         harms: the categories of "flags", each of 1 to 60 characters.
         lease_seconds: how long an annotator has for an item before another may take it.
         paused: whether no items are given out.
+        render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
+            tables and formulas.
     """
 
     guidelines: str = ""
@@ -160,6 +162,7 @@ class Settings:
     harms: tuple[str, ...] = ("hate", "harassment", "violence", "sexual", "self-harm", "dangerous", "privacy")
     lease_seconds: float = 600.0
     paused: bool = False
+    render: Literal["plain", "markdown"] = "plain"
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -177,3 +180,5 @@ class Settings:
             raise ValueError(f"guidelines must be text, got {self.guidelines!r}")
         if not isinstance(self.paused, bool):
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
+        if self.render not in ("plain", "markdown"):
+            raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")

@@ -1,8 +1,8 @@
 r"""Parse Markdown into trees of nodes (see `nodes`): text by models and people, of whom nobody is trusted.
 
-The language is CommonMark with GitHub's tables and ~~strikethrough~~, and formulas between $ $, $$ $$, \( \) and \[ \]. A
-line break breaks the line, as in chats. Departures, so that nothing is hidden and nothing is loaded: HTML is text; links
-and pictures are text with their address beside it; definitions of references are text.
+The language is CommonMark with GitHub's tables and ~~strikethrough~~, and formulas between $ $, $$ $$, \( \) and \[ \].
+A line break breaks the line, as in chats. Departures, so that nothing is hidden and nothing is loaded: HTML is text;
+links and pictures are text with their address beside it; definitions of references are text.
 """
 
 from __future__ import annotations

@@ -24,20 +24,22 @@ def node(tag: str, children: Iterable[Node] = (), **attributes: str | int) -> No
 
 
 def leaves(nodes: Nodes) -> Iterator[str]:
-    """Yield the texts of a tree in order."""
+    """Yield the texts of a tree in order, without those in formulas, whose letters are drawn and not read."""
     for one in nodes:
         if isinstance(one, str):
             yield one
-        else:
+        elif one[0] != "math":
             yield from leaves(one[2:])
 
 
 def with_leaves(nodes: Nodes, new: Iterator[Nodes]) -> Nodes:
-    """Return a tree in which each text is replaced by the next nodes of `new`."""
+    """Return a tree in which each of its `leaves` is replaced by the next nodes of `new`."""
     made: Nodes = []
     for one in nodes:
         if isinstance(one, str):
             made += next(new)
+        elif one[0] == "math":
+            made.append(one)
         else:
             made.append([one[0], one[1], *with_leaves(one[2:], new)])
     return made
