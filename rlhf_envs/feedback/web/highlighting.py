@@ -100,4 +100,4 @@ def highlight(code: str, language: str, check: Callable[[], None]) -> Nodes:
     pieces = [("".join(texts), kind) for kind, texts in made]
     if "".join(text for text, _ in pieces) != code:
         return [code]
-    return [node("span", [text], class_=kind) if kind else text for text, kind in pieces if text]
+    return [node("span", [text], class_=f"code-{kind}") if kind else text for text, kind in pieces if text]

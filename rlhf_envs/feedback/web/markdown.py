@@ -161,16 +161,16 @@ class _Walk:
             while self.levels and self.levels[-1] >= level:
                 self.levels.pop()
             self.levels.append(level)  # an outline without gaps, whatever levels the text has
-            return node("h", depth=len(self.levels), class_=f"level-{level}")
+            return node("h", depth=len(self.levels), class_=f"md-level-{level}")
         if token.type == "paragraph_open" and token.hidden:
-            return node("span", class_="tight")
+            return node("span", class_="md-tight")
         if token.type == "ordered_list_open":
             return node("ol", start=int(token.attrGet("start") or 1))
         if token.type in ("th_open", "td_open"):
             style = str(token.attrGet("style") or "")
-            return node(token.tag, class_=style.removeprefix("text-align:") or "left")
+            return node(token.tag, class_=f"md-{style.removeprefix('text-align:') or 'left'}")
         if token.type == "link_open":
-            link = node("span", class_="link")
+            link = node("span", class_="md-link")
             link[1]["address"] = f"{token.attrGet('href') or ''}{_title(token)}"
             return link
         if token.type == "list_item_open":
@@ -196,7 +196,7 @@ class _Walk:
             case "image":
                 alt = "".join(leaves(self.blocks(token.children or [])))
                 address = _shown(f"{token.attrGet('src') or ''}{_title(token)}")
-                return [node("span", [alt, " ", node("span", [address], class_="address")], class_="picture")]
+                return [node("span", [alt, " ", node("span", [address], class_="md-address")], class_="md-picture")]
         raise AssertionError(f"the parser gave a token of type {token.type}")
 
     def _code(self, token: Token) -> Node:
@@ -204,7 +204,7 @@ class _Walk:
         colours = highlight(code, info.split(" ", 1)[0], self.check) if info else [code]
         inside = node("pre", [node("code", [_shown(one) for one in colours])])
         return node(
-            "div", [node("span", [_shown(info)], class_="language"), inside] if info else [inside], class_="code"
+            "div", [node("span", [_shown(info)], class_="md-language"), inside] if info else [inside], class_="md-code"
         )
 
     def _formula(self, token: Token) -> Nodes:
@@ -213,7 +213,7 @@ class _Walk:
         self.drawn.append(source)
         made = formula(source, block)
         number = [f" ({_shown(token.info)})"] if token.type == "math_block_eqno" else []
-        return [node("div", [made, *number], class_="formulas")] if token.block else [made, *number]
+        return [node("div", [made, *number], class_="md-formulas")] if block else [made]
 
 
 def _title(token: Token) -> str:
@@ -227,7 +227,7 @@ def _close(token: Token, opened: Node) -> None:
         return
     address = _shown(str(opened[1].pop("address")))
     if address.removeprefix("mailto:") != "".join(leaves(opened[2:])):
-        opened += [" ", node("span", [address], class_="address")]
+        opened += [" ", node("span", [address], class_="md-address")]
 
 
 def _shown(one: Node) -> Node:

@@ -15,7 +15,7 @@ Node = Any  # str | list: mypy has no recursive type that json takes
 Nodes = list[Node]
 
 # The classes of code. Pygments has 80, which nobody tells apart.
-CODE = ("keyword", "string", "comment", "number", "name", "builtin", "operator")
+CODE = tuple(f"code-{kind}" for kind in ("keyword", "string", "comment", "number", "name", "builtin", "operator"))
 
 
 def node(tag: str, children: Iterable[Node] = (), **attributes: str | int) -> Node:

@@ -3,6 +3,7 @@
 import { ApiError, call, newKey } from "./api.js";
 import { KINDS, QUESTIONS, panelName } from "./kinds.js";
 import { showText } from "./text.js";
+import { asked, hideView, showView, viewKeys } from "./view.js";
 
 const at = (id) => document.getElementById(id);
 const me = document.querySelector("meta[name=annotator]").content;
@@ -13,7 +14,6 @@ let task = null; // the task on the page
 let key = null; // the answer's idempotency key, one per task shown, so that a double click is one answer
 let kind = null; // the controls of the task's kind
 let keys = {}; // key -> [words, function]
-let growers = []; // functions that show more of a long text
 let busy = false; // whether an answer is on its way
 let lost = false; // whether the lease is gone; typed text stays
 let last = null; // the last answer, shown again on undo
@@ -78,7 +78,6 @@ function show(state) {
   showText(at("guidelines-text"), state.settings.guidelines || "There are no guidelines yet.");
   for (const id of ["controls", "panels"]) at(id).replaceChildren();
   at("comment").value = "";
-  growers = [];
   keys = {};
   document.body.dataset.kind = task?.kind ?? "none";
   at("skip").disabled = at("comment").disabled = task === null;
@@ -89,6 +88,7 @@ function show(state) {
 function showNothing(state) {
   at("question").textContent = state.settings.paused ? "Paused" : "Nothing left for you right now";
   at("prompt").hidden = true;
+  hideView();
   const text = document.createElement("p");
   text.className = "empty";
   text.textContent = state.settings.paused
@@ -108,20 +108,19 @@ function showTask({ settings }) {
   seconds = 0;
   since = document.hidden ? null : performance.now();
   at("question").textContent = QUESTIONS[task.kind];
-  at("prompt").hidden = task.prompt === "";
-  growers.push(showText(at("prompt"), task.prompt));
-  const panels = task.completions.map((completion, i) => panel(completion.text, panelName(task.kind, i, task.completions.length)));
+  const panels = task.completions.map((_, i) => panel(panelName(task.kind, i, task.completions.length)));
   at("panels").append(...panels);
   at("panels").dataset.n = task.completions.length;
   kind = KINDS[task.kind]({ task, settings, panels, extra: at("panels"), controls: at("controls"), done, changed: keepDraft, say });
   for (const [name, [words, act]] of Object.entries(kind.keys)) bind(name, words, act);
+  showView(task, panels);
   bindCommon();
   takeDraft();
   clearInterval(leaseTimer);
   leaseTimer = setInterval(renew, Math.max(3000, (task.seconds_left * 1000) / 3));
 }
 
-function panel(text, name) {
+function panel(name) {
   const made = document.createElement("section");
   made.className = "panel";
   const head = document.createElement("h2");
@@ -139,7 +138,6 @@ function panel(text, name) {
   body.setAttribute("role", "region");
   body.setAttribute("aria-label", name ? `Completion ${name}` : "Completion");
   made.append(head, body);
-  growers.push(showText(body, text));
   return made;
 }
 
@@ -154,7 +152,7 @@ function bindCommon() {
   if (task !== null) {
     bind("s", "Skip", skip);
     bind("c", "Write a comment", () => at("comment").focus());
-    if (growers.some(Boolean)) bind("m", "Show more of a long text", () => { growers = growers.map((grow) => (grow?.() ? grow : null)); });
+    for (const [name, [words, act]] of Object.entries(viewKeys())) bind(name, words, act);
     if (kind.send) bind("Enter", "Send (Ctrl Enter while you type)", kind.send);
     bind("ArrowDown", "Scroll the texts down", () => scroll(1));
     bind("ArrowUp", "Scroll the texts up", () => scroll(-1));
@@ -166,7 +164,7 @@ function bindCommon() {
   const list = Object.entries(keys).flatMap(([name, [words]]) => {
     const term = document.createElement("dt");
     const shown = document.createElement("kbd");
-    shown.textContent = { ArrowDown: "↓", ArrowUp: "↑" }[name] ?? name;
+    shown.textContent = { ArrowDown: "↓", ArrowUp: "↑", PageDown: "PgDn", PageUp: "PgUp" }[name] ?? name;
     term.append(shown);
     const meaning = document.createElement("dd");
     meaning.textContent = words;
@@ -205,7 +203,7 @@ function pressed(event) {
   const digit = /^Digit(\d)$/.exec(event.code)?.[1]; // also on keyboards where digits need shift (AZERTY)
   const name = [event.key, event.key.toLowerCase(), digit].find((candidate) => candidate in keys);
   if (name === undefined) return;
-  const scrolls = name.startsWith("Arrow");
+  const scrolls = name.startsWith("Arrow") || name.startsWith("Page");
   if (scrolls && event.target.closest(".text")) return; // the text scrolls by itself
   event.preventDefault();
   if (!event.repeat || scrolls) keys[name][1]();
@@ -216,7 +214,7 @@ function pressed(event) {
 async function next() {
   at("task").setAttribute("aria-busy", "true");
   try {
-    show(await call("POST", "/api/claim", undefined, trouble));
+    show(await call("POST", `/api/claim${asked()}`, undefined, trouble));
   } catch (error) {
     failed(error);
   }
@@ -250,7 +248,7 @@ async function undo() {
   if (busy) return;
   busy = true;
   try {
-    show(await call("POST", "/api/undo"));
+    show(await call("POST", `/api/undo${asked()}`));
     say("Taken back. Answer it again.");
   } catch (error) {
     if (error instanceof ApiError && error.status === 409) say("There is nothing to take back.");

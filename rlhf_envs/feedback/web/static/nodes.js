@@ -7,7 +7,7 @@ const MATHML = "http://www.w3.org/1998/Math/MathML";
 const words = (text) => new Set(text.split(" "));
 
 const HTML = words("p span strong em s code pre blockquote ul ol li table thead tbody tr th td hr br div mark");
-const CLASSES = words("tight left center right link address picture code language formula formulas differs keyword string comment number name builtin operator level-1 level-2 level-3 level-4 level-5 level-6");
+const CLASSES = words("md-tight md-left md-center md-right md-link md-address md-picture md-code md-language md-formula md-formulas differs code-keyword code-string code-comment code-number code-name code-builtin code-operator md-level-1 md-level-2 md-level-3 md-level-4 md-level-5 md-level-6");
 const MATH = words("math mrow mi mn mo mtext mspace ms mfrac msqrt mroot msub msup msubsup munder mover munderover mmultiscripts mprescripts none mtable mtr mlabeledtr mtd mstyle mpadded mphantom menclose");
 const MATH_ATTRIBUTES = words("display displaystyle scriptlevel mathvariant mathsize stretchy fence separator form lspace rspace accent accentunder movablelimits largeop symmetric minsize maxsize linethickness width height depth voffset columnalign rowalign columnspacing rowspacing columnlines rowlines notation");
 const VALUE = /^[\w .%+-]{1,60}$/;
@@ -26,8 +26,8 @@ function htmlElement(tag, attributes, base) {
   const made = document.createElement(isHeading ? `h${Math.min(6, base + Number(attributes.depth) - 1)}` : tag);
   if (CLASSES.has(attributes.class)) made.className = attributes.class;
   if (tag === "ol" && Number.isInteger(attributes.start)) made.start = attributes.start;
-  if (tag === "pre" || tag === "table") made.tabIndex = 0; // so that keys can scroll it
-  if (made.className === "formula" && attributes.title) made.title = attributes.title;
+
+  if (made.className === "md-formula" && attributes.title) made.title = attributes.title;
   return made;
 }
 

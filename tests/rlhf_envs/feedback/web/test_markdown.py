@@ -32,8 +32,8 @@ def test_blocks_and_marks() -> None:
         [
             "ol",
             {"start": 3},
-            ["li", {}, ["span", {"class": "tight"}, "c"]],
-            ["li", {}, ["span", {"class": "tight"}, "d"]],
+            ["li", {}, ["span", {"class": "md-tight"}, "c"]],
+            ["li", {}, ["span", {"class": "md-tight"}, "d"]],
         ],
         ["blockquote", {}, ["p", {}, "q"]],
         ["hr", {}],
@@ -44,16 +44,16 @@ def test_blocks_and_marks() -> None:
 def test_headings_make_an_outline_without_gaps() -> None:
     found = [node[1] for node in tree("## a\n#### b\n# c\n### d\n### e")]
     assert [heading["depth"] for heading in found] == [1, 2, 1, 2, 2]
-    assert [heading["class"] for heading in found] == ["level-2", "level-4", "level-1", "level-3", "level-3"]
+    assert [heading["class"] for heading in found] == ["md-level-2", "md-level-4", "md-level-1", "md-level-3", "md-level-3"]
 
 
 def test_table_keeps_its_alignment() -> None:
     (table,) = tree("| a | b |\n|---|--:|\n| 1 | 2 |")
     assert [made for made in tags([table]) if made[0] in ("th", "td")] == [
-        ("th", {"class": "left"}),
-        ("th", {"class": "right"}),
-        ("td", {"class": "left"}),
-        ("td", {"class": "right"}),
+        ("th", {"class": "md-left"}),
+        ("th", {"class": "md-right"}),
+        ("td", {"class": "md-left"}),
+        ("td", {"class": "md-right"}),
     ]
 
 
@@ -93,7 +93,7 @@ def test_money_and_variables_are_no_formulas(text: str) -> None:
 def test_formula_that_is_none_shows_its_source(source: str) -> None:
     (paragraph,) = tree(f"a ${source}$")
     assert paragraph[3][0] == "code"
-    assert paragraph[3][1]["class"] == "formula"
+    assert paragraph[3][1]["class"] == "md-formula"
     assert paragraph[3][2] == source
 
 
@@ -101,9 +101,14 @@ def test_code_has_colours_and_all_its_characters() -> None:
     code = 'def f(x):\n\treturn "a"  # b\x00\u202e\r.'
     (block,) = tree(f"```python title=1\n{code}\n```")
     language, pre = block[2:]
-    assert language == ["span", {"class": "language"}, "python title=1"]
+    assert language == ["span", {"class": "md-language"}, "python title=1"]
     assert "".join(leaves([pre])) == code
-    assert {made[1]["class"] for made in tags([pre]) if made[0] == "span"} == {"keyword", "name", "string", "comment"}
+    assert {made[1]["class"] for made in tags([pre]) if made[0] == "span"} == {
+        "code-keyword",
+        "code-name",
+        "code-string",
+        "code-comment",
+    }
     (unknown,) = tree("```nolanguage\nif x\n```")
     assert unknown[3] == ["pre", {}, ["code", {}, "if x"]]
 
