@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from .questions import Question, check_questions, check_wording
+
 __all__ = [
+    "LANGUAGES",
     "MOVING_SETTINGS",
     "Annotator",
     "Assignment",
@@ -21,6 +24,9 @@ __all__ = [
 
 # The settings on which the meaning of answers rests. An export takes them along to another store.
 MOVING_SETTINGS = ("scale", "harms", "guidelines")
+
+# The languages of the annotators' page, by the name that each gives itself.
+LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español", "fr": "Français", "ja": "日本語"}
 
 
 class StoreError(RuntimeError):
@@ -153,6 +159,9 @@ class Settings:
         harms: the categories of "flags", each of 1 to 60 characters.
         lease_seconds: how long an annotator has for an item before another may take it.
         paused: whether no items are given out.
+        language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
+        questions: what is asked of its own about items, in this order, below the question of their kind.
+        wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
         render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
             tables and formulas.
     """
@@ -162,6 +171,9 @@ class Settings:
     harms: tuple[str, ...] = ("hate", "harassment", "violence", "sexual", "self-harm", "dangerous", "privacy")
     lease_seconds: float = 600.0
     paused: bool = False
+    language: str = "en"
+    questions: tuple[Question, ...] = ()
+    wording: dict[str, str] = field(default_factory=dict)
     render: Literal["plain", "markdown"] = "plain"
 
     def __post_init__(self) -> None:
@@ -180,5 +192,9 @@ class Settings:
             raise ValueError(f"guidelines must be text, got {self.guidelines!r}")
         if not isinstance(self.paused, bool):
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
+        if self.language not in LANGUAGES:
+            raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
+        check_questions(self.questions)
+        check_wording(self.wording)
         if self.render not in ("plain", "markdown"):
             raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from ..kinds import check_item, check_value
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
+from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
 from .database import Database, parts
 from .queue import JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
@@ -302,7 +303,7 @@ class FeedbackStore(Accounts):
             return read_settings(connection)
 
     def update_settings(self, **changes: Any) -> Settings:
-        """Change some of the settings.
+        """Change some of the settings, all or none. Structured ones are taken as objects or in their plain form.
 
         Raises:
             ValueError: there is no such setting, or a value is not allowed, or the scale would change although there
@@ -311,13 +312,8 @@ class FeedbackStore(Accounts):
         with self._database.write() as connection:
             self._database.one_writer(connection)
             before = read_settings(connection)
-            try:
-                updated = replace(before, **changes)
-            except TypeError:
-                known = [setting.name for setting in fields(Settings)]
-                unknown = ", ".join(sorted(changes.keys() - {*known}))
-                raise ValueError(f"unknown settings {unknown}; there are {', '.join(known)}") from None
-            if tuple(updated.scale) != before.scale and _has_ratings(connection):
+            updated = replace(before, **{name: read_setting(name, value) for name, value in changes.items()})
+            if updated.scale != before.scale and _has_ratings(connection):
                 low, high = before.scale
                 raise ValueError(
                     f"scale: there are ratings from {low} to {high} already, whose meaning a new scale would change: "
@@ -325,7 +321,7 @@ class FeedbackStore(Accounts):
                 )
             for name in changes:
                 connection.execute(sa.delete(settings_table).where(settings_table.c.name == name))
-                connection.execute(sa.insert(settings_table).values(name=name, value=getattr(updated, name)))
+                connection.execute(sa.insert(settings_table).values(name=name, value=as_plain(getattr(updated, name))))
             return updated
 
     def _claim(self, annotator: str, *, wait: bool) -> Assignment | None:

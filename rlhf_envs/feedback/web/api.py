@@ -18,6 +18,7 @@ from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
 from .differences import mark_differences
 from .responses import AsciiJSON, problems
 from .showing import Render, View, view_of
+from .words import Refusal
 
 __all__ = ["Scale", "SettingsOut", "router"]
 
@@ -147,7 +148,7 @@ def undo(store: Store, annotator: SignedIn, render: AskedRender = None) -> Respo
     """Take your last judgement back. Its item is lent to you again."""
     task = store.undo(annotator.name)
     if task is None:
-        raise HTTPException(409, "there is nothing to take back")
+        raise Refusal(409, "nothing_to_take_back")
     return _state(store, annotator.name, task, render)
 
 

@@ -41,7 +41,7 @@ def formula(source: str, block: bool) -> Node:
     """
     made = _convert(source, block) if len(source) <= LONGEST else None
     if made is None:
-        return node("code", [source], class_="md-formula", title="this formula cannot be drawn: its source")
+        return node("code", [source], class_="md-formula")
     return made
 
 

@@ -2,21 +2,12 @@
 
 import { build } from "./nodes.js";
 import { showText, visible } from "./text.js";
+import { t } from "./words.js";
 
 const FEW = 12; // messages of a long conversation that are shown at first
 
-export const WORDS = {
-  roles: { user: "User", assistant: "Assistant", system: "System", tool: "Tool", developer: "Developer" },
-  earlier: (n) => `${n} earlier messages`,
-  why: {
-    parts: "Not all of this text is shown in this form. Press r to see it as it is.",
-    long: "Shown as it is: the text is too long to be rendered.",
-    slow: "Shown as it is: the text takes too long to be rendered.",
-    characters: "Shown as it is: the text has characters that cannot be rendered.",
-  },
-  noPicture: (name) => `The picture ${name} cannot be shown.`,
-  undescribed: (name) => `Picture ${name}, without a description`,
-};
+const ROLES = new Set(["user", "assistant", "system", "tool", "developer"]);
+const REASONS = new Set(["parts", "long", "slow", "characters"]);
 
 function element(tag, className, ...children) {
   const made = document.createElement(tag);
@@ -27,9 +18,9 @@ function element(tag, className, ...children) {
 
 function picture({ id, name, alt, width, height }) {
   const image = document.createElement("img");
-  image.alt = alt || WORDS.undescribed(name);
+  image.alt = alt || t("picture_undescribed", { name });
   if (width && height) [image.width, image.height] = [width, height]; // so that nothing moves when it arrives
-  image.addEventListener("error", () => image.replaceWith(element("span", "mark", visible(WORDS.noPicture(name)))));
+  image.addEventListener("error", () => image.replaceWith(element("span", "mark", visible(t("no_picture", { name })))));
   image.src = `/media/${encodeURIComponent(id)}`;
   return alt ? element("figure", "", image, element("figcaption", "", visible(alt))) : element("figure", "", image);
 }
@@ -45,7 +36,7 @@ function showTurn(body, turn, own, { render, base }) {
     body.replaceChildren(build(turn.nodes, base));
     body.classList.toggle("rendered", render === "markdown");
   }
-  if (render === "markdown" && WORDS.why[turn.why]) body.prepend(element("span", "note", WORDS.why[turn.why]));
+  if (render === "markdown" && REASONS.has(turn.why)) body.prepend(element("span", "note", t(`not_rendered_${turn.why}`)));
   body.append(...turn.pictures.map(picture));
   return grow;
 }
@@ -53,9 +44,9 @@ function showTurn(body, turn, own, { render, base }) {
 function bubble(turn, own, options, growers) {
   const body = element("div", "body");
   body.dir = "auto";
-  const role = Object.hasOwn(WORDS.roles, turn.role) ? WORDS.roles[turn.role] : turn.role;
+  const role = ROLES.has(turn.role) ? t(`role_${turn.role}`) : turn.role;
   const made = element("div", "bubble", element("span", "role", visible(role)), body);
-  if (Object.hasOwn(WORDS.roles, turn.role)) made.classList.add(turn.role);
+  if (ROLES.has(turn.role)) made.classList.add(turn.role);
   growers.push(showTurn(body, turn, own, options));
   return made;
 }
@@ -74,7 +65,7 @@ export function showTurns(box, turns, own, options) {
   if (!talks) return [showTurn(box, turns[0], own, options)];
   const hidden = options.open || turns.length <= FEW ? 0 : turns.length - FEW;
   if (hidden > 0) {
-    const more = element("button", "more", `${WORDS.earlier(hidden)} `, element("kbd", "", "o"));
+    const more = element("button", "more", `${t("earlier_messages", { n: hidden })} `, element("kbd", "", "o"));
     more.type = "button";
     more.addEventListener("click", options.onOpen);
     box.append(more);

@@ -2,14 +2,15 @@
 // No text is parsed as HTML, nothing is loaded, and links are no links.
 
 import { visible } from "./text.js";
+import { t } from "./words.js";
 
 const MATHML = "http://www.w3.org/1998/Math/MathML";
-const words = (text) => new Set(text.split(" "));
+const names = (text) => new Set(text.split(" "));
 
-const HTML = words("p span strong em s code pre blockquote ul ol li table thead tbody tr th td hr br div mark");
-const CLASSES = words("md-tight md-left md-center md-right md-link md-address md-picture md-code md-language md-formula md-formulas differs code-keyword code-string code-comment code-number code-name code-builtin code-operator md-level-1 md-level-2 md-level-3 md-level-4 md-level-5 md-level-6");
-const MATH = words("math mrow mi mn mo mtext mspace ms mfrac msqrt mroot msub msup msubsup munder mover munderover mmultiscripts mprescripts none mtable mtr mlabeledtr mtd mstyle mpadded mphantom menclose");
-const MATH_ATTRIBUTES = words("display displaystyle scriptlevel mathvariant mathsize stretchy fence separator form lspace rspace accent accentunder movablelimits largeop symmetric minsize maxsize linethickness width height depth voffset columnalign rowalign columnspacing rowspacing columnlines rowlines notation");
+const HTML = names("p span strong em s code pre blockquote ul ol li table thead tbody tr th td hr br div mark");
+const CLASSES = names("md-tight md-left md-center md-right md-link md-address md-picture md-code md-language md-formula md-formulas differs code-keyword code-string code-comment code-number code-name code-builtin code-operator md-level-1 md-level-2 md-level-3 md-level-4 md-level-5 md-level-6");
+const MATH = names("math mrow mi mn mo mtext mspace ms mfrac msqrt mroot msub msup msubsup munder mover munderover mmultiscripts mprescripts none mtable mtr mlabeledtr mtd mstyle mpadded mphantom menclose");
+const MATH_ATTRIBUTES = names("display displaystyle scriptlevel mathvariant mathsize stretchy fence separator form lspace rspace accent accentunder movablelimits largeop symmetric minsize maxsize linethickness width height depth voffset columnalign rowalign columnspacing rowspacing columnlines rowlines notation");
 const VALUE = /^[\w .%+-]{1,60}$/;
 
 function mathElement(tag, attributes) {
@@ -27,7 +28,7 @@ function htmlElement(tag, attributes, base) {
   if (CLASSES.has(attributes.class)) made.className = attributes.class;
   if (tag === "ol" && Number.isInteger(attributes.start)) made.start = attributes.start;
 
-  if (made.className === "md-formula" && attributes.title) made.title = attributes.title;
+  if (made.className === "md-formula") made.title = t("formula_source");
   return made;
 }
 

@@ -50,7 +50,6 @@ export function startPrompt() {
 let together = false;
 let follows = null; // the text that is being moved along, whose own scrolling moves nothing
 
-export const scrollsTogether = () => together;
 export const scrollTogether = (value) => { together = value; };
 
 function scrolled({ target }) {

@@ -2,19 +2,10 @@
 
 import { call } from "./api.js";
 import { showTurns } from "./conversation.js";
-import { fit, isNarrow, scrollTogether, scrollsTogether, startPrompt } from "./scrolling.js";
+import { fit, isNarrow, scrollTogether, startPrompt } from "./scrolling.js";
+import { t } from "./words.js";
 
 const at = (id) => document.getElementById(id);
-const WORDS = {
-  render: "Show texts rendered (Markdown), or as they are",
-  differences: "Mark the words in which the two differ, or not",
-  open: "Open the whole prompt, or close it",
-  down: "Scroll the prompt down",
-  up: "Scroll the prompt up",
-  together: "Scroll both texts together, or each alone",
-  other: "Show the other completion",
-  more: "Show more of a long text",
-};
 
 // What the annotator has chosen, for this item and the next.
 const chosen = { render: null, differences: false };
@@ -25,14 +16,15 @@ let view = null;
 let panels = [];
 let whole = false; // whether `view` has all that can be rendered
 let open = false; // whether the whole prompt is shown
-let growers = [];
+let growers = []; // functions that show more of long texts
+let say = null; // tells the annotator something
 
 /** Return the query with which a task is claimed, so that it comes as the annotator wants to see it. */
 export const asked = () => (chosen.render ? `?render=${chosen.render}` : "");
 
 /** Show the task's texts in the prompt and the panels. */
-export function showView(newTask, newPanels) {
-  [task, view, panels, whole, open] = [newTask, newTask.view, newPanels, false, false];
+export function showView(newTask, newPanels, newSay) {
+  [task, view, panels, say, whole, open] = [newTask, newTask.view, newPanels, newSay, false, false];
   at("tools").hidden = false;
   at("show-differences").hidden = panels.length !== 2 || task.completions.length !== 2;
   at("prompt").hidden = task.prompt === "" && view.prompt.every((turn) => turn.pictures.length === 0 && !turn.text);
@@ -95,6 +87,14 @@ function choose(changes) {
 const switchRender = () => choose({ render: (chosen.render ?? view.render) === "markdown" ? "plain" : "markdown" });
 const switchDifferences = () => choose({ differences: !chosen.differences });
 
+let together = false;
+
+function switchTogether() {
+  together = !together;
+  scrollTogether(together);
+  say(t(together ? "together_on" : "together_off"));
+}
+
 function openPrompt() {
   const prompt = at("prompt");
   const below = prompt.scrollHeight - prompt.scrollTop;
@@ -136,11 +136,11 @@ export function viewKeys() {
   const page = (direction) => () => at("prompt").scrollBy({ top: direction * 0.8 * at("prompt").clientHeight });
   const two = !at("show-differences").hidden;
   return {
-    r: [WORDS.render, switchRender],
-    ...(two ? { d: [WORDS.differences, switchDifferences], l: [WORDS.together, () => scrollTogether(!scrollsTogether())] } : {}),
-    ...(task.kind === "pairwise" && isNarrow() ? { v: [WORDS.other, () => showTab(at("panels").dataset.shown === "0" ? 1 : 0)] } : {}),
-    ...(at("prompt").hidden ? {} : { o: [WORDS.open, openPrompt], PageDown: [WORDS.down, page(1)], PageUp: [WORDS.up, page(-1)] }),
-    ...(growers.some(Boolean) ? { m: [WORDS.more, () => { growers = growers.map((grow) => (grow?.() ? grow : null)); fit(); }] } : {}),
+    r: [t("key_render"), switchRender],
+    ...(two ? { d: [t("key_differences"), switchDifferences], l: [t("key_together"), switchTogether] } : {}),
+    ...(task.kind === "pairwise" && isNarrow() ? { v: [t("key_other"), () => showTab(at("panels").dataset.shown === "0" ? 1 : 0)] } : {}),
+    ...(at("prompt").hidden ? {} : { o: [t("key_open"), openPrompt], PageDown: [t("key_prompt_down"), page(1)], PageUp: [t("key_prompt_up"), page(-1)] }),
+    ...(growers.some(Boolean) ? { m: [t("key_more"), () => { growers = growers.map((grow) => (grow?.() ? grow : null)); fit(); }] } : {}),
   };
 }
 
