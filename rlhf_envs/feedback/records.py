@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from .questions import Question, check_questions, check_wording
 
@@ -169,6 +169,8 @@ class Settings:
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
+        render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
+            tables and formulas.
     """
 
     guidelines: str = ""
@@ -179,6 +181,7 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
+    render: Literal["plain", "markdown"] = "plain"
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -200,3 +203,5 @@ class Settings:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
         check_questions(self.questions)
         check_wording(self.wording)
+        if self.render not in ("plain", "markdown"):
+            raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")

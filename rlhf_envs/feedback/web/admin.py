@@ -18,6 +18,7 @@ from .api import Scale, SettingsOut
 from .auth import Admin, CsrfChecked, Store
 from .pages import FormChecked, render
 from .responses import AsciiJSON, problems
+from .showing import Render
 from .summary import Summary, summarise
 
 __all__ = ["api", "pages"]
@@ -39,6 +40,7 @@ class Changes(BaseModel):
     harms: list[str] | None = Field(default=None, max_length=30)
     lease_seconds: float | None = Field(default=None, ge=10, le=7 * 24 * 3600, allow_inf_nan=False)
     paused: bool | None = None
+    render: Render | None = None
 
 
 class AllSettings(SettingsOut):
@@ -190,12 +192,14 @@ def settings_page(
     lease_minutes: Annotated[float, Form(ge=0.2, le=7 * 24 * 60, allow_inf_nan=False)],
     guidelines: Annotated[str, Form(max_length=100_000)] = "",
     harms: Annotated[str, Form(max_length=5000)] = "",
+    render: Annotated[Render, Form()] = "plain",
 ) -> Response:
     wanted = {
         "guidelines": guidelines.replace("\r\n", "\n").strip(),
         "scale": (low, high),
         "harms": [line.strip() for line in harms.splitlines() if line.strip()],
         "lease_seconds": lease_minutes * 60,
+        "render": render,
     }
     try:
         _update(store, **wanted)
