@@ -26,7 +26,14 @@ def render(
 ) -> Response:
     """Render a page with the CSRF token and the name of its session."""
     templates = cast(Jinja2Templates, request.app.state.templates)
-    context = {"csrf": csrf_token(request), "name": request.session.get("name"), **context}
+    root = request.scope.get("root_path", "")
+    context = {
+        "csrf": csrf_token(request),
+        "name": request.session.get("name"),
+        "root": root,
+        "tab": request.url.path.removeprefix(root),
+        **context,
+    }
     return templates.TemplateResponse(request, template, context, status_code=status, headers=headers)
 
 
