@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .kinds import KINDS as KINDS
     from .kinds import check_value as check_value
     from .records import Adjudication as Adjudication
+    from .questions import Question as Question
     from .records import Annotator as Annotator
     from .records import Assignment as Assignment
     from .records import AuditEntry as AuditEntry
@@ -38,6 +39,7 @@ _HOMES = {
     "LeaseLost": "records:LeaseLost",
     "NewItem": "records:NewItem",
     "Progress": "records:Progress",
+    "Question": "questions:Question",
     "Settings": "records:Settings",
     "StoreError": "records:StoreError",
     "Task": "records:Assignment",

@@ -133,7 +133,7 @@ def change_items(request: Request, store: Store, admin: Admin, form: Fields) -> 
     """Withdraw items, ask for them again, or change their priority or overlap: those chosen, or all that match."""
     asked = {name: str(form[name]) for name in _FILTER_FIELDS if form.get(name)}
     try:
-        wanted = item_filter(**_booleans(asked))  # type: ignore[arg-type]
+        wanted = item_filter(**_booleans(asked))
         ids = matching_ids(store, wanted) if form.get("all") else [int(str(i)) for i in form.getlist("id")]
         changed = _change(store, ids, form, admin.name)
     except (ValueError, OverflowError) as error:

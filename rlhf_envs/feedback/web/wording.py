@@ -129,5 +129,6 @@ ADMIN_PAGES = (
     ("/admin/people", "People"),
     ("/admin/adjudicate", "Adjudicate"),
     ("/admin/upload", "Add items"),
+    ("/admin/study", "Settings"),
     ("/admin/audit", "Audit"),
 )
