@@ -12,8 +12,10 @@ __all__ = [
     "ASKED_SETTINGS",
     "LANGUAGES",
     "MOVING_SETTINGS",
+    "Adjudication",
     "Annotator",
     "Assignment",
+    "AuditEntry",
     "Item",
     "Judgement",
     "LeaseLost",
@@ -134,6 +136,53 @@ class Judgement:
     created: datetime
     answers: dict[str, Any] = field(default_factory=dict)
     version: int = 1
+
+
+@dataclass(frozen=True)
+class Adjudication:
+    """Hold the final answer to an item, given by somebody who saw the annotators' answers.
+
+    Attributes:
+        item_id: the item. It has one final answer at most.
+        value: an answer of the item's kind, as `check_value` returns it.
+        by: who gave it.
+        comment: why.
+        created: when it was given (UTC).
+    """
+
+    item_id: int
+    value: dict[str, Any]
+    by: str
+    comment: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Hold a change that somebody made to others' answers, to items or to accounts.
+
+    Attributes:
+        created: when (UTC).
+        actor: who made the change.
+        action: what was done, such as "fix" or "drop".
+        item_id: the item that was changed, or whose judgement was.
+        judgement_id: the judgement that was changed.
+        annotator: whose judgement or account it is.
+        before: what stood before.
+        after: what stands now.
+        reason: why, in the actor's words.
+    """
+
+    id: int
+    created: datetime
+    actor: str
+    action: str
+    item_id: int | None
+    judgement_id: int | None
+    annotator: str | None
+    before: Any
+    after: Any
+    reason: str
 
 
 @dataclass(frozen=True)
