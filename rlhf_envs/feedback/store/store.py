@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from ..kinds import check_item, check_value
+from ..kinds import check_item, check_value, is_explained
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
 from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
@@ -82,7 +82,7 @@ class FeedbackStore(Accounts):
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
-                rows.append({**asdict(item), "created": now, "needed": item.overlap})
+                rows.append({**asdict(item), "created": now, "needed": item.overlap, "training": is_explained(item)})
             except ValueError as error:
                 raise ValueError(f"items[{index}]: {error}") from error
         if not rows:
@@ -274,12 +274,18 @@ class FeedbackStore(Accounts):
         return sorted(found, key=lambda judgement: judgement.id)
 
     def progress(self, annotator: str | None = None) -> Progress:
-        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one."""
+        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one.
+
+        Items of the training do not count while it is on.
+        """
         is_skip = judgements.c.value.is_(None)
         is_mine = annotators.c.name == annotator
         with self._database.read() as connection:
+            trains = read_settings(connection).training.n_items > 0
             in_all, finished = connection.execute(
-                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0)).select_from(items)
+                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0))
+                .select_from(items)
+                .where(~items.c.training if trains else sa.true())
             ).one()
             given, skips, mine = connection.execute(
                 sa.select(
@@ -293,7 +299,8 @@ class FeedbackStore(Accounts):
     def count_undone(self) -> int:
         """Return how many judgements annotators have taken back."""
         with self._database.read() as connection:
-            query = sa.select(sa.func.count()).select_from(judgements).where(judgements.c.undone)
+            query = sa.select(sa.func.count()).select_from(judgements)
+            query = query.where(judgements.c.undone, ~judgements.c.withdrawn)
             return int(connection.execute(query).scalar_one())
 
     @property
@@ -338,8 +345,9 @@ class FeedbackStore(Accounts):
             return queue.lend(queue.item(item_id), person)
 
     def _queue(self, connection: sa.Connection) -> Queue:
-        lease = timedelta(seconds=read_settings(connection).lease_seconds)
-        return Queue(connection, self._clock, lease, self._sides)
+        settings = read_settings(connection)
+        lease = timedelta(seconds=settings.lease_seconds)
+        return Queue(connection, self._clock, lease, self._sides, training=settings.training.n_items > 0)
 
 
 class _TakenMeanwhile(Exception):
