@@ -13,7 +13,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from ..answers import check_answers
-from ..kinds import check_item, check_value
+from ..kinds import check_item, check_value, is_explained
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
 from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
@@ -85,7 +85,7 @@ class FeedbackStore(Accounts, Curating):
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
-                rows.append({**asdict(item), "created": now, "needed": item.overlap})
+                rows.append({**asdict(item), "created": now, "needed": item.overlap, "training": is_explained(item)})
             except ValueError as error:
                 raise ValueError(f"items[{index}]: {error}") from error
         if not rows:
@@ -287,12 +287,18 @@ class FeedbackStore(Accounts, Curating):
         return sorted(found, key=lambda judgement: judgement.id)
 
     def progress(self, annotator: str | None = None) -> Progress:
-        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one."""
+        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one.
+
+        Items of the training do not count while it is on.
+        """
         is_skip = judgements.c.value.is_(None)
         is_mine = annotators.c.name == annotator
         with self._database.read() as connection:
+            trains = read_settings(connection).training.n_items > 0
             in_all, finished = connection.execute(
-                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0)).select_from(items)
+                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0))
+                .select_from(items)
+                .where(~items.c.training if trains else sa.true())
             ).one()
             given, skips, mine = connection.execute(
                 sa.select(
@@ -305,7 +311,7 @@ class FeedbackStore(Accounts, Curating):
 
     def count_undone(self) -> int:
         """Return how many judgements annotators have taken back themselves."""
-        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped)
+        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped, ~judgements.c.withdrawn)
 
     def count_dropped(self) -> int:
         """Return how many judgements admins have dropped."""
@@ -373,8 +379,9 @@ class FeedbackStore(Accounts, Curating):
             return queue.lend(queue.item(item_id), person)
 
     def _queue(self, connection: sa.Connection) -> Queue:
-        lease = timedelta(seconds=read_settings(connection).lease_seconds)
-        return Queue(connection, self._clock, lease, self._sides)
+        settings = read_settings(connection)
+        lease = timedelta(seconds=settings.lease_seconds)
+        return Queue(connection, self._clock, lease, self._sides, training=settings.training.n_items > 0)
 
 
 class _TakenMeanwhile(Exception):
