@@ -15,6 +15,7 @@ __all__ = [
     "invitations",
     "items",
     "judgements",
+    "media",
     "metadata",
     "sessions",
     "settings",
@@ -139,3 +140,12 @@ sessions = sa.Table(
     sa.Column("expires", UtcDateTime, nullable=False),
 )
 sa.Index("sessions_of_annotator", sessions.c.annotator_id)
+
+media = sa.Table(
+    "media",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # the SHA-256 of the data
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import admin, api, pages, study
+from . import admin, api, media, pages, study
 from .auth import Gate, add_sessions
 from .responses import AsciiJSON
 from .words import Refusal, choose, load, say
@@ -64,6 +64,7 @@ def create_app(
     app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
+    app.include_router(media.router, include_in_schema=False)
     app.include_router(admin.pages, include_in_schema=False)
     app.include_router(study.pages, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
@@ -93,7 +94,9 @@ class _Guard:
             if message["type"] == "http.response.start":
                 # Browsers ask about static files each time (and get a 304), so a new version shows at once.
                 cached = "no-cache" if scope["path"].startswith("/static/") else "no-store"
-                MutableHeaders(scope=message).update({**_HEADERS, "cache-control": cached})
+                headers = MutableHeaders(scope=message)
+                keeps = scope["path"].startswith("/media/") and message["status"] == 200  # pictures say it themselves
+                headers.update({**_HEADERS, "cache-control": headers["cache-control"] if keeps else cached})
             await send(message)
 
         async def receive_limited() -> Message:

@@ -44,7 +44,13 @@ def test_blocks_and_marks() -> None:
 def test_headings_make_an_outline_without_gaps() -> None:
     found = [node[1] for node in tree("## a\n#### b\n# c\n### d\n### e")]
     assert [heading["depth"] for heading in found] == [1, 2, 1, 2, 2]
-    assert [heading["class"] for heading in found] == ["md-level-2", "md-level-4", "md-level-1", "md-level-3", "md-level-3"]
+    assert [heading["class"] for heading in found] == [
+        "md-level-2",
+        "md-level-4",
+        "md-level-1",
+        "md-level-3",
+        "md-level-3",
+    ]
 
 
 def test_table_keeps_its_alignment() -> None:
