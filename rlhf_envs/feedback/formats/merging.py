@@ -51,6 +51,8 @@ class Merge:
         """Take an entry. A judgement that was given already goes to the bad rows."""
         known, is_new = self._find(where, row, entry)
         self.touched.setdefault(id(known), known)
+        if is_new and entry.pictures:  # at once: a file's pictures may not fit into memory
+            self.store.add_pictures(entry.pictures)
         if not is_new and not entry.judgements:
             self.bad.append(BadRow(where, f"duplicate: the item is in {known.where} already", row))
         flipped = known.item.completions != entry.item.completions
@@ -132,7 +134,9 @@ class Merge:
 def _identity(item: NewItem) -> tuple[Any, ...]:
     """Return what makes two items the same question. The order of a pair does not count."""
     completions: Iterable[str] = sorted(item.completions) if item.kind == "pairwise" else item.completions
-    return (item.kind, item.gold is not None, item.prompt, *completions)
+    images = item.meta.get("images")
+    pictures = [str(image.get("id")) for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    return (item.kind, item.gold is not None, item.prompt, *completions, tuple(pictures))
 
 
 def _flipped(value: dict[str, Any] | None) -> dict[str, Any] | None:

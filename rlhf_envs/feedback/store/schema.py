@@ -23,6 +23,7 @@ __all__ = [
     "invitations",
     "items",
     "judgements",
+    "media",
     "metadata",
     "panelists",
     "readings",
@@ -288,4 +289,13 @@ panelists = sa.Table(
     sa.Column("state", sa.Text, nullable=False),  # active, completed, screened out, full
     sa.Column("created", UtcDateTime, nullable=False),
     sa.Column("ended", UtcDateTime),
+)
+
+media = sa.Table(
+    "media",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # the SHA-256 of the data
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
 )

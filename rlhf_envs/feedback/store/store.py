@@ -19,6 +19,7 @@ from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
 from .curating import Curating
 from .database import Database, parts
+from .media import Media
 from .queue import ITEMS, JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
@@ -31,7 +32,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts, Curating):
+class FeedbackStore(Accounts, Curating, Media):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or

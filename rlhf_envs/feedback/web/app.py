@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import admin, admin_items, admin_people, api, pages, study
+from . import admin, admin_items, admin_people, api, media, pages, study
 from .auth import Gate, add_sessions
 from .responses import AsciiJSON
 from .wording import ADMIN_PAGES, FILTERS
@@ -69,6 +69,7 @@ def create_app(
     app.include_router(pages.router, include_in_schema=False)
     for admins in (admin, study, admin_items, admin_people):
         app.include_router(admins.pages, include_in_schema=False)
+    app.include_router(media.router, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
     app.include_router(admin.api, prefix="/api/admin")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
@@ -96,7 +97,9 @@ class _Guard:
             if message["type"] == "http.response.start":
                 # Browsers ask about static files each time (and get a 304), so a new version shows at once.
                 cached = "no-cache" if scope["path"].startswith("/static/") else "no-store"
-                MutableHeaders(scope=message).update({**_HEADERS, "cache-control": cached})
+                headers = MutableHeaders(scope=message)
+                keeps = scope["path"].startswith("/media/") and message["status"] == 200  # pictures say it themselves
+                headers.update({**_HEADERS, "cache-control": headers["cache-control"] if keeps else cached})
             await send(message)
 
         async def receive_limited() -> Message:
