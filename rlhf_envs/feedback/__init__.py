@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .kinds import KINDS as KINDS
     from .kinds import check_value as check_value
-    from .records import Adjudication as Adjudication
     from .questions import Question as Question
+    from .records import Adjudication as Adjudication
     from .records import Annotator as Annotator
     from .records import Assignment as Assignment
     from .records import AuditEntry as AuditEntry

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -39,8 +39,9 @@ RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Text = Annotated[str, Query(max_length=500)]
 
 
-async def _fields(request: Request) -> FormData:
-    return await request.form()
+async def _fields(request: Request) -> AsyncIterator[FormData]:
+    async with request.form() as form:
+        yield form
 
 
 Fields = Annotated[FormData, Depends(_fields)]  # read apart, so that what works on the store runs in a thread

@@ -15,7 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import admin, admin_items, admin_people, api, pages, study
+from . import admin, admin_items, admin_people, admin_uploads, api, pages, study
+from .admin_uploads import MAX_UPLOAD, Uploads
 from .auth import Gate, add_sessions
 from .responses import AsciiJSON
 from .wording import ADMIN_PAGES, FILTERS
@@ -24,6 +25,7 @@ from .words import Refusal, choose, load, say
 __all__ = ["create_app"]
 
 _HERE = Path(__file__).parent
+_UPLOADS = "/admin/upload"
 MAX_BODY = 8 * 2**20  # bytes. A correction of 1 MB of text takes up to 6 MB as JSON.
 
 # No inline script or style, nothing from elsewhere, no innerHTML: model output cannot become code.
@@ -63,11 +65,12 @@ def create_app(
         default_response_class=AsciiJSON,
     )
     app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
+    app.state.uploads = Uploads()
     app.state.templates.env.filters.update(FILTERS)
     app.state.templates.env.globals["admin_pages"] = ADMIN_PAGES
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
-    for admins in (admin, study, admin_items, admin_people):
+    for admins in (admin, study, admin_items, admin_people, admin_uploads):
         app.include_router(admins.pages, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
     app.include_router(admin.api, prefix="/api/admin")
@@ -90,7 +93,7 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        read = 0
+        read, most = 0, MAX_UPLOAD if scope["path"].endswith(_UPLOADS) else MAX_BODY
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -103,13 +106,13 @@ class _Guard:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > MAX_BODY:
-                raise Refusal(413, "too_large", n=MAX_BODY)
+            if read > most:
+                raise Refusal(413, "too_large", n=most)
             return message
 
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length[:20]) > MAX_BODY:
-            refusal = AsciiJSON({"detail": load()["en"]("too_large", n=MAX_BODY)}, 413)
+        if length.isdigit() and int(length[:20]) > most:
+            refusal = AsciiJSON({"detail": load()["en"]("too_large", n=most)}, 413)
             await refusal(scope, receive, send_guarded)
         else:
             await self.app(scope, receive_limited, send_guarded)
