@@ -44,6 +44,10 @@ class Accounts:
                 raise ValueError(f"the name {name!r} is taken by an account of role {found!r}: choose another")
             return annotator_named(connection, name)
 
+    def check_name(self, name: str) -> None:
+        """Raise a ValueError unless an annotator may have this name."""
+        _check_name(name)
+
     def annotators(self) -> list[Annotator]:
         """Return all annotators, oldest first."""
         with self._database.read() as connection:

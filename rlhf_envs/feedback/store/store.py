@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 
@@ -25,6 +25,9 @@ from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
 from .versions import asked_in, current_version, read_versions, record_change
+
+if TYPE_CHECKING:
+    from .restoring import PastJudgement
 
 __all__ = ["FeedbackStore", "is_key"]
 
@@ -286,6 +289,12 @@ class FeedbackStore(Accounts, Curating, Media):
         with self._database.read() as connection:
             found = [judgement_of(row) for part in queries for row in connection.execute(part)]
         return sorted(found, key=lambda judgement: judgement.id)
+
+    def restore(self, past: Sequence[tuple[int, PastJudgement]], created: dict[int, datetime]) -> list[int]:
+        """Store judgements that were given elsewhere, see `restoring.restore`."""
+        from .restoring import restore
+
+        return restore(self, past, created)
 
     def progress(self, annotator: str | None = None) -> Progress:
         """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one.

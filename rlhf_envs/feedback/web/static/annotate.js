@@ -1,6 +1,6 @@
 // The annotation page. It takes a task, shows it, sends the answer and takes the next.
 
-import { ApiError, call, newKey } from "./api.js";
+import { ApiError, call, newKey, root } from "./api.js";
 import { KINDS, panelName } from "./kinds.js";
 import { showText } from "./text.js";
 import { asked, hideView, showView, viewKeys } from "./view.js";
@@ -29,7 +29,7 @@ const trouble = (text) => say(text === null ? t("connected_again") : t("trying_a
 
 // ---- drafts: typed text survives a reload, a crash and a lost lease
 
-const draftName = (item) => `rlhf-draft:${me}:${item}`;
+const draftName = (item) => `rlhf-draft:${root}:${me}:${item}`;
 
 function keepDraft() {
   if (task === null) return;
@@ -287,7 +287,7 @@ function failed(error) {
   } else if (error.status === 401 || error.status === 403) {
     text.textContent = t("signed_out");
     act.append(t("sign_in"));
-    act.addEventListener("click", () => location.assign("/login"));
+    act.addEventListener("click", () => location.assign(`${root}/login`));
   } else {
     text.textContent = t("did_not_work", { reason: error.message });
     act.append(t("close"));
