@@ -218,6 +218,7 @@ class Settings:
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
+        adjudicators: names of annotators who, beside the admins, may give final answers to items.
     """
 
     guidelines: str = ""
@@ -228,6 +229,7 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
+    adjudicators: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -249,3 +251,5 @@ class Settings:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
         check_questions(self.questions)
         check_wording(self.wording)
+        if isinstance(self.adjudicators, str) or not all(isinstance(name, str) for name in self.adjudicators):
+            raise ValueError(f"adjudicators must be names of annotators, got {self.adjudicators!r}")
