@@ -27,6 +27,7 @@ __all__ = [
     "is_training_due",
     "list_trainees",
     "next_training",
+    "pool_size",
 ]
 
 Outcome = Literal["", "passed", "again", "failed"]
@@ -148,6 +149,12 @@ def admit(store: FeedbackStore, annotator: str) -> None:
         person = annotator_named(connection, annotator, lock=True)
         changed = {"admitted": store._clock(), "failed": None}
         connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(changed))
+
+
+def pool_size(store: FeedbackStore) -> int:
+    """Return of how many gold questions the training can be made."""
+    with store._database.read() as connection:
+        return len(_pool(connection, read_settings(connection)))
 
 
 def list_trainees(store: FeedbackStore) -> list[Trainee]:

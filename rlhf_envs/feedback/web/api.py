@@ -12,8 +12,11 @@ from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..records import Assignment, Progress, Settings
+from ..records import Assignment, Item, Settings
+from ..store.panels import panelist
+from ..store.steps import Step, next_step, own_progress
 from ..store.store import FeedbackStore
+from ..store.training import TrainingTask, next_training
 from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
 from .responses import AsciiJSON, problems
 from .words import Refusal
@@ -24,6 +27,7 @@ router = APIRouter(tags=["annotate"])
 
 # A list, since FastAPI writes a tuple as "items": [...], which OpenAPI 3.1 does not know.
 Scale = Annotated[list[int], Field(min_length=2, max_length=2)]
+_NO_LEASE = 24 * 3600.0  # seconds: an item of the training is lent to nobody
 TaskId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
@@ -50,8 +54,19 @@ class Shown(BaseModel):
     text: str
 
 
+class TrainingOut(BaseModel):
+    """Say where you are in the training. Its items are answered by POST /api/training/{attempt}/{id}."""
+
+    attempt: int
+    done: int
+    n: int
+
+
 class TaskOut(BaseModel):
-    """Show an item that is lent to you. Its `completions` come in the order in which to show them."""
+    """Show an item that is lent to you, or one of your training.
+
+    Its `completions` come in the order in which to show them.
+    """
 
     id: int
     item_id: int
@@ -59,14 +74,21 @@ class TaskOut(BaseModel):
     prompt: str
     completions: list[Shown]
     seconds_left: float
+    training: TrainingOut | None = None
 
 
 class ProgressOut(BaseModel):
-    """Count all items, the items with all their judgements, and your answers and skips."""
+    """Count all items, the items with all their judgements, your answers and skips, and the items left for you.
+
+    The pace comes from your last answers, and is null before the first.
+    """
 
     items: int
     finished: int
     mine: int
+    left: int
+    median_seconds: float | None
+    per_hour: float | None
 
 
 class SettingsOut(BaseModel):
@@ -79,9 +101,16 @@ class SettingsOut(BaseModel):
 
 
 class State(BaseModel):
-    """Tell what to do next. Without a task nothing is left for now, or the project is paused."""
+    """Tell what to do next. Without a task nothing is left for now, or the project is paused.
 
+    There is none either unless `step` is "work" or "training": then see GET /api/documents/consent and so on.
+    `from_panel` tells whether you came from a panel. `break_minutes` is after how much work a break is suggested.
+    """
+
+    step: Step
     task: TaskOut | None
+    from_panel: bool
+    break_minutes: float
     progress: ProgressOut
     settings: SettingsOut
 
@@ -131,17 +160,22 @@ def session(request: Request, annotator: SignedIn) -> Response:
 
 @router.post("/claim", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403))
 def claim(store: Store, annotator: SignedIn) -> Response:
-    """Take a task: the one that you hold already, else the next."""
-    return _state(store, annotator.name, store.claim(annotator.name))
+    """Take a task: the one that you hold already, else the next; or the next of your training."""
+    step = next_step(store, annotator.name)
+    if step == "training" and (trained := next_training(store, annotator.name)) is not None:
+        return _state(store, annotator.name, step, _of_training(trained))
+    lent = store.claim(annotator.name) if step == "work" else None
+    return _state(store, annotator.name, step, None if lent is None else _lent(lent))
 
 
 @router.post("/undo", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403, 409))
 def undo(store: Store, annotator: SignedIn) -> Response:
     """Take your last judgement back. Its item is lent to you again."""
-    task = store.undo(annotator.name)
+    step = next_step(store, annotator.name)
+    task = store.undo(annotator.name) if step == "work" else None
     if task is None:
         raise Refusal(409, "nothing_to_take_back")
-    return _state(store, annotator.name, task)
+    return _state(store, annotator.name, step, _lent(task))
 
 
 @router.post(
@@ -179,34 +213,54 @@ def release(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
 @router.get("/progress", response_model=ProgressOut, responses=problems(401))
 def progress(store: Store, annotator: SignedIn) -> Response:
     """Return the progress of the project and of your work."""
-    return AsciiJSON(_progress(store.progress(annotator.name)))
+    return AsciiJSON(_progress(store, annotator.name))
 
 
-def _state(store: FeedbackStore, name: str, assignment: Assignment | None) -> Response:
+def _state(store: FeedbackStore, name: str, step: Step, task: dict[str, Any] | None) -> Response:
+    settings = store.settings
     return AsciiJSON(
         {
-            "task": None if assignment is None else _lent(assignment),
-            "progress": _progress(store.progress(name)),
-            "settings": _settings(store.settings),
+            "step": step,
+            "task": task,
+            "from_panel": bool(settings.panel.person) and panelist(store, name) is not None,
+            "break_minutes": settings.break_minutes,
+            "progress": _progress(store, name),
+            "settings": _settings(settings),
         }
     )
 
 
 def _lent(assignment: Assignment) -> dict[str, Any]:
+    left = max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds())
+    return {"id": assignment.id, **_shown(assignment.item, assignment.sides), "seconds_left": left, "training": None}
+
+
+def _of_training(task: TrainingTask) -> dict[str, Any]:
+    place = {"attempt": task.attempt, "done": task.done, "n": task.n}
+    shown = _shown(task.item, task.sides)
+    return {"id": task.item.id, **shown, "seconds_left": _NO_LEASE, "training": place}
+
+
+def _shown(item: Item, sides: tuple[int, ...]) -> dict[str, Any]:
     # Without source, policy, meta and gold, which would sway the annotator.
-    item = assignment.item
     return {
-        "id": assignment.id,
         "item_id": item.id,
         "kind": item.kind,
         "prompt": item.prompt,
-        "completions": [{"index": index, "text": item.completions[index]} for index in assignment.sides],
-        "seconds_left": max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds()),
+        "completions": [{"index": index, "text": item.completions[index]} for index in sides],
     }
 
 
-def _progress(progress: Progress) -> dict[str, int]:
-    return {name: getattr(progress, name) for name in ProgressOut.model_fields}
+def _progress(store: FeedbackStore, name: str) -> dict[str, Any]:
+    counts, own = store.progress(name), own_progress(store, name)
+    return {
+        "items": counts.items,
+        "finished": counts.finished,
+        "mine": own.done,
+        "left": own.left,
+        "median_seconds": own.median_seconds,
+        "per_hour": own.per_hour,
+    }
 
 
 def _settings(settings: Settings) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import admin, api, pages, study
+from . import admin, admin_people, api, my_data, pages, study, taking_part, training
 from .auth import Gate, add_sessions
 from .responses import AsciiJSON
 from .words import Refusal, choose, load, say
@@ -65,8 +65,11 @@ def create_app(
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
     app.include_router(admin.pages, include_in_schema=False)
-    app.include_router(study.pages, include_in_schema=False)
+    for router in (study.pages, admin_people.pages, taking_part.pages, my_data.pages):
+        app.include_router(router, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
+    app.include_router(taking_part.api, prefix="/api")
+    app.include_router(training.api, prefix="/api")
     app.include_router(admin.api, prefix="/api/admin")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_exception_handler(HTTPException, _http_error)
