@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -93,9 +92,8 @@ def next_training(store: FeedbackStore, annotator: str) -> TrainingTask | None:
             return None
         state = _State(connection, settings, person.id)
         item = item_of(connection.execute(sa.select(items).where(items.c.id == state.next_item())).one())
-    n = len(item.completions)
-    sides = random.Random(f"{person.id}:{item.id}:{state.attempt}").sample(range(n), n)  # the same after a reload
-    return TrainingTask(item, tuple(sides), state.attempt, len(state.answered), state.n)
+    sides = tuple(range(len(item.completions)))  # as they are stored, so that an explanation may speak of A and B
+    return TrainingTask(item, sides, state.attempt, len(state.answered), state.n)
 
 
 def answer_training(
