@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from .questions import Question, check_questions, check_wording
 from .taking_part import Consent, Panel, Training
 
 __all__ = [
+    "ASKED_SETTINGS",
     "LANGUAGES",
     "MOVING_SETTINGS",
+    "Adjudication",
     "Annotator",
     "Assignment",
+    "AuditEntry",
     "Item",
     "Judgement",
     "LeaseLost",
@@ -24,8 +27,10 @@ __all__ = [
     "StoreError",
 ]
 
+# The settings that say what is asked. A change of them begins a new version, see `store.versions`.
+ASKED_SETTINGS = ("scale", "harms", "questions", "wording")
 # The settings on which the meaning of answers rests. An export takes them along to another store.
-MOVING_SETTINGS = ("scale", "harms", "guidelines")
+MOVING_SETTINGS = (*ASKED_SETTINGS, "guidelines")
 
 # The languages of the annotators' page, by the name that each gives itself.
 LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español", "fr": "Français", "ja": "日本語"}
@@ -121,6 +126,8 @@ class Judgement:
         seconds: how long the annotator took.
         sides: the order in which the completions were shown.
         key: the idempotency key with which the answer was submitted.
+        answers: maps the names of the project's questions to the answers, see `rlhf_envs.feedback.answers`.
+        version: which version of the settings was asked, a key of `FeedbackStore.versions`.
     """
 
     id: int
@@ -133,6 +140,55 @@ class Judgement:
     sides: tuple[int, ...]
     key: str
     created: datetime
+    answers: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Adjudication:
+    """Hold the final answer to an item, given by somebody who saw the annotators' answers.
+
+    Attributes:
+        item_id: the item. It has one final answer at most.
+        value: an answer of the item's kind, as `check_value` returns it.
+        by: who gave it.
+        comment: why.
+        created: when it was given (UTC).
+    """
+
+    item_id: int
+    value: dict[str, Any]
+    by: str
+    comment: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Hold a change that somebody made to others' answers, to items or to accounts.
+
+    Attributes:
+        created: when (UTC).
+        actor: who made the change.
+        action: what was done, such as "fix" or "drop".
+        item_id: the item that was changed, or whose judgement was.
+        judgement_id: the judgement that was changed.
+        annotator: whose judgement or account it is.
+        before: what stood before.
+        after: what stands now.
+        reason: why, in the actor's words.
+    """
+
+    id: int
+    created: datetime
+    actor: str
+    action: str
+    item_id: int | None
+    judgement_id: int | None
+    annotator: str | None
+    before: Any
+    after: Any
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -185,6 +241,8 @@ class Settings:
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
+        render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
+            tables and formulas.
         consent: what people agree to before their first item.
         training: how people are trained before their first item.
         panel: how people come from a panel and go back to it.
@@ -199,6 +257,7 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
+    render: Literal["plain", "markdown"] = "plain"
     consent: Consent = field(default_factory=Consent)
     training: Training = field(default_factory=Training)
     panel: Panel = field(default_factory=Panel)
@@ -224,5 +283,7 @@ class Settings:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
         check_questions(self.questions)
         check_wording(self.wording)
+        if self.render not in ("plain", "markdown"):
+            raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")
         if not 0 <= self.break_minutes <= 1440:
             raise ValueError(f"break_minutes must be from 0 to 1440, got {self.break_minutes!r}")

@@ -12,7 +12,8 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from ..kinds import check_value, matches_gold
-from ..records import Item, LeaseLost, Settings
+from ..records import Annotator, Item, LeaseLost, Settings
+from .curating import log_change
 from .queue import annotator_named, item_of, read_settings
 from .schema import annotators, items, training_answers
 from .store import FeedbackStore
@@ -43,6 +44,7 @@ class TrainingTask:
     """
 
     item: Item
+    annotator: Annotator
     sides: tuple[int, ...]
     attempt: int
     done: int
@@ -92,8 +94,9 @@ def next_training(store: FeedbackStore, annotator: str) -> TrainingTask | None:
             return None
         state = _State(connection, settings, person.id)
         item = item_of(connection.execute(sa.select(items).where(items.c.id == state.next_item())).one())
+        account = annotator_named(connection, annotator)
     sides = tuple(range(len(item.completions)))  # as they are stored, so that an explanation may speak of A and B
-    return TrainingTask(item, sides, state.attempt, len(state.answered), state.n)
+    return TrainingTask(item, account, sides, state.attempt, len(state.answered), state.n)
 
 
 def answer_training(
@@ -137,8 +140,8 @@ def answer_training(
         return result
 
 
-def admit(store: FeedbackStore, annotator: str) -> None:
-    """Let a person in without their passing the training.
+def admit(store: FeedbackStore, annotator: str, *, by: str = "") -> None:
+    """Let a person in without their passing the training. The audit keeps that `by` did it.
 
     Raises:
         ValueError: there is no such annotator.
@@ -147,6 +150,7 @@ def admit(store: FeedbackStore, annotator: str) -> None:
         person = annotator_named(connection, annotator, lock=True)
         changed = {"admitted": store._clock(), "failed": None}
         connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(changed))
+        log_change(connection, store._clock(), by, "let in", annotator=annotator)
 
 
 def pool_size(store: FeedbackStore) -> int:

@@ -1,110 +1,119 @@
-"""Serve the admin's page about people: what they read, their training, panels, and withdrawals on request."""
+"""Serve the admin's pages about people (accounts, roles, sessions, their answers) and about the audit."""
 
 from __future__ import annotations
 
-import csv
-import io
-from typing import Annotated, Any
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi import APIRouter, Form, HTTPException, Query, Request
+from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
-from ..store.documents import Reading, list_readings
-from ..store.panels import list_panelists
-from ..store.steps import own_progress
+from ..records import Annotator, AuditEntry
+from ..store.browsing import JudgementFilter
 from ..store.store import FeedbackStore
-from ..store.training import admit, list_trainees, pool_size
-from ..store.withdrawing import list_withdrawals, withdraw_person
+from .admin_items import Key, RowId, answers_context, problem_text
 from .auth import Admin, Store
 from .pages import FormChecked, render
 
-__all__ = ["pages", "panel_rows"]
+__all__ = ["pages"]
 
-pages = APIRouter(prefix="/admin/people")
-Name = Annotated[str, Form(max_length=200)]
+pages = APIRouter(prefix="/admin")
+
+_ENTRIES = 100  # of the audit on a page
 
 
-@pages.get("")
+@pages.get("/people")
 def people_page(request: Request, store: Store, admin: Admin) -> Response:
-    return _page(request, store)
+    """Show everybody with an account, and what may be done about it."""
+    return _people(request, store)
 
 
-@pages.post("/admit", dependencies=[FormChecked])
-def admit_page(request: Request, store: Store, admin: Admin, name: Name) -> Response:
-    try:
-        admit(store, name)
-    except ValueError as error:
-        return _page(request, store, 422, problem=str(error))
-    return RedirectResponse("/admin/people", 303)
-
-
-@pages.post("/withdraw", dependencies=[FormChecked])
-def withdraw_page(
-    request: Request, store: Store, admin: Admin, name: Name, confirm: Annotated[str, Form(max_length=10)] = ""
+@pages.get("/people/{person_id}")
+def person_page(
+    request: Request, store: Store, admin: Admin, person_id: RowId, after: Key = "", before: Key = ""
 ) -> Response:
-    """Withdraw a person on their request. The first click asks whether it is meant."""
-    if confirm != "yes":
-        return _page(request, store, leaving=name)
+    """Show one person's answers, the newest first."""
+    return _person_page(request, store, person_id, after, before)
+
+
+@pages.post("/people/{person_id}/{action}", dependencies=[FormChecked])
+def change_person(
+    request: Request,
+    store: Store,
+    admin: Admin,
+    person_id: RowId,
+    action: Literal["reset", "off", "on", "sessions", "admin", "annotator"],
+    reason: Annotated[str, Form(max_length=2000)] = "",
+) -> Response:
+    """Reset a password, switch an account, end its sessions, or change its role. The audit keeps it."""
+    person = _person(store, person_id)
+    link = None
     try:
-        done = withdraw_person(store, name, by=admin.name)
+        before: Any = None
+        after: Any = None
+        if action == "reset":
+            link = f"{request.app.state.url}/invite/{store.invite_to_reset(person.name)}"
+        elif action == "sessions":
+            before = {"sessions": store.end_sessions(person.name)}
+        elif action in ("on", "off"):
+            store.switch_account(person.name, active=action == "on")
+        else:
+            store.change_role(person.name, action)
+            before, after = {"role": person.role}, {"role": action}
     except ValueError as error:
-        return _page(request, store, 422, problem=str(error))
-    return _page(request, store, done=done)
+        return _person_page(request, store, person_id, "", "", 422, problem=problem_text(error))
+    what = {"reset": "link to reset the password", "sessions": "end sessions", "on": "switch on", "off": "switch off"}
+    store.log(admin.name, what.get(action, "role"), annotator=person.name, before=before, after=after, reason=reason)
+    if link is not None:  # shown only in the answer to the POST: in an address it would stay in the browser's history
+        return _person_page(request, store, person_id, "", "", invitation=link)
+    if action in ("sessions", "off") and person.name == admin.name:
+        return RedirectResponse("/login", 303)
+    return RedirectResponse(f"/admin/people/{person_id}", 303)
 
 
-@pages.get("/panel.csv")
-def panel_table(store: Store, admin: Admin) -> Response:
-    """Download who came from a panel: their identifiers there, and what they did."""
-    rows = panel_rows(store)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["annotator"])
-    writer.writeheader()
-    writer.writerows(rows)
-    headers = {"Content-Disposition": 'attachment; filename="panel.csv"'}
-    return Response(text.getvalue().encode(), media_type="text/csv", headers=headers)
+@pages.get("/audit")
+def audit_page(request: Request, store: Store, admin: Admin, before: Annotated[int, Query(ge=0)] = 0) -> Response:
+    """Show what was changed, by whom and why, the newest first."""
+    entries = store.audit(before_id=before or None, limit=_ENTRIES + 1)
+    older = entries[_ENTRIES - 1].id if len(entries) > _ENTRIES else None
+    return render(request, "admin/audit.html", {"audit": entries[:_ENTRIES], "older": older, "before": before})
 
 
-def panel_rows(store: FeedbackStore) -> list[dict[str, Any]]:
-    """Return a row per person of a panel: the account, what the panel calls them, and what they did."""
-    people = list_panelists(store)
-    names = list(dict.fromkeys(name for person in people for name in person.parameters))
-    rows = []
-    for person in people:
-        progress = own_progress(store, person.annotator)
-        rows.append(
-            {
-                "annotator": person.annotator,
-                **{name: person.parameters.get(name, "") for name in names},
-                "state": person.state,
-                "answers": progress.done,
-                "median_seconds": progress.median_seconds,
-                "began": person.created.isoformat(timespec="seconds"),
-                "ended": person.ended.isoformat(timespec="seconds") if person.ended else "",
-            }
-        )
-    return rows
+@pages.get("/audit.jsonl")
+def audit_download(store: Store, admin: Admin) -> Response:
+    """Download the whole audit, the oldest first."""
+    headers = {"Content-Disposition": 'attachment; filename="feedback-audit.jsonl"'}
+    lines = audit_lines(reversed(store.audit()))
+    return StreamingResponse(lines, media_type="application/octet-stream", headers=headers)
 
 
-def _page(request: Request, store: FeedbackStore, status: int = 200, **more: Any) -> Response:
-    last: dict[tuple[str, str], Reading] = {(r.annotator, r.name): r for r in list_readings(store)}
-    trainees = {trainee.annotator: trainee for trainee in list_trainees(store)}
-    panelists = {person.annotator: person for person in list_panelists(store)}
-    settings = store.settings
-    context = {
-        "people": store.annotators(),
-        "last": last,
-        "trainees": trainees,
-        "panelists": panelists,
-        "withdrawals": list_withdrawals(store),
-        "settings": settings,
-        "pool": pool_size(store),
-        "link": _panel_link(request, settings.panel.person, settings.panel.parameters),
-        **more,
-    }
-    return render(request, "admin_people.html", context, status)
+def audit_lines(entries: Iterator[AuditEntry]) -> Iterator[str]:
+    """Yield the entries of the audit as JSON lines."""
+    for entry in entries:
+        yield json.dumps({**asdict(entry), "created": entry.created.isoformat()}) + "\n"
 
 
-def _panel_link(request: Request, person: str, parameters: tuple[str, ...]) -> str:
-    """Return the link to give to a panel, with Prolific's gaps."""
-    gaps = "&".join(f"{name}={{{{%{name}%}}}}" for name in (person, *parameters))
-    return f"{request.app.state.url}/panel?{gaps}" if person else ""
+def _person(store: FeedbackStore, person_id: int) -> Annotator:
+    found = next((person for person in store.annotators() if person.id == person_id), None)
+    if found is None:
+        raise HTTPException(404, f"there is no annotator with the id {person_id}")
+    return found
+
+
+def _people(request: Request, store: FeedbackStore) -> Response:
+    people = store.annotators()
+    passwords = {person.name for person in people if store.password_hash(person.name)} if len(people) <= 200 else None
+    context = {"people": people, "sessions": store.live_sessions(), "passwords": passwords}
+    return render(request, "admin/people.html", context)
+
+
+def _person_page(
+    request: Request, store: FeedbackStore, person_id: int, after: str, before: str, status: int = 200, **more: Any
+) -> Response:
+    person = _person(store, person_id)
+    context = answers_context(request, store, JudgementFilter(annotator=person.name), after, before)
+    context["links"] = {name: link.replace("annotator=", "who=") for name, link in context["links"].items()}
+    sessions = store.live_sessions().get(person.name, 0)
+    return render(request, "admin/person.html", {**context, "person": person, "sessions": sessions, **more}, status)

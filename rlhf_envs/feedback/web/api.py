@@ -5,29 +5,32 @@ Every call but the sign-in needs the session's cookie. A call that changes somet
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Request
+from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..records import Assignment, Item, Settings
+from ..records import Assignment, Settings
 from ..store.panels import panelist
 from ..store.steps import Step, next_step, own_progress
 from ..store.store import FeedbackStore
 from ..store.training import TrainingTask, next_training
 from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
+from .differences import mark_differences
 from .responses import AsciiJSON, problems
+from .showing import Render, View, view_of
 from .words import Refusal
 
-__all__ = ["Scale", "SettingsOut", "router"]
+__all__ = ["Scale", "SettingsOut", "TaskId", "as_assignment", "router"]
 
 router = APIRouter(tags=["annotate"])
 
 # A list, since FastAPI writes a tuple as "items": [...], which OpenAPI 3.1 does not know.
 Scale = Annotated[list[int], Field(min_length=2, max_length=2)]
-_NO_LEASE = 24 * 3600.0  # seconds: an item of the training is lent to nobody
+AskedRender = Annotated[Render | None, Query(description="the project's setting by default")]
+_NO_LEASE = timedelta(days=1)  # an item of the training is lent to nobody
 TaskId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
@@ -63,9 +66,9 @@ class TrainingOut(BaseModel):
 
 
 class TaskOut(BaseModel):
-    """Show an item that is lent to you, or one of your training.
+    """Show an item that is lent to you, or one of your training. Its `completions` come in the order to show them.
 
-    Its `completions` come in the order in which to show them.
+    `view` says how people see them.
     """
 
     id: int
@@ -73,6 +76,7 @@ class TaskOut(BaseModel):
     kind: str
     prompt: str
     completions: list[Shown]
+    view: View
     seconds_left: float
     training: TrainingOut | None = None
 
@@ -98,6 +102,7 @@ class SettingsOut(BaseModel):
     scale: Scale
     harms: list[str]
     paused: bool
+    render: Render
 
 
 class State(BaseModel):
@@ -158,24 +163,23 @@ def session(request: Request, annotator: SignedIn) -> Response:
     return AsciiJSON({"name": annotator.name, "role": annotator.role, "csrf": csrf_token(request)})
 
 
-@router.post("/claim", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403))
-def claim(store: Store, annotator: SignedIn) -> Response:
+@router.post("/claim", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403, 422))
+def claim(store: Store, annotator: SignedIn, render: AskedRender = None) -> Response:
     """Take a task: the one that you hold already, else the next; or the next of your training."""
     step = next_step(store, annotator.name)
     if step == "training" and (trained := next_training(store, annotator.name)) is not None:
-        return _state(store, annotator.name, step, _of_training(trained))
-    lent = store.claim(annotator.name) if step == "work" else None
-    return _state(store, annotator.name, step, None if lent is None else _lent(lent))
+        return _state(store, annotator.name, step, trained, render)
+    return _state(store, annotator.name, step, store.claim(annotator.name) if step == "work" else None, render)
 
 
 @router.post("/undo", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403, 409))
-def undo(store: Store, annotator: SignedIn) -> Response:
+def undo(store: Store, annotator: SignedIn, render: AskedRender = None) -> Response:
     """Take your last judgement back. Its item is lent to you again."""
     step = next_step(store, annotator.name)
     task = store.undo(annotator.name) if step == "work" else None
     if task is None:
         raise Refusal(409, "nothing_to_take_back")
-    return _state(store, annotator.name, step, _lent(task))
+    return _state(store, annotator.name, step, task, render)
 
 
 @router.post(
@@ -200,7 +204,25 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
 )
 def renew(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
     """Extend the task by another full lease."""
-    return AsciiJSON(_lent(store.renew(task_id, annotator.name)))
+    return AsciiJSON(_lent(store.renew(task_id, annotator.name), "plain"))
+
+
+@router.post(
+    "/tasks/{task_id}/view", response_model=View, dependencies=[CsrfChecked], responses=problems(401, 403, 409)
+)
+def view(
+    task_id: TaskId, store: Store, annotator: SignedIn, render: Render = "plain", differences: bool = False
+) -> Response:
+    """Return all of the task's view, and extend the task by another full lease.
+
+    With `differences`, the nodes of two completions mark the words in which they differ (elements `mark`). If they are
+    too long to be compared, they have no marks.
+    """
+    lent = store.renew(task_id, annotator.name)
+    shown = view_of(lent, render, urgent=False)
+    if differences:
+        mark_differences(shown, [lent.item.completions[index] for index in lent.sides])
+    return AsciiJSON(shown.model_dump())
 
 
 @router.post("/tasks/{task_id}/release", status_code=204, dependencies=[CsrfChecked], responses=problems(401, 403))
@@ -216,12 +238,17 @@ def progress(store: Store, annotator: SignedIn) -> Response:
     return AsciiJSON(_progress(store, annotator.name))
 
 
-def _state(store: FeedbackStore, name: str, step: Step, task: dict[str, Any] | None) -> Response:
+def _state(
+    store: FeedbackStore, name: str, step: Step, task: Assignment | TrainingTask | None, render: Render | None
+) -> Response:
     settings = store.settings
+    shown = task and _lent(as_assignment(task) if isinstance(task, TrainingTask) else task, render or settings.render)
+    if shown and isinstance(task, TrainingTask):
+        shown["training"] = {"attempt": task.attempt, "done": task.done, "n": task.n}
     return AsciiJSON(
         {
             "step": step,
-            "task": task,
+            "task": shown,
             "from_panel": bool(settings.panel.person) and panelist(store, name) is not None,
             "break_minutes": settings.break_minutes,
             "progress": _progress(store, name),
@@ -230,24 +257,23 @@ def _state(store: FeedbackStore, name: str, step: Step, task: dict[str, Any] | N
     )
 
 
-def _lent(assignment: Assignment) -> dict[str, Any]:
-    left = max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds())
-    return {"id": assignment.id, **_shown(assignment.item, assignment.sides), "seconds_left": left, "training": None}
+def as_assignment(task: TrainingTask) -> Assignment:
+    """Return an item of the training as if it were lent, to show it in the same way."""
+    return Assignment(task.item.id, task.item, task.annotator, task.sides, datetime.now(UTC) + _NO_LEASE)
 
 
-def _of_training(task: TrainingTask) -> dict[str, Any]:
-    place = {"attempt": task.attempt, "done": task.done, "n": task.n}
-    shown = _shown(task.item, task.sides)
-    return {"id": task.item.id, **shown, "seconds_left": _NO_LEASE, "training": place}
-
-
-def _shown(item: Item, sides: tuple[int, ...]) -> dict[str, Any]:
+def _lent(assignment: Assignment, render: Render) -> dict[str, Any]:
     # Without source, policy, meta and gold, which would sway the annotator.
+    item = assignment.item
     return {
+        "id": assignment.id,
         "item_id": item.id,
         "kind": item.kind,
         "prompt": item.prompt,
-        "completions": [{"index": index, "text": item.completions[index]} for index in sides],
+        "completions": [{"index": index, "text": item.completions[index]} for index in assignment.sides],
+        "view": view_of(assignment, render).model_dump(),
+        "seconds_left": max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds()),
+        "training": None,
     }
 
 

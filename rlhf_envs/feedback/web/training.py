@@ -8,11 +8,14 @@ from fastapi import APIRouter, HTTPException, Path
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..store.training import answer_training
-from .api import TaskId
+from ..records import LeaseLost
+from ..store.training import answer_training, next_training
+from .api import TaskId, as_assignment
 from .auth import CsrfChecked, SignedIn, Store
+from .differences import mark_differences
 from .documents import nodes_of
 from .responses import AsciiJSON, problems
+from .showing import Render, View, view_of
 
 __all__ = ["api"]
 
@@ -57,3 +60,27 @@ def answer(attempt: Attempt, task_id: TaskId, given: TrainingAnswer, store: Stor
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
     return AsciiJSON({**result.__dict__, "nodes": nodes_of(result.explanation)})
+
+
+@api.post(
+    "/training/{attempt}/{task_id}/view",
+    response_model=View,
+    dependencies=[CsrfChecked],
+    responses=problems(401, 403, 409),
+)
+def view(
+    attempt: Attempt,
+    task_id: TaskId,
+    store: Store,
+    annotator: SignedIn,
+    render: Render = "plain",
+    differences: bool = False,
+) -> Response:
+    """Return all of the view of your training's item, as for a task. 409: it is not the next; claim a task."""
+    task = next_training(store, annotator.name)
+    if task is None or (task.attempt, task.item.id) != (attempt, task_id):
+        raise LeaseLost(f"item {task_id} is not the next of {annotator.name!r}'s training: claim a task")
+    shown = view_of(as_assignment(task), render, urgent=False)
+    if differences:
+        mark_differences(shown, [task.item.completions[index] for index in task.sides])
+    return AsciiJSON(shown.model_dump())

@@ -1,7 +1,7 @@
 // The training: after each answer, whether it was right and why.
 
 import { call } from "./api.js";
-import { build } from "./documents.js";
+import { build } from "./nodes.js";
 import { keyName, t } from "./words.js";
 
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -43,9 +43,9 @@ export async function answerTraining(task, value, seconds, trouble, next) {
   const title = line("h2", t(result.is_right ? "training_right" : "training_wrong"));
   title.id = "training-title";
   const why = document.createElement("div");
-  why.className = "document";
+  why.className = "document text rendered";
   why.dir = "auto";
-  why.append(build(result.nodes));
+  why.append(build(result.nodes, 3));
   dialog.append(title);
   if (!result.is_right) dialog.append(line("p", t("training_expected", { answer: inWords(task, result.expected) })));
   dialog.append(why, line("p", t("training_score", { right: result.n_right, n: result.done }), "soft"));

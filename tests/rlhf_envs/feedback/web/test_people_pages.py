@@ -136,7 +136,7 @@ def test_failed_training_is_told_kindly_and_an_admin_lets_in(open_page: OpenPage
     page.keyboard.press("Enter")
     page.wait_for_url("**/held")
     assert "0 of 1 answers were right, and 1 are needed" in page.inner_text("main")
-    admin = open_page("/admin/people", "root", "admin")
+    admin = open_page("/admin/participation", "root", "admin")
     assert "held" in admin.inner_text("tr:has-text('ada')")
     admin.get_by_role("button", name="Let ada in").click()
     admin.wait_for_selector("tr:has-text('ada'):has-text('let on')")
@@ -342,7 +342,7 @@ def test_a_person_withdrawn_while_at_work_is_signed_out_and_the_item_goes_to_oth
     store.add_items(thumbs(1))
     page = open_page()
     ready(page, "thumbs")
-    admin = open_page("/admin/people", "root", "admin")
+    admin = open_page("/admin/participation", "root", "admin")
     admin.get_by_role("button", name="Withdraw ada").click()
     admin.get_by_role("alertdialog").get_by_role("button", name="Withdraw ada").click()
     admin.wait_for_selector("text=ada has withdrawn")
@@ -376,7 +376,7 @@ def test_the_only_admin_cannot_withdraw(sign_in: Callable[..., TestClient], stor
     assert root.post("/me/withdraw", data={"confirm": "yes"}).status_code == 403
 
 
-@pytest.mark.parametrize("path", ["/admin/people", "/admin/people/panel.csv"])
+@pytest.mark.parametrize("path", ["/admin/participation", "/admin/participation/panel.csv"])
 def test_annotators_see_nothing_of_others(sign_in: Callable[..., TestClient], path: str) -> None:
     assert sign_in("ada").get(path).status_code == 403
 
@@ -385,10 +385,10 @@ def test_panel_table_tells_the_admin_who_is_who(sign_in: Callable[..., TestClien
     store.update_settings(panel=PROLIFIC)
     admin, guest = sign_in("root", "admin"), sign_in("ada")
     assert guest.get(LINK).status_code == 303
-    head, row = admin.get("/admin/people/panel.csv").text.split("\r\n")[:2]
+    head, row = admin.get("/admin/participation/panel.csv").text.split("\r\n")[:2]
     assert head == "annotator,PROLIFIC_PID,STUDY_ID,SESSION_ID,state,answers,median_seconds,began,ended"
     assert row.split(",")[1:6] == ["5f0c", "s1", "x1", "active", "0"]
-    assert "/panel?PROLIFIC_PID={{%PROLIFIC_PID%}}" in admin.get("/admin/people").text
+    assert "/panel?PROLIFIC_PID={{%PROLIFIC_PID%}}" in admin.get("/admin/participation").text
 
 
 def test_programs_read_documents_by_the_api(sign_in: Callable[..., TestClient], store: FeedbackStore) -> None:
