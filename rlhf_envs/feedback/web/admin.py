@@ -141,8 +141,8 @@ def export_page(
 
 
 @pages.get("")
-def admin_page(request: Request, store: Store, admin: Admin) -> Response:
-    return _page(request, store)
+def admin_page(request: Request, store: Store, admin: Admin, saved: bool = False) -> Response:
+    return _page(request, store, saved=saved)
 
 
 @pages.post("/invitations", dependencies=[FormChecked])
@@ -205,7 +205,7 @@ def settings_page(
         _update(store, admin.name, **wanted)
     except HTTPException as error:  # show the form again as it was filled in
         return _page(request, store, error.status_code, settings=wanted, problem=error.detail)
-    return RedirectResponse("/admin", 303)
+    return RedirectResponse("/admin?saved=true#settings", 303)
 
 
 def _link(request: Request, path: str) -> str:

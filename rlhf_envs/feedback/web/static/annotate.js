@@ -1,8 +1,10 @@
 // The annotation page. It takes a task, shows it, sends the answer and takes the next.
 
 import { ApiError, call, newKey, root } from "./api.js";
+import { showDocument } from "./documents.js";
 import { KINDS, panelName } from "./kinds.js";
-import { showText } from "./text.js";
+import { atWork, showProgress } from "./progress.js";
+import { answerTraining } from "./training.js";
 import { asked, hideView, showView, viewKeys } from "./view.js";
 import { keyName, t } from "./words.js";
 
@@ -73,10 +75,9 @@ function show(state) {
   task = state.task;
   lost = false;
   at("trouble").hidden = true;
-  at("bar").max = Math.max(1, state.progress.items);
-  at("bar").value = state.progress.finished;
-  at("count").textContent = t("progress", state.progress);
-  showText(at("guidelines-text"), state.settings.guidelines || t("no_guidelines"));
+  if (state.step !== "work" && state.step !== "training") return location.assign(`${root}/annotate`); // which leads on
+  showProgress(state);
+  atWork(state.break_minutes);
   for (const id of ["controls", "panels"]) at(id).replaceChildren();
   at("comment").value = "";
   keys = {};
@@ -94,6 +95,11 @@ function showNothing(state) {
   text.className = "empty";
   text.textContent = t(state.settings.paused ? "paused_text" : "nothing_left_text");
   at("panels").append(text);
+  if (state.from_panel && !state.settings.paused) {
+    const finish = Object.assign(document.createElement("a"), { className: "button primary", href: `${root}/finished` });
+    finish.textContent = t("finish");
+    text.append(document.createElement("br"), finish);
+  }
   bindCommon();
   lookAgain();
 }
@@ -158,7 +164,7 @@ function bindCommon() {
   }
   if (lost) bind("n", t("key_next"), next);
   bind("u", t("key_undo"), undo);
-  bind("g", t("key_guidelines"), () => at("guidelines").showModal());
+  bind("g", t("key_guidelines"), showGuidelines);
   bind("?", t("key_keys"), () => at("keys").showModal());
   const list = Object.entries(keys).flatMap(([name, [words]]) => {
     const term = document.createElement("dt");
@@ -229,6 +235,10 @@ async function done(value, words) {
   const sent = { item: task.item_id, draft: { kind: kind.draft(), comment: at("comment").value } };
   const answer = { value, key, seconds: readClock(), comment: at("comment").value };
   try {
+    if (task.training) {
+      await answerTraining(task, value, answer.seconds, trouble, next);
+      return dropDraft(sent.item);
+    }
     await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
     dropDraft(sent.item);
     last = sent;
@@ -258,8 +268,13 @@ async function undo() {
   }
 }
 
+function showGuidelines() {
+  at("guidelines").showModal();
+  showDocument(at("guidelines-text"), "guidelines").catch((error) => { if (error.status !== 404) throw error; });
+}
+
 async function renew() {
-  if (task === null || lost || document.hidden || Date.now() - active > IDLE) return;
+  if (task === null || task.training || lost || document.hidden || Date.now() - active > IDLE) return;
   try {
     await call("POST", `/api/tasks/${task.id}/renew`);
   } catch (error) {
@@ -305,6 +320,6 @@ document.addEventListener("click", (event) => {
 at("comment").addEventListener("input", keepDraft);
 at("skip").addEventListener("click", skip);
 at("undo").addEventListener("click", undo);
-at("open-guidelines").addEventListener("click", () => at("guidelines").showModal());
+at("open-guidelines").addEventListener("click", showGuidelines);
 at("open-keys").addEventListener("click", () => at("keys").showModal());
 next();
