@@ -206,7 +206,9 @@ def _import_file(url: str, file: str, **settings: Any) -> None:
         from rlhf_envs.feedback.formats.importing import import_file
 
         done = import_file(store, file, **settings)
-    typer.echo(f"{done.format}, {done.rows} rows: {done.items} new items, {done.judgements} new judgements")
+    kinds = ", ".join(f"{n} {kind}" for kind, n in done.kinds.items())
+    which = f" ({kinds})" if len(done.kinds) > 1 else ""
+    typer.echo(f"{done.format}, {done.rows} rows: {done.items} new items{which}, {done.judgements} new judgements")
     if done.settings:
         typer.echo(f"the store took the file's {', '.join(done.settings)}")
     if done.bad:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from ...datasets.messages import CONVERSATIONS, Prompt, as_messages, needed, read_answers, read_pair, read_prompt, shown
-from ..kinds import check_completions, check_value
+from ..kinds import answer_beside, check_completions, check_value
 from ..records import NewItem, Settings
 from ..store.restoring import PastJudgement
 from .argilla import read_argilla_row
@@ -55,6 +55,7 @@ class Reading:
         annotator: who gave the judgements.
         source: where the completions come from.
         overlap: how many judgements an item needs.
+        gold: the rows are gold questions, whose answer may stand beside the texts.
     """
 
     settings: Settings
@@ -63,6 +64,7 @@ class Reading:
     annotator: str = "import"
     source: str = ""
     overlap: int = 1
+    gold: bool = False
 
 
 def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[Entry]:
@@ -96,7 +98,11 @@ def _checked(entry: Entry, reading: Reading) -> Entry:
         if kind == "rating" and isinstance(value, dict) and "rating" in value:
             value = {**value, "rating": _on_scale(value["rating"], reading.settings.scale)}
         checked.append(replace(judgement, value=check_value(kind, value, n, reading.settings)))
-    return replace(entry, judgements=tuple(checked))
+    try:
+        gold = check_value(kind, entry.item.gold, n, reading.settings)
+    except ValueError as error:
+        raise ValueError(f"gold: {error}") from None
+    return replace(entry, item=replace(entry.item, gold=gold), judgements=tuple(checked))
 
 
 def _on_scale(rating: Any, scale: tuple[int, int]) -> int:
@@ -158,7 +164,10 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     prompt, texts = _asked(row)
     n = len(texts)
     given = {name: row[name] for name in _ITEM_FIELDS if row.get(name) is not None}
-    kind = given.pop("kind", None) or reading.kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
+    kind = given.pop("kind", None) or reading.kind
+    if reading.gold and "gold" not in given and not row.get("judgements") and (found := answer_beside(row, kind, n)):
+        kind, given["gold"] = found
+    kind = kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
     given = {"source": reading.source, "overlap": reading.overlap, **given}
     for name, expected in (("source", str), ("policy", str), ("meta", dict), ("gold", dict), ("overlap", int)):
         if not isinstance(given.get(name, expected()), expected):
