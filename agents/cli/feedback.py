@@ -222,7 +222,8 @@ class ExportConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback export`."""
 
     file: str = argument(
-        "File to write: .jsonl, for Argilla and Label Studio .csv; .gz too. - writes to standard output."
+        "File to write: .jsonl, for Argilla and Label Studio .csv, for tasks of Label Studio .json; .gz too. - writes "
+        "to standard output."
     )
     format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = option(
         "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
@@ -257,7 +258,7 @@ def export(config: ExportConfig) -> None:
         fail(f"{which} is for --format preference, where annotators are compared; not {config.format}")
     piped = config.file == "-"
     with _open(config.store) as store:
-        from rlhf_envs.feedback.formats.exporting import export_file
+        from rlhf_envs.feedback.formats.exporting import export_file, labeling_interface
         from rlhf_envs.preferences.crowd import CANNOT_TELL, dawid_skene_shares, find_pair_spammers
 
         given = config.model_dump(exclude={"store", "file", "without_spammers"})
@@ -272,6 +273,9 @@ def export(config: ExportConfig) -> None:
                 sys.stdout.buffer.write(path.read_bytes())
     echo = partial(typer.echo, err=piped)  # standard output has the rows
     echo(f"{config.file}: {len(done.rows)} rows")
+    if config.format == "label-studio" and not piped and labeling_interface(config.file).is_file():
+        xml = labeling_interface(config.file)
+        echo(f"{xml}: the labeling interface; give it to the project (Settings, Labeling Interface, Code), then import")
     if config.without_spammers:
         who = f"that {CANNOT_TELL}" if spammers is None else ", ".join(spammers) or "nobody"
         echo(f"who seems to click at random: {who}")
