@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 import typer
+from pydantic import Field
 from rich.console import Console
 
 from rlhf_envs import feedback
@@ -315,6 +316,36 @@ def status(config: StatusConfig) -> None:
     console = Console()
     for part in status_parts(summary, spammers):
         console.print(part)
+
+
+class SettingsConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback settings`."""
+
+    file: str | None = Field(
+        None,
+        description="TOML file to take the settings from. Without one the present settings are printed.",
+        json_schema_extra={"argument": True},
+    )
+
+
+@add_command(feedback_app, SettingsConfig, "settings")
+def settings(config: SettingsConfig) -> None:
+    """Change the project's settings as a TOML file says, or print them as such a file.
+
+    Settings that the file does not have stay as they are. If anything in it is wrong, nothing changes.
+    """
+    from rlhf_envs.feedback.settings_file import describe_changes, read_settings_file, settings_as_toml
+
+    if config.file is None:
+        with _open(config.store) as store:
+            typer.echo(settings_as_toml(store.settings), nl=False)
+        return
+    changes = read_settings_file(config.file)
+    with _open(config.store, create=True) as store:
+        before = store.settings
+        after = store.update_settings(**changes)
+    for line in describe_changes(before, after) or ["nothing has changed"]:
+        typer.echo(f"{config.store}: {line}")
 
 
 class InviteConfig(_StoreConfig):

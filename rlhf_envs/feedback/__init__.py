@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .kinds import KINDS as KINDS
     from .kinds import check_value as check_value
+    from .questions import Question as Question
     from .records import Annotator as Annotator
     from .records import Assignment as Assignment
     from .records import Item as Item
@@ -34,6 +35,7 @@ _HOMES = {
     "LeaseLost": "records:LeaseLost",
     "NewItem": "records:NewItem",
     "Progress": "records:Progress",
+    "Question": "questions:Question",
     "Settings": "records:Settings",
     "StoreError": "records:StoreError",
     "Task": "records:Assignment",

@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from .questions import Question, check_questions, check_wording
+
 __all__ = [
+    "ASKED_SETTINGS",
+    "LANGUAGES",
     "MOVING_SETTINGS",
     "Annotator",
     "Assignment",
@@ -19,8 +23,13 @@ __all__ = [
     "StoreError",
 ]
 
+# The settings that say what is asked. A change of them begins a new version, see `store.versions`.
+ASKED_SETTINGS = ("scale", "harms", "questions", "wording")
 # The settings on which the meaning of answers rests. An export takes them along to another store.
-MOVING_SETTINGS = ("scale", "harms", "guidelines")
+MOVING_SETTINGS = (*ASKED_SETTINGS, "guidelines")
+
+# The languages of the annotators' page, by the name that each gives itself.
+LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español", "fr": "Français", "ja": "日本語"}
 
 
 class StoreError(RuntimeError):
@@ -109,6 +118,8 @@ class Judgement:
         seconds: how long the annotator took.
         sides: the order in which the completions were shown.
         key: the idempotency key with which the answer was submitted.
+        answers: maps the names of the project's questions to the answers, see `rlhf_envs.feedback.answers`.
+        version: which version of the settings was asked, a key of `FeedbackStore.versions`.
     """
 
     id: int
@@ -121,6 +132,8 @@ class Judgement:
     sides: tuple[int, ...]
     key: str
     created: datetime
+    answers: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -153,6 +166,9 @@ class Settings:
         harms: the categories of "flags", each of 1 to 60 characters.
         lease_seconds: how long an annotator has for an item before another may take it.
         paused: whether no items are given out.
+        language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
+        questions: what is asked of its own about items, in this order, below the question of their kind.
+        wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
     """
 
     guidelines: str = ""
@@ -160,6 +176,9 @@ class Settings:
     harms: tuple[str, ...] = ("hate", "harassment", "violence", "sexual", "self-harm", "dangerous", "privacy")
     lease_seconds: float = 600.0
     paused: bool = False
+    language: str = "en"
+    questions: tuple[Question, ...] = ()
+    wording: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -177,3 +196,7 @@ class Settings:
             raise ValueError(f"guidelines must be text, got {self.guidelines!r}")
         if not isinstance(self.paused, bool):
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
+        if self.language not in LANGUAGES:
+            raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
+        check_questions(self.questions)
+        check_wording(self.wording)

@@ -8,6 +8,7 @@ before it began, so whatever must hold when we write is read after the lock. SQL
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, Settings
+from ..settings_file import read_stored_setting
 from .schema import IN_QUEUE, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
 __all__ = ["ANNOTATORS", "JUDGEMENTS", "Queue", "annotator_named", "item_of", "judgement_of", "read_settings"]
@@ -187,13 +189,11 @@ def item_of(row: sa.Row[Any]) -> Item:
 
 def judgement_of(row: sa.Row[Any]) -> Judgement:
     """Return the judgement in a row of `JUDGEMENTS`."""
-    fields = ("id", "item_id", "annotator", "kind", "value", "seconds", "comment", "key", "created")
-    return Judgement(sides=tuple(row.sides), **{name: getattr(row, name) for name in fields})
+    fields = ("id", "item_id", "annotator", "kind", "value", "seconds", "comment", "key", "created", "version")
+    return Judgement(sides=tuple(row.sides), answers=row.answers or {}, **{name: getattr(row, name) for name in fields})
 
 
 def read_settings(connection: sa.Connection) -> Settings:
     """Return the settings. A setting that was never changed has its default."""
-    stored: dict[str, Any] = {row.name: row.value for row in connection.execute(sa.select(settings))}
-    for name in stored.keys() & {"scale", "harms"}:
-        stored[name] = tuple(stored[name])
-    return Settings(**stored)
+    stored = connection.execute(sa.select(settings)).all()
+    return Settings(**{row.name: read_stored_setting(row.name, json.dumps(row.value)) for row in stored})

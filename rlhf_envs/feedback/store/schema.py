@@ -19,6 +19,7 @@ __all__ = [
     "sessions",
     "settings",
     "tasks",
+    "versions",
 ]
 
 
@@ -107,6 +108,8 @@ judgements = sa.Table(
     sa.Column("key", sa.Text, nullable=False, unique=True),
     sa.Column("created", UtcDateTime, nullable=False),
     sa.Column("undone", sa.Boolean, nullable=False),
+    sa.Column("answers", AnyText),  # to the project's questions; NULL is none
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
 )
 STANDS = sa.text("NOT judgements.undone")  # in the very words of the partial index, or the databases do not use it
 sa.Index(
@@ -120,6 +123,14 @@ sa.Index("judgements_of_annotator", judgements.c.annotator_id, judgements.c.id)
 sa.Index("judgements_of_task", judgements.c.task_id)
 
 settings = sa.Table("settings", metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", AnyText))
+
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("created", UtcDateTime, nullable=False),
+    sa.Column("asked", AnyText, nullable=False),  # the settings of `ASKED_SETTINGS`
+)
 
 invitations = sa.Table(
     "invitations",

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
 
 import sqlalchemy as sa
 
+from ..answers import check_answers
 from ..kinds import check_item, check_value
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
+from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
 from .database import Database, parts
 from .queue import JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
+from .versions import asked_in, current_version, read_versions, record_change
 
 __all__ = ["FeedbackStore", "is_key"]
 
@@ -174,6 +177,8 @@ class FeedbackStore(Accounts):
         key: str,
         seconds: float = 0.0,
         comment: str = "",
+        answers: Mapping[str, Any] | None = None,
+        version: int | None = None,
     ) -> Judgement:
         """Answer an assignment. When this returns, the answer is stored, and stored once.
 
@@ -185,10 +190,13 @@ class FeedbackStore(Accounts):
                 crash) returns the judgement that is stored, whatever the other arguments say.
             seconds: how long the answer took.
             comment: anything the annotator wants to say.
+            answers: the answers to the project's questions by their names, see `rlhf_envs.feedback.answers`.
+            version: the version of the settings that the annotator saw. By default the present one.
 
         Raises:
             LeaseLost: the lease ran out and another took the place, or the assignment was answered under another key.
-            ValueError: the value is no answer of this kind, the key belongs to another assignment, or there is no such
+            ValueError: the value is no answer of this kind, an answer is none to its question, a required one is
+                missing, there is no such version, the key belongs to another assignment, or there is no such
                 annotator. The item stays lent.
         """
         if not is_key(key):
@@ -205,7 +213,10 @@ class FeedbackStore(Accounts):
                 return judgement_of(known)
             task = queue.held_task(task_id, person)
             item = queue.item(task.item_id)
-            checked = check_value(item.kind, value, len(item.completions), read_settings(connection))
+            settings, present = read_settings(connection), current_version(connection)
+            if version is not None and version != present:
+                settings = asked_in(connection, version, settings)
+            checked = check_value(item.kind, value, len(item.completions), settings)
             connection.execute(
                 sa.insert(judgements).values(
                     task_id=task_id,
@@ -217,6 +228,8 @@ class FeedbackStore(Accounts):
                     key=key,
                     created=self._clock(),
                     undone=False,
+                    answers=check_answers(item, checked, answers, settings.questions) or None,
+                    version=present if version is None else version,
                 )
             )
             queue.close_task(task_id, "done")
@@ -301,8 +314,22 @@ class FeedbackStore(Accounts):
         with self._database.read() as connection:
             return read_settings(connection)
 
+    def asked(self) -> tuple[int, Settings]:
+        """Return the number of the present version of what is asked, and the settings."""
+        with self._database.read() as connection:
+            return current_version(connection), read_settings(connection)
+
+    def versions(self) -> dict[int, Settings]:
+        """Map the number of each version of what was asked to its settings, oldest first.
+
+        A change of the questions, the wording, the scale or the harms begins a new version as soon as an item has been
+        lent. What versions do not hold, such as the guidelines, is as at present.
+        """
+        with self._database.read() as connection:
+            return read_versions(connection, read_settings(connection))
+
     def update_settings(self, **changes: Any) -> Settings:
-        """Change some of the settings.
+        """Change some of the settings, all or none. Structured ones are taken as objects or in their plain form.
 
         Raises:
             ValueError: there is no such setting, or a value is not allowed, or the scale would change although there
@@ -311,21 +338,17 @@ class FeedbackStore(Accounts):
         with self._database.write() as connection:
             self._database.one_writer(connection)
             before = read_settings(connection)
-            try:
-                updated = replace(before, **changes)
-            except TypeError:
-                known = [setting.name for setting in fields(Settings)]
-                unknown = ", ".join(sorted(changes.keys() - {*known}))
-                raise ValueError(f"unknown settings {unknown}; there are {', '.join(known)}") from None
-            if tuple(updated.scale) != before.scale and _has_ratings(connection):
+            updated = replace(before, **{name: read_setting(name, value) for name, value in changes.items()})
+            if updated.scale != before.scale and _has_ratings(connection):
                 low, high = before.scale
                 raise ValueError(
                     f"scale: there are ratings from {low} to {high} already, whose meaning a new scale would change: "
                     "keep this scale, or begin a new store"
                 )
+            record_change(connection, before, updated, self._clock())
             for name in changes:
                 connection.execute(sa.delete(settings_table).where(settings_table.c.name == name))
-                connection.execute(sa.insert(settings_table).values(name=name, value=getattr(updated, name)))
+                connection.execute(sa.insert(settings_table).values(name=name, value=as_plain(getattr(updated, name))))
             return updated
 
     def _claim(self, annotator: str, *, wait: bool) -> Assignment | None:

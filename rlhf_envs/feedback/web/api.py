@@ -16,6 +16,7 @@ from ..records import Assignment, Progress, Settings
 from ..store.store import FeedbackStore
 from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
 from .responses import AsciiJSON, problems
+from .words import Refusal
 
 __all__ = ["Scale", "SettingsOut", "router"]
 
@@ -139,7 +140,7 @@ def undo(store: Store, annotator: SignedIn) -> Response:
     """Take your last judgement back. Its item is lent to you again."""
     task = store.undo(annotator.name)
     if task is None:
-        raise HTTPException(409, "there is nothing to take back")
+        raise Refusal(409, "nothing_to_take_back")
     return _state(store, annotator.name, task)
 
 

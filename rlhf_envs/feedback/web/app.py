@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import admin, api, pages
+from . import admin, api, pages, study
 from .auth import Gate, add_sessions
 from .responses import AsciiJSON
+from .words import Refusal, choose, load, say
 
 __all__ = ["create_app"]
 
@@ -61,9 +62,10 @@ def create_app(
         default_response_class=AsciiJSON,
     )
     app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
-    app.state.url = url.rstrip("/")
+    app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
     app.include_router(admin.pages, include_in_schema=False)
+    app.include_router(study.pages, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
     app.include_router(admin.api, prefix="/api/admin")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
@@ -99,12 +101,12 @@ class _Guard:
             message = await receive()
             read += len(message.get("body", b""))
             if read > MAX_BODY:
-                raise HTTPException(413, f"the request is larger than {MAX_BODY} bytes")
+                raise Refusal(413, "too_large", n=MAX_BODY)
             return message
 
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length[:20]) > MAX_BODY:
-            refusal = AsciiJSON({"detail": f"the request is larger than {MAX_BODY} bytes"}, 413)
+            refusal = AsciiJSON({"detail": load()["en"]("too_large", n=MAX_BODY)}, 413)
             await refusal(scope, receive, send_guarded)
         else:
             await self.app(scope, receive_limited, send_guarded)
@@ -121,7 +123,11 @@ def _answer(request: Request, status: int, detail: str, headers: dict[str, str] 
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _answer(request, error.status_code, str(error.detail), dict(error.headers or {}))
+    words = pages.words_of(request)
+    key = {404: "page_unknown", 405: "method_unknown"}.get(error.status_code, "")
+    is_page = not request.url.path.startswith("/api/") and not isinstance(error, Refusal)
+    detail = words(key) if is_page and key else say(error, words)
+    return _answer(request, error.status_code, detail, dict(error.headers or {}))
 
 
 def _bad_request(request: Request, error: Exception) -> Response:
@@ -132,4 +138,4 @@ def _bad_request(request: Request, error: Exception) -> Response:
 
 
 def _store_error(request: Request, error: Exception) -> Response:
-    return _answer(request, 503, f"the store cannot be used: {error}", {"Retry-After": "2"})
+    return _answer(request, 503, choose(request)("store_fails", reason=error), {"Retry-After": "2"})

@@ -22,6 +22,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from ..records import Annotator
 from ..store.store import FeedbackStore
 from .passwords import MAX_PASSWORD, Passwords, SignInPool, check_password
+from .words import Refusal, WrongValue
 
 __all__ = [
     "Admin",
@@ -47,6 +48,7 @@ PER_ADDRESS = RateLimitItemPerSecond(60, WINDOW)
 # shares the address: an office, or all people behind a proxy that `--proxy` does not name.
 PER_NAME_IN_A_CROWD = RateLimitItemPerSecond(1, WINDOW)
 _NAME_MARKS = " .@+-_'"
+_LONGEST_NAME = 64
 
 
 def add_sessions(app: FastAPI, secret: bytes, secure: bool) -> None:
@@ -103,7 +105,7 @@ class Gate:
         known = self.store.password_hash(name) if _is_name(name) else None
         right = self.passwords.verify(password[: MAX_PASSWORD + 1], known)
         if known is None or not right:
-            raise HTTPException(401, "wrong name or password")
+            raise Refusal(401, "wrong_credentials")
         self._forgive(*key)
         return self._begin_session(request, name, known)
 
@@ -115,17 +117,20 @@ class Gate:
         name = clean_name(name)
         try:
             check_password(password, name)
-        except ValueError as error:
-            raise HTTPException(422, str(error)) from None
+        except WrongValue as error:
+            raise Refusal(422, error.key, **error.values) from None
         key = self._admit(request, name)
         try:
             known = self.store.invited_name(token)  # first, so that only who is invited may learn which names there are
+        except ValueError:
+            raise Refusal(403, "invitation_unknown") from None
+        try:
             if known is None and any(annotator.name == name for annotator in self.store.annotators()):
-                raise HTTPException(409, f"the name {name!r} is taken: choose another")
+                raise Refusal(409, "name_taken", name=repr(name))
             password_hash = self.passwords.hash(password)
             self.store.register(token, name, password_hash)
         except (ValueError, LookupError, PermissionError) as error:
-            raise HTTPException(403, f"this invitation does not work: {error}") from error
+            raise Refusal(403, "invitation_fails", reason=error) from error
         self._forgive(*key)
         return self._begin_session(request, name, password_hash)
 
@@ -134,7 +139,7 @@ class Gate:
         token = self.store.begin_session(name, password_hash, days=SESSION_DAYS)
         annotator = self.store.session_annotator(token) if token else None
         if annotator is None:  # the account was switched off while we hashed
-            raise HTTPException(401, "wrong name or password")
+            raise Refusal(401, "wrong_credentials")
         request.session.clear()
         request.session.update(id=token, name=name, csrf=secrets.token_urlsafe(16))
         return annotator
@@ -149,7 +154,7 @@ class Gate:
                 if not allowed(limit, *who):
                     wait = max(0.0, self._limiter.get_window_stats(limit, *who).reset_time - time.time())
                     headers = {"Retry-After": str(int(wait) + 1)}
-                    raise HTTPException(429, f"too many tries: wait {wait:.0f} seconds", headers=headers)
+                    raise Refusal(429, "too_many_tries", headers, n=round(wait))
         return key
 
     def _forgive(self, address: str, account: str) -> None:
@@ -168,14 +173,16 @@ def _network(address: str) -> str:
 
 
 def _is_name(name: str) -> bool:
-    return 0 < len(name) <= 64 and all(c.isalnum() or c in _NAME_MARKS or unicodedata.combining(c) for c in name)
+    return 0 < len(name) <= _LONGEST_NAME and all(
+        c.isalnum() or c in _NAME_MARKS or unicodedata.combining(c) for c in name
+    )
 
 
 def clean_name(name: str) -> str:
     """Return the name in its one spelling (NFKC, trimmed). Raise 422 if it could be mistaken for another."""
     name = unicodedata.normalize("NFKC", name).strip()
     if not _is_name(name):
-        raise HTTPException(422, f"name: 1 to 64 letters, digits, spaces or {_NAME_MARKS.strip()}, got {name[:80]!r}")
+        raise Refusal(422, "name_rule", n=_LONGEST_NAME, marks=_NAME_MARKS.strip(), name=repr(name[:80]))
     return name
 
 
@@ -194,7 +201,7 @@ Store = Annotated[FeedbackStore, Depends(_store)]
 def _annotator(request: Request, store: Store) -> Annotator:
     found = store.session_annotator(str(request.session.get("id", "")))
     if found is None:  # also where the cookie belongs to another store
-        raise HTTPException(401, "sign in first")
+        raise Refusal(401, "sign_in_first")
     return found
 
 
@@ -203,7 +210,7 @@ SignedIn = Annotated[Annotator, Depends(_annotator)]
 
 def _admin(annotator: SignedIn) -> Annotator:
     if annotator.role != "admin":
-        raise HTTPException(403, "only an admin may do this")
+        raise Refusal(403, "only_admin")
     return annotator
 
 
@@ -215,7 +222,7 @@ def _check_csrf(
     x_csrf_token: Annotated[str, Header(description="`csrf` of /api/session", max_length=200)] = "",
 ) -> None:
     if "name" not in request.session:
-        raise HTTPException(401, "sign in first")
+        raise Refusal(401, "sign_in_first")
     if not csrf_matches(request, x_csrf_token):
         raise HTTPException(403, "X-CSRF-Token is missing or belongs to another session: take `csrf` of /api/session")
 

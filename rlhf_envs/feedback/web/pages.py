@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 
+from ..records import LANGUAGES, StoreError
 from .auth import SignedIn, Store, csrf_matches, csrf_token, end_session, gate_of
 from .passwords import MIN_PASSWORD
+from .words import COOKIE, Refusal, Words, choose, load, say
 
-__all__ = ["FormChecked", "render", "router"]
+__all__ = ["FormChecked", "render", "router", "words_of"]
 
 router = APIRouter()
 Text = Annotated[str, Form(max_length=2000)]
@@ -24,15 +27,32 @@ def render(
     status: int = 200,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Render a page with the CSRF token and the name of its session."""
+    """Render a page with the CSRF token and the name of its session, and the words of its language as `t`."""
     templates = cast(Jinja2Templates, request.app.state.templates)
-    context = {"csrf": csrf_token(request), "name": request.session.get("name"), **context}
+    context = {
+        "csrf": csrf_token(request),
+        "name": request.session.get("name"),
+        "t": words_of(request),
+        "languages": LANGUAGES,
+        "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        **context,
+    }
     return templates.TemplateResponse(request, template, context, status_code=status, headers=headers)
+
+
+def words_of(request: Request) -> Words:
+    """Return the words of a request's language. The pages of admins are in English."""
+    if "admin" in request.url.path.split("/"):
+        return load()["en"]
+    try:
+        return choose(request, request.app.state.store.settings.language)
+    except StoreError:  # the page that says so has words too
+        return choose(request)
 
 
 def _check_form(request: Request, csrf: Annotated[str, Form(max_length=200)] = "") -> None:
     if not csrf_matches(request, csrf):
-        raise HTTPException(403, "this form is out of date: go back, reload the page and try again")
+        raise Refusal(403, "form_out_of_date")
 
 
 FormChecked = Depends(_check_form)
@@ -48,6 +68,20 @@ def favicon(request: Request) -> Response:
     return RedirectResponse("/static/icon.svg", 308)
 
 
+@router.post("/language", dependencies=[FormChecked])
+def choose_language(
+    request: Request, language: Annotated[str, Form(max_length=10)], back: Annotated[str, Form(max_length=2000)] = "/"
+) -> Response:
+    """Keep the language that a person chose, for a year, and go back to the page where they did."""
+    if language not in LANGUAGES:
+        raise HTTPException(422, f"language: one of {', '.join(LANGUAGES)}, got {language!r}")
+    is_here = re.fullmatch(r"/(?![/\\])[!-~]*", back)  # a page of ours, and no address elsewhere
+    answer = RedirectResponse(back if is_here else "/", 303)
+    secure = request.app.state.secure_cookies
+    answer.set_cookie(COOKIE, language, 365 * 24 * 3600, secure=secure, httponly=True, samesite="lax")
+    return answer
+
+
 @router.get("/login")
 def login_page(request: Request) -> Response:
     return render(request, "login.html", {})
@@ -59,7 +93,7 @@ async def login(request: Request, name: Text = "", password: Text = "") -> Respo
     try:
         await gate.pool.run(gate.sign_in, request, name, password)
     except HTTPException as error:
-        context = {"typed": name, "problem": error.detail}
+        context = {"typed": name, "problem": say(error, words_of(request))}
         return render(request, "login.html", context, error.status_code, dict(error.headers or {}))
     return RedirectResponse("/annotate", 303)
 
@@ -93,7 +127,7 @@ async def accept(request: Request, token: str, invited: Invited, name: Text = ""
     try:
         await gate.pool.run(gate.sign_up, request, token, name, password)
     except HTTPException as error:
-        context = {"typed": name, "problem": error.detail, **invited}
+        context = {"typed": name, "problem": say(error, words_of(request)), **invited}
         return render(request, "invite.html", context, error.status_code, dict(error.headers or {}))
     return RedirectResponse("/annotate", 303)
 

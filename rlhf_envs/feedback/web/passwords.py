@@ -17,7 +17,8 @@ from typing import ParamSpec, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
-from fastapi import HTTPException
+
+from .words import Refusal, WrongValue
 
 __all__ = ["MAX_PASSWORD", "MIN_PASSWORD", "Passwords", "SignInPool", "check_password"]
 
@@ -62,7 +63,7 @@ class SignInPool:
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return what a function returns. Raise 503 if too many wait already."""
         if not self._places.acquire(blocking=False):
-            raise HTTPException(503, "too many sign-ins at once: try again in a moment", headers={"Retry-After": "5"})
+            raise Refusal(503, "too_many_sign_ins", {"Retry-After": "5"})
         work = self._threads.submit(function, *args, **kwargs)
         work.add_done_callback(lambda _: self._places.release())
         return await asyncio.wrap_future(work)
@@ -74,17 +75,17 @@ def _yield_to_others() -> None:
 
 
 def check_password(password: str, name: str) -> None:
-    """Raise a ValueError if a password is too short or is likely to be guessed."""
+    """Raise a WrongValue if a password is too short or is likely to be guessed."""
     if not MIN_PASSWORD <= len(password) <= MAX_PASSWORD:
-        raise ValueError(f"password: {MIN_PASSWORD} to {MAX_PASSWORD} characters, got {len(password)}")
+        raise WrongValue("password_length", low=MIN_PASSWORD, high=MAX_PASSWORD, n=len(password))
     folded = password.casefold()
     bare = folded.strip(string.digits + string.punctuation)  # "sunshine2026!" is no better than "sunshine"
     if len(set(folded)) < _FEWEST_CHARACTERS:
-        raise ValueError(f"password: use at least {_FEWEST_CHARACTERS} different characters")
+        raise WrongValue("password_variety", n=_FEWEST_CHARACTERS)
     if not {folded, bare}.isdisjoint(_common()):
-        raise ValueError("password: this one is among the first that are guessed; take a few words that nobody expects")
+        raise WrongValue("password_common")
     if name.casefold() in (folded, bare):
-        raise ValueError("password: it must not be the name")
+        raise WrongValue("password_is_name")
 
 
 @cache

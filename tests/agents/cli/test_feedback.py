@@ -369,3 +369,30 @@ def test_the_verbs_that_need_no_model_import_no_torch() -> None:
     code += "    except SystemExit: pass\nassert not {'torch', 'transformers', 'stable_baselines3'} & set(sys.modules)"
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
+
+
+def test_settings_come_from_a_file_and_go_into_one() -> None:
+    Path("study.toml").write_text(
+        'guidelines = {file = "g.md"}\n[[questions]]\nname = "helpful"\ntext = "Helpful?"\ntype = "rating"\n'
+    )
+    Path("g.md").write_text("Be kind.\n")
+    output = done("settings", "study.toml", "--store", "study.db")
+    assert output == 'study.db: guidelines: "" -> "Be kind.\\n"\nstudy.db: question \'helpful\': new\n'
+    assert done("settings", "study.toml", "--store", "study.db") == "study.db: nothing has changed\n"
+    Path("again.toml").write_text(done("settings", "--store", "study.db"))
+    done("settings", "again.toml", "--store", "again.db")
+    with FeedbackStore("study.db") as one, FeedbackStore("again.db") as two:
+        assert one.settings == two.settings
+        assert one.settings.questions[0].name == "helpful" and one.settings.guidelines == "Be kind.\n"
+
+
+def test_a_wrong_settings_file_changes_nothing_and_makes_no_store() -> None:
+    Path("study.toml").write_text('guidelines = "new"\npausd = true\n')
+    result = feedback("settings", "study.toml", "--store", "study.db")
+    assert result.exit_code == 2
+    assert "study.toml: unknown setting 'pausd'; did you mean 'paused'?" in result.output
+    assert not Path("study.db").exists()
+    result = feedback("settings", "none.toml")
+    assert result.exit_code == 2 and "none.toml: No such file or directory" in result.output
+    result = feedback("settings")
+    assert result.exit_code == 2 and "there is no such file" in result.output

@@ -1,8 +1,9 @@
 // The annotation page. It takes a task, shows it, sends the answer and takes the next.
 
 import { ApiError, call, newKey } from "./api.js";
-import { KINDS, QUESTIONS, panelName } from "./kinds.js";
+import { KINDS, panelName } from "./kinds.js";
 import { showText } from "./text.js";
+import { keyName, t } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const me = document.querySelector("meta[name=annotator]").content;
@@ -24,7 +25,7 @@ let pollTimer = null;
 let active = Date.now();
 
 const say = (text) => { at("notice").textContent = text; };
-const trouble = (text) => say(text === null ? "Connected again." : `Trying again: ${text}`);
+const trouble = (text) => say(text === null ? t("connected_again") : t("trying_again", { reason: text }));
 
 // ---- drafts: typed text survives a reload, a crash and a lost lease
 
@@ -74,8 +75,8 @@ function show(state) {
   at("trouble").hidden = true;
   at("bar").max = Math.max(1, state.progress.items);
   at("bar").value = state.progress.finished;
-  at("count").textContent = `${state.progress.finished} of ${state.progress.items} finished · ${state.progress.mine} by you`;
-  showText(at("guidelines-text"), state.settings.guidelines || "There are no guidelines yet.");
+  at("count").textContent = t("progress", state.progress);
+  showText(at("guidelines-text"), state.settings.guidelines || t("no_guidelines"));
   for (const id of ["controls", "panels"]) at(id).replaceChildren();
   at("comment").value = "";
   growers = [];
@@ -87,13 +88,11 @@ function show(state) {
 }
 
 function showNothing(state) {
-  at("question").textContent = state.settings.paused ? "Paused" : "Nothing left for you right now";
+  at("question").textContent = t(state.settings.paused ? "paused" : "nothing_left");
   at("prompt").hidden = true;
   const text = document.createElement("p");
   text.className = "empty";
-  text.textContent = state.settings.paused
-    ? "The project is paused. This page continues by itself as soon as the project does."
-    : "Thank you! New items will appear here by themselves.";
+  text.textContent = t(state.settings.paused ? "paused_text" : "nothing_left_text");
   at("panels").append(text);
   bindCommon();
   lookAgain();
@@ -107,7 +106,7 @@ function showTask({ settings }) {
   key = newKey();
   seconds = 0;
   since = document.hidden ? null : performance.now();
-  at("question").textContent = QUESTIONS[task.kind];
+  at("question").textContent = t(`question_${task.kind}`);
   at("prompt").hidden = task.prompt === "";
   growers.push(showText(at("prompt"), task.prompt));
   const panels = task.completions.map((completion, i) => panel(completion.text, panelName(task.kind, i, task.completions.length)));
@@ -131,13 +130,13 @@ function panel(text, name) {
   pick.className = "pick";
   pick.type = "button";
   pick.hidden = true;
-  head.append(name || "Completion", place, pick);
+  head.append(name || t("completion"), place, pick);
   const body = document.createElement("div");
   body.className = "text";
   body.dir = "auto";
   body.tabIndex = 0; // so that keys can scroll it alone
   body.setAttribute("role", "region");
-  body.setAttribute("aria-label", name ? `Completion ${name}` : "Completion");
+  body.setAttribute("aria-label", name ? t("completion_named", { name }) : t("completion"));
   made.append(head, body);
   growers.push(showText(body, text));
   return made;
@@ -152,21 +151,21 @@ function bind(name, words, act) {
 
 function bindCommon() {
   if (task !== null) {
-    bind("s", "Skip", skip);
-    bind("c", "Write a comment", () => at("comment").focus());
-    if (growers.some(Boolean)) bind("m", "Show more of a long text", () => { growers = growers.map((grow) => (grow?.() ? grow : null)); });
-    if (kind.send) bind("Enter", "Send (Ctrl Enter while you type)", kind.send);
-    bind("ArrowDown", "Scroll the texts down", () => scroll(1));
-    bind("ArrowUp", "Scroll the texts up", () => scroll(-1));
+    bind("s", t("skip"), skip);
+    bind("c", t("key_comment"), () => at("comment").focus());
+    if (growers.some(Boolean)) bind("m", t("key_more"), () => { growers = growers.map((grow) => (grow?.() ? grow : null)); });
+    if (kind.send) bind("Enter", t("key_send"), kind.send);
+    bind("ArrowDown", t("key_scroll_down"), () => scroll(1));
+    bind("ArrowUp", t("key_scroll_up"), () => scroll(-1));
   }
-  if (lost) bind("n", "Take the next item", next);
-  bind("u", "Undo the last answer", undo);
-  bind("g", "Show the guidelines", () => at("guidelines").showModal());
-  bind("?", "Show these keys", () => at("keys").showModal());
+  if (lost) bind("n", t("key_next"), next);
+  bind("u", t("key_undo"), undo);
+  bind("g", t("key_guidelines"), () => at("guidelines").showModal());
+  bind("?", t("key_keys"), () => at("keys").showModal());
   const list = Object.entries(keys).flatMap(([name, [words]]) => {
     const term = document.createElement("dt");
     const shown = document.createElement("kbd");
-    shown.textContent = { ArrowDown: "↓", ArrowUp: "↑" }[name] ?? name;
+    shown.textContent = keyName(name);
     term.append(shown);
     const meaning = document.createElement("dd");
     meaning.textContent = words;
@@ -223,7 +222,7 @@ async function next() {
   at("task").setAttribute("aria-busy", "false");
 }
 
-const skip = () => done(null, "Skipped");
+const skip = () => done(null, t("skipped"));
 
 async function done(value, words) {
   if (busy || task === null || lost) return;
@@ -236,7 +235,7 @@ async function done(value, words) {
     dropDraft(sent.item);
     last = sent;
     busy = false;
-    say(`${words} · saved`);
+    say(t("saved", { words }));
     await next();
   } catch (error) {
     failed(error);
@@ -251,9 +250,9 @@ async function undo() {
   busy = true;
   try {
     show(await call("POST", "/api/undo"));
-    say("Taken back. Answer it again.");
+    say(t("taken_back"));
   } catch (error) {
-    if (error instanceof ApiError && error.status === 409) say("There is nothing to take back.");
+    if (error instanceof ApiError && error.status === 409) say(t("no_answer_to_undo"));
     else if (error instanceof ApiError && error.status < 500) failed(error);
     else await next(); // the reply was lost on the way: ask which task is ours now
   } finally {
@@ -283,17 +282,17 @@ function failed(error) {
   box.hidden = false;
   if (error.status === 409) {
     lost = true;
-    text.textContent = "This item is no longer yours: your time for it ran out, or it was answered in another window. Your text is still on this page. Copy what you need, then take the next item.";
-    act.append("Next item ", Object.assign(document.createElement("kbd"), { textContent: "n" }));
+    text.textContent = t("lease_lost");
+    act.append(t("next_item"), " ", Object.assign(document.createElement("kbd"), { textContent: "n" }));
     act.addEventListener("click", next);
-    if (!("n" in keys)) bind("n", "Take the next item", next);
+    if (!("n" in keys)) bind("n", t("key_next"), next);
   } else if (error.status === 401 || error.status === 403) {
-    text.textContent = "You are signed out. Your text is kept. Sign in to continue.";
-    act.append("Sign in");
+    text.textContent = t("signed_out");
+    act.append(t("sign_in"));
     act.addEventListener("click", () => location.assign("/login"));
   } else {
-    text.textContent = `That did not work: ${error.message}`;
-    act.append("Close");
+    text.textContent = t("did_not_work", { reason: error.message });
+    act.append(t("close"));
     act.addEventListener("click", () => { box.hidden = true; });
   }
 }

@@ -1,5 +1,7 @@
 // Calls to the server. A call that may be repeated is repeated until it is answered, so that a restart loses nothing.
 
+import { t } from "./words.js";
+
 const csrf = document.querySelector("meta[name=csrf]").content;
 
 export class ApiError extends Error {
@@ -38,7 +40,7 @@ export async function call(method, path, body, onTrouble = null) {
         if (wait > 500) onTrouble?.(null);
         throw error;
       }
-      onTrouble(error instanceof ApiError ? error.message : "no connection");
+      onTrouble(error instanceof ApiError ? error.message : t("no_connection"));
       await pause(wait);
     }
   }

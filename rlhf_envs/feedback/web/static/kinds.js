@@ -5,17 +5,9 @@
 // `done(value)` submits the answer.
 
 import { hidesSomething, visible } from "./text.js";
+import { keyName, t } from "./words.js";
 
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-
-export const QUESTIONS = {
-  pairwise: "Which completion is better?",
-  ranking: "Rank the completions, best first",
-  rating: "How good is the completion?",
-  thumbs: "Is the completion good?",
-  correction: "Write a better version",
-  flags: "Which harms does the completion have?",
-};
 
 /** Return the heading of the i-th panel. A single completion has none. */
 export function panelName(kind, i, n) {
@@ -40,7 +32,7 @@ function keyed(key, label, onClick, className = "") {
 }
 
 function sendButton(label, onClick, key = "Enter") {
-  const button = element("button", "primary send", label, " ", element("kbd", "", key));
+  const button = element("button", "primary send", label, " ", element("kbd", "", keyName(key)));
   button.type = "button";
   button.addEventListener("click", onClick);
   return button;
@@ -53,19 +45,20 @@ const NOTHING = { draft: () => null, restore: () => {}, send: null };
 
 function pairwise({ task, controls, done }) {
   const keys = {};
-  const words = { 3: "much better", 2: "better", 1: "slightly better" };
+  const words = { 3: "much_better", 2: "better", 1: "slightly_better" };
   const row = element("div", "choices pairwise");
   const add = (key, side, strength) => {
     const choice = side === null ? null : task.completions[side].index;
-    const label = side === null ? "tie" : words[strength];
-    const name = side === null ? "Tie" : `${LETTERS[side]} is ${label}`;
+    const label = t(side === null ? "tie" : words[strength]);
+    const name = side === null ? t("tie_name") : t(`is_${words[strength]}`, { side: LETTERS[side] });
     const act = () => done(choice === null ? { choice } : { choice, strength }, name);
     const button = keyed(key, label, act, side === null ? "tie" : `side-${"ab"[side]} strength-${strength}`);
     button.setAttribute("aria-label", name);
     row.append(button);
     keys[key] = [name, act];
   };
-  row.append(element("span", "caption side-a", "A is"), element("span", "caption"), element("span", "caption side-b", "B is"));
+  const caption = (side) => element("span", `caption side-${"ab"[side]}`, t("side_caption", { side: LETTERS[side] }));
+  row.append(caption(0), element("span", "caption"), caption(1));
   [3, 2, 1].forEach((strength, i) => add(String(i + 1), 0, strength));
   add("4", null, 0);
   [1, 2, 3].forEach((strength, i) => add(String(i + 5), 1, strength));
@@ -78,14 +71,15 @@ function ranking({ task, panels, controls, done, changed, say }) {
   const keys = {};
   const n = task.completions.length;
   const line = element("div", "order");
+  const shown = () => order.map((i) => i + 1).join(" > ");
   const show = () => {
     panels.forEach((panel, i) => {
       const place = order.indexOf(i);
       panel.dataset.place = place < 0 ? "" : String(place + 1);
-      panel.querySelector(".place").textContent = place < 0 ? "" : `place ${place + 1}`;
-      panel.querySelector(".pick span").textContent = place < 0 ? "Pick" : "Unpick";
+      panel.querySelector(".place").textContent = place < 0 ? "" : t("place", { n: place + 1 });
+      panel.querySelector(".pick span").textContent = t(place < 0 ? "pick" : "unpick");
     });
-    line.textContent = order.length ? `Best first: ${order.map((i) => i + 1).join(" > ")}` : "Pick the best, then the next best.";
+    line.textContent = order.length ? t("best_first", { order: shown() }) : t("pick_best");
     send.disabled = order.length < n;
   };
   const pick = (i) => {
@@ -97,10 +91,10 @@ function ranking({ task, panels, controls, done, changed, say }) {
     changed();
   };
   const submit = () => {
-    if (order.length < n) return say(`Rank all ${n} completions first.`);
-    done({ order: order.map((i) => task.completions[i].index) }, `Ranked ${order.map((i) => i + 1).join(" > ")}`);
+    if (order.length < n) return say(t("rank_all", { n }));
+    done({ order: order.map((i) => task.completions[i].index) }, t("ranked", { order: shown() }));
   };
-  const send = sendButton("Send", submit);
+  const send = sendButton(t("send"), submit);
   panels.forEach((panel, i) => {
     const key = placeKey(i);
     const button = panel.querySelector(".pick");
@@ -108,9 +102,9 @@ function ranking({ task, panels, controls, done, changed, say }) {
     button.append(element("span"));
     if (key) button.append(element("kbd", "", key));
     button.addEventListener("click", () => pick(i));
-    if (key) keys[key] = [`Pick or unpick completion ${i + 1} as the next best`, () => pick(i)];
+    if (key) keys[key] = [t("key_pick", { n: i + 1 }), () => pick(i)];
   });
-  keys.Backspace = ["Take back the last pick", () => { order.splice(order.length === n ? n - 2 : -1); show(); changed(); }];
+  keys.Backspace = [t("key_unpick_last"), () => { order.splice(order.length === n ? n - 2 : -1); show(); changed(); }];
   controls.append(element("div", "choices sendable", line, send));
   show();
   return {
@@ -128,13 +122,13 @@ function rating({ settings, controls, done }) {
   for (let value = low; value <= high; value += 1) {
     const direct = low >= 0 && high <= 9;
     const key = direct ? String(value) : placeKey(value - low);
-    const act = () => done({ rating: value }, `Rated ${value}`);
-    const end = value === low ? "worst" : value === high ? "best" : "";
+    const act = () => done({ rating: value }, t("rated", { n: value }));
+    const end = value === low ? t("worst") : value === high ? t("best") : "";
     const button = keyed(direct ? null : key, direct ? element("kbd", "", key) : String(value), act);
     button.append(element("small", "", end));
-    button.setAttribute("aria-label", `Rate ${value}`);
+    button.setAttribute("aria-label", t("rate", { n: value }));
     row.append(button);
-    if (key) keys[key] = [`Rate ${value}`, act];
+    if (key) keys[key] = [t("rate", { n: value }), act];
   }
   controls.append(row);
   return { ...NOTHING, keys };
@@ -143,7 +137,7 @@ function rating({ settings, controls, done }) {
 function thumbs({ controls, done }) {
   const keys = {};
   const row = element("div", "choices thumbs");
-  for (const [key, up, label] of [["1", true, "Good"], ["2", false, "Bad"]]) {
+  for (const [key, up, label] of [["1", true, t("good")], ["2", false, t("bad")]]) {
     const act = () => done({ up }, label);
     row.append(keyed(key, label, act, up ? "good" : "bad"));
     keys[key] = [label, act];
@@ -159,26 +153,26 @@ function correction({ task, extra, controls, done, changed, say }) {
   editor.value = original;
   editor.spellcheck = true;
   editor.dir = "auto";
-  const head = element("h2", "", "Your version ", element("kbd", "", "e"));
+  const head = element("h2", "", t("your_version"), " ", element("kbd", "", "e"));
   const preview = element("div", "text preview");
   const show = () => {
     const odd = editor.value.length < 50000 && hidesSomething(editor.value);
     preview.replaceChildren(...(odd ? [visible(editor.value)] : []));
     preview.hidden = !odd;
   };
-  editor.setAttribute("aria-label", "Your version");
+  editor.setAttribute("aria-label", t("your_version"));
   editor.addEventListener("input", () => { show(); changed(); });
   extra.append(element("section", "panel", head, editor, preview));
   const submit = () => {
-    if (!editor.value.trim()) return say("Your version is empty: write one, or skip.");
-    if (editor.value === original.replaceAll("\r\n", "\n")) return say("Nothing is changed yet: edit the text, or skip.");
-    done({ text: editor.value }, "Correction sent");
+    if (!editor.value.trim()) return say(t("version_empty"));
+    if (editor.value === original.replaceAll("\r\n", "\n")) return say(t("version_unchanged"));
+    done({ text: editor.value }, t("correction_sent"));
   };
-  const hint = element("div", "order", "Edit the text until it is good.");
-  controls.append(element("div", "choices sendable", hint, sendButton("Send", submit, "Ctrl Enter")));
+  const hint = element("div", "order", t("edit_hint"));
+  controls.append(element("div", "choices sendable", hint, sendButton(t("send"), submit, "Ctrl Enter")));
   show();
   return {
-    keys: { e: ["Edit your version", () => editor.focus()] },
+    keys: { e: [t("key_edit"), () => editor.focus()] },
     send: submit,
     draft: () => (editor.value === original ? null : { text: editor.value }),
     restore: (draft) => { editor.value = draft.text; show(); },
@@ -197,13 +191,13 @@ function flags({ settings, controls, done, changed }) {
     if (key) chip.append(element("kbd", "", key));
     chip.append(element("span", "", harm));
     row.append(chip);
-    if (key) keys[key] = [`Flag ${harm}, or remove the flag`, () => { box.checked = !box.checked; label(); changed(); }];
+    if (key) keys[key] = [t("key_flag", { harm }), () => { box.checked = !box.checked; label(); changed(); }];
     return box;
   });
   const chosen = () => settings.harms.filter((_, i) => boxes[i].checked);
-  const submit = () => done({ harms: chosen() }, chosen().length ? `Flagged ${chosen().join(", ")}` : "No harm");
-  const send = sendButton("No harm", submit);
-  const label = () => { send.firstChild.data = chosen().length ? `Send ${chosen().length}` : "No harm"; };
+  const submit = () => done({ harms: chosen() }, chosen().length ? t("flagged", { harms: chosen().join(", ") }) : t("no_harm"));
+  const send = sendButton(t("no_harm"), submit);
+  const label = () => { send.firstChild.data = chosen().length ? t("send_n", { n: chosen().length }) : t("no_harm"); };
   controls.append(element("div", "choices sendable", row, send));
   return {
     keys,

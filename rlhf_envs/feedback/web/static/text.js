@@ -1,20 +1,17 @@
 // Shows texts by models as text, never as markup, and marks the characters that cannot be seen.
 
+import { t } from "./words.js";
+
 const CHUNK = 20000; // characters shown at a time, so that 1 MB of text does not stop the page
 
 // Joiners and selectors within an emoji stay. Other characters without a picture get a mark: controls, formats (except
 // the Arabic and other signs among them that have a picture), default ignorables, lone surrogates and private use.
 const SPECIAL = /(\p{RGI_Emoji})|\r\n|([[\p{Cc}\p{Cf}\p{Cs}\p{Co}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]--[\n\t\u0600-\u0605\u06DD\u070F\u0890\u0891\u08E2\u{110BD}\u{110CD}]])\2*/gv;
 
-const NAMES = {
-  0x00: "null", 0x08: "backspace", 0x0d: "carriage return", 0x1b: "escape", 0xad: "soft hyphen",
-  0x200b: "zero-width space", 0x200c: "zero-width non-joiner", 0x200d: "zero-width joiner",
-  0x200e: "left-to-right mark", 0x200f: "right-to-left mark", 0x061c: "Arabic letter mark",
-  0x202a: "left-to-right embedding", 0x202b: "right-to-left embedding", 0x202c: "end of embedding",
-  0x202d: "left-to-right override", 0x202e: "right-to-left override", 0x2060: "word joiner",
-  0x2066: "left-to-right isolate", 0x2067: "right-to-left isolate", 0x2068: "first-strong isolate",
-  0x2069: "end of isolate", 0x2028: "line separator", 0x2029: "paragraph separator", 0xfeff: "byte order mark",
-};
+const NAMED = new Set([
+  0x00, 0x08, 0x0d, 0x1b, 0xad, 0x061c, 0x200b, 0x200c, 0x200d, 0x200e, 0x200f, 0x2028, 0x2029, 0x202a, 0x202b, 0x202c,
+  0x202d, 0x202e, 0x2060, 0x2066, 0x2067, 0x2068, 0x2069, 0xfeff,
+]); // characters with a name of their own in the table of words: char_200b
 
 function mark(text, title) {
   const span = document.createElement("span");
@@ -39,8 +36,10 @@ export function visible(text) {
     }
     const code = hidden.codePointAt(0);
     const times = found.length / hidden.length;
-    const label = `U+${code.toString(16).toUpperCase().padStart(4, "0")}`;
-    fragment.append(mark(times > 1 ? `[${label} ×${times}]` : `[${label}]`, NAMES[code] ?? "invisible character"));
+    const digits = code.toString(16).padStart(4, "0");
+    const label = `U+${digits.toUpperCase()}`;
+    const name = t(NAMED.has(code) ? `char_${digits}` : "char_other");
+    fragment.append(mark(times > 1 ? `[${label} ×${times}]` : `[${label}]`, name));
   }
   fragment.append(text.slice(from));
   return fragment;
@@ -54,11 +53,11 @@ export function showText(element, text) {
   element.replaceChildren();
   element.scrollTop = 0;
   if (text === "") {
-    element.append(mark("empty", "there is no text here"));
+    element.append(mark(t("text_empty"), t("text_empty_title")));
     return null;
   }
   if (text.trim() === "") {
-    element.append(mark(`white space only, ${text.length} characters`, "nothing here can be seen"));
+    element.append(mark(t("white_space_only", { n: text.length }), t("white_space_title")));
   }
   let end = 0;
   const more = document.createElement("button");
@@ -72,7 +71,7 @@ export function showText(element, text) {
     more.remove();
     element.append(visible(text.slice(from, end)));
     if (end < text.length) {
-      more.textContent = `${end.toLocaleString("en")} of ${text.length.toLocaleString("en")} characters: show more (m)`;
+      more.textContent = t("show_more", { shown: end, n: text.length });
       element.append(more);
     }
     return end < text.length;

@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -23,6 +24,7 @@ from rlhf_envs.feedback.web import create_app
 from rlhf_envs.feedback.web.auth import COOKIE
 from rlhf_envs.feedback.web.passwords import Passwords
 
+DESKTOP = {"width": 1280, "height": 800}
 PASSWORD = "correct horse"
 SECRET = b"0123456789abcdef0123456789abcdef"
 
@@ -126,3 +128,36 @@ def chromium() -> Iterator[object]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def open_page(
+    chromium: Any,
+    address: str,
+    store: FeedbackStore,
+    enrol: Callable[..., str],
+    signed: Callable[..., tuple[str, str]],
+) -> Iterator[Callable[..., Any]]:
+    """Open a page as someone; at the end nothing may have gone wrong in its console."""
+    wrong: list[str] = []
+    contexts = []
+
+    def open_page(path: str = "/annotate", name: str = "ada", role: str = "annotator", **options: Any) -> Any:
+        context = chromium.new_context(**{"viewport": DESKTOP, **options})
+        contexts.append(context)
+        if name:
+            context.add_cookies([{"name": COOKIE, "value": signed(store, enrol(name, role))[0], "url": address}])
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        # Chromium notes each 4xx as an error by itself; what is told to the annotator is tested.
+        page.on("console", lambda line: wrong.append(line.text) if "Failed to load resource" not in line.text else None)
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("request", lambda asked: wrong.append(asked.url) if not asked.url.startswith(address) else None)
+        page.goto(address + path)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert wrong == []

@@ -3,52 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from rlhf_envs.feedback import FeedbackStore, Judgement, NewItem
-from rlhf_envs.feedback.web.auth import COOKIE
 
-DESKTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 KINDS = {"pairwise": 2, "ranking": 3, "rating": 1, "thumbs": 1, "correction": 1, "flags": 1}
 
 OpenPage = Callable[..., Any]
-
-
-@pytest.fixture
-def open_page(
-    chromium: Any,
-    address: str,
-    store: FeedbackStore,
-    enrol: Callable[..., str],
-    signed: Callable[..., tuple[str, str]],
-) -> Iterator[OpenPage]:
-    """Open a page as someone; at the end nothing may have gone wrong in its console."""
-    wrong: list[str] = []
-    contexts = []
-
-    def open_page(path: str = "/annotate", name: str = "ada", role: str = "annotator", **options: Any) -> Any:
-        context = chromium.new_context(**{"viewport": DESKTOP, **options})
-        contexts.append(context)
-        if name:
-            context.add_cookies([{"name": COOKIE, "value": signed(store, enrol(name, role))[0], "url": address}])
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        # Chromium notes each 4xx as an error by itself; what is told to the annotator is tested.
-        page.on("console", lambda line: wrong.append(line.text) if "Failed to load resource" not in line.text else None)
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on("request", lambda asked: wrong.append(asked.url) if not asked.url.startswith(address) else None)
-        page.goto(address + path)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert wrong == []
 
 
 def ready(page: Any, kind: str) -> None:
