@@ -269,7 +269,9 @@ def test_label_studios_tasks_come_back_with_their_annotators(filled: Path, tmp_p
 
 
 def test_tasks_for_label_studio_are_of_one_kind(filled: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"asks one kind of question, and the items are correction, flags.*give --kind"):
+    with pytest.raises(
+        ValueError, match=r"asks one kind of question, and the items are correction, flags.*give --kind"
+    ):
         export_file(FeedbackStore(filled), tmp_path / "ls.json", "label-studio")
     assert list(tmp_path.iterdir()) == []
 
