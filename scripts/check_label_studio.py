@@ -45,7 +45,7 @@ KINDS: dict[str, tuple[tuple[str, ...], list[Any], list[dict[str, Any]], dict[st
         ("Blue.", HOSTILE),
         [{"choice": 1, "strength": 3}, {"choice": None, "strength": 0}, None],
         [
-            {"from_name": "comparison", "to_name": "answer1,answer2", "type": "pairwise",
+            {"from_name": "comparison", "to_name": "comparison", "type": "pairwise",
              "value": {"selected": "left"}},
             {"from_name": "strength", "to_name": "answer1", "type": "rating", "value": {"rating": 2}},
         ],

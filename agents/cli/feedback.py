@@ -22,6 +22,7 @@ from rich.console import Console
 from rlhf_envs import feedback
 from rlhf_envs.datasets.messages import answer_to, is_role_lines, kept_prompt
 from rlhf_envs.feedback import web
+from rlhf_envs.feedback.web.store_names import name_stores
 from rlhf_envs.rewards import get_reward
 
 from ..training.config import Pairs, option
@@ -92,8 +93,13 @@ def add(config: AddConfig) -> None:
     typer.echo(f"{config.store}: {len(items)} questions added{left_out}")
 
 
-class ServeConfig(_StoreConfig):
+class ServeConfig(Flags):
     """Hold the flags of `rlhf feedback serve`."""
+
+    store: list[str] = option(
+        ["feedback.db"],
+        "SQLite file, or postgresql://user@host/name. Several projects: NAME=STORE, and repeat the flag.",
+    )
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for other machines and phones.")
     port: int = option(8000, "Port to listen on; 0 takes a free one.", ge=0, le=65535)
@@ -107,8 +113,12 @@ class ServeConfig(_StoreConfig):
 @add_command(feedback_app, ServeConfig, "serve")
 def serve(config: ServeConfig) -> None:
     """Serve the annotation page until Ctrl-C. At the first start it prints the link that makes the admin's account."""
+    try:
+        stores = name_stores(config.store)
+    except ValueError as error:
+        fail(str(error))
     web.serve(
-        config.store,
+        stores,
         config.host,
         config.port,
         url=config.url,
@@ -306,6 +316,8 @@ def export(config: ExportConfig) -> None:
         )
     elif config.conversational is None and (n := sum(isinstance(row.get("prompt"), list) for row in done.rows)):
         echo(f"conversations as messages: {n} rows; --no-conversational writes strings")
+    if done.fixed:
+        echo(f"changed by an admin: {done.fixed} judgements; `rlhf feedback audit` shows what they were")
     for reason, n in sorted(done.dropped.items()):
         echo(f"left out: {n} {reason}")
 

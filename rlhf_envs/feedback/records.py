@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from .questions import Question, check_questions, check_wording
+from .taking_part import Consent, Panel, Training
 
 __all__ = [
     "ASKED_SETTINGS",
     "LANGUAGES",
     "MOVING_SETTINGS",
+    "Adjudication",
     "Annotator",
     "Assignment",
+    "AuditEntry",
     "Item",
     "Judgement",
     "LeaseLost",
     "NewItem",
+    "OwnProgress",
     "Progress",
     "Settings",
     "StoreError",
@@ -86,13 +90,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Annotator:
-    """Hold a person or a program that answers. `role` is "annotator" or "admin". Only `active` ones may sign in."""
+    """Hold a person or a program that answers. `role` is "annotator" or "admin". Only `active` ones may sign in.
+
+    `withdrawn` is when the person withdrew (UTC). Their labels are in no export.
+    """
 
     id: int
     name: str
     role: str
     created: datetime
     active: bool = True
+    withdrawn: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +145,53 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class Adjudication:
+    """Hold the final answer to an item, given by somebody who saw the annotators' answers.
+
+    Attributes:
+        item_id: the item. It has one final answer at most.
+        value: an answer of the item's kind, as `check_value` returns it.
+        by: who gave it.
+        comment: why.
+        created: when it was given (UTC).
+    """
+
+    item_id: int
+    value: dict[str, Any]
+    by: str
+    comment: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Hold a change that somebody made to others' answers, to items or to accounts.
+
+    Attributes:
+        created: when (UTC).
+        actor: who made the change.
+        action: what was done, such as "fix" or "drop".
+        item_id: the item that was changed, or whose judgement was.
+        judgement_id: the judgement that was changed.
+        annotator: whose judgement or account it is.
+        before: what stood before.
+        after: what stands now.
+        reason: why, in the actor's words.
+    """
+
+    id: int
+    created: datetime
+    actor: str
+    action: str
+    item_id: int | None
+    judgement_id: int | None
+    annotator: str | None
+    before: Any
+    after: Any
+    reason: str
+
+
+@dataclass(frozen=True)
 class Progress:
     """Hold counts over the store.
 
@@ -156,11 +211,28 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class OwnProgress:
+    """Hold how far one annotator is.
+
+    Attributes:
+        done: their answers and skips that stand.
+        left: the items that they may still be given.
+        median_seconds: the median time of their last answers; None without any.
+        per_hour: how many items they answer in an hour of looking at them; None without any.
+    """
+
+    done: int
+    left: int
+    median_seconds: float | None
+    per_hour: float | None
+
+
+@dataclass(frozen=True)
 class Settings:
     """Hold what applies to the whole project. `FeedbackStore.update_settings` changes it.
 
     Attributes:
-        guidelines: the text that annotators are shown.
+        guidelines: the text that annotators are shown, in Markdown, at first and after each change.
         scale: the lowest and the highest rating, from -1000 to 1000 and at most 100 apart. Once there are ratings it
             cannot change.
         harms: the categories of "flags", each of 1 to 60 characters.
@@ -169,6 +241,12 @@ class Settings:
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
+        render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
+            tables and formulas.
+        consent: what people agree to before their first item.
+        training: how people are trained before their first item.
+        panel: how people come from a panel and go back to it.
+        break_minutes: after how many minutes of work a break is suggested. 0 suggests none.
     """
 
     guidelines: str = ""
@@ -179,6 +257,11 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
+    render: Literal["plain", "markdown"] = "plain"
+    consent: Consent = field(default_factory=Consent)
+    training: Training = field(default_factory=Training)
+    panel: Panel = field(default_factory=Panel)
+    break_minutes: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -200,3 +283,7 @@ class Settings:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
         check_questions(self.questions)
         check_wording(self.wording)
+        if self.render not in ("plain", "markdown"):
+            raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")
+        if not 0 <= self.break_minutes <= 1440:
+            raise ValueError(f"break_minutes must be from 0 to 1440, got {self.break_minutes!r}")

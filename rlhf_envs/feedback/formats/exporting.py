@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
-from ..records import MOVING_SETTINGS, Item, Judgement, Settings
+from ..records import MOVING_SETTINGS, AuditEntry, Item, Judgement, Settings
 from .argilla import argilla_row
 from .label_studio import label_studio_config, label_studio_row, label_studio_task
 from .trainer_rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
@@ -39,14 +41,21 @@ Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, str, str], float]]
 
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
+_OWN_ITEM = "asks the project's own questions alone: only --format items has them (item)"
+_OWN = "answers to the project's own questions: only --format items has them (judgement)"
 _EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
 
 
-def item_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings | None = None) -> Export:
+def item_rows(
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    settings: Settings | None = None,
+    picture: Callable[[str], tuple[str, bytes] | None] | None = None,
+) -> Export:
     """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
 
     The first row also has "store_settings": the scale, the harms and the guidelines in `settings`, which give the
-    answers their meaning.
+    answers their meaning. With `picture`, such as `FeedbackStore.picture`, a row has its pictures as data URLs.
     """
     given = _by_item(judgements)
     fields = ("annotator", "value", "seconds", "comment", "sides", "key")
@@ -58,10 +67,26 @@ def item_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: 
             {**{name: getattr(judgement, name) for name in fields}, "created": judgement.created.isoformat()}
             for judgement in given[item.id]
         ]
+        if picture is not None and item.meta.get("images"):
+            row |= _pictures(item, picture)
         rows.append(row)
     if rows and settings is not None:
         rows[0]["store_settings"] = {name: getattr(settings, name) for name in MOVING_SETTINGS}
     return Export(rows)
+
+
+def _pictures(item: Item, picture: Callable[[str], tuple[str, bytes] | None]) -> Row:
+    """Return the column "images" of an item, and its meta without those that stand there."""
+    embedded, left = [], []
+    for entry in item.meta["images"]:
+        found = picture(entry["id"])
+        if found is None:
+            left.append(entry)
+            continue
+        kept = {name: entry[name] for name in ("name", "alt", "message") if name in entry}
+        embedded.append({"data": f"data:{found[0]};base64,{base64.b64encode(found[1]).decode()}", **kept})
+    meta = {name: value for name, value in item.meta.items() if name != "images"}
+    return {"meta": {**meta, "images": left} if left else meta, "images": embedded}
 
 
 def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
@@ -71,9 +96,12 @@ def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Expo
     for item in items:
         if item.gold is not None:
             dropped["gold question (item)"] += 1
+        elif item.kind == "questions":
+            dropped[_OWN_ITEM] += 1
         else:
+            dropped[_OWN] += sum(bool(judgement.answers) for judgement in given[item.id])
             rows.append(argilla_row(item, given[item.id]))
-    return Export(rows, dict(dropped))
+    return Export(rows, {reason: n for reason, n in dropped.items() if n})
 
 
 def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
@@ -83,7 +111,10 @@ def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) ->
     for item in items:
         if item.gold is not None:
             dropped["gold question (item)"] += 1
+        elif item.kind == "questions":
+            dropped[_OWN_ITEM] += 1
         else:
+            dropped[_OWN] += sum(bool(judgement.answers) for judgement in given[item.id])
             rows += [label_studio_row(item, judgement) for judgement in given[item.id]]
             if not given[item.id]:
                 rows.append(label_studio_row(item, None))
@@ -97,14 +128,19 @@ def label_studio_tasks(items: Sequence[Item], judgements: Sequence[Judgement], s
         ValueError: the items are of several kinds, and a project of Label Studio asks one kind of question.
     """
     given = _by_item(judgements)
-    asked = [item for item in items if item.gold is None]
+    asked = [item for item in items if item.gold is None and item.kind != "questions"]
     if len(kinds := {item.kind for item in asked}) > 1:
         raise ValueError(
             f"a project of Label Studio asks one kind of question, and the items are {', '.join(sorted(kinds))}: give "
             "--kind, one file for each"
         )
-    dropped = {"gold question (item)": len(items) - len(asked)} if len(asked) < len(items) else {}
-    return Export([label_studio_task(item, given[item.id], settings) for item in asked], dropped)
+    dropped = {
+        "gold question (item)": sum(item.gold is not None for item in items),
+        _OWN_ITEM: sum(item.kind == "questions" for item in items),
+        _OWN: sum(bool(judgement.answers) for item in asked for judgement in given[item.id]),
+    }
+    rows = [label_studio_task(item, given[item.id], settings) for item in asked]
+    return Export(rows, {reason: n for reason, n in dropped.items() if n})
 
 
 def export_file(
@@ -144,7 +180,8 @@ def export_file(
             other packages weigh annotators.
 
     Returns:
-        The rows, and the counts of what was left out. Judgements that were taken back count as "undone".
+        The rows, and the counts of what was left out. Judgements that were taken back count as "undone". `fixed` counts
+        the judgements that an admin has changed; rows of "items" have what they were.
 
     Raises:
         ValueError: the format is unknown, or the file name has the extension of another format.
@@ -178,7 +215,7 @@ def export_file(
         "kto": lambda: kto_rows(*data, scale=settings.scale, conversational=conversational),
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
         "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(*data, settings),
+        "items": lambda: item_rows(*data, settings, store.picture),
         "argilla": lambda: argilla_rows(*data),
         "label-studio": lambda: (
             label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)
@@ -188,8 +225,16 @@ def export_file(
     ids = {item.id for item in items}
     if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
         export.dropped["of an annotator who was left out"] = left_out
+    if format != "items" and (pictured := sum(bool(item.meta.get("images")) for item in items)):
+        export.dropped["picture: only --format items has them (item)"] = pictured
     if undone := store.count_undone():
         export.dropped["undone"] = undone
+    if dropped := store.count_dropped():
+        export.dropped["dropped by an admin"] = dropped
+    fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
+    if format == "items":
+        _add_fixes(export.rows, judgements, fixes)
+    export = replace(export, fixed=len({entry.judgement_id for entry in fixes}))
     if extension == ".csv":
         export = _without_surrogates(export)
     as_bytes = {".csv": _as_csv, ".json": _as_json, ".jsonl": _as_jsonl}[extension]
@@ -206,6 +251,16 @@ def labeling_interface(path: str | Path) -> Path:
     return Path(str(path).removesuffix(".gz")).with_suffix(".xml")
 
 
+def _add_fixes(rows: Sequence[Row], judgements: Sequence[Judgement], fixes: Iterable[AuditEntry]) -> None:
+    """Add to the judgements in rows of items what admins have changed, the oldest change first."""
+    keys = {judgement.id: judgement.key for judgement in judgements}
+    given = {judgement["key"]: judgement for row in rows for judgement in row["judgements"]}
+    for entry in sorted(fixes, key=lambda entry: entry.id):
+        if (fixed := given.get(keys.get(entry.judgement_id or 0, ""))) is not None:
+            change = {"by": entry.actor, "created": entry.created.isoformat(), "before": entry.before}
+            fixed.setdefault("fixed", []).append({**change, "reason": entry.reason})
+
+
 def _all_conversations(items: Sequence[Item], judgements: Sequence[Judgement]) -> bool:
     """Return whether all items that were judged keep the messages of their prompt. Gold questions do not count."""
     judged = {judgement.item_id for judgement in judgements if judgement.value is not None}
@@ -219,7 +274,7 @@ def _without_surrogates(export: Export) -> Export:
     dropped = dict(export.dropped)
     if len(whole) < len(export.rows):
         dropped["text that UTF-8 cannot hold (row)"] = len(export.rows) - len(whole)
-    return Export(whole, dropped)
+    return replace(export, rows=whole, dropped=dropped)
 
 
 def _by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:

@@ -117,7 +117,7 @@ def import_file(
     if format not in ("auto", *FORMATS):
         raise ValueError(f"unknown format {format!r}: choose auto, {', '.join(FORMATS)}")
     path = Path(path)
-    reading = Reading(store.settings, kind, question, annotator, path.name, overlap, gold)
+    reading = Reading(store.settings, kind, question, annotator, path.name, overlap, path.parent, gold)
     merge = Merge(store)
     file_settings = _FileSettings(store)
     found = list(read_rows(path))

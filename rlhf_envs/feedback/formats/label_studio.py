@@ -141,7 +141,7 @@ def _results(judgement: Judgement, names: Sequence[str], rating: str) -> list[di
         if value["choice"] is None:
             add("tie", "choices", ["tie"], to="answer1")
         else:
-            add("comparison", "pairwise", ("left", "right")[value["choice"]], "selected", "answer1,answer2")
+            add("comparison", "pairwise", ("left", "right")[value["choice"]], "selected", "comparison")
             add("strength", "rating", value["strength"], to="answer1")
         for name in _NUMBERS:
             if name in value:

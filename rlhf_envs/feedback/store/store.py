@@ -8,21 +8,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 
 from ..answers import check_answers
-from ..kinds import check_item, check_value
+from ..kinds import check_item, check_value, is_explained
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
 from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
+from .curating import Curating
 from .database import Database, parts
-from .queue import JUDGEMENTS, SERVED_AT, Queue, annotator_named, item_of, judgement_of, read_settings
+from .media import Media
+from .queue import ITEMS, JUDGEMENTS, SERVED_AT, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
 from .versions import asked_in, current_version, read_versions, record_change
+
+if TYPE_CHECKING:
+    from .restoring import PastJudgement
 
 __all__ = ["FeedbackStore", "is_key"]
 
@@ -30,7 +35,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts):
+class FeedbackStore(Accounts, Curating, Media):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -84,7 +89,7 @@ class FeedbackStore(Accounts):
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
-                rows.append({**asdict(item), "created": now, "needed": item.overlap})
+                rows.append({**asdict(item), "created": now, "needed": item.overlap, "training": is_explained(item)})
             except ValueError as error:
                 raise ValueError(f"items[{index}]: {error}") from error
         if not rows:
@@ -99,7 +104,7 @@ class FeedbackStore(Accounts):
         Raises:
             ValueError: there is no item with one of the ids.
         """
-        query = sa.select(items).order_by(items.c.id)
+        query = ITEMS.order_by(items.c.id)
         with self._database.read() as connection:
             if ids is None:
                 return [item_of(row) for row in connection.execute(query)]
@@ -120,7 +125,7 @@ class FeedbackStore(Accounts):
                 connection.execute(
                     sa.update(items)
                     .where(items.c.id.in_(part), items.c.needed > 0)
-                    .values(overlap=items.c.overlap - items.c.needed, needed=0)
+                    .values(overlap=items.c.overlap - items.c.needed, needed=0, withdrawn=items.c.overlap)
                 )
 
     def claim(self, annotator: str) -> Assignment | None:
@@ -285,13 +290,25 @@ class FeedbackStore(Accounts):
             found = [judgement_of(row) for part in queries for row in connection.execute(part)]
         return sorted(found, key=lambda judgement: judgement.id)
 
+    def restore(self, past: Sequence[tuple[int, PastJudgement]], created: dict[int, datetime]) -> list[int]:
+        """Store judgements that were given elsewhere, see `restoring.restore`."""
+        from .restoring import restore
+
+        return restore(self, past, created)
+
     def progress(self, annotator: str | None = None) -> Progress:
-        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one."""
+        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one.
+
+        Items of the training do not count while it is on.
+        """
         is_skip = judgements.c.value.is_(None)
         is_mine = annotators.c.name == annotator
         with self._database.read() as connection:
+            trains = read_settings(connection).training.n_items > 0
             in_all, finished = connection.execute(
-                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0)).select_from(items)
+                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0))
+                .select_from(items)
+                .where(~items.c.training if trains else sa.true())
             ).one()
             given, skips, mine = connection.execute(
                 sa.select(
@@ -303,10 +320,12 @@ class FeedbackStore(Accounts):
         return Progress(in_all, finished, given, skips, mine)
 
     def count_undone(self) -> int:
-        """Return how many judgements annotators have taken back."""
-        with self._database.read() as connection:
-            query = sa.select(sa.func.count()).select_from(judgements).where(judgements.c.undone)
-            return int(connection.execute(query).scalar_one())
+        """Return how many judgements annotators have taken back themselves."""
+        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped, ~judgements.c.withdrawn)
+
+    def count_dropped(self) -> int:
+        """Return how many judgements admins have dropped."""
+        return self._count_judgements(judgements.c.dropped)
 
     @property
     def settings(self) -> Settings:
@@ -365,6 +384,11 @@ class FeedbackStore(Accounts):
             connection.execute(sa.delete(settings_table).where(settings_table.c.name == SERVED_AT))
             connection.execute(sa.insert(settings_table).values(name=SERVED_AT, value=url))
 
+    def _count_judgements(self, *conditions: sa.ColumnElement[bool]) -> int:
+        with self._database.read() as connection:
+            query = sa.select(sa.func.count()).select_from(judgements).where(*conditions)
+            return int(connection.execute(query).scalar_one())
+
     def _claim(self, annotator: str, *, wait: bool) -> Assignment | None:
         with self._database.write() as connection:
             queue, person = self._queue(connection), annotator_named(connection, annotator, lock=True)
@@ -379,8 +403,9 @@ class FeedbackStore(Accounts):
             return queue.lend(queue.item(item_id), person)
 
     def _queue(self, connection: sa.Connection) -> Queue:
-        lease = timedelta(seconds=read_settings(connection).lease_seconds)
-        return Queue(connection, self._clock, lease, self._sides)
+        settings = read_settings(connection)
+        lease = timedelta(seconds=settings.lease_seconds)
+        return Queue(connection, self._clock, lease, self._sides, training=settings.training.n_items > 0)
 
 
 class _TakenMeanwhile(Exception):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import BaseModel
 
 from ..agreement import alpha_by_kind, peer_agreement
+from ..kinds import matches_gold
 from ..records import Item, Judgement
 from ..store.store import FeedbackStore
 
@@ -26,6 +27,7 @@ class Hour(BaseModel):
 class AnnotatorSummary(BaseModel):
     """Describe one annotator's work. A metric is null if there is nothing to compute it from."""
 
+    id: int
     name: str
     role: str
     active: bool
@@ -79,13 +81,7 @@ def gold_correct(item: Item, judgement: Judgement) -> bool:
     expected, value = item.gold, judgement.value
     if expected is None or value is None:
         raise ValueError(f"item {item.id} is no gold question, or judgement {judgement.id} is a skip")
-    if item.kind == "pairwise":
-        return bool(expected["choice"] == value["choice"])
-    if item.kind == "flags":
-        return set(expected["harms"]) == set(value["harms"])
-    if item.kind == "correction":
-        return " ".join(expected["text"].split()) == " ".join(value["text"].split())
-    return expected == value
+    return matches_gold(item.kind, expected, value)
 
 
 def _by_hour(judgements: list[Judgement], now: datetime) -> list[Hour]:
@@ -109,6 +105,7 @@ def _by_annotator(store: FeedbackStore, judgements: list[Judgement], gold: dict[
         agreement, n = peers.get(annotator.name, (None, 0))
         rows.append(
             AnnotatorSummary(
+                id=annotator.id,
                 name=annotator.name,
                 role=annotator.role,
                 active=annotator.active,

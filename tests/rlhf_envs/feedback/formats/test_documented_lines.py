@@ -68,4 +68,4 @@ def test_all_documented_lines_stand_in_one_file(store: FeedbackStore, tmp_path: 
 
 def test_no_format_and_no_kind_lacks_its_line() -> None:
     assert {format for format, _, _ in FORMAT_LINES} == set(FORMATS)
-    assert {kind for kind, _, _ in GOLD_LINES} == set(KINDS)
+    assert {kind for kind, _, _ in GOLD_LINES} == set(KINDS) - {"questions"}, "which have no expected answer"

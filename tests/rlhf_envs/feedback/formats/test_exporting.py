@@ -24,6 +24,7 @@ NASTY = [
     "",
     "\x00\x1b",
 ]
+ASKED = tuple(kind for kind in KINDS if kind != "questions")
 
 
 def choice(index: int | None, strength: int = 1) -> dict[str, Any]:
@@ -250,11 +251,11 @@ def test_label_studios_table_comes_back(filled: Path, tmp_path: Path) -> None:
     assert export.dropped == {"gold question (item)": 1, "undone": 1}
     done = import_file(two, tmp_path / "ls.csv")
     assert done.bad == ()
-    assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False, kinds=tuple(KINDS))
+    assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False, kinds=ASKED)
     assert {j.created for j in two.judgements()} <= {j.created for j in one.judgements()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ASKED)
 def test_label_studios_tasks_come_back_with_their_annotators(filled: Path, tmp_path: Path, kind: str) -> None:
     """As Label Studio 1.23 exports what it has imported: our id as import_id, and an account of its own."""
     one, two = FeedbackStore(filled), FeedbackStore(tmp_path / "two.db")
@@ -268,6 +269,17 @@ def test_label_studios_tasks_come_back_with_their_annotators(filled: Path, tmp_p
     assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False, kinds=(kind,))
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+def test_what_other_programs_have_no_form_for_is_counted(store: FeedbackStore, tmp_path: Path, name: str) -> None:
+    store.update_settings(questions=[{"name": "why", "text": "Why?", "type": "text"}])
+    store.add_items([NewItem("questions", "p", ("a",)), NewItem("thumbs", "p", ("a",))])
+    work(store, "ada", lambda task: Response({} if task.item.kind == "questions" else {"up": True},
+                                             answers={"why": "because"}), limit=2)  # fmt: skip
+    dropped = export_file(store, tmp_path / name, "label-studio").dropped
+    assert dropped == export_file(store, tmp_path / "argilla.csv", "argilla").dropped
+    assert sorted(dropped.values()) == [1, 1] and all("only --format items" in reason for reason in dropped)
+
+
 def test_tasks_for_label_studio_are_of_one_kind(filled: Path, tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"asks one kind of question, and the items are correction, flags.*give --kind"
@@ -277,7 +289,7 @@ def test_tasks_for_label_studio_are_of_one_kind(filled: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("scale", [(1, 5), (0, 4), (1, 40)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ASKED)
 def test_every_result_of_a_task_has_its_control_in_the_labeling_interface(
     tmp_path: Path, kind: str, scale: tuple[int, int]
 ) -> None:
@@ -293,7 +305,8 @@ def test_every_result_of_a_task_has_its_control_in_the_labeling_interface(
     assert results or kind == "flags"
     for result in results:
         control = tags[result["from_name"]]
-        assert control.tag.lower() == result["type"] and control.get("toName") == result["to_name"]
+        to = "comparison" if result["type"] == "pairwise" else control.get("toName")  # as Label Studio's page does
+        assert control.tag.lower() == result["type"] and to == result["to_name"]
     shown = {tag.get("value", "").removeprefix("$") for tag in view.iter() if tag.get("value", "").startswith("$")}
     assert shown <= set(tasks[0]["data"])
 
@@ -407,3 +420,30 @@ def test_dates_survive_time_zones(stores: tuple[FeedbackStore, FeedbackStore], t
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     import_file(one, tmp_path / "rows.jsonl")
     assert one.items()[0].created == moment and one.judgements()[0].created == moment
+
+
+def test_exports_say_what_an_admin_has_changed(tmp_path: Path) -> None:
+    with FeedbackStore(tmp_path / "f.db") as store:
+        store.add_items([NewItem("rating", f"p{i}", ("c",)) for i in range(3)])
+        store.add_annotator("ann")
+        for i in range(3):
+            task = store.claim("ann")
+            assert task is not None
+            store.submit(task.id, "ann", {"rating": 1}, key=f"key {i}")
+        store.fix_judgement(1, {"rating": 2}, by="root", reason="a slip")
+        store.fix_judgement(1, {"rating": 3}, by="root", reason="no, worse")
+        store.drop_judgement(2, by="root", reason="a bot")
+        ratings = export_file(store, tmp_path / "r.jsonl", "ratings")
+        assert [row["label"] for row in ratings.rows] == [3, 1]
+        assert (ratings.fixed, ratings.dropped["dropped by an admin"]) == (1, 1)
+        export_file(store, tmp_path / "all.jsonl", "items")
+    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    fixes = rows[0]["judgements"][0]["fixed"]
+    assert [(fix["by"], fix["before"]["value"], fix["reason"]) for fix in fixes] == [
+        ("root", {"rating": 1}, "a slip"),
+        ("root", {"rating": 2}, "no, worse"),
+    ]
+    assert "fixed" not in rows[2]["judgements"][0]
+    with FeedbackStore(tmp_path / "copy.db") as copy:
+        assert import_file(copy, tmp_path / "all.jsonl").bad == ()
+        assert [judgement.value for judgement in copy.judgements()] == [{"rating": 3}, {"rating": 1}]
