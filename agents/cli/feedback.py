@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -155,6 +157,7 @@ class SimulateConfig(_StoreConfig):
     name: str = option("simulated", "They are called <name>-1, <name>-2, ...")
     limit: int | None = option(None, "The most answers.", ge=1)
     seed: int = option(0, "Seeds them.", ge=0)
+    yes: bool = option(False, "Put simulated answers among those of people, too.", "--yes", "-y")
 
 
 @add_command(feedback_app, SimulateConfig, "simulate")
@@ -164,7 +167,8 @@ def simulate(config: SimulateConfig) -> None:
     with _open(config.store) as store:
         from rlhf_envs.feedback.simulated import annotate, simulated_crowd
 
-        settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit"})
+        _check_nobody_labelled(store, config)
+        settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit", "yes"})
         rated = [item for item in store.items() if item.kind in ("rating", "thumbs")]
         if rated:  # their scores spread the ratings over the scale
             prompts = [kept_prompt(item.prompt, item.meta) for item in rated]
@@ -178,6 +182,18 @@ def simulate(config: SimulateConfig) -> None:
     spammers = [annotator.name for annotator in crowd if annotator.clicks_at_random]
     typer.echo(f"{done} answers, {progress.finished} of {progress.items} items are done")
     typer.echo(f"who clicks at random: {', '.join(spammers) or 'nobody'}")
+
+
+def _check_nobody_labelled(store: FeedbackStore, config: SimulateConfig) -> None:
+    """Fail if anyone but these simulated annotators has answered, since answers of both would stand together."""
+    simulated = re.compile(rf"{re.escape(config.name)}-\d+")
+    given = Counter(j.annotator for j in store.judgements(include_skips=True) if not simulated.fullmatch(j.annotator))
+    if given and not config.yes:
+        who = ", ".join(sorted(given)[:3]) + (" and others" if len(given) > 3 else "")
+        fail(
+            f"{config.store} has {given.total()} answers by {who}: simulated ones would stand among them. Simulate in "
+            "another store (--store), or give --yes"
+        )
 
 
 class ImportConfig(_StoreConfig):
@@ -217,7 +233,9 @@ def _import_file(url: str, file: str, **settings: Any) -> None:
         from rlhf_envs.feedback.formats.importing import import_file
 
         done = import_file(store, file, **settings)
-    typer.echo(f"{done.format}, {done.rows} rows: {done.items} new items, {done.judgements} new judgements")
+    kinds = ", ".join(f"{n} {kind}" for kind, n in done.kinds.items())
+    which = f" ({kinds})" if len(done.kinds) > 1 else ""
+    typer.echo(f"{done.format}, {done.rows} rows: {done.items} new items{which}, {done.judgements} new judgements")
     if done.settings:
         typer.echo(f"the store took the file's {', '.join(done.settings)}")
     if done.bad:
@@ -231,7 +249,8 @@ class ExportConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback export`."""
 
     file: str = argument(
-        "File to write: .jsonl, for Argilla and Label Studio .csv; .gz too. - writes to standard output."
+        "File to write: .jsonl, for Argilla and Label Studio .csv, for tasks of Label Studio .json; .gz too. - writes "
+        "to standard output."
     )
     format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = option(
         "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
@@ -267,7 +286,7 @@ def export(config: ExportConfig) -> None:
         fail(f"{which} is for --format preference, where annotators are compared; not {config.format}")
     piped = config.file == "-"
     with _open(config.store) as store:
-        from rlhf_envs.feedback.formats.exporting import export_file
+        from rlhf_envs.feedback.formats.exporting import export_file, labeling_interface
         from rlhf_envs.preferences.crowd import CANNOT_TELL, dawid_skene_shares, find_pair_spammers
 
         given = config.model_dump(exclude={"store", "file", "without_spammers"})
@@ -282,6 +301,9 @@ def export(config: ExportConfig) -> None:
                 sys.stdout.buffer.write(path.read_bytes())
     echo = partial(typer.echo, err=piped)  # standard output has the rows
     echo(f"{config.file}: {len(done.rows)} rows")
+    if config.format == "label-studio" and not piped and labeling_interface(config.file).is_file():
+        xml = labeling_interface(config.file)
+        echo(f"{xml}: the labeling interface; give it to the project (Settings, Labeling Interface, Code), then import")
     if config.without_spammers:
         who = f"that {CANNOT_TELL}" if spammers is None else ", ".join(spammers) or "nobody"
         echo(f"who seems to click at random: {who}")
@@ -363,15 +385,16 @@ class InviteConfig(_StoreConfig):
 
     role: Literal["annotator", "admin"] = option("annotator", "annotator or admin.")
     n: int = option(1, "Invitations.", "-n", "--number", ge=1)
-    url: str = option("http://localhost:8000", "Where the annotation page is served.")
+    url: str | None = option(None, "Where people reach the page. The address at which it was served last by default.")
 
 
 @add_command(feedback_app, InviteConfig, "invite")
 def invite(config: InviteConfig) -> None:
     """Print links with which people make an account, each once, within 7 days."""
     with _open(config.store, create=True) as store:
+        address = _page_address(store, config.url)
         for _ in range(config.n):
-            typer.echo(f"{config.url.rstrip('/')}/invite/{store.invite(config.role)}")
+            typer.echo(f"{address}/invite/{store.invite(config.role)}")
 
 
 class AccountConfig(_StoreConfig):
@@ -379,7 +402,7 @@ class AccountConfig(_StoreConfig):
 
     name: str = argument("Whose account.")
     action: Literal["reset", "off", "on"] = argument("reset its password, switch it off, or on again.")
-    url: str = option("http://localhost:8000", "Where the annotation page is served.")
+    url: str | None = option(None, "Where people reach the page. The address at which it was served last by default.")
 
 
 @add_command(feedback_app, AccountConfig, "account")
@@ -387,10 +410,52 @@ def account(config: AccountConfig) -> None:
     """Print a link that resets a password, once, within 7 days; or switch an account off or on."""
     with _open(config.store) as store:
         if config.action == "reset":
-            typer.echo(f"{config.url.rstrip('/')}/invite/{store.invite_to_reset(config.name)}")
+            typer.echo(f"{_page_address(store, config.url)}/invite/{store.invite_to_reset(config.name)}")
         else:
             store.switch_account(config.name, active=config.action == "on")
             typer.echo(f"{config.store}: the account {config.name!r} is switched {config.action}")
+
+
+def _page_address(store: FeedbackStore, given: str | None) -> str:
+    """Return the address for links: the given one, else where the page was served last, else where it is by default."""
+    served = given or store.served_at
+    if served is None:
+        typer.echo(
+            "the page was not served yet: these links are for http://localhost:8000; --url changes that", err=True
+        )
+    return (served or "http://localhost:8000").rstrip("/")
+
+
+class BackupConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback backup`."""
+
+    file: str = argument("File to write. It must not exist.")
+
+
+@add_command(feedback_app, BackupConfig, "backup")
+def backup(config: BackupConfig) -> None:
+    """Copy the store to a file while people go on labelling. For PostgreSQL it names the command."""
+    from rlhf_envs.feedback.store.backup import backup as run
+
+    _echo_counts(config.file, run(config.store, config.file))
+
+
+class RestoreConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback restore`."""
+
+    file: str = argument("File that `rlhf feedback backup` has written.")
+
+
+@add_command(feedback_app, RestoreConfig, "restore")
+def restore(config: RestoreConfig) -> None:
+    """Make the store of a backup. End the server first, and move the old store away."""
+    from rlhf_envs.feedback.store.backup import restore_backup
+
+    _echo_counts(config.store, restore_backup(config.file, config.store))
+
+
+def _echo_counts(place: str, counts: dict[str, int]) -> None:
+    typer.echo(f"{place}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
 
 
 def _open(url: str, create: bool = False) -> FeedbackStore:

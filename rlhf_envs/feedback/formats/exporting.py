@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...files import replace_file
 from ..records import MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
 from .argilla import argilla_row
-from .label_studio import label_studio_row
+from .label_studio import label_studio_config, label_studio_row, label_studio_task
 from .trainer_rows import HOW as VOTES
 from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 
@@ -31,6 +31,8 @@ __all__ = [
     "item_rows",
     "kto_rows",
     "label_studio_rows",
+    "label_studio_tasks",
+    "labeling_interface",
     "preference_rows",
     "rating_rows",
     "sft_rows",
@@ -41,6 +43,9 @@ Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, s
 
 HOW = (*VOTES, "adjudicated")
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
+_OWN_ITEM = "asks the project's own questions alone: only --format items has them (item)"
+_OWN = "answers to the project's own questions: only --format items has them (judgement)"
+_EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
 
 
 def item_rows(
@@ -93,9 +98,12 @@ def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Expo
     for item in items:
         if item.gold is not None:
             dropped["gold question (item)"] += 1
+        elif item.kind == "questions":
+            dropped[_OWN_ITEM] += 1
         else:
+            dropped[_OWN] += sum(bool(judgement.answers) for judgement in given[item.id])
             rows.append(argilla_row(item, given[item.id]))
-    return Export(rows, dict(dropped))
+    return Export(rows, {reason: n for reason, n in dropped.items() if n})
 
 
 def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
@@ -105,14 +113,35 @@ def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) ->
     for item in items:
         if item.gold is not None:
             dropped["gold question (item)"] += 1
-        elif item.kind == "ranking":
-            dropped["ranking: Label Studio's CSV has no form for it (item)"] += 1
+        elif item.kind == "questions":
+            dropped[_OWN_ITEM] += 1
         else:
-            ties = [j for j in given[item.id] if j.kind == "pairwise" and j.value and j.value["choice"] is None]
-            dropped["tie: Label Studio's Pairwise has none"] += len(ties)
-            rows += [label_studio_row(item, judgement) for judgement in given[item.id] if judgement not in ties]
+            dropped[_OWN] += sum(bool(judgement.answers) for judgement in given[item.id])
+            rows += [label_studio_row(item, judgement) for judgement in given[item.id]]
             if not given[item.id]:
                 rows.append(label_studio_row(item, None))
+    return Export(rows, {reason: n for reason, n in dropped.items() if n})
+
+
+def label_studio_tasks(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings) -> Export:
+    """Return tasks for Label Studio's import, one per item with its judgements.
+
+    Raises:
+        ValueError: the items are of several kinds, and a project of Label Studio asks one kind of question.
+    """
+    given = _by_item(judgements)
+    asked = [item for item in items if item.gold is None and item.kind != "questions"]
+    if len(kinds := {item.kind for item in asked}) > 1:
+        raise ValueError(
+            f"a project of Label Studio asks one kind of question, and the items are {', '.join(sorted(kinds))}: give "
+            "--kind, one file for each"
+        )
+    dropped = {
+        "gold question (item)": sum(item.gold is not None for item in items),
+        _OWN_ITEM: sum(item.kind == "questions" for item in items),
+        _OWN: sum(bool(judgement.answers) for item in asked for judgement in given[item.id]),
+    }
+    rows = [label_studio_task(item, given[item.id], settings) for item in asked]
     return Export(rows, {reason: n for reason, n in dropped.items() if n})
 
 
@@ -130,6 +159,9 @@ def export_file(
     aggregate: Aggregate | None = None,
 ) -> Export:
     """Write what a store holds to a file: a CSV for "argilla" and "label-studio", JSON lines for the other formats.
+
+    A .json for "label-studio" holds tasks for its import, and a file of the same name with .xml the labeling interface
+    that shows them.
 
     Texts are written to a CSV unchanged. To a spreadsheet, a text that begins with "=", "+", "-" or "@" is a formula,
     and texts by models are not to be trusted: import the columns of such a file as text. (A quote before each text
@@ -163,9 +195,10 @@ def export_file(
         raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
     if how == "adjudicated" and min_judgements > 1:
         raise ValueError("min_judgements counts annotators, and a final answer is one person's: leave it at 1")
-    extension = ".csv" if format in ("argilla", "label-studio") else ".jsonl"
-    if Path(str(path).removesuffix(".gz")).suffix != extension:
-        raise ValueError(f"{path}: {format} is written as {extension} (or {extension}.gz): give it such a name")
+    extension = Path(str(path).removesuffix(".gz")).suffix
+    if extension not in (allowed := _EXTENSIONS.get(format, (".jsonl",))):
+        named = " or ".join(allowed)
+        raise ValueError(f"{path}: {format} is written as {named} (or {allowed[0]}.gz): give it such a name")
     items = [item for item in store.items() if kind in (None, item.kind)]
     everything = store.judgements(include_skips=True)
     judgements = [judgement for judgement in everything if judgement.annotator not in without]
@@ -195,7 +228,9 @@ def export_file(
         "sft": lambda: sft_rows(*data, conversational=conversational),
         "items": lambda: item_rows(*data, settings, store.picture),
         "argilla": lambda: argilla_rows(*data),
-        "label-studio": lambda: label_studio_rows(*data),
+        "label-studio": lambda: (
+            label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)
+        ),
     }
     export = rows[format]()
     ids = {item.id for item in items}
@@ -216,8 +251,18 @@ def export_file(
     export = replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
     if extension == ".csv":
         export = _without_surrogates(export)
-    replace_file(Path(path), _as_csv(export.rows) if extension == ".csv" else _as_jsonl(export.rows))
+    as_bytes = {".csv": _as_csv, ".json": _as_json, ".jsonl": _as_jsonl}[extension]
+    replace_file(Path(path), as_bytes(export.rows))
+    if extension == ".json" and export.rows:
+        numbers = sorted({name for j in judgements for name in ("margin", "probability") if name in (j.value or {})})
+        config = label_studio_config(export.rows[0]["data"]["kind"], settings, numbers)
+        replace_file(labeling_interface(path), config.encode())
     return export
+
+
+def labeling_interface(path: str | Path) -> Path:
+    """Return where the labeling interface of Label Studio's tasks in `path` is written."""
+    return Path(str(path).removesuffix(".gz")).with_suffix(".xml")
 
 
 def _with_finals(
@@ -269,6 +314,10 @@ def _by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:
 def _as_jsonl(rows: Iterable[Row]) -> bytes:
     # Escapes also keep lone surrogates, which UTF-8 cannot hold, and separators that some readers take for line ends.
     return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+def _as_json(rows: Sequence[Row]) -> bytes:
+    return (json.dumps(list(rows), indent=1) + "\n").encode()
 
 
 def _as_csv(rows: Sequence[Row]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ class _Known:
     new: list[tuple[str, Any, PastJudgement]] = field(default_factory=list)  # (where, row, judgement)
     where: str = ""
     row: Any = None
+    is_new: bool = False
 
 
 class Merge:
@@ -86,6 +88,12 @@ class Merge:
             self.bad.append(BadRow(where, reason, row))
         return sum(known.id is not None for known in new), len(given) - len(late)
 
+    def new_kinds(self) -> dict[str, int]:
+        """Count the items that `store_all` has made, by kind."""
+        return dict(
+            Counter(known.item.kind for known in self.touched.values() if known.is_new and known.id is not None)
+        )
+
     def _add_items(self, new: list[_Known]) -> None:
         """Store the new items. If the store refuses one, the others are stored all the same."""
         try:
@@ -117,7 +125,7 @@ class Merge:
             if same_date and (entry.id is None or known.id_in_file in (None, entry.id)):
                 known.id_in_file = entry.id
                 return known, False
-        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row))
+        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row, is_new=True))
         return group[-1], True
 
     def _add_annotator(self, name: str, where: str, row: Any) -> bool:

@@ -23,7 +23,7 @@ from ...datasets.messages import (
     shown,
     turn_lines,
 )
-from ..kinds import check_completions, check_value
+from ..kinds import answer_beside, check_completions, check_value
 from ..pictures import Picture
 from ..records import NewItem, Settings
 from ..store.restoring import PastJudgement
@@ -73,6 +73,7 @@ class Reading:
         source: where the completions come from.
         overlap: how many judgements an item needs.
         folder: where rows may name files of pictures, and below. None allows none.
+        gold: the rows are gold questions, whose answer may stand beside the texts.
     """
 
     settings: Settings
@@ -82,6 +83,7 @@ class Reading:
     source: str = ""
     overlap: int = 1
     folder: Path | None = None
+    gold: bool = False
 
 
 def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[Entry]:
@@ -127,7 +129,11 @@ def _checked(entry: Entry, reading: Reading) -> Entry:
         if kind == "rating" and isinstance(value, dict) and "rating" in value:
             value = {**value, "rating": _on_scale(value["rating"], reading.settings.scale)}
         checked.append(replace(judgement, value=check_value(kind, value, n, reading.settings)))
-    return replace(entry, judgements=tuple(checked))
+    try:
+        gold = check_value(kind, entry.item.gold, n, reading.settings)
+    except ValueError as error:
+        raise ValueError(f"gold: {error}") from None
+    return replace(entry, item=replace(entry.item, gold=gold), judgements=tuple(checked))
 
 
 def _on_scale(rating: Any, scale: tuple[int, int]) -> int:
@@ -190,7 +196,10 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     texts = [_text(answer) for answer in answers]
     n = len(texts)
     given = {name: row[name] for name in _ITEM_FIELDS if row.get(name) is not None}
-    kind = given.pop("kind", None) or reading.kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
+    kind = given.pop("kind", None) or reading.kind
+    if reading.gold and "gold" not in given and not row.get("judgements") and (found := answer_beside(row, kind, n)):
+        kind, given["gold"] = found
+    kind = kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
     given = {"source": reading.source, "overlap": reading.overlap, **given}
     for name, expected in (("source", str), ("policy", str), ("meta", dict), ("gold", dict), ("overlap", int)):
         if not isinstance(given.get(name, expected()), expected):

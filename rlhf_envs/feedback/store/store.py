@@ -20,7 +20,7 @@ from .accounts import Accounts
 from .curating import Curating
 from .database import Database, parts
 from .media import Media
-from .queue import ITEMS, JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
+from .queue import ITEMS, JUDGEMENTS, SERVED_AT, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
@@ -369,6 +369,20 @@ class FeedbackStore(Accounts, Curating, Media):
                 connection.execute(sa.delete(settings_table).where(settings_table.c.name == name))
                 connection.execute(sa.insert(settings_table).values(name=name, value=as_plain(getattr(updated, name))))
             return updated
+
+    @property
+    def served_at(self) -> str | None:
+        """Return the address under which people reach the page, as `serve` has told it; None if it never ran."""
+        query = sa.select(settings_table.c.value).where(settings_table.c.name == SERVED_AT)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar()
+
+    def remember_address(self, url: str) -> None:
+        """Keep the address under which people reach the page, for the links that commands print."""
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            connection.execute(sa.delete(settings_table).where(settings_table.c.name == SERVED_AT))
+            connection.execute(sa.insert(settings_table).values(name=SERVED_AT, value=url))
 
     def _count_judgements(self, *conditions: sa.ColumnElement[bool]) -> int:
         with self._database.read() as connection:

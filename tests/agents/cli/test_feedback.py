@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs[web]"')
 
 from agents.cli import app
-from rlhf_envs.feedback import FeedbackStore, NewItem, Task
+from rlhf_envs.feedback import FeedbackStore, NewItem, Settings, Task
 from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.terminal.label import TerminalKeyboard
 from rlhf_envs.models import resolve
@@ -294,6 +294,39 @@ def test_invitations_work_once() -> None:
         assert store.register(token, "ada", "hash").role == "admin"
         with pytest.raises(ValueError, match="used"):
             store.register(token, "bob", "hash")
+
+
+def test_links_carry_the_address_that_was_served_last() -> None:
+    result = feedback("invite")
+    assert result.stdout.startswith("http://localhost:8000/invite/") and "was not served yet" in result.stderr
+    with FeedbackStore("feedback.db") as store:
+        store.remember_address("http://10.0.0.5:8078")
+        store.add_annotator("ada")
+        assert store.settings == Settings(), "the address is no setting"
+    result = feedback("invite", "-n", "2")
+    assert result.stdout.count("http://10.0.0.5:8078/invite/") == 2 and result.stderr == ""
+    assert done("invite", "--url", "https://l.example.org/").startswith("https://l.example.org/invite/")
+
+
+def test_a_store_is_copied_and_restored_by_two_commands() -> None:
+    done("import", write("pairs.jsonl", PAIR))
+    assert "copy.db: 1 items, 1 judgements, 1 annotators" in done("backup", "copy.db")
+    assert "new.db: 1 items, 1 judgements, 1 annotators" in done("restore", "copy.db", "--store", "new.db")
+    assert "1 judgements" in done("status", "--store", "new.db")
+    result = feedback("restore", "copy.db")
+    assert result.exit_code == 2 and "feedback.db exists: end the server, and move it away" in result.stderr
+
+
+def test_simulated_answers_are_not_mixed_with_those_of_people_unasked() -> None:
+    rows = [{"prompt": f"film {i}", "completions": [" was wonderful", " was awful"]} for i in range(4)]
+    done("add", write("rows.jsonl", *rows), "--overlap", "2")
+    done("simulate", "-n", "2", "--limit", "2")
+    done("simulate", "-n", "2", "--limit", "2")  # simulated ones may go on
+    with FeedbackStore("feedback.db") as store:
+        work(store, "ada", lambda task: Response({"choice": 0, "strength": 1}), limit=1)
+    result = feedback("simulate")
+    assert result.exit_code == 2 and "feedback.db has 1 answers by ada: simulated ones would stand" in result.stderr
+    assert "answers, " in done("simulate", "--yes")
 
 
 def test_a_password_is_reset_and_an_account_switched_off() -> None:
