@@ -12,7 +12,9 @@ from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..questions import asked_about
 from ..records import Assignment, Progress, Settings
+from ..settings_file import as_plain
 from ..store.store import FeedbackStore
 from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
 from .responses import AsciiJSON, problems
@@ -51,7 +53,11 @@ class Shown(BaseModel):
 
 
 class TaskOut(BaseModel):
-    """Show an item that is lent to you. Its `completions` come in the order in which to show them."""
+    """Show an item that is lent to you. Its `completions` come in the order in which to show them.
+
+    `wording` is the project's own wording of the kind's question, if it has one. `questions` are the project's own
+    questions about this item, with the fields of `rlhf_envs.feedback.Question`, and `version` is theirs.
+    """
 
     id: int
     item_id: int
@@ -59,6 +65,9 @@ class TaskOut(BaseModel):
     prompt: str
     completions: list[Shown]
     seconds_left: float
+    wording: str | None
+    questions: list[dict[str, Any]]
+    version: int
 
 
 class ProgressOut(BaseModel):
@@ -90,7 +99,8 @@ class Answer(BaseModel):
     """Hold a judgement. `value` depends on the kind, and null skips. The same `key` again adds nothing.
 
     pairwise {"choice": 0|1|null, "strength": 1..3}, ranking {"order": [...]}, rating {"rating": n},
-    thumbs {"up": bool}, correction {"text": "..."}, flags {"harms": [...]}.
+    thumbs {"up": bool}, correction {"text": "..."}, flags {"harms": [...]}, questions {}. `answers` maps the names of
+    the task's questions to the answers, and `version` is the task's; without it the present version is meant.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -98,6 +108,8 @@ class Answer(BaseModel):
     key: str = Field(min_length=8, max_length=100, pattern=r"^[\w.:-]+$")
     seconds: float = Field(default=0.0, ge=0, le=7 * 24 * 3600, allow_inf_nan=False)
     comment: str = Field(default="", max_length=20_000)
+    answers: dict[str, Any] = Field(default_factory=dict, max_length=100)
+    version: int | None = Field(default=None, ge=1, lt=2**31)
 
 
 class Saved(BaseModel):
@@ -106,6 +118,7 @@ class Saved(BaseModel):
     id: int
     item_id: int
     value: dict[str, Any] | None
+    answers: dict[str, Any]
 
 
 @router.post("/login", response_model=SessionOut, responses=problems(401, 429))
@@ -153,12 +166,10 @@ def undo(store: Store, annotator: SignedIn) -> Response:
 def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) -> Response:
     """Answer a task. 200 means that the answer is stored, 409 that the lease is lost: claim another task."""
     try:
-        saved = store.submit(
-            task_id, annotator.name, answer.value, key=answer.key, seconds=answer.seconds, comment=answer.comment
-        )
+        saved = store.submit(task_id, annotator.name, **answer.model_dump())
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
-    return AsciiJSON({"id": saved.id, "item_id": saved.item_id, "value": saved.value})
+    return AsciiJSON({"id": saved.id, "item_id": saved.item_id, "value": saved.value, "answers": saved.answers})
 
 
 @router.post(
@@ -166,7 +177,7 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
 )
 def renew(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
     """Extend the task by another full lease."""
-    return AsciiJSON(_lent(store.renew(task_id, annotator.name)))
+    return AsciiJSON(_lent(store.renew(task_id, annotator.name), *store.asked()))
 
 
 @router.post("/tasks/{task_id}/release", status_code=204, dependencies=[CsrfChecked], responses=problems(401, 403))
@@ -183,16 +194,17 @@ def progress(store: Store, annotator: SignedIn) -> Response:
 
 
 def _state(store: FeedbackStore, name: str, assignment: Assignment | None) -> Response:
+    version, settings = store.asked()
     return AsciiJSON(
         {
-            "task": None if assignment is None else _lent(assignment),
+            "task": None if assignment is None else _lent(assignment, version, settings),
             "progress": _progress(store.progress(name)),
-            "settings": _settings(store.settings),
+            "settings": _settings(settings),
         }
     )
 
 
-def _lent(assignment: Assignment) -> dict[str, Any]:
+def _lent(assignment: Assignment, version: int, settings: Settings) -> dict[str, Any]:
     # Without source, policy, meta and gold, which would sway the annotator.
     item = assignment.item
     return {
@@ -202,6 +214,9 @@ def _lent(assignment: Assignment) -> dict[str, Any]:
         "prompt": item.prompt,
         "completions": [{"index": index, "text": item.completions[index]} for index in assignment.sides],
         "seconds_left": max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds()),
+        "wording": settings.wording.get(item.kind),
+        "questions": as_plain(asked_about(settings.questions, item.kind, len(item.completions))),
+        "version": version,
     }
 
 
