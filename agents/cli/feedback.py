@@ -137,6 +137,7 @@ class SimulateConfig(_StoreConfig):
     scorer: str = option("gold", "Reward that says what is better: a name, module:attribute, or a folder.")
     n_annotators: int = option(10, "Annotators.", "-n", "--n-annotators", ge=1)
     random_share: float = option(0.1, "Share of them that click at random, rounded.", ge=0, le=1)
+    by: list[str] = option([], "Reward that answers one of the project's questions, NAME:REWARD; repeat the flag.")
     temperature: float = option(1.0, "Noise: the better one is chosen with sigmoid(difference / temperature).", ge=0)
     bias: float = option(0.0, "Added to the score of the completion shown first.")
     length_bias: float = option(0.0, "Added to a score for every 100 characters.")
@@ -154,7 +155,8 @@ def simulate(config: SimulateConfig) -> None:
     with _open(config.store) as store:
         from rlhf_envs.feedback.simulated import annotate, simulated_crowd
 
-        settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit"})
+        settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit", "by"})
+        settings["scorers"] = _scorers(config.by, [question.name for question in store.settings.questions])
         rated = [item for item in store.items() if item.kind in ("rating", "thumbs")]
         if rated:  # their scores spread the ratings over the scale
             prompts = [kept_prompt(item.prompt, item.meta) for item in rated]
@@ -168,6 +170,17 @@ def simulate(config: SimulateConfig) -> None:
     spammers = [annotator.name for annotator in crowd if annotator.clicks_at_random]
     typer.echo(f"{done} answers, {progress.finished} of {progress.items} items are done")
     typer.echo(f"who clicks at random: {', '.join(spammers) or 'nobody'}")
+
+
+def _scorers(pairs: list[str], questions: list[str]) -> dict[str, Any]:
+    """Return the rewards in NAME:REWARD by the names of the questions."""
+    scorers = {}
+    for pair in pairs:
+        name, colon, reward = pair.partition(":")
+        if not colon or name not in questions:
+            fail(f"--by {pair!r}: write NAME:REWARD; the project's questions are {', '.join(questions) or 'none'}")
+        scorers[name] = get_reward(reward)
+    return scorers
 
 
 class ImportConfig(_StoreConfig):
