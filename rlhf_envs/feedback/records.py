@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from .questions import Question, check_questions, check_wording
 
@@ -12,8 +12,10 @@ __all__ = [
     "ASKED_SETTINGS",
     "LANGUAGES",
     "MOVING_SETTINGS",
+    "Adjudication",
     "Annotator",
     "Assignment",
+    "AuditEntry",
     "Item",
     "Judgement",
     "LeaseLost",
@@ -137,6 +139,53 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class Adjudication:
+    """Hold the final answer to an item, given by somebody who saw the annotators' answers.
+
+    Attributes:
+        item_id: the item. It has one final answer at most.
+        value: an answer of the item's kind, as `check_value` returns it.
+        by: who gave it.
+        comment: why.
+        created: when it was given (UTC).
+    """
+
+    item_id: int
+    value: dict[str, Any]
+    by: str
+    comment: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Hold a change that somebody made to others' answers, to items or to accounts.
+
+    Attributes:
+        created: when (UTC).
+        actor: who made the change.
+        action: what was done, such as "fix" or "drop".
+        item_id: the item that was changed, or whose judgement was.
+        judgement_id: the judgement that was changed.
+        annotator: whose judgement or account it is.
+        before: what stood before.
+        after: what stands now.
+        reason: why, in the actor's words.
+    """
+
+    id: int
+    created: datetime
+    actor: str
+    action: str
+    item_id: int | None
+    judgement_id: int | None
+    annotator: str | None
+    before: Any
+    after: Any
+    reason: str
+
+
+@dataclass(frozen=True)
 class Progress:
     """Hold counts over the store.
 
@@ -169,6 +218,8 @@ class Settings:
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
+        render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
+            tables and formulas.
     """
 
     guidelines: str = ""
@@ -179,6 +230,7 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
+    render: Literal["plain", "markdown"] = "plain"
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -200,3 +252,5 @@ class Settings:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
         check_questions(self.questions)
         check_wording(self.wording)
+        if self.render not in ("plain", "markdown"):
+            raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")

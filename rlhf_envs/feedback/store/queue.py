@@ -19,14 +19,21 @@ import sqlalchemy as sa
 
 from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, Settings
 from ..settings_file import read_stored_setting
-from .schema import IN_QUEUE, OPEN, STANDS, annotators, items, judgements, settings, tasks
+from .schema import DROPPED, IN_QUEUE, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
-__all__ = ["ANNOTATORS", "JUDGEMENTS", "Queue", "annotator_named", "item_of", "judgement_of", "read_settings"]
+__all__ = ["ANNOTATORS", "ITEMS", "JUDGEMENTS", "Queue", "annotator_named", "item_of", "judgement_of", "read_settings"]
 
 
 ANNOTATORS = sa.select(annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created, annotators.c.active)
+# The fields of `Item`: not the folded texts, which would double what is read.
+ITEMS: sa.Select[Any] = sa.select(*(items.c[name] for name in Item.__dataclass_fields__))
 # Every judgement with the annotator's name, the kind, and the order in which the completions were shown.
-JUDGEMENTS = sa.select(judgements, annotators.c.name.label("annotator"), items.c.kind, tasks.c.sides).select_from(
+JUDGEMENTS: sa.Select[Any] = sa.select(
+    *(column for column in judgements.c if column.name != "search"),
+    annotators.c.name.label("annotator"),
+    items.c.kind,
+    tasks.c.sides,
+).select_from(
     judgements.join(annotators, judgements.c.annotator_id == annotators.c.id)
     .join(items, judgements.c.item_id == items.c.id)
     .join(tasks, judgements.c.task_id == tasks.c.id)
@@ -68,12 +75,16 @@ class Queue:
 
     def next_item(self, annotator: Annotator, *, wait: bool) -> int | None:
         """Lock the first item that the annotator may take, and return its id. Skip locked items unless `wait`."""
-        judged = sa.select(judgements.c.id).where(
-            judgements.c.item_id == items.c.id, judgements.c.annotator_id == annotator.id, STANDS
+        own = sa.select(judgements.c.id).where(
+            judgements.c.item_id == items.c.id, judgements.c.annotator_id == annotator.id
         )
+        judged = own.where(STANDS)
+        dropped = own.where(DROPPED)  # whose answer was dropped is not asked again
         query = (
             sa.select(items.c.id)
-            .where(IN_QUEUE, items.c.needed > self._leases(items.c.id, annotator.id), ~judged.exists())
+            .where(
+                IN_QUEUE, items.c.needed > self._leases(items.c.id, annotator.id), ~judged.exists(), ~dropped.exists()
+            )
             .order_by(items.c.priority.desc(), items.c.id)
             .limit(1)
             .with_for_update(key_share=True, skip_locked=not wait)
@@ -99,7 +110,10 @@ class Queue:
         The newest undone judgement stays, with its task.
         """
         undone = sa.select(judgements.c.id).where(
-            judgements.c.item_id == item_id, judgements.c.annotator_id == annotator_id, judgements.c.undone
+            judgements.c.item_id == item_id,
+            judgements.c.annotator_id == annotator_id,
+            judgements.c.undone,
+            ~judgements.c.dropped,
         )
         older = list(self.connection.execute(undone.order_by(judgements.c.id.desc()).offset(1)).scalars())
         if older:
@@ -145,7 +159,7 @@ class Queue:
 
     def item(self, item_id: int) -> Item:
         """Return the item with this id, which must exist."""
-        return item_of(self.connection.execute(sa.select(items).where(items.c.id == item_id)).one())
+        return item_of(self.connection.execute(ITEMS.where(items.c.id == item_id)).one())
 
     def _lock_item(self, item_id: int) -> int:
         return self.connection.execute(
@@ -181,9 +195,8 @@ def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False)
 
 
 def item_of(row: sa.Row[Any]) -> Item:
-    """Return the item in a row of the table `items`."""
-    values = row._asdict()
-    del values["needed"]
+    """Return the item in a row of `ITEMS`, which may have more columns."""
+    values = {name: getattr(row, name) for name in Item.__dataclass_fields__}
     return Item(**{**values, "completions": tuple(values["completions"])})
 
 

@@ -17,8 +17,9 @@ from ..kinds import check_item, check_value
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
 from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
+from .curating import Curating
 from .database import Database, parts
-from .queue import JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
+from .queue import ITEMS, JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
@@ -30,7 +31,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts):
+class FeedbackStore(Accounts, Curating):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -99,7 +100,7 @@ class FeedbackStore(Accounts):
         Raises:
             ValueError: there is no item with one of the ids.
         """
-        query = sa.select(items).order_by(items.c.id)
+        query = ITEMS.order_by(items.c.id)
         with self._database.read() as connection:
             if ids is None:
                 return [item_of(row) for row in connection.execute(query)]
@@ -120,7 +121,7 @@ class FeedbackStore(Accounts):
                 connection.execute(
                     sa.update(items)
                     .where(items.c.id.in_(part), items.c.needed > 0)
-                    .values(overlap=items.c.overlap - items.c.needed, needed=0)
+                    .values(overlap=items.c.overlap - items.c.needed, needed=0, withdrawn=items.c.overlap)
                 )
 
     def claim(self, annotator: str) -> Assignment | None:
@@ -303,10 +304,12 @@ class FeedbackStore(Accounts):
         return Progress(in_all, finished, given, skips, mine)
 
     def count_undone(self) -> int:
-        """Return how many judgements annotators have taken back."""
-        with self._database.read() as connection:
-            query = sa.select(sa.func.count()).select_from(judgements).where(judgements.c.undone)
-            return int(connection.execute(query).scalar_one())
+        """Return how many judgements annotators have taken back themselves."""
+        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped)
+
+    def count_dropped(self) -> int:
+        """Return how many judgements admins have dropped."""
+        return self._count_judgements(judgements.c.dropped)
 
     @property
     def settings(self) -> Settings:
@@ -350,6 +353,11 @@ class FeedbackStore(Accounts):
                 connection.execute(sa.delete(settings_table).where(settings_table.c.name == name))
                 connection.execute(sa.insert(settings_table).values(name=name, value=as_plain(getattr(updated, name))))
             return updated
+
+    def _count_judgements(self, *conditions: sa.ColumnElement[bool]) -> int:
+        with self._database.read() as connection:
+            query = sa.select(sa.func.count()).select_from(judgements).where(*conditions)
+            return int(connection.execute(query).scalar_one())
 
     def _claim(self, annotator: str, *, wait: bool) -> Assignment | None:
         with self._database.write() as connection:

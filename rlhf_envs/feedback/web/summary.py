@@ -26,6 +26,7 @@ class Hour(BaseModel):
 class AnnotatorSummary(BaseModel):
     """Describe one annotator's work. A metric is null if there is nothing to compute it from."""
 
+    id: int
     name: str
     role: str
     active: bool
@@ -109,6 +110,7 @@ def _by_annotator(store: FeedbackStore, judgements: list[Judgement], gold: dict[
         agreement, n = peers.get(annotator.name, (None, 0))
         rows.append(
             AnnotatorSummary(
+                id=annotator.id,
                 name=annotator.name,
                 role=annotator.role,
                 active=annotator.active,

@@ -4,6 +4,7 @@ import { ApiError, call, newKey } from "./api.js";
 import { KINDS, panelName } from "./kinds.js";
 import { buildQuestions } from "./questions.js";
 import { showText } from "./text.js";
+import { asked, hideView, showView, viewKeys } from "./view.js";
 import { keyName, t } from "./words.js";
 
 const at = (id) => document.getElementById(id);
@@ -16,7 +17,6 @@ let key = null; // the answer's idempotency key, one per task shown, so that a d
 let kind = null; // the controls of the task's kind
 let form = null; // the project's own questions about the task, null without any
 let keys = {}; // key -> [words, function]
-let growers = []; // functions that show more of a long text
 let busy = false; // whether an answer is on its way
 let lost = false; // whether the lease is gone; typed text stays
 let last = null; // the last answer, shown again on undo
@@ -84,7 +84,6 @@ function show(state) {
   showText(at("guidelines-text"), state.settings.guidelines || t("no_guidelines"));
   for (const id of ["controls", "panels", "questions"]) at(id).replaceChildren();
   at("comment").value = "";
-  growers = [];
   keys = {};
   form = null;
   at("questions").hidden = !task?.questions.length;
@@ -97,6 +96,7 @@ function show(state) {
 function showNothing(state) {
   at("question").textContent = t(state.settings.paused ? "paused" : "nothing_left");
   at("prompt").hidden = true;
+  hideView();
   const text = document.createElement("p");
   text.className = "empty";
   text.textContent = t(state.settings.paused ? "paused_text" : "nothing_left_text");
@@ -115,19 +115,25 @@ function showTask({ settings }) {
   seconds = 0;
   since = document.hidden ? null : performance.now();
   at("question").textContent = task.wording ?? t(`question_${task.kind}`);
-  at("prompt").hidden = task.prompt === "";
-  growers.push(showText(at("prompt"), task.prompt));
-  const panels = task.completions.map((completion, i) => panel(completion.text, panelName(task.kind, i, task.completions.length)));
+  const panels = task.completions.map((_, i) => panel(panelName(task.kind, i, task.completions.length)));
   at("panels").append(...panels);
   at("panels").dataset.n = task.completions.length;
   if (task.questions.length) form = questionsOf(panels);
   const changed = () => { form?.refresh(); keepDraft(); };
   kind = KINDS[task.kind]({ task, settings, panels, extra: at("panels"), controls: form?.main ?? at("controls"), done: form?.setMain ?? done, changed, say });
+  showView(task, panels, say, markedFields(), () => form?.redraw());
   if (form === null) bindAll();
   form?.attach(kind);
   takeDraft();
   clearInterval(leaseTimer);
   leaseTimer = setInterval(renew, Math.max(3000, (task.seconds_left * 1000) / 3));
+}
+
+/** Return which texts people mark. They are shown as they are, since marks count their characters. */
+function markedFields() {
+  const fields = task.questions.filter(({ type }) => type === "spans").map(({ field }) => field);
+  const has = (name) => fields.some((field) => field === name || field === "both");
+  return { prompt: has("prompt"), completion: has("completion") };
 }
 
 function questionsOf(panels) {
@@ -137,7 +143,7 @@ function questionsOf(panels) {
   return buildQuestions({ task, place: at("questions"), controls: at("controls"), mainText: at("question").textContent, texts, changed: keepDraft, rebind: bindAll, say, send: done });
 }
 
-function panel(text, name) {
+function panel(name) {
   const made = document.createElement("section");
   made.className = "panel";
   const head = document.createElement("h2");
@@ -155,7 +161,6 @@ function panel(text, name) {
   body.setAttribute("role", "region");
   body.setAttribute("aria-label", name ? t("completion_named", { name }) : t("completion"));
   made.append(head, body);
-  growers.push(showText(body, text));
   return made;
 }
 
@@ -179,7 +184,7 @@ function bindCommon() {
   if (task !== null) {
     bind("s", t("skip"), skip);
     bind("c", t("key_comment"), () => at("comment").focus());
-    if (growers.some(Boolean)) bind("m", t("key_more"), () => { growers = growers.map((grow) => (grow?.() ? grow : null)); });
+    for (const [name, [words, act]] of Object.entries(viewKeys())) bind(name, words, act);
     const send = form?.submit ?? kind.send;
     if (send) bind("Enter", t("key_send"), send);
     bind("ArrowDown", t("key_scroll_down"), () => scroll(1));
@@ -237,9 +242,9 @@ function pressed(event) {
   const shifted = event.shiftKey ? `Shift ${event.key}` : event.key;
   const name = [shifted, event.key, event.key.toLowerCase(), digit].find((candidate) => candidate in keys);
   if (name === undefined) return;
-  if (/^Arrow(Up|Down)$/.test(name) && event.target.closest(".text")) return; // the text scrolls by itself
+  if (/^(Arrow|Page)(Up|Down)$/.test(name) && event.target.closest(".text")) return; // the text scrolls by itself
   event.preventDefault();
-  if (!event.repeat || name.includes("Arrow")) keys[name][1]();
+  if (!event.repeat || /Arrow|Page/.test(name)) keys[name][1]();
 }
 
 // ---- doing
@@ -247,7 +252,7 @@ function pressed(event) {
 async function next() {
   at("task").setAttribute("aria-busy", "true");
   try {
-    show(await call("POST", "/api/claim", undefined, trouble));
+    show(await call("POST", `/api/claim${asked()}`, undefined, trouble));
   } catch (error) {
     failed(error);
   }
@@ -281,7 +286,7 @@ async function undo() {
   if (busy) return;
   busy = true;
   try {
-    show(await call("POST", "/api/undo"));
+    show(await call("POST", `/api/undo${asked()}`));
     say(t("taken_back"));
   } catch (error) {
     if (error instanceof ApiError && error.status === 409) say(t("no_answer_to_undo"));

@@ -97,8 +97,8 @@ def store_side(store: FeedbackStore) -> int:
 
 def test_what_does_not_stand_in_the_text_is_not_marked(store: FeedbackStore) -> None:
     one = NewItem("questions", "p", ("one two one",))
-    asking(store, Question("faults", "Wrong?", "spans", labels=("bad",), keys=("r",)), item=one)
-    shown = run(store, "\r", "r", "r", "r", "r", "\x7f", "\r", lines=["three", "one", "", "one", "x", "two", ""])
+    asking(store, Question("faults", "Wrong?", "spans", labels=("bad",), keys=("x",)), item=one)
+    shown = run(store, "\r", "x", "x", "x", "x", "\x7f", "\r", lines=["three", "one", "", "one", "x", "two", ""])
     assert "mark a piece first" in shown and "'three' does not stand there" in shown
     [judgement] = store.judgements()
     assert judgement.answers["faults"] == [

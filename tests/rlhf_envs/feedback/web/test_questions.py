@@ -16,7 +16,7 @@ HELPFUL = Question("helpful", "How helpful?", "rating", scale=(1, 7), ends=("not
 TRUER = Question("truer", "Which is truer?", "choice", grades=3)
 HARM = Question("harm", "Harmful?", "labels", labels=("no", "yes"), help="Think of others.")
 WHICH = Question("which", "Which harm?", "labels", labels=("lie", "insult"), multiple=True, when={"harm": ("yes",)})
-FAULTS = Question("faults", "What is wrong?", "spans", labels=("untrue", "rude"), required=False, keys=("r", "l"))
+FAULTS = Question("faults", "What is wrong?", "spans", labels=("untrue", "rude"), required=False, keys=("x", "y"))
 WHY = Question("why", "Why?", "text", required=False)
 ALL = (HELPFUL, TRUER, HARM, WHICH, FAULTS, WHY)
 PAIR = NewItem("pairwise", "p", ("one two three", "four five six"))
@@ -49,7 +49,7 @@ def test_all_types_are_answered_by_keys_alone(open_page: OpenPage, store: Feedba
     assert page.locator(".question.active .words").text_content() == "Which completion is better?"
     press(page, "6", "7", "2", "1", "2", "2", "1")  # B is better; A 7, B 2; A is truer; harm: yes: insult, lie
     assert page.locator(".question.active .words").text_content() == "Which harm?"
-    press(page, "Tab", "ArrowRight", "ArrowRight", "Shift+ArrowRight", "r", "ArrowRight", "l", "w")
+    press(page, "Tab", "ArrowRight", "ArrowRight", "Shift+ArrowRight", "x", "ArrowRight", "y", "w")
     page.keyboard.type("so there")
     press(page, "Escape", "Tab", "Tab")
     page.keyboard.type("Because 1 is 1.")
@@ -180,7 +180,7 @@ def test_a_reload_and_undo_keep_all_answers(open_page: OpenPage, store: Feedback
     asking(store, *ALL, items=(PAIR, PAIR))
     page = open_page()
     ready(page)
-    press(page, "6", "7", "2", "1", "2", "2", "Tab", "ArrowRight", "r", "Tab", "Tab")
+    press(page, "6", "7", "2", "1", "2", "2", "Tab", "ArrowRight", "x", "Tab", "Tab")
     page.locator(".question textarea").focus()
     page.keyboard.type("why not")
     page.reload()
@@ -257,4 +257,4 @@ def test_keys_of_the_focused_question_are_listed(open_page: OpenPage, store: Fee
     press(page, "?")
     listed = page.locator("#keys-list kbd").all_text_contents()
     assert len(listed) == len(set(listed))
-    assert {"Tab", "r", "l", "→", "⇧ →", "Backspace", "w", "Enter", "s"} <= set(listed)
+    assert {"Tab", "x", "y", "→", "⇧ →", "Backspace", "w", "Enter", "s"} <= set(listed)
