@@ -59,6 +59,7 @@ class SimulatedAnnotator:
         questions: the project's own questions, which are answered as `answer_questions` says. `annotate` takes the
             store's where there are none.
         scorers: maps names of these questions to scorers, for those that go by another than `scorer`.
+        references: maps names of these questions to scores, for ratings whose scale they divide instead of `reference`.
         seed: seeds every draw.
     """
 
@@ -79,6 +80,7 @@ class SimulatedAnnotator:
     seed: int = 0
     questions: tuple[Question, ...] = ()
     scorers: Mapping[str, Scorer] = field(default_factory=dict, repr=False)
+    references: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Raise a ValueError if a setting is out of its range."""
@@ -120,7 +122,7 @@ class SimulatedAnnotator:
             self.questions,
             item,
             scores,
-            lambda score, n_levels: self._level(score, n_levels, random),
+            lambda question, score, n_levels: self._level(score, n_levels, random, question.name),
             lambda pair: self._pairwise(item, np.asarray(pair), random),
             random,
         )
@@ -140,13 +142,14 @@ class SimulatedAnnotator:
             )
         return scores + self.length_bias * np.array([len(text) / 100 for text in texts])
 
-    def _level(self, score: float, n_levels: int, random: np.random.Generator) -> int:
+    def _level(self, score: float, n_levels: int, random: np.random.Generator, question: str = "") -> int:
         """Add noise to a score and return its level, from 0 to n_levels - 1. The levels are equally frequent."""
         shares = np.arange(1, n_levels) / n_levels
-        if self.reference is None:
+        reference = self.references.get(question, self.reference)
+        if reference is None:
             bounds = np.array([NormalDist().inv_cdf(share) for share in shares])
         else:
-            bounds = np.quantile(np.asarray(self.reference, dtype=float), shares)
+            bounds = np.quantile(np.asarray(reference, dtype=float), shares)
         return int(np.searchsorted(bounds, score + self.temperature * random.logistic(), side="right"))
 
     # One method per kind: (item, scores (n,), random) -> value

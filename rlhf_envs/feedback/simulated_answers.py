@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["answer_questions"]
 
-Level = Callable[[float, int], int]  # (score, number of levels) -> level
+Level = Callable[[Question, float, int], int]  # (question, score, number of levels) -> level
 Compare = Callable[[Sequence[float]], dict[str, Any]]  # scores of two completions -> answer to a comparison
 
 
@@ -65,8 +65,8 @@ def _scored(question: Question, scores: np.ndarray, level: Level, compare: Compa
     low, high = question.scale
     n_levels = high - low + 1
     if question.each:
-        return [low + level(float(score), n_levels) for score in scores]
-    return low + level(float(scores.mean()), n_levels)
+        return [low + level(question, float(score), n_levels) for score in scores]
+    return low + level(question, float(scores.mean()), n_levels)
 
 
 def _drawn(question: Question, n: int, random: np.random.Generator) -> Any:

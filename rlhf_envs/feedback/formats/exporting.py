@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
-from ..records import MOVING_SETTINGS, AuditEntry, Item, Judgement, Settings
+from ..criteria import derive, find_criterion, form_for
+from ..records import ASKED_SETTINGS, MOVING_SETTINGS, AuditEntry, Item, Judgement, Settings
+from ..settings_file import as_plain
 from .argilla import argilla_row
 from .label_studio import label_studio_row
 from .trainer_rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
@@ -37,17 +39,24 @@ __all__ = [
 Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, str, str], float]]
 
+_ONLY_QUESTIONS = "questions: an item that asks only the project's questions (item)"
+
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
 
 
-def item_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings | None = None) -> Export:
+def item_rows(
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    settings: Settings | None = None,
+    versions: Mapping[int, Settings] | None = None,
+) -> Export:
     """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
 
-    The first row also has "store_settings": the scale, the harms and the guidelines in `settings`, which give the
-    answers their meaning.
+    The first row also has "store_settings": what in `settings` gives the answers their meaning (`MOVING_SETTINGS`), and
+    `versions` of what was asked, by the numbers that the judgements have.
     """
     given = _by_item(judgements)
-    fields = ("annotator", "value", "seconds", "comment", "sides", "key")
+    fields = ("annotator", "value", "seconds", "comment", "sides", "key", "answers", "version")
     rows = []
     for item in items:
         row: Row = {name: getattr(item, name) for name in Item.__dataclass_fields__ if name != "created"}
@@ -58,8 +67,15 @@ def item_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: 
         ]
         rows.append(row)
     if rows and settings is not None:
-        rows[0]["store_settings"] = {name: getattr(settings, name) for name in MOVING_SETTINGS}
+        rows[0]["store_settings"] = {name: as_plain(getattr(settings, name)) for name in MOVING_SETTINGS}
+        if versions is not None:
+            asked = {str(number): _asked(version) for number, version in versions.items()}
+            rows[0]["store_settings"]["versions"] = asked
     return Export(rows)
+
+
+def _asked(settings: Settings) -> Row:
+    return {name: as_plain(getattr(settings, name)) for name in ASKED_SETTINGS}
 
 
 def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
@@ -69,6 +85,8 @@ def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Expo
     for item in items:
         if item.gold is not None:
             dropped["gold question (item)"] += 1
+        elif item.kind == "questions":
+            dropped[_ONLY_QUESTIONS] += 1
         else:
             rows.append(argilla_row(item, given[item.id]))
     return Export(rows, dict(dropped))
@@ -81,6 +99,8 @@ def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) ->
     for item in items:
         if item.gold is not None:
             dropped["gold question (item)"] += 1
+        elif item.kind == "questions":
+            dropped[_ONLY_QUESTIONS] += 1
         elif item.kind == "ranking":
             dropped["ranking: Label Studio's CSV has no form for it (item)"] += 1
         else:
@@ -104,6 +124,8 @@ def export_file(
     strength_margin: float = 0.0,
     without: Collection[str] = (),
     aggregate: Aggregate | None = None,
+    criterion: str | None = None,
+    version: int | None = None,
 ) -> Export:
     """Write what a store holds to a file: a CSV for "argilla" and "label-studio", JSON lines for the other formats.
 
@@ -124,13 +146,17 @@ def export_file(
         without: leave out the judgements of these annotators, and count them.
         aggregate: for "preference": makes the `shares` of `preference_rows` from the items and judgements. It lets
             other packages weigh annotators.
+        criterion: export the answers to this question of the project's own, for "preference", "ratings" and "kto". See
+            `rlhf_envs.feedback.criteria`.
+        version: the version of the settings whose meaning of the criterion counts; by default its newest one.
 
     Returns:
         The rows, and the counts of what was left out. Judgements that were taken back count as "undone". `fixed` counts
         the judgements that an admin has changed; rows of "items" have what they were.
 
     Raises:
-        ValueError: the format is unknown, or the file name has the extension of another format.
+        ValueError: the format is unknown, the file name has the extension of another format, there is no such
+            criterion, or its answers have no such form.
         OSError: the file cannot be written.
     """
     if format not in FORMATS:
@@ -139,10 +165,18 @@ def export_file(
     if Path(str(path).removesuffix(".gz")).suffix != extension:
         raise ValueError(f"{path}: {format} is written as {extension} (or {extension}.gz): give it such a name")
     items = [item for item in store.items() if kind in (None, item.kind)]
+    ids = {item.id for item in items}
     everything = store.judgements(include_skips=True)
     judgements = [judgement for judgement in everything if judgement.annotator not in without]
+    settings, scale, dropped = store.settings, store.settings.scale, {}
+    if criterion is not None:
+        found = find_criterion(store.versions(), criterion, version)
+        derived = derive(items, judgements, found, form_for(found, format))
+        items, judgements, dropped = derived.items, derived.judgements, derived.dropped
+        scale = found.question.scale
+    elif format != "items" and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
+        dropped = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
     data = (items, judgements)
-    settings = store.settings
     if conversational is None:
         conversational = _all_conversations(*data)
     shares = aggregate(*data) if aggregate is not None and format == "preference" else None
@@ -157,15 +191,15 @@ def export_file(
                 shares=shares,
             )
         ),
-        "kto": lambda: kto_rows(*data, scale=settings.scale, conversational=conversational),
+        "kto": lambda: kto_rows(*data, scale=scale, conversational=conversational),
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
         "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(*data, settings),
+        "items": lambda: item_rows(*data, settings, store.versions()),
         "argilla": lambda: argilla_rows(*data),
         "label-studio": lambda: label_studio_rows(*data),
     }
     export = rows[format]()
-    ids = {item.id for item in items}
+    export.dropped.update(dropped)
     if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
         export.dropped["of an annotator who was left out"] = left_out
     if undone := store.count_undone():
