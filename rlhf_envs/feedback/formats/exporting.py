@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
-from ..records import MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
+from ..criteria import derive, find_criterion, form_for
+from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
+from ..settings_file import as_plain
 from .argilla import argilla_row
 from .label_studio import label_studio_config, label_studio_row, label_studio_task
 from .trainer_rows import HOW as VOTES
@@ -53,14 +55,16 @@ def item_rows(
     judgements: Sequence[Judgement],
     settings: Settings | None = None,
     picture: Callable[[str], tuple[str, bytes] | None] | None = None,
+    versions: Mapping[int, Settings] | None = None,
 ) -> Export:
     """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
 
-    The first row also has "store_settings": the scale, the harms and the guidelines in `settings`, which give the
-    answers their meaning. With `picture`, such as `FeedbackStore.picture`, a row has its pictures as data URLs.
+    The first row also has "store_settings": what in `settings` gives the answers their meaning (`MOVING_SETTINGS`), and
+    `versions` of what was asked, by the numbers that the judgements have. With `picture`, such as
+    `FeedbackStore.picture`, a row has its pictures as data URLs.
     """
     given = _by_item(judgements)
-    fields = ("annotator", "value", "seconds", "comment", "sides", "key")
+    fields = ("annotator", "value", "seconds", "comment", "sides", "key", "answers", "version")
     rows = []
     for item in items:
         row: Row = {name: getattr(item, name) for name in Item.__dataclass_fields__ if name != "created"}
@@ -73,7 +77,10 @@ def item_rows(
             row |= _pictures(item, picture)
         rows.append(row)
     if rows and settings is not None:
-        rows[0]["store_settings"] = {name: getattr(settings, name) for name in MOVING_SETTINGS}
+        rows[0]["store_settings"] = {name: as_plain(getattr(settings, name)) for name in MOVING_SETTINGS}
+        if versions is not None:
+            asked = {str(number): _asked(version) for number, version in versions.items()}
+            rows[0]["store_settings"]["versions"] = asked
     return Export(rows)
 
 
@@ -89,6 +96,10 @@ def _pictures(item: Item, picture: Callable[[str], tuple[str, bytes] | None]) ->
         embedded.append({"data": f"data:{found[0]};base64,{base64.b64encode(found[1]).decode()}", **kept})
     meta = {name: value for name, value in item.meta.items() if name != "images"}
     return {"meta": {**meta, "images": left} if left else meta, "images": embedded}
+
+
+def _asked(settings: Settings) -> Row:
+    return {name: as_plain(getattr(settings, name)) for name in ASKED_SETTINGS}
 
 
 def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
@@ -157,6 +168,8 @@ def export_file(
     strength_margin: float = 0.0,
     without: Collection[str] = (),
     aggregate: Aggregate | None = None,
+    criterion: str | None = None,
+    version: int | None = None,
 ) -> Export:
     """Write what a store holds to a file: a CSV for "argilla" and "label-studio", JSON lines for the other formats.
 
@@ -182,13 +195,17 @@ def export_file(
         without: leave out the judgements of these annotators, and count them.
         aggregate: for "preference": makes the `shares` of `preference_rows` from the items and judgements. It lets
             other packages weigh annotators.
+        criterion: export the answers to this question of the project's own, for "preference", "ratings" and "kto". See
+            `rlhf_envs.feedback.criteria`.
+        version: the version of the settings whose meaning of the criterion counts; by default its newest one.
 
     Returns:
         The rows, and the counts of what was left out. Judgements that were taken back count as "undone". `fixed` counts
         the judgements that an admin has changed; rows of "items" have what they were.
 
     Raises:
-        ValueError: the format is unknown, or the file name has the extension of another format.
+        ValueError: the format is unknown, the file name has the extension of another format, there is no such
+            criterion, or its answers have no such form.
         OSError: the file cannot be written.
     """
     if format not in FORMATS:
@@ -200,15 +217,23 @@ def export_file(
         named = " or ".join(allowed)
         raise ValueError(f"{path}: {format} is written as {named} (or {allowed[0]}.gz): give it such a name")
     items = [item for item in store.items() if kind in (None, item.kind)]
+    ids = {item.id for item in items}
     everything = store.judgements(include_skips=True)
     judgements = [judgement for judgement in everything if judgement.annotator not in without]
-    finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in {i.id for i in items}}
+    settings, scale, not_read = store.settings, store.settings.scale, {}
+    finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in ids}
     if how == "adjudicated":
         how = "majority"
-        if format not in ("items", "argilla", "label-studio"):
+        if criterion is None and format not in ("items", "argilla", "label-studio"):
             judgements = _with_finals(items, judgements, finals)
+    if criterion is not None:
+        found = find_criterion(store.versions(), criterion, version)
+        derived = derive(items, judgements, found, form_for(found, format))
+        items, judgements, not_read = derived.items, derived.judgements, derived.dropped
+        scale = found.question.scale
+    elif format != "items" and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
+        not_read = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
     data = (items, judgements)
-    settings = store.settings
     if conversational is None:
         conversational = _all_conversations(*data)
     shares = aggregate(*data) if aggregate is not None and format == "preference" else None
@@ -223,17 +248,17 @@ def export_file(
                 shares=shares,
             )
         ),
-        "kto": lambda: kto_rows(*data, scale=settings.scale, conversational=conversational),
+        "kto": lambda: kto_rows(*data, scale=scale, conversational=conversational),
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
         "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(*data, settings, store.picture),
+        "items": lambda: item_rows(*data, settings, store.picture, store.versions()),
         "argilla": lambda: argilla_rows(*data),
         "label-studio": lambda: (
             label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)
         ),
     }
     export = rows[format]()
-    ids = {item.id for item in items}
+    export.dropped.update(not_read)
     if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
         export.dropped["of an annotator who was left out"] = left_out
     if format != "items" and (pictured := sum(bool(item.meta.get("images")) for item in items)):

@@ -24,7 +24,7 @@ from .queue import ITEMS, JUDGEMENTS, SERVED_AT, Queue, annotator_named, item_of
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
-from .versions import asked_in, current_version, read_versions, record_change
+from .versions import asked_in, current_version, read_versions, record_change, write_versions
 
 if TYPE_CHECKING:
     from .restoring import PastJudgement
@@ -346,6 +346,18 @@ class FeedbackStore(Accounts, Curating, Media):
         """
         with self._database.read() as connection:
             return read_versions(connection, read_settings(connection))
+
+    def take_versions(self, versions: Mapping[int, Settings]) -> None:
+        """Take over what another store asked, in a store in which nothing was asked yet, whose settings are the newest.
+
+        Raises:
+            ValueError: somebody was asked already.
+        """
+        if list(versions) == [1]:
+            return
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            write_versions(connection, versions, self._clock())
 
     def update_settings(self, **changes: Any) -> Settings:
         """Change some of the settings, all or none. Structured ones are taken as objects or in their plain form.
