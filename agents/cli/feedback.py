@@ -117,6 +117,8 @@ def serve(config: ServeConfig) -> None:
         stores = name_stores(config.store)
     except ValueError as error:
         fail(str(error))
+    from rlhf_envs.preferences.crowd import crowd_figures
+
     web.serve(
         stores,
         config.host,
@@ -124,6 +126,7 @@ def serve(config: ServeConfig) -> None:
         url=config.url,
         proxies=config.proxy,
         secure_cookies=config.secure_cookies,
+        analyse=crowd_figures,
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ...datasets.reading import BadRow
 from ..answers import span_place
 from ..records import Item, NewItem
-from ..store.restoring import PastJudgement
+from ..store.restoring import PastJudgement, restore
 from ..store.store import FeedbackStore
 from .reading import Entry
 
@@ -86,7 +86,8 @@ class Merge:
         now = datetime.now(UTC)
         given.sort(key=lambda pair: pair[1][2].created or now)  # `undo` takes the last judgement back
         created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
-        late = self.store.restore([(item_id, judgement) for item_id, (_, _, judgement) in given], created)
+        past = [(item_id, judgement) for item_id, (_, _, judgement) in given]
+        late = [] if self.store.is_rehearsal else restore(self.store, past, created)
         for place in late:
             where, row, judgement = given[place][1]
             reason = f"duplicate: {judgement.annotator!r} has judged this item while the file was read"

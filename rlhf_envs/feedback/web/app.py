@@ -32,6 +32,7 @@ from . import (
 )
 from .admin_uploads import MAX_UPLOAD, Uploads
 from .auth import COOKIE, Gate, add_sessions
+from .figures import Analyse, Figures
 from .responses import AsciiJSON
 from .wording import ADMIN_PAGES, FILTERS
 from .words import Refusal, choose, load, say
@@ -64,6 +65,7 @@ def create_app(
     secure_cookies: bool = False,
     url: str = "http://localhost:8000",
     project: str = "",
+    analyse: Analyse | None = None,
 ) -> FastAPI:
     """Build the annotation app over a store.
 
@@ -72,6 +74,7 @@ def create_app(
         secret: signs cookies. It must have at least 16 bytes. The same secret after a restart keeps everyone signed in.
         secure_cookies: send cookies over HTTPS only. Turn it on behind a proxy that speaks HTTPS.
         url: the address under which people reach the app, for the links that admins send.
+        analyse: estimates annotators' ability and items' difficulty, see `figures.Figures`.
         project: the name of the project, if the app is one of several, see `projects.create_projects`.
     """
     app = FastAPI(
@@ -85,6 +88,7 @@ def create_app(
         default_response_class=AsciiJSON,
     )
     app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
+    app.state.figures = Figures(store, analyse)
     app.state.uploads, app.state.project = Uploads(), project
     app.state.templates.env.globals["project"] = project
     app.state.templates.env.filters.update(FILTERS)
