@@ -12,7 +12,9 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..questions import asked_about
 from ..records import Assignment, Settings
+from ..settings_file import as_plain
 from ..store.panels import panelist
 from ..store.steps import Step, next_step, own_progress
 from ..store.store import FeedbackStore
@@ -68,7 +70,9 @@ class TrainingOut(BaseModel):
 class TaskOut(BaseModel):
     """Show an item that is lent to you, or one of your training. Its `completions` come in the order to show them.
 
-    `view` says how people see them.
+    `view` says how people see them. `wording` is the project's own wording of the kind's question, if it has one.
+    `questions` are the project's own questions about this item, with the fields of `rlhf_envs.feedback.Question`, and
+    `version` is theirs.
     """
 
     id: int
@@ -79,6 +83,9 @@ class TaskOut(BaseModel):
     view: View
     seconds_left: float
     training: TrainingOut | None = None
+    wording: str | None
+    questions: list[dict[str, Any]]
+    version: int
 
 
 class ProgressOut(BaseModel):
@@ -124,7 +131,8 @@ class Answer(BaseModel):
     """Hold a judgement. `value` depends on the kind, and null skips. The same `key` again adds nothing.
 
     pairwise {"choice": 0|1|null, "strength": 1..3}, ranking {"order": [...]}, rating {"rating": n},
-    thumbs {"up": bool}, correction {"text": "..."}, flags {"harms": [...]}.
+    thumbs {"up": bool}, correction {"text": "..."}, flags {"harms": [...]}, questions {}. `answers` maps the names of
+    the task's questions to the answers, and `version` is the task's; without it the present version is meant.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -132,6 +140,8 @@ class Answer(BaseModel):
     key: str = Field(min_length=8, max_length=100, pattern=r"^[\w.:-]+$")
     seconds: float = Field(default=0.0, ge=0, le=7 * 24 * 3600, allow_inf_nan=False)
     comment: str = Field(default="", max_length=20_000)
+    answers: dict[str, Any] = Field(default_factory=dict, max_length=100)
+    version: int | None = Field(default=None, ge=1, lt=2**31)
 
 
 class Saved(BaseModel):
@@ -140,6 +150,7 @@ class Saved(BaseModel):
     id: int
     item_id: int
     value: dict[str, Any] | None
+    answers: dict[str, Any]
 
 
 @router.post("/login", response_model=SessionOut, responses=problems(401, 429))
@@ -191,12 +202,10 @@ def undo(store: Store, annotator: SignedIn, render: AskedRender = None) -> Respo
 def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) -> Response:
     """Answer a task. 200 means that the answer is stored, 409 that the lease is lost: claim another task."""
     try:
-        saved = store.submit(
-            task_id, annotator.name, answer.value, key=answer.key, seconds=answer.seconds, comment=answer.comment
-        )
+        saved = store.submit(task_id, annotator.name, **answer.model_dump())
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
-    return AsciiJSON({"id": saved.id, "item_id": saved.item_id, "value": saved.value})
+    return AsciiJSON({"id": saved.id, "item_id": saved.item_id, "value": saved.value, "answers": saved.answers})
 
 
 @router.post(
@@ -204,7 +213,7 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
 )
 def renew(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
     """Extend the task by another full lease."""
-    return AsciiJSON(_lent(store.renew(task_id, annotator.name), "plain"))
+    return AsciiJSON(_lent(store.renew(task_id, annotator.name), "plain", *store.asked()))
 
 
 @router.post(
@@ -241,10 +250,12 @@ def progress(store: Store, annotator: SignedIn) -> Response:
 def _state(
     store: FeedbackStore, name: str, step: Step, task: Assignment | TrainingTask | None, render: Render | None
 ) -> Response:
-    settings = store.settings
-    shown = task and _lent(as_assignment(task) if isinstance(task, TrainingTask) else task, render or settings.render)
+    version, settings = store.asked()
+    lent = as_assignment(task) if isinstance(task, TrainingTask) else task
+    shown = lent and _lent(lent, render or settings.render, version, settings)
     if shown and isinstance(task, TrainingTask):
-        shown["training"] = {"attempt": task.attempt, "done": task.done, "n": task.n}
+        place = {"attempt": task.attempt, "done": task.done, "n": task.n}
+        shown |= {"training": place, "questions": []}  # an explained answer is to the question of the kind alone
     return AsciiJSON(
         {
             "step": step,
@@ -262,7 +273,7 @@ def as_assignment(task: TrainingTask) -> Assignment:
     return Assignment(task.item.id, task.item, task.annotator, task.sides, datetime.now(UTC) + _NO_LEASE)
 
 
-def _lent(assignment: Assignment, render: Render) -> dict[str, Any]:
+def _lent(assignment: Assignment, render: Render, version: int, settings: Settings) -> dict[str, Any]:
     # Without source, policy, meta and gold, which would sway the annotator.
     item = assignment.item
     return {
@@ -274,6 +285,9 @@ def _lent(assignment: Assignment, render: Render) -> dict[str, Any]:
         "view": view_of(assignment, render).model_dump(),
         "seconds_left": max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds()),
         "training": None,
+        "wording": settings.wording.get(item.kind),
+        "questions": as_plain(asked_about(settings.questions, item.kind, len(item.completions))),
+        "version": version,
     }
 
 
