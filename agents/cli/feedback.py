@@ -448,19 +448,60 @@ class AccountConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback account`."""
 
     name: str = argument("Whose account.")
-    action: Literal["reset", "off", "on"] = argument("reset its password, switch it off, or on again.")
+    action: Literal["reset", "off", "on", "admit", "withdraw"] = argument(
+        "reset its password; switch it off, or on again; admit who failed the training; withdraw all its labels."
+    )
+    yes: bool = option(False, "Withdraw without asking again.")
     url: str | None = option(None, "Where people reach the page. The address at which it was served last by default.")
 
 
 @add_command(feedback_app, AccountConfig, "account")
 def account(config: AccountConfig) -> None:
-    """Print a link that resets a password, once, within 7 days; or switch an account off or on."""
+    """Print a link that resets a password, once, within 7 days; or switch an account off or on, admit or withdraw it.
+
+    Withdrawing takes a person's labels out of all exports and counts, and cannot be undone.
+    """
     with _open(config.store) as store:
+        from rlhf_envs.feedback.store.training import admit
+        from rlhf_envs.feedback.store.withdrawing import withdraw_person
+
+        actor = f"command line ({getpass.getuser()})"
         if config.action == "reset":
             typer.echo(f"{_page_address(store, config.url)}/invite/{store.invite_to_reset(config.name)}")
+        elif config.action == "admit":
+            admit(store, config.name, by=actor)
+            typer.echo(f"{config.store}: {config.name!r} is let in without the training")
+        elif config.action == "withdraw":
+            if not config.yes:
+                typer.confirm(f"Take out all labels of {config.name!r} and close the account for good?", abort=True)
+            done = withdraw_person(store, config.name, by=actor)
+            typer.echo(f"{config.store}: {done.judgements} answers and skips of {config.name!r} are out, {done.labels}")
         else:
             store.switch_account(config.name, active=config.action == "on")
             typer.echo(f"{config.store}: the account {config.name!r} is switched {config.action}")
+
+
+class PanelConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback panel`."""
+
+    output: str = option("-", "CSV file to write; - is standard output.", "-o", "--output")
+
+
+@add_command(feedback_app, PanelConfig, "panel")
+def panel(config: PanelConfig) -> None:
+    """Write who came from a panel: what the panel calls them, their account here, their state and their answers.
+
+    That is personal data. No export has it: there people have the names of their accounts.
+    """
+    with _open(config.store) as store:
+        from rlhf_envs.feedback.web.admin_participation import panel_csv
+
+        table, n = panel_csv(store)
+    if config.output == "-":
+        sys.stdout.write(table)
+    else:
+        Path(config.output).write_text(table, encoding="utf-8", newline="")
+        typer.echo(f"{config.output}: {n} people")
 
 
 def _page_address(store: FeedbackStore, given: str | None) -> str:

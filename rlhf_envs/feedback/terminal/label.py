@@ -98,11 +98,28 @@ def label(
         How many answers the store has taken, minus the answers taken back.
 
     Raises:
+        ValueError: the name is not allowed, or the person has to agree to the consent or to be trained first.
         StoreError: the store cannot be read. An answer that cannot be stored is kept and can be sent again.
     """
     join(store, name)
+    _check_step(store, name)
     session = _Session(store, name, keyboard or TerminalKeyboard(), console or Console(), clock)
     return session.run(limit)
+
+
+def _check_step(store: FeedbackStore, name: str) -> None:
+    """Raise a ValueError for who has to agree to the consent, or to be trained, which only the page does."""
+    from ..store.steps import next_step
+
+    words = {
+        "consent": "has not agreed to the consent",
+        "screening": "has not answered the screening questions",
+        "training": "has not done the training",
+        "held": "has not passed the training",
+        "finished": "has come from a panel, and that part is over",
+    }
+    if reason := words.get(next_step(store, name)):
+        raise ValueError(f"{name!r} {reason}: sign in on the annotation page (rlhf feedback serve) first")
 
 
 class _Session:
