@@ -5,9 +5,12 @@ The extra `web` (SQLAlchemy and others) is imported only when a verb needs it.
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
+import secrets
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -394,6 +397,69 @@ def account(config: AccountConfig) -> None:
         else:
             store.switch_account(config.name, active=config.action == "on")
             typer.echo(f"{config.store}: the account {config.name!r} is switched {config.action}")
+
+
+class ArchiveConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback archive`."""
+
+    file: str = argument("Zip to write.")
+
+
+@add_command(feedback_app, ArchiveConfig, "archive")
+def archive(config: ArchiveConfig) -> None:
+    """Write everything of a project to one zip: items, all judgements, final answers, audit, annotators, settings."""
+    if Path(config.file).suffix != ".zip":
+        fail(f"{config.file}: give it a name that ends in .zip")
+    with _open(config.store) as store:
+        from rlhf_envs.feedback.web.archive import write_archive
+
+        draft = Path(f"{config.file}.part")
+        written = write_archive(store, draft)
+        draft.replace(config.file)
+    typer.echo(f"{config.file}: " + ", ".join(f"{n} rows in {name}" for name, n in written.items()))
+
+
+class AuditConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback audit`."""
+
+    item: int | None = option(None, "Of this item only.", ge=1)
+    limit: int | None = option(None, "The newest so many only.", "-n", "--limit", ge=1)
+
+
+@add_command(feedback_app, AuditConfig, "audit")
+def audit(config: AuditConfig) -> None:
+    """Print what admins have changed, as JSON lines, the oldest first."""
+    with _open(config.store) as store:
+        entries = store.audit(item_id=config.item, limit=config.limit)
+    for entry in reversed(entries):
+        typer.echo(json.dumps({**asdict(entry), "created": entry.created.isoformat()}))
+
+
+class DropConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback drop`."""
+
+    judgement: int = argument("Id of the judgement, from the admin's page or `export --format items`.")
+    reason: str = option(..., "Why. The audit keeps it.")
+    reopen: bool = option(True, "Ask somebody else in its place.", "--reopen/--no-reopen")
+    restore: bool = option(False, "Let a judgement that was dropped stand again.")
+
+
+@add_command(feedback_app, DropConfig, "drop")
+def drop(config: DropConfig) -> None:
+    """Drop a judgement, so that it leaves all counts and exports, or restore it. The audit keeps both."""
+    with _open(config.store) as store:
+        by = f"{getpass.getuser()} (command line)"
+        if config.restore:
+            store.restore_judgement(config.judgement, by=by, reason=config.reason)
+        else:
+            store.drop_judgement(config.judgement, by=by, reason=config.reason, reopen=config.reopen)
+    typer.echo(f"{config.store}: judgement {config.judgement} {'stands again' if config.restore else 'is dropped'}")
+
+
+@feedback_app.command("webhook-secret")
+def webhook_secret() -> None:
+    """Print a new secret for the settings' [webhooks], which signs what is sent."""
+    typer.echo(f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}")
 
 
 def _open(url: str, create: bool = False) -> FeedbackStore:
