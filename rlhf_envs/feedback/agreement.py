@@ -16,9 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from .criteria import Criterion
+    from .questions import Question
     from .records import Judgement
 
-__all__ = ["LEVELS", "CrowdFigures", "alpha_by_kind", "alpha_interval", "coded", "krippendorff_alpha", "peer_agreement"]
+__all__ = [
+    "LEVELS",
+    "CrowdFigures",
+    "alpha_by_kind",
+    "alpha_interval",
+    "alpha_of",
+    "coded",
+    "krippendorff_alpha",
+    "peer_agreement",
+]
 
 FloatArray = NDArray[np.float64]
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
@@ -186,6 +197,37 @@ def votes_by_kind(judgements: Iterable[Judgement]) -> dict[str, list[Coded]]:
 def alpha_by_kind(judgements: Iterable[Judgement]) -> dict[str, float]:
     """Return Krippendorff's alpha per kind that was judged, NaN if it is undefined. Skips do not count."""
     return {kind: krippendorff_alpha(votes, LEVELS[kind]) for kind, votes in votes_by_kind(judgements).items()}
+
+
+def alpha_of(criterion: Criterion, judgements: Iterable[Judgement]) -> float:
+    """Return Krippendorff's alpha of the answers to one of the project's questions, NaN if it is undefined.
+
+    Comparisons are ordinal, ratings interval. Of labels and of marks it is counted, per label, whether it was given.
+    Texts have no agreement. Answers to the question's other versions do not count.
+    """
+    name = criterion.question.name
+    votes = [
+        ((judgement.item_id, part), judgement.annotator, number)
+        for judgement in judgements
+        if judgement.version in criterion.versions and name in judgement.answers
+        for part, number in _coded_answer(criterion.question, judgement.answers[name])
+    ]
+    levels: dict[str, Level] = {"choice": "ordinal", "rating": "interval"}
+    return krippendorff_alpha(votes, levels.get(criterion.question.type, "nominal"))
+
+
+def _coded_answer(question: Question, answer: Any) -> list[tuple[Hashable, float]]:
+    """Turn an answer into (part of the item, number) pairs."""
+    if question.type == "choice":
+        return coded("pairwise", answer)
+    if question.type == "rating":
+        return [(place, float(rating)) for place, rating in enumerate(answer if question.each else [answer])]
+    if question.type == "labels" and not question.multiple:
+        return [("label", float(question.labels.index(answer)))]
+    if question.type == "text":
+        return []
+    given = {span["label"] for span in answer} if question.type == "spans" else {*answer}
+    return [(label, float(label in given)) for label in question.labels]
 
 
 def peer_agreement(judgements: Iterable[Judgement]) -> dict[str, tuple[float, int]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from .questions import Question, check_questions, check_wording
+from .taking_part import Consent, Panel, Training
 
 __all__ = [
     "ASKED_SETTINGS",
@@ -24,6 +25,7 @@ __all__ = [
     "Judgement",
     "LeaseLost",
     "NewItem",
+    "OwnProgress",
     "Progress",
     "Settings",
     "StoreError",
@@ -97,13 +99,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Annotator:
-    """Hold a person or a program that answers. `role` is "annotator" or "admin". Only `active` ones may sign in."""
+    """Hold a person or a program that answers. `role` is "annotator" or "admin". Only `active` ones may sign in.
+
+    `withdrawn` is when the person withdrew (UTC). Their labels are in no export.
+    """
 
     id: int
     name: str
     role: str
     created: datetime
     active: bool = True
+    withdrawn: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +220,23 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class OwnProgress:
+    """Hold how far one annotator is.
+
+    Attributes:
+        done: their answers and skips that stand.
+        left: the items that they may still be given.
+        median_seconds: the median time of their last answers; None without any.
+        per_hour: how many items they answer in an hour of looking at them; None without any.
+    """
+
+    done: int
+    left: int
+    median_seconds: float | None
+    per_hour: float | None
+
+
+@dataclass(frozen=True)
 class Cost:
     """Say what labels cost.
 
@@ -274,7 +297,7 @@ class Settings:
     """Hold what applies to the whole project. `FeedbackStore.update_settings` changes it.
 
     Attributes:
-        guidelines: the text that annotators are shown.
+        guidelines: the text that annotators are shown, in Markdown, at first and after each change.
         scale: the lowest and the highest rating, from -1000 to 1000 and at most 100 apart. Once there are ratings it
             cannot change.
         harms: the categories of "flags", each of 1 to 60 characters.
@@ -283,6 +306,12 @@ class Settings:
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
+        render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
+            tables and formulas.
+        consent: what people agree to before their first item.
+        training: how people are trained before their first item.
+        panel: how people come from a panel and go back to it.
+        break_minutes: after how many minutes of work a break is suggested. 0 suggests none.
         adjudicators: names of annotators who, beside the admins, may give final answers to items.
         cost: what labels cost, for the admin's figures.
         webhooks: where the project's events are sent.
@@ -296,6 +325,11 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
+    render: Literal["plain", "markdown"] = "plain"
+    consent: Consent = field(default_factory=Consent)
+    training: Training = field(default_factory=Training)
+    panel: Panel = field(default_factory=Panel)
+    break_minutes: float = 0.0
     adjudicators: tuple[str, ...] = ()
     cost: Cost = Cost()
     webhooks: Webhooks = Webhooks()
@@ -320,5 +354,9 @@ class Settings:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
         check_questions(self.questions)
         check_wording(self.wording)
+        if self.render not in ("plain", "markdown"):
+            raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")
+        if not 0 <= self.break_minutes <= 1440:
+            raise ValueError(f"break_minutes must be from 0 to 1440, got {self.break_minutes!r}")
         if isinstance(self.adjudicators, str) or not all(isinstance(name, str) for name in self.adjudicators):
             raise ValueError(f"adjudicators must be names of annotators, got {self.adjudicators!r}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from ...datasets.reading import BadRow
+from ..answers import span_place
 from ..records import Item, NewItem
 from ..store.restoring import PastJudgement, restore
 from ..store.store import FeedbackStore
@@ -24,10 +26,12 @@ class _Known:
     created: datetime | None
     id: int | None = None
     id_in_file: Any = None
-    said: dict[str, tuple[dict[str, Any] | None, str]] = field(default_factory=dict)  # annotator -> (value, where)
+    # annotator -> (value, answers to the project's questions, where)
+    said: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = field(default_factory=dict)
     new: list[tuple[str, Any, PastJudgement]] = field(default_factory=list)  # (where, row, judgement)
     where: str = ""
     row: Any = None
+    is_new: bool = False
 
 
 class Merge:
@@ -45,28 +49,33 @@ class Merge:
             known = by_id[item.id] = _Known(_as_new(item), item.created, item.id, where="the store")
             self.known.setdefault(_identity(known.item), []).append(known)
         for judgement in judgements:
-            by_id[judgement.item_id].said[judgement.annotator] = (judgement.value, "the store")
+            by_id[judgement.item_id].said[judgement.annotator] = (judgement.value, judgement.answers, "the store")
 
     def add(self, where: str, row: Any, entry: Entry) -> None:
         """Take an entry. A judgement that was given already goes to the bad rows."""
         known, is_new = self._find(where, row, entry)
         self.touched.setdefault(id(known), known)
+        if is_new and entry.pictures:  # at once: a file's pictures may not fit into memory
+            self.store.add_pictures(entry.pictures)
         if not is_new and not entry.judgements:
             self.bad.append(BadRow(where, f"duplicate: the item is in {known.where} already", row))
         flipped = known.item.completions != entry.item.completions
         for judgement in entry.judgements:
             value = _flipped(judgement.value) if flipped else judgement.value
             sides = tuple(1 - side for side in judgement.sides) if flipped else judgement.sides
+            answers = _flipped_answers(judgement.answers) if flipped else judgement.answers
             if judgement.annotator in known.said:
-                before, place = known.said[judgement.annotator]
-                what = "duplicate: " if before == value else "contradiction: "
+                before, others, place = known.said[judgement.annotator]
+                same = before == value and others == answers
+                before = before if before != value else others
+                what = "duplicate: " if same else "contradiction: "
                 reason = f"{what}{judgement.annotator!r} has judged this item in {place} already"
-                self.bad.append(BadRow(where, reason if before == value else f"{reason}, as {before}", row))
+                self.bad.append(BadRow(where, reason if same else f"{reason}, as {before}", row))
                 continue
             if not self._add_annotator(judgement.annotator, where, row):
                 continue
-            known.said[judgement.annotator] = (value, where)
-            known.new.append((where, row, replace(judgement, value=value, sides=sides)))
+            known.said[judgement.annotator] = (value, answers, where)
+            known.new.append((where, row, replace(judgement, value=value, sides=sides, answers=answers)))
 
     def store_all(self) -> tuple[int, int]:
         """Write what is new. Return how many items and judgements were written."""
@@ -84,6 +93,12 @@ class Merge:
             reason = f"duplicate: {judgement.annotator!r} has judged this item while the file was read"
             self.bad.append(BadRow(where, reason, row))
         return sum(known.id is not None for known in new), len(given) - len(late)
+
+    def new_kinds(self) -> dict[str, int]:
+        """Count the items that `store_all` has made, by kind."""
+        return dict(
+            Counter(known.item.kind for known in self.touched.values() if known.is_new and known.id is not None)
+        )
 
     def _add_items(self, new: list[_Known]) -> None:
         """Store the new items. If the store refuses one, the others are stored all the same."""
@@ -116,7 +131,7 @@ class Merge:
             if same_date and (entry.id is None or known.id_in_file in (None, entry.id)):
                 known.id_in_file = entry.id
                 return known, False
-        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row))
+        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row, is_new=True))
         return group[-1], True
 
     def _add_annotator(self, name: str, where: str, row: Any) -> bool:
@@ -133,13 +148,33 @@ class Merge:
 def _identity(item: NewItem) -> tuple[Any, ...]:
     """Return what makes two items the same question. The order of a pair does not count."""
     completions: Iterable[str] = sorted(item.completions) if item.kind == "pairwise" else item.completions
-    return (item.kind, item.gold is not None, item.prompt, *completions)
+    images = item.meta.get("images")
+    pictures = [str(image.get("id")) for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    return (item.kind, item.gold is not None, item.prompt, *completions, tuple(pictures))
 
 
 def _flipped(value: dict[str, Any] | None) -> dict[str, Any] | None:
     if value is None or value.get("choice") is None:
         return value
     return {**value, "choice": 1 - value["choice"]}
+
+
+def _flipped_answers(answers: dict[str, Any]) -> dict[str, Any]:
+    """Return answers to the project's questions about a pair whose completions are stored in the other order."""
+    return {name: _flipped_answer(answer) for name, answer in answers.items()}
+
+
+def _flipped_answer(answer: Any) -> Any:
+    if isinstance(answer, dict):  # a choice
+        return _flipped(answer)
+    if isinstance(answer, list) and all(isinstance(rating, int) for rating in answer):  # a rating of each completion
+        return answer[::-1]
+    if isinstance(answer, list) and all(isinstance(span, dict) for span in answer):
+        spans = [
+            span if span["completion"] is None else {**span, "completion": 1 - span["completion"]} for span in answer
+        ]
+        return sorted(spans, key=span_place)
+    return answer
 
 
 def _as_new(item: Item) -> NewItem:

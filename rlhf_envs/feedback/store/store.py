@@ -13,18 +13,19 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from ..answers import check_answers
-from ..kinds import check_item, check_value
+from ..kinds import check_item, check_value, is_explained
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
 from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
 from .curating import Curating
 from .database import Database, parts
+from .media import Media
 from .outbox import Outbox, queue_events
-from .queue import ITEMS, JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
+from .queue import ITEMS, JUDGEMENTS, SERVED_AT, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
-from .versions import asked_in, current_version, read_versions, record_change
+from .versions import asked_in, current_version, read_versions, record_change, write_versions
 
 __all__ = ["FeedbackStore", "is_key"]
 
@@ -32,7 +33,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts, Curating, Outbox):
+class FeedbackStore(Accounts, Curating, Media, Outbox):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -88,7 +89,7 @@ class FeedbackStore(Accounts, Curating, Outbox):
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
-                rows.append({**asdict(item), "created": now, "needed": item.overlap})
+                rows.append({**asdict(item), "created": now, "needed": item.overlap, "training": is_explained(item)})
             except ValueError as error:
                 raise ValueError(f"items[{index}]: {error}") from error
         if not rows:
@@ -294,12 +295,18 @@ class FeedbackStore(Accounts, Curating, Outbox):
         return sorted(found, key=lambda judgement: judgement.id)
 
     def progress(self, annotator: str | None = None) -> Progress:
-        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one."""
+        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one.
+
+        Items of the training do not count while it is on.
+        """
         is_skip = judgements.c.value.is_(None)
         is_mine = annotators.c.name == annotator
         with self._database.read() as connection:
+            trains = read_settings(connection).training.n_items > 0
             in_all, finished = connection.execute(
-                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0)).select_from(items)
+                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0))
+                .select_from(items)
+                .where(~items.c.training if trains else sa.true())
             ).one()
             given, skips, mine = connection.execute(
                 sa.select(
@@ -332,7 +339,7 @@ class FeedbackStore(Accounts, Curating, Outbox):
 
     def count_undone(self) -> int:
         """Return how many judgements annotators have taken back themselves."""
-        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped)
+        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped, ~judgements.c.withdrawn)
 
     def count_dropped(self) -> int:
         """Return how many judgements admins have dropped."""
@@ -358,6 +365,18 @@ class FeedbackStore(Accounts, Curating, Outbox):
         with self._database.read() as connection:
             return read_versions(connection, read_settings(connection))
 
+    def take_versions(self, versions: Mapping[int, Settings]) -> None:
+        """Take over what another store asked, in a store in which nothing was asked yet, whose settings are the newest.
+
+        Raises:
+            ValueError: somebody was asked already.
+        """
+        if list(versions) == [1]:
+            return
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            write_versions(connection, versions, self._clock())
+
     def update_settings(self, **changes: Any) -> Settings:
         """Change some of the settings, all or none. Structured ones are taken as objects or in their plain form.
 
@@ -381,6 +400,20 @@ class FeedbackStore(Accounts, Curating, Outbox):
                 connection.execute(sa.insert(settings_table).values(name=name, value=as_plain(getattr(updated, name))))
             return updated
 
+    @property
+    def served_at(self) -> str | None:
+        """Return the address under which people reach the page, as `serve` has told it; None if it never ran."""
+        query = sa.select(settings_table.c.value).where(settings_table.c.name == SERVED_AT)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar()
+
+    def remember_address(self, url: str) -> None:
+        """Keep the address under which people reach the page, for the links that commands print."""
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            connection.execute(sa.delete(settings_table).where(settings_table.c.name == SERVED_AT))
+            connection.execute(sa.insert(settings_table).values(name=SERVED_AT, value=url))
+
     def _count_judgements(self, *conditions: sa.ColumnElement[bool]) -> int:
         with self._database.read() as connection:
             query = sa.select(sa.func.count()).select_from(judgements).where(*conditions)
@@ -400,8 +433,9 @@ class FeedbackStore(Accounts, Curating, Outbox):
             return queue.lend(queue.item(item_id), person)
 
     def _queue(self, connection: sa.Connection) -> Queue:
-        lease = timedelta(seconds=read_settings(connection).lease_seconds)
-        return Queue(connection, self._clock, lease, self._sides)
+        settings = read_settings(connection)
+        lease = timedelta(seconds=settings.lease_seconds)
+        return Queue(connection, self._clock, lease, self._sides, training=settings.training.n_items > 0)
 
 
 class _TakenMeanwhile(Exception):

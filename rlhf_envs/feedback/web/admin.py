@@ -20,6 +20,7 @@ from .auth import Admin, CsrfChecked, Store
 from .figures import Figures
 from .pages import FormChecked, render
 from .responses import AsciiJSON, problems
+from .showing import Render
 from .summary import Summary
 
 __all__ = ["api", "pages"]
@@ -41,6 +42,7 @@ class Changes(BaseModel):
     harms: list[str] | None = Field(default=None, max_length=30)
     lease_seconds: float | None = Field(default=None, ge=10, le=7 * 24 * 3600, allow_inf_nan=False)
     paused: bool | None = None
+    render: Render | None = None
 
 
 class AllSettings(SettingsOut):
@@ -141,8 +143,8 @@ def export_page(
 
 
 @pages.get("")
-def admin_page(request: Request, store: Store, admin: Admin) -> Response:
-    return _page(request, store)
+def admin_page(request: Request, store: Store, admin: Admin, saved: bool = False) -> Response:
+    return _page(request, store, saved=saved)
 
 
 @pages.post("/invitations", dependencies=[FormChecked])
@@ -192,18 +194,20 @@ def settings_page(
     lease_minutes: Annotated[float, Form(ge=0.2, le=7 * 24 * 60, allow_inf_nan=False)],
     guidelines: Annotated[str, Form(max_length=100_000)] = "",
     harms: Annotated[str, Form(max_length=5000)] = "",
+    render: Annotated[Render, Form()] = "plain",
 ) -> Response:
     wanted = {
         "guidelines": guidelines.replace("\r\n", "\n").strip(),
         "scale": (low, high),
         "harms": [line.strip() for line in harms.splitlines() if line.strip()],
         "lease_seconds": lease_minutes * 60,
+        "render": render,
     }
     try:
         _update(store, admin.name, **wanted)
     except HTTPException as error:  # show the form again as it was filled in
         return _page(request, store, error.status_code, settings=wanted, problem=error.detail)
-    return RedirectResponse("/admin", 303)
+    return RedirectResponse("/admin?saved=true#settings", 303)
 
 
 def _link(request: Request, path: str) -> str:

@@ -15,7 +15,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import adjudicate, admin, admin_items, admin_people, admin_uploads, api, pages, study
+from . import (
+    adjudicate,
+    admin,
+    admin_items,
+    admin_participation,
+    admin_people,
+    admin_uploads,
+    api,
+    media,
+    my_data,
+    pages,
+    study,
+    taking_part,
+    training,
+)
 from .admin_uploads import MAX_UPLOAD, Uploads
 from .auth import COOKIE, Gate, add_sessions
 from .figures import Analyse, Figures
@@ -81,9 +95,13 @@ def create_app(
     app.state.templates.env.globals["admin_pages"] = ADMIN_PAGES
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
-    for admins in (admin, study, admin_items, admin_people, admin_uploads, adjudicate):
-        app.include_router(admins.pages, include_in_schema=False)
+    admins = (admin, study, admin_items, admin_participation, admin_people, admin_uploads, adjudicate)
+    for part in (*admins, taking_part, my_data):
+        app.include_router(part.pages, include_in_schema=False)
+    app.include_router(media.router, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
+    app.include_router(taking_part.api, prefix="/api")
+    app.include_router(training.api, prefix="/api")
     app.include_router(admin.api, prefix="/api/admin")
     app.include_router(adjudicate.api, prefix="/api/adjudication")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
@@ -116,8 +134,9 @@ class Guard:
                 # Browsers ask about static files each time (and get a 304), so a new version shows at once.
                 cached = "no-cache" if path.startswith("/static/") else "no-store"
                 headers = MutableHeaders(scope=message)
+                keeps = path.startswith("/media/") and message["status"] == 200  # pictures say it themselves
                 if "content-security-policy" not in headers:  # else the app of a project has set them
-                    headers.update({**_HEADERS, "cache-control": cached})
+                    headers.update({**_HEADERS, "cache-control": headers["cache-control"] if keeps else cached})
                 to = headers.get("location", "")
                 if root and to.startswith("/") and not to.startswith(f"{root}/"):  # a redirect within the app
                     headers["location"] = root + to

@@ -17,6 +17,7 @@ from ..store.store import FeedbackStore
 from .app import create_app
 from .connections import ACCEPTED_AT_ONCE, LimitedProtocol, most_connections
 from .figures import Analyse
+from .listening import listen, page_addresses
 from .projects import create_projects
 from .webhooks import delivering
 
@@ -48,7 +49,9 @@ def serve(
         store_url: a path for SQLite, or "postgresql://..."; or several projects, {name: store}, each below /name.
         host: the address to listen on. With "0.0.0.0" a phone in the same network can connect.
         port: the port. 0 takes a free one.
-        url: the address under which people reach the app, which stands in invitations. By default the address here.
+        url: the address under which people reach the app, which stands in invitations. By default the address here; if
+            the host stands for all addresses, the one towards the network. The store keeps it, so that
+            `rlhf feedback invite` prints links with it.
         proxies: addresses or networks ("10.0.0.0/8") of proxies in front of the app. Only what they say of a client's
             address (X-Forwarded-For) is believed, so the limit on sign-ins goes by it.
         secret: signs cookies. By default it is RLHF_FEEDBACK_SECRET, else the content of the file `<store>.secret`,
@@ -61,7 +64,7 @@ def serve(
 
     Raises:
         StoreError: the store cannot be opened.
-        ValueError: the secret is shorter than 16 bytes, or a proxy is no address.
+        ValueError: the secret is shorter than 16 bytes, a proxy is no address, or the port is taken.
     """
     for proxy in proxies:
         try:
@@ -87,9 +90,9 @@ def serve(
             proxy_headers=bool(proxies),
             forwarded_allow_ips=list(proxies),
         )
-        listener = config.bind_socket()
-        name = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else f"[{host}]" if ":" in host else host
-        here = (url or f"http://{name}:{listener.getsockname()[1]}").rstrip("/")
+        listener = listen(host, port)
+        addresses = page_addresses(host, listener.getsockname()[1])
+        here = (url or addresses[0]).rstrip("/")
         apps = {
             project: create_app(
                 store,
@@ -103,7 +106,10 @@ def serve(
         }
         config.app = create_projects(apps) if several else apps[""]
         lines = [f"annotation app on {here}{{}}; stop it with Ctrl-C"]
+        if others := [address for address in addresses if address != here and len(addresses) > 1]:
+            lines.append(f"also on {', '.join(others)}")
         for project, app in apps.items():
+            open_stores[project].remember_address(app.state.url)
             lines += _greeting(project, open_stores[project], app.state.url)
         places = f" ({next(iter(open_stores.values())).url})" if not several else f", {len(apps)} projects"
         lines[0] = lines[0].format(places)

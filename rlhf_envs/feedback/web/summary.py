@@ -9,11 +9,21 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 
-from ..agreement import LEVELS, CrowdFigures, alpha_interval, krippendorff_alpha, peer_agreement, votes_by_kind
+from ..agreement import (
+    LEVELS,
+    CrowdFigures,
+    alpha_interval,
+    alpha_of,
+    krippendorff_alpha,
+    peer_agreement,
+    votes_by_kind,
+)
+from ..criteria import all_criteria, find_criterion
+from ..kinds import matches_gold
 from ..records import Item, Judgement
 from ..store.store import FeedbackStore
 
-__all__ = ["AnnotatorSummary", "Hour", "Summary", "gold_correct", "summarise"]
+__all__ = ["AnnotatorSummary", "Hour", "QuestionSummary", "Summary", "gold_correct", "summarise"]
 
 
 class Hour(BaseModel):
@@ -43,6 +53,17 @@ class AnnotatorSummary(BaseModel):
     last: datetime | None
 
 
+class QuestionSummary(BaseModel):
+    """Describe the answers to one of the project's own questions, in one meaning."""
+
+    name: str
+    type: str
+    versions: list[int]  # of the settings, whose answers count here
+    answers: int
+    left_out: int  # answers under other versions, in which the question meant something else
+    alpha: float | None  # Krippendorff's alpha; null if it is undefined
+
+
 class CostSummary(BaseModel):
     """Count the time that people have spent, and what it costs by the setting `cost`; null if that is not set."""
 
@@ -69,10 +90,23 @@ class Summary(BaseModel):
     as_of: datetime
     annotators: list[AnnotatorSummary]
     paused: bool
+    questions: list[QuestionSummary] = []
 
 
-def summarise(store: FeedbackStore, now: datetime | None = None, *, crowd: CrowdFigures | None = None) -> Summary:
-    """Compute the metrics of the admin page from the store, with annotators' ability if `crowd` has been estimated."""
+def summarise(
+    store: FeedbackStore, now: datetime | None = None, *, version: int | None = None, crowd: CrowdFigures | None = None
+) -> Summary:
+    """Compute the metrics of the admin page from the store.
+
+    Args:
+        store: the store.
+        now: the time; by default the present.
+        crowd: the annotators' ability, if it has been estimated.
+        version: count the answers to the project's questions as this version asked them; by default the newest.
+
+    Raises:
+        ValueError: there is no such version.
+    """
     now = now or datetime.now(UTC)
     everything = store.judgements(include_skips=True)
     given = [judgement for judgement in everything if judgement.value is not None]
@@ -94,6 +128,7 @@ def summarise(store: FeedbackStore, now: datetime | None = None, *, crowd: Crowd
         as_of=now,
         annotators=_by_annotator(store, everything, gold, crowd),
         paused=store.settings.paused,
+        questions=_by_question(store, given, version),
     )
 
 
@@ -102,13 +137,32 @@ def gold_correct(item: Item, judgement: Judgement) -> bool:
     expected, value = item.gold, judgement.value
     if expected is None or value is None:
         raise ValueError(f"item {item.id} is no gold question, or judgement {judgement.id} is a skip")
-    if item.kind == "pairwise":
-        return bool(expected["choice"] == value["choice"])
-    if item.kind == "flags":
-        return set(expected["harms"]) == set(value["harms"])
-    if item.kind == "correction":
-        return " ".join(expected["text"].split()) == " ".join(value["text"].split())
-    return expected == value
+    return matches_gold(item.kind, expected, value)
+
+
+def _by_question(store: FeedbackStore, given: list[Judgement], version: int | None) -> list[QuestionSummary]:
+    versions = store.versions()
+    if version is not None and version not in versions:
+        raise ValueError(f"there is no version {version} of what is asked; there are {', '.join(map(str, versions))}")
+    found = all_criteria(versions)
+    if version is not None:
+        found = {q.name: find_criterion(versions, q.name, version) for q in versions[version].questions}
+    summaries = []
+    for name, criterion in found.items():
+        answered = [judgement for judgement in given if name in judgement.answers]
+        counted = [judgement for judgement in answered if judgement.version in criterion.versions]
+        alpha = alpha_of(criterion, counted)
+        summaries.append(
+            QuestionSummary(
+                name=name,
+                type=criterion.question.type,
+                versions=sorted(criterion.versions),
+                answers=len(counted),
+                left_out=len(answered) - len(counted),
+                alpha=None if math.isnan(alpha) else alpha,
+            )
+        )
+    return summaries
 
 
 def _or_none(value: float) -> float | None:

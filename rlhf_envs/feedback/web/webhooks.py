@@ -1,9 +1,9 @@
 """Deliver a project's events to its webhook: signed, in a thread of their own, and again until they are taken.
 
 Source: the Standard Webhooks specification (https://www.standardwebhooks.com): headers webhook-id, webhook-timestamp
-and webhook-signature, "v1," and the base64 of HMAC-SHA256 over "id.timestamp.body", with the bytes that the secret has in
-base64 behind "whsec_". An event may come twice, after a crash between the answer and our note of it: receivers tell by
-the id.
+and webhook-signature, "v1," and the base64 of HMAC-SHA256 over "id.timestamp.body", with the bytes that the secret has
+in base64 behind "whsec_". An event may come twice, after a crash between the answer and our note of it: receivers tell
+by the id.
 """
 
 from __future__ import annotations
