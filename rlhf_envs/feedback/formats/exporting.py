@@ -253,14 +253,8 @@ def export_file(
     }
     export = rows[format]()
     export.dropped.update(not_read)
-    export.dropped.update(_not_exported(store, format, items, everything, without))
-    fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
-    if format == "items":
-        _add_fixes(export.rows, judgements, fixes)
-        for row in export.rows:
-            if (final := finals.get(row["id"])) is not None:
-                row["final"] = {**asdict(final), "created": final.created.isoformat()}
-    export = replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
+    export.dropped.update(_not_exported(format, items, everything, without))
+    export = _with_changes(store, export, items, judgements, {} if criterion else finals)
     if extension == ".csv":
         export = _without_surrogates(export)
     as_bytes = {".csv": _as_csv, ".json": _as_json, ".jsonl": _as_jsonl}[extension]
@@ -289,9 +283,9 @@ def _check_request(path: str | Path, format: str, how: str, min_judgements: int)
 
 
 def _not_exported(
-    store: FeedbackStore, format: str, items: Sequence[Item], judgements: Sequence[Judgement], without: Collection[str]
+    format: str, items: Sequence[Item], judgements: Sequence[Judgement], without: Collection[str]
 ) -> dict[str, int]:
-    """Count what no row has: left-out annotators, pictures, and judgements that were taken back or dropped."""
+    """Count what no row has: left-out annotators, and pictures."""
     ids = {item.id for item in items}
     counts = {
         "of an annotator who was left out": sum(
@@ -300,8 +294,6 @@ def _not_exported(
         "picture: only --format items has them (item)": sum(
             format != "items" and bool(item.meta.get("images")) for item in items
         ),
-        "undone": store.count_undone(),
-        "dropped by an admin": store.count_dropped(),
     }
     return {reason: n for reason, n in counts.items() if n}
 
@@ -313,6 +305,28 @@ def _write_interface(
     numbers = sorted({name for j in judgements for name in ("margin", "probability") if name in (j.value or {})})
     config = label_studio_config(tasks[0]["data"]["kind"], settings, numbers)
     replace_file(labeling_interface(path), config.encode())
+
+
+def _with_changes(
+    store: FeedbackStore,
+    export: Export,
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    finals: Mapping[int, Adjudication],
+) -> Export:
+    """Count what people took back and admins changed. Rows of items, which have their judgements, tell it in full."""
+    if undone := store.count_undone():
+        export.dropped["undone"] = undone
+    if dropped := store.count_dropped():
+        export.dropped["dropped by an admin"] = dropped
+    ids = {item.id for item in items}
+    fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
+    if any("judgements" in row for row in export.rows):
+        _add_fixes(export.rows, judgements, fixes)
+        for row in export.rows:
+            if (final := finals.get(row["id"])) is not None:
+                row["final"] = {**asdict(final), "created": final.created.isoformat()}
+    return replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
 
 
 def _with_finals(
