@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["feedback_app"]
 
 HELP = "Ask people about completions: put questions in, label at a web page or here, and take the answers out."
-Kind = Literal["pairwise", "ranking", "rating", "thumbs", "correction", "flags"]
+Kind = Literal["pairwise", "ranking", "rating", "thumbs", "correction", "flags", "questions"]
 
 feedback_app = typer.Typer(help=HELP, no_args_is_help=True)
 
@@ -117,6 +117,8 @@ def serve(config: ServeConfig) -> None:
         stores = name_stores(config.store)
     except ValueError as error:
         fail(str(error))
+    from rlhf_envs.preferences.crowd import crowd_figures
+
     web.serve(
         stores,
         config.host,
@@ -124,6 +126,7 @@ def serve(config: ServeConfig) -> None:
         url=config.url,
         proxies=config.proxy,
         secure_cookies=config.secure_cookies,
+        analyse=crowd_figures,
     )
 
 
@@ -149,6 +152,7 @@ class SimulateConfig(_StoreConfig):
     scorer: str = option("gold", "Reward that says what is better: a name, module:attribute, or a folder.")
     n_annotators: int = option(10, "Annotators.", "-n", "--n-annotators", ge=1)
     random_share: float = option(0.1, "Share of them that click at random, rounded.", ge=0, le=1)
+    by: list[str] = option([], "Reward that answers one of the project's questions, NAME:REWARD; repeat the flag.")
     temperature: float = option(1.0, "Noise: the better one is chosen with sigmoid(difference / temperature).", ge=0)
     bias: float = option(0.0, "Added to the score of the completion shown first.")
     length_bias: float = option(0.0, "Added to a score for every 100 characters.")
@@ -168,12 +172,17 @@ def simulate(config: SimulateConfig) -> None:
         from rlhf_envs.feedback.simulated import annotate, simulated_crowd
 
         _check_nobody_labelled(store, config)
-        settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit", "yes"})
-        rated = [item for item in store.items() if item.kind in ("rating", "thumbs")]
-        if rated:  # their scores spread the ratings over the scale
-            prompts = [kept_prompt(item.prompt, item.meta) for item in rated]
-            answers = [answer_to(prompt, item.completions[0]) for prompt, item in zip(prompts, rated, strict=True)]
-            settings["reference"] = list(reward(prompts, answers))
+        settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit", "by", "yes"})
+        settings["scorers"] = _scorers(config.by, [question.name for question in store.settings.questions])
+        items = store.items()
+        if rated := [item for item in items if item.kind in ("rating", "thumbs")]:
+            settings["reference"] = _scores(reward, rated)  # they spread the ratings over the scale
+        settings["references"] = {
+            question.name: _scores(settings["scorers"].get(question.name, reward), asked)
+            for question in store.settings.questions
+            if question.type == "rating"
+            and (asked := [item for item in items if not question.kinds or item.kind in question.kinds])
+        }
         crowd = simulated_crowd(
             reward, config.n_annotators, scale=store.settings.scale, harms=store.settings.harms, **settings
         )
@@ -194,6 +203,24 @@ def _check_nobody_labelled(store: FeedbackStore, config: SimulateConfig) -> None
             f"{config.store} has {given.total()} answers by {who}: simulated ones would stand among them. Simulate in "
             "another store (--store), or give --yes"
         )
+
+
+def _scores(reward: Any, items: list[Any]) -> list[float]:
+    """Return the scores of all completions of some items."""
+    prompts = [kept_prompt(item.prompt, item.meta) for item in items for _ in item.completions]
+    texts = [text for item in items for text in item.completions]
+    return [float(score) for score in reward(prompts, [answer_to(*both) for both in zip(prompts, texts, strict=True)])]
+
+
+def _scorers(pairs: list[str], questions: list[str]) -> dict[str, Any]:
+    """Return the rewards in NAME:REWARD by the names of the questions."""
+    scorers = {}
+    for pair in pairs:
+        name, colon, reward = pair.partition(":")
+        if not colon or name not in questions:
+            fail(f"--by {pair!r}: write NAME:REWARD; the project's questions are {', '.join(questions) or 'none'}")
+        scorers[name] = get_reward(reward)
+    return scorers
 
 
 class ImportConfig(_StoreConfig):
@@ -255,10 +282,11 @@ class ExportConfig(_StoreConfig):
     format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = option(
         "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
     )
-    how: Literal["each", "majority", "soft", "dawid_skene"] = option(
+    how: Literal["each", "majority", "soft", "adjudicated", "dawid_skene"] = option(
         "each",
-        "Preferences and ratings: one row per judgement (each) or per item (majority, soft). dawid_skene: "
-        "soft, with annotators weighed by their reliability; preferences only.",
+        "Preferences and ratings: one row per judgement (each) or per item (majority, soft). adjudicated: majority, "
+        "and the final answer where an item has one, also in kto and sft. dawid_skene: soft, with annotators weighed "
+        "by their reliability; preferences only.",
     )
     without_spammers: bool = option(
         False, "Preferences: leave out annotators who seem to click at random (see status)."
@@ -271,6 +299,10 @@ class ExportConfig(_StoreConfig):
     )
     min_judgements: int = option(1, "Leave out what fewer have judged.", ge=1)
     strength_margin: float = option(0.0, "Margin for every step of strength above the first.", ge=0)
+    criterion: str | None = option(
+        None, "One of the project's own questions, whose answers are exported as preference, ratings or kto."
+    )
+    version: int | None = option(None, "Version of the questions whose meaning counts. The newest by default.", ge=1)
 
 
 @add_command(feedback_app, ExportConfig, "export")
@@ -283,6 +315,8 @@ def export(config: ExportConfig) -> None:
     if config.format != "preference" and (config.how == "dawid_skene" or config.without_spammers):
         which = "--how dawid_skene" if config.how == "dawid_skene" else "--without-spammers"
         fail(f"{which} is for --format preference, where annotators are compared; not {config.format}")
+    if config.version is not None and config.criterion is None:
+        fail("--version is for the project's own questions: give --criterion too")
     piped = config.file == "-"
     with _open(config.store) as store:
         from rlhf_envs.feedback.formats.exporting import export_file, labeling_interface
@@ -291,7 +325,7 @@ def export(config: ExportConfig) -> None:
         given = config.model_dump(exclude={"store", "file", "without_spammers"})
         if config.how == "dawid_skene":
             given |= {"how": "soft", "aggregate": dawid_skene_shares}
-        spammers = find_pair_spammers(store.items(), store.judgements()) if config.without_spammers else {}
+        spammers = find_pair_spammers(*_compared(store, config)) if config.without_spammers else {}
         with TemporaryDirectory() as folder:
             table = config.format in ("argilla", "label-studio")
             path = Path(folder, "rows.csv" if table else "rows.jsonl") if piped else Path(config.file)
@@ -316,14 +350,31 @@ def export(config: ExportConfig) -> None:
         )
     elif config.conversational is None and (n := sum(isinstance(row.get("prompt"), list) for row in done.rows)):
         echo(f"conversations as messages: {n} rows; --no-conversational writes strings")
+    if done.finals:
+        taken = "are taken" if config.how == "adjudicated" else "are not taken: --how adjudicated takes them"
+        echo(f"final answers: {done.finals} {taken}")
     if done.fixed:
         echo(f"changed by an admin: {done.fixed} judgements; `rlhf feedback audit` shows what they were")
     for reason, n in sorted(done.dropped.items()):
         echo(f"left out: {n} {reason}")
 
 
+def _compared(store: FeedbackStore, config: ExportConfig) -> tuple[Any, Any]:
+    """Return the items and the judgements by which spammers are found."""
+    if config.criterion is None:
+        return store.items(), store.judgements()
+    from rlhf_envs.feedback.criteria import read_criterion
+
+    found = read_criterion(store, config.criterion, "pairs", config.version)
+    return found.items, found.judgements
+
+
 class StatusConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback status`."""
+
+    version: int | None = option(
+        None, "Version of the project's own questions whose answers count. The newest by default.", ge=1
+    )
 
     output: str | None = option(None, "JSON file to write the metrics to.", "-o", "--output")
 
@@ -335,7 +386,7 @@ def status(config: StatusConfig) -> None:
         from rlhf_envs.feedback.web.summary import summarise
         from rlhf_envs.preferences.crowd import suspected_spammers
 
-        summary = summarise(store)
+        summary = summarise(store, version=config.version)
         spammers = suspected_spammers(store.items(), store.judgements())
     if config.output is not None:
         found = None if spammers is None else {name: metrics._asdict() for name, metrics in spammers.items()}

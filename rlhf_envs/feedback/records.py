@@ -17,6 +17,7 @@ __all__ = [
     "Annotator",
     "Assignment",
     "AuditEntry",
+    "Cost",
     "Item",
     "Judgement",
     "LeaseLost",
@@ -228,6 +229,27 @@ class OwnProgress:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Say what labels cost.
+
+    Attributes:
+        per_label: money for each judgement; skips cost nothing by it.
+        per_hour: money for each hour that people spend at items, skips included.
+        currency: the name of the money, such as "EUR".
+    """
+
+    per_label: float = 0.0
+    per_hour: float = 0.0
+    currency: str = ""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.per_label < 1e9 and 0 <= self.per_hour < 1e9):
+            raise ValueError(f"cost must be numbers of at least 0, got {self.per_label!r} and {self.per_hour!r}")
+        if len(self.currency) > 10:
+            raise ValueError(f"currency must have at most 10 characters, got {self.currency!r}")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Hold what applies to the whole project. `FeedbackStore.update_settings` changes it.
 
@@ -247,6 +269,8 @@ class Settings:
         training: how people are trained before their first item.
         panel: how people come from a panel and go back to it.
         break_minutes: after how many minutes of work a break is suggested. 0 suggests none.
+        adjudicators: names of annotators who, beside the admins, may give final answers to items.
+        cost: what labels cost, for the admin's figures.
     """
 
     guidelines: str = ""
@@ -262,6 +286,8 @@ class Settings:
     training: Training = field(default_factory=Training)
     panel: Panel = field(default_factory=Panel)
     break_minutes: float = 0.0
+    adjudicators: tuple[str, ...] = ()
+    cost: Cost = Cost()
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -287,3 +313,5 @@ class Settings:
             raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")
         if not 0 <= self.break_minutes <= 1440:
             raise ValueError(f"break_minutes must be from 0 to 1440, got {self.break_minutes!r}")
+        if isinstance(self.adjudicators, str) or not all(isinstance(name, str) for name in self.adjudicators):
+            raise ValueError(f"adjudicators must be names of annotators, got {self.adjudicators!r}")

@@ -8,15 +8,18 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
-from ..records import MOVING_SETTINGS, AuditEntry, Item, Judgement, Settings
+from ..criteria import derive, find_criterion, form_for
+from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
+from ..settings_file import as_plain
 from .argilla import argilla_row
 from .label_studio import label_studio_config, label_studio_row, label_studio_task
-from .trainer_rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
+from .trainer_rows import HOW as VOTES
+from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
@@ -40,6 +43,7 @@ __all__ = [
 Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, str, str], float]]
 
+HOW = (*VOTES, "adjudicated")
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
 _OWN_ITEM = "asks the project's own questions alone: only --format items has them (item)"
 _OWN = "answers to the project's own questions: only --format items has them (judgement)"
@@ -51,14 +55,16 @@ def item_rows(
     judgements: Sequence[Judgement],
     settings: Settings | None = None,
     picture: Callable[[str], tuple[str, bytes] | None] | None = None,
+    versions: Mapping[int, Settings] | None = None,
 ) -> Export:
     """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
 
-    The first row also has "store_settings": the scale, the harms and the guidelines in `settings`, which give the
-    answers their meaning. With `picture`, such as `FeedbackStore.picture`, a row has its pictures as data URLs.
+    The first row also has "store_settings": what in `settings` gives the answers their meaning (`MOVING_SETTINGS`), and
+    `versions` of what was asked, by the numbers that the judgements have. With `picture`, such as
+    `FeedbackStore.picture`, a row has its pictures as data URLs.
     """
     given = _by_item(judgements)
-    fields = ("annotator", "value", "seconds", "comment", "sides", "key")
+    fields = ("annotator", "value", "seconds", "comment", "sides", "key", "answers", "version")
     rows = []
     for item in items:
         row: Row = {name: getattr(item, name) for name in Item.__dataclass_fields__ if name != "created"}
@@ -71,7 +77,10 @@ def item_rows(
             row |= _pictures(item, picture)
         rows.append(row)
     if rows and settings is not None:
-        rows[0]["store_settings"] = {name: getattr(settings, name) for name in MOVING_SETTINGS}
+        rows[0]["store_settings"] = {name: as_plain(getattr(settings, name)) for name in MOVING_SETTINGS}
+        if versions is not None:
+            asked = {str(number): _asked(version) for number, version in versions.items()}
+            rows[0]["store_settings"]["versions"] = asked
     return Export(rows)
 
 
@@ -87,6 +96,10 @@ def _pictures(item: Item, picture: Callable[[str], tuple[str, bytes] | None]) ->
         embedded.append({"data": f"data:{found[0]};base64,{base64.b64encode(found[1]).decode()}", **kept})
     meta = {name: value for name, value in item.meta.items() if name != "images"}
     return {"meta": {**meta, "images": left} if left else meta, "images": embedded}
+
+
+def _asked(settings: Settings) -> Row:
+    return {name: as_plain(getattr(settings, name)) for name in ASKED_SETTINGS}
 
 
 def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
@@ -155,6 +168,8 @@ def export_file(
     strength_margin: float = 0.0,
     without: Collection[str] = (),
     aggregate: Aggregate | None = None,
+    criterion: str | None = None,
+    version: int | None = None,
 ) -> Export:
     """Write what a store holds to a file: a CSV for "argilla" and "label-studio", JSON lines for the other formats.
 
@@ -169,7 +184,9 @@ def export_file(
         store: the store to read.
         path: ends in .jsonl, or in .csv for the two tables. With .gz at the end the file is compressed.
         format: one of `FORMATS`. The functions of this module describe them.
-        how: see `preference_rows` and `rating_rows`. A tie under "soft" is written both ways: `with_ties_both_ways`.
+        how: see `preference_rows` and `rating_rows`. "adjudicated" is "majority" with the final answer in place of the
+            votes where an item has one, in all formats but "items" and the tables. A tie under "soft" is written both
+            ways: `with_ties_both_ways`.
         kind: export only items of this kind.
         conversational: write messages (True) or strings (False), if the format has prompts and completions. By default
             messages, if all items that were judged are conversations.
@@ -178,26 +195,45 @@ def export_file(
         without: leave out the judgements of these annotators, and count them.
         aggregate: for "preference": makes the `shares` of `preference_rows` from the items and judgements. It lets
             other packages weigh annotators.
+        criterion: export the answers to this question of the project's own, for "preference", "ratings" and "kto". See
+            `rlhf_envs.feedback.criteria`.
+        version: the version of the settings whose meaning of the criterion counts; by default its newest one.
 
     Returns:
         The rows, and the counts of what was left out. Judgements that were taken back count as "undone". `fixed` counts
         the judgements that an admin has changed; rows of "items" have what they were.
 
     Raises:
-        ValueError: the format is unknown, or the file name has the extension of another format.
+        ValueError: the format is unknown, the file name has the extension of another format, there is no such
+            criterion, or its answers have no such form.
         OSError: the file cannot be written.
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
+    if how == "adjudicated" and min_judgements > 1:
+        raise ValueError("min_judgements counts annotators, and a final answer is one person's: leave it at 1")
     extension = Path(str(path).removesuffix(".gz")).suffix
     if extension not in (allowed := _EXTENSIONS.get(format, (".jsonl",))):
         named = " or ".join(allowed)
         raise ValueError(f"{path}: {format} is written as {named} (or {allowed[0]}.gz): give it such a name")
     items = [item for item in store.items() if kind in (None, item.kind)]
+    ids = {item.id for item in items}
     everything = store.judgements(include_skips=True)
     judgements = [judgement for judgement in everything if judgement.annotator not in without]
+    settings, scale, not_read = store.settings, store.settings.scale, {}
+    finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in ids}
+    if how == "adjudicated":
+        how = "majority"
+        if criterion is None and format not in ("items", "argilla", "label-studio"):
+            judgements = _with_finals(items, judgements, finals)
+    if criterion is not None:
+        found = find_criterion(store.versions(), criterion, version)
+        derived = derive(items, judgements, found, form_for(found, format))
+        items, judgements, not_read = derived.items, derived.judgements, derived.dropped
+        scale = found.question.scale
+    elif format != "items" and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
+        not_read = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
     data = (items, judgements)
-    settings = store.settings
     if conversational is None:
         conversational = _all_conversations(*data)
     shares = aggregate(*data) if aggregate is not None and format == "preference" else None
@@ -212,17 +248,17 @@ def export_file(
                 shares=shares,
             )
         ),
-        "kto": lambda: kto_rows(*data, scale=settings.scale, conversational=conversational),
+        "kto": lambda: kto_rows(*data, scale=scale, conversational=conversational),
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
         "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(*data, settings, store.picture),
+        "items": lambda: item_rows(*data, settings, store.picture, store.versions()),
         "argilla": lambda: argilla_rows(*data),
         "label-studio": lambda: (
             label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)
         ),
     }
     export = rows[format]()
-    ids = {item.id for item in items}
+    export.dropped.update(not_read)
     if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
         export.dropped["of an annotator who was left out"] = left_out
     if format != "items" and (pictured := sum(bool(item.meta.get("images")) for item in items)):
@@ -234,7 +270,10 @@ def export_file(
     fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
     if format == "items":
         _add_fixes(export.rows, judgements, fixes)
-    export = replace(export, fixed=len({entry.judgement_id for entry in fixes}))
+        for row in export.rows:
+            if (final := finals.get(row["id"])) is not None:
+                row["final"] = {**asdict(final), "created": final.created.isoformat()}
+    export = replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
     if extension == ".csv":
         export = _without_surrogates(export)
     as_bytes = {".csv": _as_csv, ".json": _as_json, ".jsonl": _as_jsonl}[extension]
@@ -249,6 +288,19 @@ def export_file(
 def labeling_interface(path: str | Path) -> Path:
     """Return where the labeling interface of Label Studio's tasks in `path` is written."""
     return Path(str(path).removesuffix(".gz")).with_suffix(".xml")
+
+
+def _with_finals(
+    items: Sequence[Item], judgements: Sequence[Judgement], finals: Mapping[int, Adjudication]
+) -> list[Judgement]:
+    """Return the judgements with the final answer in place of those of an item that has one."""
+    kept = [judgement for judgement in judgements if judgement.item_id not in finals]
+    kinds = {item.id: (item.kind, tuple(range(len(item.completions)))) for item in items}
+    for final in finals.values():
+        kind, sides = kinds[final.item_id]
+        about = (kind, final.value, 0.0, final.comment, sides, f"final-{final.item_id}", final.created)
+        kept.append(Judgement(-final.item_id, final.item_id, final.by, *about))
+    return kept
 
 
 def _add_fixes(rows: Sequence[Row], judgements: Sequence[Judgement], fixes: Iterable[AuditEntry]) -> None:

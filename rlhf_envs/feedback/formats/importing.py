@@ -12,6 +12,7 @@ from ...datasets.loading import without_repeated_prompts
 from ...datasets.reading import BadRow, Row, read_rows
 from ...files import replace_file
 from ..records import MOVING_SETTINGS, Settings
+from ..settings_file import read_setting
 from .detecting import detect_formats
 from .merging import Merge
 from .reading import FORMATS, Entry, Reading, read_entries
@@ -76,8 +77,9 @@ def import_file(
 
     - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and if wanted the
       other fields of `NewItem`, and `judgements`. Without judgements the rows are questions to ask. Such a file may
-      have `store_settings` (the scale, the harms, the guidelines). A store without items takes them over, if they come
-      before all items and for the first time. Any other store keeps its own, and takes no ratings on another scale.
+      have `store_settings` (the scale, the harms, the questions, the guidelines). A store without items takes them
+      over, if they come before all items and for the first time. Any other store keeps its own, and takes no ratings
+      on another scale and no answers to other questions.
       Conversations (`{messages}`, or ShareGPT's `{conversations}`) are read too: the last answer is the completion.
     - "preference": TRL's `{prompt, chosen, rejected}`, strings or messages. Without a prompt, the beginning that both
       texts share is the prompt.
@@ -117,7 +119,9 @@ def import_file(
     if format not in ("auto", *FORMATS):
         raise ValueError(f"unknown format {format!r}: choose auto, {', '.join(FORMATS)}")
     path = Path(path)
-    reading = Reading(store.settings, kind, question, annotator, path.name, overlap, path.parent, gold)
+    reading = Reading(
+        store.settings, kind, question, annotator, path.name, overlap, path.parent, gold, ours=store.versions()
+    )
     merge = Merge(store)
     file_settings = _FileSettings(store)
     found = list(read_rows(path))
@@ -145,7 +149,9 @@ def import_file(
             if isinstance(of, ValueError):
                 raise of
             if of == "items" and "store_settings" in named:
-                reading = replace(reading, settings=file_settings.take(named["store_settings"], is_new=not merge.known))
+                settings = file_settings.take(named["store_settings"], is_new=not merge.known)
+                versions, ours = file_settings.versions, store.versions()
+                reading = replace(reading, settings=settings, versions=versions, ours=ours)
             for entry in read_entries(of, named, reading):
                 file_settings.check(entry)
                 merge.add(where, row, _as_gold(entry, overlap) if gold else entry)
@@ -196,6 +202,7 @@ class _FileSettings:
     def __init__(self, store: FeedbackStore) -> None:
         self.store = store
         self.changed: tuple[str, ...] = ()
+        self.versions: dict[int, Settings] = {}  # of the file's store, after the last settings in the file
         self._taken = False
         self._refusal: str | None = None  # why ratings are not taken, after the last settings in the file
 
@@ -208,17 +215,19 @@ class _FileSettings:
         if given is None:  # tables have the column in every row
             return before
         self._refusal = "the scale of the file's ratings is not known: its 'store_settings' cannot be read"
-        if not isinstance(given, dict) or not set(given) <= set(MOVING_SETTINGS):
+        if not isinstance(given, dict) or not set(given) <= {*MOVING_SETTINGS, "versions"}:
             raise ValueError(f"'store_settings' must be an object of {', '.join(MOVING_SETTINGS)}")
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
         try:
+            settings = {name: read_setting(name, value) for name, value in given.items() if name != "versions"}
             wanted = replace(before, **settings)
+            self.versions = _versions_of(given.get("versions"), wanted)
         except (TypeError, ValueError) as error:
             raise ValueError(f"'store_settings': {error}") from None
         if is_new and not self._taken:
-            changes = {name: getattr(wanted, name) for name in given if getattr(wanted, name) != getattr(before, name)}
+            changes = {name: value for name, value in settings.items() if value != getattr(before, name)}
             self.changed = tuple(changes)
             updated = self.store.update_settings(**changes)
+            self.store.take_versions(self.versions)
             self._taken, self._refusal = True, None
             return updated
         self._refusal = None
@@ -234,6 +243,24 @@ class _FileSettings:
         """Raise a ValueError if the entry has ratings that would change their meaning on the store's scale."""
         if self._refusal and entry.item.kind == "rating" and (entry.judgements or entry.item.gold is not None):
             raise ValueError(self._refusal)
+
+
+def _versions_of(given: Any, settings: Settings) -> dict[int, Settings]:
+    """Return the versions in a file's settings. A file without them has one, of its settings.
+
+    Raises:
+        ValueError: they cannot be read. The message says which.
+    """
+    if given is None:
+        return {1: settings}
+    if not isinstance(given, dict) or not all(
+        number.isdecimal() and isinstance(given[number], dict) for number in given
+    ):
+        raise ValueError("'versions' must map numbers to what was asked")
+    return {
+        int(number): replace(settings, **{name: read_setting(name, value) for name, value in asked.items()})
+        for number, asked in sorted(given.items(), key=lambda pair: int(pair[0]))
+    }
 
 
 def _as_gold(entry: Entry, overlap: int) -> Entry:

@@ -16,6 +16,7 @@ import uvicorn
 from ..store.store import FeedbackStore
 from .app import create_app
 from .connections import ACCEPTED_AT_ONCE, LimitedProtocol, most_connections
+from .figures import Analyse
 from .listening import listen, page_addresses
 from .projects import create_projects
 
@@ -36,6 +37,7 @@ def serve(
     proxies: Sequence[str] = (),
     secret: bytes | None = None,
     secure_cookies: bool = False,
+    analyse: Analyse | None = None,
     log_level: str = "warning",
 ) -> None:
     """Serve the annotation app until SIGINT or SIGTERM.
@@ -55,6 +57,8 @@ def serve(
             which is made (mode 0600) if it is missing. With PostgreSQL and no variable a new secret is drawn, and a
             restart signs everyone out.
         secure_cookies: send cookies over HTTPS only. On by itself if `url` begins with "https://".
+        analyse: estimates annotators' ability and items' difficulty for the admin's pages:
+            `rlhf_envs.preferences.crowd.crowd_figures`.
         log_level: uvicorn's log level.
 
     Raises:
@@ -95,6 +99,7 @@ def serve(
                 secure_cookies=secure_cookies or here.startswith("https://"),
                 url=f"{here}/{project}".rstrip("/"),
                 project=project,
+                analyse=analyse,
             )
             for project, store in open_stores.items()
         }
