@@ -11,6 +11,7 @@ from .questions import Question, check_questions, check_wording
 __all__ = [
     "LANGUAGES",
     "MOVING_SETTINGS",
+    "NEXT_ITEM",
     "Annotator",
     "Assignment",
     "Item",
@@ -20,6 +21,7 @@ __all__ = [
     "Progress",
     "Settings",
     "StoreError",
+    "Suggestion",
 ]
 
 # The settings on which the meaning of answers rests. An export takes them along to another store.
@@ -27,6 +29,9 @@ MOVING_SETTINGS = ("scale", "harms", "guidelines")
 
 # The languages of the annotators' page, by the name that each gives itself.
 LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español", "fr": "Français", "ja": "日本語"}
+
+# How the next of equally urgent items is chosen: by age, by lot, or by a score that `rlhf feedback prioritise` writes.
+NEXT_ITEM = ("age", "random", "uncertainty", "disagreement", "gain")
 
 
 class StoreError(RuntimeError):
@@ -51,6 +56,8 @@ class NewItem:
         overlap: how many annotators judge the item.
         gold: the expected answer. It makes the item a gold question, which tests annotators and is not exported.
         priority: items with the highest priority are asked first.
+        max_overlap: up to how many more are asked, one by one, while most of those asked disagree. None leaves that to
+            the settings; the `overlap` itself stays it.
     """
 
     kind: str
@@ -62,6 +69,7 @@ class NewItem:
     overlap: int = 1
     gold: dict[str, Any] | None = None
     priority: float = 0.0
+    max_overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class Item:
     gold: dict[str, Any] | None
     priority: float
     created: datetime
+    max_overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +139,23 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class Suggestion:
+    """Hold the answer that a program suggests for an item.
+
+    Attributes:
+        source: the reward model or judge that suggests it.
+        version: tells this state of the source from others.
+        value: an answer, as of a judgement.
+    """
+
+    item_id: int
+    source: str
+    version: str
+    value: dict[str, Any]
+    created: datetime
+
+
+@dataclass(frozen=True)
 class Progress:
     """Hold counts over the store.
 
@@ -162,6 +188,15 @@ class Settings:
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
+        next_item: which of equally urgent items is asked next, one of `NEXT_ITEM`. "age" takes the oldest. "random"
+            draws. "uncertainty", "disagreement" and "gain" go by scores that `rlhf feedback prioritise` writes; items
+            without a score come after the others, in random order.
+        overlap: "fixed" asks as many annotators as an item says. "adaptive" asks two about every item that is added
+            from then on, and one more at a time while no answer has more than half of the votes. Gold questions and
+            corrections stay fixed.
+        max_overlap: up to how many are asked if the overlap adapts; an item that asks for more gets more.
+        suggestions: "after" shows annotators what a model suggests (`rlhf feedback suggest`), after their own answer.
+            "off" shows it to nobody.
     """
 
     guidelines: str = ""
@@ -172,6 +207,10 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
+    next_item: str = "age"
+    overlap: str = "fixed"
+    max_overlap: int = 3
+    suggestions: str = "off"
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -191,5 +230,14 @@ class Settings:
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
         if self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
+        for name, choices in (
+            ("next_item", NEXT_ITEM),
+            ("overlap", ("fixed", "adaptive")),
+            ("suggestions", ("off", "after")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if type(self.max_overlap) is not int or not 3 <= self.max_overlap <= 1000:
+            raise ValueError(f"max_overlap must be a whole number from 3 to 1000, got {self.max_overlap!r}")
         check_questions(self.questions)
         check_wording(self.wording)

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from .database import parts
+from .queue import settle
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .store import FeedbackStore, is_key
 
@@ -75,6 +76,8 @@ def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], cre
         if given:
             fewer = [{"item": item_id, "new": n} for item_id, n in given.items()]
             _update_items(connection, "needed", fewer, items.c.needed - sa.bindparam("new"))
+            for item_id in _adapting(connection, given):
+                settle(connection, item_id, 0)
     return late
 
 
@@ -99,7 +102,7 @@ def _insert(
         tasks_rows.append({**who, "sides": sides, "expires": when, "state": "done"})
         answer = {"value": judgement.value, "seconds": judgement.seconds, "comment": judgement.comment}
         key = _free_key(judgement.key, taken)
-        judgement_rows.append({**who, **answer, "key": key, "created": when, "undone": False})
+        judgement_rows.append({**who, **answer, "key": key, "created": when, "undone": False, "had_seen": False})
     insert = sa.insert(tasks).returning(tasks.c.id, sort_by_parameter_order=True)
     for closed, answers in zip(
         parts(tasks_rows, _ROWS_PER_STATEMENT), parts(judgement_rows, _ROWS_PER_STATEMENT), strict=True
@@ -134,6 +137,16 @@ def _find_pairs(
         for part in parts(sorted({item_id for item_id, _ in pairs}), _ROWS_PER_STATEMENT)
         for row in connection.execute(query.where(table.c.item_id.in_(part)))
     }
+
+
+def _adapting(connection: sa.Connection, ids: Collection[int]) -> list[int]:
+    """Return the ids of the items whose overlap adapts."""
+    query = sa.select(items.c.id).where(items.c.max_overlap.is_not(None))
+    return [
+        item_id
+        for part in parts(sorted(ids), _ROWS_PER_STATEMENT)
+        for item_id in connection.execute(query.where(items.c.id.in_(part))).scalars()
+    ]
 
 
 def _n_completions(connection: sa.Connection, ids: set[int]) -> dict[int, int]:

@@ -18,6 +18,7 @@ __all__ = [
     "metadata",
     "sessions",
     "settings",
+    "suggestions",
     "tasks",
 ]
 
@@ -74,10 +75,13 @@ items = sa.Table(
     sa.Column("priority", sa.Float, nullable=False),
     sa.Column("created", UtcDateTime, nullable=False),
     # The overlap minus the judgements that count. Stored, so that a claim need not count the judgements of every item.
+    # Where the overlap adapts it depends on what the judgements say.
     sa.Column("needed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("max_overlap", sa.Integer),
+    sa.Column("score", sa.Float, nullable=False, server_default="0"),  # of the policy that chooses the next item
 )
 IN_QUEUE = sa.text("items.needed > 0")
-sa.Index("items_in_queue", items.c.priority.desc(), items.c.id, **_where("needed > 0"))
+sa.Index("items_in_queue", items.c.priority.desc(), items.c.score.desc(), items.c.id, **_where("needed > 0"))
 
 tasks = sa.Table(
     "tasks",
@@ -107,6 +111,7 @@ judgements = sa.Table(
     sa.Column("key", sa.Text, nullable=False, unique=True),
     sa.Column("created", UtcDateTime, nullable=False),
     sa.Column("undone", sa.Boolean, nullable=False),
+    sa.Column("had_seen", sa.Boolean, nullable=False, server_default=sa.false()),  # a suggestion, before they answered
 )
 STANDS = sa.text("NOT judgements.undone")  # in the very words of the partial index, or the databases do not use it
 sa.Index(
@@ -118,6 +123,18 @@ sa.Index(
 )
 sa.Index("judgements_of_annotator", judgements.c.annotator_id, judgements.c.id)
 sa.Index("judgements_of_task", judgements.c.task_id)
+
+suggestions = sa.Table(
+    "suggestions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("items.id"), nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("value", AnyText, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+sa.Index("one_suggestion_a_source", suggestions.c.item_id, suggestions.c.source, suggestions.c.version, unique=True)
 
 settings = sa.Table("settings", metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", AnyText))
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
+from ..deciding import CAN_ADAPT, FIRST
 from ..kinds import check_item, check_value
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
 from ..settings_file import as_plain, read_setting
@@ -21,6 +22,8 @@ from .queue import JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, re
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
+from .scores import Scores, unscored
+from .suggestions import Suggestions
 
 __all__ = ["FeedbackStore", "is_key"]
 
@@ -28,7 +31,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts):
+class FeedbackStore(Accounts, Scores, Suggestions):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -79,10 +82,13 @@ class FeedbackStore(Accounts):
             ValueError: an item is wrong. The message says which item, and what is wrong with it.
         """
         settings, now, rows = self.settings, self._clock(), []
+        drawn = None if settings.next_item == "age" else self._sides
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
-                rows.append({**asdict(item), "created": now, "needed": item.overlap})
+                new = _with_overlap(item, settings)
+                score = unscored(drawn)
+                rows.append({**asdict(new), "created": now, "needed": new.overlap, "score": score})
             except ValueError as error:
                 raise ValueError(f"items[{index}]: {error}") from error
         if not rows:
@@ -112,17 +118,24 @@ class FeedbackStore(Accounts):
 
     def withdraw(self, ids: Sequence[int]) -> None:
         """Stop asking for judgements of these items. Judgements given stay, and whoever holds one may still answer."""
+        answered = sa.select(sa.func.count()).where(
+            judgements.c.item_id == items.c.id, STANDS, judgements.c.value.is_not(None)
+        )
+        adapts = items.c.max_overlap.is_not(None)
+        given = sa.case((adapts, answered.scalar_subquery()), else_=items.c.overlap - items.c.needed)
         with self._database.write() as connection:
             self._database.one_writer(connection)
             for part in parts(ids, _IDS_PER_QUERY):
                 connection.execute(
                     sa.update(items)
                     .where(items.c.id.in_(part), items.c.needed > 0)
-                    .values(overlap=items.c.overlap - items.c.needed, needed=0)
+                    .values(overlap=given, needed=0, max_overlap=None)
                 )
 
     def claim(self, annotator: str) -> Assignment | None:
-        """Lend an item to an annotator: the one that they hold already, else the next by priority and age.
+        """Lend an item to an annotator: the one that they hold already, else the next.
+
+        The next one has the highest priority. Among equals `Settings.next_item` decides.
 
         A new item is one that this annotator has not judged and that needs more judgements than others are about to
         give.
@@ -218,11 +231,12 @@ class FeedbackStore(Accounts):
                     key=key,
                     created=self._clock(),
                     undone=False,
+                    had_seen=self._has_seen_suggestion(connection, item.id, person.id),
                 )
             )
             queue.close_task(task_id, "done")
             if checked is not None:
-                queue.need(item.id, -1)
+                queue.settle(item.id, -1)
             return judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
 
     def undo(self, annotator: str) -> Assignment | None:
@@ -246,7 +260,7 @@ class FeedbackStore(Accounts):
                 return None
             connection.execute(sa.update(judgements).where(judgements.c.id == last.id).values(undone=True))
             if last.value is not None:
-                queue.need(last.item_id, +1)
+                queue.settle(last.item_id, +1)
             connection.execute(sa.update(tasks).where(tasks.c.annotator_id == person.id, OPEN).values(state="released"))
             return queue.lend(queue.item(last.item_id), person, last.sides)
 
@@ -322,6 +336,8 @@ class FeedbackStore(Accounts):
             for name in changes:
                 connection.execute(sa.delete(settings_table).where(settings_table.c.name == name))
                 connection.execute(sa.insert(settings_table).values(name=name, value=as_plain(getattr(updated, name))))
+            if updated.next_item != before.next_item:
+                self._forget_scores(connection, updated.next_item)
             return updated
 
     def _claim(self, annotator: str, *, wait: bool) -> Assignment | None:
@@ -340,6 +356,14 @@ class FeedbackStore(Accounts):
     def _queue(self, connection: sa.Connection) -> Queue:
         lease = timedelta(seconds=read_settings(connection).lease_seconds)
         return Queue(connection, self._clock, lease, self._sides)
+
+
+def _with_overlap(item: NewItem, settings: Settings) -> NewItem:
+    """Return the item with an overlap that adapts, if the settings want it and the item does not say otherwise."""
+    fixed = settings.overlap == "fixed" or item.gold is not None or item.kind not in CAN_ADAPT
+    if item.max_overlap is not None or fixed:
+        return item if item.kind in CAN_ADAPT else replace(item, max_overlap=None)
+    return replace(item, overlap=FIRST, max_overlap=max(settings.max_overlap, item.overlap))
 
 
 class _TakenMeanwhile(Exception):

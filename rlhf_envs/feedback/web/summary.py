@@ -10,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 from pydantic import BaseModel
 
 from ..agreement import alpha_by_kind, peer_agreement
+from ..quality import AnnotatorCheck, check_annotators, describe_checks
 from ..records import Item, Judgement
 from ..store.store import FeedbackStore
+from ..suggesting import SuggestionAgreement, compare_suggestions
 
-__all__ = ["AnnotatorSummary", "Hour", "Summary", "gold_correct", "summarise"]
+__all__ = ["AnnotatorSummary", "Check", "Hour", "Summary", "gold_correct", "summarise"]
 
 
 class Hour(BaseModel):
@@ -21,6 +23,23 @@ class Hour(BaseModel):
 
     start: datetime
     judgements: int
+
+
+class Check(BaseModel):
+    """Hold what `rlhf_envs.feedback.quality` finds about how somebody's answers were made. Intervals are of 95%."""
+
+    random_share: float | None  # of the answers, that seem to be given at random; null if nobody gave the same
+    random_interval: tuple[float, float]
+    left: int  # how often the first shown won
+    sided: int  # of so many comparisons with a winner
+    left_interval: tuple[float, float]
+    left_p: float  # of the binomial test for one half, times the number of annotators
+    at_random: bool
+    by_side: bool
+
+    @property
+    def suspect(self) -> bool:
+        return self.at_random or self.by_side
 
 
 class AnnotatorSummary(BaseModel):
@@ -37,6 +56,7 @@ class AnnotatorSummary(BaseModel):
     agreement: float | None  # with others on the same items; 1 is the same answer every time
     agreement_n: int  # the number of comparisons behind it
     last: datetime | None
+    check: Check | None = None  # null before the first answer
 
 
 class Summary(BaseModel):
@@ -51,6 +71,8 @@ class Summary(BaseModel):
     alpha: dict[str, float | None]  # Krippendorff's alpha per kind; null if it is undefined
     annotators: list[AnnotatorSummary]
     paused: bool
+    suspicions: list[str] = []  # a sentence for each annotator whose answers look wrong, or one that says there is none
+    suggestions: list[SuggestionAgreement] = []
 
 
 def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
@@ -61,6 +83,7 @@ def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
     gold = {item.id: item for item in store.items() if item.gold is not None}
     alpha = {kind: None if math.isnan(value) else value for kind, value in alpha_by_kind(given).items()}
     progress = store.progress()
+    checks = check_annotators(given)
     return Summary(
         items=progress.items,
         finished=progress.finished,
@@ -69,8 +92,10 @@ def summarise(store: FeedbackStore, now: datetime | None = None) -> Summary:
         last_hour=sum(now - judgement.created <= timedelta(hours=1) for judgement in everything),
         hours=_by_hour(everything, now),
         alpha=alpha,
-        annotators=_by_annotator(store, everything, gold),
+        annotators=_by_annotator(store, everything, gold, checks),
         paused=store.settings.paused,
+        suspicions=describe_checks(checks),
+        suggestions=compare_suggestions(store),
     )
 
 
@@ -95,7 +120,9 @@ def _by_hour(judgements: list[Judgement], now: datetime) -> list[Hour]:
     return [Hour(start=start, judgements=counts[start]) for start in starts]
 
 
-def _by_annotator(store: FeedbackStore, judgements: list[Judgement], gold: dict[int, Item]) -> list[AnnotatorSummary]:
+def _by_annotator(
+    store: FeedbackStore, judgements: list[Judgement], gold: dict[int, Item], checks: dict[str, AnnotatorCheck]
+) -> list[AnnotatorSummary]:
     theirs: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
         theirs[judgement.annotator].append(judgement)
@@ -120,6 +147,16 @@ def _by_annotator(store: FeedbackStore, judgements: list[Judgement], gold: dict[
                 agreement=agreement,
                 agreement_n=n,
                 last=max((judgement.created for judgement in own), default=None),
+                check=_check(checks.get(annotator.name)),
             )
         )
     return sorted(rows, key=lambda row: (-row.judged - row.skips, row.name))
+
+
+def _check(found: AnnotatorCheck | None) -> Check | None:
+    if found is None:
+        return None
+    share = None if math.isnan(found.random_share) else found.random_share
+    return Check(
+        **{name: getattr(found, name) for name in Check.model_fields if name != "random_share"}, random_share=share
+    )
