@@ -284,6 +284,8 @@ def export(config: ExportConfig) -> None:
         )
     elif config.conversational is None and (n := sum(isinstance(row.get("prompt"), list) for row in done.rows)):
         echo(f"conversations as messages: {n} rows; --no-conversational writes strings")
+    if done.fixed:
+        echo(f"changed by an admin: {done.fixed} judgements; `rlhf feedback audit` shows what they were")
     for reason, n in sorted(done.dropped.items()):
         echo(f"left out: {n} {reason}")
 

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from .kinds import KINDS as KINDS
     from .kinds import check_value as check_value
     from .questions import Question as Question
+    from .records import Adjudication as Adjudication
     from .records import Annotator as Annotator
     from .records import Assignment as Assignment
+    from .records import AuditEntry as AuditEntry
     from .records import Item as Item
     from .records import Judgement as Judgement
     from .records import LeaseLost as LeaseLost
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "KINDS": "kinds:KINDS",
+    "Adjudication": "records:Adjudication",
     "Annotator": "records:Annotator",
     "Assignment": "records:Assignment",
+    "AuditEntry": "records:AuditEntry",
     "FeedbackStore": "store.store:FeedbackStore",
     "Item": "records:Item",
     "Judgement": "records:Judgement",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .records import LeaseLost, StoreError
@@ -25,11 +25,13 @@ class Response:
         value: the answer for the item's kind, see `rlhf_envs.feedback.kinds`. None is a skip.
         seconds: how long the answer took.
         comment: free text.
+        answers: the answers to the project's questions, see `rlhf_envs.feedback.answers`.
     """
 
     value: dict[str, Any] | None
     seconds: float = 0.0
     comment: str = ""
+    answers: dict[str, Any] = field(default_factory=dict)
 
 
 Respond = Callable[["Assignment"], Response | None]
@@ -81,8 +83,8 @@ def work_once(store: FeedbackStore, name: str, respond: Respond) -> bool | None:
         if response is None:
             store.release(assignment.id, name)
             return None
-        key, seconds, comment = uuid.uuid4().hex, response.seconds, response.comment
-        store.submit(assignment.id, name, response.value, key=key, seconds=seconds, comment=comment)
+        given = {"seconds": response.seconds, "comment": response.comment, "answers": response.answers}
+        store.submit(assignment.id, name, response.value, key=uuid.uuid4().hex, **given)
     except LeaseLost:
         return False
     except BaseException:

@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from .questions import asked_about
 from .records import NewItem, Settings
 
 __all__ = ["KINDS", "check_completions", "check_item", "check_value"]
@@ -128,6 +129,10 @@ class Flags(Answer):
         return [harm for harm in known if harm in harms]  # without repeats, in the order of the settings
 
 
+class Questions(Answer):
+    """Answer only the questions of the project: the item has none of its own, and the value is `{}`."""
+
+
 KINDS: dict[str, type[Answer]] = {
     "pairwise": Pairwise,
     "ranking": Ranking,
@@ -135,6 +140,7 @@ KINDS: dict[str, type[Answer]] = {
     "thumbs": Thumbs,
     "correction": Correction,
     "flags": Flags,
+    "questions": Questions,
 }
 
 
@@ -145,6 +151,7 @@ def check_completions(kind: str, n_completions: int) -> None:
     wanted, suits = {
         "pairwise": ("2 completions", n_completions == 2),
         "ranking": ("at least 2 completions", n_completions >= 2),
+        "questions": ("at least 1 completion", n_completions >= 1),
     }.get(kind, ("1 completion", n_completions == 1))
     if not suits:
         raise ValueError(f"an item of kind {kind!r} must have {wanted}, got {n_completions}")
@@ -153,6 +160,13 @@ def check_completions(kind: str, n_completions: int) -> None:
 def check_item(item: NewItem, settings: Settings) -> None:
     """Raise a ValueError that names the field unless the item can be stored and judged."""
     check_completions(item.kind, len(item.completions))
+    if item.kind == "questions" and not asked_about(settings.questions, item.kind, len(item.completions)):
+        raise ValueError(
+            "an item of kind 'questions' asks the questions of the project, and there are none for it: "
+            "rlhf feedback settings study.toml"
+        )
+    if item.kind == "questions" and item.gold is not None:
+        raise ValueError("gold: an item of kind 'questions' has no question of its own whose answer is known")
     for name, text in (("prompt", item.prompt), ("source", item.source), ("policy", item.policy)):
         if not isinstance(text, str):
             raise ValueError(f"{name} must be a string, got {_shown(text)}")

@@ -9,9 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-__all__ = ["KIND_NAMES", "TAKEN_KEYS", "Question", "check_questions", "check_wording"]
+__all__ = [
+    "KIND_NAMES",
+    "TAKEN_KEYS",
+    "Question",
+    "asked_about",
+    "check_questions",
+    "check_wording",
+    "is_due",
+    "same_meaning",
+]
 
 KIND_NAMES = ("pairwise", "ranking", "rating", "thumbs", "correction", "flags", "questions")
 # Keys of the page and of the terminal. A label cannot have one of them.
@@ -148,3 +157,32 @@ def check_wording(wording: Mapping[str, str]) -> None:
             raise ValueError(f"wording: unknown kind {kind!r}; there are {', '.join(KIND_NAMES)}")
         if not text.strip() or len(text) > 1000:
             raise ValueError(f"wording: the text of {kind!r} must have 1 to 1,000 characters")
+
+
+def asked_about(questions: Sequence[Question], kind: str, n_completions: int) -> list[Question]:
+    """Return the questions that are asked with items of a kind and so many completions."""
+    return [
+        question
+        for question in questions
+        if (not question.kinds or kind in question.kinds) and (question.type != "choice" or n_completions == 2)
+    ]
+
+
+def is_due(question: Question, answers: Mapping[str, Any]) -> bool:
+    """Return whether the answers to earlier questions are such that this one is asked."""
+    for name, wanted in question.when.items():
+        given = answers.get(name)
+        if not any(value in wanted for value in (given if isinstance(given, list) else [given])):
+            return False
+    return True
+
+
+def same_meaning(old: Question, new: Question) -> bool:
+    """Return whether answers to the old question are answers to the new one too.
+
+    They are not if the type, the scale or the grades differ, if it went from the item to `each` completion or back,
+    from one label to several or back, from one text to another, or if a label is gone. Other words and further labels
+    are no other meaning.
+    """
+    fixed = ("type", "scale", "grades", "each", "multiple", "field")
+    return all(getattr(old, name) == getattr(new, name) for name in fixed) and {*old.labels} <= {*new.labels}

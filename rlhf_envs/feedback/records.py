@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from .questions import Question, check_questions, check_wording
 
 __all__ = [
+    "ASKED_SETTINGS",
     "LANGUAGES",
     "MOVING_SETTINGS",
     "NEXT_ITEM",
+    "Adjudication",
     "Annotator",
     "Assignment",
+    "AuditEntry",
     "Item",
     "Judgement",
     "LeaseLost",
@@ -24,8 +27,10 @@ __all__ = [
     "Suggestion",
 ]
 
+# The settings that say what is asked. A change of them begins a new version, see `store.versions`.
+ASKED_SETTINGS = ("scale", "harms", "questions", "wording")
 # The settings on which the meaning of answers rests. An export takes them along to another store.
-MOVING_SETTINGS = ("scale", "harms", "guidelines")
+MOVING_SETTINGS = (*ASKED_SETTINGS, "guidelines")
 
 # The languages of the annotators' page, by the name that each gives itself.
 LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español", "fr": "Français", "ja": "日本語"}
@@ -124,6 +129,8 @@ class Judgement:
         seconds: how long the annotator took.
         sides: the order in which the completions were shown.
         key: the idempotency key with which the answer was submitted.
+        answers: maps the names of the project's questions to the answers, see `rlhf_envs.feedback.answers`.
+        version: which version of the settings was asked, a key of `FeedbackStore.versions`.
     """
 
     id: int
@@ -136,6 +143,55 @@ class Judgement:
     sides: tuple[int, ...]
     key: str
     created: datetime
+    answers: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class Adjudication:
+    """Hold the final answer to an item, given by somebody who saw the annotators' answers.
+
+    Attributes:
+        item_id: the item. It has one final answer at most.
+        value: an answer of the item's kind, as `check_value` returns it.
+        by: who gave it.
+        comment: why.
+        created: when it was given (UTC).
+    """
+
+    item_id: int
+    value: dict[str, Any]
+    by: str
+    comment: str
+    created: datetime
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    """Hold a change that somebody made to others' answers, to items or to accounts.
+
+    Attributes:
+        created: when (UTC).
+        actor: who made the change.
+        action: what was done, such as "fix" or "drop".
+        item_id: the item that was changed, or whose judgement was.
+        judgement_id: the judgement that was changed.
+        annotator: whose judgement or account it is.
+        before: what stood before.
+        after: what stands now.
+        reason: why, in the actor's words.
+    """
+
+    id: int
+    created: datetime
+    actor: str
+    action: str
+    item_id: int | None
+    judgement_id: int | None
+    annotator: str | None
+    before: Any
+    after: Any
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -197,6 +253,8 @@ class Settings:
         max_overlap: up to how many are asked if the overlap adapts; an item that asks for more gets more.
         suggestions: "after" shows annotators what a model suggests (`rlhf feedback suggest`), after their own answer.
             "off" shows it to nobody.
+        render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
+            tables and formulas.
     """
 
     guidelines: str = ""
@@ -211,6 +269,7 @@ class Settings:
     overlap: str = "fixed"
     max_overlap: int = 3
     suggestions: str = "off"
+    render: Literal["plain", "markdown"] = "plain"
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -241,3 +300,5 @@ class Settings:
             raise ValueError(f"max_overlap must be a whole number from 3 to 1000, got {self.max_overlap!r}")
         check_questions(self.questions)
         check_wording(self.wording)
+        if self.render not in ("plain", "markdown"):
+            raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")

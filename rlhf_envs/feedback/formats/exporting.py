@@ -7,11 +7,12 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
-from ..records import MOVING_SETTINGS, Item, Judgement, Settings
+from ..records import MOVING_SETTINGS, AuditEntry, Item, Judgement, Settings
 from .argilla import argilla_row
 from .label_studio import label_studio_row
 from .trainer_rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
@@ -125,7 +126,8 @@ def export_file(
             other packages weigh annotators.
 
     Returns:
-        The rows, and the counts of what was left out. Judgements that were taken back count as "undone".
+        The rows, and the counts of what was left out. Judgements that were taken back count as "undone". `fixed` counts
+        the judgements that an admin has changed; rows of "items" have what they were.
 
     Raises:
         ValueError: the format is unknown, or the file name has the extension of another format.
@@ -168,10 +170,26 @@ def export_file(
         export.dropped["of an annotator who was left out"] = left_out
     if undone := store.count_undone():
         export.dropped["undone"] = undone
+    if dropped := store.count_dropped():
+        export.dropped["dropped by an admin"] = dropped
+    fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
+    if format == "items":
+        _add_fixes(export.rows, judgements, fixes)
+    export = replace(export, fixed=len({entry.judgement_id for entry in fixes}))
     if extension == ".csv":
         export = _without_surrogates(export)
     replace_file(Path(path), _as_csv(export.rows) if extension == ".csv" else _as_jsonl(export.rows))
     return export
+
+
+def _add_fixes(rows: Sequence[Row], judgements: Sequence[Judgement], fixes: Iterable[AuditEntry]) -> None:
+    """Add to the judgements in rows of items what admins have changed, the oldest change first."""
+    keys = {judgement.id: judgement.key for judgement in judgements}
+    given = {judgement["key"]: judgement for row in rows for judgement in row["judgements"]}
+    for entry in sorted(fixes, key=lambda entry: entry.id):
+        if (fixed := given.get(keys.get(entry.judgement_id or 0, ""))) is not None:
+            change = {"by": entry.actor, "created": entry.created.isoformat(), "before": entry.before}
+            fixed.setdefault("fixed", []).append({**change, "reason": entry.reason})
 
 
 def _all_conversations(items: Sequence[Item], judgements: Sequence[Judgement]) -> bool:
@@ -187,7 +205,7 @@ def _without_surrogates(export: Export) -> Export:
     dropped = dict(export.dropped)
     if len(whole) < len(export.rows):
         dropped["text that UTF-8 cannot hold (row)"] = len(export.rows) - len(whole)
-    return Export(whole, dropped)
+    return replace(export, rows=whole, dropped=dropped)
 
 
 def _by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:

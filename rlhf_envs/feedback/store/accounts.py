@@ -106,6 +106,38 @@ class Accounts:
             )
             return annotator_named(connection, name)
 
+    def change_role(self, name: str, role: str) -> None:
+        """Make an annotator an admin, or the other way round. The sessions stay, and have the new role at once.
+
+        Raises:
+            ValueError: there is no such annotator or role, or nobody else active is an admin.
+        """
+        _check_role(role)
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            person = _person(connection, name)
+            if role != "admin":
+                _check_other_admin(connection, name)
+            connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(role=role))
+
+    def end_sessions(self, name: str) -> int:
+        """Sign an annotator out everywhere. Return how many sessions ended.
+
+        Raises:
+            ValueError: there is no such annotator.
+        """
+        with self._database.write() as connection:
+            person = _person(connection, name)
+            ended = connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == person.id))
+            return int(ended.rowcount)
+
+    def live_sessions(self) -> dict[str, int]:
+        """Return how many live sessions each annotator has who has any."""
+        query = sa.select(annotators.c.name, sa.func.count()).join(sessions, sessions.c.annotator_id == annotators.c.id)
+        query = query.where(sessions.c.expires > self._clock(), annotators.c.active).group_by(annotators.c.name)
+        with self._database.read() as connection:
+            return {name: count for name, count in connection.execute(query)}
+
     def switch_account(self, name: str, *, active: bool) -> None:
         """Let an annotator sign in, or not. Switching off ends their sessions and frees the item that they hold.
 
@@ -115,9 +147,8 @@ class Accounts:
         with self._database.write() as connection:
             self._database.one_writer(connection)
             person = _person(connection, name)
-            admins = sa.select(annotators.c.name).where(annotators.c.role == "admin", annotators.c.active)
-            if not active and connection.execute(admins).scalars().all() == [name]:
-                raise ValueError(f"{name!r} is the only admin who may sign in: make another first")
+            if not active:
+                _check_other_admin(connection, name)
             connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(active=active))
             if not active:
                 connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == person.id))
@@ -179,6 +210,13 @@ def _person(connection: sa.Connection, name: str) -> Annotator:
     if not _is_text(name):
         raise ValueError(f"there is no annotator {name!r}")
     return annotator_named(connection, name, lock=True)
+
+
+def _check_other_admin(connection: sa.Connection, name: str) -> None:
+    """Raise a ValueError if nobody but the one of this name is an admin who may sign in."""
+    admins = sa.select(annotators.c.name).where(annotators.c.role == "admin", annotators.c.active)
+    if connection.execute(admins).scalars().all() == [name]:
+        raise ValueError(f"{name!r} is the only admin who may sign in: make another first")
 
 
 def _check_name(name: str) -> None:

@@ -20,14 +20,31 @@ import sqlalchemy as sa
 from ..deciding import judgements_needed
 from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, Settings
 from ..settings_file import read_stored_setting
-from .schema import IN_QUEUE, OPEN, STANDS, annotators, items, judgements, settings, tasks
+from .schema import DROPPED, IN_QUEUE, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
-__all__ = ["ANNOTATORS", "JUDGEMENTS", "Queue", "annotator_named", "item_of", "judgement_of", "read_settings", "settle"]
+__all__ = [
+    "ANNOTATORS",
+    "ITEMS",
+    "JUDGEMENTS",
+    "Queue",
+    "annotator_named",
+    "item_of",
+    "judgement_of",
+    "read_settings",
+    "settle",
+]
 
 
 ANNOTATORS = sa.select(annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created, annotators.c.active)
+# The fields of `Item`: not the folded texts, which would double what is read.
+ITEMS: sa.Select[Any] = sa.select(*(items.c[name] for name in Item.__dataclass_fields__))
 # Every judgement with the annotator's name, the kind, and the order in which the completions were shown.
-JUDGEMENTS = sa.select(judgements, annotators.c.name.label("annotator"), items.c.kind, tasks.c.sides).select_from(
+JUDGEMENTS: sa.Select[Any] = sa.select(
+    *(column for column in judgements.c if column.name != "search"),
+    annotators.c.name.label("annotator"),
+    items.c.kind,
+    tasks.c.sides,
+).select_from(
     judgements.join(annotators, judgements.c.annotator_id == annotators.c.id)
     .join(items, judgements.c.item_id == items.c.id)
     .join(tasks, judgements.c.task_id == tasks.c.id)
@@ -69,12 +86,16 @@ class Queue:
 
     def next_item(self, annotator: Annotator, *, wait: bool) -> int | None:
         """Lock the first item that the annotator may take, and return its id. Skip locked items unless `wait`."""
-        judged = sa.select(judgements.c.id).where(
-            judgements.c.item_id == items.c.id, judgements.c.annotator_id == annotator.id, STANDS
+        own = sa.select(judgements.c.id).where(
+            judgements.c.item_id == items.c.id, judgements.c.annotator_id == annotator.id
         )
+        judged = own.where(STANDS)
+        dropped = own.where(DROPPED)  # whose answer was dropped is not asked again
         query = (
             sa.select(items.c.id)
-            .where(IN_QUEUE, items.c.needed > self._leases(items.c.id, annotator.id), ~judged.exists())
+            .where(
+                IN_QUEUE, items.c.needed > self._leases(items.c.id, annotator.id), ~judged.exists(), ~dropped.exists()
+            )
             .order_by(items.c.priority.desc(), items.c.score.desc(), items.c.id)
             .limit(1)
             .with_for_update(key_share=True, skip_locked=not wait)
@@ -101,7 +122,10 @@ class Queue:
         sight, to be compared with the suggestion.
         """
         undone = sa.select(judgements.c.id, judgements.c.had_seen).where(
-            judgements.c.item_id == item_id, judgements.c.annotator_id == annotator_id, judgements.c.undone
+            judgements.c.item_id == item_id,
+            judgements.c.annotator_id == annotator_id,
+            judgements.c.undone,
+            ~judgements.c.dropped,
         )
         rows = self.connection.execute(undone.order_by(judgements.c.id.desc())).all()
         own = next((row.id for row in rows if not row.had_seen), None)
@@ -149,7 +173,7 @@ class Queue:
 
     def item(self, item_id: int) -> Item:
         """Return the item with this id, which must exist."""
-        return item_of(self.connection.execute(sa.select(items).where(items.c.id == item_id)).one())
+        return item_of(self.connection.execute(ITEMS.where(items.c.id == item_id)).one())
 
     def _lock_item(self, item_id: int) -> int:
         return self.connection.execute(
@@ -179,10 +203,11 @@ def settle(connection: sa.Connection, item_id: int, change: int) -> None:
         item_id: the item.
         change: by how much more or less, where the overlap is fixed. Where it adapts, the judgements that stand say it.
     """
-    found = sa.select(items.c.kind, items.c.overlap, items.c.max_overlap).where(items.c.id == item_id)
+    adapts = sa.and_(items.c.max_overlap.is_not(None), items.c.withdrawn.is_(None)).label("adapts")
+    found = sa.select(items.c.kind, items.c.overlap, items.c.max_overlap, adapts).where(items.c.id == item_id)
     item = connection.execute(found).one()
     needed: Any = items.c.needed + change
-    if item.max_overlap is not None:
+    if item.adapts:
         stands = sa.select(judgements.c.value).where(
             judgements.c.item_id == item_id, STANDS, judgements.c.value.is_not(None)
         )
@@ -205,16 +230,15 @@ def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False)
 
 
 def item_of(row: sa.Row[Any]) -> Item:
-    """Return the item in a row of the table `items`."""
-    values = row._asdict()
-    del values["needed"], values["score"]
+    """Return the item in a row of `ITEMS`, which may have more columns."""
+    values = {name: getattr(row, name) for name in Item.__dataclass_fields__}
     return Item(**{**values, "completions": tuple(values["completions"])})
 
 
 def judgement_of(row: sa.Row[Any]) -> Judgement:
     """Return the judgement in a row of `JUDGEMENTS`."""
-    fields = ("id", "item_id", "annotator", "kind", "value", "seconds", "comment", "key", "created")
-    return Judgement(sides=tuple(row.sides), **{name: getattr(row, name) for name in fields})
+    fields = ("id", "item_id", "annotator", "kind", "value", "seconds", "comment", "key", "created", "version")
+    return Judgement(sides=tuple(row.sides), answers=row.answers or {}, **{name: getattr(row, name) for name in fields})
 
 
 def read_settings(connection: sa.Connection) -> Settings:

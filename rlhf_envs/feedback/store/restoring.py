@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from .database import parts
 from .queue import settle
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .store import FeedbackStore, is_key
+from .versions import current_version
 
 __all__ = ["PastJudgement", "restore"]
 
@@ -31,6 +32,8 @@ class PastJudgement:
         sides: the order in which the completions were shown. If it is unknown, the order in which they are stored.
         key: the idempotency key, kept unless a judgement in the store has it already.
         created: when the judgement was given. If it is unknown, now.
+        answers: the answers to the project's questions, as `check_answers` returns them.
+        version: the version of the settings that was asked. None is the present one.
     """
 
     annotator: str
@@ -40,6 +43,8 @@ class PastJudgement:
     sides: tuple[int, ...] = ()
     key: str = ""
     created: datetime | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
+    version: int | None = None
 
 
 def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], created: dict[int, datetime]) -> list[int]:
@@ -91,7 +96,7 @@ def _insert(
     connection: sa.Connection, past: Sequence[tuple[int, PastJudgement]], pairs: Sequence[tuple[int, int]]
 ) -> None:
     """Insert the judgements, each with the finished task that a judgement has."""
-    now = datetime.now(UTC)
+    now, present = datetime.now(UTC), current_version(connection)
     taken = _taken_keys(connection, [judgement.key for _, judgement in past])
     lengths = _n_completions(connection, {item_id for item_id, _ in past})
     tasks_rows, judgement_rows = [], []
@@ -101,8 +106,10 @@ def _insert(
         sides = judgement.sides or tuple(range(lengths[item_id]))
         tasks_rows.append({**who, "sides": sides, "expires": when, "state": "done"})
         answer = {"value": judgement.value, "seconds": judgement.seconds, "comment": judgement.comment}
+        asked = {"answers": judgement.answers or None, "version": judgement.version or present}
         key = _free_key(judgement.key, taken)
-        judgement_rows.append({**who, **answer, "key": key, "created": when, "undone": False, "had_seen": False})
+        fixed = {"key": key, "created": when, "undone": False, "had_seen": False}
+        judgement_rows.append({**who, **answer, **asked, **fixed})
     insert = sa.insert(tasks).returning(tasks.c.id, sort_by_parameter_order=True)
     for closed, answers in zip(
         parts(tasks_rows, _ROWS_PER_STATEMENT), parts(judgement_rows, _ROWS_PER_STATEMENT), strict=True

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
+from .searching import fold_item, fold_judgement, vote_of
+
 __all__ = [
+    "DROPPED",
     "IN_QUEUE",
     "OPEN",
     "STANDS",
+    "adjudications",
     "annotators",
+    "audit",
+    "deliveries",
     "invitations",
     "items",
     "judgements",
@@ -20,6 +27,7 @@ __all__ = [
     "settings",
     "suggestions",
     "tasks",
+    "versions",
 ]
 
 
@@ -41,6 +49,11 @@ class UtcDateTime(sa.TypeDecorator[datetime]):
 def _where(condition: str) -> dict[str, Any]:
     """Make an index partial on both databases."""
     return {"sqlite_where": sa.text(condition), "postgresql_where": sa.text(condition)}
+
+
+def _made_by(make: Callable[[Mapping[str, Any]], str | None]) -> Callable[[Any], str | None]:
+    """Return a column's default that is computed from the other values of the row."""
+    return lambda context: make(context.get_current_parameters())
 
 
 metadata = sa.MetaData()
@@ -79,6 +92,10 @@ items = sa.Table(
     sa.Column("needed", sa.Integer, nullable=False, server_default="0"),
     sa.Column("max_overlap", sa.Integer),
     sa.Column("score", sa.Float, nullable=False, server_default="0"),  # of the policy that chooses the next item
+    # The texts as a search reads them, see `searching`. Whoever inserts an item need not know of it.
+    sa.Column("search", sa.Text, nullable=False, server_default="", default=_made_by(fold_item)),
+    sa.Column("withdrawn", sa.Integer),  # the overlap that the item had before an admin withdrew it
+    sa.Column("difficulty", sa.Float),  # 0 to 1, from the annotators' answers; NULL if it was not estimated
 )
 IN_QUEUE = sa.text("items.needed > 0")
 sa.Index("items_in_queue", items.c.priority.desc(), items.c.score.desc(), items.c.id, **_where("needed > 0"))
@@ -112,6 +129,11 @@ judgements = sa.Table(
     sa.Column("created", UtcDateTime, nullable=False),
     sa.Column("undone", sa.Boolean, nullable=False),
     sa.Column("had_seen", sa.Boolean, nullable=False, server_default=sa.false()),  # a suggestion, before they answered
+    sa.Column("dropped", sa.Boolean, nullable=False, server_default=sa.false()),  # by an admin; `undone` is true too
+    sa.Column("vote", sa.Text, default=_made_by(vote_of)),  # equal where two answers agree, NULL where they cannot
+    sa.Column("search", sa.Text, nullable=False, server_default="", default=_made_by(fold_judgement)),
+    sa.Column("answers", AnyText),  # to the project's questions; NULL is none
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
 )
 STANDS = sa.text("NOT judgements.undone")  # in the very words of the partial index, or the databases do not use it
 sa.Index(
@@ -121,6 +143,9 @@ sa.Index(
     unique=True,
     **_where("NOT undone"),
 )
+DROPPED = sa.text("judgements.dropped")
+sa.Index("dropped_judgements", judgements.c.item_id, judgements.c.annotator_id, **_where("dropped"))
+sa.Index("votes_of_item", judgements.c.item_id, judgements.c.vote, **_where("NOT undone"))
 sa.Index("judgements_of_annotator", judgements.c.annotator_id, judgements.c.id)
 sa.Index("judgements_of_task", judgements.c.task_id)
 
@@ -137,6 +162,14 @@ suggestions = sa.Table(
 sa.Index("one_suggestion_a_source", suggestions.c.item_id, suggestions.c.source, suggestions.c.version, unique=True)
 
 settings = sa.Table("settings", metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", AnyText))
+
+versions = sa.Table(
+    "versions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("created", UtcDateTime, nullable=False),
+    sa.Column("asked", AnyText, nullable=False),  # the settings of `ASKED_SETTINGS`
+)
 
 invitations = sa.Table(
     "invitations",
@@ -156,3 +189,48 @@ sessions = sa.Table(
     sa.Column("expires", UtcDateTime, nullable=False),
 )
 sa.Index("sessions_of_annotator", sessions.c.annotator_id)
+
+# What an admin has changed. Rows are only ever added.
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("created", UtcDateTime, nullable=False),
+    sa.Column("actor", sa.Text, nullable=False),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("item_id", sa.Integer),
+    sa.Column("judgement_id", sa.Integer),
+    sa.Column("annotator", sa.Text),  # whose answer or account it was
+    sa.Column("before", AnyText),
+    sa.Column("after", AnyText),
+    sa.Column("reason", AnyText, nullable=False),
+)
+sa.Index("audit_of_judgement", audit.c.judgement_id)
+sa.Index("audit_of_item", audit.c.item_id)
+
+# The final answer to an item whose annotators disagree. A new one takes the place of the old, which the audit keeps.
+adjudications = sa.Table(
+    "adjudications",
+    metadata,
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("items.id"), primary_key=True, autoincrement=False),
+    sa.Column("annotator_id", sa.Integer, sa.ForeignKey("annotators.id"), nullable=False),
+    sa.Column("value", AnyText, nullable=False),
+    sa.Column("comment", AnyText, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+
+# Events for the project's webhook, written in the transaction of what they tell, so that no restart loses one.
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("key", sa.Text, nullable=False, unique=True),
+    sa.Column("event", sa.Text, nullable=False),
+    sa.Column("payload", AnyText, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_try", UtcDateTime, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),  # waiting, sent, failed
+    sa.Column("problem", AnyText, nullable=False),
+)
+sa.Index("deliveries_waiting", deliveries.c.next_try, **_where("state = 'waiting'"))

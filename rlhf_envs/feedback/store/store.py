@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,18 +12,21 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
+from ..answers import check_answers
 from ..deciding import CAN_ADAPT, FIRST
 from ..kinds import check_item, check_value
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
 from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
+from .curating import Curating
 from .database import Database, parts
-from .queue import JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
+from .queue import ITEMS, JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
 from .scores import Scores, unscored
 from .suggestions import Suggestions
+from .versions import asked_in, current_version, read_versions, record_change
 
 __all__ = ["FeedbackStore", "is_key"]
 
@@ -31,7 +34,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts, Scores, Suggestions):
+class FeedbackStore(Accounts, Curating, Scores, Suggestions):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -103,7 +106,7 @@ class FeedbackStore(Accounts, Scores, Suggestions):
         Raises:
             ValueError: there is no item with one of the ids.
         """
-        query = sa.select(items).order_by(items.c.id)
+        query = ITEMS.order_by(items.c.id)
         with self._database.read() as connection:
             if ids is None:
                 return [item_of(row) for row in connection.execute(query)]
@@ -118,18 +121,13 @@ class FeedbackStore(Accounts, Scores, Suggestions):
 
     def withdraw(self, ids: Sequence[int]) -> None:
         """Stop asking for judgements of these items. Judgements given stay, and whoever holds one may still answer."""
-        answered = sa.select(sa.func.count()).where(
-            judgements.c.item_id == items.c.id, STANDS, judgements.c.value.is_not(None)
-        )
-        adapts = items.c.max_overlap.is_not(None)
-        given = sa.case((adapts, answered.scalar_subquery()), else_=items.c.overlap - items.c.needed)
         with self._database.write() as connection:
             self._database.one_writer(connection)
             for part in parts(ids, _IDS_PER_QUERY):
                 connection.execute(
                     sa.update(items)
                     .where(items.c.id.in_(part), items.c.needed > 0)
-                    .values(overlap=given, needed=0, max_overlap=None)
+                    .values(overlap=items.c.overlap - items.c.needed, needed=0, withdrawn=items.c.overlap)
                 )
 
     def claim(self, annotator: str) -> Assignment | None:
@@ -188,6 +186,8 @@ class FeedbackStore(Accounts, Scores, Suggestions):
         key: str,
         seconds: float = 0.0,
         comment: str = "",
+        answers: Mapping[str, Any] | None = None,
+        version: int | None = None,
     ) -> Judgement:
         """Answer an assignment. When this returns, the answer is stored, and stored once.
 
@@ -199,10 +199,13 @@ class FeedbackStore(Accounts, Scores, Suggestions):
                 crash) returns the judgement that is stored, whatever the other arguments say.
             seconds: how long the answer took.
             comment: anything the annotator wants to say.
+            answers: the answers to the project's questions by their names, see `rlhf_envs.feedback.answers`.
+            version: the version of the settings that the annotator saw. By default the present one.
 
         Raises:
             LeaseLost: the lease ran out and another took the place, or the assignment was answered under another key.
-            ValueError: the value is no answer of this kind, the key belongs to another assignment, or there is no such
+            ValueError: the value is no answer of this kind, an answer is none to its question, a required one is
+                missing, there is no such version, the key belongs to another assignment, or there is no such
                 annotator. The item stays lent.
         """
         if not is_key(key):
@@ -219,7 +222,10 @@ class FeedbackStore(Accounts, Scores, Suggestions):
                 return judgement_of(known)
             task = queue.held_task(task_id, person)
             item = queue.item(task.item_id)
-            checked = check_value(item.kind, value, len(item.completions), read_settings(connection))
+            settings, present = read_settings(connection), current_version(connection)
+            if version is not None and version != present:
+                settings = asked_in(connection, version, settings)
+            checked = check_value(item.kind, value, len(item.completions), settings)
             connection.execute(
                 sa.insert(judgements).values(
                     task_id=task_id,
@@ -232,6 +238,8 @@ class FeedbackStore(Accounts, Scores, Suggestions):
                     created=self._clock(),
                     undone=False,
                     had_seen=self._has_seen_suggestion(connection, item.id, person.id),
+                    answers=check_answers(item, checked, answers, settings.questions) or None,
+                    version=present if version is None else version,
                 )
             )
             queue.close_task(task_id, "done")
@@ -305,16 +313,32 @@ class FeedbackStore(Accounts, Scores, Suggestions):
         return Progress(in_all, finished, given, skips, mine)
 
     def count_undone(self) -> int:
-        """Return how many judgements annotators have taken back."""
-        with self._database.read() as connection:
-            query = sa.select(sa.func.count()).select_from(judgements).where(judgements.c.undone)
-            return int(connection.execute(query).scalar_one())
+        """Return how many judgements annotators have taken back themselves."""
+        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped)
+
+    def count_dropped(self) -> int:
+        """Return how many judgements admins have dropped."""
+        return self._count_judgements(judgements.c.dropped)
 
     @property
     def settings(self) -> Settings:
         """Return the settings. A setting that was never changed has its default."""
         with self._database.read() as connection:
             return read_settings(connection)
+
+    def asked(self) -> tuple[int, Settings]:
+        """Return the number of the present version of what is asked, and the settings."""
+        with self._database.read() as connection:
+            return current_version(connection), read_settings(connection)
+
+    def versions(self) -> dict[int, Settings]:
+        """Map the number of each version of what was asked to its settings, oldest first.
+
+        A change of the questions, the wording, the scale or the harms begins a new version as soon as an item has been
+        lent. What versions do not hold, such as the guidelines, is as at present.
+        """
+        with self._database.read() as connection:
+            return read_versions(connection, read_settings(connection))
 
     def update_settings(self, **changes: Any) -> Settings:
         """Change some of the settings, all or none. Structured ones are taken as objects or in their plain form.
@@ -333,12 +357,18 @@ class FeedbackStore(Accounts, Scores, Suggestions):
                     f"scale: there are ratings from {low} to {high} already, whose meaning a new scale would change: "
                     "keep this scale, or begin a new store"
                 )
+            record_change(connection, before, updated, self._clock())
             for name in changes:
                 connection.execute(sa.delete(settings_table).where(settings_table.c.name == name))
                 connection.execute(sa.insert(settings_table).values(name=name, value=as_plain(getattr(updated, name))))
             if updated.next_item != before.next_item:
                 self._forget_scores(connection, updated.next_item)
             return updated
+
+    def _count_judgements(self, *conditions: sa.ColumnElement[bool]) -> int:
+        with self._database.read() as connection:
+            query = sa.select(sa.func.count()).select_from(judgements).where(*conditions)
+            return int(connection.execute(query).scalar_one())
 
     def _claim(self, annotator: str, *, wait: bool) -> Assignment | None:
         with self._database.write() as connection:

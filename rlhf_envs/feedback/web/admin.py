@@ -18,6 +18,7 @@ from .api import Scale, SettingsOut
 from .auth import Admin, CsrfChecked, Store
 from .pages import FormChecked, render
 from .responses import AsciiJSON, problems
+from .showing import Render
 from .summary import Summary, summarise
 
 __all__ = ["api", "pages"]
@@ -39,6 +40,7 @@ class Changes(BaseModel):
     harms: list[str] | None = Field(default=None, max_length=30)
     lease_seconds: float | None = Field(default=None, ge=10, le=7 * 24 * 3600, allow_inf_nan=False)
     paused: bool | None = None
+    render: Render | None = None
 
 
 class AllSettings(SettingsOut):
@@ -90,7 +92,7 @@ def settings(store: Store, admin: Admin) -> Response:
 @api.patch("/settings", response_model=AllSettings, dependencies=[CsrfChecked], responses=problems(401, 403))
 def change_settings(changes: Changes, store: Store, admin: Admin) -> Response:
     """Change settings, pause the project (`{"paused": true}`) or resume it."""
-    return AsciiJSON(_settings(_update(store, **changes.model_dump(exclude_none=True))))
+    return AsciiJSON(_settings(_update(store, admin.name, **changes.model_dump(exclude_none=True))))
 
 
 @api.post("/invitations", response_model=Invitation, dependencies=[CsrfChecked], responses=problems(401, 403))
@@ -103,14 +105,14 @@ def invite(request: Request, wanted: Invite, store: Store, admin: Admin) -> Resp
 @api.post("/resets", response_model=Invitation, dependencies=[CsrfChecked], responses=problems(401, 403))
 def reset(request: Request, account: Account, store: Store, admin: Admin) -> Response:
     """Make a link with which the owner of an account chooses a new password."""
-    path, role = _reset(store, account.name)
+    path, role = _reset(store, account.name, admin.name)
     return AsciiJSON({"role": role, "path": path, "url": _link(request, path)})
 
 
 @api.patch("/accounts", status_code=204, dependencies=[CsrfChecked], responses=problems(401, 403))
 def switch_account(switch: Switch, store: Store, admin: Admin) -> Response:
     """Switch an account off, which signs its owner out, or on again."""
-    _switch(store, switch.name, switch.active)
+    _switch(store, switch.name, switch.active, admin.name)
     return Response(status_code=204)
 
 
@@ -153,7 +155,7 @@ def invite_page(request: Request, store: Store, admin: Admin, role: Annotated[Ro
 @pages.post("/accounts/reset", dependencies=[FormChecked])
 def reset_page(request: Request, store: Store, admin: Admin, name: Annotated[str, Form(max_length=200)]) -> Response:
     try:
-        path, _ = _reset(store, name)
+        path, _ = _reset(store, name, admin.name)
     except HTTPException as error:
         return _page(request, store, error.status_code, account_problem=error.detail)
     return _page(request, store, invitation=_link(request, path), reset=name)
@@ -168,7 +170,7 @@ def switch_page(
     active: Annotated[bool, Form()],
 ) -> Response:
     try:
-        _switch(store, name, active)
+        _switch(store, name, active, admin.name)
     except HTTPException as error:
         return _page(request, store, error.status_code, account_problem=error.detail)
     return RedirectResponse("/admin", 303)
@@ -176,7 +178,7 @@ def switch_page(
 
 @pages.post("/pause", dependencies=[FormChecked])
 def pause(store: Store, admin: Admin, paused: Annotated[bool, Form()]) -> Response:
-    store.update_settings(paused=paused)
+    _update(store, admin.name, paused=paused)
     return RedirectResponse("/admin", 303)
 
 
@@ -190,15 +192,17 @@ def settings_page(
     lease_minutes: Annotated[float, Form(ge=0.2, le=7 * 24 * 60, allow_inf_nan=False)],
     guidelines: Annotated[str, Form(max_length=100_000)] = "",
     harms: Annotated[str, Form(max_length=5000)] = "",
+    render: Annotated[Render, Form()] = "plain",
 ) -> Response:
     wanted = {
         "guidelines": guidelines.replace("\r\n", "\n").strip(),
         "scale": (low, high),
         "harms": [line.strip() for line in harms.splitlines() if line.strip()],
         "lease_seconds": lease_minutes * 60,
+        "render": render,
     }
     try:
-        _update(store, **wanted)
+        _update(store, admin.name, **wanted)
     except HTTPException as error:  # show the form again as it was filled in
         return _page(request, store, error.status_code, settings=wanted, problem=error.detail)
     return RedirectResponse("/admin", 303)
@@ -209,30 +213,38 @@ def _link(request: Request, path: str) -> str:
     return f"{request.app.state.url}{path}"
 
 
-def _reset(store: Store, name: str) -> tuple[str, str]:
+def _reset(store: Store, name: str, by: str) -> tuple[str, str]:
     """Return (path of the link, role of the account)."""
     try:
         path = f"/invite/{store.invite_to_reset(name)}"
-        return path, next(person.role for person in store.annotators() if person.name == name)
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
+    store.log(by, "link to reset the password", annotator=name)
+    return path, next(person.role for person in store.annotators() if person.name == name)
 
 
-def _switch(store: Store, name: str, active: bool) -> None:
+def _switch(store: Store, name: str, active: bool, by: str) -> None:
     try:
         store.switch_account(name, active=active)
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
+    store.log(by, "switch on" if active else "switch off", annotator=name)
 
 
-def _update(store: Store, **changes: Any) -> Settings:
+def _update(store: Store, by: str, **changes: Any) -> Settings:
     for name in ("scale", "harms"):
         if name in changes:
             changes[name] = tuple(changes[name])
+    before = store.settings
     try:
-        return store.update_settings(**changes)
+        after = store.update_settings(**changes)
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
+    changed = [name for name in changes if getattr(before, name) != getattr(after, name)]
+    if changed:
+        old, new = ({name: getattr(settings, name) for name in changed} for settings in (before, after))
+        store.log(by, "settings", before=old, after=new)
+    return after
 
 
 def _settings(settings: Settings) -> dict[str, Any]:
@@ -252,5 +264,13 @@ def _export(store: FeedbackStore, format: str, how: str) -> tuple[Export, bytes]
 def _page(request: Request, store: Store, status: int = 200, **more: Any) -> Response:
     summary = summarise(store)
     top = max((hour.judgements for hour in summary.hours), default=0)
-    context = {"summary": summary, "settings": store.settings, "top": top, "formats": FORMATS, "hows": HOW, **more}
+    context = {
+        "summary": summary,
+        "paused": summary.paused,
+        "settings": store.settings,
+        "top": top,
+        "formats": FORMATS,
+        "hows": HOW,
+        **more,
+    }
     return render(request, "admin.html", context, status)

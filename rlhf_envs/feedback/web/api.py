@@ -8,14 +8,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Request
+from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..records import Assignment, Progress, Settings
 from ..store.store import FeedbackStore
 from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
+from .differences import mark_differences
 from .responses import AsciiJSON, problems
+from .showing import Render, View, view_of
 from .words import Refusal
 
 __all__ = ["Scale", "SettingsOut", "router"]
@@ -24,6 +26,7 @@ router = APIRouter(tags=["annotate"])
 
 # A list, since FastAPI writes a tuple as "items": [...], which OpenAPI 3.1 does not know.
 Scale = Annotated[list[int], Field(min_length=2, max_length=2)]
+AskedRender = Annotated[Render | None, Query(description="the project's setting by default")]
 TaskId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
@@ -51,13 +54,17 @@ class Shown(BaseModel):
 
 
 class TaskOut(BaseModel):
-    """Show an item that is lent to you. Its `completions` come in the order in which to show them."""
+    """Show an item that is lent to you. Its `completions` come in the order in which to show them.
+
+    `view` says how people see them.
+    """
 
     id: int
     item_id: int
     kind: str
     prompt: str
     completions: list[Shown]
+    view: View
     seconds_left: float
 
 
@@ -76,6 +83,7 @@ class SettingsOut(BaseModel):
     scale: Scale
     harms: list[str]
     paused: bool
+    render: Render
 
 
 class State(BaseModel):
@@ -129,19 +137,19 @@ def session(request: Request, annotator: SignedIn) -> Response:
     return AsciiJSON({"name": annotator.name, "role": annotator.role, "csrf": csrf_token(request)})
 
 
-@router.post("/claim", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403))
-def claim(store: Store, annotator: SignedIn) -> Response:
+@router.post("/claim", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403, 422))
+def claim(store: Store, annotator: SignedIn, render: AskedRender = None) -> Response:
     """Take a task: the one that you hold already, else the next."""
-    return _state(store, annotator.name, store.claim(annotator.name))
+    return _state(store, annotator.name, store.claim(annotator.name), render)
 
 
 @router.post("/undo", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403, 409))
-def undo(store: Store, annotator: SignedIn) -> Response:
+def undo(store: Store, annotator: SignedIn, render: AskedRender = None) -> Response:
     """Take your last judgement back. Its item is lent to you again."""
     task = store.undo(annotator.name)
     if task is None:
         raise Refusal(409, "nothing_to_take_back")
-    return _state(store, annotator.name, task)
+    return _state(store, annotator.name, task, render)
 
 
 @router.post(
@@ -166,7 +174,25 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
 )
 def renew(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
     """Extend the task by another full lease."""
-    return AsciiJSON(_lent(store.renew(task_id, annotator.name)))
+    return AsciiJSON(_lent(store.renew(task_id, annotator.name), "plain"))
+
+
+@router.post(
+    "/tasks/{task_id}/view", response_model=View, dependencies=[CsrfChecked], responses=problems(401, 403, 409)
+)
+def view(
+    task_id: TaskId, store: Store, annotator: SignedIn, render: Render = "plain", differences: bool = False
+) -> Response:
+    """Return all of the task's view, and extend the task by another full lease.
+
+    With `differences`, the nodes of two completions mark the words in which they differ (elements `mark`). If they are
+    too long to be compared, they have no marks.
+    """
+    lent = store.renew(task_id, annotator.name)
+    shown = view_of(lent, render, urgent=False)
+    if differences:
+        mark_differences(shown, [lent.item.completions[index] for index in lent.sides])
+    return AsciiJSON(shown.model_dump())
 
 
 @router.post("/tasks/{task_id}/release", status_code=204, dependencies=[CsrfChecked], responses=problems(401, 403))
@@ -182,17 +208,18 @@ def progress(store: Store, annotator: SignedIn) -> Response:
     return AsciiJSON(_progress(store.progress(annotator.name)))
 
 
-def _state(store: FeedbackStore, name: str, assignment: Assignment | None) -> Response:
+def _state(store: FeedbackStore, name: str, assignment: Assignment | None, render: Render | None) -> Response:
+    settings = store.settings
     return AsciiJSON(
         {
-            "task": None if assignment is None else _lent(assignment),
+            "task": None if assignment is None else _lent(assignment, render or settings.render),
             "progress": _progress(store.progress(name)),
-            "settings": _settings(store.settings),
+            "settings": _settings(settings),
         }
     )
 
 
-def _lent(assignment: Assignment) -> dict[str, Any]:
+def _lent(assignment: Assignment, render: Render) -> dict[str, Any]:
     # Without source, policy, meta and gold, which would sway the annotator.
     item = assignment.item
     return {
@@ -201,6 +228,7 @@ def _lent(assignment: Assignment) -> dict[str, Any]:
         "kind": item.kind,
         "prompt": item.prompt,
         "completions": [{"index": index, "text": item.completions[index]} for index in assignment.sides],
+        "view": view_of(assignment, render).model_dump(),
         "seconds_left": max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds()),
     }
 

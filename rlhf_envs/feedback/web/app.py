@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import admin, api, pages, study
+from . import admin, admin_items, admin_people, api, pages, study
 from .auth import Gate, add_sessions
 from .responses import AsciiJSON
+from .wording import ADMIN_PAGES, FILTERS
 from .words import Refusal, choose, load, say
 
 __all__ = ["create_app"]
@@ -62,10 +63,12 @@ def create_app(
         default_response_class=AsciiJSON,
     )
     app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
+    app.state.templates.env.filters.update(FILTERS)
+    app.state.templates.env.globals["admin_pages"] = ADMIN_PAGES
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
-    app.include_router(admin.pages, include_in_schema=False)
-    app.include_router(study.pages, include_in_schema=False)
+    for admins in (admin, study, admin_items, admin_people):
+        app.include_router(admins.pages, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
     app.include_router(admin.api, prefix="/api/admin")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")

@@ -29,12 +29,15 @@ def render(
 ) -> Response:
     """Render a page with the CSRF token and the name of its session, and the words of its language as `t`."""
     templates = cast(Jinja2Templates, request.app.state.templates)
+    root = request.scope.get("root_path", "")
     context = {
         "csrf": csrf_token(request),
         "name": request.session.get("name"),
         "t": words_of(request),
         "languages": LANGUAGES,
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        "root": root,
+        "tab": request.url.path.removeprefix(root),
         **context,
     }
     return templates.TemplateResponse(request, template, context, status_code=status, headers=headers)

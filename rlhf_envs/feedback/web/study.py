@@ -48,7 +48,10 @@ def change(
         after = store.update_settings(**parse_settings(text))
     except ValueError as error:
         return render(request, "study.html", {"text": text, "problem": str(error)}, 422)
-    changes = describe_changes(before, after) or ["Nothing has changed."]
+    changes = describe_changes(before, after)
+    if changes:
+        store.log(admin.name, "settings", after=changes)
+    changes = changes or ["Nothing has changed."]
     return render(request, "study.html", {"text": settings_as_toml(after), "changes": changes})
 
 

@@ -45,6 +45,7 @@ class Check(BaseModel):
 class AnnotatorSummary(BaseModel):
     """Describe one annotator's work. A metric is null if there is nothing to compute it from."""
 
+    id: int
     name: str
     role: str
     active: bool
@@ -136,6 +137,7 @@ def _by_annotator(
         agreement, n = peers.get(annotator.name, (None, 0))
         rows.append(
             AnnotatorSummary(
+                id=annotator.id,
                 name=annotator.name,
                 role=annotator.role,
                 active=annotator.active,

@@ -3,6 +3,7 @@
 import { ApiError, call, newKey } from "./api.js";
 import { KINDS, panelName } from "./kinds.js";
 import { showText } from "./text.js";
+import { asked, hideView, showView, viewKeys } from "./view.js";
 import { keyName, t } from "./words.js";
 
 const at = (id) => document.getElementById(id);
@@ -14,7 +15,6 @@ let task = null; // the task on the page
 let key = null; // the answer's idempotency key, one per task shown, so that a double click is one answer
 let kind = null; // the controls of the task's kind
 let keys = {}; // key -> [words, function]
-let growers = []; // functions that show more of a long text
 let busy = false; // whether an answer is on its way
 let lost = false; // whether the lease is gone; typed text stays
 let last = null; // the last answer, shown again on undo
@@ -79,7 +79,6 @@ function show(state) {
   showText(at("guidelines-text"), state.settings.guidelines || t("no_guidelines"));
   for (const id of ["controls", "panels"]) at(id).replaceChildren();
   at("comment").value = "";
-  growers = [];
   keys = {};
   document.body.dataset.kind = task?.kind ?? "none";
   at("skip").disabled = at("comment").disabled = task === null;
@@ -90,6 +89,7 @@ function show(state) {
 function showNothing(state) {
   at("question").textContent = t(state.settings.paused ? "paused" : "nothing_left");
   at("prompt").hidden = true;
+  hideView();
   const text = document.createElement("p");
   text.className = "empty";
   text.textContent = t(state.settings.paused ? "paused_text" : "nothing_left_text");
@@ -107,20 +107,19 @@ function showTask({ settings }) {
   seconds = 0;
   since = document.hidden ? null : performance.now();
   at("question").textContent = t(`question_${task.kind}`);
-  at("prompt").hidden = task.prompt === "";
-  growers.push(showText(at("prompt"), task.prompt));
-  const panels = task.completions.map((completion, i) => panel(completion.text, panelName(task.kind, i, task.completions.length)));
+  const panels = task.completions.map((_, i) => panel(panelName(task.kind, i, task.completions.length)));
   at("panels").append(...panels);
   at("panels").dataset.n = task.completions.length;
   kind = KINDS[task.kind]({ task, settings, panels, extra: at("panels"), controls: at("controls"), done, changed: keepDraft, say });
   for (const [name, [words, act]] of Object.entries(kind.keys)) bind(name, words, act);
+  showView(task, panels, say);
   bindCommon();
   takeDraft();
   clearInterval(leaseTimer);
   leaseTimer = setInterval(renew, Math.max(3000, (task.seconds_left * 1000) / 3));
 }
 
-function panel(text, name) {
+function panel(name) {
   const made = document.createElement("section");
   made.className = "panel";
   const head = document.createElement("h2");
@@ -138,7 +137,6 @@ function panel(text, name) {
   body.setAttribute("role", "region");
   body.setAttribute("aria-label", name ? t("completion_named", { name }) : t("completion"));
   made.append(head, body);
-  growers.push(showText(body, text));
   return made;
 }
 
@@ -153,7 +151,7 @@ function bindCommon() {
   if (task !== null) {
     bind("s", t("skip"), skip);
     bind("c", t("key_comment"), () => at("comment").focus());
-    if (growers.some(Boolean)) bind("m", t("key_more"), () => { growers = growers.map((grow) => (grow?.() ? grow : null)); });
+    for (const [name, [words, act]] of Object.entries(viewKeys())) bind(name, words, act);
     if (kind.send) bind("Enter", t("key_send"), kind.send);
     bind("ArrowDown", t("key_scroll_down"), () => scroll(1));
     bind("ArrowUp", t("key_scroll_up"), () => scroll(-1));
@@ -204,7 +202,7 @@ function pressed(event) {
   const digit = /^Digit(\d)$/.exec(event.code)?.[1]; // also on keyboards where digits need shift (AZERTY)
   const name = [event.key, event.key.toLowerCase(), digit].find((candidate) => candidate in keys);
   if (name === undefined) return;
-  const scrolls = name.startsWith("Arrow");
+  const scrolls = name.startsWith("Arrow") || name.startsWith("Page");
   if (scrolls && event.target.closest(".text")) return; // the text scrolls by itself
   event.preventDefault();
   if (!event.repeat || scrolls) keys[name][1]();
@@ -215,7 +213,7 @@ function pressed(event) {
 async function next() {
   at("task").setAttribute("aria-busy", "true");
   try {
-    show(await call("POST", "/api/claim", undefined, trouble));
+    show(await call("POST", `/api/claim${asked()}`, undefined, trouble));
   } catch (error) {
     failed(error);
   }
@@ -249,7 +247,7 @@ async function undo() {
   if (busy) return;
   busy = true;
   try {
-    show(await call("POST", "/api/undo"));
+    show(await call("POST", `/api/undo${asked()}`));
     say(t("taken_back"));
   } catch (error) {
     if (error instanceof ApiError && error.status === 409) say(t("no_answer_to_undo"));

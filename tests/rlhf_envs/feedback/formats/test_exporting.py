@@ -363,3 +363,30 @@ def test_dates_survive_time_zones(stores: tuple[FeedbackStore, FeedbackStore], t
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
     import_file(one, tmp_path / "rows.jsonl")
     assert one.items()[0].created == moment and one.judgements()[0].created == moment
+
+
+def test_exports_say_what_an_admin_has_changed(tmp_path: Path) -> None:
+    with FeedbackStore(tmp_path / "f.db") as store:
+        store.add_items([NewItem("rating", f"p{i}", ("c",)) for i in range(3)])
+        store.add_annotator("ann")
+        for i in range(3):
+            task = store.claim("ann")
+            assert task is not None
+            store.submit(task.id, "ann", {"rating": 1}, key=f"key {i}")
+        store.fix_judgement(1, {"rating": 2}, by="root", reason="a slip")
+        store.fix_judgement(1, {"rating": 3}, by="root", reason="no, worse")
+        store.drop_judgement(2, by="root", reason="a bot")
+        ratings = export_file(store, tmp_path / "r.jsonl", "ratings")
+        assert [row["label"] for row in ratings.rows] == [3, 1]
+        assert (ratings.fixed, ratings.dropped["dropped by an admin"]) == (1, 1)
+        export_file(store, tmp_path / "all.jsonl", "items")
+    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    fixes = rows[0]["judgements"][0]["fixed"]
+    assert [(fix["by"], fix["before"]["value"], fix["reason"]) for fix in fixes] == [
+        ("root", {"rating": 1}, "a slip"),
+        ("root", {"rating": 2}, "no, worse"),
+    ]
+    assert "fixed" not in rows[2]["judgements"][0]
+    with FeedbackStore(tmp_path / "copy.db") as copy:
+        assert import_file(copy, tmp_path / "all.jsonl").bad == ()
+        assert [judgement.value for judgement in copy.judgements()] == [{"rating": 3}, {"rating": 1}]

@@ -137,7 +137,7 @@ def test_withdrawn_items_stay_finished_after_disagreement(store: FeedbackStore) 
     assert store.progress().finished == 1
     assert store.claim("cy") is None
     [item] = store.items()
-    assert (item.overlap, item.max_overlap) == (1, None)
+    assert (item.overlap, item.max_overlap) == (1, 3)
 
 
 def test_restored_judgements_count_by_what_they_say(store: FeedbackStore) -> None:
@@ -177,3 +177,39 @@ def test_a_wrong_maximum_is_refused_by_name(store: FeedbackStore) -> None:
         store.update_settings(overlap="two")
     with pytest.raises(ValueError, match="max_overlap must be a whole number from 3 to 1000, got 2"):
         store.update_settings(max_overlap=2)
+
+
+def test_an_admins_changes_settle_an_item_too(store: FeedbackStore) -> None:
+    [item] = store.add_items([PAIR])
+    answer(store, "ann", A)
+    answer(store, "bob", B)
+    second = store.judgements()[-1]
+    store.fix_judgement(second.id, A, by="eve", reason="a slip")
+    assert store.progress().finished == 1
+    store.fix_judgement(second.id, B, by="eve", reason="no slip")
+    assert store.progress().finished == 0
+    store.drop_judgement(second.id, by="eve", reason="a bot")
+    held = store.claim("cy")  # in bob's place
+    assert held is not None
+    store.release(held.id, "cy")
+    store.withdraw_items([item], by="eve", reason="enough")
+    assert store.progress().finished == 1
+    store.ask_again([item], by="eve", reason="not enough")
+    answer(store, "cy", B)
+    answer(store, "dee", B)
+    assert store.progress().finished == 1
+    store.set_overlap([item], 4, by="eve", reason="more")
+    assert (store.items([item])[0].overlap, store.items([item])[0].max_overlap) == (4, None)
+    answer(store, "eve", B)
+    assert store.progress().finished == 1
+
+
+def test_dropping_without_asking_again_leaves_an_item_finished(store: FeedbackStore) -> None:
+    store.add_items([PAIR])
+    for name, value in zip(PEOPLE, (A, B, B), strict=False):
+        answer(store, name, value)
+    dropped = store.judgements()[-1]
+    store.drop_judgement(dropped.id, by="eve", reason="a bot", reopen=False)
+    assert store.progress().finished == 1
+    store.restore_judgement(dropped.id, by="eve", reason="no bot")
+    assert store.progress().finished == 1

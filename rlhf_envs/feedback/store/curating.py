@@ -1,0 +1,329 @@
+"""Let admins change what is in the store: judgements, items and accounts. Every change is written to the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..kinds import check_value
+from ..records import Adjudication, AuditEntry, Item, Judgement
+from .database import Database, parts
+from .queue import ITEMS, JUDGEMENTS, annotator_named, item_of, judgement_of, read_settings, settle
+from .schema import adjudications, annotators, audit, items, judgements
+from .searching import fold_judgement, vote_of
+
+__all__ = ["Curating", "log_change"]
+
+_IDS_PER_QUERY = 10_000  # as in `store`
+_LONGEST_REASON = 2000
+
+
+def log_change(connection: sa.Connection, when: datetime, actor: str, action: str, **what: Any) -> None:
+    """Add an entry to the audit, in the transaction of the change.
+
+    Args:
+        connection: is in a write transaction.
+        when: the time.
+        actor: who makes the change.
+        action: what is done, in a word or two.
+        what: the other fields of `AuditEntry`.
+    """
+    row = {"reason": "", **what, "created": when, "actor": actor, "action": action}
+    connection.execute(sa.insert(audit).values(row))
+
+
+class Curating:
+    """Correct answers, withdraw items, give final answers. `FeedbackStore` inherits from this class."""
+
+    _database: Database
+    _clock: Callable[[], datetime]
+
+    def fix_judgement(
+        self, judgement_id: int, value: dict[str, Any] | None, *, by: str, reason: str, comment: str | None = None
+    ) -> Judgement:
+        """Replace the value of somebody's judgement, and their comment if one is given. None makes it a skip.
+
+        Raises:
+            ValueError: there is no such judgement that stands, the value does not suit its kind, or the reason is
+                missing.
+        """
+        reason = _checked(reason)
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            found = _judgement(connection, judgement_id)
+            if found.undone:
+                raise ValueError(f"judgement {judgement_id} was taken back or dropped: only one that stands is fixed")
+            item = _item(connection, found.item_id)
+            checked = check_value(item.kind, value, len(item.completions), read_settings(connection))
+            said = found.comment if comment is None else comment
+            if (checked, said) == (found.value, found.comment):
+                raise ValueError(f"judgement {judgement_id} is {checked} already: nothing would change")
+            row = {**found._mapping, "value": checked, "comment": said}
+            changes = {"value": checked, "comment": said, "search": fold_judgement(row), "vote": vote_of(row)}
+            connection.execute(sa.update(judgements).where(judgements.c.id == judgement_id).values(changes))
+            _need(connection, item.id, (found.value is not None) - (checked is not None))
+            before = {"value": found.value, "comment": found.comment}
+            after = {"value": checked, "comment": said}
+            self._log(connection, by, "fix", found, before=before, after=after, reason=reason)
+            return judgement_of(_judgement(connection, judgement_id))
+
+    def drop_judgement(self, judgement_id: int, *, by: str, reason: str, reopen: bool = True) -> None:
+        """Take somebody's judgement out of everything that is counted and exported. It stays in the table, marked.
+
+        Args:
+            judgement_id: a judgement that stands.
+            by: who drops it.
+            reason: why.
+            reopen: ask another person in its place, unless the item was withdrawn. If False, the item needs one
+                judgement fewer. Whoever gave the judgement is not asked again.
+
+        Raises:
+            ValueError: there is no such judgement that stands, or the reason is missing.
+        """
+        reason = _checked(reason)
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            found = _judgement(connection, judgement_id)
+            if found.undone:
+                raise ValueError(f"judgement {judgement_id} was taken back or dropped already")
+            mark = sa.update(judgements).where(judgements.c.id == judgement_id)
+            connection.execute(mark.values(undone=True, dropped=True))
+            withdrawn = sa.select(items.c.withdrawn).where(items.c.id == found.item_id)
+            reopen = reopen and connection.execute(withdrawn).scalar() is None
+            if found.value is not None:
+                _need(connection, found.item_id, 1 if reopen else 0, overlap=0 if reopen else -1)
+            before = {"value": found.value, "comment": found.comment}
+            after = {"asked again": bool(reopen and found.value is not None)}
+            self._log(connection, by, "drop", found, before=before, after=after, reason=reason)
+
+    def restore_judgement(self, judgement_id: int, *, by: str, reason: str) -> None:
+        """Let a judgement that was dropped stand again.
+
+        Raises:
+            ValueError: it was not dropped, its annotator has judged the item anew, or the reason is missing.
+        """
+        reason = _checked(reason)
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            found = _judgement(connection, judgement_id)
+            if not found.dropped:
+                raise ValueError(f"judgement {judgement_id} was not dropped by an admin: there is nothing to restore")
+            stands = sa.select(judgements.c.id).where(
+                judgements.c.item_id == found.item_id,
+                judgements.c.annotator_id == found.annotator_id,
+                sa.not_(judgements.c.undone),
+            )
+            if connection.execute(stands).first():
+                raise ValueError(f"{found.annotator!r} has judged item {found.item_id} again: drop that answer first")
+            last = sa.select(audit.c.after).where(audit.c.judgement_id == judgement_id, audit.c.action == "drop")
+            dropped = connection.execute(last.order_by(audit.c.id.desc()).limit(1)).scalar() or {}
+            mark = sa.update(judgements).where(judgements.c.id == judgement_id)
+            connection.execute(mark.values(undone=False, dropped=False))
+            if found.value is not None:
+                asked_again = dropped.get("asked again", True)
+                _need(connection, found.item_id, -1 if asked_again else 0, overlap=0 if asked_again else 1)
+            after = {"value": found.value, "comment": found.comment}
+            self._log(connection, by, "restore", found, after=after, reason=reason)
+
+    def withdraw_items(self, ids: Sequence[int], *, by: str, reason: str) -> int:
+        """Stop asking for judgements of these items, as `FeedbackStore.withdraw` does. Return how many were changed."""
+        asked = items.c.needed > 0
+        change = {"withdrawn": items.c.overlap, "overlap": items.c.overlap - items.c.needed, "needed": 0}
+        return self._change_items(ids, asked, change, by, "withdraw", reason, None)
+
+    def ask_again(self, ids: Sequence[int], *, by: str, reason: str) -> int:
+        """Ask for judgements of withdrawn items again, at the overlap that they had. Return how many were changed."""
+        withdrawn = items.c.withdrawn.is_not(None)
+        change = {
+            "overlap": items.c.withdrawn,
+            "needed": items.c.needed + items.c.withdrawn - items.c.overlap,
+            "withdrawn": None,
+        }
+        return self._change_items(ids, withdrawn, change, by, "ask again", reason, None)
+
+    def set_priority(self, ids: Sequence[int], priority: float, *, by: str, reason: str) -> int:
+        """Set the priority of items: those with the highest are asked first. Return how many were changed.
+
+        Raises:
+            ValueError: the priority is no number, or beyond 1e300, or the reason is missing.
+        """
+        if not abs(priority) <= 1e300:
+            raise ValueError(f"priority must be a number of at most 1e300, got {priority!r}")
+        differs = items.c.priority != priority
+        return self._change_items(ids, differs, {"priority": priority}, by, "priority", reason, priority)
+
+    def set_overlap(self, ids: Sequence[int], overlap: int, *, by: str, reason: str) -> int:
+        """Set how many annotators judge each of these items. Withdrawn ones are left alone.
+
+        An item that has that many judgements, or more, is finished. None of them is dropped. An overlap that adapts
+        becomes fixed.
+
+        Raises:
+            ValueError: the overlap is not from 1 to 1,000, or the reason is missing.
+        """
+        if not 1 <= overlap <= 1000:
+            raise ValueError(f"overlap must be from 1 to 1000, got {overlap!r}")
+        other = sa.or_(items.c.overlap != overlap, items.c.max_overlap.is_not(None))
+        differs = sa.and_(other, items.c.withdrawn.is_(None))
+        given = sa.select(sa.func.count()).where(
+            judgements.c.item_id == items.c.id, sa.not_(judgements.c.undone), judgements.c.value.is_not(None)
+        )
+        adapts = items.c.max_overlap.is_not(None)
+        needed = sa.case((adapts, overlap - given.scalar_subquery()), else_=items.c.needed + overlap - items.c.overlap)
+        change = {"overlap": overlap, "needed": needed, "max_overlap": None}
+        return self._change_items(ids, differs, change, by, "overlap", reason, overlap)
+
+    def adjudicate(self, item_id: int, value: dict[str, Any], *, by: str, comment: str = "") -> Adjudication:
+        """Give the final answer to an item. An earlier final answer is replaced, and the audit keeps it.
+
+        Raises:
+            ValueError: there is no such item or annotator, or the value is a skip or does not suit the item's kind.
+        """
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            person, item = annotator_named(connection, by), _item(connection, item_id)
+            checked = check_value(item.kind, value, len(item.completions), read_settings(connection))
+            if checked is None:
+                raise ValueError("a final answer must be an answer, not a skip")
+            here = adjudications.c.item_id == item_id
+            before = connection.execute(sa.select(adjudications.c.value).where(here)).scalar()
+            connection.execute(sa.delete(adjudications).where(here))
+            now = self._clock()
+            row = {"item_id": item_id, "annotator_id": person.id, "value": checked, "comment": comment, "created": now}
+            connection.execute(sa.insert(adjudications).values(row))
+            what = {"item_id": item_id, "before": before, "after": checked, "reason": comment}
+            log_change(connection, now, by, "final answer", **what)
+            return Adjudication(item_id, checked, by, comment, now)
+
+    def remove_adjudication(self, item_id: int, *, by: str, reason: str) -> None:
+        """Take the final answer to an item away, so that the item is open for one again.
+
+        Raises:
+            ValueError: the item has no final answer, or the reason is missing.
+        """
+        reason = _checked(reason)
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            here = adjudications.c.item_id == item_id
+            before = connection.execute(sa.select(adjudications.c.value).where(here)).scalar()
+            if before is None:
+                raise ValueError(f"item {item_id} has no final answer")
+            connection.execute(sa.delete(adjudications).where(here))
+            what = {"item_id": item_id, "before": before, "reason": reason}
+            log_change(connection, self._clock(), by, "remove final answer", **what)
+
+    def adjudications(self) -> dict[int, Adjudication]:
+        """Return the final answers by item id."""
+        table = adjudications.join(annotators, adjudications.c.annotator_id == annotators.c.id)
+        query = sa.select(adjudications, annotators.c.name.label("by")).select_from(table)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(adjudications.c.item_id)).all()
+        return {row.item_id: Adjudication(row.item_id, row.value, row.by, row.comment, row.created) for row in rows}
+
+    def audit(
+        self,
+        *,
+        item_id: int | None = None,
+        judgement_id: int | None = None,
+        action: str | None = None,
+        before_id: int | None = None,
+        limit: int | None = None,
+    ) -> list[AuditEntry]:
+        """Return the changes that were made, the newest first.
+
+        Args:
+            item_id: of this item only.
+            judgement_id: of this judgement only.
+            action: of this action only.
+            before_id: entries older than the one of this id.
+            limit: the most entries.
+        """
+        query = sa.select(audit).order_by(audit.c.id.desc()).limit(limit)
+        for column, wanted in ((audit.c.item_id, item_id), (audit.c.judgement_id, judgement_id)):
+            query = query if wanted is None else query.where(column == wanted)
+        query = query if action is None else query.where(audit.c.action == action)
+        query = query if before_id is None else query.where(audit.c.id < before_id)
+        with self._database.read() as connection:
+            return [AuditEntry(**row._asdict()) for row in connection.execute(query)]
+
+    def log(self, actor: str, action: str, **what: Any) -> None:
+        """Add an entry to the audit for a change that was made elsewhere. `what` are other fields of `AuditEntry`."""
+        with self._database.write() as connection:
+            log_change(connection, self._clock(), actor, action, **what)
+
+    def _change_items(
+        self,
+        ids: Sequence[int],
+        which: sa.ColumnElement[bool],
+        change: dict[str, Any],
+        by: str,
+        action: str,
+        reason: str,
+        after: Any,
+    ) -> int:
+        """Change the items of these ids for which `which` holds, each with an entry in the audit."""
+        reason, changed, now = _checked(reason), 0, self._clock()
+        shown = ("overlap", "needed", "priority")
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            for part in parts(sorted(set(ids)), _IDS_PER_QUERY):
+                mine = sa.and_(items.c.id.in_(part), which)
+                query = sa.select(items.c.id, *(items.c[name] for name in shown)).where(mine).order_by(items.c.id)
+                rows = connection.execute(query.with_for_update(key_share=True)).all()
+                if not rows:
+                    continue
+                connection.execute(sa.update(items).where(mine).values(change))
+                found = sa.select(items.c.id).where(items.c.id.in_([row.id for row in rows]))
+                for item_id in connection.execute(found.where(items.c.max_overlap.is_not(None))).scalars().all():
+                    settle(connection, item_id, 0)
+                entries = [
+                    {
+                        "created": now,
+                        "actor": by,
+                        "action": action,
+                        "item_id": row.id,
+                        "before": {name: getattr(row, name) for name in shown},
+                        "after": after,
+                        "reason": reason,
+                    }
+                    for row in rows
+                ]
+                connection.execute(sa.insert(audit), entries)
+                changed += len(rows)
+        return changed
+
+    def _log(self, connection: sa.Connection, by: str, action: str, found: sa.Row[Any], **what: Any) -> None:
+        whose = {"item_id": found.item_id, "judgement_id": found.id, "annotator": found.annotator}
+        log_change(connection, self._clock(), by, action, **whose, **what)
+
+
+def _checked(reason: str) -> str:
+    reason = reason.strip()
+    if not reason or len(reason) > _LONGEST_REASON:
+        raise ValueError(f"say why, in 1 to {_LONGEST_REASON} characters: the audit keeps it")
+    return reason
+
+
+def _judgement(connection: sa.Connection, judgement_id: int) -> sa.Row[Any]:
+    row = connection.execute(JUDGEMENTS.where(judgements.c.id == judgement_id)).one_or_none()
+    if row is None:
+        raise ValueError(f"there is no judgement {judgement_id}")
+    return row
+
+
+def _item(connection: sa.Connection, item_id: int) -> Item:
+    row = connection.execute(ITEMS.where(items.c.id == item_id)).one_or_none()
+    if row is None:
+        raise ValueError(f"there is no item {item_id}")
+    return item_of(row)
+
+
+def _need(connection: sa.Connection, item_id: int, change: int, *, overlap: int = 0) -> None:
+    """Change how many more judgements an item needs, and its overlap."""
+    if overlap:
+        values = {"overlap": items.c.overlap + overlap, "max_overlap": items.c.max_overlap + overlap}
+        connection.execute(sa.update(items).where(items.c.id == item_id).values(values))
+    settle(connection, item_id, change)

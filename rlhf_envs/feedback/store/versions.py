@@ -1,0 +1,78 @@
+"""Keep each version of what a project asks, so that a judgement says which one it answers.
+
+Version 1 is what a new store asks. Until an item has been lent, a change belongs to the present version; afterwards it
+begins a new one. The table has no rows before the first such change.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from ..records import ASKED_SETTINGS, Settings
+from ..settings_file import as_plain, read_stored_setting
+from .schema import tasks, versions
+
+__all__ = ["add_version", "asked_in", "current_version", "read_versions", "record_change", "same_questions"]
+
+
+def current_version(connection: sa.Connection) -> int:
+    """Return the number of the present version."""
+    return int(connection.execute(sa.select(sa.func.max(versions.c.id))).scalar() or 1)
+
+
+def read_versions(connection: sa.Connection, present: Settings) -> dict[int, Settings]:
+    """Map the number of each version to its settings, oldest first. What is not asked is as at present."""
+    rows = connection.execute(sa.select(versions).order_by(versions.c.id)).all()
+    return {row.id: _settings_of(row.asked, present) for row in rows} or {1: present}
+
+
+def asked_in(connection: sa.Connection, version: int, present: Settings) -> Settings:
+    """Return the settings of a version.
+
+    Raises:
+        ValueError: there is no such version.
+    """
+    known = read_versions(connection, present)
+    if version not in known:
+        raise ValueError(f"there is no version {version} of what is asked; there are {', '.join(map(str, known))}")
+    return known[version]
+
+
+def record_change(connection: sa.Connection, before: Settings, after: Settings, now: datetime) -> None:
+    """Record a change of the settings: as a new version if what is asked differs and somebody was asked already."""
+    if same_questions(before, after):
+        return
+    version = current_version(connection)
+    row = {"created": now, "asked": _asked(after)}
+    has_row = connection.execute(sa.select(versions.c.id).where(versions.c.id == version)).first() is not None
+    if connection.execute(sa.select(tasks.c.id).limit(1)).first() is not None:
+        if not has_row:
+            connection.execute(sa.insert(versions).values(id=version, created=now, asked=_asked(before)))
+        connection.execute(sa.insert(versions).values(id=version + 1, **row))
+    elif has_row:
+        connection.execute(sa.update(versions).where(versions.c.id == version).values(**row))
+
+
+def add_version(connection: sa.Connection, version: int, asked: Mapping[str, Any], now: datetime) -> None:
+    """Write a version of another store, for a store that takes its items over."""
+    connection.execute(sa.delete(versions).where(versions.c.id == version))
+    connection.execute(sa.insert(versions).values(id=version, created=now, asked=dict(asked)))
+
+
+def same_questions(one: Settings, other: Settings) -> bool:
+    """Return whether two settings ask the same in the same words."""
+    return all(getattr(one, name) == getattr(other, name) for name in ASKED_SETTINGS)
+
+
+def _asked(settings: Settings) -> dict[str, Any]:
+    return {name: as_plain(getattr(settings, name)) for name in ASKED_SETTINGS}
+
+
+def _settings_of(asked: Mapping[str, Any], present: Settings) -> Settings:
+    return replace(present, **{name: read_stored_setting(name, json.dumps(value)) for name, value in asked.items()})
