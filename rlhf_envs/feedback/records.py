@@ -248,8 +248,8 @@ class Settings:
             draws. "uncertainty", "disagreement" and "gain" go by scores that `rlhf feedback prioritise` writes; items
             without a score come after the others, in random order.
         overlap: "fixed" asks as many annotators as an item says. "adaptive" asks two about every item that is added
-            from then on, and one more at a time while no answer has more than half of the votes. Gold questions and
-            corrections stay fixed.
+            from then on, and one more at a time while their answers decide nothing (see `deciding.is_decided`).
+            Gold questions and corrections stay fixed.
         max_overlap: up to how many are asked if the overlap adapts; an item that asks for more gets more.
         suggestions: "after" shows annotators what a model suggests (`rlhf feedback suggest`), after their own answer.
             "off" shows it to nobody.

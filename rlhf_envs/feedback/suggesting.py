@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from .deciding import CAN_ADAPT, is_decided
+from .deciding import CAN_ADAPT, same_answer
 from .records import Assignment, Item
 from .simulated import Scorer, SimulatedAnnotator
 
@@ -91,7 +91,7 @@ def compare_suggestions(store: FeedbackStore) -> list[SuggestionAgreement]:
     for suggestion in suggestions:
         for judgement in answers[suggestion.item_id]:
             if judgement.kind in CAN_ADAPT and judgement.value is not None:
-                same = is_decided(judgement.kind, [suggestion.value, judgement.value], scale)
+                same = same_answer(judgement.kind, suggestion.value, judgement.value, scale)
                 counts[suggestion.source, suggestion.version, judgement.kind].append(same)
     return [_agreement(key, same) for key, same in counts.items()]
 

@@ -36,7 +36,8 @@ def answer(store: FeedbackStore, name: str, value: dict[str, Any] | None) -> Non
     [
         ("pairwise", [A, {"choice": 0, "strength": 3}], True),
         ("pairwise", [A, B], False),
-        ("pairwise", [A, TIE], False),
+        ("pairwise", [A, TIE], True),
+        ("pairwise", [TIE, TIE], False),
         ("pairwise", [A, B, TIE], False),
         ("pairwise", [A, B, B], True),
         ("thumbs", [{"up": True}, {"up": False}], False),
@@ -48,7 +49,9 @@ def answer(store: FeedbackStore, name: str, value: dict[str, Any] | None) -> Non
         ("rating", [{"rating": 1}, {"rating": 3}, {"rating": 5}], False),
     ],
 )
-def test_an_item_is_decided_by_more_than_half(kind: str, values: list[dict[str, Any]], decided: bool) -> None:
+def test_an_item_is_decided_by_a_lead_or_by_more_than_half(
+    kind: str, values: list[dict[str, Any]], decided: bool
+) -> None:
     assert is_decided(kind, values) is decided
     assert judgements_needed(kind, values, 2, 9) == int(not decided)
     assert judgements_needed(kind, values, 2, len(values)) == 0
