@@ -32,7 +32,10 @@ ORDERS = ("random", "age", *POLICIES)
 
 
 def load_pool(rows: Sequence[dict[str, Any]], embeddings: np.ndarray, n: int, seed: int) -> Pool:
-    """Draw a pool of n pairs of training snippets, each of one batch and with one rater's answer, in the file's order."""
+    """Draw a pool of n pairs of training snippets, each of one batch and with one rater's answer, in the file's order.
+
+    As `benchmarks.queries.load_pool` with one rater's labels, but for the order.
+    """
     generator = np.random.default_rng(seed)
     training = {i for i, row in enumerate(rows) if row["split"] == "train"}
     pairs: dict[tuple[int, int], float] = {}
@@ -83,6 +86,7 @@ def components(embeddings: np.ndarray, d: int) -> np.ndarray:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--pool", type=int, default=2000)
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 200, 400, 800])
     parser.add_argument("--every", type=int, default=50, help="labels between two scorings")
@@ -104,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
     embeddings = components(embeddings, min(args.dimensions, embeddings.shape[1]))
     held_out = held_out_pairs(rows, embeddings, "test", 2000)
     curves: dict[str, list[list[float]]] = {order: [] for order in ORDERS}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         pool = load_pool(rows, embeddings, args.pool, seed)
         for order in ORDERS:
             curves[order].append(learning_curve(order, pool, held_out, labels, args.every, seed))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from rich.console import Console
 from rlhf_envs import feedback
 from rlhf_envs.datasets.messages import answer_to, is_role_lines, kept_prompt
 from rlhf_envs.feedback import web
+from rlhf_envs.feedback.web.store_names import name_stores
 from rlhf_envs.rewards import get_reward
 
 from ..training.config import Pairs, option
@@ -90,8 +92,13 @@ def add(config: AddConfig) -> None:
     typer.echo(f"{config.store}: {len(items)} questions added{left_out}")
 
 
-class ServeConfig(_StoreConfig):
+class ServeConfig(Flags):
     """Hold the flags of `rlhf feedback serve`."""
+
+    store: list[str] = option(
+        ["feedback.db"],
+        "SQLite file, or postgresql://user@host/name. Several projects: NAME=STORE, and repeat the flag.",
+    )
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for other machines and phones.")
     port: int = option(8000, "Port to listen on; 0 takes a free one.", ge=0, le=65535)
@@ -105,8 +112,12 @@ class ServeConfig(_StoreConfig):
 @add_command(feedback_app, ServeConfig, "serve")
 def serve(config: ServeConfig) -> None:
     """Serve the annotation page until Ctrl-C. At the first start it prints the link that makes the admin's account."""
+    try:
+        stores = name_stores(config.store)
+    except ValueError as error:
+        fail(str(error))
     web.serve(
-        config.store,
+        stores,
         config.host,
         config.port,
         url=config.url,
@@ -257,12 +268,13 @@ def export(config: ExportConfig) -> None:
     piped = config.file == "-"
     with _open(config.store) as store:
         from rlhf_envs.feedback.formats.exporting import export_file
-        from rlhf_envs.preferences.crowd import CANNOT_TELL, dawid_skene_shares, find_pair_spammers
+        from rlhf_envs.feedback.quality import CANNOT_TELL, find_suspects
+        from rlhf_envs.preferences.crowd import dawid_skene_shares
 
         given = config.model_dump(exclude={"store", "file", "without_spammers"})
         if config.how == "dawid_skene":
             given |= {"how": "soft", "aggregate": dawid_skene_shares}
-        spammers = find_pair_spammers(store.items(), store.judgements()) if config.without_spammers else {}
+        spammers = find_suspects(store.judgements()) if config.without_spammers else {}
         with TemporaryDirectory() as folder:
             table = config.format in ("argilla", "label-studio")
             path = Path(folder, "rows.csv" if table else "rows.jsonl") if piped else Path(config.file)
@@ -300,17 +312,17 @@ class StatusConfig(_StoreConfig):
 def status(config: StatusConfig) -> None:
     """Show progress, agreement (Krippendorff's alpha), every annotator's work and who seems to click at random."""
     with _open(config.store) as store:
+        from rlhf_envs.feedback.quality import find_suspects
         from rlhf_envs.feedback.web.summary import summarise
-        from rlhf_envs.preferences.crowd import suspected_spammers
 
         summary = summarise(store)
-        spammers = suspected_spammers(store.items(), store.judgements())
+        suspects = find_suspects(store.judgements())
     if config.output is not None:
-        found = None if spammers is None else {name: metrics._asdict() for name, metrics in spammers.items()}
+        found = None if suspects is None else {name: asdict(check) for name, check in suspects.items()}
         metrics = summary.model_dump(mode="json") | {"clickers": found}
         Path(config.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     console = Console()
-    for part in status_parts(summary, spammers):
+    for part in status_parts(summary):
         console.print(part)
 
 

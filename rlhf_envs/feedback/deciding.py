@@ -70,4 +70,6 @@ def _said(kind: str, value: dict[str, Any]) -> Any:
         return value["choice"]
     if kind == "thumbs":
         return value["up"]
-    return tuple(value["order"]) if kind == "ranking" else frozenset(value["harms"])
+    if kind == "ranking":
+        return tuple(value["order"])
+    return value["text"] if kind == "correction" else frozenset(value["harms"])

@@ -27,7 +27,7 @@ from pydantic import (
 from .questions import asked_about
 from .records import NewItem, Settings
 
-__all__ = ["KINDS", "check_completions", "check_item", "check_value"]
+__all__ = ["KINDS", "check_completions", "check_item", "check_value", "is_explained", "matches_gold"]
 
 
 _DEEPEST = 100
@@ -233,6 +233,23 @@ def check_value(
         )
         raise ValueError(f"{_shown(value)} is not an answer of kind {kind!r}: {found}") from None
     return answer.model_dump()
+
+
+def is_explained(item: NewItem) -> bool:
+    """Return whether an item is a gold question with an explanation, of which a training can be made."""
+    explanation = item.meta.get("explanation")
+    return item.gold is not None and isinstance(explanation, str) and bool(explanation.strip())
+
+
+def matches_gold(kind: str, expected: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    """Return whether an answer is the expected one of a gold question. Strength and white space do not count."""
+    if kind == "pairwise":
+        return bool(expected["choice"] == value["choice"])
+    if kind == "flags":
+        return set(expected["harms"]) == set(value["harms"])
+    if kind == "correction":
+        return " ".join(expected["text"].split()) == " ".join(value["text"].split())
+    return expected == value
 
 
 def _context(info: ValidationInfo) -> dict[str, Any]:

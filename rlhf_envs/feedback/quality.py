@@ -1,9 +1,9 @@
 """Find annotators who answer at random or by the side, with few false accusations however often one looks.
 
-Both checks are sequential tests by betting (Ramdas et al., 2023, https://doi.org/10.1214/23-STS894): the evidence
-is a likelihood ratio that, for an annotator who does nothing wrong, ever exceeds 1 / alpha with probability alpha at
-most (Ville's inequality), so an admin may look after every answer. Each of m annotators is asked for m times as much
-(Bonferroni).
+Both checks are sequential tests by betting (Ramdas et al., 2023, https://doi.org/10.1214/23-STS894): the evidence is a
+likelihood ratio that, for an annotator who does nothing wrong, ever exceeds 1 / alpha with probability alpha at most
+(Ville's inequality), so an admin may look after every answer, and whoever was suspected once stays so. Each of m
+annotators is asked for m times as much (Bonferroni).
 
 - Side: that a pair's choice goes by the side, against an honest leaning of up to `SIDE_LEANING`. The sides are drawn at
   random, so without a leaning each is chosen half of the time. The alternative is a uniform prior over all shares.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -29,11 +29,13 @@ import numpy as np
 if TYPE_CHECKING:
     from .records import Judgement
 
-__all__ = ["ALPHA", "AnnotatorCheck", "check_annotators", "describe_checks"]
+__all__ = ["ALPHA", "CANNOT_TELL", "AnnotatorCheck", "check_annotators", "describe_checks", "find_suspects"]
 
 ALPHA = 0.01  # the probability of any false accusation, for each of the two checks over all annotators
 SIDE_LEANING = 0.1  # from one half: how far an honest annotator's share of the left may lie
-LAPSES = 0.1  # the share of answers that an honest annotator may give at random
+LAPSES = 0.05  # the share of answers that an honest annotator may give at random
+ENOUGH = 10  # answers that others gave too, by three annotators; with fewer, nobody is called fine
+CANNOT_TELL = f"cannot be told: it takes three annotators with {ENOUGH} answers that others gave too"
 _PRIOR = 0.1  # expected share of annotators who answer at random
 _ROUNDS = 12
 _BINS = 7  # of what the others say
@@ -49,10 +51,11 @@ class AnnotatorCheck:
     Attributes:
         n: answers to something that others answered too; each pair of a ranking of k counts 2 / k.
         random_share: the share of them that seems to be given at random, nan if n is 0; with its 95% interval.
-        random_evidence: the likelihood ratio for random answers against an honest annotator, as a logarithm.
+        random_evidence: the likelihood ratio for random answers against an honest annotator, as a logarithm, at its
+            largest so far.
         left: how often the first shown won, of `sided` comparisons that had a winner.
         left_p: the p-value of the exact binomial test that it wins half of the time, times the number of annotators.
-        side_evidence: the likelihood ratio for choosing by the side, as a logarithm.
+        side_evidence: the likelihood ratio for choosing by the side, as a logarithm, at its largest so far.
         at_random, by_side: whether the evidence suffices to say so.
     """
 
@@ -76,6 +79,7 @@ class _Answers:
     level: np.ndarray  # (n,) int64, from 0
     unit: np.ndarray  # (n,) int64
     who: np.ndarray  # (n,) int64, index of the annotator
+    order: np.ndarray  # (n,) place in time
     weight: np.ndarray  # (n,) how much the answer counts
     n_levels: int
     symmetric: bool  # swapping the completions turns level k into n_levels - 1 - k
@@ -130,9 +134,20 @@ def describe_checks(checks: dict[str, AnnotatorCheck]) -> list[str]:
             )
     if lines:
         return lines
-    if sum(check.n > 0 for check in checks.values()) < 3:
-        return ["who clicks at random cannot be told: it takes three annotators with items in common"]
+    if not _can_tell(checks):
+        return [f"who clicks at random {CANNOT_TELL}"]
     return ["nobody seems to click at random or to choose by the side"]
+
+
+def find_suspects(judgements: Iterable[Judgement]) -> dict[str, AnnotatorCheck] | None:
+    """Return the checks of those who seem to click at random or to choose by the side. None if that cannot be told."""
+    checks = check_annotators(judgements)
+    found = {name: check for name, check in checks.items() if check.at_random or check.by_side}
+    return found if found or _can_tell(checks) else None
+
+
+def _can_tell(checks: Mapping[str, AnnotatorCheck]) -> bool:
+    return sum(check.n >= ENOUGH for check in checks.values()) >= 3
 
 
 def _side(own: Sequence[Judgement], m: int) -> tuple[int, int, tuple[float, float], float, float]:
@@ -146,9 +161,11 @@ def _side(own: Sequence[Judgement], m: int) -> tuple[int, int, tuple[float, floa
         return 0, 0, (0.0, 1.0), 1.0, 0.0
     test = binomtest(left, n)
     interval = test.proportion_ci(method="wilson")
-    share = min(0.5 + SIDE_LEANING, max(0.5 - SIDE_LEANING, left / n))  # the honest one that suits the answers best
-    honest = left * math.log(share) + (n - left) * math.log(1 - share)
-    evidence = float(betaln(left + 1, n - left + 1)) - honest
+    seen = np.arange(1, n + 1)
+    won = np.cumsum(first_won)
+    share = np.clip(won / seen, 0.5 - SIDE_LEANING, 0.5 + SIDE_LEANING)  # the honest one that suits the answers best
+    honest = won * np.log(share) + (seen - won) * np.log(1 - share)
+    evidence = float((betaln(won + 1, seen - won + 1) - honest).max())
     return left, n, (float(interval.low), float(interval.high)), min(1.0, float(test.pvalue) * m), evidence
 
 
@@ -166,18 +183,22 @@ def _first_won(judgement: Judgement) -> bool | None:
 
 def _compare(kinds: Sequence[_Answers], m: int) -> tuple[np.ndarray, list[tuple[float, float, float]], np.ndarray]:
     """Return each annotator's log evidence for random answers, (share at random, low, high), and answers compared."""
-    trust = np.ones(m)
-    log_random, profile, n = np.zeros(m), np.zeros((m, len(_GRID))), np.zeros(m)
-    for _ in range(_ROUNDS):
+    trust, evidence, n = np.ones(m), np.zeros(m), np.zeros(m)
+    profile = np.zeros((m, len(_GRID)))
+    for _ in range(_ROUNDS if kinds else 0):
         parts = [_likelihoods(answers, trust, m) for answers in kinds]
-        if not parts:
-            break
-        blind = np.sum([part[0] for part in parts], axis=0)  # (m, ways to answer without reading)
-        profile = np.sum([part[1] for part in parts], axis=0)  # (m, grid)
-        n = np.sum([part[2] for part in parts], axis=0)
-        log_random = np.logaddexp.reduce(blind, axis=1) - math.log(blind.shape[1])
-        log_random -= profile[:, _GRID <= LAPSES].max(axis=1)
-        before, trust = trust, 1 / (1 + np.exp(np.clip(log_random, -50, 50)) * _PRIOR / (1 - _PRIOR))
+        who, order, blind, mixed, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
+        now = np.zeros(m)
+        for a in range(m):
+            own = np.flatnonzero(who == a)
+            own = own[np.argsort(order[own], kind="stable")]
+            if not len(own):
+                continue
+            n[a], profile[a] = weight[own].sum(), mixed[own].sum(axis=0)
+            blindly = np.logaddexp.reduce(np.cumsum(blind[own], axis=0), axis=1) - math.log(blind.shape[1])
+            honestly = np.cumsum(mixed[own][:, _GRID <= LAPSES], axis=0).max(axis=1)
+            now[a], evidence[a] = (blindly - honestly)[-1], (blindly - honestly).max()
+        before, trust = trust, 1 / (1 + np.exp(np.clip(now, -50, 50)) * _PRIOR / (1 - _PRIOR))
         if np.abs(trust - before).max() < 1e-3:
             break
     shares = []
@@ -185,11 +206,13 @@ def _compare(kinds: Sequence[_Answers], m: int) -> tuple[np.ndarray, list[tuple[
         inside = _GRID[profile[k] >= profile[k].max() - _HALF_DROP]
         best = float(_GRID[profile[k].argmax()]) if n[k] else math.nan
         shares.append((best, float(inside.min()), float(inside.max())))
-    return log_random, shares, n
+    return evidence, shares, n
 
 
-def _likelihoods(answers: _Answers, trust: np.ndarray, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return per annotator the log likelihoods of answering blindly (m, 3), of the shares (m, grid), and n (m,)."""
+def _likelihoods(answers: _Answers, trust: np.ndarray, m: int) -> tuple[np.ndarray, ...]:
+    """Return for each answer that others gave too: who, its place in time, the log likelihoods of answering blindly in
+    three ways (n, 3) and of each share of random answers (n, grid), and its weight.
+    """
     level, who, k = answers.level, answers.who, answers.n_levels
     weights = trust[who]
     position = 2 * level / (k - 1) - 1  # -1 to 1
@@ -201,16 +224,16 @@ def _likelihoods(answers: _Answers, trust: np.ndarray, m: int) -> tuple[np.ndarr
     marginal = (np.bincount(level, weights, minlength=k) + 1) / (weights.sum() + k)
     if answers.symmetric:
         marginal = (marginal + marginal[::-1]) / 2
-    blind, profile, n = np.zeros((m, 3)), np.zeros((m, len(_GRID))), np.zeros(m)
     guess = (marginal + 1 / k) / 2
+    blind, honest = np.zeros((len(level), 3)), np.ones(len(level))
     for a in range(m):
         own = np.flatnonzero((who == a) & shared)
-        x, w = level[own], answers.weight[own]
-        blind[a] = (w * -math.log(k)).sum(), (w * np.log(marginal[x])).sum(), (w * np.log(_own_habit(x, k))).sum()
-        honest = table(a, own)
-        mixed = np.log((1 - _GRID) * honest[:, None] + _GRID * guess[x][:, None])  # (answers, grid)
-        profile[a], n[a] = w @ mixed, w.sum()
-    return blind, profile, n
+        x = level[own]
+        blind[own] = np.stack([np.full(len(x), -math.log(k)), np.log(marginal[x]), np.log(_own_habit(x, k))], axis=1)
+        honest[own] = table(a, own)
+    mixed = np.log((1 - _GRID) * honest[shared, None] + _GRID * guess[level[shared]][:, None])
+    w = answers.weight[shared]
+    return who[shared], answers.order[shared], w[:, None] * blind[shared], w[:, None] * mixed, w
 
 
 def _conditional(answers: _Answers, others: np.ndarray, shared: np.ndarray, trust: np.ndarray, m: int) -> Any:
@@ -276,7 +299,7 @@ def _read(kind: str, given: Sequence[Judgement], names: Sequence[str]) -> _Answe
     index = {name: k for k, name in enumerate(names)}
     units: dict[Any, int] = {}
     rows: dict[str, list[Any]] = defaultdict(list)
-    for judgement in given:
+    for place, judgement in enumerate(given):
         if judgement.kind != kind or judgement.value is None:
             continue
         parts = read(judgement.value)
@@ -284,6 +307,7 @@ def _read(kind: str, given: Sequence[Judgement], names: Sequence[str]) -> _Answe
             rows["level"].append(level)
             rows["unit"].append(units.setdefault((judgement.item_id, part), len(units)))
             rows["who"].append(index[judgement.annotator])
+            rows["order"].append(place)
             # The pairs of a ranking of k follow from k - 1 of them.
             rows["weight"].append(2 / len(judgement.value["order"]) if kind == "ranking" else 1.0)
     if not rows:
@@ -297,4 +321,5 @@ def _read(kind: str, given: Sequence[Judgement], names: Sequence[str]) -> _Answe
         n_levels = 7 if kind == "pairwise" else 2
     if n_levels < 2:
         return None
-    return _Answers(level, np.array(rows["unit"]), np.array(rows["who"]), np.array(rows["weight"]), n_levels, symmetric)
+    unit, who, order, weight = (np.array(rows[name]) for name in ("unit", "who", "order", "weight"))
+    return _Answers(level, unit, who, order, weight, n_levels, symmetric)

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from .questions import Question, check_questions, check_wording
+from .taking_part import Consent, Panel, Training
 
 __all__ = [
     "ASKED_SETTINGS",
@@ -21,6 +22,7 @@ __all__ = [
     "Judgement",
     "LeaseLost",
     "NewItem",
+    "OwnProgress",
     "Progress",
     "Settings",
     "StoreError",
@@ -97,13 +99,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Annotator:
-    """Hold a person or a program that answers. `role` is "annotator" or "admin". Only `active` ones may sign in."""
+    """Hold a person or a program that answers. `role` is "annotator" or "admin". Only `active` ones may sign in.
+
+    `withdrawn` is when the person withdrew (UTC). Their labels are in no export.
+    """
 
     id: int
     name: str
     role: str
     created: datetime
     active: bool = True
+    withdrawn: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -231,11 +237,28 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class OwnProgress:
+    """Hold how far one annotator is.
+
+    Attributes:
+        done: their answers and skips that stand.
+        left: the items that they may still be given.
+        median_seconds: the median time of their last answers; None without any.
+        per_hour: how many items they answer in an hour of looking at them; None without any.
+    """
+
+    done: int
+    left: int
+    median_seconds: float | None
+    per_hour: float | None
+
+
+@dataclass(frozen=True)
 class Settings:
     """Hold what applies to the whole project. `FeedbackStore.update_settings` changes it.
 
     Attributes:
-        guidelines: the text that annotators are shown.
+        guidelines: the text that annotators are shown, in Markdown, at first and after each change.
         scale: the lowest and the highest rating, from -1000 to 1000 and at most 100 apart. Once there are ratings it
             cannot change.
         harms: the categories of "flags", each of 1 to 60 characters.
@@ -255,6 +278,10 @@ class Settings:
             "off" shows it to nobody.
         render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
             tables and formulas.
+        consent: what people agree to before their first item.
+        training: how people are trained before their first item.
+        panel: how people come from a panel and go back to it.
+        break_minutes: after how many minutes of work a break is suggested. 0 suggests none.
     """
 
     guidelines: str = ""
@@ -270,6 +297,10 @@ class Settings:
     max_overlap: int = 3
     suggestions: str = "off"
     render: Literal["plain", "markdown"] = "plain"
+    consent: Consent = field(default_factory=Consent)
+    training: Training = field(default_factory=Training)
+    panel: Panel = field(default_factory=Panel)
+    break_minutes: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -302,3 +333,5 @@ class Settings:
         check_wording(self.wording)
         if self.render not in ("plain", "markdown"):
             raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")
+        if not 0 <= self.break_minutes <= 1440:
+            raise ValueError(f"break_minutes must be from 0 to 1440, got {self.break_minutes!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -40,11 +41,16 @@ Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, s
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
 
 
-def item_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings | None = None) -> Export:
+def item_rows(
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    settings: Settings | None = None,
+    picture: Callable[[str], tuple[str, bytes] | None] | None = None,
+) -> Export:
     """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
 
     The first row also has "store_settings": the scale, the harms and the guidelines in `settings`, which give the
-    answers their meaning.
+    answers their meaning. With `picture`, such as `FeedbackStore.picture`, a row has its pictures as data URLs.
     """
     given = _by_item(judgements)
     fields = ("annotator", "value", "seconds", "comment", "sides", "key")
@@ -56,10 +62,26 @@ def item_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: 
             {**{name: getattr(judgement, name) for name in fields}, "created": judgement.created.isoformat()}
             for judgement in given[item.id]
         ]
+        if picture is not None and item.meta.get("images"):
+            row |= _pictures(item, picture)
         rows.append(row)
     if rows and settings is not None:
         rows[0]["store_settings"] = {name: getattr(settings, name) for name in MOVING_SETTINGS}
     return Export(rows)
+
+
+def _pictures(item: Item, picture: Callable[[str], tuple[str, bytes] | None]) -> Row:
+    """Return the column "images" of an item, and its meta without those that stand there."""
+    embedded, left = [], []
+    for entry in item.meta["images"]:
+        found = picture(entry["id"])
+        if found is None:
+            left.append(entry)
+            continue
+        kept = {name: entry[name] for name in ("name", "alt", "message") if name in entry}
+        embedded.append({"data": f"data:{found[0]};base64,{base64.b64encode(found[1]).decode()}", **kept})
+    meta = {name: value for name, value in item.meta.items() if name != "images"}
+    return {"meta": {**meta, "images": left} if left else meta, "images": embedded}
 
 
 def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
@@ -160,7 +182,7 @@ def export_file(
         "kto": lambda: kto_rows(*data, scale=settings.scale, conversational=conversational),
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
         "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(*data, settings),
+        "items": lambda: item_rows(*data, settings, store.picture),
         "argilla": lambda: argilla_rows(*data),
         "label-studio": lambda: label_studio_rows(*data),
     }
@@ -168,6 +190,8 @@ def export_file(
     ids = {item.id for item in items}
     if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
         export.dropped["of an annotator who was left out"] = left_out
+    if format != "items" and (pictured := sum(bool(item.meta.get("images")) for item in items)):
+        export.dropped["picture: only --format items has them (item)"] = pictured
     if undone := store.count_undone():
         export.dropped["undone"] = undone
     if dropped := store.count_dropped():

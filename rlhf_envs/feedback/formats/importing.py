@@ -102,7 +102,7 @@ def import_file(
     if format not in ("auto", *FORMATS):
         raise ValueError(f"unknown format {format!r}: choose auto, {', '.join(FORMATS)}")
     path = Path(path)
-    reading = Reading(store.settings, kind, question, annotator, path.name, overlap)
+    reading = Reading(store.settings, kind, question, annotator, path.name, overlap, path.parent)
     merge = Merge(store)
     file_settings = _FileSettings(store)
     found = list(read_rows(path))

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...datasets.reading import BadRow
 from ..records import Item, NewItem
-from ..store.restoring import PastJudgement, restore
+from ..store.restoring import PastJudgement
 from ..store.store import FeedbackStore
 from .reading import Entry
 
@@ -51,6 +51,8 @@ class Merge:
         """Take an entry. A judgement that was given already goes to the bad rows."""
         known, is_new = self._find(where, row, entry)
         self.touched.setdefault(id(known), known)
+        if is_new and entry.pictures:  # at once: a file's pictures may not fit into memory
+            self.store.add_pictures(entry.pictures)
         if not is_new and not entry.judgements:
             self.bad.append(BadRow(where, f"duplicate: the item is in {known.where} already", row))
         flipped = known.item.completions != entry.item.completions
@@ -77,7 +79,7 @@ class Merge:
         now = datetime.now(UTC)
         given.sort(key=lambda pair: pair[1][2].created or now)  # `undo` takes the last judgement back
         created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
-        late = restore(self.store, [(item_id, judgement) for item_id, (_, _, judgement) in given], created)
+        late = self.store.restore([(item_id, judgement) for item_id, (_, _, judgement) in given], created)
         for place in late:
             where, row, judgement = given[place][1]
             reason = f"duplicate: {judgement.annotator!r} has judged this item while the file was read"
@@ -132,7 +134,9 @@ class Merge:
 def _identity(item: NewItem) -> tuple[Any, ...]:
     """Return what makes two items the same question. The order of a pair does not count."""
     completions: Iterable[str] = sorted(item.completions) if item.kind == "pairwise" else item.completions
-    return (item.kind, item.gold is not None, item.prompt, *completions)
+    images = item.meta.get("images")
+    pictures = [str(image.get("id")) for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    return (item.kind, item.gold is not None, item.prompt, *completions, tuple(pictures))
 
 
 def _flipped(value: dict[str, Any] | None) -> dict[str, Any] | None:

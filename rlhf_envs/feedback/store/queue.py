@@ -35,7 +35,14 @@ __all__ = [
 ]
 
 
-ANNOTATORS = sa.select(annotators.c.id, annotators.c.name, annotators.c.role, annotators.c.created, annotators.c.active)
+ANNOTATORS = sa.select(
+    annotators.c.id,
+    annotators.c.name,
+    annotators.c.role,
+    annotators.c.created,
+    annotators.c.active,
+    annotators.c.withdrawn,
+)
 # The fields of `Item`: not the folded texts, which would double what is read.
 ITEMS: sa.Select[Any] = sa.select(*(items.c[name] for name in Item.__dataclass_fields__))
 # Every judgement with the annotator's name, the kind, and the order in which the completions were shown.
@@ -60,12 +67,14 @@ class Queue:
         clock: gives the time (UTC). It is read again after every lock, because a lease may run out while we wait.
         lease: how long an item is lent.
         sides: draws the order in which completions are shown.
+        training: whether items of the training are kept for it.
     """
 
     connection: sa.Connection
     clock: Callable[[], datetime]
     lease: timedelta
     sides: random.Random
+    training: bool = False
 
     def open_task(self, annotator: Annotator) -> sa.Row[Any] | None:
         """Return the task that the annotator holds, or None. A task whose place was taken is closed first."""
@@ -96,6 +105,7 @@ class Queue:
             .where(
                 IN_QUEUE, items.c.needed > self._leases(items.c.id, annotator.id), ~judged.exists(), ~dropped.exists()
             )
+            .where(~items.c.training if self.training else sa.true())
             .order_by(items.c.priority.desc(), items.c.score.desc(), items.c.id)
             .limit(1)
             .with_for_update(key_share=True, skip_locked=not wait)
@@ -220,12 +230,14 @@ def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False)
     """Return the annotator of this name. With `lock`, no other transaction can act for the annotator until ours ends.
 
     Raises:
-        ValueError: there is no such annotator.
+        ValueError: there is no such annotator, or, with `lock`, they have withdrawn.
     """
     query = ANNOTATORS.where(annotators.c.name == name)
     row = connection.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
     if row is None:
         raise ValueError(f"there is no annotator {name!r}: add one with add_annotator, or an invitation")
+    if lock and row.withdrawn is not None:
+        raise ValueError(f"{name!r} has withdrawn, and the account is closed: invite the person anew")
     return Annotator(*row)
 
 

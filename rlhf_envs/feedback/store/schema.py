@@ -19,15 +19,21 @@ __all__ = [
     "annotators",
     "audit",
     "deliveries",
+    "documents",
     "invitations",
     "items",
     "judgements",
+    "media",
     "metadata",
+    "panelists",
+    "readings",
     "sessions",
     "settings",
     "suggestions",
     "tasks",
+    "training_answers",
     "versions",
+    "withdrawals",
 ]
 
 
@@ -71,6 +77,9 @@ annotators = sa.Table(
     sa.Column("created", UtcDateTime, nullable=False),
     sa.Column("password_hash", sa.Text),
     sa.Column("active", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("admitted", UtcDateTime),  # when the training was passed, or an admin let the person in
+    sa.Column("failed", UtcDateTime),  # when the last try of the training was failed
+    sa.Column("withdrawn", UtcDateTime),
 )
 
 items = sa.Table(
@@ -96,7 +105,10 @@ items = sa.Table(
     sa.Column("search", sa.Text, nullable=False, server_default="", default=_made_by(fold_item)),
     sa.Column("withdrawn", sa.Integer),  # the overlap that the item had before an admin withdrew it
     sa.Column("difficulty", sa.Float),  # 0 to 1, from the annotators' answers; NULL if it was not estimated
+    # A gold question with an explanation. While the training is on, it is asked there and nowhere else.
+    sa.Column("training", sa.Boolean, nullable=False, server_default=sa.false()),
 )
+sa.Index("items_of_training", items.c.id, **_where("training"))
 IN_QUEUE = sa.text("items.needed > 0")
 sa.Index("items_in_queue", items.c.priority.desc(), items.c.score.desc(), items.c.id, **_where("needed > 0"))
 
@@ -134,6 +146,7 @@ judgements = sa.Table(
     sa.Column("search", sa.Text, nullable=False, server_default="", default=_made_by(fold_judgement)),
     sa.Column("answers", AnyText),  # to the project's questions; NULL is none
     sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("withdrawn", sa.Boolean, nullable=False, server_default=sa.false()),  # and undone, so it stands no more
 )
 STANDS = sa.text("NOT judgements.undone")  # in the very words of the partial index, or the databases do not use it
 sa.Index(
@@ -234,3 +247,72 @@ deliveries = sa.Table(
     sa.Column("problem", AnyText, nullable=False),
 )
 sa.Index("deliveries_waiting", deliveries.c.next_try, **_where("state = 'waiting'"))
+
+# The texts that people read or agreed to, each version kept as it was shown.
+documents = sa.Table(
+    "documents",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),  # guidelines, consent
+    sa.Column("version", sa.Integer, primary_key=True),  # counts from 1
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("text", AnyText, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+
+readings = sa.Table(
+    "readings",
+    metadata,
+    sa.Column("annotator_id", sa.Integer, sa.ForeignKey("annotators.id"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+
+# Apart from the judgements, so that no export and no count can take them for labels.
+training_answers = sa.Table(
+    "training_answers",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("annotator_id", sa.Integer, sa.ForeignKey("annotators.id"), nullable=False),
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("items.id"), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("value", AnyText),  # NULL is a skip
+    sa.Column("is_right", sa.Boolean, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("annotator_id", "attempt", "item_id"),
+)
+
+withdrawals = sa.Table(
+    "withdrawals",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("annotator", sa.Text, nullable=False),  # the name at the end: a deleted account has a new one
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),  # kept, deleted
+    sa.Column("judgements", sa.Integer, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+
+# People who come from a panel. Their identifiers there are personal data and stand in no other table.
+panelists = sa.Table(
+    "panelists",
+    metadata,
+    sa.Column("annotator_id", sa.Integer, sa.ForeignKey("annotators.id"), primary_key=True),
+    sa.Column("person", sa.Text, nullable=False, unique=True),
+    sa.Column("parameters", sa.JSON, nullable=False),
+    sa.Column("screening", AnyText),  # the answers to the screening questions
+    sa.Column("state", sa.Text, nullable=False),  # active, completed, screened out, full
+    sa.Column("created", UtcDateTime, nullable=False),
+    sa.Column("ended", UtcDateTime),
+)
+
+media = sa.Table(
+    "media",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # the SHA-256 of the data
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)

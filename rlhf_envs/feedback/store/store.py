@@ -8,18 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import sqlalchemy as sa
 
 from ..answers import check_answers
 from ..deciding import CAN_ADAPT, FIRST
-from ..kinds import check_item, check_value
+from ..kinds import check_item, check_value, is_explained
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
 from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
 from .curating import Curating
 from .database import Database, parts
+from .media import Media
 from .queue import ITEMS, JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
@@ -28,13 +29,16 @@ from .scores import Scores, unscored
 from .suggestions import Suggestions
 from .versions import asked_in, current_version, read_versions, record_change
 
+if TYPE_CHECKING:
+    from .restoring import PastJudgement
+
 __all__ = ["FeedbackStore", "is_key"]
 
 _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts, Curating, Scores, Suggestions):
+class FeedbackStore(Accounts, Curating, Media, Scores, Suggestions):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -89,9 +93,9 @@ class FeedbackStore(Accounts, Curating, Scores, Suggestions):
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
-                new = _with_overlap(item, settings)
-                score = unscored(drawn)
-                rows.append({**asdict(new), "created": now, "needed": new.overlap, "score": score})
+                new, training = _with_overlap(item, settings), is_explained(item)
+                made = {"created": now, "needed": new.overlap, "score": unscored(drawn), "training": training}
+                rows.append({**asdict(new), **made})
             except ValueError as error:
                 raise ValueError(f"items[{index}]: {error}") from error
         if not rows:
@@ -295,13 +299,25 @@ class FeedbackStore(Accounts, Curating, Scores, Suggestions):
             found = [judgement_of(row) for part in queries for row in connection.execute(part)]
         return sorted(found, key=lambda judgement: judgement.id)
 
+    def restore(self, past: Sequence[tuple[int, PastJudgement]], created: dict[int, datetime]) -> list[int]:
+        """Store judgements that were given elsewhere, see `restoring.restore`."""
+        from .restoring import restore
+
+        return restore(self, past, created)
+
     def progress(self, annotator: str | None = None) -> Progress:
-        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one."""
+        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one.
+
+        Items of the training do not count while it is on.
+        """
         is_skip = judgements.c.value.is_(None)
         is_mine = annotators.c.name == annotator
         with self._database.read() as connection:
+            trains = read_settings(connection).training.n_items > 0
             in_all, finished = connection.execute(
-                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0)).select_from(items)
+                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0))
+                .select_from(items)
+                .where(~items.c.training if trains else sa.true())
             ).one()
             given, skips, mine = connection.execute(
                 sa.select(
@@ -314,7 +330,7 @@ class FeedbackStore(Accounts, Curating, Scores, Suggestions):
 
     def count_undone(self) -> int:
         """Return how many judgements annotators have taken back themselves."""
-        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped)
+        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped, ~judgements.c.withdrawn)
 
     def count_dropped(self) -> int:
         """Return how many judgements admins have dropped."""
@@ -384,8 +400,9 @@ class FeedbackStore(Accounts, Curating, Scores, Suggestions):
             return queue.lend(queue.item(item_id), person)
 
     def _queue(self, connection: sa.Connection) -> Queue:
-        lease = timedelta(seconds=read_settings(connection).lease_seconds)
-        return Queue(connection, self._clock, lease, self._sides)
+        settings = read_settings(connection)
+        lease = timedelta(seconds=settings.lease_seconds)
+        return Queue(connection, self._clock, lease, self._sides, training=settings.training.n_items > 0)
 
 
 def _with_overlap(item: NewItem, settings: Settings) -> NewItem:

@@ -69,8 +69,8 @@ def change_person(
     if link is not None:  # shown only in the answer to the POST: in an address it would stay in the browser's history
         return _person_page(request, store, person_id, "", "", invitation=link)
     if action in ("sessions", "off") and person.name == admin.name:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/login", 303)
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/admin/people/{person_id}", 303)
+        return RedirectResponse("/login", 303)
+    return RedirectResponse(f"/admin/people/{person_id}", 303)
 
 
 @pages.get("/audit")

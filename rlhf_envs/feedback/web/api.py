@@ -12,7 +12,8 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..records import Assignment, Progress, Settings
+from ..deciding import same_answer
+from ..records import Assignment, Judgement, Progress, Settings
 from ..store.store import FeedbackStore
 from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
 from .differences import mark_differences
@@ -108,12 +109,21 @@ class Answer(BaseModel):
     comment: str = Field(default="", max_length=20_000)
 
 
+class SuggestionOut(BaseModel):
+    """Tell what a model suggests for the item that was just answered, and whether the answer says the same."""
+
+    source: str
+    value: dict[str, Any]
+    same: bool
+
+
 class Saved(BaseModel):
     """Confirm that the judgement is on the disk."""
 
     id: int
     item_id: int
     value: dict[str, Any] | None
+    suggestion: SuggestionOut | None = None
 
 
 @router.post("/login", response_model=SessionOut, responses=problems(401, 429))
@@ -166,7 +176,8 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
         )
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
-    return AsciiJSON({"id": saved.id, "item_id": saved.item_id, "value": saved.value})
+    told = {"id": saved.id, "item_id": saved.item_id, "value": saved.value}
+    return AsciiJSON({**told, "suggestion": _suggestion(store, saved)})
 
 
 @router.post(
@@ -231,6 +242,14 @@ def _lent(assignment: Assignment, render: Render) -> dict[str, Any]:
         "view": view_of(assignment, render).model_dump(),
         "seconds_left": max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds()),
     }
+
+
+def _suggestion(store: FeedbackStore, saved: Judgement) -> dict[str, Any] | None:
+    found = store.suggestion_after(saved)
+    if found is None or saved.value is None:
+        return None
+    same = same_answer(saved.kind, found.value, saved.value, store.settings.scale)
+    return {"source": found.source, "value": found.value, "same": same}
 
 
 def _progress(progress: Progress) -> dict[str, int]:

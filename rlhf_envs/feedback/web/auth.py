@@ -51,7 +51,7 @@ _NAME_MARKS = " .@+-_'"
 _LONGEST_NAME = 64
 
 
-def add_sessions(app: FastAPI, secret: bytes, secure: bool) -> None:
+def add_sessions(app: FastAPI, secret: bytes, secure: bool, cookie: str = COOKIE) -> None:
     """Give every request a session: `csrf`, the token of its forms and calls; `id` and `name` of whoever is signed in.
 
     Raises:
@@ -62,7 +62,7 @@ def add_sessions(app: FastAPI, secret: bytes, secure: bool) -> None:
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret.hex(),
-        session_cookie=COOKIE,
+        session_cookie=cookie,
         max_age=SESSION_DAYS * 24 * 3600,
         same_site="lax",  # not strict: whoever opens an invitation from a mail program is still signed in
         https_only=secure,

@@ -37,6 +37,7 @@ def render(
         "languages": LANGUAGES,
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         "root": root,
+        "projects_root": root.removesuffix(f"/{request.app.state.project}"),
         "tab": request.url.path.removeprefix(root),
         **context,
     }

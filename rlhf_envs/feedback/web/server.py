@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -16,6 +16,7 @@ import uvicorn
 from ..store.store import FeedbackStore
 from .app import create_app
 from .connections import ACCEPTED_AT_ONCE, LimitedProtocol, most_connections
+from .projects import create_projects
 
 __all__ = ["serve"]
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def serve(
-    store_url: str | Path = "feedback.db",
+    store_url: str | Path | Mapping[str, str | Path] = "feedback.db",
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
@@ -41,7 +42,7 @@ def serve(
     If no admin has an account yet, an invitation for one is printed.
 
     Args:
-        store_url: a path for SQLite, or "postgresql://...".
+        store_url: a path for SQLite, or "postgresql://..."; or several projects, {name: store}, each below /name.
         host: the address to listen on. With "0.0.0.0" a phone in the same network can connect.
         port: the port. 0 takes a free one.
         url: the address under which people reach the app, which stands in invitations. By default the address here.
@@ -62,7 +63,10 @@ def serve(
             ipaddress.ip_network(proxy)
         except ValueError as error:
             raise ValueError(f"proxy {proxy!r}: give an address, such as 127.0.0.1, or a network: {error}") from None
-    with FeedbackStore(store_url) as store:
+    several = isinstance(store_url, Mapping)
+    stores = dict(store_url) if isinstance(store_url, Mapping) else {"": store_url}
+    with contextlib.ExitStack() as opened:
+        open_stores = {name: opened.enter_context(FeedbackStore(place)) for name, place in stores.items()}
         # Each request holds a thread. A database write takes milliseconds, so the default pool of 40 is enough.
         config = uvicorn.Config(
             "set below",
@@ -81,17 +85,33 @@ def serve(
         listener = config.bind_socket()
         name = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else f"[{host}]" if ":" in host else host
         here = (url or f"http://{name}:{listener.getsockname()[1]}").rstrip("/")
-        config.app = create_app(
-            store,
-            secret=secret or find_secret(store_url),
-            secure_cookies=secure_cookies or here.startswith("https://"),
-            url=here,
-        )
-        lines = [f"annotation app on {here} ({store.url}); stop it with Ctrl-C"]
-        if not any(person.role == "admin" and store.password_hash(person.name) for person in store.annotators()):
-            lines.append(f"there is no admin yet; make the account here: {here}/invite/{store.invite('admin')}")
+        apps = {
+            project: create_app(
+                store,
+                secret=secret or find_secret(stores[project]),
+                secure_cookies=secure_cookies or here.startswith("https://"),
+                url=f"{here}/{project}".rstrip("/"),
+                project=project,
+            )
+            for project, store in open_stores.items()
+        }
+        config.app = create_projects(apps) if several else apps[""]
+        lines = [f"annotation app on {here}{{}}; stop it with Ctrl-C"]
+        for project, app in apps.items():
+            lines += _greeting(project, open_stores[project], app.state.url)
+        places = f" ({next(iter(open_stores.values())).url})" if not several else f", {len(apps)} projects"
+        lines[0] = lines[0].format(places)
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
             _Server(config, "\n".join(lines)).run([listener])
+
+
+def _greeting(project: str, store: FeedbackStore, address: str) -> list[str]:
+    """Return what to say of a project when the server starts: where it is, and how its first admin gets in."""
+    lines = [f"{project}: {address} ({store.url})"] if project else []
+    if not any(person.role == "admin" and store.password_hash(person.name) for person in store.annotators()):
+        whose = f" of {project}" if project else ""
+        lines.append(f"there is no admin{whose} yet; make the account here: {address}/invite/{store.invite('admin')}")
+    return lines
 
 
 class _Server(uvicorn.Server):

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import BaseModel
 
 from ..agreement import alpha_by_kind, peer_agreement
+from ..kinds import matches_gold
 from ..quality import AnnotatorCheck, check_annotators, describe_checks
 from ..records import Item, Judgement
 from ..store.store import FeedbackStore
@@ -105,13 +106,7 @@ def gold_correct(item: Item, judgement: Judgement) -> bool:
     expected, value = item.gold, judgement.value
     if expected is None or value is None:
         raise ValueError(f"item {item.id} is no gold question, or judgement {judgement.id} is a skip")
-    if item.kind == "pairwise":
-        return bool(expected["choice"] == value["choice"])
-    if item.kind == "flags":
-        return set(expected["harms"]) == set(value["harms"])
-    if item.kind == "correction":
-        return " ".join(expected["text"].split()) == " ".join(value["text"].split())
-    return expected == value
+    return matches_gold(item.kind, expected, value)
 
 
 def _by_hour(judgements: list[Judgement], now: datetime) -> list[Hour]:

@@ -1,7 +1,8 @@
 // The annotation page. It takes a task, shows it, sends the answer and takes the next.
 
-import { ApiError, call, newKey } from "./api.js";
+import { ApiError, call, newKey, root } from "./api.js";
 import { KINDS, panelName } from "./kinds.js";
+import { suggestionWords } from "./suggestion.js";
 import { showText } from "./text.js";
 import { asked, hideView, showView, viewKeys } from "./view.js";
 import { keyName, t } from "./words.js";
@@ -29,7 +30,7 @@ const trouble = (text) => say(text === null ? t("connected_again") : t("trying_a
 
 // ---- drafts: typed text survives a reload, a crash and a lost lease
 
-const draftName = (item) => `rlhf-draft:${me}:${item}`;
+const draftName = (item) => `rlhf-draft:${root}:${me}:${item}`;
 
 function keepDraft() {
   if (task === null) return;
@@ -229,11 +230,11 @@ async function done(value, words) {
   const sent = { item: task.item_id, draft: { kind: kind.draft(), comment: at("comment").value } };
   const answer = { value, key, seconds: readClock(), comment: at("comment").value };
   try {
-    await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
+    const saved = await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
     dropDraft(sent.item);
     last = sent;
     busy = false;
-    say(t("saved", { words }));
+    say(`${t("saved", { words })} ${suggestionWords(saved.suggestion, task)}`);
     await next();
   } catch (error) {
     failed(error);
@@ -287,7 +288,7 @@ function failed(error) {
   } else if (error.status === 401 || error.status === 403) {
     text.textContent = t("signed_out");
     act.append(t("sign_in"));
-    act.addEventListener("click", () => location.assign("/login"));
+    act.addEventListener("click", () => location.assign(`${root}/login`));
   } else {
     text.textContent = t("did_not_work", { reason: error.message });
     act.append(t("close"));
