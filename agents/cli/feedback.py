@@ -237,10 +237,11 @@ class ExportConfig(_StoreConfig):
     format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = option(
         "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
     )
-    how: Literal["each", "majority", "soft", "dawid_skene"] = option(
+    how: Literal["each", "majority", "soft", "adjudicated", "dawid_skene"] = option(
         "each",
-        "Preferences and ratings: one row per judgement (each) or per item (majority, soft). dawid_skene: "
-        "soft, with annotators weighed by their reliability; preferences only.",
+        "Preferences and ratings: one row per judgement (each) or per item (majority, soft). adjudicated: majority, "
+        "and the final answer where an item has one, also in kto and sft. dawid_skene: soft, with annotators weighed "
+        "by their reliability; preferences only.",
     )
     without_spammers: bool = option(
         False, "Preferences: leave out annotators who seem to click at random (see status)."
@@ -296,6 +297,9 @@ def export(config: ExportConfig) -> None:
         )
     elif config.conversational is None and (n := sum(isinstance(row.get("prompt"), list) for row in done.rows)):
         echo(f"conversations as messages: {n} rows; --no-conversational writes strings")
+    if done.finals:
+        taken = "are taken" if config.how == "adjudicated" else "are not taken: --how adjudicated takes them"
+        echo(f"final answers: {done.finals} {taken}")
     if done.fixed:
         echo(f"changed by an admin: {done.fixed} judgements; `rlhf feedback audit` shows what they were")
     for reason, n in sorted(done.dropped.items()):

@@ -210,8 +210,11 @@ def _compare(kinds: Sequence[_Answers], m: int) -> tuple[np.ndarray, list[tuple[
 
 
 def _likelihoods(answers: _Answers, trust: np.ndarray, m: int) -> tuple[np.ndarray, ...]:
-    """Return for each answer that others gave too: who, its place in time, the log likelihoods of answering blindly in
-    three ways (n, 3) and of each share of random answers (n, grid), and its weight.
+    """Return for each answer that others gave too how likely it is.
+
+    Returns:
+        Who gave it (n,), its place in time (n,), the log likelihoods of answering blindly in three ways (n, 3) and of
+        each share of random answers (n, grid), and its weight (n,).
     """
     level, who, k = answers.level, answers.who, answers.n_levels
     weights = trust[who]

@@ -282,6 +282,7 @@ class Settings:
         training: how people are trained before their first item.
         panel: how people come from a panel and go back to it.
         break_minutes: after how many minutes of work a break is suggested. 0 suggests none.
+        adjudicators: names of annotators who, beside the admins, may give final answers to items.
     """
 
     guidelines: str = ""
@@ -301,6 +302,7 @@ class Settings:
     training: Training = field(default_factory=Training)
     panel: Panel = field(default_factory=Panel)
     break_minutes: float = 0.0
+    adjudicators: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -335,3 +337,5 @@ class Settings:
             raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")
         if not 0 <= self.break_minutes <= 1440:
             raise ValueError(f"break_minutes must be from 0 to 1440, got {self.break_minutes!r}")
+        if isinstance(self.adjudicators, str) or not all(isinstance(name, str) for name in self.adjudicators):
+            raise ValueError(f"adjudicators must be names of annotators, got {self.adjudicators!r}")

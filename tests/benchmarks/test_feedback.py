@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlhf_envs.preferences.next_item import fit_head
+
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("development", "test")
 

@@ -8,15 +8,16 @@ import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
-from ..records import MOVING_SETTINGS, AuditEntry, Item, Judgement, Settings
+from ..records import MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
 from .argilla import argilla_row
 from .label_studio import label_studio_row
-from .trainer_rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
+from .trainer_rows import HOW as VOTES
+from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
@@ -38,6 +39,7 @@ __all__ = [
 Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, str, str], float]]
 
+HOW = (*VOTES, "adjudicated")
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
 
 
@@ -137,7 +139,9 @@ def export_file(
         store: the store to read.
         path: ends in .jsonl, or in .csv for the two tables. With .gz at the end the file is compressed.
         format: one of `FORMATS`. The functions of this module describe them.
-        how: see `preference_rows` and `rating_rows`. A tie under "soft" is written both ways: `with_ties_both_ways`.
+        how: see `preference_rows` and `rating_rows`. "adjudicated" is "majority" with the final answer in place of the
+            votes where an item has one, in all formats but "items" and the tables. A tie under "soft" is written both
+            ways: `with_ties_both_ways`.
         kind: export only items of this kind.
         conversational: write messages (True) or strings (False), if the format has prompts and completions. By default
             messages, if all items that were judged are conversations.
@@ -157,12 +161,19 @@ def export_file(
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
+    if how == "adjudicated" and min_judgements > 1:
+        raise ValueError("min_judgements counts annotators, and a final answer is one person's: leave it at 1")
     extension = ".csv" if format in ("argilla", "label-studio") else ".jsonl"
     if Path(str(path).removesuffix(".gz")).suffix != extension:
         raise ValueError(f"{path}: {format} is written as {extension} (or {extension}.gz): give it such a name")
     items = [item for item in store.items() if kind in (None, item.kind)]
     everything = store.judgements(include_skips=True)
     judgements = [judgement for judgement in everything if judgement.annotator not in without]
+    finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in {i.id for i in items}}
+    if how == "adjudicated":
+        how = "majority"
+        if format not in ("items", "argilla", "label-studio"):
+            judgements = _with_finals(items, judgements, finals)
     data = (items, judgements)
     settings = store.settings
     if conversational is None:
@@ -199,11 +210,27 @@ def export_file(
     fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
     if format == "items":
         _add_fixes(export.rows, judgements, fixes)
-    export = replace(export, fixed=len({entry.judgement_id for entry in fixes}))
+        for row in export.rows:
+            if (final := finals.get(row["id"])) is not None:
+                row["final"] = {**asdict(final), "created": final.created.isoformat()}
+    export = replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
     if extension == ".csv":
         export = _without_surrogates(export)
     replace_file(Path(path), _as_csv(export.rows) if extension == ".csv" else _as_jsonl(export.rows))
     return export
+
+
+def _with_finals(
+    items: Sequence[Item], judgements: Sequence[Judgement], finals: Mapping[int, Adjudication]
+) -> list[Judgement]:
+    """Return the judgements with the final answer in place of those of an item that has one."""
+    kept = [judgement for judgement in judgements if judgement.item_id not in finals]
+    kinds = {item.id: (item.kind, tuple(range(len(item.completions)))) for item in items}
+    for final in finals.values():
+        kind, sides = kinds[final.item_id]
+        about = (kind, final.value, 0.0, final.comment, sides, f"final-{final.item_id}", final.created)
+        kept.append(Judgement(-final.item_id, final.item_id, final.by, *about))
+    return kept
 
 
 def _add_fixes(rows: Sequence[Row], judgements: Sequence[Judgement], fixes: Iterable[AuditEntry]) -> None:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import admin, admin_items, admin_people, admin_uploads, api, media, pages, study
+from . import adjudicate, admin, admin_items, admin_people, admin_uploads, api, media, pages, study
 from .admin_uploads import MAX_UPLOAD, Uploads
 from .auth import COOKIE, Gate, add_sessions
 from .responses import AsciiJSON
@@ -77,11 +77,12 @@ def create_app(
     app.state.templates.env.globals["admin_pages"] = ADMIN_PAGES
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
-    for admins in (admin, study, admin_items, admin_people, admin_uploads):
+    for admins in (admin, study, admin_items, admin_people, admin_uploads, adjudicate):
         app.include_router(admins.pages, include_in_schema=False)
     app.include_router(media.router, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
     app.include_router(admin.api, prefix="/api/admin")
+    app.include_router(adjudicate.api, prefix="/api/adjudication")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_request)

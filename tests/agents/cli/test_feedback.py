@@ -415,5 +415,7 @@ def test_pairs_are_scored_after_some_judgements() -> None:
 
         work(store, "ann", know, limit=25)
     assert "pairs scored by 2" in done("prioritise")
-    done("settings", write("random.toml", 'next_item = "random"'))
-    assert "needs no scores" in failed("prioritise")
+    Path("random.toml").write_text('next_item = "random"')
+    done("settings", "random.toml")
+    refused = feedback("prioritise")
+    assert refused.exit_code == 1 and "needs no scores" in refused.output
