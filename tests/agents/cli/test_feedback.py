@@ -405,7 +405,7 @@ def test_pairs_are_scored_after_some_judgements() -> None:
         store.add_items([NewItem("pairwise", f"Film {i}", pair[:: (-1) ** i]) for i in range(40)])
         store.add_items([NewItem("rating", "r", ("c",))])
     said = done("prioritise", "--policy", "gain")
-    assert "0 pairs scored by 0 judged ones; before 20 the order is random; 1 items of other kinds stay in random" in said
+    assert "0 pairs scored by 0 judged ones; before 20 the order is random; 1 items of other kinds stay" in said
     with FeedbackStore("feedback.db") as store:
         assert store.settings.next_item == "gain"
 
