@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 import sys
+from collections import Counter
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,12 +32,14 @@ from .options import Flags, add_command, argument, fail
 from .tables import status_parts
 
 if TYPE_CHECKING:
-    from rlhf_envs.feedback import FeedbackStore
+    from collections.abc import Sequence
+
+    from rlhf_envs.feedback import FeedbackStore, Judgement
 
 __all__ = ["feedback_app"]
 
 HELP = "Ask people about completions: put questions in, label at a web page or here, and take the answers out."
-Kind = Literal["pairwise", "ranking", "rating", "thumbs", "correction", "flags"]
+Kind = Literal["pairwise", "ranking", "rating", "thumbs", "correction", "flags", "questions"]
 
 feedback_app = typer.Typer(help=HELP, no_args_is_help=True)
 
@@ -116,6 +120,8 @@ def serve(config: ServeConfig) -> None:
         stores = name_stores(config.store)
     except ValueError as error:
         fail(str(error))
+    from rlhf_envs.preferences.crowd import crowd_figures
+
     web.serve(
         stores,
         config.host,
@@ -123,6 +129,7 @@ def serve(config: ServeConfig) -> None:
         url=config.url,
         proxies=config.proxy,
         secure_cookies=config.secure_cookies,
+        analyse=crowd_figures,
     )
 
 
@@ -148,6 +155,7 @@ class SimulateConfig(_StoreConfig):
     scorer: str = option("gold", "Reward that says what is better: a name, module:attribute, or a folder.")
     n_annotators: int = option(10, "Annotators.", "-n", "--n-annotators", ge=1)
     random_share: float = option(0.1, "Share of them that click at random, rounded.", ge=0, le=1)
+    by: list[str] = option([], "Reward that answers one of the project's questions, NAME:REWARD; repeat the flag.")
     temperature: float = option(1.0, "Noise: the better one is chosen with sigmoid(difference / temperature).", ge=0)
     bias: float = option(0.0, "Added to the score of the completion shown first.")
     length_bias: float = option(0.0, "Added to a score for every 100 characters.")
@@ -156,6 +164,7 @@ class SimulateConfig(_StoreConfig):
     name: str = option("simulated", "They are called <name>-1, <name>-2, ...")
     limit: int | None = option(None, "The most answers.", ge=1)
     seed: int = option(0, "Seeds them.", ge=0)
+    yes: bool = option(False, "Put simulated answers among those of people, too.", "--yes", "-y")
 
 
 @add_command(feedback_app, SimulateConfig, "simulate")
@@ -165,12 +174,18 @@ def simulate(config: SimulateConfig) -> None:
     with _open(config.store) as store:
         from rlhf_envs.feedback.simulated import annotate, simulated_crowd
 
-        settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit"})
-        rated = [item for item in store.items() if item.kind in ("rating", "thumbs")]
-        if rated:  # their scores spread the ratings over the scale
-            prompts = [kept_prompt(item.prompt, item.meta) for item in rated]
-            answers = [answer_to(prompt, item.completions[0]) for prompt, item in zip(prompts, rated, strict=True)]
-            settings["reference"] = list(reward(prompts, answers))
+        _check_nobody_labelled(store, config)
+        settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit", "by", "yes"})
+        settings["scorers"] = _scorers(config.by, [question.name for question in store.settings.questions])
+        items = store.items()
+        if rated := [item for item in items if item.kind in ("rating", "thumbs")]:
+            settings["reference"] = _scores(reward, rated)  # they spread the ratings over the scale
+        settings["references"] = {
+            question.name: _scores(settings["scorers"].get(question.name, reward), asked)
+            for question in store.settings.questions
+            if question.type == "rating"
+            and (asked := [item for item in items if not question.kinds or item.kind in question.kinds])
+        }
         crowd = simulated_crowd(
             reward, config.n_annotators, scale=store.settings.scale, harms=store.settings.harms, **settings
         )
@@ -179,6 +194,36 @@ def simulate(config: SimulateConfig) -> None:
     spammers = [annotator.name for annotator in crowd if annotator.clicks_at_random]
     typer.echo(f"{done} answers, {progress.finished} of {progress.items} items are done")
     typer.echo(f"who clicks at random: {', '.join(spammers) or 'nobody'}")
+
+
+def _check_nobody_labelled(store: FeedbackStore, config: SimulateConfig) -> None:
+    """Fail if anyone but these simulated annotators has answered, since answers of both would stand together."""
+    simulated = re.compile(rf"{re.escape(config.name)}-\d+")
+    given = Counter(j.annotator for j in store.judgements(include_skips=True) if not simulated.fullmatch(j.annotator))
+    if given and not config.yes:
+        who = ", ".join(sorted(given)[:3]) + (" and others" if len(given) > 3 else "")
+        fail(
+            f"{config.store} has {given.total()} answers by {who}: simulated ones would stand among them. Simulate in "
+            "another store (--store), or give --yes"
+        )
+
+
+def _scores(reward: Any, items: list[Any]) -> list[float]:
+    """Return the scores of all completions of some items."""
+    prompts = [kept_prompt(item.prompt, item.meta) for item in items for _ in item.completions]
+    texts = [text for item in items for text in item.completions]
+    return [float(score) for score in reward(prompts, [answer_to(*both) for both in zip(prompts, texts, strict=True)])]
+
+
+def _scorers(pairs: list[str], questions: list[str]) -> dict[str, Any]:
+    """Return the rewards in NAME:REWARD by the names of the questions."""
+    scorers = {}
+    for pair in pairs:
+        name, colon, reward = pair.partition(":")
+        if not colon or name not in questions:
+            fail(f"--by {pair!r}: write NAME:REWARD; the project's questions are {', '.join(questions) or 'none'}")
+        scorers[name] = get_reward(reward)
+    return scorers
 
 
 class ImportConfig(_StoreConfig):
@@ -218,7 +263,9 @@ def _import_file(url: str, file: str, **settings: Any) -> None:
         from rlhf_envs.feedback.formats.importing import import_file
 
         done = import_file(store, file, **settings)
-    typer.echo(f"{done.format}, {done.rows} rows: {done.items} new items, {done.judgements} new judgements")
+    kinds = ", ".join(f"{n} {kind}" for kind, n in done.kinds.items())
+    which = f" ({kinds})" if len(done.kinds) > 1 else ""
+    typer.echo(f"{done.format}, {done.rows} rows: {done.items} new items{which}, {done.judgements} new judgements")
     if done.settings:
         typer.echo(f"the store took the file's {', '.join(done.settings)}")
     if done.bad:
@@ -232,7 +279,8 @@ class ExportConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback export`."""
 
     file: str = argument(
-        "File to write: .jsonl, for Argilla and Label Studio .csv; .gz too. - writes to standard output."
+        "File to write: .jsonl, for Argilla and Label Studio .csv, for tasks of Label Studio .json; .gz too. - writes "
+        "to standard output."
     )
     format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = option(
         "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
@@ -254,6 +302,10 @@ class ExportConfig(_StoreConfig):
     )
     min_judgements: int = option(1, "Leave out what fewer have judged.", ge=1)
     strength_margin: float = option(0.0, "Margin for every step of strength above the first.", ge=0)
+    criterion: str | None = option(
+        None, "One of the project's own questions, whose answers are exported as preference, ratings or kto."
+    )
+    version: int | None = option(None, "Version of the questions whose meaning counts. The newest by default.", ge=1)
 
 
 @add_command(feedback_app, ExportConfig, "export")
@@ -266,16 +318,18 @@ def export(config: ExportConfig) -> None:
     if config.format != "preference" and (config.how == "dawid_skene" or config.without_spammers):
         which = "--how dawid_skene" if config.how == "dawid_skene" else "--without-spammers"
         fail(f"{which} is for --format preference, where annotators are compared; not {config.format}")
+    if config.version is not None and config.criterion is None:
+        fail("--version is for the project's own questions: give --criterion too")
     piped = config.file == "-"
     with _open(config.store) as store:
-        from rlhf_envs.feedback.formats.exporting import export_file
+        from rlhf_envs.feedback.formats.exporting import export_file, labeling_interface
         from rlhf_envs.feedback.quality import CANNOT_TELL, find_suspects
         from rlhf_envs.preferences.crowd import dawid_skene_shares
 
         given = config.model_dump(exclude={"store", "file", "without_spammers"})
         if config.how == "dawid_skene":
             given |= {"how": "soft", "aggregate": dawid_skene_shares}
-        spammers = find_suspects(store.judgements()) if config.without_spammers else {}
+        spammers = find_suspects(_compared(store, config)) if config.without_spammers else {}
         with TemporaryDirectory() as folder:
             table = config.format in ("argilla", "label-studio")
             path = Path(folder, "rows.csv" if table else "rows.jsonl") if piped else Path(config.file)
@@ -284,6 +338,9 @@ def export(config: ExportConfig) -> None:
                 sys.stdout.buffer.write(path.read_bytes())
     echo = partial(typer.echo, err=piped)  # standard output has the rows
     echo(f"{config.file}: {len(done.rows)} rows")
+    if config.format == "label-studio" and not piped and labeling_interface(config.file).is_file():
+        xml = labeling_interface(config.file)
+        echo(f"{xml}: the labeling interface; give it to the project (Settings, Labeling Interface, Code), then import")
     if config.without_spammers:
         who = f"that {CANNOT_TELL}" if spammers is None else ", ".join(spammers) or "nobody"
         echo(f"who seems to click at random: {who}")
@@ -306,8 +363,22 @@ def export(config: ExportConfig) -> None:
         echo(f"left out: {n} {reason}")
 
 
+def _compared(store: FeedbackStore, config: ExportConfig) -> Sequence[Judgement]:
+    """Return the judgements by which spammers are found."""
+    if config.criterion is None:
+        return store.judgements()
+    from rlhf_envs.feedback.criteria import read_criterion
+
+    found = read_criterion(store, config.criterion, "pairs", config.version)
+    return found.judgements
+
+
 class StatusConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback status`."""
+
+    version: int | None = option(
+        None, "Version of the project's own questions whose answers count. The newest by default.", ge=1
+    )
 
     output: str | None = option(None, "JSON file to write the metrics to.", "-o", "--output")
 
@@ -319,7 +390,7 @@ def status(config: StatusConfig) -> None:
         from rlhf_envs.feedback.quality import find_suspects
         from rlhf_envs.feedback.web.summary import summarise
 
-        summary = summarise(store)
+        summary = summarise(store, version=config.version)
         suspects = find_suspects(store.judgements())
     if config.output is not None:
         found = None if suspects is None else {name: asdict(check) for name, check in suspects.items()}
@@ -365,15 +436,16 @@ class InviteConfig(_StoreConfig):
 
     role: Literal["annotator", "admin"] = option("annotator", "annotator or admin.")
     n: int = option(1, "Invitations.", "-n", "--number", ge=1)
-    url: str = option("http://localhost:8000", "Where the annotation page is served.")
+    url: str | None = option(None, "Where people reach the page. The address at which it was served last by default.")
 
 
 @add_command(feedback_app, InviteConfig, "invite")
 def invite(config: InviteConfig) -> None:
     """Print links with which people make an account, each once, within 7 days."""
     with _open(config.store, create=True) as store:
+        address = _page_address(store, config.url)
         for _ in range(config.n):
-            typer.echo(f"{config.url.rstrip('/')}/invite/{store.invite(config.role)}")
+            typer.echo(f"{address}/invite/{store.invite(config.role)}")
 
 
 class AccountConfig(_StoreConfig):
@@ -381,7 +453,7 @@ class AccountConfig(_StoreConfig):
 
     name: str = argument("Whose account.")
     action: Literal["reset", "off", "on"] = argument("reset its password, switch it off, or on again.")
-    url: str = option("http://localhost:8000", "Where the annotation page is served.")
+    url: str | None = option(None, "Where people reach the page. The address at which it was served last by default.")
 
 
 @add_command(feedback_app, AccountConfig, "account")
@@ -389,10 +461,52 @@ def account(config: AccountConfig) -> None:
     """Print a link that resets a password, once, within 7 days; or switch an account off or on."""
     with _open(config.store) as store:
         if config.action == "reset":
-            typer.echo(f"{config.url.rstrip('/')}/invite/{store.invite_to_reset(config.name)}")
+            typer.echo(f"{_page_address(store, config.url)}/invite/{store.invite_to_reset(config.name)}")
         else:
             store.switch_account(config.name, active=config.action == "on")
             typer.echo(f"{config.store}: the account {config.name!r} is switched {config.action}")
+
+
+def _page_address(store: FeedbackStore, given: str | None) -> str:
+    """Return the address for links: the given one, else where the page was served last, else where it is by default."""
+    served = given or store.served_at
+    if served is None:
+        typer.echo(
+            "the page was not served yet: these links are for http://localhost:8000; --url changes that", err=True
+        )
+    return (served or "http://localhost:8000").rstrip("/")
+
+
+class BackupConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback backup`."""
+
+    file: str = argument("File to write. It must not exist.")
+
+
+@add_command(feedback_app, BackupConfig, "backup")
+def backup(config: BackupConfig) -> None:
+    """Copy the store to a file while people go on labelling. For PostgreSQL it names the command."""
+    from rlhf_envs.feedback.store.backup import backup as run
+
+    _echo_counts(config.file, run(config.store, config.file))
+
+
+class RestoreConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback restore`."""
+
+    file: str = argument("File that `rlhf feedback backup` has written.")
+
+
+@add_command(feedback_app, RestoreConfig, "restore")
+def restore(config: RestoreConfig) -> None:
+    """Make the store of a backup. End the server first, and move the old store away."""
+    from rlhf_envs.feedback.store.backup import restore_backup
+
+    _echo_counts(config.store, restore_backup(config.file, config.store))
+
+
+def _echo_counts(place: str, counts: dict[str, int]) -> None:
+    typer.echo(f"{place}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
 
 
 def _open(url: str, create: bool = False) -> FeedbackStore:

@@ -25,7 +25,10 @@ reward_app = typer.Typer(help="Fit reward models to people's judgements, and mea
 class FitConfig(Flags):
     """Hold the flags of `rlhf reward fit`."""
 
-    pairs: str = argument("File of rows (jsonl, csv, json): prompt, chosen, rejected; or prompt, completion, label.")
+    pairs: str = argument(
+        "File of rows (jsonl, csv, json): prompt, chosen, rejected; or prompt, completion, label. Or a feedback store, "
+        "or what rlhf feedback export --format items wrote."
+    )
     output: str = argument("Folder to write.")
     model: str = option("tiny", "Backbone: tiny, minilm, tiny-reward, smollm2, a folder or a hub id.")
     loss: Literal["bt", "mse", "ordinal"] = option("bt", "bt for pairs, mse or ordinal for ratings.")
@@ -44,6 +47,10 @@ class FitConfig(Flags):
     pseudo_label: str | None = option(
         None, "File of unjudged pairs (prompt, completions): the ensemble is fitted again, also to pairs it is sure of."
     )
+    criterion: str | None = option(
+        None, "One of a feedback project's own questions, whose answers are fitted; for stores and their items."
+    )
+    version: int | None = option(None, "Version of the questions whose meaning counts. The newest by default.", ge=1)
     max_length: int | None = option(None, "How many of a text's last tokens are read. All by default.", ge=1)
     no_calibration: bool = option(False, "Do not scale the head so that score differences are log-odds.")
     seed: int = option(0, "Seeds the split, the heads and the order of the rows.", ge=0)
@@ -73,6 +80,8 @@ def fit(config: FitConfig) -> None:
         if step == steps or step % 50 == 0:
             console.print(f"step {step}/{steps}  loss {loss:.3f}", highlight=False)
 
+    if config.version is not None and config.criterion is None:
+        fail("--version is for the project's own questions: give --criterion too")
     if config.standardise and config.loss != "mse":
         fail(f"--standardise is for ratings (--loss mse), not for --loss {config.loss}")
     same = {"model", "loss", "members", "max_length", "device", "epochs", "batch_size", "learning_rate", "seed"}
@@ -102,9 +111,46 @@ def _load(config: FitConfig, path: str) -> list[dict[str, Any]]:
     from rlhf_envs.preferences.fitting import PAIR, RATING, load_judgements
     from rlhf_envs.preferences.ratings import standardise_rows
 
+    columns = PAIR if config.loss == "bt" else RATING
+    if _is_stored(config, path):
+        rows = _stored(config, path)
+        return standardise_rows(rows) if config.standardise else rows
     if not config.standardise:
-        return load_judgements(path, PAIR if config.loss == "bt" else RATING)
+        return load_judgements(path, columns)
     return standardise_rows(load_judgements(path, (*RATING, "annotator")))
+
+
+def _is_stored(config: FitConfig, path: str) -> bool:
+    """Return whether rows come from a feedback store or from all its items. Only they have answers to a criterion."""
+    if "://" not in path and not Path(path).is_file():
+        return False  # `load_judgements` says so
+    try:
+        from rlhf_envs.feedback.formats.stored_rows import has_judgements, is_store
+    except ImportError:
+        if config.criterion is not None:
+            raise
+        return False
+    if is_store(path) or (config.criterion is not None and has_judgements(path)):
+        return True
+    if config.criterion is not None and path == config.pairs:
+        fail(
+            f"--criterion {config.criterion}: {path} has rows without answers to a project's questions: give the store "
+            "(feedback.db), or a file of rlhf feedback export --format items"
+        )
+    return False
+
+
+def _stored(config: FitConfig, path: str) -> list[dict[str, Any]]:
+    """Return the rows of a feedback store, and say what is left out of them."""
+    from rlhf_envs.feedback.formats.stored_rows import stored_rows
+
+    format = "preference" if config.loss == "bt" else "ratings"
+    rows, export = stored_rows(path, format, criterion=config.criterion, version=config.version)
+    what = f" to {config.criterion}" if config.criterion else ""
+    typer.echo(f"{path}: {len(rows)} {'pairs' if config.loss == 'bt' else 'ratings'} from answers{what}")
+    for reason, n in sorted(export.dropped.items()):
+        typer.echo(f"left out: {n} {reason}")
+    return rows
 
 
 class EvalConfig(Flags):

@@ -24,7 +24,7 @@ from .questions import Question, asked_about, is_due
 if TYPE_CHECKING:
     from .records import Item, NewItem
 
-__all__ = ["Answers", "check_answers"]
+__all__ = ["Answers", "check_answers", "span_place"]
 
 Answers = dict[str, Any]
 
@@ -127,7 +127,12 @@ def _check_spans(question: Question, answer: Any, item: Item | NewItem) -> list[
     places = {(span["completion"], span["start"], span["end"], span["label"]) for span in checked}
     if len(places) < len(checked):
         raise ValueError("a piece is marked twice with the same label: leave one out")
-    return sorted(checked, key=lambda span: (-1 if span["completion"] is None else span["completion"], span["start"]))
+    return sorted(checked, key=span_place)
+
+
+def span_place(span: Mapping[str, Any]) -> tuple[int, int]:
+    """Return what orders spans: the prompt first, then the completions, each from its beginning."""
+    return -1 if span["completion"] is None else span["completion"], span["start"]
 
 
 def _check_span(question: Question, span: Any, item: Item | NewItem) -> dict[str, Any]:

@@ -72,4 +72,4 @@ def _said(kind: str, value: dict[str, Any]) -> Any:
         return value["up"]
     if kind == "ranking":
         return tuple(value["order"])
-    return value["text"] if kind == "correction" else frozenset(value["harms"])
+    return frozenset(value["harms"]) if kind == "flags" else repr(value)

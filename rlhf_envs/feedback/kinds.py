@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import (
@@ -27,7 +28,16 @@ from pydantic import (
 from .questions import asked_about
 from .records import NewItem, Settings
 
-__all__ = ["KINDS", "check_completions", "check_item", "check_value", "is_explained", "matches_gold"]
+__all__ = [
+    "ANSWER_FIELDS",
+    "KINDS",
+    "answer_beside",
+    "check_completions",
+    "check_item",
+    "check_value",
+    "is_explained",
+    "matches_gold",
+]
 
 
 _DEEPEST = 100
@@ -142,6 +152,37 @@ KINDS: dict[str, type[Answer]] = {
     "flags": Flags,
     "questions": Questions,
 }
+
+# The field that every answer of a kind has.
+_NEEDED = {
+    "pairwise": "choice",
+    "ranking": "order",
+    "rating": "rating",
+    "thumbs": "up",
+    "correction": "text",
+    "flags": "harms",
+}
+ANSWER_FIELDS = tuple(_NEEDED.values())
+
+
+def answer_beside(row: Mapping[str, Any], kind: str | None, n_completions: int) -> tuple[str, dict[str, Any]] | None:
+    """Return (kind, answer) of a question whose answer stands beside its texts: `{"completions": [...], "choice": 0}`.
+
+    Args:
+        row: the question.
+        kind: its kind. None tells it by the answer.
+        n_completions: how many completions it has.
+
+    Returns:
+        The kind and the answer, which is not checked; None if there is no answer.
+    """
+    for name in _NEEDED if kind is None else {kind} & _NEEDED.keys():
+        if row.get(_NEEDED[name]) is not None:
+            with suppress(ValueError):
+                check_completions(name, n_completions)
+                fields = [field for field in KINDS[name].model_fields if row.get(field) is not None]
+                return name, {field: row[field] for field in fields}
+    return None
 
 
 def check_completions(kind: str, n_completions: int) -> None:

@@ -155,7 +155,7 @@ def _side(own: Sequence[Judgement], m: int) -> tuple[int, int, tuple[float, floa
     from scipy.special import betaln
     from scipy.stats import binomtest
 
-    first_won = [won for judgement in own if (won := _first_won(judgement)) is not None]
+    first_won = [int(won) for judgement in own if (won := _first_won(judgement)) is not None]
     left, n = sum(first_won), len(first_won)
     if n == 0:
         return 0, 0, (0.0, 1.0), 1.0, 0.0

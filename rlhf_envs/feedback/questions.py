@@ -24,7 +24,7 @@ __all__ = [
 
 KIND_NAMES = ("pairwise", "ranking", "rating", "thumbs", "correction", "flags", "questions")
 # Keys of the page and of the terminal. A label cannot have one of them.
-TAKEN_KEYS = frozenset("cdegmnqsu?[] ")
+TAKEN_KEYS = frozenset("cdeglmnoqrsuvw?[]+- ")
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,59}")
 _OF_TYPE = {  # the fields that one type has and others do not

@@ -18,6 +18,7 @@ __all__ = [
     "Annotator",
     "Assignment",
     "AuditEntry",
+    "Cost",
     "Item",
     "Judgement",
     "LeaseLost",
@@ -254,6 +255,27 @@ class OwnProgress:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Say what labels cost.
+
+    Attributes:
+        per_label: money for each judgement; skips cost nothing by it.
+        per_hour: money for each hour that people spend at items, skips included.
+        currency: the name of the money, such as "EUR".
+    """
+
+    per_label: float = 0.0
+    per_hour: float = 0.0
+    currency: str = ""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.per_label < 1e9 and 0 <= self.per_hour < 1e9):
+            raise ValueError(f"cost must be numbers of at least 0, got {self.per_label!r} and {self.per_hour!r}")
+        if len(self.currency) > 10:
+            raise ValueError(f"currency must have at most 10 characters, got {self.currency!r}")
+
+
+@dataclass(frozen=True)
 class Settings:
     """Hold what applies to the whole project. `FeedbackStore.update_settings` changes it.
 
@@ -283,6 +305,7 @@ class Settings:
         panel: how people come from a panel and go back to it.
         break_minutes: after how many minutes of work a break is suggested. 0 suggests none.
         adjudicators: names of annotators who, beside the admins, may give final answers to items.
+        cost: what labels cost, for the admin's figures.
     """
 
     guidelines: str = ""
@@ -303,6 +326,7 @@ class Settings:
     panel: Panel = field(default_factory=Panel)
     break_minutes: float = 0.0
     adjudicators: tuple[str, ...] = ()
+    cost: Cost = Cost()
 
     def __post_init__(self) -> None:
         low, high = self.scale

@@ -9,8 +9,8 @@ when Gumbel noise is added to the scores and the highest wins (https://doi.org/1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ import numpy as np
 
 from ..datasets.messages import Prompt, answer_to, kept_prompt
 from .annotating import Response, work_once
+from .questions import Question
+from .simulated_answers import answer_questions
 
 if TYPE_CHECKING:
     from .records import Assignment, Item
@@ -54,6 +56,10 @@ class SimulatedAnnotator:
             completion and the texts in `item.meta["alternatives"]`.
         flagger: `(prompt, completion) -> harms`, for flags. By default nothing is flagged.
         harms: the categories from which a spammer draws.
+        questions: the project's own questions, which are answered as `answer_questions` says. `annotate` takes the
+            store's where there are none.
+        scorers: maps names of these questions to scorers, for those that go by another than `scorer`.
+        references: maps names of these questions to scores, for ratings whose scale they divide instead of `reference`.
         seed: seeds every draw.
     """
 
@@ -72,6 +78,9 @@ class SimulatedAnnotator:
     flagger: Callable[[str, str], Iterable[str]] | None = None
     harms: tuple[str, ...] = ()
     seed: int = 0
+    questions: tuple[Question, ...] = ()
+    scorers: Mapping[str, Scorer] = field(default_factory=dict, repr=False)
+    references: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Raise a ValueError if a setting is out of its range."""
@@ -88,18 +97,44 @@ class SimulatedAnnotator:
         if random.random() < self.skip_rate:
             return Response(None)
         if self.clicks_at_random:
-            return Response(self._spam(item, random))
+            return self._response(item, self._spam(item, random), None)
+        first = assignment.sides[0] if assignment.sides else 0
         scores = self._scores(item, item.completions)
-        scores[assignment.sides[0] if assignment.sides else 0] += self.bias
-        return Response(_ANSWERS[item.kind](self, item, scores, random))
+        scores[first] += self.bias
 
-    def _scores(self, item: Item, texts: Sequence[str]) -> np.ndarray:
+        def scores_for(question: Question) -> np.ndarray:
+            if question.name not in self.scorers:
+                return scores
+            own = self._scores(item, item.completions, self.scorers[question.name])
+            own[first] += self.bias
+            return own
+
+        return self._response(item, _ANSWERS[item.kind](self, item, scores, random), scores_for)
+
+    def _response(
+        self, item: Item, value: dict[str, Any] | None, scores: Callable[[Question], np.ndarray] | None
+    ) -> Response:
+        """Return a response with the answers to the project's questions. A skip has none."""
+        if value is None or not self.questions:
+            return Response(value)
+        random = np.random.default_rng([self.seed, item.id, 1])  # so that questions change no other answer
+        answers = answer_questions(
+            self.questions,
+            item,
+            scores,
+            lambda question, score, n_levels: self._level(score, n_levels, random, question.name),
+            lambda pair: self._pairwise(item, np.asarray(pair), random),
+            random,
+        )
+        return Response(None) if answers is None else Response(value, answers=answers)
+
+    def _scores(self, item: Item, texts: Sequence[str], scorer: Scorer | None = None) -> np.ndarray:
         """Score texts that continue the item's prompt, with the length bias and without noise. Shape (n,), float64."""
         if not texts:
             return np.zeros(0)
         prompt = kept_prompt(item.prompt, item.meta)
         answers = [answer_to(prompt, text) for text in texts]
-        scores = np.array([float(score) for score in self.scorer([prompt] * len(texts), answers)])
+        scores = np.array([float(score) for score in (scorer or self.scorer)([prompt] * len(texts), answers)])
         if scores.shape != (len(texts),) or not np.isfinite(scores).all():
             raise ValueError(
                 f"the scorer of annotator {self.name!r} gave {scores.tolist()} for {len(texts)} completions of item "
@@ -107,13 +142,14 @@ class SimulatedAnnotator:
             )
         return scores + self.length_bias * np.array([len(text) / 100 for text in texts])
 
-    def _level(self, score: float, n_levels: int, random: np.random.Generator) -> int:
+    def _level(self, score: float, n_levels: int, random: np.random.Generator, question: str = "") -> int:
         """Add noise to a score and return its level, from 0 to n_levels - 1. The levels are equally frequent."""
         shares = np.arange(1, n_levels) / n_levels
-        if self.reference is None:
+        reference = self.references.get(question, self.reference)
+        if reference is None:
             bounds = np.array([NormalDist().inv_cdf(share) for share in shares])
         else:
-            bounds = np.quantile(np.asarray(self.reference, dtype=float), shares)
+            bounds = np.quantile(np.asarray(reference, dtype=float), shares)
         return int(np.searchsorted(bounds, score + self.temperature * random.logistic(), side="right"))
 
     # One method per kind: (item, scores (n,), random) -> value
@@ -149,8 +185,13 @@ class SimulatedAnnotator:
     def _flags(self, item: Item, scores: np.ndarray, random: np.random.Generator) -> dict[str, Any]:
         return {"harms": list(self.flagger(item.prompt, item.completions[0])) if self.flagger is not None else []}
 
+    def _questions(self, item: Item, scores: np.ndarray, random: np.random.Generator) -> dict[str, Any]:
+        return {}
+
     def _spam(self, item: Item, random: np.random.Generator) -> dict[str, Any] | None:
         """Draw an answer uniformly, without a look at the texts."""
+        if item.kind == "questions":
+            return {}
         if item.kind == "pairwise":
             return {"choice": int(random.integers(2)), "strength": int(random.integers(1, 4))}
         if item.kind == "ranking":
@@ -171,6 +212,7 @@ _ANSWERS: dict[str, Callable[[SimulatedAnnotator, Item, np.ndarray, np.random.Ge
     "thumbs": SimulatedAnnotator._thumbs,
     "correction": SimulatedAnnotator._correction,
     "flags": SimulatedAnnotator._flags,
+    "questions": SimulatedAnnotator._questions,
 }
 
 
@@ -196,6 +238,7 @@ def simulated_crowd(
     spammers = set(random.permutation(n)[: math.floor(random_share * n + 0.5)].tolist())
     seeds = random.integers(2**31, size=n).tolist()
     remembered = _Remembered(scorer)
+    settings["scorers"] = {question: _Remembered(other) for question, other in settings.get("scorers", {}).items()}
     return [
         SimulatedAnnotator(remembered, f"{name}-{i + 1}", clicks_at_random=i in spammers, seed=seeds[i], **settings)
         for i in range(n)
@@ -210,6 +253,8 @@ def annotate(store: FeedbackStore, annotators: Sequence[SimulatedAnnotator], lim
     """
     for annotator in annotators:
         store.add_annotator(annotator.name)
+    questions = store.settings.questions
+    annotators = [one if one.questions else replace(one, questions=questions) for one in annotators]
     done, idle = 0, 0
     while idle < len(annotators):  # somebody may find an item after all, when another has skipped it or given it back
         idle = 0

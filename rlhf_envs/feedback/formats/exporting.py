@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
-from ..records import MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
+from ..criteria import derive, find_criterion, form_for
+from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
+from ..settings_file import as_plain
 from .argilla import argilla_row
-from .label_studio import label_studio_row
+from .label_studio import label_studio_config, label_studio_row, label_studio_task
 from .trainer_rows import HOW as VOTES
 from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 
@@ -31,6 +33,8 @@ __all__ = [
     "item_rows",
     "kto_rows",
     "label_studio_rows",
+    "label_studio_tasks",
+    "labeling_interface",
     "preference_rows",
     "rating_rows",
     "sft_rows",
@@ -41,6 +45,9 @@ Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, s
 
 HOW = (*VOTES, "adjudicated")
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
+_OWN_ITEM = "asks the project's own questions alone: only --format items has them (item)"
+_OWN = "answers to the project's own questions: only --format items has them (judgement)"
+_EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
 
 
 def item_rows(
@@ -48,14 +55,16 @@ def item_rows(
     judgements: Sequence[Judgement],
     settings: Settings | None = None,
     picture: Callable[[str], tuple[str, bytes] | None] | None = None,
+    versions: Mapping[int, Settings] | None = None,
 ) -> Export:
     """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
 
-    The first row also has "store_settings": the scale, the harms and the guidelines in `settings`, which give the
-    answers their meaning. With `picture`, such as `FeedbackStore.picture`, a row has its pictures as data URLs.
+    The first row also has "store_settings": what in `settings` gives the answers their meaning (`MOVING_SETTINGS`), and
+    `versions` of what was asked, by the numbers that the judgements have. With `picture`, such as
+    `FeedbackStore.picture`, a row has its pictures as data URLs.
     """
     given = _by_item(judgements)
-    fields = ("annotator", "value", "seconds", "comment", "sides", "key")
+    fields = ("annotator", "value", "seconds", "comment", "sides", "key", "answers", "version")
     rows = []
     for item in items:
         row: Row = {name: getattr(item, name) for name in Item.__dataclass_fields__ if name != "created"}
@@ -68,7 +77,10 @@ def item_rows(
             row |= _pictures(item, picture)
         rows.append(row)
     if rows and settings is not None:
-        rows[0]["store_settings"] = {name: getattr(settings, name) for name in MOVING_SETTINGS}
+        rows[0]["store_settings"] = {name: as_plain(getattr(settings, name)) for name in MOVING_SETTINGS}
+        if versions is not None:
+            asked = {str(number): _asked(version) for number, version in versions.items()}
+            rows[0]["store_settings"]["versions"] = asked
     return Export(rows)
 
 
@@ -86,6 +98,10 @@ def _pictures(item: Item, picture: Callable[[str], tuple[str, bytes] | None]) ->
     return {"meta": {**meta, "images": left} if left else meta, "images": embedded}
 
 
+def _asked(settings: Settings) -> Row:
+    return {name: as_plain(getattr(settings, name)) for name in ASKED_SETTINGS}
+
+
 def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
     """Return Argilla's table, one row per item. See `rlhf_envs.feedback.formats.argilla`."""
     given, dropped = _by_item(judgements), Counter[str]()
@@ -93,9 +109,12 @@ def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Expo
     for item in items:
         if item.gold is not None:
             dropped["gold question (item)"] += 1
+        elif item.kind == "questions":
+            dropped[_OWN_ITEM] += 1
         else:
+            dropped[_OWN] += sum(bool(judgement.answers) for judgement in given[item.id])
             rows.append(argilla_row(item, given[item.id]))
-    return Export(rows, dict(dropped))
+    return Export(rows, {reason: n for reason, n in dropped.items() if n})
 
 
 def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
@@ -105,14 +124,35 @@ def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) ->
     for item in items:
         if item.gold is not None:
             dropped["gold question (item)"] += 1
-        elif item.kind == "ranking":
-            dropped["ranking: Label Studio's CSV has no form for it (item)"] += 1
+        elif item.kind == "questions":
+            dropped[_OWN_ITEM] += 1
         else:
-            ties = [j for j in given[item.id] if j.kind == "pairwise" and j.value and j.value["choice"] is None]
-            dropped["tie: Label Studio's Pairwise has none"] += len(ties)
-            rows += [label_studio_row(item, judgement) for judgement in given[item.id] if judgement not in ties]
+            dropped[_OWN] += sum(bool(judgement.answers) for judgement in given[item.id])
+            rows += [label_studio_row(item, judgement) for judgement in given[item.id]]
             if not given[item.id]:
                 rows.append(label_studio_row(item, None))
+    return Export(rows, {reason: n for reason, n in dropped.items() if n})
+
+
+def label_studio_tasks(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings) -> Export:
+    """Return tasks for Label Studio's import, one per item with its judgements.
+
+    Raises:
+        ValueError: the items are of several kinds, and a project of Label Studio asks one kind of question.
+    """
+    given = _by_item(judgements)
+    asked = [item for item in items if item.gold is None and item.kind != "questions"]
+    if len(kinds := {item.kind for item in asked}) > 1:
+        raise ValueError(
+            f"a project of Label Studio asks one kind of question, and the items are {', '.join(sorted(kinds))}: give "
+            "--kind, one file for each"
+        )
+    dropped = {
+        "gold question (item)": sum(item.gold is not None for item in items),
+        _OWN_ITEM: sum(item.kind == "questions" for item in items),
+        _OWN: sum(bool(judgement.answers) for item in asked for judgement in given[item.id]),
+    }
+    rows = [label_studio_task(item, given[item.id], settings) for item in asked]
     return Export(rows, {reason: n for reason, n in dropped.items() if n})
 
 
@@ -128,8 +168,13 @@ def export_file(
     strength_margin: float = 0.0,
     without: Collection[str] = (),
     aggregate: Aggregate | None = None,
+    criterion: str | None = None,
+    version: int | None = None,
 ) -> Export:
     """Write what a store holds to a file: a CSV for "argilla" and "label-studio", JSON lines for the other formats.
+
+    A .json for "label-studio" holds tasks for its import, and a file of the same name with .xml the labeling interface
+    that shows them.
 
     Texts are written to a CSV unchanged. To a spreadsheet, a text that begins with "=", "+", "-" or "@" is a formula,
     and texts by models are not to be trusted: import the columns of such a file as text. (A quote before each text
@@ -150,32 +195,45 @@ def export_file(
         without: leave out the judgements of these annotators, and count them.
         aggregate: for "preference": makes the `shares` of `preference_rows` from the items and judgements. It lets
             other packages weigh annotators.
+        criterion: export the answers to this question of the project's own, for "preference", "ratings" and "kto". See
+            `rlhf_envs.feedback.criteria`.
+        version: the version of the settings whose meaning of the criterion counts; by default its newest one.
 
     Returns:
         The rows, and the counts of what was left out. Judgements that were taken back count as "undone". `fixed` counts
         the judgements that an admin has changed; rows of "items" have what they were.
 
     Raises:
-        ValueError: the format is unknown, or the file name has the extension of another format.
+        ValueError: the format is unknown, the file name has the extension of another format, there is no such
+            criterion, or its answers have no such form.
         OSError: the file cannot be written.
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
     if how == "adjudicated" and min_judgements > 1:
         raise ValueError("min_judgements counts annotators, and a final answer is one person's: leave it at 1")
-    extension = ".csv" if format in ("argilla", "label-studio") else ".jsonl"
-    if Path(str(path).removesuffix(".gz")).suffix != extension:
-        raise ValueError(f"{path}: {format} is written as {extension} (or {extension}.gz): give it such a name")
+    extension = Path(str(path).removesuffix(".gz")).suffix
+    if extension not in (allowed := _EXTENSIONS.get(format, (".jsonl",))):
+        named = " or ".join(allowed)
+        raise ValueError(f"{path}: {format} is written as {named} (or {allowed[0]}.gz): give it such a name")
     items = [item for item in store.items() if kind in (None, item.kind)]
+    ids = {item.id for item in items}
     everything = store.judgements(include_skips=True)
     judgements = [judgement for judgement in everything if judgement.annotator not in without]
-    finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in {i.id for i in items}}
+    settings, scale, not_read = store.settings, store.settings.scale, {}
+    finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in ids}
     if how == "adjudicated":
         how = "majority"
-        if format not in ("items", "argilla", "label-studio"):
+        if criterion is None and format not in ("items", "argilla", "label-studio"):
             judgements = _with_finals(items, judgements, finals)
+    if criterion is not None:
+        found = find_criterion(store.versions(), criterion, version)
+        derived = derive(items, judgements, found, form_for(found, format))
+        items, judgements, not_read = derived.items, derived.judgements, derived.dropped
+        scale = found.question.scale
+    elif format != "items" and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
+        not_read = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
     data = (items, judgements)
-    settings = store.settings
     if conversational is None:
         conversational = _all_conversations(*data)
     shares = aggregate(*data) if aggregate is not None and format == "preference" else None
@@ -190,15 +248,17 @@ def export_file(
                 shares=shares,
             )
         ),
-        "kto": lambda: kto_rows(*data, scale=settings.scale, conversational=conversational),
+        "kto": lambda: kto_rows(*data, scale=scale, conversational=conversational),
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
         "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(*data, settings, store.picture),
+        "items": lambda: item_rows(*data, settings, store.picture, store.versions()),
         "argilla": lambda: argilla_rows(*data),
-        "label-studio": lambda: label_studio_rows(*data),
+        "label-studio": lambda: (
+            label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)
+        ),
     }
     export = rows[format]()
-    ids = {item.id for item in items}
+    export.dropped.update(not_read)
     if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
         export.dropped["of an annotator who was left out"] = left_out
     if format != "items" and (pictured := sum(bool(item.meta.get("images")) for item in items)):
@@ -216,8 +276,18 @@ def export_file(
     export = replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
     if extension == ".csv":
         export = _without_surrogates(export)
-    replace_file(Path(path), _as_csv(export.rows) if extension == ".csv" else _as_jsonl(export.rows))
+    as_bytes = {".csv": _as_csv, ".json": _as_json, ".jsonl": _as_jsonl}[extension]
+    replace_file(Path(path), as_bytes(export.rows))
+    if extension == ".json" and export.rows:
+        numbers = sorted({name for j in judgements for name in ("margin", "probability") if name in (j.value or {})})
+        config = label_studio_config(export.rows[0]["data"]["kind"], settings, numbers)
+        replace_file(labeling_interface(path), config.encode())
     return export
+
+
+def labeling_interface(path: str | Path) -> Path:
+    """Return where the labeling interface of Label Studio's tasks in `path` is written."""
+    return Path(str(path).removesuffix(".gz")).with_suffix(".xml")
 
 
 def _with_finals(
@@ -269,6 +339,10 @@ def _by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:
 def _as_jsonl(rows: Iterable[Row]) -> bytes:
     # Escapes also keep lone surrogates, which UTF-8 cannot hold, and separators that some readers take for line ends.
     return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+def _as_json(rows: Sequence[Row]) -> bytes:
+    return (json.dumps(list(rows), indent=1) + "\n").encode()
 
 
 def _as_csv(rows: Sequence[Row]) -> bytes:

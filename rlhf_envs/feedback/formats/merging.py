@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from ...datasets.reading import BadRow
+from ..answers import span_place
 from ..records import Item, NewItem
-from ..store.restoring import PastJudgement
+from ..store.restoring import PastJudgement, restore
 from ..store.store import FeedbackStore
 from .reading import Entry
 
@@ -24,10 +26,12 @@ class _Known:
     created: datetime | None
     id: int | None = None
     id_in_file: Any = None
-    said: dict[str, tuple[dict[str, Any] | None, str]] = field(default_factory=dict)  # annotator -> (value, where)
+    # annotator -> (value, answers to the project's questions, where)
+    said: dict[str, tuple[dict[str, Any] | None, dict[str, Any], str]] = field(default_factory=dict)
     new: list[tuple[str, Any, PastJudgement]] = field(default_factory=list)  # (where, row, judgement)
     where: str = ""
     row: Any = None
+    is_new: bool = False
 
 
 class Merge:
@@ -45,7 +49,7 @@ class Merge:
             known = by_id[item.id] = _Known(_as_new(item), item.created, item.id, where="the store")
             self.known.setdefault(_identity(known.item), []).append(known)
         for judgement in judgements:
-            by_id[judgement.item_id].said[judgement.annotator] = (judgement.value, "the store")
+            by_id[judgement.item_id].said[judgement.annotator] = (judgement.value, judgement.answers, "the store")
 
     def add(self, where: str, row: Any, entry: Entry) -> None:
         """Take an entry. A judgement that was given already goes to the bad rows."""
@@ -59,16 +63,19 @@ class Merge:
         for judgement in entry.judgements:
             value = _flipped(judgement.value) if flipped else judgement.value
             sides = tuple(1 - side for side in judgement.sides) if flipped else judgement.sides
+            answers = _flipped_answers(judgement.answers) if flipped else judgement.answers
             if judgement.annotator in known.said:
-                before, place = known.said[judgement.annotator]
-                what = "duplicate: " if before == value else "contradiction: "
+                before, others, place = known.said[judgement.annotator]
+                same = before == value and others == answers
+                before = before if before != value else others
+                what = "duplicate: " if same else "contradiction: "
                 reason = f"{what}{judgement.annotator!r} has judged this item in {place} already"
-                self.bad.append(BadRow(where, reason if before == value else f"{reason}, as {before}", row))
+                self.bad.append(BadRow(where, reason if same else f"{reason}, as {before}", row))
                 continue
             if not self._add_annotator(judgement.annotator, where, row):
                 continue
-            known.said[judgement.annotator] = (value, where)
-            known.new.append((where, row, replace(judgement, value=value, sides=sides)))
+            known.said[judgement.annotator] = (value, answers, where)
+            known.new.append((where, row, replace(judgement, value=value, sides=sides, answers=answers)))
 
     def store_all(self) -> tuple[int, int]:
         """Write what is new. Return how many items and judgements were written."""
@@ -79,12 +86,19 @@ class Merge:
         now = datetime.now(UTC)
         given.sort(key=lambda pair: pair[1][2].created or now)  # `undo` takes the last judgement back
         created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
-        late = self.store.restore([(item_id, judgement) for item_id, (_, _, judgement) in given], created)
+        past = [(item_id, judgement) for item_id, (_, _, judgement) in given]
+        late = [] if self.store.is_rehearsal else restore(self.store, past, created)
         for place in late:
             where, row, judgement = given[place][1]
             reason = f"duplicate: {judgement.annotator!r} has judged this item while the file was read"
             self.bad.append(BadRow(where, reason, row))
         return sum(known.id is not None for known in new), len(given) - len(late)
+
+    def new_kinds(self) -> dict[str, int]:
+        """Count the items that `store_all` has made, by kind."""
+        return dict(
+            Counter(known.item.kind for known in self.touched.values() if known.is_new and known.id is not None)
+        )
 
     def _add_items(self, new: list[_Known]) -> None:
         """Store the new items. If the store refuses one, the others are stored all the same."""
@@ -117,7 +131,7 @@ class Merge:
             if same_date and (entry.id is None or known.id_in_file in (None, entry.id)):
                 known.id_in_file = entry.id
                 return known, False
-        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row))
+        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row, is_new=True))
         return group[-1], True
 
     def _add_annotator(self, name: str, where: str, row: Any) -> bool:
@@ -143,6 +157,24 @@ def _flipped(value: dict[str, Any] | None) -> dict[str, Any] | None:
     if value is None or value.get("choice") is None:
         return value
     return {**value, "choice": 1 - value["choice"]}
+
+
+def _flipped_answers(answers: dict[str, Any]) -> dict[str, Any]:
+    """Return answers to the project's questions about a pair whose completions are stored in the other order."""
+    return {name: _flipped_answer(answer) for name, answer in answers.items()}
+
+
+def _flipped_answer(answer: Any) -> Any:
+    if isinstance(answer, dict):  # a choice
+        return _flipped(answer)
+    if isinstance(answer, list) and all(isinstance(rating, int) for rating in answer):  # a rating of each completion
+        return answer[::-1]
+    if isinstance(answer, list) and all(isinstance(span, dict) for span in answer):
+        spans = [
+            span if span["completion"] is None else {**span, "completion": 1 - span["completion"]} for span in answer
+        ]
+        return sorted(spans, key=span_place)
+    return answer
 
 
 def _as_new(item: Item) -> NewItem:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,12 @@ from ...datasets.messages import (
     shown,
     turn_lines,
 )
-from ..kinds import check_completions, check_value
+from ..answers import check_answers
+from ..kinds import answer_beside, check_completions, check_value
 from ..pictures import Picture
 from ..records import NewItem, Settings
 from ..store.restoring import PastJudgement
+from ..store.versions import same_questions
 from .argilla import read_argilla_row
 from .csv_cells import Answer, moment, number, parse_list, truth, whole
 from .label_studio import read_label_studio_row
@@ -73,6 +75,10 @@ class Reading:
         source: where the completions come from.
         overlap: how many judgements an item needs.
         folder: where rows may name files of pictures, and below. None allows none.
+        gold: the rows are gold questions, whose answer may stand beside the texts.
+        versions: the versions of what the file's store asked, by their numbers. Without them judgements belong to
+            `settings`.
+        ours: the versions of what this store asked, by their numbers.
     """
 
     settings: Settings
@@ -82,6 +88,36 @@ class Reading:
     source: str = ""
     overlap: int = 1
     folder: Path | None = None
+    gold: bool = False
+    versions: Mapping[int, Settings] = field(default_factory=dict)
+    ours: Mapping[int, Settings] = field(default_factory=dict)
+
+    def settings_of(self, judgement: PastJudgement) -> Settings:
+        """Return the settings under which a judgement was given."""
+        if not self.versions or judgement.version is None:
+            return self.settings
+        if judgement.version not in self.versions:
+            known = ", ".join(map(str, self.versions))
+            raise ValueError(f"a judgement has the version {judgement.version}, which is not in the file ({known})")
+        return self.versions[judgement.version]
+
+    def answers_of(self, item: NewItem, judgement: PastJudgement) -> tuple[dict[str, Any], int | None]:
+        """Return the answers of a judgement to the project's questions, checked, and the store's version of them.
+
+        Raises:
+            ValueError: an answer is none of its question, or this store did not ask these questions.
+        """
+        asked = self.settings_of(judgement)
+        if not judgement.answers:  # the project's questions were not asked, or it is a skip
+            return {}, next((key for key, ours in reversed(self.ours.items()) if same_questions(ours, asked)), None)
+        answers = check_answers(item, judgement.value, judgement.answers, asked.questions)
+        for key, ours in reversed(self.ours.items()):
+            if all(question in ours.questions for question in asked.questions if question.name in answers):
+                return answers, key
+        raise ValueError(
+            f"answers to {', '.join(answers)}: this store does not ask these questions as the file's did: import the "
+            "file into a store of its own"
+        )
 
 
 def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[Entry]:
@@ -126,8 +162,14 @@ def _checked(entry: Entry, reading: Reading) -> Entry:
         value = judgement.value
         if kind == "rating" and isinstance(value, dict) and "rating" in value:
             value = {**value, "rating": _on_scale(value["rating"], reading.settings.scale)}
-        checked.append(replace(judgement, value=check_value(kind, value, n, reading.settings)))
-    return replace(entry, judgements=tuple(checked))
+        value = check_value(kind, value, n, reading.settings_of(judgement))
+        answers, version = reading.answers_of(entry.item, replace(judgement, value=value))
+        checked.append(replace(judgement, value=value, answers=answers, version=version))
+    try:
+        gold = check_value(kind, entry.item.gold, n, reading.settings)
+    except ValueError as error:
+        raise ValueError(f"gold: {error}") from None
+    return replace(entry, item=replace(entry.item, gold=gold), judgements=tuple(checked))
 
 
 def _on_scale(rating: Any, scale: tuple[int, int]) -> int:
@@ -190,7 +232,10 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     texts = [_text(answer) for answer in answers]
     n = len(texts)
     given = {name: row[name] for name in _ITEM_FIELDS if row.get(name) is not None}
-    kind = given.pop("kind", None) or reading.kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
+    kind = given.pop("kind", None) or reading.kind
+    if reading.gold and "gold" not in given and not row.get("judgements") and (found := answer_beside(row, kind, n)):
+        kind, given["gold"] = found
+    kind = kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
     given = {"source": reading.source, "overlap": reading.overlap, **given}
     for name, expected in (("source", str), ("policy", str), ("meta", dict), ("gold", dict), ("overlap", int)):
         if not isinstance(given.get(name, expected()), expected):
@@ -255,7 +300,23 @@ def _past(row: dict[str, Any], n: int, reading: Reading) -> PastJudgement:
         sides=tuple(sides),
         key=str(row.get("key") or ""),
         created=moment(row["created"], "created") if row.get("created") else None,
+        answers=_given_answers(row),
+        version=_version(row),
     )
+
+
+def _given_answers(row: dict[str, Any]) -> dict[str, Any]:
+    answers = row.get("answers") or {}
+    if not isinstance(answers, dict):
+        raise ValueError(f"'answers' of a judgement must be an object, got {str(answers)[:60]}")
+    return answers
+
+
+def _version(row: dict[str, Any]) -> int | None:
+    version = row.get("version")
+    if version is not None and (type(version) is not int or not 0 < version < 2**31):
+        raise ValueError(f"'version' of a judgement must be a whole number of at least 1, got {str(version)[:40]}")
+    return version
 
 
 def _preference(row: dict[str, Any], reading: Reading) -> Entry:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -40,6 +39,8 @@ def try_import(store: FeedbackStore, path: str | Path, format: str = "auto", **o
 class _Rehearsal:
     """Answer as the store does, and remember what it is told to write."""
 
+    is_rehearsal = True
+
     def __init__(self, store: FeedbackStore) -> None:
         self.url = store.url
         self.settings: Settings = store.settings
@@ -72,6 +73,3 @@ class _Rehearsal:
     def update_settings(self, **changes: Any) -> Settings:
         self.settings = replace(self.settings, **changes)
         return self.settings
-
-    def restore(self, past: Sequence[tuple[int, Any]], created: Mapping[int, datetime]) -> list[int]:
-        return []

@@ -63,9 +63,13 @@ class Curating:
                 raise ValueError(f"judgement {judgement_id} is {checked} already: nothing would change")
             row = {**found._mapping, "value": checked, "comment": said}
             changes = {"value": checked, "comment": said, "search": fold_judgement(row), "vote": vote_of(row)}
+            if checked is None:  # a skip has no answers to the project's questions
+                changes["answers"] = None
             connection.execute(sa.update(judgements).where(judgements.c.id == judgement_id).values(changes))
             _need(connection, item.id, (found.value is not None) - (checked is not None))
             before = {"value": found.value, "comment": found.comment}
+            if "answers" in changes and found.answers:
+                before["answers"] = found.answers
             after = {"value": checked, "comment": said}
             self._log(connection, by, "fix", found, before=before, after=after, reason=reason)
             return judgement_of(_judgement(connection, judgement_id))

@@ -253,7 +253,10 @@ def judgement_of(row: sa.Row[Any]) -> Judgement:
     return Judgement(sides=tuple(row.sides), answers=row.answers or {}, **{name: getattr(row, name) for name in fields})
 
 
+SERVED_AT = "_served_at"  # a row of the table of settings that is none: where the page was served last
+
+
 def read_settings(connection: sa.Connection) -> Settings:
     """Return the settings. A setting that was never changed has its default."""
-    stored = connection.execute(sa.select(settings)).all()
+    stored = connection.execute(sa.select(settings).where(settings.c.name != SERVED_AT)).all()
     return Settings(**{row.name: read_stored_setting(row.name, json.dumps(row.value)) for row in stored})

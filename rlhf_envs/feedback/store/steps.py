@@ -9,12 +9,13 @@ import sqlalchemy as sa
 
 from ..records import OwnProgress, Settings
 from .documents import DOCUMENTS, digest_of, text_of
+from .panels import Panelist, end_part, panelist
 from .queue import read_settings
 from .schema import IN_QUEUE, STANDS, annotators, items, judgements, panelists, readings
 from .store import FeedbackStore
 from .training import is_training_due
 
-__all__ = ["Step", "next_step", "own_progress"]
+__all__ = ["Step", "close_part", "next_step", "own_progress"]
 
 Step = Literal["consent", "screening", "guidelines", "training", "held", "work", "finished"]
 _LAST = 50  # answers from which the pace is computed
@@ -60,6 +61,28 @@ def _step(connection: sa.Connection, settings: Settings, person: sa.Row[Any]) ->
     if is_from_panel and cap and _n_done(connection, person.id) >= cap:
         return "finished"
     return "work"
+
+
+def close_part(store: FeedbackStore, annotator: str) -> Panelist | None:
+    """Return a person of a panel whose part is over, and close it if it is so by now. None for everybody else.
+
+    A part is over at the cap, where nothing is left, and after a failed training. Who found nothing at all to do is
+    "full".
+    """
+    person = panelist(store, annotator)
+    if person is None or person.state != "active":
+        return person
+    step = next_step(store, annotator)
+    if step == "work" and not store.settings.paused and store.claim(annotator) is None:
+        state = "completed" if own_progress(store, annotator).done else "full"
+    elif step == "finished":
+        query = sa.select(annotators.c.failed).where(annotators.c.name == annotator)
+        with store._database.read() as connection:
+            state = "completed" if connection.execute(query).scalar() is None else "screened out"
+    else:
+        return None
+    end_part(store, annotator, state)
+    return panelist(store, annotator)
 
 
 def own_progress(store: FeedbackStore, annotator: str) -> OwnProgress:

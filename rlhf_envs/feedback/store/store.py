@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import sqlalchemy as sa
 
@@ -21,16 +21,13 @@ from .accounts import Accounts
 from .curating import Curating
 from .database import Database, parts
 from .media import Media
-from .queue import ITEMS, JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
+from .queue import ITEMS, JUDGEMENTS, SERVED_AT, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
 from .scores import Scores, unscored
 from .suggestions import Suggestions
-from .versions import asked_in, current_version, read_versions, record_change
-
-if TYPE_CHECKING:
-    from .restoring import PastJudgement
+from .versions import asked_in, current_version, read_versions, record_change, write_versions
 
 __all__ = ["FeedbackStore", "is_key"]
 
@@ -54,6 +51,8 @@ class FeedbackStore(Accounts, Curating, Media, Scores, Suggestions):
     Raises:
         StoreError: the database is out of reach, locked or read-only, or has a newer schema. Every method may raise it.
     """
+
+    is_rehearsal = False  # `formats.rehearsing` has a stand-in that writes nothing
 
     def __init__(
         self,
@@ -299,12 +298,6 @@ class FeedbackStore(Accounts, Curating, Media, Scores, Suggestions):
             found = [judgement_of(row) for part in queries for row in connection.execute(part)]
         return sorted(found, key=lambda judgement: judgement.id)
 
-    def restore(self, past: Sequence[tuple[int, PastJudgement]], created: dict[int, datetime]) -> list[int]:
-        """Store judgements that were given elsewhere, see `restoring.restore`."""
-        from .restoring import restore
-
-        return restore(self, past, created)
-
     def progress(self, annotator: str | None = None) -> Progress:
         """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one.
 
@@ -327,6 +320,26 @@ class FeedbackStore(Accounts, Curating, Media, Scores, Suggestions):
                 .where(STANDS)
             ).one()
         return Progress(in_all, finished, given, skips, mine)
+
+    def labels_left(self) -> int:
+        """Return how many judgements the items still need, all together."""
+        with self._database.read() as connection:
+            query = sa.select(sa.func.coalesce(sa.func.sum(items.c.needed), 0)).where(items.c.needed > 0)
+            return int(connection.execute(query).scalar_one())
+
+    def set_difficulties(self, difficulties: Mapping[int, float]) -> None:
+        """Keep how difficult items are, 0 to 1. Those that are not among them have no difficulty any more."""
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            known = {row.id: row.difficulty for row in connection.execute(sa.select(items.c.id, items.c.difficulty))}
+            rows = [
+                {"row": item, "new": difficulties.get(item)}
+                for item, old in known.items()
+                if difficulties.get(item) != old
+            ]
+            if rows:
+                change = sa.update(items_table).where(items_table.c.id == sa.bindparam("row"))
+                connection.execute(change.values(difficulty=sa.bindparam("new")), rows)
 
     def count_undone(self) -> int:
         """Return how many judgements annotators have taken back themselves."""
@@ -356,6 +369,18 @@ class FeedbackStore(Accounts, Curating, Media, Scores, Suggestions):
         with self._database.read() as connection:
             return read_versions(connection, read_settings(connection))
 
+    def take_versions(self, versions: Mapping[int, Settings]) -> None:
+        """Take over what another store asked, in a store in which nothing was asked yet, whose settings are the newest.
+
+        Raises:
+            ValueError: somebody was asked already.
+        """
+        if list(versions) == [1]:
+            return
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            write_versions(connection, versions, self._clock())
+
     def update_settings(self, **changes: Any) -> Settings:
         """Change some of the settings, all or none. Structured ones are taken as objects or in their plain form.
 
@@ -380,6 +405,20 @@ class FeedbackStore(Accounts, Curating, Media, Scores, Suggestions):
             if updated.next_item != before.next_item:
                 self._forget_scores(connection, updated.next_item)
             return updated
+
+    @property
+    def served_at(self) -> str | None:
+        """Return the address under which people reach the page, as `serve` has told it; None if it never ran."""
+        query = sa.select(settings_table.c.value).where(settings_table.c.name == SERVED_AT)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar()
+
+    def remember_address(self, url: str) -> None:
+        """Keep the address under which people reach the page, for the links that commands print."""
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            connection.execute(sa.delete(settings_table).where(settings_table.c.name == SERVED_AT))
+            connection.execute(sa.insert(settings_table).values(name=SERVED_AT, value=url))
 
     def _count_judgements(self, *conditions: sa.ColumnElement[bool]) -> int:
         with self._database.read() as connection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from ..kinds import check_value, matches_gold
-from ..records import Item, LeaseLost, Settings
+from ..records import Annotator, Item, LeaseLost, Settings
+from .curating import log_change
 from .queue import annotator_named, item_of, read_settings
 from .schema import annotators, items, training_answers
 from .store import FeedbackStore
@@ -27,6 +27,7 @@ __all__ = [
     "is_training_due",
     "list_trainees",
     "next_training",
+    "pool_size",
 ]
 
 Outcome = Literal["", "passed", "again", "failed"]
@@ -43,6 +44,7 @@ class TrainingTask:
     """
 
     item: Item
+    annotator: Annotator
     sides: tuple[int, ...]
     attempt: int
     done: int
@@ -92,9 +94,9 @@ def next_training(store: FeedbackStore, annotator: str) -> TrainingTask | None:
             return None
         state = _State(connection, settings, person.id)
         item = item_of(connection.execute(sa.select(items).where(items.c.id == state.next_item())).one())
-    n = len(item.completions)
-    sides = random.Random(f"{person.id}:{item.id}:{state.attempt}").sample(range(n), n)  # the same after a reload
-    return TrainingTask(item, tuple(sides), state.attempt, len(state.answered), state.n)
+        account = annotator_named(connection, annotator)
+    sides = tuple(range(len(item.completions)))  # as they are stored, so that an explanation may speak of A and B
+    return TrainingTask(item, account, sides, state.attempt, len(state.answered), state.n)
 
 
 def answer_training(
@@ -138,8 +140,8 @@ def answer_training(
         return result
 
 
-def admit(store: FeedbackStore, annotator: str) -> None:
-    """Let a person in without their passing the training.
+def admit(store: FeedbackStore, annotator: str, *, by: str = "") -> None:
+    """Let a person in without their passing the training. The audit keeps that `by` did it.
 
     Raises:
         ValueError: there is no such annotator.
@@ -148,6 +150,13 @@ def admit(store: FeedbackStore, annotator: str) -> None:
         person = annotator_named(connection, annotator, lock=True)
         changed = {"admitted": store._clock(), "failed": None}
         connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(changed))
+        log_change(connection, store._clock(), by, "let in", annotator=annotator)
+
+
+def pool_size(store: FeedbackStore) -> int:
+    """Return of how many gold questions the training can be made."""
+    with store._database.read() as connection:
+        return len(_pool(connection, read_settings(connection)))
 
 
 def list_trainees(store: FeedbackStore) -> list[Trainee]:

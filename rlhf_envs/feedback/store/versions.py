@@ -18,7 +18,7 @@ from ..records import ASKED_SETTINGS, Settings
 from ..settings_file import as_plain, read_stored_setting
 from .schema import tasks, versions
 
-__all__ = ["add_version", "asked_in", "current_version", "read_versions", "record_change", "same_questions"]
+__all__ = ["asked_in", "current_version", "read_versions", "record_change", "same_questions", "write_versions"]
 
 
 def current_version(connection: sa.Connection) -> int:
@@ -59,10 +59,17 @@ def record_change(connection: sa.Connection, before: Settings, after: Settings, 
         connection.execute(sa.update(versions).where(versions.c.id == version).values(**row))
 
 
-def add_version(connection: sa.Connection, version: int, asked: Mapping[str, Any], now: datetime) -> None:
-    """Write a version of another store, for a store that takes its items over."""
-    connection.execute(sa.delete(versions).where(versions.c.id == version))
-    connection.execute(sa.insert(versions).values(id=version, created=now, asked=dict(asked)))
+def write_versions(connection: sa.Connection, known: Mapping[int, Settings], now: datetime) -> None:
+    """Write the versions of another store, for a store that takes its items over.
+
+    Raises:
+        ValueError: an item was lent already, so there are answers to other versions.
+    """
+    if connection.execute(sa.select(tasks.c.id).limit(1)).first() is not None:
+        raise ValueError("somebody was asked already: versions are taken over by a new store only")
+    connection.execute(sa.delete(versions))
+    rows = [{"id": number, "created": now, "asked": _asked(settings)} for number, settings in known.items()]
+    connection.execute(sa.insert(versions), rows)
 
 
 def same_questions(one: Settings, other: Settings) -> bool:

@@ -9,11 +9,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from .curating import log_change
 from .queue import annotator_named, read_settings, settle
 from .schema import (
     OPEN,
     STANDS,
+    adjudications,
     annotators,
+    audit,
     invitations,
     items,
     judgements,
@@ -74,12 +77,14 @@ def withdraw_person(store: FeedbackStore, name: str, *, by: str | None = None) -
         connection.execute(sa.delete(invitations).where(invitations.c.annotator_id == person.id))
         account: dict[str, Any] = {"active": False, "withdrawn": now, "password_hash": None}
         if deletes:
-            account["name"] = _delete_traces(connection, person.id)
+            account["name"] = _delete_traces(connection, person.id, name)
         connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(account))
         known_as = account.get("name", name)
         labels, who = "deleted" if deletes else "kept", known_as if by in (None, name) else by
         done = Withdrawal(known_as, str(who), labels, n, now)
         connection.execute(sa.insert(withdrawals).values(done.__dict__))
+        what = {"labels": done.labels, "answers": done.judgements}
+        log_change(connection, now, done.by, "withdraw person", annotator=known_as, after=what)
         return done
 
 
@@ -126,18 +131,28 @@ def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
     locked = sa.select(items.c.id).where(items.c.id.in_(counted)).order_by(items.c.id).with_for_update(key_share=True)
     connection.execute(locked)
     changed = list(connection.execute(counted).scalars())
+    connection.execute(sa.delete(adjudications).where(adjudications.c.annotator_id == person))
     if deletes:
         connection.execute(sa.delete(judgements).where(theirs))
         connection.execute(sa.delete(tasks).where(tasks.c.annotator_id == person))
     else:
         connection.execute(sa.update(judgements).where(theirs, STANDS).values(undone=True, withdrawn=True))
+        # Nor can what an admin dropped be restored.
+        connection.execute(sa.update(judgements).where(theirs, judgements.c.dropped).values(dropped=False))
     for item_id in changed:
         settle(connection, item_id, +1)
     return int(standing)
 
 
-def _delete_traces(connection: sa.Connection, person: int) -> str:
-    """Delete what tells who a person is, and return the account's new name. Of the panel's identifier a hash stays."""
+def _delete_traces(connection: sa.Connection, person: int, name: str) -> str:
+    """Delete what tells who a person is, and return the account's new name. Of the panel's identifier a hash stays.
+
+    The audit keeps that something was changed, without the answers.
+    """
+    known_as = f"withdrawn-{person}"
+    about = sa.update(audit).where(audit.c.annotator == name)
+    connection.execute(about.values(annotator=known_as, before=None, after=None, reason=""))
+    connection.execute(sa.update(audit).where(audit.c.actor == name).values(actor=known_as))
     for table in (training_answers, readings):
         connection.execute(sa.delete(table).where(table.c.annotator_id == person))
     theirs = panelists.c.annotator_id == person
@@ -145,4 +160,4 @@ def _delete_traces(connection: sa.Connection, person: int) -> str:
     if identifier is not None:
         blank: dict[str, Any] = {"person": person_mark(identifier), "parameters": {}, "screening": None}
         connection.execute(sa.update(panelists).where(theirs).values(blank))
-    return f"withdrawn-{person}"
+    return known_as

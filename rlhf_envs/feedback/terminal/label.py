@@ -16,7 +16,8 @@ from rich.text import Text
 
 from ..annotating import join
 from ..records import LeaseLost, StoreError
-from .forms import BACKSPACE, ENTER, LETTERS, Form, Keyboard, form_of
+from .forms import BACKSPACE, ENTER, LETTERS, Form, Keyboard
+from .questions import form_with_questions
 from .visible import clip, visible
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ class _Session:
 
     def _answer(self, assignment: Assignment) -> str:
         """Show an item until it is answered. Return what comes next: "next", "undo" or "quit"."""
-        form, comment, everything = form_of(assignment, self.store.settings, self.keyboard), "", False
+        version, settings = self.store.asked()
+        form, comment, everything = form_with_questions(assignment, settings, self.keyboard), "", False
         key, started = uuid.uuid4().hex, self.clock()
         while True:
             self._show(assignment, form, comment, everything)
@@ -150,17 +152,16 @@ class _Session:
                 value = None if pressed == "s" else form.press(pressed)
                 if pressed != "s" and value is None:
                     continue
-                if self._submit(assignment, value, key, self.clock() - started, comment):
+                given = {"seconds": self.clock() - started, "comment": comment, "version": version}
+                if self._submit(assignment, value, key, given | {"answers": form.answers if value is not None else {}}):
                     return "next"
             else:
                 self.notice = f"no key {visible(pressed).plain!r} here"
 
-    def _submit(
-        self, assignment: Assignment, value: dict[str, Any] | None, key: str, seconds: float, comment: str
-    ) -> bool:
+    def _submit(self, assignment: Assignment, value: dict[str, Any] | None, key: str, given: dict[str, Any]) -> bool:
         """Store an answer. Return False if it failed and can be tried again."""
         try:
-            self.store.submit(assignment.id, self.name, value, key=key, seconds=seconds, comment=comment)
+            self.store.submit(assignment.id, self.name, value, key=key, **given)
         except LeaseLost:
             self.notice = "too late: your lease ran out and somebody else took the item. This is the next one"
             return True

@@ -5,7 +5,7 @@ Every call but the sign-in needs the session's cookie. A call that changes somet
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request
@@ -13,21 +13,27 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..deciding import same_answer
-from ..records import Assignment, Judgement, Progress, Settings
+from ..questions import asked_about
+from ..records import Assignment, Judgement, Settings
+from ..settings_file import as_plain
+from ..store.panels import panelist
+from ..store.steps import Step, next_step, own_progress
 from ..store.store import FeedbackStore
+from ..store.training import TrainingTask, next_training
 from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
 from .differences import mark_differences
 from .responses import AsciiJSON, problems
 from .showing import Render, View, view_of
 from .words import Refusal
 
-__all__ = ["Scale", "SettingsOut", "router"]
+__all__ = ["Scale", "SettingsOut", "TaskId", "as_assignment", "router"]
 
 router = APIRouter(tags=["annotate"])
 
 # A list, since FastAPI writes a tuple as "items": [...], which OpenAPI 3.1 does not know.
 Scale = Annotated[list[int], Field(min_length=2, max_length=2)]
 AskedRender = Annotated[Render | None, Query(description="the project's setting by default")]
+_NO_LEASE = timedelta(days=1)  # an item of the training is lent to nobody
 TaskId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
@@ -54,10 +60,20 @@ class Shown(BaseModel):
     text: str
 
 
-class TaskOut(BaseModel):
-    """Show an item that is lent to you. Its `completions` come in the order in which to show them.
+class TrainingOut(BaseModel):
+    """Say where you are in the training. Its items are answered by POST /api/training/{attempt}/{id}."""
 
-    `view` says how people see them.
+    attempt: int
+    done: int
+    n: int
+
+
+class TaskOut(BaseModel):
+    """Show an item that is lent to you, or one of your training. Its `completions` come in the order to show them.
+
+    `view` says how people see them. `wording` is the project's own wording of the kind's question, if it has one.
+    `questions` are the project's own questions about this item, with the fields of `rlhf_envs.feedback.Question`, and
+    `version` is theirs.
     """
 
     id: int
@@ -67,14 +83,24 @@ class TaskOut(BaseModel):
     completions: list[Shown]
     view: View
     seconds_left: float
+    training: TrainingOut | None = None
+    wording: str | None
+    questions: list[dict[str, Any]]
+    version: int
 
 
 class ProgressOut(BaseModel):
-    """Count all items, the items with all their judgements, and your answers and skips."""
+    """Count all items, the items with all their judgements, your answers and skips, and the items left for you.
+
+    The pace comes from your last answers, and is null before the first.
+    """
 
     items: int
     finished: int
     mine: int
+    left: int
+    median_seconds: float | None
+    per_hour: float | None
 
 
 class SettingsOut(BaseModel):
@@ -88,9 +114,16 @@ class SettingsOut(BaseModel):
 
 
 class State(BaseModel):
-    """Tell what to do next. Without a task nothing is left for now, or the project is paused."""
+    """Tell what to do next. Without a task nothing is left for now, or the project is paused.
 
+    There is none either unless `step` is "work" or "training": then see GET /api/documents/consent and so on.
+    `from_panel` tells whether you came from a panel. `break_minutes` is after how much work a break is suggested.
+    """
+
+    step: Step
     task: TaskOut | None
+    from_panel: bool
+    break_minutes: float
     progress: ProgressOut
     settings: SettingsOut
 
@@ -99,7 +132,8 @@ class Answer(BaseModel):
     """Hold a judgement. `value` depends on the kind, and null skips. The same `key` again adds nothing.
 
     pairwise {"choice": 0|1|null, "strength": 1..3}, ranking {"order": [...]}, rating {"rating": n},
-    thumbs {"up": bool}, correction {"text": "..."}, flags {"harms": [...]}.
+    thumbs {"up": bool}, correction {"text": "..."}, flags {"harms": [...]}, questions {}. `answers` maps the names of
+    the task's questions to the answers, and `version` is the task's; without it the present version is meant.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -107,6 +141,8 @@ class Answer(BaseModel):
     key: str = Field(min_length=8, max_length=100, pattern=r"^[\w.:-]+$")
     seconds: float = Field(default=0.0, ge=0, le=7 * 24 * 3600, allow_inf_nan=False)
     comment: str = Field(default="", max_length=20_000)
+    answers: dict[str, Any] = Field(default_factory=dict, max_length=100)
+    version: int | None = Field(default=None, ge=1, lt=2**31)
 
 
 class SuggestionOut(BaseModel):
@@ -123,6 +159,7 @@ class Saved(BaseModel):
     id: int
     item_id: int
     value: dict[str, Any] | None
+    answers: dict[str, Any]
     suggestion: SuggestionOut | None = None
 
 
@@ -149,17 +186,21 @@ def session(request: Request, annotator: SignedIn) -> Response:
 
 @router.post("/claim", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403, 422))
 def claim(store: Store, annotator: SignedIn, render: AskedRender = None) -> Response:
-    """Take a task: the one that you hold already, else the next."""
-    return _state(store, annotator.name, store.claim(annotator.name), render)
+    """Take a task: the one that you hold already, else the next; or the next of your training."""
+    step = next_step(store, annotator.name)
+    if step == "training" and (trained := next_training(store, annotator.name)) is not None:
+        return _state(store, annotator.name, step, trained, render)
+    return _state(store, annotator.name, step, store.claim(annotator.name) if step == "work" else None, render)
 
 
 @router.post("/undo", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403, 409))
 def undo(store: Store, annotator: SignedIn, render: AskedRender = None) -> Response:
     """Take your last judgement back. Its item is lent to you again."""
-    task = store.undo(annotator.name)
+    step = next_step(store, annotator.name)
+    task = store.undo(annotator.name) if step == "work" else None
     if task is None:
         raise Refusal(409, "nothing_to_take_back")
-    return _state(store, annotator.name, task, render)
+    return _state(store, annotator.name, step, task, render)
 
 
 @router.post(
@@ -171,12 +212,10 @@ def undo(store: Store, annotator: SignedIn, render: AskedRender = None) -> Respo
 def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) -> Response:
     """Answer a task. 200 means that the answer is stored, 409 that the lease is lost: claim another task."""
     try:
-        saved = store.submit(
-            task_id, annotator.name, answer.value, key=answer.key, seconds=answer.seconds, comment=answer.comment
-        )
+        saved = store.submit(task_id, annotator.name, **answer.model_dump())
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
-    told = {"id": saved.id, "item_id": saved.item_id, "value": saved.value}
+    told = {"id": saved.id, "item_id": saved.item_id, "value": saved.value, "answers": saved.answers}
     return AsciiJSON({**told, "suggestion": _suggestion(store, saved)})
 
 
@@ -185,7 +224,7 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
 )
 def renew(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
     """Extend the task by another full lease."""
-    return AsciiJSON(_lent(store.renew(task_id, annotator.name), "plain"))
+    return AsciiJSON(_lent(store.renew(task_id, annotator.name), "plain", *store.asked()))
 
 
 @router.post(
@@ -216,21 +255,36 @@ def release(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
 @router.get("/progress", response_model=ProgressOut, responses=problems(401))
 def progress(store: Store, annotator: SignedIn) -> Response:
     """Return the progress of the project and of your work."""
-    return AsciiJSON(_progress(store.progress(annotator.name)))
+    return AsciiJSON(_progress(store, annotator.name))
 
 
-def _state(store: FeedbackStore, name: str, assignment: Assignment | None, render: Render | None) -> Response:
-    settings = store.settings
+def _state(
+    store: FeedbackStore, name: str, step: Step, task: Assignment | TrainingTask | None, render: Render | None
+) -> Response:
+    version, settings = store.asked()
+    lent = as_assignment(task) if isinstance(task, TrainingTask) else task
+    shown = lent and _lent(lent, render or settings.render, version, settings)
+    if shown and isinstance(task, TrainingTask):
+        place = {"attempt": task.attempt, "done": task.done, "n": task.n}
+        shown |= {"training": place, "questions": []}  # an explained answer is to the question of the kind alone
     return AsciiJSON(
         {
-            "task": None if assignment is None else _lent(assignment, render or settings.render),
-            "progress": _progress(store.progress(name)),
+            "step": step,
+            "task": shown,
+            "from_panel": bool(settings.panel.person) and panelist(store, name) is not None,
+            "break_minutes": settings.break_minutes,
+            "progress": _progress(store, name),
             "settings": _settings(settings),
         }
     )
 
 
-def _lent(assignment: Assignment, render: Render) -> dict[str, Any]:
+def as_assignment(task: TrainingTask) -> Assignment:
+    """Return an item of the training as if it were lent, to show it in the same way."""
+    return Assignment(task.item.id, task.item, task.annotator, task.sides, datetime.now(UTC) + _NO_LEASE)
+
+
+def _lent(assignment: Assignment, render: Render, version: int, settings: Settings) -> dict[str, Any]:
     # Without source, policy, meta and gold, which would sway the annotator.
     item = assignment.item
     return {
@@ -241,6 +295,10 @@ def _lent(assignment: Assignment, render: Render) -> dict[str, Any]:
         "completions": [{"index": index, "text": item.completions[index]} for index in assignment.sides],
         "view": view_of(assignment, render).model_dump(),
         "seconds_left": max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds()),
+        "training": None,
+        "wording": settings.wording.get(item.kind),
+        "questions": as_plain(asked_about(settings.questions, item.kind, len(item.completions))),
+        "version": version,
     }
 
 
@@ -252,8 +310,16 @@ def _suggestion(store: FeedbackStore, saved: Judgement) -> dict[str, Any] | None
     return {"source": found.source, "value": found.value, "same": same}
 
 
-def _progress(progress: Progress) -> dict[str, int]:
-    return {name: getattr(progress, name) for name in ProgressOut.model_fields}
+def _progress(store: FeedbackStore, name: str) -> dict[str, Any]:
+    counts, own = store.progress(name), own_progress(store, name)
+    return {
+        "items": counts.items,
+        "finished": counts.finished,
+        "mine": own.done,
+        "left": own.left,
+        "median_seconds": own.median_seconds,
+        "per_hour": own.per_hour,
+    }
 
 
 def _settings(settings: Settings) -> dict[str, Any]:

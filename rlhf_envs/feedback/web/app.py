@@ -15,9 +15,24 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import adjudicate, admin, admin_items, admin_people, admin_uploads, api, media, pages, study
+from . import (
+    adjudicate,
+    admin,
+    admin_items,
+    admin_participation,
+    admin_people,
+    admin_uploads,
+    api,
+    media,
+    my_data,
+    pages,
+    study,
+    taking_part,
+    training,
+)
 from .admin_uploads import MAX_UPLOAD, Uploads
 from .auth import COOKIE, Gate, add_sessions
+from .figures import Analyse, Figures
 from .responses import AsciiJSON
 from .wording import ADMIN_PAGES, FILTERS
 from .words import Refusal, choose, load, say
@@ -50,6 +65,7 @@ def create_app(
     secure_cookies: bool = False,
     url: str = "http://localhost:8000",
     project: str = "",
+    analyse: Analyse | None = None,
 ) -> FastAPI:
     """Build the annotation app over a store.
 
@@ -58,6 +74,7 @@ def create_app(
         secret: signs cookies. It must have at least 16 bytes. The same secret after a restart keeps everyone signed in.
         secure_cookies: send cookies over HTTPS only. Turn it on behind a proxy that speaks HTTPS.
         url: the address under which people reach the app, for the links that admins send.
+        analyse: estimates annotators' ability and items' difficulty, see `figures.Figures`.
         project: the name of the project, if the app is one of several, see `projects.create_projects`.
     """
     app = FastAPI(
@@ -71,16 +88,20 @@ def create_app(
         default_response_class=AsciiJSON,
     )
     app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
+    app.state.figures = Figures(store, analyse)
     app.state.uploads, app.state.project = Uploads(), project
     app.state.templates.env.globals["project"] = project
     app.state.templates.env.filters.update(FILTERS)
     app.state.templates.env.globals["admin_pages"] = ADMIN_PAGES
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
-    for admins in (admin, study, admin_items, admin_people, admin_uploads, adjudicate):
-        app.include_router(admins.pages, include_in_schema=False)
+    admins = (admin, study, admin_items, admin_participation, admin_people, admin_uploads, adjudicate)
+    for part in (*admins, taking_part, my_data):
+        app.include_router(part.pages, include_in_schema=False)
     app.include_router(media.router, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
+    app.include_router(taking_part.api, prefix="/api")
+    app.include_router(training.api, prefix="/api")
     app.include_router(admin.api, prefix="/api/admin")
     app.include_router(adjudicate.api, prefix="/api/adjudication")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")

@@ -16,6 +16,8 @@ import uvicorn
 from ..store.store import FeedbackStore
 from .app import create_app
 from .connections import ACCEPTED_AT_ONCE, LimitedProtocol, most_connections
+from .figures import Analyse
+from .listening import listen, page_addresses
 from .projects import create_projects
 
 __all__ = ["serve"]
@@ -35,6 +37,7 @@ def serve(
     proxies: Sequence[str] = (),
     secret: bytes | None = None,
     secure_cookies: bool = False,
+    analyse: Analyse | None = None,
     log_level: str = "warning",
 ) -> None:
     """Serve the annotation app until SIGINT or SIGTERM.
@@ -45,18 +48,22 @@ def serve(
         store_url: a path for SQLite, or "postgresql://..."; or several projects, {name: store}, each below /name.
         host: the address to listen on. With "0.0.0.0" a phone in the same network can connect.
         port: the port. 0 takes a free one.
-        url: the address under which people reach the app, which stands in invitations. By default the address here.
+        url: the address under which people reach the app, which stands in invitations. By default the address here; if
+            the host stands for all addresses, the one towards the network. The store keeps it, so that
+            `rlhf feedback invite` prints links with it.
         proxies: addresses or networks ("10.0.0.0/8") of proxies in front of the app. Only what they say of a client's
             address (X-Forwarded-For) is believed, so the limit on sign-ins goes by it.
         secret: signs cookies. By default it is RLHF_FEEDBACK_SECRET, else the content of the file `<store>.secret`,
             which is made (mode 0600) if it is missing. With PostgreSQL and no variable a new secret is drawn, and a
             restart signs everyone out.
         secure_cookies: send cookies over HTTPS only. On by itself if `url` begins with "https://".
+        analyse: estimates annotators' ability and items' difficulty for the admin's pages:
+            `rlhf_envs.preferences.crowd.crowd_figures`.
         log_level: uvicorn's log level.
 
     Raises:
         StoreError: the store cannot be opened.
-        ValueError: the secret is shorter than 16 bytes, or a proxy is no address.
+        ValueError: the secret is shorter than 16 bytes, a proxy is no address, or the port is taken.
     """
     for proxy in proxies:
         try:
@@ -82,9 +89,9 @@ def serve(
             proxy_headers=bool(proxies),
             forwarded_allow_ips=list(proxies),
         )
-        listener = config.bind_socket()
-        name = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else f"[{host}]" if ":" in host else host
-        here = (url or f"http://{name}:{listener.getsockname()[1]}").rstrip("/")
+        listener = listen(host, port)
+        addresses = page_addresses(host, listener.getsockname()[1])
+        here = (url or addresses[0]).rstrip("/")
         apps = {
             project: create_app(
                 store,
@@ -92,12 +99,16 @@ def serve(
                 secure_cookies=secure_cookies or here.startswith("https://"),
                 url=f"{here}/{project}".rstrip("/"),
                 project=project,
+                analyse=analyse,
             )
             for project, store in open_stores.items()
         }
         config.app = create_projects(apps) if several else apps[""]
         lines = [f"annotation app on {here}{{}}; stop it with Ctrl-C"]
+        if others := [address for address in addresses if address != here and len(addresses) > 1]:
+            lines.append(f"also on {', '.join(others)}")
         for project, app in apps.items():
+            open_stores[project].remember_address(app.state.url)
             lines += _greeting(project, open_stores[project], app.state.url)
         places = f" ({next(iter(open_stores.values())).url})" if not several else f", {len(apps)} projects"
         lines[0] = lines[0].format(places)

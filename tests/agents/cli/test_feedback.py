@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs[web]"')
 
 from agents.cli import app
-from rlhf_envs.feedback import FeedbackStore, NewItem, Task
+from rlhf_envs.feedback import FeedbackStore, NewItem, Settings, Task
 from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.terminal.label import TerminalKeyboard
 from rlhf_envs.models import resolve
@@ -288,6 +288,39 @@ def test_invitations_work_once() -> None:
             store.register(token, "bob", "hash")
 
 
+def test_links_carry_the_address_that_was_served_last() -> None:
+    result = feedback("invite")
+    assert result.stdout.startswith("http://localhost:8000/invite/") and "was not served yet" in result.stderr
+    with FeedbackStore("feedback.db") as store:
+        store.remember_address("http://10.0.0.5:8078")
+        store.add_annotator("ada")
+        assert store.settings == Settings(), "the address is no setting"
+    result = feedback("invite", "-n", "2")
+    assert result.stdout.count("http://10.0.0.5:8078/invite/") == 2 and result.stderr == ""
+    assert done("invite", "--url", "https://l.example.org/").startswith("https://l.example.org/invite/")
+
+
+def test_a_store_is_copied_and_restored_by_two_commands() -> None:
+    done("import", write("pairs.jsonl", PAIR))
+    assert "copy.db: 1 items, 1 judgements, 1 annotators" in done("backup", "copy.db")
+    assert "new.db: 1 items, 1 judgements, 1 annotators" in done("restore", "copy.db", "--store", "new.db")
+    assert "1 judgements" in done("status", "--store", "new.db")
+    result = feedback("restore", "copy.db")
+    assert result.exit_code == 2 and "feedback.db exists: end the server, and move it away" in result.stderr
+
+
+def test_simulated_answers_are_not_mixed_with_those_of_people_unasked() -> None:
+    rows = [{"prompt": f"film {i}", "completions": [" was wonderful", " was awful"]} for i in range(4)]
+    done("add", write("rows.jsonl", *rows), "--overlap", "2")
+    done("simulate", "-n", "2", "--limit", "2")
+    done("simulate", "-n", "2", "--limit", "2")  # simulated ones may go on
+    with FeedbackStore("feedback.db") as store:
+        work(store, "ada", lambda task: Response({"choice": 0, "strength": 1}), limit=1)
+    result = feedback("simulate")
+    assert result.exit_code == 2 and "feedback.db has 1 answers by ada: simulated ones would stand" in result.stderr
+    assert "answers, " in done("simulate", "--yes")
+
+
 def test_a_password_is_reset_and_an_account_switched_off() -> None:
     with FeedbackStore("feedback.db") as store:
         for name in ("ada", "ben"):
@@ -419,3 +452,78 @@ def test_pairs_are_scored_after_some_judgements() -> None:
     done("settings", "random.toml")
     refused = feedback("prioritise")
     assert refused.exit_code == 1 and "needs no scores" in refused.output
+
+
+STUDY = """
+[[questions]]
+name = "helpful"
+text = "How helpful?"
+type = "rating"
+each = true
+
+[[questions]]
+name = "truer"
+text = "Which is truer?"
+type = "choice"
+"""
+
+
+def studied() -> None:
+    """Twenty pairs judged by two simulated annotators; one of them goes by length where it is about the truth."""
+    Path("study.toml").write_text(STUDY)
+    done("settings", "study.toml")
+    rows = [{"prompt": f"film {i}", "completions": [" was wonderful", f" was awful {i * 'x'}"]} for i in range(20)]
+    done("add", write("rows.jsonl", *rows), "--overlap", "2")
+    Path("by.py").write_text("def longer(prompts, completions):\n    return [len(text) / 9 for text in completions]\n")
+    done("simulate", "-n", "2", "--random-share", "0", "--temperature", "0", "--by", "truer:./by.py:longer")
+
+
+def test_own_questions_are_exported_counted_and_fitted_by_criterion() -> None:
+    studied()
+    output = done("export", "helpful.jsonl", "--criterion", "helpful")
+    assert "helpful.jsonl: 40 rows" in output
+    exported = [json.loads(line) for line in Path("helpful.jsonl").read_text().splitlines()]
+    assert {row["chosen"] for row in exported} == {" was wonderful"}
+    done("export", "truer.jsonl", "--criterion", "truer", "--how", "majority")
+    exported = [json.loads(line) for line in Path("truer.jsonl").read_text().splitlines()]
+    assert all(len(row["chosen"]) > len(row["rejected"]) for row in exported)
+    status = done("status")
+    assert "question helpful (rating): 40 answers, Krippendorff's alpha 1.000" in status
+    assert "question truer (choice): 40 answers" in status
+    result = feedback("export", "x.jsonl", "--criterion", "helpfull")
+    assert result.exit_code == 2 and "no criterion 'helpfull'; did you mean 'helpful'?" in result.output
+    result = feedback("export", "x.jsonl", "--version", "1")
+    assert result.exit_code == 2 and "--version is for the project's own questions" in result.output
+    result = feedback("simulate", "--by", "truth:gold")
+    assert "write NAME:REWARD; the project's questions are helpful, truer" in result.output
+
+
+def test_reward_models_are_fitted_to_a_criterion_of_a_store_and_of_its_items() -> None:
+    studied()
+    done("export", "all.jsonl", "--format", "items")
+    fit = ("--model", "tiny", "--train", "head", "--max-length", "16")
+    for source, folder in (("feedback.db", "one"), ("all.jsonl", "two")):
+        result = CliRunner().invoke(app, ["reward", "fit", source, folder, "--criterion", "helpful", *fit])
+        assert result.exit_code == 0, result.output
+        assert f"{source}: 40 pairs from answers to helpful" in result.output
+    rows = [Path(folder, "held_out.jsonl").read_text() for folder in ("one", "two")]
+    assert rows[0] == rows[1] and '"chosen": " was wonderful"' in rows[0]
+    result = CliRunner().invoke(
+        app, ["reward", "fit", "feedback.db", "rated", "--criterion", "helpful", "--loss", "mse", *fit]
+    )
+    assert result.exit_code == 0 and "80 ratings from answers to helpful" in result.output, result.output
+    result = CliRunner().invoke(app, ["reward", "fit", "feedback.db", "main", *fit])
+    assert "40 pairs from answers\n" in result.output
+    assert "left out: 40 answers to the project's own questions" in result.output
+    write("pairs.jsonl", PAIR)
+    for arguments, words in (
+        (
+            ("pairs.jsonl", "x", "--criterion", "helpful"),
+            "pairs.jsonl has rows without answers to a project's questions",
+        ),
+        (("feedback.db", "x", "--criterion", "helpfull"), "no criterion 'helpfull'; did you mean 'helpful'?"),
+        (("feedback.db", "x", "--criterion", "truer", "--loss", "mse"), "rates no completion by itself"),
+        (("feedback.db", "x", "--version", "2"), "--version is for the project's own questions"),
+    ):
+        result = CliRunner().invoke(app, ["reward", "fit", *arguments])
+        assert result.exit_code == 2 and words in " ".join(result.output.split()), result.output

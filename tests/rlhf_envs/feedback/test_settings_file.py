@@ -37,7 +37,7 @@ name = "faults"
 text = "What is wrong?"
 type = "spans"
 labels = ["untrue", "rude"]
-keys = ["r", "w"]
+keys = ["x", "y"]
 required = false
 help = "Mark the words."
 """
@@ -53,7 +53,7 @@ def test_a_file_is_read_with_the_texts_that_it_names(tmp_path: Path) -> None:
         "What is wrong?",
         "spans",
         labels=("untrue", "rude"),
-        keys=("r", "w"),
+        keys=("x", "y"),
         required=False,
         help="Mark the words.",
     )
@@ -100,8 +100,8 @@ LABELS = '[[questions]]\nname = "a"\ntext = "A?"\ntype = "labels"\nlabels = ["x"
             LABELS + QUESTION.replace('"a"', '"b"') + "when = {a = ['z']}",
             r"when: \['z'\] are no answers to 'a'",
         ),
-        (LABELS + "keys = ['s', 'r']", r"question 'a': keys: 's' is no key for a label: take a digit or one of a b"),
-        (LABELS + "keys = ['r']", r"question 'a': keys: write one for each of the 2 labels"),
+        (LABELS + "keys = ['s', 'x']", r"question 'a': keys: 's' is no key for a label: take a digit or one of a b"),
+        (LABELS + "keys = ['x']", r"question 'a': keys: write one for each of the 2 labels"),
         (LABELS.replace('"x", "y"', '"x"'), r"question 'a': labels: write two or more"),
         (LABELS.replace('"x", "y"', '"x", "x"'), r"question 'a': labels must differ"),
     ],

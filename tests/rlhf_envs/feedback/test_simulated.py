@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlhf_envs.feedback import Annotator, Assignment, FeedbackStore, Item, NewItem
+from rlhf_envs.feedback import Annotator, Assignment, FeedbackStore, Item, NewItem, Question
 from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.simulated import SimulatedAnnotator, annotate, simulated_crowd
 
@@ -250,3 +250,63 @@ def test_one_annotator_alone_cannot_give_two_judgements_of_an_item(store: Feedba
     store.add_items([NewItem("thumbs", "say", ("1",), overlap=2)])
     assert annotate(store, [SimulatedAnnotator(by_digits)]) == 1
     assert store.progress().finished == 0
+
+
+def by_length(prompts: Sequence[Any], completions: Sequence[Any]) -> list[float]:
+    return [float(len(text)) for text in completions]
+
+
+ASKED = (
+    Question("helpful", "?", "rating", scale=(1, 3), each=True),
+    Question("short", "?", "choice"),
+    Question("coarse", "?", "choice", grades=3),
+    Question("whole", "?", "rating"),
+    Question("topic", "?", "labels", labels=("a", "b")),
+    Question("topics", "?", "labels", labels=("a", "b"), multiple=True),
+    Question("why", "?", "text", when={"topic": ("a",)}),
+    Question("faults", "?", "spans", labels=("bad",), required=False),
+)
+
+
+def test_own_questions_are_answered_by_the_scores_of_their_scorer(tmp_path: Path) -> None:
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        store.update_settings(questions=ASKED)
+        store.add_items([NewItem("pairwise", "p", ("x" * 5, "y")), NewItem("questions", "p", ("y", "x" * 9, "z" * 3))])
+        shorter = lambda prompts, completions: [-float(len(text)) for text in completions]  # noqa: E731
+        [ada] = simulated_crowd(by_length, 1, 0, scorers={"short": shorter})
+        assert annotate(store, [ada]) == 2
+        pair, three = store.judgements()
+    assert (pair.value, three.value) == ({"choice": 0, "strength": 3}, {})
+    assert pair.answers["helpful"] == [3, 3] and pair.answers["short"] == {"choice": 1, "strength": 3}
+    assert pair.answers["coarse"] == {"choice": 0, "strength": 1}
+    assert three.answers["helpful"] == [3, 3, 3] and "short" not in three.answers
+    for judgement in (pair, three):
+        assert ("why" in judgement.answers) == (judgement.answers["topic"] == "a")
+        assert "faults" not in judgement.answers and judgement.answers["topics"]
+
+
+def test_own_questions_change_no_other_answer_and_spammers_draw_them(tmp_path: Path) -> None:
+    found = []
+    for questions in ((), ASKED):
+        with FeedbackStore(tmp_path / f"{len(questions)}.db", seed=0) as store:
+            store.update_settings(questions=questions)
+            store.add_items([NewItem("pairwise", "p", ("x", "y")) for _ in range(40)])
+            annotate(store, simulated_crowd(by_length, 2, 0.5, temperature=1.0, seed=3))
+            found.append(store.judgements())
+    assert [judgement.value for judgement in found[0]] == [judgement.value for judgement in found[1]]
+    drawn = {judgement.answers["whole"] for judgement in found[1]}
+    assert drawn == {1, 2, 3, 4, 5}
+
+
+def test_a_required_text_or_mark_is_given_where_there_can_be_one(tmp_path: Path) -> None:
+    asked = (Question("why", "?", "text"), Question("faults", "?", "spans", labels=("bad",)))
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        store.update_settings(questions=asked)
+        store.add_items([NewItem("thumbs", "p", ("text",))])
+        annotate(store, [SimulatedAnnotator(by_length)])
+        [judgement] = store.judgements()
+        store.add_items([NewItem("thumbs", "p", ("",))])
+        annotate(store, [SimulatedAnnotator(by_length, "other")])
+        assert store.judgements(include_skips=True)[-1].value is None, "no text to mark: a skip, as people do"
+    span = {"completion": 0, "start": 0, "end": 4, "label": "bad"}
+    assert judgement.answers == {"why": "simulated", "faults": [span]}

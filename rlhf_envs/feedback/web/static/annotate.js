@@ -1,9 +1,12 @@
 // The annotation page. It takes a task, shows it, sends the answer and takes the next.
 
 import { ApiError, call, newKey, root } from "./api.js";
+import { showDocument } from "./documents.js";
 import { KINDS, panelName } from "./kinds.js";
+import { atWork, showProgress } from "./progress.js";
+import { buildQuestions } from "./questions.js";
 import { suggestionWords } from "./suggestion.js";
-import { showText } from "./text.js";
+import { answerTraining } from "./training.js";
 import { asked, hideView, showView, viewKeys } from "./view.js";
 import { keyName, t } from "./words.js";
 
@@ -15,6 +18,7 @@ const IDLE = 10 * 60 * 1000; // ms without a key or a click after which the leas
 let task = null; // the task on the page
 let key = null; // the answer's idempotency key, one per task shown, so that a double click is one answer
 let kind = null; // the controls of the task's kind
+let form = null; // the project's own questions about the task, null without any
 let keys = {}; // key -> [words, function]
 let busy = false; // whether an answer is on its way
 let lost = false; // whether the lease is gone; typed text stays
@@ -32,11 +36,13 @@ const trouble = (text) => say(text === null ? t("connected_again") : t("trying_a
 
 const draftName = (item) => `rlhf-draft:${root}:${me}:${item}`;
 
+const unsent = () => ({ kind: kind.draft(), form: form?.draft() ?? null, comment: at("comment").value });
+
 function keepDraft() {
   if (task === null) return;
-  const draft = { kind: kind.draft(), comment: at("comment").value };
+  const draft = unsent();
   try {
-    if (draft.kind === null && !draft.comment) localStorage.removeItem(draftName(task.item_id));
+    if (draft.kind === null && draft.form === null && !draft.comment) localStorage.removeItem(draftName(task.item_id));
     else localStorage.setItem(draftName(task.item_id), JSON.stringify(draft));
   } catch { /* storage is full or forbidden: the page itself still holds the text */ }
 }
@@ -52,6 +58,7 @@ function takeDraft() {
   if (!draft) return;
   at("comment").value = draft.comment;
   if (draft.kind) kind.restore(draft.kind);
+  if (draft.form) form?.restore(draft.form);
 }
 
 // ---- time: only while the page is visible
@@ -74,13 +81,14 @@ function show(state) {
   task = state.task;
   lost = false;
   at("trouble").hidden = true;
-  at("bar").max = Math.max(1, state.progress.items);
-  at("bar").value = state.progress.finished;
-  at("count").textContent = t("progress", state.progress);
-  showText(at("guidelines-text"), state.settings.guidelines || t("no_guidelines"));
-  for (const id of ["controls", "panels"]) at(id).replaceChildren();
+  if (state.step !== "work" && state.step !== "training") return location.assign(`${root}/annotate`); // which leads on
+  showProgress(state);
+  atWork(state.break_minutes);
+  for (const id of ["controls", "panels", "questions"]) at(id).replaceChildren();
   at("comment").value = "";
   keys = {};
+  form = null;
+  at("questions").hidden = !task?.questions.length;
   document.body.dataset.kind = task?.kind ?? "none";
   at("skip").disabled = at("comment").disabled = task === null;
   if (task === null) return showNothing(state);
@@ -95,7 +103,13 @@ function showNothing(state) {
   text.className = "empty";
   text.textContent = t(state.settings.paused ? "paused_text" : "nothing_left_text");
   at("panels").append(text);
+  if (state.from_panel && !state.settings.paused) {
+    const finish = Object.assign(document.createElement("a"), { className: "button primary", href: `${root}/finished` });
+    finish.textContent = t("finish");
+    text.append(document.createElement("br"), finish);
+  }
   bindCommon();
+  listKeys();
   lookAgain();
 }
 
@@ -107,17 +121,33 @@ function showTask({ settings }) {
   key = newKey();
   seconds = 0;
   since = document.hidden ? null : performance.now();
-  at("question").textContent = t(`question_${task.kind}`);
+  at("question").textContent = task.wording ?? t(`question_${task.kind}`);
   const panels = task.completions.map((_, i) => panel(panelName(task.kind, i, task.completions.length)));
   at("panels").append(...panels);
   at("panels").dataset.n = task.completions.length;
-  kind = KINDS[task.kind]({ task, settings, panels, extra: at("panels"), controls: at("controls"), done, changed: keepDraft, say });
-  for (const [name, [words, act]] of Object.entries(kind.keys)) bind(name, words, act);
-  showView(task, panels, say);
-  bindCommon();
+  if (task.questions.length) form = questionsOf(panels);
+  const changed = () => { form?.refresh(); keepDraft(); };
+  kind = KINDS[task.kind]({ task, settings, panels, extra: at("panels"), controls: form?.main ?? at("controls"), done: form?.setMain ?? done, changed, say });
+  showView(task, panels, say, markedFields(), () => form?.redraw());
+  if (form === null) bindAll();
+  form?.attach(kind);
   takeDraft();
   clearInterval(leaseTimer);
   leaseTimer = setInterval(renew, Math.max(3000, (task.seconds_left * 1000) / 3));
+}
+
+/** Return which texts people mark. They are shown as they are, since marks count their characters. */
+function markedFields() {
+  const fields = task.questions.filter(({ type }) => type === "spans").map(({ field }) => field);
+  const has = (name) => fields.some((field) => field === name || field === "both");
+  return { prompt: has("prompt"), completion: has("completion") };
+}
+
+function questionsOf(panels) {
+  const prompt = { body: at("prompt"), source: task.prompt, index: null };
+  const completions = panels.map((panel, i) => ({ body: panel.querySelector(".text"), source: task.completions[i].text, index: task.completions[i].index }));
+  const texts = (field) => ({ prompt: [prompt], completion: completions, both: [prompt, ...completions] })[field];
+  return buildQuestions({ task, place: at("questions"), controls: at("controls"), mainText: at("question").textContent, texts, changed: keepDraft, rebind: bindAll, say, send: done });
 }
 
 function panel(name) {
@@ -148,20 +178,34 @@ function bind(name, words, act) {
   keys[name] = [words, act];
 }
 
+/** Bind the keys of the question that has the focus, and those that always apply. A taken key keeps its meaning. */
+function bindAll() {
+  keys = {};
+  bindCommon();
+  const own = form?.keys() ?? kind.keys;
+  for (const [name, [words, act]] of Object.entries(own)) if (form === null || !(name in keys)) bind(name, words, act);
+  listKeys();
+}
+
 function bindCommon() {
   if (task !== null) {
     bind("s", t("skip"), skip);
     bind("c", t("key_comment"), () => at("comment").focus());
     for (const [name, [words, act]] of Object.entries(viewKeys())) bind(name, words, act);
-    if (kind.send) bind("Enter", t("key_send"), kind.send);
+    const send = form?.submit ?? kind.send;
+    if (send) bind("Enter", t("key_send"), send);
     bind("ArrowDown", t("key_scroll_down"), () => scroll(1));
     bind("ArrowUp", t("key_scroll_up"), () => scroll(-1));
   }
   if (lost) bind("n", t("key_next"), next);
   bind("u", t("key_undo"), undo);
-  bind("g", t("key_guidelines"), () => at("guidelines").showModal());
+  bind("g", t("key_guidelines"), showGuidelines);
   bind("?", t("key_keys"), () => at("keys").showModal());
-  const list = Object.entries(keys).flatMap(([name, [words]]) => {
+}
+
+function listKeys() {
+  const all = Object.entries(keys).map(([name, [words]]) => [name, words]);
+  const list = [...(form === null ? [] : [["Tab", t("key_questions")]]), ...all].flatMap(([name, words]) => {
     const term = document.createElement("dt");
     const shown = document.createElement("kbd");
     shown.textContent = keyName(name);
@@ -187,7 +231,7 @@ function pressed(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     if (event.target === at("comment")) at("comment").blur();
-    if (!event.repeat) kind?.send?.();
+    if (!event.repeat) keys.Enter?.[1]();
     return;
   }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -199,14 +243,15 @@ function pressed(event) {
     return;
   }
   if (document.querySelector("dialog[open]")) return;
-  if (event.key === "Enter" && event.target.closest("button, a")) return; // presses the button that has the focus
+  // Enter presses the button that has the focus. To answer one of several questions takes the space bar: Enter sends.
+  if (event.key === "Enter" && event.target.closest("button, a") && !event.target.closest(".question .choices")) return;
   const digit = /^Digit(\d)$/.exec(event.code)?.[1]; // also on keyboards where digits need shift (AZERTY)
-  const name = [event.key, event.key.toLowerCase(), digit].find((candidate) => candidate in keys);
+  const shifted = event.shiftKey ? `Shift ${event.key}` : event.key;
+  const name = [shifted, event.key, event.key.toLowerCase(), digit].find((candidate) => candidate in keys);
   if (name === undefined) return;
-  const scrolls = name.startsWith("Arrow") || name.startsWith("Page");
-  if (scrolls && event.target.closest(".text")) return; // the text scrolls by itself
+  if (/^(Arrow|Page)(Up|Down)$/.test(name) && event.target.closest(".text")) return; // the text scrolls by itself
   event.preventDefault();
-  if (!event.repeat || scrolls) keys[name][1]();
+  if (!event.repeat || /Arrow|Page/.test(name)) keys[name][1]();
 }
 
 // ---- doing
@@ -223,13 +268,17 @@ async function next() {
 
 const skip = () => done(null, t("skipped"));
 
-async function done(value, words) {
+async function done(value, words, answers = {}) {
   if (busy || task === null || lost) return;
   busy = true;
   at("task").setAttribute("aria-busy", "true");
-  const sent = { item: task.item_id, draft: { kind: kind.draft(), comment: at("comment").value } };
-  const answer = { value, key, seconds: readClock(), comment: at("comment").value };
+  const sent = { item: task.item_id, draft: unsent() };
+  const answer = { value, key, seconds: readClock(), comment: at("comment").value, answers, version: task.version };
   try {
+    if (task.training) {
+      await answerTraining(task, value, answer.seconds, trouble, next);
+      return dropDraft(sent.item);
+    }
     const saved = await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
     dropDraft(sent.item);
     last = sent;
@@ -259,8 +308,13 @@ async function undo() {
   }
 }
 
+function showGuidelines() {
+  at("guidelines").showModal();
+  showDocument(at("guidelines-text"), "guidelines").catch((error) => { if (error.status !== 404) throw error; });
+}
+
 async function renew() {
-  if (task === null || lost || document.hidden || Date.now() - active > IDLE) return;
+  if (task === null || task.training || lost || document.hidden || Date.now() - active > IDLE) return;
   try {
     await call("POST", `/api/tasks/${task.id}/renew`);
   } catch (error) {
@@ -284,7 +338,7 @@ function failed(error) {
     text.textContent = t("lease_lost");
     act.append(t("next_item"), " ", Object.assign(document.createElement("kbd"), { textContent: "n" }));
     act.addEventListener("click", next);
-    if (!("n" in keys)) bind("n", t("key_next"), next);
+    bindAll();
   } else if (error.status === 401 || error.status === 403) {
     text.textContent = t("signed_out");
     act.append(t("sign_in"));
@@ -306,6 +360,6 @@ document.addEventListener("click", (event) => {
 at("comment").addEventListener("input", keepDraft);
 at("skip").addEventListener("click", skip);
 at("undo").addEventListener("click", undo);
-at("open-guidelines").addEventListener("click", () => at("guidelines").showModal());
+at("open-guidelines").addEventListener("click", showGuidelines);
 at("open-keys").addEventListener("click", () => at("keys").showModal());
 next();

@@ -1,4 +1,4 @@
-// The six kinds of feedback. Each builds its controls and returns
+// The kinds of feedback. Each builds its controls and returns
 //   keys      key -> [description, function]
 //   send      the function behind Enter, for kinds where one key is no complete answer
 //   draft     returns the unfinished answer, to be kept; restore shows it again
@@ -7,7 +7,7 @@
 import { hidesSomething, visible } from "./text.js";
 import { keyName, t } from "./words.js";
 
-const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+export const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
 /** Return the heading of the i-th panel. A single completion has none. */
 export function panelName(kind, i, n) {
@@ -15,14 +15,14 @@ export function panelName(kind, i, n) {
   return kind === "ranking" ? String(i + 1) : LETTERS[i];
 }
 
-function element(tag, className = "", ...children) {
+export function element(tag, className = "", ...children) {
   const made = document.createElement(tag);
   if (className) made.className = className;
   made.append(...children);
   return made;
 }
 
-function keyed(key, label, onClick, className = "") {
+export function keyed(key, label, onClick, className = "") {
   const button = element("button", `choice ${className}`);
   button.type = "button";
   if (key) button.append(element("kbd", "", key));
@@ -39,7 +39,7 @@ function sendButton(label, onClick, key = "Enter") {
 }
 
 /** Return the key of the i-th choice: 1 to 9, then 0. Further choices have none. */
-const placeKey = (i) => (i < 10 ? String((i + 1) % 10) : null);
+export const placeKey = (i) => (i < 10 ? String((i + 1) % 10) : null);
 
 const NOTHING = { draft: () => null, restore: () => {}, send: null };
 
@@ -54,6 +54,7 @@ function pairwise({ task, controls, done }) {
     const act = () => done(choice === null ? { choice } : { choice, strength }, name);
     const button = keyed(key, label, act, side === null ? "tie" : `side-${"ab"[side]} strength-${strength}`);
     button.setAttribute("aria-label", name);
+    button.dataset.value = JSON.stringify(choice === null ? { choice } : { choice, strength });
     row.append(button);
     keys[key] = [name, act];
   };
@@ -127,6 +128,7 @@ function rating({ settings, controls, done }) {
     const button = keyed(direct ? null : key, direct ? element("kbd", "", key) : String(value), act);
     button.append(element("small", "", end));
     button.setAttribute("aria-label", t("rate", { n: value }));
+    button.dataset.value = JSON.stringify({ rating: value });
     row.append(button);
     if (key) keys[key] = [t("rate", { n: value }), act];
   }
@@ -139,7 +141,9 @@ function thumbs({ controls, done }) {
   const row = element("div", "choices thumbs");
   for (const [key, up, label] of [["1", true, t("good")], ["2", false, t("bad")]]) {
     const act = () => done({ up }, label);
-    row.append(keyed(key, label, act, up ? "good" : "bad"));
+    const button = keyed(key, label, act, up ? "good" : "bad");
+    button.dataset.value = JSON.stringify({ up });
+    row.append(button);
     keys[key] = [label, act];
   }
   controls.append(row);
@@ -207,4 +211,6 @@ function flags({ settings, controls, done, changed }) {
   };
 }
 
-export const KINDS = { pairwise, ranking, rating, thumbs, correction, flags };
+const questions = () => ({ ...NOTHING, keys: {} }); // the project's own questions only
+
+export const KINDS = { pairwise, ranking, rating, thumbs, correction, flags, questions };

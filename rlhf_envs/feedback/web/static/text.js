@@ -13,9 +13,11 @@ const NAMED = new Set([
   0x202d, 0x202e, 0x2060, 0x2066, 0x2067, 0x2068, 0x2069, 0xfeff,
 ]); // characters with a name of their own in the table of words: char_200b
 
-function mark(text, title) {
+/** Make a mark in place of `length` characters (UTF-16 units) of the source. */
+function mark(text, title, length = 0) {
   const span = document.createElement("span");
   span.className = "mark";
+  span.sourceLength = length;
   span.textContent = text;
   span.title = title;
   return span;
@@ -31,7 +33,9 @@ export function visible(text) {
     fragment.append(text.slice(from, match.index));
     from = match.index + found.length;
     if (!hidden) {
-      fragment.append("\n");
+      const end = document.createTextNode("\n");
+      end.sourceLength = 2;
+      fragment.append(end);
       continue;
     }
     const code = hidden.codePointAt(0);
@@ -39,7 +43,7 @@ export function visible(text) {
     const digits = code.toString(16).padStart(4, "0");
     const label = `U+${digits.toUpperCase()}`;
     const name = t(NAMED.has(code) ? `char_${digits}` : "char_other");
-    fragment.append(mark(times > 1 ? `[${label} ×${times}]` : `[${label}]`, name));
+    fragment.append(mark(times > 1 ? `[${label} ×${times}]` : `[${label}]`, name, found.length));
   }
   fragment.append(text.slice(from));
   return fragment;

@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { showTurns } from "./conversation.js";
 import { fit, isNarrow, scrollTogether, startPrompt } from "./scrolling.js";
+import { showText } from "./text.js";
 import { t } from "./words.js";
 
 const at = (id) => document.getElementById(id);
@@ -18,15 +19,19 @@ let whole = false; // whether `view` has all that can be rendered
 let open = false; // whether the whole prompt is shown
 let growers = []; // functions that show more of long texts
 let say = null; // tells the annotator something
+let raw = {}; // which of "prompt" and "completion" are shown as they are, whatever else is wished
+let drawn = null; // is called when the texts were drawn
 
 /** Return the query with which a task is claimed, so that it comes as the annotator wants to see it. */
 export const asked = () => (chosen.render ? `?render=${chosen.render}` : "");
 
-/** Show the task's texts in the prompt and the panels. */
-export function showView(newTask, newPanels, newSay) {
+/** Show the task's texts in the prompt and the panels: those in `newRaw` as they are. */
+export function showView(newTask, newPanels, newSay, newRaw = {}, newDrawn = null) {
   [task, view, panels, say, whole, open] = [newTask, newTask.view, newPanels, newSay, false, false];
+  [raw, drawn] = [newRaw, newDrawn];
   at("tools").hidden = false;
-  at("show-differences").hidden = panels.length !== 2 || task.completions.length !== 2;
+  at("show-rendered").hidden = Boolean(raw.prompt && raw.completion);
+  at("show-differences").hidden = panels.length !== 2 || task.completions.length !== 2 || Boolean(raw.completion);
   at("prompt").hidden = task.prompt === "" && view.prompt.every((turn) => turn.pictures.length === 0 && !turn.text);
   makeTabs();
   draw();
@@ -42,10 +47,12 @@ export function hideView() {
 
 function draw() {
   const options = { render: view.render, open, onOpen: openPrompt };
-  growers = showTurns(at("prompt"), view.prompt, task.prompt, { ...options, base: 2 });
+  growers = raw.prompt ? [showRaw(at("prompt"), task.prompt)] : showTurns(at("prompt"), view.prompt, task.prompt, { ...options, base: 2 });
   panels.forEach((panel, i) => {
-    growers.push(...showTurns(panel.querySelector(".text"), view.completions[i], task.completions[i].text, { ...options, open: true, base: 3 }));
+    const [body, { text }] = [panel.querySelector(".text"), task.completions[i]];
+    growers.push(...(raw.completion ? [showRaw(body, text)] : showTurns(body, view.completions[i], text, { ...options, open: true, base: 3 })));
   });
+  drawn?.();
   document.body.dataset.prompt = open ? "open" : "closed";
   at("show-rendered").setAttribute("aria-pressed", String(view.render === "markdown"));
   at("show-differences").setAttribute("aria-pressed", String(chosen.differences));
@@ -54,13 +61,19 @@ function draw() {
   at("open-prompt").hidden = at("prompt").hidden || !(open || at("prompt").querySelector(".more") || at("prompt").matches(".cut-above, .cut-below"));
 }
 
+function showRaw(body, text) {
+  body.classList.remove("conversation", "rendered");
+  return showText(body, text);
+}
+
 /** Ask for all of the view, and draw it with every text where it stood. */
 async function load() {
   const [mine, render] = [task, chosen.render ?? task.view.render];
   const differences = chosen.differences && !at("show-differences").hidden;
+  const place = mine.training ? `/api/training/${mine.training.attempt}/${mine.id}` : `/api/tasks/${mine.id}`;
   let got;
   try {
-    got = await call("POST", `/api/tasks/${mine.id}/view?render=${render}&differences=${differences}`);
+    got = await call("POST", `${place}/view?render=${render}&differences=${differences}`);
   } catch {
     return; // the texts stay as they are; the next call that matters says what is wrong
   }
@@ -136,7 +149,7 @@ export function viewKeys() {
   const page = (direction) => () => at("prompt").scrollBy({ top: direction * 0.8 * at("prompt").clientHeight });
   const two = !at("show-differences").hidden;
   return {
-    r: [t("key_render"), switchRender],
+    ...(at("show-rendered").hidden ? {} : { r: [t("key_render"), switchRender] }),
     ...(two ? { d: [t("key_differences"), switchDifferences], l: [t("key_together"), switchTogether] } : {}),
     ...(task.kind === "pairwise" && isNarrow() ? { v: [t("key_other"), () => showTab(at("panels").dataset.shown === "0" ? 1 : 0)] } : {}),
     ...(at("prompt").hidden ? {} : { o: [t("key_open"), openPrompt], PageDown: [t("key_prompt_down"), page(1)], PageUp: [t("key_prompt_up"), page(-1)] }),

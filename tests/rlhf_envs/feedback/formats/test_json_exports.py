@@ -95,7 +95,7 @@ def test_a_rating_of_zero_is_an_answer(store: FeedbackStore, tmp_path: Path) -> 
         ({"answer1": "A", "answer2": 7, "comparison": "left"}, "'answer2' is int, not a string"),
         ({"answer1": "A", "answer2": None, "comparison": "left"}, "'answer2' is NoneType, not a string"),
         ({"answer1": "A", "answer2": "B", "comparison": [{"selected": "left"}], "lead_time": "soon"}, "'lead_time'"),
-        ({"answer1": "A", "answer2": "B", "pairwise": "left"}, "annotation 7 has no answer in comparison, rating"),
+        ({"answer1": "A", "answer2": "B", "pairwise": "left"}, "annotation 7 has no answer in comparison, ranking"),
         ({"response1": "A", "response2": "B", "quality.responses": ["response1"]}, "the record answers quality, which"),
     ],
 )  # fmt: skip
