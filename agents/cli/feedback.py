@@ -34,7 +34,9 @@ from .options import Flags, add_command, argument, fail
 from .tables import status_parts
 
 if TYPE_CHECKING:
-    from rlhf_envs.feedback import FeedbackStore
+    from collections.abc import Sequence
+
+    from rlhf_envs.feedback import FeedbackStore, Judgement
 
 __all__ = ["feedback_app"]
 
@@ -323,12 +325,13 @@ def export(config: ExportConfig) -> None:
     piped = config.file == "-"
     with _open(config.store) as store:
         from rlhf_envs.feedback.formats.exporting import export_file, labeling_interface
-        from rlhf_envs.preferences.crowd import CANNOT_TELL, dawid_skene_shares, find_pair_spammers
+        from rlhf_envs.feedback.quality import CANNOT_TELL, find_suspects
+        from rlhf_envs.preferences.crowd import dawid_skene_shares
 
         given = config.model_dump(exclude={"store", "file", "without_spammers"})
         if config.how == "dawid_skene":
             given |= {"how": "soft", "aggregate": dawid_skene_shares}
-        spammers = find_pair_spammers(*_compared(store, config)) if config.without_spammers else {}
+        spammers = find_suspects(_compared(store, config)) if config.without_spammers else {}
         with TemporaryDirectory() as folder:
             table = config.format in ("argilla", "label-studio")
             path = Path(folder, "rows.csv" if table else "rows.jsonl") if piped else Path(config.file)
@@ -362,14 +365,14 @@ def export(config: ExportConfig) -> None:
         echo(f"left out: {n} {reason}")
 
 
-def _compared(store: FeedbackStore, config: ExportConfig) -> tuple[Any, Any]:
-    """Return the items and the judgements by which spammers are found."""
+def _compared(store: FeedbackStore, config: ExportConfig) -> Sequence[Judgement]:
+    """Return the judgements by which spammers are found."""
     if config.criterion is None:
-        return store.items(), store.judgements()
+        return store.judgements()
     from rlhf_envs.feedback.criteria import read_criterion
 
     found = read_criterion(store, config.criterion, "pairs", config.version)
-    return found.items, found.judgements
+    return found.judgements
 
 
 class StatusConfig(_StoreConfig):
@@ -386,17 +389,17 @@ class StatusConfig(_StoreConfig):
 def status(config: StatusConfig) -> None:
     """Show progress, agreement (Krippendorff's alpha), every annotator's work and who seems to click at random."""
     with _open(config.store) as store:
+        from rlhf_envs.feedback.quality import find_suspects
         from rlhf_envs.feedback.web.summary import summarise
-        from rlhf_envs.preferences.crowd import suspected_spammers
 
         summary = summarise(store, version=config.version)
-        spammers = suspected_spammers(store.items(), store.judgements())
+        suspects = find_suspects(store.judgements())
     if config.output is not None:
-        found = None if spammers is None else {name: metrics._asdict() for name, metrics in spammers.items()}
+        found = None if suspects is None else {name: asdict(check) for name, check in suspects.items()}
         metrics = summary.model_dump(mode="json") | {"clickers": found}
         Path(config.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     console = Console()
-    for part in status_parts(summary, spammers):
+    for part in status_parts(summary):
         console.print(part)
 
 

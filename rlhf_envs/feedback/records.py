@@ -16,6 +16,7 @@ __all__ = [
     "EVENTS",
     "LANGUAGES",
     "MOVING_SETTINGS",
+    "NEXT_ITEM",
     "Adjudication",
     "Annotator",
     "Assignment",
@@ -29,6 +30,7 @@ __all__ = [
     "Progress",
     "Settings",
     "StoreError",
+    "Suggestion",
     "Webhooks",
 ]
 
@@ -39,6 +41,9 @@ MOVING_SETTINGS = (*ASKED_SETTINGS, "guidelines")
 
 # The languages of the annotators' page, by the name that each gives itself.
 LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español", "fr": "Français", "ja": "日本語"}
+
+# How the next of equally urgent items is chosen: by age, by lot, or by a score that `rlhf feedback prioritise` writes.
+NEXT_ITEM = ("age", "random", "uncertainty", "disagreement", "gain")
 
 
 # What a webhook can tell.
@@ -67,6 +72,8 @@ class NewItem:
         overlap: how many annotators judge the item.
         gold: the expected answer. It makes the item a gold question, which tests annotators and is not exported.
         priority: items with the highest priority are asked first.
+        max_overlap: up to how many more are asked, one by one, while most of those asked disagree. None leaves that to
+            the settings; the `overlap` itself stays it.
     """
 
     kind: str
@@ -78,6 +85,7 @@ class NewItem:
     overlap: int = 1
     gold: dict[str, Any] | None = None
     priority: float = 0.0
+    max_overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,7 @@ class Item:
     gold: dict[str, Any] | None
     priority: float
     created: datetime
+    max_overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -198,6 +207,23 @@ class AuditEntry:
     before: Any
     after: Any
     reason: str
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """Hold the answer that a program suggests for an item.
+
+    Attributes:
+        source: the reward model or judge that suggests it.
+        version: tells this state of the source from others.
+        value: an answer, as of a judgement.
+    """
+
+    item_id: int
+    source: str
+    version: str
+    value: dict[str, Any]
+    created: datetime
 
 
 @dataclass(frozen=True)
@@ -306,6 +332,15 @@ class Settings:
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
+        next_item: which of equally urgent items is asked next, one of `NEXT_ITEM`. "age" takes the oldest. "random"
+            draws. "uncertainty", "disagreement" and "gain" go by scores that `rlhf feedback prioritise` writes; items
+            without a score come after the others, in random order.
+        overlap: "fixed" asks as many annotators as an item says. "adaptive" asks two about every item that is added
+            from then on, and one more at a time while their answers decide nothing (see `deciding.is_decided`).
+            Gold questions and corrections stay fixed.
+        max_overlap: up to how many are asked if the overlap adapts; an item that asks for more gets more.
+        suggestions: "after" shows annotators what a model suggests (`rlhf feedback suggest`), after their own answer.
+            "off" shows it to nobody.
         render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
             tables and formulas.
         consent: what people agree to before their first item.
@@ -325,6 +360,10 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
+    next_item: str = "age"
+    overlap: str = "fixed"
+    max_overlap: int = 3
+    suggestions: str = "off"
     render: Literal["plain", "markdown"] = "plain"
     consent: Consent = field(default_factory=Consent)
     training: Training = field(default_factory=Training)
@@ -352,6 +391,15 @@ class Settings:
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
         if self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
+        for name, choices in (
+            ("next_item", NEXT_ITEM),
+            ("overlap", ("fixed", "adaptive")),
+            ("suggestions", ("off", "after")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if type(self.max_overlap) is not int or not 3 <= self.max_overlap <= 1000:
+            raise ValueError(f"max_overlap must be a whole number from 3 to 1000, got {self.max_overlap!r}")
         check_questions(self.questions)
         check_wording(self.wording)
         if self.render not in ("plain", "markdown"):

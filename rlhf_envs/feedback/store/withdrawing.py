@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from .curating import log_change
-from .queue import annotator_named, read_settings
+from .queue import annotator_named, read_settings, settle
 from .schema import (
     OPEN,
     STANDS,
@@ -130,7 +130,7 @@ def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
     # Locked in one order, as everywhere where more than one item is changed.
     locked = sa.select(items.c.id).where(items.c.id.in_(counted)).order_by(items.c.id).with_for_update(key_share=True)
     connection.execute(locked)
-    connection.execute(sa.update(items).where(items.c.id.in_(counted)).values(needed=items.c.needed + 1))
+    changed = list(connection.execute(counted).scalars())
     connection.execute(sa.delete(adjudications).where(adjudications.c.annotator_id == person))
     if deletes:
         connection.execute(sa.delete(judgements).where(theirs))
@@ -139,6 +139,8 @@ def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
         connection.execute(sa.update(judgements).where(theirs, STANDS).values(undone=True, withdrawn=True))
         # Nor can what an admin dropped be restored.
         connection.execute(sa.update(judgements).where(theirs, judgements.c.dropped).values(dropped=False))
+    for item_id in changed:
+        settle(connection, item_id, +1)
     return int(standing)
 
 
