@@ -81,9 +81,9 @@ def status_parts(summary: Summary) -> list[RenderableType]:
         shown = "undefined (nobody shares an item, or all say the same)" if alpha is None else f"{alpha:.3f}"
         lines.append(f"Krippendorff's alpha, {kind}: {shown}")
     for found in summary.questions:
-        alpha = "" if found.alpha is None else f", Krippendorff's alpha {found.alpha:.3f}"
+        agreed = "" if found.alpha is None else f", Krippendorff's alpha {found.alpha:.3f}"
         left_out = f"; {found.left_out} to other versions of it are left out (--version)" if found.left_out else ""
-        lines.append(f"question {found.name} ({found.type}): {found.answers} answers{alpha}{left_out}")
+        lines.append(f"question {found.name} ({found.type}): {found.answers} answers{agreed}{left_out}")
     parts: list[RenderableType] = [Text(line) for line in lines]
     if summary.annotators:
         headings = ("annotator", "judged", "skips", "seconds", "agreement", "gold right", "at random", "first shown")

@@ -97,7 +97,7 @@ def _alpha(
 ) -> float:
     """Return alpha of units given as counts of values, (units, values), each of which occurs `weights` times."""
     times = np.ones(len(counts), dtype=np.int64) if weights is None else weights
-    totals = times @ counts  # (values,)
+    totals = (times @ counts).astype(np.float64)  # (values,)
     if np.count_nonzero(totals) < 2:
         return math.nan
     distances = _distances(domain, totals, level)

@@ -83,7 +83,7 @@ def work_once(store: FeedbackStore, name: str, respond: Respond) -> bool | None:
         if response is None:
             store.release(assignment.id, name)
             return None
-        given = {"seconds": response.seconds, "comment": response.comment, "answers": response.answers}
+        given: dict[str, Any] = {"seconds": response.seconds, "comment": response.comment, "answers": response.answers}
         store.submit(assignment.id, name, response.value, key=uuid.uuid4().hex, **given)
     except LeaseLost:
         return False

@@ -162,10 +162,10 @@ def _side(own: Sequence[Judgement], m: int) -> tuple[int, int, tuple[float, floa
     test = binomtest(left, n)
     interval = test.proportion_ci(method="wilson")
     seen = np.arange(1, n + 1)
-    won = np.cumsum(first_won)
-    share = np.clip(won / seen, 0.5 - SIDE_LEANING, 0.5 + SIDE_LEANING)  # the honest one that suits the answers best
-    honest = won * np.log(share) + (seen - won) * np.log(1 - share)
-    evidence = float((betaln(won + 1, seen - won + 1) - honest).max())
+    wins = np.cumsum(first_won)
+    share = np.clip(wins / seen, 0.5 - SIDE_LEANING, 0.5 + SIDE_LEANING)  # the honest one that suits the answers best
+    honest = wins * np.log(share) + (seen - wins) * np.log(1 - share)
+    evidence = float((betaln(wins + 1, seen - wins + 1) - honest).max())
     return left, n, (float(interval.low), float(interval.high)), min(1.0, float(test.pvalue) * m), evidence
 
 

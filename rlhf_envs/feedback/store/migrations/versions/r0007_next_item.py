@@ -21,7 +21,7 @@ def upgrade() -> None:
     op.add_column("items", sa.Column("score", sa.Float, nullable=False, server_default="0"))
     op.add_column("judgements", sa.Column("had_seen", sa.Boolean, nullable=False, server_default=sa.false()))
     op.drop_index("items_in_queue", "items")
-    order = [sa.text("priority DESC"), sa.text("score DESC"), "id"]
+    order = [sa.text(column) for column in ("priority DESC", "score DESC", "id")]
     op.create_index("items_in_queue", "items", order, sqlite_where=_QUEUED, postgresql_where=_QUEUED)
     op.create_table(
         "suggestions",
