@@ -5,9 +5,11 @@ The extra `web` (SQLAlchemy and others) is imported only when a verb needs it.
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
 import re
+import secrets
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -452,19 +454,170 @@ class AccountConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback account`."""
 
     name: str = argument("Whose account.")
-    action: Literal["reset", "off", "on"] = argument("reset its password, switch it off, or on again.")
+    action: Literal["reset", "off", "on", "admit", "withdraw"] = argument(
+        "reset its password; switch it off, or on again; admit who failed the training; withdraw all its labels."
+    )
+    yes: bool = option(False, "Withdraw without asking again.")
     url: str | None = option(None, "Where people reach the page. The address at which it was served last by default.")
 
 
 @add_command(feedback_app, AccountConfig, "account")
 def account(config: AccountConfig) -> None:
-    """Print a link that resets a password, once, within 7 days; or switch an account off or on."""
+    """Print a link that resets a password, once, within 7 days; or switch an account off or on, admit or withdraw it.
+
+    Withdrawing takes a person's labels out of all exports and counts, and cannot be undone.
+    """
     with _open(config.store) as store:
+        from rlhf_envs.feedback.store.training import admit
+        from rlhf_envs.feedback.store.withdrawing import withdraw_person
+
+        actor = f"command line ({getpass.getuser()})"
         if config.action == "reset":
             typer.echo(f"{_page_address(store, config.url)}/invite/{store.invite_to_reset(config.name)}")
+        elif config.action == "admit":
+            admit(store, config.name, by=actor)
+            typer.echo(f"{config.store}: {config.name!r} is let in without the training")
+        elif config.action == "withdraw":
+            if not config.yes:
+                typer.confirm(f"Take out all labels of {config.name!r} and close the account for good?", abort=True)
+            done = withdraw_person(store, config.name, by=actor)
+            typer.echo(f"{config.store}: {done.judgements} answers and skips of {config.name!r} are out, {done.labels}")
         else:
             store.switch_account(config.name, active=config.action == "on")
             typer.echo(f"{config.store}: the account {config.name!r} is switched {config.action}")
+
+
+class PanelConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback panel`."""
+
+    output: str = option("-", "CSV file to write; - is standard output.", "-o", "--output")
+
+
+@add_command(feedback_app, PanelConfig, "panel")
+def panel(config: PanelConfig) -> None:
+    """Write who came from a panel: what the panel calls them, their account here, their state and their answers.
+
+    That is personal data. No export has it: there people have the names of their accounts.
+    """
+    with _open(config.store) as store:
+        from rlhf_envs.feedback.web.admin_participation import panel_csv
+
+        table, n = panel_csv(store)
+    if config.output == "-":
+        sys.stdout.write(table)
+    else:
+        Path(config.output).write_text(table, encoding="utf-8", newline="")
+        typer.echo(f"{config.output}: {n} people")
+
+
+class ArchiveConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback archive`."""
+
+    file: str = argument("Zip to write.")
+
+
+@add_command(feedback_app, ArchiveConfig, "archive")
+def archive(config: ArchiveConfig) -> None:
+    """Write everything of a project to one zip: items, all judgements, final answers, audit, annotators, settings."""
+    if Path(config.file).suffix != ".zip":
+        fail(f"{config.file}: give it a name that ends in .zip")
+    with _open(config.store) as store:
+        from rlhf_envs.feedback.web.archive import write_archive
+
+        draft = Path(f"{config.file}.part")
+        written = write_archive(store, draft)
+        draft.replace(config.file)
+    typer.echo(f"{config.file}: " + ", ".join(f"{n} rows in {name}" for name, n in written.items()))
+
+
+class ForecastConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback forecast`."""
+
+    target: float = option(0.75, "Held-out accuracy that the reward model is to reach.", gt=0.5, lt=1)
+    model: str = option("tiny", "Backbone of the reward model.")
+    train: str = option("head", "What is trained: head, lora, all or a number of blocks.")
+    epochs: int = option(3, "Epochs per fit.", ge=1)
+    repeats: int = option(5, "Fits per size.", ge=2)
+    seed: int = option(0, "Chooses the held-out pairs and the parts.", ge=0)
+
+
+@add_command(feedback_app, ForecastConfig, "forecast")
+def forecast(config: ForecastConfig) -> None:
+    """Forecast the labels, hours and money until a reward model reaches an accuracy, with an interval."""
+    from rlhf_envs.preferences.learning_curve import forecast as continued
+    from rlhf_envs.preferences.learning_curve import learning_curve
+
+    with _open(config.store) as store:
+        from rlhf_envs.feedback.formats.exporting import preference_rows
+        from rlhf_envs.feedback.web.summary import summarise
+
+        judgements = store.judgements()
+        pairs = preference_rows(store.items(), judgements, how="majority").rows
+        cost, price = summarise(store).cost, store.settings.cost
+    given = sum(judgement.kind in ("pairwise", "ranking", "correction") for judgement in judgements)
+    options = config.model_dump(include={"train", "epochs", "repeats", "seed"})
+    with Console(stderr=True).status("") as status:
+        say = lambda number, of: status.update(f"fit {number} of {of}")  # noqa: E731
+        found = continued(learning_curve(pairs, config.model, on_fit=say, **options), config.target)
+    for n, accuracy, (low, high) in zip(found.sizes, found.accuracy, found.interval, strict=True):
+        typer.echo(f"{n:6} pairs: held-out accuracy {accuracy:.3f} ({low:.3f} to {high:.3f})")
+    if found.needed is None:
+        typer.echo(f"how many pairs {config.target:g} needs cannot be told: {found.why_not}")
+        return
+    if found.needed_interval is None:
+        typer.echo(f"{config.target:g} is reached")
+        return
+    low, high = found.needed_interval
+    typer.echo(f"{config.target:g} needs about {found.needed:.0f} pairs to fit ({low:.0f} to {high:.0f}, 95% interval)")
+    # Of all pairs a part is held out, and a pair may have several labels.
+    labels = (found.needed - found.sizes[-1]) * given / found.sizes[-1]
+    hours = labels * cost.hours / max(1, len(judgements))
+    money = labels * price.per_label + hours * price.per_hour
+    paid = f", {money:,.2f} {price.currency}".rstrip() if money else ""
+    typer.echo(f"that is about {labels:.0f} labels more, {hours:.1f} hours at the mean time so far{paid}")
+
+
+class AuditConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback audit`."""
+
+    item: int | None = option(None, "Of this item only.", ge=1)
+    limit: int | None = option(None, "The newest so many only.", "-n", "--limit", ge=1)
+
+
+@add_command(feedback_app, AuditConfig, "audit")
+def audit(config: AuditConfig) -> None:
+    """Print what admins have changed, as JSON lines, the oldest first."""
+    with _open(config.store) as store:
+        entries = store.audit(item_id=config.item, limit=config.limit)
+    for entry in reversed(entries):
+        typer.echo(json.dumps({**asdict(entry), "created": entry.created.isoformat()}))
+
+
+class DropConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback drop`."""
+
+    judgement: int = argument("Id of the judgement, from the admin's page or `export --format items`.")
+    reason: str = option(..., "Why. The audit keeps it.")
+    reopen: bool = option(True, "Ask somebody else in its place.", "--reopen/--no-reopen")
+    restore: bool = option(False, "Let a judgement that was dropped stand again.")
+
+
+@add_command(feedback_app, DropConfig, "drop")
+def drop(config: DropConfig) -> None:
+    """Drop a judgement, so that it leaves all counts and exports, or restore it. The audit keeps both."""
+    with _open(config.store) as store:
+        by = f"{getpass.getuser()} (command line)"
+        if config.restore:
+            store.restore_judgement(config.judgement, by=by, reason=config.reason)
+        else:
+            store.drop_judgement(config.judgement, by=by, reason=config.reason, reopen=config.reopen)
+    typer.echo(f"{config.store}: judgement {config.judgement} {'stands again' if config.restore else 'is dropped'}")
+
+
+@feedback_app.command("webhook-secret")
+def webhook_secret() -> None:
+    """Print a new secret for the settings' [webhooks], which signs what is sent."""
+    typer.echo(f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}")
 
 
 def _page_address(store: FeedbackStore, given: str | None) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from .questions import Question, check_questions, check_wording
 from .taking_part import Consent, Panel, Training
 
 __all__ = [
     "ASKED_SETTINGS",
+    "EVENTS",
     "LANGUAGES",
     "MOVING_SETTINGS",
     "NEXT_ITEM",
@@ -28,6 +31,7 @@ __all__ = [
     "Settings",
     "StoreError",
     "Suggestion",
+    "Webhooks",
 ]
 
 # The settings that say what is asked. A change of them begins a new version, see `store.versions`.
@@ -40,6 +44,10 @@ LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español",
 
 # How the next of equally urgent items is chosen: by age, by lot, or by a score that `rlhf feedback prioritise` writes.
 NEXT_ITEM = ("age", "random", "uncertainty", "disagreement", "gain")
+
+
+# What a webhook can tell.
+EVENTS = ("judgement.created", "item.finished", "project.finished")
 
 
 class StoreError(RuntimeError):
@@ -276,6 +284,41 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Webhooks:
+    """Say where a project's events are sent, by the Standard Webhooks specification. Without a `url` none are.
+
+    Attributes:
+        url: an address that begins with http:// or https://.
+        events: which of `EVENTS` are sent.
+        secret: signs them: "whsec_" and the base64 of 24 to 64 bytes.
+    """
+
+    url: str = ""
+    events: tuple[str, ...] = EVENTS
+    secret: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            is_address = bool(parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+        except ValueError:
+            is_address = False
+        if self.url and not (is_address and self.url.isascii() and self.url.isprintable() and " " not in self.url):
+            raise ValueError(f"webhooks: url must begin with http:// or https://, got {self.url!r}")
+        if unknown := [event for event in self.events if event not in EVENTS]:
+            raise ValueError(f"webhooks: unknown event {unknown[0]!r}; there are {', '.join(EVENTS)}")
+        try:
+            size = len(base64.b64decode(self.secret.removeprefix("whsec_"), validate=True))
+        except ValueError:
+            size = 0
+        if (self.url or self.secret) and not (self.secret.startswith("whsec_") and 24 <= size <= 64):
+            raise ValueError(
+                'webhooks: secret must be "whsec_" and the base64 of 24 to 64 bytes; `rlhf feedback webhook-secret` '
+                "draws one"
+            )
+
+
+@dataclass(frozen=True)
 class Settings:
     """Hold what applies to the whole project. `FeedbackStore.update_settings` changes it.
 
@@ -306,6 +349,7 @@ class Settings:
         break_minutes: after how many minutes of work a break is suggested. 0 suggests none.
         adjudicators: names of annotators who, beside the admins, may give final answers to items.
         cost: what labels cost, for the admin's figures.
+        webhooks: where the project's events are sent.
     """
 
     guidelines: str = ""
@@ -327,6 +371,7 @@ class Settings:
     break_minutes: float = 0.0
     adjudicators: tuple[str, ...] = ()
     cost: Cost = Cost()
+    webhooks: Webhooks = Webhooks()
 
     def __post_init__(self) -> None:
         low, high = self.scale

@@ -240,7 +240,8 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     for name, expected in (("source", str), ("policy", str), ("meta", dict), ("gold", dict), ("overlap", int)):
         if not isinstance(given.get(name, expected()), expected):
             raise ValueError(f"{name!r} must be {_TYPES[expected]}, got {str(given[name])[:60]!r}")
-    given["meta"] = {**given.get("meta", {}), **_messages(prompt), **_turns(answers)}
+    explained = {"explanation": row["explanation"]} if isinstance(row.get("explanation"), str) else {}
+    given["meta"] = {**given.get("meta", {}), **explained, **_messages(prompt), **_turns(answers)}
     judgements = row["judgements"] if row.get("judgements") is not None else []
     if not isinstance(judgements, list) or not all(isinstance(judgement, dict) for judgement in judgements):
         raise ValueError("'judgements' must be a list of objects")

@@ -21,6 +21,7 @@ from .accounts import Accounts
 from .curating import Curating
 from .database import Database, parts
 from .media import Media
+from .outbox import Outbox, queue_events
 from .queue import ITEMS, JUDGEMENTS, SERVED_AT, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
@@ -35,7 +36,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts, Curating, Media, Scores, Suggestions):
+class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -226,6 +227,7 @@ class FeedbackStore(Accounts, Curating, Media, Scores, Suggestions):
             task = queue.held_task(task_id, person)
             item = queue.item(task.item_id)
             settings, present = read_settings(connection), current_version(connection)
+            hooks = settings.webhooks
             if version is not None and version != present:
                 settings = asked_in(connection, version, settings)
             checked = check_value(item.kind, value, len(item.completions), settings)
@@ -248,7 +250,10 @@ class FeedbackStore(Accounts, Curating, Media, Scores, Suggestions):
             queue.close_task(task_id, "done")
             if checked is not None:
                 queue.settle(item.id, -1)
-            return judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
+            stored = judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
+            if hooks.url:
+                queue_events(connection, hooks, self._clock(), stored)
+            return stored
 
     def undo(self, annotator: str) -> Assignment | None:
         """Take back the annotator's last judgement and lend its item again, shown in the same order.

@@ -18,7 +18,7 @@ from ..store.withdrawing import list_withdrawals, withdraw_person
 from .auth import Admin, Store
 from .pages import FormChecked, render
 
-__all__ = ["pages", "panel_rows"]
+__all__ = ["pages", "panel_csv"]
 
 pages = APIRouter(prefix="/admin/participation")
 Name = Annotated[str, Form(max_length=200)]
@@ -55,17 +55,21 @@ def withdraw_page(
 @pages.get("/panel.csv")
 def panel_table(store: Store, admin: Admin) -> Response:
     """Download who came from a panel: their identifiers there, and what they did."""
-    rows = panel_rows(store)
+    headers = {"Content-Disposition": 'attachment; filename="panel.csv"'}
+    return Response(panel_csv(store)[0].encode(), media_type="text/csv", headers=headers)
+
+
+def panel_csv(store: FeedbackStore) -> tuple[str, int]:
+    """Return (CSV, its rows): a row per person of a panel, with what the panel calls them and what they did."""
+    rows = _panel_rows(store)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else ["annotator"])
     writer.writeheader()
     writer.writerows(rows)
-    headers = {"Content-Disposition": 'attachment; filename="panel.csv"'}
-    return Response(text.getvalue().encode(), media_type="text/csv", headers=headers)
+    return text.getvalue(), len(rows)
 
 
-def panel_rows(store: FeedbackStore) -> list[dict[str, Any]]:
-    """Return a row per person of a panel: the account, what the panel calls them, and what they did."""
+def _panel_rows(store: FeedbackStore) -> list[dict[str, Any]]:
     people = list_panelists(store)
     names = list(dict.fromkeys(name for person in people for name in person.parameters))
     rows = []

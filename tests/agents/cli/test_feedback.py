@@ -18,6 +18,8 @@ pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs
 from agents.cli import app
 from rlhf_envs.feedback import FeedbackStore, NewItem, Settings, Task
 from rlhf_envs.feedback.annotating import Response, work
+from rlhf_envs.feedback.store.panels import enter_panel
+from rlhf_envs.feedback.store.training import answer_training, next_training
 from rlhf_envs.feedback.terminal.label import TerminalKeyboard
 from rlhf_envs.models import resolve
 from rlhf_envs.preferences.crowd import aggregate_pairs
@@ -286,6 +288,62 @@ def test_invitations_work_once() -> None:
         assert store.register(token, "ada", "hash").role == "admin"
         with pytest.raises(ValueError, match="used"):
             store.register(token, "bob", "hash")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        PAIR,
+        {"prompt": "p", "completion": "c", "label": True},
+        {"prompt": "p", "completions": ["a", "b"], "gold": {"choice": 0}},
+    ],
+)
+def test_gold_questions_with_an_explanation_train_people(row: dict[str, Any]) -> None:
+    done("add", write("gold.jsonl", {**row, "explanation": "because"}), "--gold")
+    Path("study.toml").write_text("[training]\nn_items = 1\ntries = 1\n")
+    done("settings", "study.toml")
+    with FeedbackStore("feedback.db") as store:
+        store.add_annotator("ada")
+        task = next_training(store, "ada")
+        assert task is not None
+        refused = feedback("label", "--name", "ada")
+        assert "has not done the training: sign in on the annotation page" in refused.output
+        assert answer_training(store, "ada", 1, task.item.id, None).explanation == "because"
+        assert next_training(store, "ada") is None
+        assert "'ada' is let in without the training" in done("account", "ada", "admit")
+        assert store.audit()[0].action == "let in"
+
+
+def test_a_person_is_withdrawn_and_their_labels_leave_the_export() -> None:
+    done("add", write("rows.jsonl", {"prompt": "p", "completions": ["a", "b"]}))
+    with FeedbackStore("feedback.db") as store:
+        assert work(store, "ada", lambda task: Response({"choice": 0, "strength": 1})) == 1
+        assert feedback("account", "ada", "withdraw").exit_code != 0  # nobody there to ask
+        assert len(store.judgements()) == 1
+        output = done("account", "ada", "withdraw", "--yes")
+        assert "1 answers and skips of 'ada' are out, kept" in output
+        assert store.judgements() == []
+        (entry,) = store.audit()
+        assert (entry.action, entry.annotator) == ("withdraw person", "ada")
+        assert entry.after == {"labels": "kept", "answers": 1}
+    assert "0 rows" in done("export", "out.jsonl")
+
+
+def test_who_came_from_a_panel_is_written_only_by_its_own_command() -> None:
+    done("add", write("rows.jsonl", {"prompt": "p", "completions": ["a", "b"]}))
+    Path("study.toml").write_text('[panel]\nperson = "PROLIFIC_PID"\n')
+    done("settings", "study.toml")
+    with FeedbackStore("feedback.db") as store:
+        name = enter_panel(store, {"PROLIFIC_PID": "5f0c"}).name
+        assert work(store, name, lambda task: Response({"choice": 0, "strength": 1})) == 1
+    head, row = done("panel").splitlines()
+    assert head.startswith("annotator,PROLIFIC_PID,state,answers")
+    assert row.startswith(f"{name},5f0c,active,1,")
+    assert "people.csv: 1 people" in done("panel", "-o", "people.csv")
+    done("export", "all.jsonl", "--format", "items")
+    exported = Path("all.jsonl").read_text()
+    assert name in exported
+    assert "5f0c" not in exported
 
 
 def test_links_carry_the_address_that_was_served_last() -> None:
