@@ -87,7 +87,7 @@ def measure(page: Any, answers: int) -> dict[str, list[float]]:
 
 
 def _wait(page: Any, condition: str) -> None:
-    """Wait until an expression is true in the page. The page's policy forbids Playwright's own way, which evaluates text."""
+    """Wait until an expression is true in the page, whose policy forbids Playwright's own way (it evaluates text)."""
     end = time.monotonic() + 60
     while not page.evaluate(condition):
         if time.monotonic() > end:
@@ -122,6 +122,7 @@ def main(arguments: list[str] | None = None) -> float:
                 page.fill("input[name=name]", "typist")
                 page.fill("input[name=password]", PASSWORD)
                 page.keyboard.press("Enter")
+                page.wait_for_url("**/annotate")
                 _wait(page, "document.body?.dataset.kind in " + json.dumps(dict.fromkeys(KEYS, 1)))
                 start = time.perf_counter()
                 times = measure(page, args.answers)
