@@ -245,26 +245,26 @@ def _conditional(answers: _Answers, others: np.ndarray, shared: np.ndarray, trus
     Returns:
         `(annotator, rows) -> (rows,)`, the probability of each of the annotator's answers by everybody else's counts.
     """
-    k = answers.n_levels
-    said = np.concatenate([others[shared], -others[shared]]) if answers.symmetric else others[shared]
-    edges = np.unique(np.quantile(said, np.arange(1, _BINS) / _BINS)) if len(said) else np.zeros(0)
-    if answers.symmetric:
-        edges = np.unique(np.round((edges - edges[::-1]) / 2, 9))
-    place = np.searchsorted(edges, others)
-    counts = np.zeros((m, len(edges) + 1, k))  # by annotator, so that their own can be left out
+    k, level = answers.n_levels, answers.level
+    if answers.symmetric:  # look from the side that the others favour
+        level = np.where(others < 0, k - 1 - level, level)
+        others = np.abs(others)
+    others = np.round(others, 9)
+    edges = np.unique(np.quantile(others[shared], np.arange(1, _BINS) / _BINS)) if shared.any() else np.zeros(0)
+    place = np.searchsorted(edges, others, side="right") + 1
+    place[answers.symmetric & (others == 0)] = 0  # they favour none
+    counts = np.zeros((m, len(edges) + 2, k))  # by annotator, so that their own can be left out
     rows = np.flatnonzero(shared)
-    np.add.at(
-        counts, (answers.who[rows], place[rows], answers.level[rows]), (trust[answers.who] * answers.weight)[rows]
-    )
+    np.add.at(counts, (answers.who[rows], place[rows], level[rows]), (trust[answers.who] * answers.weight)[rows])
     if answers.symmetric:
-        counts += counts[:, ::-1, ::-1]
+        counts[:, 0] = (counts[:, 0] + counts[:, 0, ::-1]) / 2
     everybody = counts.sum(axis=0)
 
     def probability(annotator: int, rows: np.ndarray) -> np.ndarray:
         rest = everybody - counts[annotator]
         overall = (rest.sum(axis=0) + 1) / (rest.sum() + k)
         table = (rest + 2 * overall) / (rest.sum(axis=1, keepdims=True) + 2)
-        return np.asarray(table[place[rows], answers.level[rows]])
+        return np.asarray(table[place[rows], level[rows]])
 
     return probability
 

@@ -61,6 +61,14 @@ def test_bad_annotators_are_found_within_thirty_items_and_nobody_else() -> None:
         assert suspects["left"].by_side and not suspects["r1"].by_side
 
 
+def test_answers_without_strength_tell_too() -> None:
+    """All the same strength, and only five annotators: what the others say takes few values."""
+    crowd: dict[str, Answer] = {"click": lambda lead, sides, draw: {"choice": int(draw.integers(2)), "strength": 1}}
+    crowd |= {f"h{k}": lambda lead, sides, draw: {"choice": int(lead < 0), "strength": 1} for k in range(4)}
+    for seed in range(10):
+        assert list(find_suspects(judged(crowd, 30, seed)) or {}) == ["click"]
+
+
 def test_a_crowd_of_honest_annotators_is_left_alone_at_every_look() -> None:
     crowd: dict[str, Answer] = {f"h{k}": honest if k % 2 else leaning for k in range(6)}
     for seed in range(5):
