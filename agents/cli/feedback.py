@@ -22,7 +22,7 @@ import typer
 from pydantic import Field
 from rich.console import Console
 
-from rlhf_envs import feedback
+from rlhf_envs import feedback, preferences
 from rlhf_envs.datasets.messages import answer_to, is_role_lines, kept_prompt
 from rlhf_envs.feedback import web
 from rlhf_envs.feedback.web.store_names import name_stores
@@ -120,8 +120,6 @@ def serve(config: ServeConfig) -> None:
         stores = name_stores(config.store)
     except ValueError as error:
         fail(str(error))
-    from rlhf_envs.preferences.crowd import crowd_figures
-
     web.serve(
         stores,
         config.host,
@@ -129,7 +127,7 @@ def serve(config: ServeConfig) -> None:
         url=config.url,
         proxies=config.proxy,
         secure_cookies=config.secure_cookies,
-        analyse=crowd_figures,
+        analyse=preferences.crowd_figures,
     )
 
 
@@ -323,12 +321,11 @@ def export(config: ExportConfig) -> None:
     piped = config.file == "-"
     with _open(config.store) as store:
         from rlhf_envs.feedback.formats.exporting import export_file, labeling_interface
-        from rlhf_envs.preferences.crowd import CANNOT_TELL, dawid_skene_shares, find_pair_spammers
 
         given = config.model_dump(exclude={"store", "file", "without_spammers"})
         if config.how == "dawid_skene":
-            given |= {"how": "soft", "aggregate": dawid_skene_shares}
-        spammers = find_pair_spammers(*_compared(store, config)) if config.without_spammers else {}
+            given |= {"how": "soft", "aggregate": preferences.dawid_skene_shares}
+        spammers = preferences.find_pair_spammers(*_compared(store, config)) if config.without_spammers else {}
         with TemporaryDirectory() as folder:
             table = config.format in ("argilla", "label-studio")
             path = Path(folder, "rows.csv" if table else "rows.jsonl") if piped else Path(config.file)
@@ -341,7 +338,7 @@ def export(config: ExportConfig) -> None:
         xml = labeling_interface(config.file)
         echo(f"{xml}: the labeling interface; give it to the project (Settings, Labeling Interface, Code), then import")
     if config.without_spammers:
-        who = f"that {CANNOT_TELL}" if spammers is None else ", ".join(spammers) or "nobody"
+        who = f"that {preferences.CANNOT_TELL}" if spammers is None else ", ".join(spammers) or "nobody"
         echo(f"who seems to click at random: {who}")
     if done.doubled:
         echo(f"written twice, once each way round, since TRL reads no probability: {done.doubled} ties")
@@ -386,11 +383,8 @@ class StatusConfig(_StoreConfig):
 def status(config: StatusConfig) -> None:
     """Show progress, agreement (Krippendorff's alpha), every annotator's work and who seems to click at random."""
     with _open(config.store) as store:
-        from rlhf_envs.feedback.web.summary import summarise
-        from rlhf_envs.preferences.crowd import suspected_spammers
-
-        summary = summarise(store, version=config.version)
-        spammers = suspected_spammers(store.items(), store.judgements())
+        summary = web.summarise(store, version=config.version)
+        spammers = preferences.suspected_spammers(store.items(), store.judgements())
     if config.output is not None:
         found = None if spammers is None else {name: metrics._asdict() for name, metrics in spammers.items()}
         metrics = summary.model_dump(mode="json") | {"clickers": found}
@@ -478,10 +472,8 @@ def archive(config: ArchiveConfig) -> None:
     if Path(config.file).suffix != ".zip":
         fail(f"{config.file}: give it a name that ends in .zip")
     with _open(config.store) as store:
-        from rlhf_envs.feedback.web.archive import write_archive
-
         draft = Path(f"{config.file}.part")
-        written = write_archive(store, draft)
+        written = web.write_archive(store, draft)
         draft.replace(config.file)
     typer.echo(f"{config.file}: " + ", ".join(f"{n} rows in {name}" for name, n in written.items()))
 
@@ -500,21 +492,17 @@ class ForecastConfig(_StoreConfig):
 @add_command(feedback_app, ForecastConfig, "forecast")
 def forecast(config: ForecastConfig) -> None:
     """Forecast the labels, hours and money until a reward model reaches an accuracy, with an interval."""
-    from rlhf_envs.preferences.learning_curve import forecast as continued
-    from rlhf_envs.preferences.learning_curve import learning_curve
-
     with _open(config.store) as store:
-        from rlhf_envs.feedback.formats.exporting import preference_rows
-        from rlhf_envs.feedback.web.summary import summarise
-
         judgements = store.judgements()
-        pairs = preference_rows(store.items(), judgements, how="majority").rows
-        cost, price = summarise(store).cost, store.settings.cost
-    given = sum(judgement.kind in ("pairwise", "ranking", "correction") for judgement in judgements)
+        compared = [judgement for judgement in judgements if judgement.kind in ("pairwise", "ranking")]
+        pairs = preferences.aggregate_pairs(store.items(), compared, "majority")
+        cost, price = web.summarise(store).cost, store.settings.cost
+    given = len(compared)
     options = config.model_dump(include={"train", "epochs", "repeats", "seed"})
     with Console(stderr=True).status("") as status:
         say = lambda number, of: status.update(f"fit {number} of {of}")  # noqa: E731
-        found = continued(learning_curve(pairs, config.model, on_fit=say, **options), config.target)
+        curve = preferences.learning_curve(pairs, config.model, on_fit=say, **options)
+        found = preferences.forecast(curve, config.target)
     for n, accuracy, (low, high) in zip(found.sizes, found.accuracy, found.interval, strict=True):
         typer.echo(f"{n:6} pairs: held-out accuracy {accuracy:.3f} ({low:.3f} to {high:.3f})")
     if found.needed is None:

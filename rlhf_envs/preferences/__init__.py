@@ -16,10 +16,17 @@ if TYPE_CHECKING:  # for type checkers; `_HOMES` says the same
     from .bradley_terry import fit_bradley_terry as fit_bradley_terry
     from .bradley_terry import normalise as normalise
     from .bradley_terry import pairwise_loss as pairwise_loss
+    from .crowd import CANNOT_TELL as CANNOT_TELL
     from .crowd import aggregate_pairs as aggregate_pairs
+    from .crowd import crowd_figures as crowd_figures
+    from .crowd import dawid_skene_shares as dawid_skene_shares
+    from .crowd import find_pair_spammers as find_pair_spammers
+    from .crowd import suspected_spammers as suspected_spammers
     from .ensemble_fit import evaluate_ensemble as evaluate_ensemble
     from .ensemble_fit import fit_ensemble as fit_ensemble
     from .fitting import fit_reward as fit_reward
+    from .forecasting import forecast as forecast
+    from .forecasting import learning_curve as learning_curve
     from .pseudo_labels import pseudo_label as pseudo_label
     from .queries import select_pairs as select_pairs
     from .ratings import standardise_ratings as standardise_ratings
@@ -30,18 +37,24 @@ if TYPE_CHECKING:  # for type checkers; `_HOMES` says the same
     from .training import load_backbone as load_backbone
 
 _HOMES = {
+    "CANNOT_TELL": "crowd",
     "PairMetrics": "bradley_terry",
     "RatingMetrics": "regression",
     "aggregate_pairs": "crowd",
+    "crowd_figures": "crowd",
     "dawid_skene": "aggregation",
+    "dawid_skene_shares": "crowd",
     "evaluate_ensemble": "ensemble_fit",
     "evaluate_pairs": "bradley_terry",
     "evaluate_ratings": "regression",
+    "find_pair_spammers": "crowd",
     "find_spammers": "spam",
     "fit_bradley_terry": "bradley_terry",
     "fit_ensemble": "ensemble_fit",
     "fit_ratings": "regression",
     "fit_reward": "fitting",
+    "forecast": "forecasting",
+    "learning_curve": "forecasting",
     "load_backbone": "training",
     "majority_vote": "aggregation",
     "normalise": "bradley_terry",
@@ -49,6 +62,7 @@ _HOMES = {
     "pseudo_label": "pseudo_labels",
     "select_pairs": "queries",
     "standardise_ratings": "ratings",
+    "suspected_spammers": "crowd",
 }
 __all__ = sorted(_HOMES)
 
