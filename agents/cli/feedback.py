@@ -22,7 +22,7 @@ import typer
 from pydantic import Field
 from rich.console import Console
 
-from rlhf_envs import feedback
+from rlhf_envs import feedback, preferences
 from rlhf_envs.datasets.messages import answer_to, is_role_lines, kept_prompt
 from rlhf_envs.feedback import web
 from rlhf_envs.feedback.web.store_names import name_stores
@@ -122,8 +122,6 @@ def serve(config: ServeConfig) -> None:
         stores = name_stores(config.store)
     except ValueError as error:
         fail(str(error))
-    from rlhf_envs.preferences.crowd import crowd_figures
-
     web.serve(
         stores,
         config.host,
@@ -131,7 +129,7 @@ def serve(config: ServeConfig) -> None:
         url=config.url,
         proxies=config.proxy,
         secure_cookies=config.secure_cookies,
-        analyse=crowd_figures,
+        analyse=preferences.crowd_figures,
     )
 
 
@@ -326,11 +324,10 @@ def export(config: ExportConfig) -> None:
     with _open(config.store) as store:
         from rlhf_envs.feedback.formats.exporting import export_file, labeling_interface
         from rlhf_envs.feedback.quality import CANNOT_TELL, find_suspects
-        from rlhf_envs.preferences.crowd import dawid_skene_shares
 
         given = config.model_dump(exclude={"store", "file", "without_spammers"})
         if config.how == "dawid_skene":
-            given |= {"how": "soft", "aggregate": dawid_skene_shares}
+            given |= {"how": "soft", "aggregate": preferences.dawid_skene_shares}
         spammers = find_suspects(_compared(store, config)) if config.without_spammers else {}
         with TemporaryDirectory() as folder:
             table = config.format in ("argilla", "label-studio")
@@ -390,9 +387,8 @@ def status(config: StatusConfig) -> None:
     """Show progress, agreement (Krippendorff's alpha), every annotator's work and who seems to click at random."""
     with _open(config.store) as store:
         from rlhf_envs.feedback.quality import find_suspects
-        from rlhf_envs.feedback.web.summary import summarise
 
-        summary = summarise(store, version=config.version)
+        summary = web.summarise(store, version=config.version)
         suspects = find_suspects(store.judgements())
     if config.output is not None:
         found = None if suspects is None else {name: asdict(check) for name, check in suspects.items()}
@@ -522,10 +518,8 @@ def archive(config: ArchiveConfig) -> None:
     if Path(config.file).suffix != ".zip":
         fail(f"{config.file}: give it a name that ends in .zip")
     with _open(config.store) as store:
-        from rlhf_envs.feedback.web.archive import write_archive
-
         draft = Path(f"{config.file}.part")
-        written = write_archive(store, draft)
+        written = web.write_archive(store, draft)
         draft.replace(config.file)
     typer.echo(f"{config.file}: " + ", ".join(f"{n} rows in {name}" for name, n in written.items()))
 
@@ -544,21 +538,17 @@ class ForecastConfig(_StoreConfig):
 @add_command(feedback_app, ForecastConfig, "forecast")
 def forecast(config: ForecastConfig) -> None:
     """Forecast the labels, hours and money until a reward model reaches an accuracy, with an interval."""
-    from rlhf_envs.preferences.learning_curve import forecast as continued
-    from rlhf_envs.preferences.learning_curve import learning_curve
-
     with _open(config.store) as store:
-        from rlhf_envs.feedback.formats.exporting import preference_rows
-        from rlhf_envs.feedback.web.summary import summarise
-
         judgements = store.judgements()
-        pairs = preference_rows(store.items(), judgements, how="majority").rows
-        cost, price = summarise(store).cost, store.settings.cost
-    given = sum(judgement.kind in ("pairwise", "ranking", "correction") for judgement in judgements)
+        compared = [judgement for judgement in judgements if judgement.kind in ("pairwise", "ranking")]
+        pairs = preferences.aggregate_pairs(store.items(), compared, "majority")
+        cost, price = web.summarise(store).cost, store.settings.cost
+    given = len(compared)
     options = config.model_dump(include={"train", "epochs", "repeats", "seed"})
     with Console(stderr=True).status("") as status:
         say = lambda number, of: status.update(f"fit {number} of {of}")  # noqa: E731
-        found = continued(learning_curve(pairs, config.model, on_fit=say, **options), config.target)
+        curve = preferences.learning_curve(pairs, config.model, on_fit=say, **options)
+        found = preferences.forecast(curve, config.target)
     for n, accuracy, (low, high) in zip(found.sizes, found.accuracy, found.interval, strict=True):
         typer.echo(f"{n:6} pairs: held-out accuracy {accuracy:.3f} ({low:.3f} to {high:.3f})")
     if found.needed is None:

@@ -100,7 +100,7 @@ def _alpha(
     totals = (times @ counts).astype(np.float64)  # (values,)
     if np.count_nonzero(totals) < 2:
         return math.nan
-    distances = _distances(domain, totals, level)
+    distances = _distances(domain, totals.astype(float), level)
     judges = counts.sum(axis=1, keepdims=True)  # (units, 1)
     ordered = counts / (judges - 1)  # each ordered pair of values within a unit counts 1 / (judges - 1)
     n = totals.sum()

@@ -17,9 +17,13 @@ if TYPE_CHECKING:  # for type checkers; `_HOMES` says the same
     from .bradley_terry import normalise as normalise
     from .bradley_terry import pairwise_loss as pairwise_loss
     from .crowd import aggregate_pairs as aggregate_pairs
+    from .crowd import crowd_figures as crowd_figures
+    from .crowd import dawid_skene_shares as dawid_skene_shares
     from .ensemble_fit import evaluate_ensemble as evaluate_ensemble
     from .ensemble_fit import fit_ensemble as fit_ensemble
     from .fitting import fit_reward as fit_reward
+    from .forecasting import forecast as forecast
+    from .forecasting import learning_curve as learning_curve
     from .pseudo_labels import pseudo_label as pseudo_label
     from .queries import select_pairs as select_pairs
     from .ratings import standardise_ratings as standardise_ratings
@@ -33,7 +37,9 @@ _HOMES = {
     "PairMetrics": "bradley_terry",
     "RatingMetrics": "regression",
     "aggregate_pairs": "crowd",
+    "crowd_figures": "crowd",
     "dawid_skene": "aggregation",
+    "dawid_skene_shares": "crowd",
     "evaluate_ensemble": "ensemble_fit",
     "evaluate_pairs": "bradley_terry",
     "evaluate_ratings": "regression",
@@ -42,6 +48,8 @@ _HOMES = {
     "fit_ensemble": "ensemble_fit",
     "fit_ratings": "regression",
     "fit_reward": "fitting",
+    "forecast": "forecasting",
+    "learning_curve": "forecasting",
     "load_backbone": "training",
     "majority_vote": "aggregation",
     "normalise": "bradley_terry",

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .app import create_app
+    from .archive import write_archive
     from .server import serve
+    from .summary import summarise
 
-__all__ = ["create_app", "serve"]
+__all__ = ["create_app", "serve", "summarise", "write_archive"]
 
-_HOMES = {"create_app": "app", "serve": "server"}
+_HOMES = {"create_app": "app", "serve": "server", "summarise": "summary", "write_archive": "archive"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
+from ..formats.exporting import item_rows
 from ..settings_file import as_plain
 from ..store.browsing import JudgementFilter, browse_judgements
 from ..store.schema import items
@@ -62,8 +63,6 @@ def write_archive(store: FeedbackStore, target: Path | IO[bytes]) -> dict[str, i
 
 
 def _items(store: FeedbackStore) -> Iterator[dict[str, Any]]:
-    from ..formats.exporting import item_rows
-
     with store._database.read() as connection:
         ids = list(connection.execute(sa.select(items.c.id).order_by(items.c.id)).scalars())
     settings = store.settings

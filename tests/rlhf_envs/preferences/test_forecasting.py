@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlhf_envs.preferences.learning_curve import CurvePoint, forecast, learning_curve
+from rlhf_envs.preferences.forecasting import CurvePoint, forecast, learning_curve
 
 
 def points(curve: tuple[float, float, float], largest: int, held_out: int = 3000, seed: int = 0) -> list[CurvePoint]:
