@@ -5,9 +5,14 @@ The extra `web` (SQLAlchemy and others) is imported only when a verb needs it.
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
+import re
+import secrets
 import sys
+from collections import Counter
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +25,7 @@ from rich.console import Console
 from rlhf_envs import feedback
 from rlhf_envs.datasets.messages import answer_to, is_role_lines, kept_prompt
 from rlhf_envs.feedback import web
+from rlhf_envs.feedback.web.store_names import name_stores
 from rlhf_envs.rewards import get_reward
 
 from ..training.config import Pairs, option
@@ -28,7 +34,9 @@ from .options import Flags, add_command, argument, fail
 from .tables import status_parts
 
 if TYPE_CHECKING:
-    from rlhf_envs.feedback import FeedbackStore
+    from collections.abc import Sequence
+
+    from rlhf_envs.feedback import FeedbackStore, Judgement
 
 __all__ = ["feedback_app"]
 
@@ -90,8 +98,13 @@ def add(config: AddConfig) -> None:
     typer.echo(f"{config.store}: {len(items)} questions added{left_out}")
 
 
-class ServeConfig(_StoreConfig):
+class ServeConfig(Flags):
     """Hold the flags of `rlhf feedback serve`."""
+
+    store: list[str] = option(
+        ["feedback.db"],
+        "SQLite file, or postgresql://user@host/name. Several projects: NAME=STORE, and repeat the flag.",
+    )
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 for other machines and phones.")
     port: int = option(8000, "Port to listen on; 0 takes a free one.", ge=0, le=65535)
@@ -105,13 +118,20 @@ class ServeConfig(_StoreConfig):
 @add_command(feedback_app, ServeConfig, "serve")
 def serve(config: ServeConfig) -> None:
     """Serve the annotation page until Ctrl-C. At the first start it prints the link that makes the admin's account."""
+    try:
+        stores = name_stores(config.store)
+    except ValueError as error:
+        fail(str(error))
+    from rlhf_envs.preferences.crowd import crowd_figures
+
     web.serve(
-        config.store,
+        stores,
         config.host,
         config.port,
         url=config.url,
         proxies=config.proxy,
         secure_cookies=config.secure_cookies,
+        analyse=crowd_figures,
     )
 
 
@@ -146,6 +166,7 @@ class SimulateConfig(_StoreConfig):
     name: str = option("simulated", "They are called <name>-1, <name>-2, ...")
     limit: int | None = option(None, "The most answers.", ge=1)
     seed: int = option(0, "Seeds them.", ge=0)
+    yes: bool = option(False, "Put simulated answers among those of people, too.", "--yes", "-y")
 
 
 @add_command(feedback_app, SimulateConfig, "simulate")
@@ -155,7 +176,8 @@ def simulate(config: SimulateConfig) -> None:
     with _open(config.store) as store:
         from rlhf_envs.feedback.simulated import annotate, simulated_crowd
 
-        settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit", "by"})
+        _check_nobody_labelled(store, config)
+        settings = config.model_dump(exclude={"store", "scorer", "n_annotators", "limit", "by", "yes"})
         settings["scorers"] = _scorers(config.by, [question.name for question in store.settings.questions])
         items = store.items()
         if rated := [item for item in items if item.kind in ("rating", "thumbs")]:
@@ -174,6 +196,18 @@ def simulate(config: SimulateConfig) -> None:
     spammers = [annotator.name for annotator in crowd if annotator.clicks_at_random]
     typer.echo(f"{done} answers, {progress.finished} of {progress.items} items are done")
     typer.echo(f"who clicks at random: {', '.join(spammers) or 'nobody'}")
+
+
+def _check_nobody_labelled(store: FeedbackStore, config: SimulateConfig) -> None:
+    """Fail if anyone but these simulated annotators has answered, since answers of both would stand together."""
+    simulated = re.compile(rf"{re.escape(config.name)}-\d+")
+    given = Counter(j.annotator for j in store.judgements(include_skips=True) if not simulated.fullmatch(j.annotator))
+    if given and not config.yes:
+        who = ", ".join(sorted(given)[:3]) + (" and others" if len(given) > 3 else "")
+        fail(
+            f"{config.store} has {given.total()} answers by {who}: simulated ones would stand among them. Simulate in "
+            "another store (--store), or give --yes"
+        )
 
 
 def _scores(reward: Any, items: list[Any]) -> list[float]:
@@ -231,7 +265,9 @@ def _import_file(url: str, file: str, **settings: Any) -> None:
         from rlhf_envs.feedback.formats.importing import import_file
 
         done = import_file(store, file, **settings)
-    typer.echo(f"{done.format}, {done.rows} rows: {done.items} new items, {done.judgements} new judgements")
+    kinds = ", ".join(f"{n} {kind}" for kind, n in done.kinds.items())
+    which = f" ({kinds})" if len(done.kinds) > 1 else ""
+    typer.echo(f"{done.format}, {done.rows} rows: {done.items} new items{which}, {done.judgements} new judgements")
     if done.settings:
         typer.echo(f"the store took the file's {', '.join(done.settings)}")
     if done.bad:
@@ -245,15 +281,17 @@ class ExportConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback export`."""
 
     file: str = argument(
-        "File to write: .jsonl, for Argilla and Label Studio .csv; .gz too. - writes to standard output."
+        "File to write: .jsonl, for Argilla and Label Studio .csv, for tasks of Label Studio .json; .gz too. - writes "
+        "to standard output."
     )
     format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = option(
         "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
     )
-    how: Literal["each", "majority", "soft", "dawid_skene"] = option(
+    how: Literal["each", "majority", "soft", "adjudicated", "dawid_skene"] = option(
         "each",
-        "Preferences and ratings: one row per judgement (each) or per item (majority, soft). dawid_skene: "
-        "soft, with annotators weighed by their reliability; preferences only.",
+        "Preferences and ratings: one row per judgement (each) or per item (majority, soft). adjudicated: majority, "
+        "and the final answer where an item has one, also in kto and sft. dawid_skene: soft, with annotators weighed "
+        "by their reliability; preferences only.",
     )
     without_spammers: bool = option(
         False, "Preferences: leave out annotators who seem to click at random (see status)."
@@ -286,13 +324,14 @@ def export(config: ExportConfig) -> None:
         fail("--version is for the project's own questions: give --criterion too")
     piped = config.file == "-"
     with _open(config.store) as store:
-        from rlhf_envs.feedback.formats.exporting import export_file
-        from rlhf_envs.preferences.crowd import CANNOT_TELL, dawid_skene_shares, find_pair_spammers
+        from rlhf_envs.feedback.formats.exporting import export_file, labeling_interface
+        from rlhf_envs.feedback.quality import CANNOT_TELL, find_suspects
+        from rlhf_envs.preferences.crowd import dawid_skene_shares
 
         given = config.model_dump(exclude={"store", "file", "without_spammers"})
         if config.how == "dawid_skene":
             given |= {"how": "soft", "aggregate": dawid_skene_shares}
-        spammers = find_pair_spammers(*_compared(store, config)) if config.without_spammers else {}
+        spammers = find_suspects(_compared(store, config)) if config.without_spammers else {}
         with TemporaryDirectory() as folder:
             table = config.format in ("argilla", "label-studio")
             path = Path(folder, "rows.csv" if table else "rows.jsonl") if piped else Path(config.file)
@@ -301,6 +340,9 @@ def export(config: ExportConfig) -> None:
                 sys.stdout.buffer.write(path.read_bytes())
     echo = partial(typer.echo, err=piped)  # standard output has the rows
     echo(f"{config.file}: {len(done.rows)} rows")
+    if config.format == "label-studio" and not piped and labeling_interface(config.file).is_file():
+        xml = labeling_interface(config.file)
+        echo(f"{xml}: the labeling interface; give it to the project (Settings, Labeling Interface, Code), then import")
     if config.without_spammers:
         who = f"that {CANNOT_TELL}" if spammers is None else ", ".join(spammers) or "nobody"
         echo(f"who seems to click at random: {who}")
@@ -314,20 +356,23 @@ def export(config: ExportConfig) -> None:
         )
     elif config.conversational is None and (n := sum(isinstance(row.get("prompt"), list) for row in done.rows)):
         echo(f"conversations as messages: {n} rows; --no-conversational writes strings")
+    if done.finals:
+        taken = "are taken" if config.how == "adjudicated" else "are not taken: --how adjudicated takes them"
+        echo(f"final answers: {done.finals} {taken}")
     if done.fixed:
         echo(f"changed by an admin: {done.fixed} judgements; `rlhf feedback audit` shows what they were")
     for reason, n in sorted(done.dropped.items()):
         echo(f"left out: {n} {reason}")
 
 
-def _compared(store: FeedbackStore, config: ExportConfig) -> tuple[Any, Any]:
-    """Return the items and the judgements by which spammers are found."""
+def _compared(store: FeedbackStore, config: ExportConfig) -> Sequence[Judgement]:
+    """Return the judgements by which spammers are found."""
     if config.criterion is None:
-        return store.items(), store.judgements()
+        return store.judgements()
     from rlhf_envs.feedback.criteria import read_criterion
 
     found = read_criterion(store, config.criterion, "pairs", config.version)
-    return found.items, found.judgements
+    return found.judgements
 
 
 class StatusConfig(_StoreConfig):
@@ -344,17 +389,17 @@ class StatusConfig(_StoreConfig):
 def status(config: StatusConfig) -> None:
     """Show progress, agreement (Krippendorff's alpha), every annotator's work and who seems to click at random."""
     with _open(config.store) as store:
+        from rlhf_envs.feedback.quality import find_suspects
         from rlhf_envs.feedback.web.summary import summarise
-        from rlhf_envs.preferences.crowd import suspected_spammers
 
         summary = summarise(store, version=config.version)
-        spammers = suspected_spammers(store.items(), store.judgements())
+        suspects = find_suspects(store.judgements())
     if config.output is not None:
-        found = None if spammers is None else {name: metrics._asdict() for name, metrics in spammers.items()}
+        found = None if suspects is None else {name: asdict(check) for name, check in suspects.items()}
         metrics = summary.model_dump(mode="json") | {"clickers": found}
         Path(config.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     console = Console()
-    for part in status_parts(summary, spammers):
+    for part in status_parts(summary):
         console.print(part)
 
 
@@ -393,34 +438,228 @@ class InviteConfig(_StoreConfig):
 
     role: Literal["annotator", "admin"] = option("annotator", "annotator or admin.")
     n: int = option(1, "Invitations.", "-n", "--number", ge=1)
-    url: str = option("http://localhost:8000", "Where the annotation page is served.")
+    url: str | None = option(None, "Where people reach the page. The address at which it was served last by default.")
 
 
 @add_command(feedback_app, InviteConfig, "invite")
 def invite(config: InviteConfig) -> None:
     """Print links with which people make an account, each once, within 7 days."""
     with _open(config.store, create=True) as store:
+        address = _page_address(store, config.url)
         for _ in range(config.n):
-            typer.echo(f"{config.url.rstrip('/')}/invite/{store.invite(config.role)}")
+            typer.echo(f"{address}/invite/{store.invite(config.role)}")
 
 
 class AccountConfig(_StoreConfig):
     """Hold the flags of `rlhf feedback account`."""
 
     name: str = argument("Whose account.")
-    action: Literal["reset", "off", "on"] = argument("reset its password, switch it off, or on again.")
-    url: str = option("http://localhost:8000", "Where the annotation page is served.")
+    action: Literal["reset", "off", "on", "admit", "withdraw"] = argument(
+        "reset its password; switch it off, or on again; admit who failed the training; withdraw all its labels."
+    )
+    yes: bool = option(False, "Withdraw without asking again.")
+    url: str | None = option(None, "Where people reach the page. The address at which it was served last by default.")
 
 
 @add_command(feedback_app, AccountConfig, "account")
 def account(config: AccountConfig) -> None:
-    """Print a link that resets a password, once, within 7 days; or switch an account off or on."""
+    """Print a link that resets a password, once, within 7 days; or switch an account off or on, admit or withdraw it.
+
+    Withdrawing takes a person's labels out of all exports and counts, and cannot be undone.
+    """
     with _open(config.store) as store:
+        from rlhf_envs.feedback.store.training import admit
+        from rlhf_envs.feedback.store.withdrawing import withdraw_person
+
+        actor = f"command line ({getpass.getuser()})"
         if config.action == "reset":
-            typer.echo(f"{config.url.rstrip('/')}/invite/{store.invite_to_reset(config.name)}")
+            typer.echo(f"{_page_address(store, config.url)}/invite/{store.invite_to_reset(config.name)}")
+        elif config.action == "admit":
+            admit(store, config.name, by=actor)
+            typer.echo(f"{config.store}: {config.name!r} is let in without the training")
+        elif config.action == "withdraw":
+            if not config.yes:
+                typer.confirm(f"Take out all labels of {config.name!r} and close the account for good?", abort=True)
+            done = withdraw_person(store, config.name, by=actor)
+            typer.echo(f"{config.store}: {done.judgements} answers and skips of {config.name!r} are out, {done.labels}")
         else:
             store.switch_account(config.name, active=config.action == "on")
             typer.echo(f"{config.store}: the account {config.name!r} is switched {config.action}")
+
+
+class PanelConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback panel`."""
+
+    output: str = option("-", "CSV file to write; - is standard output.", "-o", "--output")
+
+
+@add_command(feedback_app, PanelConfig, "panel")
+def panel(config: PanelConfig) -> None:
+    """Write who came from a panel: what the panel calls them, their account here, their state and their answers.
+
+    That is personal data. No export has it: there people have the names of their accounts.
+    """
+    with _open(config.store) as store:
+        from rlhf_envs.feedback.web.admin_participation import panel_csv
+
+        table, n = panel_csv(store)
+    if config.output == "-":
+        sys.stdout.write(table)
+    else:
+        Path(config.output).write_text(table, encoding="utf-8", newline="")
+        typer.echo(f"{config.output}: {n} people")
+
+
+class ArchiveConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback archive`."""
+
+    file: str = argument("Zip to write.")
+
+
+@add_command(feedback_app, ArchiveConfig, "archive")
+def archive(config: ArchiveConfig) -> None:
+    """Write everything of a project to one zip: items, all judgements, final answers, audit, annotators, settings."""
+    if Path(config.file).suffix != ".zip":
+        fail(f"{config.file}: give it a name that ends in .zip")
+    with _open(config.store) as store:
+        from rlhf_envs.feedback.web.archive import write_archive
+
+        draft = Path(f"{config.file}.part")
+        written = write_archive(store, draft)
+        draft.replace(config.file)
+    typer.echo(f"{config.file}: " + ", ".join(f"{n} rows in {name}" for name, n in written.items()))
+
+
+class ForecastConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback forecast`."""
+
+    target: float = option(0.75, "Held-out accuracy that the reward model is to reach.", gt=0.5, lt=1)
+    model: str = option("tiny", "Backbone of the reward model.")
+    train: str = option("head", "What is trained: head, lora, all or a number of blocks.")
+    epochs: int = option(3, "Epochs per fit.", ge=1)
+    repeats: int = option(5, "Fits per size.", ge=2)
+    seed: int = option(0, "Chooses the held-out pairs and the parts.", ge=0)
+
+
+@add_command(feedback_app, ForecastConfig, "forecast")
+def forecast(config: ForecastConfig) -> None:
+    """Forecast the labels, hours and money until a reward model reaches an accuracy, with an interval."""
+    from rlhf_envs.preferences.learning_curve import forecast as continued
+    from rlhf_envs.preferences.learning_curve import learning_curve
+
+    with _open(config.store) as store:
+        from rlhf_envs.feedback.formats.exporting import preference_rows
+        from rlhf_envs.feedback.web.summary import summarise
+
+        judgements = store.judgements()
+        pairs = preference_rows(store.items(), judgements, how="majority").rows
+        cost, price = summarise(store).cost, store.settings.cost
+    given = sum(judgement.kind in ("pairwise", "ranking", "correction") for judgement in judgements)
+    options = config.model_dump(include={"train", "epochs", "repeats", "seed"})
+    with Console(stderr=True).status("") as status:
+        say = lambda number, of: status.update(f"fit {number} of {of}")  # noqa: E731
+        found = continued(learning_curve(pairs, config.model, on_fit=say, **options), config.target)
+    for n, accuracy, (low, high) in zip(found.sizes, found.accuracy, found.interval, strict=True):
+        typer.echo(f"{n:6} pairs: held-out accuracy {accuracy:.3f} ({low:.3f} to {high:.3f})")
+    if found.needed is None:
+        typer.echo(f"how many pairs {config.target:g} needs cannot be told: {found.why_not}")
+        return
+    if found.needed_interval is None:
+        typer.echo(f"{config.target:g} is reached")
+        return
+    low, high = found.needed_interval
+    typer.echo(f"{config.target:g} needs about {found.needed:.0f} pairs to fit ({low:.0f} to {high:.0f}, 95% interval)")
+    # Of all pairs a part is held out, and a pair may have several labels.
+    labels = (found.needed - found.sizes[-1]) * given / found.sizes[-1]
+    hours = labels * cost.hours / max(1, len(judgements))
+    money = labels * price.per_label + hours * price.per_hour
+    paid = f", {money:,.2f} {price.currency}".rstrip() if money else ""
+    typer.echo(f"that is about {labels:.0f} labels more, {hours:.1f} hours at the mean time so far{paid}")
+
+
+class AuditConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback audit`."""
+
+    item: int | None = option(None, "Of this item only.", ge=1)
+    limit: int | None = option(None, "The newest so many only.", "-n", "--limit", ge=1)
+
+
+@add_command(feedback_app, AuditConfig, "audit")
+def audit(config: AuditConfig) -> None:
+    """Print what admins have changed, as JSON lines, the oldest first."""
+    with _open(config.store) as store:
+        entries = store.audit(item_id=config.item, limit=config.limit)
+    for entry in reversed(entries):
+        typer.echo(json.dumps({**asdict(entry), "created": entry.created.isoformat()}))
+
+
+class DropConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback drop`."""
+
+    judgement: int = argument("Id of the judgement, from the admin's page or `export --format items`.")
+    reason: str = option(..., "Why. The audit keeps it.")
+    reopen: bool = option(True, "Ask somebody else in its place.", "--reopen/--no-reopen")
+    restore: bool = option(False, "Let a judgement that was dropped stand again.")
+
+
+@add_command(feedback_app, DropConfig, "drop")
+def drop(config: DropConfig) -> None:
+    """Drop a judgement, so that it leaves all counts and exports, or restore it. The audit keeps both."""
+    with _open(config.store) as store:
+        by = f"{getpass.getuser()} (command line)"
+        if config.restore:
+            store.restore_judgement(config.judgement, by=by, reason=config.reason)
+        else:
+            store.drop_judgement(config.judgement, by=by, reason=config.reason, reopen=config.reopen)
+    typer.echo(f"{config.store}: judgement {config.judgement} {'stands again' if config.restore else 'is dropped'}")
+
+
+@feedback_app.command("webhook-secret")
+def webhook_secret() -> None:
+    """Print a new secret for the settings' [webhooks], which signs what is sent."""
+    typer.echo(f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}")
+
+
+def _page_address(store: FeedbackStore, given: str | None) -> str:
+    """Return the address for links: the given one, else where the page was served last, else where it is by default."""
+    served = given or store.served_at
+    if served is None:
+        typer.echo(
+            "the page was not served yet: these links are for http://localhost:8000; --url changes that", err=True
+        )
+    return (served or "http://localhost:8000").rstrip("/")
+
+
+class BackupConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback backup`."""
+
+    file: str = argument("File to write. It must not exist.")
+
+
+@add_command(feedback_app, BackupConfig, "backup")
+def backup(config: BackupConfig) -> None:
+    """Copy the store to a file while people go on labelling. For PostgreSQL it names the command."""
+    from rlhf_envs.feedback.store.backup import backup as run
+
+    _echo_counts(config.file, run(config.store, config.file))
+
+
+class RestoreConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback restore`."""
+
+    file: str = argument("File that `rlhf feedback backup` has written.")
+
+
+@add_command(feedback_app, RestoreConfig, "restore")
+def restore(config: RestoreConfig) -> None:
+    """Make the store of a backup. End the server first, and move the old store away."""
+    from rlhf_envs.feedback.store.backup import restore_backup
+
+    _echo_counts(config.store, restore_backup(config.file, config.store))
+
+
+def _echo_counts(place: str, counts: dict[str, int]) -> None:
+    typer.echo(f"{place}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
 
 
 def _open(url: str, create: bool = False) -> FeedbackStore:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_envs.datasets.messages import Messages
 from rlhf_envs.feedback import NewItem
 from rlhf_envs.registration import check_environment
 
@@ -70,11 +71,20 @@ def _items_of(row: Sequence[Completion], names: list[str], kind: str, env_id: st
     prompt, texts = row[0].prompt, tuple(completion.completion for completion in row)
     messages = {} if row[0].messages is None else {"messages": row[0].messages}
     meta = {"env": env_id, "index": int(row[0].index), **messages}
+    turns = [completion.turns for completion in row]
     shared: dict[str, Any] = {"source": env_id, "overlap": overlap}
     if kind not in ("pairwise", "ranking"):
-        pairs = zip(texts, names, strict=True)
-        return [NewItem(kind, prompt, (text,), policy=name, meta=meta, **shared) for text, name in pairs]
+        each = zip(texts, names, turns, strict=True)
+        return [
+            NewItem(kind, prompt, (text,), policy=name, meta={**meta, **_turns([own])}, **shared)
+            for text, name, own in each
+        ]
     if len(set(texts)) == 1:
         return []
     policy = " | ".join(dict.fromkeys(names))
-    return [NewItem(kind, prompt, texts, policy=policy, meta={**meta, "policies": names}, **shared)]
+    return [NewItem(kind, prompt, texts, policy=policy, meta={**meta, **_turns(turns), "policies": names}, **shared)]
+
+
+def _turns(turns: Sequence[Messages | None]) -> dict[str, Any]:
+    """Return the meta that keeps the completions' turns, where somebody replied to the agent."""
+    return {"turns": list(turns)} if any(turns) else {}

@@ -49,6 +49,7 @@ __all__ = [
     "read_answers",
     "read_pair",
     "read_prompt",
+    "read_turns",
     "role_lines",
     "said",
     "shown",
@@ -296,6 +297,20 @@ def read_answers(prompt: Prompt | None, answers: Mapping[str, Any]) -> tuple[Pro
     Raises:
         ValueError: an answer is no text, or is more than one message of the assistant.
     """
+    shared, own = read_turns(prompt, answers)
+    for name, answer in zip(answers, own, strict=True):
+        if not isinstance(answer, str):
+            roles = ", ".join(message["role"] for message in answer)
+            raise ValueError(f"{name!r} must be one assistant message (after the prompt), not messages of: {roles}")
+    return shared, [str(answer) for answer in own]
+
+
+def read_turns(prompt: Prompt | None, answers: Mapping[str, Any]) -> tuple[Prompt, list[Prompt]]:
+    """Return the prompt and each answer as `read_answers` does; one of several turns is the messages of its turns.
+
+    Raises:
+        ValueError: an answer is no text.
+    """
     if not isinstance(prompt, list) and all(isinstance(answer, str) for answer in answers.values()):
         return prompt or "", list(answers.values())
     whole = {name: _conversation(prompt, answer, name) for name, answer in answers.items()}
@@ -303,11 +318,9 @@ def read_answers(prompt: Prompt | None, answers: Mapping[str, Any]) -> tuple[Pro
     first = next(iter(whole.values()))
     while all(shared < len(other) - 1 and other[shared] == first[shared] for other in whole.values()):
         shared += 1
-    for name, messages in whole.items():
-        if [message["role"] for message in messages[shared:]] != ["assistant"]:
-            roles = ", ".join(message["role"] for message in messages[shared:])
-            raise ValueError(f"{name!r} must be one assistant message (after the prompt), not messages of: {roles}")
-    return first[:shared], [messages[-1]["content"] for messages in whole.values()]
+    own = [messages[shared:] for messages in whole.values()]
+    alone = [len(turns) == 1 and turns[0]["role"] == "assistant" for turns in own]
+    return first[:shared], [turns[0]["content"] if one else turns for turns, one in zip(own, alone, strict=True)]
 
 
 def as_messages(value: Any, name: str) -> Messages:

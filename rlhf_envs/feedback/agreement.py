@@ -10,7 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,33 @@ if TYPE_CHECKING:
     from .questions import Question
     from .records import Judgement
 
-__all__ = ["LEVELS", "alpha_by_kind", "alpha_of", "coded", "krippendorff_alpha", "peer_agreement"]
+__all__ = [
+    "LEVELS",
+    "CrowdFigures",
+    "alpha_by_kind",
+    "alpha_interval",
+    "alpha_of",
+    "coded",
+    "krippendorff_alpha",
+    "peer_agreement",
+]
 
 FloatArray = NDArray[np.float64]
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 Coded = tuple[Hashable, str, float]  # unit that was judged, annotator, value
+
+
+class CrowdFigures(NamedTuple):
+    """Hold what the annotators' answers tell of the annotators and of the items.
+
+    Attributes:
+        ability: maps annotators to the probability that an answer of theirs is right, and the number of their answers.
+        difficulty: maps item ids to 0 (sure) to 1 (the answers leave it open).
+    """
+
+    ability: dict[str, tuple[float, int]]
+    difficulty: dict[int, float]
+
 
 # How large the difference between two answers is. A correction is free text and has no level.
 LEVELS: dict[str, Level] = {
@@ -51,26 +73,72 @@ def krippendorff_alpha(votes: Iterable[Coded], level: Level = "nominal") -> floa
     """
     if level not in get_args(Level):
         raise ValueError(f"unknown level {level!r}: choose {', '.join(get_args(Level))}")
+    counts, domain = _shared_counts(votes)
+    return _alpha(counts, domain, level) if len(domain) > 1 else math.nan
+
+
+def _shared_counts(votes: Iterable[Coded]) -> tuple[NDArray[np.int64], FloatArray]:
+    """Return (units, values) counts of who gave which value to the units that two or more judged, and the values."""
     units: dict[Hashable, dict[str, float]] = defaultdict(dict)
     for unit, annotator, value in votes:
         units[unit][annotator] = float(value)
     shared = [values for values in units.values() if len(values) > 1]  # a single value has nothing to agree with
     domain = sorted({value for values in shared for value in values.values()})
-    if len(domain) < 2:
-        return math.nan
     column = {value: i for i, value in enumerate(domain)}
-    counts = np.zeros((len(shared), len(domain)), dtype=int)  # (units, values): how many annotators gave the value
+    counts = np.zeros((len(shared), len(domain)), dtype=np.int64)
     for row, values in enumerate(shared):
         for value in values.values():
             counts[row, column[value]] += 1
-    distances = _distances(np.array(domain), counts.sum(axis=0), level)
+    return counts, np.array(domain)
+
+
+def _alpha(
+    counts: NDArray[np.int64], domain: FloatArray, level: Level, weights: NDArray[np.int64] | None = None
+) -> float:
+    """Return alpha of units given as counts of values, (units, values), each of which occurs `weights` times."""
+    times = np.ones(len(counts), dtype=np.int64) if weights is None else weights
+    totals = times @ counts  # (values,)
+    if np.count_nonzero(totals) < 2:
+        return math.nan
+    distances = _distances(domain, totals, level)
     judges = counts.sum(axis=1, keepdims=True)  # (units, 1)
     ordered = counts / (judges - 1)  # each ordered pair of values within a unit counts 1 / (judges - 1)
-    n = counts.sum()
-    totals = counts.sum(axis=0)  # (values,)
-    observed = np.einsum("ui,uj,ij->", ordered, counts, distances) / n  # the diagonal of `distances` is 0
+    n = totals.sum()
+    within = np.einsum("ui,uj,ij->u", ordered, counts, distances)  # the diagonal of `distances` is 0
+    observed = times @ within / n
     expected = totals @ distances @ totals / (n * (n - 1))
     return float(1 - observed / expected)
+
+
+def alpha_interval(
+    votes: Iterable[Coded], level: Level = "nominal", *, n_resamples: int = 500, confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of Krippendorff's alpha, from units that are resampled whole.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. The units are what varies: the
+    interval says how far alpha would move with other items, judged by the same people.
+
+    Args:
+        votes: as in `krippendorff_alpha`.
+        level: as in `krippendorff_alpha`.
+        n_resamples: how often the units are drawn anew.
+        confidence: the share of resamples inside the interval.
+        seed: seeds the draws, so that the same votes have the same interval.
+
+    Returns:
+        (low, high). NaN twice if alpha is undefined, or fewer than 10 units were judged by two annotators.
+    """
+    counts, domain = _shared_counts(votes)
+    if len(domain) < 2 or len(counts) < 10:
+        return math.nan, math.nan
+    generator = np.random.default_rng(seed)
+    kinds, kind = np.unique(counts, axis=0, return_inverse=True)  # few: equal units need no second computation
+    share = np.bincount(kind.ravel(), minlength=len(kinds)) / len(counts)
+    drawn = generator.multinomial(len(counts), share, size=n_resamples)
+    found = [_alpha(kinds, domain, level, weights) for weights in drawn]
+    tail = 50 * (1 - confidence)
+    low, high = np.nanpercentile(found, [tail, 100 - tail])
+    return float(low), float(high)
 
 
 def _distances(values: FloatArray, totals: FloatArray, level: Level) -> FloatArray:

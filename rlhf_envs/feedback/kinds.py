@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Self
 
 from pydantic import (
@@ -27,7 +28,16 @@ from pydantic import (
 from .questions import asked_about
 from .records import NewItem, Settings
 
-__all__ = ["KINDS", "check_completions", "check_item", "check_value"]
+__all__ = [
+    "ANSWER_FIELDS",
+    "KINDS",
+    "answer_beside",
+    "check_completions",
+    "check_item",
+    "check_value",
+    "is_explained",
+    "matches_gold",
+]
 
 
 _DEEPEST = 100
@@ -143,6 +153,37 @@ KINDS: dict[str, type[Answer]] = {
     "questions": Questions,
 }
 
+# The field that every answer of a kind has.
+_NEEDED = {
+    "pairwise": "choice",
+    "ranking": "order",
+    "rating": "rating",
+    "thumbs": "up",
+    "correction": "text",
+    "flags": "harms",
+}
+ANSWER_FIELDS = tuple(_NEEDED.values())
+
+
+def answer_beside(row: Mapping[str, Any], kind: str | None, n_completions: int) -> tuple[str, dict[str, Any]] | None:
+    """Return (kind, answer) of a question whose answer stands beside its texts: `{"completions": [...], "choice": 0}`.
+
+    Args:
+        row: the question.
+        kind: its kind. None tells it by the answer.
+        n_completions: how many completions it has.
+
+    Returns:
+        The kind and the answer, which is not checked; None if there is no answer.
+    """
+    for name in _NEEDED if kind is None else {kind} & _NEEDED.keys():
+        if row.get(_NEEDED[name]) is not None:
+            with suppress(ValueError):
+                check_completions(name, n_completions)
+                fields = [field for field in KINDS[name].model_fields if row.get(field) is not None]
+                return name, {field: row[field] for field in fields}
+    return None
+
 
 def check_completions(kind: str, n_completions: int) -> None:
     """Raise a ValueError unless the kind is known and suits the number of completions."""
@@ -174,6 +215,9 @@ def check_item(item: NewItem, settings: Settings) -> None:
         raise ValueError(f"completions must be strings, got {_shown(item.completions)}")
     if isinstance(item.overlap, bool) or not isinstance(item.overlap, int) or not 1 <= item.overlap < 2**31:
         raise ValueError(f"overlap must be a whole number from 1 to 2147483647, got {_shown(item.overlap)}")
+    most = item.max_overlap
+    if most is not None and (type(most) is not int or not item.overlap <= most < 2**31):
+        raise ValueError(f"max_overlap must be a whole number from the overlap ({item.overlap}) on, got {_shown(most)}")
     if isinstance(item.priority, bool) or not isinstance(item.priority, int | float) or not abs(item.priority) <= 1e300:
         raise ValueError(f"priority must be a number of at most 1e300, got {_shown(item.priority)}")
     if _is_deeper(item.meta, _DEEPEST):
@@ -230,6 +274,23 @@ def check_value(
         )
         raise ValueError(f"{_shown(value)} is not an answer of kind {kind!r}: {found}") from None
     return answer.model_dump()
+
+
+def is_explained(item: NewItem) -> bool:
+    """Return whether an item is a gold question with an explanation, of which a training can be made."""
+    explanation = item.meta.get("explanation")
+    return item.gold is not None and isinstance(explanation, str) and bool(explanation.strip())
+
+
+def matches_gold(kind: str, expected: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    """Return whether an answer is the expected one of a gold question. Strength and white space do not count."""
+    if kind == "pairwise":
+        return bool(expected["choice"] == value["choice"])
+    if kind == "flags":
+        return set(expected["harms"]) == set(value["harms"])
+    if kind == "correction":
+        return " ".join(expected["text"].split()) == " ".join(value["text"].split())
+    return expected == value
 
 
 def _context(info: ValidationInfo) -> dict[str, Any]:

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from .questions import Question, check_questions, check_wording
+from .taking_part import Consent, Panel, Training
 
 __all__ = [
     "ASKED_SETTINGS",
+    "EVENTS",
     "LANGUAGES",
     "MOVING_SETTINGS",
+    "NEXT_ITEM",
     "Adjudication",
     "Annotator",
     "Assignment",
     "AuditEntry",
+    "Cost",
     "Item",
     "Judgement",
     "LeaseLost",
     "NewItem",
+    "OwnProgress",
     "Progress",
     "Settings",
     "StoreError",
+    "Suggestion",
+    "Webhooks",
 ]
 
 # The settings that say what is asked. A change of them begins a new version, see `store.versions`.
@@ -32,6 +41,13 @@ MOVING_SETTINGS = (*ASKED_SETTINGS, "guidelines")
 
 # The languages of the annotators' page, by the name that each gives itself.
 LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español", "fr": "Français", "ja": "日本語"}
+
+# How the next of equally urgent items is chosen: by age, by lot, or by a score that `rlhf feedback prioritise` writes.
+NEXT_ITEM = ("age", "random", "uncertainty", "disagreement", "gain")
+
+
+# What a webhook can tell.
+EVENTS = ("judgement.created", "item.finished", "project.finished")
 
 
 class StoreError(RuntimeError):
@@ -56,6 +72,8 @@ class NewItem:
         overlap: how many annotators judge the item.
         gold: the expected answer. It makes the item a gold question, which tests annotators and is not exported.
         priority: items with the highest priority are asked first.
+        max_overlap: up to how many more are asked, one by one, while most of those asked disagree. None leaves that to
+            the settings; the `overlap` itself stays it.
     """
 
     kind: str
@@ -67,6 +85,7 @@ class NewItem:
     overlap: int = 1
     gold: dict[str, Any] | None = None
     priority: float = 0.0
+    max_overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -84,17 +103,22 @@ class Item:
     gold: dict[str, Any] | None
     priority: float
     created: datetime
+    max_overlap: int | None = None
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """Hold a person or a program that answers. `role` is "annotator" or "admin". Only `active` ones may sign in."""
+    """Hold a person or a program that answers. `role` is "annotator" or "admin". Only `active` ones may sign in.
+
+    `withdrawn` is when the person withdrew (UTC). Their labels are in no export.
+    """
 
     id: int
     name: str
     role: str
     created: datetime
     active: bool = True
+    withdrawn: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -186,6 +210,23 @@ class AuditEntry:
 
 
 @dataclass(frozen=True)
+class Suggestion:
+    """Hold the answer that a program suggests for an item.
+
+    Attributes:
+        source: the reward model or judge that suggests it.
+        version: tells this state of the source from others.
+        value: an answer, as of a judgement.
+    """
+
+    item_id: int
+    source: str
+    version: str
+    value: dict[str, Any]
+    created: datetime
+
+
+@dataclass(frozen=True)
 class Progress:
     """Hold counts over the store.
 
@@ -205,11 +246,84 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class OwnProgress:
+    """Hold how far one annotator is.
+
+    Attributes:
+        done: their answers and skips that stand.
+        left: the items that they may still be given.
+        median_seconds: the median time of their last answers; None without any.
+        per_hour: how many items they answer in an hour of looking at them; None without any.
+    """
+
+    done: int
+    left: int
+    median_seconds: float | None
+    per_hour: float | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Say what labels cost.
+
+    Attributes:
+        per_label: money for each judgement; skips cost nothing by it.
+        per_hour: money for each hour that people spend at items, skips included.
+        currency: the name of the money, such as "EUR".
+    """
+
+    per_label: float = 0.0
+    per_hour: float = 0.0
+    currency: str = ""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.per_label < 1e9 and 0 <= self.per_hour < 1e9):
+            raise ValueError(f"cost must be numbers of at least 0, got {self.per_label!r} and {self.per_hour!r}")
+        if len(self.currency) > 10:
+            raise ValueError(f"currency must have at most 10 characters, got {self.currency!r}")
+
+
+@dataclass(frozen=True)
+class Webhooks:
+    """Say where a project's events are sent, by the Standard Webhooks specification. Without a `url` none are.
+
+    Attributes:
+        url: an address that begins with http:// or https://.
+        events: which of `EVENTS` are sent.
+        secret: signs them: "whsec_" and the base64 of 24 to 64 bytes.
+    """
+
+    url: str = ""
+    events: tuple[str, ...] = EVENTS
+    secret: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            is_address = bool(parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+        except ValueError:
+            is_address = False
+        if self.url and not (is_address and self.url.isascii() and self.url.isprintable() and " " not in self.url):
+            raise ValueError(f"webhooks: url must begin with http:// or https://, got {self.url!r}")
+        if unknown := [event for event in self.events if event not in EVENTS]:
+            raise ValueError(f"webhooks: unknown event {unknown[0]!r}; there are {', '.join(EVENTS)}")
+        try:
+            size = len(base64.b64decode(self.secret.removeprefix("whsec_"), validate=True))
+        except ValueError:
+            size = 0
+        if (self.url or self.secret) and not (self.secret.startswith("whsec_") and 24 <= size <= 64):
+            raise ValueError(
+                'webhooks: secret must be "whsec_" and the base64 of 24 to 64 bytes; `rlhf feedback webhook-secret` '
+                "draws one"
+            )
+
+
+@dataclass(frozen=True)
 class Settings:
     """Hold what applies to the whole project. `FeedbackStore.update_settings` changes it.
 
     Attributes:
-        guidelines: the text that annotators are shown.
+        guidelines: the text that annotators are shown, in Markdown, at first and after each change.
         scale: the lowest and the highest rating, from -1000 to 1000 and at most 100 apart. Once there are ratings it
             cannot change.
         harms: the categories of "flags", each of 1 to 60 characters.
@@ -218,8 +332,24 @@ class Settings:
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
+        next_item: which of equally urgent items is asked next, one of `NEXT_ITEM`. "age" takes the oldest. "random"
+            draws. "uncertainty", "disagreement" and "gain" go by scores that `rlhf feedback prioritise` writes; items
+            without a score come after the others, in random order.
+        overlap: "fixed" asks as many annotators as an item says. "adaptive" asks two about every item that is added
+            from then on, and one more at a time while their answers decide nothing (see `deciding.is_decided`).
+            Gold questions and corrections stay fixed.
+        max_overlap: up to how many are asked if the overlap adapts; an item that asks for more gets more.
+        suggestions: "after" shows annotators what a model suggests (`rlhf feedback suggest`), after their own answer.
+            "off" shows it to nobody.
         render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
             tables and formulas.
+        consent: what people agree to before their first item.
+        training: how people are trained before their first item.
+        panel: how people come from a panel and go back to it.
+        break_minutes: after how many minutes of work a break is suggested. 0 suggests none.
+        adjudicators: names of annotators who, beside the admins, may give final answers to items.
+        cost: what labels cost, for the admin's figures.
+        webhooks: where the project's events are sent.
     """
 
     guidelines: str = ""
@@ -230,7 +360,18 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
+    next_item: str = "age"
+    overlap: str = "fixed"
+    max_overlap: int = 3
+    suggestions: str = "off"
     render: Literal["plain", "markdown"] = "plain"
+    consent: Consent = field(default_factory=Consent)
+    training: Training = field(default_factory=Training)
+    panel: Panel = field(default_factory=Panel)
+    break_minutes: float = 0.0
+    adjudicators: tuple[str, ...] = ()
+    cost: Cost = Cost()
+    webhooks: Webhooks = Webhooks()
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -250,7 +391,20 @@ class Settings:
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
         if self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
+        for name, choices in (
+            ("next_item", NEXT_ITEM),
+            ("overlap", ("fixed", "adaptive")),
+            ("suggestions", ("off", "after")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if type(self.max_overlap) is not int or not 3 <= self.max_overlap <= 1000:
+            raise ValueError(f"max_overlap must be a whole number from 3 to 1000, got {self.max_overlap!r}")
         check_questions(self.questions)
         check_wording(self.wording)
         if self.render not in ("plain", "markdown"):
             raise ValueError(f"render must be 'plain' or 'markdown', got {self.render!r}")
+        if not 0 <= self.break_minutes <= 1440:
+            raise ValueError(f"break_minutes must be from 0 to 1440, got {self.break_minutes!r}")
+        if isinstance(self.adjudicators, str) or not all(isinstance(name, str) for name in self.adjudicators):
+            raise ValueError(f"adjudicators must be names of annotators, got {self.adjudicators!r}")

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from rlhf_envs.datasets.messages import as_text, kept_prompt
-from rlhf_envs.feedback.agreement import LEVELS, krippendorff_alpha
+from rlhf_envs.feedback.agreement import LEVELS, CrowdFigures, krippendorff_alpha
 
 from .aggregation import TIE, Aggregate, PairVote, Vote, dawid_skene, majority_vote
 from .ranking import Ranking, bradley_terry, noisy_bradley_terry
 from .ratings import Rating
-from .spam import AnnotatorMetrics, SpamReport, find_spammers
+from .spam import SpamReport, find_spammers
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback.records import Item, Judgement
 
 __all__ = [
-    "CANNOT_TELL",
     "TIE",
     "Aggregate",
     "PairVote",
@@ -33,21 +32,18 @@ __all__ = [
     "aggregate_pairs",
     "agreement",
     "bradley_terry",
+    "crowd_figures",
     "dawid_skene",
     "dawid_skene_shares",
-    "find_pair_spammers",
     "find_spammers",
     "majority_vote",
     "noisy_bradley_terry",
     "pair_votes",
-    "suspected_spammers",
 ]
 
 logger = logging.getLogger(__name__)
 
 COMPARES = ("pairwise", "ranking")
-ENOUGH = 10  # comparisons that others made too; an annotator with fewer is not suspected
-CANNOT_TELL = f"cannot be told: it takes crowd-kit and two annotators with {ENOUGH} comparisons that others made too"
 
 
 def agreement(
@@ -187,26 +183,61 @@ def dawid_skene_shares(items: Sequence[Item], judgements: Sequence[Judgement]) -
     return {(item.id, chosen, rejected): probability for item, chosen, rejected, probability in found}
 
 
-def find_pair_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, AnnotatorMetrics] | None:
-    """Return who seems to choose at random in comparisons, and how far their answers agree with the others'.
+def crowd_figures(items: Sequence[Item], judgements: Sequence[Judgement]) -> CrowdFigures:
+    """Estimate annotators' ability and items' difficulty side by side, by Dawid-Skene, for each kind apart.
 
-    None where that cannot be told: fewer than two annotators have made `ENOUGH` comparisons that others made too.
+    Comparisons and rankings count as votes on pairs, thumbs as two labels, ratings as one label each on a scale of at
+    most 11; corrections and flags do not count. Gold questions anchor the estimate of pairs. An annotator's ability is
+    the probability of a right answer, over kinds by the number of votes. The difficulty of an item with at least two
+    votes is how far the most probable answer is from certain: (1 - p) / (1 - 1 / labels), of a ranking the mean of its
+    pairs. It says how much the answers leave open, so it falls with the number of answers that agree.
+
+    Source: Dawid and Skene, 1979, as in `dawid_skene`, through crowd-kit.
+
+    Returns:
+        Nothing of kinds without an item that two annotators answered.
 
     Raises:
         ImportError: crowd-kit is not installed.
     """
-    votes = pair_votes(*_comparisons(items, judgements))
-    if not votes:
-        return None
-    report = find_spammers(votes, min_answers=ENOUGH)
-    if sum(metrics.n >= ENOUGH for metrics in report.metrics.values()) < 2:
-        return None
-    return {name: report.metrics[name] for name in sorted(report.spammers)}
+    right: dict[str, float] = defaultdict(float)
+    asked: Counter[str] = Counter()
+    open_: dict[int, list[float]] = defaultdict(list)
+    for votes, n_labels, gold in _votes_by_kind(items, judgements):
+        voters: dict[Any, set[str]] = defaultdict(set)
+        for vote in votes:
+            voters[vote.item].add(vote.annotator)
+        if all(len(names) < 2 for names in voters.values()):
+            continue
+        found = dawid_skene(votes, n_labels=n_labels, gold=gold, symmetric=gold is not None)
+        for name, count in Counter(vote.annotator for vote in votes).items():
+            right[name] += count * found.reliability[name]
+            asked[name] += count
+        for unit, names in voters.items():
+            if len(names) > 1:
+                labels = found.probabilities[unit]
+                open_[unit[0]].append(float((1 - labels.max()) / (1 - 1 / len(labels))))
+    ability = {name: (right[name] / n, n) for name, n in asked.items()}
+    return CrowdFigures(ability, {item: float(np.mean(values)) for item, values in open_.items()})
 
 
-def suspected_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, AnnotatorMetrics] | None:
-    """Return the same as `find_pair_spammers`, and None where crowd-kit is not installed."""
-    return None if find_spec("crowdkit") is None else find_pair_spammers(items, judgements)
+def _votes_by_kind(
+    items: Sequence[Item], judgements: Sequence[Judgement]
+) -> Iterator[tuple[list[Vote], int, dict[Any, int] | None]]:
+    """Yield (votes, number of labels, gold answers) of the kinds that have labels. Pairs alone have gold answers."""
+    pairs = pair_votes(*_comparisons(items, judgements))
+    if pairs:
+        yield pairs, 3 if any(vote.label == TIE for vote in pairs) else 2, _gold(items, pairs)
+    given = [judgement for judgement in judgements if judgement.value is not None]
+    thumbs = [Vote((j.item_id,), j.annotator, int(j.value["up"])) for j in given if j.kind == "thumbs" and j.value]
+    if thumbs:
+        yield thumbs, 2, None
+    rated = [j for j in given if j.kind == "rating"]
+    levels = sorted({j.value["rating"] for j in rated if j.value})
+    if 2 <= len(levels) <= 11:
+        place = {level: label for label, level in enumerate(levels)}
+        votes = [Vote((j.item_id,), j.annotator, place[j.value["rating"]]) for j in rated if j.value]
+        yield votes, len(levels), None
 
 
 def _comparisons(items: Sequence[Item], judgements: Sequence[Judgement]) -> tuple[list[Item], list[Judgement]]:

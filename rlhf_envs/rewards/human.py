@@ -296,9 +296,9 @@ class HumanReward(Reward):
         """Return the items of the texts, after adding new texts to the queue."""
         store = self.open()
         texts = list(zip(map(shown, prompts), map(said, completions), strict=True))
-        metas = [{} if isinstance(prompt, str) else {"messages": prompt} for prompt in prompts]
+        metas = [_meta(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
         new = {text: meta for text, meta in zip(texts, metas, strict=True) if text not in self._asked}
-        options: dict[str, Any] = {"source": self.source, "overlap": self.overlap}
+        options: dict[str, Any] = {"source": self.source, "overlap": self.overlap, "max_overlap": self.overlap}
         items = [NewItem(self.kind, p, (c,), meta=meta, **options) for (p, c), meta in new.items()]
         if items:
             if not self._asked:
@@ -342,6 +342,12 @@ class HumanReward(Reward):
     def _swap_in(self, model: Callable[..., Any] | None) -> None:
         if model is not None:
             self.model, self.refits = model, self.refits + 1
+
+
+def _meta(prompt: Prompt, completion: Prompt) -> dict[str, Any]:
+    """Return the meta of an item, with the messages and turns that people are shown."""
+    messages = {} if isinstance(prompt, str) else {"messages": prompt}
+    return messages if isinstance(completion, str) or len(completion) < 2 else {**messages, "turns": [completion]}
 
 
 def _scores_of(

@@ -69,7 +69,8 @@ VERBS: dict[str, list[list[str]]] = {
 }
 # These read rows of data or a feedback store, and nothing that describes an environment or a model.
 OTHER_VERBS = {"envs", "algos", "rewards", "models"} | {
-    f"feedback {verb}" for verb in ("account", "export", "import", "invite", "label", "serve", "status")
+    f"feedback {verb}"
+    for verb in ("account", "backup", "export", "import", "invite", "label", "restore", "serve", "settings", "status")
 }
 
 FUNCTIONS: dict[str, list[Callable[[dict[str, Path]], Any]]] = {

@@ -126,8 +126,9 @@ def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[
             source="rlhf loop",
             policy=f"round_{number - 1}",
             meta={"loop": loop.name, "round": number, "pair": place}
-            | {name: pair[name] for name in ("messages",) if name in pair},
-            overlap=loop.config.judgements_of_pair(by_people=place < loop.config.people),
+            | {name: pair[name] for name in ("messages", "turns") if name in pair},
+            overlap=(overlap := loop.config.judgements_of_pair(by_people=place < loop.config.people)),
+            max_overlap=overlap,  # the loop counts on it
         )
         for place, pair in pairs
         if place not in there

@@ -59,6 +59,7 @@ def generate(loop: Loop, number: int, into: Path) -> Metrics:
     pairs = [
         {"prompt": one.prompt, "completions": [one.completion, other.completion]}
         | ({} if one.messages is None else {"messages": one.messages})
+        | ({"turns": [one.turns, other.turns]} if one.turns or other.turns else {})
         for one, other in zip(done[::2], done[1::2], strict=True)
         if one.completion != other.completion
     ]

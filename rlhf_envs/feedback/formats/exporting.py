@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
 from ..criteria import derive, find_criterion, form_for
-from ..records import ASKED_SETTINGS, MOVING_SETTINGS, AuditEntry, Item, Judgement, Settings
+from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
 from ..settings_file import as_plain
 from .argilla import argilla_row
-from .label_studio import label_studio_row
-from .trainer_rows import HOW, Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
+from .label_studio import label_studio_config, label_studio_row, label_studio_task
+from .trainer_rows import HOW as VOTES
+from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
@@ -31,6 +33,8 @@ __all__ = [
     "item_rows",
     "kto_rows",
     "label_studio_rows",
+    "label_studio_tasks",
+    "labeling_interface",
     "preference_rows",
     "rating_rows",
     "sft_rows",
@@ -39,21 +43,26 @@ __all__ = [
 Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, str, str], float]]
 
-_ONLY_QUESTIONS = "questions: an item that asks only the project's questions (item)"
-
+HOW = (*VOTES, "adjudicated")
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
+_OWN_ITEM = "asks the project's own questions alone: only --format items has them (item)"
+_OWN = "answers to the project's own questions: only --format items has them (judgement)"
+_TABLES = ("argilla", "label-studio")  # formats of other programs, which count what they cannot hold themselves
+_EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
 
 
 def item_rows(
     items: Sequence[Item],
     judgements: Sequence[Judgement],
     settings: Settings | None = None,
+    picture: Callable[[str], tuple[str, bytes] | None] | None = None,
     versions: Mapping[int, Settings] | None = None,
 ) -> Export:
     """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
 
     The first row also has "store_settings": what in `settings` gives the answers their meaning (`MOVING_SETTINGS`), and
-    `versions` of what was asked, by the numbers that the judgements have.
+    `versions` of what was asked, by the numbers that the judgements have. With `picture`, such as
+    `FeedbackStore.picture`, a row has its pictures as data URLs.
     """
     given = _by_item(judgements)
     fields = ("annotator", "value", "seconds", "comment", "sides", "key", "answers", "version")
@@ -65,6 +74,8 @@ def item_rows(
             {**{name: getattr(judgement, name) for name in fields}, "created": judgement.created.isoformat()}
             for judgement in given[item.id]
         ]
+        if picture is not None and item.meta.get("images"):
+            row |= _pictures(item, picture)
         rows.append(row)
     if rows and settings is not None:
         rows[0]["store_settings"] = {name: as_plain(getattr(settings, name)) for name in MOVING_SETTINGS}
@@ -72,6 +83,20 @@ def item_rows(
             asked = {str(number): _asked(version) for number, version in versions.items()}
             rows[0]["store_settings"]["versions"] = asked
     return Export(rows)
+
+
+def _pictures(item: Item, picture: Callable[[str], tuple[str, bytes] | None]) -> Row:
+    """Return the column "images" of an item, and its meta without those that stand there."""
+    embedded, left = [], []
+    for entry in item.meta["images"]:
+        found = picture(entry["id"])
+        if found is None:
+            left.append(entry)
+            continue
+        kept = {name: entry[name] for name in ("name", "alt", "message") if name in entry}
+        embedded.append({"data": f"data:{found[0]};base64,{base64.b64encode(found[1]).decode()}", **kept})
+    meta = {name: value for name, value in item.meta.items() if name != "images"}
+    return {"meta": {**meta, "images": left} if left else meta, "images": embedded}
 
 
 def _asked(settings: Settings) -> Row:
@@ -86,10 +111,11 @@ def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Expo
         if item.gold is not None:
             dropped["gold question (item)"] += 1
         elif item.kind == "questions":
-            dropped[_ONLY_QUESTIONS] += 1
+            dropped[_OWN_ITEM] += 1
         else:
+            dropped[_OWN] += sum(bool(judgement.answers) for judgement in given[item.id])
             rows.append(argilla_row(item, given[item.id]))
-    return Export(rows, dict(dropped))
+    return Export(rows, {reason: n for reason, n in dropped.items() if n})
 
 
 def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
@@ -100,15 +126,34 @@ def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) ->
         if item.gold is not None:
             dropped["gold question (item)"] += 1
         elif item.kind == "questions":
-            dropped[_ONLY_QUESTIONS] += 1
-        elif item.kind == "ranking":
-            dropped["ranking: Label Studio's CSV has no form for it (item)"] += 1
+            dropped[_OWN_ITEM] += 1
         else:
-            ties = [j for j in given[item.id] if j.kind == "pairwise" and j.value and j.value["choice"] is None]
-            dropped["tie: Label Studio's Pairwise has none"] += len(ties)
-            rows += [label_studio_row(item, judgement) for judgement in given[item.id] if judgement not in ties]
+            dropped[_OWN] += sum(bool(judgement.answers) for judgement in given[item.id])
+            rows += [label_studio_row(item, judgement) for judgement in given[item.id]]
             if not given[item.id]:
                 rows.append(label_studio_row(item, None))
+    return Export(rows, {reason: n for reason, n in dropped.items() if n})
+
+
+def label_studio_tasks(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings) -> Export:
+    """Return tasks for Label Studio's import, one per item with its judgements.
+
+    Raises:
+        ValueError: the items are of several kinds, and a project of Label Studio asks one kind of question.
+    """
+    given = _by_item(judgements)
+    asked = [item for item in items if item.gold is None and item.kind != "questions"]
+    if len(kinds := {item.kind for item in asked}) > 1:
+        raise ValueError(
+            f"a project of Label Studio asks one kind of question, and the items are {', '.join(sorted(kinds))}: give "
+            "--kind, one file for each"
+        )
+    dropped = {
+        "gold question (item)": sum(item.gold is not None for item in items),
+        _OWN_ITEM: sum(item.kind == "questions" for item in items),
+        _OWN: sum(bool(judgement.answers) for item in asked for judgement in given[item.id]),
+    }
+    rows = [label_studio_task(item, given[item.id], settings) for item in asked]
     return Export(rows, {reason: n for reason, n in dropped.items() if n})
 
 
@@ -129,6 +174,9 @@ def export_file(
 ) -> Export:
     """Write what a store holds to a file: a CSV for "argilla" and "label-studio", JSON lines for the other formats.
 
+    A .json for "label-studio" holds tasks for its import, and a file of the same name with .xml the labeling interface
+    that shows them.
+
     Texts are written to a CSV unchanged. To a spreadsheet, a text that begins with "=", "+", "-" or "@" is a formula,
     and texts by models are not to be trusted: import the columns of such a file as text. (A quote before each text
     would come back as part of it.)
@@ -137,7 +185,9 @@ def export_file(
         store: the store to read.
         path: ends in .jsonl, or in .csv for the two tables. With .gz at the end the file is compressed.
         format: one of `FORMATS`. The functions of this module describe them.
-        how: see `preference_rows` and `rating_rows`. A tie under "soft" is written both ways: `with_ties_both_ways`.
+        how: see `preference_rows` and `rating_rows`. "adjudicated" is "majority" with the final answer in place of the
+            votes where an item has one, in all formats but "items" and the tables. A tie under "soft" is written both
+            ways: `with_ties_both_ways`.
         kind: export only items of this kind.
         conversational: write messages (True) or strings (False), if the format has prompts and completions. By default
             messages, if all items that were judged are conversations.
@@ -159,23 +209,24 @@ def export_file(
             criterion, or its answers have no such form.
         OSError: the file cannot be written.
     """
-    if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
-    extension = ".csv" if format in ("argilla", "label-studio") else ".jsonl"
-    if Path(str(path).removesuffix(".gz")).suffix != extension:
-        raise ValueError(f"{path}: {format} is written as {extension} (or {extension}.gz): give it such a name")
+    extension = _check_request(path, format, how, min_judgements)
     items = [item for item in store.items() if kind in (None, item.kind)]
     ids = {item.id for item in items}
     everything = store.judgements(include_skips=True)
     judgements = [judgement for judgement in everything if judgement.annotator not in without]
-    settings, scale, dropped = store.settings, store.settings.scale, {}
+    settings, scale, not_read = store.settings, store.settings.scale, {}
+    finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in ids}
+    if how == "adjudicated":
+        how = "majority"
+        if criterion is None and format not in ("items", *_TABLES):
+            judgements = _with_finals(items, judgements, finals)
     if criterion is not None:
         found = find_criterion(store.versions(), criterion, version)
         derived = derive(items, judgements, found, form_for(found, format))
-        items, judgements, dropped = derived.items, derived.judgements, derived.dropped
+        items, judgements, not_read = derived.items, derived.judgements, derived.dropped
         scale = found.question.scale
-    elif format != "items" and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
-        dropped = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
+    elif format not in ("items", *_TABLES) and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
+        not_read = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
     data = (items, judgements)
     if conversational is None:
         conversational = _all_conversations(*data)
@@ -194,26 +245,101 @@ def export_file(
         "kto": lambda: kto_rows(*data, scale=scale, conversational=conversational),
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
         "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(*data, settings, store.versions()),
+        "items": lambda: item_rows(*data, settings, store.picture, store.versions()),
         "argilla": lambda: argilla_rows(*data),
-        "label-studio": lambda: label_studio_rows(*data),
+        "label-studio": lambda: (
+            label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)
+        ),
     }
     export = rows[format]()
-    export.dropped.update(dropped)
-    if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
-        export.dropped["of an annotator who was left out"] = left_out
+    export.dropped.update(not_read)
+    export.dropped.update(_not_exported(format, items, everything, without))
+    export = _with_changes(store, export, items, judgements, {} if criterion else finals)
+    if extension == ".csv":
+        export = _without_surrogates(export)
+    as_bytes = {".csv": _as_csv, ".json": _as_json, ".jsonl": _as_jsonl}[extension]
+    replace_file(Path(path), as_bytes(export.rows))
+    if extension == ".json" and export.rows:
+        _write_interface(path, export.rows, judgements, settings)
+    return export
+
+
+def labeling_interface(path: str | Path) -> Path:
+    """Return where the labeling interface of Label Studio's tasks in `path` is written."""
+    return Path(str(path).removesuffix(".gz")).with_suffix(".xml")
+
+
+def _check_request(path: str | Path, format: str, how: str, min_judgements: int) -> str:
+    """Return the extension of an export's file. Raise a ValueError for what cannot be exported."""
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
+    if how == "adjudicated" and min_judgements > 1:
+        raise ValueError("min_judgements counts annotators, and a final answer is one person's: leave it at 1")
+    extension = Path(str(path).removesuffix(".gz")).suffix
+    if extension not in (allowed := _EXTENSIONS.get(format, (".jsonl",))):
+        named = " or ".join(allowed)
+        raise ValueError(f"{path}: {format} is written as {named} (or {allowed[0]}.gz): give it such a name")
+    return extension
+
+
+def _not_exported(
+    format: str, items: Sequence[Item], judgements: Sequence[Judgement], without: Collection[str]
+) -> dict[str, int]:
+    """Count what no row has: left-out annotators, and pictures."""
+    ids = {item.id for item in items}
+    counts = {
+        "of an annotator who was left out": sum(
+            j.annotator in without and j.item_id in ids and j.value is not None for j in judgements
+        ),
+        "picture: only --format items has them (item)": sum(
+            format != "items" and bool(item.meta.get("images")) for item in items
+        ),
+    }
+    return {reason: n for reason, n in counts.items() if n}
+
+
+def _write_interface(
+    path: str | Path, tasks: Sequence[Row], judgements: Sequence[Judgement], settings: Settings
+) -> None:
+    """Write the labeling interface that shows Label Studio's tasks."""
+    numbers = sorted({name for j in judgements for name in ("margin", "probability") if name in (j.value or {})})
+    config = label_studio_config(tasks[0]["data"]["kind"], settings, numbers)
+    replace_file(labeling_interface(path), config.encode())
+
+
+def _with_changes(
+    store: FeedbackStore,
+    export: Export,
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    finals: Mapping[int, Adjudication],
+) -> Export:
+    """Count what people took back and admins changed. Rows of items, which have their judgements, tell it in full."""
     if undone := store.count_undone():
         export.dropped["undone"] = undone
     if dropped := store.count_dropped():
         export.dropped["dropped by an admin"] = dropped
+    ids = {item.id for item in items}
     fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
-    if format == "items":
+    if any("judgements" in row for row in export.rows):
         _add_fixes(export.rows, judgements, fixes)
-    export = replace(export, fixed=len({entry.judgement_id for entry in fixes}))
-    if extension == ".csv":
-        export = _without_surrogates(export)
-    replace_file(Path(path), _as_csv(export.rows) if extension == ".csv" else _as_jsonl(export.rows))
-    return export
+        for row in export.rows:
+            if (final := finals.get(row["id"])) is not None:
+                row["final"] = {**asdict(final), "created": final.created.isoformat()}
+    return replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
+
+
+def _with_finals(
+    items: Sequence[Item], judgements: Sequence[Judgement], finals: Mapping[int, Adjudication]
+) -> list[Judgement]:
+    """Return the judgements with the final answer in place of those of an item that has one."""
+    kept = [judgement for judgement in judgements if judgement.item_id not in finals]
+    kinds = {item.id: (item.kind, tuple(range(len(item.completions)))) for item in items}
+    for final in finals.values():
+        kind, sides = kinds[final.item_id]
+        about = (kind, final.value, 0.0, final.comment, sides, f"final-{final.item_id}", final.created)
+        kept.append(Judgement(-final.item_id, final.item_id, final.by, *about))
+    return kept
 
 
 def _add_fixes(rows: Sequence[Row], judgements: Sequence[Judgement], fixes: Iterable[AuditEntry]) -> None:
@@ -252,6 +378,10 @@ def _by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:
 def _as_jsonl(rows: Iterable[Row]) -> bytes:
     # Escapes also keep lone surrogates, which UTF-8 cannot hold, and separators that some readers take for line ends.
     return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+
+
+def _as_json(rows: Sequence[Row]) -> bytes:
+    return (json.dumps(list(rows), indent=1) + "\n").encode()
 
 
 def _as_csv(rows: Sequence[Row]) -> bytes:

@@ -13,7 +13,7 @@ from ...datasets.reading import BadRow, Row, read_rows
 from ...files import replace_file
 from ..records import MOVING_SETTINGS, Settings
 from ..settings_file import read_setting
-from .detecting import detect_format
+from .detecting import detect_formats
 from .merging import Merge
 from .reading import FORMATS, Entry, Reading, read_entries
 
@@ -22,19 +22,29 @@ if TYPE_CHECKING:
 
 __all__ = ["FORMATS", "Import", "import_file"]
 
+_ANSWERS = {  # what an answer looks like, for a message
+    "pairwise": '"choice": 0 where the first completion is better',
+    "ranking": '"order": [1, 0, 2], best first',
+    "rating": '"rating": 4',
+    "thumbs": '"up": true',
+    "correction": '"text": "the better completion"',
+    "flags": '"harms": ["hate"], or [] for none',
+}
+
 
 @dataclass(frozen=True)
 class Import:
     """Report what an import did.
 
     Attributes:
-        format: the format of the file.
+        format: the format of the rows; of rows of several formats their names, joined by commas.
         rows: the number of rows in the file.
         items: the number of new items in the store.
         judgements: the number of new judgements in the store, skips among them.
         bad: the rows that were not taken, among them duplicates and contradictions.
         quarantine: the file that holds `bad`, or None if there are no such rows.
         settings: the names of the store's settings that the file has changed.
+        kinds: the number of new items of each kind.
     """
 
     format: str
@@ -44,6 +54,7 @@ class Import:
     bad: tuple[BadRow, ...] = field(repr=False)
     quarantine: Path | None
     settings: tuple[str, ...] = ()
+    kinds: Mapping[str, int] = field(default_factory=dict)
 
 
 def import_file(
@@ -61,8 +72,8 @@ def import_file(
 ) -> Import:
     """Put the questions and the judgements of a file into a store.
 
-    The formats, as .jsonl, .json, .csv or .tsv, each also compressed with .gz at the end (the guide "People in the
-    loop" has a table of their columns, and of what is refused):
+    The formats, as .jsonl, .json, .csv or .tsv, each also compressed with .gz at the end (the guide "Files of
+    feedback" has a line of each, and what is refused):
 
     - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and if wanted the
       other fields of `NewItem`, and `judgements`. Without judgements the rows are questions to ask. Such a file may
@@ -77,6 +88,8 @@ def import_file(
     - "argilla", "label-studio": see these modules for the columns.
     - "shp", "ultrafeedback", "oasst": rows of published datasets, see `published`.
 
+    Rows of several formats may stand in one file: each row is told by its own columns.
+
     An item that is in the store already is not made again. An annotator judges an item once: the same judgement again
     is a duplicate, a different one is a contradiction, and both go to the quarantine. So a file can be imported again
     after a crash.
@@ -84,13 +97,15 @@ def import_file(
     Args:
         store: the store that takes the rows.
         path: the file.
-        format: one of the formats, or "auto" to tell it by the columns of the first row, and labels by all rows.
+        format: one of the formats, or "auto" to tell it by the columns of each row, and labels by all rows.
         kind: the kind of items whose rows do not say it (only in "items", and in "argilla" with a `question`).
         question: the question of Argilla's records whose answers are read, if they answer several or its name is none
             of `argilla.QUESTIONS`. Two questions of one kind about the same texts need two stores.
         annotator: who judged, if a row does not say. Give files of different unnamed people different names.
         overlap: how many judgements an item needs, if its row does not say.
-        gold: make the judgements the expected answers of gold questions.
+        gold: make the judgements the expected answers of gold questions. A question of "items" may also have its
+            answer beside its texts: `{"prompt", "completions", "choice": 0}`, or `order`, `rating`, `up`, `text`,
+            `harms`.
         columns: maps our name of a column to the file's, if they differ: `{"prompt": "instruction"}`.
         quarantine: the file for bad rows, JSON lines `{"where": "file:line", "reason", "row"}`. By default it is next
             to `path`.
@@ -104,33 +119,40 @@ def import_file(
     if format not in ("auto", *FORMATS):
         raise ValueError(f"unknown format {format!r}: choose auto, {', '.join(FORMATS)}")
     path = Path(path)
-    reading = Reading(store.settings, kind, question, annotator, path.name, overlap, ours=store.versions())
+    reading = Reading(
+        store.settings, kind, question, annotator, path.name, overlap, path.parent, gold, ours=store.versions()
+    )
     merge = Merge(store)
     file_settings = _FileSettings(store)
     found = list(read_rows(path))
     rows = _renamed([row for row in found if not isinstance(row, BadRow)], columns or {})
     if not found:
         raise ValueError(f"{path}: there are no rows")
+    formats: list[str | ValueError] = [format] * len(rows)
     if format == "auto" and rows:
         try:
-            format = detect_format([named for _, _, named in rows], store.settings.scale)
+            formats = detect_formats([named for _, _, named in rows], store.settings.scale, gold=gold)
         except ValueError as error:
             raise ValueError(f"{rows[0][0]}: {error}") from error
+        format = ", ".join(dict.fromkeys(found for found in formats if isinstance(found, str)))
     if question is not None and format not in ("argilla", "auto"):
         raise ValueError(f"{path}: question={question!r} is for Argilla's records, and the format is {format}")
     whole = without_repeated_prompts([named for _, _, named in rows], str(path))
-    remaining = iter([(*places, named) for places, named in zip([row[:2] for row in rows], whole, strict=True)])
+    places = [row[:2] for row in rows]
+    remaining = iter([(*place, named, of) for place, named, of in zip(places, whole, formats, strict=True)])
     for either in found:
         if isinstance(either, BadRow):
             merge.bad.append(either)
             continue
-        where, row, named = next(remaining)
+        where, row, named, of = next(remaining)
         try:
-            if format == "items" and "store_settings" in named:
+            if isinstance(of, ValueError):
+                raise of
+            if of == "items" and "store_settings" in named:
                 settings = file_settings.take(named["store_settings"], is_new=not merge.known)
                 versions, ours = file_settings.versions, store.versions()
                 reading = replace(reading, settings=settings, versions=versions, ours=ours)
-            for entry in read_entries(format, named, reading):
+            for entry in read_entries(of, named, reading):
                 file_settings.check(entry)
                 merge.add(where, row, _as_gold(entry, overlap) if gold else entry)
         except (ValueError, OverflowError) as error:
@@ -142,7 +164,14 @@ def import_file(
     if merge.bad:
         _write_quarantine(at, merge.bad)
     return Import(
-        format, len(found), items, judgements, tuple(merge.bad), at if merge.bad else None, file_settings.changed
+        format,
+        len(found),
+        items,
+        judgements,
+        tuple(merge.bad),
+        at if merge.bad else None,
+        file_settings.changed,
+        merge.new_kinds(),
     )
 
 
@@ -238,6 +267,9 @@ def _as_gold(entry: Entry, overlap: int) -> Entry:
     """Return the entry as a gold question that was not asked yet, with its judgement as the expected answer."""
     expected = [judgement.value for judgement in entry.judgements] or [entry.item.gold]
     if expected[0] is None or any(value != expected[0] for value in expected):
-        raise ValueError("a gold question needs one expected answer: a judgement, or several that agree")
+        raise ValueError(
+            "a gold question needs one expected answer: a judgement, or several that agree, or the answer beside the "
+            f"texts, {_ANSWERS.get(entry.item.kind, '')}"
+        )
     item = replace(entry.item, gold=expected[0], overlap=max(overlap, entry.item.overlap))
     return replace(entry, item=item, judgements=())

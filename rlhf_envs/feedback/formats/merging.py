@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,6 +31,7 @@ class _Known:
     new: list[tuple[str, Any, PastJudgement]] = field(default_factory=list)  # (where, row, judgement)
     where: str = ""
     row: Any = None
+    is_new: bool = False
 
 
 class Merge:
@@ -53,6 +55,8 @@ class Merge:
         """Take an entry. A judgement that was given already goes to the bad rows."""
         known, is_new = self._find(where, row, entry)
         self.touched.setdefault(id(known), known)
+        if is_new and entry.pictures:  # at once: a file's pictures may not fit into memory
+            self.store.add_pictures(entry.pictures)
         if not is_new and not entry.judgements:
             self.bad.append(BadRow(where, f"duplicate: the item is in {known.where} already", row))
         flipped = known.item.completions != entry.item.completions
@@ -82,12 +86,19 @@ class Merge:
         now = datetime.now(UTC)
         given.sort(key=lambda pair: pair[1][2].created or now)  # `undo` takes the last judgement back
         created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
-        late = restore(self.store, [(item_id, judgement) for item_id, (_, _, judgement) in given], created)
+        past = [(item_id, judgement) for item_id, (_, _, judgement) in given]
+        late = [] if self.store.is_rehearsal else restore(self.store, past, created)
         for place in late:
             where, row, judgement = given[place][1]
             reason = f"duplicate: {judgement.annotator!r} has judged this item while the file was read"
             self.bad.append(BadRow(where, reason, row))
         return sum(known.id is not None for known in new), len(given) - len(late)
+
+    def new_kinds(self) -> dict[str, int]:
+        """Count the items that `store_all` has made, by kind."""
+        return dict(
+            Counter(known.item.kind for known in self.touched.values() if known.is_new and known.id is not None)
+        )
 
     def _add_items(self, new: list[_Known]) -> None:
         """Store the new items. If the store refuses one, the others are stored all the same."""
@@ -120,7 +131,7 @@ class Merge:
             if same_date and (entry.id is None or known.id_in_file in (None, entry.id)):
                 known.id_in_file = entry.id
                 return known, False
-        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row))
+        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row, is_new=True))
         return group[-1], True
 
     def _add_annotator(self, name: str, where: str, row: Any) -> bool:
@@ -137,7 +148,9 @@ class Merge:
 def _identity(item: NewItem) -> tuple[Any, ...]:
     """Return what makes two items the same question. The order of a pair does not count."""
     completions: Iterable[str] = sorted(item.completions) if item.kind == "pairwise" else item.completions
-    return (item.kind, item.gold is not None, item.prompt, *completions)
+    images = item.meta.get("images")
+    pictures = [str(image.get("id")) for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    return (item.kind, item.gold is not None, item.prompt, *completions, tuple(pictures))
 
 
 def _flipped(value: dict[str, Any] | None) -> dict[str, Any] | None:

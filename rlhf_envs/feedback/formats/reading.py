@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from ...datasets.messages import CONVERSATIONS, Prompt, as_messages, needed, read_answers, read_pair, read_prompt, shown
+from ...datasets.messages import (
+    CONVERSATIONS,
+    Prompt,
+    as_messages,
+    needed,
+    read_answers,
+    read_pair,
+    read_prompt,
+    read_turns,
+    said,
+    shown,
+    turn_lines,
+)
 from ..answers import check_answers
-from ..kinds import check_completions, check_value
+from ..kinds import answer_beside, check_completions, check_value
+from ..pictures import Picture
 from ..records import NewItem, Settings
 from ..store.restoring import PastJudgement
 from ..store.versions import same_questions
 from .argilla import read_argilla_row
 from .csv_cells import Answer, moment, number, parse_list, truth, whole
 from .label_studio import read_label_studio_row
+from .pictures import take_pictures
 from .published import oasst_rows, shp_row, ultrafeedback_row
 
 __all__ = ["FORMATS", "Entry", "Reading", "read_entries"]
@@ -38,12 +53,14 @@ class Entry:
         judgements: the judgements that were given on it.
         created: when the item was made. None if the row does not say.
         id: the item's id in the store from which it comes. None if the row does not say.
+        pictures: the item's pictures, whose entries its meta has.
     """
 
     item: NewItem
     judgements: tuple[PastJudgement, ...] = ()
     created: datetime | None = None
     id: Any = None
+    pictures: tuple[Picture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,8 @@ class Reading:
         annotator: who gave the judgements.
         source: where the completions come from.
         overlap: how many judgements an item needs.
+        folder: where rows may name files of pictures, and below. None allows none.
+        gold: the rows are gold questions, whose answer may stand beside the texts.
         versions: the versions of what the file's store asked, by their numbers. Without them judgements belong to
             `settings`.
         ours: the versions of what this store asked, by their numbers.
@@ -68,6 +87,8 @@ class Reading:
     annotator: str = "import"
     source: str = ""
     overlap: int = 1
+    folder: Path | None = None
+    gold: bool = False
     versions: Mapping[int, Settings] = field(default_factory=dict)
     ours: Mapping[int, Settings] = field(default_factory=dict)
 
@@ -106,6 +127,7 @@ def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[
         ValueError: the row cannot be used. The message names the column.
     """
     row = {str(name): _without_nan(value) for name, value in row.items()}
+    row, pictures = take_pictures(row, reading.folder)
     readers: dict[str, Callable[[], Iterable[Entry]]] = {
         "items": lambda: [_item(row, reading)],
         "preference": lambda: [_preference(row, reading)],
@@ -117,7 +139,18 @@ def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[
         "ultrafeedback": lambda: [_item(ultrafeedback_row(row), reading)],
         "oasst": lambda: [_item(found, reading) for found in oasst_rows(row)],
     }
-    return [_checked(entry, reading) for read in readers[format]() for entry in _pairs_of_ties(read)]
+    entries = [_checked(entry, reading) for read in readers[format]() for entry in _pairs_of_ties(read)]
+    return [_with_pictures(entry, pictures) for entry in entries] if pictures else entries
+
+
+def _with_pictures(entry: Entry, pictures: Sequence[Picture]) -> Entry:
+    meta = {**entry.item.meta, "images": [picture.meta for picture in pictures]}
+    n = len(meta.get("messages") or ())
+    if late := [picture for picture in pictures if picture.message is not None and picture.message >= n]:
+        raise ValueError(
+            f"the picture {late[0].name!r} is of message {late[0].message}, and the prompt has {n} messages, from 0"
+        )
+    return replace(entry, item=replace(entry.item, meta=meta), pictures=tuple(pictures))
 
 
 def _checked(entry: Entry, reading: Reading) -> Entry:
@@ -132,7 +165,11 @@ def _checked(entry: Entry, reading: Reading) -> Entry:
         value = check_value(kind, value, n, reading.settings_of(judgement))
         answers, version = reading.answers_of(entry.item, replace(judgement, value=value))
         checked.append(replace(judgement, value=value, answers=answers, version=version))
-    return replace(entry, judgements=tuple(checked))
+    try:
+        gold = check_value(kind, entry.item.gold, n, reading.settings)
+    except ValueError as error:
+        raise ValueError(f"gold: {error}") from None
+    return replace(entry, item=replace(entry.item, gold=gold), judgements=tuple(checked))
 
 
 def _on_scale(rating: Any, scale: tuple[int, int]) -> int:
@@ -191,15 +228,20 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
 
     A conversation without completions, as ShareGPT and {messages} have it, ends with the completion.
     """
-    prompt, texts = _asked(row)
+    prompt, answers = _asked(row)
+    texts = [_text(answer) for answer in answers]
     n = len(texts)
     given = {name: row[name] for name in _ITEM_FIELDS if row.get(name) is not None}
-    kind = given.pop("kind", None) or reading.kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
+    kind = given.pop("kind", None) or reading.kind
+    if reading.gold and "gold" not in given and not row.get("judgements") and (found := answer_beside(row, kind, n)):
+        kind, given["gold"] = found
+    kind = kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
     given = {"source": reading.source, "overlap": reading.overlap, **given}
     for name, expected in (("source", str), ("policy", str), ("meta", dict), ("gold", dict), ("overlap", int)):
         if not isinstance(given.get(name, expected()), expected):
             raise ValueError(f"{name!r} must be {_TYPES[expected]}, got {str(given[name])[:60]!r}")
-    given["meta"] = {**given.get("meta", {}), **_messages(prompt)}
+    explained = {"explanation": row["explanation"]} if isinstance(row.get("explanation"), str) else {}
+    given["meta"] = {**given.get("meta", {}), **explained, **_messages(prompt), **_turns(answers)}
     judgements = row["judgements"] if row.get("judgements") is not None else []
     if not isinstance(judgements, list) or not all(isinstance(judgement, dict) for judgement in judgements):
         raise ValueError("'judgements' must be a list of objects")
@@ -208,16 +250,32 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     return Entry(NewItem(str(kind), shown(prompt), tuple(texts), **given), past, created, row.get("id"))
 
 
-def _asked(row: dict[str, Any]) -> tuple[Prompt, list[str]]:
-    """Return the prompt and the completions of a row of our own."""
+def _text(answer: Prompt) -> str:
+    """Return the text of a completion, in role lines after the first turn of the assistant."""
+    if isinstance(answer, str):
+        return answer
+    if answer[-1]["role"] != "assistant":
+        last = answer[-1]["role"]
+        raise ValueError(f"a completion ends with a message of {last!r}: people judge what the assistant says")
+    return said(answer) if answer[0]["role"] == "assistant" else "\n\n".join(turn_lines(answer))
+
+
+def _turns(answers: Sequence[Prompt]) -> dict[str, Any]:
+    """Return the meta of an item that keeps the turns of its completions, where one has several."""
+    kept = [None if isinstance(answer, str) else answer for answer in answers]
+    return {"turns": kept} if any(kept) else {}
+
+
+def _asked(row: dict[str, Any]) -> tuple[Prompt, Sequence[Prompt]]:
+    """Return the prompt and the completions of a row of our own, those of several turns as messages."""
     if "completions" in row:
         completions = row["completions"]
         if not isinstance(completions, list) or not completions:
             raise ValueError(f"'completions' must be a list with something in it, got {str(completions)[:60]!r}")
-        return read_answers(_prompt(row), {f"completion {i}": text for i, text in enumerate(completions, start=1)})
+        return read_turns(_prompt(row), {f"completion {i}": text for i, text in enumerate(completions, start=1)})
     whole_conversation = next((name for name in CONVERSATIONS if row.get(name) is not None), None)
     if "completion" in row or whole_conversation is None:
-        return read_answers(_prompt(row), {"completion": needed(row, "completion")})
+        return read_turns(_prompt(row), {"completion": needed(row, "completion")})
     return read_answers(
         read_prompt({**row, whole_conversation: None}),
         {whole_conversation: as_messages(row[whole_conversation], whole_conversation)},

@@ -36,6 +36,7 @@ class Export:
     rows: list[Row]
     dropped: dict[str, int] = field(default_factory=dict)
     doubled: int = 0  # ties that stand in two rows, see `with_ties_both_ways`
+    finals: int = 0  # items with a final answer, which "adjudicated" takes in place of votes
     fixed: int = 0  # judgements that an admin has changed; the audit has what they were
 
 

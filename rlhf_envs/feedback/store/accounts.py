@@ -44,6 +44,10 @@ class Accounts:
                 raise ValueError(f"the name {name!r} is taken by an account of role {found!r}: choose another")
             return annotator_named(connection, name)
 
+    def check_name(self, name: str) -> None:
+        """Raise a ValueError unless an annotator may have this name."""
+        _check_name(name)
+
     def annotators(self) -> list[Annotator]:
         """Return all annotators, oldest first."""
         with self._database.read() as connection:
@@ -163,8 +167,11 @@ class Accounts:
         with self._database.read() as connection:
             return connection.execute(query).scalar()
 
-    def begin_session(self, name: str, password_hash: str, *, days: float = 14.0) -> str | None:
-        """Return the token of a new session. None if the account is switched off or its password has changed."""
+    def begin_session(self, name: str, password_hash: str | None, *, days: float = 14.0) -> str | None:
+        """Return the token of a new session. None if the account is switched off or its password has changed.
+
+        A person of a panel has no password, and the hash is None.
+        """
         token, now = secrets.token_urlsafe(24), self._clock()
         with self._database.write() as connection:
             person = _person(connection, name)

@@ -22,7 +22,7 @@ from alembic.script import ScriptDirectory
 
 from ..records import StoreError
 
-__all__ = ["Database", "migration_config", "parts"]
+__all__ = ["Database", "migration_config", "parse_url", "parts"]
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ class Database:
     """
 
     def __init__(self, url: str | Path, *, migrate: bool = True) -> None:
-        self.url = _parse(url)
+        self.url = parse_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.place = str(self.url.database) if self.is_sqlite else self.url.render_as_string(hide_password=True)
         if self.is_sqlite:
@@ -169,7 +169,12 @@ def parts(values: Sequence[T], size: int) -> list[Sequence[T]]:
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 
-def _parse(url: str | Path) -> sa.URL:
+def parse_url(url: str | Path) -> sa.URL:
+    """Return the address of a store, from a path for SQLite or a URL.
+
+    Raises:
+        StoreError: it is no URL, or of another database, or in memory.
+    """
     if isinstance(url, Path) or "://" not in url:
         return sa.URL.create("sqlite", database=str(url))
     try:

@@ -19,14 +19,21 @@ __all__ = [
     "annotators",
     "audit",
     "deliveries",
+    "documents",
     "invitations",
     "items",
     "judgements",
+    "media",
     "metadata",
+    "panelists",
+    "readings",
     "sessions",
     "settings",
+    "suggestions",
     "tasks",
+    "training_answers",
     "versions",
+    "withdrawals",
 ]
 
 
@@ -70,6 +77,9 @@ annotators = sa.Table(
     sa.Column("created", UtcDateTime, nullable=False),
     sa.Column("password_hash", sa.Text),
     sa.Column("active", sa.Boolean, nullable=False, server_default=sa.true()),
+    sa.Column("admitted", UtcDateTime),  # when the training was passed, or an admin let the person in
+    sa.Column("failed", UtcDateTime),  # when the last try of the training was failed
+    sa.Column("withdrawn", UtcDateTime),
 )
 
 items = sa.Table(
@@ -87,14 +97,20 @@ items = sa.Table(
     sa.Column("priority", sa.Float, nullable=False),
     sa.Column("created", UtcDateTime, nullable=False),
     # The overlap minus the judgements that count. Stored, so that a claim need not count the judgements of every item.
+    # Where the overlap adapts it depends on what the judgements say.
     sa.Column("needed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("max_overlap", sa.Integer),
+    sa.Column("score", sa.Float, nullable=False, server_default="0"),  # of the policy that chooses the next item
     # The texts as a search reads them, see `searching`. Whoever inserts an item need not know of it.
     sa.Column("search", sa.Text, nullable=False, server_default="", default=_made_by(fold_item)),
     sa.Column("withdrawn", sa.Integer),  # the overlap that the item had before an admin withdrew it
     sa.Column("difficulty", sa.Float),  # 0 to 1, from the annotators' answers; NULL if it was not estimated
+    # A gold question with an explanation. While the training is on, it is asked there and nowhere else.
+    sa.Column("training", sa.Boolean, nullable=False, server_default=sa.false()),
 )
+sa.Index("items_of_training", items.c.id, **_where("training"))
 IN_QUEUE = sa.text("items.needed > 0")
-sa.Index("items_in_queue", items.c.priority.desc(), items.c.id, **_where("needed > 0"))
+sa.Index("items_in_queue", items.c.priority.desc(), items.c.score.desc(), items.c.id, **_where("needed > 0"))
 
 tasks = sa.Table(
     "tasks",
@@ -124,11 +140,13 @@ judgements = sa.Table(
     sa.Column("key", sa.Text, nullable=False, unique=True),
     sa.Column("created", UtcDateTime, nullable=False),
     sa.Column("undone", sa.Boolean, nullable=False),
+    sa.Column("had_seen", sa.Boolean, nullable=False, server_default=sa.false()),  # a suggestion, before they answered
     sa.Column("dropped", sa.Boolean, nullable=False, server_default=sa.false()),  # by an admin; `undone` is true too
     sa.Column("vote", sa.Text, default=_made_by(vote_of)),  # equal where two answers agree, NULL where they cannot
     sa.Column("search", sa.Text, nullable=False, server_default="", default=_made_by(fold_judgement)),
     sa.Column("answers", AnyText),  # to the project's questions; NULL is none
     sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("withdrawn", sa.Boolean, nullable=False, server_default=sa.false()),  # and undone, so it stands no more
 )
 STANDS = sa.text("NOT judgements.undone")  # in the very words of the partial index, or the databases do not use it
 sa.Index(
@@ -143,6 +161,18 @@ sa.Index("dropped_judgements", judgements.c.item_id, judgements.c.annotator_id, 
 sa.Index("votes_of_item", judgements.c.item_id, judgements.c.vote, **_where("NOT undone"))
 sa.Index("judgements_of_annotator", judgements.c.annotator_id, judgements.c.id)
 sa.Index("judgements_of_task", judgements.c.task_id)
+
+suggestions = sa.Table(
+    "suggestions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("items.id"), nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("value", AnyText, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+sa.Index("one_suggestion_a_source", suggestions.c.item_id, suggestions.c.source, suggestions.c.version, unique=True)
 
 settings = sa.Table("settings", metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", AnyText))
 
@@ -217,3 +247,72 @@ deliveries = sa.Table(
     sa.Column("problem", AnyText, nullable=False),
 )
 sa.Index("deliveries_waiting", deliveries.c.next_try, **_where("state = 'waiting'"))
+
+# The texts that people read or agreed to, each version kept as it was shown.
+documents = sa.Table(
+    "documents",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),  # guidelines, consent
+    sa.Column("version", sa.Integer, primary_key=True),  # counts from 1
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("text", AnyText, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+
+readings = sa.Table(
+    "readings",
+    metadata,
+    sa.Column("annotator_id", sa.Integer, sa.ForeignKey("annotators.id"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+
+# Apart from the judgements, so that no export and no count can take them for labels.
+training_answers = sa.Table(
+    "training_answers",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("annotator_id", sa.Integer, sa.ForeignKey("annotators.id"), nullable=False),
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("items.id"), nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("value", AnyText),  # NULL is a skip
+    sa.Column("is_right", sa.Boolean, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+    sa.UniqueConstraint("annotator_id", "attempt", "item_id"),
+)
+
+withdrawals = sa.Table(
+    "withdrawals",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("annotator", sa.Text, nullable=False),  # the name at the end: a deleted account has a new one
+    sa.Column("by", sa.Text, nullable=False),
+    sa.Column("labels", sa.Text, nullable=False),  # kept, deleted
+    sa.Column("judgements", sa.Integer, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+
+# People who come from a panel. Their identifiers there are personal data and stand in no other table.
+panelists = sa.Table(
+    "panelists",
+    metadata,
+    sa.Column("annotator_id", sa.Integer, sa.ForeignKey("annotators.id"), primary_key=True),
+    sa.Column("person", sa.Text, nullable=False, unique=True),
+    sa.Column("parameters", sa.JSON, nullable=False),
+    sa.Column("screening", AnyText),  # the answers to the screening questions
+    sa.Column("state", sa.Text, nullable=False),  # active, completed, screened out, full
+    sa.Column("created", UtcDateTime, nullable=False),
+    sa.Column("ended", UtcDateTime),
+)
+
+media = sa.Table(
+    "media",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),  # the SHA-256 of the data
+    sa.Column("type", sa.Text, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)

@@ -13,16 +13,21 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from ..answers import check_answers
-from ..kinds import check_item, check_value
+from ..deciding import CAN_ADAPT, FIRST
+from ..kinds import check_item, check_value, is_explained
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
 from ..settings_file import as_plain, read_setting
 from .accounts import Accounts
 from .curating import Curating
 from .database import Database, parts
-from .queue import ITEMS, JUDGEMENTS, Queue, annotator_named, item_of, judgement_of, read_settings
+from .media import Media
+from .outbox import Outbox, queue_events
+from .queue import ITEMS, JUDGEMENTS, SERVED_AT, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
+from .scores import Scores, unscored
+from .suggestions import Suggestions
 from .versions import asked_in, current_version, read_versions, record_change, write_versions
 
 __all__ = ["FeedbackStore", "is_key"]
@@ -31,7 +36,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts, Curating):
+class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -47,6 +52,8 @@ class FeedbackStore(Accounts, Curating):
     Raises:
         StoreError: the database is out of reach, locked or read-only, or has a newer schema. Every method may raise it.
     """
+
+    is_rehearsal = False  # `formats.rehearsing` has a stand-in that writes nothing
 
     def __init__(
         self,
@@ -82,10 +89,13 @@ class FeedbackStore(Accounts, Curating):
             ValueError: an item is wrong. The message says which item, and what is wrong with it.
         """
         settings, now, rows = self.settings, self._clock(), []
+        drawn = None if settings.next_item == "age" else self._sides
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
-                rows.append({**asdict(item), "created": now, "needed": item.overlap})
+                new, training = _with_overlap(item, settings), is_explained(item)
+                made = {"created": now, "needed": new.overlap, "score": unscored(drawn), "training": training}
+                rows.append({**asdict(new), **made})
             except ValueError as error:
                 raise ValueError(f"items[{index}]: {error}") from error
         if not rows:
@@ -125,7 +135,9 @@ class FeedbackStore(Accounts, Curating):
                 )
 
     def claim(self, annotator: str) -> Assignment | None:
-        """Lend an item to an annotator: the one that they hold already, else the next by priority and age.
+        """Lend an item to an annotator: the one that they hold already, else the next.
+
+        The next one has the highest priority. Among equals `Settings.next_item` decides.
 
         A new item is one that this annotator has not judged and that needs more judgements than others are about to
         give.
@@ -215,6 +227,7 @@ class FeedbackStore(Accounts, Curating):
             task = queue.held_task(task_id, person)
             item = queue.item(task.item_id)
             settings, present = read_settings(connection), current_version(connection)
+            hooks = settings.webhooks
             if version is not None and version != present:
                 settings = asked_in(connection, version, settings)
             checked = check_value(item.kind, value, len(item.completions), settings)
@@ -229,14 +242,18 @@ class FeedbackStore(Accounts, Curating):
                     key=key,
                     created=self._clock(),
                     undone=False,
+                    had_seen=self._has_seen_suggestion(connection, item.id, person.id),
                     answers=check_answers(item, checked, answers, settings.questions) or None,
                     version=present if version is None else version,
                 )
             )
             queue.close_task(task_id, "done")
             if checked is not None:
-                queue.need(item.id, -1)
-            return judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
+                queue.settle(item.id, -1)
+            stored = judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
+            if hooks.url:
+                queue_events(connection, hooks, self._clock(), stored)
+            return stored
 
     def undo(self, annotator: str) -> Assignment | None:
         """Take back the annotator's last judgement and lend its item again, shown in the same order.
@@ -259,7 +276,7 @@ class FeedbackStore(Accounts, Curating):
                 return None
             connection.execute(sa.update(judgements).where(judgements.c.id == last.id).values(undone=True))
             if last.value is not None:
-                queue.need(last.item_id, +1)
+                queue.settle(last.item_id, +1)
             connection.execute(sa.update(tasks).where(tasks.c.annotator_id == person.id, OPEN).values(state="released"))
             return queue.lend(queue.item(last.item_id), person, last.sides)
 
@@ -287,12 +304,18 @@ class FeedbackStore(Accounts, Curating):
         return sorted(found, key=lambda judgement: judgement.id)
 
     def progress(self, annotator: str | None = None) -> Progress:
-        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one."""
+        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one.
+
+        Items of the training do not count while it is on.
+        """
         is_skip = judgements.c.value.is_(None)
         is_mine = annotators.c.name == annotator
         with self._database.read() as connection:
+            trains = read_settings(connection).training.n_items > 0
             in_all, finished = connection.execute(
-                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0)).select_from(items)
+                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0))
+                .select_from(items)
+                .where(~items.c.training if trains else sa.true())
             ).one()
             given, skips, mine = connection.execute(
                 sa.select(
@@ -303,9 +326,29 @@ class FeedbackStore(Accounts, Curating):
             ).one()
         return Progress(in_all, finished, given, skips, mine)
 
+    def labels_left(self) -> int:
+        """Return how many judgements the items still need, all together."""
+        with self._database.read() as connection:
+            query = sa.select(sa.func.coalesce(sa.func.sum(items.c.needed), 0)).where(items.c.needed > 0)
+            return int(connection.execute(query).scalar_one())
+
+    def set_difficulties(self, difficulties: Mapping[int, float]) -> None:
+        """Keep how difficult items are, 0 to 1. Those that are not among them have no difficulty any more."""
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            known = {row.id: row.difficulty for row in connection.execute(sa.select(items.c.id, items.c.difficulty))}
+            rows = [
+                {"row": item, "new": difficulties.get(item)}
+                for item, old in known.items()
+                if difficulties.get(item) != old
+            ]
+            if rows:
+                change = sa.update(items_table).where(items_table.c.id == sa.bindparam("row"))
+                connection.execute(change.values(difficulty=sa.bindparam("new")), rows)
+
     def count_undone(self) -> int:
         """Return how many judgements annotators have taken back themselves."""
-        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped)
+        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped, ~judgements.c.withdrawn)
 
     def count_dropped(self) -> int:
         """Return how many judgements admins have dropped."""
@@ -364,7 +407,23 @@ class FeedbackStore(Accounts, Curating):
             for name in changes:
                 connection.execute(sa.delete(settings_table).where(settings_table.c.name == name))
                 connection.execute(sa.insert(settings_table).values(name=name, value=as_plain(getattr(updated, name))))
+            if updated.next_item != before.next_item:
+                self._forget_scores(connection, updated.next_item)
             return updated
+
+    @property
+    def served_at(self) -> str | None:
+        """Return the address under which people reach the page, as `serve` has told it; None if it never ran."""
+        query = sa.select(settings_table.c.value).where(settings_table.c.name == SERVED_AT)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar()
+
+    def remember_address(self, url: str) -> None:
+        """Keep the address under which people reach the page, for the links that commands print."""
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            connection.execute(sa.delete(settings_table).where(settings_table.c.name == SERVED_AT))
+            connection.execute(sa.insert(settings_table).values(name=SERVED_AT, value=url))
 
     def _count_judgements(self, *conditions: sa.ColumnElement[bool]) -> int:
         with self._database.read() as connection:
@@ -385,8 +444,17 @@ class FeedbackStore(Accounts, Curating):
             return queue.lend(queue.item(item_id), person)
 
     def _queue(self, connection: sa.Connection) -> Queue:
-        lease = timedelta(seconds=read_settings(connection).lease_seconds)
-        return Queue(connection, self._clock, lease, self._sides)
+        settings = read_settings(connection)
+        lease = timedelta(seconds=settings.lease_seconds)
+        return Queue(connection, self._clock, lease, self._sides, training=settings.training.n_items > 0)
+
+
+def _with_overlap(item: NewItem, settings: Settings) -> NewItem:
+    """Return the item with an overlap that adapts, if the settings want it and the item does not say otherwise."""
+    fixed = settings.overlap == "fixed" or item.gold is not None or item.kind not in CAN_ADAPT
+    if item.max_overlap is not None or fixed:
+        return item if item.kind in CAN_ADAPT else replace(item, max_overlap=None)
+    return replace(item, overlap=FIRST, max_overlap=max(settings.max_overlap, item.overlap))
 
 
 class _TakenMeanwhile(Exception):

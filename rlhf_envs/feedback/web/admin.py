@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import RedirectResponse, Response
@@ -16,10 +17,11 @@ from ..records import Settings
 from ..store.store import FeedbackStore
 from .api import Scale, SettingsOut
 from .auth import Admin, CsrfChecked, Store
+from .figures import Figures
 from .pages import FormChecked, render
 from .responses import AsciiJSON, problems
 from .showing import Render
-from .summary import Summary, summarise
+from .summary import Summary
 
 __all__ = ["api", "pages"]
 
@@ -78,9 +80,9 @@ class Switch(Account):
 
 
 @api.get("/summary", response_model=Summary, responses=problems(401, 403))
-def summary(store: Store, admin: Admin) -> Response:
+def summary(request: Request, admin: Admin) -> Response:
     """Return the throughput, the agreement, and the quality of each annotator's work."""
-    return AsciiJSON(summarise(store).model_dump(mode="json"))
+    return AsciiJSON(figures_of(request).get().model_dump(mode="json"))
 
 
 @api.get("/settings", response_model=AllSettings, responses=problems(401, 403))
@@ -141,8 +143,8 @@ def export_page(
 
 
 @pages.get("")
-def admin_page(request: Request, store: Store, admin: Admin) -> Response:
-    return _page(request, store)
+def admin_page(request: Request, store: Store, admin: Admin, saved: bool = False) -> Response:
+    return _page(request, store, saved=saved)
 
 
 @pages.post("/invitations", dependencies=[FormChecked])
@@ -205,7 +207,7 @@ def settings_page(
         _update(store, admin.name, **wanted)
     except HTTPException as error:  # show the form again as it was filled in
         return _page(request, store, error.status_code, settings=wanted, problem=error.detail)
-    return RedirectResponse("/admin", 303)
+    return RedirectResponse("/admin?saved=true#settings", 303)
 
 
 def _link(request: Request, path: str) -> str:
@@ -251,6 +253,11 @@ def _settings(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in AllSettings.model_fields}
 
 
+def figures_of(request: Request) -> Figures:
+    """Return the app's figures."""
+    return cast(Figures, request.app.state.figures)
+
+
 def _file_name(format: str) -> str:
     return f"feedback-{format}.{'csv' if format in ('argilla', 'label-studio') else 'jsonl'}"
 
@@ -262,11 +269,12 @@ def _export(store: FeedbackStore, format: str, how: str) -> tuple[Export, bytes]
 
 
 def _page(request: Request, store: Store, status: int = 200, **more: Any) -> Response:
-    summary = summarise(store)
+    summary = figures_of(request).get()
     top = max((hour.judgements for hour in summary.hours), default=0)
     context = {
         "summary": summary,
         "paused": summary.paused,
+        "now": datetime.now(UTC),
         "settings": store.settings,
         "top": top,
         "formats": FORMATS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
@@ -39,8 +39,9 @@ RowId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 Text = Annotated[str, Query(max_length=500)]
 
 
-async def _fields(request: Request) -> FormData:
-    return await request.form()
+async def _fields(request: Request) -> AsyncIterator[FormData]:
+    async with request.form() as form:
+        yield form
 
 
 Fields = Annotated[FormData, Depends(_fields)]  # read apart, so that what works on the store runs in a thread
@@ -139,7 +140,7 @@ def change_items(request: Request, store: Store, admin: Admin, form: Fields) -> 
     except (ValueError, OverflowError) as error:
         raise HTTPException(422, problem_text(error)) from error
     query = urlencode({**asked, "sort": str(form.get("sort", "newest")), "changed_items": changed})
-    return RedirectResponse(f"{request.scope.get('root_path', '')}/admin/items?{query}", 303)
+    return RedirectResponse(f"/admin/items?{query}", 303)
 
 
 @pages.get("/items/{item_id}")
@@ -175,8 +176,7 @@ def change_judgement(
             raise HTTPException(422, problem_text(error)) from error
         typed = {"judgement": judgement_id, "action": action, "reason": reason, "fields": fields}
         return _item_page(request, store, int(str(form["item_id"])), 422, problem=problem_text(error), typed=typed)
-    root = request.scope.get("root_path", "")
-    return RedirectResponse(f"{root}/admin/items/{item_id}#judgement-{judgement_id}", 303)
+    return RedirectResponse(f"/admin/items/{item_id}#judgement-{judgement_id}", 303)
 
 
 @pages.get("/answers")
@@ -263,7 +263,7 @@ def _asked(wanted: ItemFilter) -> dict[str, str]:
 
 def _links(request: Request, asked: Mapping[str, str], before: str | None, after: str | None) -> dict[str, str]:
     """Return the addresses of the pages before and after, and of the first."""
-    path = request.scope.get("root_path", "") + request.url.path.removeprefix(request.scope.get("root_path", ""))
+    path = request.url.path  # with the path of the project, among several
     links = {"first": f"{path}?{urlencode(asked)}"}
     for name, key in (("before", before), ("after", after)):
         if key is not None:

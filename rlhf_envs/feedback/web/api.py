@@ -5,30 +5,35 @@ Every call but the sign-in needs the session's cookie. A call that changes somet
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..deciding import same_answer
 from ..questions import asked_about
-from ..records import Assignment, Progress, Settings
+from ..records import Assignment, Judgement, Settings
 from ..settings_file import as_plain
+from ..store.panels import panelist
+from ..store.steps import Step, next_step, own_progress
 from ..store.store import FeedbackStore
+from ..store.training import TrainingTask, next_training
 from .auth import CsrfChecked, SignedIn, Store, csrf_token, end_session, gate_of
 from .differences import mark_differences
 from .responses import AsciiJSON, problems
 from .showing import Render, View, view_of
 from .words import Refusal
 
-__all__ = ["Scale", "SettingsOut", "router"]
+__all__ = ["Scale", "SettingsOut", "TaskId", "as_assignment", "router"]
 
 router = APIRouter(tags=["annotate"])
 
 # A list, since FastAPI writes a tuple as "items": [...], which OpenAPI 3.1 does not know.
 Scale = Annotated[list[int], Field(min_length=2, max_length=2)]
 AskedRender = Annotated[Render | None, Query(description="the project's setting by default")]
+_NO_LEASE = timedelta(days=1)  # an item of the training is lent to nobody
 TaskId = Annotated[int, Path(ge=1, le=2**63 - 1)]
 
 
@@ -55,8 +60,16 @@ class Shown(BaseModel):
     text: str
 
 
+class TrainingOut(BaseModel):
+    """Say where you are in the training. Its items are answered by POST /api/training/{attempt}/{id}."""
+
+    attempt: int
+    done: int
+    n: int
+
+
 class TaskOut(BaseModel):
-    """Show an item that is lent to you. Its `completions` come in the order in which to show them.
+    """Show an item that is lent to you, or one of your training. Its `completions` come in the order to show them.
 
     `view` says how people see them. `wording` is the project's own wording of the kind's question, if it has one.
     `questions` are the project's own questions about this item, with the fields of `rlhf_envs.feedback.Question`, and
@@ -70,17 +83,24 @@ class TaskOut(BaseModel):
     completions: list[Shown]
     view: View
     seconds_left: float
+    training: TrainingOut | None = None
     wording: str | None
     questions: list[dict[str, Any]]
     version: int
 
 
 class ProgressOut(BaseModel):
-    """Count all items, the items with all their judgements, and your answers and skips."""
+    """Count all items, the items with all their judgements, your answers and skips, and the items left for you.
+
+    The pace comes from your last answers, and is null before the first.
+    """
 
     items: int
     finished: int
     mine: int
+    left: int
+    median_seconds: float | None
+    per_hour: float | None
 
 
 class SettingsOut(BaseModel):
@@ -94,9 +114,16 @@ class SettingsOut(BaseModel):
 
 
 class State(BaseModel):
-    """Tell what to do next. Without a task nothing is left for now, or the project is paused."""
+    """Tell what to do next. Without a task nothing is left for now, or the project is paused.
 
+    There is none either unless `step` is "work" or "training": then see GET /api/documents/consent and so on.
+    `from_panel` tells whether you came from a panel. `break_minutes` is after how much work a break is suggested.
+    """
+
+    step: Step
     task: TaskOut | None
+    from_panel: bool
+    break_minutes: float
     progress: ProgressOut
     settings: SettingsOut
 
@@ -118,6 +145,14 @@ class Answer(BaseModel):
     version: int | None = Field(default=None, ge=1, lt=2**31)
 
 
+class SuggestionOut(BaseModel):
+    """Tell what a model suggests for the item that was just answered, and whether the answer says the same."""
+
+    source: str
+    value: dict[str, Any]
+    same: bool
+
+
 class Saved(BaseModel):
     """Confirm that the judgement is on the disk."""
 
@@ -125,6 +160,7 @@ class Saved(BaseModel):
     item_id: int
     value: dict[str, Any] | None
     answers: dict[str, Any]
+    suggestion: SuggestionOut | None = None
 
 
 @router.post("/login", response_model=SessionOut, responses=problems(401, 429))
@@ -150,17 +186,21 @@ def session(request: Request, annotator: SignedIn) -> Response:
 
 @router.post("/claim", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403, 422))
 def claim(store: Store, annotator: SignedIn, render: AskedRender = None) -> Response:
-    """Take a task: the one that you hold already, else the next."""
-    return _state(store, annotator.name, store.claim(annotator.name), render)
+    """Take a task: the one that you hold already, else the next; or the next of your training."""
+    step = next_step(store, annotator.name)
+    if step == "training" and (trained := next_training(store, annotator.name)) is not None:
+        return _state(store, annotator.name, step, trained, render)
+    return _state(store, annotator.name, step, store.claim(annotator.name) if step == "work" else None, render)
 
 
 @router.post("/undo", response_model=State, dependencies=[CsrfChecked], responses=problems(401, 403, 409))
 def undo(store: Store, annotator: SignedIn, render: AskedRender = None) -> Response:
     """Take your last judgement back. Its item is lent to you again."""
-    task = store.undo(annotator.name)
+    step = next_step(store, annotator.name)
+    task = store.undo(annotator.name) if step == "work" else None
     if task is None:
         raise Refusal(409, "nothing_to_take_back")
-    return _state(store, annotator.name, task, render)
+    return _state(store, annotator.name, step, task, render)
 
 
 @router.post(
@@ -175,7 +215,8 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
         saved = store.submit(task_id, annotator.name, **answer.model_dump())
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
-    return AsciiJSON({"id": saved.id, "item_id": saved.item_id, "value": saved.value, "answers": saved.answers})
+    told = {"id": saved.id, "item_id": saved.item_id, "value": saved.value, "answers": saved.answers}
+    return AsciiJSON({**told, "suggestion": _suggestion(store, saved)})
 
 
 @router.post(
@@ -214,18 +255,33 @@ def release(task_id: TaskId, store: Store, annotator: SignedIn) -> Response:
 @router.get("/progress", response_model=ProgressOut, responses=problems(401))
 def progress(store: Store, annotator: SignedIn) -> Response:
     """Return the progress of the project and of your work."""
-    return AsciiJSON(_progress(store.progress(annotator.name)))
+    return AsciiJSON(_progress(store, annotator.name))
 
 
-def _state(store: FeedbackStore, name: str, assignment: Assignment | None, render: Render | None) -> Response:
+def _state(
+    store: FeedbackStore, name: str, step: Step, task: Assignment | TrainingTask | None, render: Render | None
+) -> Response:
     version, settings = store.asked()
+    lent = as_assignment(task) if isinstance(task, TrainingTask) else task
+    shown = lent and _lent(lent, render or settings.render, version, settings)
+    if shown and isinstance(task, TrainingTask):
+        place = {"attempt": task.attempt, "done": task.done, "n": task.n}
+        shown |= {"training": place, "questions": []}  # an explained answer is to the question of the kind alone
     return AsciiJSON(
         {
-            "task": None if assignment is None else _lent(assignment, render or settings.render, version, settings),
-            "progress": _progress(store.progress(name)),
+            "step": step,
+            "task": shown,
+            "from_panel": bool(settings.panel.person) and panelist(store, name) is not None,
+            "break_minutes": settings.break_minutes,
+            "progress": _progress(store, name),
             "settings": _settings(settings),
         }
     )
+
+
+def as_assignment(task: TrainingTask) -> Assignment:
+    """Return an item of the training as if it were lent, to show it in the same way."""
+    return Assignment(task.item.id, task.item, task.annotator, task.sides, datetime.now(UTC) + _NO_LEASE)
 
 
 def _lent(assignment: Assignment, render: Render, version: int, settings: Settings) -> dict[str, Any]:
@@ -239,14 +295,31 @@ def _lent(assignment: Assignment, render: Render, version: int, settings: Settin
         "completions": [{"index": index, "text": item.completions[index]} for index in assignment.sides],
         "view": view_of(assignment, render).model_dump(),
         "seconds_left": max(0.0, (assignment.expires - datetime.now(UTC)).total_seconds()),
+        "training": None,
         "wording": settings.wording.get(item.kind),
         "questions": as_plain(asked_about(settings.questions, item.kind, len(item.completions))),
         "version": version,
     }
 
 
-def _progress(progress: Progress) -> dict[str, int]:
-    return {name: getattr(progress, name) for name in ProgressOut.model_fields}
+def _suggestion(store: FeedbackStore, saved: Judgement) -> dict[str, Any] | None:
+    found = store.suggestion_after(saved)
+    if found is None or saved.value is None:
+        return None
+    same = same_answer(saved.kind, found.value, saved.value, store.settings.scale)
+    return {"source": found.source, "value": found.value, "same": same}
+
+
+def _progress(store: FeedbackStore, name: str) -> dict[str, Any]:
+    counts, own = store.progress(name), own_progress(store, name)
+    return {
+        "items": counts.items,
+        "finished": counts.finished,
+        "mine": own.done,
+        "left": own.left,
+        "median_seconds": own.median_seconds,
+        "per_hour": own.per_hour,
+    }
 
 
 def _settings(settings: Settings) -> dict[str, Any]:

@@ -15,15 +15,32 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import admin, admin_items, admin_people, api, pages, study
-from .auth import Gate, add_sessions
+from . import (
+    adjudicate,
+    admin,
+    admin_items,
+    admin_participation,
+    admin_people,
+    admin_uploads,
+    api,
+    media,
+    my_data,
+    pages,
+    study,
+    taking_part,
+    training,
+)
+from .admin_uploads import MAX_UPLOAD, Uploads
+from .auth import COOKIE, Gate, add_sessions
+from .figures import Analyse, Figures
 from .responses import AsciiJSON
 from .wording import ADMIN_PAGES, FILTERS
 from .words import Refusal, choose, load, say
 
-__all__ = ["create_app"]
+__all__ = ["Guard", "create_app"]
 
 _HERE = Path(__file__).parent
+_UPLOADS = "/admin/upload"
 MAX_BODY = 8 * 2**20  # bytes. A correction of 1 MB of text takes up to 6 MB as JSON.
 
 # No inline script or style, nothing from elsewhere, no innerHTML: model output cannot become code.
@@ -42,7 +59,13 @@ _HEADERS = {
 
 
 def create_app(
-    store: FeedbackStore, *, secret: bytes, secure_cookies: bool = False, url: str = "http://localhost:8000"
+    store: FeedbackStore,
+    *,
+    secret: bytes,
+    secure_cookies: bool = False,
+    url: str = "http://localhost:8000",
+    project: str = "",
+    analyse: Analyse | None = None,
 ) -> FastAPI:
     """Build the annotation app over a store.
 
@@ -51,6 +74,8 @@ def create_app(
         secret: signs cookies. It must have at least 16 bytes. The same secret after a restart keeps everyone signed in.
         secure_cookies: send cookies over HTTPS only. Turn it on behind a proxy that speaks HTTPS.
         url: the address under which people reach the app, for the links that admins send.
+        analyse: estimates annotators' ability and items' difficulty, see `figures.Figures`.
+        project: the name of the project, if the app is one of several, see `projects.create_projects`.
     """
     app = FastAPI(
         title="rlhf-envs feedback",
@@ -63,25 +88,35 @@ def create_app(
         default_response_class=AsciiJSON,
     )
     app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
+    app.state.figures = Figures(store, analyse)
+    app.state.uploads, app.state.project = Uploads(), project
+    app.state.templates.env.globals["project"] = project
     app.state.templates.env.filters.update(FILTERS)
     app.state.templates.env.globals["admin_pages"] = ADMIN_PAGES
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
-    for admins in (admin, study, admin_items, admin_people):
-        app.include_router(admins.pages, include_in_schema=False)
+    admins = (admin, study, admin_items, admin_participation, admin_people, admin_uploads, adjudicate)
+    for part in (*admins, taking_part, my_data):
+        app.include_router(part.pages, include_in_schema=False)
+    app.include_router(media.router, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
+    app.include_router(taking_part.api, prefix="/api")
+    app.include_router(training.api, prefix="/api")
     app.include_router(admin.api, prefix="/api/admin")
+    app.include_router(adjudicate.api, prefix="/api/adjudication")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(LeaseLost, lambda request, error: _answer(request, 409, str(error)))
     app.add_exception_handler(StoreError, _store_error)
-    add_sessions(app, secret, secure_cookies)
-    app.add_middleware(_Guard)
+    app.state.cookie = f"{COOKIE}_{project}" if project else COOKIE
+    app.state.secret = secret
+    add_sessions(app, secret, secure_cookies, app.state.cookie)
+    app.add_middleware(Guard)
     return app
 
 
-class _Guard:
+class Guard:
     """Add the security headers, and refuse bodies that are too large."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -90,26 +125,34 @@ class _Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        read = 0
+        root = scope.get("root_path", "")
+        path = scope["path"].removeprefix(root)
+        read, most = 0, MAX_UPLOAD if path.endswith(_UPLOADS) else MAX_BODY
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 # Browsers ask about static files each time (and get a 304), so a new version shows at once.
-                cached = "no-cache" if scope["path"].startswith("/static/") else "no-store"
-                MutableHeaders(scope=message).update({**_HEADERS, "cache-control": cached})
+                cached = "no-cache" if path.startswith("/static/") else "no-store"
+                headers = MutableHeaders(scope=message)
+                keeps = path.startswith("/media/") and message["status"] == 200  # pictures say it themselves
+                if "content-security-policy" not in headers:  # else the app of a project has set them
+                    headers.update({**_HEADERS, "cache-control": headers["cache-control"] if keeps else cached})
+                to = headers.get("location", "")
+                if root and to.startswith("/") and not to.startswith(f"{root}/"):  # a redirect within the app
+                    headers["location"] = root + to
             await send(message)
 
         async def receive_limited() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > MAX_BODY:
-                raise Refusal(413, "too_large", n=MAX_BODY)
+            if read > most:
+                raise Refusal(413, "too_large", n=most)
             return message
 
         length = dict(scope["headers"]).get(b"content-length", b"0")
-        if length.isdigit() and int(length[:20]) > MAX_BODY:
-            refusal = AsciiJSON({"detail": load()["en"]("too_large", n=MAX_BODY)}, 413)
+        if length.isdigit() and int(length[:20]) > most:
+            refusal = AsciiJSON({"detail": load()["en"]("too_large", n=most)}, 413)
             await refusal(scope, receive, send_guarded)
         else:
             await self.app(scope, receive_limited, send_guarded)
@@ -117,7 +160,7 @@ class _Guard:
 
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
     """Say what went wrong, to programs as JSON and to people as a page."""
-    if request.url.path.startswith("/api/"):
+    if request.url.path.removeprefix(request.scope.get("root_path", "")).startswith("/api/"):
         return AsciiJSON({"detail": detail}, status, headers=headers)
     if status == 401:
         return RedirectResponse("/login", 303)
@@ -128,7 +171,9 @@ def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = pages.words_of(request)
     key = {404: "page_unknown", 405: "method_unknown"}.get(error.status_code, "")
-    is_page = not request.url.path.startswith("/api/") and not isinstance(error, Refusal)
+    is_page = not request.url.path.removeprefix(request.scope.get("root_path", "")).startswith(
+        "/api/"
+    ) and not isinstance(error, Refusal)
     detail = words(key) if is_page and key else say(error, words)
     return _answer(request, error.status_code, detail, dict(error.headers or {}))
 

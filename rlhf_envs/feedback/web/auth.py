@@ -51,7 +51,7 @@ _NAME_MARKS = " .@+-_'"
 _LONGEST_NAME = 64
 
 
-def add_sessions(app: FastAPI, secret: bytes, secure: bool) -> None:
+def add_sessions(app: FastAPI, secret: bytes, secure: bool, cookie: str = COOKIE) -> None:
     """Give every request a session: `csrf`, the token of its forms and calls; `id` and `name` of whoever is signed in.
 
     Raises:
@@ -62,7 +62,7 @@ def add_sessions(app: FastAPI, secret: bytes, secure: bool) -> None:
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret.hex(),
-        session_cookie=COOKIE,
+        session_cookie=cookie,
         max_age=SESSION_DAYS * 24 * 3600,
         same_site="lax",  # not strict: whoever opens an invitation from a mail program is still signed in
         https_only=secure,
@@ -134,7 +134,18 @@ class Gate:
         self._forgive(*key)
         return self._begin_session(request, name, password_hash)
 
-    def _begin_session(self, request: Request, name: str, password_hash: str) -> Annotator:
+    def admit_panelist(self, request: Request) -> None:
+        """Count a visit by the link of a panel. Raise 429 if there were too many from one address."""
+        address = _network(request.client.host if request.client else "?")
+        if not self._limiter.hit(PER_ADDRESS, "panel", address):
+            wait = max(0.0, self._limiter.get_window_stats(PER_ADDRESS, "panel", address).reset_time - time.time())
+            raise Refusal(429, "too_many_tries", {"Retry-After": str(int(wait) + 1)}, n=round(wait))
+
+    def begin_panelist_session(self, request: Request, name: str) -> Annotator:
+        """Begin the session of a person of a panel, who has no password."""
+        return self._begin_session(request, name, None)
+
+    def _begin_session(self, request: Request, name: str, password_hash: str | None) -> Annotator:
         """Begin a new session, so that a session planted before the sign-in is worth nothing."""
         token = self.store.begin_session(name, password_hash, days=SESSION_DAYS)
         annotator = self.store.session_annotator(token) if token else None

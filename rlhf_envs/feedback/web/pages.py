@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 
 from ..records import LANGUAGES, StoreError
+from ..store.steps import next_step
 from .auth import SignedIn, Store, csrf_matches, csrf_token, end_session, gate_of
 from .passwords import MIN_PASSWORD
 from .words import COOKIE, Refusal, Words, choose, load, say
@@ -37,6 +38,7 @@ def render(
         "languages": LANGUAGES,
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         "root": root,
+        "projects_root": root.removesuffix(f"/{request.app.state.project}"),
         "tab": request.url.path.removeprefix(root),
         **context,
     }
@@ -136,5 +138,8 @@ async def accept(request: Request, token: str, invited: Invited, name: Text = ""
 
 
 @router.get("/annotate")
-def annotate(request: Request, annotator: SignedIn) -> Response:
+def annotate(request: Request, store: Store, annotator: SignedIn) -> Response:
+    step = next_step(store, annotator.name)
+    if step not in ("work", "training"):  # the other steps have pages of their own
+        return RedirectResponse(f"/{step}", 303)
     return render(request, "annotate.html", {"role": annotator.role})

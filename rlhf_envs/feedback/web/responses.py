@@ -28,6 +28,7 @@ _MEANINGS = {
     400: "the body is no JSON",
     401: "not signed in, or a wrong name or password",
     403: "no CSRF token, or not for this role",
+    404: "there is no such thing",
     409: "the lease is lost, or there is nothing to take back",
     413: "the body is too large",
     422: "the request is malformed; the detail names the field",

@@ -8,7 +8,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import uvicorn
@@ -16,6 +16,10 @@ import uvicorn
 from ..store.store import FeedbackStore
 from .app import create_app
 from .connections import ACCEPTED_AT_ONCE, LimitedProtocol, most_connections
+from .figures import Analyse
+from .listening import listen, page_addresses
+from .projects import create_projects
+from .webhooks import delivering
 
 __all__ = ["serve"]
 
@@ -26,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def serve(
-    store_url: str | Path = "feedback.db",
+    store_url: str | Path | Mapping[str, str | Path] = "feedback.db",
     host: str = "127.0.0.1",
     port: int = 8000,
     *,
@@ -34,6 +38,7 @@ def serve(
     proxies: Sequence[str] = (),
     secret: bytes | None = None,
     secure_cookies: bool = False,
+    analyse: Analyse | None = None,
     log_level: str = "warning",
 ) -> None:
     """Serve the annotation app until SIGINT or SIGTERM.
@@ -41,28 +46,35 @@ def serve(
     If no admin has an account yet, an invitation for one is printed.
 
     Args:
-        store_url: a path for SQLite, or "postgresql://...".
+        store_url: a path for SQLite, or "postgresql://..."; or several projects, {name: store}, each below /name.
         host: the address to listen on. With "0.0.0.0" a phone in the same network can connect.
         port: the port. 0 takes a free one.
-        url: the address under which people reach the app, which stands in invitations. By default the address here.
+        url: the address under which people reach the app, which stands in invitations. By default the address here; if
+            the host stands for all addresses, the one towards the network. The store keeps it, so that
+            `rlhf feedback invite` prints links with it.
         proxies: addresses or networks ("10.0.0.0/8") of proxies in front of the app. Only what they say of a client's
             address (X-Forwarded-For) is believed, so the limit on sign-ins goes by it.
         secret: signs cookies. By default it is RLHF_FEEDBACK_SECRET, else the content of the file `<store>.secret`,
             which is made (mode 0600) if it is missing. With PostgreSQL and no variable a new secret is drawn, and a
             restart signs everyone out.
         secure_cookies: send cookies over HTTPS only. On by itself if `url` begins with "https://".
+        analyse: estimates annotators' ability and items' difficulty for the admin's pages:
+            `rlhf_envs.preferences.crowd.crowd_figures`.
         log_level: uvicorn's log level.
 
     Raises:
         StoreError: the store cannot be opened.
-        ValueError: the secret is shorter than 16 bytes, or a proxy is no address.
+        ValueError: the secret is shorter than 16 bytes, a proxy is no address, or the port is taken.
     """
     for proxy in proxies:
         try:
             ipaddress.ip_network(proxy)
         except ValueError as error:
             raise ValueError(f"proxy {proxy!r}: give an address, such as 127.0.0.1, or a network: {error}") from None
-    with FeedbackStore(store_url) as store:
+    several = isinstance(store_url, Mapping)
+    stores = dict(store_url) if isinstance(store_url, Mapping) else {"": store_url}
+    with contextlib.ExitStack() as opened:
+        open_stores = {name: opened.enter_context(FeedbackStore(place)) for name, place in stores.items()}
         # Each request holds a thread. A database write takes milliseconds, so the default pool of 40 is enough.
         config = uvicorn.Config(
             "set below",
@@ -78,20 +90,41 @@ def serve(
             proxy_headers=bool(proxies),
             forwarded_allow_ips=list(proxies),
         )
-        listener = config.bind_socket()
-        name = "localhost" if host in ("0.0.0.0", "::", "127.0.0.1") else f"[{host}]" if ":" in host else host
-        here = (url or f"http://{name}:{listener.getsockname()[1]}").rstrip("/")
-        config.app = create_app(
-            store,
-            secret=secret or find_secret(store_url),
-            secure_cookies=secure_cookies or here.startswith("https://"),
-            url=here,
-        )
-        lines = [f"annotation app on {here} ({store.url}); stop it with Ctrl-C"]
-        if not any(person.role == "admin" and store.password_hash(person.name) for person in store.annotators()):
-            lines.append(f"there is no admin yet; make the account here: {here}/invite/{store.invite('admin')}")
+        listener = listen(host, port)
+        addresses = page_addresses(host, listener.getsockname()[1])
+        here = (url or addresses[0]).rstrip("/")
+        apps = {
+            project: create_app(
+                store,
+                secret=secret or find_secret(stores[project]),
+                secure_cookies=secure_cookies or here.startswith("https://"),
+                url=f"{here}/{project}".rstrip("/"),
+                project=project,
+                analyse=analyse,
+            )
+            for project, store in open_stores.items()
+        }
+        config.app = create_projects(apps) if several else apps[""]
+        lines = [f"annotation app on {here}{{}}; stop it with Ctrl-C"]
+        if others := [address for address in addresses if address != here and len(addresses) > 1]:
+            lines.append(f"also on {', '.join(others)}")
+        for project, app in apps.items():
+            open_stores[project].remember_address(app.state.url)
+            lines += _greeting(project, open_stores[project], app.state.url)
+        places = f" ({next(iter(open_stores.values())).url})" if not several else f", {len(apps)} projects"
+        lines[0] = lines[0].format(places)
+        opened.enter_context(delivering(*open_stores.values()))
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
             _Server(config, "\n".join(lines)).run([listener])
+
+
+def _greeting(project: str, store: FeedbackStore, address: str) -> list[str]:
+    """Return what to say of a project when the server starts: where it is, and how its first admin gets in."""
+    lines = [f"{project}: {address} ({store.url})"] if project else []
+    if not any(person.role == "admin" and store.password_hash(person.name) for person in store.annotators()):
+        whose = f" of {project}" if project else ""
+        lines.append(f"there is no admin{whose} yet; make the account here: {address}/invite/{store.invite('admin')}")
+    return lines
 
 
 class _Server(uvicorn.Server):

@@ -127,6 +127,7 @@ ADMIN_PAGES = (
     ("/admin/items", "Items"),
     ("/admin/answers", "Answers"),
     ("/admin/people", "People"),
+    ("/admin/participation", "Taking part"),
     ("/admin/adjudicate", "Adjudicate"),
     ("/admin/upload", "Add items"),
     ("/admin/study", "Settings"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import HTTPException, Request
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from ..records import LANGUAGES
 
@@ -72,7 +73,7 @@ class Refusal(HTTPException):
         self.key, self.values = key, values
 
 
-def say(error: HTTPException, words: Words) -> str:
+def say(error: StarletteHTTPException, words: Words) -> str:
     """Return what an error says, in the language of the words if its text is in the table."""
     return words(error.key, **error.values) if isinstance(error, Refusal) else str(error.detail)
 

@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs[web]"')
 
 from agents.cli import app
-from rlhf_envs.feedback import FeedbackStore, NewItem, Task
+from rlhf_envs.feedback import FeedbackStore, NewItem, Settings, Task
 from rlhf_envs.feedback.annotating import Response, work
+from rlhf_envs.feedback.store.panels import enter_panel
+from rlhf_envs.feedback.store.training import answer_training, next_training
 from rlhf_envs.feedback.terminal.label import TerminalKeyboard
 from rlhf_envs.models import resolve
 from rlhf_envs.preferences.crowd import aggregate_pairs
@@ -85,28 +87,21 @@ def crowd(n: int = 30) -> None:
             work(store, name, know)
 
 
-@needs_crowdkit
 def test_status_names_who_seems_to_click_at_random() -> None:
     crowd()
-    output = done("status", "-o", "status.json")
-    assert re.search(
-        r"clicker seems to click at random \(probability [01]\.\d\d\): agrees .* of 30 comparisons", output
-    )
+    output = " ".join(done("status", "-o", "status.json").split())
+    assert re.search(r"clicker seems to click at random: \d+% of the answers .*, by 30 that others gave too", output)
     assert output.count("seems to click at random") == 1
     figures = json.loads(Path("status.json").read_text())["clickers"]
     assert list(figures) == ["clicker"] and figures["clicker"]["n"] == 30
 
 
-def test_status_suspects_nobody_where_that_cannot_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_suspects_nobody_where_that_cannot_be_told() -> None:
     crowd(n=5)
     assert "who clicks at random cannot be told" in done("status", "-o", "status.json")
     assert json.loads(Path("status.json").read_text())["clickers"] is None
-    monkeypatch.setattr("rlhf_envs.preferences.crowd.find_spec", lambda name: None)
-    crowd(n=30)
-    assert "who clicks at random cannot be told" in done("status")
 
 
-@needs_crowdkit
 def test_nobody_is_cleared_whose_comparisons_nobody_shares() -> None:
     with FeedbackStore("feedback.db") as store:
         store.add_items([NewItem("pairwise", f"film {i}", ("good", "bad")) for i in range(36)])
@@ -133,7 +128,6 @@ def test_an_export_says_how_conversations_are_written() -> None:
     assert found["all"] == [prompt, [{"role": "user", "content": "p"}]]
 
 
-@needs_crowdkit
 def test_export_leaves_out_who_clicks_at_random() -> None:
     crowd()
     output = done("export", "pairs.jsonl", "--without-spammers")
@@ -296,6 +290,95 @@ def test_invitations_work_once() -> None:
             store.register(token, "bob", "hash")
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        PAIR,
+        {"prompt": "p", "completion": "c", "label": True},
+        {"prompt": "p", "completions": ["a", "b"], "gold": {"choice": 0}},
+    ],
+)
+def test_gold_questions_with_an_explanation_train_people(row: dict[str, Any]) -> None:
+    done("add", write("gold.jsonl", {**row, "explanation": "because"}), "--gold")
+    Path("study.toml").write_text("[training]\nn_items = 1\ntries = 1\n")
+    done("settings", "study.toml")
+    with FeedbackStore("feedback.db") as store:
+        store.add_annotator("ada")
+        task = next_training(store, "ada")
+        assert task is not None
+        refused = feedback("label", "--name", "ada")
+        assert "has not done the training: sign in on the annotation page" in refused.output
+        assert answer_training(store, "ada", 1, task.item.id, None).explanation == "because"
+        assert next_training(store, "ada") is None
+        assert "'ada' is let in without the training" in done("account", "ada", "admit")
+        assert store.audit()[0].action == "let in"
+
+
+def test_a_person_is_withdrawn_and_their_labels_leave_the_export() -> None:
+    done("add", write("rows.jsonl", {"prompt": "p", "completions": ["a", "b"]}))
+    with FeedbackStore("feedback.db") as store:
+        assert work(store, "ada", lambda task: Response({"choice": 0, "strength": 1})) == 1
+        assert feedback("account", "ada", "withdraw").exit_code != 0  # nobody there to ask
+        assert len(store.judgements()) == 1
+        output = done("account", "ada", "withdraw", "--yes")
+        assert "1 answers and skips of 'ada' are out, kept" in output
+        assert store.judgements() == []
+        (entry,) = store.audit()
+        assert (entry.action, entry.annotator) == ("withdraw person", "ada")
+        assert entry.after == {"labels": "kept", "answers": 1}
+    assert "0 rows" in done("export", "out.jsonl")
+
+
+def test_who_came_from_a_panel_is_written_only_by_its_own_command() -> None:
+    done("add", write("rows.jsonl", {"prompt": "p", "completions": ["a", "b"]}))
+    Path("study.toml").write_text('[panel]\nperson = "PROLIFIC_PID"\n')
+    done("settings", "study.toml")
+    with FeedbackStore("feedback.db") as store:
+        name = enter_panel(store, {"PROLIFIC_PID": "5f0c"}).name
+        assert work(store, name, lambda task: Response({"choice": 0, "strength": 1})) == 1
+    head, row = done("panel").splitlines()
+    assert head.startswith("annotator,PROLIFIC_PID,state,answers")
+    assert row.startswith(f"{name},5f0c,active,1,")
+    assert "people.csv: 1 people" in done("panel", "-o", "people.csv")
+    done("export", "all.jsonl", "--format", "items")
+    exported = Path("all.jsonl").read_text()
+    assert name in exported
+    assert "5f0c" not in exported
+
+
+def test_links_carry_the_address_that_was_served_last() -> None:
+    result = feedback("invite")
+    assert result.stdout.startswith("http://localhost:8000/invite/") and "was not served yet" in result.stderr
+    with FeedbackStore("feedback.db") as store:
+        store.remember_address("http://10.0.0.5:8078")
+        store.add_annotator("ada")
+        assert store.settings == Settings(), "the address is no setting"
+    result = feedback("invite", "-n", "2")
+    assert result.stdout.count("http://10.0.0.5:8078/invite/") == 2 and result.stderr == ""
+    assert done("invite", "--url", "https://l.example.org/").startswith("https://l.example.org/invite/")
+
+
+def test_a_store_is_copied_and_restored_by_two_commands() -> None:
+    done("import", write("pairs.jsonl", PAIR))
+    assert "copy.db: 1 items, 1 judgements, 1 annotators" in done("backup", "copy.db")
+    assert "new.db: 1 items, 1 judgements, 1 annotators" in done("restore", "copy.db", "--store", "new.db")
+    assert "1 judgements" in done("status", "--store", "new.db")
+    result = feedback("restore", "copy.db")
+    assert result.exit_code == 2 and "feedback.db exists: end the server, and move it away" in result.stderr
+
+
+def test_simulated_answers_are_not_mixed_with_those_of_people_unasked() -> None:
+    rows = [{"prompt": f"film {i}", "completions": [" was wonderful", " was awful"]} for i in range(4)]
+    done("add", write("rows.jsonl", *rows), "--overlap", "2")
+    done("simulate", "-n", "2", "--limit", "2")
+    done("simulate", "-n", "2", "--limit", "2")  # simulated ones may go on
+    with FeedbackStore("feedback.db") as store:
+        work(store, "ada", lambda task: Response({"choice": 0, "strength": 1}), limit=1)
+    result = feedback("simulate")
+    assert result.exit_code == 2 and "feedback.db has 1 answers by ada: simulated ones would stand" in result.stderr
+    assert "answers, " in done("simulate", "--yes")
+
+
 def test_a_password_is_reset_and_an_account_switched_off() -> None:
     with FeedbackStore("feedback.db") as store:
         for name in ("ada", "ben"):
@@ -396,6 +479,37 @@ def test_a_wrong_settings_file_changes_nothing_and_makes_no_store() -> None:
     assert result.exit_code == 2 and "none.toml: No such file or directory" in result.output
     result = feedback("settings")
     assert result.exit_code == 2 and "there is no such file" in result.output
+
+
+def test_suggestions_are_stored_and_people_are_compared_with_them() -> None:
+    crowd(n=12)
+    said = done("suggest", "--store", "feedback.db", "tiny-reward", "--version", "7")
+    assert "13 suggestions by tiny-reward; 1 items left out that scores do not answer" in said
+    assert 'to nobody (setting suggestions = "off")' in said
+    output = " ".join(done("status").split())
+    assert re.search(r"tiny-reward \(7\), pairwise: people say the same in \d+% of 60 answers", output)
+
+
+def test_pairs_are_scored_after_some_judgements() -> None:
+    with FeedbackStore("feedback.db") as store:
+        pair = (" was wonderful", " was awful")
+        store.add_items([NewItem("pairwise", f"Film {i}", pair[:: (-1) ** i]) for i in range(40)])
+        store.add_items([NewItem("rating", "r", ("c",))])
+    said = done("prioritise", "--policy", "gain")
+    assert "0 pairs scored by 0 judged ones; before 20 the order is random; 1 items of other kinds stay" in said
+    with FeedbackStore("feedback.db") as store:
+        assert store.settings.next_item == "gain"
+
+        def know(task: Task) -> Response | None:
+            value = {"choice": task.item.completions.index(" was wonderful"), "strength": 1}
+            return Response(value if task.item.kind == "pairwise" else {"rating": 3})
+
+        work(store, "ann", know, limit=25)
+    assert "pairs scored by 2" in done("prioritise")
+    Path("random.toml").write_text('next_item = "random"')
+    done("settings", "random.toml")
+    refused = feedback("prioritise")
+    assert refused.exit_code == 1 and "needs no scores" in refused.output
 
 
 STUDY = """

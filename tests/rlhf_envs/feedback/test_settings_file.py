@@ -152,3 +152,12 @@ def test_changes_are_told_by_name() -> None:
         "question 'helpful': scale default -> [1, 7]",
     ]
     assert describe_changes(before, Settings(questions=before.questions[::-1])) == ["questions: another order"]
+
+
+def test_the_settings_of_the_guide_about_annotators_are_taken() -> None:
+    guide = Path(__file__).parents[3] / "docs" / "guides" / "annotators.md"
+    text = guide.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
+    settings = Settings(**parse_settings(text))
+    assert settings.training.n_items == 5
+    assert settings.panel.screening[0].accept == ("Yes, well",)
+    assert parse_settings(settings_as_toml(settings))["panel"] == settings.panel

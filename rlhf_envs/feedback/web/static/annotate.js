@@ -1,9 +1,12 @@
 // The annotation page. It takes a task, shows it, sends the answer and takes the next.
 
-import { ApiError, call, newKey } from "./api.js";
+import { ApiError, call, newKey, root } from "./api.js";
+import { showDocument } from "./documents.js";
 import { KINDS, panelName } from "./kinds.js";
+import { atWork, showProgress } from "./progress.js";
 import { buildQuestions } from "./questions.js";
-import { showText } from "./text.js";
+import { suggestionWords } from "./suggestion.js";
+import { answerTraining } from "./training.js";
 import { asked, hideView, showView, viewKeys } from "./view.js";
 import { keyName, t } from "./words.js";
 
@@ -31,7 +34,7 @@ const trouble = (text) => say(text === null ? t("connected_again") : t("trying_a
 
 // ---- drafts: typed text survives a reload, a crash and a lost lease
 
-const draftName = (item) => `rlhf-draft:${me}:${item}`;
+const draftName = (item) => `rlhf-draft:${root}:${me}:${item}`;
 
 const unsent = () => ({ kind: kind.draft(), form: form?.draft() ?? null, comment: at("comment").value });
 
@@ -78,10 +81,9 @@ function show(state) {
   task = state.task;
   lost = false;
   at("trouble").hidden = true;
-  at("bar").max = Math.max(1, state.progress.items);
-  at("bar").value = state.progress.finished;
-  at("count").textContent = t("progress", state.progress);
-  showText(at("guidelines-text"), state.settings.guidelines || t("no_guidelines"));
+  if (state.step !== "work" && state.step !== "training") return location.assign(`${root}/annotate`); // which leads on
+  showProgress(state);
+  atWork(state.break_minutes);
   for (const id of ["controls", "panels", "questions"]) at(id).replaceChildren();
   at("comment").value = "";
   keys = {};
@@ -101,6 +103,11 @@ function showNothing(state) {
   text.className = "empty";
   text.textContent = t(state.settings.paused ? "paused_text" : "nothing_left_text");
   at("panels").append(text);
+  if (state.from_panel && !state.settings.paused) {
+    const finish = Object.assign(document.createElement("a"), { className: "button primary", href: `${root}/finished` });
+    finish.textContent = t("finish");
+    text.append(document.createElement("br"), finish);
+  }
   bindCommon();
   listKeys();
   lookAgain();
@@ -192,7 +199,7 @@ function bindCommon() {
   }
   if (lost) bind("n", t("key_next"), next);
   bind("u", t("key_undo"), undo);
-  bind("g", t("key_guidelines"), () => at("guidelines").showModal());
+  bind("g", t("key_guidelines"), showGuidelines);
   bind("?", t("key_keys"), () => at("keys").showModal());
 }
 
@@ -268,11 +275,15 @@ async function done(value, words, answers = {}) {
   const sent = { item: task.item_id, draft: unsent() };
   const answer = { value, key, seconds: readClock(), comment: at("comment").value, answers, version: task.version };
   try {
-    await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
+    if (task.training) {
+      await answerTraining(task, value, answer.seconds, trouble, next);
+      return dropDraft(sent.item);
+    }
+    const saved = await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
     dropDraft(sent.item);
     last = sent;
     busy = false;
-    say(t("saved", { words }));
+    say(`${t("saved", { words })} ${suggestionWords(saved.suggestion, task)}`);
     await next();
   } catch (error) {
     failed(error);
@@ -297,8 +308,13 @@ async function undo() {
   }
 }
 
+function showGuidelines() {
+  at("guidelines").showModal();
+  showDocument(at("guidelines-text"), "guidelines").catch((error) => { if (error.status !== 404) throw error; });
+}
+
 async function renew() {
-  if (task === null || lost || document.hidden || Date.now() - active > IDLE) return;
+  if (task === null || task.training || lost || document.hidden || Date.now() - active > IDLE) return;
   try {
     await call("POST", `/api/tasks/${task.id}/renew`);
   } catch (error) {
@@ -326,7 +342,7 @@ function failed(error) {
   } else if (error.status === 401 || error.status === 403) {
     text.textContent = t("signed_out");
     act.append(t("sign_in"));
-    act.addEventListener("click", () => location.assign("/login"));
+    act.addEventListener("click", () => location.assign(`${root}/login`));
   } else {
     text.textContent = t("did_not_work", { reason: error.message });
     act.append(t("close"));
@@ -344,6 +360,6 @@ document.addEventListener("click", (event) => {
 at("comment").addEventListener("input", keepDraft);
 at("skip").addEventListener("click", skip);
 at("undo").addEventListener("click", undo);
-at("open-guidelines").addEventListener("click", () => at("guidelines").showModal());
+at("open-guidelines").addEventListener("click", showGuidelines);
 at("open-keys").addEventListener("click", () => at("keys").showModal());
 next();

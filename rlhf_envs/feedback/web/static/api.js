@@ -3,6 +3,8 @@
 import { t } from "./words.js";
 
 const csrf = document.querySelector("meta[name=csrf]").content;
+/** Where the app is: "" or the path of the project, among several. */
+export const root = document.querySelector("meta[name=root]").content;
 
 export class ApiError extends Error {
   constructor(status, detail) {
@@ -14,7 +16,7 @@ export class ApiError extends Error {
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 async function once(method, path, body) {
-  const response = await fetch(path, {
+  const response = await fetch(root + path, {
     method,
     headers: { "X-CSRF-Token": csrf, ...(body === undefined ? {} : { "Content-Type": "application/json" }) },
     body: body === undefined ? undefined : JSON.stringify(body),

@@ -1,5 +1,6 @@
 // Shows turns: a text alone, or a conversation in bubbles, each rendered or as it is, with its pictures.
 
+import { root } from "./api.js";
 import { build } from "./nodes.js";
 import { showText, visible } from "./text.js";
 import { t } from "./words.js";
@@ -21,7 +22,7 @@ function picture({ id, name, alt, width, height }) {
   image.alt = alt || t("picture_undescribed", { name });
   if (width && height) [image.width, image.height] = [width, height]; // so that nothing moves when it arrives
   image.addEventListener("error", () => image.replaceWith(element("span", "mark", visible(t("no_picture", { name })))));
-  image.src = `/media/${encodeURIComponent(id)}`;
+  image.src = `${root}/media/${encodeURIComponent(id)}`;
   return alt ? element("figure", "", image, element("figcaption", "", visible(alt))) : element("figure", "", image);
 }
 

@@ -26,7 +26,7 @@ function wanted(panels) {
   return Math.ceil(n / columns) * (tallest + 16);
 }
 
-/** Give the prompt the room that the answers leave, mark cut texts, and let wide formulas be scrolled by keys. */
+/** Give the prompt the room that the answers leave, mark cut texts, and let keys scroll wide formulas and tables. */
 export function fit() {
   const panels = [...document.querySelectorAll("#panels > .panel")].filter((panel) => panel.querySelector(".text"));
   if (panels.length > 0) {
@@ -35,7 +35,10 @@ export function fit() {
     const least = document.body.dataset.kind === "correction" ? 300 : 150;
     at("prompt").style.setProperty("--room", `${room - 70 - Math.max(least, wanted(panels))}px`); // 70: the question and gaps
   }
-  document.querySelectorAll("#task .md-formulas").forEach((line) => { line.tabIndex = line.scrollWidth > line.clientWidth ? 0 : -1; });
+  document.querySelectorAll("#task .rendered :is(table, .md-formulas)").forEach((wide) => {
+    if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;
+    else wide.removeAttribute("tabindex");
+  });
   document.querySelectorAll("#task .text").forEach(markCut);
 }
 

@@ -4,6 +4,7 @@ import json
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -11,6 +12,7 @@ from rlhf_envs.feedback import Assignment, FeedbackStore, NewItem
 from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.formats.exporting import export_file, preference_rows
 from rlhf_envs.feedback.formats.importing import import_file
+from rlhf_envs.feedback.kinds import KINDS
 from rlhf_envs.feedback.simulated import annotate, simulated_crowd
 
 NASTY = [
@@ -22,6 +24,7 @@ NASTY = [
     "",
     "\x00\x1b",
 ]
+ASKED = tuple(kind for kind in KINDS if kind != "questions")
 
 
 def choice(index: int | None, strength: int = 1) -> dict[str, Any]:
@@ -242,16 +245,70 @@ def test_argillas_table_comes_back_as_it_was(filled: Path, tmp_path: Path) -> No
     assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False, kinds=kinds)
 
 
-def test_label_studios_table_comes_back_without_ties_and_rankings(filled: Path, tmp_path: Path) -> None:
+def test_label_studios_table_comes_back(filled: Path, tmp_path: Path) -> None:
     one, two = FeedbackStore(filled), FeedbackStore(tmp_path / "two.db")
     export = export_file(one, tmp_path / "ls.csv", "label-studio")
-    rankings = sum(entry.kind == "ranking" for entry in one.items())
-    assert export.dropped["ranking: Label Studio's CSV has no form for it (item)"] == rankings
+    assert export.dropped == {"gold question (item)": 1, "undone": 1}
     done = import_file(two, tmp_path / "ls.csv")
     assert done.bad == ()
-    kinds = ("pairwise", "rating", "thumbs", "correction", "flags")
-    assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False, kinds=kinds, ties=False)
+    assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False, kinds=ASKED)
     assert {j.created for j in two.judgements()} <= {j.created for j in one.judgements()}
+
+
+@pytest.mark.parametrize("kind", ASKED)
+def test_label_studios_tasks_come_back_with_their_annotators(filled: Path, tmp_path: Path, kind: str) -> None:
+    """As Label Studio 1.23 exports what it has imported: our id as import_id, and an account of its own."""
+    one, two = FeedbackStore(filled), FeedbackStore(tmp_path / "two.db")
+    export_file(one, tmp_path / "ls.json", "label-studio", kind=kind)
+    tasks = json.loads((tmp_path / "ls.json").read_text())
+    for number, annotation in enumerate((a for task in tasks for a in task["annotations"]), start=1):
+        annotation |= {"import_id": annotation["id"], "id": number, "completed_by": 1}
+    (tmp_path / "back.json").write_text(json.dumps([{**task, "id": i} for i, task in enumerate(tasks, start=1)]))
+    done = import_file(two, tmp_path / "back.json")
+    assert (done.bad, done.format) == ((), "label-studio")
+    assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False, kinds=(kind,))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json"])
+def test_what_other_programs_have_no_form_for_is_counted(store: FeedbackStore, tmp_path: Path, name: str) -> None:
+    store.update_settings(questions=[{"name": "why", "text": "Why?", "type": "text"}])
+    store.add_items([NewItem("questions", "p", ("a",)), NewItem("thumbs", "p", ("a",))])
+    work(store, "ada", lambda task: Response({} if task.item.kind == "questions" else {"up": True},
+                                             answers={"why": "because"}), limit=2)  # fmt: skip
+    dropped = export_file(store, tmp_path / name, "label-studio").dropped
+    assert dropped == export_file(store, tmp_path / "argilla.csv", "argilla").dropped
+    assert sorted(dropped.values()) == [1, 1] and all("only --format items" in reason for reason in dropped)
+
+
+def test_tasks_for_label_studio_are_of_one_kind(filled: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"asks one kind of question, and the items are correction, flags.*give --kind"
+    ):
+        export_file(FeedbackStore(filled), tmp_path / "ls.json", "label-studio")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scale", [(1, 5), (0, 4), (1, 40)])
+@pytest.mark.parametrize("kind", ASKED)
+def test_every_result_of_a_task_has_its_control_in_the_labeling_interface(
+    tmp_path: Path, kind: str, scale: tuple[int, int]
+) -> None:
+    with FeedbackStore(tmp_path / "one.db", seed=0) as store:
+        store.update_settings(scale=scale)
+        store.add_items([NewItem(kind, "p", ("a", "b", "c")[: {"pairwise": 2, "ranking": 3}.get(kind, 1)])] * 6)
+        annotate(store, simulated_crowd(lambda prompts, texts: [1.0] * len(texts), 1, 0.0, scale=scale,
+                                        rewriter=lambda prompt, text: "x"))  # fmt: skip
+        tasks = export_file(store, tmp_path / "ls.json", "label-studio").rows
+    view = ElementTree.parse(tmp_path / "ls.xml").getroot()
+    tags = {tag.get("name"): tag for tag in view.iter() if tag.get("name")}
+    results = [result for task in tasks for annotation in task["annotations"] for result in annotation["result"]]
+    assert results or kind == "flags"
+    for result in results:
+        control = tags[result["from_name"]]
+        to = "comparison" if result["type"] == "pairwise" else control.get("toName")  # as Label Studio's page does
+        assert control.tag.lower() == result["type"] and to == result["to_name"]
+    shown = {tag.get("value", "").removeprefix("$") for tag in view.iter() if tag.get("value", "").startswith("$")}
+    assert shown <= set(tasks[0]["data"])
 
 
 @pytest.mark.parametrize("conversational", [False, True])

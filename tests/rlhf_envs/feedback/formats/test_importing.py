@@ -203,7 +203,7 @@ def test_bad_rows_go_to_the_quarantine_with_their_line_and_the_others_are_taken(
         7: "'chosen' is int, not a string",
         8: "'chosen' is null",
         9: "strength",
-        10: "not text (a picture, a tool call)",
+        10: "a picture without its path or data",
         11: "'chosen' must be one assistant message (after the prompt), not messages of: assistant, user, assistant",
         12: "an annotator's name",
         13: f"duplicate: 'import' has judged this item in {path}:1",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf_envs.feedback import FeedbackStore, Settings
-from rlhf_envs.feedback.formats.detecting import detect_format
+from rlhf_envs.feedback.formats.detecting import detect_formats
 from rlhf_envs.feedback.formats.exporting import export_file
 from rlhf_envs.feedback.formats.importing import import_file
 from rlhf_envs.feedback.formats.reading import FORMATS, Reading, read_entries
@@ -109,6 +109,7 @@ def test_sharegpt_conversations_are_questions_about_their_last_answer(store: Fee
         ("context response1 response2 overall_preference", "HelpSteer3"),
         ("prompt answers num_responses turns", "Nectar"),
         ("instruction generations ratings", "distilabel"),
+        ("instance_id user_id labels spans links", "Potato's annotations, which have no texts: join them"),
     ],
 )
 def test_other_datasets_are_refused_by_name_with_the_conversion(
@@ -141,7 +142,7 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.sampled_from(NAMES.split()), VALUES, max_size=8))
 def test_a_row_of_any_shape_is_read_or_refused_with_a_value_error(row: dict[str, Any]) -> None:
     with contextlib.suppress(ValueError):
-        assert detect_format([row], (1, 5)) in FORMATS
+        assert detect_formats([row], (1, 5))[0] in FORMATS
     for format in FORMATS:
         with contextlib.suppress(ValueError):
             assert isinstance(read_entries(format, row, Reading(Settings())), list)

@@ -102,17 +102,28 @@ def sign_in(
 
 
 @pytest.fixture
-def address(app: FastAPI) -> Iterator[str]:
+def serve_app() -> Iterator[Callable[..., str]]:
+    """Serve an app on a real server of this process, and return its address."""
+    with ExitStack() as served:
+
+        def serve_app(app: object) -> str:
+            listener = served.enter_context(socket.socket())
+            listener.bind(("127.0.0.1", 0))
+            server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))  # type: ignore[arg-type]
+            thread = threading.Thread(target=server.run, args=([listener],))
+            thread.start()
+            served.callback(thread.join, 10)
+            served.callback(setattr, server, "should_exit", True)
+            return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        yield serve_app
+
+
+@pytest.fixture
+def address(app: FastAPI, serve_app: Callable[..., str]) -> str:
     """The app on a real server of this process."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        app.state.url = f"http://127.0.0.1:{listener.getsockname()[1]}"  # as `rlhf feedback serve` tells it
-        yield app.state.url
-        server.should_exit = True
-        thread.join(10)
+    app.state.url = serve_app(app)  # as `rlhf feedback serve` tells it
+    return str(app.state.url)
 
 
 @pytest.fixture(scope="session")

@@ -42,7 +42,9 @@ def test_every_key_is_used() -> None:
     together = "\n".join(sources().values())
     quoted = set(re.findall(r"""['"]([\w ]+)['"]""", together))
     beginnings = tuple(re.findall(r"`(\w+_)\$\{", together))  # t(`question_${kind}`)
-    assert {key for key in keys() - quoted if not key.startswith(beginnings)} == set()
+    ends = set(re.findall(r'~ "(_\w+)"', together))  # t(which ~ "_title")
+    built = {word + end for word in quoted for end in ends}
+    assert {key for key in keys() - quoted - built if not key.startswith(beginnings)} == set()
     assert set(beginnings) >= {"question_", "char_", "press_", "is_"}
 
 
@@ -222,6 +224,67 @@ def test_everything_that_annotators_read_is_in_the_table(open_page: Callable[...
         page.keyboard.press(key)
         page.wait_for_timeout(300)
         assert unmarked(page, *names) == set()
+
+
+@pytest.mark.usefixtures("marked")
+def test_pages_around_the_work_say_nothing_else(
+    open_page: Callable[..., Any], store: FeedbackStore, address: str
+) -> None:
+    question = {"text": "Qqq?", "options": ["Yyy", "Nnn"], "accept": ["Yyy"]}
+    items = [NewItem("thumbs", "qqq", ("qqq",), gold={"up": True}, meta={"explanation": "qqq"}) for _ in range(2)]
+    store.add_items(items)
+    store.update_settings(
+        consent={"text": "qqq"},
+        guidelines="qqq",
+        training={"n_items": 1, "tries": 2},
+        panel={
+            "person": "PID",
+            "screening": [question],
+            "completion_code": "qqq",
+            "screen_out_url": "https://q.example",
+        },
+        break_minutes=1.0,
+    )
+    names = ("qqq", "Qqq?", "Yyy", "Nnn", "PID", "UTC")
+
+    def check(page: Any) -> None:
+        assert unmarked(page, *names) == set()
+
+    page = open_page("/panel?PID=qqq", name="")
+    for press in ("consent_agree", "", "guidelines_read"):
+        page.wait_for_selector("main")
+        check(page)
+        if not press:
+            page.locator("input[value=Yyy]").check()
+        page.locator("form button.primary").click()
+    for _ in range(2):
+        page.wait_for_selector("body[data-kind=thumbs] #task[aria-busy=false]")
+        page.evaluate("sessionStorage.setItem('rlhf-began', '1')")
+        page.keyboard.press("2")
+        page.wait_for_selector("#training-result")
+        check(page)
+        page.keyboard.press("Enter")
+    page.wait_for_url("**/finished")
+    check(page)
+    page.goto(address + "/me")
+    page.wait_for_selector("dl")
+    check(page)
+    page.locator(".danger button").click()
+    check(page)
+    page.locator("input[name=confirm]").check()
+    page.locator(".danger button").click()
+    page.wait_for_selector("main")
+    check(page)
+    held = open_page()
+    held.get_by_role("button", name="I agree").click()
+    held.get_by_role("button", name="I have read").click()
+    for _ in range(2):
+        held.wait_for_selector("body[data-kind=thumbs] #task[aria-busy=false]")
+        held.keyboard.press("s")
+        held.wait_for_selector("#training-result")
+        held.keyboard.press("Enter")
+    held.wait_for_url("**/held")
+    assert unmarked(held, *names) == set()
 
 
 @pytest.mark.usefixtures("marked")

@@ -10,7 +10,7 @@ from alembic import op
 from rlhf_envs.feedback.store.searching import fold_item, fold_judgement, vote_of
 
 revision = "0006"
-down_revision = "0004"
+down_revision = "0005"
 
 _ROWS = 500  # read at a time, since texts are long
 

@@ -1,0 +1,163 @@
+"""Let a person withdraw: their labels leave every export and count, and others are asked in their place."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from .curating import log_change
+from .queue import annotator_named, read_settings, settle
+from .schema import (
+    OPEN,
+    STANDS,
+    adjudications,
+    annotators,
+    audit,
+    invitations,
+    items,
+    judgements,
+    panelists,
+    readings,
+    sessions,
+    tasks,
+    training_answers,
+    withdrawals,
+)
+from .store import FeedbackStore
+
+__all__ = ["Withdrawal", "answers_of", "list_withdrawals", "person_mark", "withdraw_person"]
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """Hold that a person withdrew.
+
+    Attributes:
+        annotator: the name of their account since then.
+        by: who did it, the person or an admin.
+        labels: what became of their labels, "kept" (marked) or "deleted".
+        judgements: how many answers and skips stood.
+        created: when (UTC).
+    """
+
+    annotator: str
+    by: str
+    labels: str
+    judgements: int
+    created: datetime
+
+
+def withdraw_person(store: FeedbackStore, name: str, *, by: str | None = None) -> Withdrawal:
+    """Take a person's labels out, end their sessions, and close their account for good.
+
+    Items that they judged need another judgement again. As `consent.withdrawn_labels` says, the labels stay in the
+    database with a mark, or they are deleted together with the name, the training and what the panel told.
+
+    Args:
+        store: holds the labels.
+        name: who withdraws.
+        by: who does it; the person by default.
+
+    Raises:
+        ValueError: there is no such annotator, they have withdrawn before, or nobody else active is an admin.
+    """
+    with store._database.write() as connection:
+        store._database.one_writer(connection)
+        person = annotator_named(connection, name, lock=True)
+        admins = sa.select(annotators.c.name).where(annotators.c.role == "admin", annotators.c.active)
+        if connection.execute(admins).scalars().all() == [name]:
+            raise ValueError(f"{name!r} is the only admin who may sign in: make another first")
+        deletes, now = read_settings(connection).consent.withdrawn_labels == "delete", store._clock()
+        n = _take_back(connection, person.id, deletes=deletes)
+        connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == person.id))
+        connection.execute(sa.delete(invitations).where(invitations.c.annotator_id == person.id))
+        account: dict[str, Any] = {"active": False, "withdrawn": now, "password_hash": None}
+        if deletes:
+            account["name"] = _delete_traces(connection, person.id, name)
+        connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(account))
+        known_as = account.get("name", name)
+        labels, who = "deleted" if deletes else "kept", known_as if by in (None, name) else by
+        done = Withdrawal(known_as, str(who), labels, n, now)
+        connection.execute(sa.insert(withdrawals).values(done.__dict__))
+        what = {"labels": done.labels, "answers": done.judgements}
+        log_change(connection, now, done.by, "withdraw person", annotator=known_as, after=what)
+        return done
+
+
+def list_withdrawals(store: FeedbackStore) -> list[Withdrawal]:
+    """Return who withdrew, oldest first."""
+    columns = [withdrawals.c[name] for name in ("annotator", "by", "labels", "judgements", "created")]
+    with store._database.read() as connection:
+        return [Withdrawal(*row) for row in connection.execute(sa.select(*columns).order_by(withdrawals.c.id))]
+
+
+def answers_of(store: FeedbackStore, name: str) -> list[dict[str, Any]]:
+    """Return all that a person answered, as plain values: judgements, also those taken back, then the training."""
+    answer = (judgements.c.value, judgements.c.seconds, judgements.c.comment, judgements.c.created, judgements.c.undone)
+    shown = (items.c.id.label("item"), items.c.kind, items.c.prompt, items.c.completions)
+    trained = (training_answers.c[column] for column in ("attempt", "value", "is_right", "seconds", "created"))
+    queries = {
+        "judgement": sa.select(*shown, *answer)
+        .select_from(judgements.join(items, judgements.c.item_id == items.c.id).join(annotators))
+        .order_by(judgements.c.id),
+        "training": sa.select(*shown, *trained)
+        .select_from(training_answers.join(items, training_answers.c.item_id == items.c.id).join(annotators))
+        .order_by(training_answers.c.id),
+    }
+    with store._database.read() as connection:
+        return [
+            {"answer": what, **row._mapping, "created": row.created.isoformat()}
+            for what, query in queries.items()
+            for row in connection.execute(query.where(annotators.c.name == name))
+        ]
+
+
+def person_mark(person: str) -> str:
+    """Return what is kept of a deleted person's identifier at a panel, so that the same link makes no new account."""
+    return f"withdrawn:{hashlib.sha256(person.encode()).hexdigest()}"
+
+
+def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
+    """Take back all judgements of a person, free the item that they hold, and return how many answers stood."""
+    connection.execute(sa.update(tasks).where(tasks.c.annotator_id == person, OPEN).values(state="released"))
+    theirs = judgements.c.annotator_id == person
+    standing = connection.execute(sa.select(sa.func.count()).select_from(judgements).where(theirs, STANDS)).scalar_one()
+    counted = sa.select(judgements.c.item_id).where(theirs, STANDS, judgements.c.value.is_not(None))
+    # Locked in one order, as everywhere where more than one item is changed.
+    locked = sa.select(items.c.id).where(items.c.id.in_(counted)).order_by(items.c.id).with_for_update(key_share=True)
+    connection.execute(locked)
+    changed = list(connection.execute(counted).scalars())
+    connection.execute(sa.delete(adjudications).where(adjudications.c.annotator_id == person))
+    if deletes:
+        connection.execute(sa.delete(judgements).where(theirs))
+        connection.execute(sa.delete(tasks).where(tasks.c.annotator_id == person))
+    else:
+        connection.execute(sa.update(judgements).where(theirs, STANDS).values(undone=True, withdrawn=True))
+        # Nor can what an admin dropped be restored.
+        connection.execute(sa.update(judgements).where(theirs, judgements.c.dropped).values(dropped=False))
+    for item_id in changed:
+        settle(connection, item_id, +1)
+    return int(standing)
+
+
+def _delete_traces(connection: sa.Connection, person: int, name: str) -> str:
+    """Delete what tells who a person is, and return the account's new name. Of the panel's identifier a hash stays.
+
+    The audit keeps that something was changed, without the answers.
+    """
+    known_as = f"withdrawn-{person}"
+    about = sa.update(audit).where(audit.c.annotator == name)
+    connection.execute(about.values(annotator=known_as, before=None, after=None, reason=""))
+    connection.execute(sa.update(audit).where(audit.c.actor == name).values(actor=known_as))
+    for table in (training_answers, readings):
+        connection.execute(sa.delete(table).where(table.c.annotator_id == person))
+    theirs = panelists.c.annotator_id == person
+    identifier = connection.execute(sa.select(panelists.c.person).where(theirs)).scalar()
+    if identifier is not None:
+        blank: dict[str, Any] = {"person": person_mark(identifier), "parameters": {}, "screening": None}
+        connection.execute(sa.update(panelists).where(theirs).values(blank))
+    return known_as

@@ -1,0 +1,135 @@
+"""Final answers: who may give them, the queue, by keyboard, and what exports make of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback.formats.exporting import export_file
+from rlhf_envs.feedback.web.auth import COOKIE
+
+SignIn = Callable[..., TestClient]
+ANSWERS: dict[str, list[Any]] = {  # of items 1 to 3
+    "ann": [{"choice": 0, "strength": 1}, {"choice": 0, "strength": 1}, {"rating": 1}],
+    "bob": [{"choice": 0, "strength": 3}, {"choice": 1, "strength": 1}, {"rating": 4}],
+    "cid": [{"choice": 0, "strength": 2}, {"choice": 0, "strength": 1}, None],
+}
+
+
+@pytest.fixture
+def judged(store: FeedbackStore) -> FeedbackStore:
+    """Item 1 is agreed on, of item 2 one answer differs from two, and of item 3 the two answers differ."""
+    store.add_items([NewItem("pairwise", f"p{i}", ("left <b>", "right"), overlap=3) for i in (1, 2)])
+    store.add_items([NewItem("rating", "p3", ("c",), overlap=3)])
+    for name, values in ANSWERS.items():
+        store.add_annotator(name)
+        for value in values:
+            task = store.claim(name)
+            assert task is not None
+            store.submit(task.id, name, value, key=f"{name}-{task.id}", comment=f"{name} says")
+    return store
+
+
+def test_the_queue_begins_where_people_disagree_most_and_hides_names(judged: FeedbackStore, sign_in: SignIn) -> None:
+    admin = sign_in("root", "admin")
+    first = admin.get("/api/adjudication/next").json()
+    assert (first["left"], first["item"]["id"], first["item"]["disagreement"]) == (2, 3, 1.0)
+    assert [one["who"] for one in first["item"]["said"]] == ["Person 1", "Person 2", "Person 3"]
+    second = admin.get("/api/adjudication/next", params={"after": first["item"]["key"], "names": "true"}).json()
+    assert second["item"]["id"] == 2
+    assert [one["who"] for one in second["item"]["said"]] == ["ann", "bob", "cid"]
+    assert second["item"]["key"] is None
+    assert admin.get("/api/adjudication/next", params={"item": 1}).json()["item"]["id"] == 1
+    assert admin.get("/api/adjudication/next", params={"item": 9}).status_code == 404
+    assert admin.get("/api/adjudication/next", params={"after": "x"}).status_code == 422
+
+
+def test_only_admins_and_the_chosen_adjudicate_and_only_admins_see_names(
+    judged: FeedbackStore, sign_in: SignIn
+) -> None:
+    dora = sign_in("dora")
+    for path in ("/admin/adjudicate", "/api/adjudication/next"):
+        assert dora.get(path).status_code == 403
+    assert dora.post("/api/adjudication/3", json={"value": {"rating": 3}}).status_code == 403
+    judged.update_settings(adjudicators=("dora",))
+    assert dora.get("/admin/adjudicate").status_code == 200
+    shown = dora.get("/api/adjudication/next", params={"names": "true"}).json()
+    assert shown["item"]["said"][0]["who"] == "Person 1"
+    assert dora.post("/api/adjudication/3", json={"value": {"rating": 3}}).status_code == 204
+    assert judged.adjudications()[3].by == "dora"
+    assert dora.get("/admin/items").status_code == 403
+
+
+def test_a_final_answer_that_is_none_is_refused(judged: FeedbackStore, sign_in: SignIn) -> None:
+    admin = sign_in("root", "admin")
+    assert admin.post("/api/adjudication/3", json={"value": {"rating": 9}}).status_code == 422
+    assert admin.post("/api/adjudication/3", json={"value": None}).status_code == 422
+    assert admin.post("/api/adjudication/99", json={"value": {"rating": 1}}).status_code == 422
+    assert judged.adjudications() == {}
+
+
+def test_exports_take_the_final_answer_where_it_is_asked_for(judged: FeedbackStore, tmp_path: Path) -> None:
+    judged.adjudicate(2, {"choice": 1, "strength": 1}, by="cid", comment="both are wrong")
+    judged.adjudicate(3, {"rating": 2}, by="cid")
+
+    def chosen(how: str) -> list[str]:
+        export = export_file(judged, tmp_path / "p.jsonl", "preference", how=how)
+        assert export.finals == 2
+        return [row["chosen"] for row in export.rows]
+
+    assert chosen("majority") == ["left <b>", "left <b>"]
+    assert chosen("adjudicated") == ["left <b>", "right"]
+    assert len(chosen("each")) == 6
+    ratings = export_file(judged, tmp_path / "r.jsonl", "ratings", how="adjudicated")
+    assert [row["label"] for row in ratings.rows] == [2.0]
+    with pytest.raises(ValueError, match="min_judgements counts annotators"):
+        export_file(judged, tmp_path / "p.jsonl", "preference", how="adjudicated", min_judgements=2)
+    export_file(judged, tmp_path / "all.jsonl", "items")
+    rows = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    assert rows[1]["final"]["comment"] == "both are wrong"
+    assert "final" not in rows[0]
+    assert len(rows[1]["judgements"]) == 3
+
+
+def test_by_keyboard(
+    chromium: Any,
+    address: str,
+    judged: FeedbackStore,
+    enrol: Callable[..., str],
+    signed: Callable[..., tuple[str, str]],
+) -> None:
+    context = chromium.new_context()
+    context.add_cookies([{"name": COOKIE, "value": signed(judged, enrol("root", "admin"))[0], "url": address}])
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda line: wrong.append(line.text))
+    page.set_default_timeout(20_000)
+    page.goto(f"{address}/admin/adjudicate")
+    page.wait_for_selector("body[data-kind=rating] #task[aria-busy=false]")
+    assert "Person 1: 1" in page.inner_text("#said")
+    page.keyboard.press("b")
+    page.wait_for_selector("#said:has-text('ann: 1')")
+    page.keyboard.press("b")
+    page.wait_for_selector("#said:has-text('Person 1')")
+    page.keyboard.press("s")
+    page.wait_for_selector("body[data-kind=pairwise] #task[aria-busy=false]")
+    page.keyboard.press("c")
+    page.keyboard.type("b is right 1")
+    page.keyboard.press("Escape")
+    page.keyboard.press("6")
+    page.wait_for_selector("body[data-kind=rating] #task[aria-busy=false]")
+    page.keyboard.press("2")
+    page.wait_for_selector("body[data-kind=none]")
+    context.close()
+    assert wrong == []
+    finals = judged.adjudications()
+    assert finals[2].value == {"choice": 1, "strength": 2}
+    assert finals[2].comment == "b is right 1"
+    assert finals[3].value == {"rating": 2}
