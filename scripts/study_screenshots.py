@@ -65,6 +65,8 @@ def _photograph(address: str, store: FeedbackStore) -> None:
             page.fill("[name=name]", re.sub(r"\W", "", name))
             page.fill("[name=password]", PASSWORD)
             page.click("form .primary")
+            page.wait_for_url("**/guidelines")
+            page.click("form .primary")
             page.wait_for_selector("body[data-kind=pairwise] #task[aria-busy=false]")
             for key in ("2", "6", "2", "1", "ArrowRight", "ArrowRight", "Shift+ArrowRight", "1"):
                 page.keyboard.press(key)
