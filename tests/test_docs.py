@@ -21,6 +21,7 @@ from tests.rlhf_envs.small_models import save_model
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 OWN_DATA = ROOT / "examples" / "own_data"
+STUDY = ROOT / "examples" / "study"
 MARK = r"(?:<!-- (?:file: (?P<file>\S+)|(?P<run>run)) -->\n)?"
 BLOCK = re.compile(rf"^{MARK}```(?P<language>\w*)\n(?P<text>.*?)^```$", re.M | re.S)
 PAGES = sorted(path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
@@ -72,6 +73,7 @@ def test_pages_with_marked_blocks_have_a_test_that_follows_them() -> None:
     assert {page for page in PAGES if any(block.run or block.file for block in blocks(page))} == {
         "start",
         "guides/instruct",
+        "guides/study",
         *TUTORIALS,
     }
 
@@ -192,6 +194,34 @@ def test_people_in_the_loop_end_in_a_trained_agent(tmp_path: Path) -> None:
     assert (tmp_path / "my-reward" / "model.safetensors").is_file()
     assert len((tmp_path / "pairs.jsonl").read_text().splitlines()) > 30
     assert (tmp_path / "logs" / "ppo" / "Sentiment-v0_1" / "report.json").is_file()
+
+
+def test_the_study_is_five_commands_and_its_file_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy", reason="the page needs the extra web")
+    from rlhf_envs.feedback import FeedbackStore
+    from rlhf_envs.feedback.settings_file import parse_settings, read_settings_file
+
+    (commands,) = [block.text for block in blocks("guides/study") if block.run]
+    assert len(commands.strip().splitlines()) == 5
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        settings = store.update_settings(**read_settings_file(STUDY / "study.toml"))
+    assert settings.guidelines.startswith("# What to look at")
+    (shown,) = [block.text for block in blocks("guides/study") if block.language == "toml"]
+    (praise,) = parse_settings(shown)["questions"]
+    assert praise in settings.questions, "the page shows what stands in the example"
+
+
+@pytest.mark.slow
+def test_a_study_ends_in_reward_models_of_two_criteria(tmp_path: Path) -> None:
+    shutil.copytree(STUDY, tmp_path, dirs_exist_ok=True)
+    (printed,) = follow("guides/study", tmp_path)
+    assert "question 'praise': new" in printed and "pairs from answers to praise" in printed
+    held_out = {}
+    for name in ("praise", "fresh"):
+        assert (tmp_path / f"{name}-reward" / "model.safetensors").is_file()
+        rows = (tmp_path / f"{name}-reward" / "held_out.jsonl").read_text().splitlines()
+        held_out[name] = {(row["prompt"], row["chosen"]) for row in map(json.loads, rows)}
+    assert held_out["praise"] and held_out["praise"] != held_out["fresh"]
 
 
 @pytest.mark.slow

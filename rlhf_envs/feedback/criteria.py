@@ -55,7 +55,7 @@ class Derived:
 
 def all_criteria(versions: Mapping[int, Settings]) -> dict[str, Criterion]:
     """Return each question that was ever asked by its name, in its newest meaning."""
-    names = dict.fromkeys(question.name for asked in reversed(list(versions.values())) for question in asked.questions)
+    names = dict.fromkeys(question.name for asked in [*versions.values()][::-1] for question in asked.questions)
     return {name: find_criterion(versions, name) for name in names}
 
 

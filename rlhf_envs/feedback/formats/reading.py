@@ -109,11 +109,9 @@ class Reading:
         """
         asked = self.settings_of(judgement)
         if not judgement.answers:  # the project's questions were not asked, or it is a skip
-            return {}, next(
-                (key for key, ours in reversed(list(self.ours.items())) if same_questions(ours, asked)), None
-            )
+            return {}, next((key for key, ours in [*self.ours.items()][::-1] if same_questions(ours, asked)), None)
         answers = check_answers(item, judgement.value, judgement.answers, asked.questions)
-        for key, ours in reversed(list(self.ours.items())):
+        for key, ours in [*self.ours.items()][::-1]:
             if all(question in ours.questions for question in asked.questions if question.name in answers):
                 return answers, key
         raise ValueError(

@@ -173,7 +173,8 @@ class _Spans(_Asked):
 
     def state(self) -> str:
         item = self.assignment.item
-        texts: dict[int | None, str] = {None: item.prompt, **dict(enumerate(item.completions))}
+        texts: dict[int | None, str] = {None: item.prompt}
+        texts.update(enumerate(item.completions))
         quoted = [f"{s['label']}: {texts[s['completion']][s['start'] : s['end']]!r}" for s in self.spans]
         return f"marked: {'; '.join(quoted) or 'nothing'}"
 

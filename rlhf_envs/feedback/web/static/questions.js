@@ -50,9 +50,9 @@ function radios({ label, options, answered }) {
     check(row, value);
     answered();
   };
-  for (const { key, words, name, data, className = "" } of options) {
+  for (const { key, shown = key, words, name, data, className = "" } of options) {
     const act = () => choose(data);
-    const button = keyed(key, words, act, className);
+    const button = keyed(shown, words, act, className);
     button.setAttribute("aria-label", name);
     button.dataset.value = JSON.stringify(data);
     row.append(button);
@@ -75,7 +75,7 @@ function rating({ question, label, answered }) {
   const options = values.map((value, i) => {
     const end = value === low ? question.ends[0] : value === high ? question.ends[1] : "";
     const key = direct ? String(value) : placeKey(i);
-    return { key, words: direct ? "" : String(value), name: end ? `${value}, ${end}` : t("rate", { n: value }), data: value };
+    return { key, shown: direct ? null : key, words: String(value), name: end ? `${value}, ${end}` : t("rate", { n: value }), data: value };
   });
   const made = radios({ label, options, answered });
   made.element.classList.add("scale");
