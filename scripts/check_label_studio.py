@@ -141,7 +141,7 @@ def running(program: Path, folder: Path) -> Iterator[Program]:
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder)
     try:
-        end = time.monotonic() + 300
+        end = time.monotonic() + 900  # on a busy machine its migrations take minutes
         while True:
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()

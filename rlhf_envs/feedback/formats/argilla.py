@@ -149,8 +149,8 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         responses = objects(given, f"{question} of the responses")
         if any(not response.get("status") for response in responses):
             raise ValueError(
-                "Argilla's to_json() does not say which answers are drafts or discarded, and all would count as "
-                "labels: write json.dump(dataset.records.to_list(flatten=True), file) instead"
+                "Argilla's to_json() does not say which answers are drafts or discarded, so all would be labels: "
+                "write json.dump(dataset.records.to_list(flatten=True), file) instead"
             )
         flat[f"{question}.responses.status"] = [response["status"] for response in responses]
         flat[f"{question}.responses"] = [response.get("value") for response in responses]
