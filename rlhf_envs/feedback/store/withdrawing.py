@@ -130,7 +130,9 @@ def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
     # Locked in one order, as everywhere where more than one item is changed.
     locked = sa.select(items.c.id).where(items.c.id.in_(counted)).order_by(items.c.id).with_for_update(key_share=True)
     connection.execute(locked)
-    connection.execute(sa.update(items).where(items.c.id.in_(counted)).values(needed=items.c.needed + 1))
+    judged, stopped = sa.update(items).where(items.c.id.in_(counted)), items.c.withdrawn.is_not(None)
+    connection.execute(judged.where(stopped).values(overlap=items.c.overlap - 1))  # an item that is no longer asked
+    connection.execute(judged.where(~stopped).values(needed=items.c.needed + 1))
     connection.execute(sa.delete(adjudications).where(adjudications.c.annotator_id == person))
     if deletes:
         connection.execute(sa.delete(judgements).where(theirs))
