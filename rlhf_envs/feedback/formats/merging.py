@@ -43,6 +43,7 @@ class Merge:
         self.known: dict[Any, list[_Known]] = {}
         self.touched: dict[int, _Known] = {}  # by Python's id(), in the file's order
         self.names = {annotator.name for annotator in store.annotators()}
+        self.withdrawn = {annotator.name for annotator in store.annotators() if annotator.withdrawn is not None}
         by_id = {}
         judgements = store.judgements(include_skips=True)  # before the items, so that no judgement lacks its item
         for item in store.items():
@@ -64,6 +65,9 @@ class Merge:
             value = _flipped(judgement.value) if flipped else judgement.value
             sides = tuple(1 - side for side in judgement.sides) if flipped else judgement.sides
             answers = _flipped_answers(judgement.answers) if flipped else judgement.answers
+            if judgement.annotator in self.withdrawn:
+                self.bad.append(BadRow(where, f"withdrawn: {judgement.annotator!r} has taken all labels back", row))
+                continue
             if judgement.annotator in known.said:
                 before, others, place = known.said[judgement.annotator]
                 same = before == value and others == answers

@@ -208,16 +208,22 @@ class Queue:
 def settle(connection: sa.Connection, item_id: int, change: int) -> None:
     """Set how many more judgements a (locked) item needs, after its judgements have changed.
 
+    An item that is no longer asked needs none. Its overlap counts the judgements it has.
+
     Args:
         connection: is in a write transaction.
         item_id: the item.
         change: by how much more or less, where the overlap is fixed. Where it adapts, the judgements that stand say it.
     """
-    adapts = sa.and_(items.c.max_overlap.is_not(None), items.c.withdrawn.is_(None)).label("adapts")
-    found = sa.select(items.c.kind, items.c.overlap, items.c.max_overlap, adapts).where(items.c.id == item_id)
+    found = sa.select(items.c.kind, items.c.overlap, items.c.max_overlap, items.c.withdrawn).where(
+        items.c.id == item_id
+    )
     item = connection.execute(found).one()
+    if item.withdrawn is not None:
+        connection.execute(sa.update(items).where(items.c.id == item_id).values(overlap=items.c.overlap - change))
+        return
     needed: Any = items.c.needed + change
-    if item.adapts:
+    if item.max_overlap is not None:
         stands = sa.select(judgements.c.value).where(
             judgements.c.item_id == item_id, STANDS, judgements.c.value.is_not(None)
         )

@@ -97,7 +97,7 @@ def list_withdrawals(store: FeedbackStore) -> list[Withdrawal]:
 
 def answers_of(store: FeedbackStore, name: str) -> list[dict[str, Any]]:
     """Return all that a person answered, as plain values: judgements, also those taken back, then the training."""
-    answer = (judgements.c.value, judgements.c.seconds, judgements.c.comment, judgements.c.created, judgements.c.undone)
+    answer = (judgements.c[name] for name in ("value", "answers", "seconds", "comment", "created", "undone"))
     shown = (items.c.id.label("item"), items.c.kind, items.c.prompt, items.c.completions)
     trained = (training_answers.c[column] for column in ("attempt", "value", "is_right", "seconds", "created"))
     queries = {

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
 from rlhf_envs.feedback.formats.exporting import FORMATS, export_file
+from rlhf_envs.feedback.formats.importing import import_file
 from rlhf_envs.feedback.store.documents import current_document, digest_of, list_readings, note_reading
 from rlhf_envs.feedback.store.panels import (
     answer_screening,
@@ -326,6 +327,20 @@ def test_labels_of_who_withdrew_leave_everything_and_others_are_asked(
     assert len(answers_of(store, name)) == (4 if labels == "keep" else 0)
 
 
+def test_a_file_exported_before_brings_no_label_of_a_withdrawn_person_back(
+    store: FeedbackStore, tmp_path: Path
+) -> None:
+    store.add_annotator("bob")
+    store.add_items([NewItem("rating", "p", ("c",), overlap=2)])
+    judge(store, "ada", RIGHT)
+    judge(store, "bob", WRONG)
+    export_file(store, tmp_path / "before.jsonl", "items")
+    withdraw_person(store, "ada")
+    done = import_file(store, tmp_path / "before.jsonl")
+    assert "withdrawn: 'ada' has taken all labels back" in {row.reason for row in done.bad}
+    assert {judgement.annotator for judgement in store.judgements()} == {"bob"}
+
+
 def test_delete_leaves_no_trace_of_the_person(store: FeedbackStore) -> None:
     store.update_settings(consent={"text": "t", "withdrawn_labels": "delete"}, panel=PROLIFIC)
     store.add_items([NewItem("rating", "p", ("c",))])
@@ -350,6 +365,19 @@ def test_who_withdrew_cannot_be_switched_on_and_the_only_admin_stays(store: Feed
             again()
     with pytest.raises(ValueError, match="has withdrawn"):
         store.invite_to_reset("ada")
+
+
+def test_an_item_that_is_no_longer_asked_stays_so(store: FeedbackStore) -> None:
+    (item,) = store.add_items([NewItem("rating", "p", ("c",), overlap=3)])
+    store.add_annotator("bob")
+    judge(store, "ada", RIGHT)
+    store.withdraw([item])
+    withdraw_person(store, "ada")
+    assert store.claim("bob") is None
+    assert store.progress().finished == 1
+    assert store.ask_again([item], by="root", reason="more are needed") == 1
+    assert store.items()[0].overlap == 3
+    assert judge(store, "bob", RIGHT) == item
 
 
 def test_undone_answers_do_not_open_an_item_twice(store: FeedbackStore) -> None:
