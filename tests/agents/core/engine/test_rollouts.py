@@ -178,9 +178,11 @@ def test_an_agent_learns_from_an_engine_as_it_does_without(model: str) -> None:
     gains = []
     with serving(model) as server:
         for engine in (None, server.url):
-            agent = make("rloo", 32, n_steps=3, model=model, learning_rate=3e-3, kl_coef=0.0, engine=engine)
+            settings: dict[str, Any] = {"n_steps": 3, "model": model, "learning_rate": 3e-3, "kl_coef": 0.0}
+            # Seeds make the engine's run the same every time: without them, about one run in five learns little.
+            agent = make("rloo", 32, engine=engine, engine_kwargs={"seeded": True} if engine else None, **settings)
             agent.learn(96)
             before = np.mean([episode["r"] for episode in agent.ep_info_buffer])
-            agent.learn(96 * 15, reset_num_timesteps=False)
+            agent.learn(96 * 40, reset_num_timesteps=False)
             gains.append(np.mean([episode["r"] for episode in list(agent.ep_info_buffer)[-64:]]) - before)
-    assert min(gains) > 0.1 and abs(gains[0] - gains[1]) < 0.5 * max(gains)
+    assert min(gains) > 0.2 and abs(gains[0] - gains[1]) < 0.5 * max(gains)
