@@ -20,10 +20,10 @@ from rlhf_envs.tokens import end_ids
 
 from .checks import check_arguments, check_gradients, check_sizes
 from .distribution import TokenDistribution, keep_top
-from .kv_cache import Trunk
 from .language_model import LanguageModel, Snapshot, TrainPart
 from .models import find_model
 from .precision import check_device, check_dtype, keep_float32, set_attention, store_frozen
+from .trunk import Trunk
 
 __all__ = ["LanguageModelPolicy"]
 

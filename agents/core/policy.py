@@ -18,10 +18,10 @@ from .base_policy import LanguageModelPolicy
 from .checks import check_results
 from .distribution import TokenDistribution, check_rows, log_probs_and_entropies, log_probs_without_gradients
 from .graph_decode import Graphs
-from .kv_cache import Trunk
 from .language_model import TrainPart, hidden_states
 from .observations import check_token_ids, micro_batches
 from .supervised import SupervisedData, SupervisedLoss
+from .trunk import Trunk
 
 __all__ = ["TokenPolicy"]
 
