@@ -142,10 +142,16 @@ class SlottedTrunk:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def __call__(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, input_ids: torch.Tensor, lengths: torch.Tensor, needed: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the hidden states `(batch, hidden_size)` after the last tokens of right-padded contexts.
 
-        The ids are `(batch, length)` int64, the lengths `(batch,)` int64 and at least 1.
+        Args:
+            input_ids: `(batch, length)` int64.
+            lengths: `(batch,)` int64, at least 1.
+            needed: `(batch,)` bool, the rows that matter; None for all. What is returned for the others may be of other
+                contexts. Rows that matter are the same to the last digit.
         """
         if self.frozen is not None:
             self.frozen.calls += 1
@@ -163,12 +169,30 @@ class SlottedTrunk:
             if self._ids.shape != input_ids.shape:
                 self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
                 self._rows = torch.arange(len(lengths), device=lengths.device)
+        if needed is not None:
+            input_ids, lengths = self._spare(input_ids, lengths, needed)
         try:
             self._renew(*self._take(input_ids, lengths))
         except BaseException:  # out of memory, an interrupt: the slots do not hold the ids that were just written
             self.clear()
             raise
         return self._hidden.clone()
+
+    def _spare(
+        self, input_ids: torch.Tensor, lengths: torch.Tensor, needed: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return contexts and lengths, with what the slots hold in the rows that are not needed.
+
+        So these are not encoded, and the step of the other rows is as it would have been: it is as long as the longest
+        of the contexts that were given. Where that cannot be, or a row is needed that grew by more than a step, all
+        contexts stay.
+        """
+        held, longest = self._lengths, lengths.max()
+        taken = torch.where(needed, lengths, torch.minimum(held, longest))
+        steps = torch.where(needed, (lengths == held) | (lengths == held + 1), held > 0)
+        if steps.all() and taken.max() == longest:
+            return torch.where(needed[:, None], input_ids, self._ids), taken
+        return input_ids, lengths
 
     def _take(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> tuple[list[int], list[int]]:
         """Take the contexts into `_ids` and `_lengths`.

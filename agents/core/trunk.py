@@ -49,10 +49,10 @@ class Trunk:
             self.cache.frozen = SlotStates(self.split)
         self._checkpointed = [*find_blocks(module, language_model.config.num_hidden_layers)] if checkpointing else []
 
-    def hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def hidden(self, obs: dict[str, torch.Tensor], needed: torch.Tensor | None = None) -> torch.Tensor:
         """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""
         if "rows" not in obs and not torch.is_grad_enabled():
-            return self.cache(*read_contexts(obs))
+            return self.cache(*read_contexts(obs), needed)
         if self._checkpointed and torch.is_grad_enabled():
             with checkpointed(self._checkpointed):  # the layers are as they are: they compute again when it has ended
                 return self._encode(obs)
