@@ -13,7 +13,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import agents
 from agents import TrainConfig
-from agents.core.engine.client import EngineError
+from agents.algorithms.common.importance import correct
+from agents.core.engine.client import Completion, CompletionsEngine, EngineError
 from agents.training.resume import prepare_resumed
 from agents.training.run import RunStopped, prepare, train
 
@@ -118,6 +119,53 @@ def test_advantages_are_weighted_by_truncated_ratios(name: str, level: str | Non
     agent.train()
     assert buffer.advantages == pytest.approx(expected * advantages, abs=1e-5)
     assert buffer.log_probs == pytest.approx(own, abs=1e-5), "ratios of the update are to the policy before it"
+
+
+@pytest.mark.parametrize(("off", "warns"), [(0.05, False), (0.15, True)])
+def test_log_probabilities_far_from_the_policys_are_warned_of(
+    off: float, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = make("reinforce", 8, n_steps=6)
+    agent.learn(48)
+    buffer = agent.rollout_buffer
+    buffer.recompute(agent.policy)
+    own = buffer.log_probs.copy()
+    buffer.log_probs = own - np.float32(off)
+    weights, metrics = correct(buffer, agent.policy, "token_truncate", 1.1)
+    assert metrics["engine_gap"] == pytest.approx(off, abs=1e-5)
+    assert weights == pytest.approx(np.full_like(own, min(np.exp(off), 1.1)), abs=1e-5)
+    said = [record.getMessage() for record in caplog.records]
+    assert [f"on average {off:.2g} nats from the policy's" in message for message in said] == [True] * warns
+
+
+def test_seeded_completions_come_again(model: str) -> None:
+    weights = []
+    with serving(model) as server:
+        for seeded in (True, True, False):
+            engine = {"engine": server.url, "engine_kwargs": {"seeded": seeded}}
+            agent = make("reinforce", 4, n_steps=6, model=model, learning_rate=1e-2, **engine)
+            agent.learn(24)
+            weights.append(torch.cat([p.detach().flatten() for p in agent.policy.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_all_completions_of_a_rollout_are_cancelled_at_its_end(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the engine writes no tokens of old weights into the next one, whose own it has to write."""
+    started: list[Completion] = []
+    start = CompletionsEngine.start
+
+    def watched(*arguments: Any) -> Completion:
+        started.append(start(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(CompletionsEngine, "start", watched)
+    with serving(model) as server:
+        agent = make("reinforce", 4, n_steps=4, model=model, engine=server.url)
+        agent.learn(16)
+    assert len(started) >= 8, "each row has begun a second episode after three tokens at most"
+    assert all(completion.is_cancelled for completion in started)
+    assert agent.policy.draw_instead is None
 
 
 def test_arguments_of_an_engine_are_checked() -> None:
