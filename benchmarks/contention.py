@@ -1,8 +1,9 @@
 """Measure how much longer an iteration takes beside a busy process on every core, by how threads wait.
 
 `python -m benchmarks.contention` starts each run as a process of its own: idle, and beside busy loops that are pinned
-to one core each. "spin" is OpenMP's default, "passive" is OMP_WAIT_POLICY=passive, and "chosen" is what
-`agents.training.threads` chooses, as `rlhf train` does. A machine that does something else spoils every line of it.
+to one core each. "spin" is OpenMP's default, "passive" is OMP_WAIT_POLICY=passive, "one" is one thread
+(OMP_NUM_THREADS=1), and "chosen" is what `agents.training.threads` chooses, as `rlhf train` does. A machine that does
+something else spoils every line of it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from agents.training.threads import OWN, POLICY
+from agents.training.threads import NUMBER, OWN, POLICY
 
 __all__ = ["main"]
 
 MAX_RATIO = 2.2
-SETTINGS = ("spin", "passive", "chosen")
+SETTINGS = {"spin": {}, "passive": {POLICY: "passive"}, "one": {NUMBER: "1"}, "chosen": {}}
 BUSY = "while True: pass"
 RUN = """
 import sys
@@ -70,9 +71,8 @@ def busy_loops(cores: Sequence[int]) -> Iterator[None]:
 
 def run(setting: str, *arguments: str) -> float:
     """Return the median of the seconds of an iteration in a process of its own."""
-    env = {name: value for name, value in os.environ.items() if name not in OWN} | {"HF_HUB_OFFLINE": "1"}
-    if setting == "passive":
-        env[POLICY] = "passive"
+    others = {name: value for name, value in os.environ.items() if name not in OWN}
+    env = others | {"HF_HUB_OFFLINE": "1"} | SETTINGS[setting]
     command = [sys.executable, "-c", RUN, setting, *arguments]
     done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
     return statistics.median(map(float, done.stdout.split()[1:]))

@@ -8,9 +8,9 @@ import torch
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 
 from ..core.distribution import keep_top
-from ..core.kv_cache import Trunk
 from ..core.language_model import Snapshot
 from ..core.policy import TokenPolicy
+from ..core.trunk import Trunk
 from .ppo import PPO
 
 __all__ = ["NLPO", "NLPOPolicy"]

@@ -20,10 +20,10 @@ from rlhf_envs.tokens import end_ids
 
 from .checks import check_arguments, check_gradients, check_sizes
 from .distribution import TokenDistribution, keep_top
-from .kv_cache import Trunk
 from .language_model import LanguageModel, Snapshot, TrainPart
 from .models import find_model
 from .precision import check_device, check_dtype, keep_float32, set_attention, store_frozen
+from .trunk import Trunk
 
 __all__ = ["LanguageModelPolicy"]
 
@@ -197,16 +197,17 @@ class LanguageModelPolicy(ActorCriticPolicy):
         """Return the module that turns the actor's token ids into vectors."""
         return self._actor.module.get_input_embeddings()  # type: ignore[operator]
 
-    def hidden(self, obs: PyTorchObs, trunk: Trunk | None = None) -> torch.Tensor:
+    def hidden(self, obs: PyTorchObs, trunk: Trunk | None = None, needed: torch.Tensor | None = None) -> torch.Tensor:
         """Return the last hidden states at the places where actions are chosen, shape `(n, hidden_size)`.
 
         With `rows` and `columns` in `obs`, a row of `input_ids` is a whole sequence, and place i is its token
         `(rows[i], columns[i])`. Otherwise every row is one context and its place is its last token; without gradients
-        such contexts go through the KV cache. The trunk that runs is the actor's by default.
+        such contexts go through the KV cache, which spares rows that are not `needed`, `(n,)` bool. The trunk that runs
+        is the actor's by default.
         """
         assert isinstance(obs, dict)
         with self.autocast():
-            return (self._actor if trunk is None else trunk).hidden(obs)
+            return (self._actor if trunk is None else trunk).hidden(obs, needed)
 
     def set_training_mode(self, mode: bool) -> None:
         """Stay in evaluation mode: dropout would make the update's log-probabilities differ from the rollout's.

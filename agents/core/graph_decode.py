@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from .lora_layers import LayerCopies, MergedLayers, adapters_in_use
 from .precision import computing_type
 
-__all__ = ["Backend", "CudaBackend", "DecodingGraphs", "Graphs"]
+__all__ = ["Backend", "CudaBackend", "DecodingGraphs", "Graphs", "layers_to_cast"]
 
 SHORTEST = 64  # contexts up to this length share a graph: reading fewer positions saves less than a capture costs
 WARM_UPS = 2  # runs before a capture, in which libraries allocate and choose what a capture may not
@@ -199,8 +199,12 @@ def _copies(trunk: nn.Module, adapted: Sequence[Any]) -> LayerCopies:
     if not torch.is_autocast_enabled(weight.device.type):
         return MergedLayers(adapted)
     dtype = computing_type(weight)
-    linear = [m for m in trunk.modules() if type(m) in (nn.Linear, Conv1D) and m.weight.dtype != dtype]
-    return LayerCopies(linear, partial(_cast, dtype))
+    return LayerCopies(layers_to_cast(trunk, dtype), partial(_cast, dtype))
+
+
+def layers_to_cast(trunk: nn.Module, dtype: torch.dtype) -> list[Any]:
+    """Return the linear layers of a trunk whose weights have another type than the one that is computed in."""
+    return [m for m in trunk.modules() if type(m) in (nn.Linear, Conv1D) and m.weight.dtype != dtype]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -31,23 +31,14 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rlhf_envs.models.adapters import adapter_layers
 
-from .frozen_states import LastCall, SlotStates
+from .frozen_states import SlotStates
 from .graph_decode import DecodingGraphs
-from .language_model import (
-    LanguageModel,
-    SplitTrunk,
-    cache_argument,
-    checkpointed,
-    find_blocks,
-    hidden_states,
-    nearly_equal,
-)
-from .lora_layers import MergedLayers, adapters_in_use, added_in_place
-from .observations import gather_hidden, read_contexts
+from .language_model import cache_argument, hidden_states, nearly_equal
+from .lora_layers import MergedLayers, adapters_in_use
 from .precision import computing_type
 from .weight_versions import WeightVersions
 
-__all__ = ["SlottedTrunk", "Trunk"]
+__all__ = ["SlottedTrunk"]
 
 
 STEPS_UNMERGED = 4  # merging costs a few steps' time, which a few tokens do not win back
@@ -151,10 +142,16 @@ class SlottedTrunk:
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def __call__(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, input_ids: torch.Tensor, lengths: torch.Tensor, needed: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the hidden states `(batch, hidden_size)` after the last tokens of right-padded contexts.
 
-        The ids are `(batch, length)` int64, the lengths `(batch,)` int64 and at least 1.
+        Args:
+            input_ids: `(batch, length)` int64.
+            lengths: `(batch,)` int64, at least 1.
+            needed: `(batch,)` bool, the rows that matter; None for all. What is returned for the others may be of other
+                contexts. Rows that matter are the same to the last digit.
         """
         if self.frozen is not None:
             self.frozen.calls += 1
@@ -172,12 +169,30 @@ class SlottedTrunk:
             if self._ids.shape != input_ids.shape:
                 self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
                 self._rows = torch.arange(len(lengths), device=lengths.device)
+        if needed is not None:
+            input_ids, lengths = self._spare(input_ids, lengths, needed)
         try:
             self._renew(*self._take(input_ids, lengths))
         except BaseException:  # out of memory, an interrupt: the slots do not hold the ids that were just written
             self.clear()
             raise
         return self._hidden.clone()
+
+    def _spare(
+        self, input_ids: torch.Tensor, lengths: torch.Tensor, needed: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return contexts and lengths, with what the slots hold in the rows that are not needed.
+
+        So these are not encoded, and the step of the other rows is as it would have been: it is as long as the longest
+        of the contexts that were given. Where that cannot be, or a row is needed that grew by more than a step, all
+        contexts stay.
+        """
+        held, longest = self._lengths, lengths.max()
+        taken = torch.where(needed, lengths, torch.minimum(held, longest))
+        steps = torch.where(needed, (lengths == held) | (lengths == held + 1), held > 0)
+        if steps.all() and taken.max() == longest:
+            return torch.where(needed[:, None], input_ids, self._ids), taken
+        return input_ids, lengths
 
     def _take(self, input_ids: torch.Tensor, lengths: torch.Tensor) -> tuple[list[int], list[int]]:
         """Take the contexts into `_ids` and `_lengths`.
@@ -357,59 +372,3 @@ def causal_mask(columns: torch.Tensor, length: int, dtype: torch.dtype) -> torch
     edge[length:].fill_(torch.finfo(dtype).min)
     windows = edge.unfold(0, length, 1)  # window i has length - i zeros; copying one is faster than comparing numbers
     return windows.index_select(0, length - 1 - columns.flatten()).view(*columns.shape, length)
-
-
-class Trunk:
-    """Hold a trunk, its KV cache, and its frozen part if it has one. The policy owns the parameters.
-
-    Args:
-        module: the base model of `language_model`, or its copy.
-        like: a trunk with the same architecture, so that cache and split need not be tried out again.
-        checkpointing: keep only the inputs of blocks for the backward pass, which computes the rest again.
-
-    Attributes:
-        run: what encodes whole contexts: `hidden_states`, or its compiled form.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        max_length: int,
-        language_model: LanguageModel,
-        like: Trunk | None = None,
-        checkpointing: bool = False,
-    ) -> None:
-        self.module = module
-        self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
-        self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
-        if like is None or like.cache.graphs is not None:
-            self.cache.graphs = DecodingGraphs(module, self.cache.adapted)
-        splits = like is None or like.split is not None
-        self.split: SplitTrunk | None = language_model.split(module) if splits else None
-        if like is None and self.split is not None:
-            self.cache.frozen = SlotStates(self.split)
-        self._checkpointed = [*find_blocks(module, language_model.config.num_hidden_layers)] if checkpointing else []
-
-    def hidden(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""
-        if "rows" not in obs and not torch.is_grad_enabled():
-            return self.cache(*read_contexts(obs))
-        if self._checkpointed and torch.is_grad_enabled():
-            with checkpointed(self._checkpointed):  # the layers are as they are: they compute again when it has ended
-                return self._encode(obs)
-        with added_in_place(self.cache.adapted):
-            return self._encode(obs)
-
-    def last_call(self) -> LastCall | None:
-        """Return what reads the frozen blocks' output for the contexts that were just encoded; None if none is kept."""
-        frozen = self.cache.frozen
-        if frozen is None or not self.cache.enabled or torch.is_grad_enabled():  # without slots nothing is kept
-            return None
-        return LastCall(frozen)
-
-    def _encode(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
-        split = self.split
-        if "trunk_states" not in obs or split is None:
-            return gather_hidden(partial(self.run, self.module), obs)
-        states = obs["trunk_states"]
-        return gather_hidden(lambda ids, mask: split.finish(states[:, : ids.shape[1]], ids, mask), obs)

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from .language_model import replaced_forwards
 from .precision import computing_type
 
-__all__ = ["LayerCopies", "MergedLayers", "adapters_in_use", "added_in_place"]
+__all__ = ["LayerCopies", "MergedLayers", "adapters_in_use", "added_in_place", "is_plain"]
 
 
 class LayerCopies:
@@ -60,12 +60,12 @@ class MergedLayers(LayerCopies):
     """
 
     def __init__(self, layers: Iterable[Any]) -> None:
-        super().__init__([layer for layer in layers if _is_plain(layer)], _merged)
+        super().__init__([layer for layer in layers if is_plain(layer)], _merged)
 
 
 def added_in_place(layers: Iterable[Any]) -> AbstractContextManager[None]:
     """Return a context in which layers add their adapters' output in place, where peft makes two more tensors."""
-    plain = [layer for layer in layers if _is_plain(layer)]
+    plain = [layer for layer in layers if is_plain(layer)]
     forwards = iter([partial(_added, layer) for layer in plain])
     return replaced_forwards(plain, lambda _: next(forwards))
 
@@ -77,7 +77,8 @@ def adapters_in_use(layers: Iterable[Any]) -> tuple[Any, ...]:
     )
 
 
-def _is_plain(layer: Any) -> bool:
+def is_plain(layer: Any) -> bool:
+    """Return whether a layer with adapters is computed here, and not by peft."""
     from peft.tuners.lora import Linear  # late: peft is an extra
 
     if type(layer) is not Linear or layer.disable_adapters or layer.merged or layer.training:

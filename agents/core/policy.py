@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,10 +19,11 @@ from .base_policy import LanguageModelPolicy
 from .checks import check_results
 from .distribution import TokenDistribution, check_rows, log_probs_and_entropies, log_probs_without_gradients
 from .graph_decode import Graphs
-from .kv_cache import Trunk
 from .language_model import TrainPart, hidden_states
+from .last_values import LastValues
 from .observations import check_token_ids, micro_batches
 from .supervised import SupervisedData, SupervisedLoss
+from .trunk import Trunk
 
 __all__ = ["TokenPolicy"]
 
@@ -62,6 +64,7 @@ class TokenPolicy(LanguageModelPolicy):
     """
 
     draw_instead: Callable[[dict[str, torch.Tensor]], Evaluated] | None = None
+    _at_last_values = False  # whether SB3 asks next for the values after a rollout
     sft_state: torch.Tensor
 
     def __init__(
@@ -145,12 +148,17 @@ class TokenPolicy(LanguageModelPolicy):
 
         Returns:
             actions `(batch,)` int64, values `(batch, 1)` and log-probabilities `(batch,)`. The values carry
-            `values.last_call`, by which the rollout buffer reads the frozen blocks' output for these contexts.
+            `values.policy`, and `values.last_call`, by which the rollout buffer reads the frozen blocks' output for
+            these contexts.
         """
         check_token_ids(obs)
-        if self.draw_instead is not None:
-            assert isinstance(obs, dict)
-            return self.draw_instead(obs)
+        assert isinstance(obs, dict)
+        self._at_last_values = False
+        actions, values, log_probs = (self.draw_instead or partial(self._act, deterministic=deterministic))(obs)
+        values.policy = self  # type: ignore[attr-defined]
+        return actions, values, log_probs
+
+    def _act(self, obs: dict[str, torch.Tensor], deterministic: bool) -> Evaluated:
         hidden, value_hidden = self._both_hidden(obs)
         last_call, masks = self._actor.last_call(), self.masks(obs)
         plain = not (masks or deterministic or torch.is_grad_enabled())  # what a mask forbids is checked on the host
@@ -201,11 +209,24 @@ class TokenPolicy(LanguageModelPolicy):
         """Return the values, shape `(batch, 1)`.
 
         The tensor carries `values.policy`, because SB3 hands the rollout buffer nothing else, and the buffer needs the
-        policy for the reference's log-probabilities.
+        policy for the reference's log-probabilities. After a rollout (`await_last_values`) it is a `LastValues`.
         """
-        values: torch.Tensor = self.value_net(self.hidden(obs, self._critic).float())
+        if self._at_last_values and not torch.is_grad_enabled():
+            self._at_last_values = False
+            assert isinstance(obs, dict)
+            return LastValues.of(self, obs)
+        values = self.values_of(obs)
         values.policy = self  # type: ignore[attr-defined]
         return values
+
+    def values_of(self, obs: PyTorchObs, needed: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the values, `(batch, 1)`; of rows that are not `needed`, `(batch,)` bool, those of any context."""
+        values: torch.Tensor = self.value_net(self.hidden(obs, self._critic, needed).float())
+        return values
+
+    def await_last_values(self) -> None:
+        """Say that a rollout buffer is full: SB3 asks next for the values that the buffer bootstraps with."""
+        self._at_last_values = True
 
     def _hidden_and_values(self, obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
         hidden, value_hidden = self._both_hidden(obs)
@@ -221,6 +242,7 @@ class TokenPolicy(LanguageModelPolicy):
         super().set_training_mode(mode)
         if mode:
             self._critic.cache.clear()
+            self._at_last_values = False
 
     # Update
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.type_aliases import DictRolloutBufferSamples
 
 from .kl_penalty import charge, k3
+from .last_values import LastValues
 from .segment_buffer import SegmentBuffer
 
 __all__ = ["SequenceRolloutBuffer"]
@@ -83,6 +84,8 @@ class SequenceRolloutBuffer(SegmentBuffer):
 
     def _finish_rollout(self, policy: Any, last_values: torch.Tensor, dones: np.ndarray) -> None:
         """Charge the KL penalty and add the shaping, then let SB3 compute GAE."""
+        if isinstance(last_values, LastValues):
+            last_values = last_values.where_going_on(dones)
         if not last_values.isfinite().all():
             raise FloatingPointError("the values after the rollout are not finite: lower learning_rate")
         kl = self.log_probs - self._reference_log_probs(policy)  # (n_steps, n_envs) k1

@@ -152,6 +152,8 @@ class SegmentBuffer(RolloutBuffer):
         self.log_probs[self.pos] = log_prob.cpu().numpy().reshape(-1)
         self.pos += 1
         self.full = self.pos == self.buffer_size
+        if self.full and (policy := getattr(value, "policy", None)) is not None:
+            policy.await_last_values()
 
     def _store(self, obs: dict[str, np.ndarray], segments: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """Store the contexts of a step in their segments, and return the columns of their last tokens, `(n_envs,)`.

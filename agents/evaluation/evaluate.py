@@ -9,32 +9,25 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from rlhf_envs.datasets import prompt_key
 from rlhf_envs.dialogs import ENDED
-from rlhf_envs.episodes import EpisodeBatch
-from rlhf_envs.models import has_tokenizer, load_causal_lm, load_tokenizer, vocabulary_fingerprint
 from rlhf_envs.rendering import html_table
 from rlhf_envs.rewards import evaluate_reward, get_reward
 from rlhf_envs.rewards.state import frozen_rewards
 from rlhf_envs.tasks import Task
 from rlhf_envs.words import split_words
 
-from ..core.base_policy import LanguageModelPolicy
-from ..core.language_model import LanguageModel
-from ..core.segment_buffer import TOKENS_AT_ONCE
 from ..core.text_metrics import check_metric_names, distinct_bigrams
-from .generate import Completion, generate, generate_in, held_out_indices, pad_completions
+from .generate import Completion, generate, generate_in, held_out_indices
 from .prompt_counts import count_different, count_prompts, describe_prompts, warn_of_few
+from .reference import find_reference, is_reference, measure_against
 from .source import Source
 from .statistics import Estimate, bootstrap_mean, bootstrap_perplexity, jackknife_distinct_bigrams
 
 __all__ = ["Completion", "Evaluation", "evaluate", "find_judges", "generate", "judge_completions"]
 
-Logits = Callable[..., torch.Tensor]
 Judges = Mapping[str, Callable[..., Any]]
-MAX_LOGITS = 2**25  # tokens x vocabulary at once
 
 
 @dataclass(frozen=True, repr=False)
@@ -227,15 +220,15 @@ def evaluate(
     drawn = 1 if deterministic else source.best_of
     kl = nll = None
     with source.acting(batch) as policy:
-        reference_name, reference_logits = _find_reference(source, policy, batch, reference)
+        reference_name, reference_logits = find_reference(source, policy, batch, reference)
         indices = held_out_indices(batch, n_episodes)
-        untrained = reference_logits == policy.reference_logits and _is_reference(policy)
+        untrained = reference_logits == policy.reference_logits and is_reference(policy)
         completions = generate_in(batch, policy, indices, seed, deterministic, source.best_of, with_model=untrained)
         if untrained:  # decoding has found what a pass of the reference would find
             found = [c.model_log_probs for c in completions if c.model_log_probs is not None]
             kl, nll = np.zeros(n_episodes), np.array([-log_probs.sum(dtype=float) for log_probs in found])
         elif reference_logits is not None:
-            kl, nll = _against(reference_logits, policy, completions)
+            kl, nll = measure_against(reference_logits, policy, completions)
     keys = [prompt_key(c.row["prompt"]) for c in completions]
     trained = sum(key in trained_on for key in keys)
     if trained < len(keys):
@@ -321,85 +314,3 @@ def _judge_with_parts(
     parts = {part: scores for _, several in found.values() if len(several) > 1 for part, scores in several.items()}
     scores = {name: total for name, (total, _) in found.items()}
     return scores, {part: values for part, values in parts.items() if part not in scores}
-
-
-def _find_reference(
-    source: Source, policy: LanguageModelPolicy, batch: EpisodeBatch, reference: Any
-) -> tuple[str | None, Logits | None]:
-    """Return the reference model's name, and its logits as a function of `(input_ids, attention_mask, rows, columns)`.
-
-    Both are None for a folder of weights on a task's own vocabulary, which does not say what it started from.
-    """
-    if reference is None:
-        reference = source.start
-    if reference is None and isinstance(source.model, str):
-        default = batch.task.default_model
-        reference = default if default is not None and _same_tokens(default, batch) else None
-        if reference is None and batch.model_name is None:
-            return None, None
-    if reference is None:
-        return policy.model_name or source.name, policy.reference_logits
-    if isinstance(reference, str) and not _same_tokens(reference, batch):
-        raise ValueError(
-            f"the reference {reference!r} has another tokenizer than the environment: the token ids mean nothing to it"
-        )
-    if source.policy is not None and isinstance(reference, torch.nn.Module):
-        trained = policy.language_model.trained_parameters().values()
-        if not {*map(id, trained)}.isdisjoint(map(id, reference.parameters())):
-            raise ValueError(
-                "the reference is the model that the agent trains in place, so its KL would be 0: leave `reference` "
-                "out for the model as it was before training, or give a copy or a name"
-            )
-    model = load_causal_lm(reference) if isinstance(reference, str) else reference
-    network = LanguageModel(model).to(policy.device)
-    if network.vocab_size < policy.n_actions:
-        raise ValueError(
-            f"the reference {reference!r} has {network.vocab_size} tokens and the policy {policy.n_actions}: it has to "
-            "be a model with the same tokenizer"
-        )
-    return reference if isinstance(reference, str) else model.name_or_path or type(model).__name__, network.logits
-
-
-def _is_reference(policy: LanguageModelPolicy) -> bool:
-    """Return whether a policy is still its own reference, and draws tokens by nothing but a temperature."""
-    if policy.language_model.adapters is not None or policy.top_k or policy.top_p or policy.reads_action_masks:
-        return False
-    return policy.is_language_model and all(torch.equal(*pair) for pair in policy.start_parameters().values())
-
-
-def _same_tokens(model: str, batch: EpisodeBatch) -> bool:
-    """Return whether the model's token ids are the environment's; a folder without a tokenizer is trusted."""
-    known = vocabulary_fingerprint(batch.tokenizer)
-    return not has_tokenizer(model) or vocabulary_fingerprint(load_tokenizer(model)) == known
-
-
-@torch.no_grad()
-def _against(
-    logits: Logits, policy: LanguageModelPolicy, completions: list[Completion]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return per episode, (n,) each, log pi - log pi_ref with the policy's decoding, and -log p_ref without it."""
-    order = np.argsort([len(c.input_ids) for c in completions], kind="stable")  # texts of a length: little padding
-    longest = len(completions[order[-1]].input_ids)
-    chunk = max(1, min(TOKENS_AT_ONCE, MAX_LOGITS // policy.language_model.vocab_size) // longest)
-    kl, nll = np.zeros(len(completions)), np.zeros(len(completions))
-    for start in range(0, len(completions), chunk):
-        numbers = order[start : start + chunk]
-        chosen = [completions[i] for i in numbers]
-        obs = pad_completions(chosen, policy.device)
-        ids, mask, rows, columns = obs.values()
-        actions = ids[rows, columns + 1]
-        plain = logits(ids, mask, rows, columns)[:, : policy.n_actions]
-        if packed := [c.action_masks for c in chosen if c.action_masks is not None]:
-            obs["action_masks"] = torch.as_tensor(np.concatenate(packed), device=policy.device)
-        taken = np.concatenate([c.log_probs for c in chosen]).astype(np.float64)
-        where = numbers[rows.cpu().numpy()]
-        decoded = policy.reference_decoding_logits(plain, actions, *policy.masks(obs))
-        np.add.at(kl, where, taken - _log_probs(decoded, actions))
-        np.subtract.at(nll, where, _log_probs(plain, actions))
-    return kl, nll
-
-
-def _log_probs(logits: torch.Tensor, actions: torch.Tensor) -> np.ndarray:
-    """Return the log-probabilities of `actions` (n,) under `logits` (n, vocabulary), float64."""
-    taken = logits.gather(1, actions[:, None]).squeeze(1) - logits.logsumexp(dim=-1)
-    return taken.double().cpu().numpy()

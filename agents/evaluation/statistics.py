@@ -1,11 +1,9 @@
 """Estimate quantities over episodes and over runs, with standard errors and 95% intervals.
 
-Every interval is the percentile bootstrap (Efron 1979), with the very numbers of `scipy.stats.bootstrap`; a run would
-wait longer for scipy.stats to load than for all its figures, so only comparisons load it. Over the runs of a comparison
-the estimates are the ones that Agarwal et al. 2021 (https://arxiv.org/abs/2108.13264) ask for: the interquartile mean,
-by `scipy.stats.trim_mean`, and the probability of improvement, by `scipy.stats.mannwhitneyu`. Their stratified
-bootstrap has one stratum here, because a comparison has one environment: the runs of each algorithm are resampled
-separately.
+Every interval is the percentile bootstrap (Efron 1979) of `scipy.stats.bootstrap`. Over the runs of a comparison the
+estimates are the ones that Agarwal et al. 2021 (https://arxiv.org/abs/2108.13264) ask for: the interquartile mean, by
+`scipy.stats.trim_mean`, and the probability of improvement, by `scipy.stats.mannwhitneyu`. Their stratified bootstrap
+has one stratum here, because a comparison has one environment: the runs of each algorithm are resampled separately.
 Their package rliable 1.2.0 computes the same, but it raises with the arch (7) that installs beside NumPy 2, and it
 draws from NumPy's global generator.
 """
@@ -21,6 +19,7 @@ from statistics import median_high
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.stats import bootstrap, mannwhitneyu, trim_mean
 
 from rlhf_envs.words import ngrams
 
@@ -126,8 +125,6 @@ def iqm(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
     Raises:
         ValueError: there is no run, or a value is not finite.
     """
-    from scipy.stats import trim_mean
-
     return _over_runs(partial(trim_mean, proportiontocut=0.25), seed, values)
 
 
@@ -139,7 +136,6 @@ def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray
     Raises:
         ValueError: there is no run, or a value is not finite.
     """
-    from scipy.stats import mannwhitneyu
 
     def statistic(a: np.ndarray, b: np.ndarray, axis: int = -1) -> Any:
         with warnings.catch_warnings():  # the p-value, which is not used, is not defined where all values are tied
@@ -179,9 +175,5 @@ def _bootstrap(
     """Return the bounds of the 95% interval of a statistic and its standard error; NaN if a sample has one value."""
     if min(len(sample) for sample in samples) < 2:
         return math.nan, math.nan, math.nan
-    rng = np.random.default_rng(seed)
-    sizes = [len(sample) for sample in (samples[:1] if paired else samples)]
-    drawn = [rng.integers(size, size=(N_RESAMPLES, size)) for size in sizes] * (len(samples) if paired else 1)
-    values = statistic(*(sample[index] for sample, index in zip(samples, drawn, strict=True)), axis=-1)
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high), float(values.std(ddof=1))
+    found = bootstrap(samples, statistic, n_resamples=N_RESAMPLES, method="percentile", paired=paired, rng=seed)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high), float(found.standard_error)

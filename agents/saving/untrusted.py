@@ -108,6 +108,8 @@ def read_reward(reward: Any, source: str, flag: str) -> None:
 def read_engine(settings: Mapping[str, Any], source: str, given: Mapping[str, Any]) -> None:
     """Raise ValueError if a file names a server that draws completions, which gets texts and perhaps a key.
 
+    The same holds for what it would write and send: the folder of the weights, and the variable that has the key.
+
     Args:
         settings: what the file has: `engine` stands there, or in `hyperparams`.
         source: what the file is, for the message.
@@ -121,6 +123,27 @@ def read_engine(settings: Mapping[str, Any], source: str, given: Mapping[str, An
         if url is not None and "engine" not in (own or {}):
             again = f"{name}{'' if name.endswith(':') else ' '}{shlex.quote(str(url))}"
             raise ValueError(f"the engine {url!r} is not asked just because {source} names it: give it again, {again}")
+    folder = settings.get("engine_folder")
+    if folder is not None and "engine_folder" not in given:
+        raise ValueError(
+            f"the engine's weights are not written to {folder!r} just because {source} names it: give it again, "
+            f"--engine-folder {shlex.quote(str(folder))}"
+        )
+    named, own = (_engine_kwargs(values) for values in (settings, given))
+    for name in ("folder", "api_key_env"):
+        if named.get(name) is not None and own.get(name) != named[name]:
+            again = shlex.quote(f"engine_kwargs:{json.dumps(dict(named))}")
+            raise ValueError(
+                f"{name}={named[name]!r} of the engine does not hold just because {source} names it: give it again, "
+                f"-params {again}"
+            )
+
+
+def _engine_kwargs(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments of an engine among settings, or those that stand in their `hyperparams`."""
+    hyperparams = settings.get("hyperparams")
+    found = hyperparams.get("engine_kwargs") if isinstance(hyperparams, Mapping) else settings.get("engine_kwargs")
+    return found if isinstance(found, Mapping) else {}
 
 
 def _refuse_import(what: str, name: str, source: str, instead: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import stdtr
+from scipy.stats import t as student
 
 from ..evaluation.evaluate import Evaluation
 from .held_out_callback import HeldOutCallback
@@ -95,7 +95,7 @@ def p_above(change: np.ndarray) -> float:
     error = float(change.std(ddof=1)) / math.sqrt(len(change))
     if error == 0:
         return float(change[0] <= 0)
-    return float(stdtr(len(change) - 1, -change.mean() / error))
+    return float(student.sf(change.mean() / error, len(change) - 1))
 
 
 class HackingAlarm(HeldOutCallback):

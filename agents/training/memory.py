@@ -21,9 +21,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.distribution import LOGITS_AT_ONCE
+from ..core.graph_decode import layers_to_cast
+from ..core.kv_cache import SlottedTrunk
 from ..core.language_model import checkpointed, find_blocks, hidden_states
+from ..core.lora_layers import is_plain
 
-__all__ = ["activation_bytes", "cache_bytes", "estimate_memory", "logit_bytes", "show_bytes", "state_bytes"]
+__all__ = [
+    "activation_bytes",
+    "cache_bytes",
+    "copy_bytes",
+    "estimate_memory",
+    "logit_bytes",
+    "show_bytes",
+    "state_bytes",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +47,8 @@ def estimate_memory(agent: Any) -> dict[str, int]:
         rows = _rows_at_once(agent)
         config, itemsize = policy.language_model.config, 2 if policy.bf16 else 4
         parts["KV cache"] = cache_bytes(config, agent.n_envs, policy.max_length, itemsize)
+        caches = {id(trunk): trunk.cache for trunk in (policy._actor, getattr(policy, "_critic", policy._actor))}
+        parts["copies of weights"] = sum(copy_bytes(cache, policy.device, policy.bf16) for cache in caches.values())
         parts["activations"] = _policy_activations(policy, rows)
         parts["logits"] = logit_bytes(rows * policy.max_length, policy.language_model.vocab_size)
         parts["stored hidden states"] = _stored_bytes(agent)
@@ -103,6 +116,22 @@ def cache_bytes(config: Any, slots: int, length: int, itemsize: int) -> int:
     heads = getattr(config, "num_key_value_heads", None) or all_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // all_heads
     return int(2 * config.num_hidden_layers * heads * size * length * slots * itemsize)
+
+
+def copy_bytes(cache: SlottedTrunk, device: torch.device, bf16: bool) -> int:
+    """Return the bytes of the copies of weights that decoding reads.
+
+    Those are the weights with LoRA adapters merged into them; or, where CUDA graphs decode under bfloat16 autocast, all
+    linear layers in that type, since a graph would cast them anew at every step.
+    """
+    if not bf16:
+        return sum(_size(layer.get_base_layer().weight) for layer in cache.adapted if is_plain(layer))
+    if cache.graphs is None or not cache.graphs.usable(device):
+        return 0
+    cast = layers_to_cast(cache.trunk, torch.bfloat16)
+    return sum(
+        2 * parameter.numel() for layer in cast for parameter in (layer.weight, layer.bias) if parameter is not None
+    )
 
 
 def logit_bytes(tokens: int, vocab_size: int) -> int:

@@ -27,6 +27,7 @@ class Usage:
 
     def __init__(self, stat: Path = Path("/proc/stat")) -> None:
         cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        self.n_cores = len(cores)
         lines = [line.split() for line in stat.read_text(encoding="ascii").splitlines()]
         ticks = [sum(map(int, [*fields[:3], *fields[5:8]])) for name, *fields in lines if name in cores]  # not idle
         self.everyone = sum(ticks) / os.sysconf("SC_CLK_TCK")
@@ -44,15 +45,20 @@ def _usage() -> Usage | None:
 _start = _usage()
 
 
-def cores_of_others() -> float:
-    """Return how many cores other processes have used since this module was imported; 0 where that is not known."""
+def cores_of_others() -> tuple[float, int]:
+    """Return how much of the cores that this process may use others have used, and how many such cores there are.
+
+    The first number is in cores, since this module was imported, and 0 where it is not known.
+    """
     if _start is None:
-        return 0.0
-    time.sleep(max(0.0, _start.at + LEAST_SECONDS - time.perf_counter()))
+        return 0.0, os.cpu_count() or 1
+    if _start.n_cores > 1:
+        time.sleep(max(0.0, _start.at + LEAST_SECONDS - time.perf_counter()))
     now = _usage()
     if now is None:
-        return 0.0
-    return max(0.0, (now.everyone - _start.everyone) - (now.own - _start.own)) / (now.at - _start.at)
+        return 0.0, _start.n_cores
+    others = max(0.0, (now.everyone - _start.everyone) - (now.own - _start.own)) / (now.at - _start.at)
+    return others, now.n_cores
 
 
 def choose_threads() -> str | None:
@@ -63,11 +69,10 @@ def choose_threads() -> str | None:
     Returns:
         what was chosen and why; None if nothing was changed.
     """
-    cores = os.cpu_count() or 1
-    if any(name in os.environ for name in OWN) or "torch" in sys.modules or cores == 1:
+    if any(name in os.environ for name in OWN) or "torch" in sys.modules:
         return None
-    others = cores_of_others()
-    if others < BUSY:
+    others, cores = cores_of_others()
+    if others < BUSY or cores == 1:
         return None
     n = max(1, round(cores - others))
     os.environ |= {POLICY: "passive", NUMBER: str(n)}

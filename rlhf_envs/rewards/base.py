@@ -266,8 +266,8 @@ def evaluate_reward(
     if len(silent) and not reward.may_be_silent:
         i = int(silent[0])
         raise ScoreError(
-            f"reward {reward.name!r} applies not at all to completion {i} of {len(prompts)}: {_who(scores)} returned "
-            "None for it. Return a number, or add a reward that applies to every episode. "
+            f"reward {reward.name!r} applies not at all to completion {i + 1} of {len(prompts)}: {_who(scores)} "
+            "returned None for it. Return a number, or add a reward that applies to every episode. "
             f"Prompt: {prompts[i]!r}. Completion: {completions[i]!r}.",
             index=i,
         )

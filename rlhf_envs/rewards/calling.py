@@ -69,13 +69,21 @@ _calls: ContextVar[Calls | None] = ContextVar("_calls", default=None)
 
 
 def pass_on(metrics: Mapping[str, float], extra: Mapping[str, list[Any]], n: int) -> None:
-    """Log in the block around what an inner block collected about `n` completions, whatever reward lies between."""
+    """Log in the block around what an inner block collected about `n` completions, whatever reward lies between.
+
+    Raises:
+        ValueError: the block around scores another number of completions, so that columns of `extra` fit no row there.
+    """
     if (calls := _calls.get()) is None:
         return
+    if extra and n != calls.n:
+        raise ValueError(
+            f"log_extra({', '.join(map(repr, extra))}) was given {n} values, and {calls.n} completions are scored: a "
+            "reward that asks a mixture's rewards has to ask about all of its completions"
+        )
     for name, value in metrics.items():
         calls.metrics.setdefault(name, []).append(value)
-    if n == calls.n:
-        calls.extra.update(extra)
+    calls.extra.update(extra)
 
 
 @contextmanager

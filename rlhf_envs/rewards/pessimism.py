@@ -92,8 +92,8 @@ class Pessimistic(Reward):
         if bad.any():
             member, i = (int(index) for index in np.argwhere(bad)[0])
             raise ScoreError(
-                f"member {member} of the ensemble {self._inner!r} gave {members[member, i]} for completion {i} of "
-                f"{len(prompts)}. Prompt: {prompts[i]!r}. Completion: {completions[i]!r}.",
+                f"member {member + 1} of the ensemble {self._inner!r} gave {members[member, i]} for completion "
+                f"{i + 1} of {len(prompts)}. Prompt: {prompts[i]!r}. Completion: {completions[i]!r}.",
                 index=i,
             )
         return members

@@ -36,7 +36,8 @@ class ScoreError(ValueError):
     """Raise when a reward function returned something else than one finite score per episode.
 
     Attributes:
-        index: the completion whose score is wrong; None where the number or the kind of the scores is wrong.
+        index: the completion whose score is wrong, from 0, where messages count from 1; None where the number or the
+            kind of the scores is wrong.
     """
 
     def __init__(self, message: str, index: int | None = None) -> None:
@@ -137,7 +138,7 @@ def check_scores(
     components = {name: totals}
     for i, score in enumerate(_as_list(scores, name, n)):
         if isinstance(score, BaseException):
-            raise EpisodeError(f"for completion {i} of {n} it returned {score!r}", i) from score
+            raise EpisodeError(f"for completion {i + 1} of {n} it returned {score!r}", i) from score
         has_parts = isinstance(score, tuple) and len(score) == 2 and isinstance(score[1], Mapping)
         value, parts = score if has_parts else (score, {})
         try:
@@ -219,7 +220,7 @@ def _refuse(
 ) -> NoReturn:
     shown = score.item() if isinstance(score, np.generic) else score
     raise ScoreError(
-        f"reward {name!r} returned {shown!r} for completion {i} of {len(prompts)}: {reason}. "
+        f"reward {name!r} returned {shown!r} for completion {i + 1} of {len(prompts)}: {reason}. "
         f"Prompt: {prompts[i]!r}. Completion: {completions[i]!r}.",
         index=i,
     ) from None
@@ -261,7 +262,7 @@ def _as_tokens(score: Any, n_tokens: int | None) -> np.ndarray | None:
         try:
             tokens[place] = _as_finite(number)
         except _WrongError:
-            raise _WrongError(f"the reward of token {place} must be a finite number, got {number!r}") from None
+            raise _WrongError(f"the reward of token {place + 1} must be a finite number, got {number!r}") from None
     return tokens
 
 

@@ -42,8 +42,9 @@ def correct(
     gap = float(np.abs(log_ratio).mean())
     if gap > FAR:
         logger.warning(
-            "the engine's log-probabilities are on average %.2g nats from the policy's: it may serve other weights, or "
-            "count log-probabilities before the temperature, top_k and top_p (start vLLM with --logprobs-mode "
+            "the engine's log-probabilities are on average %.2g nats from the policy's. Episodes that a rollout cut or "
+            "that waited for their group are of older weights. Else it may serve other weights, or count "
+            "log-probabilities before the temperature, top_k and top_p (start vLLM with --logprobs-mode "
             "processed_logprobs, SGLang without SGLANG_RETURN_ORIGINAL_LOGPROB)",
             gap,
         )

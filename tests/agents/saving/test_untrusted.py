@@ -128,13 +128,47 @@ def test_a_file_names_no_server_that_gets_texts_and_keys(tmp_path: Path, name: s
     run = TrainConfig(algo="rloo", **named[name])
     file = tmp_path / "config.json"
     file.write_text(run.model_dump_json())
-    given: dict[str, Any] = {name: url if name == "engine" else {"engine": url}}
+    given: dict[str, Any] = {"hyperparams": kwargs | ({} if name == "engine" else {"engine": url})}
+    given |= {"engine": url} if name == "engine" else {}
     with pytest.raises(ValueError, match="the engine 'http://elsewhere' is not asked"):
         TrainConfig.of_folder(tmp_path)
     with pytest.raises(ValueError, match="the engine 'http://elsewhere' is not asked"):
         read_config_file(file, TrainConfig.model_fields, {})
+    keyless: dict[str, Any] = {"engine": url} if name == "engine" else {"hyperparams": {"engine": url}}
+    for read in (
+        lambda: TrainConfig.of_folder(tmp_path, TrainConfig(**keyless)),
+        lambda: read_config_file(file, TrainConfig.model_fields, keyless),
+    ):
+        with pytest.raises(ValueError, match=r"api_key_env='SECRET' of the engine .* -params 'engine_kwargs:\{"):
+            read()
     assert TrainConfig.of_folder(tmp_path, TrainConfig(**given)) == run
     assert read_config_file(file, TrainConfig.model_fields, given)[name] == getattr(run, name)
+
+
+@pytest.mark.parametrize(
+    ("named", "again"),
+    [
+        ({"engine_folder": "/their/home"}, "--engine-folder /their/home"),
+        ({"hyperparams": {"engine_kwargs": {"folder": "/their/home"}}}, "-params 'engine_kwargs:"),
+    ],
+)
+def test_a_file_does_not_say_where_an_engines_weights_are_written(
+    tmp_path: Path, named: dict[str, Any], again: str
+) -> None:
+    """Each rollout writes there, and removes the weights of before."""
+    run = TrainConfig(algo="rloo", **named)
+    file = tmp_path / "config.json"
+    file.write_text(run.model_dump_json())
+    engine: dict[str, Any] = {"engine": "http://localhost:8000"}
+    with pytest.raises(ValueError, match=f"'/their/home' .*just because .*: give it again, {again}"):
+        TrainConfig.of_folder(tmp_path, TrainConfig(**engine))
+    with pytest.raises(ValueError, match=f"'/their/home' .*just because .*: give it again, {again}"):
+        read_config_file(file, TrainConfig.model_fields, engine)
+    found = TrainConfig.of_folder(tmp_path, TrainConfig(**engine, **named))
+    assert found.engine_kwargs()["folder"] == "/their/home"
+    if "engine_folder" in named:
+        other = TrainConfig.of_folder(tmp_path, TrainConfig(**engine, engine_folder="/my/home"))
+        assert other.engine_kwargs()["folder"] == "/my/home"
 
 
 def test_an_arm_of_a_comparison_in_a_file_names_no_server_either(tmp_path: Path) -> None:

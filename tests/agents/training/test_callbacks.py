@@ -12,6 +12,8 @@ import torch
 from stable_baselines3.common.logger import KVWriter, Logger
 
 import agents
+from agents.evaluation.generate import generate_in, held_out_indices
+from agents.evaluation.source import Source
 from agents.training.building import _evaluation_environment
 from agents.training.callbacks import PeriodicEvaluation
 from agents.training.config import TrainConfig
@@ -28,6 +30,21 @@ def make_agent(algo: str) -> Any:
 def evaluation(folder: Path) -> PeriodicEvaluation:
     env = agents.make_vec_env(BANDIT, 3, split="validation")
     return PeriodicEvaluation(env, n_eval_episodes=4, eval_freq=2 * ROLLOUT, folder=folder, seed=1)
+
+
+def test_an_evaluation_keeps_the_best_of_as_many_completions_as_the_algorithm_draws(tmp_path: Path) -> None:
+    agent = agents.make(
+        "best_of_n", agents.make_vec_env(BANDIT, 8, seed=0), seed=0, device="cpu", n_steps=12, best_of=5
+    )
+    callback = evaluation(tmp_path)
+    agent.learn(2 * ROLLOUT, callback=callback)
+    batch = Source.of(agent).open_episodes(callback.eval_env, "its own")
+    indices = held_out_indices(batch, 4)
+    best, one = (
+        [done.reward for done in generate_in(batch, agent.policy, indices, 1, best_of=best_of)] for best_of in (5, 1)
+    )
+    assert callback.evaluations_results == [best]
+    assert sum(best) > sum(one)
 
 
 def test_without_validation_rows_the_test_rows_are_taken_and_it_is_said(caplog: pytest.LogCaptureFixture) -> None:

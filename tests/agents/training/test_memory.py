@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import agents
+from agents.core.graph_decode import DecodingGraphs
 from agents.core.language_model import checkpointed, find_blocks, hidden_states
 from agents.training.memory import activation_bytes, cache_bytes, estimate_memory, state_bytes
 from benchmarks import memory_estimate
@@ -73,6 +76,52 @@ def test_weights_of_a_model_on_the_meta_device_are_counted_once_each() -> None:
     model.model.norm.requires_grad_(True)
     assert state_bytes(model) == {"weights": 4 * weights, "reference": 0, "gradients": 4 * 32, "optimiser": 8 * 32}
     assert cache_bytes(model.config, 3, 5, 2) == 2 * 4 * (2 * 8) * 3 * 5 * 2  # keys and values, blocks, heads
+
+
+class OnTheCPU:
+    """Capture nothing: call the function again."""
+
+    device_type = "cpu"
+
+    def __init__(self, device: torch.device) -> None:
+        pass
+
+    def capture(self, function: Callable[[], None]) -> Callable[[], None]:
+        function()
+        return function
+
+
+@pytest.mark.parametrize(
+    ("policy", "graphs"),
+    [
+        ({"train": "lora", "lora": {"r": 2}}, False),
+        ({"train": "lora", "lora": {"r": 2}}, True),
+        ({"bf16": True}, True),
+        ({"bf16": True}, False),
+        ({"value": "separate", "bf16": True}, True),
+        ({}, True),
+    ],
+)
+def test_copies_of_weights_are_those_that_decoding_makes(policy: dict[str, Any], graphs: bool) -> None:
+    pytest.importorskip("peft")
+    agent = agents.make("ppo", "rlhf/IncreasingNumbers-v0", n_envs=2, n_steps=8, batch_size=16, device="cpu", **policy)
+    trunks = {id(trunk): trunk for trunk in (agent.policy._actor, agent.policy._critic)}.values()
+    for trunk in trunks:
+        trunk.cache.graphs = DecodingGraphs(trunk.module, trunk.cache.adapted, OnTheCPU) if graphs else None
+    estimated = estimate_memory(agent).get("copies of weights", 0)
+    obs = agent.env.reset()
+    for _ in range(7):
+        with torch.no_grad():
+            actions, _, _ = agent.policy(agent.policy.obs_to_tensor(obs)[0])
+        obs = agent.env.step(np.full_like(actions.numpy(), 3))[0]
+    found = 0
+    for trunk in trunks:
+        copies = trunk.cache.graphs._copies if graphs else trunk.cache._merged
+        for forward in copies._forwards if copies is not None else ():
+            weights = [t for t in forward.keywords.values() if t is not None]
+            found += sum(t.nbytes for t in (weights if policy.get("bf16") else weights[:1]))  # biases are not copied
+    assert estimated == found
+    assert (found > 0) == (graphs if policy.get("bf16") else "lora" in policy)
 
 
 def test_a_run_with_fewer_tokens_at_a_time_or_bfloat16_is_estimated_smaller() -> None:

@@ -19,11 +19,10 @@ from agents.training.threads import NUMBER, OWN, POLICY, ThreadTimes, choose_thr
 
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """A process without a setting of the user, on two cores, that has not loaded torch."""
+    """A process without a setting of the user that has not loaded torch."""
     for name in OWN:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     return monkeypatch
 
 
@@ -34,8 +33,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_a_busy_machine_gets_threads_for_its_idle_cores_that_sleep_while_they_wait(
     fresh: pytest.MonkeyPatch, cores: int, others: float, n: str, said: str
 ) -> None:
-    fresh.setattr(os, "cpu_count", lambda: cores)
-    fresh.setattr(threads, "cores_of_others", lambda: others)
+    fresh.setattr(threads, "cores_of_others", lambda: (others, cores))
     for name in (NUMBER, POLICY):  # so that both are restored after the test
         fresh.setenv(name, "")
         del os.environ[name]
@@ -45,10 +43,8 @@ def test_a_busy_machine_gets_threads_for_its_idle_cores_that_sleep_while_they_wa
 
 @pytest.mark.parametrize("why", ["idle", "one core", "torch is loaded", *OWN])
 def test_else_nothing_changes(fresh: pytest.MonkeyPatch, why: str) -> None:
-    fresh.setattr(threads, "cores_of_others", lambda: 0.1 if why == "idle" else 1.9)
-    if why == "one core":
-        fresh.setattr(os, "cpu_count", lambda: 1)
-    elif why == "torch is loaded":
+    fresh.setattr(threads, "cores_of_others", lambda: (0.1 if why == "idle" else 1.9, 1 if why == "one core" else 2))
+    if why == "torch is loaded":
         fresh.setitem(sys.modules, "torch", torch)
     elif why in OWN:
         fresh.setenv(why, "active")
@@ -65,14 +61,27 @@ def test_a_busy_process_counts_and_this_one_does_not(monkeypatch: pytest.MonkeyP
         assert busy.stdout is not None
         busy.stdout.readline()
         monkeypatch.setattr(threads, "_start", threads.Usage())
-        others = threads.cores_of_others()
+        others, cores = threads.cores_of_others()
         busy.kill()
-    assert 0.3 < others <= len(os.sched_getaffinity(0)) + 0.3
+    assert cores == len(os.sched_getaffinity(0))
+    assert 0.3 < others <= cores + 0.3
 
     first = min(os.sched_getaffinity(0))
     stat = tmp_path / "stat"
     stat.write_text(f"cpu 9 9 9 9 9 9 9 9 0 0\ncpu{first} 100 20 30 4000 5 6 7 8 0 0\nintr 5\n")
-    assert threads.Usage(stat).everyone == 171 / os.sysconf("SC_CLK_TCK")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {first})
+    usage = threads.Usage(stat)
+    assert (usage.everyone, usage.n_cores) == (171 / os.sysconf("SC_CLK_TCK"), 1)
+
+
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is held to one core of many gets one thread from torch, and needs no choice."""
+    monkeypatch.setattr(threads, "_start", SimpleNamespace(n_cores=1, everyone=0.0, own=0.0, at=0.0))
+    monkeypatch.setattr(threads, "_usage", lambda: SimpleNamespace(n_cores=1, everyone=6.0, own=1.0, at=10.0))
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert threads.cores_of_others() == (0.5, 1)
+    monkeypatch.setattr(threads, "_start", None)
+    assert threads.cores_of_others() == (0.0, 64), "no Linux: nothing is known but the number of cores"
 
 
 def test_the_share_that_threads_wait_is_of_the_time_since_the_last_look(tmp_path: Path) -> None:

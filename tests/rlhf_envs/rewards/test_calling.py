@@ -11,6 +11,7 @@ import torch
 
 import rlhf_envs  # noqa: F401  registers the environments
 from rlhf_envs.rewards import FunctionReward, Guarded, Reward, ScoreError, TrainerState, evaluate_reward
+from rlhf_envs.rewards.by_task import TaskRewards
 
 ID = "rlhf/TokenBandit-v0"
 EVERYTHING = {"completion_ids", "trainer_state", "log_metric", "log_extra"}
@@ -129,6 +130,28 @@ def test_an_attempt_that_fails_logs_nothing() -> None:
         return [0.0] * len(completions)
 
     assert evaluate(Guarded(flaky, backoff=0.0)).metrics == {"attempt": 3.0}
+
+
+def test_a_column_that_a_mixtures_reward_logs_about_some_completions_is_refused_and_not_lost() -> None:
+    def logs(completions: Any, log_extra: Any, **columns: Any) -> list[float]:
+        log_extra("kept", [text.upper() for text in completions])
+        return [1.0] * len(completions)
+
+    by_task = TaskRewards({"a": logs, "b": logs}, {"a": (), "b": ()})
+
+    class Some(Reward):
+        def __init__(self, n: int) -> None:
+            self.n = n
+
+        def score(self, prompts: Any, completions: Any, **columns: list[Any]) -> np.ndarray:
+            some = {name: values[: self.n] for name, values in columns.items()}
+            by_task.evaluate(prompts[: self.n], completions[: self.n], some)
+            return np.ones(len(prompts))
+
+    tasks = ["a", "b", "a"]
+    assert evaluate(Some(3), 3, task=tasks).extra == {"kept": ["C0", "C1", "C2"]}
+    with pytest.raises(ValueError, match=r"log_extra\('kept'\) was given 2 values, and 3 completions are scored"):
+        evaluate(Some(2), 3, task=tasks)
 
 
 def test_a_column_of_the_data_may_not_have_such_a_name() -> None:

@@ -54,7 +54,7 @@ def test_member_scores_are_checked():
     with pytest.raises(ValueError, match=r"shape \(2,\) for 2 completions: expected \(members, 2\)"):
         evaluate(Pessimistic(Fixed(SCORES[0])))
     with pytest.raises(
-        ValueError, match=r"member 1 of the ensemble 'fixed' gave nan for completion 0 .*Completion: 'c0'"
+        ValueError, match=r"member 2 of the ensemble 'fixed' gave nan for completion 1 .*Completion: 'c0'"
     ):
         evaluate(Pessimistic(Fixed(np.array([[0.0, 0.0], [np.nan, 0.0]]))))
     with pytest.raises(ValueError, match="k must be a number of at least 0"):

@@ -139,12 +139,12 @@ def test_lists_arrays_and_tensors_of_floats_are_accepted(value: object) -> None:
         (torch.zeros(3, 1), r"shape \(3, 1\)"),
         (torch.tensor(1.0), r"shape \(\)"),
         (np.zeros(4), r"shape \(4,\)"),
-        ([1.0, "x", 1.0], r"'judge' returned 'x' for completion 1 of 3.*Prompt: 'two'. Completion: ' bb'"),
-        ([1.0, 1.0, float("nan")], r"nan for completion 2 of 3.*'three'.*' ccc'"),
-        (torch.tensor([float("inf"), 1, 1]), "inf for completion 0"),
-        (["1", 1.0, 1.0], "'1' for completion 0"),
-        ([np.ones((1, 1)), 1.0, 1.0], r"array\(\[\[1.\]\]\) for completion 0"),
-        ([1j, 1.0, 1.0], "1j for completion 0"),
+        ([1.0, "x", 1.0], r"'judge' returned 'x' for completion 2 of 3.*Prompt: 'two'. Completion: ' bb'"),
+        ([1.0, 1.0, float("nan")], r"nan for completion 3 of 3.*'three'.*' ccc'"),
+        (torch.tensor([float("inf"), 1, 1]), "inf for completion 1"),
+        (["1", 1.0, 1.0], "'1' for completion 1"),
+        ([np.ones((1, 1)), 1.0, 1.0], r"array\(\[\[1.\]\]\) for completion 1"),
+        ([1j, 1.0, 1.0], "1j for completion 1"),
     ],
 )
 @pytest.mark.parametrize("composed", [False, True])
@@ -163,7 +163,7 @@ def test_a_wrapper_transforms_only_the_scores_that_apply() -> None:
 
 
 def test_a_composition_that_overflows_is_named() -> None:
-    with pytest.raises(ValueError, match=r"'\(\(1e\+308 \* length\) \* length\)' returned inf for completion 0"):
+    with pytest.raises(ValueError, match=r"'\(\(1e\+308 \* length\) \* length\)' returned inf for completion 1"):
         evaluate(1e308 * Length() * Length())
 
 

@@ -84,23 +84,23 @@ def test_token_rewards_compose_linearly_and_the_rest_lands_on_the_last_token(rew
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([[1.0], [1.0], [1.0] * 3], r"completion 1 of 3: 1 token rewards for a completion of 2 tokens"),
-        ([1.0, 1.0, torch.ones(4)], r"completion 2 of 3: 4 token rewards for a completion of 3 tokens"),
-        ([1.0, [], 1.0], r"completion 1 of 3: 0 token rewards for a completion of 2 tokens"),
-        ([1.0, [1.0, None], 1.0], r"completion 1 of 3: the reward of token 1 must be a finite number, got None"),
-        ([1.0, [1.0, float("inf")], 1.0], r"token 1 must be a finite number, got inf"),
-        ([1.0, [1e308, 1e308], 1.0], r"completion 1 of 3: a score must be a finite number"),
+        ([[1.0], [1.0], [1.0] * 3], r"completion 2 of 3: 1 token rewards for a completion of 2 tokens"),
+        ([1.0, 1.0, torch.ones(4)], r"completion 3 of 3: 4 token rewards for a completion of 3 tokens"),
+        ([1.0, [], 1.0], r"completion 2 of 3: 0 token rewards for a completion of 2 tokens"),
+        ([1.0, [1.0, None], 1.0], r"completion 2 of 3: the reward of token 2 must be a finite number, got None"),
+        ([1.0, [1.0, float("inf")], 1.0], r"token 2 must be a finite number, got inf"),
+        ([1.0, [1e308, 1e308], 1.0], r"completion 2 of 3: a score must be a finite number"),
         ([(1.0, {"style": "good"}), 1.0, 1.0], r"the component 'style' must be a finite number or None, got 'good'"),
         ([(1.0, {3: 1.0}), 1.0, 1.0], r"a component needs a name other than 'judge', got 3"),
         ([(1.0, {"judge": 1.0}), 1.0, 1.0], r"a component needs a name other than 'judge', got 'judge'"),
-        ([("1", {"style": 1.0}), 1.0, 1.0], r"completion 0 of 3: a score must be a finite number"),
+        ([("1", {"style": 1.0}), 1.0, 1.0], r"completion 1 of 3: a score must be a finite number"),
     ],
 )
 @pytest.mark.parametrize("around", [lambda reward: reward, lambda reward: Guarded(0.5 * reward + by_episode)])
 def test_wrong_scores_of_tokens_and_parts_name_reward_episode_and_texts(value: Any, message: str, around: Any) -> None:
     with pytest.raises(ScoreError, match=f"reward 'judge' returned .*{message}.*Prompt: '.*'. Completion: ' ") as error:
         evaluate(around(returns(value)))
-    assert error.value.index == int(str(error.value).split("for completion ")[1][0])
+    assert error.value.index + 1 == int(str(error.value).split("for completion ")[1][0])
 
 
 def test_a_dict_beside_a_score_becomes_components() -> None:
@@ -146,7 +146,7 @@ def test_trls_sum_of_rewards_leaves_out_none_alike() -> None:
     [(some, "'some'"), (2 * some + 1, "'some'"), (some + returns([None, 1.0, None], "x"), "all of 'some' and 'x'")],
 )
 def test_an_episode_to_which_nothing_applies_is_an_error_that_names_it(reward: Reward, who: str) -> None:
-    message = f"applies not at all to completion 0 of 3: {who} returned None.*Prompt: 'one'. Completion: ' a'"
+    message = f"applies not at all to completion 1 of 3: {who} returned None.*Prompt: 'one'. Completion: ' a'"
     with pytest.raises(ScoreError, match=message) as error:
         evaluate(reward)
     assert error.value.index == 0
@@ -154,7 +154,7 @@ def test_an_episode_to_which_nothing_applies_is_an_error_that_names_it(reward: R
 
 def test_an_overflow_inside_a_composition_is_no_none() -> None:
     huge = returns([1e308, 1.0, 1.0], "huge")
-    with pytest.raises(ScoreError, match=r"'\(\(\(10 .*' returned inf for completion 0"):
+    with pytest.raises(ScoreError, match=r"'\(\(\(10 .*' returned inf for completion 1"):
         evaluate(10 * huge - 10 * huge + by_episode)
 
 

@@ -146,5 +146,5 @@ def test_wrong_arguments_are_named(make, message):
 
 def test_a_wrong_score_inside_is_reported_under_the_inner_name():
     broken = FunctionReward(lambda prompts, completions, **_: [float("nan")] * len(prompts), "broken")
-    with pytest.raises(ValueError, match="reward 'broken' returned nan for completion 0"):
+    with pytest.raises(ValueError, match="reward 'broken' returned nan for completion 1"):
         scores_of(Whitened(Clipped(broken, 0, 1)), "x")

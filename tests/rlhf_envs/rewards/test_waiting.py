@@ -120,7 +120,7 @@ def test_one_episode_that_fails_is_named() -> None:
         return await asyncio.gather(*map(one, completions), return_exceptions=True)
 
     message = (
-        r"'judge' failed 2 times .*for completion 1 of 3 it returned TimeoutError\('the judge is busy'\).*'b'.*'yy'"
+        r"'judge' failed 2 times .*for completion 2 of 3 it returned TimeoutError\('the judge is busy'\).*'b'.*'yy'"
     )
     with pytest.raises(RewardError, match=message) as error:
         evaluate(Guarded(judge, retries=1, backoff=0.0))

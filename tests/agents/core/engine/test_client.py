@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import pytest
 
 from agents.core.engine import client
-from agents.core.engine.client import CompletionsEngine, EngineError, Sampling
+from agents.core.engine.client import Completion, CompletionsEngine, EngineError, Sampling
 
 from .servers import answering
 
@@ -47,6 +48,59 @@ def test_a_request_that_breaks_off_goes_on_from_its_tokens() -> None:
         completion = complete(server, retries=2)
     assert completion.ids == [2, 3, 4, 5]
     assert [(body["prompt"], body["max_tokens"]) for body in server.bodies[1:]] == [([5, 6, 2, 3], 2)] * 2
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_a_seed_is_sent_where_one_is_given(seed: int | None) -> None:
+    with answering([part([1], None, "stop")]) as server:
+        engine = CompletionsEngine(server.url, "a-model", retries=0)
+        engine.complete([PROMPT], 4, SAMPLING._replace(seed=seed))
+    assert server.bodies[0].get("seed") == seed
+    assert ("seed" in server.bodies[0]) == (seed is not None)
+
+
+def test_a_completion_that_is_cancelled_takes_no_further_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    add = Completion.add
+
+    def add_and_cancel(self: Completion, *tokens: Any) -> None:
+        add(self, *tokens)
+        self.cancel()
+
+    monkeypatch.setattr(Completion, "add", add_and_cancel)
+    with answering([part([2]), part([3]), part([1], None, "stop")]) as server:
+        completion = complete(server)
+    assert (completion.ids, completion.finish_reason) == ([2], "cancelled")
+
+
+def test_a_completion_that_is_cancelled_is_not_asked_for_again() -> None:
+    with answering((503, {"detail": "busy"})) as server:
+        engine = CompletionsEngine(server.url, "a-model", retries=9, concurrency=1)
+        engine._free.acquire()  # so that it waits, as behind another request
+        completion = engine.start(PROMPT, 4, SAMPLING)
+        completion.cancel()
+        engine._free.release()
+        with pytest.raises(EngineError, match="busy"):
+            completion.wait()
+    assert len(server.bodies) == 1
+
+
+def test_no_more_requests_run_at_a_time_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    running, most, lock = 0, 0, threading.Lock()
+    two_at_once = threading.Barrier(2, timeout=20)  # breaks if there is never a second one
+
+    def stream(engine: CompletionsEngine, completion: Completion, *_: Any) -> None:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        two_at_once.wait()
+        with lock:
+            running -= 1
+        completion.end("length")
+
+    monkeypatch.setattr(CompletionsEngine, "_stream", stream)
+    CompletionsEngine("http://localhost", "a-model", concurrency=2).complete([PROMPT] * 6, 4, SAMPLING)
+    assert most == 2
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 import agents
 from agents import TrainConfig
-from agents.core.engine.client import EngineError
+from agents.algorithms.common.importance import correct
+from agents.core.engine.client import Completion, CompletionsEngine, EngineError
 from agents.training.resume import prepare_resumed
 from agents.training.run import RunStopped, prepare, train
 
@@ -120,6 +121,53 @@ def test_advantages_are_weighted_by_truncated_ratios(name: str, level: str | Non
     assert buffer.log_probs == pytest.approx(own, abs=1e-5), "ratios of the update are to the policy before it"
 
 
+@pytest.mark.parametrize(("off", "warns"), [(0.05, False), (0.15, True)])
+def test_log_probabilities_far_from_the_policys_are_warned_of(
+    off: float, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    agent = make("reinforce", 8, n_steps=6)
+    agent.learn(48)
+    buffer = agent.rollout_buffer
+    buffer.recompute(agent.policy)
+    own = buffer.log_probs.copy()
+    buffer.log_probs = own - np.float32(off)
+    weights, metrics = correct(buffer, agent.policy, "token_truncate", 1.1)
+    assert metrics["engine_gap"] == pytest.approx(off, abs=1e-5)
+    assert weights == pytest.approx(np.full_like(own, min(np.exp(off), 1.1)), abs=1e-5)
+    said = [record.getMessage() for record in caplog.records]
+    assert [f"on average {off:.2g} nats from the policy's" in message for message in said] == [True] * warns
+
+
+def test_seeded_completions_come_again(model: str) -> None:
+    weights = []
+    with serving(model) as server:
+        for seeded in (True, True, False):
+            engine = {"engine": server.url, "engine_kwargs": {"seeded": seeded}}
+            agent = make("reinforce", 4, n_steps=6, model=model, learning_rate=1e-2, **engine)
+            agent.learn(24)
+            weights.append(torch.cat([p.detach().flatten() for p in agent.policy.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_all_completions_of_a_rollout_are_cancelled_at_its_end(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the engine writes no tokens of old weights into the next one, whose own it has to write."""
+    started: list[Completion] = []
+    start = CompletionsEngine.start
+
+    def watched(*arguments: Any) -> Completion:
+        started.append(start(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(CompletionsEngine, "start", watched)
+    with serving(model) as server:
+        agent = make("reinforce", 4, n_steps=4, model=model, engine=server.url)
+        agent.learn(16)
+    assert len(started) >= 8, "each row has begun a second episode after three tokens at most"
+    assert all(completion.is_cancelled for completion in started)
+    assert agent.policy.draw_instead is None
+
+
 def test_arguments_of_an_engine_are_checked() -> None:
     agent = make("reinforce", 2)
     with pytest.raises(ValueError, match=r"sync='nccl' of the engine"):
@@ -178,9 +226,11 @@ def test_an_agent_learns_from_an_engine_as_it_does_without(model: str) -> None:
     gains = []
     with serving(model) as server:
         for engine in (None, server.url):
-            agent = make("rloo", 32, n_steps=3, model=model, learning_rate=3e-3, kl_coef=0.0, engine=engine)
+            settings: dict[str, Any] = {"n_steps": 3, "model": model, "learning_rate": 3e-3, "kl_coef": 0.0}
+            # Seeds make the engine's run the same every time: without them, about one run in five learns little.
+            agent = make("rloo", 32, engine=engine, engine_kwargs={"seeded": True} if engine else None, **settings)
             agent.learn(96)
             before = np.mean([episode["r"] for episode in agent.ep_info_buffer])
-            agent.learn(96 * 15, reset_num_timesteps=False)
+            agent.learn(96 * 40, reset_num_timesteps=False)
             gains.append(np.mean([episode["r"] for episode in list(agent.ep_info_buffer)[-64:]]) - before)
-    assert min(gains) > 0.1 and abs(gains[0] - gains[1]) < 0.5 * max(gains)
+    assert min(gains) > 0.2 and abs(gains[0] - gains[1]) < 0.5 * max(gains)

@@ -1,0 +1,74 @@
+"""Define `Trunk`: what turns token ids into hidden states, with its KV cache and its frozen part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import nn
+
+from .frozen_states import LastCall, SlotStates
+from .graph_decode import DecodingGraphs
+from .kv_cache import SlottedTrunk
+from .language_model import LanguageModel, SplitTrunk, checkpointed, find_blocks, hidden_states
+from .lora_layers import added_in_place
+from .observations import gather_hidden, read_contexts
+
+__all__ = ["Trunk"]
+
+
+class Trunk:
+    """Hold a trunk, its KV cache, and its frozen part if it has one. The policy owns the parameters.
+
+    Args:
+        module: the base model of `language_model`, or its copy.
+        like: a trunk with the same architecture, so that cache and split need not be tried out again.
+        checkpointing: keep only the inputs of blocks for the backward pass, which computes the rest again.
+
+    Attributes:
+        run: what encodes whole contexts: `hidden_states`, or its compiled form.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        max_length: int,
+        language_model: LanguageModel,
+        like: Trunk | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        self.module = module
+        self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
+        self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
+        if like is None or like.cache.graphs is not None:
+            self.cache.graphs = DecodingGraphs(module, self.cache.adapted)
+        splits = like is None or like.split is not None
+        self.split: SplitTrunk | None = language_model.split(module) if splits else None
+        if like is None and self.split is not None:
+            self.cache.frozen = SlotStates(self.split)
+        self._checkpointed = [*find_blocks(module, language_model.config.num_hidden_layers)] if checkpointing else []
+
+    def hidden(self, obs: dict[str, torch.Tensor], needed: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""
+        if "rows" not in obs and not torch.is_grad_enabled():
+            return self.cache(*read_contexts(obs), needed)
+        if self._checkpointed and torch.is_grad_enabled():
+            with checkpointed(self._checkpointed):  # the layers are as they are: they compute again when it has ended
+                return self._encode(obs)
+        with added_in_place(self.cache.adapted):
+            return self._encode(obs)
+
+    def last_call(self) -> LastCall | None:
+        """Return what reads the frozen blocks' output for the contexts that were just encoded; None if none is kept."""
+        frozen = self.cache.frozen
+        if frozen is None or not self.cache.enabled or torch.is_grad_enabled():  # without slots nothing is kept
+            return None
+        return LastCall(frozen)
+
+    def _encode(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
+        split = self.split
+        if "trunk_states" not in obs or split is None:
+            return gather_hidden(partial(self.run, self.module), obs)
+        states = obs["trunk_states"]
+        return gather_hidden(lambda ids, mask: split.finish(states[:, : ids.shape[1]], ids, mask), obs)
