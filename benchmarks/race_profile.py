@@ -75,6 +75,7 @@ class Shares:
 def profile(race: Race) -> tuple[float, float, dict[str, float]]:
     """Run a race in this process, and return its tokens, its seconds of CPU, and those of each part."""
     import torch
+
     from rlhf_envs.models import load_causal_lm
     from rlhf_envs.rewards import get_reward
 
