@@ -6,10 +6,10 @@ prompts, at a KL of at most 6 nats and with at least 0.8 of the start's share of
 tokens. It looks after every iteration, and the clock stands still meanwhile. What `benchmarks/quality_race.py` says is
 the same for everybody. Results stay in the folder, a file per run, and the same command goes on from them.
 
-The settings of all are the best of `--grid`, which is run on the validation split and seeds 100 to 103. Both sides have
+The settings of all are the best of `--grid`, which is run on the validation split and seeds 100 to 105. Both sides have
 the same grid: rates, group sizes and completions per iteration, then, around the best, KL coefficients and epochs
-(`GRIDS`). All arms of the first step run on one seed, the best 4 and those of the second step on two, the best 3 on all
-four. A run of the grid is given up once it has taken 2.5 times as long as the best one. The best arm reaches the target
+(`GRIDS`). All arms of the first step run on one seed, the best 4 and those of the second step on two, the best 4 on all
+six. A run of the grid is given up once it has taken 2.5 times as long as the best one. The best arm reaches the target
 with the most seeds, and of several such is the fastest. What `CHOSEN` does not name has its value of
 `agents/training/settings` for ours, and TRL's default for TRL's.
 """
@@ -53,7 +53,7 @@ class Grid:
     fixed: dict[str, Any] = field(default_factory=dict)
 
 
-RATES, GROUPS, COMPLETIONS = (4e-4, 6e-4, 8e-4), (4, 8), (32, 64)
+RATES, GROUPS, COMPLETIONS = (3e-4, 4e-4, 6e-4, 8e-4), (4, 8), (32, 64)
 _TRL = Grid(
     {"learning_rate": RATES, "num_generations": GROUPS, "completions": COMPLETIONS},
     {"beta": (0.0, 0.04), "num_iterations": (1, 2)},
@@ -92,7 +92,7 @@ CHOSEN: dict[str, dict[str, Any]] = {
     "trl-grpo": {"learning_rate": 4e-4, "num_generations": 8, "completions": 32, "beta": 0.0, "num_iterations": 1},
     "trl-rloo": {"learning_rate": 4e-4, "num_generations": 8, "completions": 64, "beta": 0.0, "num_iterations": 1},
 }
-PATIENCE, FINALISTS = 2.5, 3
+PATIENCE, FINALISTS = 2.5, 4
 # What every process needs is imported once.
 PRELOAD = ["agents.evaluation.evaluate", "torch._dynamo", "transformers.models.gpt2.modeling_gpt2"]
 PRELOAD += ["trl.trainer.grpo_trainer", "trl.trainer.rloo_trainer"]
@@ -167,7 +167,7 @@ def grid(like: Race, seeds: Sequence[int], folder: Path, jobs: int) -> dict[str,
 
     choices = GRIDS[like.contender]
     arms = [{**choices.fixed, **arm, **choices.start} for arm in combinations(choices.first)]
-    best = ranked(ranked(arms, seeds[:1])[: FINALISTS + 1], seeds[:2])
+    best = ranked(ranked(arms, seeds[:1])[:FINALISTS], seeds[:2])
     around = [{**best[0], **arm} for arm in combinations(choices.second)]
     both = ranked([*around, *(arm for arm in best if arm not in around)], seeds[:2])
     return ranked(both[:FINALISTS], seeds)[0]
@@ -225,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = {name: json.loads(value) for name, _, value in (pair.partition("=") for pair in args.set)}
     if args.grid:
         for name in args.contenders:
-            print(f"{name}: {grid(Race(name, **shared), args.seeds or (100, 101, 102, 103), args.out, args.jobs)}")
+            print(f"{name}: {grid(Race(name, **shared), args.seeds or range(100, 106), args.out, args.jobs)}")
         return
     races = [
         Race(name, {**CHOSEN.get(name, {}), **given}, seed, **shared)
