@@ -60,17 +60,19 @@ def main() -> None:
     parser.add_argument("--algo", default="ppo")
     parser.add_argument("--env", default="rlhf/Sentiment-v0")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--folder", help="keep the runs here; a temporary folder by default")
     parser.add_argument("--samples", type=int, default=4, help="completions to print per seed")
     args, further = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.folder or temporary)
-        reports = [run(args.algo, args.env, seed, folder, further) for seed in range(args.seeds)]
+        seeds = range(args.first_seed, args.first_seed + args.seeds)
+        reports = [run(args.algo, args.env, seed, folder, further) for seed in seeds]
     rows = [row(report) for report in reports]
-    what = f"{args.algo} on {args.env}, seeds 0 to {args.seeds - 1}, {reports[0]['n_timesteps']} tokens"
+    what = f"{args.algo} on {args.env}, seeds {seeds[0]} to {seeds[-1]}, {reports[0]['n_timesteps']} tokens"
     print(what, *further, "\n")
     print("| seed | " + " | ".join(rows[0]) + " |\n|" + "---|" * (len(rows[0]) + 1))
-    for seed, figures in enumerate(rows):
+    for seed, figures in zip(seeds, rows, strict=True):
         print(f"| {seed} | " + " | ".join(f"{value:.3f}" for value in figures.values()) + " |")
     gains = [figures["gold gain"] for figures in rows]
     gain = statistics.mean(gains)
@@ -87,7 +89,7 @@ def main() -> None:
     }
     for name, met in checks.items():
         print(f"- {name}: {'yes' if met else 'NO'}")
-    for seed, report in enumerate(reports):
+    for seed, report in zip(seeds, reports, strict=True):
         print(f"\nseed {seed}, the same prompts before and after:")
         pairs = zip(report["before"]["samples"], report["after"]["samples"], strict=True)
         for first, second in list(pairs)[: args.samples]:

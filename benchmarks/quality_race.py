@@ -168,11 +168,16 @@ def _referee(race: Race, rows: list[dict[str, Any]], source: Any) -> Referee:
 
 
 def _run_ours(race: Race, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Train an agent of ours with its settings for the task, and with those given."""
+    """Train an agent of ours with its settings for the task, and with those given.
+
+    Without a KL penalty it does not compute the KL either, as TRL does not with `beta=0`.
+    """
     from agents import make, make_vec_env
     from agents.training.hyperparams import RUN_SETTINGS, default_hyperparams
 
     settings = {**default_hyperparams(ENV, race.contender), "temperature": TEMPERATURE, **race.settings}
+    if settings.get("kl_coef") == 0:
+        settings["report_kl"] = False
     env = make_vec_env(
         ENV,
         settings["n_envs"],

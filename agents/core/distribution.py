@@ -143,15 +143,18 @@ def log_probs_without_gradients(
 class _LogProbAndEntropy(torch.autograd.Function):
     """Compute log-probability and entropy of an action from its logits, keeping one array of the size of the logits.
 
-    With p the probabilities, `d log p_a / dz = 1[a] - p` and `dH / dz = -p (log p + H)`.
+    With p the probabilities, `d log p_a / dz = 1[a] - p` and `dH / dz = -p (log p + H)`. In that array -1e4 stands for
+    -inf, so that 0 * log 0 is 0: exp(-1e4) is 0 in every type.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, actions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         log_probs = logits.log_softmax(dim=-1)
-        entropy = -(log_probs.exp().mul_(_finite(log_probs))).sum(dim=-1)
+        taken = log_probs.gather(1, actions[:, None]).squeeze(1)
+        log_probs.clamp_(min=-1e4)  # in place: a second array costs as much time as the softmax
+        entropy = -(log_probs.exp().mul_(log_probs)).sum(dim=-1)
         ctx.save_for_backward(log_probs, actions, entropy)
-        return log_probs.gather(1, actions[:, None]).squeeze(1), entropy
+        return taken, entropy
 
     @staticmethod
     @once_differentiable
@@ -160,13 +163,8 @@ class _LogProbAndEntropy(torch.autograd.Function):
         grad_log_prob, grad_entropy = (grad[:, None] for grad in grads)
         grad = log_probs.exp()
         if grad_entropy.any():
-            factor = (_finite(log_probs) + entropy[:, None]).mul_(grad_entropy).add_(grad_log_prob)
+            factor = (log_probs + entropy[:, None]).mul_(grad_entropy).add_(grad_log_prob)
             grad.mul_(factor).neg_()
         else:
             grad.mul_(-grad_log_prob)
         return grad.scatter_add_(1, actions[:, None], grad_log_prob), None
-
-
-def _finite(log_probs: torch.Tensor) -> torch.Tensor:
-    """Replace -inf by a number, so that 0 * log 0 is 0: exp(-10000) is 0 in every type."""
-    return log_probs.clamp(min=-1e4)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -102,33 +101,96 @@ def test_the_report_compares_with_trls_best_and_not_what_failed(benchmark: Any) 
         "3.0 (3.0-3.0) | 1.00 (1.00-1.00) | 20.0 (20.0-20.0) |"
     )
     assert lines[3].startswith("| rloo | 2 of 3 |")
-    ratios = [line for line in lines if line.startswith("trl-") and "seed by seed" in line]
-    assert ratios == [
-        "trl-grpo / ppo, seed by seed: s of CPU 2.00 (1.00-3.00); s 2.00 (1.00-3.00); tokens 1.00 (1.00-1.00)"
-    ]
+    ratios = "s of CPU 2.00 (1.00-3.00); s 2.00 (1.00-3.00); tokens 1.00 (1.00-1.00)"
+    assert [line for line in lines if "seed by seed" in line] == [f"trl-grpo / ppo, seed by seed: {ratios}"]
     assert "- 'a film': 'so so' -> 'so good'" in lines
+
+    for failed in (results[6], results[9], results[10]):  # one of TRL's GRPO, two of its RLOO
+        failed["reached"] = False
+    shown = [line for line in benchmark("time_to_quality").report(results) if "seed by seed" in line]
+    assert shown == [f"trl-grpo / ppo, seed by seed, of runs that did not all reach it (a lower bound): {ratios}"]
+
+
+def grid(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, folder: Path, contender: str, outcome: Any
+) -> tuple[dict[str, Any], list[Any]]:
+    """Search with runs whose seconds of CPU, and whether they reach the target, `outcome(settings, seed)` says.
+
+    Returns:
+        the best settings, and the races that were run.
+    """
+    module, raced = benchmark("time_to_quality"), []
+
+    def run_all(races: Any, folder: Path, jobs: int, patience: float) -> list[Any]:
+        raced.extend(races)
+        return [
+            result(benchmark, race.contender, race.seed, *outcome(race.settings, race.seed), **race.settings)
+            for race in races
+        ]
+
+    monkeypatch.setattr(module, "run_all", run_all)
+    like = benchmark("quality_race").Race(contender)
+    return module.grid(like, (100, 101, 102), folder, 1), raced
 
 
 def test_the_grid_takes_the_arm_that_is_best_over_the_seeds(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """One arm is lucky on the first seed. The best one has a setting of the second step."""
-    module = benchmark("time_to_quality")
+    """Some arms are lucky on the first seed. The best one has a setting of the second step."""
 
-    def seconds(settings: Any, seed: int) -> float:
+    def outcome(settings: Any, seed: int) -> tuple[float, bool]:
         lucky = settings["num_generations"] == 8 and seed == 100
-        return 2 + settings["learning_rate"] * 1e4 + settings["beta"] - settings["num_iterations"] - lucky
+        slow = settings["learning_rate"] * 1e4 - settings["beta"] - settings["num_iterations"]
+        return 2 + slow - lucky + (settings["num_generations"] == 8) * 0.8, True
 
-    def run_all(races: Any, folder: Path, jobs: int, patience: float) -> None:
-        for race in races:
-            took = result(benchmark, race.contender, race.seed, seconds(race.settings, race.seed), **race.settings)
-            (folder / f"{race.arm},{race.seed}.json").write_text(json.dumps(took))
+    best, raced = grid(benchmark, monkeypatch, tmp_path, "trl-grpo", outcome)
+    chosen = [best[name] for name in ("learning_rate", "num_generations", "num_iterations", "beta")]
+    assert chosen == [3e-4, 4, 2, 0.04]
+    assert {race.seed for race in raced if race.settings == best} == {100, 101, 102}
+    assert len({race.arm for race in raced if race.seed == 102}) == 4
 
-    monkeypatch.setattr(module, "run_all", run_all)
-    like = benchmark("quality_race").Race("trl-grpo")
-    best = module.grid(like, (100, 101), tmp_path, 1)
-    assert (best["learning_rate"], best["num_iterations"], best["beta"]) == (2e-4, 2, 0.04)
-    assert replace(like, settings=best).arm in {one["arm"] for one in module.read(tmp_path) if one["seed"] == 101}
+
+def test_an_arm_that_misses_the_target_is_never_better(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def outcome(settings: Any, seed: int) -> tuple[float, bool]:
+        hasty = settings["learning_rate"] == 8e-4 and settings["n_envs"] == 32
+        return (1.0, seed == 100) if hasty else (9.0, True)
+
+    best, _ = grid(benchmark, monkeypatch, tmp_path, "rloo", outcome)
+    assert (best["learning_rate"], best["n_envs"]) != (8e-4, 32)
+
+
+def test_a_profile_counts_what_is_outside_and_nothing_while_completions_are_judged(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = benchmark("race_profile")
+    shares, now = module.Shares(), [0.0]
+    monkeypatch.setattr(module.time, "process_time", lambda: now[0])
+
+    def spend(seconds: float) -> None:
+        now[0] += seconds
+
+    inner = shares.timed(spend, lambda: "backward")
+
+    def call(seconds: float) -> None:
+        spend(1)
+        inner(seconds)
+
+    outer = shares.timed(call, lambda: "reward")
+
+    class Judging(benchmark("quality_race").Referee):  # type: ignore[misc]
+        pass
+
+    shares.follow(Judging)
+    race = benchmark("quality_race").Race("ppo", tokens=20)
+    referee = Judging(race, lambda: (inner(100), Judged(0.5))[1])
+    inner(2)
+    assert not referee.is_over(10)
+    outer(5)
+    assert referee.is_over(20)
+    inner(100)
+    assert shares.seconds == dict.fromkeys(module.PARTS, 0.0) | {"backward": 2.0, "reward": 6.0}
 
 
 @pytest.mark.slow
