@@ -131,10 +131,15 @@ class NgramModel:
         return np.where(there[places] == wanted, self.arrays[values][places], default)
 
     def save(self, folder: str | Path) -> None:
-        """Write `ngrams.npz` (keys as differences, log-probabilities in steps of 1/16 nat) and `words.json`."""
+        """Write `ngrams.npz` and `words.json`.
+
+        Keys are written as differences, each byte in a row of its own, shape (8, keys), since that compresses best.
+        Log-probabilities are written in steps of 1/16 nat.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        keys = {name: np.diff(self.arrays[name], prepend=0).astype(np.uint64) for name in _KEYS}
+        steps = {name: np.diff(self.arrays[name], prepend=0).astype("<i8") for name in _KEYS}
+        keys = {name: np.ascontiguousarray(step.view(np.uint8).reshape(-1, 8).T) for name, step in steps.items()}
         values = {name: np.clip(np.round(-self.arrays[name] * _STEPS), 0, 255).astype(np.uint8) for name in _VALUES}
         np.savez_compressed(folder / "ngrams.npz", **keys, **values)  # type: ignore[arg-type]
         text = json.dumps(self.words, ensure_ascii=False, separators=(",", ":"))
@@ -145,7 +150,7 @@ class NgramModel:
         """Load a model that `save` wrote."""
         words = json.loads((Path(folder) / "words.json").read_text(encoding="utf-8"))
         with np.load(Path(folder) / "ngrams.npz", allow_pickle=False) as stored:
-            arrays = {name: np.cumsum(stored[name].astype(np.int64)) for name in _KEYS}
+            arrays = {name: np.cumsum(np.ascontiguousarray(stored[name].T).view("<i8")) for name in _KEYS}
             arrays |= {name: stored[name] / -_STEPS for name in _VALUES}
         return cls(words, arrays)
 
