@@ -53,7 +53,7 @@ function pairwise({ task, controls, done }) {
     const name = side === null ? t("tie_name") : t(`is_${words[strength]}`, { side: LETTERS[side] });
     const act = () => done(choice === null ? { choice } : { choice, strength }, name);
     const button = keyed(key, label, act, side === null ? "tie" : `side-${"ab"[side]} strength-${strength}`);
-    button.setAttribute("aria-label", name);
+    button.title = name; // a description: the name is what one sees, so that it can be spoken
     button.dataset.value = JSON.stringify(choice === null ? { choice } : { choice, strength });
     row.append(button);
     keys[key] = [name, act];
@@ -127,7 +127,7 @@ function rating({ settings, controls, done }) {
     const end = value === low ? t("worst") : value === high ? t("best") : "";
     const button = keyed(direct ? null : key, direct ? element("kbd", "", key) : String(value), act);
     button.append(element("small", "", end));
-    button.setAttribute("aria-label", t("rate", { n: value }));
+    button.title = t("rate", { n: value });
     button.dataset.value = JSON.stringify({ rating: value });
     row.append(button);
     if (key) keys[key] = [t("rate", { n: value }), act];

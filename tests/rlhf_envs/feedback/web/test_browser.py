@@ -294,7 +294,7 @@ def test_the_tenth_rating_has_the_key_0(
     store.add_items([NewItem("rating", "p", ("c",))])
     page = open_page()
     ready(page, "rating")
-    button = page.get_by_role("button", name=f"Rate {rating}", exact=True)
+    button = page.locator(f"#controls button[title='Rate {rating}']")
     assert button.locator("kbd").all_inner_texts() == [key]
     press(page, key)
     ready(page, "none")
