@@ -25,9 +25,10 @@ import numpy as np
 from scipy.stats import t as student
 
 from rlhf_envs.datasets import load_rows
+from rlhf_envs.preferences.next_item import embed_texts, fit_heads
 from rlhf_envs.preferences.queries import STRATEGIES, Strategy, select_pairs
 
-__all__ = ["Curves", "Pool", "embed", "fit_head", "learning_curve", "load_pool", "main"]
+__all__ = ["Curves", "Pool", "learning_curve", "load_pool", "main"]
 
 BATCH = 30  # snippets that the same people rated, see benchmarks.crowd
 MIN_GAP = 1.0  # between the mean ratings of the held-out pairs
@@ -41,28 +42,6 @@ class Pool:
 
     features: np.ndarray  # (pairs, d), embedding of the first text less that of the second
     answers: np.ndarray  # (pairs,), 1.0 where the first wins, 0.0 where the second does
-
-
-def embed(texts: Sequence[str], model_name: str = "minilm", batch_size: int = 64) -> np.ndarray:
-    """Return mean-pooled hidden states of a frozen model, of norm 1, (texts, d). Similar lengths share a batch."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    from rlhf_envs.models import resolve
-
-    folder = resolve(model_name)
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
-    order = np.argsort([len(text) for text in texts])
-    embeddings = np.empty((len(texts), model.config.hidden_size))
-    with torch.inference_mode():
-        for start in range(0, len(texts), batch_size):
-            rows = order[start : start + batch_size]
-            batch = tokenizer([texts[i] for i in rows], padding=True, truncation=True, return_tensors="pt")
-            hidden = model(**batch).last_hidden_state
-            mask = batch["attention_mask"][:, :, None]
-            pooled = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1))
-            embeddings[rows] = pooled.double().numpy()
-    return embeddings
 
 
 def load_pool(rows: Sequence[dict[str, Any]], embeddings: np.ndarray, n: int, labels: str, seed: int) -> Pool:
@@ -94,31 +73,6 @@ def held_out_pairs(rows: Sequence[dict[str, Any]], embeddings: np.ndarray, split
     return Pool(embeddings[left] - embeddings[right], (means[left] > means[right]).astype(float))
 
 
-def fit_head(
-    features: np.ndarray, answers: np.ndarray, weights: np.ndarray, decay: float, start: np.ndarray | None = None
-) -> np.ndarray:
-    """Fit a linear Bradley-Terry head by Newton's method.
-
-    Args:
-        features: (n, d). answers: (n,) in 0 to 1. weights: (n,), how often each pair counts.
-        decay: the penalty is decay / 2 times the squared length of the head.
-        start: (d,), a head nearby, to be quicker.
-
-    Returns:
-        (d,), the minimum of the penalised log loss.
-    """
-    head = np.zeros(features.shape[1]) if start is None else start.copy()
-    for _ in range(25):
-        p = 1 / (1 + np.exp(-features @ head))
-        gradient = features.T @ (weights * (p - answers)) + decay * head
-        curvature = (features.T * (weights * p * (1 - p))) @ features + decay * np.eye(len(head))
-        step = np.linalg.solve(curvature, gradient)
-        head -= step
-        if np.abs(step).max() < 1e-4 * max(1.0, np.abs(head).max()):
-            break
-    return head
-
-
 def learning_curve(
     strategy: Strategy, pool: Pool, held_out: Pool, budgets: Sequence[float], members: int, decay: float, seed: int
 ) -> list[float]:
@@ -133,7 +87,9 @@ def learning_curve(
         while len(asked) < round(budget * n):
             rest = np.setdiff1d(np.arange(n), asked)
             number = min(step, round(budget * n) - len(asked))
-            scores = _ensemble(pool, asked, members, decay, seed) @ pool.features[rest].T  # (members, rest)
+            scores = (
+                fit_heads(pool.features[asked], pool.answers[asked], members, decay, seed) @ pool.features[rest].T
+            )  # (members, rest)
             chosen = select_pairs(
                 strategy,
                 number,
@@ -143,18 +99,11 @@ def learning_curve(
                 seed=seed * 1000 + len(asked),
             )
             asked = np.concatenate([asked, rest[chosen]])
-        lead = held_out.features @ _ensemble(pool, asked, members, decay, seed).mean(axis=0)
+        lead = held_out.features @ fit_heads(pool.features[asked], pool.answers[asked], members, decay, seed).mean(
+            axis=0
+        )
         accuracies.append(float(np.mean((lead > 0) == (held_out.answers > 0.5))))
     return accuracies
-
-
-def _ensemble(pool: Pool, asked: np.ndarray, members: int, decay: float, seed: int) -> np.ndarray:
-    """Return heads fitted to bootstraps of the labelled pairs, (members, d)."""
-    generator = np.random.default_rng((seed, len(asked)))
-    counts = generator.multinomial(len(asked), np.full(len(asked), 1 / len(asked)), members).astype(float)
-    features, answers = pool.features[asked], pool.answers[asked]
-    whole = fit_head(features, answers, np.ones(len(asked)), decay)
-    return np.stack([fit_head(features, answers, count, decay, start=whole) for count in counts])
 
 
 def print_table(curves: Curves, budgets: Sequence[float], n: int) -> None:
@@ -215,7 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     budgets = sorted(args.budgets)
     start = time.perf_counter()
     rows: list[dict[str, Any]] = load_rows("rated_snippets", required=("text", "ratings"))[: args.snippets]
-    embeddings = embed([row["text"] for row in rows], args.model)
+    embeddings = embed_texts([row["text"] for row in rows], args.model)
     print(f"{len(rows):,} snippets embedded by {args.model} in {time.perf_counter() - start:.0f} s", flush=True)
     held_out = held_out_pairs(rows, embeddings, args.split, 2000)
     results: dict[str, Curves] = {}

@@ -11,7 +11,21 @@ import typer
 from ..saving.provenance import versions
 from ..training.phases import error_console
 from ..training.threads import choose_threads
-from . import compare, envs, evaluate, feedback, generate, lists, loop, pretrain, reward, sft, train, tune
+from . import (
+    compare,
+    envs,
+    evaluate,
+    feedback,
+    feedback_queue,
+    generate,
+    lists,
+    loop,
+    pretrain,
+    reward,
+    sft,
+    train,
+    tune,
+)
 from .options import OneLineErrors, add_command
 
 __all__ = ["app"]
@@ -59,6 +73,8 @@ add_command(app, evaluate.AttackConfig, "attack")(evaluate.attack)
 add_command(app, compare.CompareFlags, "compare")(compare.compare)
 add_command(app, tune.TuneFlags, "tune")(tune.tune)
 add_command(app, loop.LoopFlags, "loop")(loop.loop)
+add_command(feedback.feedback_app, feedback_queue.PrioritiseConfig, "prioritise")(feedback_queue.prioritise)
+add_command(feedback.feedback_app, feedback_queue.SuggestConfig, "suggest")(feedback_queue.suggest)
 app.add_typer(feedback.feedback_app, name="feedback")
 app.add_typer(reward.reward_app, name="reward")
 add_command(app, pretrain.PretrainConfig, "pretrain")(pretrain.pretrain)

@@ -5,11 +5,14 @@ The extra `web` (SQLAlchemy and others) is imported only when a verb needs it.
 
 from __future__ import annotations
 
+import base64
 import getpass
 import json
 import re
+import secrets
 import sys
 from collections import Counter
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,7 +34,9 @@ from .options import Flags, add_command, argument, fail
 from .tables import status_parts
 
 if TYPE_CHECKING:
-    from rlhf_envs.feedback import FeedbackStore
+    from collections.abc import Sequence
+
+    from rlhf_envs.feedback import FeedbackStore, Judgement
 
 __all__ = ["feedback_app"]
 
@@ -320,12 +325,13 @@ def export(config: ExportConfig) -> None:
     piped = config.file == "-"
     with _open(config.store) as store:
         from rlhf_envs.feedback.formats.exporting import export_file, labeling_interface
-        from rlhf_envs.preferences.crowd import CANNOT_TELL, dawid_skene_shares, find_pair_spammers
+        from rlhf_envs.feedback.quality import CANNOT_TELL, find_suspects
+        from rlhf_envs.preferences.crowd import dawid_skene_shares
 
         given = config.model_dump(exclude={"store", "file", "without_spammers"})
         if config.how == "dawid_skene":
             given |= {"how": "soft", "aggregate": dawid_skene_shares}
-        spammers = find_pair_spammers(*_compared(store, config)) if config.without_spammers else {}
+        spammers = find_suspects(_compared(store, config)) if config.without_spammers else {}
         with TemporaryDirectory() as folder:
             table = config.format in ("argilla", "label-studio")
             path = Path(folder, "rows.csv" if table else "rows.jsonl") if piped else Path(config.file)
@@ -359,14 +365,14 @@ def export(config: ExportConfig) -> None:
         echo(f"left out: {n} {reason}")
 
 
-def _compared(store: FeedbackStore, config: ExportConfig) -> tuple[Any, Any]:
-    """Return the items and the judgements by which spammers are found."""
+def _compared(store: FeedbackStore, config: ExportConfig) -> Sequence[Judgement]:
+    """Return the judgements by which spammers are found."""
     if config.criterion is None:
-        return store.items(), store.judgements()
+        return store.judgements()
     from rlhf_envs.feedback.criteria import read_criterion
 
     found = read_criterion(store, config.criterion, "pairs", config.version)
-    return found.items, found.judgements
+    return found.judgements
 
 
 class StatusConfig(_StoreConfig):
@@ -383,17 +389,17 @@ class StatusConfig(_StoreConfig):
 def status(config: StatusConfig) -> None:
     """Show progress, agreement (Krippendorff's alpha), every annotator's work and who seems to click at random."""
     with _open(config.store) as store:
+        from rlhf_envs.feedback.quality import find_suspects
         from rlhf_envs.feedback.web.summary import summarise
-        from rlhf_envs.preferences.crowd import suspected_spammers
 
         summary = summarise(store, version=config.version)
-        spammers = suspected_spammers(store.items(), store.judgements())
+        suspects = find_suspects(store.judgements())
     if config.output is not None:
-        found = None if spammers is None else {name: metrics._asdict() for name, metrics in spammers.items()}
+        found = None if suspects is None else {name: asdict(check) for name, check in suspects.items()}
         metrics = summary.model_dump(mode="json") | {"clickers": found}
         Path(config.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
     console = Console()
-    for part in status_parts(summary, spammers):
+    for part in status_parts(summary):
         console.print(part)
 
 
@@ -502,6 +508,116 @@ def panel(config: PanelConfig) -> None:
     else:
         Path(config.output).write_text(table, encoding="utf-8", newline="")
         typer.echo(f"{config.output}: {n} people")
+
+
+class ArchiveConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback archive`."""
+
+    file: str = argument("Zip to write.")
+
+
+@add_command(feedback_app, ArchiveConfig, "archive")
+def archive(config: ArchiveConfig) -> None:
+    """Write everything of a project to one zip: items, all judgements, final answers, audit, annotators, settings."""
+    if Path(config.file).suffix != ".zip":
+        fail(f"{config.file}: give it a name that ends in .zip")
+    with _open(config.store) as store:
+        from rlhf_envs.feedback.web.archive import write_archive
+
+        draft = Path(f"{config.file}.part")
+        written = write_archive(store, draft)
+        draft.replace(config.file)
+    typer.echo(f"{config.file}: " + ", ".join(f"{n} rows in {name}" for name, n in written.items()))
+
+
+class ForecastConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback forecast`."""
+
+    target: float = option(0.75, "Held-out accuracy that the reward model is to reach.", gt=0.5, lt=1)
+    model: str = option("tiny", "Backbone of the reward model.")
+    train: str = option("head", "What is trained: head, lora, all or a number of blocks.")
+    epochs: int = option(3, "Epochs per fit.", ge=1)
+    repeats: int = option(5, "Fits per size.", ge=2)
+    seed: int = option(0, "Chooses the held-out pairs and the parts.", ge=0)
+
+
+@add_command(feedback_app, ForecastConfig, "forecast")
+def forecast(config: ForecastConfig) -> None:
+    """Forecast the labels, hours and money until a reward model reaches an accuracy, with an interval."""
+    from rlhf_envs.preferences.learning_curve import forecast as continued
+    from rlhf_envs.preferences.learning_curve import learning_curve
+
+    with _open(config.store) as store:
+        from rlhf_envs.feedback.formats.exporting import preference_rows
+        from rlhf_envs.feedback.web.summary import summarise
+
+        judgements = store.judgements()
+        pairs = preference_rows(store.items(), judgements, how="majority").rows
+        cost, price = summarise(store).cost, store.settings.cost
+    given = sum(judgement.kind in ("pairwise", "ranking", "correction") for judgement in judgements)
+    options = config.model_dump(include={"train", "epochs", "repeats", "seed"})
+    with Console(stderr=True).status("") as status:
+        say = lambda number, of: status.update(f"fit {number} of {of}")  # noqa: E731
+        found = continued(learning_curve(pairs, config.model, on_fit=say, **options), config.target)
+    for n, accuracy, (low, high) in zip(found.sizes, found.accuracy, found.interval, strict=True):
+        typer.echo(f"{n:6} pairs: held-out accuracy {accuracy:.3f} ({low:.3f} to {high:.3f})")
+    if found.needed is None:
+        typer.echo(f"how many pairs {config.target:g} needs cannot be told: {found.why_not}")
+        return
+    if found.needed_interval is None:
+        typer.echo(f"{config.target:g} is reached")
+        return
+    low, high = found.needed_interval
+    typer.echo(f"{config.target:g} needs about {found.needed:.0f} pairs to fit ({low:.0f} to {high:.0f}, 95% interval)")
+    # Of all pairs a part is held out, and a pair may have several labels.
+    labels = (found.needed - found.sizes[-1]) * given / found.sizes[-1]
+    hours = labels * cost.hours / max(1, len(judgements))
+    money = labels * price.per_label + hours * price.per_hour
+    paid = f", {money:,.2f} {price.currency}".rstrip() if money else ""
+    typer.echo(f"that is about {labels:.0f} labels more, {hours:.1f} hours at the mean time so far{paid}")
+
+
+class AuditConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback audit`."""
+
+    item: int | None = option(None, "Of this item only.", ge=1)
+    limit: int | None = option(None, "The newest so many only.", "-n", "--limit", ge=1)
+
+
+@add_command(feedback_app, AuditConfig, "audit")
+def audit(config: AuditConfig) -> None:
+    """Print what admins have changed, as JSON lines, the oldest first."""
+    with _open(config.store) as store:
+        entries = store.audit(item_id=config.item, limit=config.limit)
+    for entry in reversed(entries):
+        typer.echo(json.dumps({**asdict(entry), "created": entry.created.isoformat()}))
+
+
+class DropConfig(_StoreConfig):
+    """Hold the flags of `rlhf feedback drop`."""
+
+    judgement: int = argument("Id of the judgement, from the admin's page or `export --format items`.")
+    reason: str = option(..., "Why. The audit keeps it.")
+    reopen: bool = option(True, "Ask somebody else in its place.", "--reopen/--no-reopen")
+    restore: bool = option(False, "Let a judgement that was dropped stand again.")
+
+
+@add_command(feedback_app, DropConfig, "drop")
+def drop(config: DropConfig) -> None:
+    """Drop a judgement, so that it leaves all counts and exports, or restore it. The audit keeps both."""
+    with _open(config.store) as store:
+        by = f"{getpass.getuser()} (command line)"
+        if config.restore:
+            store.restore_judgement(config.judgement, by=by, reason=config.reason)
+        else:
+            store.drop_judgement(config.judgement, by=by, reason=config.reason, reopen=config.reopen)
+    typer.echo(f"{config.store}: judgement {config.judgement} {'stands again' if config.restore else 'is dropped'}")
+
+
+@feedback_app.command("webhook-secret")
+def webhook_secret() -> None:
+    """Print a new secret for the settings' [webhooks], which signs what is sent."""
+    typer.echo(f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}")
 
 
 def _page_address(store: FeedbackStore, given: str | None) -> str:

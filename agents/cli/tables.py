@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -16,7 +16,6 @@ from ..core.samples import sample_texts
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback.web.summary import AnnotatorSummary, Summary
-    from rlhf_envs.preferences.spam import AnnotatorMetrics
 
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.generate import Completion
@@ -73,8 +72,8 @@ def make_table(
     return table
 
 
-def status_parts(summary: Summary, spammers: Mapping[str, AnnotatorMetrics] | None) -> list[RenderableType]:
-    """Return progress, agreement, annotators and spammers (None: they cannot be told) for the terminal."""
+def status_parts(summary: Summary) -> list[RenderableType]:
+    """Return progress, agreement, annotators, who seems not to read, and the models' suggestions for the terminal."""
     counts = [f"{summary.finished} of {summary.items} items are done", f"{summary.judgements} judgements"]
     counts += [f"{summary.skips} skips", f"{summary.last_hour} in the last hour"]
     lines = [", ".join(counts) + (" (paused)" if summary.paused else "")]
@@ -87,12 +86,13 @@ def status_parts(summary: Summary, spammers: Mapping[str, AnnotatorMetrics] | No
         lines.append(f"question {found.name} ({found.type}): {found.answers} answers{alpha}{left_out}")
     parts: list[RenderableType] = [Text(line) for line in lines]
     if summary.annotators:
-        headings = ("annotator", "judged", "skips", "seconds", "agreement", "gold right")
+        headings = ("annotator", "judged", "skips", "seconds", "agreement", "gold right", "at random", "first shown")
         parts.append(make_table(headings, map(_annotator_row, summary.annotators)))
-    return [*parts, *(Text(line) for line in _spammer_lines(spammers))]
+    return [*parts, *(Text(line) for line in [*summary.suspicions, *_suggestion_lines(summary)])]
 
 
 def _annotator_row(person: AnnotatorSummary) -> tuple[str, ...]:
+    check = person.check
     return (
         person.name,
         str(person.judged),
@@ -100,20 +100,20 @@ def _annotator_row(person: AnnotatorSummary) -> tuple[str, ...]:
         "" if person.median_seconds is None else f"{person.median_seconds:.1f}",
         "" if person.agreement is None else f"{person.agreement:.2f}",
         f"{person.gold_right}/{person.gold_asked}" if person.gold_asked else "",
+        "" if check is None or check.random_share is None else _share(check.random_share, check.random_interval),
+        "" if check is None or not check.sided else _share(check.left / check.sided, check.left_interval),
     )
 
 
-def _spammer_lines(spammers: Mapping[str, AnnotatorMetrics] | None) -> list[str]:
-    if spammers is None:
-        from rlhf_envs.preferences.crowd import CANNOT_TELL
+def _share(share: float, interval: tuple[float, float]) -> str:
+    return f"{share:.0%} ({interval[0]:.0%}-{interval[1]:.0%})"
 
-        return [f"who clicks at random {CANNOT_TELL}"]
-    if not spammers:
-        return ["nobody seems to click at random"]
+
+def _suggestion_lines(summary: Summary) -> list[str]:
     return [
-        f"{name} seems to click at random (probability {found.probability:.2f}): agrees with the others on "
-        f"{found.agreement:.0%} of {found.n} comparisons that they made too"
-        for name, found in spammers.items()
+        f"{found.source}{f' ({found.version})' if found.version else ''}, {found.kind}: people say the same in "
+        f"{found.share:.0%} of {found.n} answers (95% interval {found.low:.0%} to {found.high:.0%})"
+        for found in summary.suggestions
     ]
 
 

@@ -52,7 +52,9 @@ MAX_LINE = 16 * 2**20  # bytes of a line of JSON, characters of a row of CSV: mo
 
 
 def read_rows(path: Path) -> Read:
-    """Read the rows of a file: .jsonl, .csv, .tsv, .json (a list), .parquet or .txt. It may be compressed (.gz).
+    """Read the rows of a file: .jsonl, .csv, .tsv, .json, .parquet or .txt. It may be compressed (.gz).
+
+    A .json holds a list of objects, or an object of columns (lists of one length).
 
     The cells of a .tsv are separated by tabs. Those of a .csv are separated by commas, unless its header has no comma
     outside of quotes and is made columns by ";" or tabs; the log says so. A line of a .txt is a prompt; blank lines are
@@ -151,10 +153,20 @@ def _read_json(path: Path, file: IO[bytes]) -> Read:
     except (ValueError, RecursionError) as error:
         lines = "; if it has one object per line, name it .jsonl" if "Extra data" in str(error) else ""
         raise ValueError(f"{path}:{getattr(error, 'lineno', 1)}: {_not_json(error)}{lines}") from error
+    if isinstance(items, dict) and items and all(isinstance(column, list) for column in items.values()):
+        items = _rows_of_columns(path, items)
     if not isinstance(items, list):
         raise ValueError(f"{path}:1: {type(items).__name__} where a list of objects is expected")
     for number, item in enumerate(items, start=1):
         yield _checked(f"{path}, item {number}", item)
+
+
+def _rows_of_columns(path: Path, columns: dict[str, list[Any]]) -> list[Row]:
+    """Return the rows of an object of columns, which `to_dict` of pandas ("list"), `datasets` and Argilla give."""
+    lengths = {name: len(column) for name, column in columns.items()}
+    if len({*lengths.values()}) > 1:
+        raise ValueError(f"{path}:1: an object of columns must have lists of one length, got {str(lengths)[:200]}")
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 class _TooLong(Exception):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .records import Progress as Progress
     from .records import Settings as Settings
     from .records import StoreError as StoreError
+    from .records import Suggestion as Suggestion
     from .store.store import FeedbackStore as FeedbackStore
 
     Task = Assignment  # the name that this class had before
@@ -42,6 +43,7 @@ _HOMES = {
     "Question": "questions:Question",
     "Settings": "records:Settings",
     "StoreError": "records:StoreError",
+    "Suggestion": "records:Suggestion",
     "Task": "records:Assignment",
     "check_value": "kinds:check_value",
 }

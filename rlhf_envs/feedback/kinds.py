@@ -215,6 +215,9 @@ def check_item(item: NewItem, settings: Settings) -> None:
         raise ValueError(f"completions must be strings, got {_shown(item.completions)}")
     if isinstance(item.overlap, bool) or not isinstance(item.overlap, int) or not 1 <= item.overlap < 2**31:
         raise ValueError(f"overlap must be a whole number from 1 to 2147483647, got {_shown(item.overlap)}")
+    most = item.max_overlap
+    if most is not None and (type(most) is not int or not item.overlap <= most < 2**31):
+        raise ValueError(f"max_overlap must be a whole number from the overlap ({item.overlap}) on, got {_shown(most)}")
     if isinstance(item.priority, bool) or not isinstance(item.priority, int | float) or not abs(item.priority) <= 1e300:
         raise ValueError(f"priority must be a number of at most 1e300, got {_shown(item.priority)}")
     if _is_deeper(item.meta, _DEEPEST):

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from .questions import Question, check_questions, check_wording
 from .taking_part import Consent, Panel, Training
 
 __all__ = [
     "ASKED_SETTINGS",
+    "EVENTS",
     "LANGUAGES",
     "MOVING_SETTINGS",
+    "NEXT_ITEM",
     "Adjudication",
     "Annotator",
     "Assignment",
@@ -26,6 +30,8 @@ __all__ = [
     "Progress",
     "Settings",
     "StoreError",
+    "Suggestion",
+    "Webhooks",
 ]
 
 # The settings that say what is asked. A change of them begins a new version, see `store.versions`.
@@ -35,6 +41,13 @@ MOVING_SETTINGS = (*ASKED_SETTINGS, "guidelines")
 
 # The languages of the annotators' page, by the name that each gives itself.
 LANGUAGES = {"en": "English", "zh": "中文", "de": "Deutsch", "es": "Español", "fr": "Français", "ja": "日本語"}
+
+# How the next of equally urgent items is chosen: by age, by lot, or by a score that `rlhf feedback prioritise` writes.
+NEXT_ITEM = ("age", "random", "uncertainty", "disagreement", "gain")
+
+
+# What a webhook can tell.
+EVENTS = ("judgement.created", "item.finished", "project.finished")
 
 
 class StoreError(RuntimeError):
@@ -59,6 +72,8 @@ class NewItem:
         overlap: how many annotators judge the item.
         gold: the expected answer. It makes the item a gold question, which tests annotators and is not exported.
         priority: items with the highest priority are asked first.
+        max_overlap: up to how many more are asked, one by one, while most of those asked disagree. None leaves that to
+            the settings; the `overlap` itself stays it.
     """
 
     kind: str
@@ -70,6 +85,7 @@ class NewItem:
     overlap: int = 1
     gold: dict[str, Any] | None = None
     priority: float = 0.0
+    max_overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,7 @@ class Item:
     gold: dict[str, Any] | None
     priority: float
     created: datetime
+    max_overlap: int | None = None
 
 
 @dataclass(frozen=True)
@@ -193,6 +210,23 @@ class AuditEntry:
 
 
 @dataclass(frozen=True)
+class Suggestion:
+    """Hold the answer that a program suggests for an item.
+
+    Attributes:
+        source: the reward model or judge that suggests it.
+        version: tells this state of the source from others.
+        value: an answer, as of a judgement.
+    """
+
+    item_id: int
+    source: str
+    version: str
+    value: dict[str, Any]
+    created: datetime
+
+
+@dataclass(frozen=True)
 class Progress:
     """Hold counts over the store.
 
@@ -250,6 +284,41 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Webhooks:
+    """Say where a project's events are sent, by the Standard Webhooks specification. Without a `url` none are.
+
+    Attributes:
+        url: an address that begins with http:// or https://.
+        events: which of `EVENTS` are sent.
+        secret: signs them: "whsec_" and the base64 of 24 to 64 bytes.
+    """
+
+    url: str = ""
+    events: tuple[str, ...] = EVENTS
+    secret: str = ""
+
+    def __post_init__(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            is_address = bool(parts.scheme in ("http", "https") and parts.hostname and parts.port != 0)
+        except ValueError:
+            is_address = False
+        if self.url and not (is_address and self.url.isascii() and self.url.isprintable() and " " not in self.url):
+            raise ValueError(f"webhooks: url must begin with http:// or https://, got {self.url!r}")
+        if unknown := [event for event in self.events if event not in EVENTS]:
+            raise ValueError(f"webhooks: unknown event {unknown[0]!r}; there are {', '.join(EVENTS)}")
+        try:
+            size = len(base64.b64decode(self.secret.removeprefix("whsec_"), validate=True))
+        except ValueError:
+            size = 0
+        if (self.url or self.secret) and not (self.secret.startswith("whsec_") and 24 <= size <= 64):
+            raise ValueError(
+                'webhooks: secret must be "whsec_" and the base64 of 24 to 64 bytes; `rlhf feedback webhook-secret` '
+                "draws one"
+            )
+
+
+@dataclass(frozen=True)
 class Settings:
     """Hold what applies to the whole project. `FeedbackStore.update_settings` changes it.
 
@@ -263,6 +332,15 @@ class Settings:
         language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
         questions: what is asked of its own about items, in this order, below the question of their kind.
         wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
+        next_item: which of equally urgent items is asked next, one of `NEXT_ITEM`. "age" takes the oldest. "random"
+            draws. "uncertainty", "disagreement" and "gain" go by scores that `rlhf feedback prioritise` writes; items
+            without a score come after the others, in random order.
+        overlap: "fixed" asks as many annotators as an item says. "adaptive" asks two about every item that is added
+            from then on, and one more at a time while their answers decide nothing (see `deciding.is_decided`).
+            Gold questions and corrections stay fixed.
+        max_overlap: up to how many are asked if the overlap adapts; an item that asks for more gets more.
+        suggestions: "after" shows annotators what a model suggests (`rlhf feedback suggest`), after their own answer.
+            "off" shows it to nobody.
         render: how texts are shown until an annotator chooses: "plain", as they are, or "markdown", rendered with code,
             tables and formulas.
         consent: what people agree to before their first item.
@@ -271,6 +349,7 @@ class Settings:
         break_minutes: after how many minutes of work a break is suggested. 0 suggests none.
         adjudicators: names of annotators who, beside the admins, may give final answers to items.
         cost: what labels cost, for the admin's figures.
+        webhooks: where the project's events are sent.
     """
 
     guidelines: str = ""
@@ -281,6 +360,10 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
+    next_item: str = "age"
+    overlap: str = "fixed"
+    max_overlap: int = 3
+    suggestions: str = "off"
     render: Literal["plain", "markdown"] = "plain"
     consent: Consent = field(default_factory=Consent)
     training: Training = field(default_factory=Training)
@@ -288,6 +371,7 @@ class Settings:
     break_minutes: float = 0.0
     adjudicators: tuple[str, ...] = ()
     cost: Cost = Cost()
+    webhooks: Webhooks = Webhooks()
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -307,6 +391,15 @@ class Settings:
             raise ValueError(f"paused must be True or False, got {self.paused!r}")
         if self.language not in LANGUAGES:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}, got {self.language!r}")
+        for name, choices in (
+            ("next_item", NEXT_ITEM),
+            ("overlap", ("fixed", "adaptive")),
+            ("suggestions", ("off", "after")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if type(self.max_overlap) is not int or not 3 <= self.max_overlap <= 1000:
+            raise ValueError(f"max_overlap must be a whole number from 3 to 1000, got {self.max_overlap!r}")
         check_questions(self.questions)
         check_wording(self.wording)
         if self.render not in ("plain", "markdown"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,13 +16,12 @@ from rlhf_envs.feedback.agreement import LEVELS, CrowdFigures, krippendorff_alph
 from .aggregation import TIE, Aggregate, PairVote, Vote, dawid_skene, majority_vote
 from .ranking import Ranking, bradley_terry, noisy_bradley_terry
 from .ratings import Rating
-from .spam import AnnotatorMetrics, SpamReport, find_spammers
+from .spam import SpamReport, find_spammers
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback.records import Item, Judgement
 
 __all__ = [
-    "CANNOT_TELL",
     "TIE",
     "Aggregate",
     "PairVote",
@@ -37,19 +35,15 @@ __all__ = [
     "crowd_figures",
     "dawid_skene",
     "dawid_skene_shares",
-    "find_pair_spammers",
     "find_spammers",
     "majority_vote",
     "noisy_bradley_terry",
     "pair_votes",
-    "suspected_spammers",
 ]
 
 logger = logging.getLogger(__name__)
 
 COMPARES = ("pairwise", "ranking")
-ENOUGH = 10  # comparisons that others made too; an annotator with fewer is not suspected
-CANNOT_TELL = f"cannot be told: it takes crowd-kit and two annotators with {ENOUGH} comparisons that others made too"
 
 
 def agreement(
@@ -189,23 +183,6 @@ def dawid_skene_shares(items: Sequence[Item], judgements: Sequence[Judgement]) -
     return {(item.id, chosen, rejected): probability for item, chosen, rejected, probability in found}
 
 
-def find_pair_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, AnnotatorMetrics] | None:
-    """Return who seems to choose at random in comparisons, and how far their answers agree with the others'.
-
-    None where that cannot be told: fewer than two annotators have made `ENOUGH` comparisons that others made too.
-
-    Raises:
-        ImportError: crowd-kit is not installed.
-    """
-    votes = pair_votes(*_comparisons(items, judgements))
-    if not votes:
-        return None
-    report = find_spammers(votes, min_answers=ENOUGH)
-    if sum(metrics.n >= ENOUGH for metrics in report.metrics.values()) < 2:
-        return None
-    return {name: report.metrics[name] for name in sorted(report.spammers)}
-
-
 def crowd_figures(items: Sequence[Item], judgements: Sequence[Judgement]) -> CrowdFigures:
     """Estimate annotators' ability and items' difficulty side by side, by Dawid-Skene, for each kind apart.
 
@@ -261,11 +238,6 @@ def _votes_by_kind(
         place = {level: label for label, level in enumerate(levels)}
         votes = [Vote((j.item_id,), j.annotator, place[j.value["rating"]]) for j in rated if j.value]
         yield votes, len(levels), None
-
-
-def suspected_spammers(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, AnnotatorMetrics] | None:
-    """Return the same as `find_pair_spammers`, and None where crowd-kit is not installed."""
-    return None if find_spec("crowdkit") is None else find_pair_spammers(items, judgements)
 
 
 def _comparisons(items: Sequence[Item], judgements: Sequence[Judgement]) -> tuple[list[Item], list[Judgement]]:

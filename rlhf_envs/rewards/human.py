@@ -298,7 +298,7 @@ class HumanReward(Reward):
         texts = list(zip(map(shown, prompts), map(said, completions), strict=True))
         metas = [_meta(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True)]
         new = {text: meta for text, meta in zip(texts, metas, strict=True) if text not in self._asked}
-        options: dict[str, Any] = {"source": self.source, "overlap": self.overlap}
+        options: dict[str, Any] = {"source": self.source, "overlap": self.overlap, "max_overlap": self.overlap}
         items = [NewItem(self.kind, p, (c,), meta=meta, **options) for (p, c), meta in new.items()]
         if items:
             if not self._asked:

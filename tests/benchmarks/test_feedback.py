@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rlhf_envs.preferences.next_item import fit_head
+
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("development", "test")
 
@@ -74,12 +76,11 @@ def test_crowd_prints_its_table(benchmark: Any, capsys: pytest.CaptureFixture[st
     assert "6 seeds of 30 batches are more than the 177 test batches" in capsys.readouterr().err
 
 
-def test_a_linear_head_is_the_minimum_of_its_penalised_loss(benchmark: Any) -> None:
-    queries = benchmark("queries")
+def test_a_linear_head_is_the_minimum_of_its_penalised_loss() -> None:
     generator = np.random.default_rng(0)
     features, weights = generator.normal(size=(50, 4)), generator.integers(0, 3, 50).astype(float)
     answers = (generator.random(50) < 0.5).astype(float)
-    head = queries.fit_head(features, answers, weights, decay=0.7)
+    head = fit_head(features, answers, weights, decay=0.7)
 
     def loss(w: np.ndarray) -> float:
         lead = features @ w
@@ -140,7 +141,7 @@ def test_queries_prints_and_draws(
     queries = benchmark("queries")
     sizes = ["--seeds", "2", "--pool", "60", "--members", "2", "--snippets", "1500", "--labels", "one"]
     vectors = np.random.default_rng(0).normal(size=(1500, 6))
-    monkeypatch.setattr(queries, "embed", lambda texts, model: vectors[: len(texts)])
+    monkeypatch.setattr(queries, "embed_texts", lambda texts, model: vectors[: len(texts)])
     queries.main([*sizes, "--output", str(tmp_path / "queries.png")])
     out = capsys.readouterr().out
     for strategy in queries.STRATEGIES:
@@ -152,7 +153,7 @@ def test_queries_prints_and_draws(
 def test_embeddings_do_not_depend_on_what_else_is_in_the_batch(benchmark: Any) -> None:
     queries = benchmark("queries")
     texts = ["a good film", "a film that is much too long, and then longer still", "bad"]
-    together = queries.embed(texts, "tiny")
+    together = queries.embed_texts(texts, "tiny")
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-6)
     for text, row in zip(texts, together, strict=True):
-        np.testing.assert_allclose(queries.embed([text], "tiny")[0], row, atol=1e-5)
+        np.testing.assert_allclose(queries.embed_texts([text], "tiny")[0], row, atol=1e-5)

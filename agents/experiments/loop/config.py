@@ -54,6 +54,12 @@ class LoopConfig(TrainConfig):
         "Feedback store: a file, or postgresql://user@host/name, whose password PGPASSWORD has. By default "
         "feedback.db in the run's folder.",
     )
+    study: str | None = option(
+        None, "TOML file of the project's settings and questions, which a new run takes over: rlhf feedback settings."
+    )
+    criterion: str | None = option(
+        None, "One of the project's own questions, to whose answers the reward models are fitted."
+    )
     enough: float = option(1.0, "Share of the people's judgements after which the loop goes on.", gt=0, le=1)
     patience: float = option(
         60.0, "Seconds that a round still waits when all who labelled in it have nothing left to label.", ge=0

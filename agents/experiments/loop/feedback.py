@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from rlhf_envs.datasets.messages import answer_to, as_text, kept_prompt
 from rlhf_envs.feedback import Item, Judgement, NewItem
 from rlhf_envs.feedback.agreement import alpha_by_kind
+from rlhf_envs.feedback.criteria import derive, find_criterion
 from rlhf_envs.feedback.simulated import SimulatedAnnotator, annotate, simulated_crowd
 from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_tokenizer, split_label
@@ -100,9 +101,18 @@ def _judged(loop: Loop, number: int) -> tuple[list[Item], list[Judgement]]:
     for store, sign in {loop.simulated: -1, loop.store: 1}.items():  # both count from 1, and no two may share an id
         found = [item for item in store.items() if _round_of(loop, item) in range(1, number + 1)]
         answers = store.judgements(item_ids=[item.id for item in found], include_skips=True)
+        if loop.config.criterion is not None:
+            answers = _of_criterion(loop.config.criterion, store, found, answers)
         items += [replace(item, id=sign * item.id) for item in found]
         judgements += [replace(entry, id=sign * entry.id, item_id=sign * entry.item_id) for entry in answers]
     return items, judgements
+
+
+def _of_criterion(name: str, store: FeedbackStore, items: list[Item], judgements: list[Judgement]) -> list[Judgement]:
+    """Return the answers to a criterion as comparisons, and the skips, in the order in which they were given."""
+    found = derive(items, judgements, find_criterion(store.versions(), name), "pairs")
+    skips = [judgement for judgement in judgements if judgement.value is None]
+    return sorted([*found.judgements, *skips], key=lambda judgement: judgement.id)
 
 
 def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[int, Mapping[str, Any]]]) -> list[Item]:
@@ -117,7 +127,8 @@ def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[
             policy=f"round_{number - 1}",
             meta={"loop": loop.name, "round": number, "pair": place}
             | {name: pair[name] for name in ("messages", "turns") if name in pair},
-            overlap=loop.config.judgements_of_pair(by_people=place < loop.config.people),
+            overlap=(overlap := loop.config.judgements_of_pair(by_people=place < loop.config.people)),
+            max_overlap=overlap,  # the loop counts on it
         )
         for place, pair in pairs
         if place not in there
@@ -130,6 +141,8 @@ def _queue(loop: Loop, store: FeedbackStore, number: int, pairs: Sequence[tuple[
 def _ask_simulated(loop: Loop, items: Sequence[Item]) -> None:
     """Let the simulated annotators judge the items in turns. The one whose turn is next begins."""
     store, annotators = loop.simulated, crowd(loop)
+    if references := _references(loop):
+        annotators = [replace(annotator, references=references) for annotator in annotators]
     wanted = {item.id for item in items}
     judgements = store.judgements(include_skips=True)
     given = Counter(judgement.item_id for judgement in judgements if judgement.value is not None)
@@ -144,6 +157,18 @@ def _ask_simulated(loop: Loop, items: Sequence[Item]) -> None:
     turn = sum(judgement.annotator in names for judgement in judgements) % len(annotators)
     annotate(store, annotators[turn:] + annotators[:turn])
     store.withdraw(sorted(wanted))  # the items that all of them have skipped
+
+
+def _references(loop: Loop) -> dict[str, list[float]]:
+    """Return the scores over which simulated annotators spread the ratings that the project asks for."""
+    ratings = [question.name for question in loop.simulated.settings.questions if question.type == "rating"]
+    if not ratings:
+        return {}
+    pairs = loop.read(1, "generate", PAIRS)  # in every round, so that a rating keeps its meaning
+    asked = [(kept_prompt(pair["prompt"], pair), text) for pair in pairs for text in pair["completions"]]
+    reward = get_reward(str(loop.config.scorer))
+    scores = reward([prompt for prompt, _ in asked], [answer_to(prompt, text) for prompt, text in asked])
+    return {name: [float(score) for score in scores] for name in ratings}
 
 
 def _wait_for_people(loop: Loop, number: int, items: Sequence[Item]) -> None:

@@ -34,6 +34,7 @@ Metrics = dict[str, Any]
 METRICS, PAIRS, SNAPSHOT = "figures.json", "pairs.json", "judgements.json"
 RUN = "run_id"  # a file next to the configuration, of no step: a step may run again, and the name may not change
 PROXY = "proxy"  # a reward model
+STUDY = "study.toml"  # the settings of the feedback project as a run began with them
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Loop:
             store = simulated = stack.enter_context(FeedbackStore(config.store or folder / "feedback.db"))
             if 0 < config.people < config.labels:
                 simulated = stack.enter_context(FeedbackStore(folder / "simulated.db"))
+            _take_study(config, folder, store, simulated)
             yield cls(config, folder, store, simulated, say)
 
     @cached_property
@@ -89,6 +91,25 @@ class Loop:
         """Load the reward function of RL: the reward model or ensemble in a folder, with the run's pessimism."""
         reward: Any = load_reward(folder)
         return Pessimistic(reward, k=self.config.pessimism) if self.config.pessimism else reward
+
+
+def _take_study(config: LoopConfig, folder: Path, store: FeedbackStore, simulated: FeedbackStore) -> None:
+    """Give a new run's stores the settings of its study, and check the criterion.
+
+    Raises:
+        ValueError: the study cannot be read, or there is no such criterion, or it compares no completions.
+    """
+    from rlhf_envs.feedback.criteria import derive, find_criterion
+    from rlhf_envs.feedback.settings_file import read_settings_file, settings_as_toml
+
+    if config.study is not None and not (folder / STUDY).exists():
+        store.update_settings(**read_settings_file(config.study))
+        replace_file(folder / STUDY, settings_as_toml(store.settings).encode())
+    if simulated is not store and not simulated.items():
+        settings = store.settings
+        simulated.update_settings(questions=settings.questions, wording=settings.wording)
+    if config.criterion is not None:
+        derive([], [], find_criterion(store.versions(), config.criterion), "pairs")
 
 
 def name_run(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Read and write Argilla's records: its CSV (`records.to_datasets().to_csv()`) and its JSON (`records.to_json()`).
+"""Read and write Argilla's records: its CSV (`records.to_datasets().to_csv()`) and its flat JSON.
 
 Fields are columns. A question has the lists `<question>.responses`, `.responses.users` and `.responses.status`
 (https://docs.argilla.io/latest/how_to_guides/import_export/). Our records have the fields prompt and response1,
@@ -6,9 +6,10 @@ response2, ... (for a single completion: response). The questions are preference
 strength, ranking, rating, thumbs (up, down), correction, harms and comment. A discarded response is a skip, and a draft
 is no judgement yet. A ranking is a list, best first, or places `{"value", "rank"}`, where equal ranks are ties.
 
-Argilla's JSON does not say which responses are drafts, so they all count. Argilla keeps no order of the completions, no
-time taken, no date of a response and no idempotency key. It has no question for numbers, so the margin and the
-probability of a preference stand in questions of their own, which Argilla shows as text.
+Argilla's own JSON (`records.to_json()`) does not say which responses are drafts or discarded, so it is refused where it
+has responses; its flat lists (`records.to_list(flatten=True)`, `to_dict(flatten=True)`) say it. Argilla keeps no order
+of the completions, no time taken, no date of a response and no idempotency key. It has no question for numbers, so the
+margin and the probability of a preference stand in questions of their own, which Argilla shows as text.
 
 One question is read per import. Where records answer several (besides strength, margin, probability and comment), it
 has to be named; a name that is none of the above needs its kind too.
@@ -146,6 +147,12 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     flat = {**metadata, **row["fields"], "id": row.get("id")}
     for question, given in answers.items():
         responses = objects(given, f"{question} of the responses")
+        if any(not response.get("status") for response in responses):
+            raise ValueError(
+                "Argilla's to_json() does not say which answers are drafts or discarded, and all would count as labels: "
+                "write json.dump(dataset.records.to_list(flatten=True), file) instead"
+            )
+        flat[f"{question}.responses.status"] = [response["status"] for response in responses]
         flat[f"{question}.responses"] = [response.get("value") for response in responses]
         flat[f"{question}.responses.users"] = [response.get("user_id") for response in responses]
     return flat

@@ -50,6 +50,10 @@ REFUSED = {
     ("instruction", "generations", "ratings"): (
         "distilabel's: write {question, completions, judgements: [{value: {ranks}}]}, with the ratings negated as ranks"
     ),
+    ("instance_id", "user_id", "labels"): (
+        "Potato's annotations, which have no texts: join them with your data file by instance_id, and write {prompt, "
+        'completions, judgements: [{annotator: user_id, value: {"choice": 0}}]}, where A is 0 and null a tie'
+    ),
     ("instruction", "output"): (
         "Alpaca's demonstrations, without judgements: to ask people about them, give --column completion:output"
     ),

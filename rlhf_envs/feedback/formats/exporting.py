@@ -47,6 +47,7 @@ HOW = (*VOTES, "adjudicated")
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
 _OWN_ITEM = "asks the project's own questions alone: only --format items has them (item)"
 _OWN = "answers to the project's own questions: only --format items has them (judgement)"
+_TABLES = ("argilla", "label-studio")  # formats of other programs, which count what they cannot hold themselves
 _EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
 
 
@@ -208,14 +209,7 @@ def export_file(
             criterion, or its answers have no such form.
         OSError: the file cannot be written.
     """
-    if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
-    if how == "adjudicated" and min_judgements > 1:
-        raise ValueError("min_judgements counts annotators, and a final answer is one person's: leave it at 1")
-    extension = Path(str(path).removesuffix(".gz")).suffix
-    if extension not in (allowed := _EXTENSIONS.get(format, (".jsonl",))):
-        named = " or ".join(allowed)
-        raise ValueError(f"{path}: {format} is written as {named} (or {allowed[0]}.gz): give it such a name")
+    extension = _check_request(path, format, how, min_judgements)
     items = [item for item in store.items() if kind in (None, item.kind)]
     ids = {item.id for item in items}
     everything = store.judgements(include_skips=True)
@@ -224,14 +218,14 @@ def export_file(
     finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in ids}
     if how == "adjudicated":
         how = "majority"
-        if criterion is None and format not in ("items", "argilla", "label-studio"):
+        if criterion is None and format not in ("items", *_TABLES):
             judgements = _with_finals(items, judgements, finals)
     if criterion is not None:
         found = find_criterion(store.versions(), criterion, version)
         derived = derive(items, judgements, found, form_for(found, format))
         items, judgements, not_read = derived.items, derived.judgements, derived.dropped
         scale = found.question.scale
-    elif format != "items" and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
+    elif format not in ("items", *_TABLES) and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
         not_read = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
     data = (items, judgements)
     if conversational is None:
@@ -259,35 +253,80 @@ def export_file(
     }
     export = rows[format]()
     export.dropped.update(not_read)
-    if left_out := sum(j.annotator in without and j.item_id in ids and j.value is not None for j in everything):
-        export.dropped["of an annotator who was left out"] = left_out
-    if format != "items" and (pictured := sum(bool(item.meta.get("images")) for item in items)):
-        export.dropped["picture: only --format items has them (item)"] = pictured
-    if undone := store.count_undone():
-        export.dropped["undone"] = undone
-    if dropped := store.count_dropped():
-        export.dropped["dropped by an admin"] = dropped
-    fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
-    if format == "items":
-        _add_fixes(export.rows, judgements, fixes)
-        for row in export.rows:
-            if (final := finals.get(row["id"])) is not None:
-                row["final"] = {**asdict(final), "created": final.created.isoformat()}
-    export = replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
+    export.dropped.update(_not_exported(format, items, everything, without))
+    export = _with_changes(store, export, items, judgements, {} if criterion else finals)
     if extension == ".csv":
         export = _without_surrogates(export)
     as_bytes = {".csv": _as_csv, ".json": _as_json, ".jsonl": _as_jsonl}[extension]
     replace_file(Path(path), as_bytes(export.rows))
     if extension == ".json" and export.rows:
-        numbers = sorted({name for j in judgements for name in ("margin", "probability") if name in (j.value or {})})
-        config = label_studio_config(export.rows[0]["data"]["kind"], settings, numbers)
-        replace_file(labeling_interface(path), config.encode())
+        _write_interface(path, export.rows, judgements, settings)
     return export
 
 
 def labeling_interface(path: str | Path) -> Path:
     """Return where the labeling interface of Label Studio's tasks in `path` is written."""
     return Path(str(path).removesuffix(".gz")).with_suffix(".xml")
+
+
+def _check_request(path: str | Path, format: str, how: str, min_judgements: int) -> str:
+    """Return the extension of an export's file. Raise a ValueError for what cannot be exported."""
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}: choose {', '.join(FORMATS)}")
+    if how == "adjudicated" and min_judgements > 1:
+        raise ValueError("min_judgements counts annotators, and a final answer is one person's: leave it at 1")
+    extension = Path(str(path).removesuffix(".gz")).suffix
+    if extension not in (allowed := _EXTENSIONS.get(format, (".jsonl",))):
+        named = " or ".join(allowed)
+        raise ValueError(f"{path}: {format} is written as {named} (or {allowed[0]}.gz): give it such a name")
+    return extension
+
+
+def _not_exported(
+    format: str, items: Sequence[Item], judgements: Sequence[Judgement], without: Collection[str]
+) -> dict[str, int]:
+    """Count what no row has: left-out annotators, and pictures."""
+    ids = {item.id for item in items}
+    counts = {
+        "of an annotator who was left out": sum(
+            j.annotator in without and j.item_id in ids and j.value is not None for j in judgements
+        ),
+        "picture: only --format items has them (item)": sum(
+            format != "items" and bool(item.meta.get("images")) for item in items
+        ),
+    }
+    return {reason: n for reason, n in counts.items() if n}
+
+
+def _write_interface(
+    path: str | Path, tasks: Sequence[Row], judgements: Sequence[Judgement], settings: Settings
+) -> None:
+    """Write the labeling interface that shows Label Studio's tasks."""
+    numbers = sorted({name for j in judgements for name in ("margin", "probability") if name in (j.value or {})})
+    config = label_studio_config(tasks[0]["data"]["kind"], settings, numbers)
+    replace_file(labeling_interface(path), config.encode())
+
+
+def _with_changes(
+    store: FeedbackStore,
+    export: Export,
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    finals: Mapping[int, Adjudication],
+) -> Export:
+    """Count what people took back and admins changed. Rows of items, which have their judgements, tell it in full."""
+    if undone := store.count_undone():
+        export.dropped["undone"] = undone
+    if dropped := store.count_dropped():
+        export.dropped["dropped by an admin"] = dropped
+    ids = {item.id for item in items}
+    fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
+    if any("judgements" in row for row in export.rows):
+        _add_fixes(export.rows, judgements, fixes)
+        for row in export.rows:
+            if (final := finals.get(row["id"])) is not None:
+                row["final"] = {**asdict(final), "created": final.created.isoformat()}
+    return replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
 
 
 def _with_finals(

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from ..kinds import check_value
 from ..records import Adjudication, AuditEntry, Item, Judgement
 from .database import Database, parts
-from .queue import ITEMS, JUDGEMENTS, annotator_named, item_of, judgement_of, read_settings
+from .queue import ITEMS, JUDGEMENTS, annotator_named, item_of, judgement_of, read_settings, settle
 from .schema import adjudications, annotators, audit, items, judgements
 from .searching import fold_judgement, vote_of
 
@@ -162,15 +162,22 @@ class Curating:
     def set_overlap(self, ids: Sequence[int], overlap: int, *, by: str, reason: str) -> int:
         """Set how many annotators judge each of these items. Withdrawn ones are left alone.
 
-        An item that has that many judgements, or more, is finished. None of them is dropped.
+        An item that has that many judgements, or more, is finished. None of them is dropped. An overlap that adapts
+        becomes fixed.
 
         Raises:
             ValueError: the overlap is not from 1 to 1,000, or the reason is missing.
         """
         if not 1 <= overlap <= 1000:
             raise ValueError(f"overlap must be from 1 to 1000, got {overlap!r}")
-        differs = sa.and_(items.c.overlap != overlap, items.c.withdrawn.is_(None))
-        change = {"overlap": overlap, "needed": items.c.needed + overlap - items.c.overlap}
+        other = sa.or_(items.c.overlap != overlap, items.c.max_overlap.is_not(None))
+        differs = sa.and_(other, items.c.withdrawn.is_(None))
+        given = sa.select(sa.func.count()).where(
+            judgements.c.item_id == items.c.id, sa.not_(judgements.c.undone), judgements.c.value.is_not(None)
+        )
+        adapts = items.c.max_overlap.is_not(None)
+        needed = sa.case((adapts, overlap - given.scalar_subquery()), else_=items.c.needed + overlap - items.c.overlap)
+        change = {"overlap": overlap, "needed": needed, "max_overlap": None}
         return self._change_items(ids, differs, change, by, "overlap", reason, overlap)
 
     def adjudicate(self, item_id: int, value: dict[str, Any], *, by: str, comment: str = "") -> Adjudication:
@@ -273,6 +280,9 @@ class Curating:
                 if not rows:
                     continue
                 connection.execute(sa.update(items).where(mine).values(change))
+                found = sa.select(items.c.id).where(items.c.id.in_([row.id for row in rows]))
+                for item_id in connection.execute(found.where(items.c.max_overlap.is_not(None))).scalars().all():
+                    settle(connection, item_id, 0)
                 entries = [
                     {
                         "created": now,
@@ -317,6 +327,7 @@ def _item(connection: sa.Connection, item_id: int) -> Item:
 
 def _need(connection: sa.Connection, item_id: int, change: int, *, overlap: int = 0) -> None:
     """Change how many more judgements an item needs, and its overlap."""
-    if change or overlap:
-        values = {"needed": items.c.needed + change, "overlap": items.c.overlap + overlap}
+    if overlap:
+        values = {"overlap": items.c.overlap + overlap, "max_overlap": items.c.max_overlap + overlap}
         connection.execute(sa.update(items).where(items.c.id == item_id).values(values))
+    settle(connection, item_id, change)

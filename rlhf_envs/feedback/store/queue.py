@@ -17,11 +17,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..deciding import judgements_needed
 from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, Settings
 from ..settings_file import read_stored_setting
 from .schema import DROPPED, IN_QUEUE, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
-__all__ = ["ANNOTATORS", "ITEMS", "JUDGEMENTS", "Queue", "annotator_named", "item_of", "judgement_of", "read_settings"]
+__all__ = [
+    "ANNOTATORS",
+    "ITEMS",
+    "JUDGEMENTS",
+    "Queue",
+    "annotator_named",
+    "item_of",
+    "judgement_of",
+    "read_settings",
+    "settle",
+]
 
 
 ANNOTATORS = sa.select(
@@ -95,7 +106,7 @@ class Queue:
                 IN_QUEUE, items.c.needed > self._leases(items.c.id, annotator.id), ~judged.exists(), ~dropped.exists()
             )
             .where(~items.c.training if self.training else sa.true())
-            .order_by(items.c.priority.desc(), items.c.id)
+            .order_by(items.c.priority.desc(), items.c.score.desc(), items.c.id)
             .limit(1)
             .with_for_update(key_share=True, skip_locked=not wait)
         )
@@ -117,15 +128,18 @@ class Queue:
     def _forget(self, item_id: int, annotator_id: int) -> None:
         """Delete what the annotator has left behind on an item, so that judging and undoing cannot fill the disk.
 
-        The newest undone judgement stays, with its task.
+        The newest undone judgement stays, with its task; so does the newest that was given without a suggestion in
+        sight, to be compared with the suggestion.
         """
-        undone = sa.select(judgements.c.id).where(
+        undone = sa.select(judgements.c.id, judgements.c.had_seen).where(
             judgements.c.item_id == item_id,
             judgements.c.annotator_id == annotator_id,
             judgements.c.undone,
             ~judgements.c.dropped,
         )
-        older = list(self.connection.execute(undone.order_by(judgements.c.id.desc()).offset(1)).scalars())
+        rows = self.connection.execute(undone.order_by(judgements.c.id.desc())).all()
+        own = next((row.id for row in rows if not row.had_seen), None)
+        older = [row.id for row in rows[1:] if row.id != own]
         if older:
             self.connection.execute(sa.delete(judgements).where(judgements.c.id.in_(older)))
         answered = sa.exists().where(judgements.c.task_id == tasks.c.id)
@@ -163,9 +177,9 @@ class Queue:
         """Set the final state of a task: done, released or lost."""
         self.connection.execute(sa.update(tasks).where(tasks.c.id == task_id).values(state=state))
 
-    def need(self, item_id: int, change: int) -> None:
-        """Change how many more judgements a (locked) item needs."""
-        self.connection.execute(sa.update(items).where(items.c.id == item_id).values(needed=items.c.needed + change))
+    def settle(self, item_id: int, change: int) -> None:
+        """Set how many more judgements a (locked) item needs, see `settle`."""
+        settle(self.connection, item_id, change)
 
     def item(self, item_id: int) -> Item:
         """Return the item with this id, which must exist."""
@@ -189,6 +203,27 @@ class Queue:
             )
             .scalar_subquery()
         )
+
+
+def settle(connection: sa.Connection, item_id: int, change: int) -> None:
+    """Set how many more judgements a (locked) item needs, after its judgements have changed.
+
+    Args:
+        connection: is in a write transaction.
+        item_id: the item.
+        change: by how much more or less, where the overlap is fixed. Where it adapts, the judgements that stand say it.
+    """
+    adapts = sa.and_(items.c.max_overlap.is_not(None), items.c.withdrawn.is_(None)).label("adapts")
+    found = sa.select(items.c.kind, items.c.overlap, items.c.max_overlap, adapts).where(items.c.id == item_id)
+    item = connection.execute(found).one()
+    needed: Any = items.c.needed + change
+    if item.adapts:
+        stands = sa.select(judgements.c.value).where(
+            judgements.c.item_id == item_id, STANDS, judgements.c.value.is_not(None)
+        )
+        values = list(connection.execute(stands).scalars())
+        needed = judgements_needed(item.kind, values, item.overlap, item.max_overlap, read_settings(connection).scale)
+    connection.execute(sa.update(items).where(items.c.id == item_id).values(needed=needed))
 
 
 def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False) -> Annotator:

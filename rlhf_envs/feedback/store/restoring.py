@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from .database import parts
+from .queue import settle
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .store import FeedbackStore, is_key
 from .versions import current_version
@@ -80,6 +81,8 @@ def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], cre
         if given:
             fewer = [{"item": item_id, "new": n} for item_id, n in given.items()]
             _update_items(connection, "needed", fewer, items.c.needed - sa.bindparam("new"))
+            for item_id in _adapting(connection, given):
+                settle(connection, item_id, 0)
     return late
 
 
@@ -105,7 +108,8 @@ def _insert(
         answer = {"value": judgement.value, "seconds": judgement.seconds, "comment": judgement.comment}
         asked = {"answers": judgement.answers or None, "version": judgement.version or present}
         key = _free_key(judgement.key, taken)
-        judgement_rows.append({**who, **answer, **asked, "key": key, "created": when, "undone": False})
+        fixed = {"key": key, "created": when, "undone": False, "had_seen": False}
+        judgement_rows.append({**who, **answer, **asked, **fixed})
     insert = sa.insert(tasks).returning(tasks.c.id, sort_by_parameter_order=True)
     for closed, answers in zip(
         parts(tasks_rows, _ROWS_PER_STATEMENT), parts(judgement_rows, _ROWS_PER_STATEMENT), strict=True
@@ -140,6 +144,16 @@ def _find_pairs(
         for part in parts(sorted({item_id for item_id, _ in pairs}), _ROWS_PER_STATEMENT)
         for row in connection.execute(query.where(table.c.item_id.in_(part)))
     }
+
+
+def _adapting(connection: sa.Connection, ids: Collection[int]) -> list[int]:
+    """Return the ids of the items whose overlap adapts."""
+    query = sa.select(items.c.id).where(items.c.max_overlap.is_not(None))
+    return [
+        item_id
+        for part in parts(sorted(ids), _ROWS_PER_STATEMENT)
+        for item_id in connection.execute(query.where(items.c.id.in_(part))).scalars()
+    ]
 
 
 def _n_completions(connection: sa.Connection, ids: set[int]) -> dict[int, int]:

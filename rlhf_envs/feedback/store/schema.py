@@ -29,6 +29,7 @@ __all__ = [
     "readings",
     "sessions",
     "settings",
+    "suggestions",
     "tasks",
     "training_answers",
     "versions",
@@ -96,7 +97,10 @@ items = sa.Table(
     sa.Column("priority", sa.Float, nullable=False),
     sa.Column("created", UtcDateTime, nullable=False),
     # The overlap minus the judgements that count. Stored, so that a claim need not count the judgements of every item.
+    # Where the overlap adapts it depends on what the judgements say.
     sa.Column("needed", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("max_overlap", sa.Integer),
+    sa.Column("score", sa.Float, nullable=False, server_default="0"),  # of the policy that chooses the next item
     # The texts as a search reads them, see `searching`. Whoever inserts an item need not know of it.
     sa.Column("search", sa.Text, nullable=False, server_default="", default=_made_by(fold_item)),
     sa.Column("withdrawn", sa.Integer),  # the overlap that the item had before an admin withdrew it
@@ -106,7 +110,7 @@ items = sa.Table(
 )
 sa.Index("items_of_training", items.c.id, **_where("training"))
 IN_QUEUE = sa.text("items.needed > 0")
-sa.Index("items_in_queue", items.c.priority.desc(), items.c.id, **_where("needed > 0"))
+sa.Index("items_in_queue", items.c.priority.desc(), items.c.score.desc(), items.c.id, **_where("needed > 0"))
 
 tasks = sa.Table(
     "tasks",
@@ -136,6 +140,7 @@ judgements = sa.Table(
     sa.Column("key", sa.Text, nullable=False, unique=True),
     sa.Column("created", UtcDateTime, nullable=False),
     sa.Column("undone", sa.Boolean, nullable=False),
+    sa.Column("had_seen", sa.Boolean, nullable=False, server_default=sa.false()),  # a suggestion, before they answered
     sa.Column("dropped", sa.Boolean, nullable=False, server_default=sa.false()),  # by an admin; `undone` is true too
     sa.Column("vote", sa.Text, default=_made_by(vote_of)),  # equal where two answers agree, NULL where they cannot
     sa.Column("search", sa.Text, nullable=False, server_default="", default=_made_by(fold_judgement)),
@@ -156,6 +161,18 @@ sa.Index("dropped_judgements", judgements.c.item_id, judgements.c.annotator_id, 
 sa.Index("votes_of_item", judgements.c.item_id, judgements.c.vote, **_where("NOT undone"))
 sa.Index("judgements_of_annotator", judgements.c.annotator_id, judgements.c.id)
 sa.Index("judgements_of_task", judgements.c.task_id)
+
+suggestions = sa.Table(
+    "suggestions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("item_id", sa.Integer, sa.ForeignKey("items.id"), nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    sa.Column("value", AnyText, nullable=False),
+    sa.Column("created", UtcDateTime, nullable=False),
+)
+sa.Index("one_suggestion_a_source", suggestions.c.item_id, suggestions.c.source, suggestions.c.version, unique=True)
 
 settings = sa.Table("settings", metadata, sa.Column("name", sa.Text, primary_key=True), sa.Column("value", AnyText))
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 
 from ..answers import check_answers
+from ..deciding import CAN_ADAPT, FIRST
 from ..kinds import check_item, check_value, is_explained
 from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
 from ..settings_file import as_plain, read_setting
@@ -20,10 +21,13 @@ from .accounts import Accounts
 from .curating import Curating
 from .database import Database, parts
 from .media import Media
+from .outbox import Outbox, queue_events
 from .queue import ITEMS, JUDGEMENTS, SERVED_AT, Queue, annotator_named, item_of, judgement_of, read_settings
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
+from .scores import Scores, unscored
+from .suggestions import Suggestions
 from .versions import asked_in, current_version, read_versions, record_change, write_versions
 
 __all__ = ["FeedbackStore", "is_key"]
@@ -32,7 +36,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts, Curating, Media):
+class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -85,10 +89,13 @@ class FeedbackStore(Accounts, Curating, Media):
             ValueError: an item is wrong. The message says which item, and what is wrong with it.
         """
         settings, now, rows = self.settings, self._clock(), []
+        drawn = None if settings.next_item == "age" else self._sides
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
-                rows.append({**asdict(item), "created": now, "needed": item.overlap, "training": is_explained(item)})
+                new, training = _with_overlap(item, settings), is_explained(item)
+                made = {"created": now, "needed": new.overlap, "score": unscored(drawn), "training": training}
+                rows.append({**asdict(new), **made})
             except ValueError as error:
                 raise ValueError(f"items[{index}]: {error}") from error
         if not rows:
@@ -128,7 +135,9 @@ class FeedbackStore(Accounts, Curating, Media):
                 )
 
     def claim(self, annotator: str) -> Assignment | None:
-        """Lend an item to an annotator: the one that they hold already, else the next by priority and age.
+        """Lend an item to an annotator: the one that they hold already, else the next.
+
+        The next one has the highest priority. Among equals `Settings.next_item` decides.
 
         A new item is one that this annotator has not judged and that needs more judgements than others are about to
         give.
@@ -218,6 +227,7 @@ class FeedbackStore(Accounts, Curating, Media):
             task = queue.held_task(task_id, person)
             item = queue.item(task.item_id)
             settings, present = read_settings(connection), current_version(connection)
+            hooks = settings.webhooks
             if version is not None and version != present:
                 settings = asked_in(connection, version, settings)
             checked = check_value(item.kind, value, len(item.completions), settings)
@@ -232,14 +242,18 @@ class FeedbackStore(Accounts, Curating, Media):
                     key=key,
                     created=self._clock(),
                     undone=False,
+                    had_seen=self._has_seen_suggestion(connection, item.id, person.id),
                     answers=check_answers(item, checked, answers, settings.questions) or None,
                     version=present if version is None else version,
                 )
             )
             queue.close_task(task_id, "done")
             if checked is not None:
-                queue.need(item.id, -1)
-            return judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
+                queue.settle(item.id, -1)
+            stored = judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
+            if hooks.url:
+                queue_events(connection, hooks, self._clock(), stored)
+            return stored
 
     def undo(self, annotator: str) -> Assignment | None:
         """Take back the annotator's last judgement and lend its item again, shown in the same order.
@@ -262,7 +276,7 @@ class FeedbackStore(Accounts, Curating, Media):
                 return None
             connection.execute(sa.update(judgements).where(judgements.c.id == last.id).values(undone=True))
             if last.value is not None:
-                queue.need(last.item_id, +1)
+                queue.settle(last.item_id, +1)
             connection.execute(sa.update(tasks).where(tasks.c.annotator_id == person.id, OPEN).values(state="released"))
             return queue.lend(queue.item(last.item_id), person, last.sides)
 
@@ -393,6 +407,8 @@ class FeedbackStore(Accounts, Curating, Media):
             for name in changes:
                 connection.execute(sa.delete(settings_table).where(settings_table.c.name == name))
                 connection.execute(sa.insert(settings_table).values(name=name, value=as_plain(getattr(updated, name))))
+            if updated.next_item != before.next_item:
+                self._forget_scores(connection, updated.next_item)
             return updated
 
     @property
@@ -431,6 +447,14 @@ class FeedbackStore(Accounts, Curating, Media):
         settings = read_settings(connection)
         lease = timedelta(seconds=settings.lease_seconds)
         return Queue(connection, self._clock, lease, self._sides, training=settings.training.n_items > 0)
+
+
+def _with_overlap(item: NewItem, settings: Settings) -> NewItem:
+    """Return the item with an overlap that adapts, if the settings want it and the item does not say otherwise."""
+    fixed = settings.overlap == "fixed" or item.gold is not None or item.kind not in CAN_ADAPT
+    if item.max_overlap is not None or fixed:
+        return item if item.kind in CAN_ADAPT else replace(item, max_overlap=None)
+    return replace(item, overlap=FIRST, max_overlap=max(settings.max_overlap, item.overlap))
 
 
 class _TakenMeanwhile(Exception):

@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from .curating import log_change
-from .queue import annotator_named, read_settings
+from .queue import annotator_named, read_settings, settle
 from .schema import (
     OPEN,
     STANDS,
@@ -130,9 +130,10 @@ def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
     # Locked in one order, as everywhere where more than one item is changed.
     locked = sa.select(items.c.id).where(items.c.id.in_(counted)).order_by(items.c.id).with_for_update(key_share=True)
     connection.execute(locked)
-    judged, stopped = sa.update(items).where(items.c.id.in_(counted)), items.c.withdrawn.is_not(None)
-    connection.execute(judged.where(stopped).values(overlap=items.c.overlap - 1))  # an item that is no longer asked
-    connection.execute(judged.where(~stopped).values(needed=items.c.needed + 1))
+    stopped = items.c.withdrawn.is_not(None)  # no longer asked, and so it stays
+    connection.execute(sa.update(items).where(items.c.id.in_(counted), stopped).values(overlap=items.c.overlap - 1))
+    asked = sa.select(items.c.id).where(items.c.id.in_(counted), ~stopped).order_by(items.c.id)
+    changed = list(connection.execute(asked).scalars())
     connection.execute(sa.delete(adjudications).where(adjudications.c.annotator_id == person))
     if deletes:
         connection.execute(sa.delete(judgements).where(theirs))
@@ -141,6 +142,8 @@ def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
         connection.execute(sa.update(judgements).where(theirs, STANDS).values(undone=True, withdrawn=True))
         # Nor can what an admin dropped be restored.
         connection.execute(sa.update(judgements).where(theirs, judgements.c.dropped).values(dropped=False))
+    for item_id in changed:
+        settle(connection, item_id, +1)
     return int(standing)
 
 

@@ -18,7 +18,7 @@ from ..annotating import join
 from ..records import LeaseLost, StoreError
 from .forms import BACKSPACE, ENTER, LETTERS, Form, Keyboard
 from .questions import form_with_questions
-from .visible import clip, visible
+from .visible import clip, clip_beginning, visible
 
 if TYPE_CHECKING:
     from ..records import Assignment
@@ -243,11 +243,12 @@ class _Session:
         n, width = len(assignment.sides), self.console.width
         side_by_side = n == 2 and width >= SIDE_BY_SIDE
         room = self.console.height - OTHER_LINES - 2 * (2 if side_by_side else n + 1)
-        whole = assignment.item.prompt
-        prompt, hidden, used = (whole, 0, 0) if everything else clip(whole, width - 4, max(3, room // 3))
+        whole = "\n".join([assignment.item.prompt, *_pictures(assignment)])
+        # Its end is what the completions answer.
+        prompt, hidden, used = (whole, 0, 0) if everything else clip_beginning(whole, width - 4, max(3, room // 3))
         lines = max(3, (room - used) // (1 if side_by_side else n))
         texts: list[Panel] = []
-        first = _panel(prompt, "prompt", "dim", hidden)
+        first = _panel(prompt, "end of the prompt" if hidden else "prompt", "dim", hidden)
         hides = hidden > 0
         for place, side in enumerate(assignment.sides):
             text = assignment.item.completions[side]
@@ -268,6 +269,13 @@ class _Session:
             Text(self.name, "bold"), bar, Text(words), Text(f"{assignment.item.kind}, item {assignment.item.id}", "dim")
         )
         return grid
+
+
+def _pictures(assignment: Assignment) -> list[str]:
+    """Return a line for each picture of an item, which a terminal cannot show."""
+    images = assignment.item.meta.get("images")
+    entries = [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    return [f"[picture {entry.get('name', '')}: {entry.get('alt') or 'see it on the web page'}]" for entry in entries]
 
 
 def _panel(text: str, title: str, border: str, hidden: int) -> Panel:

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from ...rendering import split_hidden
 
-__all__ = ["clip", "visible"]
+__all__ = ["clip", "clip_beginning", "visible"]
 
 
 def visible(text: str, style: str = "") -> Text:
@@ -32,3 +32,13 @@ def clip(text: str, width: int, lines: int) -> tuple[str, int, int]:
         if end >= len(text):
             return text, 0, line
     return text[:end], len(text) - end, lines
+
+
+def clip_beginning(text: str, width: int, lines: int) -> tuple[str, int, int]:
+    """Return what `clip` does, but the end of the text."""
+    start, taken = len(text), 0
+    while start > 0 and taken < lines:
+        line = text.rfind("\n", max(0, start - width - 1), start - 1) + 1  # 0 if the line is longer than the screen
+        start = max(line, start - width, 0)
+        taken += 1
+    return text[start:], start, max(1, taken)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request
-from fastapi.responses import RedirectResponse, Response, StreamingResponse
+from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
+from starlette.background import BackgroundTask
 
 from ..records import Annotator, AuditEntry
 from ..store.browsing import JudgementFilter
 from ..store.store import FeedbackStore
 from .admin_items import Key, RowId, answers_context, problem_text
+from .archive import write_archive
 from .auth import Admin, Store
 from .pages import FormChecked, render
 
@@ -87,6 +91,29 @@ def audit_download(store: Store, admin: Admin) -> Response:
     headers = {"Content-Disposition": 'attachment; filename="feedback-audit.jsonl"'}
     lines = audit_lines(reversed(store.audit()))
     return StreamingResponse(lines, media_type="application/octet-stream", headers=headers)
+
+
+@pages.get("/everything.zip")
+def download_everything(store: Store, admin: Admin) -> Response:
+    """Download all that the project has, without secrets."""
+    with tempfile.NamedTemporaryFile(prefix="rlhf-archive-", suffix=".zip", delete=False) as file:
+        write_archive(store, file)
+    forget = BackgroundTask(Path(file.name).unlink, missing_ok=True)
+    return FileResponse(file.name, filename="feedback.zip", media_type="application/zip", background=forget)
+
+
+@pages.get("/webhooks")
+def webhooks_page(request: Request, store: Store, admin: Admin) -> Response:
+    """Show the newest events and what became of them."""
+    context = {"events": store.deliveries(), "counts": store.count_deliveries(), "hooks": store.settings.webhooks}
+    return render(request, "admin/webhooks.html", context)
+
+
+@pages.post("/webhooks", dependencies=[FormChecked])
+def retry_webhooks(store: Store, admin: Admin) -> Response:
+    """Try all events again that failed or wait."""
+    store.log(admin.name, "send webhooks again", after={"events": store.retry_deliveries()})
+    return RedirectResponse("/admin/webhooks", 303)
 
 
 def audit_lines(entries: Iterator[AuditEntry]) -> Iterator[str]:

@@ -12,8 +12,9 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..deciding import same_answer
 from ..questions import asked_about
-from ..records import Assignment, Settings
+from ..records import Assignment, Judgement, Settings
 from ..settings_file import as_plain
 from ..store.panels import panelist
 from ..store.steps import Step, next_step, own_progress
@@ -144,6 +145,14 @@ class Answer(BaseModel):
     version: int | None = Field(default=None, ge=1, lt=2**31)
 
 
+class SuggestionOut(BaseModel):
+    """Tell what a model suggests for the item that was just answered, and whether the answer says the same."""
+
+    source: str
+    value: dict[str, Any]
+    same: bool
+
+
 class Saved(BaseModel):
     """Confirm that the judgement is on the disk."""
 
@@ -151,6 +160,7 @@ class Saved(BaseModel):
     item_id: int
     value: dict[str, Any] | None
     answers: dict[str, Any]
+    suggestion: SuggestionOut | None = None
 
 
 @router.post("/login", response_model=SessionOut, responses=problems(401, 429))
@@ -205,7 +215,8 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
         saved = store.submit(task_id, annotator.name, **answer.model_dump())
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
-    return AsciiJSON({"id": saved.id, "item_id": saved.item_id, "value": saved.value, "answers": saved.answers})
+    told = {"id": saved.id, "item_id": saved.item_id, "value": saved.value, "answers": saved.answers}
+    return AsciiJSON({**told, "suggestion": _suggestion(store, saved)})
 
 
 @router.post(
@@ -289,6 +300,14 @@ def _lent(assignment: Assignment, render: Render, version: int, settings: Settin
         "questions": as_plain(asked_about(settings.questions, item.kind, len(item.completions))),
         "version": version,
     }
+
+
+def _suggestion(store: FeedbackStore, saved: Judgement) -> dict[str, Any] | None:
+    found = store.suggestion_after(saved)
+    if found is None or saved.value is None:
+        return None
+    same = same_answer(saved.kind, found.value, saved.value, store.settings.scale)
+    return {"source": found.source, "value": found.value, "same": same}
 
 
 def _progress(store: FeedbackStore, name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from .connections import ACCEPTED_AT_ONCE, LimitedProtocol, most_connections
 from .figures import Analyse
 from .listening import listen, page_addresses
 from .projects import create_projects
+from .webhooks import delivering
 
 __all__ = ["serve"]
 
@@ -112,6 +113,7 @@ def serve(
             lines += _greeting(project, open_stores[project], app.state.url)
         places = f" ({next(iter(open_stores.values())).url})" if not several else f", {len(apps)} projects"
         lines[0] = lines[0].format(places)
+        opened.enter_context(delivering(*open_stores.values()))
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
             _Server(config, "\n".join(lines)).run([listener])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Form, HTTPException, Request, UploadFile
@@ -50,7 +51,7 @@ def change(
         return render(request, "study.html", {"text": text, "problem": str(error)}, 422)
     changes = describe_changes(before, after)
     if changes:
-        store.log(admin.name, "settings", after=changes)
+        store.log(admin.name, "settings", after=[re.sub(r"whsec_[\w+/=]+", "whsec_…", line) for line in changes])
     changes = changes or ["Nothing has changed."]
     return render(request, "study.html", {"text": settings_as_toml(after), "changes": changes})
 

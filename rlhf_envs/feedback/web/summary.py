@@ -20,10 +20,12 @@ from ..agreement import (
 )
 from ..criteria import all_criteria, find_criterion
 from ..kinds import matches_gold
+from ..quality import AnnotatorCheck, check_annotators, describe_checks
 from ..records import Item, Judgement
 from ..store.store import FeedbackStore
+from ..suggesting import SuggestionAgreement, compare_suggestions
 
-__all__ = ["AnnotatorSummary", "Hour", "QuestionSummary", "Summary", "gold_correct", "summarise"]
+__all__ = ["AnnotatorSummary", "Check", "Hour", "QuestionSummary", "Summary", "gold_correct", "summarise"]
 
 
 class Hour(BaseModel):
@@ -31,6 +33,23 @@ class Hour(BaseModel):
 
     start: datetime
     judgements: int
+
+
+class Check(BaseModel):
+    """Hold what `rlhf_envs.feedback.quality` finds about how somebody's answers were made. Intervals are of 95%."""
+
+    random_share: float | None  # of the answers, that seem to be given at random; null if nobody gave the same
+    random_interval: tuple[float, float]
+    left: int  # how often the first shown won
+    sided: int  # of so many comparisons with a winner
+    left_interval: tuple[float, float]
+    left_p: float  # of the binomial test for one half, times the number of annotators
+    at_random: bool
+    by_side: bool
+
+    @property
+    def suspect(self) -> bool:
+        return self.at_random or self.by_side
 
 
 class AnnotatorSummary(BaseModel):
@@ -51,6 +70,7 @@ class AnnotatorSummary(BaseModel):
     ability_n: int = 0  # the number of answers behind it
     hours: float = 0.0  # at the page, skips included
     last: datetime | None
+    check: Check | None = None  # null before the first answer
 
 
 class QuestionSummary(BaseModel):
@@ -90,6 +110,8 @@ class Summary(BaseModel):
     as_of: datetime
     annotators: list[AnnotatorSummary]
     paused: bool
+    suspicions: list[str] = []  # a sentence for each annotator whose answers look wrong, or one that says there is none
+    suggestions: list[SuggestionAgreement] = []
     questions: list[QuestionSummary] = []
 
 
@@ -115,6 +137,7 @@ def summarise(
     alpha = {kind: _or_none(krippendorff_alpha(own, LEVELS[kind])) for kind, own in votes.items()}
     intervals = {kind: alpha_interval(own, LEVELS[kind]) for kind, own in votes.items()}
     progress = store.progress()
+    checks = check_annotators(given)
     return Summary(
         items=progress.items,
         finished=progress.finished,
@@ -126,9 +149,11 @@ def summarise(
         alpha_interval={kind: None if math.isnan(low) else [low, high] for kind, (low, high) in intervals.items()},
         cost=_cost(store, everything),
         as_of=now,
-        annotators=_by_annotator(store, everything, gold, crowd),
+        annotators=_by_annotator(store, everything, gold, crowd, checks),
         paused=store.settings.paused,
         questions=_by_question(store, given, version),
+        suspicions=describe_checks(checks),
+        suggestions=compare_suggestions(store),
     )
 
 
@@ -199,7 +224,11 @@ def _by_hour(judgements: list[Judgement], now: datetime) -> list[Hour]:
 
 
 def _by_annotator(
-    store: FeedbackStore, judgements: list[Judgement], gold: dict[int, Item], crowd: CrowdFigures | None
+    store: FeedbackStore,
+    judgements: list[Judgement],
+    gold: dict[int, Item],
+    crowd: CrowdFigures | None,
+    checks: dict[str, AnnotatorCheck],
 ) -> list[AnnotatorSummary]:
     theirs: dict[str, list[Judgement]] = defaultdict(list)
     for judgement in judgements:
@@ -230,6 +259,16 @@ def _by_annotator(
                 ability_n=ability_n,
                 hours=sum(judgement.seconds for judgement in own) / 3600,
                 last=max((judgement.created for judgement in own), default=None),
+                check=_check(checks.get(annotator.name)),
             )
         )
     return sorted(rows, key=lambda row: (-row.judged - row.skips, row.name))
+
+
+def _check(found: AnnotatorCheck | None) -> Check | None:
+    if found is None:
+        return None
+    share = None if math.isnan(found.random_share) else found.random_share
+    return Check(
+        **{name: getattr(found, name) for name in Check.model_fields if name != "random_share"}, random_share=share
+    )

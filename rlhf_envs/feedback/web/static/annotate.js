@@ -5,6 +5,7 @@ import { showDocument } from "./documents.js";
 import { KINDS, panelName } from "./kinds.js";
 import { atWork, showProgress } from "./progress.js";
 import { buildQuestions } from "./questions.js";
+import { suggestionWords } from "./suggestion.js";
 import { answerTraining } from "./training.js";
 import { asked, hideView, showView, viewKeys } from "./view.js";
 import { keyName, t } from "./words.js";
@@ -278,11 +279,11 @@ async function done(value, words, answers = {}) {
       await answerTraining(task, value, answer.seconds, trouble, next);
       return dropDraft(sent.item);
     }
-    await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
+    const saved = await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
     dropDraft(sent.item);
     last = sent;
     busy = false;
-    say(t("saved", { words }));
+    say(`${t("saved", { words })} ${suggestionWords(saved.suggestion, task)}`);
     await next();
   } catch (error) {
     failed(error);

@@ -262,3 +262,51 @@ def test_agreement_is_that_of_the_feedback_page(tmp_path: Path) -> None:
     votes = [(e.item_id, e.annotator, values[e.value["choice"]]) for e in judgements if e.item_id in fresh]
     assert figures["agreement"] == pytest.approx(krippendorff_alpha(votes, "ordinal"))
     assert figures["agreement"] > krippendorff_alpha(votes, "nominal") + 0.1
+
+
+STUDY = """
+[[questions]]
+name = "longer"
+text = "Which is longer?"
+type = "choice"
+grades = 3
+
+[[questions]]
+name = "good"
+text = "How good?"
+type = "rating"
+each = true
+"""
+
+
+def test_reward_models_are_fitted_to_a_criterion_of_the_study(tmp_path: Path) -> None:
+    (tmp_path / "study.toml").write_text(STUDY)
+    settings = {"study": str(tmp_path / "study.toml"), "rounds": 1}
+    result = run_loop(config(tmp_path, criterion="good", **settings), say=lambda _: None)
+    snapshot = json.loads((result.folder / "round_1/ask/judgements.json").read_text())
+    with_answers = {"choice", "strength"}
+    assert {judgement["kind"] for judgement in snapshot["judgements"]} == {"pairwise"}
+    assert all(set(judgement["value"]) == with_answers for judgement in snapshot["judgements"])
+    from rlhf_envs.feedback import FeedbackStore
+
+    with FeedbackStore(result.folder / "feedback.db") as store:
+        stored = {judgement.id: judgement for judgement in store.judgements()}
+    assert len(stored) == len(snapshot["judgements"])
+    for judgement in snapshot["judgements"]:
+        first, second = stored[abs(judgement["id"])].answers["good"]
+        better = None if first == second else int(second > first)
+        assert judgement["value"]["choice"] == better
+    assert (result.folder / "study.toml").exists()
+    (tmp_path / "study.toml").unlink()  # a run goes on with the study that it began with
+    more = run_loop(LoopConfig.of_folder(result.folder, LoopConfig(rounds=2)), result.folder, say=lambda _: None)
+    assert len(more.metrics) == 3
+
+
+@pytest.mark.parametrize(
+    ("criterion", "words"),
+    [("god", "no criterion 'god'; did you mean 'good'"), ("tone", "criterion 'tone' .*says of no completion")],
+)
+def test_a_criterion_that_cannot_be_fitted_is_said_at_once(tmp_path: Path, criterion: str, words: str) -> None:
+    (tmp_path / "study.toml").write_text(STUDY + '[[questions]]\nname = "tone"\ntext = "Tone?"\ntype = "text"\n')
+    with pytest.raises(RunStopped, match=words):
+        run_loop(config(tmp_path, criterion=criterion, study=str(tmp_path / "study.toml")), say=lambda _: None)

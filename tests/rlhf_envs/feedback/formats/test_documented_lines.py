@@ -69,3 +69,11 @@ def test_all_documented_lines_stand_in_one_file(store: FeedbackStore, tmp_path: 
 def test_no_format_and_no_kind_lacks_its_line() -> None:
     assert {format for format, _, _ in FORMAT_LINES} == set(FORMATS)
     assert {kind for kind, _, _ in GOLD_LINES} == set(KINDS) - {"questions"}, "which have no expected answer"
+
+
+def test_the_forty_points_are_counted_as_they_stand() -> None:
+    text = (GUIDE.parent / "feedback-compared.md").read_text(encoding="utf-8")
+    verdicts = re.findall(r"^\| (\d+) \| .* \| ([+=−]) \|$", text, re.M)
+    assert [int(number) for number, _ in verdicts] == list(range(1, 41))
+    n = {mark: sum(found == mark for _, found in verdicts) for mark in "+=−"}
+    assert f"Ahead in {n['+']}, equal in {n['=']}, behind in {n['−']}:" in text

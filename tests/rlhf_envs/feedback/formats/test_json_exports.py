@@ -123,22 +123,49 @@ def test_argillas_flat_lists_are_read(store: FeedbackStore, tmp_path: Path) -> N
     ]
 
 
-def test_argillas_nested_records_are_read(store: FeedbackStore, tmp_path: Path) -> None:
+NESTED = {"id": "1", "fields": {"prompt": [{"role": "user", "content": "Name a colour"}], "response1": "Blue",
+                                "response2": "Red", "response3": "Dog"},
+          "metadata": {"n": 1}, "suggestions": {}, "vectors": {}, "status": "completed", "_server_id": "x",
+          "responses": {"ranking": [{"value": ["response2", "response1", "response3"], "user_id": "7"}]}}  # fmt: skip
+
+
+def test_argillas_nested_records_are_refused_with_the_export_that_says_which_answers_are_drafts(
+    store: FeedbackStore, tmp_path: Path
+) -> None:
     """What `records.to_json()` writes."""
-    row = {"id": "1", "fields": {"prompt": [{"role": "user", "content": "Name a colour"}], "response1": "Blue",
-                                 "response2": "Red", "response3": "Dog"},
-           "metadata": {"n": 1}, "suggestions": {}, "vectors": {}, "status": "completed", "_server_id": "x",
-           "responses": {"ranking": [{"value": ["response2", "response1", "response3"], "user_id": "7"}]}}  # fmt: skip
-    done = import_file(store, saved(tmp_path, row))
-    assert (done.bad, said(store)) == ((), [("7", "ranking", {"order": [1, 0, 2]})])
-    assert store.items()[0].prompt == "Name a colour"
+    (bad,) = import_file(store, saved(tmp_path, NESTED)).bad
+    assert "to_json() does not say which answers are drafts or discarded" in bad.reason
+    assert "records.to_list(flatten=True)" in bad.reason and store.items() == []
+
+
+def test_argillas_nested_records_without_responses_are_questions(store: FeedbackStore, tmp_path: Path) -> None:
+    done = import_file(store, saved(tmp_path, {**NESTED, "responses": {}}))
+    assert (done.bad, done.kinds, store.items()[0].prompt) == ((), {"ranking": 1}, "Name a colour")
+
+
+def test_argillas_columns_are_read(store: FeedbackStore, tmp_path: Path) -> None:
+    """What `records.to_dict(flatten=True)` gives, with the suggestion of a model, which is nobody's answer."""
+    columns = {"id": ["1", "2"], "prompt": ["p", "q"], "response1": ["A", "A"], "response2": ["B", "B"],
+               "preference.responses": [["response2"], None], "preference.responses.users": [["7"], None],
+               "preference.responses.status": [["submitted"], None], "preference.suggestion": ["response1", None],
+               "preference.suggestion.score": [0.9, None], "preference.suggestion.agent": ["gpt", None]}  # fmt: skip
+    (tmp_path / "rows.json").write_text(json.dumps(columns))
+    done = import_file(store, tmp_path / "rows.json")
+    assert (done.bad, done.items, said(store)) == ((), 2, [("7", "pairwise", {"choice": 1, "strength": 1})])
+
+
+def test_columns_of_different_lengths_are_refused(store: FeedbackStore, tmp_path: Path) -> None:
+    (tmp_path / "rows.json").write_text(json.dumps({"prompt": ["p"], "chosen": ["a", "b"], "rejected": ["c", "d"]}))
+    with pytest.raises(ValueError, match=r"lists of one length, got .*'prompt': 1, 'chosen': 2"):
+        import_file(store, tmp_path / "rows.json")
 
 
 TWO_QUESTIONS = {
     "id": "1", "fields": {"prompt": "p", "response1": "A", "response2": "B"},
-    "responses": {"preference": [{"value": "response2", "user_id": "1"}],
-                  "style": [{"value": "tie", "user_id": "1"}],
-                  "strength": [{"value": 2, "user_id": "1"}], "comment": [{"value": "c", "user_id": "1"}]},
+    "responses": {"preference": [{"value": "response2", "user_id": "1", "status": "submitted"}],
+                  "style": [{"value": "tie", "user_id": "1", "status": "submitted"}],
+                  "strength": [{"value": 2, "user_id": "1", "status": "submitted"}],
+                  "comment": [{"value": "c", "user_id": "1", "status": "submitted"}]},
 }  # fmt: skip
 
 
@@ -163,7 +190,7 @@ def test_one_of_several_questions_of_argilla_is_chosen_by_its_name(
         (TWO_QUESTIONS, {"question": "stile"}, "no answer to stile: the record answers preference, style"),
         (TWO_QUESTIONS, {"question": "style"}, "'style' does not tell what was asked: add --kind, one of pairwise,"),
         (
-            {**TWO_QUESTIONS, "responses": {"quality": [{"value": 3, "user_id": "1"}]}},
+            {**TWO_QUESTIONS, "responses": {"quality": [{"value": 3, "user_id": "1", "status": "submitted"}]}},
             {},
             "the record answers quality, which does not tell what was asked: add --question quality --kind KIND",
         ),

@@ -11,7 +11,7 @@ from rich.console import Console
 from rlhf_envs.feedback import FeedbackStore, NewItem, StoreError
 from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.terminal.label import TerminalKeyboard, label
-from rlhf_envs.feedback.terminal.visible import clip, visible
+from rlhf_envs.feedback.terminal.visible import clip, clip_beginning, visible
 
 ESC = "\x1b"
 
@@ -305,6 +305,24 @@ def test_a_megabyte_is_shown_in_part_and_the_rest_on_demand(store: FeedbackStore
     assert len(shown) < 20_000 and "more characters: m" in shown and "END" not in shown
     shown, _ = run(store, "m", "q")
     assert "END" in shown
+
+
+def test_long_conversation_shows_its_last_question_and_names_its_pictures(store: FeedbackStore) -> None:
+    prompt = "\n\n".join([*(f"User: {i}\n\nAssistant: yes" for i in range(100)), "User: What is this?"])
+    images = [{"id": "0", "name": "cat.png", "alt": "a cat"}, {"id": "1", "name": "dog.png"}, None]
+    add(store, "pairwise", "a", "b", prompt=prompt, meta={"images": images})
+    shown, _ = run(store, "q")
+    assert "end of the prompt" in shown and "User: What is this?" in shown and "User: 0\n" not in shown
+    assert "[picture cat.png: a cat]" in shown and "[picture dog.png: see it on the web page]" in shown
+
+
+def test_clip_beginning_counts_lines_and_characters() -> None:
+    assert clip_beginning("abcdef", 3, 2) == ("abcdef", 0, 2)
+    assert clip_beginning("abcdefg", 3, 2) == ("bcdefg", 1, 2)
+    assert clip_beginning("a\nb\nc", 10, 2) == ("b\nc", 2, 2)
+    assert clip_beginning("a\n\nb\n", 10, 9) == ("a\n\nb\n", 0, 3)
+    assert clip_beginning("long line\nb", 4, 2) == ("ine\nb", 6, 2)
+    assert clip_beginning("", 10, 2) == ("", 0, 1)
 
 
 def test_clip_counts_lines_and_characters() -> None:

@@ -1,0 +1,134 @@
+"""Events for webhooks: queued with what they tell, leased, tried again, never lost. On both databases."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback.records import EVENTS, Webhooks
+from rlhf_envs.feedback.store.outbox import RETRIES
+
+SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
+
+
+@pytest.fixture
+def store(store_url: str, clock: Any) -> Iterator[FeedbackStore]:
+    with FeedbackStore(store_url, clock=clock) as store:
+        store.add_items([NewItem("rating", "\ud800", ("c",), overlap=2), NewItem("rating", "p", ("c",))])
+        for name in ("ann", "bob"):
+            store.add_annotator(name)
+        yield store
+
+
+def rate(store: FeedbackStore, name: str, value: dict[str, Any] | None) -> None:
+    task = store.claim(name)
+    assert task is not None
+    store.submit(task.id, name, value, key=f"{name}-{task.id}", seconds=2.0, comment="hm")
+    store.submit(task.id, name, value, key=f"{name}-{task.id}", seconds=2.0, comment="hm")  # tells nothing twice
+
+
+def test_events_tell_what_happens(store: FeedbackStore, clock: Any) -> None:
+    rate(store, "ann", {"rating": 1})  # nobody is told: it is off
+    assert store.deliveries() == []
+    store.update_settings(webhooks=Webhooks("https://here/hook", secret=SECRET))
+    rate(store, "bob", {"rating": 2})
+    rate(store, "bob", None)
+    rate(store, "ann", {"rating": 5})
+    found = store.due_deliveries()
+    assert [one.event for one in found] == [
+        "judgement.created",
+        "item.finished",
+        "judgement.created",
+        "judgement.created",
+        "item.finished",
+        "project.finished",
+    ]
+    data = found[0].payload["data"]
+    assert (data["item_id"], data["annotator"], data["value"], data["comment"]) == (1, "bob", {"rating": 2}, "hm")
+    assert found[0].payload["timestamp"] == clock().isoformat()
+    assert len({one.key for one in found}) == 6
+    store.update_settings(webhooks=Webhooks("https://here/hook", ("item.finished",), SECRET))
+    store.add_items([NewItem("rating", "more", ("c",))])
+    rate(store, "ann", {"rating": 5})
+    assert [one.event for one in store.deliveries()][:1] == ["item.finished"]
+
+
+def test_an_event_is_tried_again_later_and_later_and_kept_when_all_fails(store: FeedbackStore, clock: Any) -> None:
+    store.update_settings(webhooks=Webhooks("https://here/hook", ("judgement.created",), SECRET))
+    rate(store, "ann", {"rating": 1})
+    for wait in RETRIES:
+        [delivery] = store.due_deliveries()
+        assert store.due_deliveries() == []  # it is lent
+        store.settle_delivery(delivery, "down")
+        clock.forward(wait - 1)
+        assert store.due_deliveries() == []
+        clock.forward(1)
+    [delivery] = store.due_deliveries()
+    store.settle_delivery(delivery, "still down")
+    assert store.count_deliveries() == {"failed": 1}
+    assert store.retry_deliveries() == 1
+    [delivery] = store.due_deliveries()
+    store.settle_delivery(delivery)
+    assert store.count_deliveries() == {"sent": 1}
+    clock.forward(31 * 24 * 3600)
+    store.forget_deliveries()
+    assert store.count_deliveries() == {}
+
+
+def test_whoever_dies_with_an_event_in_hand_loses_it_to_another(store: FeedbackStore, clock: Any) -> None:
+    store.update_settings(webhooks=Webhooks("https://here/hook", ("judgement.created",), SECRET))
+    rate(store, "ann", {"rating": 1})
+    assert len(store.due_deliveries(lease=60)) == 1
+    clock.forward(61)
+    [again] = store.due_deliveries()
+    store.settle_delivery(again, "busy", retry_after=100)
+    clock.forward(99)
+    assert store.due_deliveries() == []
+    clock.forward(1)
+    assert len(store.due_deliveries()) == 1
+
+
+def test_two_who_look_at_once_never_take_the_same_event(store: FeedbackStore) -> None:
+    store.update_settings(webhooks=Webhooks("https://here/hook", ("judgement.created",), SECRET))
+    store.add_items([NewItem("rating", str(i), ("c",)) for i in range(20)])
+    for _ in range(20):
+        rate(store, "ann", {"rating": 1})
+    taken: list[str] = []
+    both = threading.Barrier(2)
+
+    def take() -> None:
+        both.wait()
+        while found := store.due_deliveries(limit=3):
+            taken.extend(one.key for one in found)
+
+    threads = [threading.Thread(target=take) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(taken) == len(set(taken)) == 20
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"url": "ftp://here/hook", "secret": SECRET}, "http://"),
+        ({"url": "file:///etc/passwd", "secret": SECRET}, "http://"),
+        ({"url": "https://", "secret": SECRET}, "http://"),
+        ({"url": "https://here:99999/", "secret": SECRET}, "http://"),
+        ({"url": "https://here/a b", "secret": SECRET}, "http://"),
+        ({"url": "https://here/\r\nx: y", "secret": SECRET}, "http://"),
+        ({"url": "https://here"}, "secret must be"),
+        ({"url": "https://here", "secret": "whsec_short"}, "secret must be"),
+        ({"events": ("judgement",)}, "unknown event 'judgement'; there are judgement.created"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Webhooks(**fields)
+    assert Webhooks().events == EVENTS
