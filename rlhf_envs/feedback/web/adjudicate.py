@@ -104,7 +104,7 @@ def next_item(
         raise HTTPException(404 if item is not None else 422, problem_text(error)) from error
     settings = store.settings
     shown = None if row is None else _item(store, row, key, names and person.role == "admin")
-    out = {name: getattr(settings, name) for name in ("guidelines", "scale", "harms", "paused")}
+    out = {name: getattr(settings, name) for name in SettingsOut.model_fields}
     return AsciiJSON({"item": shown, "left": page.total, "settings": out})
 
 
