@@ -11,9 +11,10 @@ import sqlalchemy as sa
 from ..kinds import check_value
 from ..records import Adjudication, AuditEntry, Item, Judgement
 from .database import Database, parts
-from .queue import ITEMS, JUDGEMENTS, annotator_named, item_of, judgement_of, read_settings, settle
+from .queue import CAN_BE_WITHDRAWN, ITEMS, JUDGEMENTS, annotator_named, item_of, judgement_of, read_settings, settle
 from .schema import adjudications, annotators, audit, items, judgements
 from .searching import fold_judgement, vote_of
+from .versions import asked_in
 
 __all__ = ["Curating", "log_change"]
 
@@ -57,7 +58,8 @@ class Curating:
             if found.undone:
                 raise ValueError(f"judgement {judgement_id} was taken back or dropped: only one that stands is fixed")
             item = _item(connection, found.item_id)
-            checked = check_value(item.kind, value, len(item.completions), read_settings(connection))
+            asked = asked_in(connection, found.version, read_settings(connection))
+            checked = check_value(item.kind, value, len(item.completions), asked)
             said = found.comment if comment is None else comment
             if (checked, said) == (found.value, found.comment):
                 raise ValueError(f"judgement {judgement_id} is {checked} already: nothing would change")
@@ -134,9 +136,8 @@ class Curating:
 
     def withdraw_items(self, ids: Sequence[int], *, by: str, reason: str) -> int:
         """Stop asking for judgements of these items, as `FeedbackStore.withdraw` does. Return how many were changed."""
-        asked = items.c.needed > 0
         change = {"withdrawn": items.c.overlap, "overlap": items.c.overlap - items.c.needed, "needed": 0}
-        return self._change_items(ids, asked, change, by, "withdraw", reason, None)
+        return self._change_items(ids, CAN_BE_WITHDRAWN, change, by, "withdraw", reason, None)
 
     def ask_again(self, ids: Sequence[int], *, by: str, reason: str) -> int:
         """Ask for judgements of withdrawn items again, at the overlap that they had. Return how many were changed."""

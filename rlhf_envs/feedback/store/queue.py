@@ -24,13 +24,17 @@ from .schema import DROPPED, IN_QUEUE, OPEN, STANDS, annotators, items, judgemen
 
 __all__ = [
     "ANNOTATORS",
+    "CAN_BE_WITHDRAWN",
+    "IS_SETTING",
     "ITEMS",
     "JUDGEMENTS",
     "Queue",
     "annotator_named",
+    "is_asked",
     "item_of",
     "judgement_of",
     "read_settings",
+    "release_held",
     "settle",
 ]
 
@@ -58,6 +62,10 @@ JUDGEMENTS: sa.Select[Any] = sa.select(
 )
 
 
+# An item of the training is asked there even if it needs no judgement.
+CAN_BE_WITHDRAWN = sa.or_(items.c.needed > 0, sa.and_(items.c.training, items.c.withdrawn.is_(None)))
+
+
 @dataclass
 class Queue:
     """Show the queue as one transaction sees it.
@@ -67,14 +75,14 @@ class Queue:
         clock: gives the time (UTC). It is read again after every lock, because a lease may run out while we wait.
         lease: how long an item is lent.
         sides: draws the order in which completions are shown.
-        training: whether items of the training are kept for it.
+        asked: which items may be lent, see `is_asked`.
     """
 
     connection: sa.Connection
     clock: Callable[[], datetime]
     lease: timedelta
     sides: random.Random
-    training: bool = False
+    asked: sa.ColumnElement[bool]
 
     def open_task(self, annotator: Annotator) -> sa.Row[Any] | None:
         """Return the task that the annotator holds, or None. A task whose place was taken is closed first."""
@@ -105,7 +113,7 @@ class Queue:
             .where(
                 IN_QUEUE, items.c.needed > self._leases(items.c.id, annotator.id), ~judged.exists(), ~dropped.exists()
             )
-            .where(~items.c.training if self.training else sa.true())
+            .where(self.asked)
             .order_by(items.c.priority.desc(), items.c.score.desc(), items.c.id)
             .limit(1)
             .with_for_update(key_share=True, skip_locked=not wait)
@@ -178,7 +186,7 @@ class Queue:
         self.connection.execute(sa.update(tasks).where(tasks.c.id == task_id).values(state=state))
 
     def settle(self, item_id: int, change: int) -> None:
-        """Set how many more judgements a (locked) item needs, see `settle`."""
+        """Set how many more judgements an item needs, see `settle`."""
         settle(self.connection, item_id, change)
 
     def item(self, item_id: int) -> Item:
@@ -205,8 +213,16 @@ class Queue:
         )
 
 
+def is_asked(settings: Settings) -> sa.ColumnElement[bool]:
+    """Return the condition that an item is asked among the others: the items of the training are kept for it."""
+    training = settings.training
+    if training.n_items == 0:
+        return sa.true()
+    return sa.not_(items.c.training) | items.c.id.not_in(training.items) if training.items else ~items.c.training
+
+
 def settle(connection: sa.Connection, item_id: int, change: int) -> None:
-    """Set how many more judgements a (locked) item needs, after its judgements have changed.
+    """Lock an item and set how many more judgements it needs, after its judgements have changed.
 
     An item that is no longer asked needs none. Its overlap counts the judgements it has.
 
@@ -218,7 +234,8 @@ def settle(connection: sa.Connection, item_id: int, change: int) -> None:
     found = sa.select(items.c.kind, items.c.overlap, items.c.max_overlap, items.c.withdrawn).where(
         items.c.id == item_id
     )
-    item = connection.execute(found).one()
+    # Locked, since PostgreSQL lets another transaction add a judgement between our reading and our writing.
+    item = connection.execute(found.with_for_update(key_share=True)).one()
     if item.withdrawn is not None:
         connection.execute(sa.update(items).where(items.c.id == item_id).values(overlap=items.c.overlap - change))
         return
@@ -230,6 +247,11 @@ def settle(connection: sa.Connection, item_id: int, change: int) -> None:
         values = list(connection.execute(stands).scalars())
         needed = judgements_needed(item.kind, values, item.overlap, item.max_overlap, read_settings(connection).scale)
     connection.execute(sa.update(items).where(items.c.id == item_id).values(needed=needed))
+
+
+def release_held(connection: sa.Connection, person: int) -> None:
+    """Give the item back that a (locked) person holds, if they hold one."""
+    connection.execute(sa.update(tasks).where(tasks.c.annotator_id == person, OPEN).values(state="released"))
 
 
 def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False) -> Annotator:
@@ -259,10 +281,12 @@ def judgement_of(row: sa.Row[Any]) -> Judgement:
     return Judgement(sides=tuple(row.sides), answers=row.answers or {}, **{name: getattr(row, name) for name in fields})
 
 
-SERVED_AT = "_served_at"  # a row of the table of settings that is none: where the page was served last
+# Rows of the table of settings whose names begin with "_" are none: they are the store's own notes.
+IS_SETTING = sa.not_(settings.c.name.startswith("_", autoescape=True))
+SERVED_AT = "_served_at"  # where the page was served last
 
 
 def read_settings(connection: sa.Connection) -> Settings:
     """Return the settings. A setting that was never changed has its default."""
-    stored = connection.execute(sa.select(settings).where(settings.c.name != SERVED_AT)).all()
+    stored = connection.execute(sa.select(settings).where(IS_SETTING)).all()
     return Settings(**{row.name: read_stored_setting(row.name, json.dumps(row.value)) for row in stored})

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from ..records import OwnProgress, Settings
 from .documents import DOCUMENTS, digest_of, text_of
 from .panels import Panelist, end_part, panelist
-from .queue import read_settings
+from .queue import is_asked, read_settings
 from .schema import IN_QUEUE, STANDS, annotators, items, judgements, panelists, readings
 from .store import FeedbackStore
 from .training import is_training_due
@@ -98,8 +98,7 @@ def own_progress(store: FeedbackStore, annotator: str) -> OwnProgress:
         if person is None:
             raise ValueError(f"there is no annotator {annotator!r}")
         mine = judgements.c.annotator_id == person.id
-        asked = [IN_QUEUE] if settings.training.n_items == 0 else [IN_QUEUE, ~items.c.training]
-        open_items = sa.select(sa.func.count()).select_from(items).where(*asked)
+        open_items = sa.select(sa.func.count()).select_from(items).where(IN_QUEUE, is_asked(settings))
         judged = open_items.join(judgements, judgements.c.item_id == items.c.id).where(mine, STANDS)
         left = connection.execute(open_items).scalar_one() - connection.execute(judged).scalar_one()
         done = _n_done(connection, person.id)
