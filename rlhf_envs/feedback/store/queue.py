@@ -25,9 +25,11 @@ from .schema import DROPPED, IN_QUEUE, OPEN, STANDS, annotators, items, judgemen
 __all__ = [
     "ANNOTATORS",
     "CAN_BE_WITHDRAWN",
+    "GIVEN",
     "IS_SETTING",
     "ITEMS",
     "JUDGEMENTS",
+    "WITHDRAWN",
     "Queue",
     "annotator_named",
     "is_asked",
@@ -64,6 +66,19 @@ JUDGEMENTS: sa.Select[Any] = sa.select(
 
 # An item of the training is asked there even if it needs no judgement.
 CAN_BE_WITHDRAWN = sa.or_(items.c.needed > 0, sa.and_(items.c.training, items.c.withdrawn.is_(None)))
+# How many judgements of an item count.
+GIVEN = (
+    sa.select(sa.func.count())
+    .where(judgements.c.item_id == items.c.id, STANDS, judgements.c.value.is_not(None))
+    .correlate(items)
+    .scalar_subquery()
+)
+# The values of an item that is asked no more: its overlap is what it has, and `withdrawn` what it had.
+WITHDRAWN: dict[str, Any] = {
+    "withdrawn": items.c.overlap,
+    "overlap": sa.case((items.c.max_overlap.is_not(None), GIVEN), else_=items.c.overlap - items.c.needed),
+    "needed": 0,
+}
 
 
 @dataclass

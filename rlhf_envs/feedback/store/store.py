@@ -27,6 +27,7 @@ from .queue import (
     ITEMS,
     JUDGEMENTS,
     SERVED_AT,
+    WITHDRAWN,
     Queue,
     annotator_named,
     is_asked,
@@ -140,11 +141,7 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
         with self._database.write() as connection:
             self._database.one_writer(connection)
             for part in parts(ids, _IDS_PER_QUERY):
-                connection.execute(
-                    sa.update(items)
-                    .where(items.c.id.in_(part), CAN_BE_WITHDRAWN)
-                    .values(overlap=items.c.overlap - items.c.needed, needed=0, withdrawn=items.c.overlap)
-                )
+                connection.execute(sa.update(items).where(items.c.id.in_(part), CAN_BE_WITHDRAWN).values(WITHDRAWN))
 
     def claim(self, annotator: str) -> Assignment | None:
         """Lend an item to an annotator: the one that they hold already, else the next.

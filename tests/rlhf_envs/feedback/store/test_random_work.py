@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,16 @@ class Work:
 
     def step(self) -> None:
         """Do one thing. What cannot be done now is refused with a LeaseLost or a ValueError."""
-        acts = [self.answer] * 12 + [self.claim] * 6 + [self.undo] * 4 + [self.release, self.expire, self.fix, self.drop]
+        acts = (
+            [self.answer] * 12 + [self.claim] * 6 + [self.undo] * 4 + [self.release, self.expire, self.fix, self.drop]
+        )
         acts += [self.restore, self.withdraw, self.ask_again, self.overlap, self.final, self.priority, self.add]
         if self.n % 40 == 39:
             acts = [self.leave]
         self.n += 1
-        try:
+        self.clock.forward(1)
+        with suppress(LeaseLost, ValueError):
             self.draw.choice(acts)()
-        except (LeaseLost, ValueError) as refusal:
-            assert str(refusal)
 
     def claim(self) -> None:
         name = self.draw.choice(self.people)
@@ -148,7 +150,7 @@ def assert_counts(store: FeedbackStore) -> None:
             assert (row.needed, row.overlap) == expected, row
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_counts_stay_right_whatever_people_and_admins_do(
     store: FeedbackStore, clock: Any, seed: int, tmp_path: Path
 ) -> None:
@@ -156,7 +158,7 @@ def test_counts_stay_right_whatever_people_and_admins_do(
     for _ in range(6):
         work.add()
         work.n += 1
-    for _ in range(200):
+    for _ in range(120):
         work.step()
         assert_counts(store)
     assert len(store.judgements(include_skips=True)) > 5
@@ -165,6 +167,9 @@ def test_counts_stay_right_whatever_people_and_admins_do(
         done = import_file(copy, tmp_path / "all.jsonl")
         assert done.bad == ()
         assert_counts(copy)
+        assert {item.id: item.max_overlap for item in copy.items()} == {
+            i: m for i, m in enumerate((item.max_overlap for item in store.items()), 1)
+        }
         for format in ("preference", "ratings", "kto"):
             for place, one in (("a", store), ("b", copy)):
                 export_file(one, tmp_path / f"{place}.jsonl", format)
