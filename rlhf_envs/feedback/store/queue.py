@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from ..deciding import judgements_needed
 from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, Settings
 from ..settings_file import read_stored_setting
-from .schema import DROPPED, IN_QUEUE, OPEN, STANDS, annotators, items, judgements, settings, tasks
+from .schema import DROPPED, IN_QUEUE, IN_TRAINING, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
 __all__ = [
     "ANNOTATORS",
@@ -32,6 +32,7 @@ __all__ = [
     "WITHDRAWN",
     "Queue",
     "annotator_named",
+    "count_asked",
     "is_asked",
     "item_of",
     "judgement_of",
@@ -234,6 +235,17 @@ def is_asked(settings: Settings) -> sa.ColumnElement[bool]:
     if training.n_items == 0:
         return sa.true()
     return sa.not_(items.c.training) | items.c.id.not_in(training.items) if training.items else ~items.c.training
+
+
+def count_asked(connection: sa.Connection, settings: Settings) -> tuple[int, int]:
+    """Return how many items are asked among the others, and how many of them need judgements. Only indexes are read."""
+    count = sa.select(sa.func.count()).select_from(items)
+    in_all, waiting = (connection.execute(query).scalar_one() for query in (count, count.where(IN_QUEUE)))
+    if settings.training.n_items:
+        kept = count.where(IN_TRAINING, sa.not_(is_asked(settings)))
+        in_all -= connection.execute(kept).scalar_one()
+        waiting -= connection.execute(kept.where(items.c.needed > 0)).scalar_one()
+    return in_all, waiting
 
 
 def settle(connection: sa.Connection, item_id: int, change: int) -> None:

@@ -30,6 +30,7 @@ from .queue import (
     WITHDRAWN,
     Queue,
     annotator_named,
+    count_asked,
     is_asked,
     item_of,
     judgement_of,
@@ -319,10 +320,7 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
         is_skip = judgements.c.value.is_(None)
         is_mine = annotators.c.name == annotator
         with self._database.read() as connection:
-            asked = is_asked(read_settings(connection))
-            in_all, finished = connection.execute(
-                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0)).select_from(items).where(asked)
-            ).one()
+            in_all, waiting = count_asked(connection, read_settings(connection))
             given, skips, mine = connection.execute(
                 sa.select(
                     sa.func.count().filter(~is_skip), sa.func.count().filter(is_skip), sa.func.count().filter(is_mine)
@@ -330,7 +328,7 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
                 .select_from(judgements.join(annotators))
                 .where(STANDS)
             ).one()
-        return Progress(in_all, finished, given, skips, mine)
+        return Progress(in_all, in_all - waiting, given, skips, mine)
 
     def labels_left(self) -> int:
         """Return how many judgements the items still need, all together. Items of the training need none."""

@@ -15,7 +15,7 @@ from ..kinds import check_value, matches_gold
 from ..records import Annotator, Item, LeaseLost, Settings
 from .curating import log_change
 from .queue import ITEMS, annotator_named, item_of, read_settings, release_held
-from .schema import annotators, items, training_answers
+from .schema import IN_TRAINING, annotators, items, training_answers
 from .store import FeedbackStore
 
 __all__ = [
@@ -206,7 +206,7 @@ class _State:
 
 def _pool(connection: sa.Connection, settings: Settings) -> Sequence[int]:
     """Return the ids of the items of which the training is made."""
-    query = sa.select(items.c.id).where(sa.text("items.training"), items.c.withdrawn.is_(None))
+    query = sa.select(items.c.id).where(IN_TRAINING, items.c.withdrawn.is_(None))
     if settings.training.items:
         query = query.where(items.c.id.in_(settings.training.items))
     return connection.execute(query).scalars().all()
