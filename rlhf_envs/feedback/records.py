@@ -254,12 +254,16 @@ class OwnProgress:
         left: the items that they may still be given.
         median_seconds: the median time of their last answers; None without any.
         per_hour: how many items they answer in an hour of looking at them; None without any.
+        items: all items that the project asks.
+        finished: those that need no judgement.
     """
 
     done: int
     left: int
     median_seconds: float | None
     per_hour: float | None
+    items: int
+    finished: int
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 
 from ..records import Annotator, Settings
-from .queue import ANNOTATORS, annotator_named, read_settings
+from .queue import ANNOTATORS, annotator_named, read_settings, release_held
 from .schema import annotators, panelists
 from .store import FeedbackStore
 from .withdrawing import person_mark
@@ -122,6 +122,7 @@ def end_part(store: FeedbackStore, annotator: str, state: str) -> None:
         person = annotator_named(connection, annotator, lock=True)
         open_part = panelists.c.annotator_id == person.id, panelists.c.state == "active"
         ended = {"state": state, "ended": store._clock()}
+        release_held(connection, person.id)
         connection.execute(sa.update(panelists).where(*open_part).values(ended))
 
 

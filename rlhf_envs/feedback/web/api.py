@@ -311,10 +311,10 @@ def _suggestion(store: FeedbackStore, saved: Judgement) -> dict[str, Any] | None
 
 
 def _progress(store: FeedbackStore, name: str) -> dict[str, Any]:
-    counts, own = store.progress(name), own_progress(store, name)
+    own = own_progress(store, name)
     return {
-        "items": counts.items,
-        "finished": counts.finished,
+        "items": own.items,
+        "finished": own.finished,
         "mine": own.done,
         "left": own.left,
         "median_seconds": own.median_seconds,
