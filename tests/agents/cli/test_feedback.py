@@ -69,6 +69,15 @@ def test_questions_from_a_file_are_answered_by_simulated_annotators_and_exported
     assert f"TRL reads no probability: {len(ties) // 2} ties" in output
 
 
+def test_a_forecast_trains_the_blocks_that_are_asked_for() -> None:
+    rows = [{"prompt": f"film {i}", "chosen": f" good {i}", "rejected": f" bad {i}"} for i in range(120)]
+    done("import", write("pairs.jsonl", *rows))
+    said = done("forecast", "--train", "1", "--epochs", "1", "--repeats", "2", "--target", "0.6")
+    assert re.search(r"\d+ pairs: held-out accuracy \d\.\d{3}", said)
+    wrong = feedback("forecast", "--train", "all", "--repeats", "2")
+    assert wrong.exit_code == 2 and 'choose "full", "head", "lora" or a number of last blocks' in wrong.stderr
+
+
 def crowd(n: int = 30) -> None:
     """Four annotators who know what is better, a clicker who always says the opposite of what they would, and gold."""
     good, names = " was wonderful", [f"ann-{i}" for i in range(4)]
