@@ -89,7 +89,7 @@ class SimulateConfig(StoreConfig):
     name: str = option("simulated", "Name of the annotators: <name>-1, <name>-2, ...")
     limit: int | None = option(None, "The most answers. All by default.", ge=1)
     seed: int = option(0, "Seeds their noise and their choice of spammers.", ge=0)
-    yes: bool = option(False, "Put simulated answers among those of people, too.", "--yes", "-y")
+    yes: bool = option(False, "Also where people have answered in this store already.", "--yes", "-y")
 
 
 def simulate(config: SimulateConfig) -> None:
