@@ -22,7 +22,7 @@ from rlhf_envs.feedback.store.panels import enter_panel
 from rlhf_envs.feedback.store.training import answer_training, next_training
 from rlhf_envs.feedback.terminal.label import TerminalKeyboard
 from rlhf_envs.models import resolve
-from rlhf_envs.preferences.crowd import aggregate_pairs
+from rlhf_envs.preferences.crowd import aggregate_pairs, crowd_figures
 
 SHORT = ("--env-kwargs", "max_new_tokens:4")
 needs_crowdkit = pytest.mark.skipif(find_spec("crowdkit") is None, reason="crowd-kit is missing")
@@ -67,6 +67,15 @@ def test_questions_from_a_file_are_answered_by_simulated_annotators_and_exported
     ties = [row["chosen"] for row in exported if row["probability"] == 0.5]
     assert len(exported) == 6 + len(ties) // 2 and ties == [" was awful", " was wonderful"] * (len(ties) // 2)
     assert f"TRL reads no probability: {len(ties) // 2} ties" in output
+
+
+def test_a_forecast_trains_the_blocks_that_are_asked_for() -> None:
+    rows = [{"prompt": f"film {i}", "chosen": f" good {i}", "rejected": f" bad {i}"} for i in range(120)]
+    done("import", write("pairs.jsonl", *rows))
+    said = done("forecast", "--train", "1", "--epochs", "1", "--repeats", "2", "--target", "0.6")
+    assert re.search(r"\d+ pairs: held-out accuracy \d\.\d{3}", said)
+    wrong = feedback("forecast", "--train", "all", "--repeats", "2")
+    assert wrong.exit_code == 2 and 'choose "full", "head", "lora" or a number of last blocks' in wrong.stderr
 
 
 def crowd(n: int = 30) -> None:
@@ -224,7 +233,7 @@ def test_columns_of_other_names_are_read_and_gold_is_kept_out_of_exports() -> No
     done("add", write("gold.jsonl", PAIR), "--gold", "--overlap", "3")
     with FeedbackStore("feedback.db") as store:
         assert [item.prompt for item in store.items()] == ["q", "p"] and store.items()[1].gold is not None
-    done("simulate", "-n", "3")
+    done("simulate", "-n", "3", "--yes")  # an imported answer is there already
     output = done("export", "out.jsonl")
     assert "out.jsonl: 1 rows" in output and "left out: 3 gold question" in output
 
@@ -277,6 +286,7 @@ def test_serve_hands_its_flags_to_the_app(monkeypatch: pytest.MonkeyPatch) -> No
         "https://l",
     )
     seen_by_server = {"url": "https://l", "proxies": ["10.0.0.1", "fd00::/8"], "secure_cookies": False}
+    assert seen.pop("analyse") is crowd_figures
     assert seen == {"arguments": ("feedback.db", "0.0.0.0", 9000), **seen_by_server}
 
 
