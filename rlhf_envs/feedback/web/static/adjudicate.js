@@ -80,7 +80,7 @@ function bindAll() {
   keys = {
     ...(item === null ? {} : { s: ["Leave the item for later", later], c: [t("key_comment"), () => at("comment").focus()] }),
     ...(at("names") ? { b: ["Show the names of those who answered, or hide them", toggleNames] } : {}),
-    "?": [t("key_keys"), () => at("keys").showModal()],
+    "?": [t("key_keys"), showKeys],
   };
   const send = kind?.send ? { Enter: [t("key_send"), kind.send] } : {};
   for (const [name, [words, act]] of Object.entries({ ...viewKeys(), ...kind?.keys, ...send })) {
@@ -89,6 +89,11 @@ function bindAll() {
   }
   at("keys-list").replaceChildren(...Object.entries(keys).flatMap(([name, [words]]) =>
     [element("dt", "", element("kbd", "", keyName(name))), element("dd", "", words)]));
+}
+
+function showKeys() {
+  at("keys").showModal();
+  at("keys").scrollTop = 0; // its focus is on the button at the end
 }
 
 function showSaid() {
@@ -173,7 +178,7 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
   if (!event.repeat || name.startsWith("Page")) keys[name][1]();
 });
-at("open-keys").addEventListener("click", () => at("keys").showModal());
+at("open-keys").addEventListener("click", showKeys);
 at("later").addEventListener("click", later);
 at("names")?.addEventListener("click", toggleNames);
 load();
