@@ -22,7 +22,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "pairwise": {"choice": 0, "strength": 2}, "ranking": {"order": [2, 0, 1]}, "rating": {"rating": 4},
     "thumbs": {"up": True}, "correction": {"text": "better"}, "flags": {"harms": ["hate"]},
 }  # fmt: skip
-MARKDOWN = "A **bold** word and `code`:\n\n```python\nx = 1  # one\n```\n\n| a | b |\n|---|---|\n| $x^2$ | 2 |\n\n> said\n\n- one"
+CODE = "A **bold** word and `code`:\n\n```python\nx = 1  # one\n```"
+MARKDOWN = f"{CODE}\n\n| a | b |\n|---|---|\n| $x^2$ | 2 |\n\n> said\n\n- one"
 QUESTIONS = [
     {"name": "helpful", "text": "How helpful is it?", "type": "rating", "ends": ["not at all", "very"]},
     {"name": "harm", "text": "Is it harmful?", "type": "labels", "labels": ["yes", "no"], "keys": ["y", "x"]},
