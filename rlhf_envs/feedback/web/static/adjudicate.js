@@ -106,7 +106,7 @@ function showSaid() {
     line.append(element("span", "soft", ` ${one.seconds.toFixed(1)} s`));
     list.append(line);
   }
-  at("said").append(list);
+  at("said").append(item.said.length ? list : element("p", "soft", "Nobody has answered yet."));
   if (item.final) at("said").append(element("p", "soft", `The final answer is: ${inWords(item.final)}. A new one replaces it.`));
 }
 
