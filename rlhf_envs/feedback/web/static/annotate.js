@@ -200,7 +200,7 @@ function bindCommon() {
   if (lost) bind("n", t("key_next"), next);
   bind("u", t("key_undo"), undo);
   bind("g", t("key_guidelines"), showGuidelines);
-  bind("?", t("key_keys"), () => at("keys").showModal());
+  bind("?", t("key_keys"), showKeys);
 }
 
 function listKeys() {
@@ -308,6 +308,11 @@ async function undo() {
   }
 }
 
+function showKeys() {
+  at("keys").showModal();
+  at("keys").scrollTop = 0; // its focus is on the button at the end
+}
+
 function showGuidelines() {
   at("guidelines").showModal();
   showDocument(at("guidelines-text"), "guidelines").catch((error) => { if (error.status !== 404) throw error; });
@@ -361,5 +366,5 @@ at("comment").addEventListener("input", keepDraft);
 at("skip").addEventListener("click", skip);
 at("undo").addEventListener("click", undo);
 at("open-guidelines").addEventListener("click", showGuidelines);
-at("open-keys").addEventListener("click", () => at("keys").showModal());
+at("open-keys").addEventListener("click", showKeys);
 next();

@@ -122,7 +122,7 @@ def test_every_kind_goes_with_questions(open_page: OpenPage, store: FeedbackStor
         "thumbs": ("2",),
     }[kind]
     press(page, *main)
-    page.locator(".question [aria-label=yes]").focus()
+    page.get_by_role("radio", name="yes").focus()
     press(page, "2", "Enter")
     ready(page, "none")
     judgement = given(store)
@@ -258,3 +258,20 @@ def test_keys_of_the_focused_question_are_listed(open_page: OpenPage, store: Fee
     listed = page.locator("#keys-list kbd").all_text_contents()
     assert len(listed) == len(set(listed))
     assert {"Tab", "x", "y", "→", "⇧ →", "Backspace", "w", "Enter", "s"} <= set(listed)
+
+
+def test_many_questions_leave_room_for_the_answers(open_page: Callable[..., Any], store: FeedbackStore) -> None:
+    questions = [{"name": f"q{i}", "text": "How good?", "type": "rating", "each": True} for i in range(8)]
+    store.update_settings(questions=questions)
+    messages = [{"role": role, "content": "A long message. " * 30} for role in ("user", "assistant", "user")]
+    store.add_items([NewItem("pairwise", "", ("word " * 500, "text " * 500), meta={"messages": messages})])
+    page = open_page()
+    ready(page, "pairwise")
+    for prompt_open in (False, True):
+        if prompt_open:
+            page.locator("#open-prompt").click()
+        shown = [page.locator(name).first for name in ("#prompt", ".panel .text", "#questions")]
+        heights = [one.bounding_box()["height"] for one in shown]
+        assert min(heights) >= 80, heights
+        bottom = page.locator("#questions").bounding_box()
+        assert bottom["y"] + bottom["height"] <= page.locator(".bottom").bounding_box()["y"] + 1
