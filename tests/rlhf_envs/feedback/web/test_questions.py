@@ -258,3 +258,22 @@ def test_keys_of_the_focused_question_are_listed(open_page: OpenPage, store: Fee
     listed = page.locator("#keys-list kbd").all_text_contents()
     assert len(listed) == len(set(listed))
     assert {"Tab", "x", "y", "→", "⇧ →", "Backspace", "w", "Enter", "s"} <= set(listed)
+
+
+@pytest.mark.parametrize(("width", "least"), [(1280, 220), (1000, 60)])
+def test_many_questions_leave_room_for_the_texts(
+    open_page: OpenPage, store: FeedbackStore, width: int, least: int
+) -> None:
+    talk = "Human: one\n\nAssistant: two\n\nHuman: three\n\nAssistant: four\n\nHuman: five\n\nAssistant:"
+    long = "\n".join(f"line {i}" for i in range(60))
+    asking(store, *ALL, items=(NewItem("pairwise", talk, (long, f"{long}!")),))
+    page = open_page(viewport={"width": width, "height": 800})
+    ready(page)
+    for text in page.locator("#panels .text").all():
+        assert text.bounding_box()["height"] >= least
+    panels, own = page.locator("#panels").bounding_box(), page.locator("#questions").bounding_box()
+    beside = own["x"] >= panels["x"] + panels["width"]
+    assert beside or own["y"] >= panels["y"] + panels["height"]
+    assert beside == (width == 1280)
+    wide = page.evaluate("document.querySelector('#questions').scrollWidth - document.querySelector('#questions').clientWidth")
+    assert wide <= 0
