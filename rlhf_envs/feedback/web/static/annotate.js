@@ -200,7 +200,7 @@ function bindCommon() {
   if (lost) bind("n", t("key_next"), next);
   bind("u", t("key_undo"), undo);
   bind("g", t("key_guidelines"), showGuidelines);
-  bind("?", t("key_keys"), () => at("keys").showModal());
+  bind("?", t("key_keys"), showKeys);
 }
 
 function listKeys() {
@@ -243,8 +243,8 @@ function pressed(event) {
     return;
   }
   if (document.querySelector("dialog[open]")) return;
-  // Enter presses the button that has the focus. To answer one of several questions takes the space bar: Enter sends.
-  if (event.key === "Enter" && event.target.closest("button, a") && !event.target.closest(".question .choices")) return;
+  // Enter presses the button, link or menu that has the focus. To answer one of several questions takes the space bar: Enter sends.
+  if (event.key === "Enter" && event.target.closest("button, a, summary") && !event.target.closest(".question .choices")) return;
   const digit = /^Digit(\d)$/.exec(event.code)?.[1]; // also on keyboards where digits need shift (AZERTY)
   const shifted = event.shiftKey ? `Shift ${event.key}` : event.key;
   const name = [shifted, event.key, event.key.toLowerCase(), digit].find((candidate) => candidate in keys);
@@ -308,6 +308,11 @@ async function undo() {
   }
 }
 
+function showKeys() {
+  at("keys").showModal();
+  at("keys").scrollTop = 0; // the button that takes the focus is below a long list
+}
+
 function showGuidelines() {
   at("guidelines").showModal();
   showDocument(at("guidelines-text"), "guidelines").catch((error) => { if (error.status !== 404) throw error; });
@@ -361,5 +366,5 @@ at("comment").addEventListener("input", keepDraft);
 at("skip").addEventListener("click", skip);
 at("undo").addEventListener("click", undo);
 at("open-guidelines").addEventListener("click", showGuidelines);
-at("open-keys").addEventListener("click", () => at("keys").showModal());
+at("open-keys").addEventListener("click", showKeys);
 next();

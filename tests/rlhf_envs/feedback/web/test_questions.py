@@ -277,3 +277,29 @@ def test_many_questions_leave_room_for_the_texts(
     assert beside == (width == 1280)
     wide = page.evaluate("document.querySelector('#questions').scrollWidth - document.querySelector('#questions').clientWidth")
     assert wide <= 0
+
+
+def test_enter_opens_the_language_menu_and_sends_nothing(open_page: OpenPage, store: FeedbackStore) -> None:
+    asking(store, WHY)
+    page = open_page()
+    ready(page)
+    press(page, "2")  # all that is required is answered: Enter sends
+    page.locator(".language summary").focus()
+    press(page, "Enter")
+    page.wait_for_selector(".language details[open], details.language[open]")
+    press(page, "Tab", "Tab", "Enter")  # the second language
+    page.wait_for_selector("html[lang=zh]")
+    assert store.judgements() == []
+
+
+def test_the_list_of_keys_begins_at_its_top(open_page: OpenPage, store: FeedbackStore) -> None:
+    asking(store, *ALL)
+    page = open_page(viewport={"width": 1280, "height": 600})
+    ready(page)
+    press(page, "?")
+    page.wait_for_selector("#keys[open]")
+    keys = page.locator("#keys")
+    assert keys.evaluate("box => box.scrollHeight > box.clientHeight")
+    assert keys.evaluate("box => box.scrollTop") == 0
+    press(page, "Enter")
+    page.wait_for_selector("#keys:not([open])", state="attached")
