@@ -418,15 +418,24 @@ def settings(config: SettingsConfig) -> None:
     from rlhf_envs.feedback.settings_file import describe_changes, read_settings_file, settings_as_toml
 
     if config.file is None:
+        if _is_missing(config.store) and config.store == SettingsConfig.model_fields["store"].default:
+            typer.echo(f"there is no {config.store} yet; these are the defaults", err=True)
+            typer.echo(settings_as_toml(feedback.Settings()), nl=False)
+            return
         with _open(config.store) as store:
             typer.echo(settings_as_toml(store.settings), nl=False)
         return
+    if not Path(config.file).exists():
+        fail(f"there is no file {config.file}; `rlhf feedback settings > {config.file}` writes one to begin with")
     changes = read_settings_file(config.file)
     with _open(config.store, create=True) as store:
         before = store.settings
         after = store.update_settings(**changes)
+        remarks = web.remark_on_settings(store)
     for line in describe_changes(before, after) or ["nothing has changed"]:
         typer.echo(f"{config.store}: {line}")
+    for line in remarks:
+        typer.echo(f"note: {line}")
 
 
 class InviteConfig(_StoreConfig):
@@ -652,8 +661,12 @@ def _echo_counts(place: str, counts: dict[str, int]) -> None:
     typer.echo(f"{place}: {', '.join(f'{n} {what}' for what, n in counts.items())}")
 
 
+def _is_missing(url: str) -> bool:
+    return "://" not in url and not Path(url).is_file()
+
+
 def _open(url: str, create: bool = False) -> FeedbackStore:
     """Open a store. A file that is not there is an error, unless it may be created."""
-    if not create and "://" not in url and not Path(url).is_file():
+    if not create and _is_missing(url):
         fail(f"--store {url}: there is no such file; `rlhf feedback add` makes one")
     return feedback.FeedbackStore(url)

@@ -156,7 +156,8 @@ def _checked(name: str, value: str) -> str:
         raise ValueError(f"the link needs {name}=..., 1 to {_LONGEST} characters of ASCII, got {value[:_LONGEST]!r}")
     if _UNFILLED.search(value):
         raise ValueError(
-            f"{name}={value} is a gap that the panel did not fill in; to try the link, write a name such as {name}=test-1"
+            f"{name}={value} is a gap that the panel did not fill in; to try the link, write a name such as "
+            f"{name}=test-1"
         )
     return value
 

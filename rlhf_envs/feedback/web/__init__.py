@@ -8,11 +8,18 @@ if TYPE_CHECKING:
     from .app import create_app
     from .archive import write_archive
     from .server import serve
+    from .study import remark_on_settings
     from .summary import summarise
 
-__all__ = ["create_app", "serve", "summarise", "write_archive"]
+__all__ = ["create_app", "remark_on_settings", "serve", "summarise", "write_archive"]
 
-_HOMES = {"create_app": "app", "serve": "server", "summarise": "summary", "write_archive": "archive"}
+_HOMES = {
+    "create_app": "app",
+    "remark_on_settings": "study",
+    "serve": "server",
+    "summarise": "summary",
+    "write_archive": "archive",
+}
 
 
 def __getattr__(name: str) -> Any:

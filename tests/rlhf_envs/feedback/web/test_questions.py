@@ -275,7 +275,9 @@ def test_many_questions_leave_room_for_the_texts(
     beside = own["x"] >= panels["x"] + panels["width"]
     assert beside or own["y"] >= panels["y"] + panels["height"]
     assert beside == (width == 1280)
-    wide = page.evaluate("document.querySelector('#questions').scrollWidth - document.querySelector('#questions').clientWidth")
+    wide = page.evaluate(
+        "document.querySelector('#questions').scrollWidth - document.querySelector('#questions').clientWidth"
+    )
     assert wide <= 0
 
 
