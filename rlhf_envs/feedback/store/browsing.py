@@ -120,16 +120,19 @@ class ItemRow:
 
 @dataclass(frozen=True)
 class GivenJudgement:
-    """Hold a judgement with what became of it: whether it was taken back, dropped by an admin, or fixed by one."""
+    """Hold a judgement with what became of it: taken back, dropped or fixed by an admin, or its author withdrew."""
 
     judgement: Judgement
     undone: bool
     dropped: bool
     fixed: bool
+    withdrawn: bool = False
 
     @property
     def state(self) -> str:
         """Say in a word or two what became of it."""
+        if self.withdrawn:
+            return "author withdrew"
         return "dropped" if self.dropped else "taken back" if self.undone else "fixed" if self.fixed else "stands"
 
 
@@ -212,9 +215,13 @@ def browse_judgements(
     fixed = sa.exists().where(audit.c.judgement_id == judgements.c.id, audit.c.action == "fix")
     with store._database.read() as connection:
         found = _page(connection, matches.where(*_judgement_conditions(store, wanted)), False, after, before, limit)
-        query = JUDGEMENTS.add_columns(fixed.label("fixed")).where(judgements.c.id.in_(found.ids))
+        query = JUDGEMENTS.add_columns(fixed.label("fixed"), annotators.c.withdrawn.is_not(None).label("gone")).where(
+            judgements.c.id.in_(found.ids)
+        )
         rows = {
-            row.id: GivenJudgement(judgement_of(row), row.undone, row.dropped, bool(row.fixed))
+            row.id: GivenJudgement(
+                judgement_of(row), row.undone, row.dropped, bool(row.fixed), row.withdrawn or row.gone
+            )
             for row in connection.execute(query)
         }
     return Page([rows[row_id] for row_id in found.ids], found.total, found.before, found.after)

@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,7 +23,7 @@ __all__ = ["write_archive"]
 _README = """Everything of a feedback project of rlhf-envs, as JSON lines and JSON.
 
 items.jsonl          the items by their ids, with the judgements that stand: `rlhf feedback import` reads it
-judgements.jsonl     every judgement, also those that were taken back or dropped ("state"), the oldest first
+judgements.jsonl     every judgement, also those taken back or dropped ("state"), but for people who withdrew
 final_answers.jsonl  the final answers to disputed items
 audit.jsonl          who changed what, when and why
 annotators.jsonl     names, roles, and whether the account is on; no passwords, no sessions
@@ -43,9 +44,9 @@ def write_archive(store: FeedbackStore, target: Path | IO[bytes]) -> dict[str, i
     parts: dict[str, Iterable[dict[str, Any]]] = {
         "items.jsonl": _items(store),
         "judgements.jsonl": _judgements(store),
-        "final_answers.jsonl": (_dated(asdict(final)) for final in store.adjudications().values()),
-        "audit.jsonl": (_dated(asdict(entry)) for entry in reversed(store.audit())),
-        "annotators.jsonl": (_dated(asdict(person)) for person in store.annotators()),
+        "final_answers.jsonl": (asdict(final) for final in store.adjudications().values()),
+        "audit.jsonl": (asdict(entry) for entry in reversed(store.audit())),
+        "annotators.jsonl": (asdict(person) for person in store.annotators()),
     }
     written = {}
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -54,7 +55,7 @@ def write_archive(store: FeedbackStore, target: Path | IO[bytes]) -> dict[str, i
             written[name] = 0
             with archive.open(name, "w", force_zip64=True) as file:
                 for row in rows:
-                    file.write(json.dumps(row).encode() + b"\n")
+                    file.write(json.dumps(row, default=datetime.isoformat).encode() + b"\n")
                     written[name] += 1
         plain = as_plain(store.settings)
         plain["webhooks"] = {**plain["webhooks"], "secret": ""}
@@ -77,13 +78,9 @@ def _judgements(store: FeedbackStore) -> Iterator[dict[str, Any]]:
     pages = []
     while True:  # the pages begin with the newest
         page = browse_judgements(store, JudgementFilter(), after=key, limit=_PAGE)
-        pages.append([{**_dated(asdict(row.judgement)), "state": row.state} for row in page.rows])
+        pages.append([{**asdict(row.judgement), "state": row.state} for row in page.rows if not row.withdrawn])
         key = page.after
         if key is None:
             break
     for rows in reversed(pages):
         yield from reversed(rows)
-
-
-def _dated(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "created": row["created"].isoformat()}

@@ -501,15 +501,16 @@ def test_pairs_are_scored_after_some_judgements() -> None:
         assert store.settings.next_item == "gain"
 
         def know(task: Task) -> Response | None:
-            value = {"choice": task.item.completions.index(" was wonderful"), "strength": 1}
-            return Response(value if task.item.kind == "pairwise" else {"rating": 3})
+            if task.item.kind == "rating":
+                return Response({"rating": 3})
+            return Response({"choice": task.item.completions.index(" was wonderful"), "strength": 1})
 
         work(store, "ann", know, limit=25)
     assert "pairs scored by 2" in done("prioritise")
     Path("random.toml").write_text('next_item = "random"')
     done("settings", "random.toml")
     refused = feedback("prioritise")
-    assert refused.exit_code == 1 and "needs no scores" in refused.output
+    assert refused.exit_code == 2 and "needs no scores" in refused.output
 
 
 STUDY = """

@@ -21,6 +21,8 @@ from fastapi.testclient import TestClient
 from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.formats.importing import import_file
 from rlhf_envs.feedback.records import Webhooks
+from rlhf_envs.feedback.store.withdrawing import withdraw_person
+from rlhf_envs.feedback.web.archive import write_archive
 from rlhf_envs.feedback.web.webhooks import Postman, delivering, sign
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -187,3 +189,15 @@ def test_everything_in_one_zip(
     with FeedbackStore(tmp_path / "copy.db") as copy:
         done = import_file(copy, tmp_path / "items.jsonl")
         assert (done.items, done.judgements, done.bad) == (3, 1, ())
+
+
+def test_people_who_withdrew_are_not_in_the_zip_and_their_answers_stay_out(
+    store: FeedbackStore, tmp_path: Path
+) -> None:
+    judge(store, 2)
+    store.drop_judgement(1, by="root", reason="a bot")
+    withdraw_person(store, "ada", by="root")
+    assert write_archive(store, tmp_path / "all.zip")["judgements.jsonl"] == 0
+    with pytest.raises(ValueError, match="was not dropped"):
+        store.restore_judgement(1, by="root", reason="no bot")
+    assert store.judgements() == []
