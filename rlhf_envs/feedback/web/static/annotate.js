@@ -93,6 +93,7 @@ function show(state) {
   at("skip").disabled = at("comment").disabled = task === null;
   if (task === null) return showNothing(state);
   showTask(state);
+  scrollTo(0, 0); // a phone scrolls the page as a whole: the new texts are to be read first
 }
 
 function showNothing(state) {

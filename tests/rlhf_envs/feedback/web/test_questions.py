@@ -305,3 +305,16 @@ def test_the_list_of_keys_begins_at_its_top(open_page: OpenPage, store: Feedback
     assert keys.evaluate("box => box.scrollTop") == 0
     press(page, "Enter")
     page.wait_for_selector("#keys:not([open])", state="attached")
+
+
+def test_on_a_phone_the_next_item_begins_at_its_top(open_page: OpenPage, store: FeedbackStore) -> None:
+    asking(store, *ALL, items=(PAIR, PAIR))
+    page = open_page(viewport=PHONE, is_mobile=True, has_touch=True)
+    ready(page)
+    press(page, "6", "7", "2", "1", "1")
+    page.locator("#questions textarea").scroll_into_view_if_needed()
+    assert page.evaluate("scrollY") > 0
+    press(page, "Enter")
+    page.wait_for_selector("#count:has-text('1 by you')")
+    ready(page)
+    assert page.evaluate("scrollY") == 0
