@@ -1,5 +1,5 @@
-// The project's own questions, below the texts. One question has the focus: digits answer it, Tab goes to the next, and
-// Enter sends when all that is required is answered. The question of the item's kind is the first of them.
+// The project's own questions, beside or below the texts. One question has the focus: digits answer it, Tab goes to the
+// next, and Enter sends when all that is required is answered. The question of the item's kind is the first of them.
 
 import { LETTERS, element, keyed, placeKey } from "./kinds.js";
 import { clearMarks, spans } from "./spans.js";
