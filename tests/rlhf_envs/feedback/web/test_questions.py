@@ -303,7 +303,7 @@ def test_enter_opens_the_language_menu_and_sends_nothing(open_page: OpenPage, st
     page = open_page()
     ready(page)
     press(page, "2")  # all that is required is answered: Enter sends
-    page.locator(".language summary").focus()
+    page.locator("summary[title=Language]").focus()
     press(page, "Enter")
     page.wait_for_selector(".language details[open], details.language[open]")
     press(page, "Tab", "Tab", "Enter")  # the second language
