@@ -35,7 +35,7 @@ def judgements_needed(
     """
     if len(values) < first:
         return first - len(values)
-    return int(len(values) < most and not is_decided(kind, values, scale))
+    return int(0 < len(values) < most and not is_decided(kind, values, scale))
 
 
 def is_decided(kind: str, values: Sequence[dict[str, Any]], scale: tuple[int, int] = (1, 5)) -> bool:

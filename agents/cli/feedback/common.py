@@ -14,7 +14,7 @@ from ..options import Flags, fail
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore
 
-__all__ = ["Kind", "StoreConfig", "actor", "open_store"]
+__all__ = ["Kind", "StoreConfig", "actor", "is_missing", "open_store"]
 
 Kind = Literal["pairwise", "ranking", "rating", "thumbs", "correction", "flags", "questions"]
 
@@ -32,8 +32,13 @@ def actor() -> str:
     return f"{getpass.getuser()} (command line)"
 
 
+def is_missing(url: str) -> bool:
+    """Return whether a store in a file is not there."""
+    return "://" not in url and not Path(url).is_file()
+
+
 def open_store(url: str, create: bool = False) -> FeedbackStore:
     """Open a store. A file that is not there is an error, unless it may be created."""
-    if not create and "://" not in url and not Path(url).is_file():
+    if not create and is_missing(url):
         fail(f"--store {url}: there is no such file; `rlhf feedback add` makes one")
     return feedback.FeedbackStore(url)

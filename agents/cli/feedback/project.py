@@ -11,13 +11,14 @@ from pathlib import Path
 import typer
 from pydantic import Field
 
+from rlhf_envs import feedback
 from rlhf_envs.feedback import store as feedback_store
 from rlhf_envs.feedback import web
 from rlhf_envs.feedback.settings_file import describe_changes, read_settings_file, settings_as_toml
 
 from ...training.config import option
 from ..options import argument, fail
-from .common import StoreConfig, actor, open_store
+from .common import StoreConfig, actor, is_missing, open_store
 
 __all__ = [
     *("ArchiveConfig", "AuditConfig", "BackupConfig", "DropConfig", "RestoreConfig", "SettingsConfig"),
@@ -41,15 +42,24 @@ def settings(config: SettingsConfig) -> None:
     Settings that the file does not have stay as they are. If anything in it is wrong, nothing changes.
     """
     if config.file is None:
+        if is_missing(config.store) and config.store == SettingsConfig.model_fields["store"].default:
+            typer.echo(f"there is no {config.store} yet; these are the defaults", err=True)
+            typer.echo(settings_as_toml(feedback.Settings()), nl=False)
+            return
         with open_store(config.store) as store:
             typer.echo(settings_as_toml(store.settings), nl=False)
         return
+    if not Path(config.file).exists():
+        fail(f"there is no file {config.file}; `rlhf feedback settings > {config.file}` writes one to begin with")
     changes = read_settings_file(config.file)
     with open_store(config.store, create=True) as store:
         before = store.settings
         after = store.update_settings(**changes)
+        remarks = web.remark_on_settings(store)
     for line in describe_changes(before, after) or ["nothing has changed"]:
         typer.echo(f"{config.store}: {line}")
+    for line in remarks:
+        typer.echo(f"note: {line}")
 
 
 def webhook_secret() -> None:

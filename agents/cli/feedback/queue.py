@@ -41,6 +41,9 @@ def prioritise(config: PrioritiseConfig) -> None:
     with open_store(config.store) as store:
         if config.policy is not None:
             store.update_settings(next_item=config.policy)
+        order = store.settings.next_item
+        if order in ("age", "random"):
+            typer.echo(f'nobody goes by these scores: the setting next_item is "{order}"; --policy gain changes it')
         score, last = Prioritiser(config.model, config.seed), 0
         while True:
             done = score(store)
@@ -80,5 +83,5 @@ def suggest(config: SuggestConfig) -> None:
         n = store.suggest(found, source=source, version=version_of(config.scorer) if version is None else version)
         shown = store.settings.suggestions
     left_out = f"; {len(items) - n} items left out that scores do not answer" if n < len(items) else ""
-    after = "after their own answer" if shown == "after" else 'to nobody (setting suggestions = "off")'
-    typer.echo(f"{config.store}: {n} suggestions by {source}{left_out}; annotators see them {after}")
+    see = "see them after their own answer" if shown == "after" else 'do not see them (setting suggestions = "off")'
+    typer.echo(f"{config.store}: {n} suggestions by {source}{left_out}; annotators {see}")

@@ -52,12 +52,14 @@ def item_rows(
     settings: Settings | None = None,
     picture: Callable[[str], tuple[str, bytes] | None] | None = None,
     versions: Mapping[int, Settings] | None = None,
+    withdrawn: Mapping[int, int] | None = None,
 ) -> Export:
     """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
 
     The first row also has "store_settings": what in `settings` gives the answers their meaning (`MOVING_SETTINGS`), and
     `versions` of what was asked, by the numbers that the judgements have. With `picture`, such as
-    `FeedbackStore.picture`, a row has its pictures as data URLs.
+    `FeedbackStore.picture`, a row has its pictures as data URLs. Items that are asked no more, as
+    `FeedbackStore.withdrawn_items` gives them, have "withdrawn" and the overlap that they had.
     """
     given = by_item(judgements)
     fields = ("annotator", "value", "seconds", "comment", "sides", "key", "answers", "version")
@@ -65,6 +67,9 @@ def item_rows(
     for item in items:
         row: Row = {name: getattr(item, name) for name in Item.__dataclass_fields__ if name != "created"}
         row |= {"completions": list(item.completions), "created": item.created.isoformat()}
+        had = (withdrawn or {}).get(item.id)
+        if had is not None or item.overlap < 1:
+            row |= {"overlap": max(1, item.overlap if had is None else had), "withdrawn": True}
         row["judgements"] = [
             {**{name: getattr(judgement, name) for name in fields}, "created": judgement.created.isoformat()}
             for judgement in given[item.id]
@@ -186,7 +191,7 @@ def export_file(
         "kto": lambda: kto_rows(*data, scale=scale, conversational=conversational),
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
         "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(*data, settings, store.picture, store.versions()),
+        "items": lambda: item_rows(*data, settings, store.picture, store.versions(), store.withdrawn_items()),
         "argilla": lambda: argilla_rows(*data),
         "label-studio": lambda: (
             label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)

@@ -32,6 +32,7 @@ class _Known:
     where: str = ""
     row: Any = None
     is_new: bool = False
+    withdrawn: bool = False
 
 
 class Merge:
@@ -92,6 +93,8 @@ class Merge:
         created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
         past = [(item_id, judgement) for item_id, (_, _, judgement) in given]
         late = [] if self.store.is_rehearsal else restore(self.store, past, created)
+        if withdrawn := [known.id for known in new if known.id is not None and known.withdrawn]:
+            self.store.withdraw(withdrawn)
         for place in late:
             where, row, judgement = given[place][1]
             reason = f"duplicate: {judgement.annotator!r} has judged this item while the file was read"
@@ -135,7 +138,17 @@ class Merge:
             if same_date and (entry.id is None or known.id_in_file in (None, entry.id)):
                 known.id_in_file = entry.id
                 return known, False
-        group.append(_Known(entry.item, entry.created, id_in_file=entry.id, where=where, row=row, is_new=True))
+        group.append(
+            _Known(
+                entry.item,
+                entry.created,
+                id_in_file=entry.id,
+                where=where,
+                row=row,
+                is_new=True,
+                withdrawn=entry.withdrawn,
+            )
+        )
         return group[-1], True
 
     def _add_annotator(self, name: str, where: str, row: Any) -> bool:

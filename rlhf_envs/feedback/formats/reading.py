@@ -39,7 +39,7 @@ __all__ = ["FORMATS", "Entry", "Reading", "read_entries"]
 
 FORMATS = ("items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst")
 
-_ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority")
+_ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority", "max_overlap")
 _PAIR_NUMBERS = ("strength", "margin", "probability")
 _TYPES = {str: "a string", dict: "an object", int: "a whole number"}
 
@@ -54,6 +54,7 @@ class Entry:
         created: when the item was made. None if the row does not say.
         id: the item's id in the store from which it comes. None if the row does not say.
         pictures: the item's pictures, whose entries its meta has.
+        withdrawn: the item is not asked, however many judgements it has.
     """
 
     item: NewItem
@@ -61,6 +62,7 @@ class Entry:
     created: datetime | None = None
     id: Any = None
     pictures: tuple[Picture, ...] = ()
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,13 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
         kind, given["gold"] = found
     kind = kind or ("rating" if n == 1 else "pairwise" if n == 2 else "ranking")
     given = {"source": reading.source, "overlap": reading.overlap, **given}
-    for name, expected in (("source", str), ("policy", str), ("meta", dict), ("gold", dict), ("overlap", int)):
+    for name, expected in (
+        ("source", str),
+        ("policy", str),
+        ("meta", dict),
+        ("gold", dict),
+        *((name, int) for name in ("overlap", "max_overlap")),
+    ):
         if not isinstance(given.get(name, expected()), expected):
             raise ValueError(f"{name!r} must be {_TYPES[expected]}, got {str(given[name])[:60]!r}")
     explained = {"explanation": row["explanation"]} if isinstance(row.get("explanation"), str) else {}
@@ -247,7 +255,15 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
         raise ValueError("'judgements' must be a list of objects")
     created = moment(row["created"], "created") if row.get("created") else None
     past = tuple(_past(judgement, n, reading) for judgement in judgements)
-    return Entry(NewItem(str(kind), shown(prompt), tuple(texts), **given), past, created, row.get("id"))
+    withdrawn = row.get("withdrawn") or False
+    if not isinstance(withdrawn, bool):
+        raise ValueError(f"'withdrawn' must be true or false, got {str(withdrawn)[:60]!r}")
+    if (
+        given["overlap"] == 0 and row.get("id") is not None
+    ):  # so older versions wrote withdrawn items without judgements
+        given["overlap"], withdrawn = 1, True
+    item = NewItem(str(kind), shown(prompt), tuple(texts), **given)
+    return Entry(item, past, created, row.get("id"), withdrawn=withdrawn)
 
 
 def _text(answer: Prompt) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..kinds import check_item
+from ..pictures import Picture
 from ..records import Annotator, Item, Judgement, NewItem, Settings
 from .importing import Import, import_file
 
@@ -47,6 +48,7 @@ class _Rehearsal:
         self.added: list[NewItem] = []
         self.people: list[str] = []
         self._store = store
+        self._versions = store.versions()
 
     def annotators(self) -> list[Annotator]:
         return self._store.annotators()
@@ -72,4 +74,17 @@ class _Rehearsal:
 
     def update_settings(self, **changes: Any) -> Settings:
         self.settings = replace(self.settings, **changes)
+        self._versions = {**self._versions, max(self._versions): self.settings}  # only a store without items is changed
         return self.settings
+
+    def versions(self) -> dict[int, Settings]:
+        return self._versions
+
+    def take_versions(self, versions: Mapping[int, Settings]) -> None:
+        self._versions = dict(versions)
+
+    def add_pictures(self, pictures: Iterable[Picture]) -> list[dict[str, Any]]:
+        return [picture.meta for picture in pictures]
+
+    def withdraw(self, ids: Sequence[int]) -> None:
+        pass

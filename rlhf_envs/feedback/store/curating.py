@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -11,9 +11,21 @@ import sqlalchemy as sa
 from ..kinds import check_value
 from ..records import Adjudication, AuditEntry, Item, Judgement
 from .database import Database, parts
-from .queue import ITEMS, JUDGEMENTS, annotator_named, item_of, judgement_of, read_settings, settle
+from .queue import (
+    CAN_BE_WITHDRAWN,
+    GIVEN,
+    ITEMS,
+    JUDGEMENTS,
+    WITHDRAWN,
+    annotator_named,
+    item_of,
+    judgement_of,
+    read_settings,
+    settle,
+)
 from .schema import adjudications, annotators, audit, items, judgements
 from .searching import fold_judgement, vote_of
+from .versions import asked_in
 
 __all__ = ["Curating", "log_change"]
 
@@ -57,7 +69,8 @@ class Curating:
             if found.undone:
                 raise ValueError(f"judgement {judgement_id} was taken back or dropped: only one that stands is fixed")
             item = _item(connection, found.item_id)
-            checked = check_value(item.kind, value, len(item.completions), read_settings(connection))
+            asked = asked_in(connection, found.version, read_settings(connection))
+            checked = check_value(item.kind, value, len(item.completions), asked)
             said = found.comment if comment is None else comment
             if (checked, said) == (found.value, found.comment):
                 raise ValueError(f"judgement {judgement_id} is {checked} already: nothing would change")
@@ -134,9 +147,13 @@ class Curating:
 
     def withdraw_items(self, ids: Sequence[int], *, by: str, reason: str) -> int:
         """Stop asking for judgements of these items, as `FeedbackStore.withdraw` does. Return how many were changed."""
-        asked = items.c.needed > 0
-        change = {"withdrawn": items.c.overlap, "overlap": items.c.overlap - items.c.needed, "needed": 0}
-        return self._change_items(ids, asked, change, by, "withdraw", reason, None)
+        return self._change_items(ids, CAN_BE_WITHDRAWN, WITHDRAWN, by, "withdraw", reason, None)
+
+    def withdrawn_items(self) -> dict[int, int]:
+        """Return the items that an admin has withdrawn: the overlap that each had, by id."""
+        query = sa.select(items.c.id, items.c.withdrawn).where(items.c.withdrawn.is_not(None))
+        with self._database.read() as connection:
+            return {row.id: row.withdrawn for row in connection.execute(query)}
 
     def ask_again(self, ids: Sequence[int], *, by: str, reason: str) -> int:
         """Ask for judgements of withdrawn items again, at the overlap that they had. Return how many were changed."""
@@ -172,11 +189,8 @@ class Curating:
             raise ValueError(f"overlap must be from 1 to 1000, got {overlap!r}")
         other = sa.or_(items.c.overlap != overlap, items.c.max_overlap.is_not(None))
         differs = sa.and_(other, items.c.withdrawn.is_(None))
-        given = sa.select(sa.func.count()).where(
-            judgements.c.item_id == items.c.id, sa.not_(judgements.c.undone), judgements.c.value.is_not(None)
-        )
         adapts = items.c.max_overlap.is_not(None)
-        needed = sa.case((adapts, overlap - given.scalar_subquery()), else_=items.c.needed + overlap - items.c.overlap)
+        needed = sa.case((adapts, overlap - GIVEN), else_=items.c.needed + overlap - items.c.overlap)
         change = {"overlap": overlap, "needed": needed, "max_overlap": None}
         return self._change_items(ids, differs, change, by, "overlap", reason, overlap)
 
@@ -262,7 +276,7 @@ class Curating:
         self,
         ids: Sequence[int],
         which: sa.ColumnElement[bool],
-        change: dict[str, Any],
+        change: Mapping[str, Any],
         by: str,
         action: str,
         reason: str,

@@ -10,8 +10,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..records import Judgement, Webhooks
+from ..records import Judgement, Settings
 from .database import Database
+from .queue import is_asked
 from .schema import IN_QUEUE, deliveries, items
 
 __all__ = ["RETRIES", "Delivery", "Outbox", "queue_events"]
@@ -47,12 +48,12 @@ class Delivery:
     problem: str
 
 
-def queue_events(connection: sa.Connection, hooks: Webhooks, now: datetime, judgement: Judgement) -> None:
+def queue_events(connection: sa.Connection, settings: Settings, now: datetime, judgement: Judgement) -> None:
     """Queue what a new judgement brings about: itself, its item finished, the project finished.
 
     Args:
         connection: the transaction that has stored the judgement.
-        hooks: the setting.
+        settings: say which events are wanted, and which items the project asks.
         now: the time.
         judgement: the new judgement.
     """
@@ -61,7 +62,8 @@ def queue_events(connection: sa.Connection, hooks: Webhooks, now: datetime, judg
     needed = connection.execute(sa.select(items.c.needed).where(items.c.id == judgement.item_id)).scalar_one()
     if judgement.value is not None and needed == 0:
         found.append(("item.finished", {"item_id": judgement.item_id}))
-        if connection.execute(sa.select(items.c.id).where(IN_QUEUE).limit(1)).first() is None:
+        left = sa.select(items.c.id).where(IN_QUEUE, is_asked(settings)).limit(1)
+        if connection.execute(left).first() is None:
             found.append(("project.finished", {}))
     rows = [
         {
@@ -75,7 +77,7 @@ def queue_events(connection: sa.Connection, hooks: Webhooks, now: datetime, judg
             "problem": "",
         }
         for event, data in found
-        if event in hooks.events
+        if event in settings.webhooks.events
     ]
     if rows:
         connection.execute(sa.insert(deliveries), rows)

@@ -20,17 +20,24 @@ import sqlalchemy as sa
 from ..deciding import judgements_needed
 from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, Settings
 from ..settings_file import read_stored_setting
-from .schema import DROPPED, IN_QUEUE, OPEN, STANDS, annotators, items, judgements, settings, tasks
+from .schema import DROPPED, IN_QUEUE, IN_TRAINING, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
 __all__ = [
     "ANNOTATORS",
+    "CAN_BE_WITHDRAWN",
+    "GIVEN",
+    "IS_SETTING",
     "ITEMS",
     "JUDGEMENTS",
+    "WITHDRAWN",
     "Queue",
     "annotator_named",
+    "count_asked",
+    "is_asked",
     "item_of",
     "judgement_of",
     "read_settings",
+    "release_held",
     "settle",
 ]
 
@@ -58,6 +65,23 @@ JUDGEMENTS: sa.Select[Any] = sa.select(
 )
 
 
+# An item of the training is asked there even if it needs no judgement.
+CAN_BE_WITHDRAWN = sa.or_(items.c.needed > 0, sa.and_(items.c.training, items.c.withdrawn.is_(None)))
+# How many judgements of an item count.
+GIVEN = (
+    sa.select(sa.func.count())
+    .where(judgements.c.item_id == items.c.id, STANDS, judgements.c.value.is_not(None))
+    .correlate(items)
+    .scalar_subquery()
+)
+# The values of an item that is asked no more: its overlap is what it has, and `withdrawn` what it had.
+WITHDRAWN: dict[str, Any] = {
+    "withdrawn": items.c.overlap,
+    "overlap": sa.case((items.c.max_overlap.is_not(None), GIVEN), else_=items.c.overlap - items.c.needed),
+    "needed": 0,
+}
+
+
 @dataclass
 class Queue:
     """Show the queue as one transaction sees it.
@@ -67,14 +91,14 @@ class Queue:
         clock: gives the time (UTC). It is read again after every lock, because a lease may run out while we wait.
         lease: how long an item is lent.
         sides: draws the order in which completions are shown.
-        training: whether items of the training are kept for it.
+        asked: which items may be lent, see `is_asked`.
     """
 
     connection: sa.Connection
     clock: Callable[[], datetime]
     lease: timedelta
     sides: random.Random
-    training: bool = False
+    asked: sa.ColumnElement[bool]
 
     def open_task(self, annotator: Annotator) -> sa.Row[Any] | None:
         """Return the task that the annotator holds, or None. A task whose place was taken is closed first."""
@@ -105,7 +129,7 @@ class Queue:
             .where(
                 IN_QUEUE, items.c.needed > self._leases(items.c.id, annotator.id), ~judged.exists(), ~dropped.exists()
             )
-            .where(~items.c.training if self.training else sa.true())
+            .where(self.asked)
             .order_by(items.c.priority.desc(), items.c.score.desc(), items.c.id)
             .limit(1)
             .with_for_update(key_share=True, skip_locked=not wait)
@@ -178,7 +202,7 @@ class Queue:
         self.connection.execute(sa.update(tasks).where(tasks.c.id == task_id).values(state=state))
 
     def settle(self, item_id: int, change: int) -> None:
-        """Set how many more judgements a (locked) item needs, see `settle`."""
+        """Set how many more judgements an item needs, see `settle`."""
         settle(self.connection, item_id, change)
 
     def item(self, item_id: int) -> Item:
@@ -205,8 +229,27 @@ class Queue:
         )
 
 
+def is_asked(settings: Settings) -> sa.ColumnElement[bool]:
+    """Return the condition that an item is asked among the others: the items of the training are kept for it."""
+    training = settings.training
+    if training.n_items == 0:
+        return sa.true()
+    return sa.not_(items.c.training) | items.c.id.not_in(training.items) if training.items else ~items.c.training
+
+
+def count_asked(connection: sa.Connection, settings: Settings) -> tuple[int, int]:
+    """Return how many items are asked among the others, and how many of them need judgements. Only indexes are read."""
+    count = sa.select(sa.func.count()).select_from(items)
+    in_all, waiting = (connection.execute(query).scalar_one() for query in (count, count.where(IN_QUEUE)))
+    if settings.training.n_items:
+        kept = count.where(IN_TRAINING, sa.not_(is_asked(settings)))
+        in_all -= connection.execute(kept).scalar_one()
+        waiting -= connection.execute(kept.where(items.c.needed > 0)).scalar_one()
+    return in_all, waiting
+
+
 def settle(connection: sa.Connection, item_id: int, change: int) -> None:
-    """Set how many more judgements a (locked) item needs, after its judgements have changed.
+    """Lock an item and set how many more judgements it needs, after its judgements have changed.
 
     An item that is no longer asked needs none. Its overlap counts the judgements it has.
 
@@ -218,7 +261,8 @@ def settle(connection: sa.Connection, item_id: int, change: int) -> None:
     found = sa.select(items.c.kind, items.c.overlap, items.c.max_overlap, items.c.withdrawn).where(
         items.c.id == item_id
     )
-    item = connection.execute(found).one()
+    # Locked, since PostgreSQL lets another transaction add a judgement between our reading and our writing.
+    item = connection.execute(found.with_for_update(key_share=True)).one()
     if item.withdrawn is not None:
         connection.execute(sa.update(items).where(items.c.id == item_id).values(overlap=items.c.overlap - change))
         return
@@ -230,6 +274,11 @@ def settle(connection: sa.Connection, item_id: int, change: int) -> None:
         values = list(connection.execute(stands).scalars())
         needed = judgements_needed(item.kind, values, item.overlap, item.max_overlap, read_settings(connection).scale)
     connection.execute(sa.update(items).where(items.c.id == item_id).values(needed=needed))
+
+
+def release_held(connection: sa.Connection, person: int) -> None:
+    """Give the item back that a (locked) person holds, if they hold one."""
+    connection.execute(sa.update(tasks).where(tasks.c.annotator_id == person, OPEN).values(state="released"))
 
 
 def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False) -> Annotator:
@@ -259,10 +308,12 @@ def judgement_of(row: sa.Row[Any]) -> Judgement:
     return Judgement(sides=tuple(row.sides), answers=row.answers or {}, **{name: getattr(row, name) for name in fields})
 
 
-SERVED_AT = "_served_at"  # a row of the table of settings that is none: where the page was served last
+# Rows of the table of settings whose names begin with "_" are none: they are the store's own notes.
+IS_SETTING = sa.not_(settings.c.name.startswith("_", autoescape=True))
+SERVED_AT = "_served_at"  # where the page was served last
 
 
 def read_settings(connection: sa.Connection) -> Settings:
     """Return the settings. A setting that was never changed has its default."""
-    stored = connection.execute(sa.select(settings).where(settings.c.name != SERVED_AT)).all()
+    stored = connection.execute(sa.select(settings).where(IS_SETTING)).all()
     return Settings(**{row.name: read_stored_setting(row.name, json.dumps(row.value)) for row in stored})

@@ -13,6 +13,7 @@ from .searching import fold_item, fold_judgement, vote_of
 __all__ = [
     "DROPPED",
     "IN_QUEUE",
+    "IN_TRAINING",
     "OPEN",
     "STANDS",
     "adjudications",
@@ -109,6 +110,7 @@ items = sa.Table(
     sa.Column("training", sa.Boolean, nullable=False, server_default=sa.false()),
 )
 sa.Index("items_of_training", items.c.id, **_where("training"))
+IN_TRAINING = sa.text("items.training")
 IN_QUEUE = sa.text("items.needed > 0")
 sa.Index("items_in_queue", items.c.priority.desc(), items.c.score.desc(), items.c.id, **_where("needed > 0"))
 

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from ..records import Item
 from .database import Database, parts
-from .queue import item_of
+from .queue import ITEMS, item_of
 from .schema import IN_QUEUE, items
 
 __all__ = ["Scores", "unscored"]
@@ -34,7 +34,7 @@ class Scores:
 
     def queue(self) -> list[Item]:
         """Return the items that need more judgements, in the order in which they are asked."""
-        query = sa.select(items).where(IN_QUEUE).order_by(items.c.priority.desc(), items.c.score.desc(), items.c.id)
+        query = ITEMS.where(IN_QUEUE).order_by(items.c.priority.desc(), items.c.score.desc(), items.c.id)
         with self._database.read() as connection:
             return [item_of(row) for row in connection.execute(query)]
 

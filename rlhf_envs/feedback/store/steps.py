@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from ..records import OwnProgress, Settings
 from .documents import DOCUMENTS, digest_of, text_of
 from .panels import Panelist, end_part, panelist
-from .queue import read_settings
+from .queue import count_asked, is_asked, read_settings
 from .schema import IN_QUEUE, STANDS, annotators, items, judgements, panelists, readings
 from .store import FeedbackStore
 from .training import is_training_due
@@ -98,10 +98,10 @@ def own_progress(store: FeedbackStore, annotator: str) -> OwnProgress:
         if person is None:
             raise ValueError(f"there is no annotator {annotator!r}")
         mine = judgements.c.annotator_id == person.id
-        asked = [IN_QUEUE] if settings.training.n_items == 0 else [IN_QUEUE, ~items.c.training]
-        open_items = sa.select(sa.func.count()).select_from(items).where(*asked)
-        judged = open_items.join(judgements, judgements.c.item_id == items.c.id).where(mine, STANDS)
-        left = connection.execute(open_items).scalar_one() - connection.execute(judged).scalar_one()
+        judged = sa.select(sa.func.count()).select_from(items.join(judgements, judgements.c.item_id == items.c.id))
+        judged = judged.where(IN_QUEUE, is_asked(settings), mine, STANDS)
+        in_all, waiting = count_asked(connection, settings)
+        left = waiting - connection.execute(judged).scalar_one()
         done = _n_done(connection, person.id)
         last = sa.select(judgements.c.seconds).where(mine, STANDS).order_by(judgements.c.id.desc()).limit(_LAST)
         seconds = connection.execute(last).scalars().all()
@@ -109,7 +109,8 @@ def own_progress(store: FeedbackStore, annotator: str) -> OwnProgress:
         left = min(left, max(0, settings.panel.max_items - done))
     median = statistics.median(seconds) if seconds else None
     total = sum(seconds)
-    return OwnProgress(done, left, median, 3600 * len(seconds) / total if total > 0 else None)
+    pace = 3600 * len(seconds) / total if total > 0 else None
+    return OwnProgress(done, left, median, pace, in_all, in_all - waiting)
 
 
 def _n_done(connection: sa.Connection, person: int) -> int:

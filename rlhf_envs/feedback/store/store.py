@@ -22,7 +22,21 @@ from .curating import Curating
 from .database import Database, parts
 from .media import Media
 from .outbox import Outbox, queue_events
-from .queue import ITEMS, JUDGEMENTS, SERVED_AT, Queue, annotator_named, item_of, judgement_of, read_settings
+from .queue import (
+    CAN_BE_WITHDRAWN,
+    ITEMS,
+    JUDGEMENTS,
+    SERVED_AT,
+    WITHDRAWN,
+    Queue,
+    annotator_named,
+    count_asked,
+    is_asked,
+    item_of,
+    judgement_of,
+    read_settings,
+    release_held,
+)
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
 from .schema import settings as settings_table
@@ -128,11 +142,7 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
         with self._database.write() as connection:
             self._database.one_writer(connection)
             for part in parts(ids, _IDS_PER_QUERY):
-                connection.execute(
-                    sa.update(items)
-                    .where(items.c.id.in_(part), items.c.needed > 0)
-                    .values(overlap=items.c.overlap - items.c.needed, needed=0, withdrawn=items.c.overlap)
-                )
+                connection.execute(sa.update(items).where(items.c.id.in_(part), CAN_BE_WITHDRAWN).values(WITHDRAWN))
 
     def claim(self, annotator: str) -> Assignment | None:
         """Lend an item to an annotator: the one that they hold already, else the next.
@@ -227,7 +237,6 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
             task = queue.held_task(task_id, person)
             item = queue.item(task.item_id)
             settings, present = read_settings(connection), current_version(connection)
-            hooks = settings.webhooks
             if version is not None and version != present:
                 settings = asked_in(connection, version, settings)
             checked = check_value(item.kind, value, len(item.completions), settings)
@@ -251,8 +260,8 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
             if checked is not None:
                 queue.settle(item.id, -1)
             stored = judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
-            if hooks.url:
-                queue_events(connection, hooks, self._clock(), stored)
+            if settings.webhooks.url:
+                queue_events(connection, settings, self._clock(), stored)
             return stored
 
     def undo(self, annotator: str) -> Assignment | None:
@@ -277,7 +286,7 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
             connection.execute(sa.update(judgements).where(judgements.c.id == last.id).values(undone=True))
             if last.value is not None:
                 queue.settle(last.item_id, +1)
-            connection.execute(sa.update(tasks).where(tasks.c.annotator_id == person.id, OPEN).values(state="released"))
+            release_held(connection, person.id)
             return queue.lend(queue.item(last.item_id), person, last.sides)
 
     def judgements(
@@ -311,12 +320,7 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
         is_skip = judgements.c.value.is_(None)
         is_mine = annotators.c.name == annotator
         with self._database.read() as connection:
-            trains = read_settings(connection).training.n_items > 0
-            in_all, finished = connection.execute(
-                sa.select(sa.func.count(), sa.func.count().filter(items.c.needed <= 0))
-                .select_from(items)
-                .where(~items.c.training if trains else sa.true())
-            ).one()
+            in_all, waiting = count_asked(connection, read_settings(connection))
             given, skips, mine = connection.execute(
                 sa.select(
                     sa.func.count().filter(~is_skip), sa.func.count().filter(is_skip), sa.func.count().filter(is_mine)
@@ -324,12 +328,13 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
                 .select_from(judgements.join(annotators))
                 .where(STANDS)
             ).one()
-        return Progress(in_all, finished, given, skips, mine)
+        return Progress(in_all, in_all - waiting, given, skips, mine)
 
     def labels_left(self) -> int:
-        """Return how many judgements the items still need, all together."""
+        """Return how many judgements the items still need, all together. Items of the training need none."""
         with self._database.read() as connection:
-            query = sa.select(sa.func.coalesce(sa.func.sum(items.c.needed), 0)).where(items.c.needed > 0)
+            asked = is_asked(read_settings(connection))
+            query = sa.select(sa.func.coalesce(sa.func.sum(items.c.needed), 0)).where(items.c.needed > 0, asked)
             return int(connection.execute(query).scalar_one())
 
     def set_difficulties(self, difficulties: Mapping[int, float]) -> None:
@@ -446,7 +451,7 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
     def _queue(self, connection: sa.Connection) -> Queue:
         settings = read_settings(connection)
         lease = timedelta(seconds=settings.lease_seconds)
-        return Queue(connection, self._clock, lease, self._sides, training=settings.training.n_items > 0)
+        return Queue(connection, self._clock, lease, self._sides, is_asked(settings))
 
 
 def _with_overlap(item: NewItem, settings: Settings) -> NewItem:

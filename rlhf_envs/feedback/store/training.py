@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from ..kinds import check_value, matches_gold
 from ..records import Annotator, Item, LeaseLost, Settings
 from .curating import log_change
-from .queue import annotator_named, item_of, read_settings
-from .schema import annotators, items, training_answers
+from .queue import ITEMS, annotator_named, item_of, read_settings, release_held
+from .schema import IN_TRAINING, annotators, items, training_answers
 from .store import FeedbackStore
 
 __all__ = [
@@ -93,7 +93,7 @@ def next_training(store: FeedbackStore, annotator: str) -> TrainingTask | None:
         if person.failed is not None or not is_training_due(connection, settings, person):
             return None
         state = _State(connection, settings, person.id)
-        item = item_of(connection.execute(sa.select(items).where(items.c.id == state.next_item())).one())
+        item = item_of(connection.execute(ITEMS.where(items.c.id == state.next_item())).one())
         account = annotator_named(connection, annotator)
     sides = tuple(range(len(item.completions)))  # as they are stored, so that an explanation may speak of A and B
     return TrainingTask(item, account, sides, state.attempt, len(state.answered), state.n)
@@ -126,7 +126,7 @@ def answer_training(
             state = _State(connection, settings, person.id) if due else None
             if state is None or (state.attempt, state.next_item()) != (attempt, item_id):
                 raise LeaseLost(f"item {item_id} is not the next of {annotator!r}'s training: claim a task")
-        item = item_of(connection.execute(sa.select(items).where(items.c.id == item_id)).one())
+        item = item_of(connection.execute(ITEMS.where(items.c.id == item_id)).one())
         assert item.gold is not None, "only gold questions are in the training"
         if known is None:
             checked = check_value(item.kind, value, len(item.completions), settings)
@@ -137,6 +137,8 @@ def answer_training(
         ends = {"passed": {"admitted": store._clock()}, "failed": {"failed": store._clock()}}
         if known is None and result.outcome in ends:
             connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(ends[result.outcome]))
+        if result.outcome == "failed":  # they may hold an item from before there was a training
+            release_held(connection, person.id)
         return result
 
 
@@ -204,7 +206,7 @@ class _State:
 
 def _pool(connection: sa.Connection, settings: Settings) -> Sequence[int]:
     """Return the ids of the training's items."""
-    query = sa.select(items.c.id).where(sa.text("items.training"))
+    query = sa.select(items.c.id).where(IN_TRAINING, items.c.withdrawn.is_(None))
     if settings.training.items:
         query = query.where(items.c.id.in_(settings.training.items))
     return connection.execute(query).scalars().all()

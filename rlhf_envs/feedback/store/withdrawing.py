@@ -10,13 +10,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from .curating import log_change
-from .queue import annotator_named, read_settings, settle
+from .database import parts
+from .queue import annotator_named, read_settings, release_held, settle
 from .schema import (
-    OPEN,
     STANDS,
     adjudications,
     annotators,
     audit,
+    deliveries,
     invitations,
     items,
     judgements,
@@ -30,6 +31,8 @@ from .schema import (
 from .store import FeedbackStore
 
 __all__ = ["Withdrawal", "answers_of", "list_withdrawals", "person_mark", "withdraw_person"]
+
+_IDS_PER_QUERY = 10_000  # as in `store`
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ def withdraw_person(store: FeedbackStore, name: str, *, by: str | None = None) -
             raise ValueError(f"{name!r} is the only admin who may sign in: make another first")
         deletes, now = read_settings(connection).consent.withdrawn_labels == "delete", store._clock()
         n = _take_back(connection, person.id, deletes=deletes)
+        _forget_events(connection, name, deletes=deletes)
         connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == person.id))
         connection.execute(sa.delete(invitations).where(invitations.c.annotator_id == person.id))
         account: dict[str, Any] = {"active": False, "withdrawn": now, "password_hash": None}
@@ -123,7 +127,7 @@ def person_mark(person: str) -> str:
 
 def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
     """Take back all judgements of a person, free the item that they hold, and return how many answers stood."""
-    connection.execute(sa.update(tasks).where(tasks.c.annotator_id == person, OPEN).values(state="released"))
+    release_held(connection, person)
     theirs = judgements.c.annotator_id == person
     standing = connection.execute(sa.select(sa.func.count()).select_from(judgements).where(theirs, STANDS)).scalar_one()
     counted = sa.select(judgements.c.item_id).where(theirs, STANDS, judgements.c.value.is_not(None))
@@ -142,6 +146,15 @@ def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
     for item_id in changed:
         settle(connection, item_id, +1)
     return int(standing)
+
+
+def _forget_events(connection: sa.Connection, name: str, *, deletes: bool) -> None:
+    """Delete the events that tell a person's answers: those that were not sent yet or, with `deletes`, all."""
+    query = sa.select(deliveries.c.id, deliveries.c.payload).where(deliveries.c.event == "judgement.created")
+    query = query if deletes else query.where(deliveries.c.state != "sent")
+    theirs = [row.id for row in connection.execute(query) if row.payload["data"]["annotator"] == name]
+    for part in parts(theirs, _IDS_PER_QUERY):
+        connection.execute(sa.delete(deliveries).where(deliveries.c.id.in_(part)))
 
 
 def _delete_traces(connection: sa.Connection, person: int, name: str) -> str:

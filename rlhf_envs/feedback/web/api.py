@@ -26,7 +26,7 @@ from .responses import AsciiJSON, problems
 from .showing import Render, View, view_of
 from .words import Refusal
 
-__all__ = ["Scale", "SettingsOut", "TaskId", "as_assignment", "router"]
+__all__ = ["AskedRender", "Scale", "SettingsOut", "TaskId", "as_assignment", "router"]
 
 router = APIRouter(tags=["annotate"])
 
@@ -311,10 +311,10 @@ def _suggestion(store: FeedbackStore, saved: Judgement) -> dict[str, Any] | None
 
 
 def _progress(store: FeedbackStore, name: str) -> dict[str, Any]:
-    counts, own = store.progress(name), own_progress(store, name)
+    own = own_progress(store, name)
     return {
-        "items": counts.items,
-        "finished": counts.finished,
+        "items": own.items,
+        "finished": own.finished,
         "mine": own.done,
         "left": own.left,
         "median_seconds": own.median_seconds,

@@ -66,11 +66,12 @@ def write_archive(store: FeedbackStore, target: Path | IO[bytes]) -> dict[str, i
 def _items(store: FeedbackStore) -> Iterator[dict[str, Any]]:
     with store._database.read() as connection:
         ids = list(connection.execute(sa.select(items.c.id).order_by(items.c.id)).scalars())
-    settings = store.settings
+    settings, versions, withdrawn = store.settings, store.versions(), store.withdrawn_items()
     for start in range(0, len(ids), _PAGE):
         part = ids[start : start + _PAGE]
         given = store.judgements(item_ids=part, include_skips=True)
-        yield from item_rows(store.items(part), given, settings if start == 0 else None).rows
+        first = settings if start == 0 else None
+        yield from item_rows(store.items(part), given, first, store.picture, versions, withdrawn).rows
 
 
 def _judgements(store: FeedbackStore) -> Iterator[dict[str, Any]]:

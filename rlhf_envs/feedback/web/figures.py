@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from ..agreement import CrowdFigures
 from ..records import Item, Judgement
+from ..store.queue import IS_SETTING
 from ..store.schema import adjudications, audit, items, judgements, settings
 from ..store.store import FeedbackStore
 from .summary import Summary, summarise
@@ -111,6 +112,8 @@ class Figures:
         )
         with self._store._database.read() as connection:
             row = tuple(connection.execute(counts).one())
-            values = connection.execute(sa.select(settings.c.name, sa.cast(settings.c.value, sa.Text)))
+            values = connection.execute(
+                sa.select(settings.c.name, sa.cast(settings.c.value, sa.Text)).where(IS_SETTING)
+            )
             plain = tuple(sorted(tuple(pair) for pair in values))
         return (*row, plain, tuple(self._store.annotators()))

@@ -486,8 +486,8 @@ def test_a_wrong_settings_file_changes_nothing_and_makes_no_store() -> None:
     assert "study.toml: unknown setting 'pausd'; did you mean 'paused'?" in result.output
     assert not Path("study.db").exists()
     result = feedback("settings", "none.toml")
-    assert result.exit_code == 2 and "none.toml: No such file or directory" in result.output
-    result = feedback("settings")
+    assert result.exit_code == 2 and "there is no file none.toml" in result.output
+    result = feedback("settings", "--store", "typo.db")
     assert result.exit_code == 2 and "there is no such file" in result.output
 
 
@@ -495,7 +495,7 @@ def test_suggestions_are_stored_and_people_are_compared_with_them() -> None:
     crowd(n=12)
     said = done("suggest", "--store", "feedback.db", "tiny-reward", "--version", "7")
     assert "13 suggestions by tiny-reward; 1 items left out that scores do not answer" in said
-    assert 'to nobody (setting suggestions = "off")' in said
+    assert 'annotators do not see them (setting suggestions = "off")' in said
     output = " ".join(done("status").split())
     assert re.search(r"tiny-reward \(7\), pairwise: people say the same in \d+% of 60 answers", output)
 
@@ -596,3 +596,40 @@ def test_reward_models_are_fitted_to_a_criterion_of_a_store_and_of_its_items() -
     ):
         result = CliRunner().invoke(app, ["reward", "fit", *arguments])
         assert result.exit_code == 2 and words in " ".join(result.output.split()), result.output
+
+
+def test_settings_begin_with_a_file_that_explains_every_setting() -> None:
+    printed = done("settings")
+    assert "there is no feedback.db yet; these are the defaults" in printed
+    assert not Path("feedback.db").exists()
+    Path("study.toml").write_text(printed[printed.index("# ") :])
+    assert done("settings", "study.toml") == "feedback.db: nothing has changed\n"
+    result = feedback("settings", "typo.toml")
+    assert result.exit_code == 2
+    assert "there is no file typo.toml; `rlhf feedback settings > typo.toml` writes one" in " ".join(
+        result.output.split()
+    )
+
+
+def test_settings_that_do_nothing_yet_are_noted() -> None:
+    text = """
+    render = "markdown"
+    training = {n_items = 2}
+    panel = {person = "PID"}
+    [[questions]]
+    name = "faults"
+    text = "What is wrong?"
+    type = "spans"
+    labels = ["untrue"]
+    """
+    Path("study.toml").write_text(text)
+    said = done("settings", "study.toml")
+    assert (
+        "note: training.n_items is 2, but there are 0 gold questions with an explanation, so nobody is trained" in said
+    )
+    assert "note: texts that faults marks are shown as they are" in said
+    assert "note: panel: without completion_code" in said
+    gold = [{"prompt": f"{i}", "completions": ["a", "b"], "choice": 0, "explanation": "so"} for i in range(2)]
+    done("add", write("gold.jsonl", *gold), "--gold")
+    Path("study.toml").write_text('panel = {person = "PID", completion_code = "C"}\nrender = "plain"')
+    assert "note:" not in done("settings", "study.toml")
