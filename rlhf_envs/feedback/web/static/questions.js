@@ -53,7 +53,7 @@ function radios({ label, options, answered }) {
   for (const { key, shown = key, words, name, data, className = "" } of options) {
     const act = () => choose(data);
     const button = keyed(shown, words, act, className);
-    button.setAttribute("aria-label", name);
+    if (name !== words) button.setAttribute("aria-label", name); // else it is named by what one sees, key and word
     button.dataset.value = JSON.stringify(data);
     row.append(button);
     if (key) keys[key] = [name, act];
@@ -123,7 +123,6 @@ function labels({ question, label, answered, changed }) {
     };
     const button = keyed(key(i), name, act);
     button.dataset.value = name;
-    button.setAttribute("aria-label", name);
     row.append(button);
     if (key(i)) keys[key(i)] = [t("key_label", { label: name }), act];
     return button;
