@@ -311,7 +311,7 @@ async function undo() {
 
 function showKeys() {
   at("keys").showModal();
-  at("keys").scrollTop = 0; // its focus is on the button at the end
+  at("keys").scrollTop = 0; // the button that takes the focus is below a long list
 }
 
 function showGuidelines() {

@@ -33,8 +33,8 @@ export function fit() {
     const style = getComputedStyle(at("task"));
     const room = at("task").clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
     const least = document.body.dataset.kind === "correction" ? 300 : 150;
-    const beside = at("questions") ?? at("said"); // below the texts on narrow screens only
-    const below = beside === null || getComputedStyle(beside).position === "absolute" ? 0 : beside.offsetHeight;
+    const asked = at("questions") ?? at("said"); // on a wide screen the questions stand beside the texts, and take nothing
+    const below = !asked || getComputedStyle(asked).position === "absolute" ? 0 : asked.offsetHeight;
     at("prompt").style.setProperty("--room", `${room - below - 70 - Math.max(least, wanted(panels))}px`); // 70: the question and gaps
   }
   document.querySelectorAll("#task .rendered :is(table, .md-formulas)").forEach((wide) => {
