@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -80,9 +79,8 @@ def view_of(assignment: Assignment, render: Render, urgent: bool = True) -> View
 
 def view_of_item(item: Item, render: Render) -> View:
     """Return how an item is shown to those who look after it: all of it, its completions in the item's order."""
-    sides, ever = tuple(range(len(item.completions))), datetime.max.replace(tzinfo=UTC)
-    nobody = Annotator(0, "", "admin", item.created)
-    return view_of(Assignment(item.id, item, nobody, sides, ever), render, urgent=False)
+    sides, nobody = tuple(range(len(item.completions))), Annotator(0, "", "admin", item.created)
+    return view_of(Assignment(item.id, item, nobody, sides, item.created), render, urgent=False)
 
 
 def _render(view: View, item: Item, sides: Sequence[int], urgent: bool) -> None:
