@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -67,21 +66,23 @@ def view_of(assignment: Assignment, render: Render, urgent: bool = True) -> View
         urgent: render no more than takes a moment, and leave the rest for later: the completions come first, then the
             prompt from its end.
     """
-    item = assignment.item
-    view = View(
-        render=render,
-        prompt=_with_pictures(_prompt(item), item, "message"),
-        completions=[_with_pictures(_completion(item, index), item, "completion", index) for index in assignment.sides],
-    )
-    if render == "markdown":
-        _render(view, item, assignment.sides, urgent)
-    return view
+    return _view(assignment.item, assignment.sides, render, urgent)
 
 
 def view_of_item(item: Item, render: Render) -> View:
     """Return how an item is shown to those who look after it: all of it, its completions in the item's order."""
-    sides = tuple(range(len(item.completions)))
-    return view_of(Assignment(item.id, item, "", sides, datetime.max.replace(tzinfo=UTC)), render, urgent=False)
+    return _view(item, range(len(item.completions)), render, urgent=False)
+
+
+def _view(item: Item, sides: Sequence[int], render: Render, urgent: bool) -> View:
+    view = View(
+        render=render,
+        prompt=_with_pictures(_prompt(item), item, "message"),
+        completions=[_with_pictures(_completion(item, index), item, "completion", index) for index in sides],
+    )
+    if render == "markdown":
+        _render(view, item, sides, urgent)
+    return view
 
 
 def _render(view: View, item: Item, sides: Sequence[int], urgent: bool) -> None:
