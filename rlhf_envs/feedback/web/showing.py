@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from ..records import Annotator, Assignment, Item
+from ..records import Assignment, Item
 from .markdown import LONGEST, SECONDS, render_markdown
 
 __all__ = ["Picture", "Render", "Turn", "View", "view_of", "view_of_item"]
@@ -66,21 +66,23 @@ def view_of(assignment: Assignment, render: Render, urgent: bool = True) -> View
         urgent: render no more than takes a moment, and leave the rest for later: the completions come first, then the
             prompt from its end.
     """
-    item = assignment.item
-    view = View(
-        render=render,
-        prompt=_with_pictures(_prompt(item), item, "message"),
-        completions=[_with_pictures(_completion(item, index), item, "completion", index) for index in assignment.sides],
-    )
-    if render == "markdown":
-        _render(view, item, assignment.sides, urgent)
-    return view
+    return _view(assignment.item, assignment.sides, render, urgent)
 
 
 def view_of_item(item: Item, render: Render) -> View:
     """Return how an item is shown to those who look after it: all of it, its completions in the item's order."""
-    sides, nobody = tuple(range(len(item.completions))), Annotator(0, "", "admin", item.created)
-    return view_of(Assignment(item.id, item, nobody, sides, item.created), render, urgent=False)
+    return _view(item, range(len(item.completions)), render, urgent=False)
+
+
+def _view(item: Item, sides: Sequence[int], render: Render, urgent: bool) -> View:
+    view = View(
+        render=render,
+        prompt=_with_pictures(_prompt(item), item, "message"),
+        completions=[_with_pictures(_completion(item, index), item, "completion", index) for index in sides],
+    )
+    if render == "markdown":
+        _render(view, item, sides, urgent)
+    return view
 
 
 def _render(view: View, item: Item, sides: Sequence[int], urgent: bool) -> None:
