@@ -14,8 +14,6 @@ from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.web import create_app
 from rlhf_envs.feedback.web.auth import COOKIE
 
-from .conftest import SECRET
-
 FILLED = {
     "token": "x" * 20,
     "name": "guidelines",
@@ -115,11 +113,11 @@ def test_without_an_account_only_the_door_is_open(app: FastAPI, visitor: Callabl
         assert closed, (method, template, answer.status_code)
 
 
-def test_the_session_of_another_project_is_worth_nothing(admin: TestClient, tmp_path: Path) -> None:
+def test_the_session_of_another_project_is_worth_nothing(app: FastAPI, admin: TestClient, tmp_path: Path) -> None:
     """Also where both projects sign cookies with one secret, and both have an account of that name."""
     with FeedbackStore(tmp_path / "other.db") as other:
         other.add_annotator("root", "admin")
-        there = create_app(other, secret=SECRET)
+        there = create_app(other, secret=app.state.secret)
         with TestClient(there, follow_redirects=False) as client:
             client.cookies.set(COOKIE, admin.cookies[COOKIE])
             client.headers["X-CSRF-Token"] = admin.headers["X-CSRF-Token"]
