@@ -24,32 +24,33 @@ from scipy.stats import bootstrap
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.preferences.next_item import POLICIES, embed_texts, fit_heads, score_pairs
 
-from .queries import BATCH, Pool, held_out_pairs
+from .queries import Pool, draw_answers, held_out_pairs
 
-__all__ = ["ORDERS", "learning_curve", "main"]
+__all__ = ["ORDERS", "learning_curve", "load_embedded", "main"]
 
 ORDERS = ("random", "age", *POLICIES)
 
 
 def load_pool(rows: Sequence[dict[str, Any]], embeddings: np.ndarray, n: int, seed: int) -> Pool:
-    """Draw a pool of n pairs of training snippets, each of one batch and with one rater's answer, in the file's order.
-
-    As `benchmarks.queries.load_pool` with one rater's labels, but for the order.
-    """
-    generator = np.random.default_rng(seed)
-    training = {i for i, row in enumerate(rows) if row["split"] == "train"}
-    pairs: dict[tuple[int, int], float] = {}
-    while len(pairs) < n:
-        i = int(generator.integers(len(rows)))
-        j = i // BATCH * BATCH + int(generator.integers(BATCH))
-        if i == j or not {i, j} <= training or (i, j) in pairs or (j, i) in pairs:
-            continue
-        gaps = np.subtract(rows[i]["ratings"], rows[j]["ratings"])
-        if gaps.any():
-            pairs[i, j] = float(generator.choice(gaps[gaps != 0]) > 0)
+    """Draw a pool of n pairs of training snippets, each with one rater's answer, in the file's order."""
+    pairs = draw_answers(rows, n, "one", seed)
     left, right = np.array(sorted(pairs)).T
     answers = np.array([pairs[pair] for pair in sorted(pairs)])
     return Pool(embeddings[left] - embeddings[right], answers)
+
+
+def load_embedded(
+    n: int | None, model: str, file: Path | None, dimensions: int
+) -> tuple[list[dict[str, Any]], np.ndarray]:
+    """Return the first n rated snippets, and their embeddings, (n, dimensions). `file` keeps them."""
+    rows: list[dict[str, Any]] = load_rows("rated_snippets", required=("text", "ratings"))[:n]
+    if file and file.exists():
+        embeddings = np.load(file)
+    else:
+        embeddings = embed_texts([row["text"] for row in rows], model)
+        if file:
+            np.save(file, embeddings)
+    return rows, components(embeddings, min(dimensions, embeddings.shape[1]))
 
 
 def learning_curve(order: str, pool: Pool, held_out: Pool, labels: Sequence[int], every: int, seed: int) -> list[float]:
@@ -98,14 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.seeds < 5:
         parser.error("an interval needs 5 seeds or more")
     start, labels = time.perf_counter(), sorted(args.labels)
-    rows: list[dict[str, Any]] = load_rows("rated_snippets", required=("text", "ratings"))[: args.snippets]
-    if args.embeddings and args.embeddings.exists():
-        embeddings = np.load(args.embeddings)
-    else:
-        embeddings = embed_texts([row["text"] for row in rows], args.model)
-        if args.embeddings:
-            np.save(args.embeddings, embeddings)
-    embeddings = components(embeddings, min(args.dimensions, embeddings.shape[1]))
+    rows, embeddings = load_embedded(args.snippets, args.model, args.embeddings, args.dimensions)
     held_out = held_out_pairs(rows, embeddings, "test", 2000)
     curves: dict[str, list[list[float]]] = {order: [] for order in ORDERS}
     for seed in range(args.first_seed, args.first_seed + args.seeds):

@@ -44,8 +44,8 @@ class Pool:
     answers: np.ndarray  # (pairs,), 1.0 where the first wins, 0.0 where the second does
 
 
-def load_pool(rows: Sequence[dict[str, Any]], embeddings: np.ndarray, n: int, labels: str, seed: int) -> Pool:
-    """Draw a pool of n pairs of training snippets, each pair from one batch, and one answer per pair."""
+def draw_answers(rows: Sequence[dict[str, Any]], n: int, labels: str, seed: int) -> dict[tuple[int, int], float]:
+    """Draw n pairs of training snippets, each pair from one batch, with an answer: 1 if the first is better, else 0."""
     generator = np.random.default_rng(seed)
     training = {i for i, row in enumerate(rows) if row["split"] == "train"}
     pairs: dict[tuple[int, int], float] = {}
@@ -58,6 +58,12 @@ def load_pool(rows: Sequence[dict[str, Any]], embeddings: np.ndarray, n: int, la
         answers = np.array([gaps.sum()]) if labels == "all" else gaps
         if answers.any():
             pairs[i, j] = float(generator.choice(answers[answers != 0]) > 0)
+    return pairs
+
+
+def load_pool(rows: Sequence[dict[str, Any]], embeddings: np.ndarray, n: int, labels: str, seed: int) -> Pool:
+    """Draw a pool of n pairs, see `draw_answers`."""
+    pairs = draw_answers(rows, n, labels, seed)
     left, right = np.array(list(pairs)).T
     return Pool(embeddings[left] - embeddings[right], np.array(list(pairs.values())))
 

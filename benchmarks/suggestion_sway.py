@@ -23,10 +23,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap
 
-from rlhf_envs.datasets import load_rows
-from rlhf_envs.preferences.next_item import embed_texts, fit_head
+from rlhf_envs.preferences.next_item import fit_head
 
-from .next_item import components
+from .next_item import load_embedded
 from .queries import BATCH
 
 __all__ = ["COLUMNS", "main", "measure"]
@@ -101,14 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.anchoring[0] != 0 or args.seeds < 3:
         parser.error("the changes are from --anchoring 0, which comes first; an interval needs 3 seeds or more")
     start = time.perf_counter()
-    rows: list[dict[str, Any]] = load_rows("rated_snippets", required=("text", "ratings"))[: args.snippets]
-    if args.embeddings and args.embeddings.exists():
-        embeddings = np.load(args.embeddings)
-    else:
-        embeddings = embed_texts([row["text"] for row in rows], args.model)
-        if args.embeddings:
-            np.save(args.embeddings, embeddings)
-    embeddings = components(embeddings, min(args.dimensions, embeddings.shape[1]))
+    rows, embeddings = load_embedded(args.snippets, args.model, args.embeddings, args.dimensions)
     found = np.stack(
         [
             measure(rows, embeddings, args.anchoring, args.pairs, args.length_bias, args.noise, seed)

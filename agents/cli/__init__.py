@@ -16,7 +16,6 @@ from . import (
     envs,
     evaluate,
     feedback,
-    feedback_queue,
     generate,
     lists,
     loop,
@@ -73,8 +72,6 @@ add_command(app, evaluate.AttackConfig, "attack")(evaluate.attack)
 add_command(app, compare.CompareFlags, "compare")(compare.compare)
 add_command(app, tune.TuneFlags, "tune")(tune.tune)
 add_command(app, loop.LoopFlags, "loop")(loop.loop)
-add_command(feedback.feedback_app, feedback_queue.PrioritiseConfig, "prioritise")(feedback_queue.prioritise)
-add_command(feedback.feedback_app, feedback_queue.SuggestConfig, "suggest")(feedback_queue.suggest)
 app.add_typer(feedback.feedback_app, name="feedback")
 app.add_typer(reward.reward_app, name="reward")
 add_command(app, pretrain.PretrainConfig, "pretrain")(pretrain.pretrain)

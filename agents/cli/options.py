@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from decimal import Decimal
 from traceback import walk_tb
 from types import UnionType
-from typing import Annotated, Any, NoReturn, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, NoReturn, TypeVar, Union, get_args, get_origin
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -105,7 +105,13 @@ def _usage_message(error: Any, context: Any) -> str:
 
 
 class Flags(BaseModel):
-    """Hold the flags of a verb. Unknown names are refused."""
+    """Hold the flags of a verb. Unknown names are refused.
+
+    Attributes:
+        boxes: whether its help sorts the flags into the boxes of `PANELS`.
+    """
+
+    boxes: ClassVar[bool] = True
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -115,12 +121,15 @@ def argument(description: str) -> Any:
     return Field(description=description, json_schema_extra={"argument": True})
 
 
-def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[Callable[[Config], None]], None]:
+def add_command(
+    app: typer.Typer, model: type[Config], name: str, box: str | None = None
+) -> Callable[[Callable[[Config], None]], None]:
     """Return a decorator that makes a function of a configuration a command with one flag per field.
 
     A field's description is its help text. `json_schema_extra` may hold `flags` (instead of `--the-name`), `argument`
     (True: given by position) and `type` ("text" for unions). Only what the user gives reaches the model, so the model's
-    defaults are the only ones. Errors that the user can cause end the command with one line, see `user_errors`.
+    defaults are the only ones. Errors that the user can cause end the command with one line, see `user_errors`. The
+    help of `app` lists the command under the heading `box`.
     """
 
     def decorate(run: Callable[[Config], None]) -> None:
@@ -137,12 +146,13 @@ def add_command(app: typer.Typer, model: type[Config], name: str) -> Callable[[C
                 run(config)
 
         hidden = getattr(model, "without", ())  # fields of a base class that are no flags of this verb
-        parameters = [_parameter(key, field) for key, field in model.model_fields.items() if key not in hidden]
+        boxes = getattr(model, "boxes", True)
+        parameters = [_parameter(key, field, boxes) for key, field in model.model_fields.items() if key not in hidden]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         paragraphs = (run.__doc__ or "").split("\n\n")
         command.__doc__ = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)  # Typer wraps it anew
-        app.command(name)(command)
+        app.command(name, rich_help_panel=box)(command)
 
     return decorate
 
@@ -244,7 +254,7 @@ def _is_bug(error: Exception) -> bool:
     return printing or modules[-1].startswith(f"{__package__}.")
 
 
-def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+def _parameter(name: str, field: FieldInfo, boxes: bool) -> inspect.Parameter:
     extra = _extra(field)
     kind = str if extra.get("type") == "text" else _plain(field.annotation)
     metavar = "KEY:VALUE" if get_origin(field.annotation) is dict else METAVARS.get(kind, "TEXT")
@@ -257,7 +267,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
             help=_help(field),
             show_default=False,
             metavar=None if kind is bool else metavar,
-            rich_help_panel=next((panel for panel, names in PANELS.items() if name in names), None),
+            rich_help_panel=next((panel for panel, names in PANELS.items() if boxes and name in names), None),
             autocompletion=COMPLETIONS.get(name),
         )
     required = extra.get("argument") and field.is_required()

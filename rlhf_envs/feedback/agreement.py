@@ -95,7 +95,7 @@ def _shared_counts(votes: Iterable[Coded]) -> tuple[NDArray[np.int64], FloatArra
 def _alpha(
     counts: NDArray[np.int64], domain: FloatArray, level: Level, weights: NDArray[np.int64] | None = None
 ) -> float:
-    """Return alpha of units given as counts of values, (units, values), each of which occurs `weights` times."""
+    """Return alpha of units given as counts of values, (units, values); each unit occurs `weights` times."""
     times = np.ones(len(counts), dtype=np.int64) if weights is None else weights
     totals = (times @ counts).astype(np.float64)  # (values,)
     if np.count_nonzero(totals) < 2:

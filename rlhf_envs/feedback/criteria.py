@@ -7,7 +7,7 @@
 | rating of an item with one completion | - | as they are |
 | labels, one of exactly two, about one completion | - | thumbs: the first label is up; as numbers 1 and 0 |
 
-Other questions say nothing of which completion is better. Answers given under another version of a question, whose
+Other questions do not say that one completion is better. Answers given under another version of a question, whose
 meaning differed, are left out and counted.
 """
 

@@ -277,7 +277,7 @@ def check_value(
 
 
 def is_explained(item: NewItem) -> bool:
-    """Return whether an item is a gold question with an explanation, of which a training can be made."""
+    """Return whether an item is a gold question with an explanation, so that a training may use it."""
     explanation = item.meta.get("explanation")
     return item.gold is not None and isinstance(explanation, str) and bool(explanation.strip())
 

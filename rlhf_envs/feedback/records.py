@@ -293,7 +293,7 @@ class Webhooks:
 
     Attributes:
         url: an address that begins with http:// or https://.
-        events: which of `EVENTS` are sent.
+        events: which events are sent.
         secret: signs them: "whsec_" and the base64 of 24 to 64 bytes.
     """
 
@@ -333,15 +333,16 @@ class Settings:
         harms: the categories of "flags", each of 1 to 60 characters.
         lease_seconds: how long an annotator has for an item before another may take it.
         paused: whether no items are given out.
-        language: the language of the page for annotators whose browser asks for none of `LANGUAGES`.
-        questions: what is asked of its own about items, in this order, below the question of their kind.
-        wording: maps kinds of items to the words of their question, such as "Which answer helps more?".
-        next_item: which of equally urgent items is asked next, one of `NEXT_ITEM`. "age" takes the oldest. "random"
-            draws. "uncertainty", "disagreement" and "gain" go by scores that `rlhf feedback prioritise` writes; items
-            without a score come after the others, in random order.
+        language: the language of the page for annotators whose browser asks for none of the page's: "en", "zh", "de",
+            "es", "fr", "ja".
+        questions: what the project asks of its own about items, in this order, beside the question of their kind.
+        wording: maps kinds of items to the words of their question: pairwise = "Which answer helps more?".
+        next_item: which of equally urgent items is asked next. "age" takes the oldest. "random" draws. "uncertainty",
+            "disagreement" and "gain" go by scores that `rlhf feedback prioritise` writes; items without a score come
+            after the others, in random order.
         overlap: "fixed" asks as many annotators as an item says. "adaptive" asks two about every item that is added
-            from then on, and one more at a time while their answers decide nothing (see `deciding.is_decided`).
-            Gold questions and corrections stay fixed.
+            from then on, and one more at a time while their answers decide nothing. Gold questions and corrections
+            stay fixed.
         max_overlap: up to how many are asked if the overlap adapts; an item that asks for more gets more.
         suggestions: "after" shows annotators what a model suggests (`rlhf feedback suggest`), after their own answer.
             "off" shows it to nobody.

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
+import re
+import textwrap
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,12 +81,67 @@ def parse_settings(text: str, folder: Path | None = None) -> dict[str, Any]:
 
 
 def settings_as_toml(settings: Settings) -> str:
-    """Return all settings as TOML that `parse_settings` reads back."""
+    """Return all settings as TOML that `parse_settings` reads back.
+
+    A comment says what each setting is. Keys of tables that have their default stand there as comments.
+    """
+    plain = as_plain(settings, brief=True)
+    told = _descriptions(Settings)
+    parts: list[list[str]] = [[], []]  # TOML has the tables after everything else
+    for name, value in plain.items():
+        kind = type(getattr(settings, name))
+        is_table = isinstance(value, dict) or name == "questions"
+        if dataclasses.is_dataclass(kind):
+            lines = _table(name, kind, value)
+        elif is_table and not value:
+            lines = [f"# [[{name}]]" if name == "questions" else f"# [{name}]"]
+        else:
+            lines = _dump({name: value})
+        parts[is_table].append("\n".join([*_commented(told.get(name, "")), *lines]))
+    return "\n\n".join(parts[0] + parts[1]) + "\n"
+
+
+def _dump(plain: dict[str, Any]) -> list[str]:
     import tomli_w
 
-    plain = _without_nothing(as_plain(settings, brief=True))
+    plain = _without_nothing(plain)
     # TOML reads a line end in a text over several lines as "\n", so texts with "\r" stand on one line.
-    return tomli_w.dumps(plain, multiline_strings="\\r" not in json.dumps(plain))
+    return tomli_w.dumps(plain, multiline_strings="\\r" not in json.dumps(plain)).strip("\n").split("\n")
+
+
+def _commented(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, 100, break_long_words=False, break_on_hyphens=False)]
+
+
+def _table(name: str, kind: type, plain: dict[str, Any]) -> list[str]:
+    """Return the lines of a dataclass's table. Fields that `plain` leaves out stand there as comments."""
+    told = _descriptions(kind)
+    simple: list[str] = []
+    tables: list[str] = []
+    for field in dataclasses.fields(kind):
+        value = plain.get(field.name)
+        if field.name in plain:
+            lines = _dump({name: {field.name: value}})
+            lines = lines[lines[0] == f"[{name}]" :]
+        else:
+            lines = [f"# {field.name} = {json.dumps(as_plain(_default(field)), ensure_ascii=False)}"]
+        holds_tables = isinstance(value, list) and any(isinstance(inner, dict) for inner in value)
+        (tables if holds_tables else simple).extend([*_commented(told.get(field.name, "")), *lines])
+    return [f"[{name}]", *simple, *tables]
+
+
+@functools.cache
+def _descriptions(kind: type) -> dict[str, str]:
+    """Return what the docstring of a dataclass says of its fields."""
+    told: dict[str, str] = {}
+    name = ""
+    for line in inspect.cleandoc(kind.__doc__ or "").partition("Attributes:\n")[2].splitlines():
+        if found := re.match(r"    (\w+): (.*)", line):
+            name = found[1]
+            told[name] = found[2]
+        elif name and line.strip():
+            told[name] += " " + line.strip()
+    return {name: text[0].upper() + text[1:] for name, text in told.items()}
 
 
 def describe_changes(before: Settings, after: Settings) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from .deciding import CAN_ADAPT, same_answer
-from .records import Assignment, Item
+from .records import Annotator, Assignment, Item
 from .simulated import Scorer, SimulatedAnnotator
 
 if TYPE_CHECKING:
@@ -59,8 +59,6 @@ def suggest_answers(
 
 def _shown(item: Item) -> Assignment:
     """Return the item as if it were lent, with its completions in their order."""
-    from .records import Annotator
-
     nobody = Annotator(0, "suggestion", "annotator", item.created)
     return Assignment(0, item, nobody, tuple(range(len(item.completions))), item.created)
 

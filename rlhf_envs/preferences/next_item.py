@@ -1,7 +1,7 @@
 """Score pairs that nobody has judged by how much a judgement would teach a reward model.
 
 The model is a linear Bradley-Terry head on frozen embeddings, fitted anew to the judgements in seconds, and in several
-bootstraps. "uncertainty" and "disagreement" are those of `rlhf_envs.preferences.queries`. "gain" is the expected gain:
+bootstraps. "uncertainty" and "disagreement" are as in `rlhf_envs.preferences.queries`. "gain" is the expected gain:
 how far one more judgement would lower the variance of the head's predictions, on average over all pairs (Cohn,
 Ghahramani and Jordan, 1996, https://arxiv.org/abs/cs/9603104; for logistic regression Schein and Ungar, 2007,
 https://doi.org/10.1007/s10994-007-5019-5). It is greedy: the second pair is chosen knowing the first.

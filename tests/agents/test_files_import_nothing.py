@@ -62,6 +62,9 @@ VERBS: dict[str, list[list[str]]] = {
     "loop": [["--resume", LOOP]],
     "feedback add": [[RUN], [BUNDLE], ["tiny", "--env", ID, "--against", RUN], [MODEL]],
     "feedback simulate": [["--scorer", MODEL]],
+    "feedback suggest": [[MODEL]],
+    "feedback prioritise": [["--model", MODEL]],
+    "feedback forecast": [["--model", MODEL]],
     "reward fit": [[ROWS, "fitted", "--model", MODEL]],
     "reward eval": [[MODEL, ROWS], [RUN, ROWS], [BUNDLE, ROWS]],
     "pretrain": [[ROWS, "out", "--model", MODEL]],
@@ -70,7 +73,10 @@ VERBS: dict[str, list[list[str]]] = {
 # These read rows of data or a feedback store, and nothing that describes an environment or a model.
 OTHER_VERBS = {"envs", "algos", "rewards", "models"} | {
     f"feedback {verb}"
-    for verb in ("account", "backup", "export", "import", "invite", "label", "restore", "serve", "settings", "status")
+    for verb in (
+        *("account", "archive", "audit", "backup", "drop", "export", "import", "invite", "label", "panel", "restore"),
+        *("serve", "settings", "status", "webhook-secret"),
+    )
 }
 
 FUNCTIONS: dict[str, list[Callable[[dict[str, Path]], Any]]] = {

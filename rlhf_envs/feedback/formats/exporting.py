@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
-import json
-from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,10 +12,11 @@ from ...files import replace_file
 from ..criteria import derive, find_criterion, form_for
 from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
 from ..settings_file import as_plain
-from .argilla import argilla_row
-from .label_studio import label_studio_config, label_studio_row, label_studio_task
+from .label_studio import label_studio_config
+from .table_rows import argilla_rows, by_item, label_studio_rows, label_studio_tasks
 from .trainer_rows import HOW as VOTES
 from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
+from .writing import WRITERS, without_surrogates
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
@@ -45,8 +42,6 @@ Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, s
 
 HOW = (*VOTES, "adjudicated")
 FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
-_OWN_ITEM = "asks the project's own questions alone: only --format items has them (item)"
-_OWN = "answers to the project's own questions: only --format items has them (judgement)"
 _TABLES = ("argilla", "label-studio")  # formats of other programs, which count what they cannot hold themselves
 _EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
 
@@ -66,7 +61,7 @@ def item_rows(
     `FeedbackStore.picture`, a row has its pictures as data URLs. Items that are asked no more, as
     `FeedbackStore.withdrawn_items` gives them, have "withdrawn" and the overlap that they had.
     """
-    given = _by_item(judgements)
+    given = by_item(judgements)
     fields = ("annotator", "value", "seconds", "comment", "sides", "key", "answers", "version")
     rows = []
     for item in items:
@@ -106,60 +101,6 @@ def _pictures(item: Item, picture: Callable[[str], tuple[str, bytes] | None]) ->
 
 def _asked(settings: Settings) -> Row:
     return {name: as_plain(getattr(settings, name)) for name in ASKED_SETTINGS}
-
-
-def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
-    """Return Argilla's table, one row per item. See `rlhf_envs.feedback.formats.argilla`."""
-    given, dropped = _by_item(judgements), Counter[str]()
-    rows = []
-    for item in items:
-        if item.gold is not None:
-            dropped["gold question (item)"] += 1
-        elif item.kind == "questions":
-            dropped[_OWN_ITEM] += 1
-        else:
-            dropped[_OWN] += sum(bool(judgement.answers) for judgement in given[item.id])
-            rows.append(argilla_row(item, given[item.id]))
-    return Export(rows, {reason: n for reason, n in dropped.items() if n})
-
-
-def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
-    """Return Label Studio's table, one row per judgement, or per item without one. See `formats.label_studio`."""
-    given, dropped = _by_item(judgements), Counter[str]()
-    rows: list[Row] = []
-    for item in items:
-        if item.gold is not None:
-            dropped["gold question (item)"] += 1
-        elif item.kind == "questions":
-            dropped[_OWN_ITEM] += 1
-        else:
-            dropped[_OWN] += sum(bool(judgement.answers) for judgement in given[item.id])
-            rows += [label_studio_row(item, judgement) for judgement in given[item.id]]
-            if not given[item.id]:
-                rows.append(label_studio_row(item, None))
-    return Export(rows, {reason: n for reason, n in dropped.items() if n})
-
-
-def label_studio_tasks(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings) -> Export:
-    """Return tasks for Label Studio's import, one per item with its judgements.
-
-    Raises:
-        ValueError: the items are of several kinds, and a project of Label Studio asks one kind of question.
-    """
-    given = _by_item(judgements)
-    asked = [item for item in items if item.gold is None and item.kind != "questions"]
-    if len(kinds := {item.kind for item in asked}) > 1:
-        raise ValueError(
-            f"a project of Label Studio asks one kind of question, and the items are {', '.join(sorted(kinds))}: give "
-            "--kind, one file for each"
-        )
-    dropped = {
-        "gold question (item)": sum(item.gold is not None for item in items),
-        _OWN_ITEM: sum(item.kind == "questions" for item in items),
-        _OWN: sum(bool(judgement.answers) for item in asked for judgement in given[item.id]),
-    }
-    rows = [label_studio_task(item, given[item.id], settings) for item in asked]
-    return Export(rows, {reason: n for reason, n in dropped.items() if n})
 
 
 def export_file(
@@ -261,9 +202,8 @@ def export_file(
     export.dropped.update(_not_exported(format, items, everything, without))
     export = _with_changes(store, export, items, judgements, {} if criterion else finals)
     if extension == ".csv":
-        export = _without_surrogates(export)
-    as_bytes = {".csv": _as_csv, ".json": _as_json, ".jsonl": _as_jsonl}[extension]
-    replace_file(Path(path), as_bytes(export.rows))
+        export = without_surrogates(export)
+    replace_file(Path(path), WRITERS[extension](export.rows))
     if extension == ".json" and export.rows:
         _write_interface(path, export.rows, judgements, settings)
     return export
@@ -337,7 +277,7 @@ def _with_changes(
 def _with_finals(
     items: Sequence[Item], judgements: Sequence[Judgement], finals: Mapping[int, Adjudication]
 ) -> list[Judgement]:
-    """Return the judgements with the final answer in place of those of an item that has one."""
+    """Return the judgements with an item's final answer, if it has one, in place of its other judgements."""
     kept = [judgement for judgement in judgements if judgement.item_id not in finals]
     kinds = {item.id: (item.kind, tuple(range(len(item.completions)))) for item in items}
     for final in finals.values():
@@ -362,45 +302,3 @@ def _all_conversations(items: Sequence[Item], judgements: Sequence[Judgement]) -
     judged = {judgement.item_id for judgement in judgements if judgement.value is not None}
     kept = [bool(item.meta.get("messages")) for item in items if item.id in judged and item.gold is None]
     return bool(kept) and all(kept)
-
-
-def _without_surrogates(export: Export) -> Export:
-    """Leave out, and count, the rows with a lone surrogate, which UTF-8 cannot hold."""
-    whole = [row for row in export.rows if _is_utf8(row)]
-    dropped = dict(export.dropped)
-    if len(whole) < len(export.rows):
-        dropped["text that UTF-8 cannot hold (row)"] = len(export.rows) - len(whole)
-    return replace(export, rows=whole, dropped=dropped)
-
-
-def _by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:
-    given: dict[int, list[Judgement]] = defaultdict(list)
-    for judgement in judgements:
-        given[judgement.item_id].append(judgement)
-    return given
-
-
-def _as_jsonl(rows: Iterable[Row]) -> bytes:
-    # Escapes also keep lone surrogates, which UTF-8 cannot hold, and separators that some readers take for line ends.
-    return "".join(f"{json.dumps(row)}\n" for row in rows).encode()
-
-
-def _as_json(rows: Sequence[Row]) -> bytes:
-    return (json.dumps(list(rows), indent=1) + "\n").encode()
-
-
-def _as_csv(rows: Sequence[Row]) -> bytes:
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
-
-
-def _is_utf8(row: Row) -> bool:
-    try:
-        "".join(value for value in row.values() if isinstance(value, str)).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -283,7 +283,7 @@ def _turns(answers: Sequence[Prompt]) -> dict[str, Any]:
 
 
 def _asked(row: dict[str, Any]) -> tuple[Prompt, Sequence[Prompt]]:
-    """Return the prompt and the completions of a row of our own, those of several turns as messages."""
+    """Return the prompt and the completions of a row of our own; completions of several turns are messages."""
     if "completions" in row:
         completions = row["completions"]
         if not isinstance(completions, list) or not completions:

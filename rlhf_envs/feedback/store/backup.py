@@ -13,10 +13,10 @@ from pathlib import Path
 from ..records import StoreError
 from .database import Database, parse_url
 
-__all__ = ["backup", "restore_backup"]
+__all__ = ["back_up", "restore_backup"]
 
 
-def backup(store_url: str | Path, path: str | Path) -> dict[str, int]:
+def back_up(store_url: str | Path, path: str | Path) -> dict[str, int]:
     """Copy a store in SQLite to a file, as it is at one moment, while people write to it.
 
     SQLite's backup API copies it. The copy is checked, on the disk and readable for its owner alone before it gets its
@@ -36,7 +36,7 @@ def backup(store_url: str | Path, path: str | Path) -> dict[str, int]:
 
 
 def restore_backup(path: str | Path, store_url: str | Path) -> dict[str, int]:
-    """Make a store of a copy that `backup` has written. End the server first, and move the old store away.
+    """Make a store of a copy that `back_up` has written. End the server first, and move the old store away.
 
     Returns:
         How many rows the store has of "items", "judgements" and "annotators".

@@ -21,6 +21,8 @@ from .withdrawing import person_mark
 __all__ = ["Panelist", "answer_screening", "end_part", "enter_panel", "list_panelists", "panelist", "return_address"]
 
 _LONGEST = 200  # characters of a parameter's value
+# A gap of the link that the panel has not filled in: everybody would share the account of that name.
+_UNFILLED = re.compile(r"\{\{.*\}\}|\$\{.*\}|\{%.*%\}|\[%.*%\]|%%.*%%|\$e\{.*\}")
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def enter_panel(store: FeedbackStore, given: Mapping[str, str]) -> Annotator:
 
     Raises:
         LookupError: the project takes nobody from a panel.
-        ValueError: a parameter is missing, empty or too long.
+        ValueError: a parameter is missing, empty or too long, or a gap that the panel did not fill in.
         PermissionError: the person has withdrawn, or an admin switched the account off.
     """
     with store._database.write() as connection:
@@ -153,6 +155,11 @@ def _checked(name: str, value: str) -> str:
     value = value.strip()
     if not 0 < len(value) <= _LONGEST or not value.isprintable() or not value.isascii():
         raise ValueError(f"the link needs {name}=..., 1 to {_LONGEST} characters of ASCII, got {value[:_LONGEST]!r}")
+    if _UNFILLED.search(value):
+        raise ValueError(
+            f"{name}={value} is a gap that the panel did not fill in; to try the link, write a name such as "
+            f"{name}=test-1"
+        )
     return value
 
 

@@ -45,7 +45,7 @@ def vote_of(row: Mapping[str, Any]) -> str | None:
 
 
 def search_terms(text: str) -> list[str]:
-    """Return the folded words to look for, all of which must occur. Quotation marks keep words together."""
+    """Return the folded words that must all occur. Quotation marks keep words together."""
     found = [fold(quoted or word) for quoted, word in _TERM.findall(text)]
     return [term for term in found if term.strip()][:_MOST_TERMS]
 

@@ -119,7 +119,7 @@ def _n_done(connection: sa.Connection, person: int) -> int:
 
 
 def _unread(connection: sa.Connection, settings: Settings, person: int) -> set[str]:
-    """Return the names of the documents of which a person has not read the present text."""
+    """Return the names of the documents whose present text a person has not read."""
     texts = {name: text for name in DOCUMENTS if (text := text_of(settings, name)).strip()}
     if not texts:
         return set()

@@ -205,7 +205,7 @@ class _State:
 
 
 def _pool(connection: sa.Connection, settings: Settings) -> Sequence[int]:
-    """Return the ids of the items of which the training is made."""
+    """Return the ids of the training's items."""
     query = sa.select(items.c.id).where(IN_TRAINING, items.c.withdrawn.is_(None))
     if settings.training.items:
         query = query.where(items.c.id.in_(settings.training.items))

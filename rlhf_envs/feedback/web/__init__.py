@@ -5,14 +5,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .admin_participation import panel_csv
     from .app import create_app
     from .archive import write_archive
     from .server import serve
+    from .study import remark_on_settings
     from .summary import summarise
 
-__all__ = ["create_app", "serve", "summarise", "write_archive"]
+__all__ = ["create_app", "panel_csv", "remark_on_settings", "serve", "summarise", "write_archive"]
 
-_HOMES = {"create_app": "app", "serve": "server", "summarise": "summary", "write_archive": "archive"}
+_HOMES = {
+    "create_app": "app",
+    "panel_csv": "admin_participation",
+    "remark_on_settings": "study",
+    "serve": "server",
+    "summarise": "summary",
+    "write_archive": "archive",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -12,10 +12,12 @@ from ..records import Annotator
 from ..store.browsing import ItemFilter, ItemRow, browse_items, one_item
 from ..store.store import FeedbackStore
 from .admin_items import RowId, problem_text
-from .api import SettingsOut
+from .api import AskedRender, SettingsOut
 from .auth import CsrfChecked, SignedIn, Store
+from .differences import mark_differences
 from .pages import render
 from .responses import AsciiJSON, problems
+from .showing import Render, View, view_of_item
 
 __all__ = ["api", "may_adjudicate", "pages"]
 
@@ -49,12 +51,13 @@ class SaidOut(BaseModel):
 
 
 class ItemOut(BaseModel):
-    """Show an item that waits for its final answer. `key` leads to the one after it."""
+    """Show an item that waits for its final answer. `view` says how, and `key` leads to the one after it."""
 
     id: int
     kind: str
     prompt: str
     completions: list[str]
+    view: View
     said: list[SaidOut]
     final: dict[str, Any] | None
     disagreement: float | None
@@ -91,6 +94,7 @@ def next_item(
     item: Annotated[int, Query(ge=1, le=2**31 - 1)] | None = None,
     after: Annotated[str, Query(max_length=100, pattern=r"^$|^[\d.e+-]+:\d{1,10}$")] = "",
     names: bool = False,
+    render: AskedRender = None,
 ) -> Response:
     """Return the item of an id, or that whose annotators disagree most. Names are told to admins only."""
     key = None
@@ -103,9 +107,24 @@ def next_item(
     except ValueError as error:
         raise HTTPException(404 if item is not None else 422, problem_text(error)) from error
     settings = store.settings
-    shown = None if row is None else _item(store, row, key, names and person.role == "admin")
+    shown = None if row is None else _item(store, row, key, names and person.role == "admin", render or settings.render)
     out = {name: getattr(settings, name) for name in SettingsOut.model_fields}
     return AsciiJSON({"item": shown, "left": page.total, "settings": out})
+
+
+@api.get("/{item_id}/view", response_model=View, responses=problems(401, 403, 404))
+def view(
+    item_id: RowId, store: Store, person: Adjudicator, render: AskedRender = None, differences: bool = False
+) -> Response:
+    """Return how an item is shown. With `differences`, two completions mark the words in which they differ."""
+    try:
+        item = one_item(store, item_id).item
+    except ValueError as error:
+        raise HTTPException(404, problem_text(error)) from error
+    shown = view_of_item(item, render or store.settings.render)
+    if differences:
+        mark_differences(shown, list(item.completions))
+    return AsciiJSON(shown.model_dump())
 
 
 @api.post("/{item_id}", status_code=204, dependencies=[CsrfChecked], responses=problems(401, 403))
@@ -118,7 +137,7 @@ def give(item_id: RowId, final: Final, store: Store, person: Adjudicator) -> Res
     return Response(status_code=204)
 
 
-def _item(store: FeedbackStore, row: ItemRow, key: str | None, names: bool) -> dict[str, Any]:
+def _item(store: FeedbackStore, row: ItemRow, key: str | None, names: bool, render: Render) -> dict[str, Any]:
     item = row.item
     given = store.judgements(item_ids=[item.id], include_skips=True)
     final = store.adjudications().get(item.id)
@@ -127,6 +146,7 @@ def _item(store: FeedbackStore, row: ItemRow, key: str | None, names: bool) -> d
         "kind": item.kind,
         "prompt": item.prompt,
         "completions": list(item.completions),
+        "view": view_of_item(item, render).model_dump(),
         "said": [
             {
                 "who": judgement.annotator if names else f"Person {number}",

@@ -29,7 +29,7 @@ from ..store.browsing import (
 from ..store.store import FeedbackStore
 from .auth import Admin, Store
 from .pages import FormChecked, render
-from .wording import choices, in_words, value_of_form
+from .wording import choices, in_words, own_answers, value_of_form
 
 __all__ = ["RowId", "item_filter", "judgement_filter", "pages", "problem_text"]
 
@@ -231,6 +231,7 @@ def _item_page(request: Request, store: FeedbackStore, item_id: int, status: int
         "choices": choices(row.item.kind, settings),
         "harms": settings.harms,
         "in_words": in_words,
+        "own_answers": own_answers,
         "can_differ": row.item.kind in LEVELS,
         "meta": json.dumps(row.item.meta, indent=1, ensure_ascii=True) if row.item.meta else "",
         **more,

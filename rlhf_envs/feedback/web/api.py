@@ -26,7 +26,7 @@ from .responses import AsciiJSON, problems
 from .showing import Render, View, view_of
 from .words import Refusal
 
-__all__ = ["Scale", "SettingsOut", "TaskId", "as_assignment", "router"]
+__all__ = ["AskedRender", "Scale", "SettingsOut", "TaskId", "as_assignment", "router"]
 
 router = APIRouter(tags=["annotate"])
 

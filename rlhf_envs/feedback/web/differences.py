@@ -23,7 +23,7 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|\s+|.", re.DOTALL)
 def mark_differences(view: View, completions: Sequence[str]) -> None:
     """Mark in the nodes of two completions what only one of them says. Texts without nodes get some.
 
-    The words of one completion are compared with those of the other, wherever its turns and elements begin and end.
+    All words of the two completions are compared, wherever turns and elements begin and end.
     Formulas are not compared.
 
     Args:

@@ -43,10 +43,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def page_addresses(host: str, port: int) -> list[str]:
-    """Return the addresses of a page that listens on a host and port, those for other machines first.
+    """Return the addresses of a page that listens on a host and port, the ones for other machines first.
 
-    A host that stands for all addresses of the machine (0.0.0.0, ::) gives the address towards the network, those of
-    the machine's name, and localhost.
+    A host that stands for all addresses of the machine (0.0.0.0, ::) gives the address towards the network, the
+    addresses of the machine's name, and localhost.
     """
     if host not in _ANY:
         return [_url("localhost" if host == "127.0.0.1" else host, port)]

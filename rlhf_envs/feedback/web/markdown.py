@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
 from markdown_it.token import Token
 
 from .formulas import formula
@@ -126,9 +127,27 @@ def _parser(clock: _Clock) -> MarkdownIt:
     for rule in parser.block.ruler.__rules__:
         if rule.name.startswith("math_block"):  # the plugins let a formula on its own lines begin no paragraph's middle
             rule.alt = ["paragraph", "reference", "blockquote", "list"]
+            rule.fn = _silenced(rule.fn)
     parser.block.ruler.before("table", "clock", tick, {"alt": ["paragraph", "blockquote", "list"]})
     parser.inline.ruler.before("text", "clock", tick)
     return parser
+
+
+def _silenced(rule: Callable[..., bool]) -> Callable[..., bool]:
+    """Return a rule that leaves nothing behind when it is only asked whether it would end a list or a quotation.
+
+    The rule of dollarmath (mdit-py-plugins 0.7.0) adds its formula even then, so that it would be shown twice.
+    """
+
+    def silenced(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+        line, n_tokens = state.line, len(state.tokens)
+        found = rule(state, start, end, silent)
+        if silent:
+            state.line = line
+            del state.tokens[n_tokens:]
+        return found
+
+    return silenced
 
 
 class _Walk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
@@ -15,10 +15,11 @@ from .auth import SignedIn, Store, csrf_matches, csrf_token, end_session, gate_o
 from .passwords import MIN_PASSWORD
 from .words import COOKIE, Refusal, Words, choose, load, say
 
-__all__ = ["FormChecked", "render", "router", "words_of"]
+__all__ = ["FormChecked", "render", "router", "theme_of", "words_of"]
 
 router = APIRouter()
 Text = Annotated[str, Form(max_length=2000)]
+THEME = "rlhf_feedback_theme"  # the cookie of a chosen theme; without it the system decides
 
 
 def render(
@@ -36,6 +37,7 @@ def render(
         "name": request.session.get("name"),
         "t": words_of(request),
         "languages": LANGUAGES,
+        "theme": theme_of(request),
         "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
         "root": root,
         "projects_root": root.removesuffix(f"/{request.app.state.project}"),
@@ -43,6 +45,12 @@ def render(
         **context,
     }
     return templates.TemplateResponse(request, template, context, status_code=status, headers=headers)
+
+
+def theme_of(request: Request) -> str:
+    """Return the theme that a person chose, "light" or "dark", or "" for their system's."""
+    chosen = request.cookies.get(THEME, "")
+    return chosen if chosen in ("light", "dark") else ""
 
 
 def words_of(request: Request) -> Words:
@@ -80,10 +88,24 @@ def choose_language(
     """Keep the language that a person chose, for a year, and go back to the page where they did."""
     if language not in LANGUAGES:
         raise HTTPException(422, f"language: one of {', '.join(LANGUAGES)}, got {language!r}")
+    return _keep(request, COOKIE, language, back)
+
+
+@router.post("/theme", dependencies=[FormChecked])
+def choose_theme(
+    request: Request,
+    theme: Annotated[Literal["", "light", "dark"], Form()] = "",
+    back: Annotated[str, Form(max_length=2000)] = "/",
+) -> Response:
+    """Keep the theme that a person chose, for a year, and go back to the page where they did. "" is the system's."""
+    return _keep(request, THEME, theme, back)
+
+
+def _keep(request: Request, cookie: str, chosen: str, back: str) -> Response:
     is_here = re.fullmatch(r"/(?![/\\])[!-~]*", back)  # a page of ours, and no address elsewhere
     answer = RedirectResponse(back if is_here else "/", 303)
     secure = request.app.state.secure_cookies
-    answer.set_cookie(COOKIE, language, 365 * 24 * 3600, secure=secure, httponly=True, samesite="lax")
+    answer.set_cookie(cookie, chosen, 365 * 24 * 3600, secure=secure, httponly=True, samesite="lax")
     return answer
 
 

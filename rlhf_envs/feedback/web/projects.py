@@ -24,6 +24,7 @@ from ..records import Annotator
 from ..store.store import FeedbackStore
 from .app import Guard
 from .auth import SESSION_DAYS
+from .pages import theme_of
 from .words import choose
 
 __all__ = ["create_projects"]
@@ -43,7 +44,13 @@ def create_projects(apps: Mapping[str, FastAPI]) -> Starlette:
         projects = [(name, person.name, person.role) for name, _, person in found if person is not None]
         templates = cast(Jinja2Templates, next(iter(apps.values())).state.templates)
         root = request.scope.get("root_path", "")
-        context: dict[str, Any] = {"csrf": "", "root": root, "t": choose(request), "projects": projects}
+        context: dict[str, Any] = {
+            "csrf": "",
+            "root": root,
+            "t": choose(request),
+            "projects": projects,
+            "theme": theme_of(request),
+        }
         return templates.TemplateResponse(request, "projects.html", context)
 
     def unknown(request: Request, error: Exception) -> Response:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from ..records import Assignment, Item
+from ..records import Annotator, Assignment, Item
 from .markdown import LONGEST, SECONDS, render_markdown
 
-__all__ = ["Picture", "Render", "Turn", "View", "view_of"]
+__all__ = ["Picture", "Render", "Turn", "View", "view_of", "view_of_item"]
 
 Render = Literal["plain", "markdown"]
 
@@ -75,6 +76,13 @@ def view_of(assignment: Assignment, render: Render, urgent: bool = True) -> View
     if render == "markdown":
         _render(view, item, assignment.sides, urgent)
     return view
+
+
+def view_of_item(item: Item, render: Render) -> View:
+    """Return how an item is shown to those who look after it: all of it, its completions in the item's order."""
+    sides, ever = tuple(range(len(item.completions))), datetime.max.replace(tzinfo=UTC)
+    nobody = Annotator(0, "", "admin", item.created)
+    return view_of(Assignment(item.id, item, nobody, sides, ever), render, urgent=False)
 
 
 def _render(view: View, item: Item, sides: Sequence[int], urgent: bool) -> None:

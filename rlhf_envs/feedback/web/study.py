@@ -9,10 +9,12 @@ from fastapi import APIRouter, Form, HTTPException, Request, UploadFile
 from fastapi.responses import Response
 
 from ..settings_file import describe_changes, parse_settings, settings_as_toml
+from ..store.store import FeedbackStore
+from ..store.training import pool_size
 from .auth import Admin, Store
 from .pages import FormChecked, render
 
-__all__ = ["pages"]
+__all__ = ["pages", "remark_on_settings"]
 
 MAX_SETTINGS = 1_000_000  # characters, and bytes of an uploaded file
 
@@ -22,7 +24,9 @@ pages = APIRouter(prefix="/admin/study")
 @pages.get("")
 def study_page(request: Request, store: Store, admin: Admin) -> Response:
     """Show the present settings as TOML."""
-    return render(request, "study.html", {"text": settings_as_toml(store.settings)})
+    return render(
+        request, "study.html", {"text": settings_as_toml(store.settings), "remarks": remark_on_settings(store)}
+    )
 
 
 @pages.get("/study.toml")
@@ -53,7 +57,28 @@ def change(
     if changes:
         store.log(admin.name, "settings", after=[re.sub(r"whsec_[\w+/=]+", "whsec_…", line) for line in changes])
     changes = changes or ["Nothing has changed."]
-    return render(request, "study.html", {"text": settings_as_toml(after), "changes": changes})
+    shown = {"text": settings_as_toml(after), "changes": changes, "remarks": remark_on_settings(store)}
+    return render(request, "study.html", shown)
+
+
+def remark_on_settings(store: FeedbackStore) -> list[str]:
+    """Return what the settings of a store do not do yet, or not as one may think, in sentences."""
+    settings = store.settings
+    remarks = []
+    n, pool = settings.training.n_items, pool_size(store) if settings.training.n_items else 0
+    if pool < n:
+        what = "nobody is trained" if pool == 0 else "it asks these"
+        remarks.append(
+            f"training.n_items is {n}, but there are {pool} gold questions with an explanation, so {what}: "
+            "`rlhf feedback add FILE --gold` adds some"
+        )
+    marking = [question.name for question in settings.questions if question.type == "spans"]
+    if settings.render == "markdown" and marking:
+        remarks.append(f"texts that {', '.join(marking)} marks are shown as they are, whatever `render` says")
+    panel = settings.panel
+    if panel.person and not (panel.completion_code or panel.completion_url):
+        remarks.append("panel: without completion_code and completion_url people cannot prove that they are done")
+    return remarks
 
 
 def _read(file: UploadFile) -> str:

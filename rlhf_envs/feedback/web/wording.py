@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from ...rendering import split_hidden
 from ..records import Settings
 
-__all__ = ["ADMIN_PAGES", "FILTERS", "choices", "in_words", "moment", "shown", "value_of_form"]
+__all__ = ["ADMIN_PAGES", "FILTERS", "choices", "in_words", "moment", "own_answers", "shown", "value_of_form"]
 
 _STRENGTH = {3: "much better", 2: "better", 1: "slightly better"}
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -54,6 +54,27 @@ def in_words(kind: str, value: Mapping[str, Any] | None) -> str:
     if kind == "flags":
         return ", ".join(value["harms"]) or "no harm"
     return str(value["text"]) if kind == "correction" else json.dumps(value)
+
+
+def own_answers(answers: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return (name of the question, answer in words) for the answers to the project's own questions."""
+    return [(name, _own_in_words(answer)) for name, answer in answers.items()]
+
+
+def _own_in_words(answer: Any) -> str:
+    if isinstance(answer, dict):  # a choice
+        return in_words("pairwise", answer)
+    if not isinstance(answer, list):
+        return str(answer)
+    if answer and all(type(rating) is int for rating in answer):  # of each completion
+        return ", ".join(f"{letter} {rating}" for letter, rating in zip(_LETTERS, answer, strict=False))
+    return ", ".join(_mark_in_words(one) if isinstance(one, dict) else str(one) for one in answer)
+
+
+def _mark_in_words(mark: Mapping[str, Any]) -> str:
+    place = "prompt" if mark["completion"] is None else _LETTERS[mark["completion"]]
+    note = f" ({mark['note']})" if mark.get("note") else ""
+    return f"{mark['label']} at {mark['start']} to {mark['end']} in {place}{note}"
 
 
 def choices(kind: str, settings: Settings) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import typer
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import render
 from typer.testing import CliRunner
 
 from agents.cli import app
@@ -421,3 +423,28 @@ def test_models_of_another_kind_are_one_clear_line(arguments: tuple[str, ...], m
     result = rlhf(*arguments)
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+def _commands(command: Any, path: tuple[str, ...] = ("rlhf",)) -> Iterator[tuple[str, Any]]:
+    yield " ".join(path), command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from _commands(inner, (*path, name))
+
+
+def test_no_help_text_loses_words_in_square_brackets() -> None:
+    """Rich takes [webhooks] for a style and prints nothing."""
+    for path, command in _commands(typer.main.get_command(app)):
+        texts = [command.help, *(getattr(parameter, "help", None) for parameter in command.params)]
+        assert [text for text in texts if text and render(text).plain != text] == [], path
+
+
+def test_the_verbs_of_feedback_stand_in_boxes_by_what_they_are_for() -> None:
+    help_text = rlhf("feedback", "--help").output
+    order = ("Ask and answer", "add", "Read the answers", "export", "People", "invite", "The project as a whole")
+    places = [help_text.index(f" {word} ") for word in order]
+    assert places == sorted(places)
+
+
+def test_the_help_of_a_verb_of_feedback_has_no_box_about_an_agent() -> None:
+    assert " Agent " not in rlhf("feedback", "label", "--help").output
+    assert " Task and data " in rlhf("feedback", "add", "--help").output

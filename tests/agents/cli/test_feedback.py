@@ -22,7 +22,7 @@ from rlhf_envs.feedback.store.panels import enter_panel
 from rlhf_envs.feedback.store.training import answer_training, next_training
 from rlhf_envs.feedback.terminal.label import TerminalKeyboard
 from rlhf_envs.models import resolve
-from rlhf_envs.preferences.crowd import aggregate_pairs
+from rlhf_envs.preferences.crowd import aggregate_pairs, crowd_figures
 
 SHORT = ("--env-kwargs", "max_new_tokens:4")
 needs_crowdkit = pytest.mark.skipif(find_spec("crowdkit") is None, reason="crowd-kit is missing")
@@ -67,6 +67,15 @@ def test_questions_from_a_file_are_answered_by_simulated_annotators_and_exported
     ties = [row["chosen"] for row in exported if row["probability"] == 0.5]
     assert len(exported) == 6 + len(ties) // 2 and ties == [" was awful", " was wonderful"] * (len(ties) // 2)
     assert f"TRL reads no probability: {len(ties) // 2} ties" in output
+
+
+def test_a_forecast_trains_the_blocks_that_are_asked_for() -> None:
+    rows = [{"prompt": f"film {i}", "chosen": f" good {i}", "rejected": f" bad {i}"} for i in range(120)]
+    done("import", write("pairs.jsonl", *rows))
+    said = done("forecast", "--train", "1", "--epochs", "1", "--repeats", "2", "--target", "0.6")
+    assert re.search(r"\d+ pairs: held-out accuracy \d\.\d{3}", said)
+    wrong = feedback("forecast", "--train", "all", "--repeats", "2")
+    assert wrong.exit_code == 2 and 'choose "full", "head", "lora" or a number of last blocks' in wrong.stderr
 
 
 def crowd(n: int = 30) -> None:
@@ -224,7 +233,7 @@ def test_columns_of_other_names_are_read_and_gold_is_kept_out_of_exports() -> No
     done("add", write("gold.jsonl", PAIR), "--gold", "--overlap", "3")
     with FeedbackStore("feedback.db") as store:
         assert [item.prompt for item in store.items()] == ["q", "p"] and store.items()[1].gold is not None
-    done("simulate", "-n", "3")
+    done("simulate", "-n", "3", "--yes")  # an imported answer is there already
     output = done("export", "out.jsonl")
     assert "out.jsonl: 1 rows" in output and "left out: 3 gold question" in output
 
@@ -277,6 +286,7 @@ def test_serve_hands_its_flags_to_the_app(monkeypatch: pytest.MonkeyPatch) -> No
         "https://l",
     )
     seen_by_server = {"url": "https://l", "proxies": ["10.0.0.1", "fd00::/8"], "secure_cookies": False}
+    assert seen.pop("analyse") is crowd_figures
     assert seen == {"arguments": ("feedback.db", "0.0.0.0", 9000), **seen_by_server}
 
 
@@ -476,8 +486,8 @@ def test_a_wrong_settings_file_changes_nothing_and_makes_no_store() -> None:
     assert "study.toml: unknown setting 'pausd'; did you mean 'paused'?" in result.output
     assert not Path("study.db").exists()
     result = feedback("settings", "none.toml")
-    assert result.exit_code == 2 and "none.toml: No such file or directory" in result.output
-    result = feedback("settings")
+    assert result.exit_code == 2 and "there is no file none.toml" in result.output
+    result = feedback("settings", "--store", "typo.db")
     assert result.exit_code == 2 and "there is no such file" in result.output
 
 
@@ -485,7 +495,7 @@ def test_suggestions_are_stored_and_people_are_compared_with_them() -> None:
     crowd(n=12)
     said = done("suggest", "--store", "feedback.db", "tiny-reward", "--version", "7")
     assert "13 suggestions by tiny-reward; 1 items left out that scores do not answer" in said
-    assert 'to nobody (setting suggestions = "off")' in said
+    assert 'annotators do not see them (setting suggestions = "off")' in said
     output = " ".join(done("status").split())
     assert re.search(r"tiny-reward \(7\), pairwise: people say the same in \d+% of 60 answers", output)
 
@@ -586,3 +596,40 @@ def test_reward_models_are_fitted_to_a_criterion_of_a_store_and_of_its_items() -
     ):
         result = CliRunner().invoke(app, ["reward", "fit", *arguments])
         assert result.exit_code == 2 and words in " ".join(result.output.split()), result.output
+
+
+def test_settings_begin_with_a_file_that_explains_every_setting() -> None:
+    printed = done("settings")
+    assert "there is no feedback.db yet; these are the defaults" in printed
+    assert not Path("feedback.db").exists()
+    Path("study.toml").write_text(printed[printed.index("# ") :])
+    assert done("settings", "study.toml") == "feedback.db: nothing has changed\n"
+    result = feedback("settings", "typo.toml")
+    assert result.exit_code == 2
+    assert "there is no file typo.toml; `rlhf feedback settings > typo.toml` writes one" in " ".join(
+        result.output.split()
+    )
+
+
+def test_settings_that_do_nothing_yet_are_noted() -> None:
+    text = """
+    render = "markdown"
+    training = {n_items = 2}
+    panel = {person = "PID"}
+    [[questions]]
+    name = "faults"
+    text = "What is wrong?"
+    type = "spans"
+    labels = ["untrue"]
+    """
+    Path("study.toml").write_text(text)
+    said = done("settings", "study.toml")
+    assert (
+        "note: training.n_items is 2, but there are 0 gold questions with an explanation, so nobody is trained" in said
+    )
+    assert "note: texts that faults marks are shown as they are" in said
+    assert "note: panel: without completion_code" in said
+    gold = [{"prompt": f"{i}", "completions": ["a", "b"], "choice": 0, "explanation": "so"} for i in range(2)]
+    done("add", write("gold.jsonl", *gold), "--gold")
+    Path("study.toml").write_text('panel = {person = "PID", completion_code = "C"}\nrender = "plain"')
+    assert "note:" not in done("settings", "study.toml")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rlhf_envs.feedback.settings_file import (
     read_settings_file,
     settings_as_toml,
 )
+from rlhf_envs.feedback.taking_part import Consent
 
 STUDY = """
 guidelines = {file = "guidelines.md"}
@@ -134,6 +136,28 @@ def test_what_is_written_is_read_back(guidelines: str, wording: str, label: str)
         Question("q_2", label, "choice", grades=3, kinds=("pairwise",), when={"kind-of": (label,)}),
     )
     before = Settings(guidelines=guidelines, wording={"rating": wording}, questions=questions, lease_seconds=0.1)
+    assert Settings(**parse_settings(settings_as_toml(before))) == before
+
+
+def test_every_setting_is_written_with_what_it_does() -> None:
+    lines = settings_as_toml(Settings()).split("\n")
+    kinds = [(Settings, "")] + [(type(value), name) for name, value in vars(Settings()).items() if is_dataclass(value)]
+    for kind, table in kinds:
+        for field in fields(kind):
+            names = (
+                f"{field.name} = ",
+                f"# {field.name} = ",
+                f"[{field.name}]",
+                f"# [{field.name}]",
+                f"# [[{field.name}]]",
+            )
+            (place,) = [i for i, line in enumerate(lines) if line.startswith(names)]
+            assert lines[place - 1].startswith("# "), (table, field.name)
+    assert "# pass_mark = 0.8" in lines
+
+
+def test_a_line_like_a_heading_in_a_text_is_kept() -> None:
+    before = Settings(consent=Consent("first\n[consent]\n[panel]\n# comment"), guidelines="[consent]\n\nx\n")
     assert Settings(**parse_settings(settings_as_toml(before))) == before
 
 

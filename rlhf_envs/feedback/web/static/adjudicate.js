@@ -2,7 +2,9 @@
 
 import { call } from "./api.js";
 import { KINDS, panelName } from "./kinds.js";
-import { showText, visible } from "./text.js";
+import { visible } from "./text.js";
+import { asked, hideView, showView, viewKeys } from "./view.js";
+import { keyName, t } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 const say = (text) => { at("notice").textContent = text; };
@@ -10,7 +12,7 @@ const trouble = (text) => say(text === null ? "Connected again." : `Trying again
 const STRENGTH = { 3: "much better", 2: "better", 1: "slightly better" };
 
 let item = null;
-let keys = {};
+let keys = {}; // key -> [words, function]
 let kind = null;
 let busy = false;
 let names = false;
@@ -37,11 +39,12 @@ function inWords(value) {
 
 async function load(after = "") {
   place = after;
-  const asked = new URLSearchParams({ names });
-  if (wanted !== null) asked.set("item", wanted);
-  else if (after) asked.set("after", after);
+  const query = new URLSearchParams(asked());
+  query.set("names", names);
+  if (wanted !== null) query.set("item", wanted);
+  else if (after) query.set("after", after);
   try {
-    const state = await call("GET", `/api/adjudication/next?${asked}`, undefined, trouble);
+    const state = await call("GET", `/api/adjudication/next?${query}`, undefined, trouble);
     if (state.item === null && after) return load(); // the end: what was put off comes again
     show(state);
   } catch (error) {
@@ -51,24 +54,46 @@ async function load(after = "") {
 
 function show(state) {
   item = state.item;
-  keys = {};
+  kind = null;
   for (const id of ["controls", "panels", "said"]) at(id).replaceChildren();
   at("comment").value = "";
   at("count").textContent = `${state.left.toLocaleString("en")} items with differing answers wait`;
   document.body.dataset.kind = item?.kind ?? "none";
   at("later").disabled = at("comment").disabled = item === null;
-  at("prompt").hidden = item === null || item.prompt === "";
   at("said").hidden = item === null;
   if (item === null) {
     at("question").textContent = "Nothing to adjudicate";
+    at("prompt").hidden = true;
+    hideView();
     at("panels").append(element("p", "empty", "Answers that differ appear here by themselves when you open the page again."));
   } else {
     at("question").textContent = `Item ${item.id}: which answer is right?`;
-    showText(at("prompt"), item.prompt);
     showSaid();
     showPanels(state.settings);
   }
+  bindAll();
   at("task").setAttribute("aria-busy", "false");
+}
+
+/** Bind the keys of the page, of the texts and of the kind, each once, and list them. */
+function bindAll() {
+  keys = {
+    ...(item === null ? {} : { s: ["Leave the item for later", later], c: [t("key_comment"), () => at("comment").focus()] }),
+    ...(at("names") ? { b: ["Show the names of those who answered, or hide them", toggleNames] } : {}),
+    "?": [t("key_keys"), showKeys],
+  };
+  const send = kind?.send ? { Enter: [t("key_send"), kind.send] } : {};
+  for (const [name, [words, act]] of Object.entries({ ...viewKeys(), ...kind?.keys, ...send })) {
+    if (name in keys) throw new Error(`the key ${name} is taken by "${keys[name][0]}"`);
+    keys[name] = [words, act];
+  }
+  at("keys-list").replaceChildren(...Object.entries(keys).flatMap(([name, [words]]) =>
+    [element("dt", "", element("kbd", "", keyName(name))), element("dd", "", words)]));
+}
+
+function showKeys() {
+  at("keys").showModal();
+  at("keys").scrollTop = 0; // its focus is on the button at the end
 }
 
 function showSaid() {
@@ -81,22 +106,23 @@ function showSaid() {
     line.append(element("span", "soft", ` ${one.seconds.toFixed(1)} s`));
     list.append(line);
   }
-  at("said").append(list);
+  at("said").append(item.said.length ? list : element("p", "soft", "Nobody has answered yet."));
   if (item.final) at("said").append(element("p", "soft", `The final answer is: ${inWords(item.final)}. A new one replaces it.`));
 }
 
 function showPanels(settings) {
   const n = item.completions.length;
-  const panels = item.completions.map((text, i) => panel(text, panelName(item.kind, i, n)));
+  const panels = item.completions.map((_, i) => panel(panelName(item.kind, i, n)));
   at("panels").append(...panels);
   at("panels").dataset.n = n;
-  const task = { ...item, completions: item.completions.map((text, index) => ({ index, text })) };
+  const place = `/api/adjudication/${item.id}`;
+  const task = { ...item, place, completions: item.completions.map((text, index) => ({ index, text })) };
   const parts = { task, settings, panels, extra: at("panels"), controls: at("controls"), done, changed: () => {}, say };
   kind = KINDS[item.kind](parts);
-  for (const [name, [, act]] of Object.entries(kind.keys)) keys[name] = act;
+  showView(task, panels, say);
 }
 
-function panel(text, name) {
+function panel(name) {
   const pick = element("button", "pick");
   pick.type = "button";
   pick.hidden = true;
@@ -105,7 +131,6 @@ function panel(text, name) {
   body.tabIndex = 0;
   body.setAttribute("role", "region");
   body.setAttribute("aria-label", name ? `Completion ${name}` : "Completion");
-  showText(body, text);
   return element("section", "panel", element("h2", "", name || "Completion", element("span", "place"), pick), body);
 }
 
@@ -138,18 +163,22 @@ function toggleNames() {
 }
 
 document.addEventListener("keydown", (event) => {
+  if (event.isComposing || event.defaultPrevented || document.querySelector("dialog[open]")) return;
   const typing = event.target.closest("input:not([type=checkbox]), textarea");
   if (event.key === "Escape" && typing) return event.target.blur();
   if (event.key === "Enter" && kind?.send && !event.target.closest("button, a") && (event.ctrlKey || !typing)) {
     event.preventDefault();
-    return kind.send();
+    return event.repeat ? undefined : kind.send();
   }
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  const act = { s: later, c: () => at("comment").focus(), ...(at("names") ? { b: toggleNames } : {}), ...keys }[event.key];
-  if (!act) return;
+  if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key === "Enter" && event.target.closest("button, a")) return;
+  const digit = /^Digit(\d)$/.exec(event.code)?.[1]; // also on keyboards where digits need shift (AZERTY)
+  const name = [event.key, event.key.toLowerCase(), digit].find((candidate) => candidate in keys);
+  if (name === undefined || (name.startsWith("Page") && event.target.closest(".text"))) return;
   event.preventDefault();
-  act();
+  if (!event.repeat || name.startsWith("Page")) keys[name][1]();
 });
+at("open-keys").addEventListener("click", showKeys);
 at("later").addEventListener("click", later);
 at("names")?.addEventListener("click", toggleNames);
 load();

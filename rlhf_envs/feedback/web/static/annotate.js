@@ -93,6 +93,7 @@ function show(state) {
   at("skip").disabled = at("comment").disabled = task === null;
   if (task === null) return showNothing(state);
   showTask(state);
+  scrollTo(0, 0); // a phone scrolls the page as a whole: the new texts are to be read first
 }
 
 function showNothing(state) {
@@ -200,7 +201,7 @@ function bindCommon() {
   if (lost) bind("n", t("key_next"), next);
   bind("u", t("key_undo"), undo);
   bind("g", t("key_guidelines"), showGuidelines);
-  bind("?", t("key_keys"), () => at("keys").showModal());
+  bind("?", t("key_keys"), showKeys);
 }
 
 function listKeys() {
@@ -243,8 +244,8 @@ function pressed(event) {
     return;
   }
   if (document.querySelector("dialog[open]")) return;
-  // Enter presses the button that has the focus. To answer one of several questions takes the space bar: Enter sends.
-  if (event.key === "Enter" && event.target.closest("button, a") && !event.target.closest(".question .choices")) return;
+  // Enter presses the button, link or menu that has the focus. To answer one of several questions takes the space bar: Enter sends.
+  if (event.key === "Enter" && event.target.closest("button, a, summary") && !event.target.closest(".question .choices")) return;
   const digit = /^Digit(\d)$/.exec(event.code)?.[1]; // also on keyboards where digits need shift (AZERTY)
   const shifted = event.shiftKey ? `Shift ${event.key}` : event.key;
   const name = [shifted, event.key, event.key.toLowerCase(), digit].find((candidate) => candidate in keys);
@@ -308,6 +309,11 @@ async function undo() {
   }
 }
 
+function showKeys() {
+  at("keys").showModal();
+  at("keys").scrollTop = 0; // its focus is on the button at the end
+}
+
 function showGuidelines() {
   at("guidelines").showModal();
   showDocument(at("guidelines-text"), "guidelines").catch((error) => { if (error.status !== 404) throw error; });
@@ -361,5 +367,5 @@ at("comment").addEventListener("input", keepDraft);
 at("skip").addEventListener("click", skip);
 at("undo").addEventListener("click", undo);
 at("open-guidelines").addEventListener("click", showGuidelines);
-at("open-keys").addEventListener("click", () => at("keys").showModal());
+at("open-keys").addEventListener("click", showKeys);
 next();

@@ -1,5 +1,5 @@
-// The project's own questions, below the texts. One question has the focus: digits answer it, Tab goes to the next, and
-// Enter sends when all that is required is answered. The question of the item's kind is the first of them.
+// The project's own questions, beside or below the texts. One question has the focus: digits answer it, Tab goes to the
+// next, and Enter sends when all that is required is answered. The question of the item's kind is the first of them.
 
 import { LETTERS, element, keyed, placeKey } from "./kinds.js";
 import { clearMarks, spans } from "./spans.js";
@@ -53,7 +53,7 @@ function radios({ label, options, answered }) {
   for (const { key, shown = key, words, name, data, className = "" } of options) {
     const act = () => choose(data);
     const button = keyed(shown, words, act, className);
-    button.setAttribute("aria-label", name);
+    if (name !== words) button.setAttribute("aria-label", name); // else it is named by what one sees, key and word
     button.dataset.value = JSON.stringify(data);
     row.append(button);
     if (key) keys[key] = [name, act];
@@ -123,7 +123,6 @@ function labels({ question, label, answered, changed }) {
     };
     const button = keyed(key(i), name, act);
     button.dataset.value = name;
-    button.setAttribute("aria-label", name);
     row.append(button);
     if (key(i)) keys[key(i)] = [t("key_label", { label: name }), act];
     return button;

@@ -33,7 +33,9 @@ export function fit() {
     const style = getComputedStyle(at("task"));
     const room = at("task").clientHeight - parseFloat(style.paddingTop) - parseFloat(style.paddingBottom);
     const least = document.body.dataset.kind === "correction" ? 300 : 150;
-    at("prompt").style.setProperty("--room", `${room - 70 - Math.max(least, wanted(panels))}px`); // 70: the question and gaps
+    const beside = at("questions") ?? at("said"); // below the texts on narrow screens only
+    const below = beside === null || getComputedStyle(beside).position === "absolute" ? 0 : beside.offsetHeight;
+    at("prompt").style.setProperty("--room", `${room - below - 70 - Math.max(least, wanted(panels))}px`); // 70: the question and gaps
   }
   document.querySelectorAll("#task .rendered :is(table, .md-formulas)").forEach((wide) => {
     if (wide.scrollWidth > wide.clientWidth) wide.tabIndex = 0;

@@ -70,10 +70,10 @@ function showRaw(body, text) {
 async function load() {
   const [mine, render] = [task, chosen.render ?? task.view.render];
   const differences = chosen.differences && !at("show-differences").hidden;
-  const place = mine.training ? `/api/training/${mine.training.attempt}/${mine.id}` : `/api/tasks/${mine.id}`;
+  const place = mine.place ?? (mine.training ? `/api/training/${mine.training.attempt}/${mine.id}` : `/api/tasks/${mine.id}`);
   let got;
   try {
-    got = await call("POST", `${place}/view?render=${render}&differences=${differences}`);
+    got = await call(mine.place ? "GET" : "POST", `${place}/view?render=${render}&differences=${differences}`);
   } catch {
     return; // the texts stay as they are; the next call that matters says what is wrong
   }

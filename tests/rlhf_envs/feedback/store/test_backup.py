@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlhf_envs.feedback import FeedbackStore, NewItem, StoreError
-from rlhf_envs.feedback.store.backup import backup, restore_backup
+from rlhf_envs.feedback.store.backup import back_up, restore_backup
 
 
 def filled(path: Path, n: int = 4) -> FeedbackStore:
@@ -49,7 +49,7 @@ def test_a_backup_under_writes_holds_all_that_was_acknowledged_before_it_and_no_
     seen = []
     for i in range(10):
         before = list(acknowledged)
-        counts = backup(tmp_path / "feedback.db", tmp_path / f"copy{i}.db")
+        counts = back_up(tmp_path / "feedback.db", tmp_path / f"copy{i}.db")
         with FeedbackStore(tmp_path / f"copy{i}.db") as copy:
             judgements = copy.judgements()
             keys = {judgement.key for judgement in judgements}
@@ -67,7 +67,7 @@ def test_a_backup_under_writes_holds_all_that_was_acknowledged_before_it_and_no_
 def test_a_store_made_of_a_backup_is_the_store(tmp_path: Path) -> None:
     store = filled(tmp_path / "feedback.db")
     answer(store, "ada", "first")
-    backup(tmp_path / "feedback.db", tmp_path / "copy.db")
+    back_up(tmp_path / "feedback.db", tmp_path / "copy.db")
     answer(store, "ada", "later")
     counts = restore_backup(tmp_path / "copy.db", tmp_path / "new.db")
     assert counts == {"items": 4, "judgements": 1, "annotators": 1}
@@ -80,9 +80,9 @@ def test_a_store_made_of_a_backup_is_the_store(tmp_path: Path) -> None:
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:
     store = filled(tmp_path / "feedback.db")
-    backup(tmp_path / "feedback.db", tmp_path / "copy.db")
+    back_up(tmp_path / "feedback.db", tmp_path / "copy.db")
     with pytest.raises(ValueError, match=r"copy\.db exists: give the copy a name of its own"):
-        backup(tmp_path / "feedback.db", tmp_path / "copy.db")
+        back_up(tmp_path / "feedback.db", tmp_path / "copy.db")
     with pytest.raises(ValueError, match=r"feedback\.db exists: end the server, and move it away \(mkdir old && mv "):
         restore_backup(tmp_path / "copy.db", tmp_path / "feedback.db")
     store.close()
@@ -100,7 +100,7 @@ def test_what_is_no_store_is_refused_and_leaves_nothing_behind(tmp_path: Path, c
             connection.execute("CREATE TABLE cats (name)")
     elif content is not None:
         source.write_bytes(content)
-    for copy in (lambda: backup(source, tmp_path / "copy"), lambda: restore_backup(source, tmp_path / "copy")):
+    for copy in (lambda: back_up(source, tmp_path / "copy"), lambda: restore_backup(source, tmp_path / "copy")):
         with pytest.raises(StoreError, match=r"no store|there is no file"):
             copy()
     assert [path.name for path in tmp_path.iterdir()] == ["source"] * (content is not None)
@@ -112,7 +112,7 @@ def test_a_damaged_store_is_not_copied_as_a_good_one(tmp_path: Path) -> None:
     content[len(content) // 2 : len(content) // 2 + 8192] = b"\x55" * 8192
     (tmp_path / "feedback.db").write_bytes(content)
     with pytest.raises(StoreError, match="damaged"):
-        backup(tmp_path / "feedback.db", tmp_path / "copy.db")
+        back_up(tmp_path / "feedback.db", tmp_path / "copy.db")
     assert not (tmp_path / "copy.db").exists()
 
 
@@ -128,7 +128,7 @@ def test_a_backup_of_a_newer_version_is_refused(tmp_path: Path) -> None:
 def test_postgresql_names_its_own_programs(tmp_path: Path) -> None:
     url = "postgresql://ada:secret@host/name"
     with pytest.raises(ValueError, match="pg_dump --format=custom --file='/x/a b' postgresql://ada@host/name") as told:
-        backup(url, "/x/a b")
+        back_up(url, "/x/a b")
     assert "secret" not in str(told.value)
     with pytest.raises(ValueError, match="pg_restore --clean --if-exists copy --dbname postgresql://ada@host/name"):
         restore_backup("copy", url)

@@ -227,6 +227,15 @@ def test_a_link_with_a_bad_parameter_is_refused(store: FeedbackStore, change: di
     assert list_panelists(store) == []
 
 
+@pytest.mark.parametrize("gap", ["{{%PROLIFIC_PID%}}", "{{PROLIFIC_PID}}", "${workerId}", "[%worker%]", "%%id%%"])
+def test_a_link_whose_gaps_are_not_filled_makes_no_account_for_everybody(store: FeedbackStore, gap: str) -> None:
+    store.update_settings(panel=PROLIFIC)
+    with pytest.raises(ValueError, match="did not fill in; to try the link, write a name such as PROLIFIC_PID=test-1"):
+        enter_panel(store, {**LINK, "PROLIFIC_PID": gap})
+    assert list_panelists(store) == []
+    assert enter_panel(store, {**LINK, "PROLIFIC_PID": "a{b}%c"}).name.startswith("panel-")
+
+
 def test_a_link_used_in_two_browsers_at_once_is_one_person(store: FeedbackStore) -> None:
     store.update_settings(panel=PROLIFIC)
     found: list[str] = []

@@ -133,3 +133,36 @@ def test_by_keyboard(
     assert finals[2].value == {"choice": 1, "strength": 2}
     assert finals[2].comment == "b is right 1"
     assert finals[3].value == {"rating": 2}
+
+
+def test_texts_are_shown_as_annotators_see_them(open_page: Callable[..., Any], store: FeedbackStore) -> None:
+    talk = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "A **b**"}]
+    meta = {"messages": [*talk, {"role": "user", "content": "Which?"}]}
+    [item] = store.add_items([NewItem("pairwise", "", ("one **red** hat", "one **blue** hat"), meta=meta)])
+    page = open_page(f"/admin/adjudicate?item={item}", "root", "admin")
+    page.wait_for_selector("#task[aria-busy=false] .bubble")
+    assert page.locator("#prompt .bubble.user").all_inner_texts() == ["User\nHello", "User\nWhich?"]
+    assert page.locator("#panels strong").count() == 0
+    page.keyboard.press("r")
+    page.wait_for_selector("#panels strong")
+    page.keyboard.press("d")
+    page.wait_for_selector("mark.differs")
+    assert page.locator("mark.differs").all_inner_texts() == ["red", "blue"]
+    page.keyboard.press("?")
+    listed = page.locator("#keys-list kbd").all_inner_texts()
+    assert {"1", "7", "s", "c", "b", "r", "d", "o", "?"} <= set(listed)
+    assert len(set(listed)) == len(listed)
+    page.keyboard.press("Escape")
+    page.goto(page.url.replace("/admin/adjudicate?item=", "/admin/items/"))
+    page.wait_for_selector("#prompt .bubble")
+    assert page.locator(".completion strong").count() == 0
+    page.keyboard.press("r")
+    page.wait_for_selector(".completion strong")
+
+
+def test_only_who_adjudicates_gets_an_items_view(judged: FeedbackStore, sign_in: SignIn) -> None:
+    assert sign_in("dora").get("/api/adjudication/3/view").status_code == 403
+    admin = sign_in("root", "admin")
+    assert admin.get("/api/adjudication/99/view").status_code == 404
+    shown = admin.get("/api/adjudication/1/view", params={"render": "markdown", "differences": "true"}).json()
+    assert [turn["nodes"] for completion in shown["completions"] for turn in completion] != [None, None]

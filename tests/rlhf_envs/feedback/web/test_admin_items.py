@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback import FeedbackStore, NewItem, Question
 from rlhf_envs.feedback.web.wording import choices, in_words, shown, value_of_form
 
 SignIn = Callable[..., TestClient]
@@ -252,3 +252,24 @@ def test_answers_of_forms(kind: str, form: dict[str, list[str]], value: Any) -> 
 def test_long_texts_are_cut_and_it_is_said() -> None:
     assert shown("x" * 1500, 10) == 'xxxxxxxxxx<span class="soft">… (1,500 characters)</span>'
     assert "empty" in shown("")
+
+
+def test_an_items_page_shows_the_answers_to_the_projects_questions(admin: TestClient, store: FeedbackStore) -> None:
+    questions = (
+        Question("helpful", "?", "rating", each=True),
+        Question("truer", "?", "choice"),
+        Question("faults", "?", "spans", labels=("untrue",)),
+        Question("harms", "?", "labels", labels=("lie", "insult"), multiple=True),
+        Question("why", "?", "text"),
+    )
+    store.update_settings(questions=questions)
+    (number,) = store.add_items([NewItem("questions", "p", ("left", "right"))])
+    mark = {"completion": 1, "start": 0, "end": 5, "label": "untrue", "note": HOSTILE}
+    answers = {"helpful": [2, 5], "truer": {"choice": 1, "strength": 1}, "faults": [mark], "harms": ["lie", "insult"]}
+    task = store.claim("ada")
+    assert task is not None
+    store.submit(task.id, "ada", {}, key="k", answers={**answers, "why": "so <b>"})
+    page = admin.get(f"/admin/items/{number}").text
+    for words in ("helpful: A 2, B 5", "truer: B is slightly better", "harms: lie, insult", "why: so &lt;b&gt;"):
+        assert words in page
+    assert "faults: untrue at 0 to 5 in B (&lt;script&gt;" in page

@@ -22,6 +22,15 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "pairwise": {"choice": 0, "strength": 2}, "ranking": {"order": [2, 0, 1]}, "rating": {"rating": 4},
     "thumbs": {"up": True}, "correction": {"text": "better"}, "flags": {"harms": ["hate"]},
 }  # fmt: skip
+CODE = "A **bold** word and `code`:\n\n```python\nx = 1  # one\n```"
+MARKDOWN = f"{CODE}\n\n| a | b |\n|---|---|\n| $x^2$ | 2 |\n\n> said\n\n- one"
+QUESTIONS = [
+    {"name": "helpful", "text": "How helpful is it?", "type": "rating", "ends": ["not at all", "very"]},
+    {"name": "harm", "text": "Is it harmful?", "type": "labels", "labels": ["yes", "no"], "keys": ["y", "x"]},
+    {"name": "topics", "text": "What is it about?", "type": "labels", "labels": ["a", "b"], "multiple": True},
+    {"name": "wrong", "text": "What is wrong?", "type": "spans", "labels": ["false", "rude"], "required": False},
+    {"name": "why", "text": "Why?", "type": "text", "required": False, "help": "In a sentence."},
+]
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 # A name, the path, the role, what must be there before the page is looked at, and keys pressed then.
 PAGES = [
@@ -46,6 +55,13 @@ PAGES = [
     ("upload", "/admin/upload", "admin", "main", ""),
     ("adjudicate", "/admin/adjudicate", "admin", "main", ""),
     ("participation", "/admin/participation", "admin", "main", ""),
+    ("webhooks", "/admin/webhooks", "admin", "main", ""),
+    ("adjudicating a conversation", "/admin/adjudicate?item={conversation}", "admin", "#task[aria-busy=false]", ""),
+    ("adjudicating a correction", "/admin/adjudicate?item=5", "admin", "#task[aria-busy=false]", ""),
+    ("the adjudicator's keys", "/admin/adjudicate", "admin", "#task[aria-busy=false]", "?"),
+    ("an item that is a conversation", "/admin/items/{conversation}", "admin", ".rendered table", ""),
+    ("own questions", "/annotate#questions", "annotator", "#task[aria-busy=false] .question", ""),
+    ("keys of own questions", "/annotate#questions", "annotator", "#task[aria-busy=false] .question", "?"),
 ]  # fmt: skip
 
 
@@ -54,9 +70,9 @@ def test_axe_finds_nothing_on_any_page(
     open_page: Callable[..., Any], store: FeedbackStore, path: str, role: str | None, ready: str, keys: str
 ) -> None:
     path, _, kind = path.partition("#")
-    fill(store, kind or None)
+    conversation = fill(store, kind or None)
     page = open_page(
-        path.replace("{invitation}", store.invite()),
+        path.replace("{invitation}", store.invite()).replace("{conversation}", str(conversation)),
         name="ada" if role else "",
         role=role or "",
         reduced_motion="reduce",
@@ -77,14 +93,24 @@ def test_axe_finds_nothing_on_any_page(
     assert wrong == []
 
 
-def fill(store: FeedbackStore, kind: str | None) -> None:
-    """Two people have judged one item of each kind, with a comment and a disagreement; one of `kind` is open."""
+def fill(store: FeedbackStore, kind: str | None) -> int:
+    """Fill the store: two people have judged one item of each kind, with a comment, and one of `kind` is open.
+
+    Return the id of a conversation, which nobody has judged.
+    """
+    store.update_settings(render="markdown")
     new = [NewItem(name, f"prompt of a {name}", TEXTS[: N.get(name, 1)], overlap=2) for name in ANSWERS]
     store.add_items(new)
     for who in ("ben", "cay"):
         work(store, who, lambda task: Response(ANSWERS[task.item.kind], seconds=2.0, comment="why not"))
+    if kind == "questions":
+        store.update_settings(questions=QUESTIONS)
     if kind:
         store.add_items([NewItem(kind, "an open prompt", TEXTS[: N.get(kind, 1)])])
+    roles = ("system", "user", "assistant", "user")
+    messages = [{"role": role, "content": MARKDOWN} for role in roles]
+    meta = {"messages": messages}
+    return store.add_items([NewItem("pairwise", "", (MARKDOWN, f"{MARKDOWN} and more"), priority=-1, meta=meta)])[0]
 
 
 def test_every_kind_is_looked_at() -> None:

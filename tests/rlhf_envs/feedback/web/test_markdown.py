@@ -184,3 +184,10 @@ def test_hostile_code_takes_a_bounded_time(language: str) -> None:
     start = time.thread_time()
     render_markdown(f"```{language}\n{piece * (N // len(piece) - 5)}\n```", 0.1)
     assert time.thread_time() - start < SECONDS
+
+
+@pytest.mark.parametrize("before", ["1. a", "- a", "> a", "a", "| a |\n|---|\n| b |"])
+@pytest.mark.parametrize("formula", ["$$ x $$", "$$\nx\n$$", "\\[ x \\]"])
+def test_a_formula_after_a_list_or_a_quotation_is_shown_once(before: str, formula: str) -> None:
+    for text in (f"{before}\n\n{formula}", f"{before}\n{formula}\n"):
+        assert str(render_markdown(text).nodes).count("['math', ") == 1, text

@@ -122,7 +122,7 @@ def test_every_kind_goes_with_questions(open_page: OpenPage, store: FeedbackStor
         "thumbs": ("2",),
     }[kind]
     press(page, *main)
-    page.locator(".question [aria-label=yes]").focus()
+    page.get_by_role("radio", name="yes").focus()
     press(page, "2", "Enter")
     ready(page, "none")
     judgement = given(store)
@@ -258,3 +258,80 @@ def test_keys_of_the_focused_question_are_listed(open_page: OpenPage, store: Fee
     listed = page.locator("#keys-list kbd").all_text_contents()
     assert len(listed) == len(set(listed))
     assert {"Tab", "x", "y", "→", "⇧ →", "Backspace", "w", "Enter", "s"} <= set(listed)
+
+
+def test_many_questions_leave_room_for_the_answers(open_page: OpenPage, store: FeedbackStore) -> None:
+    questions = [{"name": f"q{i}", "text": "How good?", "type": "rating", "each": True} for i in range(8)]
+    store.update_settings(questions=questions)
+    messages = [{"role": role, "content": "A long message. " * 30} for role in ("user", "assistant", "user")]
+    store.add_items([NewItem("pairwise", "", ("word " * 500, "text " * 500), meta={"messages": messages})])
+    page = open_page()
+    ready(page, "pairwise")
+    for prompt_open in (False, True):
+        if prompt_open:
+            page.locator("#open-prompt").click()
+        shown = [page.locator(name).first for name in ("#prompt", ".panel .text", "#questions")]
+        heights = [one.bounding_box()["height"] for one in shown]
+        assert min(heights) >= 80, heights
+        bottom = page.locator("#questions").bounding_box()
+        assert bottom["y"] + bottom["height"] <= page.locator(".bottom").bounding_box()["y"] + 1
+
+
+@pytest.mark.parametrize(("width", "least"), [(1280, 220), (1000, 60)])
+def test_many_questions_leave_room_for_the_texts(
+    open_page: OpenPage, store: FeedbackStore, width: int, least: int
+) -> None:
+    talk = "Human: one\n\nAssistant: two\n\nHuman: three\n\nAssistant: four\n\nHuman: five\n\nAssistant:"
+    long = "\n".join(f"line {i}" for i in range(60))
+    asking(store, *ALL, items=(NewItem("pairwise", talk, (long, f"{long}!")),))
+    page = open_page(viewport={"width": width, "height": 800})
+    ready(page)
+    for text in page.locator("#panels .text").all():
+        assert text.bounding_box()["height"] >= least
+    panels, own = page.locator("#panels").bounding_box(), page.locator("#questions").bounding_box()
+    beside = own["x"] >= panels["x"] + panels["width"]
+    assert beside or own["y"] >= panels["y"] + panels["height"]
+    assert beside == (width == 1280)
+    wide = page.evaluate(
+        "document.querySelector('#questions').scrollWidth - document.querySelector('#questions').clientWidth"
+    )
+    assert wide <= 0
+
+
+def test_enter_opens_the_language_menu_and_sends_nothing(open_page: OpenPage, store: FeedbackStore) -> None:
+    asking(store, WHY)
+    page = open_page()
+    ready(page)
+    press(page, "2")  # all that is required is answered: Enter sends
+    page.locator("summary[title=Language]").focus()
+    press(page, "Enter")
+    page.wait_for_selector(".language details[open], details.language[open]")
+    press(page, "Tab", "Tab", "Enter")  # the second language
+    page.wait_for_selector("html[lang=zh]")
+    assert store.judgements() == []
+
+
+def test_the_list_of_keys_begins_at_its_top(open_page: OpenPage, store: FeedbackStore) -> None:
+    asking(store, *ALL)
+    page = open_page(viewport={"width": 1280, "height": 600})
+    ready(page)
+    press(page, "?")
+    page.wait_for_selector("#keys[open]")
+    keys = page.locator("#keys")
+    assert keys.evaluate("box => box.scrollHeight > box.clientHeight")
+    assert keys.evaluate("box => box.scrollTop") == 0
+    press(page, "Enter")
+    page.wait_for_selector("#keys:not([open])", state="attached")
+
+
+def test_on_a_phone_the_next_item_begins_at_its_top(open_page: OpenPage, store: FeedbackStore) -> None:
+    asking(store, *ALL, items=(PAIR, PAIR))
+    page = open_page(viewport=PHONE, is_mobile=True, has_touch=True)
+    ready(page)
+    press(page, "6", "7", "2", "1", "1")
+    page.locator("#questions textarea").scroll_into_view_if_needed()
+    assert page.evaluate("scrollY") > 0
+    press(page, "Enter")
+    page.wait_for_selector("#count:has-text('1 by you')")
+    ready(page)
+    assert page.evaluate("scrollY") == 0

@@ -8,18 +8,20 @@ from typing import Literal
 import typer
 
 from rlhf_envs.datasets.messages import answer_to, kept_prompt
+from rlhf_envs.feedback.suggesting import suggest_answers, version_of
+from rlhf_envs.preferences.prioritising import FIRST_JUDGEMENTS, Prioritiser
 from rlhf_envs.rewards import get_reward
 
-from ..training.config import option
-from .feedback import _open, _StoreConfig
-from .options import argument
+from ...training.config import option
+from ..options import argument
+from .common import StoreConfig, open_store
 
 __all__ = ["PrioritiseConfig", "SuggestConfig", "prioritise", "suggest"]
 
 POLL_SECONDS = 2.0
 
 
-class PrioritiseConfig(_StoreConfig):
+class PrioritiseConfig(StoreConfig):
     """Hold the flags of `rlhf feedback prioritise`."""
 
     policy: Literal["uncertainty", "disagreement", "gain"] | None = option(
@@ -36,11 +38,12 @@ def prioritise(config: PrioritiseConfig) -> None:
     A head on frozen embeddings is fitted to the judgements so far. On the bundled human ratings "gain" taught more than
     random order, and "uncertainty" did not.
     """
-    with _open(config.store) as store:
-        from rlhf_envs.preferences.prioritising import FIRST_JUDGEMENTS, Prioritiser
-
+    with open_store(config.store) as store:
         if config.policy is not None:
             store.update_settings(next_item=config.policy)
+        order = store.settings.next_item
+        if order in ("age", "random"):
+            typer.echo(f'nobody goes by these scores: the setting next_item is "{order}"; --policy gain changes it')
         score, last = Prioritiser(config.model, config.seed), 0
         while True:
             done = score(store)
@@ -54,7 +57,7 @@ def prioritise(config: PrioritiseConfig) -> None:
                 time.sleep(POLL_SECONDS)
 
 
-class SuggestConfig(_StoreConfig):
+class SuggestConfig(StoreConfig):
     """Hold the flags of `rlhf feedback suggest`."""
 
     scorer: str = argument("Reward that suggests: a name, module:attribute, or a folder.")
@@ -69,9 +72,7 @@ def suggest(config: SuggestConfig) -> None:
     out.
     """
     reward = get_reward(config.scorer)
-    with _open(config.store) as store:
-        from rlhf_envs.feedback.suggesting import suggest_answers, version_of
-
+    with open_store(config.store) as store:
         items = store.items()
         rated = [item for item in items if item.kind in ("rating", "thumbs")]
         prompts = [kept_prompt(item.prompt, item.meta) for item in rated]
@@ -82,5 +83,5 @@ def suggest(config: SuggestConfig) -> None:
         n = store.suggest(found, source=source, version=version_of(config.scorer) if version is None else version)
         shown = store.settings.suggestions
     left_out = f"; {len(items) - n} items left out that scores do not answer" if n < len(items) else ""
-    after = "after their own answer" if shown == "after" else 'to nobody (setting suggestions = "off")'
-    typer.echo(f"{config.store}: {n} suggestions by {source}{left_out}; annotators see them {after}")
+    see = "see them after their own answer" if shown == "after" else 'do not see them (setting suggestions = "off")'
+    typer.echo(f"{config.store}: {n} suggestions by {source}{left_out}; annotators {see}")
