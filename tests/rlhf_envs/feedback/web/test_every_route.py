@@ -31,6 +31,7 @@ OPEN: tuple[str, ...] = (
     "/",
     "/favicon.ico",
     "/language",
+    "/theme",
     "/login",
     "/logout",
     "/invite/{token}",
