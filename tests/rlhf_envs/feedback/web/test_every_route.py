@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,6 @@ from fastapi.testclient import TestClient
 from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.web import create_app
 from rlhf_envs.feedback.web.auth import COOKIE
-
-from .conftest import SECRET
 
 FILLED = {
     "token": "x" * 20,
@@ -30,7 +27,17 @@ FILLED = {
 ACTIONS = {"/admin/judgements/{judgement_id}/{action}": "drop", "/admin/people/{person_id}/{action}": "off"}
 ADMINS = ("/admin", "/api/admin", "/api/adjudication")
 # Without an account: the door, the link of a panel, what a page needs to be shown, and the API's description.
-OPEN = ("/", "/favicon.ico", "/language", "/login", "/logout", "/invite/{token}", "/panel", "/api/login")
+OPEN: tuple[str, ...] = (
+    "/",
+    "/favicon.ico",
+    "/language",
+    "/theme",
+    "/login",
+    "/logout",
+    "/invite/{token}",
+    "/panel",
+    "/api/login",
+)
 OPEN += ("/api/openapi.json", "/static")
 Route = tuple[str, str, str]  # method, template of the path, path
 
@@ -38,10 +45,12 @@ Route = tuple[str, str, str]  # method, template of the path, path
 def routes_of(app: FastAPI) -> Iterator[Route]:
     """Every method of every route, with a path that it takes."""
     for route in app.routes:
-        nested: Any = getattr(route, "effective_route_contexts", None)  # FastAPI keeps included routers whole
-        for one in nested() if nested else [route]:
-            values = {**FILLED, "action": ACTIONS.get(one.path, "")}
-            path = re.sub(r"{(\w+)}", lambda gap, values=values: values[gap[1]], one.path)
+        nested: Any = getattr(route, "effective_route_contexts", lambda route=route: [route])
+        for one in nested():  # FastAPI keeps included routers whole
+            path = str(one.path)
+            for name, value in {**FILLED, "action": ACTIONS.get(one.path, "")}.items():
+                path = path.replace(f"{{{name}}}", value)
+            assert "{" not in path, "a new name in a path: give it a value in FILLED"
             for method in sorted(set(one.methods or {"GET"}) - {"HEAD"}) if hasattr(one, "methods") else ["GET"]:
                 yield method, one.path, path
 
@@ -74,8 +83,8 @@ def test_what_changes_something_wants_the_csrf_token(
     changing = [route for route in routes_of(app) if route[0] != "GET" and route[1] != "/api/login"]
     assert len(changing) > 30
     for method, template, path in changing:
-        as_form = {} if path.startswith("/api/") else {"data": {"csrf": token}}
-        answer = admin.request(method, path, **as_form)
+        form = None if path.startswith("/api/") else {"csrf": token}
+        answer = admin.request(method, path, data=form)
         assert answer.status_code == 403, (method, template, answer.status_code, answer.text[:200])
     assert before == (store.settings, store.annotators(), store.judgements(include_skips=True), store.items())
     assert store.audit() == []
@@ -89,8 +98,8 @@ def test_what_is_the_admins_refuses_annotators(
     routes = [route for route in routes_of(app) if route[1].startswith(ADMINS)]
     assert len(routes) > 30
     for method, template, path in routes:
-        as_form = {"data": {"csrf": client.headers["X-CSRF-Token"]}} if method == "POST" and path[:5] != "/api/" else {}
-        answer = client.request(method, path, **as_form)
+        form = {"csrf": client.headers["X-CSRF-Token"]} if method == "POST" and path[:5] != "/api/" else None
+        answer = client.request(method, path, data=form)
         assert answer.status_code == 403, (method, template, answer.status_code, answer.text[:200])
     assert store.audit() == []
 
@@ -105,17 +114,17 @@ def test_without_an_account_only_the_door_is_open(app: FastAPI, visitor: Callabl
         assert closed, (method, template, answer.status_code)
 
 
-def test_the_session_of_another_project_is_worth_nothing(admin: TestClient, tmp_path: Path) -> None:
+def test_the_session_of_another_project_is_worth_nothing(app: FastAPI, admin: TestClient, tmp_path: Path) -> None:
     """Also where both projects sign cookies with one secret, and both have an account of that name."""
     with FeedbackStore(tmp_path / "other.db") as other:
         other.add_annotator("root", "admin")
-        there = create_app(other, secret=SECRET)
+        there = create_app(other, secret=app.state.secret)
         with TestClient(there, follow_redirects=False) as client:
             client.cookies.set(COOKIE, admin.cookies[COOKIE])
             client.headers["X-CSRF-Token"] = admin.headers["X-CSRF-Token"]
             for method, template, path in routes_of(there):
                 if template not in (*OPEN, "/api/logout"):  # whoever is signed out already may sign out
-                    data = {"data": {"csrf": admin.headers["X-CSRF-Token"]}} if method == "POST" else {}
-                    answer = client.request(method, path, **data)
+                    form = {"csrf": admin.headers["X-CSRF-Token"]} if method == "POST" else None
+                    answer = client.request(method, path, data=form)
                     closed = answer.status_code == 401 or answer.headers.get("location") == "/login"
                     assert closed, (method, template, answer.status_code)
