@@ -88,7 +88,7 @@ def test_dialogs_are_completed_turn_by_turn(tmp_path: Path) -> None:
     agent.policy.save_pretrained(tmp_path)
     move(agent.policy)
     with serving(str(tmp_path)) as server:
-        agent.set_engine(server.url)
+        agent.set_engine(server.url, seeded=True)
         agent.learn(96)
     assert agent.logger.name_to_value["train/engine_gap"] < 1e-4
     assert len(agent.rollout_buffer.turns(agent.rollout_buffer.rewards).returns.T) > 1, "the dialogs have several turns"
