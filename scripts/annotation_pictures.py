@@ -1,4 +1,4 @@
-"""Take the pictures of the annotation page in docs/images: an item in English, in Chinese, and on a phone.
+"""Take the pictures of the feedback pages in docs/images: an item in English, in Chinese, on a phone; the overview.
 
     python scripts/annotation_pictures.py
 
@@ -22,8 +22,11 @@ from itsdangerous import TimestampSigner
 from playwright.sync_api import sync_playwright
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback.simulated import annotate, simulated_crowd
 from rlhf_envs.feedback.web import create_app
 from rlhf_envs.feedback.web.auth import COOKIE
+from rlhf_envs.preferences import crowd_figures
+from rlhf_envs.rewards import get_reward
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 SECRET = os.urandom(32)
@@ -106,18 +109,32 @@ def main() -> None:
             store.update_settings(render="markdown")
             store.add_items([items[which]])
             take(store, IMAGES / f"{name}.png", options)
+    with FeedbackStore(Path(folder, "admin.db"), seed=0) as store:
+        judge(store)
+        take(store, IMAGES / "admin.png", {"viewport": {"width": 1280, "height": 1000}}, role="admin")
     shutil.rmtree(folder)
 
 
-def take(store: FeedbackStore, path: Path, options: dict[str, Any]) -> None:
-    """Serve a store, sign somebody in, and save what the page looks like."""
-    store.register(store.invite(), "ada", "no password")
+def judge(store: FeedbackStore) -> None:
+    """Fill a store with pairs that six simulated annotators have judged, one of them at random."""
+    reward = get_reward("tiny-reward")
+    texts = [" is a wonderful film.", " is a dull film.", " moved me to tears.", " bored me to tears."]
+    pairs = [(first, second) for first in texts for second in texts if first < second] * 10
+    store.add_items([NewItem("pairwise", f"Film {i}", pair, overlap=4) for i, pair in enumerate(pairs)])
+    annotate(store, simulated_crowd(reward, 6, random_share=1 / 6, seed=1, name="annotator"))
+
+
+def take(store: FeedbackStore, path: Path, options: dict[str, Any], role: str = "annotator") -> None:
+    """Serve a store, sign somebody in, and save what their page looks like."""
+    store.register(store.invite(role), "ada", "no password")
     token = store.begin_session("ada", store.password_hash("ada"))
     payload = b64encode(json.dumps({"id": token, "name": "ada", "csrf": os.urandom(8).hex()}).encode())
     with socket.socket() as listener, sync_playwright() as playwright:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(create_app(store, secret=SECRET), log_level="error", lifespan="off"))
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(store, secret=SECRET, analyse=crowd_figures), log_level="error", lifespan="off")
+        )
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
@@ -126,8 +143,11 @@ def take(store: FeedbackStore, path: Path, options: dict[str, Any]) -> None:
             [{"name": COOKIE, "value": TimestampSigner(SECRET.hex()).sign(payload).decode(), "url": url}]
         )
         page = context.new_page()
-        page.goto(f"{url}/annotate")
-        page.wait_for_selector("body[data-kind=pairwise] #task[aria-busy=false]")
+        if role == "admin":
+            page.goto(f"{url}/admin")
+        else:
+            page.goto(f"{url}/annotate")
+            page.wait_for_selector("body[data-kind=pairwise] #task[aria-busy=false]")
         page.wait_for_timeout(300)  # for the opacity that fades in
         page.screenshot(path=path)
         browser.close()
