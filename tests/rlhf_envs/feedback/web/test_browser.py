@@ -135,8 +135,12 @@ def test_answer_is_sent_again_until_the_server_is_back(open_page: OpenPage, stor
     page = open_page()
     ready(page, "rating")
     tries: list[Any] = []
+    probes: list[Any] = []
 
     def fail_then_pass(route: Any) -> None:
+        if route.request.method == "GET":
+            probes.append(route)
+            return route.abort()
         tries.append(route.request.post_data_json["key"])
         if len(tries) == 1:
             route.abort("connectionrefused")
@@ -145,8 +149,11 @@ def test_answer_is_sent_again_until_the_server_is_back(open_page: OpenPage, stor
             route.abort("connectionreset")
         else:
             route.continue_()
+        return None
 
     page.route("**/judgement", fail_then_pass)
+    while not probes:  # now and then Chromium lets the first requests after `route` pass
+        page.evaluate("fetch('/api/judgement').catch(() => null)")
     press(page, "5")
     page.wait_for_selector("#count:has-text('1 by you')")
     assert len(tries) == 3
