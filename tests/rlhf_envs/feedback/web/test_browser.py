@@ -152,8 +152,10 @@ def test_answer_is_sent_again_until_the_server_is_back(open_page: OpenPage, stor
         return None
 
     page.route("**/judgement", fail_then_pass)
-    while not probes:  # now and then Chromium lets the first requests after `route` pass
+    for _ in range(100):  # now and then Chromium lets the first requests after `route` pass
         page.evaluate("fetch('/api/judgement').catch(() => null)")
+        if probes:
+            break
     press(page, "5")
     page.wait_for_selector("#count:has-text('1 by you')")
     assert len(tries) == 3
