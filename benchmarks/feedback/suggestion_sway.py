@@ -1,15 +1,15 @@
 """Measure how much a suggestion that annotators see before they answer sways their labels and the reward model.
 
-`python -m benchmarks.suggestion_sway` asks about pairs of rated snippets as `benchmarks.next_item` does: one of the
-people who rated both answers. A model suggests an answer to each pair. It knows the mean ratings, with some noise
-(`--noise`), but likes long texts (`--length-bias`: so many standard deviations of rating for one of length).
-Annotators who see it before they answer follow it with the probability `anchoring` where their own answer differs; 0
-is a suggestion that is shown after. Swept, because what is known is not about this task: in Jacowitz and Kahneman,
-1995 (https://doi.org/10.1177/01461672952111004) estimates moved by 0.49 of the way to an anchor. Printed for each
-anchoring, as means and 95% intervals (bootstraps over the seeds) of the change from 0: how often labels agree with the
-suggestion; how often they are right; how often the longer text wins; the accuracy of the reward model that is fitted
-to them on held-out pairs of people, and its leaning to length (the correlation of its scores with the texts' lengths,
-on the held-out texts).
+`python -m benchmarks.feedback.suggestion_sway` asks about pairs of rated snippets as `benchmarks.feedback.next_item`
+does: one of the people who rated both answers. A model suggests an answer to each pair. It knows the mean ratings, with
+some noise (`--noise`), but likes long texts (`--length-bias`: so many standard deviations of rating for one of length).
+Annotators who see it before they answer follow it with the probability `anchoring` where their own answer differs; 0 is
+a suggestion that is shown after. Swept, because what is known is not about this task: in Jacowitz and Kahneman, 1995
+(https://doi.org/10.1177/01461672952111004) estimates moved by 0.49 of the way to an anchor. Printed for each anchoring,
+as means and 95% intervals (bootstraps over the seeds) of the change from 0: how often labels agree with the suggestion;
+how often they are right; how often the longer text wins; the accuracy of the reward model that is fitted to them on
+held-out pairs of people, and its leaning to length (the correlation of its scores with the texts' lengths, on the
+held-out texts).
 """
 
 from __future__ import annotations

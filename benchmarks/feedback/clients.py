@@ -1,6 +1,6 @@
 """Run the feedback server as a process, and those who ask it: people, slow connections and strangers.
 
-`benchmarks.feedback_load` measures with them.
+`benchmarks.feedback.load` measures with them.
 """
 
 from __future__ import annotations

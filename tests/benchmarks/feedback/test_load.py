@@ -13,14 +13,14 @@ pytest.importorskip("uvicorn")
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`benchmarks.feedback_load`, which is not installed."""
+    """`benchmarks.feedback.load`, which is not installed."""
     monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("benchmarks.feedback_load")
+    return importlib.import_module("benchmarks.feedback.load")
 
 
 def test_it_sees_what_is_lost_or_doubled_or_came_back(benchmark: Any, tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
 """Measure whether weighing annotators beats counting votes: real raters of film snippets, and planted spammers.
 
-`python -m benchmarks.crowd` takes the bundled rated snippets. The raters are anonymous, but they came in batches:
-within each batch of 30 snippets (the last has 15) the k-th rating is always the same person's, see `check_identity`. So
-there are 6,635 real annotators with 30 ratings each. Every seed has 30 batches of its own, all from the half of them
-that is kept for the figures (`--part development` is the other half, for choosing constants), and draws a panel of real
-raters for each; the planted ones rate like nobody in particular: each rating is drawn from all ratings of the seed's
-batches. Everyone's answer to a pair of the batch is the order (or tie) of their own two ratings. The clean order is
-that of the means of the real raters who are *not* on the panel. Printed are means and standard deviations over the
-seeds of
+`python -m benchmarks.feedback.crowd` takes the bundled rated snippets. The raters are anonymous, but they came in
+batches: within each batch of 30 snippets (the last has 15) the k-th rating is always the same person's, see
+`check_identity`. So there are 6,635 real annotators with 30 ratings each. Every seed has 30 batches of its own, all
+from the half of them that is kept for the figures (`--part development` is the other half, for choosing constants), and
+draws a panel of real raters for each; the planted ones rate like nobody in particular: each rating is drawn from all
+ratings of the seed's batches. Everyone's answer to a pair of the batch is the order (or tie) of their own two ratings.
+The clean order is that of the means of the real raters who are *not* on the panel. Printed are means and standard
+deviations over the seeds of
 
 - pairs: the share ordered as in the clean order (a tie counts half) by the majority and by Dawid-Skene;
 - ranks: Kendall's tau with the clean order, by Bradley-Terry, noisy Bradley-Terry, the mean rating, and the mean of

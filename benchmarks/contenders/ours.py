@@ -10,8 +10,8 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 from agents import SequenceRolloutBuffer, TokenPolicy, make_vec_env
 from rlhf_envs.vector_env import TextGenerationVectorEnv
 
-from .work import KL_COEF, LEARNING_RATE, MAX_GRAD_NORM, FixedLength, Work
-from .worker import Session
+from ..work import KL_COEF, LEARNING_RATE, MAX_GRAD_NORM, FixedLength, Work
+from ..worker import Session
 
 __all__ = ["Ours", "Rows"]
 

@@ -1,11 +1,11 @@
 """Measure how many labels an overlap that adapts saves, and what it costs, with the answers of real raters.
 
-`python -m benchmarks.adaptive_overlap` draws pairs of rated snippets that the same people rated. An annotator is one of
-these raters, drawn at random: their answer is the order of their own two ratings, or a tie. The truth is the order of
-the means of the raters who are not asked. Each pair is asked in the same order of raters by every policy: two or three
-votes fixed, or two first and more while `rlhf_envs.feedback.deciding` says so, up to a maximum. The vote's winner is
-right (1), wrong (0), or nobody (1/2). Intervals (95%) are bootstraps over the batches of raters; accuracies are
-compared pair by pair with three votes.
+`python -m benchmarks.feedback.adaptive_overlap` draws pairs of rated snippets that the same people rated. An annotator
+is one of these raters, drawn at random: their answer is the order of their own two ratings, or a tie. The truth is the
+order of the means of the raters who are not asked. Each pair is asked in the same order of raters by every policy: two
+or three votes fixed, or two first and more while `rlhf_envs.feedback.deciding` says so, up to a maximum. The vote's
+winner is right (1), wrong (0), or nobody (1/2). Intervals (95%) are bootstraps over the batches of raters; accuracies
+are compared pair by pair with three votes.
 """
 
 from __future__ import annotations

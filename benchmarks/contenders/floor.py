@@ -24,8 +24,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from .work import ADAM_EPS, LEARNING_RATE, Work
-from .worker import Session
+from ..work import ADAM_EPS, LEARNING_RATE, Work
+from ..worker import Session
 
 __all__ = ["Floor"]
 

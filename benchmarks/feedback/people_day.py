@@ -1,6 +1,6 @@
 """Simulate a day of people who rate every completion of a training run: what share of their time do they work?
 
-    python -m benchmarks.people_day
+    python -m benchmarks.feedback.people_day
 
 `HumanReward` and the feedback store are the real ones; only the clock is virtual. Each of the annotators takes the next
 item of the queue as soon as there is one, and rates it in a log-normal time. While the machine writes the next rollout

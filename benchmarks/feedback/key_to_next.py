@@ -1,10 +1,10 @@
 """Time from the key that answers an item to the next item on the page, in Chromium, by keyboard only.
 
-`python -m benchmarks.key_to_next` fills a store with 10,000 items of all kinds and 32 annotators who have judged some
-of them, serves it as a process of its own, signs in at the page, and answers `--answers` items in turns of the kinds.
-A stopwatch in the page starts at the keydown that sends the answer and stops when the next item is painted (two
-animation frames after its prompt has changed). `--store postgresql://...` takes another database, which must be empty.
-Ends with 1 if the median is above 0.15 s. Times depend on the machine and on what else runs.
+`python -m benchmarks.feedback.key_to_next` fills a store with 10,000 items of all kinds and 32 annotators who have
+judged some of them, serves it as a process of its own, signs in at the page, and answers `--answers` items in turns of
+the kinds. A stopwatch in the page starts at the keydown that sends the answer and stops when the next item is painted
+(two animation frames after its prompt has changed). `--store postgresql://...` takes another database, which must be
+empty. Ends with 1 if the median is above 0.15 s. Times depend on the machine and on what else runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.store.restoring import PastJudgement, restore
 from rlhf_envs.feedback.web.passwords import Passwords
 
-from .feedback_clients import PASSWORD, Server
+from .clients import PASSWORD, Server
 
 __all__ = ["KEYS", "fill", "main"]
 

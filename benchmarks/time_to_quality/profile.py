@@ -1,9 +1,9 @@
 """Measure what the seconds of `benchmarks.time_to_quality` go to, part by part.
 
-`python -m benchmarks.race_profile` runs contenders at their settings for a number of tokens and prints the seconds of
-CPU per 1,000 tokens: passes of the model without gradients (decoding, prefill and the reference) and with them, the
-backward pass, the optimiser's step, the reward, and all else. The heads, which turn hidden states into logits, and
-sampling count as "all else". Each contender has a process of its own.
+`python -m benchmarks.time_to_quality.profile` runs contenders at their settings for a number of tokens and prints the
+seconds of CPU per 1,000 tokens: passes of the model without gradients (decoding, prefill and the reference) and with
+them, the backward pass, the optimiser's step, the reward, and all else. The heads, which turn hidden states into
+logits, and sampling count as "all else". Each contender has a process of its own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from . import quality_race
-from .quality_race import Race, Referee
-from .time_to_quality import CHOSEN, OURS, TRL
+from . import racing
+from .compare import CHOSEN, OURS, TRL
+from .racing import Race, Referee
 
 __all__ = ["main", "profile"]
 
@@ -87,8 +87,8 @@ def profile(race: Race) -> tuple[float, float, dict[str, float]]:
     )
     shares.patch(torch.Tensor, "backward", lambda: "backward")
     shares.patch(torch.optim.Adam, "step", lambda: "optimiser")
-    shares.patch(type(get_reward(quality_race.REWARD)), "score", lambda: "reward")
-    end = quality_race.run(race)["curve"][-1]
+    shares.patch(type(get_reward(racing.REWARD)), "score", lambda: "reward")
+    end = racing.run(race)["curve"][-1]
     return end["tokens"], end["cpu"], shares.seconds
 
 

@@ -18,9 +18,9 @@ import os
 import tempfile
 from typing import Any
 
+from ..work import ADAM_EPS, KL_COEF, LEARNING_RATE, MAX_GRAD_NORM, FreshModel, Work
+from ..worker import Session
 from .floor import split
-from .work import ADAM_EPS, KL_COEF, LEARNING_RATE, MAX_GRAD_NORM, FreshModel, Work
-from .worker import Session
 
 __all__ = ["Grpo", "Rloo"]
 

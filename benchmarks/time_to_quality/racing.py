@@ -196,7 +196,7 @@ def _run_ours(race: Race, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _run_trl(race: Race, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Train TRL's trainer with its fastest options, see `benchmarks.contenders_trl`."""
+    """Train TRL's trainer with its fastest options, see `benchmarks.contenders.trl`."""
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     import trl
     from datasets import Dataset  # type: ignore[import-untyped]

@@ -11,7 +11,7 @@ import pytest
 
 from rlhf_envs.preferences.next_item import fit_head
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PARTS = ("development", "test")
 
 
@@ -24,14 +24,14 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_kth_rating_is_one_persons_within_a_batch_and_anothers_in_the_next(benchmark: Any) -> None:
-    within, across = benchmark("crowd").check_identity(benchmark("crowd").load_batches())
+    within, across = benchmark("feedback.crowd").check_identity(benchmark("feedback.crowd").load_batches())
     assert within > 0.3
     assert abs(across) < 0.1
 
 
 def test_aggregation_beats_the_majority_on_real_raters_and_finds_the_planted_clickers(benchmark: Any) -> None:
     pytest.importorskip("crowdkit", reason="needs the extra agreement")
-    crowd = benchmark("crowd")
+    crowd = benchmark("feedback.crowd")
     batches = crowd.part_of(crowd.load_batches(), "development")[:12]
     figures = crowd.measure(batches, crowd.Panel(5, 4, span=3), n_pairs=40, seed=0)
     assert figures["pairs: Dawid-Skene"] > figures["pairs: majority"] + 0.01
@@ -41,7 +41,7 @@ def test_aggregation_beats_the_majority_on_real_raters_and_finds_the_planted_cli
 
 
 def test_panels_are_compared_with_a_clean_order_that_knows_nothing_of_them(benchmark: Any) -> None:
-    crowd = benchmark("crowd")
+    crowd = benchmark("feedback.crowd")
     batch = np.random.default_rng(0).permuted(np.tile(np.arange(5.0), (7, 1)), axis=1)
     for panel, size in ((crowd.Panel(2, 3), 2), (crowd.Panel(None, 3), 3)):
         ratings, votes, clean = crowd.answers([batch], panel, n_pairs=99, seed=0)
@@ -57,7 +57,7 @@ def test_panels_are_compared_with_a_clean_order_that_knows_nothing_of_them(bench
 
 
 def test_constants_are_chosen_on_batches_that_no_figure_is_of(benchmark: Any) -> None:
-    crowd = benchmark("crowd")
+    crowd = benchmark("feedback.crowd")
     batches = [np.full((1, 1), float(number)) for number in range(11)]
     parts = [{float(batch) for batch in np.concatenate(crowd.part_of(batches, part)).ravel()} for part in PARTS]
     assert parts[0] & parts[1] == set()
@@ -66,7 +66,7 @@ def test_constants_are_chosen_on_batches_that_no_figure_is_of(benchmark: Any) ->
 
 def test_crowd_prints_its_table(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("crowdkit", reason="needs the extra agreement")
-    crowd = benchmark("crowd")
+    crowd = benchmark("feedback.crowd")
     crowd.main(["--seeds", "2", "--batches", "1", "--pairs", "5", "--panels", "1"])
     out = capsys.readouterr().out
     for name in ("pairs: Dawid-Skene", "ranks: noisy B.-T.", "found by ratings", "better in "):
@@ -93,7 +93,7 @@ def test_a_linear_head_is_the_minimum_of_its_penalised_loss() -> None:
 
 
 def test_pools_hold_out_whole_snippets_and_ask_those_who_saw_both_texts(benchmark: Any) -> None:
-    queries = benchmark("queries")
+    queries = benchmark("feedback.queries")
     rows = [
         {"ratings": [k, 8 - k, k], "mean": (8 + k) / 3, "split": "test" if k % 5 == 0 else "train"} for k in range(30)
     ]
@@ -110,7 +110,7 @@ def test_pools_hold_out_whole_snippets_and_ask_those_who_saw_both_texts(benchmar
 
 
 def test_a_strategy_labels_what_its_budget_allows_and_all_meet_at_the_whole_pool(benchmark: Any) -> None:
-    queries = benchmark("queries")
+    queries = benchmark("feedback.queries")
     generator = np.random.default_rng(0)
     head = generator.normal(size=8)
     features = generator.normal(size=(140, 8))
@@ -130,7 +130,7 @@ def test_few_seeds_need_more_standard_errors_to_beat_random(benchmark: Any, caps
     error = seeds.std(ddof=1) / 5**0.5
     gains = {"disagreement": 2.7, "uncertainty": -2.9, "diverse": 2.9}  # in standard errors; the quantile is 2.776
     curves = {"random": [[0.7]] * 5, **{name: [[0.7 + k * error + s] for s in seeds] for name, k in gains.items()}}
-    benchmark("queries").print_table(curves, [0.25], 2000)
+    benchmark("feedback.queries").print_table(curves, [0.25], 2000)
     verdicts = [line.rsplit(": ")[-1] for line in capsys.readouterr().out.splitlines()[-3:]]
     assert verdicts == ["no clear difference", "is worse than random", "beats random"]
 
@@ -138,7 +138,7 @@ def test_few_seeds_need_more_standard_errors_to_beat_random(benchmark: Any, caps
 def test_queries_prints_and_draws(
     benchmark: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    queries = benchmark("queries")
+    queries = benchmark("feedback.queries")
     sizes = ["--seeds", "2", "--pool", "60", "--members", "2", "--snippets", "1500", "--labels", "one"]
     vectors = np.random.default_rng(0).normal(size=(1500, 6))
     monkeypatch.setattr(queries, "embed_texts", lambda texts, model: vectors[: len(texts)])
@@ -151,7 +151,7 @@ def test_queries_prints_and_draws(
 
 
 def test_embeddings_do_not_depend_on_what_else_is_in_the_batch(benchmark: Any) -> None:
-    queries = benchmark("queries")
+    queries = benchmark("feedback.queries")
     texts = ["a good film", "a film that is much too long, and then longer still", "bad"]
     together = queries.embed_texts(texts, "tiny")
     np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1.0, atol=1e-6)

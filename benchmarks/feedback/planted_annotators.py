@@ -1,8 +1,8 @@
 """Plant bad annotators among good ones, and see whom the admin's figures suspect, and after how many items.
 
-`python -m benchmarks.planted_annotators` puts pairs of rated snippets into a store. Ten annotators judge them, in
-turns: two click at random, one always takes the text on the left (of a random strength), one is slow but good, and six
-are honest. The good ones choose by the snippets' mean ratings (in standard deviations) with the noise of a Bradley-
+`python -m benchmarks.feedback.planted_annotators` puts pairs of rated snippets into a store. Ten annotators judge them,
+in turns: two click at random, one always takes the text on the left (of a random strength), one is slow but good, and
+six are honest. The good ones choose by the snippets' mean ratings (in standard deviations) with the noise of a Bradley-
 Terry model; `--temperature` is its size, for which the share of right choices is printed beside what real raters reach
 on such pairs. After every answer that each of them has given the checks of `rlhf feedback status` and of the admin's
 page are made anew, from the 5th to the last: whoever is suspected at any look counts as suspected. A seed is passed if

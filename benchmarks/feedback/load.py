@@ -1,6 +1,6 @@
 """Test the feedback server under load: nothing is lost or doubled, it answers no error, and its memory stays flat.
 
-`python -m benchmarks.feedback_load` starts `rlhf feedback serve` as a process of its own on a temporary store, lets 64
+`python -m benchmarks.feedback.load` starts `rlhf feedback serve` as a process of its own on a temporary store, lets 64
 people sign in, fetch, judge and undo, and in turn
 
 1. kills the server with -9, 20 times, and starts it again: whatever was acknowledged must be in the store, once;
@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
 
-from .feedback_clients import Person, Server, judged, people, slow_connections, strangers, wait_for_work
+from .clients import Person, Server, judged, people, slow_connections, strangers, wait_for_work
 
 __all__ = ["Bar", "Load", "main"]
 
