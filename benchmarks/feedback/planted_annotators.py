@@ -27,7 +27,7 @@ from rlhf_envs.feedback import Assignment, FeedbackStore, Judgement, NewItem
 from rlhf_envs.feedback.annotating import Response, work_once
 from rlhf_envs.feedback.quality import check_annotators
 from rlhf_envs.feedback.simulated import SimulatedAnnotator
-from rlhf_envs.feedback.web.summary import summarise
+from rlhf_envs.feedback.web.admin.summary import summarise
 
 __all__ = ["BAD", "Seed", "main", "measure"]
 

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from rlhf_envs.feedback import FeedbackStore, NewItem, Question
-from rlhf_envs.feedback.web.wording import choices, in_words, shown, value_of_form
+from rlhf_envs.feedback.web.admin.display import choices, in_words, shown, value_of_form
 
 SignIn = Callable[..., TestClient]
 HOSTILE = "<script>alert(1)</script> \u202e\u200b \ud800 \0 'x\"&amp;"

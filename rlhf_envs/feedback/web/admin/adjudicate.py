@@ -8,16 +8,16 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..records import Annotator
-from ..store.browsing import ItemFilter, ItemRow, browse_items, one_item
-from ..store.store import FeedbackStore
-from .admin_items import RowId, problem_text
-from .api import AskedRender, SettingsOut
-from .auth import CsrfChecked, SignedIn, Store
-from .differences import mark_differences
-from .pages import render
-from .responses import AsciiJSON, problems
-from .showing import Render, View, view_of_item
+from ...records import Annotator
+from ...store.browsing import ItemFilter, ItemRow, browse_items, one_item
+from ...store.store import FeedbackStore
+from ..api import AskedRender, SettingsOut
+from ..auth import CsrfChecked, SignedIn, Store
+from ..differences import mark_differences
+from ..pages import render
+from ..responses import AsciiJSON, problems
+from ..showing import Render, View, view_of_item
+from .items import RowId, problem_text
 
 __all__ = ["api", "may_adjudicate", "pages"]
 

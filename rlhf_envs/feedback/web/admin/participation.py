@@ -9,14 +9,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from ..store.documents import Reading, list_readings
-from ..store.panels import list_panelists
-from ..store.steps import own_progress
-from ..store.store import FeedbackStore
-from ..store.training import admit, list_trainees, pool_size
-from ..store.withdrawing import list_withdrawals, withdraw_person
-from .auth import Admin, Store
-from .pages import FormChecked, render
+from ...store.documents import Reading, list_readings
+from ...store.panels import list_panelists
+from ...store.steps import own_progress
+from ...store.store import FeedbackStore
+from ...store.training import admit, list_trainees, pool_size
+from ...store.withdrawing import list_withdrawals, withdraw_person
+from ..auth import Admin, Store
+from ..pages import FormChecked, render
 
 __all__ = ["pages", "panel_csv"]
 

@@ -13,13 +13,13 @@ from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
 
-from ..records import Annotator, AuditEntry
-from ..store.browsing import JudgementFilter
-from ..store.store import FeedbackStore
-from .admin_items import Key, RowId, answers_context, problem_text
+from ...records import Annotator, AuditEntry
+from ...store.browsing import JudgementFilter
+from ...store.store import FeedbackStore
+from ..auth import Admin, Store
+from ..pages import FormChecked, render
 from .archive import write_archive
-from .auth import Admin, Store
-from .pages import FormChecked, render
+from .items import Key, RowId, answers_context, problem_text
 
 __all__ = ["pages"]
 

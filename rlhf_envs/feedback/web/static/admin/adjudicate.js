@@ -1,10 +1,10 @@
 // The page for final answers: it shows an item with what people answered, takes the final answer and the next item.
 
-import { call } from "./api.js";
-import { KINDS, panelName } from "./kinds.js";
-import { visible } from "./text.js";
-import { asked, hideView, showView, viewKeys } from "./view.js";
-import { keyName, t } from "./words.js";
+import { call } from "../api.js";
+import { KINDS, panelName } from "../kinds.js";
+import { visible } from "../text.js";
+import { asked, hideView, showView, viewKeys } from "../view.js";
+import { keyName, t } from "../words.js";
 
 const at = (id) => document.getElementById(id);
 const say = (text) => { at("notice").textContent = text; };

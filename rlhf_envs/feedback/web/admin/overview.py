@@ -12,15 +12,15 @@ from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..formats.exporting import FORMATS, HOW, Export, export_file
-from ..records import Settings
-from ..store.store import FeedbackStore
-from .api import Scale, SettingsOut
-from .auth import Admin, CsrfChecked, Store
+from ...formats.exporting import FORMATS, HOW, Export, export_file
+from ...records import Settings
+from ...store.store import FeedbackStore
+from ..api import Scale, SettingsOut
+from ..auth import Admin, CsrfChecked, Store
+from ..pages import FormChecked, render
+from ..responses import AsciiJSON, problems
+from ..showing import Render
 from .figures import Figures
-from .pages import FormChecked, render
-from .responses import AsciiJSON, problems
-from .showing import Render
 from .summary import Summary
 
 __all__ = ["api", "pages"]
@@ -139,7 +139,9 @@ def export_page(
 ) -> Response:
     """Show what a download holds and what it leaves out, before it is made."""
     made, _ = _export(store, format, how)
-    return render(request, "export.html", {"format": format, "how": how, "export": made, "file": _file_name(format)})
+    return render(
+        request, "admin/export.html", {"format": format, "how": how, "export": made, "file": _file_name(format)}
+    )
 
 
 @pages.get("")
@@ -281,4 +283,4 @@ def _page(request: Request, store: Store, status: int = 200, **more: Any) -> Res
         "hows": HOW,
         **more,
     }
-    return render(request, "admin.html", context, status)
+    return render(request, "admin/overview.html", context, status)

@@ -12,9 +12,9 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Path, Query, Reques
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import FormData
 
-from ..agreement import LEVELS
-from ..kinds import KINDS
-from ..store.browsing import (
+from ...agreement import LEVELS
+from ...kinds import KINDS
+from ...store.browsing import (
     ITEM_SORTS,
     ITEM_STATES,
     JUDGEMENT_STATES,
@@ -26,10 +26,10 @@ from ..store.browsing import (
     matching_ids,
     one_item,
 )
-from ..store.store import FeedbackStore
-from .auth import Admin, Store
-from .pages import FormChecked, render
-from .wording import choices, in_words, own_answers, value_of_form
+from ...store.store import FeedbackStore
+from ..auth import Admin, Store
+from ..pages import FormChecked, render
+from .display import choices, in_words, own_answers, value_of_form
 
 __all__ = ["RowId", "item_filter", "judgement_filter", "pages", "problem_text"]
 

@@ -12,11 +12,11 @@ from typing import IO, Any
 
 import sqlalchemy as sa
 
-from ..formats.exporting import item_rows
-from ..settings_file import as_plain
-from ..store.browsing import JudgementFilter, browse_judgements
-from ..store.schema import items
-from ..store.store import FeedbackStore
+from ...formats.exporting import item_rows
+from ...settings_file import as_plain
+from ...store.browsing import JudgementFilter, browse_judgements
+from ...store.schema import items
+from ...store.store import FeedbackStore
 
 __all__ = ["write_archive"]
 

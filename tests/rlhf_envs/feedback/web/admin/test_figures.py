@@ -15,9 +15,9 @@ from rlhf_envs.feedback import FeedbackStore, Item, Judgement, NewItem
 from rlhf_envs.feedback.agreement import CrowdFigures, alpha_interval, krippendorff_alpha
 from rlhf_envs.feedback.records import Cost
 from rlhf_envs.feedback.store.browsing import ItemFilter, browse_items
-from rlhf_envs.feedback.web import figures as figures_module
-from rlhf_envs.feedback.web.figures import Figures
-from rlhf_envs.feedback.web.summary import summarise
+from rlhf_envs.feedback.web.admin import figures as figures_module
+from rlhf_envs.feedback.web.admin.figures import Figures
+from rlhf_envs.feedback.web.admin.summary import summarise
 from rlhf_envs.preferences.crowd import crowd_figures
 
 

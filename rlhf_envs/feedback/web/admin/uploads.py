@@ -20,14 +20,14 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import Response
 from starlette.datastructures import FormData, UploadFile
 
-from ..formats.importing import FORMATS, Import, import_file
-from ..formats.rehearsing import Trial, try_import
-from ..kinds import KINDS
-from ..records import StoreError
-from ..store.store import FeedbackStore
-from .admin_items import problem_text
-from .auth import Admin, Store, csrf_matches
-from .pages import render
+from ...formats.importing import FORMATS, Import, import_file
+from ...formats.rehearsing import Trial, try_import
+from ...kinds import KINDS
+from ...records import StoreError
+from ...store.store import FeedbackStore
+from ..auth import Admin, Store, csrf_matches
+from ..pages import render
+from .items import problem_text
 
 __all__ = ["MAX_UPLOAD", "Uploads", "pages"]
 

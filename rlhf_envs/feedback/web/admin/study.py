@@ -8,11 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, Form, HTTPException, Request, UploadFile
 from fastapi.responses import Response
 
-from ..settings_file import describe_changes, parse_settings, settings_as_toml
-from ..store.store import FeedbackStore
-from ..store.training import pool_size
-from .auth import Admin, Store
-from .pages import FormChecked, render
+from ...settings_file import describe_changes, parse_settings, settings_as_toml
+from ...store.store import FeedbackStore
+from ...store.training import pool_size
+from ..auth import Admin, Store
+from ..pages import FormChecked, render
 
 __all__ = ["pages", "remark_on_settings"]
 
@@ -25,7 +25,7 @@ pages = APIRouter(prefix="/admin/study")
 def study_page(request: Request, store: Store, admin: Admin) -> Response:
     """Show the present settings as TOML."""
     return render(
-        request, "study.html", {"text": settings_as_toml(store.settings), "remarks": remark_on_settings(store)}
+        request, "admin/study.html", {"text": settings_as_toml(store.settings), "remarks": remark_on_settings(store)}
     )
 
 
@@ -52,13 +52,13 @@ def change(
         before = store.settings
         after = store.update_settings(**parse_settings(text))
     except ValueError as error:
-        return render(request, "study.html", {"text": text, "problem": str(error)}, 422)
+        return render(request, "admin/study.html", {"text": text, "problem": str(error)}, 422)
     changes = describe_changes(before, after)
     if changes:
         store.log(admin.name, "settings", after=[re.sub(r"whsec_[\w+/=]+", "whsec_…", line) for line in changes])
     changes = changes or ["Nothing has changed."]
     shown = {"text": settings_as_toml(after), "changes": changes, "remarks": remark_on_settings(store)}
-    return render(request, "study.html", shown)
+    return render(request, "admin/study.html", shown)
 
 
 def remark_on_settings(store: FeedbackStore) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from rlhf_envs.feedback import FeedbackStore, Item, Judgement, NewItem
-from rlhf_envs.feedback.web.summary import gold_correct, summarise
+from rlhf_envs.feedback.web.admin.summary import gold_correct, summarise
 
 SignIn = Callable[..., TestClient]
 NOW = datetime(2030, 1, 1, 12, 30, tzinfo=UTC)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import BaseModel
 
-from ..agreement import (
+from ...agreement import (
     LEVELS,
     CrowdFigures,
     alpha_interval,
@@ -18,12 +18,12 @@ from ..agreement import (
     peer_agreement,
     votes_by_kind,
 )
-from ..criteria import all_criteria, find_criterion
-from ..kinds import matches_gold
-from ..quality import AnnotatorCheck, check_annotators, describe_checks
-from ..records import Item, Judgement
-from ..store.store import FeedbackStore
-from ..suggesting import SuggestionAgreement, compare_suggestions
+from ...criteria import all_criteria, find_criterion
+from ...kinds import matches_gold
+from ...quality import AnnotatorCheck, check_annotators, describe_checks
+from ...records import Item, Judgement
+from ...store.store import FeedbackStore
+from ...suggesting import SuggestionAgreement, compare_suggestions
 
 __all__ = ["AnnotatorSummary", "Check", "Hour", "QuestionSummary", "Summary", "gold_correct", "summarise"]
 

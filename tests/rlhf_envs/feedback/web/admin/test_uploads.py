@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
-from rlhf_envs.feedback.web import admin_uploads, app
+from rlhf_envs.feedback.web import app
+from rlhf_envs.feedback.web.admin import uploads
 
 SignIn = Callable[..., TestClient]
 ROWS = [
@@ -119,7 +120,7 @@ def test_sizes_are_limited(sign_in: SignIn, monkeypatch: pytest.MonkeyPatch) -> 
     admin = sign_in("root", "admin")
     monkeypatch.setattr(app, "MAX_UPLOAD", 50_000)
     assert send(admin, b"x" * 60_000).status_code == 413
-    monkeypatch.setattr(admin_uploads, "_MAX_UNPACKED", 2**20)
+    monkeypatch.setattr(uploads, "_MAX_UNPACKED", 2**20)
     packed = gzip.compress(b" " * 2**22)
     assert "unpacks to more" in send(admin, packed, "items.jsonl.gz").text
 
@@ -130,7 +131,7 @@ def test_uploads_are_their_owner_s_and_end(sign_in: SignIn, app: FastAPI, monkey
     assert admin.get(f"/admin/upload/{tokens[-1]}/quarantine").status_code == 200
     assert other.get(f"/admin/upload/{tokens[-1]}/quarantine").status_code == 404
     assert admin.get(f"/admin/upload/{tokens[0]}/quarantine").status_code == 404
-    monkeypatch.setattr(admin_uploads, "_KEPT_SECONDS", -1)
+    monkeypatch.setattr(uploads, "_KEPT_SECONDS", -1)
     assert admin.get(f"/admin/upload/{tokens[-1]}/quarantine").status_code == 404
 
 

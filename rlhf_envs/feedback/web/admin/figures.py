@@ -14,11 +14,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from ..agreement import CrowdFigures
-from ..records import Item, Judgement
-from ..store.queue import IS_SETTING
-from ..store.schema import adjudications, audit, items, judgements, settings
-from ..store.store import FeedbackStore
+from ...agreement import CrowdFigures
+from ...records import Item, Judgement
+from ...store.queue import IS_SETTING
+from ...store.schema import adjudications, audit, items, judgements, settings
+from ...store.store import FeedbackStore
 from .summary import Summary, summarise
 
 __all__ = ["Analyse", "Figures"]

@@ -1,7 +1,7 @@
 // The texts on the admin's page of an item: turns and pictures as annotators see them, rendered or as they are stored.
 
-import { call } from "./api.js";
-import { showTurns } from "./conversation.js";
+import { call } from "../api.js";
+import { showTurns } from "../conversation.js";
 
 const button = document.getElementById("show-rendered");
 const completions = document.querySelectorAll(".text.completion");

@@ -9,8 +9,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from ...rendering import split_hidden
-from ..records import Settings
+from ....rendering import split_hidden
+from ...records import Settings
 
 __all__ = ["ADMIN_PAGES", "FILTERS", "choices", "in_words", "moment", "own_answers", "shown", "value_of_form"]
 
