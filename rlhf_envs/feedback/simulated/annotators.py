@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..datasets.messages import Prompt, answer_to, kept_prompt
-from .annotating import Response, work_once
-from .questions import Question
-from .simulated_answers import answer_questions
+from ...datasets.messages import Prompt, answer_to, kept_prompt
+from ..annotating import Response, work_once
+from ..questions import Question
+from .answers import answer_questions
 
 if TYPE_CHECKING:
-    from .records import Assignment, Item
-    from .store.store import FeedbackStore
+    from ..records import Assignment, Item
+    from ..store.store import FeedbackStore
 
 __all__ = ["Scorer", "SimulatedAnnotator", "annotate", "simulated_crowd"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .questions import Question, asked_about, is_due
+from ..questions import Question, asked_about, is_due
 
 if TYPE_CHECKING:
-    from .records import Item
+    from ..records import Item
 
 __all__ = ["answer_questions"]
 
