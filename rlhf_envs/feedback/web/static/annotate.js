@@ -277,8 +277,10 @@ async function done(value, words, answers = {}) {
   const answer = { value, key, seconds: readClock(), comment: at("comment").value, answers, version: task.version };
   try {
     if (task.training) {
-      await answerTraining(task, value, answer.seconds, trouble, next);
-      return dropDraft(sent.item);
+      const result = await answerTraining(task, value, answer.seconds, trouble);
+      dropDraft(sent.item);
+      await new Promise((read) => result.addEventListener("close", read));
+      return await next(); // only then do keys answer again
     }
     const saved = await call("POST", `/api/tasks/${task.id}/judgement`, answer, trouble);
     dropDraft(sent.item);

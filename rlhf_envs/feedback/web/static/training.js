@@ -32,8 +32,8 @@ function line(tag, text, className = "") {
   return made;
 }
 
-/** Send an answer of the training, show what came of it, and go on with `next` when the person has read it. */
-export async function answerTraining(task, value, seconds, trouble, next) {
+/** Send an answer of the training and show what came of it. Return the dialog, which closes when the person has read it. */
+export async function answerTraining(task, value, seconds, trouble) {
   const path = `/api/training/${task.training.attempt}/${task.id}`;
   const result = await call("POST", path, { value, seconds }, trouble);
   const dialog = document.createElement("dialog");
@@ -57,8 +57,9 @@ export async function answerTraining(task, value, seconds, trouble, next) {
   form.method = "dialog";
   form.append(go);
   dialog.append(form);
-  dialog.addEventListener("close", () => { dialog.remove(); next(); });
+  dialog.addEventListener("close", () => dialog.remove());
   document.body.append(dialog);
   dialog.showModal();
   go.focus();
+  return dialog;
 }

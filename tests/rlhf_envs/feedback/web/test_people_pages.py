@@ -176,6 +176,29 @@ def test_training_answer_survives_a_lost_reply(open_page: OpenPage, store: Feedb
     assert list_trainees(store)[0].done == 1
 
 
+def test_a_key_pressed_while_the_next_item_is_on_its_way_answers_nothing(
+    open_page: OpenPage, store: FeedbackStore
+) -> None:
+    explained = {"explanation": "It is short."}
+    store.add_items([NewItem("thumbs", "p", ("a",), gold={"up": True}, meta=explained) for _ in range(2)])
+    store.update_settings(training={"n_items": 2, "tries": 1})
+    page = open_page()
+    ready(page, "thumbs")
+    page.keyboard.press("1")
+    page.wait_for_selector("#training-result")
+    page.evaluate(
+        """() => {
+          document.querySelector("#training-result").close();
+          document.body.dispatchEvent(new KeyboardEvent("keydown", { key: "1", code: "Digit1", bubbles: true }));
+        }"""
+    )
+    page.wait_for_selector("#count:has-text('Training: 1 of 2')")
+    ready(page, "thumbs")
+    sent = "performance.getEntriesByType('resource').filter((one) => one.name.includes('/api/training/')).length"
+    assert page.evaluate(sent) == 1
+    assert page.locator("#training-result").count() == 0
+
+
 # ---- breaks
 
 
