@@ -17,8 +17,9 @@ from gymnasium.vector import AutoresetMode
 
 from rlhf_envs.datasets import SPLITS
 from rlhf_envs.tasks.base import Task, find_rooms
+from rlhf_envs.tasks.checking import check_task
 
-__all__ = ["check_text_env"]
+__all__ = ["check_task", "check_text_env"]
 
 INFO_TYPES: dict[str, Any] = {"prompt": str | list, "completion": str | list}  # a text, or messages
 INFO_TYPES |= {"finish_reason": str, "reward_components": dict, "index": int}

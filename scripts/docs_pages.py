@@ -23,6 +23,7 @@ from agents.registry import available, get_algorithm
 from agents.registry import describe as describe_algorithm
 from agents.training.hyperparams import default_hyperparams
 from rlhf_envs.registration import describe, text_environments
+from rlhf_envs.tasks.results import describe_result
 
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = "https://github.com/rlhf-envs/rlhf-envs/blob/main"
@@ -76,6 +77,7 @@ def document_environment(env_id: str) -> str:
             ("Observation space", "<br>".join(f"`{k}`: `{v}`" for k, v in env.observation_space.items())),
             ("Reward", f"`{about.reward}`"),
             ("Model (tokenizer)", f"`{about.model}`" if about.model else "none: the task has a vocabulary of its own"),
+            ("Measured", describe_result(env_id) or "not yet"),
             ("Room", f"{about.max_prompt_tokens} prompt tokens, {about.max_new_tokens} new tokens"),
         ],
     )

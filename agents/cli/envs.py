@@ -5,6 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from rlhf_envs.registration import describe, text_environments
+from rlhf_envs.tasks.results import describe_result
 
 from .tables import make_table
 
@@ -17,8 +18,19 @@ def envs() -> None:
     for env_id in text_environments():
         d = describe(env_id)
         size = "" if d.vocab_size is None else str(d.vocab_size)
-        rows.append((env_id, d.reward, d.model or "none", size, str(d.max_prompt_tokens), str(d.max_new_tokens)))
-    headings = ("id", "reward", "model", "vocab", "prompt", "new")
+        rows.append(
+            (
+                env_id,
+                d.reward,
+                d.model or "none",
+                size,
+                str(d.max_prompt_tokens),
+                str(d.max_new_tokens),
+                describe_result(env_id),
+            )
+        )
+    headings = ("id", "reward", "model", "vocab", "prompt", "new", "measured")
     console = Console()
     console.print(make_table(headings, rows, left=3, no_wrap=("id", "vocab", "prompt", "new")))
+    console.print("measured: a metric that is not the reward, before and after training (python -m benchmarks.tasks)")
     console.print("prompt, new: the most tokens of each; change with --env-kwargs max_new_tokens:24")

@@ -16,7 +16,9 @@ __all__ = ["SFTConfig", "sft"]
 class SFTConfig(ChatOptions, Flags):
     """Hold the flags of `rlhf sft`."""
 
-    data: str = argument("File of rows {prompt, completion} or {messages}; - reads JSON lines from standard input.")
+    data: str = argument(
+        "File of rows {prompt, completion} or {messages}, or an environment's id; - reads standard input."
+    )
     output: str = argument("Folder to write.")
     model: str = option("tiny", "Model to start from.")
     column: Pairs = option({}, "Column to rename: completion:answer takes `answer` as the completion; repeat.")

@@ -19,6 +19,7 @@ from rlhf_envs.tasks import Task
 from rlhf_envs.words import split_words
 
 from ..core.text_metrics import check_metric_names, distinct_bigrams
+from .corpus import corpus_estimate, corpus_metrics
 from .generate import Completion, generate, generate_in, held_out_indices
 from .prompt_counts import count_different, count_prompts, describe_prompts, warn_of_few
 from .reference import find_reference, is_reference, measure_against
@@ -42,6 +43,8 @@ class Evaluation:
         judge_parts: (n,) each, the components of judges that have several, such as "gold_meaning" and "gold_language".
         metrics: (n,) each, the task's own metrics. Of a mixture also rewards, judges and metrics by task, such as
             "sentiment/reward", NaN for episodes of other tasks.
+        corpus: the task's metrics of all episodes together, such as macro-F1: the value, and those of bootstrap
+            samples of the episodes, (1 + 200,) each.
         trained: how many of the n prompts the source was trained on, or are of the training split.
         kl: (n,) log pi(y|x) - log pi_ref(y|x) in nats: the k1 estimate of the KL per episode. For the best of n
             completions it is the value of the chosen one plus `log n - (n - 1) / n`, an upper bound of what choosing
@@ -74,6 +77,7 @@ class Evaluation:
     judge_parts: dict[str, np.ndarray] = field(default_factory=dict)
     metrics: dict[str, np.ndarray] = field(default_factory=dict)
     trained: int = 0
+    corpus: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def prompts(self) -> str:
@@ -119,9 +123,9 @@ class Evaluation:
     def estimates(self) -> dict[str, Estimate]:
         """Return every metric with its standard error and 95% interval.
 
-        These are the means of `values()`, and two more: `perplexity` under the reference, the exponential of all nats
-        divided by all tokens, and `distinct_bigrams` over all completions together. The intervals are bootstrapped,
-        except for `distinct_bigrams`, which has a jackknife interval.
+        These are the means of `values()`, the task's metrics of all episodes together, and two more: `perplexity` under
+        the reference, the exponential of all nats divided by all tokens, and `distinct_bigrams` over all completions
+        together. The intervals are bootstrapped, except for `distinct_bigrams`, which has a jackknife interval.
         """
         return dict(self._estimates)
 
@@ -129,6 +133,7 @@ class Evaluation:
     def _estimates(self) -> dict[str, Estimate]:
         """Hold the estimates: a run writes them in several places."""
         estimates = {name: self._mean(values) for name, values in self.values().items() if not np.isnan(values).all()}
+        estimates |= self._together(self.corpus)
         if self.nll is not None:
             estimates["perplexity"] = bootstrap_perplexity(self.nll, self.length, self.seed)
         estimates["distinct_bigrams"] = jackknife_distinct_bigrams([c.completion for c in self.completions])
@@ -140,7 +145,13 @@ class Evaluation:
             raise ValueError("the two evaluations have different prompts: take the same split and n_episodes")
         first, now = before.values(), self.values()
         changes = {name: now[name] - first[name] for name in now if name in first}
-        return {name: self._mean(change) for name, change in changes.items() if not np.isnan(change).all()}
+        together = {name: now - before.corpus[name] for name, now in self.corpus.items() if name in before.corpus}
+        means = {name: self._mean(change) for name, change in changes.items() if not np.isnan(change).all()}
+        return means | (self._together(together) if self.seed == before.seed else {})
+
+    def _together(self, metrics: Mapping[str, np.ndarray]) -> dict[str, Estimate]:
+        """Return the estimates of metrics of all episodes together, without those that could not be computed."""
+        return {k: corpus_estimate(values, len(self.reward)) for k, values in metrics.items() if np.isfinite(values[0])}
 
     def _mean(self, values: np.ndarray) -> Estimate:
         """Return the mean of the values that are there."""
@@ -264,6 +275,7 @@ def evaluate(
         completions_per_prompt=drawn,
         metrics=metrics | by_task,
         trained=trained,
+        corpus=corpus_metrics(batch.task, completions, seed),
     )
 
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..evaluation.evaluate import Evaluation
 from .held_out_callback import HeldOutCallback
 
@@ -132,7 +130,7 @@ class EarlyStopping(HeldOutCallback):
         )
 
     def _take(self, evaluation: Evaluation) -> None:
-        self.history.append((self.num_timesteps, float(np.nanmean(evaluation.values()[self.metric]))))
+        self.history.append((self.num_timesteps, evaluation.estimates()[self.metric].mean))
         if self._stop()[0] == len(self.history) - 1:
             self._keep(self.best)
         self.logger.record(f"eval/{self.metric}", self.history[-1][1])

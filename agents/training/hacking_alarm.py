@@ -130,6 +130,8 @@ class HackingAlarm(HeldOutCallback):
         ValueError: an argument is wrong, or there is no such metric (the message lists the metrics).
     """
 
+    takes_corpus_metrics = False
+
     def __init__(
         self,
         judge: str = "gold",

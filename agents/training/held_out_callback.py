@@ -35,7 +35,8 @@ class HeldOutCallback(BaseCallback):
     `_explain`; its `_take` may call `_keep`.
 
     Args:
-        metric: a metric of `Evaluation.values()` that the evaluations must have.
+        metric: a metric of `Evaluation.values()` that the evaluations must have, or of `Evaluation.corpus`, if the
+            subclass takes these.
         folder: where the agent to keep is saved; `agents.load(folder)` loads it. None saves no agent.
         env: the environment to evaluate in: an id, a text environment, or a `VecEnv` over one (such as
             `PeriodicEvaluation.eval_env`). By default it is made like the training environment, with the split
@@ -50,6 +51,8 @@ class HeldOutCallback(BaseCallback):
     Raises:
         ValueError: an argument is wrong, there is no such metric (the message lists the metrics), or no prompt has it.
     """
+
+    takes_corpus_metrics = True  # False: it needs a value per episode
 
     def __init__(
         self,
@@ -97,7 +100,7 @@ class HeldOutCallback(BaseCallback):
             found = evaluate(agent, self.env, min(2, self.n_episodes), "validation", self.judges)
         task, rows = (agent.get_env().get_attr(name, 0)[0] for name in ("task", "rows"))
         mixed = task.metric_names(rows) if task.subtasks else ()  # two prompts may miss a task's own
-        if self.metric not in (known := [*found.values(), *mixed]):
+        if self.metric not in (known := [*found.values(), *self._corpus(found), *mixed]):
             raise ValueError(f"there is no metric {self.metric!r} to go by; {nearest(self.metric, known)}")
 
     def load_best(self, policy: Any) -> None:
@@ -145,15 +148,19 @@ class HeldOutCallback(BaseCallback):
                     self.model, n_episodes=self.n_episodes, judges=self.judges, seed=self.seed, **self._environment()
                 )
         self._evaluation = evaluation
-        if self.metric not in (known := evaluation.values()):
+        if self.metric not in (known := evaluation.values() | self._corpus(evaluation)):
             raise ValueError(f"there is no metric {self.metric!r} to go by; there are {', '.join(known)}")
-        if np.isnan(known[self.metric]).all():
+        if self.metric not in evaluation.estimates():
             raise ValueError(
                 f"none of {self.n_episodes} held-out prompts has the metric {self.metric!r}: take more, n_episodes (of "
                 "rlhf train --n-eval-episodes), until every task of the mixture is among them"
             )
         self._last = self.num_timesteps
         self._take(evaluation)
+
+    def _corpus(self, evaluation: Evaluation) -> dict[str, np.ndarray]:
+        """Return the metrics of all episodes together, which have no value per episode."""
+        return evaluation.corpus if self.takes_corpus_metrics else {}
 
     def _environment(self) -> dict[str, Any]:
         """Return arguments of `evaluate`: the given environment, or the training environment with held-out prompts."""

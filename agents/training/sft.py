@@ -26,6 +26,7 @@ from rlhf_envs.datasets.loading import Data
 from rlhf_envs.datasets.splits import take_split
 from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_tokenizer, model_positions
+from rlhf_envs.tasks.lookup import demonstrations, find_task
 from rlhf_envs.tokens import end_ids
 
 from ..core.completions import log_counts
@@ -89,7 +90,7 @@ def fine_tune(
     Args:
         data: a file (.jsonl, .csv, .tsv, .json, .parquet, each also .gz), rows, or a `datasets.Dataset`. A row is
             `{"prompt", "completion"}`, texts or messages, or `{"messages"}`. So are TRL's rows and those that
-            `rlhf feedback export --format sft` writes.
+            `rlhf feedback export --format sft` writes. Or the id of an environment whose task has demonstrations.
         output: the folder to write; TensorBoard events and resumable checkpoints go below it.
         model: the model to start from, by a name that `rlhf_envs.models.resolve` knows.
         columns: new names of columns, such as `{"completion": "answer"}` for the column "answer".
@@ -127,6 +128,8 @@ def fine_tune(
     tokenizer = form.tokenizer
     max_length = _row_length(model, max_length)
     source = str(data) if isinstance(data, str | Path) else "the data"
+    if isinstance(data, str) and (task := find_task(data)) is not None:
+        data = demonstrations(task)
     rows, places = number_rows(load_rows(data, required=(), columns=columns), source)
     _check_conversations(form, rows, source)
     ends = end_ids(tokenizer, model)

@@ -21,7 +21,7 @@ from .splits import log_once, take_split
 __all__ = ["BUNDLED", "Data", "load_rows", "without_repeated_prompts"]
 
 _DATA = Path(__file__).parent / "data"
-BUNDLED = {"sentiment": _DATA / "sentiment.jsonl.gz", "rated_snippets": _DATA / "rated_snippets.jsonl.gz"}
+BUNDLED = {path.name.removesuffix(".jsonl.gz"): path for path in sorted(_DATA.glob("*.jsonl.gz"))}
 TEXTS = ("prompt", "completion", "reference", "chosen", "rejected", "messages")  # what models read
 MAX_LENGTH = 1_000_000  # characters: more than any model reads, and minutes of tokenization
 

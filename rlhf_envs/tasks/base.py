@@ -72,6 +72,19 @@ class Task:
             raise ValueError(f"task {self.name!r} has no data of its own: pass data=<a .jsonl or .csv file>")
         return load_rows(self.default_data, split)
 
+    def demonstrations(self, split: str) -> list[dict[str, Any]]:
+        """Return rows of `prompt` and `completion` for `rlhf sft` to imitate: by default the rows' `reference`.
+
+        Raises:
+            ValueError: the task has no references.
+        """
+        rows = [row for row in self.rows(split, None) if row.get("reference")]
+        if not rows:
+            raise ValueError(
+                f"task {self.name!r} has no column 'reference' to imitate: give rlhf sft a file of your own"
+            )
+        return [{"prompt": row["prompt"], "completion": row["reference"]} for row in rows]
+
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
         """Return the reward function for environments that are given none.
 
@@ -136,10 +149,27 @@ class Task:
         """
         return {}
 
+    def corpus_metrics(
+        self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
+    ) -> dict[str, float]:
+        """Return metrics of n episodes together that are no means over episodes, such as macro-F1 or BLEU.
+
+        Evaluations call it with their completions, and with bootstrap samples of these for the intervals. NaN stands
+        for what the episodes do not give, such as the F1 of one class. Beside the columns of the data there is
+        `log_probs`: the log-probability of each completion under the policy that wrote it.
+        """
+        return {}
+
+    @property
+    def has_corpus_metrics(self) -> bool:
+        """Return whether `corpus_metrics` is overridden."""
+        return getattr(self.corpus_metrics, "__func__", None) is not Task.corpus_metrics
+
     def metric_names(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """Return the names of its metrics, found by measuring an empty completion of the first row."""
         columns = {name: [value] for name, value in rows[0].items() if name != "prompt"}
-        own = self.metrics([shown(as_messages(rows[0]["prompt"], "prompt"))], [""], columns)
+        episode = [shown(as_messages(rows[0]["prompt"], "prompt"))], [""]
+        own = {**self.metrics(*episode, columns), **self.corpus_metrics(*episode, {**columns, "log_probs": [0.0]})}
         return [*(METRICS if self.has_replies else ()), *own]
 
 

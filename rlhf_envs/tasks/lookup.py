@@ -6,10 +6,11 @@ from typing import Any
 
 import gymnasium as gym
 
+from rlhf_envs.datasets import SPLITS
 from rlhf_envs.names import find_name, import_module, nearest
 from rlhf_envs.tasks.base import Task, load_task
 
-__all__ = ["check_environment", "task_of", "text_environments"]
+__all__ = ["check_environment", "demonstrations", "find_task", "task_of", "text_environments"]
 
 
 def text_environments() -> list[str]:
@@ -45,3 +46,34 @@ def task_of(env_id: str, **env_kwargs: Any) -> Task | None:
     if "task" not in kwargs:
         return None
     return load_task(kwargs["task"], kwargs.get("tasks"), kwargs.get("weights"))
+
+
+def find_task(name: str) -> Task | None:
+    """Return the task of an environment that a user named, such as "rlhf/SpamFilter-v0"; None if it names none.
+
+    "module:id" and "file.py:id" import the module or file, as for `check_environment`.
+
+    Raises:
+        ValueError: a module is named, and there is no such module or environment.
+    """
+    module, _, env_id = name.rpartition(":")
+    if module and "/" in env_id:
+        return task_of(check_environment(name))
+    return task_of(name) if name in text_environments() else None
+
+
+def demonstrations(task: Task) -> list[dict[str, Any]]:
+    """Return a task's demonstrations of all its splits, each with its `split`.
+
+    Raises:
+        ValueError: the task has none for training.
+    """
+    found = [{**row, "split": "train"} for row in task.demonstrations("train")]
+    for split in SPLITS:
+        if split == "train":
+            continue
+        try:
+            found += [{**row, "split": split} for row in task.demonstrations(split)]
+        except ValueError:  # a split without rows or references
+            continue
+    return found

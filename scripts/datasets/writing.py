@@ -1,0 +1,43 @@
+"""Write a bundled sample."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["DATA", "assign_splits", "letters", "write"]
+
+DATA = Path(__file__).resolve().parents[2] / "rlhf_envs/datasets/data"
+
+
+def letters(text: str) -> str:
+    """Return the lower-case letters and digits of a text: the same for two spellings of it."""
+    return re.sub(r"[\W_]", "", text.lower())
+
+
+def assign_splits(rows: Sequence[Mapping[str, Any]], key: str, shares: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Return the rows with a `split`, by the order of the SHA-1 of the letters of `key`: equal texts share a split.
+
+    Args:
+        shares: the share of the rows of each split, such as `{"test": 0.2, "validation": 0.1}`; the rest is "train".
+    """
+    order = sorted(rows, key=lambda row: hashlib.sha1(letters(str(row[key])).encode()).hexdigest())
+    found: list[dict[str, Any]] = []
+    for split, share in shares.items():
+        n = round(share * len(order))
+        found += [{**row, "split": split} for row in order[:n]]
+        order = order[n:]
+    return [{**row, "split": "train"} for row in order] + found[::-1]
+
+
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows as gzipped JSON lines, without the time stamp that would change the bytes."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    with path.open("wb") as raw, gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=9, mtime=0) as file:
+        file.write(text.encode("utf-8"))
+    print(f"{path}: {len(rows):,} rows, {path.stat().st_size / 1e6:.2f} MB")

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from agents.registry import available
+from benchmarks.tasks import __main__ as tasks
+from rlhf_envs.registration import ENVIRONMENTS, task_of
+from rlhf_envs.tasks.results import describe_result, read_results
+
+PLANS = tasks.read_plans()
+
+
+@pytest.mark.parametrize("env_id", sorted(PLANS))
+def test_every_plan_measures_a_metric_of_its_task_that_is_not_the_reward(env_id: str) -> None:
+    plan, task = PLANS[env_id], task_of(env_id)
+    assert env_id in ENVIRONMENTS and task is not None
+    assert plan["algo"] in available()
+    assert plan["metric"] in [*task.judges, *task.metric_names(task.rows("train", None))]
+
+
+def test_every_result_has_a_plan_and_says_what_it_measured() -> None:
+    for env_id, result in read_results().items():
+        assert PLANS[env_id]["metric"] == result["metric"]
+        assert result["gain"] == pytest.approx(result["after"] - result["before"], abs=2e-4)
+        assert result["metric"] in describe_result(env_id)
+
+
+def test_flags_repeat_lists_and_leave_true_alone() -> None:
+    assert tasks.as_flags({"params": ["a:1", "b:2"], "chat": True}) == ["--params", "a:1", "--params", "b:2", "--chat"]
+
+
+def test_a_task_is_fine_tuned_trained_and_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"{i} {word}", "completion": f" {word}"} for i in range(8) for word in ("spam", "ham")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plan = {
+        "metric": "balanced_accuracy",
+        "algo": "ppo",
+        "demonstrations": str(tmp_path / "rows.jsonl"),
+        "sft": {"epochs": 1},
+        "train": {"tokens": 16, "n-envs": 4, "test-episodes": 4, "hyperparams": ["n_steps:4", "batch_size:16"]},
+    }
+    results = tmp_path / "results.json"
+    results.write_text("{}")
+    monkeypatch.setattr(tasks, "read_plans", lambda: {"rlhf/SpamFilter-v0": plan})
+    monkeypatch.setattr(tasks, "RESULTS", results)
+    monkeypatch.setattr(tasks, "read_results", lambda: {})
+    monkeypatch.setattr(sys, "argv", ["tasks", "rlhf/SpamFilter-v0", "--seeds", "1", "--write"])
+    tasks.main()
+    (result,) = json.loads(results.read_text()).values()
+    assert result["model"] == "tiny" and result["start"] == "sft" and result["seeds"] == 1
+    assert "balanced_accuracy: a gain of" in capsys.readouterr().out
