@@ -65,7 +65,7 @@ def test_the_same_seed_draws_the_same_samples(evaluations: list[Any]) -> None:
 def test_early_stopping_can_go_by_such_a_metric(tmp_path: Any) -> None:
     vec_env = agents.make_vec_env(ENV, n_envs=4)
     agent = agents.make("ppo", vec_env, seed=0, n_steps=8)
-    stopping = EarlyStopping("spread", tmp_path / "best", eval_freq=32, n_episodes=8, patience=50)
+    stopping = EarlyStopping("spread", patience=50, folder=tmp_path / "best", env=ENV, eval_freq=32, n_episodes=8)
     agent.learn(64, callback=stopping)
     assert len(stopping.history) >= 2
     assert all(0 < value <= 1 for _, value in stopping.history)
