@@ -116,7 +116,9 @@ def describe(env_id: str) -> Description:
 
 def _no_default(task: Task) -> str:
     """Return what to say of a task that has no default reward."""
-    return "by task" if task.subtasks else "by turn" if task.has_replies else ""
+    if task.subtasks:
+        return "by task"
+    return "its own" if type(task).reward is not Task.reward else "by turn" if task.has_replies else ""
 
 
 def _vocab_size(model: str | None) -> int | None:

@@ -20,6 +20,7 @@ from agents.training.sft import fine_tune
 from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.models import load_causal_lm, load_tokenizer
 from rlhf_envs.models.adapters import adapter_base
+from rlhf_envs.tasks.spam_filter import SpamFilter
 from rlhf_envs.tokens import end_ids
 from tests.rlhf_envs.chat_families import family_tokenizer
 
@@ -343,3 +344,21 @@ def logits(network: Any) -> torch.Tensor:
 def test_merging_needs_adapters(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="merge without lora: there are no adapters to merge"):
         fine_tune([{"prompt": "a", "completion": " b"}], tmp_path / "model", merge=True)
+
+
+def test_a_tasks_demonstrations_are_learned_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"prompt": "Spam or ham: hello", "completion": " ham"},
+        {"prompt": "Spam or ham: win", "completion": " spam"},
+    ]
+    monkeypatch.setattr(SpamFilter, "demonstrations", lambda self, split: rows if split == "train" else [])
+    metrics = fine_tune("rlhf/SpamFilter-v0", tmp_path / "start", epochs=1)
+    assert metrics["examples"] == 2
+    assert json.loads((tmp_path / "start" / "sft.json").read_text())["data"] == "rlhf/SpamFilter-v0"
+
+
+def test_a_task_without_demonstrations_and_a_name_that_is_neither_file_nor_id_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="task 'token-bandit' has no column 'reference' to imitate"):
+        fine_tune("rlhf/TokenBandit-v0", tmp_path / "start")
+    with pytest.raises(FileNotFoundError, match="rlhf/Spam-v0"):
+        fine_tune("rlhf/Spam-v0", tmp_path / "start")
