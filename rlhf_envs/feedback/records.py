@@ -337,9 +337,10 @@ class Settings:
             "es", "fr", "ja".
         questions: what the project asks of its own about items, in this order, beside the question of their kind.
         wording: maps kinds of items to the words of their question: pairwise = "Which answer helps more?".
-        next_item: which of equally urgent items is asked next. "age" takes the oldest. "random" draws. "uncertainty",
-            "disagreement" and "gain" go by scores that `rlhf feedback prioritise` writes; items without a score come
-            after the others, in random order.
+        next_item: which of equally urgent items is asked next. "random" takes the first in an order that is drawn
+            as items are added, the same for all annotators. "age" takes the oldest. "uncertainty", "disagreement" and
+            "gain" go by scores that `rlhf feedback prioritise` writes; items without a score come after the others, in
+            random order. Stores that were made before "random" was the default keep "age".
         overlap: "fixed" asks as many annotators as an item says. "adaptive" asks two about every item that is added
             from then on, and one more at a time while their answers decide nothing. Gold questions and corrections
             stay fixed.
@@ -365,7 +366,7 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
-    next_item: str = "age"
+    next_item: str = "random"
     overlap: str = "fixed"
     max_overlap: int = 3
     suggestions: str = "off"

@@ -60,7 +60,8 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
     Args:
         url: a path for SQLite (the file is made if it is missing), or "postgresql://user@host/name".
         migrate: bring the schema of an older version up to date. If False, such a database is refused.
-        seed: seeds the order in which completions are shown. Without it the order comes from the system's randomness.
+        seed: seeds the orders in which items are asked and completions shown. Without it they come from the system's
+            randomness.
         clock: returns the time, for tests.
 
     Raises:

@@ -18,6 +18,7 @@ WHY = {"by": "root", "reason": "a slip"}
 @pytest.fixture
 def store(store_url: str, clock: Any) -> Iterator[FeedbackStore]:
     with FeedbackStore(store_url, clock=clock) as store:
+        store.update_settings(next_item="age")  # the tests know which item comes next
         store.add_items([NewItem("rating", f"p{i}", ("c",), overlap=2) for i in range(3)])
         for name in ("ann", "bob", "cid"):
             store.add_annotator(name)
