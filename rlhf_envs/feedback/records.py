@@ -26,6 +26,7 @@ __all__ = [
     "Judgement",
     "LeaseLost",
     "NewItem",
+    "NoSuchAnnotator",
     "OwnProgress",
     "Progress",
     "Settings",
@@ -52,6 +53,10 @@ EVENTS = ("judgement.created", "item.finished", "project.finished")
 
 class StoreError(RuntimeError):
     """Signal that the database cannot be used: it is locked, read-only, out of reach, or has another schema."""
+
+
+class NoSuchAnnotator(ValueError):
+    """Signal that nobody has this name, or that whoever had it has withdrawn."""
 
 
 class LeaseLost(RuntimeError):

@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..deciding import judgements_needed
-from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, Settings
+from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, NoSuchAnnotator, Settings
 from ..settings_file import read_stored_setting
 from .schema import DROPPED, IN_QUEUE, IN_TRAINING, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
@@ -285,14 +285,14 @@ def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False)
     """Return the annotator of this name. With `lock`, no other transaction can act for the annotator until ours ends.
 
     Raises:
-        ValueError: there is no such annotator, or, with `lock`, they have withdrawn.
+        NoSuchAnnotator: there is no such annotator, or, with `lock`, they have withdrawn.
     """
     query = ANNOTATORS.where(annotators.c.name == name)
     row = connection.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
     if row is None:
-        raise ValueError(f"there is no annotator {name!r}: add one with add_annotator, or an invitation")
+        raise NoSuchAnnotator(f"there is no annotator {name!r}: add one with add_annotator, or an invitation")
     if lock and row.withdrawn is not None:
-        raise ValueError(f"{name!r} has withdrawn, and the account is closed: invite the person anew")
+        raise NoSuchAnnotator(f"{name!r} has withdrawn, and the account is closed: invite the person anew")
     return Annotator(*row)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from ..kinds import check_value, matches_gold
-from ..records import Annotator, Item, LeaseLost, Settings
+from ..records import Annotator, Item, LeaseLost, NoSuchAnnotator, Settings
 from .curating import log_change
 from .queue import ITEMS, annotator_named, item_of, read_settings, release_held
 from .schema import IN_TRAINING, annotators, items, training_answers
@@ -231,5 +231,5 @@ def _result(connection: sa.Connection, settings: Settings, given: dict[str, Any]
 def _person(connection: sa.Connection, name: str) -> sa.Row[Any]:
     row = connection.execute(sa.select(annotators).where(annotators.c.name == name)).one_or_none()
     if row is None:
-        raise ValueError(f"there is no annotator {name!r}")
+        raise NoSuchAnnotator(f"there is no annotator {name!r}")
     return row

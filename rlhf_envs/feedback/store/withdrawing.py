@@ -66,7 +66,8 @@ def withdraw_person(store: FeedbackStore, name: str, *, by: str | None = None) -
         by: who does it; the person by default.
 
     Raises:
-        ValueError: there is no such annotator, they have withdrawn before, or nobody else active is an admin.
+        NoSuchAnnotator: there is no such annotator, or they have withdrawn before.
+        ValueError: nobody else active is an admin.
     """
     with store._database.write() as connection:
         store._database.one_writer(connection)

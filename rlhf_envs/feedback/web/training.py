@@ -8,7 +8,7 @@ from fastapi import APIRouter, HTTPException, Path
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..records import LeaseLost
+from ..records import LeaseLost, NoSuchAnnotator
 from ..store.training import answer_training, next_training
 from .api import TaskId, as_assignment
 from .auth import CsrfChecked, SignedIn, Store
@@ -57,6 +57,8 @@ def answer(attempt: Attempt, task_id: TaskId, given: TrainingAnswer, store: Stor
     """Answer an item of your training. The same answer again adds nothing. 409: it is not the next; claim a task."""
     try:
         result = answer_training(store, annotator.name, attempt, task_id, given.value, seconds=given.seconds)
+    except NoSuchAnnotator:
+        raise
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
     return AsciiJSON({**result.__dict__, "nodes": nodes_of(result.explanation)})
