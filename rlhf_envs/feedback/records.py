@@ -48,7 +48,7 @@ NEXT_ITEM = ("age", "random", "uncertainty", "disagreement", "gain")
 
 
 # What a webhook can tell.
-EVENTS = ("judgement.created", "item.finished", "project.finished")
+EVENTS = ("judgement.created", "judgement.undone", "item.finished", "project.finished")
 
 
 class StoreError(RuntimeError):

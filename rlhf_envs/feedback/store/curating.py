@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from ..kinds import check_value
 from ..records import Adjudication, AuditEntry, Item, Judgement
 from .database import Database, parts
+from .outbox import queue_events
 from .queue import (
     CAN_BE_WITHDRAWN,
     GIVEN,
@@ -79,13 +80,15 @@ class Curating:
             if checked is None:  # a skip has no answers to the project's questions
                 changes["answers"] = None
             connection.execute(sa.update(judgements).where(judgements.c.id == judgement_id).values(changes))
-            _need(connection, item.id, (found.value is not None) - (checked is not None))
+            finished = _need(connection, item.id, (found.value is not None) - (checked is not None))
             before = {"value": found.value, "comment": found.comment}
             if "answers" in changes and found.answers:
                 before["answers"] = found.answers
             after = {"value": checked, "comment": said}
             self._log(connection, by, "fix", found, before=before, after=after, reason=reason)
-            return judgement_of(_judgement(connection, judgement_id))
+            fixed = judgement_of(_judgement(connection, judgement_id))
+            self._tell(connection, created=fixed, finished=finished)
+            return fixed
 
     def drop_judgement(self, judgement_id: int, *, by: str, reason: str, reopen: bool = True) -> None:
         """Take somebody's judgement out of everything that is counted and exported. It stays in the table, marked.
@@ -110,11 +113,13 @@ class Curating:
             connection.execute(mark.values(undone=True, dropped=True))
             withdrawn = sa.select(items.c.withdrawn).where(items.c.id == found.item_id)
             reopen = reopen and connection.execute(withdrawn).scalar() is None
+            finished: list[int] = []
             if found.value is not None:
-                _need(connection, found.item_id, 1 if reopen else 0, overlap=0 if reopen else -1)
+                finished = _need(connection, found.item_id, 1 if reopen else 0, overlap=0 if reopen else -1)
             before = {"value": found.value, "comment": found.comment}
             after = {"asked again": bool(reopen and found.value is not None)}
             self._log(connection, by, "drop", found, before=before, after=after, reason=reason)
+            self._tell(connection, undone=[(found.id, found.item_id, found.kind)], finished=finished)
 
     def restore_judgement(self, judgement_id: int, *, by: str, reason: str) -> None:
         """Let a judgement that was dropped stand again.
@@ -139,11 +144,14 @@ class Curating:
             dropped = connection.execute(last.order_by(audit.c.id.desc()).limit(1)).scalar() or {}
             mark = sa.update(judgements).where(judgements.c.id == judgement_id)
             connection.execute(mark.values(undone=False, dropped=False))
+            finished: list[int] = []
             if found.value is not None:
                 asked_again = dropped.get("asked again", True)
-                _need(connection, found.item_id, -1 if asked_again else 0, overlap=0 if asked_again else 1)
+                finished = _need(connection, found.item_id, -1 if asked_again else 0, overlap=0 if asked_again else 1)
             after = {"value": found.value, "comment": found.comment}
             self._log(connection, by, "restore", found, after=after, reason=reason)
+            restored = judgement_of(_judgement(connection, judgement_id))
+            self._tell(connection, created=restored, finished=finished)
 
     def withdraw_items(self, ids: Sequence[int], *, by: str, reason: str) -> int:
         """Stop asking for judgements of these items, as `FeedbackStore.withdraw` does. Return how many were changed."""
@@ -283,7 +291,7 @@ class Curating:
         after: Any,
     ) -> int:
         """Change the items of these ids for which `which` holds, each with an entry in the audit."""
-        reason, changed, now = _checked(reason), 0, self._clock()
+        reason, changed, now, finished = _checked(reason), 0, self._clock(), []
         shown = ("overlap", "needed", "priority")
         with self._database.write() as connection:
             self._database.one_writer(connection)
@@ -297,6 +305,8 @@ class Curating:
                 found = sa.select(items.c.id).where(items.c.id.in_([row.id for row in rows]))
                 for item_id in connection.execute(found.where(items.c.max_overlap.is_not(None))).scalars().all():
                     settle(connection, item_id, 0)
+                done = set(connection.execute(found.where(items.c.needed <= 0)).scalars())
+                finished += [row.id for row in rows if row.needed > 0 and row.id in done]
                 entries = [
                     {
                         "created": now,
@@ -311,7 +321,12 @@ class Curating:
                 ]
                 connection.execute(sa.insert(audit), entries)
                 changed += len(rows)
+            self._tell(connection, finished=finished)
         return changed
+
+    def _tell(self, connection: sa.Connection, **events: Any) -> None:
+        """Queue events for the webhook, see `queue_events`."""
+        queue_events(connection, read_settings(connection), self._clock(), **events)
 
     def _log(self, connection: sa.Connection, by: str, action: str, found: sa.Row[Any], **what: Any) -> None:
         whose = {"item_id": found.item_id, "judgement_id": found.id, "annotator": found.annotator}
@@ -339,9 +354,9 @@ def _item(connection: sa.Connection, item_id: int) -> Item:
     return item_of(row)
 
 
-def _need(connection: sa.Connection, item_id: int, change: int, *, overlap: int = 0) -> None:
-    """Change how many more judgements an item needs, and its overlap."""
+def _need(connection: sa.Connection, item_id: int, change: int, *, overlap: int = 0) -> list[int]:
+    """Change how many more judgements an item needs, and its overlap. Return the item's id if that has finished it."""
     if overlap:
         values = {"overlap": items.c.overlap + overlap, "max_overlap": items.c.max_overlap + overlap}
         connection.execute(sa.update(items).where(items.c.id == item_id).values(values))
-    settle(connection, item_id, change)
+    return [item_id] if settle(connection, item_id, change) else []

@@ -23,11 +23,9 @@ from .database import Database, parts
 from .media import Media
 from .outbox import Outbox, queue_events
 from .queue import (
-    CAN_BE_WITHDRAWN,
     ITEMS,
     JUDGEMENTS,
     SERVED_AT,
-    WITHDRAWN,
     Queue,
     annotator_named,
     count_asked,
@@ -36,6 +34,7 @@ from .queue import (
     judgement_of,
     read_settings,
     release_held,
+    withdraw,
 )
 from .schema import OPEN, STANDS, annotators, items, judgements, tasks
 from .schema import items as items_table
@@ -139,11 +138,14 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
         return [found[i] for i in ids]
 
     def withdraw(self, ids: Sequence[int]) -> None:
-        """Stop asking for judgements of these items. Judgements given stay, and whoever holds one may still answer."""
+        """Stop asking for judgements of these items, also if one is taken back later.
+
+        Judgements given stay, and whoever holds one may still answer.
+        """
         with self._database.write() as connection:
             self._database.one_writer(connection)
-            for part in parts(ids, _IDS_PER_QUERY):
-                connection.execute(sa.update(items).where(items.c.id.in_(part), CAN_BE_WITHDRAWN).values(WITHDRAWN))
+            finished = [i for part in parts(sorted(set(ids)), _IDS_PER_QUERY) for i in withdraw(connection, part)]
+            queue_events(connection, read_settings(connection), self._clock(), finished=finished)
 
     def claim(self, annotator: str) -> Assignment | None:
         """Lend an item to an annotator: the one that they hold already, else the next.
@@ -258,11 +260,9 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
                 )
             )
             queue.close_task(task_id, "done")
-            if checked is not None:
-                queue.settle(item.id, -1)
+            finished = [item.id] if checked is not None and queue.settle(item.id, -1) else []
             stored = judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
-            if settings.webhooks.url:
-                queue_events(connection, settings, self._clock(), stored)
+            queue_events(connection, settings, self._clock(), created=stored, finished=finished)
             return stored
 
     def undo(self, annotator: str) -> Assignment | None:
@@ -285,8 +285,9 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
             if last.value is None and not queue.has_room(last.item_id, person):
                 return None
             connection.execute(sa.update(judgements).where(judgements.c.id == last.id).values(undone=True))
-            if last.value is not None:
-                queue.settle(last.item_id, +1)
+            finished = [last.item_id] if last.value is not None and queue.settle(last.item_id, +1) else []
+            undone = [(last.id, last.item_id, last.kind)]
+            queue_events(connection, read_settings(connection), self._clock(), undone=undone, finished=finished)
             release_held(connection, person.id)
             return queue.lend(queue.item(last.item_id), person, last.sides)
 

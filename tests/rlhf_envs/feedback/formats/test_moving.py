@@ -67,7 +67,10 @@ def test_a_project_comes_back_whole(everything: FeedbackStore, tmp_path: Path, b
         assert (done.bad, trial.bad) == ((), ())
         assert (trial.items, trial.judgements) == (done.items, done.judgements) == (4, 6)
         assert rows_of(copy, tmp_path / "again.jsonl") == before
-        assert [row.get("withdrawn") for row in before] == [None, None, None, True]
+        assert (done.finals, done.suggestions) == (trial.finals, trial.suggestions) == (2, 4)
+        assert copy.adjudications() == everything.adjudications()
+        assert copy.suggestions() == everything.suggestions()
+        assert [row.get("withdrawn") for row in before] == [None, True, True, True]
         assert copy.versions() == everything.versions()
         assert copy.labels_left() == everything.labels_left()
         picture = copy.items()[0].meta["images"][0]["id"]
