@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
 from ..criteria import derive, find_criterion, form_for
-from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
+from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings, Suggestion
 from ..settings_file import as_plain
 from .label_studio import label_studio_config
 from .table_rows import argilla_rows, by_item, label_studio_rows, label_studio_tasks
@@ -53,15 +53,18 @@ def item_rows(
     picture: Callable[[str], tuple[str, bytes] | None] | None = None,
     versions: Mapping[int, Settings] | None = None,
     withdrawn: Mapping[int, int] | None = None,
+    finals: Mapping[int, Adjudication] | None = None,
+    suggestions: Iterable[Suggestion] = (),
 ) -> Export:
-    """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
+    """Return one row per item with everything in it, also its judgements and skips. `import_file` restores it.
 
     The first row also has "store_settings": what in `settings` gives the answers their meaning (`MOVING_SETTINGS`), and
     `versions` of what was asked, by the numbers that the judgements have. With `picture`, such as
     `FeedbackStore.picture`, a row has its pictures as data URLs. Items that are asked no more, as
-    `FeedbackStore.withdrawn_items` gives them, have "withdrawn" and the overlap that they had.
+    `FeedbackStore.withdrawn_items` gives them, have "withdrawn" and the overlap that they had. A final answer is the
+    column "final", and what programs suggest is "suggestions".
     """
-    given = by_item(judgements)
+    given, suggested = by_item(judgements), by_item(suggestions)
     fields = ("annotator", "value", "seconds", "comment", "sides", "key", "answers", "version")
     rows = []
     for item in items:
@@ -74,6 +77,10 @@ def item_rows(
             {**{name: getattr(judgement, name) for name in fields}, "created": judgement.created.isoformat()}
             for judgement in given[item.id]
         ]
+        if (final := (finals or {}).get(item.id)) is not None:
+            row["final"] = {**asdict(final), "created": final.created.isoformat()}
+        if item.id in suggested:
+            row["suggestions"] = [_suggestion(suggestion) for suggestion in suggested[item.id]]
         if picture is not None and item.meta.get("images"):
             row |= _pictures(item, picture)
         rows.append(row)
@@ -83,6 +90,11 @@ def item_rows(
             asked = {str(number): _asked(version) for number, version in versions.items()}
             rows[0]["store_settings"]["versions"] = asked
     return Export(rows)
+
+
+def _suggestion(suggestion: Suggestion) -> Row:
+    plain = {name: getattr(suggestion, name) for name in ("source", "version", "value")}
+    return {**plain, "created": suggestion.created.isoformat()}
 
 
 def _pictures(item: Item, picture: Callable[[str], tuple[str, bytes] | None]) -> Row:
@@ -191,7 +203,15 @@ def export_file(
         "kto": lambda: kto_rows(*data, scale=scale, conversational=conversational),
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
         "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(*data, settings, store.picture, store.versions(), store.withdrawn_items()),
+        "items": lambda: item_rows(
+            *data,
+            settings,
+            store.picture,
+            store.versions(),
+            store.withdrawn_items(),
+            finals,
+            store.suggestions(),
+        ),
         "argilla": lambda: argilla_rows(*data),
         "label-studio": lambda: (
             label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)
@@ -268,9 +288,6 @@ def _with_changes(
     fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
     if any("judgements" in row for row in export.rows):
         _add_fixes(export.rows, judgements, fixes)
-        for row in export.rows:
-            if (final := finals.get(row["id"])) is not None:
-                row["final"] = {**asdict(final), "created": final.created.isoformat()}
     return replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
 
 

@@ -27,10 +27,11 @@ from ..answers import check_answers
 from ..kinds import answer_beside, check_completions, check_value
 from ..pictures import Picture
 from ..records import NewItem, Settings
-from ..store.restoring import PastJudgement
+from ..store.restoring import PastFinal, PastJudgement, PastSuggestion
 from ..store.versions import same_questions
 from .argilla import read_argilla_row
 from .csv_cells import Answer, moment, number, parse_list, truth, whole
+from .finals import check_past, read_final, read_suggestions
 from .label_studio import read_label_studio_row
 from .pictures import take_pictures
 from .published import oasst_rows, shp_row, ultrafeedback_row
@@ -55,6 +56,8 @@ class Entry:
         id: the item's id in the store from which it comes. None if the row does not say.
         pictures: the item's pictures, whose entries its meta has.
         withdrawn: the item is not asked, however many judgements it has.
+        final: its final answer.
+        suggestions: what programs suggest for it, at most one by each source and version.
     """
 
     item: NewItem
@@ -63,6 +66,8 @@ class Entry:
     id: Any = None
     pictures: tuple[Picture, ...] = ()
     withdrawn: bool = False
+    final: PastFinal | None = None
+    suggestions: tuple[PastSuggestion, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,12 @@ def _checked(entry: Entry, reading: Reading) -> Entry:
         gold = check_value(kind, entry.item.gold, n, reading.settings)
     except ValueError as error:
         raise ValueError(f"gold: {error}") from None
-    return replace(entry, item=replace(entry.item, gold=gold), judgements=tuple(checked))
+    item, final = replace(entry.item, gold=gold), entry.final
+    asked = [reading.settings, *reading.versions.values()]
+    if final is not None:
+        final = replace(final, value=check_past(item, final.value, "final", asked))
+    suggested = [replace(one, value=check_past(item, one.value, "suggestions", asked)) for one in entry.suggestions]
+    return replace(entry, item=item, judgements=tuple(checked), final=final, suggestions=tuple(suggested))
 
 
 def _on_scale(rating: Any, scale: tuple[int, int]) -> int:
@@ -263,7 +273,8 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     ):  # so older versions wrote withdrawn items without judgements
         given["overlap"], withdrawn = 1, True
     item = NewItem(str(kind), shown(prompt), tuple(texts), **given)
-    return Entry(item, past, created, row.get("id"), withdrawn=withdrawn)
+    beside: dict[str, Any] = {"final": read_final(row), "suggestions": read_suggestions(row)}
+    return Entry(item, past, created, row.get("id"), withdrawn=withdrawn, **beside)
 
 
 def _text(answer: Prompt) -> str:
