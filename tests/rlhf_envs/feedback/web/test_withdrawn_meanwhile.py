@@ -44,7 +44,8 @@ def racing(
         task = store.claim("ada")
         assert task is not None
         client.headers["task"] = str(task.id)
-        find, gone = FeedbackStore.session_annotator, []
+        find = FeedbackStore.session_annotator
+        gone: list[Any] = []
 
         def find_and_lose(self: FeedbackStore, token: str) -> Any:
             found = find(self, token)
