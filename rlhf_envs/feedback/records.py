@@ -75,7 +75,8 @@ class NewItem:
         policy: the policy that wrote them.
         meta: anything that JSON can hold. It comes back with the item.
         overlap: how many annotators judge the item.
-        gold: the expected answer. It makes the item a gold question, which tests annotators and is not exported.
+        gold: the expected answer. It makes the item a gold question, which tests annotators and is not exported. Its
+            key "answers" holds the expected answers to some of the project's own questions.
         priority: items with the highest priority are asked first.
         max_overlap: up to how many more are asked, one by one, while most of those asked disagree. None leaves that to
             the settings; the `overlap` itself stays it.
@@ -177,6 +178,8 @@ class Adjudication:
         by: who gave it.
         comment: why.
         created: when it was given (UTC).
+        answers: the final answers to the project's questions by their names, as a judgement has them.
+        version: which version of the settings was asked, a key of `FeedbackStore.versions`.
     """
 
     item_id: int
@@ -184,6 +187,8 @@ class Adjudication:
     by: str
     comment: str
     created: datetime
+    answers: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ def export_file(
     aggregate: Aggregate | None = None,
     criterion: str | None = None,
     version: int | None = None,
+    take_finals: bool = False,
 ) -> Export:
     """Write what a store holds to a file: a CSV for "argilla" and "label-studio", JSON lines for the other formats.
 
@@ -157,6 +158,8 @@ def export_file(
         criterion: export the answers to this question of the project's own, for "preference", "ratings" and "kto". See
             `rlhf_envs.feedback.criteria`.
         version: the version of the settings whose meaning of the criterion counts; by default its newest one.
+        take_finals: take the final answer in place of the votes as "adjudicated" does, with any `how`. With a criterion
+            that are the final answers that answer it.
 
     Returns:
         The rows, and the counts of what was left out. Judgements that were taken back count as "undone". `fixed` counts
@@ -175,9 +178,12 @@ def export_file(
     settings, scale, not_read = store.settings, store.settings.scale, {}
     finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in ids}
     if how == "adjudicated":
-        how = "majority"
-        if criterion is None and format not in ("items", *_TABLES):
-            judgements = _with_finals(items, judgements, finals)
+        how, take_finals = "majority", True
+    if take_finals and format not in ("items", *_TABLES):
+        finals = (
+            finals if criterion is None else {i: final for i, final in finals.items() if criterion in final.answers}
+        )
+        judgements = _with_finals(items, judgements, finals)
     if criterion is not None:
         found = find_criterion(store.versions(), criterion, version)
         derived = derive(items, judgements, found, form_for(found, format))
@@ -220,7 +226,7 @@ def export_file(
     export = rows[format]()
     export.dropped.update(not_read)
     export.dropped.update(_not_exported(format, items, everything, without))
-    export = _with_changes(store, export, items, judgements, {} if criterion else finals)
+    export = _with_changes(store, export, items, judgements, finals)
     if extension == ".csv":
         export = without_surrogates(export)
     replace_file(Path(path), WRITERS[extension](export.rows))
@@ -300,7 +306,8 @@ def _with_finals(
     for final in finals.values():
         kind, sides = kinds[final.item_id]
         about = (kind, final.value, 0.0, final.comment, sides, f"final-{final.item_id}", final.created)
-        kept.append(Judgement(-final.item_id, final.item_id, final.by, *about))
+        asked = (final.answers, final.version)
+        kept.append(Judgement(-final.item_id, final.item_id, final.by, *about, *asked))
     return kept
 
 

@@ -27,7 +27,12 @@ def read_final(row: Mapping[str, Any]) -> PastFinal | None:
     if not isinstance(final, dict) or not isinstance(final.get("value"), dict) or not final.get("by"):
         raise ValueError(f"'final' must be an object with 'value' and 'by', who gave it, got {str(final)[:60]}")
     created = moment(final["created"], "created") if final.get("created") else None
-    return PastFinal(final["value"], str(final["by"]), str(final.get("comment") or ""), created)
+    answers, version = final.get("answers") or {}, final.get("version")
+    if not isinstance(answers, dict) or not (version is None or type(version) is int):
+        raise ValueError(
+            f"'final' must have 'answers' by their questions and the number of their 'version', got {final}"
+        )
+    return PastFinal(final["value"], str(final["by"]), str(final.get("comment") or ""), created, answers, version)
 
 
 def read_suggestions(row: Mapping[str, Any]) -> tuple[PastSuggestion, ...]:

@@ -15,7 +15,7 @@ from ..records import MOVING_SETTINGS, Settings
 from ..settings_file import read_setting
 from .detecting import detect_formats
 from .merging import Merge
-from .reading import FORMATS, Entry, Reading, read_entries
+from .reading import EXPECTED_ANSWERS, FORMATS, Entry, Reading, read_entries
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
@@ -271,12 +271,19 @@ def _versions_of(given: Any, settings: Settings) -> dict[int, Settings]:
 
 
 def _as_gold(entry: Entry, overlap: int) -> Entry:
-    """Return the entry as a gold question that was not asked yet, with its judgement as the expected answer."""
+    """Return the entry as a gold question that was not asked yet, with its judgement as the expected answer.
+
+    The column "expected_answers" has those to the project's own questions.
+    """
     expected = [judgement.value for judgement in entry.judgements] or [entry.item.gold]
+    meta = {name: value for name, value in entry.item.meta.items() if name != EXPECTED_ANSWERS}
+    own = {"answers": entry.item.meta[EXPECTED_ANSWERS]} if EXPECTED_ANSWERS in entry.item.meta else {}
+    if own and entry.item.kind == "questions":
+        expected = [{}]
     if expected[0] is None or any(value != expected[0] for value in expected):
         raise ValueError(
             "a gold question needs one expected answer: a judgement, or several that agree, or the answer beside the "
             f"texts, {_ANSWERS.get(entry.item.kind, '')}"
         )
-    item = replace(entry.item, gold=expected[0], overlap=max(overlap, entry.item.overlap))
+    item = replace(entry.item, gold={**expected[0], **own}, meta=meta, overlap=max(overlap, entry.item.overlap))
     return replace(entry, item=item, judgements=())

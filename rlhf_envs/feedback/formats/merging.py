@@ -33,7 +33,7 @@ class _Known:
     row: Any = None
     is_new: bool = False
     withdrawn: bool = False
-    final: dict[str, Any] | None = None  # of the store or of the file
+    final: tuple[dict[str, Any], dict[str, Any]] | None = None  # of the store or of the file, with its own answers
     suggested: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # (source, version) -> value
     new_final: PastFinal | None = None
     new_suggestions: list[PastSuggestion] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Merge:
         for judgement in judgements:
             by_id[judgement.item_id].said[judgement.annotator] = (judgement.value, judgement.answers, "the store")
         for item_id, final in store.adjudications().items():
-            by_id[item_id].final = final.value
+            by_id[item_id].final = (final.value, final.answers)
         for suggestion in store.suggestions():
             by_id[suggestion.item_id].suggested[suggestion.source, suggestion.version] = suggestion.value
         self.n_finals = self.n_suggestions = 0  # what `store_all` has written
@@ -100,13 +100,16 @@ class Merge:
         has_more = False
         if (final := entry.final) is not None:
             value = _turned(final.value) if flipped else final.value
+            answers = _flipped_answers(final.answers) if flipped else final.answers
             if final.by in self.withdrawn:
                 self.bad.append(BadRow(where, f"withdrawn: {final.by!r} has taken the final answer back", row))
-            elif known.final is not None and known.final != value:
-                reason = f"contradiction: the item has the final answer {known.final} already"
+            elif known.final is not None and known.final != (value, answers):
+                stored = known.final[0] if known.final[0] != value else known.final[1]
+                reason = f"contradiction: the item has the final answer {stored} already"
                 self.bad.append(BadRow(where, reason, row))
             elif known.final is None and self._add_annotator(final.by, where, row):
-                known.final, known.new_final, has_more = value, replace(final, value=value), True
+                known.final, has_more = (value, answers), True
+                known.new_final = replace(final, value=value, answers=answers)
         for suggestion in entry.suggestions:
             value = _turned(suggestion.value) if flipped else suggestion.value
             key = suggestion.source, suggestion.version

@@ -24,7 +24,7 @@ from ...datasets.messages import (
     turn_lines,
 )
 from ..answers import check_answers
-from ..kinds import answer_beside, check_completions, check_value
+from ..kinds import answer_beside, check_completions, check_gold, check_value
 from ..pictures import Picture
 from ..records import NewItem, Settings
 from ..store.restoring import PastFinal, PastJudgement, PastSuggestion
@@ -36,11 +36,12 @@ from .label_studio import read_label_studio_row
 from .pictures import take_pictures
 from .published import oasst_rows, shp_row, ultrafeedback_row
 
-__all__ = ["FORMATS", "Entry", "Reading", "read_entries"]
+__all__ = ["EXPECTED_ANSWERS", "FORMATS", "Entry", "Reading", "read_entries"]
 
 FORMATS = ("items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst")
 
 _ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority", "max_overlap")
+EXPECTED_ANSWERS = "expected_answers"  # the column of a gold question, for the project's own questions
 _PAIR_NUMBERS = ("strength", "margin", "probability")
 _TYPES = {str: "a string", dict: "an object", int: "a whole number"}
 
@@ -99,8 +100,8 @@ class Reading:
     versions: Mapping[int, Settings] = field(default_factory=dict)
     ours: Mapping[int, Settings] = field(default_factory=dict)
 
-    def settings_of(self, judgement: PastJudgement) -> Settings:
-        """Return the settings under which a judgement was given."""
+    def settings_of(self, judgement: PastJudgement | PastFinal) -> Settings:
+        """Return the settings under which a judgement or a final answer was given."""
         if not self.versions or judgement.version is None:
             return self.settings
         if judgement.version not in self.versions:
@@ -108,8 +109,8 @@ class Reading:
             raise ValueError(f"a judgement has the version {judgement.version}, which is not in the file ({known})")
         return self.versions[judgement.version]
 
-    def answers_of(self, item: NewItem, judgement: PastJudgement) -> tuple[dict[str, Any], int | None]:
-        """Return the answers of a judgement to the project's questions, checked, and the store's version of them.
+    def answers_of(self, item: NewItem, judgement: PastJudgement | PastFinal) -> tuple[dict[str, Any], int | None]:
+        """Return the checked answers to the questions of a judgement or final answer, and our version of them.
 
         Raises:
             ValueError: an answer is none of its question, or this store did not ask these questions.
@@ -173,13 +174,18 @@ def _checked(entry: Entry, reading: Reading) -> Entry:
         answers, version = reading.answers_of(entry.item, replace(judgement, value=value))
         checked.append(replace(judgement, value=value, answers=answers, version=version))
     try:
-        gold = check_value(kind, entry.item.gold, n, reading.settings)
+        gold = check_gold(kind, entry.item.gold, n, reading.settings)
     except ValueError as error:
         raise ValueError(f"gold: {error}") from None
     item, final = replace(entry.item, gold=gold), entry.final
     asked = [reading.settings, *reading.versions.values()]
     if final is not None:
         final = replace(final, value=check_past(item, final.value, "final", asked))
+        try:
+            answers, version = reading.answers_of(item, final)
+        except ValueError as error:
+            raise ValueError(f"final: {error}") from None
+        final = replace(final, answers=answers, version=version)
     suggested = [replace(one, value=check_past(item, one.value, "suggestions", asked)) for one in entry.suggestions]
     return replace(entry, item=item, judgements=tuple(checked), final=final, suggestions=tuple(suggested))
 
@@ -258,7 +264,9 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     ):
         if not isinstance(given.get(name, expected()), expected):
             raise ValueError(f"{name!r} must be {_TYPES[expected]}, got {str(given[name])[:60]!r}")
-    explained = {"explanation": row["explanation"]} if isinstance(row.get("explanation"), str) else {}
+    explained: dict[str, Any] = {"explanation": row["explanation"]} if isinstance(row.get("explanation"), str) else {}
+    if reading.gold and row.get(EXPECTED_ANSWERS) is not None:
+        explained[EXPECTED_ANSWERS] = row[EXPECTED_ANSWERS]
     given["meta"] = {**given.get("meta", {}), **explained, **_messages(prompt), **_turns(answers)}
     judgements = row["judgements"] if row.get("judgements") is not None else []
     if not isinstance(judgements, list) or not all(isinstance(judgement, dict) for judgement in judgements):

@@ -8,6 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..answers import check_answers
 from ..kinds import check_value
 from ..records import Adjudication, AuditEntry, Item, Judgement
 from .database import Database, parts
@@ -26,7 +27,7 @@ from .queue import (
 )
 from .schema import adjudications, annotators, audit, items, judgements
 from .searching import fold_judgement, vote_of
-from .versions import asked_in
+from .versions import asked_in, asked_of
 
 __all__ = ["Curating", "log_change"]
 
@@ -202,27 +203,51 @@ class Curating:
         change = {"overlap": overlap, "needed": needed, "max_overlap": None}
         return self._change_items(ids, differs, change, by, "overlap", reason, overlap)
 
-    def adjudicate(self, item_id: int, value: dict[str, Any], *, by: str, comment: str = "") -> Adjudication:
+    def adjudicate(
+        self,
+        item_id: int,
+        value: dict[str, Any],
+        *,
+        by: str,
+        comment: str = "",
+        answers: Mapping[str, Any] | None = None,
+        version: int | None = None,
+    ) -> Adjudication:
         """Give the final answer to an item. An earlier final answer is replaced, and the audit keeps it.
 
+        Args:
+            item_id: the item.
+            value: an answer of the item's kind.
+            by: who gives it.
+            comment: why.
+            answers: the final answers to the project's questions by their names. None gives none: then the annotators'
+                answers to them stand. Otherwise none that is required may be missing.
+            version: the version of the settings that `by` saw. By default the present one.
+
         Raises:
-            ValueError: there is no such item or annotator, or the value is a skip or does not suit the item's kind.
+            ValueError: there is no such item, annotator or version, the value is a skip or does not suit the item's
+                kind, or the answers do not suit the questions.
         """
         with self._database.write() as connection:
             self._database.one_writer(connection)
             person, item = annotator_named(connection, by), _item(connection, item_id)
-            checked = check_value(item.kind, value, len(item.completions), read_settings(connection))
+            asked, settings = asked_of(connection, version, read_settings(connection))
+            checked = check_value(item.kind, value, len(item.completions), settings)
             if checked is None:
                 raise ValueError("a final answer must be an answer, not a skip")
+            own = {} if answers is None else check_answers(item, checked, answers, settings.questions)
+            if item.kind == "questions" and not own:
+                raise ValueError("answers: an item of kind 'questions' asks nothing but the project's own questions")
             here = adjudications.c.item_id == item_id
-            before = connection.execute(sa.select(adjudications.c.value).where(here)).scalar()
+            before = _final_in_audit(connection, item_id)
             connection.execute(sa.delete(adjudications).where(here))
-            now = self._clock()
-            row = {"item_id": item_id, "annotator_id": person.id, "value": checked, "comment": comment, "created": now}
+            final = Adjudication(item_id, checked, by, comment, self._clock(), own, asked)
+            row = {"item_id": item_id, "annotator_id": person.id, "value": checked, "answers": own or None}
+            row |= {"comment": comment, "created": final.created, "version": asked}
             connection.execute(sa.insert(adjudications).values(row))
-            what = {"item_id": item_id, "before": before, "after": checked, "reason": comment}
-            log_change(connection, now, by, "final answer", **what)
-            return Adjudication(item_id, checked, by, comment, now)
+            what = {"item_id": item_id, "before": before, "after": _in_audit(checked, own), "reason": comment}
+            log_change(connection, final.created, by, "final answer", **what)
+            return final
 
     def remove_adjudication(self, item_id: int, *, by: str, reason: str) -> None:
         """Take the final answer to an item away, so that the item is open for one again.
@@ -234,7 +259,7 @@ class Curating:
         with self._database.write() as connection:
             self._database.one_writer(connection)
             here = adjudications.c.item_id == item_id
-            before = connection.execute(sa.select(adjudications.c.value).where(here)).scalar()
+            before = _final_in_audit(connection, item_id)
             if before is None:
                 raise ValueError(f"item {item_id} has no final answer")
             connection.execute(sa.delete(adjudications).where(here))
@@ -247,7 +272,12 @@ class Curating:
         query = sa.select(adjudications, annotators.c.name.label("by")).select_from(table)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(adjudications.c.item_id)).all()
-        return {row.item_id: Adjudication(row.item_id, row.value, row.by, row.comment, row.created) for row in rows}
+        return {
+            row.item_id: Adjudication(
+                row.item_id, row.value, row.by, row.comment, row.created, row.answers or {}, row.version
+            )
+            for row in rows
+        }
 
     def audit(
         self,
@@ -352,6 +382,17 @@ def _item(connection: sa.Connection, item_id: int) -> Item:
     if row is None:
         raise ValueError(f"there is no item {item_id}")
     return item_of(row)
+
+
+def _in_audit(value: dict[str, Any], answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a final answer as the audit keeps it: the value, and with it the answers to the project's questions."""
+    return {**value, "answers": dict(answers)} if answers else value
+
+
+def _final_in_audit(connection: sa.Connection, item_id: int) -> dict[str, Any] | None:
+    query = sa.select(adjudications.c.value, adjudications.c.answers).where(adjudications.c.item_id == item_id)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _in_audit(row.value, row.answers or {})
 
 
 def _need(connection: sa.Connection, item_id: int, change: int, *, overlap: int = 0) -> list[int]:

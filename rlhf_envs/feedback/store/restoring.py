@@ -49,12 +49,17 @@ class PastJudgement:
 
 @dataclass(frozen=True)
 class PastFinal:
-    """Hold a final answer that was given elsewhere: its value, by whom, why, and when (None: now)."""
+    """Hold a final answer that was given elsewhere: its value, by whom, why, and when (None: now).
+
+    `answers` are those to the project's questions, under the `version` of the settings (None: the present one).
+    """
 
     value: dict[str, Any]
     by: str
     comment: str = ""
     created: datetime | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
+    version: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ def _insert_beside(
     names: Mapping[str, int],
 ) -> None:
     """Insert final answers and suggestions. What has come into the store meanwhile stays."""
-    now = datetime.now(UTC)
+    now, present = datetime.now(UTC), current_version(connection)
     there = set(connection.execute(sa.select(adjudications.c.item_id)).scalars()) if finals else set()
     rows = [
         {
@@ -138,6 +143,8 @@ def _insert_beside(
             "value": final.value,
             "comment": final.comment,
             "created": final.created or now,
+            "answers": final.answers or None,
+            "version": final.version or present,
         }
         for item_id, final in finals.items()
         if item_id not in there

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from ..answers import check_answers
+from ..answers import check_answers, check_expected
 from ..deciding import CAN_ADAPT, FIRST
 from ..kinds import check_item, check_value, is_explained
 from ..records import Annotator, Assignment, Item, Judgement, NewItem, Settings
@@ -28,7 +28,7 @@ from .schema import items as items_table
 from .scores import unscored
 from .settings import StoredSettings
 from .suggestions import Suggestions
-from .versions import asked_in, current_version
+from .versions import asked_of
 
 __all__ = ["FeedbackStore", "is_key"]
 
@@ -94,6 +94,7 @@ class FeedbackStore(Accounts, Contents, Curating, Media, Outbox, StoredSettings,
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
+                check_expected(item, settings.questions)
                 new, training = _with_overlap(item, settings), is_explained(item)
                 made = {"created": now, "needed": new.overlap, "score": unscored(drawn), "training": training}
                 rows.append({**asdict(new), **made})
@@ -258,14 +259,12 @@ class FeedbackStore(Accounts, Contents, Curating, Media, Outbox, StoredSettings,
         version: int | None,
     ) -> dict[str, Any]:
         """Return the columns of what an annotator answers, checked against the settings of the version they saw."""
-        settings, present = read_settings(connection), current_version(connection)
-        if version is not None and version != present:
-            settings = asked_in(connection, version, settings)
+        asked, settings = asked_of(connection, version, read_settings(connection))
         checked = check_value(item.kind, value, len(item.completions), settings)
         return {
             "value": checked,
             "answers": check_answers(item, checked, answers, settings.questions) or None,
-            "version": present if version is None else version,
+            "version": asked,
         }
 
     def _store(

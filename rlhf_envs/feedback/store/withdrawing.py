@@ -107,7 +107,9 @@ def answers_of(store: FeedbackStore, name: str) -> list[dict[str, Any]]:
     """Return all that a person answered, as plain values: judgements, also those taken back, then the training."""
     answer = (judgements.c[name] for name in ("value", "answers", "seconds", "comment", "created", "undone"))
     shown = (items.c.id.label("item"), items.c.kind, items.c.prompt, items.c.completions)
-    trained = (training_answers.c[column] for column in ("attempt", "value", "is_right", "seconds", "created"))
+    trained = (
+        training_answers.c[column] for column in ("attempt", "value", "answers", "is_right", "seconds", "created")
+    )
     queries = {
         "judgement": sa.select(*shown, *answer)
         .select_from(judgements.join(items, judgements.c.item_id == items.c.id).join(annotators))

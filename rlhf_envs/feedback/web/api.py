@@ -268,7 +268,7 @@ def _state(
     shown = lent and _lent(lent, render or settings.render, version, settings)
     if shown and isinstance(task, TrainingTask):
         place = {"attempt": task.attempt, "done": task.done, "n": task.n}
-        shown |= {"training": place, "questions": []}  # an explained answer is to the question of the kind alone
+        shown |= {"training": place}
     return AsciiJSON(
         {
             "step": step,
