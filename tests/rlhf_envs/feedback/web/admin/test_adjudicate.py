@@ -139,6 +139,7 @@ def test_the_projects_own_questions_get_final_answers_that_exports_and_fits_take
     assert admin.post("/api/adjudication/1", json={**final, "answers": own}).status_code == 204
     assert studied.adjudications()[1].answers == own
     assert admin.get("/api/adjudication/next", params={"item": 1}).json()["item"]["final_answers"] == own
+    assert "B is better; helpful: A 2, B 5; harm: no, by root" in admin.get("/admin/items/1").text
     assert studied.audit(item_id=1)[0].after == {"choice": 1, "strength": 2, "answers": own}
 
     def chosen(how: str) -> list[str]:
