@@ -15,7 +15,7 @@ from ..records import MOVING_SETTINGS, Settings
 from ..settings_file import read_setting
 from .detecting import detect_formats
 from .merging import Merge
-from .reading import FORMATS, Entry, Reading, read_entries
+from .reading import EXPECTED_ANSWERS, FORMATS, Entry, Reading, read_entries
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
@@ -45,6 +45,8 @@ class Import:
         quarantine: the file that holds `bad`, or None if there are no such rows.
         settings: the names of the store's settings that the file has changed.
         kinds: the number of new items of each kind.
+        finals: the number of new final answers in the store.
+        suggestions: the number of new suggestions in the store.
     """
 
     format: str
@@ -55,6 +57,8 @@ class Import:
     quarantine: Path | None
     settings: tuple[str, ...] = ()
     kinds: Mapping[str, int] = field(default_factory=dict)
+    finals: int = 0
+    suggestions: int = 0
 
 
 def import_file(
@@ -76,10 +80,10 @@ def import_file(
     feedback" has a line of each, and what is refused):
 
     - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and if wanted the
-      other fields of `NewItem`, and `judgements`. Without judgements the rows are questions to ask. Such a file may
-      have `store_settings` (the scale, the harms, the questions, the guidelines). A store without items takes them
-      over, if they come before all items and for the first time. Any other store keeps its own, and takes no ratings
-      on another scale and no answers to other questions.
+      other fields of `NewItem`, `judgements`, `final` and `suggestions`. Without judgements the rows are questions to
+      ask. Such a file may have `store_settings` (the scale, the harms, the questions, the guidelines). A store without
+      items takes them over, if they come before all items and for the first time. Any other store keeps its own, and
+      takes no ratings on another scale and no answers to other questions.
       Conversations (`{messages}`, or ShareGPT's `{conversations}`) are read too: the last answer is the completion.
     - "preference": TRL's `{prompt, chosen, rejected}`, strings or messages. Without a prompt, the beginning that both
       texts share is the prompt.
@@ -172,6 +176,8 @@ def import_file(
         at if merge.bad else None,
         file_settings.changed,
         merge.new_kinds(),
+        merge.n_finals,
+        merge.n_suggestions,
     )
 
 
@@ -241,7 +247,8 @@ class _FileSettings:
 
     def check(self, entry: Entry) -> None:
         """Raise a ValueError if the entry has ratings that would change their meaning on the store's scale."""
-        if self._refusal and entry.item.kind == "rating" and (entry.judgements or entry.item.gold is not None):
+        has_ratings = entry.judgements or entry.final or entry.suggestions or entry.item.gold is not None
+        if self._refusal and entry.item.kind == "rating" and has_ratings:
             raise ValueError(self._refusal)
 
 
@@ -264,12 +271,19 @@ def _versions_of(given: Any, settings: Settings) -> dict[int, Settings]:
 
 
 def _as_gold(entry: Entry, overlap: int) -> Entry:
-    """Return the entry as a gold question that was not asked yet, with its judgement as the expected answer."""
+    """Return the entry as a gold question that was not asked yet, with its judgement as the expected answer.
+
+    The column "expected_answers" has those to the project's own questions.
+    """
     expected = [judgement.value for judgement in entry.judgements] or [entry.item.gold]
+    meta = {name: value for name, value in entry.item.meta.items() if name != EXPECTED_ANSWERS}
+    own = {"answers": entry.item.meta[EXPECTED_ANSWERS]} if EXPECTED_ANSWERS in entry.item.meta else {}
+    if own and entry.item.kind == "questions":
+        expected = [{}]
     if expected[0] is None or any(value != expected[0] for value in expected):
         raise ValueError(
             "a gold question needs one expected answer: a judgement, or several that agree, or the answer beside the "
             f"texts, {_ANSWERS.get(entry.item.kind, '')}"
         )
-    item = replace(entry.item, gold=expected[0], overlap=max(overlap, entry.item.overlap))
+    item = replace(entry.item, gold={**expected[0], **own}, meta=meta, overlap=max(overlap, entry.item.overlap))
     return replace(entry, item=item, judgements=())

@@ -24,22 +24,24 @@ from ...datasets.messages import (
     turn_lines,
 )
 from ..answers import check_answers
-from ..kinds import answer_beside, check_completions, check_value
+from ..kinds import answer_beside, check_completions, check_gold, check_value
 from ..pictures import Picture
 from ..records import NewItem, Settings
-from ..store.restoring import PastJudgement
+from ..store.restoring import PastFinal, PastJudgement, PastSuggestion
 from ..store.versions import same_questions
 from .argilla import read_argilla_row
 from .csv_cells import Answer, moment, number, parse_list, truth, whole
+from .finals import check_past, read_final, read_suggestions
 from .label_studio import read_label_studio_row
 from .pictures import take_pictures
 from .published import oasst_rows, shp_row, ultrafeedback_row
 
-__all__ = ["FORMATS", "Entry", "Reading", "read_entries"]
+__all__ = ["EXPECTED_ANSWERS", "FORMATS", "Entry", "Reading", "read_entries"]
 
 FORMATS = ("items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst")
 
 _ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority", "max_overlap")
+EXPECTED_ANSWERS = "expected_answers"  # the column of a gold question, for the project's own questions
 _PAIR_NUMBERS = ("strength", "margin", "probability")
 _TYPES = {str: "a string", dict: "an object", int: "a whole number"}
 
@@ -55,6 +57,8 @@ class Entry:
         id: the item's id in the store from which it comes. None if the row does not say.
         pictures: the item's pictures, whose entries its meta has.
         withdrawn: the item is not asked, however many judgements it has.
+        final: its final answer.
+        suggestions: what programs suggest for it, at most one by each source and version.
     """
 
     item: NewItem
@@ -63,6 +67,8 @@ class Entry:
     id: Any = None
     pictures: tuple[Picture, ...] = ()
     withdrawn: bool = False
+    final: PastFinal | None = None
+    suggestions: tuple[PastSuggestion, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,8 @@ class Reading:
     versions: Mapping[int, Settings] = field(default_factory=dict)
     ours: Mapping[int, Settings] = field(default_factory=dict)
 
-    def settings_of(self, judgement: PastJudgement) -> Settings:
-        """Return the settings under which a judgement was given."""
+    def settings_of(self, judgement: PastJudgement | PastFinal) -> Settings:
+        """Return the settings under which a judgement or a final answer was given."""
         if not self.versions or judgement.version is None:
             return self.settings
         if judgement.version not in self.versions:
@@ -103,8 +109,8 @@ class Reading:
             raise ValueError(f"a judgement has the version {judgement.version}, which is not in the file ({known})")
         return self.versions[judgement.version]
 
-    def answers_of(self, item: NewItem, judgement: PastJudgement) -> tuple[dict[str, Any], int | None]:
-        """Return the answers of a judgement to the project's questions, checked, and the store's version of them.
+    def answers_of(self, item: NewItem, judgement: PastJudgement | PastFinal) -> tuple[dict[str, Any], int | None]:
+        """Return the checked answers to the questions of a judgement or final answer, and our version of them.
 
         Raises:
             ValueError: an answer is none of its question, or this store did not ask these questions.
@@ -168,10 +174,20 @@ def _checked(entry: Entry, reading: Reading) -> Entry:
         answers, version = reading.answers_of(entry.item, replace(judgement, value=value))
         checked.append(replace(judgement, value=value, answers=answers, version=version))
     try:
-        gold = check_value(kind, entry.item.gold, n, reading.settings)
+        gold = check_gold(kind, entry.item.gold, n, reading.settings)
     except ValueError as error:
         raise ValueError(f"gold: {error}") from None
-    return replace(entry, item=replace(entry.item, gold=gold), judgements=tuple(checked))
+    item, final = replace(entry.item, gold=gold), entry.final
+    asked = [reading.settings, *reading.versions.values()]
+    if final is not None:
+        final = replace(final, value=check_past(item, final.value, "final", asked))
+        try:
+            answers, version = reading.answers_of(item, final)
+        except ValueError as error:
+            raise ValueError(f"final: {error}") from None
+        final = replace(final, answers=answers, version=version)
+    suggested = [replace(one, value=check_past(item, one.value, "suggestions", asked)) for one in entry.suggestions]
+    return replace(entry, item=item, judgements=tuple(checked), final=final, suggestions=tuple(suggested))
 
 
 def _on_scale(rating: Any, scale: tuple[int, int]) -> int:
@@ -248,7 +264,9 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     ):
         if not isinstance(given.get(name, expected()), expected):
             raise ValueError(f"{name!r} must be {_TYPES[expected]}, got {str(given[name])[:60]!r}")
-    explained = {"explanation": row["explanation"]} if isinstance(row.get("explanation"), str) else {}
+    explained: dict[str, Any] = {"explanation": row["explanation"]} if isinstance(row.get("explanation"), str) else {}
+    if reading.gold and row.get(EXPECTED_ANSWERS) is not None:
+        explained[EXPECTED_ANSWERS] = row[EXPECTED_ANSWERS]
     given["meta"] = {**given.get("meta", {}), **explained, **_messages(prompt), **_turns(answers)}
     judgements = row["judgements"] if row.get("judgements") is not None else []
     if not isinstance(judgements, list) or not all(isinstance(judgement, dict) for judgement in judgements):
@@ -263,7 +281,8 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     ):  # so older versions wrote withdrawn items without judgements
         given["overlap"], withdrawn = 1, True
     item = NewItem(str(kind), shown(prompt), tuple(texts), **given)
-    return Entry(item, past, created, row.get("id"), withdrawn=withdrawn)
+    beside: dict[str, Any] = {"final": read_final(row), "suggestions": read_suggestions(row)}
+    return Entry(item, past, created, row.get("id"), withdrawn=withdrawn, **beside)
 
 
 def _text(answer: Prompt) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from ..records import Item, Judgement, Settings
+from ..records import Item, Judgement, Settings, Suggestion
 from .argilla import argilla_row
 from .label_studio import label_studio_row, label_studio_task
 from .trainer_rows import Export
+
+OfItem = TypeVar("OfItem", Judgement, Suggestion)
 
 __all__ = ["argilla_rows", "by_item", "label_studio_rows", "label_studio_tasks"]
 
@@ -46,9 +48,9 @@ def label_studio_tasks(items: Sequence[Item], judgements: Sequence[Judgement], s
     return _tabulate(items, judgements, lambda item, given: [label_studio_task(item, given, settings)])
 
 
-def by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:
-    """Return the judgements of each item, by the item's id."""
-    given: dict[int, list[Judgement]] = defaultdict(list)
+def by_item(judgements: Iterable[OfItem]) -> dict[int, list[OfItem]]:
+    """Return the judgements (or suggestions) of each item, by the item's id."""
+    given: dict[int, list[OfItem]] = defaultdict(list)
     for judgement in judgements:
         given[judgement.item_id].append(judgement)
     return given

@@ -13,7 +13,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..records import LeaseLost, StoreError
+from ..records import LeaseLost, NoSuchAnnotator, StoreError
 from ..store.store import FeedbackStore
 from . import api, media, my_data, pages, taking_part, training
 from .admin import adjudicate, items, overview, participation, people, study, uploads
@@ -96,6 +96,7 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(LeaseLost, lambda request, error: _answer(request, 409, str(error)))
     app.add_exception_handler(StoreError, _store_error)
+    app.add_exception_handler(NoSuchAnnotator, _signed_out)
     app.state.cookie = f"{COOKIE}_{project}" if project else COOKIE
     app.state.secret = secret
     add_sessions(app, secret, secure_cookies, app.state.cookie)
@@ -170,6 +171,11 @@ def _bad_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
     return _answer(request, 422, "; ".join(problems[:10]).encode("ascii", "backslashreplace").decode())
+
+
+def _signed_out(request: Request, error: Exception) -> Response:
+    """Answer somebody whose account was closed while we answered: their session has ended with it."""
+    return _answer(request, 401, choose(request)("sign_in_first"))
 
 
 def _store_error(request: Request, error: Exception) -> Response:

@@ -18,6 +18,7 @@ from ...agreement import (
     peer_agreement,
     votes_by_kind,
 )
+from ...answers import matches
 from ...criteria import all_criteria, find_criterion
 from ...kinds import matches_gold
 from ...quality import AnnotatorCheck, check_annotators, describe_checks
@@ -158,11 +159,16 @@ def summarise(
 
 
 def gold_correct(item: Item, judgement: Judgement) -> bool:
-    """Return whether a judgement gives a gold question's expected answer. Strength does not count."""
+    """Return whether a judgement gives a gold question's expected answer. Strength does not count.
+
+    So must its answers to the project's own questions, as far as they are there and expected.
+    """
     expected, value = item.gold, judgement.value
     if expected is None or value is None:
         raise ValueError(f"item {item.id} is no gold question, or judgement {judgement.id} is a skip")
-    return matches_gold(item.kind, expected, value)
+    given = judgement.answers
+    own = {name: answer for name, answer in expected.get("answers", {}).items() if name in given}
+    return matches_gold(item.kind, expected, value) and matches(own, given)
 
 
 def _by_question(store: FeedbackStore, given: list[Judgement], version: int | None) -> list[QuestionSummary]:

@@ -21,6 +21,7 @@ ANSWERS = {"helpful": [7, 1]}
 @pytest.fixture
 def store(store_url: str) -> Iterator[FeedbackStore]:
     with FeedbackStore(store_url) as opened:
+        opened.update_settings(next_item="age")  # the tests know which item comes next
         for name in ("ann", "bob", "cleo"):
             opened.add_annotator(name)
         opened.update_settings(questions=(HELPFUL, TONE))

@@ -31,9 +31,13 @@ SECRET = b"0123456789abcdef0123456789abcdef"
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database, to be copied: migrating one a test takes longer than most tests."""
+    """A migrated database, to be copied: migrating one a test takes longer than most tests.
+
+    It asks items in the order of their ids, so that tests know which comes next.
+    """
     path = tmp_path_factory.mktemp("empty") / "feedback.db"
-    FeedbackStore(path).close()
+    with FeedbackStore(path) as store:
+        store.update_settings(next_item="age")
     return path
 
 
