@@ -192,7 +192,7 @@ def export_file(
         "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
         "sft": lambda: sft_rows(*data, conversational=conversational),
         "items": lambda: item_rows(*data, settings, store.picture, store.versions(), store.withdrawn_items()),
-        "argilla": lambda: argilla_rows(*data),
+        "argilla": lambda: argilla_rows(*data, settings),
         "label-studio": lambda: (
             label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)
         ),

@@ -135,7 +135,7 @@ def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[
         "preference": lambda: [_preference(row, reading)],
         "kto": lambda: [_label(row, reading, "thumbs")],
         "ratings": lambda: [_label(row, reading, "rating")],
-        "argilla": lambda: [_table(row, read_argilla_row(row, reading.question, reading.kind), reading)],
+        "argilla": lambda: [_table(row, _read_argilla(row, reading), reading)],
         "label-studio": lambda: [_table(row, read_label_studio_row(row), reading)],
         "shp": lambda: [_preference(shp_row(row), reading)],
         "ultrafeedback": lambda: [_item(ultrafeedback_row(row), reading)],
@@ -399,6 +399,10 @@ def _table(row: dict[str, Any], read: tuple[str, dict[str, Any], list[Answer]], 
     prompt, texts = read_answers(_prompt(texts_of), completions)
     item = NewItem(kind, shown(prompt), tuple(texts), source=reading.source, meta=_messages(prompt), overlap=overlap)
     return Entry(item, tuple(past), id=row.get("id") or None)
+
+
+def _read_argilla(row: dict[str, Any], reading: Reading) -> tuple[str, dict[str, Any], list[Answer]]:
+    return read_argilla_row(row, reading.question, reading.kind, reading.settings.harms)
 
 
 def _messages(prompt: Prompt) -> dict[str, Any]:

@@ -17,9 +17,10 @@ _OWN_ITEM = "asks the project's own questions alone: only --format items has the
 _OWN = "answers to the project's own questions: only --format items has them (judgement)"
 
 
-def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
+def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings | None = None) -> Export:
     """Return Argilla's table, one row per item. See `rlhf_envs.feedback.formats.argilla`."""
-    return _tabulate(items, judgements, lambda item, given: [argilla_row(item, given)])
+    harms = () if settings is None else settings.harms
+    return _tabulate(items, judgements, lambda item, given: [argilla_row(item, given, harms)])
 
 
 def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
