@@ -14,8 +14,9 @@ from ...files import replace_file
 from ..records import MOVING_SETTINGS, Settings
 from ..settings_file import read_setting
 from .detecting import detect_formats
+from .entries import Entry, Reading
 from .merging import Merge
-from .reading import FORMATS, Entry, Reading, read_entries
+from .reading import FORMATS, read_entries
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
