@@ -131,11 +131,7 @@ def import_file(
         raise ValueError(f"{path}: there are no rows")
     formats: list[str | ValueError] = [format] * len(rows)
     if format == "auto" and rows:
-        try:
-            formats = detect_formats([named for _, _, named in rows], store.settings.scale, gold=gold)
-        except ValueError as error:
-            raise ValueError(f"{rows[0][0]}: {error}") from error
-        format = ", ".join(dict.fromkeys(found for found in formats if isinstance(found, str)))
+        formats, format = _detected(rows, store.settings.scale, gold)
     if question is not None and format not in ("argilla", "auto"):
         raise ValueError(f"{path}: question={question!r} is for Argilla's records, and the format is {format}")
     whole = without_repeated_prompts([named for _, _, named in rows], str(path))
@@ -162,23 +158,29 @@ def import_file(
             merge.bad.append(BadRow(where, "the row is nested too deeply", "(nested too deeply to be written)"))
     items, judgements = merge.store_all()
     at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
-    if merge.bad:
-        _write_quarantine(at, merge.bad)
-    return Import(
-        format,
-        len(found),
-        items,
-        judgements,
-        tuple(merge.bad),
-        at if merge.bad else None,
-        file_settings.changed,
-        merge.new_kinds(),
-    )
+    bad, aside = tuple(merge.bad), _write_quarantine(at, merge.bad) if merge.bad else None
+    return Import(format, len(found), items, judgements, bad, aside, file_settings.changed, merge.new_kinds())
 
 
-def _write_quarantine(path: Path, bad: Sequence[BadRow]) -> None:
+def _detected(
+    rows: Sequence[tuple[str, Row, Row]], scale: tuple[int, int], gold: bool
+) -> tuple[list[str | ValueError], str]:
+    """Return the format of each row, or why it cannot be taken, and the names of the formats.
+
+    Raises:
+        ValueError: no row can be told. The message names the first one.
+    """
+    try:
+        formats = detect_formats([named for _, _, named in rows], scale, gold=gold)
+    except ValueError as error:
+        raise ValueError(f"{rows[0][0]}: {error}") from error
+    return formats, ", ".join(dict.fromkeys(found for found in formats if isinstance(found, str)))
+
+
+def _write_quarantine(path: Path, bad: Sequence[BadRow]) -> Path:
     lines = (json.dumps({"where": row.where, "reason": row.reason, "row": row.row}, default=str) for row in bad)
     replace_file(path, "".join(f"{line}\n" for line in lines).encode())
+    return path
 
 
 def _renamed(rows: Sequence[tuple[str, Row]], columns: Mapping[str, str]) -> list[tuple[str, Row, Row]]:
