@@ -64,8 +64,8 @@ class ExportConfig(StoreConfig):
         "File to write: .jsonl, for Argilla and Label Studio .csv, for tasks of Label Studio .json; .gz too. - writes "
         "to standard output."
     )
-    format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = option(
-        "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
+    format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio", "potato"] = option(
+        "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio, potato."
     )
     how: Literal["each", "majority", "soft", "adjudicated", "dawid_skene"] = option(
         "each",

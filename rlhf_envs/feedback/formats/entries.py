@@ -10,7 +10,7 @@ from typing import Any
 
 from ..answers import check_answers
 from ..pictures import Picture
-from ..records import NewItem, Settings
+from ..records import Item, NewItem, Settings
 from ..store.restoring import PastJudgement
 from ..store.versions import same_questions
 
@@ -54,6 +54,7 @@ class Reading:
         versions: the versions of what the file's store asked, by their numbers. Without them judgements belong to
             `settings`.
         ours: the versions of what this store asked, by their numbers.
+        potato: the store's items that Potato may be asked about, by their ids in its files.
     """
 
     settings: Settings
@@ -66,6 +67,7 @@ class Reading:
     gold: bool = False
     versions: Mapping[int, Settings] = field(default_factory=dict)
     ours: Mapping[int, Settings] = field(default_factory=dict)
+    potato: Mapping[str, Item] = field(default_factory=dict)
 
     def settings_of(self, judgement: PastJudgement) -> Settings:
         """Return the settings under which a judgement was given."""

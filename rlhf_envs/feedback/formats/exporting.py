@@ -13,7 +13,7 @@ from ..criteria import derive, find_criterion, form_for
 from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
 from ..settings_file import as_plain
 from .label_studio import label_studio_config
-from .table_rows import argilla_rows, by_item, label_studio_rows, label_studio_tasks
+from .table_rows import argilla_rows, by_item, label_studio_rows, label_studio_tasks, potato_rows
 from .trainer_rows import HOW as VOTES
 from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 from .writing import WRITERS, without_surrogates
@@ -32,6 +32,7 @@ __all__ = [
     "label_studio_rows",
     "label_studio_tasks",
     "labeling_interface",
+    "potato_rows",
     "preference_rows",
     "rating_rows",
     "sft_rows",
@@ -41,8 +42,8 @@ Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, str, str], float]]
 
 HOW = (*VOTES, "adjudicated")
-FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
-_TABLES = ("argilla", "label-studio")  # formats of other programs, which count what they cannot hold themselves
+FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio", "potato")
+_TABLES = ("argilla", "label-studio", "potato")  # of other programs: these count what they cannot hold themselves
 _EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
 
 
@@ -177,6 +178,8 @@ def export_file(
         export = item_rows(items, judgements, settings, store.picture, store.versions(), store.withdrawn_items())
     elif format == "argilla":
         export = argilla_rows(items, judgements, settings)
+    elif format == "potato":
+        export = potato_rows(items, judgements)
     elif format == "label-studio":
         tasks = extension == ".json"
         export = label_studio_tasks(items, judgements, settings) if tasks else label_studio_rows(items, judgements)

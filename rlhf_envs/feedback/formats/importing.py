@@ -16,6 +16,7 @@ from ..settings_file import read_setting
 from .detecting import detect_formats
 from .entries import Entry, Reading
 from .merging import Merge
+from .potato import SCHEMES, by_potato_id
 from .reading import FORMATS, read_entries
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def import_file(
     - "kto": TRL's `{prompt, completion, label}`, with the label true or false. They become thumbs.
     - "ratings": the same with a whole number as the label.
     - "argilla", "label-studio": see these modules for the columns.
+    - "potato": annotations of items that this store has written for Potato, see `potato`.
     - "shp", "ultrafeedback", "oasst": rows of published datasets, see `published`.
 
     Rows of several formats may stand in one file: each row is told by its own columns.
@@ -134,6 +136,9 @@ def import_file(
         formats, format = _detected(rows, store.settings.scale, gold)
     if question is not None and format not in ("argilla", "auto"):
         raise ValueError(f"{path}: question={question!r} is for Argilla's records, and the format is {format}")
+    if "potato" in formats:
+        asked = [item for item in store.items() if item.gold is None and item.kind in SCHEMES]
+        reading = replace(reading, potato=by_potato_id(asked))
     whole = without_repeated_prompts([named for _, _, named in rows], str(path))
     places = [row[:2] for row in rows]
     remaining = iter([(*place, named, of) for place, named, of in zip(places, whole, formats, strict=True)])

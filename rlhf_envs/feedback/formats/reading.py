@@ -29,12 +29,24 @@ from .csv_cells import Answer, moment, number, parse_list, truth, whole
 from .entries import Entry, Reading
 from .label_studio import read_label_studio_row
 from .pictures import take_pictures
+from .potato import read_potato_row
 from .published import oasst_rows, shp_row, ultrafeedback_row
 from .ties import pairs_of_ties
 
 __all__ = ["FORMATS", "read_entries"]
 
-FORMATS = ("items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst")
+FORMATS = (
+    "items",
+    "preference",
+    "kto",
+    "ratings",
+    "argilla",
+    "label-studio",
+    "potato",
+    "shp",
+    "ultrafeedback",
+    "oasst",
+)
 
 _ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority", "max_overlap")
 _PAIR_NUMBERS = ("strength", "margin", "probability")
@@ -56,6 +68,7 @@ def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[
         "ratings": lambda: [_label(row, reading, "rating")],
         "argilla": lambda: [_table(row, _read_argilla(row, reading), reading)],
         "label-studio": lambda: [_table(row, read_label_studio_row(row), reading)],
+        "potato": lambda: [_read_potato(row, reading)],
         "shp": lambda: [_preference(shp_row(row), reading)],
         "ultrafeedback": lambda: [_item(ultrafeedback_row(row), reading)],
         "oasst": lambda: [_item(found, reading) for found in oasst_rows(row)],
@@ -282,6 +295,13 @@ def _table(row: dict[str, Any], read: tuple[str, dict[str, Any], list[Answer]], 
 
 def _read_argilla(row: dict[str, Any], reading: Reading) -> tuple[str, dict[str, Any], list[Answer]]:
     return read_argilla_row(row, reading.question, reading.kind, reading.settings.harms)
+
+
+def _read_potato(row: dict[str, Any], reading: Reading) -> Entry:
+    item, annotator, value, comment = read_potato_row(row, reading.potato, reading.settings.harms)
+    asked = NewItem(item.kind, item.prompt, item.completions, meta=item.meta, overlap=item.overlap)
+    past = PastJudgement(annotator or reading.annotator, value, comment=comment)
+    return Entry(asked, (past,), item.created, item.id)
 
 
 def _messages(prompt: Prompt) -> dict[str, Any]:
