@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
+from ..forecasts import Forecaster
 from ..store.store import FeedbackStore
 from .admin.figures import Analyse
 from .app import create_app
@@ -39,6 +40,7 @@ def serve(
     secret: bytes | None = None,
     secure_cookies: bool = False,
     analyse: Analyse | None = None,
+    forecaster: Forecaster | None = None,
     log_level: str = "warning",
 ) -> None:
     """Serve the annotation app until SIGINT or SIGTERM.
@@ -60,6 +62,8 @@ def serve(
         secure_cookies: send cookies over HTTPS only. On by itself if `url` begins with "https://".
         analyse: estimates annotators' ability and items' difficulty for the admin's pages:
             `rlhf_envs.preferences.crowd.crowd_figures`.
+        forecaster: tells, when an admin asks, how many labels a reward model's accuracy takes:
+            `rlhf_envs.preferences.forecasting.forecast_labels`.
         log_level: uvicorn's log level.
 
     Raises:
@@ -82,6 +86,7 @@ def serve(
                 url=f"{here}/{project}".rstrip("/"),
                 project=project,
                 analyse=analyse,
+                forecaster=forecaster,
             )
             for project, store in open_stores.items()
         }

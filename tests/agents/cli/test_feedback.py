@@ -23,6 +23,7 @@ from rlhf_envs.feedback.store.training import answer_training, next_training
 from rlhf_envs.feedback.terminal.label import TerminalKeyboard
 from rlhf_envs.models import resolve
 from rlhf_envs.preferences.crowd import aggregate_pairs, crowd_figures
+from rlhf_envs.preferences.forecasting import forecast_labels
 
 SHORT = ("--env-kwargs", "max_new_tokens:4")
 needs_crowdkit = pytest.mark.skipif(find_spec("crowdkit") is None, reason="crowd-kit is missing")
@@ -287,6 +288,7 @@ def test_serve_hands_its_flags_to_the_app(monkeypatch: pytest.MonkeyPatch) -> No
     )
     seen_by_server = {"url": "https://l", "proxies": ["10.0.0.1", "fd00::/8"], "secure_cookies": False}
     assert seen.pop("analyse") is crowd_figures
+    assert seen.pop("forecaster") is forecast_labels
     assert seen == {"arguments": ("feedback.db", "0.0.0.0", 9000), **seen_by_server}
 
 

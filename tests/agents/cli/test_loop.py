@@ -59,10 +59,11 @@ def test_it_shows_every_round_and_says_where_all_of_it_is(done: tuple[Any, Path]
 def test_a_narrow_terminal_shows_the_rounds_side_by_side_and_breaks_no_word(done: tuple[Any, Path]) -> None:
     report = json.loads((done[1] / "report.json").read_text())
     headings, rows = round_cells({**report, "rounds": report["rounds"] * 4})  # of eight rounds
-    console = Console(width=80, file=io.StringIO())
+    output = io.StringIO()
+    console = Console(width=80, file=output)
     tables = loop._rounds_tables(console, headings, rows)
     console.print(*tables, sep="\n")
-    printed = console.file.getvalue()
+    printed = output.getvalue()
     assert len(tables) > 1
     assert max(map(len, printed.splitlines())) <= 80
     for heading, *cells in zip(headings, *rows, strict=True):
