@@ -67,7 +67,17 @@ class ImportConfig(StoreConfig):
 
     file: str = argument("File to read (jsonl, json, csv, tsv; .gz too).")
     format: Literal[
-        "auto", "items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst"
+        "auto",
+        "items",
+        "preference",
+        "kto",
+        "ratings",
+        "argilla",
+        "label-studio",
+        "potato",
+        "shp",
+        "ultrafeedback",
+        "oasst",
     ] = option("auto", "Format. auto tells it by the columns.")
     kind: Kind | None = option(None, "What to ask about rows without judgements, or what --question asked.")
     question: str | None = option(None, "Question of Argilla's records to read, where they answer several.")

@@ -13,7 +13,7 @@ from ..criteria import derive, find_criterion, form_for
 from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings, Suggestion
 from ..settings_file import as_plain
 from .label_studio import label_studio_config
-from .table_rows import argilla_rows, by_item, label_studio_rows, label_studio_tasks
+from .table_rows import argilla_rows, by_item, label_studio_rows, label_studio_tasks, potato_rows
 from .trainer_rows import HOW as VOTES
 from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 from .writing import WRITERS, without_surrogates
@@ -32,6 +32,7 @@ __all__ = [
     "label_studio_rows",
     "label_studio_tasks",
     "labeling_interface",
+    "potato_rows",
     "preference_rows",
     "rating_rows",
     "sft_rows",
@@ -41,8 +42,8 @@ Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, str, str], float]]
 
 HOW = (*VOTES, "adjudicated")
-FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
-_TABLES = ("argilla", "label-studio")  # formats of other programs, which count what they cannot hold themselves
+FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio", "potato")
+_TABLES = ("argilla", "label-studio", "potato")  # of other programs: these count what they cannot hold themselves
 _EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
 
 
@@ -191,39 +192,19 @@ def export_file(
         scale = found.question.scale
     elif format not in ("items", *_TABLES) and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
         not_read = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
-    data = (items, judgements)
-    if conversational is None:
-        conversational = _all_conversations(*data)
-    shares = aggregate(*data) if aggregate is not None and format == "preference" else None
-    rows: dict[str, Callable[[], Export]] = {
-        "preference": lambda: with_ties_both_ways(
-            preference_rows(
-                *data,
-                how=how,
-                min_judgements=min_judgements,
-                strength_margin=strength_margin,
-                conversational=conversational,
-                shares=shares,
-            )
-        ),
-        "kto": lambda: kto_rows(*data, scale=scale, conversational=conversational),
-        "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
-        "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(
-            *data,
-            settings,
-            store.picture,
-            store.versions(),
-            store.withdrawn_items(),
-            finals,
-            store.suggestions(),
-        ),
-        "argilla": lambda: argilla_rows(*data),
-        "label-studio": lambda: (
-            label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)
-        ),
-    }
-    export = rows[format]()
+    if format == "items":
+        more = (store.versions(), store.withdrawn_items(), finals, store.suggestions())
+        export = item_rows(items, judgements, settings, store.picture, *more)
+    elif format == "argilla":
+        export = argilla_rows(items, judgements, settings)
+    elif format == "potato":
+        export = potato_rows(items, judgements)
+    elif format == "label-studio":
+        tasks = extension == ".json"
+        export = label_studio_tasks(items, judgements, settings) if tasks else label_studio_rows(items, judgements)
+    else:
+        votes = {"how": how, "min_judgements": min_judgements, "strength_margin": strength_margin}
+        export = _rows_for_trainers(format, items, judgements, scale, votes, conversational, aggregate)
     export.dropped.update(not_read)
     export.dropped.update(_not_exported(format, items, everything, without))
     export = _with_changes(store, export, items, judgements, finals)
@@ -233,6 +214,31 @@ def export_file(
     if extension == ".json" and export.rows:
         _write_interface(path, export.rows, judgements, settings)
     return export
+
+
+def _rows_for_trainers(
+    format: str,
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    scale: tuple[int, int],
+    votes: Mapping[str, Any],
+    conversational: bool | None,
+    aggregate: Aggregate | None,
+) -> Export:
+    """Return the rows of a format of TRL's. `votes` are `how`, `min_judgements` and `strength_margin`."""
+    if conversational is None:
+        conversational = _all_conversations(items, judgements)
+    if format == "preference":
+        shares = None if aggregate is None else aggregate(items, judgements)
+        return with_ties_both_ways(
+            preference_rows(items, judgements, **votes, conversational=conversational, shares=shares)
+        )
+    if format == "kto":
+        return kto_rows(items, judgements, scale=scale, conversational=conversational)
+    if format == "sft":
+        return sft_rows(items, judgements, conversational=conversational)
+    rated = {name: value for name, value in votes.items() if name != "strength_margin"}
+    return rating_rows(items, judgements, **rated, conversational=conversational)
 
 
 def labeling_interface(path: str | Path) -> Path:

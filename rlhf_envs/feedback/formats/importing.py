@@ -14,8 +14,10 @@ from ...files import replace_file
 from ..records import MOVING_SETTINGS, Settings
 from ..settings_file import read_setting
 from .detecting import detect_formats
+from .entries import Entry, Reading
 from .merging import Merge
-from .reading import EXPECTED_ANSWERS, FORMATS, Entry, Reading, read_entries
+from .potato import SCHEMES, by_potato_id
+from .reading import EXPECTED_ANSWERS, FORMATS, read_entries
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
@@ -90,6 +92,7 @@ def import_file(
     - "kto": TRL's `{prompt, completion, label}`, with the label true or false. They become thumbs.
     - "ratings": the same with a whole number as the label.
     - "argilla", "label-studio": see these modules for the columns.
+    - "potato": annotations of items that this store has written for Potato, see `potato`.
     - "shp", "ultrafeedback", "oasst": rows of published datasets, see `published`.
 
     Rows of several formats may stand in one file: each row is told by its own columns.
@@ -134,13 +137,12 @@ def import_file(
         raise ValueError(f"{path}: there are no rows")
     formats: list[str | ValueError] = [format] * len(rows)
     if format == "auto" and rows:
-        try:
-            formats = detect_formats([named for _, _, named in rows], store.settings.scale, gold=gold)
-        except ValueError as error:
-            raise ValueError(f"{rows[0][0]}: {error}") from error
-        format = ", ".join(dict.fromkeys(found for found in formats if isinstance(found, str)))
+        formats, format = _detected(rows, store.settings.scale, gold)
     if question is not None and format not in ("argilla", "auto"):
         raise ValueError(f"{path}: question={question!r} is for Argilla's records, and the format is {format}")
+    if "potato" in formats:
+        asked = [item for item in store.items() if item.gold is None and item.kind in SCHEMES]
+        reading = replace(reading, potato=by_potato_id(asked))
     whole = without_repeated_prompts([named for _, _, named in rows], str(path))
     places = [row[:2] for row in rows]
     remaining = iter([(*place, named, of) for place, named, of in zip(places, whole, formats, strict=True)])
@@ -165,25 +167,30 @@ def import_file(
             merge.bad.append(BadRow(where, "the row is nested too deeply", "(nested too deeply to be written)"))
     items, judgements = merge.store_all()
     at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
-    if merge.bad:
-        _write_quarantine(at, merge.bad)
-    return Import(
-        format,
-        len(found),
-        items,
-        judgements,
-        tuple(merge.bad),
-        at if merge.bad else None,
-        file_settings.changed,
-        merge.new_kinds(),
-        merge.n_finals,
-        merge.n_suggestions,
-    )
+    bad, aside = tuple(merge.bad), _write_quarantine(at, merge.bad) if merge.bad else None
+    new = (merge.new_kinds(), merge.n_finals, merge.n_suggestions)
+    return Import(format, len(found), items, judgements, bad, aside, file_settings.changed, *new)
 
 
-def _write_quarantine(path: Path, bad: Sequence[BadRow]) -> None:
+def _detected(
+    rows: Sequence[tuple[str, Row, Row]], scale: tuple[int, int], gold: bool
+) -> tuple[list[str | ValueError], str]:
+    """Return the format of each row, or why it cannot be taken, and the names of the formats.
+
+    Raises:
+        ValueError: no row can be told. The message names the first one.
+    """
+    try:
+        formats = detect_formats([named for _, _, named in rows], scale, gold=gold)
+    except ValueError as error:
+        raise ValueError(f"{rows[0][0]}: {error}") from error
+    return formats, ", ".join(dict.fromkeys(found for found in formats if isinstance(found, str)))
+
+
+def _write_quarantine(path: Path, bad: Sequence[BadRow]) -> Path:
     lines = (json.dumps({"where": row.where, "reason": row.reason, "row": row.row}, default=str) for row in bad)
     replace_file(path, "".join(f"{line}\n" for line in lines).encode())
+    return path
 
 
 def _renamed(rows: Sequence[tuple[str, Row]], columns: Mapping[str, str]) -> list[tuple[str, Row, Row]]:

@@ -13,7 +13,7 @@ from ..answers import span_place
 from ..records import Item, NewItem
 from ..store.restoring import PastFinal, PastJudgement, PastSuggestion, restore
 from ..store.store import FeedbackStore
-from .reading import Entry
+from .entries import Entry
 
 __all__ = ["Merge"]
 

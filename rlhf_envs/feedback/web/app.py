@@ -13,12 +13,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..forecasts import Forecaster
 from ..records import LeaseLost, NoSuchAnnotator, StoreError
 from ..store.store import FeedbackStore
 from . import api, media, my_data, pages, taking_part, training
-from .admin import adjudicate, items, overview, participation, people, study, uploads
+from .admin import adjudicate, forecast, items, overview, participation, people, study, uploads
 from .admin.display import ADMIN_PAGES, FILTERS
 from .admin.figures import Analyse, Figures
+from .admin.forecast import Forecasts
 from .admin.uploads import MAX_UPLOAD, Uploads
 from .auth import COOKIE, Gate, add_sessions
 from .responses import AsciiJSON
@@ -53,6 +55,7 @@ def create_app(
     url: str = "http://localhost:8000",
     project: str = "",
     analyse: Analyse | None = None,
+    forecaster: Forecaster | None = None,
 ) -> FastAPI:
     """Build the annotation app over a store.
 
@@ -62,6 +65,7 @@ def create_app(
         secure_cookies: send cookies over HTTPS only. Turn it on behind a proxy that speaks HTTPS.
         url: the address under which people reach the app, for the links that admins send.
         analyse: estimates annotators' ability and items' difficulty, see `figures.Figures`.
+        forecaster: tells the labels that a target accuracy takes, see `forecast.Forecasts`.
         project: the name of the project, if the app is one of several, see `projects.create_projects`.
     """
     app = FastAPI(
@@ -75,14 +79,14 @@ def create_app(
         default_response_class=AsciiJSON,
     )
     app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
-    app.state.figures = Figures(store, analyse)
+    app.state.figures, app.state.forecasts = Figures(store, analyse), Forecasts(store, forecaster)
     app.state.uploads, app.state.project = Uploads(), project
     app.state.templates.env.globals["project"] = project
     app.state.templates.env.filters.update(FILTERS)
     app.state.templates.env.globals["admin_pages"] = ADMIN_PAGES
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
-    admins = (overview, study, items, participation, people, uploads, adjudicate)
+    admins = (overview, study, items, participation, people, uploads, adjudicate, forecast)
     for part in (*admins, taking_part, my_data):
         app.include_router(part.pages, include_in_schema=False)
     app.include_router(media.router, include_in_schema=False)
@@ -90,6 +94,7 @@ def create_app(
     app.include_router(taking_part.api, prefix="/api")
     app.include_router(training.api, prefix="/api")
     app.include_router(overview.api, prefix="/api/admin")
+    app.include_router(forecast.api, prefix="/api/admin")
     app.include_router(adjudicate.api, prefix="/api/adjudication")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_exception_handler(HTTPException, _http_error)

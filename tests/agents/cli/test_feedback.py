@@ -18,11 +18,13 @@ pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs
 from agents.cli import app
 from rlhf_envs.feedback import FeedbackStore, NewItem, Settings, Task
 from rlhf_envs.feedback.annotating import Response, work
+from rlhf_envs.feedback.forecasts import Forecast, LabelForecast
 from rlhf_envs.feedback.store.panels import enter_panel
 from rlhf_envs.feedback.store.training import answer_training, next_training
 from rlhf_envs.feedback.terminal.label import TerminalKeyboard
 from rlhf_envs.models import resolve
 from rlhf_envs.preferences.crowd import aggregate_pairs, crowd_figures
+from rlhf_envs.preferences.forecasting import forecast_labels
 
 SHORT = ("--env-kwargs", "max_new_tokens:4")
 needs_crowdkit = pytest.mark.skipif(find_spec("crowdkit") is None, reason="crowd-kit is missing")
@@ -287,6 +289,7 @@ def test_serve_hands_its_flags_to_the_app(monkeypatch: pytest.MonkeyPatch) -> No
     )
     seen_by_server = {"url": "https://l", "proxies": ["10.0.0.1", "fd00::/8"], "secure_cookies": False}
     assert seen.pop("analyse") is crowd_figures
+    assert seen.pop("forecaster") is forecast_labels
     assert seen == {"arguments": ("feedback.db", "0.0.0.0", 9000), **seen_by_server}
 
 
@@ -545,6 +548,28 @@ def studied() -> None:
     done("add", write("rows.jsonl", *rows), "--overlap", "2")
     Path("by.py").write_text("def longer(prompts, completions):\n    return [len(text) / 9 for text in completions]\n")
     done("simulate", "-n", "2", "--random-share", "0", "--temperature", "0", "--by", "truer:./by.py:longer")
+
+
+def test_a_forecast_reads_the_answers_to_a_criterion(monkeypatch: pytest.MonkeyPatch) -> None:
+    studied()
+    seen: list[int] = []
+
+    def pretend(items: Any, judgements: Any, target: float, **options: Any) -> LabelForecast:
+        texts = {item.id: item.completions for item in items}
+        longer = [max(range(2), key=lambda i: len(texts[j.item_id][i])) for j in judgements]
+        seen.append(sum(j.value["choice"] == i for j, i in zip(judgements, longer, strict=True)))
+        return LabelForecast(
+            target, Forecast([20], [0.6], [(0.5, 0.7)], 30.0, (25.0, 50.0), 0.9, ""), 40.0, (10.0, 90.0)
+        )
+
+    monkeypatch.setattr("rlhf_envs.preferences.forecasting.forecast_labels", pretend)
+    said = done("forecast", "--target", "0.8", "--criterion", "truer")
+    assert "0.8 needs about 30 pairs to fit (25 to 50, 95% interval)" in said
+    assert "that is about 40 labels more" in said
+    done("forecast", "--criterion", "helpful")
+    assert seen[0] > 30 > seen[1], "one criterion goes by length, the other does not"
+    wrong = feedback("forecast", "--criterion", "helpfull")
+    assert wrong.exit_code == 2 and "did you mean 'helpful'" in wrong.output
 
 
 def test_own_questions_are_exported_counted_and_fitted_by_criterion() -> None:

@@ -22,7 +22,7 @@ from ...answers import matches
 from ...criteria import all_criteria, find_criterion
 from ...kinds import matches_gold
 from ...quality import AnnotatorCheck, check_annotators, describe_checks
-from ...records import Item, Judgement
+from ...records import Cost, Item, Judgement
 from ...store.store import FeedbackStore
 from ...suggesting import SuggestionAgreement, compare_suggestions
 
@@ -94,6 +94,12 @@ class CostSummary(BaseModel):
     labels_left: int  # judgements that the open items still need
     hours_left: float | None  # at the mean time so far; null without a judgement
     money_left: float | None
+
+    def of_labels(self, labels: float, given: int, price: Cost) -> tuple[float, float | None]:
+        """Return (hours, money) of so many labels at the mean time of the `given` ones. No money if no price is set."""
+        hours = labels * self.hours / max(1, given)
+        is_set = price.per_label > 0 or price.per_hour > 0
+        return hours, labels * price.per_label + hours * price.per_hour if is_set else None
 
 
 class Summary(BaseModel):

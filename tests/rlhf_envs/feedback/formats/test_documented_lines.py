@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_envs.feedback import FeedbackStore
+from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.formats.exporting import item_rows
 from rlhf_envs.feedback.formats.importing import FORMATS, import_file
 from rlhf_envs.feedback.kinds import KINDS
@@ -25,15 +25,17 @@ def documented(heading: str) -> list[tuple[str, str, str]]:
 
 FORMAT_LINES = documented("A line of each format")
 GOLD_LINES = documented("Gold questions")
+OF_POTATO = NewItem("pairwise", "Name a colour.", ("Blue.", "Loud."))  # its annotations have an id alone
 
 
 @pytest.mark.parametrize(("format", "line", "becomes"), FORMAT_LINES)
 def test_a_documented_line_becomes_what_the_guide_says(
     store: FeedbackStore, tmp_path: Path, format: str, line: str, becomes: str
 ) -> None:
+    store.add_items([OF_POTATO] if format == "potato" else [])
     (tmp_path / "rows.jsonl").write_text(line)
     done = import_file(store, tmp_path / "rows.jsonl")
-    assert (done.bad, done.format, done.items) == ((), format, 1)
+    assert (done.bad, done.format, done.items) == ((), format, 0 if format == "potato" else 1)
     (row,) = item_rows(store.items(), store.judgements()).rows
     kind, _, answer = becomes.partition(", ")
     assert kind == f"`{row['kind']}`"
@@ -59,6 +61,7 @@ def test_a_documented_gold_question_has_its_answer(
 
 
 def test_all_documented_lines_stand_in_one_file(store: FeedbackStore, tmp_path: Path) -> None:
+    store.add_items([OF_POTATO])
     (tmp_path / "rows.jsonl").write_text("\n".join(line for _, line, _ in FORMAT_LINES))
     done = import_file(store, tmp_path / "rows.jsonl")
     again = ("duplicate", "contradiction")  # several lines judge the same texts
