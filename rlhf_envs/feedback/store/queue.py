@@ -301,7 +301,7 @@ def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False)
     query = ANNOTATORS.where(annotators.c.name == name)
     row = connection.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
     if row is None:
-        raise NoSuchAnnotator(f"there is no annotator {name!r}: add one with add_annotator, or an invitation")
+        raise NoSuchAnnotator(f"there is no annotator {name!r}: invite them, or add one with `add_annotator` in Python")
     if lock and row.withdrawn is not None:
         raise NoSuchAnnotator(f"{name!r} has withdrawn, and the account is closed: invite the person anew")
     return Annotator(*row)

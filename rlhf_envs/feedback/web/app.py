@@ -30,6 +30,14 @@ __all__ = ["Guard", "create_app"]
 
 _HERE = Path(__file__).parent
 _UPLOADS = "/admin/upload"
+_HEADINGS = {  # of the pages that say what went wrong
+    403: "error_403",
+    404: "page_unknown",
+    413: "error_413",
+    422: "error_422",
+    429: "error_429",
+    503: "error_503",
+}
 MAX_BODY = 8 * 2**20  # bytes. A correction of 1 MB of text takes up to 6 MB as JSON.
 
 # No inline script or style, nothing from elsewhere, no innerHTML: model output cannot become code.
@@ -151,31 +159,39 @@ class Guard:
             await self.app(scope, receive_limited, send_guarded)
 
 
+def _is_page(request: Request) -> bool:
+    return not request.url.path.removeprefix(request.scope.get("root_path", "")).startswith("/api/")
+
+
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
     """Say what went wrong, to programs as JSON and to people as a page."""
-    if request.url.path.removeprefix(request.scope.get("root_path", "")).startswith("/api/"):
+    if not _is_page(request):
         return AsciiJSON({"detail": detail}, status, headers=headers)
     if status == 401:
         return RedirectResponse("/login", 303)
-    return pages.render(request, "error.html", {"status": status, "detail": detail}, status, headers)
+    heading = pages.words_of(request)(_HEADINGS.get(status, "error_other"))
+    return pages.render(request, "error.html", {"heading": heading, "detail": detail}, status, headers)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = pages.words_of(request)
     key = {404: "page_unknown", 405: "method_unknown"}.get(error.status_code, "")
-    is_page = not request.url.path.removeprefix(request.scope.get("root_path", "")).startswith(
-        "/api/"
-    ) and not isinstance(error, Refusal)
-    detail = words(key) if is_page and key else say(error, words)
+    is_ours = isinstance(error, Refusal) or not _is_page(request)
+    detail = words(key) if key and not is_ours else say(error, words)
     return _answer(request, error.status_code, detail, dict(error.headers or {}))
 
 
 def _bad_request(request: Request, error: Exception) -> Response:
     # Without the input, which may be huge or impossible to encode.
     assert isinstance(error, RequestValidationError)
-    problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-    return _answer(request, 422, "; ".join(problems[:10]).encode("ascii", "backslashreplace").decode())
+    words, found = pages.words_of(request), error.errors()[:10]
+    if _is_page(request) and words.language != "en":  # the messages are pydantic's, in English
+        detail = words("fields_malformed", fields=", ".join(str(e["loc"][-1]) for e in found))
+    else:
+        detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found)
+        detail = detail.encode("ascii", "backslashreplace").decode()
+    return _answer(request, 422, detail)
 
 
 def _signed_out(request: Request, error: Exception) -> Response:

@@ -407,6 +407,24 @@ def test_a_password_is_reset_and_an_account_switched_off() -> None:
         assert refused.exit_code == 2 and "'ben' is the only admin" in refused.stderr
         done("account", "ada", "on")
         assert store.password_hash("ada") == "new hash"
+        told = [(entry.action, entry.annotator) for entry in store.audit()]
+        assert told == [("switch on", "ada"), ("switch off", "ada"), ("link to reset the password", "ada")]
+        assert {entry.actor.endswith(" (command line)") for entry in store.audit()} == {True}
+
+
+def test_settings_that_a_command_changes_are_in_the_audit_without_the_secret() -> None:
+    secret = done("webhook-secret").strip()
+    Path("study.toml").write_text(
+        f'guidelines = "Read."\nwebhooks = {{url = "https://a.org", events = ["item.finished"], secret = "{secret}"}}\n'
+    )
+    done("settings", "study.toml")
+    done("settings", "study.toml")  # which changes nothing
+    done("prioritise", "--policy", "uncertainty")
+    with FeedbackStore("feedback.db") as store:
+        last, first = store.audit()
+    assert (first.action, last.after) == ("settings", ['next_item: "age" -> "uncertainty"'])
+    assert first.after[0] == 'guidelines: "" -> "Read."' and "webhooks" in first.after[1]
+    assert secret not in str(first) and first.actor.endswith(" (command line)")
 
 
 @pytest.mark.parametrize(

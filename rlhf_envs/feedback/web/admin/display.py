@@ -169,4 +169,5 @@ ADMIN_PAGES = (
     ("/admin/upload", "Add items"),
     ("/admin/study", "Settings"),
     ("/admin/audit", "Audit"),
+    ("/admin/webhooks", "Webhooks"),
 )
