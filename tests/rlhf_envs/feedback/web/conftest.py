@@ -172,3 +172,20 @@ def open_page(
     for context in contexts:
         context.close()
     assert wrong == []
+
+
+@pytest.fixture(scope="session")
+def intercept() -> Callable[..., None]:
+    """Let a handler answer the requests of a page that match a pattern; return when Chromium intercepts them."""
+
+    def intercept(page: Any, pattern: str, handler: Callable[[Any], object]) -> None:
+        page.route(pattern, handler)
+        held: list[Any] = []
+        page.route("**/held-before-it-is-sent", lambda route: (held.append(route), route.fulfill(status=204)))
+        for _ in range(100):  # now and then Chromium lets the first requests after `route` pass
+            page.evaluate("fetch('/held-before-it-is-sent').catch(() => null)")
+            if held:
+                return
+        pytest.fail(f"Chromium let 100 requests pass that {pattern} should have held")
+
+    return intercept
