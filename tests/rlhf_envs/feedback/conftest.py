@@ -8,9 +8,10 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,6 +78,26 @@ def postgres_url(postgres_server: str) -> str:
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a store that is not there yet, on both databases."""
     return str(tmp_path / "feedback.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture
+def database_of_revision(store_url: str) -> Callable[[str], Any]:
+    """Make the tables of an older release at `store_url`, and return the engine."""
+    import sqlalchemy as sa
+    from alembic import command
+
+    from rlhf_envs.feedback.store.database import migration_config
+
+    def database_of_revision(revision: str) -> sa.Engine:
+        url = sa.make_url(store_url if "://" in store_url else f"sqlite:///{store_url}")
+        engine = sa.create_engine(url.set(drivername=url.drivername.replace("postgresql", "postgresql+psycopg")))
+        config = migration_config()
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+        return engine
+
+    return database_of_revision
 
 
 def _postgres_programs() -> Path:

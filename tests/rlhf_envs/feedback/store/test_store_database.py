@@ -9,32 +9,19 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from rlhf_envs.feedback import FeedbackStore, NewItem, StoreError
-from rlhf_envs.feedback.store.database import Database, migration_config
+from rlhf_envs.feedback.store.database import Database
 from rlhf_envs.feedback.store.schema import metadata
 
 OLD = "2026-01-01 00:00:00+00:00"
-
-
-def database_of_revision(url: str, revision: str) -> sa.Engine:
-    """A database as an older release left it."""
-    parsed = sa.make_url(url if "://" in url else f"sqlite:///{url}")
-    if parsed.get_backend_name() == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(parsed)
-    config = migration_config()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    return engine
 
 
 def insert(connection: sa.Connection, table: str, **values: object) -> None:
@@ -45,9 +32,9 @@ def insert(connection: sa.Connection, table: str, **values: object) -> None:
 
 
 @pytest.fixture
-def old_url(store_url: str) -> str:
+def old_url(store_url: str, database_of_revision: Callable[[str], sa.Engine]) -> str:
     """A database of the first schema: item 1 is judged as often as it should be, item 2 is skipped, once undone."""
-    engine = database_of_revision(store_url, "0001")
+    engine = database_of_revision("0001")
     with engine.begin() as connection:
         insert(connection, "annotators", name="ann", role="admin", created=OLD)
         for prompt in ("first", "second"):
