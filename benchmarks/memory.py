@@ -34,7 +34,7 @@ def compare_updates(name: str, work: Work, repeats: int) -> float:
     """Print both peaks and return ours / floor."""
     jobs: dict[str, tuple[str, Work, dict[str, Any]]] = {
         "ours": ("benchmarks.contenders:Ours", work, {}),
-        "floor": ("benchmarks.floor:Floor", work, {}),
+        "floor": ("benchmarks.contenders.floor:Floor", work, {}),
     }
     results = interleave(jobs, repeats, ["rollout", "update"])
     above = {who: statistics.median(m.above for m in by_part["update"]) for who, by_part in results.items()}

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 
 from .contenders import Ours
-from .floor import Floor
+from .contenders.floor import Floor
 from .work import Work
 from .worker import Session
 

@@ -21,7 +21,7 @@ from transformers import DynamicCache
 from agents import TokenPolicy
 
 from .contenders import Ours
-from .floor import Floor
+from .contenders.floor import Floor
 from .work import Work
 from .worker import Session
 

@@ -72,7 +72,7 @@ def measure(work: Work, repeats: int) -> Costs:
     """Return the median microseconds per token of rollout and update, of both contenders."""
     jobs: dict[str, tuple[str, Work, dict[str, Any]]] = {
         "ours": ("benchmarks.contenders:Ours", work, {}),
-        "bare": ("benchmarks.floor:Floor", work, {}),
+        "bare": ("benchmarks.contenders.floor:Floor", work, {}),
     }
     results = interleave(jobs, repeats, ["rollout", "update"])
     return {

@@ -4,9 +4,9 @@
 reference, epochs of updates) of
 
 - `ours`: stock PPO, `TokenPolicy`, `SequenceRolloutBuffer`;
-- `floor`: the same model's bare passes for the same tokens (see `benchmarks/floor.py`);
+- `floor`: the same model's bare passes for the same tokens (see `benchmarks/contenders/floor.py`);
 - `rows`: the same stock PPO with SB3's buffer, one row per token;
-- `grpo`, `rloo`: TRL's trainers (see `benchmarks/contenders_trl.py`); with `--train k` or `head` each twice, once
+- `grpo`, `rloo`: TRL's trainers (see `benchmarks/contenders/trl.py`); with `--train k` or `head` each twice, once
   training all layers and once with the others frozen (`grpo-frozen`), because either may be the faster.
 
 Every contender has a process of its own and they take turns. Same model in float32, same number of prompts of exactly
@@ -31,10 +31,10 @@ __all__ = ["compare", "main"]
 
 CONTENDERS = {
     "ours": "benchmarks.contenders:Ours",
-    "floor": "benchmarks.floor:Floor",
+    "floor": "benchmarks.contenders.floor:Floor",
     "rows": "benchmarks.contenders:Rows",
-    "grpo": "benchmarks.contenders_trl:Grpo",
-    "rloo": "benchmarks.contenders_trl:Rloo",
+    "grpo": "benchmarks.contenders.trl:Grpo",
+    "rloo": "benchmarks.contenders.trl:Rloo",
 }
 
 PARTS = (

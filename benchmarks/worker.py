@@ -176,7 +176,12 @@ def _context(device: str) -> Any:
     context = multiprocessing.get_context("forkserver")
     # The last two are what a first model and a first optimiser import, seconds each.
     context.set_forkserver_preload(
-        [f"{__package__}.contenders", f"{__package__}.floor", "transformers.models.gpt2.modeling_gpt2", "torch._dynamo"]
+        [
+            f"{__package__}.contenders",
+            f"{__package__}.contenders.floor",
+            "transformers.models.gpt2.modeling_gpt2",
+            "torch._dynamo",
+        ]
     )
     return context
 

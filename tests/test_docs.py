@@ -73,7 +73,7 @@ def test_pages_with_marked_blocks_have_a_test_that_follows_them() -> None:
     assert {page for page in PAGES if any(block.run or block.file for block in blocks(page))} == {
         "start",
         "guides/instruct",
-        "guides/study",
+        "guides/feedback/study",
         *TUTORIALS,
     }
 
@@ -201,12 +201,12 @@ def test_the_study_is_five_commands_and_its_file_is_read(tmp_path: Path) -> None
     from rlhf_envs.feedback import FeedbackStore
     from rlhf_envs.feedback.settings_file import parse_settings, read_settings_file
 
-    (commands,) = [block.text for block in blocks("guides/study") if block.run]
+    (commands,) = [block.text for block in blocks("guides/feedback/study") if block.run]
     assert len(commands.strip().splitlines()) == 5
     with FeedbackStore(tmp_path / "feedback.db") as store:
         settings = store.update_settings(**read_settings_file(STUDY / "study.toml"))
     assert settings.guidelines.startswith("# What to look at")
-    (shown,) = [block.text for block in blocks("guides/study") if block.language == "toml"]
+    (shown,) = [block.text for block in blocks("guides/feedback/study") if block.language == "toml"]
     (praise,) = parse_settings(shown)["questions"]
     assert praise in settings.questions, "the page shows what stands in the example"
 
@@ -214,7 +214,7 @@ def test_the_study_is_five_commands_and_its_file_is_read(tmp_path: Path) -> None
 @pytest.mark.slow
 def test_a_study_ends_in_reward_models_of_two_criteria(tmp_path: Path) -> None:
     shutil.copytree(STUDY, tmp_path, dirs_exist_ok=True)
-    (printed,) = follow("guides/study", tmp_path)
+    (printed,) = follow("guides/feedback/study", tmp_path)
     assert "question 'praise': new" in printed and "pairs from answers to praise" in printed
     held_out = {}
     for name in ("praise", "fresh"):

@@ -15,7 +15,7 @@ from rlhf_envs.rendering import printable
 from ..core.samples import sample_texts
 
 if TYPE_CHECKING:
-    from rlhf_envs.feedback.web.summary import AnnotatorSummary, Summary
+    from rlhf_envs.feedback.web.admin.summary import AnnotatorSummary, Summary
 
     from ..evaluation.evaluate import Evaluation
     from ..evaluation.generate import Completion

@@ -149,7 +149,7 @@ def against_trl(setting: Setting) -> Outcome:
     if setting.small:
         work = replace(work, model=TOY, n_envs=2, prompt_tokens=4, new_tokens=4, minibatches=1, threads=1)
     seconds = {}
-    for name, contender in (("ours", "benchmarks.contenders:Ours"), ("TRL", "benchmarks.contenders_trl:Grpo")):
+    for name, contender in (("ours", "benchmarks.contenders:Ours"), ("TRL", "benchmarks.contenders.trl:Grpo")):
         worker = Worker(contender, work)
         try:
             worker.run()

@@ -1,8 +1,8 @@
 """Decide how many judgements an item needs where the overlap adapts: more only where the first ones decide nothing.
 
 A small case of sequential labelling (Sheng, Provost and Ipeirotis, 2008, https://doi.org/10.1145/1401890.1401965):
-everybody's answer counts the same, and asking ends as soon as the answers decide. `benchmarks.adaptive_overlap`
-measures it on real raters.
+everybody's answer counts the same, and asking ends as soon as the answers decide.
+`benchmarks.feedback.adaptive_overlap` measures it on real raters.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ Ghahramani and Jordan, 1996, https://arxiv.org/abs/cs/9603104; for logistic regr
 https://doi.org/10.1007/s10994-007-5019-5). It is greedy: the second pair is chosen knowing the first.
 
 On the bundled human ratings "gain" taught more than random order at equal labels, "disagreement" did at some numbers
-of labels and "uncertainty" at none, see `benchmarks.next_item`.
+of labels and "uncertainty" at none, see `benchmarks.feedback.next_item`.
 """
 
 from __future__ import annotations

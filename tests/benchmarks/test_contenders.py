@@ -54,9 +54,11 @@ def test_a_contender_that_did_other_work_is_an_error(benchmark: Any, monkeypatch
 
 def test_a_failing_contender_is_named(benchmark: Any) -> None:
     work = benchmark("work").Work(model="no-such-model", threads=1)
-    worker = benchmark("worker").Worker("benchmarks.floor:Floor", work)
+    worker = benchmark("worker").Worker("benchmarks.contenders.floor:Floor", work)
     try:
-        with pytest.raises(RuntimeError, match=r"benchmarks\.floor:Floor failed: ValueError: .*unknown model"):
+        with pytest.raises(
+            RuntimeError, match=r"benchmarks\.contenders\.floor:Floor failed: ValueError: .*unknown model"
+        ):
             worker.run("iterate")
     finally:
         worker.close()
@@ -147,7 +149,7 @@ def test_dialogs_and_groups_are_timed_in_two_builds(benchmark: Any, capsys: pyte
 
 def test_floor_of_a_trained_part_equals_the_whole_model(benchmark: Any) -> None:
     torch = pytest.importorskip("torch")
-    work, floor = benchmark("work"), benchmark("floor")
+    work, floor = benchmark("work"), benchmark("contenders.floor")
     fresh = work.Work(work.FreshModel(vocab_size=50, n_layer=3, n_embd=16, n_head=2), prompt_tokens=4, new_tokens=5)
     model, _ = fresh.load()
     ids = torch.arange(18).view(2, 9)

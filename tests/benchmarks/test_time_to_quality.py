@@ -44,8 +44,8 @@ class Judged:
 )
 def test_a_race_ends_at_the_gain_if_the_kl_and_the_bigrams_allow_it(benchmark: Any, end: Judged, is_over: bool) -> None:
     looks = iter([Judged(0.5), Judged(0.55, 1.0), end])
-    race = benchmark("quality_race").Race("ppo", every=10, tokens=100)
-    referee = benchmark("quality_race").Referee(race, lambda: next(looks))
+    race = benchmark("time_to_quality.racing").Race("ppo", every=10, tokens=100)
+    referee = benchmark("time_to_quality.racing").Referee(race, lambda: next(looks))
     assert [referee.is_over(tokens) for tokens in (0, 12, 20, 24)] == [False, False, False, is_over]
     assert [point["tokens"] for point in referee.curve] == [12, 24]
     assert referee.curve[0]["gain"] == pytest.approx(0.05)
@@ -60,7 +60,9 @@ def test_the_clock_stands_still_while_completions_are_judged(benchmark: Any) -> 
         sum(range(10**6))
         return Judged(0.5)
 
-    referee = benchmark("quality_race").Referee(benchmark("quality_race").Race("ppo", tokens=20), judge)
+    referee = benchmark("time_to_quality.racing").Referee(
+        benchmark("time_to_quality.racing").Race("ppo", tokens=20), judge
+    )
     for tokens in (10, 20):
         time.sleep(0.02)
         over = referee.is_over(tokens)
@@ -71,7 +73,7 @@ def test_the_clock_stands_still_while_completions_are_judged(benchmark: Any) -> 
 
 def test_prompts_are_equally_long_and_cut_between_words(benchmark: Any) -> None:
     tokenizer = load_tokenizer("tiny")
-    rows = benchmark("quality_race").equal_prompts(tokenizer, 5)
+    rows = benchmark("time_to_quality.racing").equal_prompts(tokenizer, 5)
     assert {len(ids) for ids in tokenizer([row["prompt"] for row in rows])["input_ids"]} == {5}
     assert {row["reference"][:1] for row in rows} == {" "}
     prompts = {split: {row["prompt"] for row in rows if row["split"] == split} for split in ("train", "test")}
@@ -80,7 +82,7 @@ def test_prompts_are_equally_long_and_cut_between_words(benchmark: Any) -> None:
 
 
 def result(benchmark: Any, contender: str, seed: int, cpu: float, reached: bool = True, **settings: Any) -> Any:
-    race = benchmark("quality_race").Race(contender, settings, seed)
+    race = benchmark("time_to_quality.racing").Race(contender, settings, seed)
     point = {"tokens": 1000, "wall": 2 * cpu, "cpu": cpu, "gain": 0.16, "sem": 0.02, "kl": 3.0, "distinct": 1.0}
     return {
         **asdict(race),
@@ -95,7 +97,7 @@ def test_the_report_compares_with_trls_best_and_not_what_failed(benchmark: Any) 
     seconds = {"ppo": (2, 2, 4), "rloo": (1, 1, 1), "trl-grpo": (6, 4, 4), "trl-rloo": (7, 9, 8)}
     results = [result(benchmark, name, seed, cpu) for name, of in seconds.items() for seed, cpu in enumerate(of)]
     results[4]["reached"] = False  # the second of rloo
-    lines = benchmark("time_to_quality").report(results)
+    lines = benchmark("time_to_quality.compare").report(results)
     assert (
         lines[2] == "| ppo | 3 of 3 | 2.0 (2.0-4.0) | 4.0 (4.0-8.0) | 1000 (1000-1000) | 0.160 (0.160-0.160) | "
         "3.0 (3.0-3.0) | 1.00 (1.00-1.00) | 20.0 (20.0-20.0) |"
@@ -107,7 +109,7 @@ def test_the_report_compares_with_trls_best_and_not_what_failed(benchmark: Any) 
 
     for failed in (results[6], results[9], results[10]):  # one of TRL's GRPO, two of its RLOO
         failed["reached"] = False
-    shown = [line for line in benchmark("time_to_quality").report(results) if "seed by seed" in line]
+    shown = [line for line in benchmark("time_to_quality.compare").report(results) if "seed by seed" in line]
     assert shown == [f"trl-grpo / ppo, seed by seed, of runs that did not all reach it (a lower bound): {ratios}"]
 
 
@@ -119,7 +121,7 @@ def grid(
     Returns:
         the best settings, and the races that were run.
     """
-    module, raced = benchmark("time_to_quality"), []
+    module, raced = benchmark("time_to_quality.compare"), []
 
     def run_all(races: Any, folder: Path, jobs: int, patience: float) -> list[Any]:
         raced.extend(races)
@@ -129,7 +131,7 @@ def grid(
         ]
 
     monkeypatch.setattr(module, "run_all", run_all)
-    like = benchmark("quality_race").Race(contender)
+    like = benchmark("time_to_quality.racing").Race(contender)
     return module.grid(like, (100, 101, 102), folder, 1), raced
 
 
@@ -164,7 +166,7 @@ def test_an_arm_that_misses_the_target_is_never_better(
 def test_a_profile_counts_what_is_outside_and_nothing_while_completions_are_judged(
     benchmark: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = benchmark("race_profile")
+    module = benchmark("time_to_quality.profile")
     shares, now = module.Shares(), [0.0]
     monkeypatch.setattr(module.time, "process_time", lambda: now[0])
 
@@ -179,11 +181,11 @@ def test_a_profile_counts_what_is_outside_and_nothing_while_completions_are_judg
 
     outer = shares.timed(call, lambda: "reward")
 
-    class Judging(benchmark("quality_race").Referee):  # type: ignore[misc]
+    class Judging(benchmark("time_to_quality.racing").Referee):  # type: ignore[misc]
         pass
 
     shares.follow(Judging)
-    race = benchmark("quality_race").Race("ppo", tokens=20)
+    race = benchmark("time_to_quality.racing").Race("ppo", tokens=20)
     referee = Judging(race, lambda: (inner(100), Judged(0.5))[1])
     inner(2)
     assert not referee.is_over(10)
@@ -210,7 +212,7 @@ def test_a_profile_of_a_short_race_has_all_its_seconds(
 @pytest.mark.slow
 @pytest.mark.parametrize("contenders", [["reinforce"], ["trl-grpo"], ["trl-rloo"]])
 def test_it_runs(benchmark: Any, contenders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    module = benchmark("time_to_quality")
+    module = benchmark("time_to_quality.compare")
     toy = ["--seeds", "0", "--episodes", "4", "--tokens", "40", "--split", "validation"]
     given = ["n_envs=2"] if contenders == ["reinforce"] else ["completions=4", "num_generations=2"]
     module.main(["--out", str(tmp_path), "--contenders", *contenders, *toy, "--set", *given])

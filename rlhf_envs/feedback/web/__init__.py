@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .admin_participation import panel_csv
+    from .admin.archive import write_archive
+    from .admin.participation import panel_csv
+    from .admin.study import remark_on_settings
+    from .admin.summary import summarise
     from .app import create_app
-    from .archive import write_archive
     from .server import serve
-    from .study import remark_on_settings
-    from .summary import summarise
 
 __all__ = ["create_app", "panel_csv", "remark_on_settings", "serve", "summarise", "write_archive"]
 
 _HOMES = {
     "create_app": "app",
-    "panel_csv": "admin_participation",
-    "remark_on_settings": "study",
+    "panel_csv": "admin.participation",
+    "remark_on_settings": "admin.study",
     "serve": "server",
-    "summarise": "summary",
-    "write_archive": "archive",
+    "summarise": "admin.summary",
+    "write_archive": "admin.archive",
 }
 
 

@@ -15,26 +15,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..records import LeaseLost, StoreError
 from ..store.store import FeedbackStore
-from . import (
-    adjudicate,
-    admin,
-    admin_items,
-    admin_participation,
-    admin_people,
-    admin_uploads,
-    api,
-    media,
-    my_data,
-    pages,
-    study,
-    taking_part,
-    training,
-)
-from .admin_uploads import MAX_UPLOAD, Uploads
+from . import api, media, my_data, pages, taking_part, training
+from .admin import adjudicate, items, overview, participation, people, study, uploads
+from .admin.display import ADMIN_PAGES, FILTERS
+from .admin.figures import Analyse, Figures
+from .admin.uploads import MAX_UPLOAD, Uploads
 from .auth import COOKIE, Gate, add_sessions
-from .figures import Analyse, Figures
 from .responses import AsciiJSON
-from .wording import ADMIN_PAGES, FILTERS
 from .words import Refusal, choose, load, say
 
 __all__ = ["Guard", "create_app"]
@@ -95,14 +82,14 @@ def create_app(
     app.state.templates.env.globals["admin_pages"] = ADMIN_PAGES
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
-    admins = (admin, study, admin_items, admin_participation, admin_people, admin_uploads, adjudicate)
+    admins = (overview, study, items, participation, people, uploads, adjudicate)
     for part in (*admins, taking_part, my_data):
         app.include_router(part.pages, include_in_schema=False)
     app.include_router(media.router, include_in_schema=False)
     app.include_router(api.router, prefix="/api")
     app.include_router(taking_part.api, prefix="/api")
     app.include_router(training.api, prefix="/api")
-    app.include_router(admin.api, prefix="/api/admin")
+    app.include_router(overview.api, prefix="/api/admin")
     app.include_router(adjudicate.api, prefix="/api/adjudication")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_exception_handler(HTTPException, _http_error)

@@ -14,9 +14,9 @@ from pathlib import Path
 import uvicorn
 
 from ..store.store import FeedbackStore
+from .admin.figures import Analyse
 from .app import create_app
 from .connections import ACCEPTED_AT_ONCE, LimitedProtocol, most_connections
-from .figures import Analyse
 from .listening import listen, page_addresses
 from .projects import create_projects
 from .webhooks import delivering

@@ -179,7 +179,7 @@ def test_changes_are_told_by_name() -> None:
 
 
 def test_the_settings_of_the_guide_about_annotators_are_taken() -> None:
-    guide = Path(__file__).parents[3] / "docs" / "guides" / "annotators.md"
+    guide = Path(__file__).parents[3] / "docs" / "guides" / "feedback" / "annotators.md"
     text = guide.read_text(encoding="utf-8").split("```toml\n")[1].split("```")[0]
     settings = Settings(**parse_settings(text))
     assert settings.training.n_items == 5

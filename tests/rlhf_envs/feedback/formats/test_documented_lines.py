@@ -13,7 +13,7 @@ from rlhf_envs.feedback.formats.exporting import item_rows
 from rlhf_envs.feedback.formats.importing import FORMATS, import_file
 from rlhf_envs.feedback.kinds import KINDS
 
-GUIDE = Path(__file__).parents[4] / "docs" / "guides" / "feedback-files.md"
+GUIDE = Path(__file__).parents[4] / "docs" / "guides" / "feedback" / "files.md"
 LINE = re.compile(r"^\| `([\w-]+)` \| `(\{.*\})` \| (.*) \|$", re.M)
 
 
@@ -72,7 +72,7 @@ def test_no_format_and_no_kind_lacks_its_line() -> None:
 
 
 def test_the_forty_points_are_counted_as_they_stand() -> None:
-    text = (GUIDE.parent / "feedback-compared.md").read_text(encoding="utf-8")
+    text = (GUIDE.parent / "compared.md").read_text(encoding="utf-8")
     verdicts = re.findall(r"^\| (\d+) \| .* \| ([+=−]) \|$", text, re.M)
     assert [int(number) for number, _ in verdicts] == list(range(1, 41))
     n = {mark: sum(found == mark for _, found in verdicts) for mark in "+=−"}

@@ -13,7 +13,7 @@ from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.formats.exporting import export_file
 from rlhf_envs.feedback.formats.importing import import_file
 from rlhf_envs.feedback.formats.rehearsing import try_import
-from rlhf_envs.feedback.web.archive import write_archive
+from rlhf_envs.feedback.web.admin.archive import write_archive
 
 from .test_pictures import image, url
 

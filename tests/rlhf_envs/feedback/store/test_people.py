@@ -26,7 +26,7 @@ from rlhf_envs.feedback.store.panels import (
 from rlhf_envs.feedback.store.steps import next_step, own_progress
 from rlhf_envs.feedback.store.training import admit, answer_training, list_trainees, next_training
 from rlhf_envs.feedback.store.withdrawing import answers_of, list_withdrawals, withdraw_person
-from rlhf_envs.feedback.web.summary import summarise
+from rlhf_envs.feedback.web.admin.summary import summarise
 
 RIGHT, WRONG = {"rating": 3}, {"rating": 1}
 

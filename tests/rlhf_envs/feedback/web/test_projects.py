@@ -151,7 +151,7 @@ def test_no_template_has_an_address_that_leaves_its_project() -> None:
     folder = Path(__file__).parents[4] / "rlhf_envs" / "feedback" / "web"
     for path in (folder / "templates").rglob("*.html"):
         assert not re.findall(r'(?:href|action|src)="/', path.read_text(encoding="utf-8")), path
-    for path in (folder / "static").glob("*.js"):
+    for path in (folder / "static").rglob("*.js"):
         text = path.read_text(encoding="utf-8")
         assert not re.findall(r"""(?:fetch|assign|import|open)\(["'`]/""", text), path
 

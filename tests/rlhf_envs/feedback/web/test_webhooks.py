@@ -22,7 +22,7 @@ from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.formats.importing import import_file
 from rlhf_envs.feedback.records import Webhooks
 from rlhf_envs.feedback.store.withdrawing import withdraw_person
-from rlhf_envs.feedback.web.archive import write_archive
+from rlhf_envs.feedback.web.admin.archive import write_archive
 from rlhf_envs.feedback.web.webhooks import Postman, delivering, sign
 
 KEY = b"0123456789abcdef0123456789abcdef"

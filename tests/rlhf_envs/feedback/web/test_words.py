@@ -24,8 +24,8 @@ ALL = {language: "a {n}" for language in LANGUAGES}
 
 
 def sources() -> dict[str, str]:
-    paths = [*WEB.glob("*.py"), *WEB.glob("static/*.js"), *WEB.glob("templates/*.html")]
-    return {path.name: path.read_text(encoding="utf-8") for path in paths}
+    paths = [path for ending in ("py", "js", "html") for path in WEB.rglob(f"*.{ending}")]
+    return {path.relative_to(WEB).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def keys() -> set[str]:
@@ -39,7 +39,7 @@ def test_every_key_that_is_asked_for_exists() -> None:
 
 
 def test_every_key_is_used() -> None:
-    together = "\n".join(sources().values())
+    together = "\n".join(text for name, text in sources().items() if not name.startswith("templates/admin/"))
     quoted = set(re.findall(r"""['"]([\w ]+)['"]""", together))
     beginnings = tuple(re.findall(r"`(\w+_)\$\{", together))  # t(`question_${kind}`)
     ends = set(re.findall(r'~ "(_\w+)"', together))  # t(which ~ "_title")
@@ -49,7 +49,7 @@ def test_every_key_is_used() -> None:
 
 
 def test_all_characters_that_have_a_name_are_named() -> None:
-    listed = re.search(r"NAMED = new Set\(\[(.*?)\]\)", sources()["text.js"], re.DOTALL)
+    listed = re.search(r"NAMED = new Set\(\[(.*?)\]\)", sources()["static/text.js"], re.DOTALL)
     assert listed is not None
     named = {f"char_{int(code, 16):04x}" for code in re.findall(r"0x(\w+)", listed[1])}
     assert named == {key for key in keys() if key.startswith("char_")} - {"char_other"}

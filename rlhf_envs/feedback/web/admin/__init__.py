@@ -1,0 +1,1 @@
+"""Serve the pages of admins. Each module holds the routes of a page, or what the pages share."""
