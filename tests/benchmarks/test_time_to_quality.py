@@ -200,7 +200,7 @@ def test_a_profile_counts_what_is_outside_and_nothing_while_completions_are_judg
 def test_a_profile_of_a_short_race_has_all_its_seconds(
     benchmark: Any, contender: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = benchmark("race_profile")
+    module = benchmark("time_to_quality.profile")
     module.main(["--contenders", contender, "--tokens", "40", "--episodes", "4"])
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {contender} | "))
     whole, *parts = (float(cell) for cell in row.strip("| ").split(" | ")[1:])

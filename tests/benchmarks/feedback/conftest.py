@@ -17,4 +17,4 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
     pytest.importorskip("sqlalchemy")
     monkeypatch.syspath_prepend(str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return lambda name: importlib.import_module(f"benchmarks.{name}")
+    return lambda name: importlib.import_module(f"benchmarks.feedback.{name}")
