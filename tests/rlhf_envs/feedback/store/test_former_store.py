@@ -129,12 +129,12 @@ def fill(connection: sa.Connection) -> None:
 
 
 @pytest.fixture
-def store(store_url: str, clock: Any, database_of_revision: Callable[[str], sa.Engine]) -> Iterator[FeedbackStore]:
+def store(new_store_url: str, clock: Any, database_of_revision: Callable[[str], sa.Engine]) -> Iterator[FeedbackStore]:
     engine = database_of_revision("0003")
     with engine.begin() as connection:
         fill(connection)
     engine.dispose()
-    with FeedbackStore(store_url, clock=clock, seed=0) as opened:
+    with FeedbackStore(new_store_url, clock=clock, seed=0) as opened:
         yield opened
 
 

@@ -121,7 +121,7 @@ def test_items_that_only_ask_the_projects_questions(store: FeedbackStore) -> Non
 
 
 def test_judgements_of_an_older_store_belong_to_version_1(
-    store_url: str, database_of_revision: Callable[[str], sa.Engine]
+    new_store_url: str, database_of_revision: Callable[[str], sa.Engine]
 ) -> None:
     engine = database_of_revision("0003")
     with engine.begin() as connection:
@@ -136,7 +136,7 @@ def test_judgements_of_an_older_store_belong_to_version_1(
         ):
             connection.execute(sa.text(line.replace(":", "\\:")))
     engine.dispose()
-    with FeedbackStore(store_url) as store:
+    with FeedbackStore(new_store_url) as store:
         [judgement] = store.judgements()
         assert (judgement.value, judgement.answers, judgement.version) == ({"up": True}, {}, 1)
         store.update_settings(questions=(TONE,))

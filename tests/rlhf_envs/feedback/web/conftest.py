@@ -29,18 +29,9 @@ PASSWORD = "correct horse"
 SECRET = b"0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database, to be copied: migrating one a test takes longer than most tests."""
-    path = tmp_path_factory.mktemp("empty") / "feedback.db"
-    FeedbackStore(path).close()
-    return path
-
-
 @pytest.fixture
-def store(tmp_path: Path, empty_store: Path) -> Iterator[FeedbackStore]:
-    shutil.copy(empty_store, tmp_path / "feedback.db")
-    with FeedbackStore(tmp_path / "feedback.db", seed=0) as store:
+def store(empty_store: Path) -> Iterator[FeedbackStore]:
+    with FeedbackStore(empty_store, seed=0) as store:
         yield store
 
 
