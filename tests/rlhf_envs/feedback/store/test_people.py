@@ -344,6 +344,9 @@ def test_screening_decides_once(store: FeedbackStore) -> None:
     assert next_step(store, name) == "screening"
     with pytest.raises(ValueError, match="'maybe' is none of"):
         answer_screening(store, name, ["maybe"])
+    for answers in ([], ["yes", "yes"]):
+        with pytest.raises(ValueError, match=f"there are 1 questions, got {len(answers)} answers"):
+            answer_screening(store, name, answers)
     assert not answer_screening(store, name, ["no"])
     assert not answer_screening(store, name, ["yes"])  # going back and choosing again does not help
     assert answer_screening(store, other, ["yes"])
@@ -369,6 +372,15 @@ def test_a_cap_ends_the_part_and_the_way_back_carries_the_parameters(store: Feed
     assert person is not None
     assert person.state == "completed"
     assert return_address(store.settings, person) == ("C1", "https://panel.example/done?pid=a%26b%2Fc&cc=1")
+
+
+def test_who_finds_nothing_left_goes_back_as_one_who_was_screened_out(store: FeedbackStore) -> None:
+    store.update_settings(panel={**PROLIFIC, "completion_code": "C1", "screen_out_code": "OUT"})
+    name = enter_panel(store, LINK).name
+    end_part(store, name, "full")
+    person = panelist(store, name)
+    assert person is not None
+    assert return_address(store.settings, person) == ("OUT", "")
 
 
 def test_failing_the_training_screens_out_who_came_from_a_panel(store: FeedbackStore) -> None:
