@@ -48,7 +48,7 @@ def agent(env: str, algo: str = "ppo", n_envs: int = 32, n_steps: int | None = N
     made = make_vec_env(
         env, n_envs, seed=0, score="rollout", **({"model": policy["model"]} if policy else {}), **kwargs
     )
-    settings = {"policy_kwargs": policy} if policy else {}
+    settings: dict[str, Any] = {"policy_kwargs": policy} if policy else {}
     return agents.make(algo, made, seed=0, **settings, **({"n_steps": n_steps} if n_steps else {}))
 
 
@@ -99,7 +99,8 @@ def measure(made: Any, repeats: int) -> tuple[float, float, float, float]:
             made.train()
             if repeat:  # the first warms up
                 seconds[packs].append(time.process_time() - start)
-    return (1 - tokens / padded, 1 - tokens / packed, *(statistics.median(seconds[packs]) for packs in (False, True)))
+    slow, fast = (statistics.median(seconds[packs]) for packs in (False, True))
+    return 1 - tokens / padded, 1 - tokens / packed, slow, fast
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -50,7 +50,7 @@ class Trunk:
         self.split: SplitTrunk | None = language_model.split(module) if splits else None
         if like is None and self.split is not None:
             self.cache.frozen = SlotStates(self.split)
-        self.packs = self._keeps_apart(language_model) if like is None else like.packs
+        self.packs: bool = self._keeps_apart(language_model) if like is None else like.packs
         self._checkpointed = [*find_blocks(module, language_model.config.num_hidden_layers)] if checkpointing else []
 
     def hidden(self, obs: dict[str, torch.Tensor], needed: torch.Tensor | None = None) -> torch.Tensor:
