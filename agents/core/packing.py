@@ -115,7 +115,9 @@ def keeps_apart(
     n_positions = getattr(config, "max_position_embeddings", None) or 4
     if getattr(config, "_attn_implementation", None) not in MASKED or n_positions < 4:
         return False
-    ids = torch.arange(12, device=parameter.device).reshape(2, 6) % config.vocab_size
+    # Without the id 0, often padding: at the edge of a row transformers would warn that there is no mask.
+    ids = torch.arange(12, device=parameter.device).reshape(2, 6) % max(config.vocab_size - 1, 1) + 1
+    ids = ids.clamp(max=config.vocab_size - 1)
     positions = torch.tensor([[0, 1, 2, 0, 1, 2], [0, 1, 0, 1, 2, 3]], device=parameter.device)
     dtype = computing_type(parameter)
     tolerance = 1e-4 if dtype.itemsize >= 4 else 2 * torch.finfo(dtype).eps
