@@ -88,18 +88,18 @@ def test_an_older_schema_is_migrated_with_what_it_holds(old_url: str) -> None:
 @pytest.mark.parametrize("revision", ["0001", "0008"])
 @pytest.mark.parametrize("chosen", [None, "gain"])
 def test_an_older_store_goes_on_in_its_order_and_a_new_one_draws_it(
-    store_url: str, revision: str, chosen: str | None
+    new_store_url: str, database_of_revision: Callable[[str], sa.Engine], revision: str, chosen: str | None
 ) -> None:
-    engine = database_of_revision(store_url, revision)
+    engine = database_of_revision(revision)
     if chosen is not None:
         with engine.begin() as connection:
             insert(connection, "settings", name="next_item", value=json.dumps(chosen))
     engine.dispose()
     for _ in range(2):  # the second time nothing is migrated
-        with FeedbackStore(store_url) as store:
+        with FeedbackStore(new_store_url) as store:
             assert store.settings.next_item == (chosen or "age")
     if chosen is None:
-        with FeedbackStore(store_url) as store:
+        with FeedbackStore(new_store_url) as store:
             store.add_items([NewItem("rating", f"p{i}", ("c",)) for i in range(20)])
             assert [item.id for item in store.queue()] == list(range(1, 21))
 
