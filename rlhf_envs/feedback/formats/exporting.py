@@ -193,8 +193,8 @@ def export_file(
     elif format not in ("items", *_TABLES) and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
         not_read = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
     if format == "items":
-        more = (store.versions(), store.withdrawn_items(), finals, store.suggestions())
-        export = item_rows(items, judgements, settings, store.picture, *more)
+        kept = (store.versions(), store.withdrawn_items(), finals, store.suggestions())
+        export = item_rows(items, judgements, settings, store.picture, *kept)
     elif format == "argilla":
         export = argilla_rows(items, judgements, settings)
     elif format == "potato":
