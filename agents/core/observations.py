@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import PyTorchObs
 
-from .packing import pack
+from .packing import pack, without_mask_warning
 
 __all__ = [
     "check_appended",
@@ -54,7 +54,8 @@ def gather_hidden(
         rows, columns = torch.arange(len(input_ids), device=input_ids.device), lengths - 1
     if packs and (packing := pack(lengths, input_ids.shape[1])) is not None:
         given = () if states is None else (packing.take(states),)
-        hidden = run(*given, packing.take(input_ids), None, packing.positions)
+        with without_mask_warning():
+            hidden = run(*given, packing.take(input_ids), None, packing.positions)
         return hidden[packing.rows[rows], packing.starts[rows] + columns]
     length = int(lengths.max())
     mask = (torch.arange(length, device=input_ids.device) < lengths[:, None]).long()

@@ -6,8 +6,10 @@ one block per sequence. A model is asked once whether it keeps sequences apart; 
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left, insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 
 from .precision import computing_type
 
-__all__ = ["MIN_SAVED", "Packing", "fill_rows", "keeps_apart", "pack"]
+__all__ = ["MIN_SAVED", "Packing", "fill_rows", "keeps_apart", "pack", "without_mask_warning"]
 
 MIN_SAVED = 0.1  # share of a pass's positions; below it sequences stay in rows of their own
 WIDTHS = 9  # widths of rows that are tried, from the longest sequence to twice that
@@ -29,7 +31,7 @@ class Packing(NamedTuple):
         rows, starts: `(n,)` the row of each sequence, and the column of its first token.
         sources: `(rows, width)` the places of tokens among the `n * length` places of padded sequences. Where a row has
             no token left, a place of padding or of any token: nothing reads what is computed there.
-        positions: `(rows, width)` the place of each token in its sequence; what is left of a row is one more sequence.
+        positions: `(rows, width)` the place of each token in its sequence; what is left of a row is further sequences.
     """
 
     rows: torch.Tensor
@@ -66,7 +68,7 @@ def pack(lengths: torch.Tensor, length: int) -> Packing | None:
     rows[order], starts[order] = in_row, first
     owners = np.repeat(order, sizes[order])
     columns = np.arange(int(ends[-1])) - np.repeat(ends - sizes[order], sizes[order])
-    positions = np.maximum(np.arange(width) - used[:, None], 0)
+    positions = np.maximum(np.arange(width) - used[:, None], 0) % longest  # the model may have no place beyond
     sources = np.zeros_like(positions)
     places = rows[owners], starts[owners] + columns
     positions[places], sources[places] = columns, owners * length + columns
@@ -130,3 +132,18 @@ def keeps_apart(
     except TypeError:  # a model without positions as an argument
         return False
     return True
+
+
+@contextmanager
+def without_mask_warning() -> Iterator[None]:
+    """Keep transformers from warning that ids with the padding id come without a mask: it masks by the positions."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_is_no_mask_warning)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_is_no_mask_warning)
+
+
+def _is_no_mask_warning(record: logging.LogRecord) -> bool:
+    return "passing in an `attention_mask`" not in str(record.msg)

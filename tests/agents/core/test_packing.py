@@ -110,7 +110,8 @@ def test_every_token_has_a_place_of_its_own_and_its_position() -> None:
         for row, places in zip(covered, packing.positions, strict=True):
             left = int((row == 0).sum())
             assert row[len(row) - left :].sum() == 0, "what is left of a row is its end"
-            torch.testing.assert_close(places[len(row) - left :], torch.arange(left))
+            torch.testing.assert_close(places[len(row) - left :], torch.arange(left) % lengths.max())
+        assert packing.positions.max() < lengths.max(), "a model may have no position beyond the longest sequence"
 
 
 def test_packing_that_saves_less_than_a_tenth_is_left() -> None:
@@ -173,6 +174,18 @@ def test_packed_equals_padded_on_tiny(train: Any, token_spaces: Callable[..., An
 
     vocab = len(load_tokenizer("tiny"))
     check_packed_equals_padded(make_policy(token_spaces, "tiny", vocab, train=train), sequences(vocab))
+
+
+def test_padding_ids_at_the_edges_of_shared_rows_are_no_warning(
+    small_model: Callable[..., Any], token_spaces: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = small_model("gpt2")
+    model.config.pad_token_id = 5
+    policy, obs = make_policy(token_spaces, model), sequences()
+    obs["input_ids"] = torch.where(obs["attention_mask"] > 0, 5, obs["input_ids"])
+    policy.hidden(obs)
+    assert rows_of_passes(policy, obs) < len(obs["input_ids"])
+    assert "attention_mask" not in caplog.text
 
 
 def test_one_context_per_row_is_packed_too(small_model: Callable[..., Any], token_spaces: Callable[..., Any]) -> None:
