@@ -175,6 +175,7 @@ def _delete_traces(connection: sa.Connection, person: int, name: str) -> str:
     The audit keeps that something was changed, without the answers.
     """
     known_as = f"withdrawn-{person}"
+    _forget_finals(connection, name)
     about = sa.update(audit).where(audit.c.annotator == name)
     connection.execute(about.values(annotator=known_as, before=None, after=None, reason=""))
     connection.execute(sa.update(audit).where(audit.c.actor == name).values(actor=known_as))
@@ -186,3 +187,18 @@ def _delete_traces(connection: sa.Connection, person: int, name: str) -> str:
         blank: dict[str, Any] = {"person": person_mark(identifier), "parameters": {}, "screening": None}
         connection.execute(sa.update(panelists).where(theirs).values(blank))
     return known_as
+
+
+def _forget_finals(connection: sa.Connection, name: str) -> None:
+    """Delete a person's final answers from the audit, also where a later entry says what was there before it."""
+    columns = (audit.c.id, audit.c.item_id, audit.c.action, audit.c.actor)
+    kinds = ("final answer", "remove final answer")
+    given_by: dict[int, str | None] = {}
+    for row in connection.execute(sa.select(*columns).where(audit.c.action.in_(kinds)).order_by(audit.c.id)).all():
+        gives = row.action == "final answer"
+        blank: dict[str, Any] = {"after": None, "reason": ""} if gives and row.actor == name else {}
+        if given_by.get(row.item_id) == name:
+            blank["before"] = None
+        given_by[row.item_id] = row.actor if gives else None
+        if blank:
+            connection.execute(sa.update(audit).where(audit.c.id == row.id).values(blank))

@@ -94,6 +94,20 @@ def test_the_audit_keeps_what_was_done_to_answers_and_loses_it_with_deleted_ones
     assert (of_ann.before, of_ann.after, of_ann.reason) == (kept if labels == "keep" else (None, None, ""))
 
 
+def test_final_answers_of_who_withdrew_leave_the_audit_with_deleted_labels(store: FeedbackStore, labels: str) -> None:
+    store.adjudicate(1, BAD, by="ann", comment="ann's words")
+    store.adjudicate(1, GOOD, by="root", comment="root's words")
+    store.adjudicate(2, BAD, by="ann", comment="ann's words")
+    store.remove_adjudication(2, by="root", reason="undone")
+    known_as = withdraw_person(store, "ann").annotator
+    _, removed, of_ann, of_root, first = store.audit()
+    gone = labels == "delete"
+    assert (first.actor, first.after, first.reason) == (known_as, *((None, "") if gone else (BAD, "ann's words")))
+    assert (of_root.before, of_root.after, of_root.reason) == (None if gone else BAD, GOOD, "root's words")
+    assert (of_ann.after, removed.before, removed.reason) == (*((None, None) if gone else (BAD, BAD)), "undone")
+    assert store.adjudications()[1].by == "root"
+
+
 def test_what_a_panel_told_goes_with_deleted_labels(store: FeedbackStore, labels: str) -> None:
     question = {"text": "Are you over 40?", "options": ["yes", "no"], "accept": ["yes"]}
     store.update_settings(panel={"person": "PID", "parameters": ["STUDY"], "screening": [question]})
