@@ -84,6 +84,7 @@ def crowd(n: int = 30) -> None:
     """Four annotators who know what is better, a clicker who always says the opposite of what they would, and gold."""
     good, names = " was wonderful", [f"ann-{i}" for i in range(4)]
     with FeedbackStore("feedback.db", seed=0) as store:
+        store.update_settings(next_item="age")  # the clicker is asked about pairs alone
         new = [NewItem("pairwise", f"film {i}", (good, " was awful")[:: (-1) ** i], overlap=5) for i in range(n)]
         store.add_items([*new, NewItem("correction", "c", ("bad",), priority=-1), NewItem("rating", "r", ("c",))])
         draw = random.Random(0)
@@ -422,7 +423,7 @@ def test_settings_that_a_command_changes_are_in_the_audit_without_the_secret() -
     done("prioritise", "--policy", "uncertainty")
     with FeedbackStore("feedback.db") as store:
         last, first = store.audit()
-    assert (first.action, last.after) == ("settings", ['next_item: "age" -> "uncertainty"'])
+    assert (first.action, last.after) == ("settings", ['next_item: "random" -> "uncertainty"'])
     assert first.after[0] == 'guidelines: "" -> "Read."' and "webhooks" in first.after[1]
     assert secret not in str(first) and first.actor.endswith(" (command line)")
 

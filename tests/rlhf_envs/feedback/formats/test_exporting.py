@@ -434,6 +434,7 @@ def test_dates_survive_time_zones(stores: tuple[FeedbackStore, FeedbackStore], t
 
 def test_exports_say_what_an_admin_has_changed(tmp_path: Path) -> None:
     with FeedbackStore(tmp_path / "f.db") as store:
+        store.update_settings(next_item="age")
         store.add_items([NewItem("rating", f"p{i}", ("c",)) for i in range(3)])
         store.add_annotator("ann")
         for i in range(3):

@@ -212,6 +212,7 @@ def test_a_limit_and_a_pause_end_the_session(store: FeedbackStore) -> None:
 
 def test_a_lost_lease_is_said_and_the_next_item_comes(tmp_path: Path, clock: Any) -> None:
     with FeedbackStore(tmp_path / "feedback.db", clock=clock) as store:
+        store.update_settings(next_item="age")
         first, second = add(store, "thumbs", "one"), add(store, "thumbs", "two")
         store.add_annotator("bob")
 
