@@ -151,13 +151,13 @@ class Task:
         return None
 
     def task_weights(self, rows: Sequence[Mapping[str, Any]], split: str) -> TaskWeights | None:
-        """Return what draws the tasks of a mixture whose rows these are; None for any other task."""
+        """Return what draws the rows: by their task in a mixture, by their level in a curriculum; None draws any."""
         return None
 
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, Sequence[float]]:
-        """Return metrics of n finished episodes: by name, n numbers each.
+        """Return metrics of n finished episodes: by name, n numbers each, NaN where an episode has none.
 
         Prompts and completions are texts, those of conversations as people read them. The metrics stand in
         `info["metrics"]`, in TensorBoard as `rlhf/<name>` and in evaluations, and comparisons, searches
