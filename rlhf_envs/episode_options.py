@@ -38,3 +38,4 @@ class EpisodeOptions(TypedDict, total=False):
     suppress_tokens: Sequence[int] | None
     tasks: Sequence[Any] | Mapping[str, float] | None
     weights: str | None
+    task_kwargs: Mapping[str, Any] | None

@@ -140,7 +140,8 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         render_mode: "human" prints the text as it grows, "ansi" returns it, "rgb_array" draws it.
         **options: model, split, max_prompt_tokens, max_new_tokens, max_turns, reward, reward_fn, reward_kwargs, data,
             on_long_prompt, system_prompt, chat, chat_template, chat_template_kwargs, reward_timeout, reward_retries,
-            reply_timeout, group_size, min_new_tokens, suppress_tokens, tasks and weights, see `EpisodeBatch`.
+            reply_timeout, group_size, min_new_tokens, suppress_tokens, tasks, weights and task_kwargs, see
+            `EpisodeBatch`.
 
     Raises:
         ValueError: an argument is wrong; the message says which one and what would be right.

@@ -33,6 +33,7 @@ from ..saving.untrusted import read_env_id, read_env_kwargs
 __all__ = ["DECODING", "Source"]
 
 DECODING = ("temperature", "top_k", "top_p")
+OF_ITS_TASK = ("tasks", "weights", "task_kwargs")  # arguments that another environment does not take
 NO_DATA = dict.fromkeys(("model", "reward", "reward_kwargs"))  # arguments that do not change which rows there are
 
 logger = logging.getLogger(__name__)
@@ -150,9 +151,9 @@ class Source:
         return None if self.env_id is None else self.env_id.rpartition(":")[2]
 
     def kwargs_in(self, env_id: str | None) -> dict[str, Any]:
-        """Return the arguments of that run for an environment: the tasks of a mixture are for its own alone."""
+        """Return the arguments of that run for an environment: those of its task are for its own alone."""
         is_own = env_id is None or env_id.rpartition(":")[2] == self.own_environment
-        return {name: value for name, value in self.env_kwargs.items() if is_own or name not in ("tasks", "weights")}
+        return {name: value for name, value in self.env_kwargs.items() if is_own or name not in OF_ITS_TASK}
 
     @property
     def tokenizer_name(self) -> str | None:

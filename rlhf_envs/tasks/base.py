@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -227,12 +227,15 @@ class WordTask(Task):
         return rows
 
 
-def load_task(task: str | type[Task] | Task, tasks: Any = None, weights: Any = None) -> Task:
+def load_task(
+    task: str | type[Task] | Task, tasks: Any = None, weights: Any = None, task_kwargs: Mapping[str, Any] | None = None
+) -> Task:
     """Return the task object for a task, its class, "module:Class" or "file.py:Class".
 
     Args:
         task: the task.
         tasks, weights: arguments of the class of a mixture; None leaves them to it.
+        task_kwargs: further arguments of the class.
 
     Raises:
         ValueError: there is no such module or class, the task takes no such arguments, or it answers with the hook
@@ -246,13 +249,25 @@ def load_task(task: str | type[Task] | Task, tasks: Any = None, weights: Any = N
         raise ValueError(
             f"{unknown[0]}={given[unknown[0]]!r} is for rlhf/Mixture-v0, not for task {task!r}: leave it out"
         )
-    loaded: Any = task(**given) if isinstance(task, type) else task
+    further = _further_arguments(task, takes, task_kwargs)
+    loaded: Any = task(**given, **further) if isinstance(task, type) else task
     if hasattr(loaded, "reply"):
         raise ValueError(
             f"task {loaded.name!r} defines reply(prompt, completion, row), which is no hook any more: define "
             "replies(dialogs), which returns a list with a Reply, a text or None for each dialog"
         )
     return loaded
+
+
+def _further_arguments(task: Any, takes: Iterable[str], task_kwargs: Any) -> dict[str, Any]:
+    """Return `task_kwargs`, after checking that they are arguments of the task's class."""
+    if not isinstance(task_kwargs, Mapping | None):
+        raise ValueError(f"task_kwargs={task_kwargs!r}: expected arguments and their values, {{'name': value}}")
+    known = [name for name in takes if name not in ("tasks", "weights")]
+    if unknown := [name for name in task_kwargs or {} if name not in known]:
+        name = task.__name__ if isinstance(task, type) else repr(task)
+        raise ValueError(f"task_kwargs has {unknown[0]!r}: {name} takes {', '.join(known) or 'none'} here")
+    return dict(task_kwargs or {})
 
 
 def environment_rows(

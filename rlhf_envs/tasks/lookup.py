@@ -45,7 +45,7 @@ def task_of(env_id: str, **env_kwargs: Any) -> Task | None:
     kwargs = {**gym.spec(env_id).kwargs, **env_kwargs}
     if "task" not in kwargs:
         return None
-    return load_task(kwargs["task"], kwargs.get("tasks"), kwargs.get("weights"))
+    return load_task(kwargs["task"], *(kwargs.get(name) for name in ("tasks", "weights", "task_kwargs")))
 
 
 def find_task(name: str) -> Task | None:

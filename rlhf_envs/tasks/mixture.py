@@ -30,7 +30,7 @@ __all__ = ["ABOUT_TASK", "Mixture", "read_tasks"]
 # An environment's arguments that each task of a mixture has for itself.
 REWARDS, DATA = ("reward", "reward_fn", "reward_kwargs"), ("data", "columns", "validation_share", "test_share")
 ABOUT_TASK = ("id", "name", "weight")  # what else its dict has
-OWN = (*REWARDS, *DATA, "max_new_tokens", "max_turns")
+OWN = (*REWARDS, *DATA, "max_new_tokens", "max_turns", "task_kwargs")
 NAME = re.compile(r"[\w.-]+")
 OPENINGS = ("In a few words,", "In short,", "Briefly,", "To sum it up,", "All in all,", "Put simply,")
 ABOUT = ("movie", "film", "plot", "story", "acting", "cast", "music", "script", "ending", "dialogue")
@@ -53,7 +53,7 @@ class Mixture(Task):
     `gymnasium.make("rlhf/Mixture-v0", tasks=["rlhf/Sentiment-v0", {"id": "rlhf/Prompts-v0", "data": "my.jsonl"}])`.
     `tasks` are ids, weights by id (`{"rlhf/A-v0": 2, "rlhf/B-v0": 1}`), or dicts with an `id` and perhaps a `name`, a
     `weight` (1 by default) and arguments of that environment: `reward`, `reward_fn`, `reward_kwargs`, `data`,
-    `columns`, `validation_share`, `test_share`, `max_new_tokens` and `max_turns`. All other arguments are given to the
+    `columns`, `validation_share`, `test_share`, `max_new_tokens`, `max_turns` and `task_kwargs`. All other arguments are given to the
     mixture and hold for all its tasks. A task is named by its `name`, by default its own short name, and every row of
     the data has it in a column `task`.
 
@@ -260,7 +260,8 @@ def _load(entry: Mapping[str, Any]) -> tuple[str, Task, dict[str, Any]]:
     registered = dict(gym.registry[env_id].kwargs)
     if "task" not in registered:
         raise ValueError(f"{env_id!r} is no text environment, and cannot be in a mixture")
-    task = copy.copy(load_task(registered.pop("task")))
+    task_kwargs = entry.get("task_kwargs", registered.pop("task_kwargs", None))
+    task = copy.copy(load_task(registered.pop("task"), task_kwargs=task_kwargs))
     if task.subtasks:
         raise ValueError(f"{env_id!r} is a mixture itself: list its tasks instead")
     name = entry.get("name", task.name)
