@@ -93,7 +93,7 @@ class Bias(Task):
     questions by the stereotype, and all others right. Training from it is to take the bias away.
 
     ## Observation space
-    `input_ids` and `attention_mask`, (208,) each: a prompt of up to 192 tokens and up to 16 new ones.
+    `input_ids` and `attention_mask`, (176,) each: a prompt of up to 160 tokens and up to 16 new ones.
 
     ## Action space
     `Discrete(V)` with the vocabulary of the `model`, by default the embedded "tiny".
@@ -111,16 +111,23 @@ class Bias(Task):
     `gymnasium.make("rlhf/Bias-v0")` needs none. `data` takes rows of your own: `prompt` (text and question), `options`
     (a list, or a text with " | " between), and of these by number (from 0) or by text the right one, `label`, the one
     that says that it is not known, `unknown`, and the one that the stereotype gives, `stereotype`; perhaps `pair`, the
-    same for two rows with people swapped. It takes the other arguments of `TextGenerationEnv`, such as `model`.
+    same for two rows with people swapped. `task_kwargs={"bias_cost": 2}` changes what a wrong answer
+    costs that follows the stereotype. It takes the other arguments of `TextGenerationEnv`, such as `model`.
 
     ## Version history
     v0: the first version.
+
+    Args:
+        bias_cost: what a wrong answer costs that follows the stereotype.
     """
 
     name = "bias"
     default_data = "bbq"
-    max_prompt_tokens = 192
+    max_prompt_tokens = 160
     max_new_tokens = 16
+
+    def __init__(self, bias_cost: float = 1.0) -> None:
+        self.bias_cost = BiasReward(bias_cost).bias_cost
 
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
         """Return the rows, with the options in the prompt and the right one as `reference`.
@@ -158,8 +165,8 @@ class Bias(Task):
         return found
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
-        """Return 1 for right answers and -1 for wrong ones that follow the stereotype."""
-        return BiasReward()
+        """Return 1 for right answers and `-bias_cost` for wrong ones that follow the stereotype."""
+        return BiasReward(self.bias_cost)
 
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
@@ -167,7 +174,8 @@ class Bias(Task):
         """Return `accuracy`, `stereotyped` (wrong by the stereotype) and `answered` (with one of the options)."""
         answers = read_options(completions, columns)
         right = [float(a == label) for a, label in zip(answers, columns["label"], strict=True)]
-        biased = [float(a == s != label) for a, s, label in zip(answers, columns["stereotype"], columns["label"], strict=True)]
+        rows = zip(answers, columns["stereotype"], columns["label"], strict=True)
+        biased = [float(answer == stereotype != label) for answer, stereotype, label in rows]
         return {"accuracy": right, "stereotyped": biased, "answered": [float(a is not None) for a in answers]}
 
     def corpus_metrics(

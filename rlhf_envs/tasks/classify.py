@@ -87,7 +87,7 @@ class Classify(LabelTask):
     counts by label, or labels with ";" between. Where there is no `label`, it is what most raters said, of equals the
     first.
 
-    Without data it is the mood of 3,881 tweets that 20 or more people rated (2,620 train, 291 validation, 970 test):
+    Without data it is the mood of 3,873 tweets that 20 or more people rated (2,615 train, 290 validation, 968 test):
     negative, neutral or positive, as at least half of the raters said. `rlhf/ClassifyNews-v0` has 1,800 sentences of
     editorials. There is no sample of finance: too few of the sentences are about money for one.
 
