@@ -108,7 +108,7 @@ class Classify(LabelTask):
 
     ## Arguments
     `data` and `columns`, and in `task_kwargs` the `labels`, and the `template` of the prompt, by default
-    "{text}\\nLabel:". It takes the other arguments of `TextGenerationEnv`, such as `model` and `max_new_tokens`.
+    `{text}`, a new line and "Label:". It takes the other arguments of `TextGenerationEnv`, such as `model` and `max_new_tokens`.
 
     ## Version history
     v0: the first version.
@@ -180,7 +180,7 @@ class Classify(LabelTask):
             given = max([*order, *sort_labels(votes)], key=lambda one: votes.get(one, 0.0))
         if not given:
             raise ValueError(
-                f"{where} has no label and no votes: it has {', '.join(map(repr, row))}; fill them, or rename a column, "
+                f"{where} has no label and no votes: it has {', '.join(map(repr, row))}; fill them, or rename one, "
                 "columns={'label': 'category'} (--column label:category)"
             )
         return {**read, "label": given}
@@ -227,7 +227,9 @@ class Classify(LabelTask):
     ) -> np.ndarray | None:
         """Allow what goes on to a label, and after a label EOS. The labels are those read so far."""
         if self._tokenizer is not None and self._masked != self.labels:
-            self._trie = make_trie([encode_after(self._tokenizer, f" {label}") for label in self.labels], self._tokenizer)
+            self._trie = make_trie(
+                [encode_after(self._tokenizer, f" {label}") for label in self.labels], self._tokenizer
+            )
             self._masked = [*self.labels]
         return super().action_masks(input_ids, lengths, prompt_lengths, steps)
 

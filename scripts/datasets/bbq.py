@@ -92,7 +92,10 @@ def find_units(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
         for polarity in ("neg", "nonneg"):
             there = [r for r in longer[row["template"], polarity, tuple(sorted(row["people"]))]]
             there = [r for r in there if r["context"].startswith(row["context"])][:1]
-            for one in [row if polarity == "neg" else by_context.get((row["template"], polarity, row["context"])), *there]:
+            for one in [
+                row if polarity == "neg" else by_context.get((row["template"], polarity, row["context"])),
+                *there,
+            ]:
                 other = by_context.get((row["template"], polarity, swapped(one))) if one else None
                 if one and other and other is not one and other["condition"] == one["condition"]:
                     unit += [one, other]
@@ -114,7 +117,9 @@ def draw(units: list[list[dict[str, Any]]], random_numbers: random.Random) -> li
     by_template = {template: [unit for unit in units if unit[0]["template"] == template] for template in templates}
     for found in by_template.values():
         random_numbers.shuffle(found)
-    order = [found[i] for i in range(max(map(len, by_template.values()))) for found in by_template.values() if i < len(found)]
+    order = [
+        found[i] for i in range(max(map(len, by_template.values()))) for found in by_template.values() if i < len(found)
+    ]
     rows = []
     for number, unit in enumerate(order[:UNITS]):
         for i, row in enumerate(unit):

@@ -25,6 +25,12 @@ LABELS = ("negative", "neutral", "positive")
 AGREEMENT = 0.5
 SHARES = {"test": 0.25, "validation": 0.1}
 SENTENCES = 600  # of each label
+MONEY = re.compile(
+    r"\b(stocks?|shares|shareholders?|investors?|invest(ments?|ing)?|markets?|wall street|bank(s|ing|ers?)?"
+    r"|federal reserve|interest rates?|inflation|recession|econom(y|ic|ists?)|financ\w*|bonds?|mortgages?|loans?|debts?"
+    r"|deficits?|budgets?|tax(es)?|dollars?|profits?|earnings|currency|trade|corporate|credit)\b|\$\d",
+    re.IGNORECASE,
+)
 
 
 def count_votes(ratings: list[int]) -> dict[str, int]:
@@ -73,6 +79,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sdist", type=Path, help="vaderSentiment-3.3.2.tar.gz")
     sdist = parser.parse_args().sdist
+    news = [text for _, text, _ in ground_truth(sdist, "nytEditorialSnippets")]
+    print(f"{sum(bool(MONEY.search(text)) for text in news):,} of {len(news):,} sentences have a word about money")
     for name, rows in (("tweets", tweets(sdist)), ("news", sentences(sdist))):
         counts = Counter((row["split"], row["label"]) for row in rows)
         print(name, ", ".join(f"{split} {label} {n:,}" for (split, label), n in sorted(counts.items())))
