@@ -107,8 +107,8 @@ class Classify(LabelTask):
     EOS, or 8 new tokens.
 
     ## Arguments
-    `data` and `columns`, and in `task_kwargs` the `labels`, and the `template` of the prompt, by default
-    `{text}`, a new line and "Label:". It takes the other arguments of `TextGenerationEnv`, such as `model` and `max_new_tokens`.
+    `data` and `columns`, and in `task_kwargs` the `labels`, and the `template` of the prompt, by default `{text}`, a
+    new line and "Label:". It takes the other arguments of `TextGenerationEnv`, such as `model` and `max_new_tokens`.
 
     ## Version history
     v0: the first version.
