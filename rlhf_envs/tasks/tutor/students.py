@@ -30,7 +30,9 @@ def words_in(text: str) -> list[str]:
 def numbers_in(text: str) -> list[int]:
     """Return the whole numbers of a text, also those in words up to twenty."""
     words = words_in(text)
-    return [int(word) if word.isdigit() else NUMBER_WORDS[word] for word in words if word.isdigit() or word in NUMBER_WORDS]
+    return [
+        int(word) if word.isdigit() else NUMBER_WORDS[word] for word in words if word.isdigit() or word in NUMBER_WORDS
+    ]
 
 
 def tells(hint: str, answer: int) -> bool:

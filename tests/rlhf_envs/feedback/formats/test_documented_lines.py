@@ -82,10 +82,7 @@ def test_the_forty_points_are_counted_as_they_stand() -> None:
     assert [int(number) for number, *_ in POINTS] == list(range(1, 41))
     n = {mark: sum(found == mark for *_, found in POINTS) for mark in ("+", "(+)", "=", "−")}
     text = " ".join(COMPARED.split())
-    assert (
-        f"Ahead in {n['+']}, ahead or equal in {n['(+)']} more, equal in {n['=']}, behind in {n['−']}."
-        in text
-    )
+    assert f"Ahead in {n['+']}, ahead or equal in {n['(+)']} more, equal in {n['=']}, behind in {n['−']}." in text
     assert f"ahead or equal in {40 - n['−']} points" in text
     assert f"in {n['+'] + n['=']} with what the others have in evidence" in text
 
