@@ -72,20 +72,17 @@ def perfect(case: Mapping[str, Any]) -> str:
 def _turns(dialog: Dialog, case: Mapping[str, Any], faults: Faults, rng: np.random.Generator) -> Iterator[str]:
     """Yield the agent's turns. It is resumed after the reply to each."""
     fact = case["missing"]
-    if case["action"] != "escalate" or case["goal"] != "person":
-        if rng.random() >= faults.skips:
-            if fact:
-                yield from _ask(dialog, case, fact, faults, rng)
-            yield f"look up {case['number']} {case['name']}"
+    if case["goal"] != "person" and rng.random() >= faults.skips:
+        if fact:
+            yield from _ask(dialog, case, fact, faults, rng)
+        yield f"look up {case['number']} {case['name']}"
     action = case["action"]
     if rng.random() < faults.errs:
         action = str(rng.choice([other for other in ACTIONS if other != action]))
     yield f"{action} {case['number']}" if action in ("refund", "replace") else action
 
 
-def _ask(
-    dialog: Dialog, case: Mapping[str, Any], fact: str, faults: Faults, rng: np.random.Generator
-) -> Iterator[str]:
+def _ask(dialog: Dialog, case: Mapping[str, Any], fact: str, faults: Faults, rng: np.random.Generator) -> Iterator[str]:
     """Yield turns that ask for the missing fact until the customer tells it or leaves."""
     yield str(rng.choice(ASKING[fact]))
     while not dialog.state.get("told"):

@@ -123,7 +123,7 @@ class Voice:
 VOICES = {
     "train": Voice(
         facts={
-            "": ("order {number}, {name}.", "my order is {number}, and i am {name}.", "this is {name}, order {number}."),
+            "": ("order {number}, {name}.", "my order is {number}, i am {name}.", "this is {name}, order {number}."),
             "number": ("i am {name}.", "my name is {name}.", "this is {name}."),
             "name": ("order {number}.", "my order is {number}.", "it is order {number}."),
         },

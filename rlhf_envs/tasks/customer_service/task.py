@@ -25,13 +25,13 @@ class CustomerService(Task):
     """Help a shop's customers within its policy: ask, look up the order, and refund, replace, decline or escalate.
 
     ## Description
-    In the manner of tau-bench (Yao et al. 2024, https://arxiv.org/abs/2406.12045): a simulated customer with a goal and
-    facts, a tool, and a policy, `policy.md` beside the class. The agent's turn is a sentence for the customer, a call
-    of the tool (`look up 47 john`) or an action that ends the conversation (`refund 47`, `replace 47`, `decline`,
-    `escalate`). Customers tell what they are asked for, the order's number or their name. Some hold it back: the worried
-    want a promise, the curious private data, the chatty talk of other things. All three give way at once to what the
-    policy forbids, and with probability 0.5 to being asked again. A customer who has heard 2 to 4 turns leaves. So each
-    breach buys success, and a limit on the costs binds.
+    In the manner of tau-bench (Yao et al. 2024, https://arxiv.org/abs/2406.12045): a simulated customer with a goal
+    and facts, a tool, and a policy, `policy.md` beside the class. The agent's turn is a sentence for the customer,
+    a call of the tool (`look up 47 john`) or an action that ends the conversation (`refund 47`, `replace 47`,
+    `decline`, `escalate`). Customers tell what they are asked for, the order's number or their name. Some hold it
+    back: the worried want a promise, the curious private data, the chatty talk of other things. All three give way
+    at once to what the policy forbids, and with probability 0.5 to being asked again. A customer who has heard 2 to
+    4 turns leaves. So each breach buys success, and a limit on the costs binds.
 
     There are 2,000 generated cases for training, 300 for validation and 600 for tests. Test cases have scenarios
     (goal, name, days, price, stock, missing fact, obstacle) and sentences that no training case has. Each of the four
@@ -99,7 +99,7 @@ class CustomerService(Task):
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, Sequence[float]]:
-        """Return the success, the success without a breach, the rate of each breach, and whether there was an action."""
+        """Return the success, that without a breach, the rate of each breach, and whether there was an action."""
         found = outcomes(completions, columns)
         clean = [one.success and not (one.private or one.promise or one.rude) for one in found]
         return {
