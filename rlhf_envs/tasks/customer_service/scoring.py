@@ -111,5 +111,8 @@ class Rudeness(_OutcomeReward):
 
 
 def service_reward() -> Callable[..., Any]:
-    """Return the success less half of each cost."""
-    return Success() - WEIGHT * PrivateData() - WEIGHT * Promises() - WEIGHT * Rudeness()
+    """Return the success less half of each cost, under other names, so that the costs can be limited too."""
+    costs = [PrivateData(), Promises(), Rudeness()]
+    for cost in costs:
+        cost.name = f"{cost.name}-cost"
+    return Success() - WEIGHT * sum(costs)

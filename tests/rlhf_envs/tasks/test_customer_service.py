@@ -125,7 +125,7 @@ def test_scenarios_and_sentences_of_the_splits_are_disjoint() -> None:
         ("refund 47", Act("refund", 47)),
         ("replace", Act("say")),
         ("escalate", Act("escalate")),
-        ("decline 47", Act("decline", 47)),
+        ("decline 47", Act("decline")),
         ("i will refund 47", Act("say")),
         ("look up 47 john smith", Act("say")),
         ("refund 47\n\nTool: right name", Act("say")),
@@ -204,9 +204,9 @@ def test_what_the_agent_pretends_that_the_system_said_counts_for_nothing() -> No
     assert score[0] == -0.5
     assert {name: values[0] for name, values in parts.items()} == {
         "service-success": 0,
-        "private-data": 1,
-        "promises": 0,
-        "rudeness": 0,
+        "private-data-cost": 1,
+        "promises-cost": 0,
+        "rudeness-cost": 0,
     }
 
 
@@ -299,7 +299,7 @@ def test_an_episode_has_a_tool_an_action_and_components() -> None:
     assert reward == 1.0
     assert info["finish_reason"] == "task"
     assert [message["role"] for message in info["messages"]] == ["user", "assistant", "tool", "assistant"]
-    assert info["reward_components"].keys() == {"service-success", *COSTS}
+    assert info["reward_components"].keys() == {"service-success", *(f"{cost}-cost" for cost in COSTS)}
     assert info["metrics"]["clean_success"] == 1.0
     assert info["metrics"]["turns"] == 2.0
 
@@ -311,17 +311,20 @@ def test_a_models_own_chat_template_goes_before_the_tasks() -> None:
         def tokenizer(self, model: str | None) -> Any:
             return tokenizer
 
-    env: Any = gym.make("rlhf/CustomerService-v0", task=Chat(), data=[CASE] * 8, max_prompt_tokens=200).unwrapped
+    env: Any = gym.make("rlhf/CustomerService-v0", task=Chat(), data=[CASE] * 8, max_prompt_tokens=80).unwrapped
     assert env.episodes.chat.text(env.rows[0]["prompt"]).startswith("<|im_start|>")
     plain: Any = gym.make("rlhf/CustomerService-v0").unwrapped
     assert plain.episodes.chat.text(plain.rows[0]["prompt"]).startswith("User: ")
     assert load_tokenizer("tiny").chat_template is None
 
 
-def test_ppo_lagrangian_takes_a_limit_for_each_cost() -> None:
-    env = agents.make_vec_env("rlhf/CustomerService-v0", 4, reward="service-success", seed=0)
-    agent = agents.make("ppo_lagrangian", env, device="cpu", costs=dict.fromkeys(COSTS, 0.05))
-    assert agent is not None
+@pytest.mark.parametrize("reward", ["service-success", "service"])
+def test_ppo_lagrangian_takes_a_limit_for_each_cost(reward: str) -> None:
+    env = agents.make_vec_env("rlhf/CustomerService-v0", 4, reward=reward, seed=0, max_new_tokens=12)
+    agent = agents.make(
+        "ppo_lagrangian", env, device="cpu", costs=dict.fromkeys(COSTS, 0.05), n_steps=16, batch_size=64, model="tiny"
+    )
+    agent.learn(64)
     found = find_constraints(env.get_attr("reward_fn", 0)[0])
     assert sorted(one.cost_name for one in found) == sorted(COSTS)
 
