@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-__all__ = ["CHAT_OPTIONS", "ChatFormat"]
+__all__ = ["CHAT_OPTIONS", "ChatFormat", "choose_template"]
 
 CHAT_OPTIONS = ("system_prompt", "chat", "chat_template", "chat_template_kwargs")  # the environment's arguments
 MESSAGE_KEYS = {"role", "content", "from", "value", "weight"}  # the last is for `rlhf sft` alone
@@ -191,6 +191,11 @@ class ChatFormat:
                 f"{what} needs a chat template, and the tokenizer has none: give chat_template (a file, a text, or "
                 f"{ROLES!r} for lines such as 'User: Hello'), or take another model"
             )
+
+
+def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, default: str | None) -> str | None:
+    """Return the chat template that is `given`, else a task's `default` if the tokenizer has none of its own."""
+    return default if given is None and not tokenizer.chat_template else given
 
 
 def _training_variant(tokenizer: PreTrainedTokenizerBase) -> str | None:

@@ -15,7 +15,7 @@ import gymnasium as gym
 import numpy as np
 
 from rlhf_envs.action_masks import ActionMasks, check_actions
-from rlhf_envs.chat_format import ChatFormat
+from rlhf_envs.chat_format import ChatFormat, choose_template
 from rlhf_envs.contexts import Contexts
 from rlhf_envs.datasets import Data
 from rlhf_envs.datasets.messages import Messages, Prompt, as_answer
@@ -130,7 +130,8 @@ class EpisodeBatch(Contexts):
         self.max_new_tokens = check_count("max_new_tokens", max_new_tokens, self.task.max_new_tokens)
         self.max_turns = choose_max_turns(self.task, max_turns, reply_timeout)
         tokenizer = self.task.tokenizer(self.model_name)
-        self.chat = ChatFormat(tokenizer, system_prompt, chat, chat_template, chat_template_kwargs)
+        template = choose_template(tokenizer, chat_template, self.task.chat_template)
+        self.chat = ChatFormat(tokenizer, system_prompt, chat, template, chat_template_kwargs)
         self.tokenizer = self.chat.tokenizer
         self.vocab_size = len(self.tokenizer)
         if self.model_name is not None:

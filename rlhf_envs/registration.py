@@ -32,6 +32,8 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/Classify-v0": "rlhf_envs.tasks.classify:Classify",
     "rlhf/ClassifyNews-v0": "rlhf_envs.tasks.classify:ClassifyNews",
     "rlhf/Bias-v0": "rlhf_envs.tasks.bias:Bias",
+    "rlhf/CustomerService-v0": "rlhf_envs.tasks.customer_service:CustomerService",
+    "rlhf/Document-v0": "rlhf_envs.tasks.document:Document",
     "rlhf/IncreasingNumbers-v0": "rlhf_envs.tasks.increasing_numbers:IncreasingNumbers",
     "rlhf/TokenBandit-v0": "rlhf_envs.tasks.token_bandit:TokenBandit",
     "rlhf/DialogBandit-v0": "rlhf_envs.tasks.dialog_bandit:DialogBandit",

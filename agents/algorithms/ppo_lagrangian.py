@@ -1,4 +1,4 @@
-"""Train with PPO under a constraint on a cost: the algorithm, and the callback that finds the multiplier."""
+"""Train with PPO under limits on costs: the algorithm, and the callback that finds the multipliers."""
 
 from __future__ import annotations
 
@@ -117,16 +117,28 @@ class LagrangeMultiplier(BaseCallback):
             self.logger.record(f"rlhf/lagrange_multiplier{tail}", multiplier)
 
 
+def _check_costs(costs: Any, cost: Any) -> None:
+    """Raise a ValueError unless `costs` has limits by names, and stands alone."""
+    if not isinstance(costs, Mapping) or not costs or not all(isinstance(name, str) for name in costs):
+        raise ValueError(f"costs={costs!r}: expected limits by the names of costs, such as {{'repetition': 0.1}}")
+    if wrong := [
+        name for name, limit in costs.items() if isinstance(limit, bool) or not isinstance(limit, int | float)
+    ]:
+        raise ValueError(f"costs: the limit of {wrong[0]!r} is {costs[wrong[0]]!r}; it must be a number")
+    if cost is not None:
+        raise ValueError(f"cost={cost!r} beside costs={costs!r}: put all limits into costs")
+
+
 class PPOLagrangian(PPO):
-    """Train with PPO under a limit on a cost (PPO-Lagrangian).
+    """Train with PPO under limits on one or more costs (PPO-Lagrangian).
 
     Papers: Ray et al. 2019, "Benchmarking Safe Exploration in Deep Reinforcement Learning",
     https://cdn.openai.com/safexp-short.pdf; for language models Dai et al. 2023, "Safe RLHF: Safe Reinforcement
     Learning from Human Feedback", https://arxiv.org/abs/2310.12773. PPO maximises `reward - multiplier * (cost -
-    limit)`, and dual ascent moves the multiplier once per rollout: up while the mean cost is above the limit, down
-    while it is below (`rlhf_envs.rewards.Constrained`, `agents.LagrangeMultiplier`).
+    limit)`, with one such term per cost, and dual ascent moves each multiplier once per rollout: up while the mean
+    cost is above its limit, down while it is below (`rlhf_envs.rewards.Constrained`, `agents.LagrangeMultiplier`).
 
-    Departures: there is one critic, for reward and cost together, and not one each. The multiplier is not optimised by
+    Departures: there is one critic, for reward and costs together, and not one each. The multiplier is not optimised by
     Adam. The objective is not rescaled by `1 / (1 + multiplier)`: advantages are normalised, which does the same.
 
     When to use it: where a completion must stay below a limit, for example of toxicity or repetition, on average. While
@@ -138,9 +150,12 @@ class PPOLagrangian(PPO):
         cost: a registered reward's name or a reward function, higher is worse; None if the environment's reward is a
             `Constrained` already.
         cost_limit: limit of the mean cost per episode.
-        multiplier_step: how far the multiplier moves per rollout for a cost 1 above its limit.
+        multiplier_step: how far a multiplier moves per rollout for a cost 1 above its limit.
+        costs: limits of several costs by their registered names, such as `{"repetition": 0.05, "toxicity": 0.1}`,
+            instead of the two. Each cost gets a multiplier of its own.
 
-    Defaults: `cost=None`, `cost_limit=None`, `multiplier_step=0.1`. All other arguments and defaults are as in `PPO`.
+    Defaults: `cost=None`, `cost_limit=None`, `multiplier_step=0.1`, `costs=None`. All other arguments and defaults
+    are as in `PPO`.
 
     Raises:
         ValueError: there is no cost, or one without a limit, or the environment's reward is constrained by another.
@@ -154,11 +169,14 @@ class PPOLagrangian(PPO):
         cost: Any = None,
         cost_limit: float | None = None,
         multiplier_step: float = 0.1,
+        costs: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         if (cost is None) != (cost_limit is None):
             raise ValueError(f"cost={cost!r} with cost_limit={cost_limit}: a constraint is a cost and its limit")
-        self.cost, self.cost_limit, self.multiplier_step = cost, cost_limit, multiplier_step
+        if costs is not None:
+            _check_costs(costs, cost)
+        self.cost, self.cost_limit, self.costs, self.multiplier_step = cost, cost_limit, costs, multiplier_step
         LagrangeMultiplier(step=multiplier_step)  # raises at once if the step is wrong
         super().__init__(policy, env, learning_rate, **kwargs)
 
@@ -170,26 +188,33 @@ class PPOLagrangian(PPO):
             self._check_same(constraints)
         if all(found):
             return
-        if self.cost is None or self.cost_limit is None:
+        if not self._limits:
             raise ValueError(
-                "ppo_lagrangian needs a constraint: give it cost='repetition' and cost_limit=0.1, or an "
-                "environment whose reward_fn is Constrained(reward, cost, limit)"
+                "ppo_lagrangian needs a constraint: give it cost='repetition' and cost_limit=0.1, several by "
+                "costs={'repetition': 0.1, ...}, or an environment whose reward_fn is Constrained(reward, cost, limit)"
             )
         free = [index for index, constraints in enumerate(found) if not constraints]
-        constrain(self.env, self.cost, self.cost_limit, free)
+        for cost, limit in self._limits:
+            constrain(self.env, cost, limit, free)
+
+    @property
+    def _limits(self) -> list[tuple[Any, float]]:
+        """Return the costs and their limits; none if the environment has them."""
+        return [*(self.costs or {}).items()] or (
+            [] if self.cost is None else [(self.cost, float(self.cost_limit or 0))]
+        )
 
     def _check_same(self, found: Sequence[Constrained]) -> None:
         """Refuse a cost that is not among the constraints that the environment has already."""
-        if self.cost is None:
-            return
-        mine = Constrained(found[0].reward, self.cost, self.cost_limit or 0.0)
         theirs = [(one.cost.name, one.limit) for one in found]
-        if (mine.cost.name, mine.limit) not in theirs:
-            known = " and ".join(f"{name!r} with the limit {limit}" for name, limit in theirs)
-            raise ValueError(
-                f"cost={self.cost!r} with cost_limit={self.cost_limit}: the environment's reward is constrained "
-                f"already, by {known}; leave both out to take that"
-            )
+        for cost, limit in self._limits:
+            mine = Constrained(found[0].reward, cost, limit)
+            if (mine.cost.name, mine.limit) not in theirs:
+                known = " and ".join(f"{name!r} with the limit {limit}" for name, limit in theirs)
+                raise ValueError(
+                    f"cost={cost!r} with cost_limit={limit}: the environment's reward is constrained already, by "
+                    f"{known}; leave both out to take that"
+                )
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         callback = with_callback(callback, LagrangeMultiplier, step=self.multiplier_step)

@@ -152,7 +152,7 @@ def _pieces(chat: ChatFormat, row: Row) -> tuple[list[_Piece], bool]:
         prompt = prompt if isinstance(prompt, str) else chat.with_system(prompt)
         head, tail = chat.texts(prompt, completion)
         return [_Piece(head), _Piece(tail, True, True)], isinstance(prompt, list)
-    messages = as_messages(row["messages"], "messages")
+    messages = as_messages(row["messages"], "messages", tools=True)
     given = row["messages"] if isinstance(row["messages"], list) else [row["messages"]]
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     learned = [i for i in turns if has_loss(given[i], "messages")]
@@ -213,7 +213,7 @@ def _with_prompt(row: Row) -> dict[str, Any]:
 
 def _check_in_messages(prompt: Any, messages: list[Any]) -> None:
     """Raise a ValueError if a prompt beside messages is none of them: it would not be learned."""
-    known = [message["content"] for message in as_messages(messages, "messages")]
+    known = [message["content"] for message in as_messages(messages, "messages", tools=True)]
     given = [message["content"] for message in as_messages(prompt, "prompt")]
     if missing := [text for text in given if not any(text in whole for whole in known)]:
         raise ValueError(

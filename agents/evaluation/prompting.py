@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from rlhf_envs.chat_format import CHAT_OPTIONS, ChatFormat
+from rlhf_envs.chat_format import CHAT_OPTIONS, ChatFormat, choose_template
 from rlhf_envs.datasets.messages import SYSTEMS, Prompt, read_prompt
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import model_positions
@@ -152,7 +152,9 @@ def _longest(
 
     Where the prompt `grows`, it is the next power of two, and at least 256.
     """
-    chat = ChatFormat(task.tokenizer(model), **{name: options[name] for name in CHAT_OPTIONS if name in options})
+    given, tokenizer = {name: options[name] for name in CHAT_OPTIONS if name in options}, task.tokenizer(model)
+    given["chat_template"] = choose_template(tokenizer, given.get("chat_template"), task.chat_template)
+    chat = ChatFormat(tokenizer, **given)
     longest = max(1, *map(len, encode_prompts(chat, chat.read(rows, task.name), task.name)))
     longest = max(256, 1 << (longest - 1).bit_length()) if grows else longest
     room = options.get("max_new_tokens") or task.max_new_tokens

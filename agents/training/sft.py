@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.utils.data import DataLoader
 
-from rlhf_envs.chat_format import ChatFormat
+from rlhf_envs.chat_format import ChatFormat, choose_template
 from rlhf_envs.datasets import MissingSplitError, load_rows
 from rlhf_envs.datasets.loading import Data
 from rlhf_envs.datasets.splits import take_split
@@ -122,12 +122,13 @@ def fine_tune(
     """
     checkpoint = find_checkpoint(Path(output), resume)
     check_flags(checkpoint, lora, merge)
-    form = ChatFormat(load_tokenizer(model), system_prompt, chat, chat_template, chat_template_kwargs)
+    source = str(data) if isinstance(data, str | Path) else "the data"
+    tokenizer = load_tokenizer(model)
+    if isinstance(data, str) and (task := find_task(data)) is not None:
+        data, chat_template = demonstrations(task), choose_template(tokenizer, chat_template, task.chat_template)
+    form = ChatFormat(tokenizer, system_prompt, chat, chat_template, chat_template_kwargs)
     tokenizer = form.tokenizer
     max_length = _row_length(model, max_length)
-    source = str(data) if isinstance(data, str | Path) else "the data"
-    if isinstance(data, str) and (task := find_task(data)) is not None:
-        data = demonstrations(task)
     rows, places = number_rows(load_rows(data, required=(), columns=columns), source)
     _check_conversations(form, rows, source)
     ends = end_ids(tokenizer, model)

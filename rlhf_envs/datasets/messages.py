@@ -323,8 +323,10 @@ def read_turns(prompt: Prompt | None, answers: Mapping[str, Any]) -> tuple[Promp
     return first[:shared], [turns[0]["content"] if one else turns for turns, one in zip(own, alone, strict=True)]
 
 
-def as_messages(value: Any, name: str) -> Messages:
+def as_messages(value: Any, name: str, tools: bool = False) -> Messages:
     """Return messages `{"role", "content"}` from a list of messages, one message, or what the user says as a string.
+
+    With `tools`, texts of the role "tool" may be among them: what answers a call that the assistant wrote as text.
 
     Raises:
         ValueError: the value is none of these, or a message is not text. The message names the column.
@@ -334,7 +336,7 @@ def as_messages(value: Any, name: str) -> Messages:
     messages = [value] if isinstance(value, dict) else value
     if not isinstance(messages, list) or not messages or not all(isinstance(message, dict) for message in messages):
         raise ValueError(f"{name!r} is {type(value).__name__}, not a string or a list of messages with something in it")
-    return [{"role": _role(message, name), "content": _content(message, name)} for message in messages]
+    return [{"role": _role(message, name, tools), "content": _content(message, name)} for message in messages]
 
 
 def list_in_cell(row: Mapping[str, str]) -> str | None:
@@ -388,13 +390,15 @@ def _conversation(prompt: Prompt | None, answer: Any, name: str) -> Messages:
     return head[:known] + messages
 
 
-def _role(message: Mapping[str, Any], name: str) -> str:
+def _role(message: Mapping[str, Any], name: str, tools: bool = False) -> str:
     if not {"role", "from"} & message.keys():
         raise ValueError(
             f"{name!r} is or holds an object of {', '.join(map(str, message)) or 'nothing'}, not a message of role and "
             "content: give the text itself"
         )
     given = message.get("role", message.get("from"))
+    if tools and given == "tool":
+        return "tool"
     role = _ROLES.get(given) if isinstance(given, str) else None
     if role is None:
         raise ValueError(f"{name!r} has a message of role {given!r}; text can hold {', '.join(_ROLES)}")

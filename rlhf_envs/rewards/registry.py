@@ -33,6 +33,11 @@ _targets: dict[str, str | Callable[..., Any]] = {
     "clipped": "rlhf_envs.rewards.shaping:Clipped",
     "whitened": "rlhf_envs.rewards.shaping:Whitened",
     "constrained": "rlhf_envs.rewards.constraints:Constrained",
+    "service": "rlhf_envs.tasks.customer_service.scoring:service_reward",
+    "service-success": "rlhf_envs.tasks.customer_service.scoring:Success",
+    "private-data": "rlhf_envs.tasks.customer_service.scoring:PrivateData",
+    "promises": "rlhf_envs.tasks.customer_service.scoring:Promises",
+    "rudeness": "rlhf_envs.tasks.customer_service.scoring:Rudeness",
     "pessimistic": "rlhf_envs.rewards.pessimism:Pessimistic",
 }
 _made: dict[str, Callable[..., Any]] = {}

@@ -54,6 +54,7 @@ class Task:
             False where they only spare an agent from what scores lowest.
         reply_format: the form of a reply after a prompt that is a string: a text with `{text}` and perhaps `{role}`.
             Conversations have the chat template's form.
+        chat_template: the chat template of models that have none, as the environment's argument; None for no other.
         subtasks: the tasks of a mixture by name, see `rlhf_envs.tasks.mixture`; no other task has any.
     """
 
@@ -67,6 +68,7 @@ class Task:
     max_turns: int | None = None
     masks_bind: bool = True
     reply_format: str = "\n{text}\n"
+    chat_template: str | None = None
     subtasks: Mapping[str, Task] = MappingProxyType({})
 
     def tokenizer(self, model: str | None) -> PreTrainedTokenizerBase:

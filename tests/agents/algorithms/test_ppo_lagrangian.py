@@ -11,7 +11,7 @@ from stable_baselines3.common.logger import configure
 import agents
 from agents.algorithms.ppo_lagrangian import LagrangeMultiplier
 from agents.training.callbacks import PeriodicEvaluation
-from rlhf_envs.rewards.constraints import Constrained
+from rlhf_envs.rewards.constraints import Constrained, find_constraints
 from rlhf_envs.rewards.diversity import Novelty
 from rlhf_envs.rewards.rules import TokenBanditReward
 from rlhf_envs.rewards.shaping import Whitened
@@ -154,6 +154,31 @@ def test_ppo_lagrangian_takes_a_cost_that_is_one_of_several():
         agents.make("ppo_lagrangian", env, device="cpu", cost="repetition", cost_limit=0.3)
 
 
+def test_ppo_lagrangian_limits_several_costs_each_with_its_own_multiplier(tmp_path):
+    env = agents.make_vec_env("rlhf/TokenBandit-v0", 8, seed=0)
+    costs = {"repetition": 0.9, "repetition-penalty": -0.9}
+    agent = agents.make("ppo_lagrangian", env, n_steps=6, batch_size=48, device="cpu", costs=costs, multiplier_step=1.0)
+    agent.learn(48)
+    found = {one.cost_name: one for one in find_constraints(env.get_attr("reward_fn", 0)[0])}
+    assert {name: one.limit for name, one in found.items()} == costs
+    assert found["repetition"].multiplier == 0 < found["repetition-penalty"].multiplier
+    agents.save(agent, tmp_path / "bundle")
+    again = agents.load(tmp_path / "bundle")
+    assert again.costs == costs
+    multipliers = {
+        one.cost_name: one.multiplier for one in find_constraints(again.get_env().get_attr("reward_fn", 0)[0])
+    }
+    assert multipliers == {name: one.multiplier for name, one in found.items()}
+    for wrong, message in (
+        (dict(costs={}), "costs={}: expected limits by the names"),
+        (dict(costs={"repetition": "low"}), "the limit of 'repetition' is 'low'"),
+        (dict(costs=costs, cost="repetition", cost_limit=0.1), "put all limits into costs"),
+        (dict(costs={"repetition": 0.5}), "cost='repetition' with cost_limit=0.5: the environment's reward is constr"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            agents.make("ppo_lagrangian", env, device="cpu", **wrong)
+
+
 def test_a_constraint_can_be_named_and_then_needs_no_object_to_go_on(tmp_path):
     named = {"reward": "token-bandit", "cost": "repetition-penalty", "limit": -0.5}
     env = agents.make_vec_env("rlhf/TokenBandit-v0", 8, seed=0, reward="constrained", reward_kwargs=named)
@@ -169,7 +194,7 @@ def test_environments_with_rewards_of_their_own_share_the_multiplier():
     from stable_baselines3.common.env_util import make_vec_env
 
     env = make_vec_env(lambda: gym.make("rlhf/TokenBandit-v0", reward_fn=constrained(limit=0.0)), 2, seed=0)
-    agents.make("ppo", env, n_steps=6, batch_size=12, device="cpu").learn(12, callback=LagrangeMultiplier())
+    agents.make("ppo", env, n_steps=6, batch_size=12, device="cpu", seed=1).learn(12, callback=LagrangeMultiplier())
     first, second = env.get_attr("reward_fn")
     assert first is not second
     assert first.multiplier == second.multiplier > 0
