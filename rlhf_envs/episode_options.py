@@ -11,7 +11,10 @@ __all__ = ["EpisodeOptions"]
 
 
 class EpisodeOptions(TypedDict, total=False):
-    """List the keyword arguments that all text environments take. `rlhf_envs.episodes.EpisodeBatch` documents them."""
+    """List the keyword arguments that all text environments take. `rlhf_envs.episodes.EpisodeBatch` documents them.
+
+    A task's class may take more, see `rlhf_envs.tasks.base.Task`.
+    """
 
     model: str | None
     split: str

@@ -73,6 +73,7 @@ class EpisodeBatch(Contexts):
         suppress_tokens: token ids that are always masked.
         tasks: the tasks of a mixture, see `rlhf_envs.tasks.mixture.Mixture`.
         weights: how their weights change: "progress", or None for not at all.
+        **own: further arguments of the task's class.
 
     Attributes:
         ids: (n, L) int64 contexts, right-padded, L = max_prompt_tokens + max_new_tokens.
@@ -119,8 +120,9 @@ class EpisodeBatch(Contexts):
         suppress_tokens: Sequence[int] | None = None,
         tasks: Sequence[Any] | Mapping[str, float] | None = None,
         weights: str | None = None,
+        **own: Any,
     ) -> None:
-        self.task = load_task(task, tasks, weights)
+        self.task = load_task(task, tasks, weights, **own)
         self.model_name = self.task.default_model if model is None else model
         if isinstance(self.model_name, os.PathLike):
             self.model_name = os.fspath(self.model_name)

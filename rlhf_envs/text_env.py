@@ -14,7 +14,7 @@ from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.names import check_arguments
 from rlhf_envs.rendering import draw, draw_turns, printable
 from rlhf_envs.rewards.state import walk
-from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.base import Task, own_arguments
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -140,7 +140,8 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
         render_mode: "human" prints the text as it grows, "ansi" returns it, "rgb_array" draws it.
         **options: model, split, max_prompt_tokens, max_new_tokens, max_turns, reward, reward_fn, reward_kwargs, data,
             on_long_prompt, system_prompt, chat, chat_template, chat_template_kwargs, reward_timeout, reward_retries,
-            reply_timeout, group_size, min_new_tokens, suppress_tokens, tasks and weights, see `EpisodeBatch`.
+            reply_timeout, group_size, min_new_tokens, suppress_tokens, tasks and weights, see `EpisodeBatch`; and
+            what the task's class takes.
 
     Raises:
         ValueError: an argument is wrong; the message says which one and what would be right.
@@ -153,7 +154,7 @@ class TextGenerationEnv(HasEpisodes, gym.Env[Observation, int]):
     ) -> None:
         check_render_mode(render_mode)
         self.render_mode = render_mode
-        check_arguments(options, EpisodeOptions.__annotations__, "the environment")
+        check_arguments(options, [*EpisodeOptions.__annotations__, *own_arguments(task)], "the environment")
         self.episodes = EpisodeBatch(1, task, **options)
         self.observation_space = self.episodes.observation_space  # type: ignore[assignment]  # typed Dict[Any]
         self.action_space = self.episodes.action_space  # type: ignore[assignment]  # Discrete is a space of np.int64

@@ -18,7 +18,7 @@ from rlhf_envs.episode_options import EpisodeOptions
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.finished import FinishedEpisode
 from rlhf_envs.names import check_arguments
-from rlhf_envs.tasks.base import Task
+from rlhf_envs.tasks.base import Task, own_arguments
 from rlhf_envs.text_env import HasEpisodes, TextGenerationEnv, check_render_mode, render_row
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class TextGenerationVectorEnv(HasEpisodes, gym.vector.VectorEnv[Observation, np.
         check_render_mode(render_mode)
         self.num_envs = num_envs
         self.render_mode = render_mode
-        check_arguments(options, EpisodeOptions.__annotations__, "the environment")
+        check_arguments(options, [*EpisodeOptions.__annotations__, *own_arguments(task)], "the environment")
         self.episodes = EpisodeBatch(num_envs, task, **options)
         self.single_observation_space = self.episodes.observation_space
         self.single_action_space = self.episodes.action_space

@@ -19,6 +19,7 @@ from rlhf_envs.models.adapters import adapter_base, is_adapter_folder
 from rlhf_envs.registration import check_environment, task_of
 from rlhf_envs.rewards.shaping import whole_number
 from rlhf_envs.tasks.base import environment_rows
+from rlhf_envs.tasks.lookup import arguments_of
 
 from ..algorithms.maskable_ppo import MaskableTokenPolicy
 from ..core.base_policy import LanguageModelPolicy
@@ -150,9 +151,11 @@ class Source:
         return None if self.env_id is None else self.env_id.rpartition(":")[2]
 
     def kwargs_in(self, env_id: str | None) -> dict[str, Any]:
-        """Return the arguments of that run for an environment: the tasks of a mixture are for its own alone."""
-        is_own = env_id is None or env_id.rpartition(":")[2] == self.own_environment
-        return {name: value for name, value in self.env_kwargs.items() if is_own or name not in ("tasks", "weights")}
+        """Return the arguments of that run for an environment: those of its task are for its own environment alone."""
+        if env_id is None or env_id.rpartition(":")[2] == self.own_environment:
+            return dict(self.env_kwargs)
+        own = ("tasks", "weights", *arguments_of(self.own_environment))
+        return {name: value for name, value in self.env_kwargs.items() if name not in own}
 
     @property
     def tokenizer_name(self) -> str | None:
@@ -172,7 +175,9 @@ class Source:
             return open_batch(env, n)
         model = {} if self.tokenizer_name is None else {"model": self.tokenizer_name}
         given = {**model, "split": split, **(env_kwargs or {})}
-        saved = read_env_kwargs(self.kwargs_in(env), "a run's file", given, follow_paths=not self.is_bundle)
+        saved = read_env_kwargs(
+            self.kwargs_in(env), "a run's file", given, follow_paths=not self.is_bundle, env_id=env
+        )
         return open_batch(env, n, **saved, **given)
 
     def training_prompts(self, batch: EpisodeBatch) -> set[str]:
@@ -193,7 +198,8 @@ class Source:
         if self.env_id is None:
             return []
         try:
-            saved = read_env_kwargs(self.env_kwargs, "a run's file", NO_DATA, follow_paths=not self.is_bundle)
+            follow, own = not self.is_bundle, self.own_environment
+            saved = read_env_kwargs(self.env_kwargs, "a run's file", NO_DATA, follow_paths=follow, env_id=own)
             task = task_of(check_environment(read_env_id(self.env_id, "a run's file")), **saved)
             kwargs = {"split": "train", **saved, "task": task}
             return [] if task is None else environment_rows(**kwargs)

@@ -45,10 +45,8 @@ def remake_env(description: Mapping[str, Any]) -> TextVecEnv:
     instead = "pass the environment, agents.load(..., env=env)"
     if "missing" in description:
         raise ValueError(f"the environment is not in the bundle: {description['missing']}; {instead}")
-    env_id, kwargs = (
-        description["id"],
-        read_env_kwargs(description["kwargs"], "a bundle", instead=instead, follow_paths=False),
-    )
+    env_id, given = description["id"], description["kwargs"]
+    kwargs = read_env_kwargs(given, "a bundle", instead=instead, follow_paths=False, env_id=env_id)
     if ":" in env_id or env_id not in gym.registry or "task" not in gym.registry[env_id].kwargs:
         raise ValueError(
             f"no text environment {env_id!r} is registered here: import the module that registers it, or {instead}"

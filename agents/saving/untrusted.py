@@ -20,6 +20,7 @@ from rlhf_envs.models import has_place, split_label
 from rlhf_envs.names import is_imported
 from rlhf_envs.registration import check_environment
 from rlhf_envs.rewards.registry import MODEL, is_import
+from rlhf_envs.tasks.lookup import arguments_of
 from rlhf_envs.tasks.mixture import ABOUT_TASK, read_tasks
 
 __all__ = ["JSON_ARGUMENTS", "describe_problem", "read_engine", "read_env_id", "read_env_kwargs", "read_reward"]
@@ -54,6 +55,7 @@ def read_env_kwargs(
     given: Mapping[str, Any] | None = None,
     instead: str | None = None,
     follow_paths: bool = True,
+    env_id: str | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of an environment that a file has, without those that are `given` again.
 
@@ -64,17 +66,19 @@ def read_env_kwargs(
         instead: what to do instead; by default to give the flag of the argument again.
         follow_paths: whether files of data and chat templates, feedback stores in files and hub ids of models are used:
             those of runs are, those of bundles are not. A database's URL never is.
+        env_id: the environment, whose task may take arguments of its own.
 
     Raises:
-        ValueError: an argument is none of `JSON_ARGUMENTS`, a reward would be imported, or an address or path is not
+        ValueError: an argument is none of `JSON_ARGUMENTS` or the task's own, a reward would be imported, or an address or path is not
             followed. The message says what to do.
     """
     if not isinstance(kwargs, Mapping):
         raise ValueError(f"the environment's arguments in {source} are {kwargs!r}: expected an object")
     kept = {str(name): value for name, value in kwargs.items() if name not in (given or {})}
+    own_names = arguments_of(env_id)
     for name, value in kept.items():
         remedy = instead or f"give it again, {_flag(name, value)}, or env_kwargs={{{name!r}: ...}} in Python"
-        if name not in JSON_ARGUMENTS:
+        if name not in JSON_ARGUMENTS and name not in own_names:
             raise ValueError(f"the environment's argument {name!r} is not taken from {source}: {remedy}")
         if name in ("reward", "reward_kwargs"):
             for text in _strings(value):
@@ -84,7 +88,7 @@ def read_env_kwargs(
             for entry in read_tasks(value):
                 read_env_id(entry["id"], source, remedy)
                 own = {key: entry[key] for key in entry if key not in ABOUT_TASK}
-                read_env_kwargs(own, source, None, remedy, follow_paths)
+                read_env_kwargs(own, source, None, remedy, follow_paths, entry["id"])
         if (address := _address(name, kept, follow_paths)) is not None:
             raise ValueError(f"{name} names {address!r}, which is not followed where {source} says so: {remedy}")
     return kept
@@ -168,8 +172,9 @@ def _address(name: str, kwargs: Mapping[str, Any], follow_paths: bool) -> str | 
         return next(_files(value), None)
     if name == "chat_template":
         return value if isinstance(value, str) and is_template_file(value) else None
-    names = [*_strings(value)] if name in ("model", "reward", "reward_kwargs") else []
-    if name != "model" and any(text.lower() == "human" for text in names) and not _asks_nobody(kwargs):
+    takes_places = name in ("model", "reward", "reward_kwargs") or name not in JSON_ARGUMENTS
+    names = [*_strings(value)] if takes_places else []
+    if name in ("reward", "reward_kwargs") and any(text.lower() == "human" for text in names) and not _asks_nobody(kwargs):
         return "feedback.db"  # the store of a human reward that is given none
     for text in names:
         place = split_label(text.removeprefix(MODEL))[0]

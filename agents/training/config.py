@@ -328,7 +328,7 @@ class TrainConfig(Settings):
         """Raise ValueError if this configuration, which a file has, would import or ask what is not `given` too."""
         if "env" not in given.model_fields_set:
             read_env_id(self.env, source)
-        read_env_kwargs(self.env_kwargs, source, given.env_kwargs)
+        read_env_kwargs(self.env_kwargs, source, given.env_kwargs, env_id=self.env)
         for name in REWARDS:
             if name not in given.model_fields_set:
                 read_reward(getattr(self, name), source, name)

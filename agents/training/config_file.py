@@ -59,7 +59,8 @@ def check_imports(settings: Mapping[str, Any], source: str, given: Mapping[str, 
     """Raise ValueError if settings of a file would import something, or ask an engine, that is not given too."""
     if "env" in settings and "env" not in given:
         read_env_id(settings["env"], source)
-    read_env_kwargs(parse_pairs(settings.get("env_kwargs") or {}), source, given.get("env_kwargs"))
+    kwargs, env_id = parse_pairs(settings.get("env_kwargs") or {}), given.get("env", settings.get("env"))
+    read_env_kwargs(kwargs, source, given.get("env_kwargs"), env_id=env_id)
     for name in REWARDS:
         if name not in given:
             read_reward(settings.get(name), source, name)

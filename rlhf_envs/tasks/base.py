@@ -20,13 +20,26 @@ if TYPE_CHECKING:
 
     from rlhf_envs.task_weights import TaskWeights
 
-__all__ = ["Task", "WordTask", "choose_reward", "environment_rows", "find_rooms", "load_task", "measure"]
+__all__ = [
+    "Task",
+    "WordTask",
+    "choose_reward",
+    "environment_rows",
+    "find_rooms",
+    "load_task",
+    "measure",
+    "own_arguments",
+    "pick_arguments",
+]
 
 SHARE = 0.1  # of given data that is held out for validation, and as much for tests, by default
 
 
 class Task:
     """Provide the data, the default reward and the hooks of an environment. Set attributes and override hooks.
+
+    Keyword arguments of the class's `__init__` are arguments of its environments: with `def __init__(self, level: int =
+    0)` there is `gymnasium.make(id, level=2)`. Let them be plain values that JSON has, with a default each.
 
     Attributes:
         name: a short name, for messages.
@@ -227,25 +240,41 @@ class WordTask(Task):
         return rows
 
 
-def load_task(task: str | type[Task] | Task, tasks: Any = None, weights: Any = None) -> Task:
+def import_task(task: str | type[Task] | Task) -> type[Task] | Task:
+    """Return a task or its class, imported if it is "module:Class" or "file.py:Class"."""
+    return import_attribute(task, f"unknown task {task!r}") if isinstance(task, str) else task
+
+
+def own_arguments(task: str | type[Task] | Task) -> tuple[str, ...]:
+    """Return the names of the arguments that a task's class takes; none for a task that is made already."""
+    task = import_task(task)
+    return tuple(inspect.signature(task).parameters) if isinstance(task, type) else ()
+
+
+def pick_arguments(task: str | type[Task] | Task, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of an environment's arguments is for its task: `tasks`, `weights`, and the task's own."""
+    names = {"tasks", "weights", *own_arguments(task)}
+    return {name: value for name, value in kwargs.items() if name in names}
+
+
+def load_task(task: str | type[Task] | Task, tasks: Any = None, weights: Any = None, **own: Any) -> Task:
     """Return the task object for a task, its class, "module:Class" or "file.py:Class".
 
     Args:
         task: the task.
         tasks, weights: arguments of the class of a mixture; None leaves them to it.
+        **own: further arguments of the class.
 
     Raises:
         ValueError: there is no such module or class, the task takes no such arguments, or it answers with the hook
             `reply` of older releases.
     """
-    if isinstance(task, str):
-        task = import_attribute(task, f"unknown task {task!r}")
-    given = {name: value for name, value in (("tasks", tasks), ("weights", weights)) if value is not None}
-    takes = inspect.signature(task).parameters if isinstance(task, type) else ()
+    task = import_task(task)
+    mixed = {name: value for name, value in (("tasks", tasks), ("weights", weights)) if value is not None}
+    given, takes = {**mixed, **own}, own_arguments(task)
     if unknown := [name for name in given if name not in takes]:
-        raise ValueError(
-            f"{unknown[0]}={given[unknown[0]]!r} is for rlhf/Mixture-v0, not for task {task!r}: leave it out"
-        )
+        whose = "is for rlhf/Mixture-v0, not" if unknown[0] in mixed else "is no argument of environments in general or"
+        raise ValueError(f"{unknown[0]}={given[unknown[0]]!r} {whose} for task {task!r}: leave it out")
     loaded: Any = task(**given) if isinstance(task, type) else task
     if hasattr(loaded, "reply"):
         raise ValueError(
@@ -264,15 +293,19 @@ def environment_rows(
     test_share: float = SHARE,
     **others: Any,
 ) -> list[dict[str, Any]]:
-    """Return the rows of data of an environment with these arguments, without making it; `others` do not count."""
+    """Return the rows of data of an environment with these arguments, without making it.
+
+    Of `others` only the task's own arguments count.
+    """
+    task = load_task(task, **pick_arguments(task, others))
     if data is None:
         if columns:
             raise ValueError(f"columns={columns!r} renames columns of data=..., which is not given")
         for name, share in (("validation_share", validation_share), ("test_share", test_share)):
             if share != SHARE:
                 raise ValueError(f"{name}={share} is of data=..., which is not given: the task splits its own")
-        return load_task(task).rows(split, None)
-    return load_task(task).rows(split, load_rows(data, split, ("prompt",), columns, validation_share, test_share))
+        return task.rows(split, None)
+    return task.rows(split, load_rows(data, split, ("prompt",), columns, validation_share, test_share))
 
 
 def measure(

@@ -8,9 +8,9 @@ import gymnasium as gym
 
 from rlhf_envs.datasets import SPLITS
 from rlhf_envs.names import find_name, import_module, nearest
-from rlhf_envs.tasks.base import Task, load_task
+from rlhf_envs.tasks.base import Task, load_task, own_arguments, pick_arguments
 
-__all__ = ["check_environment", "demonstrations", "find_task", "task_of", "text_environments"]
+__all__ = ["arguments_of", "check_environment", "demonstrations", "find_task", "task_of", "text_environments"]
 
 
 def text_environments() -> list[str]:
@@ -45,7 +45,13 @@ def task_of(env_id: str, **env_kwargs: Any) -> Task | None:
     kwargs = {**gym.spec(env_id).kwargs, **env_kwargs}
     if "task" not in kwargs:
         return None
-    return load_task(kwargs["task"], kwargs.get("tasks"), kwargs.get("weights"))
+    return load_task(kwargs["task"], **pick_arguments(kwargs["task"], kwargs))
+
+
+def arguments_of(env_id: str | None) -> tuple[str, ...]:
+    """Return the names of the arguments that the task of a registered environment has of its own."""
+    name = "" if env_id is None else find_name(env_id.rpartition(":")[2], text_environments())
+    return own_arguments(gym.spec(name).kwargs["task"]) if name in text_environments() else ()
 
 
 def find_task(name: str) -> Task | None:

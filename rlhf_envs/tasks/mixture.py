@@ -19,7 +19,14 @@ from rlhf_envs.names import check_arguments, check_count
 from rlhf_envs.rewards.by_task import TaskRewards
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.task_weights import TaskWeights
-from rlhf_envs.tasks.base import Task, choose_reward, environment_rows, load_task, measure
+from rlhf_envs.tasks.base import (
+    Task,
+    choose_reward,
+    environment_rows,
+    load_task,
+    measure,
+    own_arguments,
+)
 from rlhf_envs.tasks.lookup import check_environment
 
 if TYPE_CHECKING:
@@ -53,7 +60,7 @@ class Mixture(Task):
     `gymnasium.make("rlhf/Mixture-v0", tasks=["rlhf/Sentiment-v0", {"id": "rlhf/Prompts-v0", "data": "my.jsonl"}])`.
     `tasks` are ids, weights by id (`{"rlhf/A-v0": 2, "rlhf/B-v0": 1}`), or dicts with an `id` and perhaps a `name`, a
     `weight` (1 by default) and arguments of that environment: `reward`, `reward_fn`, `reward_kwargs`, `data`,
-    `columns`, `validation_share`, `test_share`, `max_new_tokens` and `max_turns`. All other arguments are given to the
+    `columns`, `validation_share`, `test_share`, `max_new_tokens`, `max_turns` and its task's own. All other arguments are given to the
     mixture and hold for all its tasks. A task is named by its `name`, by default its own short name, and every row of
     the data has it in a column `task`.
 
@@ -260,14 +267,16 @@ def _load(entry: Mapping[str, Any]) -> tuple[str, Task, dict[str, Any]]:
     registered = dict(gym.registry[env_id].kwargs)
     if "task" not in registered:
         raise ValueError(f"{env_id!r} is no text environment, and cannot be in a mixture")
-    task = copy.copy(load_task(registered.pop("task")))
+    kind = registered.pop("task")
+    options = registered | {key: value for key, value in entry.items() if key not in ABOUT_TASK}
+    own = {key: options.pop(key) for key in own_arguments(kind) if key in options and key not in ("tasks", "weights")}
+    task = copy.copy(load_task(kind, **own))
     if task.subtasks:
         raise ValueError(f"{env_id!r} is a mixture itself: list its tasks instead")
     name = entry.get("name", task.name)
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ValueError(f"the name {name!r} of a task of the mixture: take letters, digits, '-', '_' and '.'")
-    options = registered | {key: value for key, value in entry.items() if key not in ABOUT_TASK}
-    check_arguments(options, EpisodeOptions.__annotations__, f"task {name!r} of the mixture")
+    check_arguments(options, [*EpisodeOptions.__annotations__, *own_arguments(kind)], f"task {name!r} of the mixture")
     if shared := [key for key in options if key not in OWN]:
         raise ValueError(
             f"task {name!r} of the mixture: {shared[0]} is one for all tasks, give it to the mixture itself"

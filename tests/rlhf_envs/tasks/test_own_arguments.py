@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from gymnasium.envs.registration import EnvSpec
+
+import agents
+from agents.saving.untrusted import read_env_kwargs
+from rlhf_envs import register_task
+from rlhf_envs.episodes import EpisodeBatch
+from rlhf_envs.tasks.base import WordTask, environment_rows
+from rlhf_envs.tasks.lookup import task_of
+from rlhf_envs.testing import check_text_env
+
+ENV = "rlhf/Levels-v0"
+
+
+def count_words(completions: Sequence[str], **columns: Any) -> list[float]:
+    return [float(len(text.split())) for text in completions]
+
+
+class Levels(WordTask):
+    """Write the words of a level."""
+
+    name, max_prompt_tokens, max_new_tokens = "levels", 1, 2
+    words = ("easy", "hard")
+
+    def __init__(self, level: str = "easy") -> None:
+        self.prompts = (level,)
+
+    def reward(self, max_new_tokens: int) -> Callable[..., Any]:
+        return count_words
+
+
+@pytest.fixture(autouse=True)
+def registered() -> Iterator[None]:
+    register_task(ENV, f"{__name__}:Levels")
+    yield
+    gym.registry.pop(ENV, None)
+
+
+def prompts(env: Any) -> set[str]:
+    return {row["prompt"] for row in env.unwrapped.rows}
+
+
+def test_an_argument_of_the_tasks_class_is_one_of_its_environments() -> None:
+    assert prompts(gym.make(ENV)) == {"easy"}
+    env = gym.make(ENV, level="hard")
+    assert prompts(env) == {"hard"}
+    assert env.spec is not None
+    assert prompts(gym.make(EnvSpec.from_json(env.spec.to_json()))) == {"hard"}
+    assert agents.make_vec_env(ENV, 2, level="hard").env.rows == [{"prompt": "hard"}]
+    check_text_env(env)
+
+
+def test_an_argument_that_neither_has_is_named() -> None:
+    with pytest.raises(TypeError, match="the environment takes no argument 'levle'.*level"):
+        gym.make(ENV, levle="hard")
+    with pytest.raises(ValueError, match="level='hard' is no argument of environments in general or for task"):
+        EpisodeBatch(1, "rlhf_envs.tasks.token_bandit:TokenBandit", level="hard")
+    with pytest.raises(ValueError, match="weights='progress' is for rlhf/Mixture-v0, not for task"):
+        gym.make(ENV, weights="progress")
+
+
+def test_rows_and_tasks_are_found_without_making_the_environment() -> None:
+    task: Any = task_of(ENV, level="hard")
+    assert task.prompts == ("hard",)
+    assert environment_rows(f"{__name__}:Levels", "test", level="hard", model=None) == [{"prompt": "hard"}]
+
+
+def test_a_mixture_hands_each_task_its_own() -> None:
+    tasks = [{"id": ENV, "level": "hard", "name": "b"}, {"id": ENV, "name": "a"}]
+    env = gym.make("rlhf/Mixture-v0", tasks=tasks)
+    assert prompts(env) == {"easy", "hard"}
+    with pytest.raises(TypeError, match="task 'levels' of the mixture takes no argument 'levle'"):
+        gym.make("rlhf/Mixture-v0", tasks=[{"id": ENV, "levle": "hard"}, ENV])
+
+
+def test_files_may_have_them_for_their_own_environment_alone() -> None:
+    assert read_env_kwargs({"level": "hard"}, "it", env_id=ENV) == {"level": "hard"}
+    assert read_env_kwargs({"tasks": [{"id": ENV, "level": "hard"}]}, "it")
+    with pytest.raises(ValueError, match="argument 'level' is not taken from it"):
+        read_env_kwargs({"level": "hard"}, "it", env_id="rlhf/Sentiment-v0")
+    with pytest.raises(ValueError, match="level names 'someone/else', which is not followed"):
+        read_env_kwargs({"level": "someone/else"}, "a bundle", follow_paths=False, env_id=ENV)
+
+
+def test_a_bundle_remakes_its_environment_with_them(tmp_path: Any) -> None:
+    agent = agents.make("reinforce", agents.make_vec_env(ENV, 2, level="hard"))
+    agents.save(agent, tmp_path / "agent")
+    assert agents.load(tmp_path / "agent").get_env().env.rows == [{"prompt": "hard"}]
