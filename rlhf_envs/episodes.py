@@ -347,7 +347,8 @@ class EpisodeBatch(Contexts):
         if self.sampler.tasks is not None and not is_frozen():
             ended = zip(episodes, scores, strict=True)
             rewards = [total_reward(episode.turn_reward + score, episode.info) for episode, score in ended]
-            self.sampler.tasks.learn([episode.info["task"] for episode in episodes], rewards)
+            names = self.sampler.tasks.names
+            self.sampler.tasks.learn([names[episode.info["index"]] for episode in episodes], rewards)
         return scores
 
     def _task_of(self, index: int) -> dict[str, str]:

@@ -38,7 +38,7 @@ class TaskWeights:
     """
 
     def __init__(self, names: Sequence[str], shares: Mapping[str, float], progress: bool) -> None:
-        there, self.progress = {*names}, progress
+        self.names, there, self.progress = [*names], {*names}, progress
         if without := [task for task in shares if task not in there]:
             logger.warning("the data have no rows of the mixture's tasks %s: these are never drawn", without)
         self.tasks = [task for task in shares if task in there]

@@ -151,7 +151,7 @@ class Task:
         return None
 
     def task_weights(self, rows: Sequence[Mapping[str, Any]], split: str) -> TaskWeights | None:
-        """Return what draws the tasks of a mixture whose rows these are; None for any other task."""
+        """Return what draws the rows: by their task in a mixture, by their level in a curriculum; None draws any."""
         return None
 
     def metrics(

@@ -58,7 +58,7 @@ class Limits:
     """
 
     cpu_seconds: float = 0.5
-    wall_seconds: float = 5.0
+    wall_seconds: float = 10.0
     memory_mib: int = 256
     output_bytes: int = 65536
     workers: int = 0

@@ -9,11 +9,13 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rlhf_envs.curriculum import Curriculum
 from rlhf_envs.datasets import SPLITS, split_name
 from rlhf_envs.datasets.messages import Prompt, said
+from rlhf_envs.task_weights import TaskWeights
 from rlhf_envs.tasks.base import Task
 
-from .problems import make_rows
+from .problems import LEVELS, make_rows
 from .sandbox import Limits, Outcome, Program, run_programs
 
 __all__ = ["Code", "CodeReward", "Runner"]
@@ -39,13 +41,22 @@ def same(value: Any, expected: Any) -> bool:
     if isinstance(value, bool) or isinstance(expected, bool):
         return value is expected
     if isinstance(value, int | float) and isinstance(expected, int | float):
-        close = isinstance(value, float) or isinstance(expected, float)
-        return math.isclose(value, expected, rel_tol=1e-9) if close else value == expected
+        return value == expected or close(value, expected)
     if isinstance(value, list) and isinstance(expected, list):
         return len(value) == len(expected) and all(map(same, value, expected))
     if isinstance(value, dict) and isinstance(expected, dict):
         return value.keys() == expected.keys() and all(same(value[name], expected[name]) for name in expected)
     return type(value) is type(expected) and bool(value == expected)
+
+
+def close(value: float, expected: float) -> bool:
+    """Return whether two numbers, one of them a float, differ by at most 1e-9 of their size."""
+    if isinstance(value, int) and isinstance(expected, int):
+        return False
+    try:
+        return math.isclose(value, expected, rel_tol=1e-9)
+    except OverflowError:  # an integer that no float can be
+        return False
 
 
 class Runner:
@@ -129,7 +140,7 @@ class Code(Task):
     """Complete a small Python function from its docstring, so that it passes hidden tests.
 
     ## Description
-    The prompts are the signature and the docstring of 822 functions (582 train, 73 validation, 167 test) over numbers,
+    The prompts are the signature and the docstring of 815 functions (577 train, 72 validation, 166 test) over numbers,
     lists, texts and words, with one example. They are put together by rules, on four levels: one operation; a list or
     two operations; a list with two parts, such as a condition and an operation; a sum over such a list. The operations
     and conditions of held-out problems occur in training, their combinations and parameters do not. The agent writes
@@ -154,7 +165,9 @@ class Code(Task):
     EOS, or 40 new tokens.
 
     ## Arguments
-    `gymnasium.make("rlhf/Code-v0")` needs none. `data` takes problems of your own: `prompt` (what the function begins
+    `gymnasium.make("rlhf/Code-v0")` needs none. `levels`, some of 1 to 4, are the levels of the problems, all by default.
+    With `curriculum=True` training begins with the lowest and opens the next as the agent succeeds, as
+    `rlhf_envs.curriculum.Curriculum` says; held-out problems are of all levels. `data` takes problems of your own: `prompt` (what the function begins
     with, or a conversation that asks for it; a reply may put it into a fenced block), `tests`, a list of `{"args":
     [...], "expected": value}` or its JSON, and perhaps `entry_point` (by default the last function of the prompt) and
     `other_tests` (by default every second test). Values are those of JSON: a tuple is no list. For other limits than
@@ -168,7 +181,12 @@ class Code(Task):
     max_prompt_tokens = 80
     max_new_tokens = 40
 
-    def __init__(self) -> None:
+    def __init__(self, levels: Sequence[int] = LEVELS, curriculum: bool = False) -> None:
+        if unknown := [level for level in levels if level not in LEVELS]:
+            raise ValueError(f"levels={[*levels]}: there is no level {unknown[0]!r}, there are {[*LEVELS]}")
+        if not levels:
+            raise ValueError(f"levels={levels!r} is empty: give some of {[*LEVELS]}")
+        self.levels, self.curriculum = tuple(levels), curriculum
         self.runner = Runner()
 
     def rows(self, split: str, data: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]]:
@@ -181,7 +199,19 @@ class Code(Task):
             return [read_row(dict(row), i) for i, row in enumerate(data)]
         if split_name(split) not in SPLITS:
             raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
-        return [read_row(row, i) for i, row in enumerate(make_rows(split_name(split)))]
+        return [read_row(row, i) for i, row in enumerate(make_rows(split_name(split))) if row["level"] in self.levels]
+
+    def task_weights(self, rows: Sequence[Mapping[str, Any]], split: str) -> TaskWeights | None:
+        """Return the curriculum over the levels of training rows, if there is to be one.
+
+        Raises:
+            ValueError: rows of one's own have no column `level`.
+        """
+        if not self.curriculum or split_name(split) != "train":
+            return None
+        if missing := [i for i, row in enumerate(rows) if "level" not in row]:
+            raise ValueError(f"task 'code': row {missing[0]} has no 'level', a whole number, which curriculum=True needs")
+        return Curriculum([int(row["level"]) for row in rows])
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
         """Return the share of hidden tests passed, less what a constant passes."""
