@@ -40,7 +40,12 @@ class Problem(NamedTuple):
 
 def conditions() -> Iterator[tuple[str, str, str]]:
     """Yield conditions on a number: what numbers are called that meet it, what x is then, and an expression of x."""
-    for name, expression in (("even", "x % 2 == 0"), ("odd", "x % 2 == 1"), ("positive", "x > 0"), ("negative", "x < 0")):
+    for name, expression in (
+        ("even", "x % 2 == 0"),
+        ("odd", "x % 2 == 1"),
+        ("positive", "x > 0"),
+        ("negative", "x < 0"),
+    ):
         yield f"{name} numbers", name, expression
     for k in range(2, 10):
         yield f"numbers over {k}", f"over {k}", f"x > {k}"

@@ -129,7 +129,9 @@ def _drive(frames: Sequence[bytes], timeout: float) -> dict[int, tuple[bytes, by
             raise
     found = _split(out)
     if not found:
-        raise RuntimeError(f"the sandbox did not start ({' '.join(command)}): {problem.decode(errors='replace')[-500:]}")
+        raise RuntimeError(
+            f"the sandbox did not start ({' '.join(command)}): {problem.decode(errors='replace')[-500:]}"
+        )
     if not json.loads(found[0])["filtered"]:
         log_once(
             logging.WARNING,

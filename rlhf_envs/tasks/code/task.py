@@ -210,7 +210,9 @@ class Code(Task):
         if not self.curriculum or split_name(split) != "train":
             return None
         if missing := [i for i, row in enumerate(rows) if "level" not in row]:
-            raise ValueError(f"task 'code': row {missing[0]} has no 'level', a whole number, which curriculum=True needs")
+            raise ValueError(
+                f"task 'code': row {missing[0]} has no 'level', a whole number, which curriculum=True needs"
+            )
         return Curriculum([int(row["level"]) for row in rows])
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
@@ -262,7 +264,9 @@ def read_tests(row: Mapping[str, Any], column: str, where: str) -> list[dict[str
         except ValueError as error:
             raise ValueError(f"{where}: {column!r} is no JSON ({error}): {row[column][:60]!r}") from None
     good = isinstance(tests, list) and tests
-    if not good or not all(isinstance(t, Mapping) and isinstance(t.get("args"), list) and "expected" in t for t in tests):
+    if not good or not all(
+        isinstance(t, Mapping) and isinstance(t.get("args"), list) and "expected" in t for t in tests
+    ):
         raise ValueError(
             f"{where}: {column!r} must be a list of {{'args': [...], 'expected': ...}} with at least one, got "
             f"{str(tests)[:80]}"

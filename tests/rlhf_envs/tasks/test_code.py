@@ -176,7 +176,9 @@ def test_problems_are_disjoint_solved_by_their_solutions_and_by_no_constant() ->
     assert {row["level"] for row in rows["test"]} == {*LEVELS}
     assert len(make_problems()) >= len(everything)
     sample = rows["test"][::5]
-    columns = {name: [row[name] for row in Code().rows("test", sample)] for name in ("stub", *sample[0]) if name != "prompt"}
+    columns = {
+        name: [row[name] for row in Code().rows("test", sample)] for name in ("stub", *sample[0]) if name != "prompt"
+    }
     answers = [row["reference"] for row in sample]
     assert CodeReward()(answers, **columns) == [1.0] * len(sample)
     assert np.mean(Code().metrics([], answers, columns)["solved"]) == 1
@@ -210,7 +212,9 @@ def test_a_task_that_has_run_programs_is_pickled() -> None:
     task = Code()
     rows = task.rows("test", None)[:1]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    assert task.metrics([], ["    return 1"], columns) == pickle.loads(pickle.dumps(task)).metrics([], ["    return 1"], columns)
+    assert task.metrics([], ["    return 1"], columns) == pickle.loads(pickle.dumps(task)).metrics(
+        [], ["    return 1"], columns
+    )
 
 
 @pytest.mark.parametrize(
