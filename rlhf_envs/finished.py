@@ -88,8 +88,7 @@ def score_episodes(
             name: float(values[i]) for name, values in scores.components.items() if not np.isnan(values[i])
         }
         measured = info.get("metrics", {}) | {name: float(values[i]) for name, values in metrics.items()}
-        if task.subtasks:  # NaN stands for metrics of other tasks
-            measured = {name: value for name, value in measured.items() if not np.isnan(value)}
+        measured = {name: value for name, value in measured.items() if not np.isnan(value)}  # NaN: has none of that
         extra = {column: values[i] for column, values in scores.extra.items()}
         found = {"metrics": measured, "logged": dict(scores.metrics), "extra": extra}
         info |= {key: values for key, values in found.items() if values}

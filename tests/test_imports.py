@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 ORDER = [
     {"control_tokens", "files", "names", "words"},
     {"datasets", "models", "rendering"},
-    {"dialogs", "episode_options", "feedback", "task_weights", "tokens"},
+    {"curriculum", "dialogs", "episode_options", "feedback", "task_weights", "tokens"},
     {"chat_format", "rewards"},
     {"preferences", "prompts", "replies", "tasks"},
     {"action_masks", "finished"},

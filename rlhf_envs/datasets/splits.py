@@ -13,7 +13,7 @@ from typing import Any
 
 from .messages import Messages, as_messages
 
-__all__ = ["SPLITS", "MissingSplitError", "log_once", "prompt_key", "split_name", "take_split"]
+__all__ = ["SPLITS", "MissingSplitError", "hash_share", "log_once", "prompt_key", "split_name", "take_split"]
 
 SPLITS = ("train", "validation", "test")
 OTHER_NAMES = {
@@ -109,7 +109,7 @@ def _by_name(rows: Sequence[dict[str, Any]], keys: Sequence[str], source: str) -
 
 def _by_hash(keys: Sequence[str], shares: dict[str, float]) -> list[str | None]:
     """Return the split of each row by the hash of its prompt."""
-    hashes = {key: _hash(key) for key in keys}
+    hashes = {key: hash_share(key) for key in keys}
     order = sorted(hashes, key=hashes.__getitem__)
     places: dict[str, str | None] = dict.fromkeys(order, "train")
     start, least = 0, 0.0
@@ -123,7 +123,7 @@ def _by_hash(keys: Sequence[str], shares: dict[str, float]) -> list[str | None]:
     return [places[key] for key in keys]
 
 
-def _hash(key: str) -> float:
+def hash_share(key: str) -> float:
     """Return a number from 0 to 1 that is the same on every machine."""
     digest = hashlib.sha1(key.encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

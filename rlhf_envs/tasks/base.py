@@ -157,7 +157,7 @@ class Task:
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, Sequence[float]]:
-        """Return metrics of n finished episodes: by name, n numbers each.
+        """Return metrics of n finished episodes: by name, n numbers each, NaN where an episode has none.
 
         Prompts and completions are texts, those of conversations as people read them. The metrics stand in
         `info["metrics"]`, in TensorBoard as `rlhf/<name>` and in evaluations, and comparisons, searches
