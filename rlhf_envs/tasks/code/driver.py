@@ -67,7 +67,7 @@ def make_filter(machine: str) -> bytes | None:
 
 
 class _Program(ctypes.Structure):
-    _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_char_p)]  # noqa: RUF012  # ctypes wants a list
+    _fields_ = [("length", ctypes.c_ushort), ("steps", ctypes.c_char_p)]
 
 
 def install_filter(steps: bytes) -> bool:

@@ -1,8 +1,8 @@
 """Make programming problems: families of small functions with parameters, their solutions and their tests.
 
 A problem is put together from parts: a condition on numbers, an operation on numbers or texts, and what is made of a
-list. Level 1 has one operation, level 2 a list or two operations, level 3 a list with two parts, level 4 with three. The
-parts of held-out problems occur in training; their combination, or their parameter, does not.
+list. Level 1 has one operation, level 2 a list or two operations, level 3 a list with two parts, level 4 with three.
+The parts of held-out problems occur in training; their combination, or their parameter, does not.
 """
 
 from __future__ import annotations

@@ -101,9 +101,9 @@ def run_programs(programs: Sequence[Program], limits: Limits | None = None) -> l
     jobs = [json.dumps(program._asdict()).encode() for program in programs]
     answers = _drive([json.dumps(given).encode(), *jobs], limits.wall_seconds * (len(jobs) + 2) + 30)
     if len(answers) < len(programs) and len(programs) > 1:  # without the filter, a program can end the driver
-        for i in range(len(programs)):
-            if i not in answers:
-                answers |= {i: run for run in _drive([json.dumps(given).encode(), jobs[i]], 60).values()}
+        for i in {*range(len(programs))} - answers.keys():
+            if alone := _drive([json.dumps(given).encode(), jobs[i]], limits.wall_seconds + 30):
+                answers[i] = alone[0]
     return [_outcomes(program, *answers.get(i, (b"k", b""))) for i, program in enumerate(programs)]
 
 

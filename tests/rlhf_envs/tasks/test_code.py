@@ -23,12 +23,16 @@ def outcomes(*sources: str, calls: Sequence[Sequence[Any]] = ([1],), **limits: A
     return run_programs([Program(source, "f", calls) for source in sources], Limits(**limits))
 
 
+IMPORTS = """
+import math, re, itertools, functools, collections
+from typing import List
+def f(x):
+    return math.factorial(x)
+"""
+
+
 def test_a_program_returns_its_values() -> None:
-    found = outcomes(
-        "def f(x):\n    return [x + 1, 'ä', None, {'a': 0.5}]",
-        "import math, re, itertools, functools, collections\nfrom typing import List\ndef f(x):\n    return math.factorial(x)",
-        calls=[[1], [4]],
-    )
+    found = outcomes("def f(x):\n    return [x + 1, 'ä', None, {'a': 0.5}]", IMPORTS, calls=[[1], [4]])
     assert found[0] == [Outcome([2, "ä", None, {"a": 0.5}]), Outcome([5, "ä", None, {"a": 0.5}])]
     assert found[1] == [Outcome(1), Outcome(24)]
 
@@ -43,9 +47,13 @@ REFUSED = {
     "opens a socket": "import _socket\ndef f(x):\n    _socket.socket()",
     "stops the clock": "import signal\ndef f(x):\n    signal.setitimer(signal.ITIMER_PROF, 0)",
     "ignores the clock": "import signal\ndef f(x):\n    signal.signal(signal.SIGPROF, signal.SIG_IGN)",
-    "raises its limits": "import resource\ndef f(x):\n    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))",
-    "opens a file by ctypes": "import ctypes\ndef f(x):\n    if ctypes.CDLL(None, use_errno=True).open(b'/etc/hostname', 0) < 0:\n"
-    "        raise PermissionError",
+    "raises its limits": "import resource\ndef f(x):\n    resource.setrlimit(resource.RLIMIT_AS, (2**40, 2**40))",
+    "opens a file by ctypes": """
+import ctypes
+def f(x):
+    if ctypes.CDLL(None).open(b"/etc/hostname", 0) < 0:
+        raise PermissionError
+""",
     "leaves its group": "import os\ndef f(x):\n    os.setsid()",
     "imports what is not there": "import socket\ndef f(x):\n    return 1",
     "does not compile": "def f(x:\n    return",
@@ -55,7 +63,13 @@ REFUSED = {
     "exits": "def f(x):\n    raise SystemExit",
     "exits at once": "import os\nos._exit(0)\ndef f(x):\n    return 1",
     "needs much memory": "def f(x):\n    return len('a' * 10**9)",
-    "raises what cannot be shown": "class E(Exception):\n    def __str__(self):\n        raise self\ndef f(x):\n    raise E",
+    "raises what cannot be shown": """
+class E(Exception):
+    def __str__(self):
+        raise self
+def f(x):
+    raise E
+""",
 }
 
 
@@ -67,17 +81,36 @@ def test_what_is_not_computing_is_refused_and_hurts_no_other_program() -> None:
     assert found[-1] == [Outcome(1)]
 
 
+LOOPS = "def f(x):\n    while x > 1:\n        pass\n    return x"
+WAITS = """
+import _thread
+def f(x):
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    if x > 1:
+        lock.acquire()
+    return x
+"""
+PRINTS = """
+import os
+def f(x):
+    for _ in range(100):
+        print("a" * 10**5)
+        os.write(1, b"a" * 10**5)
+    return x
+"""
+CRASHES = """
+import ctypes
+def f(x):
+    if x > 1:
+        ctypes.string_at(0)
+    return x
+"""
+
+
 def test_what_never_ends_floods_or_crashes_is_stopped_and_what_it_returned_before_counts() -> None:
-    loops, waits, floods, prints, crashes = outcomes(
-        "def f(x):\n    while x > 1:\n        pass\n    return x",
-        "import _thread\ndef f(x):\n    lock = _thread.allocate_lock()\n    lock.acquire()\n    if x > 1: lock.acquire()\n    return x",
-        "def f(x):\n    return 'a' * 30000",
-        "import os\ndef f(x):\n    for _ in range(100):\n        print('a' * 10**5)\n        os.write(1, b'a' * 10**5)\n    return x",
-        "import ctypes\ndef f(x):\n    if x > 1: ctypes.string_at(0)\n    return x",
-        calls=[[1], [2], [3]],
-        cpu_seconds=0.3,
-        wall_seconds=4,
-    )
+    sources = LOOPS, WAITS, "def f(x):\n    return 'a' * 30000", PRINTS, CRASHES
+    loops, waits, floods, prints, crashes = outcomes(*sources, calls=[[1], [2], [3]], cpu_seconds=0.3, wall_seconds=6)
     assert loops == [Outcome(1), *[Outcome(error="it took too long")] * 2]
     assert waits == loops
     assert [one.error for one in floods] == [None, None, "it put out too much"]
@@ -86,13 +119,38 @@ def test_what_never_ends_floods_or_crashes_is_stopped_and_what_it_returned_befor
 
 
 FORGERIES = {
-    "prints a result": "import os\nfor fd in range(1, 8):\n    try:\n        os.write(fd, b'[true, 2]\\n' * 4)\n    except OSError: pass\n"
-    "os._exit(0)\ndef f(x):\n    return 0",
-    "takes over comparisons": "class A(int):\n    def __eq__(self, other):\n        return True\n    __hash__ = int.__hash__\n"
-    "def f(x):\n    return A(7)",
-    "replaces the builtins": "import builtins, json\nbuiltins.len = lambda x: 0\njson.dumps = lambda x: '[true, 7]'\ndef f(x):\n    return 7",
-    "replaces the driver's functions": "import sys\nframe = sys._getframe()\nwhile frame.f_back: frame = frame.f_back\n"
-    "frame.f_globals['plain'] = lambda x: {'expected': x}\ndef f(x):\n    return True",
+    "prints a result": """
+import os
+for fd in range(1, 8):
+    try:
+        os.write(fd, b"[true, 2]\\n" * 4)
+    except OSError:
+        pass
+os._exit(0)
+""",
+    "takes over comparisons": """
+class A(int):
+    def __eq__(self, other):
+        return True
+def f(x):
+    return A(7)
+""",
+    "replaces the builtins": """
+import builtins, json
+builtins.len = lambda x: 0
+json.dumps = lambda x: "[true, 7]"
+def f(x):
+    return 7
+""",
+    "replaces the driver's functions": """
+import sys
+frame = sys._getframe()
+while frame.f_back:
+    frame = frame.f_back
+frame.f_globals["plain"] = lambda x: {"expected": x}
+def f(x):
+    return True
+""",
 }
 
 
@@ -106,21 +164,22 @@ def test_no_program_gets_tests_passed_without_their_values() -> None:
     assert CodeReward()(["def f(x):\n    return 40 + x * x"] * len(rows), **columns) == [1.0] * len(rows)
 
 
-def test_a_program_finds_nothing_of_others_and_no_expected_value_in_its_process() -> None:
-    spy = (
-        "import gc, sys\ndef f(x):\n    frame, found = sys._getframe(), []\n    while frame:\n"
-        "        found.append(repr(frame.f_locals))\n        frame = frame.f_back\n"
-        "    for one in gc.get_objects():\n        found.append(repr(one)[:10000] if type(one) in (dict, list, tuple) else '')\n"
-        "    text = ''.join(found)\n    return [''.join(['sec', 'ret']) in text, ''.join(['own', 'word']) in text]"
-    )
-    found = run_programs(
-        [
-            Program("def f(x):\n    return 'secret'", "f", [["secret"]]),
-            Program(spy, "f", [["ownword"]]),
-            Program("secret = 1", "f", [["secret"]]),
-        ],
-        Limits(workers=3, cpu_seconds=5),
-    )
+SPY = """
+import gc, sys
+def f(x):
+    frame, found = sys._getframe(), []
+    while frame:
+        found.append(repr(frame.f_locals))
+        frame = frame.f_back
+    found += [repr(one)[:10000] for one in gc.get_objects() if type(one) in (dict, list, tuple)]
+    text = "".join(found)
+    return ["".join(word) in text for word in (["sec", "ret"], ["own", "word"])]
+"""
+
+
+def test_a_program_finds_nothing_of_others_in_its_process() -> None:
+    other = Program("def f(x):\n    return 'secret'", "f", [["secret"]])
+    found = run_programs([other, Program(SPY, "f", [["ownword"]]), other], Limits(workers=3, cpu_seconds=5))
     assert found[1] == [Outcome([False, True])]
 
 
@@ -139,7 +198,8 @@ def test_without_the_filter_ordinary_code_is_refused_too_and_a_warning_says_what
 @pytest.mark.parametrize(
     ("value", "expected", "equal"),
     [
-        (1, True, False), (True, True, True), (1, 1.0, True), (0.1 + 0.2, 0.3, True), ("1", 1, False), ([1], [1, 1], False),
+        (1, True, False), (True, True, True), (1, 1.0, True), (0.1 + 0.2, 0.3, True), ("1", 1, False),
+        ([1], [1, 1], False),
         ({"a": [1]}, {"a": [1]}, True), ({"a": 1}, {"b": 1}, False), (None, False, False), (10**400, 1.0, False),
         (10**400, 10**400, True), (float("nan"), 1, False),
     ],
