@@ -26,6 +26,8 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/Sentiment-v0": "rlhf_envs.tasks.sentiment:Sentiment",
     "rlhf/HumanSentiment-v0": "rlhf_envs.tasks.sentiment:HumanSentiment",
     "rlhf/SpamFilter-v0": "rlhf_envs.tasks.spam_filter:SpamFilter",
+    "rlhf/Code-v0": "rlhf_envs.tasks.code.task:Code",
+    "rlhf/Recommend-v0": "rlhf_envs.tasks.recommend.task:Recommend",
     "rlhf/ReasoningGym-v0": "rlhf_envs.tasks.reasoning:ReasoningGym",
     "rlhf/QuestionAnswering-v0": "rlhf_envs.tasks.question_answering:QuestionAnswering",
     "rlhf/Tutor-v0": "rlhf_envs.tasks.tutor:Tutor",
