@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 from rlhf_envs.words import LETTERS
 
-__all__ = ["content_words", "longest_common", "overlap_words", "rouge_l"]
+__all__ = ["FUNCTION_WORDS", "content_words", "longest_common", "overlap_words", "rouge_l"]
 
 _WORD = re.compile(f"[{LETTERS}]|[^\\W_{LETTERS}]+")
-FUNCTION_WORDS = frozenset(
-    "a an the and or but of to in on at by for from with without into as is are be was were it its this that these those "
-    "which who whose what how when where you your we our they their he she i not no can may will has have had do does".split()
+_FUNCTION_WORDS = (
+    "a an the and or but of to in on at by for from with without into as is are be was were it its this that these "
+    "those which who whose what how when where you your we our they their he she i not no can may will has have had do "
+    "does"
 )
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 def overlap_words(text: str) -> list[str]:

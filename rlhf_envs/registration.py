@@ -27,6 +27,7 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/HumanSentiment-v0": "rlhf_envs.tasks.sentiment:HumanSentiment",
     "rlhf/SpamFilter-v0": "rlhf_envs.tasks.spam_filter:SpamFilter",
     "rlhf/Summarize-v0": "rlhf_envs.tasks.summarize:Summarize",
+    "rlhf/Translate-v0": "rlhf_envs.tasks.translate:Translate",
     "rlhf/IncreasingNumbers-v0": "rlhf_envs.tasks.increasing_numbers:IncreasingNumbers",
     "rlhf/TokenBandit-v0": "rlhf_envs.tasks.token_bandit:TokenBandit",
     "rlhf/DialogBandit-v0": "rlhf_envs.tasks.dialog_bandit:DialogBandit",

@@ -2,9 +2,9 @@
 
     python -m scripts.make_summary_reward Translation-en
 
-`scripts/datasets/debian.py` says where the file comes from. A pair is a maintainer's synopsis and something else for the
-same description: another package's synopsis, a part of the description, or a damaged synopsis. The descriptions are
-those of packages outside the bundled sample. The trigram model learns from synopses that are in no pair.
+`scripts/datasets/debian.py` says where the file comes from. A pair is a maintainer's synopsis and something else for
+the same description: another package's synopsis, a part of the description, or a damaged synopsis. The descriptions
+are those of packages outside the bundled sample. The trigram model learns from synopses that are in no pair.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from rlhf_envs.datasets import load_rows
+from rlhf_envs.overlap import FUNCTION_WORDS, overlap_words
 from rlhf_envs.rewards.ngrams import NgramModel
 from rlhf_envs.rewards.summary import FOLDER, SummaryReward, expand, summary_features
-from rlhf_envs.overlap import FUNCTION_WORDS, overlap_words
 from scripts.datasets.debian import Row, read_paragraphs, read_rows
 from scripts.datasets.writing import letters
 

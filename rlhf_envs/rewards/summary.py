@@ -7,6 +7,7 @@ small and fast; it knows words, not meanings, and English alone.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlhf_envs.models import resolve
+from rlhf_envs.overlap import FUNCTION_WORDS, overlap_words
 from rlhf_envs.rewards.base import Reward
 from rlhf_envs.rewards.ngrams import NgramModel, WordScores
-from rlhf_envs.overlap import FUNCTION_WORDS, overlap_words
 
-__all__ = ["FEATURES", "SummaryReward", "expand", "summary_features"]
+__all__ = ["FEATURES", "SummaryReward", "expand", "summary_features", "summary_reward"]
 
 FEATURES = (
     "support", "loose_support", "coverage", "position", "copied_pairs", "longest_copy", "opens_as_text",
@@ -67,7 +68,9 @@ class SummaryReward(Reward):
         self, prompts: Sequence[str], completions: Sequence[str], text: Sequence[str] | None = None, **columns: object
     ) -> NDArray[np.float64]:
         """Score the summaries, (n,) float64. The description is the column `text`, or without one the prompt."""
-        return np.clip(self.shift + self.gain * self.raw(prompts if text is None else text, completions), LOWEST, HIGHEST)
+        return np.clip(
+            self.shift + self.gain * self.raw(prompts if text is None else text, completions), LOWEST, HIGHEST
+        )
 
     def raw(self, texts: Sequence[str], summaries: Sequence[str]) -> NDArray[np.float64]:
         """Return the log-odds of the preference model, up to a constant, (n,) float64."""
@@ -90,6 +93,11 @@ class SummaryReward(Reward):
         with np.load(folder / "weights.npz", allow_pickle=False) as w:
             scales = float(w["shift"]), float(w["gain"])
             return cls(NgramModel.load(folder), idf, w["mean"], w["scale"], w["coef"], *scales)
+
+
+def summary_reward() -> SummaryReward:
+    """Load the embedded model (the registry's "summary-reward")."""
+    return SummaryReward.load()
 
 
 def expand(features: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -120,7 +128,7 @@ def overlap_features(idf: Mapping[str, float], rare: float, text: str, summary: 
     total = sum(weight[word] for word in own) or 1.0
     loose = [word for word in own if word[:STEM] in stems]
     places = [source.index(word) / len(source) for word in both]
-    pairs, known = list(zip(given, given[1:], strict=False)), {*zip(source, source[1:], strict=False)}
+    pairs, known = list(itertools.pairwise(given)), {*itertools.pairwise(source)}
     return [
         sum(weight[word] for word in both) / total,
         sum(weight[word] for word in loose) / total,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rlhf_envs.overlap import content_words, overlap_words, rouge_l
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.rewards.shaping import LengthPenalty
 from rlhf_envs.tasks.base import Task
-from rlhf_envs.overlap import content_words, overlap_words, rouge_l
+from rlhf_envs.tasks.references import check_references
 from rlhf_envs.words import split_words
 
 __all__ = ["Summarize"]
@@ -39,8 +40,8 @@ class Summarize(Task):
     training split. It reads English alone: give another reward for other languages.
 
     Evaluations report beside it `rouge_l` against the reference, `coverage` (the share of the reference's content words
-    that the summary has), `support` (the share of the summary's content words that the description has),
-    `length_ratio`, and `win` (how often its reward is above that of the reference, ties as one half).
+    that the summary has), `support` (the share of the summary's content words that the description has) and
+    `length_ratio` in words.
 
     ## Episode end
     EOS, or 24 new tokens.
@@ -70,22 +71,11 @@ class Summarize(Task):
         Raises:
             ValueError: a row has no reference, or an empty one, or a prompt of messages.
         """
-        return [self.fill(number, row) for number, row in enumerate(super().rows(split, data))]
+        check_references(rows := super().rows(split, data), self.name, "summary")
+        return [self.fill(row) for row in rows]
 
-    def fill(self, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
+    def fill(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Return a row with the template around its text, and a space before its reference."""
-        if "reference" not in row:
-            raise ValueError(
-                f"task {self.name!r}: row {number} has no column 'reference', the summary that is compared with: it "
-                f"has {', '.join(map(repr, row))}; rename one, columns={{'reference': 'summary'}} "
-                "(--column reference:summary)"
-            )
-        for name in ("prompt", "reference"):
-            if not isinstance(row[name], str) or not row[name].strip():
-                raise ValueError(
-                    f"task {self.name!r}: row {number} has the {name} {str(row[name])[:60]!r}, which is no text: fill "
-                    "it or remove the row"
-                )
         text, aspect = str(row.get("text", row["prompt"])), str(row.get("aspect") or "summary")
         prompt = self.template.format(text=text, aspect=aspect.capitalize())
         return {**row, "prompt": prompt, "text": text, "reference": f" {row['reference'].strip()}"}

@@ -69,8 +69,8 @@ def test_features_by_hand(reward: SummaryReward) -> None:
 
 
 def test_the_longest_copy_is_a_run() -> None:
-    assert longest_copy("a b c d".split(), "x b c a".split()) == 2
-    assert longest_copy("a b".split(), []) == longest_copy([], ["a"]) == 0
+    assert longest_copy(["a", "b", "c", "d"], ["x", "b", "c", "a"]) == 2
+    assert longest_copy(["a", "b"], []) == longest_copy([], ["a"]) == 0
 
 
 def test_expanded_features_are_bounded_with_squares_and_products() -> None:

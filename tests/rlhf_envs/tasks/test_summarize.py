@@ -24,14 +24,19 @@ def test_copying_the_opening_pays_less_than_summing_up() -> None:
     texts, references = ([row[name] for row in env.rows] for name in ("text", "reference"))
     for n in (4, 8, 16):
         openings = [" ".join(text.split()[:n]) for text in texts]
-        assert np.mean(env.reward_fn(texts, openings, text=texts)) < np.mean(env.reward_fn(texts, references, text=texts)) - 1
+        assert (
+            np.mean(env.reward_fn(texts, openings, text=texts))
+            < np.mean(env.reward_fn(texts, references, text=texts)) - 1
+        )
 
 
 def test_a_long_summary_costs() -> None:
     env: Any = gym.make("rlhf/Summarize-v0").unwrapped
     row = env.rows[0]
     scores = [
-        env.reward_fn.evaluate([row["prompt"]], [" ".join(["word"] * n)], {"text": [row["text"]]})[1]["length-penalty"][0]
+        env.reward_fn.evaluate([row["prompt"]], [" ".join(["word"] * n)], {"text": [row["text"]]})[1]["length-penalty"][
+            0
+        ]
         for n in (12, 13, 20)
     ]
     assert scores == [0, -1, -8]
@@ -57,7 +62,9 @@ def test_rows_of_ones_own_get_the_template_once_and_an_aspect_instead_of_summary
 
 def test_a_file_of_ones_own_with_other_names_of_columns(tmp_path: Any) -> None:
     path = tmp_path / "articles.csv"
-    path.write_text("article,highlights\n" + "\n".join(f"text {i} is long,text {i}" for i in range(40)), encoding="utf-8")
+    path.write_text(
+        "article,highlights\n" + "\n".join(f"text {i} is long,text {i}" for i in range(40)), encoding="utf-8"
+    )
     columns = {"prompt": "article", "reference": "highlights"}
     env: Any = gym.make("rlhf/Summarize-v0", data=str(path), columns=columns).unwrapped
     assert env.rows[0]["prompt"].endswith("\nSummary:")
@@ -68,10 +75,16 @@ def test_a_file_of_ones_own_with_other_names_of_columns(tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "a text", "summary": "t"}, "row 3 has no column 'reference', .* it has 'prompt', 'summary'; rename"),
+        (
+            {"prompt": "a text", "summary": "t"},
+            "row 3 has no column 'reference', .* it has 'prompt', 'summary'; rename",
+        ),
         ({"prompt": "a text", "reference": "  "}, "row 3 has the reference '  ', which is no text"),
         ({"prompt": "a text", "reference": None}, "row 3 has the reference 'None', which is no text"),
-        ({"prompt": [{"role": "user", "content": "a"}], "reference": "b"}, r"row 3 has the prompt .*, which is no text"),
+        (
+            {"prompt": [{"role": "user", "content": "a"}], "reference": "b"},
+            r"row 3 has the prompt .*, which is no text",
+        ),
     ],
 )
 def test_rows_without_a_summary_are_named(row: dict[str, Any], message: str) -> None:
