@@ -36,6 +36,8 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/Bias-v0": "rlhf_envs.tasks.bias:Bias",
     "rlhf/CustomerService-v0": "rlhf_envs.tasks.customer_service:CustomerService",
     "rlhf/Document-v0": "rlhf_envs.tasks.document:Document",
+    "rlhf/Summarize-v0": "rlhf_envs.tasks.summarize:Summarize",
+    "rlhf/Translate-v0": "rlhf_envs.tasks.translate:Translate",
     "rlhf/IncreasingNumbers-v0": "rlhf_envs.tasks.increasing_numbers:IncreasingNumbers",
     "rlhf/TokenBandit-v0": "rlhf_envs.tasks.token_bandit:TokenBandit",
     "rlhf/DialogBandit-v0": "rlhf_envs.tasks.dialog_bandit:DialogBandit",

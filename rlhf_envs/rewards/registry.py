@@ -20,6 +20,8 @@ _targets: dict[str, str | Callable[..., Any]] = {
     "tiny-reward": "rlhf_envs.rewards.reward_model:RewardModel",
     "gold": "rlhf_envs.rewards.judge:gold",
     "gold-bow": "rlhf_envs.rewards.bag_of_words:gold_bow",
+    "summary-reward": "rlhf_envs.rewards.summary:summary_reward",
+    "chrf": "rlhf_envs.rewards.chrf:ChrF",
     "increasing-numbers": "rlhf_envs.rewards.rules:IncreasingNumbersReward",
     "token-bandit": "rlhf_envs.rewards.rules:TokenBanditReward",
     "human": "rlhf_envs.rewards.human:HumanReward",

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import builtins
+import re
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+from rlhf_envs.rewards import chrf
+from rlhf_envs.rewards.chrf import ChrF, bleu, fold
+from rlhf_envs.tasks.translate import Translate
+from rlhf_envs.testing import check_task
+
+sacrebleu = pytest.importorskip("sacrebleu", reason="needs the extra translate")
+
+ROWS = [{"prompt": f"Open file {i}", "reference": f"打开文件{i}"} for i in range(3)]
+
+
+def test_answers_that_know_nothing_score_less_than_translations() -> None:
+    report = check_task("rlhf/Translate-v0", n=256)
+    assert report.references == pytest.approx(1)
+    others = {kind: score for kind, score in report.scores.items() if kind != "near miss"}
+    assert max(others.values()) < 0.25, report
+
+
+def test_the_reward_is_sacrebleus_chrf_whatever_the_case_and_width() -> None:
+    given, wanted = ["打开文件", "Save the file", "", "ＯＰＥＮ，"], ["打开文件夹", "Save all files", "a", "open,"]
+    found = ChrF()(["p"] * 4, given, reference=wanted)
+    metric = sacrebleu.metrics.CHRF()
+    assert found[:2] == pytest.approx(
+        [
+            metric.sentence_score("打开文件", ["打开文件夹"]).score / 100,
+            metric.sentence_score("save the file", ["save all files"]).score / 100,
+        ]
+    )
+    assert found[2:] == pytest.approx([0, 1])
+
+
+def test_bleu_counts_chinese_characters_as_words() -> None:
+    given, wanted = ["打开新的文件夹", "delete this page"], ["打开新的文件", "Delete this page"]
+    expected = sacrebleu.metrics.BLEU(tokenize="zh").corpus_score(given, [["打开新的文件", "delete this page"]]).score
+    assert bleu(given, wanted) == pytest.approx(expected)
+    assert 50 < expected < 95
+    assert bleu(["x"], ["打开"]) == 0
+
+
+def test_the_reward_needs_references() -> None:
+    with pytest.raises(ValueError, match=r"'chrf' compares with the column 'reference', which the data lacks"):
+        ChrF()(["p"], ["c"])
+
+
+def test_without_sacrebleu_the_error_has_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.startswith("sacrebleu"):
+            raise ModuleNotFoundError("No module named 'sacrebleu'")
+        return whole(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    for load in (chrf.load_chrf, chrf.load_bleu):
+        load.cache_clear()
+        with pytest.raises(ModuleNotFoundError, match=re.escape("pip install 'rlhf-envs[translate]'")):
+            load()
+    with pytest.raises(ModuleNotFoundError, match="the reward 'chrf' needs the package sacrebleu"):
+        ChrF()
+
+
+def test_tiny_can_write_every_reference() -> None:
+    env: Any = gym.make("rlhf/Translate-v0", split="test").unwrapped
+    for row in env.rows:
+        ids = env.tokenizer(row["reference"])["input_ids"]
+        assert fold(env.tokenizer.decode(ids)) == fold(row["reference"])
+        assert len(ids) < env.max_new_tokens
+        assert len(env.tokenizer(row["prompt"])["input_ids"]) <= env.max_prompt_tokens
+
+
+def test_metrics_by_hand() -> None:
+    columns = {"reference": [" 打开文件"] * 3}
+    found = Translate().metrics(["p"] * 3, [" 打开文件", "打开", ""], columns)
+    assert found == {"exact": [1.0, 0.0, 0.0], "length_ratio": [1.0, 0.5, 0.0]}
+    assert Translate().corpus_metrics(["p"], [" 打开文件"], {"reference": ["打开文件"]}) == {"bleu": pytest.approx(100)}
+
+
+def test_rows_of_ones_own_get_the_template_once_and_may_name_their_languages() -> None:
+    task = Translate()
+    rows = task.rows("train", [*ROWS, {**ROWS[0], "source": "French", "target": "German"}])
+    assert rows[0]["prompt"] == "English: Open file 0\nChinese:"
+    assert rows[0]["reference"] == " 打开文件0"
+    assert rows[3]["prompt"] == "French: Open file 0\nGerman:"
+    assert task.rows("train", rows) == rows
+
+
+def test_rows_without_a_translation_are_named() -> None:
+    message = r"row 1 has no column 'reference', the translation to compare with: it has 'prompt', 'zh'; rename one"
+    with pytest.raises(ValueError, match=message):
+        Translate().rows("train", [ROWS[0], {"prompt": "Open", "zh": "打开"}])
+    with pytest.raises(ValueError, match="row 0 has the reference '', which is no text"):
+        Translate().rows("train", [{"prompt": "Open", "reference": ""}])
+
+
+def test_no_message_of_the_sample_is_in_two_splits_in_either_language() -> None:
+    seen: dict[str, str] = {}
+    sizes = {}
+    for split in ("train", "validation", "test"):
+        rows = Translate().rows(split, None)
+        sizes[split] = len(rows)
+        for row in rows:
+            key = re.sub(r"[\W_]", "", row["text"].lower())
+            assert seen.setdefault(key, split) == split
+            other = re.sub(r"[\W_]", "", row["reference"].lower())
+            assert seen.setdefault(other, split) == split
+    assert sizes == {"train": 4804, "validation": 534, "test": 942}
