@@ -13,7 +13,7 @@ from .graph_decode import DecodingGraphs
 from .kv_cache import SlottedTrunk
 from .language_model import LanguageModel, SplitTrunk, checkpointed, find_blocks, hidden_states
 from .lora_layers import added_in_place
-from .observations import gather_hidden, read_contexts
+from .observations import gather_hidden, read_contexts, read_pixels
 
 __all__ = ["Trunk"]
 
@@ -38,7 +38,7 @@ class Trunk:
         like: Trunk | None = None,
         checkpointing: bool = False,
     ) -> None:
-        self.module = module
+        self.module, self._nested = module, language_model.nests_pictures
         self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
         self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
         if like is None or like.cache.graphs is not None:
@@ -52,12 +52,16 @@ class Trunk:
     def hidden(self, obs: dict[str, torch.Tensor], needed: torch.Tensor | None = None) -> torch.Tensor:
         """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""
         if "rows" not in obs and not torch.is_grad_enabled():
-            return self.cache(*read_contexts(obs), needed)
+            return self.cache(*read_contexts(obs), needed, self.pixels(obs))
         if self._checkpointed and torch.is_grad_enabled():
             with checkpointed(self._checkpointed):  # the layers are as they are: they compute again when it has ended
                 return self._encode(obs)
         with added_in_place(self.cache.adapted):
             return self._encode(obs)
+
+    def pixels(self, obs: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """Return the pictures of an observation as the module takes them; None if it has none."""
+        return read_pixels(obs, self._nested)
 
     def last_call(self) -> LastCall | None:
         """Return what reads the frozen blocks' output for the contexts that were just encoded; None if none is kept."""
@@ -69,6 +73,6 @@ class Trunk:
     def _encode(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         split = self.split
         if "trunk_states" not in obs or split is None:
-            return gather_hidden(partial(self.run, self.module), obs)
+            return gather_hidden(partial(self.run, self.module, pixels=self.pixels(obs)), obs)
         states = obs["trunk_states"]
         return gather_hidden(lambda ids, mask: split.finish(states[:, : ids.shape[1]], ids, mask), obs)
