@@ -26,6 +26,7 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/Sentiment-v0": "rlhf_envs.tasks.sentiment:Sentiment",
     "rlhf/HumanSentiment-v0": "rlhf_envs.tasks.sentiment:HumanSentiment",
     "rlhf/SpamFilter-v0": "rlhf_envs.tasks.spam_filter:SpamFilter",
+    "rlhf/ImageQA-v0": "rlhf_envs.tasks.image_qa:ImageQA",
     "rlhf/IncreasingNumbers-v0": "rlhf_envs.tasks.increasing_numbers:IncreasingNumbers",
     "rlhf/TokenBandit-v0": "rlhf_envs.tasks.token_bandit:TokenBandit",
     "rlhf/DialogBandit-v0": "rlhf_envs.tasks.dialog_bandit:DialogBandit",

@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,23 +45,28 @@ LEARN = ("vision_tower.", "multi_modal_projector.", "language_model.h.2.", "lang
 logger = logging.getLogger(__name__)
 
 
-def tiny_vision_folder() -> Path:
-    """Return the folder of the model. Put it together first if the cache has none."""
+@lru_cache(maxsize=1)
+def _weights_hash() -> str:
+    """Return a hash of what the model is made of; warn once per process if it has not been trained."""
     content = TRAINED.read_bytes() if TRAINED.is_file() else b""
     if not content:
         logger.warning(
             "'tiny-vision' has not been trained: its encoder is fresh and sees nothing yet. Teach it, rlhf sft "
             "rlhf/ImageQA-v0 start --model tiny-vision, or run python -m scripts.train_tiny_vision in the repository"
         )
-    made_of = hashlib.sha1(b"%d" % FORM + content, usedforsecurity=False).hexdigest()[:12]
-    folder = cache_folder() / f"tiny-vision-{made_of}"
+    return hashlib.sha1(b"%d" % FORM + content, usedforsecurity=False).hexdigest()[:12]
+
+
+def tiny_vision_folder() -> Path:
+    """Return the folder of the model. Put it together first if the cache has none."""
+    folder = cache_folder() / f"tiny-vision-{_weights_hash()}"
     if (folder / "config.json").is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
         if not (folder / "config.json").is_file():  # else another process has made it meanwhile
             with replace_folder(folder) as unfinished:
-                save_tiny_vision(build_tiny_vision(TRAINED if content else None), unfinished)
+                save_tiny_vision(build_tiny_vision(TRAINED if TRAINED.is_file() else None), unfinished)
     return folder
 
 
