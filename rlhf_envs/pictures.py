@@ -137,7 +137,8 @@ class Pictures:
         prompt = self.rows[index]["prompt"]
         said = next((message["content"] for message in prompt if message["role"] == "user"), None)
         whole = chat.text(prompt)
-        head = [] if said is None or said not in whole else chat.encode([whole[: whole.index(said)]], [prompt])[0]
+        before = "" if said is None or said not in whole else whole[: whole.index(said)].rstrip(" ")
+        head = chat.encode([before], [prompt])[0] if before else []
         if not head or list(ids[: len(head)]) != list(head):
             raise ValueError(
                 f"task {self.task!r}: row {index}: where the picture belongs is not found in its chat template: write "

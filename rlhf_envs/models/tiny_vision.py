@@ -34,7 +34,7 @@ FORM = 1  # raised where the parts are put together otherwise, so that caches ar
 SIZE, PATCH = 64, 16
 ENCODER: dict[str, Any] = {
     "hidden_size": 96,
-    "intermediate_size": 192,
+    "intermediate_size": 384,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "image_size": SIZE,
