@@ -67,7 +67,7 @@ def fine_tune(
     data: Data,
     output: str | Path,
     *,
-    model: str = "tiny",
+    model: str | None = None,
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
     on_long_completion: Literal["drop", "cut", "error"] = "drop",
@@ -96,7 +96,8 @@ def fine_tune(
             `rlhf feedback export --format sft` writes. Or the id of an environment whose task has demonstrations. A
             vision-language model reads the column `image` too.
         output: the folder to write; TensorBoard events and resumable checkpoints go below it.
-        model: the model to start from, by a name that `rlhf_envs.models.resolve` knows.
+        model: the model to start from, by a name that `rlhf_envs.models.resolve` knows. By default that of the
+            environment, else "tiny".
         columns: new names of columns, such as `{"completion": "answer"}` for the column "answer".
         max_length: tokens per row; by default the model's positions, at most 1024.
         on_long_completion: see `encode_rows`.
@@ -126,14 +127,15 @@ def fine_tune(
         ValueError: another process is at work in `output`; or the data has a wrong row, or nothing of it fits. The
             message has the row and the fix.
     """
+    source, task = str(data) if isinstance(data, str | Path) else "the data", None
+    if isinstance(data, str) and (task := find_task(data)) is not None:
+        data = demonstrations(task)
+    model = model or (task and task.default_model) or "tiny"
     checkpoint = find_checkpoint(Path(output), resume)
     check_flags(checkpoint, lora, merge)
     form = ChatFormat(load_tokenizer(model), system_prompt, chat, chat_template, chat_template_kwargs)
     tokenizer = form.tokenizer
     max_length = _row_length(model, max_length)
-    source = str(data) if isinstance(data, str | Path) else "the data"
-    if isinstance(data, str) and (task := find_task(data)) is not None:
-        data = demonstrations(task)
     rows, places = number_rows(load_rows(data, required=(), columns=columns), source)
     _check_conversations(form, rows, source)
     ends = end_ids(tokenizer, model)
