@@ -153,9 +153,7 @@ class Pictures:
         return list(ids) if at is None else [*ids[:at], *ids[at + n :]]
 
 
-def find_pictures(
-    model: str | None, rows: Sequence[Mapping[str, Any]], task: str, required: bool
-) -> Pictures | None:
+def find_pictures(model: str | None, rows: Sequence[Mapping[str, Any]], task: str, required: bool) -> Pictures | None:
     """Return the pictures of rows; None if they have none, or the model reads none.
 
     Args:

@@ -27,6 +27,7 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/HumanSentiment-v0": "rlhf_envs.tasks.sentiment:HumanSentiment",
     "rlhf/SpamFilter-v0": "rlhf_envs.tasks.spam_filter:SpamFilter",
     "rlhf/ImageQA-v0": "rlhf_envs.tasks.image_qa:ImageQA",
+    "rlhf/ImageCaption-v0": "rlhf_envs.tasks.image_caption:ImageCaption",
     "rlhf/IncreasingNumbers-v0": "rlhf_envs.tasks.increasing_numbers:IncreasingNumbers",
     "rlhf/TokenBandit-v0": "rlhf_envs.tasks.token_bandit:TokenBandit",
     "rlhf/DialogBandit-v0": "rlhf_envs.tasks.dialog_bandit:DialogBandit",

@@ -36,7 +36,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
     """Hold a causal language model whose actions are tokens; how it acts and what it learns is up to a subclass.
 
     Observations are the token environments' `Dict(input_ids, attention_mask)`: right-padded contexts of shape
-    `(batch, length)`, and where a subclass `reads_pictures` also `pixel_values`, one picture per episode. They are read through a KV cache with one slot per environment (`SlottedTrunk`).
+    `(batch, length)`, and where a subclass `reads_pictures` also `pixel_values`, one picture per episode. They are
+    read through a KV cache with one slot per environment (`SlottedTrunk`).
 
     The *reference* is the model as it was before training. Only the parameters that learn have a second copy. With
     adapters the reference is the model without them, also where they have been trained before.

@@ -53,7 +53,7 @@ class LanguageModel(nn.Module):
     Attributes:
         adapters: the adapters that learn, or None.
         scale: what the model multiplies the output of its head by.
-        nests_pictures: whether the model takes the pictures of a context as `(batch, n, ...)` and not as `(batch, ...)`.
+        nests_pictures: whether the model takes the pictures of a context as `(batch, n, ...)`, not as `(batch, ...)`.
         picture_token: the id that marks the place of a picture, which is never drawn; None without pictures.
 
     Raises:

@@ -23,12 +23,18 @@ def find_model(
 ) -> tuple[Any, str | None]:
     """Return the model that a policy's argument `model` means for an environment, and its name if it has one.
 
-    A named model is loaded in the type `dtype`, with what reads `pictures` if there are any. Raise `ValueError` if the environment's tokens are not its own.
+    A named model is loaded in the type `dtype`, with what reads `pictures` if there are any. Raise `ValueError` if the
+    environment's tokens are not its own.
     """
     n_actions = int(action_space.n)
     if isinstance(model, Path):
         model = str(model)
-    if model is None and not pictures and load_config("tiny").vocab_size == n_actions and _has_tokens_of("tiny", action_space):
+    if (
+        model is None
+        and not pictures
+        and load_config("tiny").vocab_size == n_actions
+        and _has_tokens_of("tiny", action_space)
+    ):
         model = "tiny"
     if isinstance(model, str):
         if not _has_tokens_of(model, action_space):

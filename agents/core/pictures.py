@@ -28,8 +28,8 @@ def check_vision_model(model: Any) -> int:
     config, name = model.config, f"this {type(model).__name__}"
     if not is_vision_config(config):
         raise ValueError(
-            f"observations have pixel_values, and {name} ({config.model_type}) reads no pictures: take 'tiny-vision' or "
-            "another AutoModelForImageTextToText, or leave them out, "
+            f"observations have pixel_values, and {name} ({config.model_type}) reads no pictures: take 'tiny-vision' "
+            "or another AutoModelForImageTextToText, or leave them out, "
             "gymnasium.wrappers.FilterObservation(env, ['input_ids', 'attention_mask'])"
         )
     rope = getattr(config.get_text_config(), "rope_parameters", None) or {}

@@ -35,8 +35,9 @@ class SegmentBuffer(RolloutBuffer):
     """Store a rollout by episode segments, and find the log-probabilities of the reference.
 
     Transitions are stored as SB3 stores them, `(n_steps, n_envs)`. Contexts are stored once per *episode segment* (the
-    part of an episode inside this rollout) and not once per token, with one picture where there are some. A minibatch is made of whole segments: its
-    observations have one row per segment, and `rows` and `columns` say where each action was chosen.
+    part of an episode inside this rollout) and not once per token, with one picture where there are some. A minibatch
+    is made of whole segments: its observations have one row per segment, and `rows` and `columns` say where each action
+    was chosen.
 
     Episodes that a `TextVecEnv` with `score="rollout"` leaves without a score are scored after the rollout, all in one
     reward call. Each score falls on the last token of its episode.

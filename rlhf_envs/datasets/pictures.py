@@ -116,15 +116,15 @@ def _source(image: Any, where: str) -> Any:
         try:
             return io.BytesIO(base64.b64decode(image.partition(",")[2], validate=True))
         except binascii.Error as error:
-            raise ValueError(f"{where}: the image {_shown(image)} is no base64 ({error}): encode the file again") from error
+            raise ValueError(
+                f"{where}: the image {_shown(image)} is no base64 ({error}): encode the file again"
+            ) from error
     if isinstance(image, str | Path) and str(image).strip():
         if not Path(image).is_file():
             there = "" if Path(image).is_absolute() else f" in {Path.cwd()}"
             raise ValueError(f"{where}: the image {_shown(image)} is no file{there}: give its path, or its bytes")
         return Path(image)
-    raise ValueError(
-        f"{where}: 'image' is {_shown(image)}: give a path, a data URI, bytes, or a PIL image"
-    )
+    raise ValueError(f"{where}: 'image' is {_shown(image)}: give a path, a data URI, bytes, or a PIL image")
 
 
 def _shown(image: Any) -> str:

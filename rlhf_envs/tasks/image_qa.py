@@ -32,8 +32,8 @@ class ImageQA(LabelTask):
     the shapes and an eighth of the colours.
 
     ## Observation space
-    `input_ids` and `attention_mask`, (53,) each: a prompt of up to 48 tokens, 16 of them for the picture, and up to 5
-    new ones. `pixel_values`, (1, 3, 64, 64) float32: the picture, as the model's processor makes it.
+    `input_ids` and `attention_mask`, (69,) each: a prompt of up to 64 tokens, 36 of them for the picture, and up to 5
+    new ones. `pixel_values`, (1, 3, 48, 48) float32: the picture, as the model's processor makes it.
 
     ## Action space
     `Discrete(V)` with the vocabulary of the `model`.
@@ -63,7 +63,7 @@ class ImageQA(LabelTask):
     labels = (*SHAPES, *COLORS, "yes", "no")
     template = "{text}\nAnswer:"
     weighted = False
-    max_prompt_tokens = 48
+    max_prompt_tokens = 64
     max_new_tokens = 5
 
     def corpus_metrics(

@@ -36,7 +36,7 @@ def right(completions: list[str], label: list[str], **columns: Any) -> list[floa
 
 def make_env(n_envs: int = 4, **kwargs: Any) -> Any:
     data = [{name: value for name, value in row.items() if name != "completion"} for row in rows()]
-    options = {"data": data, "validation_share": 0, "test_share": 0, "max_prompt_tokens": 28, "max_new_tokens": 3}
+    options = {"data": data, "validation_share": 0, "test_share": 0, "max_prompt_tokens": 48, "max_new_tokens": 3}
     given = {"model": "tiny-vision", "reward_fn": right, **options, **kwargs}
     return agents.make_vec_env("rlhf/Prompts-v0", n_envs, seed=0, **given)
 
@@ -57,7 +57,7 @@ def test_agents_learn_and_keep_one_picture_per_episode(name: str, monkeypatch: p
     agent.learn(48)
     after = agent.policy.language_model.model.model.multi_modal_projector.linear_1.weight
     assert not torch.equal(before, after)
-    assert shapes and all(shape == (shape[0], shape[0], 1, 3, 64, 64) for shape in shapes)
+    assert shapes and all(shape == (shape[0], shape[0], 1, 3, 48, 48) for shape in shapes)
 
 
 def test_the_first_update_starts_at_a_ratio_of_1() -> None:
@@ -81,7 +81,9 @@ def test_a_saved_model_is_a_plain_one_with_its_processor(tmp_path: Path) -> None
 
     agent = agents.make("ppo", make_env(), n_steps=6, batch_size=24, n_epochs=1, seed=0)
     agent.policy.save_pretrained(tmp_path / "model")
-    model, processor = (kind.from_pretrained(tmp_path / "model") for kind in (AutoModelForImageTextToText, AutoProcessor))
+    model, processor = (
+        kind.from_pretrained(tmp_path / "model") for kind in (AutoModelForImageTextToText, AutoProcessor)
+    )
     env = make_env(1, model=str(tmp_path / "model"))
     obs = env.reset()
     length = int(obs["attention_mask"].sum())
@@ -101,7 +103,9 @@ def test_fine_tuning_sees_the_pictures(tmp_path: Path) -> None:
     blind = [{**row, "image": Image.new("RGB", (64, 64), "white")} for row in data]
     scores = [
         agents.evaluate(
-            str(tmp_path / "start"), make_env(model=str(tmp_path / "start"), data=given, reward_fn=right), 12,
+            str(tmp_path / "start"),
+            make_env(model=str(tmp_path / "start"), data=given, reward_fn=right),
+            12,
             deterministic=True,
         ).reward.mean()
         for given in (data, blind)

@@ -30,7 +30,9 @@ def solid(mode: str, size: tuple[int, int] = (30, 20)) -> Image.Image:
     return Image.new("RGB", size, RED).convert(mode)
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("RGB", "PNG"), ("RGBA", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("L", "BMP")])
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("RGB", "PNG"), ("RGBA", "PNG"), ("P", "GIF"), ("CMYK", "JPEG"), ("L", "BMP")]
+)
 def test_pictures_of_every_mode_and_format_become_rgb(mode: str, kind: str) -> None:
     picture = open_picture(encoded(solid(mode), kind), "row 0")
     assert (picture.mode, picture.size) == ("RGB", (30, 20))
@@ -80,7 +82,7 @@ def test_a_damaged_picture_and_one_that_would_fill_the_memory_are_refused(monkey
     with pytest.raises(ValueError, match="row 3: the image <4000 bytes> cannot be read"):
         open_picture(encoded(noise)[:4000], "row 3")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(ValueError, match="row 3: the image .* exceeds limit"):
+    with pytest.raises(ValueError, match=r"row 3: the image .* exceeds limit"):
         check_picture(encoded(noise), "row 3")
 
 
@@ -114,11 +116,11 @@ def test_an_observation_has_its_episodes_picture_and_the_prompt_its_tokens() -> 
     for row in range(2):
         batch.start(row, 1 - row)
     obs = batch.observe()
-    assert obs["pixel_values"].shape == (2, 1, 3, 64, 64)
+    assert obs["pixel_values"].shape == (2, 1, 3, 48, 48)
     assert batch.observation_space["pixel_values"].contains(obs["pixel_values"][0])
     assert obs["pixel_values"][0, 0].mean(axis=(1, 2)).argmax() == 1  # green stands in row 1 of the data
     assert obs["pixel_values"][1, 0].mean(axis=(1, 2)).argmax() == 0
-    assert (obs["input_ids"][:, :16] == batch.pictures.token_id).all()  # type: ignore[union-attr]
+    assert (obs["input_ids"][:, :36] == batch.pictures.token_id).all()  # type: ignore[union-attr]
     assert batch.texts([0, 1])[0] == ["a shape", "a color"]
     before = obs["pixel_values"].copy()
     batch.step(np.array([5, 5]))
@@ -130,13 +132,13 @@ def test_an_observation_has_its_episodes_picture_and_the_prompt_its_tokens() -> 
 
 
 def test_a_long_prompt_loses_words_and_never_its_picture(caplog: pytest.LogCaptureFixture) -> None:
-    batch = make(rows_of("many " * 60, "a shape"), max_prompt_tokens=24)
+    batch = make(rows_of("many " * 60, "a shape"), max_prompt_tokens=44)
     batch.start(0, 0)
-    assert (batch.ids[0] == batch.pictures.token_id).sum() == 16  # type: ignore[union-attr]
-    assert batch.lengths[0] == 24
-    assert "1 of 2 prompts are longer than max_prompt_tokens=24" in caplog.text
-    with pytest.raises(ValueError, match="max_prompt_tokens=16, and a picture alone has 16 tokens"):
-        make(rows_of("a shape", "a color"), max_prompt_tokens=16)
+    assert (batch.ids[0] == batch.pictures.token_id).sum() == 36  # type: ignore[union-attr]
+    assert batch.lengths[0] == 44
+    assert "1 of 2 prompts are longer than max_prompt_tokens=44" in caplog.text
+    with pytest.raises(ValueError, match="max_prompt_tokens=36, and a picture alone has 36 tokens"):
+        make(rows_of("a shape", "a color"), max_prompt_tokens=36)
 
 
 def test_a_prompt_says_where_its_picture_stands() -> None:
@@ -144,7 +146,7 @@ def test_a_prompt_says_where_its_picture_stands() -> None:
     batch.start(0, 0)
     at = np.flatnonzero(batch.ids[0] == batch.pictures.token_id)  # type: ignore[union-attr]
     tokenizer = load_tokenizer("tiny-vision")
-    assert list(at) == list(range(at[0], at[0] + 16)) and tokenizer.decode(batch.ids[0, : at[0]]) == "see "
+    assert list(at) == list(range(at[0], at[0] + 36)) and tokenizer.decode(batch.ids[0, : at[0]]) == "see "
     with pytest.raises(ValueError, match="the prompt of row 0 has 2 image tokens"):
         make(rows_of("<image> and <image>", "a shape"))
 

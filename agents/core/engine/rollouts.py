@@ -60,7 +60,7 @@ class EngineRollouts:
 
         Raises:
             EngineError: the engine does not take the weights.
-            ValueError: the policy's decoding is not one that the engine's log-probabilities are of, or it sees pictures.
+            ValueError: the policy's decoding is not one that the engine's log-probabilities are of, or it has pictures.
         """
         if self.weights.kind == "sglang" and (policy.top_k is not None or policy.top_p is not None):
             raise ValueError(

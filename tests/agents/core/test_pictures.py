@@ -195,9 +195,9 @@ def test_models_that_do_not_fit_are_refused_with_the_reason() -> None:
         policy(build("llava"), train="lora")
     with pytest.raises(ValueError, match="name the model that reads them"):
         policy(None)
-    with pytest.raises(ValueError, match=r"takes no pictures of the shape \(1, 3, 16, 16\)|no pictures of the shape"):
-        make_wrong = spaces.Dict({**observation_space(16).spaces, "pixel_values": spaces.Box(0, 1, (1, 4, 16, 16))})
-        TokenPolicy(make_wrong, spaces.Discrete(VOCAB), lambda _: 1e-3, model=build("llava"))
+    other = spaces.Dict({**observation_space(16).spaces, "pixel_values": spaces.Box(0, 1, (1, 4, 16, 16))})
+    with pytest.raises(ValueError, match=r"takes no pictures of the shape \(1, 4, 16, 16\)"):
+        TokenPolicy(other, spaces.Discrete(VOCAB), lambda _: 1e-3, model=build("llava"))
     text = dict(TEXT, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1]})
     encoder = dict(depth=1, embed_dim=16, hidden_size=32, num_heads=2, patch_size=8)
     qwen = t.Qwen2VLConfig(text_config=text, vision_config=encoder, image_token_id=MARK)
