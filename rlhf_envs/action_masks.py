@@ -49,6 +49,7 @@ class ActionMasks:
         min_new_tokens: EOS is masked until the agent has taken this many actions. In a dialogue the actions of the
             whole episode count.
         ends: the token ids that end an episode; the tokenizer's EOS by default.
+        never: further token ids that no text has, such as the mark of a picture.
 
     Raises:
         ValueError: an argument is wrong, or no token is left.
@@ -62,6 +63,7 @@ class ActionMasks:
         min_new_tokens: int = 0,
         suppress_tokens: Sequence[int] | None = None,
         ends: Sequence[int] | None = None,
+        never: Sequence[int] = (),
     ) -> None:
         suppressed = _check_suppressed(suppress_tokens, len(tokenizer))
         if not _is_whole(min_new_tokens) or not 0 <= min_new_tokens <= max_new_tokens:
@@ -75,7 +77,7 @@ class ActionMasks:
         pad = tokenizer.pad_token_id
         self._always = np.ones(len(tokenizer), dtype=np.bool_)
         padding = [] if pad is None or pad in self._ends else [pad]
-        self._always[np.asarray([*suppressed, *padding], dtype=np.int64)] = False
+        self._always[np.asarray([*suppressed, *padding, *never], dtype=np.int64)] = False
         others = self._always.copy()
         if self.min_new_tokens:
             others[self._ends] = False

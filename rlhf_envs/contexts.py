@@ -12,6 +12,7 @@ import numpy as np
 from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets.messages import Messages, as_answer, as_messages
 from rlhf_envs.models import vocabulary_fingerprint
+from rlhf_envs.pictures import PIXELS, Pictures
 from rlhf_envs.replies import Dialogs
 from rlhf_envs.tasks.base import Task
 from rlhf_envs.tokens import completion_texts, prompt_text, unescape_control_tokens
@@ -30,6 +31,7 @@ class Contexts:
     chat: ChatFormat
     rows: list[dict[str, Any]]
     dialogs: Dialogs | None
+    pictures: Pictures | None
     ends: Sequence[int]
     vocab_size: int
     max_new_tokens: int
@@ -57,18 +59,30 @@ class Contexts:
         self.observation_space = gym.spaces.Dict(
             input_ids=gym.spaces.Box(0, self.vocab_size - 1, (length,), np.int64),
             attention_mask=gym.spaces.Box(0, 1, (length,), np.int8),
+            **({} if self.pictures is None else {PIXELS: self.pictures.space}),
         )
+        self._pixels = np.zeros((n, *(self.pictures.space.shape if self.pictures else ())), dtype=np.float32)
         self.action_space = gym.spaces.Discrete(self.vocab_size)
         # A policy sees only the spaces. This tells it whether the token ids are its model's.
         self.action_space.vocabulary = vocabulary_fingerprint(self.tokenizer)  # type: ignore[attr-defined]
 
     def observe(self) -> dict[str, np.ndarray]:
-        """Return copies of all contexts: `input_ids` (n, L) int64 and `attention_mask` (n, L) int8."""
-        return {"attention_mask": self.mask.copy(), "input_ids": self.ids.copy()}
+        """Return copies of all contexts: `input_ids` (n, L) int64 and `attention_mask` (n, L) int8.
+
+        With pictures there is `pixel_values` too, (n, *shape) float32, the picture of each row's prompt.
+        """
+        pixels = {} if self.pictures is None else {PIXELS: self._pixels.copy()}
+        return {"attention_mask": self.mask.copy(), "input_ids": self.ids.copy(), **pixels}
 
     def observe_row(self, row: int) -> dict[str, np.ndarray]:
-        """Return a copy of one context: `input_ids` and `attention_mask`, (L,) each."""
-        return {"attention_mask": self.mask[row].copy(), "input_ids": self.ids[row].copy()}
+        """Return a copy of one context: `input_ids` and `attention_mask`, (L,) each, and its picture if it has one."""
+        pixels = {} if self.pictures is None else {PIXELS: self._pixels[row].copy()}
+        return {"attention_mask": self.mask[row].copy(), "input_ids": self.ids[row].copy(), **pixels}
+
+    def _show_picture(self, row: int) -> None:
+        """Take the picture of the row's prompt, once an episode."""
+        if self.pictures is not None:
+            self._pixels[row] = self.pictures[int(self.index[row])]
 
     def texts(self, rows: Sequence[int] | np.ndarray) -> tuple[list[str], list[str]]:
         """Return the prompts and the completions so far of some rows as texts.
@@ -115,6 +129,7 @@ class Contexts:
         """Return the text of the prompt of a row of the data."""
         if index not in self._prompt_texts:
             ids, given = self._prompts[index].tolist(), self.chat.text(self.rows[index]["prompt"])
+            ids = ids if self.pictures is None else self.pictures.without(ids)
             self._prompt_texts[index] = prompt_text(self.tokenizer, ids, given)
         return self._prompt_texts[index]
 

@@ -22,6 +22,7 @@ from rlhf_envs.datasets.messages import Messages, Prompt, as_answer
 from rlhf_envs.dialogs import total_reward
 from rlhf_envs.finished import FinishedEpisode, copied, score_episodes
 from rlhf_envs.names import check_count
+from rlhf_envs.pictures import find_pictures
 from rlhf_envs.prompts import PromptSampler, check_fits_model, check_rows, cut_prompts, encode_prompts, room_for
 from rlhf_envs.replies import choose_max_turns
 from rlhf_envs.rewards import Guarded, TrainerState, check_signature
@@ -85,6 +86,7 @@ class EpisodeBatch(Contexts):
         rows: the data. A prompt is a string, or messages with the system message that the agent reads.
         chat: how prompts of messages are written.
         dialogs: the conversations of the rows; None if the task has no replies.
+        pictures: the pictures of the data, which `model` reads; None if there are none.
 
     Raises:
         ValueError: an argument is wrong; the message says which one and what would be right.
@@ -142,24 +144,27 @@ class EpisodeBatch(Contexts):
         self._guarded()  # raises now if one of these two is wrong
         group_size = check_count("group_size", group_size, 1)
         self.ends = end_ids(self.tokenizer, self.model_name)
-        masked = min_new_tokens, suppress_tokens
-        self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, *masked, ends=self.ends)
-
         self.split = split
         data = list(data) if isinstance(data, Iterator) else data  # it is read again for other splits
         shares = {"validation_share": validation_share, "test_share": test_share}
         self._data: dict[str, Any] = {"data": data, "columns": columns, **shares}
         self.rows = self.rows_of(split)
         self._columns = check_rows(self.rows, self.task.name, data, system_prompt)
+        self.pictures = find_pictures(self.model_name, self.rows, self.task.name, self.task.reads_pictures)
+        never = () if self.pictures is None else [self.pictures.token_id]
+        masked = min_new_tokens, suppress_tokens, self.ends, never
+        self._masks = ActionMasks(self.task, self.tokenizer, self.max_new_tokens, *masked)
         check_signature(self.reward_fn, self._columns)
         if self.task.has_replies:
             self.chat.prepare_dialogs([row["prompt"] for row in self.rows])
             self.tokenizer = self.chat.tokenizer
         encoded, self.max_prompt_tokens = encode_prompts(self.chat, self.rows, self.task.name), usual_prompt
         if max_prompt_tokens is None:
-            self.max_prompt_tokens = room_for(self.rows, encoded, usual_prompt, self.model_name, self.max_new_tokens)
+            extra = 0 if self.pictures is None else len(self.pictures.tokens)
+            limits = self.model_name, self.max_new_tokens
+            self.max_prompt_tokens = room_for(self.rows, encoded, usual_prompt, *limits, extra)
         options = self.max_prompt_tokens, on_long_prompt, self.task.name
-        self._prompts = cut_prompts(self.chat, self.rows, encoded, *options)
+        self._prompts = cut_prompts(self.chat, self.rows, encoded, *options, self.pictures)
         self._rooms = np.array(find_rooms(self.task, self.rows, self.max_new_tokens))
         self.sampler = PromptSampler(len(self.rows), group_size, self.task.task_weights(self.rows, split))
         self._allocate(num_envs, self.max_prompt_tokens + self.max_new_tokens)
@@ -202,6 +207,7 @@ class EpisodeBatch(Contexts):
         self.lengths[row] = self._prompt_lengths[row] = len(prompt)
         self.steps[row] = 0
         self.index[row] = index
+        self._show_picture(row)
         self._running[row] = True
         if self.dialogs is not None:
             self.dialogs.begin(row, self.rows[index], index, len(prompt), seed)
@@ -290,6 +296,8 @@ class EpisodeBatch(Contexts):
                 )
         for name in STATE:
             getattr(self, name)[...] = state[name]
+        for row in range(len(self.index)):
+            self._show_picture(row)
         set_reward_state(self.reward_fn, state.get("reward", {}))  # bundles of older releases have none
         self.sampler.set_state(state.get("group", (1, 0, 0)))
         if self.sampler.tasks is not None:

@@ -13,6 +13,7 @@ import numpy as np
 from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets.messages import Messages
 from rlhf_envs.models import load_config, model_positions
+from rlhf_envs.pictures import Pictures
 from rlhf_envs.rewards.calling import KNOWN
 from rlhf_envs.task_weights import TaskWeights
 from rlhf_envs.tokens import check_text, keep_end
@@ -99,14 +100,20 @@ def encode_prompts(chat: ChatFormat, rows: Sequence[Mapping[str, Any]], task: st
 
 
 def room_for(
-    rows: Sequence[Mapping[str, Any]], encoded: Sequence[list[int]], usual: int, model: str | None, max_new_tokens: int
+    rows: Sequence[Mapping[str, Any]],
+    encoded: Sequence[list[int]],
+    usual: int,
+    model: str | None,
+    max_new_tokens: int,
+    extra: int = 0,
 ) -> int:
     """Return the `max_prompt_tokens` of an environment that is given none: `usual`, or more for its conversations.
 
-    These keep their beginning, as far as the model has positions: without it there is no turn of the user.
+    These keep their beginning, as far as the model has positions: without it there is no turn of the user. `extra`
+    tokens of a picture come to each.
     """
     longest = max(
-        (len(ids) for row, ids in zip(rows, encoded, strict=True) if isinstance(row["prompt"], list)), default=0
+        (len(ids) + extra for row, ids in zip(rows, encoded, strict=True) if isinstance(row["prompt"], list)), default=0
     )
     positions = None if model is None else model_positions(model)
     return max(usual, longest if positions is None else min(longest, positions - max_new_tokens))
@@ -119,6 +126,7 @@ def cut_prompts(
     limit: int,
     on_long_prompt: str,
     task: str,
+    pictures: Pictures | None = None,
 ) -> list[np.ndarray]:
     """Return the prompts as token ids, (length,) int64 each, at most `limit`.
 
@@ -129,13 +137,17 @@ def cut_prompts(
         limit: the most tokens that a prompt may have. A longer prompt loses its beginning, but keeps its BOS.
         on_long_prompt: "truncate", which logs how many prompts were too long, or "error".
         task: the task's name, for messages.
+        pictures: the pictures of the prompts, whose tokens are part of the limit and never cut.
 
     Raises:
-        ValueError: a prompt is too long with "error", or its chat template alone is.
+        ValueError: a prompt is too long with "error", or its chat template alone is; or a picture leaves no room.
     """
     if on_long_prompt not in ("truncate", "error"):
         raise ValueError(f"on_long_prompt must be 'truncate' or 'error', got {on_long_prompt!r}")
-    too_long = [(i, len(ids)) for i, ids in enumerate(encoded) if len(ids) > limit]
+    extra = 0 if pictures is None else len(pictures.tokens)
+    if extra >= limit:
+        raise ValueError(f"task {task!r}: max_prompt_tokens={limit}, and a picture alone has {extra} tokens: raise it")
+    too_long = [(i, len(ids) + extra) for i, ids in enumerate(encoded) if len(ids) + extra > limit]
     if too_long and on_long_prompt == "error":
         i, length = too_long[0]
         raise ValueError(
@@ -144,14 +156,17 @@ def cut_prompts(
         )
     for i, length in too_long:
         if isinstance(prompt := rows[i]["prompt"], list):
-            _check_room(chat, prompt, limit, f"task {task!r}: row {i} has {length} tokens")
+            _check_room(chat, prompt, limit - extra, f"task {task!r}: row {i} has {length} tokens")
     if too_long:
         longest = max(length for _, length in too_long)
         _warn_once(
             f"task {task!r}: {len(too_long)} of {len(encoded)} prompts are longer than max_prompt_tokens={limit} and "
             f"lose their beginning; the longest has {longest} tokens, max_prompt_tokens={longest} keeps all"
         )
-    return [np.asarray(keep_end(chat.tokenizer, ids, limit), dtype=np.int64) for ids in encoded]
+    kept = [keep_end(chat.tokenizer, ids, limit - extra) for ids in encoded]
+    if pictures is not None:
+        kept = [pictures.place(chat, i, ids, len(ids) < len(encoded[i])) for i, ids in enumerate(kept)]
+    return [np.asarray(ids, dtype=np.int64) for ids in kept]
 
 
 def _check_room(chat: ChatFormat, prompt: Messages, limit: int, where: str) -> None:

@@ -38,6 +38,8 @@ ENVIRONMENTS: dict[str, str] = {
     "rlhf/Document-v0": "rlhf_envs.tasks.document:Document",
     "rlhf/Summarize-v0": "rlhf_envs.tasks.summarize:Summarize",
     "rlhf/Translate-v0": "rlhf_envs.tasks.translate:Translate",
+    "rlhf/ImageQA-v0": "rlhf_envs.tasks.image_qa:ImageQA",
+    "rlhf/ImageCaption-v0": "rlhf_envs.tasks.image_caption:ImageCaption",
     "rlhf/IncreasingNumbers-v0": "rlhf_envs.tasks.increasing_numbers:IncreasingNumbers",
     "rlhf/TokenBandit-v0": "rlhf_envs.tasks.token_bandit:TokenBandit",
     "rlhf/DialogBandit-v0": "rlhf_envs.tasks.dialog_bandit:DialogBandit",

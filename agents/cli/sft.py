@@ -20,7 +20,7 @@ class SFTConfig(ChatOptions, Flags):
         "File of rows {prompt, completion} or {messages}, or an environment's id; - reads standard input."
     )
     output: str = argument("Folder to write.")
-    model: str = option("tiny", "Model to start from.")
+    model: str | None = option(None, "Model to start from; by default the environment's, else tiny.")
     column: Pairs = option({}, "Column to rename: completion:answer takes `answer` as the completion; repeat.")
     max_length: int | None = option(None, "Tokens per row; by default the model's positions, up to 1024.", gt=1)
     on_long_completion: Literal["drop", "cut", "error"] = option(

@@ -16,12 +16,14 @@ from torch import nn
 
 from rlhf_envs.models import has_tokenizer, load_tokenizer, no_progress_bars
 from rlhf_envs.models.adapters import adapter_base, base_weights, is_adapter_folder
+from rlhf_envs.models.vision import save_processor
 from rlhf_envs.tokens import end_ids
 
-from .checks import check_arguments, check_gradients, check_sizes
+from .checks import check_arguments, check_gradients, check_picture_space, check_sizes
 from .distribution import TokenDistribution, keep_top
 from .language_model import LanguageModel, Snapshot, TrainPart
 from .models import find_model
+from .observations import PIXELS
 from .precision import check_device, check_dtype, keep_float32, set_attention, store_frozen
 from .trunk import Trunk
 
@@ -34,7 +36,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
     """Hold a causal language model whose actions are tokens; how it acts and what it learns is up to a subclass.
 
     Observations are the token environments' `Dict(input_ids, attention_mask)`: right-padded contexts of shape
-    `(batch, length)`. They are read through a KV cache with one slot per environment (`SlottedTrunk`).
+    `(batch, length)`, and where a subclass `reads_pictures` also `pixel_values`, one picture per episode. They are
+    read through a KV cache with one slot per environment (`SlottedTrunk`).
 
     The *reference* is the model as it was before training. Only the parameters that learn have a second copy. With
     adapters the reference is the model without them, also where they have been trained before.
@@ -76,12 +79,14 @@ class LanguageModelPolicy(ActorCriticPolicy):
         base_name: the name of the model below the adapters; None without adapters, or if it has no name.
         is_language_model: whether the model that `save_pretrained` writes is all of the policy.
         reads_action_masks: whether tokens are chosen under the environment's action masks.
+        reads_pictures: whether it reads the key `pixel_values` of observations, with a vision-language model.
         kl_coef: a copy of the adaptive KL coefficient, a scalar. The rollout buffer's `KLController` owns the
             coefficient; the copy is here because a saved policy keeps it and a saved buffer may not exist.
     """
 
     is_language_model: ClassVar[bool] = True
     reads_action_masks: ClassVar[bool] = False
+    reads_pictures: ClassVar[bool] = False
     kl_coef: torch.Tensor
     _arguments: dict[str, Any]
 
@@ -113,7 +118,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
     ) -> None:
-        check_arguments(observation_space, action_space, temperature, top_k, top_p, use_sde)
+        keys = {"input_ids", "attention_mask", *([PIXELS] if self.reads_pictures else [])}
+        check_arguments(observation_space, action_space, temperature, top_k, top_p, use_sde, keys)
         check_dtype(dtype)
         if optimizer_class is torch.optim.Adam:
             given = optimizer_kwargs or {}
@@ -126,10 +132,12 @@ class LanguageModelPolicy(ActorCriticPolicy):
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
         self.n_actions = int(action_space.n)  # type: ignore[attr-defined]
         self.max_length = int(observation_space["input_ids"].shape[0])  # type: ignore[index]
-        network, self.model_name = find_model(model, action_space, self.max_length, getattr(torch, dtype))
+        self.picture = check_picture_space(observation_space, train)
+        sees = self.picture is not None
+        network, self.model_name = find_model(model, action_space, self.max_length, getattr(torch, dtype), sees)
         if dtype == "float32" and lr_schedule(1):  # a policy that is only evaluated never learns
             keep_float32(network)
-        self.language_model = LanguageModel(network, train, lora)
+        self.language_model = LanguageModel(network, train, lora, None if self.picture is None else self.picture.shape)
         if dtype == "bfloat16":
             self._store_frozen(train)
         if attn_implementation is not None:
@@ -266,6 +274,9 @@ class LanguageModelPolicy(ActorCriticPolicy):
         outside top-k and top-p, get -inf. The tokens `taken`, `(n,)`, always stay.
         """
         logits = logits[..., : self.n_actions]
+        if (mark := self.language_model.picture_token) is not None and mark < self.n_actions:
+            logits = logits.clone()
+            logits[..., mark] = -torch.inf  # no text has it: a picture would be missing at its place
         if self.temperature != 1.0:
             logits = logits / self.temperature
         if masks:
@@ -363,6 +374,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         if self.model_name is not None and has_tokenizer(self.model_name):
             tokenizer = load_tokenizer(self.model_name)
             tokenizer.save_pretrained(directory)
+            save_processor(self.model_name, directory)
             generation = {"eos_token_id": end_ids(tokenizer, self.model_name), **generation}
         if (config := getattr(model, "generation_config", None)) is not None:
             chosen = dict(temperature=float(self.temperature), top_k=self.top_k or 0, top_p=self.top_p or 1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -12,12 +12,13 @@ from torch import nn
 
 from .arguments import check_value
 from .language_model import LanguageModel
-from .observations import read_contexts
+from .observations import PIXELS, read_contexts
 
 __all__ = [
     "check_arguments",
     "check_decoding",
     "check_gradients",
+    "check_picture_space",
     "check_results",
     "check_rope",
     "check_sizes",
@@ -113,8 +114,9 @@ def check_arguments(
     top_k: int | None,
     top_p: float | None,
     use_sde: bool,
+    keys: Collection[str] = ("input_ids", "attention_mask"),
 ) -> None:
-    """Raise `ValueError` for the first space or argument that no policy of this package takes."""
+    """Raise `ValueError` for the first space or argument that a policy does not take which reads these `keys`."""
     read = {"input_ids", "attention_mask"}
     boxes = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
     is_token_space = read <= boxes.keys() and all(len(boxes[key].shape or ()) == 1 for key in read)
@@ -123,14 +125,33 @@ def check_arguments(
             "TokenPolicy needs a token environment, observations Dict(input_ids, attention_mask) and Discrete actions; "
             f"got {observation_space} and {action_space}"
         )
-    if ignored := sorted(boxes.keys() - read):
+    if ignored := sorted(boxes.keys() - set(keys)):
         raise ValueError(
-            f"observations have {', '.join(ignored)}, which TokenPolicy does not read: leave it out, "
+            f"observations have {', '.join(ignored)}, which this policy does not read: leave it out, "
             "gymnasium.wrappers.FilterObservation(env, ['input_ids', 'attention_mask'])"
         )
     check_decoding(temperature, top_k, top_p)
     if use_sde:
         raise ValueError("use_sde=True: state-dependent exploration is for continuous actions, tokens are discrete")
+
+
+def check_picture_space(space: spaces.Space[Any], train: Any) -> spaces.Box | None:
+    """Return the space of the pictures in observations; None if they have none.
+
+    Raises:
+        ValueError: it is no space of pictures, or what is to learn does not go with them.
+    """
+    assert isinstance(space, spaces.Dict)
+    if (found := space.spaces.get(PIXELS)) is None:
+        return None
+    if not isinstance(found, spaces.Box) or len(found.shape) != 4:
+        raise ValueError(f"{PIXELS} is {found}: expected a Box of the shape (n, channels, height, width)")
+    if train == "lora":
+        raise ValueError(
+            "train='lora' with pictures: adapters of vision-language models are not saved and loaded yet; take 'full', "
+            "a number of last blocks or 'head'"
+        )
+    return found
 
 
 def check_decoding(temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None) -> None:

@@ -17,6 +17,7 @@ from rlhf_envs.chat_format import ChatFormat
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.datasets.messages import as_messages, read_prompt, with_system
 from rlhf_envs.datasets.splits import take_split
+from rlhf_envs.pictures import Pictures
 from rlhf_envs.tokens import encode_after, encode_texts, keep_end, keep_start
 
 from .completions import EMPTY, LEFT_OUT, LOST_END, has_loss, is_empty, log_counts, read_completion
@@ -40,10 +41,12 @@ class Example:
     Attributes:
         ids: the tokens.
         labels: for each token its id if it belongs to a completion, else -100.
+        row: the row of the data, for its picture.
     """
 
     ids: list[int]
     labels: list[int]
+    row: int = -1
 
 
 def read_examples(
@@ -86,6 +89,7 @@ def encode_rows(
     on_long_completion: Literal["drop", "cut", "error"] = "drop",
     where: Callable[[int], str] = lambda index: f"row {index + 1}",
     chat: ChatFormat | None = None,
+    pictures: Pictures | None = None,
 ) -> tuple[list[Example], Counter[str]]:
     """Turn rows into examples of at most `max_length` tokens, and count what was cut or left out, by reason.
 
@@ -98,12 +102,14 @@ def encode_rows(
             leaves it out. "cut" keeps its first tokens, which then do not end with EOS. "error" refuses it.
         where: returns the place of the row of an index, for messages.
         chat: how prompts are read and conversations written, as in an environment; its tokenizer replaces `tokenizer`.
+        pictures: the pictures of the rows, whose tokens stand in the prompts and are never cut.
 
     Raises:
         ValueError: a row has neither form or no completion, or does not fit with "error". The message has its place.
     """
     chat = ChatFormat(tokenizer) if chat is None else chat
     tokenizer = chat.tokenizer
+    max_length -= 0 if pictures is None else len(pictures.tokens)
     examples: list[Example] = []
     counts = Counter[str]()
     for index, row in enumerate(rows):
@@ -133,7 +139,10 @@ def encode_rows(
             counts["prompts that lost their beginning"] += 1
         prompt = keep_end(tokenizer, ids[:start], room) if len(ids) > max_length else ids[:start]
         rest = keep_start(tokenizer, ids[start:], max_length - len(prompt))
-        examples.append(Example([*prompt, *rest], [*[IGNORED] * len(prompt), *labels[start : start + len(rest)]]))
+        if pictures is not None:
+            prompt = pictures.place(chat, index, prompt, len(prompt) < start)
+        learned = labels[start : start + len(rest)]
+        examples.append(Example([*prompt, *rest], [*[IGNORED] * len(prompt), *learned], index))
     return examples, counts
 
 

@@ -8,6 +8,7 @@
   encoded from there on in one batch.
 - All other contexts are prefilled in one batch.
 - Equal contexts (the prompt of a group) are encoded once, and the slot is copied.
+- A context with a picture is encoded whole, with its picture. The slot remembers the picture as it remembers the ids.
 
 New weights empty the slots. So no caller can make it wrong, in whatever order it steps, resets or evaluates. (Only
 weights that are changed through `.data`, which torch cannot see, need a call of `clear`.)
@@ -130,6 +131,7 @@ class SlottedTrunk:
         self._weights: tuple[Any, ...] = ()
         self._decoded = 0  # steps since the weights or all contexts changed
         self._merged: MergedLayers | None = None
+        self._pixels: torch.Tensor | None = None  # (slots, ...)
         if self.graphs:
             self._lengths.zero_()
             return
@@ -143,7 +145,11 @@ class SlottedTrunk:
     @torch.inference_mode(False)
     @torch.no_grad()
     def __call__(
-        self, input_ids: torch.Tensor, lengths: torch.Tensor, needed: torch.Tensor | None = None
+        self,
+        input_ids: torch.Tensor,
+        lengths: torch.Tensor,
+        needed: torch.Tensor | None = None,
+        pixels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the hidden states `(batch, hidden_size)` after the last tokens of right-padded contexts.
 
@@ -152,6 +158,7 @@ class SlottedTrunk:
             lengths: `(batch,)` int64, at least 1.
             needed: `(batch,)` bool, the rows that matter; None for all. What is returned for the others may be of other
                 contexts. Rows that matter are the same to the last digit.
+            pixels: the contexts' pictures, `(batch, ...)` as the trunk takes them; None without any.
         """
         if self.frozen is not None:
             self.frozen.calls += 1
@@ -159,7 +166,7 @@ class SlottedTrunk:
             self.max_length = input_ids.shape[1]
             self.enabled = self._fits()
         if not self.enabled:
-            return self._prefill(input_ids, lengths)
+            return self._prefill(input_ids, lengths, pixels=pixels)
         weights = (_steps["all"], *adapters_in_use(self.adapted), *self._versions.read())
         if self._ids.shape != input_ids.shape or weights != self._weights:
             if self.graphs is not None:
@@ -169,7 +176,8 @@ class SlottedTrunk:
             if self._ids.shape != input_ids.shape:
                 self._ids, self._lengths = torch.zeros_like(input_ids), torch.zeros_like(lengths)
                 self._rows = torch.arange(len(lengths), device=lengths.device)
-        if needed is not None:
+        self._take_pixels(pixels)
+        if needed is not None and pixels is None:
             input_ids, lengths = self._spare(input_ids, lengths, needed)
         try:
             self._renew(*self._take(input_ids, lengths))
@@ -177,6 +185,18 @@ class SlottedTrunk:
             self.clear()
             raise
         return self._hidden.clone()
+
+    def _take_pixels(self, pixels: torch.Tensor | None) -> None:
+        """Take the pictures into `_pixels`, and empty the slots that were encoded with another picture, or without."""
+        if pixels is None or self._pixels is None:
+            if pixels is not self._pixels:
+                self._lengths.zero_()
+            self._pixels = None if pixels is None else pixels.clone()
+            return
+        changed = (self._pixels != pixels).flatten(1).any(dim=1)
+        if changed.any():
+            self._pixels[changed] = pixels[changed]
+            self._lengths[changed] = 0
 
     def _spare(
         self, input_ids: torch.Tensor, lengths: torch.Tensor, needed: torch.Tensor
@@ -223,6 +243,9 @@ class SlottedTrunk:
         common = torch.where(same, len(columns), columns).amin(dim=1)  # the first column that differs
         kept = (common == held) | (2 * common >= lengths)
         starts = torch.where(kept, torch.minimum(common, lengths - 1), 0)
+        if self._pixels is not None:  # a picture is encoded with the whole context
+            marks = (input_ids == self.trunk.config.image_token_id) & (columns < lengths[:, None])
+            starts = torch.where((marks & (columns >= starts[:, None])).any(dim=1), 0, starts)
         return torch.where((common == lengths) & (lengths == held), lengths, starts)
 
     def _renew(self, starts: list[int], lengths: list[int]) -> None:
@@ -240,7 +263,11 @@ class SlottedTrunk:
             return
         first: dict[bytes, int] = {}
         contexts = self._ids[self._index(rows)].cpu().numpy()
-        like = [first.setdefault(ids[: lengths[i]].tobytes(), i) for i, ids in zip(rows, contexts, strict=True)]
+        keys = [ids[: lengths[i]].tobytes() for i, ids in zip(rows, contexts, strict=True)]
+        if self._pixels is not None:
+            pictures = self._pixels[self._index(rows)].cpu().numpy()
+            keys = [key + picture.tobytes() for key, picture in zip(keys, pictures, strict=True)]
+        like = [first.setdefault(key, i) for i, key in zip(rows, keys, strict=True)]
         if fresh := [i for i in first.values() if starts[i] == 0]:
             self._fill(self._index(fresh))
         if extended := [i for i in first.values() if starts[i] > 0]:
@@ -304,7 +331,8 @@ class SlottedTrunk:
         """Encode whole contexts and put them into their slots."""
         cache, length = DynamicCache(), int(self._lengths[rows].max())
         with self._recording(rows, torch.arange(length, device=rows.device)):
-            hidden = self._prefill(self._ids[rows], self._lengths[rows], cache)
+            pixels = None if self._pixels is None else self._pixels[rows]
+            hidden = self._prefill(self._ids[rows], self._lengths[rows], cache, pixels)
         layers: list[Any] = cache.layers
         if not self._layers:
             slots, capacity = self._ids.shape
@@ -316,11 +344,15 @@ class SlottedTrunk:
         self._hidden[rows] = hidden
 
     def _prefill(
-        self, input_ids: torch.Tensor, lengths: torch.Tensor, cache: DynamicCache | None = None
+        self,
+        input_ids: torch.Tensor,
+        lengths: torch.Tensor,
+        cache: DynamicCache | None = None,
+        pixels: torch.Tensor | None = None,
     ) -> torch.Tensor:
         ids = input_ids[:, : int(lengths.max())]
         mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
-        hidden = hidden_states(self.trunk, ids, mask, cache=cache)
+        hidden = hidden_states(self.trunk, ids, mask, cache=cache, pixels=pixels)
         return hidden[torch.arange(len(ids), device=ids.device), lengths - 1]
 
     def _fits(self) -> bool:

@@ -26,6 +26,7 @@ from rlhf_envs.models.adapters import has_adapters
 from rlhf_envs.models.kinds import check_text_decoder
 
 from .adapters import Adapters
+from .pictures import as_model_input, check_vision_model, decoder_of, try_pictures
 from .precision import computing_type
 
 __all__ = ["LanguageModel", "Snapshot", "SplitTrunk", "TrainPart", "checkpointed", "find_blocks", "hidden_states"]
@@ -46,25 +47,43 @@ class LanguageModel(nn.Module):
             "head" (k = 0): the head alone. The rest is frozen, and a head that is tied to the frozen input embedding is
             untied first; with "lora" it stays tied.
         lora: with "lora", fields of `peft.LoraConfig` that replace `rlhf_envs.models.adapters.LORA`.
+        picture: the shape `(n, channels, height, width)` of the picture that comes with every context, which an
+            `AutoModelForImageTextToText` reads; None for contexts of text alone.
 
     Attributes:
         adapters: the adapters that learn, or None.
         scale: what the model multiplies the output of its head by.
+        nests_pictures: whether the model takes the pictures of a context as `(batch, n, ...)`, not as `(batch, ...)`.
+        picture_token: the id that marks the place of a picture, which is never drawn; None without pictures.
 
     Raises:
         ValueError: `train` is out of range, the adapters do not fit the model, it is no decoder of text alone, or its
-            logits are not its head applied to its last hidden state.
+            logits are not its head applied to its last hidden state; or it reads no pictures, and some come.
     """
 
-    def __init__(self, model: Any, train: TrainPart = "full", lora: Mapping[str, Any] | None = None) -> None:
+    nests_pictures = False
+    picture_token: int | None = None
+
+    def __init__(
+        self,
+        model: Any,
+        train: TrainPart = "full",
+        lora: Mapping[str, Any] | None = None,
+        picture: tuple[int, ...] | None = None,
+    ) -> None:
         super().__init__()
-        check_text_decoder(model.config, f"this {type(model).__name__}")
+        if picture is None:
+            check_text_decoder(model.config, f"this {type(model).__name__}")
+        else:
+            self.picture_token = check_vision_model(model)
         self.adapters = self._adapters(model, train, lora)
         self.model: Any = (model if self.adapters is None else self.adapters.model).eval()
         self.config: Any = self.model.config.get_text_config()
         self.soft_cap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self.scale = 1.0
         self._check()
+        if picture is not None:
+            self.nests_pictures = try_pictures(self.trunk, picture, int(model.config.image_token_id))
         self.n_frozen = self._freeze(train)
 
     @staticmethod
@@ -106,10 +125,19 @@ class LanguageModel(nn.Module):
         return logits
 
     def logits(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        rows: torch.Tensor,
+        columns: torch.Tensor,
+        pixels: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the logits `(n, vocab_size)` after the tokens at `(rows, columns)` of right-padded contexts."""
-        return self.head(hidden_states(self.trunk, input_ids, attention_mask)[rows, columns])
+        """Return the logits `(n, vocab_size)` after the tokens at `(rows, columns)` of right-padded contexts.
+
+        `pixels` are observations' `pixel_values`.
+        """
+        pixels = as_model_input(pixels, self.nests_pictures)
+        return self.head(hidden_states(self.trunk, input_ids, attention_mask, pixels=pixels)[rows, columns])
 
     def forward(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call a function that reads this model, so that `torch.func.functional_call` can give it other parameters."""
@@ -225,10 +253,12 @@ class SplitTrunk:
         self._n_outputs: int | None = None  # of a block that returns a tuple
 
     @torch.no_grad()
-    def states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    def states(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pixels: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the frozen blocks' output, `(batch, length, hidden_size)`, for right-padded contexts."""
         if self.entry is None:
-            return hidden_states(self.trunk, input_ids, attention_mask)
+            return hidden_states(self.trunk, input_ids, attention_mask, pixels=pixels)
         taken: list[torch.Tensor] = []
 
         def take(states: torch.Tensor) -> None:
@@ -236,7 +266,7 @@ class SplitTrunk:
             raise _Reached
 
         with self.watched(take), suppress(_Reached):
-            hidden_states(self.trunk, input_ids, attention_mask)
+            hidden_states(self.trunk, input_ids, attention_mask, pixels=pixels)
             raise RuntimeError("the first block that learns was never called")
         return taken[0]
 
@@ -335,7 +365,7 @@ def checkpointed(blocks: Sequence[nn.Module]) -> AbstractContextManager[None]:
 
 def find_blocks(trunk: nn.Module, n_blocks: int) -> nn.ModuleList:
     """Return the list of a trunk's `n_blocks` blocks, found by its length; raise `ValueError` if there is none."""
-    for module in trunk.modules():
+    for module in decoder_of(trunk).modules():
         if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
             return module
     raise ValueError(
@@ -364,14 +394,18 @@ def hidden_states(
     attention_mask: torch.Tensor | None,
     positions: torch.Tensor | None = None,
     cache: Cache | None = None,
+    pixels: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the last hidden states `(batch, length, hidden_size)` of right-padded contexts; fill the empty cache.
 
     With `positions`, `(batch, length)`, and without a mask a row holds several sequences, see `agents.core.packing`.
+    `pixels` are the contexts' pictures, in the form that the trunk takes.
     """
     if positions is None:
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None].expand_as(input_ids)
     use: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, cache_argument(trunk): cache}
+    if pixels is not None:
+        use["pixel_values"] = pixels
     return trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **use).last_hidden_state
 
 

@@ -11,21 +11,30 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from rlhf_envs.models import has_tokenizer, load_config, load_tokenizer, load_with_adapters, vocabulary_fingerprint
+from rlhf_envs.models.vision import load_vision_model
 
 __all__ = ["build_model", "find_model"]
 
 logger = logging.getLogger(__name__)
 
 
-def find_model(model: Any, action_space: Any, max_length: int, dtype: torch.dtype) -> tuple[Any, str | None]:
+def find_model(
+    model: Any, action_space: Any, max_length: int, dtype: torch.dtype, pictures: bool = False
+) -> tuple[Any, str | None]:
     """Return the model that a policy's argument `model` means for an environment, and its name if it has one.
 
-    A named model is loaded in the type `dtype`. Raise `ValueError` if the environment's tokens are not its own.
+    A named model is loaded in the type `dtype`, with what reads `pictures` if there are any. Raise `ValueError` if the
+    environment's tokens are not its own.
     """
     n_actions = int(action_space.n)
     if isinstance(model, Path):
         model = str(model)
-    if model is None and load_config("tiny").vocab_size == n_actions and _has_tokens_of("tiny", action_space):
+    if (
+        model is None
+        and not pictures
+        and load_config("tiny").vocab_size == n_actions
+        and _has_tokens_of("tiny", action_space)
+    ):
         model = "tiny"
     if isinstance(model, str):
         if not _has_tokens_of(model, action_space):
@@ -33,9 +42,11 @@ def find_model(model: Any, action_space: Any, max_length: int, dtype: torch.dtyp
                 f"the environment's tokenizer ({n_actions} tokens) is not the model's, {model!r}: make "
                 f"the environment with it, agents.make_vec_env(..., model={model!r})"
             )
-        return load_with_adapters(model, dtype), model
+        return load_vision_model(model, dtype) if pictures else load_with_adapters(model, dtype), model
     if model is not None:
         return model, None
+    if pictures:
+        raise ValueError("observations have pixel_values: name the model that reads them, such as model='tiny-vision'")
     _announce_fresh(n_actions)
     return build_model(n_actions, max_length, n_layer=2, n_embd=64, n_head=2), None
 

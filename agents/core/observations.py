@@ -9,6 +9,7 @@ import torch
 from stable_baselines3.common.type_aliases import PyTorchObs
 
 from .packing import pack, without_mask_warning
+from .pictures import as_model_input
 
 __all__ = [
     "check_appended",
@@ -17,9 +18,11 @@ __all__ = [
     "last_columns",
     "micro_batches",
     "read_contexts",
+    "read_pixels",
     "same_until",
 ]
 
+PIXELS = "pixel_values"  # one picture per sequence
 ACTION_KEYS = ("rows", "columns", "action_masks")  # these have one row per action, not one per sequence
 
 
@@ -30,6 +33,12 @@ def read_contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
     if mask.is_cpu:
         return obs["input_ids"].long(), torch.from_numpy(last_columns(mask.numpy()) + 1)
     return obs["input_ids"].long(), mask.sum(dim=1, dtype=torch.long).clamp(min=1)
+
+
+def read_pixels(obs: PyTorchObs, nested: bool = False) -> torch.Tensor | None:
+    """Return the pictures of an observation in the form that a model takes, see `LanguageModel`; None without any."""
+    assert isinstance(obs, dict)
+    return as_model_input(obs.get(PIXELS), nested)
 
 
 def gather_hidden(

@@ -63,6 +63,7 @@ class TokenPolicy(LanguageModelPolicy):
         sft_state: int64 `(2,)`, with a supervised loss: its seed, and how many examples have been drawn.
     """
 
+    reads_pictures = True
     draw_instead: Callable[[dict[str, torch.Tensor]], Evaluated] | None = None
     _at_last_values = False  # whether SB3 asks next for the values after a rollout
     sft_state: torch.Tensor
@@ -304,7 +305,7 @@ class TokenPolicy(LanguageModelPolicy):
         if self._actor.split is None:
             return None
         with self.autocast():
-            return self._actor.split.states(obs["input_ids"], obs["attention_mask"])
+            return self._actor.split.states(obs["input_ids"], obs["attention_mask"], self._actor.pixels(obs))
 
     @torch.no_grad()
     def log_prob(self, obs: dict[str, torch.Tensor], actions: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ from rlhf_envs.finished import FinishedEpisode
 from .checks import check_token_space
 from .frozen_states import RolloutStates
 from .kl_penalty import KLController
-from .observations import check_appended, last_columns
+from .observations import PIXELS, check_appended, last_columns
 from .step_rewards import StepRewards
 
 __all__ = ["SegmentBuffer", "SegmentSamples"]
@@ -35,8 +35,9 @@ class SegmentBuffer(RolloutBuffer):
     """Store a rollout by episode segments, and find the log-probabilities of the reference.
 
     Transitions are stored as SB3 stores them, `(n_steps, n_envs)`. Contexts are stored once per *episode segment* (the
-    part of an episode inside this rollout) and not once per token. A minibatch is made of whole segments: its
-    observations have one row per segment, and `rows` and `columns` say where each action was chosen.
+    part of an episode inside this rollout) and not once per token, with one picture where there are some. A minibatch
+    is made of whole segments: its observations have one row per segment, and `rows` and `columns` say where each action
+    was chosen.
 
     Episodes that a `TextVecEnv` with `score="rollout"` leaves without a score are scored after the rollout, all in one
     reward call. Each score falls on the last token of its episode.
@@ -181,7 +182,7 @@ class SegmentBuffer(RolloutBuffer):
             check_appended(held, given, before[going_on], going_on, "SB3's DictRolloutBuffer")
             self._latest[others] = ids[others]
         for key, array in obs.items():
-            chosen = others if key in ("input_ids", "attention_mask") else slice(None)
+            chosen = starts if key == PIXELS else others if key in ("input_ids", "attention_mask") else slice(None)
             self.observations[key][segments[chosen]] = array[chosen]
         return last
 

@@ -14,7 +14,7 @@ from .graph_decode import DecodingGraphs
 from .kv_cache import SlottedTrunk
 from .language_model import LanguageModel, SplitTrunk, checkpointed, find_blocks, hidden_states
 from .lora_layers import added_in_place
-from .observations import gather_hidden, read_contexts
+from .observations import gather_hidden, read_contexts, read_pixels
 from .packing import keeps_apart
 
 __all__ = ["Trunk"]
@@ -41,7 +41,7 @@ class Trunk:
         like: Trunk | None = None,
         checkpointing: bool = False,
     ) -> None:
-        self.module = module
+        self.module, self._nested = module, language_model.nests_pictures
         self.run: Callable[..., torch.Tensor] = hidden_states if like is None else like.run
         self.cache: SlottedTrunk = SlottedTrunk(module, max_length, None if like is None else like.cache.enabled)
         if like is None or like.cache.graphs is not None:
@@ -56,7 +56,7 @@ class Trunk:
     def hidden(self, obs: dict[str, torch.Tensor], needed: torch.Tensor | None = None) -> torch.Tensor:
         """Return the hidden states where actions are chosen, `(n, hidden_size)`; see `LanguageModelPolicy.hidden`."""
         if "rows" not in obs and not torch.is_grad_enabled():
-            return self.cache(*read_contexts(obs), needed)
+            return self.cache(*read_contexts(obs), needed, self.pixels(obs))
         if self._checkpointed and torch.is_grad_enabled():
             with checkpointed(self._checkpointed):  # the layers are as they are: they compute again when it has ended
                 return self._encode(obs)
@@ -72,6 +72,10 @@ class Trunk:
         finally:
             self.packs = packs
 
+    def pixels(self, obs: dict[str, torch.Tensor]) -> torch.Tensor | None:
+        """Return the pictures of an observation as the module takes them; None if it has none."""
+        return read_pixels(obs, self._nested)
+
     def last_call(self) -> LastCall | None:
         """Return what reads the frozen blocks' output for the contexts that were just encoded; None if none is kept."""
         frozen = self.cache.frozen
@@ -82,7 +86,9 @@ class Trunk:
     def _encode(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         split = self.split
         if "trunk_states" not in obs or split is None:
-            return gather_hidden(partial(self.run, self.module), obs, self.packs)
+            pixels = self.pixels(obs)
+            run = self.run if pixels is None else partial(self.run, pixels=pixels)
+            return gather_hidden(partial(run, self.module), obs, self.packs and pixels is None)
         return gather_hidden(split.finish, obs, self.packs, obs["trunk_states"])
 
     def _keeps_apart(self, language_model: LanguageModel) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_envs.datasets import prompt_key
+from rlhf_envs.datasets import asked_key
 from rlhf_envs.dialogs import ENDED
 from rlhf_envs.rendering import html_table
 from rlhf_envs.rewards import evaluate_reward, get_reward
@@ -87,7 +87,7 @@ class Evaluation:
     @property
     def different_prompts(self) -> int:
         """Return the number of different prompts."""
-        return count_different(done.row["prompt"] for done in self.completions)
+        return count_different(done.row for done in self.completions)
 
     @property
     def counted(self) -> str:
@@ -240,7 +240,7 @@ def evaluate(
             kl, nll = np.zeros(n_episodes), np.array([-log_probs.sum(dtype=float) for log_probs in found])
         elif reference_logits is not None:
             kl, nll = measure_against(reference_logits, policy, completions)
-    keys = [prompt_key(c.row["prompt"]) for c in completions]
+    keys = [asked_key(c.row) for c in completions]
     trained = sum(key in trained_on for key in keys)
     if trained < len(keys):
         of_task: dict[str | None, list[str]] = {}

@@ -17,6 +17,7 @@ from rlhf_envs.rewards import check_signature
 from rlhf_envs.rewards.state import frozen_rewards
 
 from ..core.base_policy import LanguageModelPolicy
+from ..core.observations import PIXELS
 from .prompting import open_prompts
 from .source import Source
 
@@ -44,6 +45,7 @@ class Completion:
         messages: the prompt's messages; None if it is a string.
         turns: the completion's messages where somebody replied to the agent; None elsewhere.
         action_masks: (n_actions, ceil(V / 8)) uint8, `np.packbits` of the masks that held; None if none did.
+        pixel_values: the picture that the model saw, as in observations; None if there was none.
     """
 
     index: int
@@ -58,6 +60,7 @@ class Completion:
     row: dict[str, Any] = field(repr=False)
     model_log_probs: np.ndarray | None = field(default=None, repr=False)
     action_masks: np.ndarray | None = field(default=None, repr=False)
+    pixel_values: np.ndarray | None = field(default=None, repr=False)
     metrics: dict[str, float] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
     messages: Messages | None = field(default=None, repr=False)
@@ -249,6 +252,7 @@ def _complete(
                         "log_probs": log_probs[row, : step + 1].copy(),
                         "model_log_probs": model_log_probs[row, : step + 1].copy() if with_model else None,
                         "action_masks": np.stack([mask[row] for mask in masks]) if masks else None,
+                        "pixel_values": observations[PIXELS][row] if PIXELS in observations else None,
                     },
                 )
         # Under masks a finished row waits at its prompt: further on they may allow nothing but an end.
@@ -319,7 +323,7 @@ def pad_completions(completions: Sequence[Completion], device: torch.device | st
     """Return completions as a policy's `evaluate_actions` reads them.
 
     `input_ids` and `attention_mask` (n, length) int64 are right-padded; `rows` and `columns` (n_actions,) int64 are the
-    place of every action, episode by episode.
+    place of every action, episode by episode. With pictures there is `pixel_values` too, one per completion.
     """
     length = max(len(c.input_ids) for c in completions)
     ids, mask = (np.zeros((len(completions), length), dtype=np.int64) for _ in range(2))
@@ -328,4 +332,6 @@ def pad_completions(completions: Sequence[Completion], device: torch.device | st
     rows = np.repeat(np.arange(len(completions)), [len(c.columns) for c in completions])
     columns = np.concatenate([c.columns for c in completions])
     arrays = {"input_ids": ids, "attention_mask": mask, "rows": rows, "columns": columns}
+    if pictures := [c.pixel_values for c in completions if c.pixel_values is not None]:
+        arrays[PIXELS] = np.stack(pictures)
     return {name: torch.as_tensor(array, device=device) for name, array in arrays.items()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from rlhf_envs.datasets import prompt_key
-from rlhf_envs.datasets.messages import Messages
+from rlhf_envs.datasets import asked_key
 from rlhf_envs.datasets.splits import log_once
 
 __all__ = ["FEW", "count_different", "count_prompts", "describe_few", "describe_prompts", "warn_of_few"]
@@ -21,9 +21,9 @@ def describe_prompts(trained: int, n: int) -> str:
     return "training prompts" if trained == n else f"prompts ({trained} of {n} are training prompts)"
 
 
-def count_different(prompts: Iterable[str | Messages]) -> int:
-    """Return the number of different prompts."""
-    return len({*map(prompt_key, prompts)})
+def count_different(rows: Iterable[Mapping[str, Any]]) -> int:
+    """Return the number of different prompts of rows, each with its picture where there are some."""
+    return len({*map(asked_key, rows)})
 
 
 def count_prompts(n: int, different: int, prompts: str) -> str:

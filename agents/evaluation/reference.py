@@ -10,9 +10,11 @@ import torch
 
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, load_causal_lm, load_tokenizer, vocabulary_fingerprint
+from rlhf_envs.models.vision import load_vision_model
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.language_model import LanguageModel
+from ..core.observations import PIXELS
 from ..core.segment_buffer import TOKENS_AT_ONCE
 from .generate import Completion, pad_completions
 from .source import Source
@@ -50,8 +52,10 @@ def find_reference(
                 "the reference is the model that the agent trains in place, so its KL would be 0: leave `reference` "
                 "out for the model as it was before training, or give a copy or a name"
             )
-    model = load_causal_lm(reference) if isinstance(reference, str) else reference
-    network = LanguageModel(model).to(policy.device)
+    load = load_causal_lm if policy.picture is None else load_vision_model
+    model = load(reference) if isinstance(reference, str) else reference
+    picture = None if policy.picture is None else policy.picture.shape
+    network = LanguageModel(model, picture=picture).to(policy.device)
     if network.vocab_size < policy.n_actions:
         raise ValueError(
             f"the reference {reference!r} has {network.vocab_size} tokens and the policy {policy.n_actions}: it has to "
@@ -86,9 +90,10 @@ def measure_against(
         numbers = order[start : start + chunk]
         chosen = [completions[i] for i in numbers]
         obs = pad_completions(chosen, policy.device)
-        ids, mask, rows, columns = obs.values()
+        ids, mask, rows, columns = (obs[name] for name in ("input_ids", "attention_mask", "rows", "columns"))
         actions = ids[rows, columns + 1]
-        plain = logits(ids, mask, rows, columns)[:, : policy.n_actions]
+        pictures = [obs[PIXELS]] if PIXELS in obs else []
+        plain = logits(ids, mask, rows, columns, *pictures)[:, : policy.n_actions]
         if packed := [c.action_masks for c in chosen if c.action_masks is not None]:
             obs["action_masks"] = torch.as_tensor(np.concatenate(packed), device=policy.device)
         taken = np.concatenate([c.log_probs for c in chosen]).astype(np.float64)

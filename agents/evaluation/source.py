@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.utils import get_device
 
-from rlhf_envs.datasets import prompt_key, split_name
+from rlhf_envs.datasets import asked_key, split_name
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.models import has_tokenizer, resolve
 from rlhf_envs.models.adapters import adapter_base, is_adapter_folder
@@ -179,7 +179,7 @@ class Source:
         return open_batch(env, n, **saved, **given)
 
     def training_prompts(self, batch: EpisodeBatch) -> set[str]:
-        """Return the prompts that the source was trained on, each as a `rlhf_envs.datasets.prompt_key`.
+        """Return the prompts that the source was trained on, each as a `rlhf_envs.datasets.asked_key`.
 
         For a model that does not say what it was trained on, and in the split "train", they are the prompts of "train".
         """
@@ -189,7 +189,7 @@ class Source:
                 rows += batch.rows_of("train")
         with suppress(ValueError):  # an environment without a chat template asks none of a run's conversations
             rows = batch.chat.read(rows, batch.task.name)
-        return {prompt_key(row["prompt"]) for row in rows}
+        return {asked_key(row) for row in rows}
 
     def _rows_of_run(self) -> list[dict[str, Any]]:
         """Return the data that the run trained on."""

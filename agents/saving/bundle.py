@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save as arrays_to_bytes
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
@@ -171,6 +172,7 @@ def _describe(agent: Any, directory: Path) -> dict[str, Any]:
             "attention": getattr(network.config, "_attn_implementation", None),
             "n_actions": policy.n_actions,
             "length": policy.max_length,
+            **({} if policy.picture is None else {"picture": _picture(policy.picture)}),
             "vocabulary": getattr(policy.action_space, "vocabulary", None),
             "base": _base(policy, directory),
         }
@@ -181,6 +183,11 @@ def _describe(agent: Any, directory: Path) -> dict[str, Any]:
         "env": describe_env(agent.get_env()),
         "model": model,
     }
+
+
+def _picture(space: spaces.Box) -> dict[str, Any]:
+    """Return the space of the pictures in observations, for `load`."""
+    return {"shape": list(space.shape), "low": float(space.low.min()), "high": float(space.high.max())}
 
 
 def _base(policy: LanguageModelPolicy, directory: Path) -> dict[str, str] | None:

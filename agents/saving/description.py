@@ -45,12 +45,19 @@ class _Base(_Part):
     sha256: str
 
 
+class _Picture(_Part):
+    shape: Annotated[list[Annotated[int, Field(gt=0, le=10**5)]], Field(min_length=4, max_length=4)]
+    low: float
+    high: float
+
+
 class _Model(_Part):
     name: str | None
     dtype: Literal["float16", "bfloat16", "float32", "float64"]
     attention: str | None
     n_actions: Positive
     length: Positive
+    picture: _Picture | None = None
     vocabulary: str | None = None
     base: _Base | None = None
 

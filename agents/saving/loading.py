@@ -20,6 +20,7 @@ from rlhf_envs.models.adapters import check_base, find_base
 from rlhf_envs.models.devices import find_device
 
 from ..core.base_policy import LanguageModelPolicy
+from ..core.observations import PIXELS
 from ..core.policy import TokenPolicy
 from ..core.random_state import set_generators
 from ..core.vec_env import score_by_rollout
@@ -167,7 +168,10 @@ def _build_policy(
     """Build the policy of a bundle; its weights are still to be loaded."""
     saved, encoded = description["model"], description["values"]["attributes"]
     arguments = decode(encoded["policy_kwargs"], arrays, "policy_kwargs")
+    picture = saved.get("picture")
+    pixels = {} if picture is None else {PIXELS: spaces.Box(picture["low"], picture["high"], tuple(picture["shape"]))}
     observation_space = spaces.Dict(
+        pixels,
         input_ids=spaces.Box(0, saved["n_actions"] - 1, (saved["length"],), np.int64),
         attention_mask=spaces.Box(0, 1, (saved["length"],), np.int8),
     )

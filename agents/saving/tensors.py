@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, GenerationConfig
 
 from rlhf_envs.files import BundleError
 from rlhf_envs.models import (
@@ -23,6 +23,7 @@ from rlhf_envs.models import (
     vocabulary_fingerprint,
 )
 from rlhf_envs.models.adapters import find_base, has_adapters, inject, is_adapter_folder, read_lora_config
+from rlhf_envs.models.vision import is_vision_config, save_processor
 
 from ..core.base_policy import LanguageModelPolicy
 from ..core.precision import ATTENTION
@@ -129,6 +130,8 @@ def save_model_config(policy: LanguageModelPolicy, tokenizer: Any, folder: Path)
         adapters.save_config(folder, policy.base_name)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)
+    if policy.picture is not None and policy.model_name is not None:
+        save_processor(policy.model_name, folder)
     if tokenizer is not None:
         try:
             tokenizer.save_pretrained(folder)
@@ -194,7 +197,12 @@ def _build_from_config(folder: Path, saved: Mapping[str, Any], weights: Path) ->
     kwargs = {} if saved["attention"] is None else {"attn_implementation": saved["attention"]}
     _check_claims(config, folder, weights)
     dtype = getattr(torch, saved["dtype"])
-    return AutoModelForCausalLM.from_config(config, trust_remote_code=False, dtype=dtype, **kwargs)
+    return _auto_class(config).from_config(config, trust_remote_code=False, dtype=dtype, **kwargs)
+
+
+def _auto_class(config: Any) -> Any:
+    """Return what builds the model of a configuration: one that reads pictures, or text alone."""
+    return AutoModelForImageTextToText if is_vision_config(config) else AutoModelForCausalLM
 
 
 def _load_base(name: str, saved: Mapping[str, Any]) -> Any:
@@ -221,7 +229,7 @@ def _check_claims(config: Any, folder: Path, weights: Path) -> None:
     if blocks > len(sizes):
         raise BundleError(f"{folder} describes {blocks:,} blocks, and {has}: the bundle is damaged or forged")
     with torch.device("meta"):  # shapes alone, no memory
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = _auto_class(config).from_config(config, trust_remote_code=False)
     claimed = sum(parameter.numel() for parameter in model.parameters())
     if claimed > sum(sizes):
         raise BundleError(f"{folder} describes {claimed:,} weights, and {has}: the bundle is damaged or forged")
@@ -237,7 +245,7 @@ def known_model(name: str | None, folder: Path) -> str | None:
     """
     if name is None:
         return None
-    at_hand = name in (*EMBEDDED, "smollm2") or Path(name).is_dir()
+    at_hand = name in (*EMBEDDED, "smollm2", "tiny-vision") or Path(name).is_dir()
     if not has_tokenizer(str(folder)) and at_hand:
         return name
     if not has_tokenizer(str(folder)):

@@ -17,6 +17,7 @@ from rlhf_envs.models.adapters import (
     merge_adapters,
     save_adapters,
 )
+from rlhf_envs.models.vision import is_vision_model, load_vision_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,6 +27,10 @@ __all__ = ["check_flags", "load_network", "save_network"]
 
 def load_network(model: str, lora: bool) -> PreTrainedModel:
     """Load a model to train: all of it, or with `lora` its adapters, which are new ones if it has none."""
+    if is_vision_model(model):
+        if lora:
+            raise ValueError(f"lora with {model!r}: adapters of vision-language models are not saved and loaded yet")
+        return load_vision_model(model)
     if not lora:
         return load_causal_lm(model)
     network = load_with_adapters(model)

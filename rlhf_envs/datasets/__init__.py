@@ -2,7 +2,7 @@
 
 from .corpora import CORPORA, Document, load_corpus, split_of
 from .loading import BUNDLED, Data, load_rows
-from .splits import SPLITS, MissingSplitError, prompt_key, split_name
+from .splits import SPLITS, MissingSplitError, asked_key, prompt_key, split_name
 
 __all__ = [
     "BUNDLED",
@@ -11,6 +11,7 @@ __all__ = [
     "Data",
     "Document",
     "MissingSplitError",
+    "asked_key",
     "load_corpus",
     "load_rows",
     "prompt_key",

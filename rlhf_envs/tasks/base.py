@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_envs.datasets import SPLITS, Data, load_rows, split_name
 from rlhf_envs.datasets.messages import as_messages, shown
+from rlhf_envs.datasets.pictures import COLUMN
 from rlhf_envs.dialogs import METRICS, Dialog, Reply
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.names import import_attribute
@@ -47,6 +48,8 @@ class Task:
         judges: names of registered rewards that score completions too, and that agents do not train against.
         default_model: the model whose tokenizer is used by default; None if the task has its own tokenizer.
         default_data: the name of a bundled sample; None if the rows come from elsewhere.
+        reads_pictures: whether every row needs an `image`, which the model sees before the prompt. Other tasks show the
+            column `image` of a user's data to models that read pictures.
         max_prompt_tokens: the default of the environment's argument.
         max_new_tokens: the default of the environment's argument.
         max_turns: the default of the environment's argument: the agent's turns in an episode, None for no limit.
@@ -63,6 +66,7 @@ class Task:
     judges: Sequence[str] = ()
     default_model: str | None = "tiny"
     default_data: str | None = None
+    reads_pictures: bool = False
     max_prompt_tokens: int = 16
     max_new_tokens: int = 32
     max_turns: int | None = None
@@ -101,7 +105,8 @@ class Task:
             raise ValueError(
                 f"task {self.name!r} has no column 'reference' to imitate: give rlhf sft a file of your own"
             )
-        return [{"prompt": row["prompt"], "completion": row["reference"]} for row in rows]
+        pairs = [{"prompt": row["prompt"], "completion": row["reference"]} for row in rows]
+        return [{**pair, COLUMN: row[COLUMN]} if COLUMN in row else pair for pair, row in zip(pairs, rows, strict=True)]
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
         """Return the reward function for environments that are given none.

@@ -10,6 +10,7 @@ import torch
 
 from ...core.frozen_states import RolloutStates
 from ...core.kl_penalty import k3
+from ...core.observations import PIXELS
 from ...core.segment_buffer import TOKENS_AT_ONCE, SegmentBuffer
 from .credit import Turns, turn_numbers
 
@@ -48,7 +49,10 @@ class Episode(NamedTuple):
 
         Two rows may have one prompt and other columns, such as an answer: their completions do not compare.
         """
-        return self.row if self.row >= 0 else self.context["input_ids"][: self.columns[0] + 1].tobytes()
+        if self.row >= 0:
+            return self.row
+        pictures = [self.context[key].tobytes() for key in (PIXELS,) if key in self.context]
+        return b"".join([self.context["input_ids"][: self.columns[0] + 1].tobytes(), *pictures])
 
 
 class EpisodeSamples(NamedTuple):

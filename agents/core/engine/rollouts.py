@@ -60,13 +60,15 @@ class EngineRollouts:
 
         Raises:
             EngineError: the engine does not take the weights.
-            ValueError: the policy's decoding is not one that the engine's log-probabilities are of.
+            ValueError: the policy's decoding is not one that the engine's log-probabilities are of, or it has pictures.
         """
         if self.weights.kind == "sglang" and (policy.top_k is not None or policy.top_p is not None):
             raise ValueError(
                 f"top_k={policy.top_k}, top_p={policy.top_p} with SGLang: its log-probabilities are from before these "
                 "cuts; leave both out, or take vLLM"
             )
+        if policy.picture is not None:
+            raise ValueError("observations have pixel_values, which are not sent to an engine: train without one")
         self.weights.push(policy)
         episodes = env.get_attr("episodes", 0)[0]
         self._sampling = Sampling(

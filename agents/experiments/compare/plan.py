@@ -190,7 +190,7 @@ def _check_prompts(config: CompareConfig) -> None:
         return
     rows = environment_rows(**{**config.env_kwargs, "split": config.test_split, "task": task})
     if config.test_split != "train":
-        warn_of_few(count_different(row["prompt"] for row in rows), config.test_episodes, config.test_split)
+        warn_of_few(count_different(rows), config.test_episodes, config.test_split)
 
 
 def _arms(config: CompareConfig, label: str) -> list[Arm]:

@@ -23,7 +23,10 @@ def test_completions_are_counted_beside_prompts_where_these_come_again(n: int, d
 
 
 def test_prompts_that_differ_in_case_and_spaces_only_are_one() -> None:
-    assert count_different(["The film", "the  film", "a film", [{"role": "user", "content": "a film"}]]) == 2
+    prompts = ["The film", "the  film", "a film", [{"role": "user", "content": "a film"}]]
+    assert count_different({"prompt": prompt} for prompt in prompts) == 2
+    pictures = [b"first", b"second", b"first", None]
+    assert count_different({"prompt": "a film", "image": picture} for picture in pictures) == 3
 
 
 def test_few_prompts_are_warned_about_with_what_to_do(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,151 @@
+"""Make "tiny-vision", the smallest vision-language model: LLaVA's shape, with "tiny" as its decoder.
+
+A CLIP-shaped encoder of three blocks turns a picture of 48 x 48 pixels into 36 states, a projector turns these into
+embeddings, and they stand in the context in the place of 36 tokens `<image>`. The vocabulary is that of "tiny" and this
+token.
+
+The model is put together once, in the user's cache. `scripts/train_tiny_vision.py` trains the encoder, the projector
+and the last two blocks of the decoder; the file `tiny-vision/trained.safetensors` beside this module has what it
+learned. Without that file the encoder is a fresh one, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from rlhf_envs.files import replace_folder
+from rlhf_envs.models.smollm2 import cache_folder
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["IMAGE_TOKEN", "TRAINED", "build_tiny_vision", "learns", "save_tiny_vision", "tiny_vision_folder"]
+
+IMAGE_TOKEN = "<image>"
+TRAINED = Path(__file__).parent / "tiny-vision" / "trained.safetensors"
+FORM = 1  # raised where the parts are put together otherwise, so that caches are made again
+SIZE, PATCH = 48, 8
+ENCODER: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": SIZE,
+    "patch_size": PATCH,
+}
+LEARN = (
+    "vision_tower.",
+    "multi_modal_projector.",
+    "language_model.h.2.",
+    "language_model.h.3.",
+    "language_model.ln_f.",
+)
+
+logger = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=1)
+def _weights_hash() -> str:
+    """Return a hash of what the model is made of; warn once per process if it has not been trained."""
+    content = TRAINED.read_bytes() if TRAINED.is_file() else b""
+    if not content:
+        logger.warning(
+            "'tiny-vision' has not been trained: its encoder is fresh and sees nothing yet. Teach it, rlhf sft "
+            "rlhf/ImageQA-v0 start --model tiny-vision, or run python -m scripts.train_tiny_vision in the repository"
+        )
+    return hashlib.sha1(repr((FORM, ENCODER)).encode() + content, usedforsecurity=False).hexdigest()[:12]
+
+
+def tiny_vision_folder() -> Path:
+    """Return the folder of the model. Put it together first if the cache has none."""
+    folder = cache_folder() / f"tiny-vision-{_weights_hash()}"
+    if (folder / "config.json").is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.parent / f".{folder.name}.lock"):
+        if not (folder / "config.json").is_file():  # else another process has made it meanwhile
+            with replace_folder(folder) as unfinished:
+                save_tiny_vision(build_tiny_vision(TRAINED if TRAINED.is_file() else None), unfinished)
+    return folder
+
+
+def learns(name: str) -> bool:
+    """Return whether the parameter of this name is trained by the script, and not taken from "tiny"."""
+    return any(part in name for part in LEARN)
+
+
+def build_tiny_vision(trained: Path | None = None, seed: int = 0) -> Any:
+    """Return the model: fresh encoder and projector on the decoder "tiny", with the weights of the file `trained`."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
+
+    from rlhf_envs.models import load_causal_lm
+
+    tiny = load_causal_lm("tiny")
+    tokens = tiny.config.vocab_size
+    text = tiny.config.to_dict() | {"vocab_size": tokens + 1, "tie_word_embeddings": False}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**ENCODER),
+        text_config=text,
+        image_token_id=tokens,
+        image_seq_length=(SIZE // PATCH) ** 2,
+        vision_feature_layer=-1,
+        tie_word_embeddings=False,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlavaForConditionalGeneration(config).eval()
+    _copy_decoder(tiny, model)
+    if trained is not None:
+        found = {name: weight.float() for name, weight in load_file(trained).items()}
+        strange = model.load_state_dict(found, strict=False).unexpected_keys
+        if strange or {name for name, _ in model.named_parameters() if learns(name)} != set(found):
+            raise ValueError(f"{trained} does not hold what tiny-vision learns: run scripts/train_tiny_vision.py again")
+    return model
+
+
+def _copy_decoder(tiny: Any, model: Any) -> None:
+    """Give the model the weights of "tiny"; the new token's embeddings are the mean of the others."""
+    import torch
+
+    def grown(weight: torch.Tensor) -> torch.Tensor:
+        return torch.cat([weight, weight.mean(dim=0, keepdim=True)])
+
+    state = tiny.transformer.state_dict()
+    state["wte.weight"] = grown(state["wte.weight"])
+    model.model.language_model.load_state_dict(state)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(grown(tiny.lm_head.weight))
+
+
+def save_tiny_vision(model: Any, folder: Path) -> None:
+    """Write a model in this form with its processor, float16."""
+    from transformers import GenerationConfig, LlavaProcessor
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    from rlhf_envs.models import load_tokenizer, no_progress_bars
+
+    tokenizer = copy.deepcopy(load_tokenizer("tiny"))
+    tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE_TOKEN]})
+    size = {"height": SIZE, "width": SIZE}
+    processor = LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(size=size, crop_size=size, do_center_crop=False),
+        tokenizer=tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        image_token=IMAGE_TOKEN,
+        num_additional_image_tokens=1,  # the encoder's class token, which is left out
+    )
+    model = copy.deepcopy(model).half()
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    with no_progress_bars():
+        model.save_pretrained(folder)
+    processor.save_pretrained(folder)

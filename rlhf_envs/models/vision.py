@@ -1,0 +1,87 @@
+"""Load vision-language models and their processors. Importing this module imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+__all__ = ["is_vision_config", "is_vision_model", "load_processor", "load_vision_model", "save_processor"]
+
+
+def is_vision_config(config: PreTrainedConfig) -> bool:
+    """Return whether a configuration is that of a decoder that reads pictures in its context."""
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    decodes = not config.is_encoder_decoder and getattr(config, "vision_config", None) is not None
+    return decodes and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+
+def is_vision_model(name: str) -> bool:
+    """Return whether the model of this name reads pictures, by its configuration."""
+    from rlhf_envs.models import load_config
+
+    return is_vision_config(load_config(name))
+
+
+@lru_cache(maxsize=4)
+def load_processor(name: str) -> Any:
+    """Load the processor of a vision-language model, once per name. It is shared, so do not change its attributes.
+
+    Raises:
+        ValueError: the model has none, or it reads no pictures.
+    """
+    from transformers import AutoProcessor
+
+    from rlhf_envs.models import first_line, local_folder, model_errors
+
+    folder = local_folder(name)
+    try:
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (ImportError, *model_errors()) as error:
+        raise ValueError(
+            f"the model {name!r} has no processor that loads ({first_line(error)}): its folder needs the model's "
+            "processor_config.json, which processor.save_pretrained writes"
+        ) from error
+    if getattr(processor, "image_processor", None) is None:
+        raise ValueError(f"the model {name!r} has the processor {type(processor).__name__}, which reads no pictures")
+    return processor
+
+
+def load_vision_model(name: str, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Load a vision-language model in evaluation mode.
+
+    Args:
+        name: see `rlhf_envs.models.resolve`.
+        dtype: the type of the weights, by default float32 for any stored type.
+
+    Raises:
+        ValueError: the model cannot be loaded, or reads no pictures.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from rlhf_envs.models import clear_errors, load_config, no_progress_bars, resolve
+    from rlhf_envs.models.adapters import is_adapter_folder
+
+    if is_adapter_folder(own := resolve(name)):
+        raise ValueError(f"the model {name!r} is a folder of adapters: merge adapters of vision-language models first")
+    if not is_vision_config(load_config(name)):
+        raise ValueError(
+            f"the model {name!r} ({load_config(name).model_type}) reads no pictures: take 'tiny-vision', or a folder "
+            "or hub id that AutoModelForImageTextToText loads"
+        )
+    with no_progress_bars(), clear_errors(name, "weights"):
+        return AutoModelForImageTextToText.from_pretrained(
+            own, dtype=dtype or torch.float32, trust_remote_code=False
+        ).eval()
+
+
+def save_processor(name: str, folder: str | Path) -> None:
+    """Write the processor of a vision-language model beside its weights; do nothing for other models."""
+    if is_vision_model(name):
+        load_processor(name).save_pretrained(folder)

@@ -1,0 +1,127 @@
+"""Agents that see pictures, from SFT to a bundle: "tiny-vision" on a handful of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import agents
+from agents.core.segment_buffer import SegmentBuffer
+from agents.training.sft import fine_tune
+
+COLORS = {"red": (250, 0, 0), "green": (0, 250, 0), "blue": (0, 0, 250), "black": (0, 0, 0)}
+
+
+def rows(n: int = 12) -> list[dict[str, Any]]:
+    names = [*COLORS] * n
+    return [
+        {
+            "prompt": "which color?",
+            "completion": f" {name}",
+            "label": name,
+            "image": Image.new("RGB", (64, 64), tuple(min(value + i, 255) for value in COLORS[name])),
+        }
+        for i, name in enumerate(names[:n])
+    ]
+
+
+def right(completions: list[str], label: list[str], **columns: Any) -> list[float]:
+    return [float(name in text) for text, name in zip(completions, label, strict=True)]
+
+
+def make_env(n_envs: int = 4, **kwargs: Any) -> Any:
+    data = [{name: value for name, value in row.items() if name != "completion"} for row in rows()]
+    options = {"data": data, "validation_share": 0, "test_share": 0, "max_prompt_tokens": 48, "max_new_tokens": 3}
+    given = {"model": "tiny-vision", "reward_fn": right, **options, **kwargs}
+    return agents.make_vec_env("rlhf/Prompts-v0", n_envs, seed=0, **given)
+
+
+@pytest.mark.parametrize("name", ["ppo", "rloo"])
+def test_agents_learn_and_keep_one_picture_per_episode(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    sequences = SegmentBuffer._sequences
+
+    def look(self: Any, chosen: Any) -> Any:
+        found = sequences(self, chosen)
+        shapes.append((len(chosen), *found["pixel_values"].shape))
+        return found
+
+    monkeypatch.setattr(SegmentBuffer, "_sequences", look)
+    agent = agents.make(name, make_env(), n_steps=6, batch_size=24, n_epochs=1, learning_rate=1e-3, seed=0)
+    before = agent.policy.language_model.model.model.multi_modal_projector.linear_1.weight.detach().clone()
+    agent.learn(48)
+    after = agent.policy.language_model.model.model.multi_modal_projector.linear_1.weight
+    assert not torch.equal(before, after)
+    assert shapes and all(shape == (shape[0], shape[0], 1, 3, 48, 48) for shape in shapes)
+
+
+def test_the_first_update_starts_at_a_ratio_of_1() -> None:
+    agent = agents.make("ppo", make_env(), n_steps=6, batch_size=24, n_epochs=1, learning_rate=1e-9, seed=0)
+    agent.learn(24)
+    assert abs(agent.logger.name_to_value["train/approx_kl"]) < 1e-5
+
+
+def test_a_bundle_goes_on_with_its_pictures(tmp_path: Path) -> None:
+    agent = agents.make("ppo", make_env(), n_steps=6, batch_size=24, n_epochs=1, seed=0)
+    agent.learn(24)
+    agents.save(agent, tmp_path / "bundle")
+    agent.learn(24, reset_num_timesteps=False)
+    again = agents.load(tmp_path / "bundle", env=make_env()).learn(24, reset_num_timesteps=False)
+    states = [one.policy.state_dict() for one in (agent, again)]
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_a_saved_model_is_a_plain_one_with_its_processor(tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    agent = agents.make("ppo", make_env(), n_steps=6, batch_size=24, n_epochs=1, seed=0)
+    agent.policy.save_pretrained(tmp_path / "model")
+    model, processor = (
+        kind.from_pretrained(tmp_path / "model") for kind in (AutoModelForImageTextToText, AutoProcessor)
+    )
+    env = make_env(1, model=str(tmp_path / "model"))
+    obs = env.reset()
+    length = int(obs["attention_mask"].sum())
+    given = processor(images=[rows()[int(env.get_attr("episodes")[0].index[0])]["image"]], text=["<image>which color?"])
+    assert given["input_ids"][0] == obs["input_ids"][0, :length].tolist()
+    assert np.allclose(given["pixel_values"][0], obs["pixel_values"][0, 0], atol=1e-6)
+    assert isinstance(model, type(agent.policy.language_model.model))
+
+
+def test_fine_tuning_sees_the_pictures(tmp_path: Path) -> None:
+    data = rows(24)
+    split = [{**row, "split": "validation" if i % 4 == 3 and i > 19 else "train"} for i, row in enumerate(data)]
+    metrics = fine_tune(
+        split, tmp_path / "start", model="tiny-vision", epochs=12, batch_size=8, learning_rate=2e-3, save_freq=1000
+    )
+    assert metrics["examples"] == 23
+    blind = [{**row, "image": Image.new("RGB", (64, 64), "white")} for row in data]
+    scores = [
+        agents.evaluate(
+            str(tmp_path / "start"),
+            make_env(model=str(tmp_path / "start"), data=given, reward_fn=right),
+            12,
+            deterministic=True,
+        ).reward.mean()
+        for given in (data, blind)
+    ]
+    assert scores[0] >= 0.9 and scores[1] <= 0.5
+
+
+def test_evaluations_measure_the_kl_with_the_pictures() -> None:
+    agent = agents.make("ppo", make_env(), n_steps=6, batch_size=24, n_epochs=2, learning_rate=2e-3, seed=0)
+    agent.learn(48)
+    found = agents.evaluate(agent, agent.get_env(), 8)
+    assert found.kl is not None and found.kl.mean() > 0 and np.isfinite(found.kl).all()
+
+
+def test_fine_tuning_without_pictures_or_with_adapters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="row 0 has no 'image', and the model 'tiny-vision' reads a picture"):
+        fine_tune([{"prompt": "a", "completion": " b"}] * 3, tmp_path / "out", model="tiny-vision")
+    with pytest.raises(ValueError, match="adapters of vision-language models"):
+        fine_tune([{**row, "split": "train"} for row in rows()], tmp_path / "out", model="tiny-vision", lora=True)
