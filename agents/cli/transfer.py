@@ -48,6 +48,9 @@ def transfer(flags: TransferFlags) -> None:
     with console.status("loading"):
         from ..experiments.transfer.report import forgetting_rows, headline, matrix_table
         from ..experiments.transfer.transfer import transfer as run
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     try:
         done = run(config, lambda text: console.print(text, markup=False, soft_wrap=True))
     except KeyboardInterrupt:

@@ -193,20 +193,19 @@ def _cell(
     records: Mapping[str, Mapping[str, Any]],
 ) -> Cell | None:
     """Return the cell of a row on an environment; None if no run of it has a value there."""
-    here = {run: ends[run.name][column] for run in runs if column in ends[run.name]}
-    changes = {run: values - starts[column] for run, values in here.items() if np.isfinite(values[0])}
-    changes = {run: change for run, change in changes.items() if np.isfinite(change[0])}
-    if not changes:
+    done = [run for run in runs if column in ends[run.name] and np.isfinite(ends[run.name][column][0])]
+    if not done or not np.isfinite(starts[column][0]):
         return None
-    own = [records[run.name][column] for run in changes]
+    values = [ends[run.name][column] for run in done]
+    changes = [value - starts[column] for value in values]
+    own = [records[run.name][column] for run in done]
     nats = [np.nanmean(np.array(record["values"]["kl"], dtype=float)) for record in own if "kl" in record["values"]]
-    described = dict.fromkeys(record["described"] for record in own)
     return Cell(
-        value=float(np.mean([here[run][0] for run in changes])),
-        change=_estimate([*changes.values()]),
-        per_seed={run.seed: float(change[0]) for run, change in changes.items()},
+        value=float(np.mean([value[0] for value in values])),
+        change=_estimate(changes),
+        per_seed={run.seed: float(change[0]) for run, change in zip(done, changes, strict=True)},
         kl=float(np.mean(nats)) if nats else None,
-        prompts=", ".join(described),
+        prompts=", ".join(dict.fromkeys(record["described"] for record in own)),
     )
 
 

@@ -15,7 +15,19 @@ from ...training.config import TrainConfig
 from ...training.report import REPORT
 from ...training.run import resolve_config
 from .config import TransferConfig
-from .plan import START, Column, Plan, Run, check_prompts, decoding_of, find_metric, find_start, options_of, task_in
+from .plan import (
+    START,
+    Column,
+    Plan,
+    Run,
+    check_metrics,
+    check_prompts,
+    decoding_of,
+    find_metric,
+    find_start,
+    options_of,
+    task_in,
+)
 from .plan import training_config as trained_there
 
 __all__ = ["plan_given"]
@@ -51,6 +63,7 @@ def plan_given(config: TransferConfig) -> Plan:
             resolved = resolve_config(trained_there(settings, name, env, kwargs, start, 0))
             columns.append(_column(name, resolved, config, algorithm))
     find_start(start, {column.name: task_in(column.env, column.kwargs) for column in columns})
+    check_metrics(config, columns)
     for column in columns:
         check_prompts(config, column)
     place = config.path.absolute()

@@ -42,12 +42,12 @@ def write_notes(
         notes.append(
             f"{len(failed)} of {len(done)} runs failed and {missing} are not finished: the cells are of the others."
         )
+    if rewarded := [column.name for column in found.columns if column.metric == "reward"]:
+        notes.append(
+            f"On {', '.join(rewarded)} the metric is the reward, for which its own agents train: a judge or a metric of "
+            f"the task tells more of what they learned (--metric {rewarded[0]}:NAME)."
+        )
     for column in found.columns:
-        if column.metric == "reward":
-            notes.append(
-                f"On {column.name} the metric is the reward, for which its own agents train: a judge or a metric of "
-                f"the task tells more of what they learned (--metric {column.name}:NAME)."
-            )
         if (record := first[column.name]) is None:
             continue
         if record["different_prompts"] < min(FEW, config.test_episodes) and record["described"] != TRAINING:
@@ -55,10 +55,13 @@ def write_notes(
             notes.append(f"{column.name}: {text}.")
         if any(run[column.name] and run[column.name]["prompts"] != record["prompts"] for run in records.values()):
             notes.append(f"The prompts of {column.name} differ between evaluations: its data has changed under them.")
+    trained: dict[str, list[str]] = {}
     for row, own in cells.items():
         for name, cell in own.items():
-            if cell.prompts != HELD_OUT:
-                notes.append(f"{row} on {name}: {cell.prompts}, not held-out ones alone.")
+            trained.setdefault(cell.prompts, []).append(f"{row} on {name}")
+    for prompts, where in trained.items():
+        if prompts != HELD_OUT:
+            notes.append(f"Not on held-out prompts, but on {prompts}: {', '.join(where)}.")
     missing_cells = [f"{row} on {c.name}" for row in found.rows for c in found.columns if c.name not in cells[row]]
     if missing_cells and all(done.values()):
         notes.append(f"Without a value, because no completed prompt has one: {', '.join(missing_cells)}.")

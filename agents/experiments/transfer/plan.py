@@ -34,6 +34,7 @@ __all__ = [
     "Column",
     "Plan",
     "Run",
+    "check_metrics",
     "check_prompts",
     "decoding_of",
     "find_metric",
@@ -188,6 +189,7 @@ def plan(config: TransferConfig) -> Plan:
         check_use(name, cls, resolved)
         columns.append(Column(name, env, {**kwargs, **takes}, metric, decoding_of(algorithm, resolved.hyperparams)))
         check_prompts(config, columns[-1])
+    check_metrics(config, columns)
     folder = config.path.absolute()
     start = start or str(folder / START)
     runs = [run for seed in range(config.seeds) for run in _agents(config, columns, entries, start, seed, holds(cls))]
@@ -256,6 +258,14 @@ def find_metric(config: TransferConfig, name: str, env: str, kwargs: Mapping[str
     if given not in known and not str(given).startswith("reward_"):
         raise ValueError(f"unknown metric {given!r} for {name}: {nearest(str(given), known)}")
     return str(given)
+
+
+def check_metrics(config: TransferConfig, columns: Sequence[Column]) -> None:
+    """Raise ValueError if a metric is given for an environment that is not there."""
+    known = [name for column in columns for name in (column.name, column.id)]
+    for name, metric in config.metric.items():
+        if name not in known:
+            raise ValueError(f"metric of {name!r}, {metric!r}: no such environment here; {nearest(name, known)}")
 
 
 def decoding_of(algorithm: Description, hyperparams: Mapping[str, Any]) -> dict[str, Any]:

@@ -49,6 +49,7 @@ def make_job(run: Run, found: Plan, config: TransferConfig) -> Job:
         "split": config.test_split,
         "evaluations": [_as_json(column, run.evaluation(column.name)) for column in missing],
         "registered": registry.registered(),
+        "environments": [column.env for column in found.columns],
     }
     for column in missing:
         run.evaluation(column.name).unlink(missing_ok=True)  # one of an earlier result of that folder
@@ -68,13 +69,14 @@ def execute(task: dict[str, Any]) -> None:
     """Do what `make_job` describes."""
     for name, target in task["registered"].items():
         registry.register(name, target)
+    for env in task["environments"]:
+        check_environment(env)  # one's module may register others
     if task["train"] is not None:
         _train(RunConfig(**task["train"]))
     source = Source.of(task["source"])
     if task["is_start"]:  # it acts under masks where the agents do
         source = replace(source, masked=task["reads_masks"])
     for one in task["evaluations"]:
-        check_environment(one["env"])
         env_id = one["env"].rpartition(":")[2]
         batch = open_batch(env_id, 1, **{**one["kwargs"], "split": task["split"]})
         evaluation = evaluate(
