@@ -66,7 +66,7 @@ def table(head: Sequence[str], rows: Any) -> str:
 
 def cell(text: str) -> str:
     """Escape a cell, unless it is one word or a number with its interval, which are easier to read as they are."""
-    word = re.sub(r"[-,.–\[\] ]", "", text)
+    word = re.sub(r"[-+,.–▲▼\[\] ]", "", text)
     return text if word.isalnum() and word.isascii() else as_markdown(text)
 
 

@@ -44,8 +44,8 @@ def write_notes(
         )
     if rewarded := [column.name for column in found.columns if column.metric == "reward"]:
         notes.append(
-            f"On {', '.join(rewarded)} the metric is the reward, for which its own agents train: a judge or a metric of "
-            f"the task tells more of what they learned (--metric {rewarded[0]}:NAME)."
+            f"On {', '.join(rewarded)} the metric is the reward, for which its own agents train: a judge or a metric "
+            f"of the task tells more of what they learned (--metric {rewarded[0]}:NAME)."
         )
     for column in found.columns:
         if (record := first[column.name]) is None:

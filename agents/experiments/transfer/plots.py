@@ -50,7 +50,9 @@ def draw_matrix(report: TransferReport) -> Figure:
     axis.tick_params(which="minor", length=0)
     axis.spines[:].set_visible(False)
     axis.set_title(_title(report), fontsize=11, loc="left", fontweight="bold", pad=12)
-    axis.set_xlabel(f"change from the start with its 95% interval {label(report)}; bold: it excludes 0", fontsize=8.5)
+    caption = f"change from the start, 95% interval {label(report)}; bold: it excludes 0; a colour scale per column"
+    axis.set_xlabel(caption, fontsize=8.5)
+    axis.set_ylabel("trained on", fontsize=9)
     bar = figure.colorbar(picture, ax=axis, ticks=[-1, 0, 1], shrink=0.8, pad=0.02)
     bar.ax.set_yticklabels(["lower", "same", "higher"], fontsize=8.5)
     bar.outline.set_visible(False)

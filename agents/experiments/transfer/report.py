@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ...evaluation.statistics import Estimate
 from ..pages import PLOTS, plain, table, write_page
 from .analysis import Cell, TransferReport
+from .plan import START
 from .plots import row_title
 
 __all__ = ["forgetting_rows", "headline", "matrix_table", "to_csv", "to_markdown", "write_report"]
@@ -32,7 +33,9 @@ def headline(report: TransferReport) -> str:
     if len({sum(cell is not None for cell in own.values()) for own in report.cells.values()}) == 1 and report.seeds > 1:
         seeds = f"{report.seeds} seeds"
     how = "one after another" if report.sequence else "one agent each"
-    return f"{len(report.columns)} environments, {how}, {report.algo}, {seeds}, from {Path(report.start).name}"
+    start = Path(report.start)
+    from_where = "a fresh model" if start.name == START and start.parent.is_absolute() else start.name
+    return f"{len(report.columns)} environments, {how}, {report.algo}, {seeds}, from {from_where}"
 
 
 def to_markdown(report: TransferReport, has_plot: bool = True) -> str:

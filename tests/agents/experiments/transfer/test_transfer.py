@@ -134,7 +134,7 @@ def test_the_folder_has_the_report_in_every_form(done: Transfer) -> None:
     page = (done.folder / "report.html").read_text()
     assert page.count("<svg") == 1 and "<script" not in page and "src=" not in page
     assert (done.folder / "plots" / "matrix.png").read_bytes().startswith(b"\x89PNG")
-    assert repr(done).startswith("Transfer(2 environments, one agent each, ppo, 2 seeds, from start")
+    assert repr(done).startswith("Transfer(2 environments, one agent each, ppo, 2 seeds, from a fresh model")
 
 
 def test_again_it_has_nothing_to_run_and_another_metric_needs_no_run(done: Transfer) -> None:
