@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # the same names as in `_HOMES`, for type checkers
     from .experiments.compare.config import CompareConfig as CompareConfig
     from .experiments.loop.config import LoopConfig as LoopConfig
     from .experiments.loop.loop import run_loop as run_loop
+    from .experiments.transfer.config import TransferConfig as TransferConfig
+    from .experiments.transfer.transfer import Transfer as Transfer
+    from .experiments.transfer.transfer import transfer as transfer
     from .registry import available as available
     from .registry import get_algorithm as get_algorithm
     from .registry import make as make
@@ -61,6 +64,8 @@ _HOMES = {  # public name: its module
     "TextVecEnv": "core.vec_env",
     "TokenPolicy": "core.policy",
     "TrainConfig": "training.config",
+    "Transfer": "experiments.transfer.transfer",
+    "TransferConfig": "experiments.transfer.config",
     "available": "registry",
     "compare": "experiments.compare.compare",
     "evaluate": "evaluation.evaluate",
@@ -77,6 +82,7 @@ _HOMES = {  # public name: its module
     "run_loop": "experiments.loop.loop",
     "save": "saving.bundle",
     "train": "training.run",
+    "transfer": "experiments.transfer.transfer",
 }
 __all__ = sorted(_HOMES)
 

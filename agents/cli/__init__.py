@@ -23,6 +23,7 @@ from . import (
     reward,
     sft,
     train,
+    transfer,
     tune,
 )
 from .options import OneLineErrors, add_command
@@ -70,6 +71,7 @@ add_command(app, generate.GenerateConfig, "generate")(generate.generate)
 add_command(app, generate.ChatConfig, "chat")(generate.chat)
 add_command(app, evaluate.AttackConfig, "attack")(evaluate.attack)
 add_command(app, compare.CompareFlags, "compare")(compare.compare)
+add_command(app, transfer.TransferFlags, "transfer")(transfer.transfer)
 add_command(app, tune.TuneFlags, "tune")(tune.tune)
 add_command(app, loop.LoopFlags, "loop")(loop.loop)
 app.add_typer(feedback.feedback_app, name="feedback")

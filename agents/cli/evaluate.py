@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from pydantic import Field, field_validator, model_validator
 from rich.console import Console
 
 from rlhf_envs.registration import check_environment
@@ -35,14 +36,17 @@ class HeldOutConfig(DataFlags, Flags):
     trust: bool = option(False, "Load an SB3 zip: it holds pickles, which can run code.")
     output: str | None = option(None, "JSON file to write the metrics to.", "-o", "--output")
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self, env: str | None = None) -> dict[str, Any]:
         """Return the arguments that `agents.evaluate` and `agents.evaluate_robustness` share. Hide progress bars.
+
+        Args:
+            env: the environment, if it is not that of the flags.
 
         Raises:
             ValueError, typer.Exit: there is no such environment, or no folder for the output.
         """
         default = "rlhf/Prompts-v0" if "data" in self.env_kwargs else "rlhf/Sentiment-v0"
-        env = check_environment(self.env or run_environment(self.source) or default)
+        env = check_environment(env or self.env or run_environment(self.source) or default)
         if self.output is not None and not Path(self.output).parent.is_dir():
             fail(f"--output {self.output}: there is no folder {Path(self.output).parent}")
         from transformers.utils import logging
@@ -51,7 +55,7 @@ class HeldOutConfig(DataFlags, Flags):
         shared = self.model_dump(include={"source", "n_episodes", "split", "seed", "env_kwargs", "trust"})
         return shared | {"env_id": env, "judges": self.judge}
 
-    def write(self, metrics: dict[str, Any]) -> None:
+    def write(self, metrics: dict[str, Any] | list[dict[str, Any]]) -> None:
         """Write the metrics to the output if one is given."""
         if self.output is not None:
             Path(self.output).write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
@@ -61,26 +65,61 @@ class EvaluateConfig(HeldOutConfig, DecodingFlags):
     """Hold the flags of `rlhf evaluate`."""
 
     reference: str | None = option(None, "Model that KL and perplexity are measured against.")
-    samples: int = option(4, "Completions to show.", ge=0)
+    samples: int = option(4, "Completions to show, per environment.", ge=0)
+    envs: list[str] = Field(
+        default=[],
+        description="Environments, with commas between, for a table of each and one of all.",
+        json_schema_extra={"type": "text"},
+    )
+    json_output: bool = option(False, "Print the metrics as JSON, and nothing else.", "--json")
+
+    @field_validator("envs", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check_environments(self) -> Self:
+        if self.envs and self.env is not None:
+            raise ValueError(f"env={self.env} with envs={','.join(self.envs)}: give one of them")
+        if len(self.envs) > 1 and "data" in self.env_kwargs:
+            raise ValueError(f"data={self.env_kwargs['data']} with several envs: it is the data of one; give --env")
+        if doubles := sorted({env for env in self.envs if self.envs.count(env) > 1}):
+            raise ValueError(f"envs={','.join(self.envs)}: {doubles[0]} is there twice")
+        return self
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Complete held-out prompts: reward, judges, KL, perplexity, length and diversity, with bootstrap intervals."""
-    arguments = config.arguments()
-    from ..evaluation.evaluate import evaluate as run
+    """Complete held-out prompts: reward, judges, KL, perplexity, length and diversity, with bootstrap intervals.
 
-    evaluation = run(
-        **arguments,
-        reference=config.reference,
-        deterministic=config.deterministic,
-        max_new_tokens=config.max_new_tokens,
-        **config.decoding(),
-    )
+    With --envs a source is measured on several environments, whose vocabulary it shares; --json and --output then hold
+    a list.
+    """
+    environments = [config.arguments(env) for env in config.envs or [None]]
+    from ..evaluation.evaluate import evaluate as run
+    from ..evaluation.source import Source
+
+    source = Source.of(config.source, config.trust)
+    shared = {"reference": config.reference, "deterministic": config.deterministic, **config.decoding()}
     console = Console()
-    console.print(tables.evaluation_table(evaluation))
-    for sample in evaluation.samples(config.samples):
-        console.print(tables.sample_text(sample))
-    config.write(evaluation.to_dict())
+    found = []
+    for arguments in environments:
+        try:
+            found.append(run(**{**arguments, **shared, "source": source}, max_new_tokens=config.max_new_tokens))
+        except ValueError as error:
+            if not config.envs:
+                raise
+            fail(f"{arguments['env_id']}: {error}")
+        if not config.json_output:
+            console.print(tables.evaluation_table(found[-1]))
+            for sample in found[-1].samples(config.samples):
+                console.print(tables.sample_text(sample))
+    if len(found) > 1 and not config.json_output:
+        console.print(tables.evaluations_table(found))
+    metrics = [evaluation.to_dict() for evaluation in found] if config.envs else found[0].to_dict()
+    if config.json_output:
+        print(json.dumps(metrics, indent=2))
+    config.write(metrics)
 
 
 class AttackConfig(HeldOutConfig):

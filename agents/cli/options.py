@@ -48,7 +48,7 @@ UNITS = {"k": 10**3, "m": 10**6, "b": 10**9}
 ARGUMENT = re.compile(r"(?<![\w.'\"-])([a-z_]+)=(\{[^{}]*\}|'[^']*'|\"[^\"]*\"|[^\s,;:()]+)")
 METAVARS = {int: "INTEGER", float: "NUMBER"}
 PANELS = {  # the boxes of --help, and the fields in each; all others are in "Options"
-    "Task and data": {"env", "data", "reward", "column", "env_kwargs", "split"}
+    "Task and data": {"env", "envs", "data", "reward", "column", "env_kwargs", "split"}
     | {"chat", "system_prompt", "chat_template", "chat_template_kwargs"},
     "Agent": {"algo", "algos", "model", "train", "kl_coef", "kl_coefs", "kl_target", "learning_rate", "lr_schedule"}
     | {"sft_data", "sft_coef", "constraint", "limit", "hyperparams", "settings", "overrides"},

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "change_table",
     "evaluation_table",
+    "evaluations_table",
     "make_table",
     "robustness_tables",
     "sample_text",
@@ -171,6 +172,20 @@ def evaluation_table(evaluation: Evaluation) -> Table:
     chosen = f"; the best of {drawn} completions per prompt" if drawn > 1 else ""
     caption = f"reference: {evaluation.reference or 'none'}{chosen}"
     return make_table(("", "mean", "standard error", "95% interval"), rows, title=title, caption=caption)
+
+
+def evaluations_table(evaluations: Sequence[Evaluation]) -> Table:
+    """Return a row per environment that one source was evaluated on: its judges and metrics, the reward, KL, length."""
+    shown = ("reward", "kl", "length", "eos_share")
+    rows = []
+    for evaluation in evaluations:
+        estimates = evaluation.estimates()
+        own = {*evaluation.judges, *evaluation.metrics, *evaluation.corpus}
+        judged = "\n".join(f"{name} {estimates[name]}" for name in estimates if name in own and "/" not in name)
+        figures = [str(estimates[name]) if name in estimates else "" for name in shown]
+        rows.append((evaluation.env_id, evaluation.counted, judged, *figures))
+    heads = ("environment", "completed", "judges and metrics", "reward", "KL", "length", "EOS")
+    return make_table(heads, rows, title=f"{evaluations[0].source}: mean ± standard error", left=3, lines=True)
 
 
 def robustness_tables(robustness: Robustness) -> list[Table]:

@@ -18,7 +18,8 @@ def open_batch(env: Any, n: int, **env_kwargs: Any) -> EpisodeBatch:
     """Open `n` rows of an environment's episodes, whose state is their own.
 
     Args:
-        env: an id, or a text environment (single, batched, or wrapped for SB3), whose task, data and reward are taken.
+        env: an id, or a text environment (single, batched, or wrapped for SB3) or its episodes, whose task, data and
+            reward are taken.
         **env_kwargs: the environment's arguments, if `env` is an id.
 
     Raises:
@@ -31,6 +32,8 @@ def open_batch(env: Any, n: int, **env_kwargs: Any) -> EpisodeBatch:
             check_arguments(kwargs, ("task", *EpisodeOptions.__annotations__), "the environment")
             return EpisodeBatch(n, **kwargs)
         env = gym.make(env, **env_kwargs)
+    if isinstance(env, EpisodeBatch):
+        return env.copy(n)
     while not hasattr(env, "episodes"):  # SB3's and Gymnasium's wrappers
         inner = env.envs[0] if hasattr(env, "envs") else getattr(env, "venv", getattr(env, "env", None))
         if inner is None:

@@ -34,6 +34,11 @@ from ..saving.untrusted import read_env_id, read_env_kwargs
 __all__ = ["DECODING", "Source"]
 
 DECODING = ("temperature", "top_k", "top_p")
+# Arguments that make a task, its data and its reward: another environment has its own.
+OF_ONE_TASK = (
+    *("tasks", "weights", "data", "columns", "validation_share", "test_share"),
+    *("reward", "reward_kwargs", "max_turns"),
+)
 NO_DATA = dict.fromkeys(("model", "reward", "reward_kwargs"))  # arguments that do not change which rows there are
 
 logger = logging.getLogger(__name__)
@@ -76,11 +81,15 @@ class Source:
     def of(cls, source: Any, trust: bool = False) -> Source:
         """Return the source of an agent, policy, Hugging Face model, run, bundle, SB3 zip, or model's name or folder.
 
+        A source is returned as it is.
+
         `trust` allows an SB3 zip. It holds pickles, which can run code: set this only for files of your own.
 
         Raises:
             ValueError: it is none of these.
         """
+        if isinstance(source, cls):
+            return source
         policy = getattr(source, "policy", source)
         if isinstance(policy, LanguageModelPolicy):
             name = f"{type(source).__name__} on {policy.model_name or 'a fresh model'}"
@@ -151,10 +160,10 @@ class Source:
         return None if self.env_id is None else self.env_id.rpartition(":")[2]
 
     def kwargs_in(self, env_id: str | None) -> dict[str, Any]:
-        """Return the arguments of that run for an environment: those of its task are for its own environment alone."""
+        """Return the arguments of that run for an environment: what makes its task is for its own environment alone."""
         if env_id is None or env_id.rpartition(":")[2] == self.own_environment:
             return dict(self.env_kwargs)
-        own = ("tasks", "weights", *arguments_of(self.own_environment))
+        own = (*OF_ONE_TASK, *arguments_of(self.own_environment))
         return {name: value for name, value in self.env_kwargs.items() if name not in own}
 
     @property

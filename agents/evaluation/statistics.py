@@ -1,9 +1,10 @@
 """Estimate quantities over episodes and over runs, with standard errors and 95% intervals.
 
-Every interval is the percentile bootstrap (Efron 1979) of `scipy.stats.bootstrap`. Over the runs of a comparison the
-estimates are the ones that Agarwal et al. 2021 (https://arxiv.org/abs/2108.13264) ask for: the interquartile mean, by
-`scipy.stats.trim_mean`, and the probability of improvement, by `scipy.stats.mannwhitneyu`. Their stratified bootstrap
-has one stratum here, because a comparison has one environment: the runs of each algorithm are resampled separately.
+Every interval is the percentile bootstrap (Efron 1979) of `scipy.stats.bootstrap`, except for that of
+`mean_over_runs`. Over the runs of a comparison the estimates are the ones that Agarwal et al. 2021
+(https://arxiv.org/abs/2108.13264) ask for: the interquartile mean, by `scipy.stats.trim_mean`, and the probability of
+improvement, by `scipy.stats.mannwhitneyu`. Their stratified bootstrap has one stratum here, because a comparison has
+one environment: the runs of each algorithm are resampled separately.
 Their package rliable 1.2.0 computes the same, but it raises with the arch (7) that installs beside NumPy 2, and it
 draws from NumPy's global generator.
 """
@@ -19,7 +20,7 @@ from statistics import median_high
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import bootstrap, mannwhitneyu, trim_mean
+from scipy.stats import bootstrap, mannwhitneyu, t, trim_mean
 
 from rlhf_envs.words import ngrams
 
@@ -31,6 +32,7 @@ __all__ = [
     "improvement",
     "iqm",
     "jackknife_distinct_bigrams",
+    "mean_over_runs",
     "reach",
 ]
 
@@ -128,6 +130,20 @@ def iqm(values: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
     return _over_runs(partial(trim_mean, proportiontocut=0.25), seed, values)
 
 
+def mean_over_runs(values: Sequence[float] | np.ndarray) -> Estimate:
+    """Return the mean of `(n,)` runs with its 95% Student-t interval, which holds for few runs too; none for one run.
+
+    Raises:
+        ValueError: there is no run, or a value is not finite.
+    """
+    runs = _checked(values)
+    n, mean = len(runs), float(runs.mean())
+    if n < 2:
+        return Estimate(mean, math.nan, math.nan, math.nan, n)
+    reach = float(t.ppf(0.975, n - 1) * runs.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, math.nan, mean - reach, mean + reach, n)
+
+
 def improvement(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, seed: int = 0) -> Estimate:
     """Return the probability that a run of x `(n,)` is better than a run of y `(m,)`; ties count half.
 
@@ -161,12 +177,17 @@ def reach(runs: Sequence[Sequence[tuple[float, float, float]]], threshold: float
 
 def _over_runs(statistic: Callable[..., Any], seed: int, *samples: Sequence[float] | np.ndarray) -> Estimate:
     """Return a statistic of independent samples of runs, with its interval."""
-    arrays = tuple(np.asarray(sample, dtype=np.float64) for sample in samples)
-    for scores in arrays:
-        if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
-            raise ValueError(f"expected one finite value per run, got {scores}")
+    arrays = tuple(map(_checked, samples))
     low, high, _ = _bootstrap(arrays, statistic, seed)
     return Estimate(float(statistic(*arrays)), math.nan, low, high, min(map(len, arrays)))
+
+
+def _checked(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return a value per run, `(n,)` float64. Raise ValueError if there is none, or one that is not finite."""
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or not len(scores) or not np.isfinite(scores).all():
+        raise ValueError(f"expected one finite value per run, got {scores}")
+    return scores
 
 
 def _bootstrap(

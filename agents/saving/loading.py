@@ -257,8 +257,18 @@ def _build(
     agent._setup_model()
     if model is not None and not passed:
         agent.policy_kwargs = given
-        agent.policy.model_name = known_model(model["name"], folder / MODEL)
+        agent.policy.model_name = _name_of(model["name"], folder / MODEL)
     return agent
+
+
+def _name_of(name: str | None, folder: Path) -> str | None:
+    """Return the name of an agent's model: `name`, or the model in the bundle, see `known_model`.
+
+    A folder of weights alone stays the name: its tokens are the environment's, and a checkpoint may be deleted.
+    """
+    if name is not None and Path(name).is_dir() and not has_tokenizer(name):
+        return name
+    return known_model(name, folder)
 
 
 def _continue_episodes(agent: Any, saved: Mapping[str, Any]) -> None:

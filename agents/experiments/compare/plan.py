@@ -25,7 +25,7 @@ from ...training.hyperparams import default_hyperparams
 from ...training.run import resolve_config
 from .config import CompareConfig
 
-__all__ = ["Arm", "Outcome", "Run", "RunConfig", "judges_of", "plan", "read_outcomes"]
+__all__ = ["Arm", "Outcome", "Run", "RunConfig", "check_unchanged", "check_use", "judges_of", "plan", "read_outcomes"]
 
 DECODING = {"temperature": 1.0, "top_k": None, "top_p": None}  # the values that change nothing
 # Settings that a run has from the comparison; of them an arm may set `train` and `n_envs`.
@@ -156,7 +156,7 @@ def plan(config: CompareConfig) -> list[Run]:
     seeds = [{"seed": seed, "run_name": f"seed_{seed:02d}"} for seed in range(config.seeds)]  # names that sort as text
     runs = [Run(arm, seed, arm.config.model_copy(update=own)) for seed, own in enumerate(seeds) for arm in arms]
     for run in runs:
-        _check_unchanged(run)
+        check_unchanged(run.folder, run.arm.resolved, run.seed)
     return runs
 
 
@@ -212,7 +212,7 @@ def _arms(config: CompareConfig, label: str) -> list[Arm]:
         given = _run_config(config, name, algo, {**decoding, **arguments, **kl}, cls is not None and holds(cls))
         resolved = given.resolved() if cls is None else resolve_config(given)
         if cls is not None:
-            _check_use(name, cls, resolved)
+            check_use(name, cls, resolved)
         return Arm(name, label, algo, kl_coef, own, given, resolved)
 
     if not config.kl_coefs or weight is None:
@@ -262,7 +262,7 @@ def _run_config(config: CompareConfig, name: str, algo: str, arguments: dict[str
     return RunConfig(**given, algo=algo, hyperparams=hyperparams)
 
 
-def _check_use(name: str, cls: type[Any], resolved: TrainConfig) -> None:
+def check_use(name: str, cls: type[Any], resolved: TrainConfig) -> None:
     """Raise ValueError, before anything loads, for arguments without a use and for groups that do not fit."""
     size = resolved.hyperparams.get("group_size")
     if size is None and getattr(cls, "min_group_size", 1) > 1:
@@ -276,13 +276,13 @@ def _check_use(name: str, cls: type[Any], resolved: TrainConfig) -> None:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _check_unchanged(run: Run) -> None:
-    """Raise ValueError if the run was started with other settings."""
-    saved = read_config(run.folder)
-    now = json.loads(run.arm.resolved.model_dump_json()) | {"seed": run.seed}
+def check_unchanged(folder: Path, resolved: TrainConfig, seed: int) -> None:
+    """Raise ValueError if the run in a folder was started with other settings."""
+    saved = read_config(folder)
+    now = json.loads(resolved.model_dump_json()) | {"seed": seed}
     for name in (now.keys() & saved.keys()) - SHOWN:
         if saved[name] != now[name]:
             raise ValueError(
-                f"the run in {run.folder} has {name}={saved[name]!r}, and now it would be {now[name]!r}: all runs of a "
-                "comparison have the same settings. Choose another folder, or delete that run"
+                f"the run in {folder} has {name}={saved[name]!r}, and now it would be {now[name]!r}: all runs of an "
+                "experiment have the same settings. Choose another folder, or delete that run"
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from ...evaluation.statistics import Estimate
 from ...registry import available
 from .analysis import ArmReport, ComparisonReport
 
-__all__ = ["draw_plots", "to_pdf", "to_png", "to_svg"]
+__all__ = ["draw_plots"]
 
 # Okabe and Ito's colours, which the colour-blind tell apart too. With more arms, dashes tell them apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7A5C00")
@@ -162,24 +161,3 @@ def _remark(arm: ArmReport) -> str:
     """Return what stands beside an arm's point: its KL coefficient, and whether it was pruned."""
     coefficient = [] if arm.kl_coef is None else [f"{arm.kl_coef:g}"]
     return ", ".join(coefficient + ["pruned"] * (arm.pruned is not None))
-
-
-def to_png(figure: Figure) -> bytes:
-    """Return the figure as a PNG picture."""
-    return _save(figure, "png", dpi=160)
-
-
-def to_pdf(figure: Figure) -> bytes:
-    """Return the figure as a PDF page, for a paper."""
-    return _save(figure, "pdf", metadata={"CreationDate": None})
-
-
-def to_svg(figure: Figure) -> str:
-    """Return the figure as an SVG document."""
-    return _save(figure, "svg", metadata={"Date": None}).decode("utf-8")
-
-
-def _save(figure: Figure, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format=kind, **options)
-    return file.getvalue()

@@ -11,15 +11,13 @@ with any number of processes, and after a kill.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import t
 
-from ...evaluation.statistics import Estimate
+from ...evaluation.statistics import Estimate, mean_over_runs
 from .plan import Outcome
 
 __all__ = ["RULE", "Pruned", "find_pruned"]
@@ -88,14 +86,7 @@ def _behind(scores: dict[str, dict[int, float]]) -> dict[str, tuple[str, Estimat
     for name, values in scores.items():
         shared = sorted(values.keys() & scores[best].keys())
         if name != best and len(shared) >= MIN_SEEDS:
-            gap = _interval(np.array([scores[best][seed] - values[seed] for seed in shared]))
+            gap = mean_over_runs([scores[best][seed] - values[seed] for seed in shared])
             if gap.low > 0:
                 found[name] = (best, gap)
     return found
-
-
-def _interval(differences: np.ndarray) -> Estimate:
-    """Return the mean of `(n,)` differences, at least two, with its 95% Student-t interval."""
-    n, mean = len(differences), float(differences.mean())
-    reach = float(t.ppf(0.975, n - 1) * differences.std(ddof=1) / math.sqrt(n))
-    return Estimate(mean, math.nan, mean - reach, mean + reach, n)

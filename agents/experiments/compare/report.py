@@ -5,69 +5,34 @@ For a paper there are the plots as PDF and SVG, and the table of results in LaTe
 
 from __future__ import annotations
 
-import html
 import math
-import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
 from matplotlib.figure import Figure
 
-from rlhf_envs.files import replace_file
 from rlhf_envs.rendering import as_markdown, markdown_table
 
 from ...evaluation.prompt_counts import count_prompts
 from ...evaluation.statistics import Estimate
+from ..pages import PLOTS, cell, plain, table, write_page
 from .analysis import ArmReport, ComparisonReport
-from .plots import to_pdf, to_png, to_svg
 from .pruning import RULE
 
-__all__ = ["evaluations", "headline", "metrics_table", "summary_table", "to_html", "to_markdown", "write_report"]
+__all__ = ["evaluations", "headline", "metrics_table", "summary_table", "to_markdown", "write_report"]
 
-PLOTS = "plots"
 MAIN = ("reward", "kl")  # metrics of the first table, beside the compared one
 CAPTIONS = {  # for those who do not see the plots, which have titles of their own
     "final": "at the end, by algorithm",
     "efficiency": "against tokens trained for",
     "frontier": "against KL to the reference",
 }
-PAGE = """\
-<!doctype html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.2rem; }}
-table {{ border-collapse: collapse; font-size: 0.9rem; display: block; overflow-x: auto; }}
-table:focus-visible {{ outline: 2px solid #0072b2; }}
-@media print {{ table {{ display: table; }} h2 {{ break-after: avoid; }} }}
-th, td {{ padding: 0.25rem 0.7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }}
-td:first-child {{ white-space: nowrap; }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
-blockquote {{ background: #fff6e0; border-left: 4px solid #e69f00; padding: 0.1rem 1rem; margin: 0; }}
-figure {{ margin: 1rem 0; }} svg {{ max-width: 100%; height: auto; }}
-</style></head>
-<body>
-{body}</body></html>
-"""
 
 
 def write_report(folder: Path, report: ComparisonReport, plots: Mapping[str, Figure]) -> str:
     """Write `report.md` with its pictures in `plots/` (PNG, SVG, PDF), and `report.html`. Return the Markdown."""
     markdown = to_markdown(report, tuple(plots))
-    (folder / PLOTS).mkdir(exist_ok=True)
-    svgs = {name: to_svg(figure) for name, figure in plots.items()}
-    for name, figure in plots.items():
-        for kind, content in (("png", to_png(figure)), ("svg", svgs[name].encode("utf-8")), ("pdf", to_pdf(figure))):
-            replace_file(folder / PLOTS / f"{name}.{kind}", content)
-    replace_file(folder / "report.md", markdown.encode("utf-8"))
-    page = to_html(markdown, {name: svg[svg.index("<svg") :] for name, svg in svgs.items()})
-    replace_file(folder / "report.html", page.encode("utf-8"))
+    write_page(folder, markdown, plots)
     return markdown
 
 
@@ -91,22 +56,22 @@ def evaluations(report: ComparisonReport) -> str:
 
 def to_markdown(report: ComparisonReport, plots: Sequence[str]) -> str:
     """Return the report as Markdown, with the named plots in `plots/`. What models and errors say is escaped."""
-    parts = [f"# {_plain(f'Comparison on {report.env}')}", _plain(f"{headline(report)}.")]
+    parts = [f"# {plain(f'Comparison on {report.env}')}", plain(f"{headline(report)}.")]
     if report.notes:
-        parts.append("\n".join(f"> - {_plain(note)}" for note in report.notes))
+        parts.append("\n".join(f"> - {plain(note)}" for note in report.notes))
     if report.failed:
-        parts += ["## Failed runs", _table(["run", "error"], report.failed.items())]
+        parts += ["## Failed runs", table(["run", "error"], report.failed.items())]
     if pruned := [arm for arm in report.arms if arm.pruned]:
-        parts += ["## Pruned", RULE, _table(["algorithm", "why"], [_pruned_row(arm, report.metric) for arm in pruned])]
+        parts += ["## Pruned", RULE, table(["algorithm", "why"], [_pruned_row(arm, report.metric) for arm in pruned])]
     if report.unfinished:
-        parts += ["## Runs that are not finished", _plain(", ".join(report.unfinished))]
+        parts += ["## Runs that are not finished", plain(", ".join(report.unfinished))]
     if any(arm.metrics for arm in report.arms):
         parts += [*_results(report, plots), *_equal(report)]
     return "\n\n".join([*parts, *_reproduce(report)]) + "\n"
 
 
 def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
-    metric = _plain(report.metric)
+    metric = plain(report.metric)
     over = "the interquartile mean over seeds with its 95% bootstrap interval" if report.seeds > 1 else "the one run"
     pictures = {
         name: [f"![{report.metric} {caption}]({PLOTS}/{name}.png)"] if name in plots else []
@@ -114,21 +79,21 @@ def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
     }
     parts = [
         f"## At the end: {metric}",
-        _table(*summary_table(report, MAIN)),
+        table(*summary_table(report, MAIN)),
         f"Each metric is {over}, on {_prompts(report)}. Gained is the {metric} at the end less "
         "that before training: the mean over seeds ± its standard error. Seconds are of training alone.",
         *pictures["final"],
     ]
     head, rows = metrics_table(report)
     if len(head) > 1:
-        parts += ["## Other metrics at the end", _table(head, rows)]
+        parts += ["## Other metrics at the end", table(head, rows)]
     if "distinct_bigrams" in head:
         parts.append(f"distinct\\_bigrams is of {report.config['test_episodes']} completions; of more it is lower.")
     if report.improvement:
         rows = [[better, than, _probability(found)] for better, than, found in report.improvement]
         parts += [
             "## Probability of improvement",
-            _table(["better", "than", "probability"], rows),
+            table(["better", "than", "probability"], rows),
             "How likely a run of the first ends better than a run of the second; ties count half."
             + " –: no interval, which takes 3 runs of both." * any("–" in row[2] for row in rows),
         ]
@@ -136,7 +101,7 @@ def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
         "## Sample efficiency",
         *pictures["efficiency"],
         f"To reach a {metric} of {report.threshold:.3f}:",
-        _table(["algorithm", "reached", "by tokens", "by seconds"], map(_reached_row, report.arms)),
+        table(["algorithm", "reached", "by tokens", "by seconds"], map(_reached_row, report.arms)),
         f"A run reaches it at its first evaluation with at least that {metric}. The last columns say by when half of "
         "the runs that reached it had done so.",
     ]
@@ -145,13 +110,13 @@ def _results(report: ComparisonReport, plots: Sequence[str]) -> list[str]:
         parts += [
             f"## Against KL: {metric}",
             *pictures["frontier"],
-            _table(head, _frontier_rows(report)),
+            table(head, _frontier_rows(report)),
             f"On the frontier (Pareto-optimal): no other row has as high a {metric} with as low a KL.",
         ]
     rows = [
         [s["run"], f"{s['step']:,}", f"{s['reward']:.2f}", s["prompt"], s["completion"].strip()] for s in report.samples
     ]
-    return [*parts, "## What they write", _table(["run", "tokens", "reward", "prompt", "completion"], rows)]
+    return [*parts, "## What they write", table(["run", "tokens", "reward", "prompt", "completion"], rows)]
 
 
 def _prompts(report: ComparisonReport) -> str:
@@ -228,7 +193,7 @@ def _equal(report: ComparisonReport) -> list[str]:
     skipped = f" ({config['evaluations']} asked for; steps that one rollout passes share one)" if fewer else ""
     parts = [
         "## What was equal, and what was not",
-        _plain(
+        plain(
             f"Each run trained for {_from_to(*report.trained)} tokens{asked}, in the same environment ({report.env}), "
             f"on its training prompts, from the same model, which is the reference too ({model}), with equal decoding "
             f"where no note says otherwise. It was evaluated {evaluations(report)}{skipped}: the same prompts of the "
@@ -238,9 +203,9 @@ def _equal(report: ComparisonReport) -> list[str]:
         "Algorithms differ in the hyperparameters below, which are rlhf train's own unless the comparison says "
         "otherwise. A ranking is one of these settings, on this environment.",
     ]
-    rows = [[_cell(arm.name), _settings(arm)] for arm in report.arms if arm.settings is not None]
-    table = markdown_table(["algorithm", "settings (bold: not the class's own default)"], rows)
-    return [*parts, table] if rows else parts
+    rows = [[cell(arm.name), _settings(arm)] for arm in report.arms if arm.settings is not None]
+    settings = markdown_table(["algorithm", "settings (bold: not the class's own default)"], rows)
+    return [*parts, settings] if rows else parts
 
 
 def _reproduce(report: ComparisonReport) -> list[str]:
@@ -258,7 +223,7 @@ def _reproduce(report: ComparisonReport) -> list[str]:
         ["commit", made["commit"] or "not known: rlhf-envs did not run from its git repository"],
         ["machine", made["machine"]],
     ]
-    return ["## Reproduce", _table(["what", ""], rows)]
+    return ["## Reproduce", table(["what", ""], rows)]
 
 
 def _settings(arm: ArmReport) -> str:
@@ -269,41 +234,3 @@ def _settings(arm: ArmReport) -> str:
     own = {name for name, value in given.items() if name not in defaults or defaults[name] != value}
     shown = {name: as_markdown(f"{name}={value}") for name, value in ({**given, **defaults} | given).items()}
     return ", ".join(f"**{text}**" if name in own else text for name, text in shown.items())
-
-
-def _plain(text: str) -> str:
-    """Escape the characters of markup that names in our own sentences may have."""
-    return text.replace("\\", "\\\\").replace("_", "\\_").replace("*", "\\*").replace("<", "&lt;").replace("|", "\\|")
-
-
-def _table(head: Sequence[str], rows: Any) -> str:
-    """Return a table in Markdown from plain text."""
-    return markdown_table([_cell(cell) for cell in head], ([_cell(cell) for cell in row] for row in rows))
-
-
-def _cell(text: str) -> str:
-    """Escape a cell, unless it is one word or a number with its interval, which are easier to read as they are."""
-    word = re.sub(r"[-,.–\[\] ]", "", text)
-    return text if word.isalnum() and word.isascii() else as_markdown(text)
-
-
-def to_html(markdown: str, svgs: Mapping[str, str]) -> str:
-    """Return a report in Markdown as a page that needs nothing else: `svgs` has the plots, each an SVG element."""
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-
-    def figure(renderer: RendererHTML, tokens: Sequence[Any], index: int, options: Any, env: Any) -> str:
-        image = tokens[index]
-        label = html.escape(image.content)
-        return f'<figure role="img" aria-label="{label}">{svgs[Path(image.attrs["src"]).stem]}</figure>'
-
-    parser.add_render_rule("image", figure)
-    tokens = parser.parse(markdown)
-    for opened, cell in pairwise(tokens):
-        if opened.type == "table_open":
-            opened.attrSet("tabindex", "0")  # a wide table scrolls, also by keys
-        if opened.type == "td_open" and re.match(r"\\?[-+]?\d", cell.content):
-            opened.attrSet("class", "number")
-    body = parser.renderer.render(tokens, parser.options, {})
-    body = body.replace("<p><figure ", "<figure ").replace("</figure></p>", "</figure>")
-    title = html.escape("".join(part.content for part in tokens[1].children or ()))
-    return PAGE.format(title=title, body=body)

@@ -28,7 +28,7 @@ from ...evaluation.evaluate import Evaluation
 from ...training.config import TrainConfig
 from ...training.logger import HELD_OUT
 from ...training.run import evaluate_held_out
-from .plots import to_png
+from ..pages import to_png
 
 __all__ = ["EVALUATIONS", "LAYOUT_RUN", "HeldOutEvaluations", "Tracker", "write_board"]
 

@@ -448,3 +448,35 @@ def test_the_verbs_of_feedback_stand_in_boxes_by_what_they_are_for() -> None:
 def test_the_help_of_a_verb_of_feedback_has_no_box_about_an_agent() -> None:
     assert " Agent " not in rlhf("feedback", "label", "--help").output
     assert " Task and data " in rlhf("feedback", "add", "--help").output
+
+
+def test_one_source_is_evaluated_on_several_environments(tmp_path: Path) -> None:
+    flags = ["evaluate", "tiny", "--envs", "rlhf/sentiment-v0,rlhf/SpamFilter-v0", "-n", "6", "--samples", "1"]
+    shown = rlhf(*flags, "-o", str(tmp_path / "both.json"))
+    assert shown.exit_code == 0, shown.output
+    both = json.loads((tmp_path / "both.json").read_text())
+    assert [one["env"] for one in both] == ["rlhf/Sentiment-v0", "rlhf/SpamFilter-v0"]
+    alone = rlhf("evaluate", "tiny", "--env", "rlhf/SpamFilter-v0", "-n", "6", "--json")
+    assert json.loads(alone.stdout)["estimates"] == both[1]["estimates"]
+    reward = both[0]["estimates"]["reward"]
+    (row,) = [
+        line for line in shown.output.splitlines() if line.split("6 held-out prompts")[0].strip() == both[0]["env"]
+    ]
+    assert f"{reward['mean']:.3f} ± {reward['sem']:.3f}" in row and "gold " in row
+    assert f"balanced_accuracy {both[1]['estimates']['balanced_accuracy']['mean']:.3f}" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--envs", "rlhf/SpamFilter-v0,rlhf/TokenBandit-v0"], "rlhf/TokenBandit-v0: the "),
+        (["--envs", "rlhf/SpamFilter-v0,rlhf/SpamFilter-v0"], "rlhf/SpamFilter-v0 is there twice"),
+        (["--envs", "rlhf/SpamFilter-v0,rlhf/Spam-v0"], "unknown environment 'rlhf/Spam-v0'"),
+        (["--envs", "rlhf/SpamFilter-v0", "--env", "rlhf/Sentiment-v0"], "--env rlhf/Sentiment-v0 with --envs"),
+        (["--envs", "rlhf/Sentiment-v0,rlhf/SpamFilter-v0", "--data", "x.jsonl"], "it is the data of one"),
+    ],
+)
+def test_environments_that_do_not_go_together_are_named(flags: list[str], message: str) -> None:
+    shown = rlhf("evaluate", "tiny", "-n", "2", *flags)
+    assert shown.exit_code == 2
+    assert message in " ".join(shown.output.split())

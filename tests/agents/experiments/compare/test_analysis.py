@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from agents.experiments.compare.analysis import analyse
 from agents.experiments.compare.config import CompareConfig
 from agents.experiments.compare.plan import Outcome, plan
-from agents.experiments.compare.plots import draw_plots, to_png
-from agents.experiments.compare.report import to_html, to_markdown
+from agents.experiments.compare.plots import draw_plots
+from agents.experiments.compare.report import to_markdown
+from agents.experiments.pages import to_html, to_png
 from agents.saving.provenance import provenance
 
 KL = {"ppo-kl0.1": 8.0, "ppo-kl1.0": 2.0, "a2c-kl0.1": 9.0, "a2c-kl1.0": 3.0}

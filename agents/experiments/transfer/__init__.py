@@ -1,0 +1,1 @@
+"""Compare algorithms on equal terms, over several seeds."""
