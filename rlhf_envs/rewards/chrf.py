@@ -68,8 +68,20 @@ def bleu(completions: Sequence[str], references: Sequence[str]) -> float:
     Raises:
         ModuleNotFoundError: sacrebleu is not installed. The message has the command.
     """
-    found = load_bleu().corpus_score([*map(fold, completions)], [[*map(fold, references)]])
-    return float(found.score)
+    counts = sum(count_ngrams(fold(given), fold(wanted)) for given, wanted in zip(completions, references, strict=True))
+    if isinstance(counts, int):
+        return 0.0  # there are no texts
+    metric = load_bleu()
+    order, lengths = metric.max_ngram_order, counts[:2].tolist()
+    right, given = counts[2 : 2 + order].tolist(), counts[2 + order :].tolist()
+    return float(metric.compute_bleu(right, given, *lengths, smooth_method="exp").score)
+
+
+@lru_cache(maxsize=8192)  # bootstrap samples have the same texts again
+def count_ngrams(completion: str, reference: str) -> NDArray[np.int64]:
+    """Return what BLEU sums up: the words of both texts, the n-grams that both have, those of the completion."""
+    found = load_bleu().sentence_score(completion, [reference])
+    return np.array([found.sys_len, found.ref_len, *found.counts, *found.totals], dtype=np.int64)
 
 
 @lru_cache
@@ -89,4 +101,4 @@ def load_bleu() -> BLEU:
         from sacrebleu.metrics import BLEU
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"the metric 'bleu' needs the package sacrebleu: {_INSTALL}") from error
-    return BLEU(tokenize="zh")
+    return BLEU(tokenize="zh", effective_order=True)  # of sentences alone: it changes no count

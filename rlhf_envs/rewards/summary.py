@@ -30,15 +30,16 @@ FEATURES = (
 )  # fmt: skip
 FOLDER = "summary-reward"
 BOUND = 4.0  # standard deviations beyond which a feature counts no further
-LOWEST, HIGHEST = -4.0, 2.0  # of a score
+HIGHEST = 2.0  # of a score
 STEM = 5  # characters by which words of one family are told
 
 
 class SummaryReward(Reward):
     """Score how much a text reads like a maintainer's one-line summary of the description before it.
 
-    The score has mean 0 and standard deviation 1 over synopses of the bundled training split, and lies in [-4, 2]:
-    beyond, it would pay for the extremes of single features.
+    Before it is bent, the score has mean 0 and standard deviation 1 over the bundled training split's synopses. It is at
+    most 2, since beyond it would pay for the extremes of single features, and below -1 it falls as a logarithm does, so
+    that bad summaries still differ and none outweighs all others.
 
     Args:
         language: the trigram model of synopses.
@@ -68,9 +69,7 @@ class SummaryReward(Reward):
         self, prompts: Sequence[str], completions: Sequence[str], text: Sequence[str] | None = None, **columns: object
     ) -> NDArray[np.float64]:
         """Score the summaries, (n,) float64. The description is the column `text`, or without one the prompt."""
-        return np.clip(
-            self.shift + self.gain * self.raw(prompts if text is None else text, completions), LOWEST, HIGHEST
-        )
+        return bend(self.shift + self.gain * self.raw(prompts if text is None else text, completions))
 
     def raw(self, texts: Sequence[str], summaries: Sequence[str]) -> NDArray[np.float64]:
         """Return the log-odds of the preference model, up to a constant, (n,) float64."""
@@ -98,6 +97,12 @@ class SummaryReward(Reward):
 def summary_reward() -> SummaryReward:
     """Load the embedded model (the registry's "summary-reward")."""
     return SummaryReward.load()
+
+
+def bend(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return scores of at most `HIGHEST`; below -1 they are `-1 - ln(-score)`, which has the same value and slope."""
+    low = -1 - np.log(np.maximum(-scores, 1.0))
+    return np.where(scores < -1, low, np.minimum(scores, HIGHEST))
 
 
 def expand(features: NDArray[np.float64]) -> NDArray[np.float64]:

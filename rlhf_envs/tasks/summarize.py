@@ -23,8 +23,8 @@ class Summarize(Task):
     ## Description
     The prompts are the first paragraphs of 3,600 descriptions of Debian packages (2,700 train, 300 validation, 600
     test), of 14 to 40 words. The agent writes a synopsis, as the package's maintainer did in 3 to 12 words. `rlhf sft
-    rlhf/Summarize-v0 start --epochs 6` teaches a model the form, `rlhf train --env rlhf/Summarize-v0 --model start` the
-    rest.
+    rlhf/Summarize-v0 start --epochs 3 --learning-rate 1e-3` teaches a model the form, `rlhf train --env
+    rlhf/Summarize-v0 --algo rloo --model start` the rest.
 
     ## Observation space
     `input_ids` and `attention_mask`, (136,) each: a prompt of up to 112 tokens and up to 24 new ones. A longer
@@ -36,8 +36,8 @@ class Summarize(Task):
     ## Reward
     The score of "summary-reward", less 0.2 for each word beyond 12. "summary-reward" is learned from synopses of other
     packages: it tells a maintainer's synopsis of a description from other packages' synopses, from copied parts of the
-    description and from garbled words. Its mean is 0 and its standard deviation 1 over synopses of the bundled
-    training split. It reads English alone: give another reward for other languages.
+    description and from garbled words. The training split's synopses score about 0, and nothing scores more than 2. It
+    reads English alone: give another reward for other languages.
 
     Evaluations report beside it `rouge_l` against the reference, `coverage` (the share of the reference's content words
     that the summary has), `support` (the share of the summary's content words that the description has) and

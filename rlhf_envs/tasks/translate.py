@@ -20,8 +20,9 @@ class Translate(Task):
     ## Description
     The prompts are 3,140 messages of JupyterLab, Django, Wagtail and django-allauth, each in both directions (4,804
     rows train, 534 validation, 942 test; the two directions of a message share their split). `rlhf sft
-    rlhf/Translate-v0 start --epochs 3` teaches a model the two languages' messages, `rlhf train --env rlhf/Translate-v0
-    --model start` the rest. The scores need sacrebleu: `pip install 'rlhf-envs[translate]'`.
+    rlhf/Translate-v0 start --epochs 4 --learning-rate 1e-3` teaches a model the messages, `rlhf train --env
+    rlhf/Translate-v0 --algo rloo --model start` the rest. The scores need sacrebleu: `pip install
+    'rlhf-envs[translate]'`.
 
     ## Observation space
     `input_ids` and `attention_mask`, (112,) each: a prompt of up to 64 tokens and up to 48 new ones. A longer message

@@ -4,7 +4,7 @@
     python -m scripts.datasets.aclsum aclsum-0.1.2-py3-none-any.whl aclsum.jsonl
     rlhf train --env rlhf/Summarize-v0 --data aclsum.jsonl --env-kwargs max_prompt_tokens:700 --model smollm2
 
-Each abstract stands three times, with the summary of its challenge, its approach and its outcome (Takeshita et al., 2024,
+Each abstract stands three times, with the summary of its challenge, approach and outcome (Takeshita et al., 2024,
 *ACLSum: A New Dataset for Aspect-based Summarization of Scientific Publications*). The splits are the package's. Of the
 papers, those from 2016 on are CC BY 4.0 and older ones CC BY-NC-SA 3.0, so that nothing of them is bundled.
 """

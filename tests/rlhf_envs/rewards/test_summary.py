@@ -9,7 +9,7 @@ import pytest
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.models import resolve
 from rlhf_envs.rewards.registry import get_reward
-from rlhf_envs.rewards.summary import FEATURES, SummaryReward, expand, longest_copy, summary_features
+from rlhf_envs.rewards.summary import FEATURES, SummaryReward, bend, expand, longest_copy, summary_features
 
 TEST = load_rows("descriptions", "test")
 TEXTS, SYNOPSES = ([row[name] for row in TEST] for name in ("prompt", "reference"))
@@ -45,7 +45,14 @@ def test_scores_have_mean_0_and_deviation_1_over_training_synopses_and_are_bound
     assert scores.std() == pytest.approx(1, abs=0.02)
     garbage = ["", "a" * 5000, "word " * 400, "\n\n", "图像查看器", "...", "a"]
     found = reward(["a description"] * 7, garbage)
-    assert ((found >= -4) & (found <= 2)).all()
+    assert ((found >= -6) & (found <= 2)).all()
+
+
+def test_bent_scores_keep_their_order_up_to_the_bound_and_have_no_kink() -> None:
+    scores = np.linspace(-50, 2, 500)
+    assert (np.diff(bend(scores)) > 0).all()
+    np.testing.assert_array_equal(bend(np.array([-0.5, 0, 1.5, 2, 9])), [-0.5, 0, 1.5, 2, 2])
+    np.testing.assert_allclose(bend(np.array([-1.001, -0.999])), [-1.001, -0.999], atol=1e-5)
 
 
 def test_the_description_is_the_column_text_and_else_the_prompt(reward: SummaryReward) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+import random
 import re
 from typing import Any
 
@@ -37,12 +38,18 @@ def test_the_reward_is_sacrebleus_chrf_whatever_the_case_and_width() -> None:
     assert found[2:] == pytest.approx([0, 1])
 
 
-def test_bleu_counts_chinese_characters_as_words() -> None:
-    given, wanted = ["打开新的文件夹", "delete this page"], ["打开新的文件", "Delete this page"]
-    expected = sacrebleu.metrics.BLEU(tokenize="zh").corpus_score(given, [["打开新的文件", "delete this page"]]).score
+def test_bleu_is_sacrebleus_over_all_texts_and_counts_chinese_characters_as_words() -> None:
+    rows = Translate().rows("test", None)[:200]
+    rng = random.Random(0)
+    wanted = [row["reference"] for row in rows]
+    given = ["".join(c for c in text if rng.random() < 0.9).upper() for text in wanted]
+    metric = sacrebleu.metrics.BLEU(tokenize="zh")
+    expected = metric.corpus_score([fold(text) for text in given], [[fold(text) for text in wanted]]).score
     assert bleu(given, wanted) == pytest.approx(expected)
-    assert 50 < expected < 95
-    assert bleu(["x"], ["打开"]) == 0
+    assert 20 < expected < 95
+    few = ["打开新的文件夹", "x"], [["打开新的文件", "y"]]
+    assert bleu(few[0], few[1][0]) == pytest.approx(metric.corpus_score(*few).score)
+    assert bleu(["x"], ["打开"]) == bleu([""], ["打开"]) == bleu([], []) == 0
 
 
 def test_the_reward_needs_references() -> None:
