@@ -175,9 +175,7 @@ class Source:
             return open_batch(env, n)
         model = {} if self.tokenizer_name is None else {"model": self.tokenizer_name}
         given = {**model, "split": split, **(env_kwargs or {})}
-        saved = read_env_kwargs(
-            self.kwargs_in(env), "a run's file", given, follow_paths=not self.is_bundle, env_id=env
-        )
+        saved = read_env_kwargs(self.kwargs_in(env), "a run's file", given, follow_paths=not self.is_bundle, env_id=env)
         return open_batch(env, n, **saved, **given)
 
     def training_prompts(self, batch: EpisodeBatch) -> set[str]:

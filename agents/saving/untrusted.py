@@ -69,8 +69,8 @@ def read_env_kwargs(
         env_id: the environment, whose task may take arguments of its own.
 
     Raises:
-        ValueError: an argument is none of `JSON_ARGUMENTS` or the task's own, a reward would be imported, or an address or path is not
-            followed. The message says what to do.
+        ValueError: an argument is none of `JSON_ARGUMENTS` or the task's own, a reward would be imported, or an
+            address or path is not followed. The message says what to do.
     """
     if not isinstance(kwargs, Mapping):
         raise ValueError(f"the environment's arguments in {source} are {kwargs!r}: expected an object")
@@ -174,7 +174,11 @@ def _address(name: str, kwargs: Mapping[str, Any], follow_paths: bool) -> str | 
         return value if isinstance(value, str) and is_template_file(value) else None
     takes_places = name in ("model", "reward", "reward_kwargs") or name not in JSON_ARGUMENTS
     names = [*_strings(value)] if takes_places else []
-    if name in ("reward", "reward_kwargs") and any(text.lower() == "human" for text in names) and not _asks_nobody(kwargs):
+    if (
+        name in ("reward", "reward_kwargs")
+        and any(text.lower() == "human" for text in names)
+        and not _asks_nobody(kwargs)
+    ):
         return "feedback.db"  # the store of a human reward that is given none
     for text in names:
         place = split_label(text.removeprefix(MODEL))[0]

@@ -97,7 +97,10 @@ class QuestionAnswering(Task):
         if split not in SPLITS:
             raise ValueError(f"task {self.name!r} has no split {split!r}; there are {', '.join(SPLITS)}")
         found = make_stories(split, SIZES[split], *EVENTS)
-        rows = [{"question": f"{row['story']} {row['question']}", "answer": row["answer"], "kind": row["kind"]} for row in found]
+        rows = [
+            {"question": f"{row['story']} {row['question']}", "answer": row["answer"], "kind": row["kind"]}
+            for row in found
+        ]
         return [self._fill(row, number) for number, row in enumerate(rows)]
 
     def _fill(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:

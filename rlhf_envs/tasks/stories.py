@@ -7,11 +7,24 @@ from typing import Any
 
 from rlhf_envs.tasks.answers import ABSTENTION
 
-__all__ = ["PEOPLE", "make_story", "make_stories"]
+__all__ = ["PEOPLE", "make_stories", "make_story"]
 
 # Names, and so stories, are of one split alone. Places and things are the same: they are what is answered.
 PEOPLE = {
-    "train": ("John", "Mary", "David", "Peter", "Michael", "Robert", "Jane", "James", "Ben", "Bill", "Frank", "Richard"),
+    "train": (
+        "John",
+        "Mary",
+        "David",
+        "Peter",
+        "Michael",
+        "Robert",
+        "Jane",
+        "James",
+        "Ben",
+        "Bill",
+        "Frank",
+        "Richard",
+    ),
     "validation": ("Sam", "Tom", "Ann", "Lee"),
     "test": ("George", "Jack", "Paul", "Joe", "Tim", "Scott"),
 }
@@ -53,13 +66,13 @@ def make_story(people: tuple[str, ...], rng: random.Random, events: int) -> dict
     return {"story": " ".join(lines), **ask(people, places, holders, rng)}
 
 
-def ask(
-    people: tuple[str, ...], places: dict[str, str], holders: dict[str, str], rng: random.Random
-) -> dict[str, str]:
+def ask(people: tuple[str, ...], places: dict[str, str], holders: dict[str, str], rng: random.Random) -> dict[str, str]:
     """Return a question about the end of a story: where people are, and who holds what."""
     if rng.random() < UNKNOWN:
         about = rng.choice(["person", "thing", "holder"])
-        who, thing = (rng.choice([x for x in pool if x not in there]) for pool, there in ((people, places), (THINGS, holders)))
+        who, thing = (
+            rng.choice([x for x in pool if x not in there]) for pool, there in ((people, places), (THINGS, holders))
+        )
         question = {"person": f"Where is {who}?", "thing": f"Where is the {thing}?", "holder": f"Who has the {thing}?"}
         return {"question": question[about], "answer": ABSTENTION, "kind": "unknown"}
     kind = rng.choice(["person", "thing", "holder"] if holders else ["person"])

@@ -23,7 +23,9 @@ TELLING = {
 }
 HINTS = {"add": "Add {n}.", "subtract": "Take away {n}.", "times": "Do it {n} times."}
 VAGUE = ("Think about it.", "Read it again.", "You can do it.", "Try to work it out.")
-WORDS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
+)
 NUMBER_WORDS = {word: number for number, word in enumerate([*WORDS.split(), "eighteen", "nineteen", "twenty"])}
 MOST = 20
 SEEDS = {"train": 0, "validation": 1, "test": 2}

@@ -135,7 +135,9 @@ class Tutor(Task):
     ) -> dict[str, Sequence[float]]:
         """Return `leak`, whether a hint has the answer, and `other_success`, whether the careful student solves it."""
         turns = [TURN.split(text) for text in completions]
-        leaks = [any(tells(hint, answer) for hint in hints) for hints, answer in zip(turns, columns["answer"], strict=True)]
+        leaks = [
+            any(tells(hint, answer) for hint in hints) for hints, answer in zip(turns, columns["answer"], strict=True)
+        ]
         solved = [
             not leak and Careful().solves(hints, steps)
             for leak, hints, steps in zip(leaks, turns, columns["steps"], strict=True)

@@ -55,9 +55,7 @@ def related(question: str) -> str:
     """Return what the first person is to the second, by another way than the package's: from the sentences alone."""
     couples = re.findall(r"(\w+) is married to (\w+)\.(?: They have (?:a child|children) called ([^.]+)\.)?", question)
     spouse = {a: b for one, other, _ in couples for a, b in ((one, other), (other, one))}
-    parents = {
-        child: (one, other) for one, other, children in couples for child in re.findall(r"[A-Z]\w+", children)
-    }
+    parents = {child: (one, other) for one, other, children in couples for child in re.findall(r"[A-Z]\w+", children)}
     asked = re.search(r"(?:What is|How is|What relation is) (\w+) (?:related )?to (\w+)\?", question)
     assert asked is not None, question
     who, whose = asked.groups()
@@ -145,7 +143,10 @@ def test_a_missing_package_is_named_with_the_command(monkeypatch: pytest.MonkeyP
         ({"difficulty": 99}, "difficulty=99: the levels of 'family_relationships' are 0 to"),
         ({"difficulty": None, "curriculum": True}, "curriculum=True needs a difficulty"),
         ({"split": "dev2"}, "no split 'dev2'"),
-        ({"data": [{"prompt": "1 + 1?", "solution": "2"}]}, "row 0 has no column 'answer': it has 'prompt', 'solution'"),
+        (
+            {"data": [{"prompt": "1 + 1?", "solution": "2"}]},
+            "row 0 has no column 'answer': it has 'prompt', 'solution'",
+        ),
         ({"data": []}, "has no rows|no rows|empty"),
     ],
 )
@@ -205,11 +206,15 @@ def test_a_verifier_that_raises_gives_nothing_and_is_named(package: None, caplog
 def test_datasets_that_cannot_be_scored_so_are_refused_or_warned_of(
     package: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(ValueError, match="dataset='rush_hour' has questions without a stated answer: give scorer='package'"):
+    with pytest.raises(
+        ValueError, match="dataset='rush_hour' has questions without a stated answer: give scorer='package'"
+    ):
         gym.make(ENV, dataset="rush_hour", size=4)
     with pytest.raises(ValueError, match="dataset='chain_sums': did you mean 'chain_sum'"):
         gym.make(ENV, dataset="chain_sums")
-    with pytest.raises(ValueError, match="reasoning-gym refuses dataset='chain_sum', difficulty=0, config={'terms': 2}"):
+    with pytest.raises(
+        ValueError, match=r"reasoning-gym refuses dataset='chain_sum', difficulty=0, config=\{'terms': 2\}"
+    ):
         gym.make(ENV, dataset="chain_sum", config={"terms": 2})
     with caplog.at_level(logging.WARNING):
         gym.make(ENV, dataset="coin_flip", scorer="package", size=4)
