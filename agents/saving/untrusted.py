@@ -71,8 +71,8 @@ def read_env_kwargs(
         env_id: the environment, whose task may take arguments of its own.
 
     Raises:
-        ValueError: an argument is none of `JSON_ARGUMENTS` or the task's own, a reward would be imported, or an address or path is not
-            followed. The message says what to do.
+        ValueError: an argument is none of `JSON_ARGUMENTS` or the task's own, a reward would be imported, or an
+            address or path is not followed. The message says what to do.
     """
     if not isinstance(kwargs, Mapping):
         raise ValueError(f"the environment's arguments in {source} are {kwargs!r}: expected an object")

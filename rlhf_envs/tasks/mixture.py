@@ -60,9 +60,9 @@ class Mixture(Task):
     `gymnasium.make("rlhf/Mixture-v0", tasks=["rlhf/Sentiment-v0", {"id": "rlhf/Prompts-v0", "data": "my.jsonl"}])`.
     `tasks` are ids, weights by id (`{"rlhf/A-v0": 2, "rlhf/B-v0": 1}`), or dicts with an `id` and perhaps a `name`, a
     `weight` (1 by default) and arguments of that environment: `reward`, `reward_fn`, `reward_kwargs`, `data`,
-    `columns`, `validation_share`, `test_share`, `max_new_tokens`, `max_turns` and its task's own. All other arguments are given to the
-    mixture and hold for all its tasks. A task is named by its `name`, by default its own short name, and every row of
-    the data has it in a column `task`.
+    `columns`, `validation_share`, `test_share`, `max_new_tokens`, `max_turns` and its task's own. All
+    other arguments are given to the mixture and hold for all its tasks. A task is named by its `name`, by default its
+    own short name, and every row of the data has it in a column `task`.
 
     At reset a task is drawn by the weights, then one of its rows. With `weights="progress"` tasks are drawn more often
     while the agent's mean reward on them changes, as `rlhf_envs.task_weights.TaskWeights` says. Held-out prompts are in

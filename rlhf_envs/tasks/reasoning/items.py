@@ -80,7 +80,13 @@ def get_dataset(name: str, level: int | None, config: Mapping[str, Any], item: s
 
 def find_entry(name: str, level: int | None, config: Mapping[str, Any], item: str) -> dict[str, Any]:
     """Return the entry of an item, "seed:index", with what the package's verifier needs."""
-    return dict(get_dataset(name, level, config, item)[int(item.partition(":")[2])])
+    return _entry(name, level, json.dumps(config, sort_keys=True), item)
+
+
+@lru_cache(maxsize=8192)
+def _entry(name: str, level: int | None, config: str, item: str) -> dict[str, Any]:
+    seed, _, index = item.partition(":")
+    return dict(_dataset(name, level, config, int(seed))[int(index)])
 
 
 def split_of(question: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -66,17 +67,20 @@ class Careful:
     """Take every step that a short sentence names with its number: the student that judges, and is not trained with.
 
     It reads sentence by sentence, knows fewer words, never guesses, and does not follow a sentence of more than 10
-    words. Two sentences in one hint may be two steps. A sentence that names a wrong step makes it give up.
+    words. Two sentences in one hint may be two steps. A sentence that names a wrong step makes it give up; one that
+    says the last step again does not.
     """
 
     def solves(self, hints: Sequence[str], steps: Sequence[Step]) -> bool:
         """Return whether it solves the problem from the hints."""
-        left = [*steps]
+        left, taken = [list(step) for step in steps], list[Any]()
         for sentence in (part for hint in hints for part in re.split(r"[.!?\n]+", hint)):
             kinds, numbers = named(sentence, FEW_NAMES), numbers_in(sentence)
             if not left or len(words_in(sentence)) > LONGEST or len(kinds) != 1 or len(numbers) != 1:
                 continue
-            if [kinds[0], numbers[0]] != list(left[0]):
+            step = [kinds[0], numbers[0]]
+            if step == left[0]:
+                taken = left.pop(0)
+            elif step != taken:
                 return False
-            left.pop(0)
         return not left

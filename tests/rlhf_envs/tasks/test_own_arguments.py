@@ -57,7 +57,7 @@ def test_an_argument_of_the_tasks_class_is_one_of_its_environments() -> None:
 
 
 def test_an_argument_that_neither_has_is_named() -> None:
-    with pytest.raises(TypeError, match="the environment takes no argument 'levle'.*level"):
+    with pytest.raises(TypeError, match=r"the environment takes no argument 'levle'.*level"):
         gym.make(ENV, levle="hard")
     with pytest.raises(ValueError, match="level='hard' is no argument of environments in general or for task"):
         EpisodeBatch(1, "rlhf_envs.tasks.token_bandit:TokenBandit", level="hard")
