@@ -213,11 +213,7 @@ def test_datasets_that_cannot_be_scored_so_are_refused_or_warned_of(
     with pytest.raises(ValueError, match="dataset='chain_sums': did you mean 'chain_sum'"):
         gym.make(ENV, dataset="chain_sums")
     with pytest.raises(
-<<<<<<< HEAD
-        ValueError, match="reasoning-gym refuses dataset='chain_sum', difficulty=0, config={'terms': 2}"
-=======
         ValueError, match=r"reasoning-gym refuses dataset='chain_sum', difficulty=0, config=\{'terms': 2\}"
->>>>>>> w12-reason
     ):
         gym.make(ENV, dataset="chain_sum", config={"terms": 2})
     with caplog.at_level(logging.WARNING):
