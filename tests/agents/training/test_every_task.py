@@ -27,8 +27,9 @@ def settings(env_id: str, base: str, **kwargs: Any) -> dict[str, Any]:
     """Return a run of two rollouts of eight tokens."""
     task = task_of(env_id)
     assert task is not None
-    room = dict(max_prompt_tokens=32, max_new_tokens=4) if task.default_model else {}
-    own = dict(model=base, env_kwargs=room) if task.default_model else {}
+    room = dict(max_prompt_tokens=32, max_new_tokens=12)
+    reads_pictures = task.default_model == "tiny-vision"  # a small model itself
+    own = dict(model=base, env_kwargs=room) if task.default_model and not reads_pictures else {}
     small: dict[str, Any] = dict(n_envs=2, n_timesteps=16, eval_freq=0, test_episodes=2, kl_target=None)
     return dict(env=env_id, save_freq=8, **own, **small) | kwargs
 
