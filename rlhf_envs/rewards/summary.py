@@ -37,9 +37,9 @@ STEM = 5  # characters by which words of one family are told
 class SummaryReward(Reward):
     """Score how much a text reads like a maintainer's one-line summary of the description before it.
 
-    Before it is bent, the score has mean 0 and standard deviation 1 over the bundled training split's synopses. It is at
-    most 2, since beyond it would pay for the extremes of single features, and below -1 it falls as a logarithm does, so
-    that bad summaries still differ and none outweighs all others.
+    Before it is bent, the score has mean 0 and standard deviation 1 over synopses of the bundled training split. It is
+    at most 2, since beyond it would pay for the extremes of single features, and below -1 it falls as a logarithm does,
+    so that bad summaries still differ and none outweighs all others.
 
     Args:
         language: the trigram model of synopses.
