@@ -320,3 +320,24 @@ def test_a_part_that_does_not_apply_counts_in_no_mean(agent: Any) -> None:
     estimate = found.estimates()["reward_short"]
     assert (estimate.mean, estimate.n) == (1.0, applies.sum())
     assert found.judges["tokens"].tolist() == found.length.tolist() == found.components["length"].tolist()
+
+
+def test_the_data_and_the_reward_of_a_run_are_for_its_own_environment_alone() -> None:
+    own = {"data": [{"prompt": "a film", "split": "test"}], "reward": "repetition", "max_new_tokens": 5}
+    source = Source("a run", model="tiny", env_id="rlhf/Prompts-v0", env_kwargs=own)
+    at_home = source.open_episodes("rlhf/Prompts-v0", "test")
+    assert ([row["prompt"] for row in at_home.rows], at_home.max_new_tokens) == (["a film"], 5)
+    elsewhere, usual = (
+        source.open_episodes("rlhf/Sentiment-v0", "test"),
+        open_batch("rlhf/Sentiment-v0", 1, model="tiny", split="test"),
+    )
+    assert elsewhere.rows == usual.rows
+    assert type(elsewhere.reward_fn) is type(usual.reward_fn)
+    assert elsewhere.max_new_tokens == 5  # as the run decodes
+    assert Source.of(source) is source
+
+
+def test_episodes_can_be_evaluated_in_place_of_an_environment() -> None:
+    batch = open_batch("rlhf/Sentiment-v0", 1, split="test")
+    ours, theirs = (evaluate("tiny", env, 4) for env in (batch, "rlhf/Sentiment-v0"))
+    assert ours.reward.tolist() == theirs.reward.tolist()

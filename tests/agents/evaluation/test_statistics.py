@@ -15,6 +15,7 @@ from agents.evaluation.statistics import (
     improvement,
     iqm,
     jackknife_distinct_bigrams,
+    mean_over_runs,
     reach,
 )
 
@@ -159,3 +160,13 @@ def test_no_bigram_is_no_error() -> None:
 
 def test_distinct_bigrams_of_a_script_without_spaces() -> None:
     assert jackknife_distinct_bigrams(["很好看很好看", "很好"]).mean == 3 / 6
+
+
+def test_a_mean_over_few_runs_has_students_interval() -> None:
+    found = mean_over_runs([1.0, 2.0, 4.0])
+    expected = stats.ttest_1samp([1.0, 2.0, 4.0], 0.0).confidence_interval(0.95)
+    assert found.mean == pytest.approx(7 / 3)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert np.isnan(mean_over_runs([1.0]).low)
+    with pytest.raises(ValueError, match="one finite value per run"):
+        mean_over_runs([1.0, np.nan])

@@ -290,8 +290,8 @@ def test_a_folder_of_another_kind_is_no_run(done: Transfer, tmp_path: Path) -> N
         ({"algo": "pppo"}, "did you mean 'ppo'"),
         ({"hyperparams": {"n_epoch": 2}}, "n_epochs"),
         ({"metric": {"SayA-v0": "wrds"}}, "unknown metric 'wrds' for SayA-v0.*'words'"),
-        ({"metric": {"SayX-v0": "words"}}, "metric of 'SayX-v0'.*SayA-v0"),
-        ({"algo": "dqn", "sequence": True, "hyperparams": {}}, "leaves no language model for the next"),
+        ({"metric": {"SayX-v0": "words"}}, "metric of 'SayX-v0', 'words': no such environment here"),
+        ({"algo": "dqn", "sequence": True, "hyperparams": {}}, "is no language model, which the next could train"),
         ({"runs": ["x"], "sequence": True}, "each was trained alone"),
     ],
 )
@@ -327,7 +327,7 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
 
 def test_failed_runs_are_reported_and_the_others_shown(tmp_path: Path) -> None:
     """In processes of their own, as users have it."""
-    wrong = {"id": B, "reward": "no_such_module:score"}
+    wrong = {"id": B, "reward": f"{WORDS}:broken", "reward_retries": 0}
     flags = ["--envs", json.dumps([A, wrong]), "--seeds", "1", "-n", "128", "--n-envs", "32", "--test-episodes", "4"]
     flags += ["-params", "batch_size:64", "--jobs", "2", "-f", str(tmp_path / "t")]
     shown = CliRunner().invoke(app, ["transfer", *flags], env={"COLUMNS": "300"})
@@ -335,7 +335,8 @@ def test_failed_runs_are_reported_and_the_others_shown(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "t" / "report.json").read_text())
     errors = {entry["run"]: entry["error"] for entry in report["failed"]}
     assert errors.keys() == {"start/seed_00", "SayA-v0/seed_00", "SayB-v0/seed_00"}
-    assert all("no_such_module" in error for error in errors.values())
+    assert all("the scorer is <b>out</b>" in error for error in errors.values())
     assert report["cells"]["SayA-v0"].keys() == {"SayA-v0"}  # what could be measured is there
     assert report["cells"]["SayB-v0"] == {}
     assert "3 of 3 runs failed" in " ".join(report["notes"])
+    assert "the scorer is &lt;b&gt;out" in (tmp_path / "t" / "report.html").read_text()

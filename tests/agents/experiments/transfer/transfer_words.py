@@ -51,5 +51,10 @@ class Other(WordTask):
         return lambda completions, **columns: [0.0] * len(completions)
 
 
+def broken(completions: list[Any], **columns: Any) -> list[float]:
+    """Be a reward that fails."""
+    raise ValueError("the scorer is <b>out</b>")
+
+
 for env_id, task in {"SayA": SayA, "SayB": SayB, "SayC": SayC, "Other": Other}.items():
     register_task(f"words/{env_id}-v0", f"{__name__}:{task.__name__}")
