@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--data", default="easy_vqa", help="a file of scripts/datasets/easy_vqa.py; else the sample")
     parser.add_argument("--output", type=Path, default=TRAINED)
     parser.add_argument("--encoder-steps", type=int, default=600)
-    parser.add_argument("--caption-steps", type=int, default=300)
+    parser.add_argument("--caption-steps", type=int, default=150)
     parser.add_argument("--seed", type=int, default=0)
     flags = parser.parse_args()
     torch.manual_seed(flags.seed)

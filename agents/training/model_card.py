@@ -32,6 +32,17 @@ write = pipeline("text-generation", {arguments})
 print(write({prompt})[0]["generated_text"])
 ```
 """
+USE_WITH_PICTURES = """\
+```python
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("this/folder")
+model = AutoModelForImageTextToText.from_pretrained("this/folder")
+given = processor(images=Image.open("picture.png"), text=processor.image_token + {prompt}, return_tensors="pt")
+print(processor.decode(model.generate(**given)[0]))
+```
+"""
 PLAIN = dict(imports="", arguments='"this/folder"')
 ADAPTERS = dict(
     imports="\n\nfrom rlhf_envs.models import load_causal_lm, load_tokenizer",
@@ -57,10 +68,15 @@ def model_card(result: TrainResult) -> str:
     """Return the card as Markdown: base model, algorithm, tokens, figures before and after, settings and versions."""
     config, made = result.config, [*read_records(result.folder / CONFIG)[:-1], provenance()]
     policy = result.agent.policy
-    base, use = policy.base_name or policy.model_name or "a fresh model", ADAPTERS if policy.base_name else PLAIN
+    base = policy.base_name or policy.model_name or "a fresh model"
+    prompt = json.dumps(result.after.completions[0].asked, ensure_ascii=False)
+    if policy.picture is None:
+        use = USE.format(prompt=prompt, **(ADAPTERS if policy.base_name else PLAIN))
+    else:
+        use = USE_WITH_PICTURES.format(prompt=prompt)
     tokens = int(result.agent.num_timesteps)
     parts = [
-        _front_matter(base, config.algo),
+        _front_matter(base, config.algo, "text-generation" if policy.picture is None else "image-text-to-text"),
         MARK,
         "",
         f"# {result.folder.name}",
@@ -78,7 +94,7 @@ def model_card(result: TrainResult) -> str:
         "",
         "## Use",
         "",
-        USE.format(prompt=json.dumps(result.after.completions[0].asked, ensure_ascii=False), **use),
+        use,
         "`generation_config.json` has the temperature, top_k, top_p and length of the training and of these figures.",
         "",
         "## How it was made",
@@ -101,8 +117,8 @@ def _supervision(config: TrainConfig) -> str:
     return "The reward at the end of a completion is the only supervision."
 
 
-def _front_matter(base: str, algorithm: str) -> str:
-    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+def _front_matter(base: str, algorithm: str, pipeline: str) -> str:
+    lines = ["---", "library_name: transformers", f"pipeline_tag: {pipeline}"]
     if "/" in base and has_place(base) and not Path(base).exists():  # a hub id, which the hub links
         lines.append(f"base_model: {base}")
     return "\n".join([*lines, f"tags: [reinforcement-learning, rlhf, rlhf-envs, {algorithm}]", "---"])

@@ -372,9 +372,9 @@ def test_spaces_that_do_not_fit_are_clear_errors(small_model, token_spaces):
 
 def test_observations_that_no_policy_reads_are_refused_by_name(token_spaces):
     observations, actions = token_spaces(LENGTH)
-    with_sound = spaces.Dict({**observations.spaces, "audio": spaces.Box(0, 1, (3, 2, 2), np.float32)})
-    with pytest.raises(ValueError, match="observations have audio, which this policy does not read: leave it"):
-        TokenPolicy(with_sound, actions, lambda _: 1e-3)
+    with_sounds = spaces.Dict({**observations.spaces, "audio_values": spaces.Box(0, 1, (8,), np.float32)})
+    with pytest.raises(ValueError, match="observations have audio_values, which this policy does not read: leave it"):
+        TokenPolicy(with_sounds, actions, lambda _: 1e-3)
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "dqn"])

@@ -31,7 +31,9 @@ def result() -> TrainResult:
     config = TrainConfig(
         env=BANDIT, model="some/base", env_kwargs={"reward_kwargs": {"store": "postgresql://me:secret@db/x"}}
     )
-    learned = SimpleNamespace(num_timesteps=1234, policy=SimpleNamespace(model_name="some/base", base_name=None))
+    learned = SimpleNamespace(
+        num_timesteps=1234, policy=SimpleNamespace(model_name="some/base", base_name=None, picture=None)
+    )
     return TrainResult(config, Path("logs/ppo/run"), learned, before, after, 1.0)
 
 
@@ -63,11 +65,17 @@ def test_the_card_of_a_resumed_run_has_all_commands_and_the_models_name(result: 
 
 
 def test_the_card_of_adapters_names_their_base_and_loads_both(result: TrainResult) -> None:
-    policy = SimpleNamespace(model_name="my-adapters", base_name="some/base")
+    policy = SimpleNamespace(model_name="my-adapters", base_name="some/base", picture=None)
     card = model_card(dataclasses.replace(result, agent=SimpleNamespace(num_timesteps=1234, policy=policy)))
     assert "base_model: some/base" in card
     assert 'pipeline("text-generation", load_causal_lm("this/folder"), tokenizer=load_tokenizer("this/folder"))' in card
     assert 'pipeline("text-generation", "this/folder")' in model_card(result)
+
+
+def test_the_card_of_a_model_of_pictures_loads_it_with_its_processor(result: TrainResult) -> None:
+    policy = SimpleNamespace(model_name="tiny-vision", base_name=None, picture=object())
+    card = model_card(dataclasses.replace(result, agent=SimpleNamespace(num_timesteps=1234, policy=policy)))
+    assert "pipeline_tag: image-text-to-text" in card and 'AutoProcessor.from_pretrained("this/folder")' in card
 
 
 def test_no_password_gets_into_a_card(result: TrainResult) -> None:
