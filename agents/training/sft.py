@@ -82,6 +82,7 @@ def fine_tune(
     chat: bool = False,
     chat_template: str | None = None,
     chat_template_kwargs: Mapping[str, Any] | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Fine-tune a causal language model on completions, and save it with its tokenizer as a Hugging Face folder.
 
@@ -110,6 +111,7 @@ def fine_tune(
             model; "roles" for lines such as "User: Hello".
         chat_template_kwargs: further variables of the chat template. All four are as in an environment, so that the
             model learns the form in which it is trained afterwards.
+        env_kwargs: arguments of the task whose demonstrations are learned, such as `{"dataset": "chain_sum"}`.
 
     Returns:
         `loss` (nats per token of the validation split's completions) and `perplexity`, which are missing if there are
@@ -128,8 +130,10 @@ def fine_tune(
     tokenizer = form.tokenizer
     max_length = _row_length(model, max_length)
     source = str(data) if isinstance(data, str | Path) else "the data"
-    if isinstance(data, str) and (task := find_task(data)) is not None:
+    if isinstance(data, str) and (task := find_task(data, **(env_kwargs or {}))) is not None:
         data = demonstrations(task)
+    elif env_kwargs:
+        raise ValueError(f"env_kwargs={dict(env_kwargs)!r} are of an environment, and {source} is none: leave them out")
     rows, places = number_rows(load_rows(data, required=(), columns=columns), source)
     _check_conversations(form, rows, source)
     ends = end_ids(tokenizer, model)
