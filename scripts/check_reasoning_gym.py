@@ -2,9 +2,9 @@
 
     python -m scripts.check_reasoning_gym
 
-For every dataset, with the package's default configuration, 16 questions (--rows) are answered with constants, answers of other
-questions and near misses, and with the right answer in a sentence. It prints a table of those whose score one of these
-beats or reaches, by the package's score and by ours, and of what fails.
+For every dataset, with the package's default configuration, 16 questions (--rows) are answered with constants, answers
+of other questions and near misses, and with the right answer in a sentence. It prints a table of the datasets in which
+one of these scores as much as the right answers, or a sentence scores at all, by the package's score and by ours.
 """
 
 from __future__ import annotations

@@ -98,17 +98,18 @@ class ReasoningGym(Task):
             raise ValueError(f"config has {taken.pop()!r}, which the split decides: give size=... to the environment")
         self.dataset, self.difficulty, self.scorer, self.size = dataset, difficulty, scorer, size
         self.curriculum = curriculum
+        if difficulty is None and curriculum:
+            raise ValueError("curriculum=True needs a difficulty to begin with, such as 0; it is None")
         top = self._top()
+        self.levels: list[int | None] = [None]
+        self.next_level: int | None = None
         if difficulty is None:
-            if curriculum:
-                raise ValueError("curriculum=True needs a difficulty to begin with, such as 0; it is None")
-            self.levels, self.next_level = [None], None
             return
         if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 0 <= difficulty <= top:
             raise ValueError(f"difficulty={difficulty!r}: the levels of {dataset!r} are 0 to {top}, or None for none")
         last = min(difficulty + CURRICULUM - 1, top) if curriculum else difficulty
-        self.levels: list[int | None] = [*range(difficulty, last + 1)]
-        self.next_level: int | None = last + 1 if last < top else None
+        self.levels = [*range(difficulty, last + 1)]
+        self.next_level = last + 1 if last < top else None
 
     @property
     def is_bundled(self) -> bool:
