@@ -22,6 +22,7 @@ class SFTConfig(ChatOptions, Flags):
     output: str = argument("Folder to write.")
     model: str | None = option(None, "Model to start from; by default the environment's, else tiny.")
     column: Pairs = option({}, "Column to rename: completion:answer takes `answer` as the completion; repeat.")
+    env_kwargs: Pairs = option({}, "Argument of the environment's task, such as dataset:chain_sum; repeat the flag.")
     max_length: int | None = option(None, "Tokens per row; by default the model's positions, up to 1024.", gt=1)
     on_long_completion: Literal["drop", "cut", "error"] = option(
         "drop", "What happens to a completion that does not fit: drop, cut or error."

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 
 from rlhf_envs.datasets import SPLITS
-from rlhf_envs.names import find_name, import_module, nearest
+from rlhf_envs.names import check_arguments, find_name, import_module, nearest
 from rlhf_envs.tasks.base import Task, load_task, own_arguments, pick_arguments
 
 __all__ = ["arguments_of", "check_environment", "demonstrations", "find_task", "task_of", "text_environments"]
@@ -54,18 +54,26 @@ def arguments_of(env_id: str | None) -> tuple[str, ...]:
     return own_arguments(gym.spec(name).kwargs["task"]) if name in text_environments() else ()
 
 
-def find_task(name: str) -> Task | None:
+def find_task(name: str, **env_kwargs: Any) -> Task | None:
     """Return the task of an environment that a user named, such as "rlhf/SpamFilter-v0"; None if it names none.
 
     "module:id" and "file.py:id" import the module or file, as for `check_environment`.
 
+    Args:
+        name: what the user typed.
+        **env_kwargs: arguments of the task.
+
     Raises:
         ValueError: a module is named, and there is no such module or environment.
+        TypeError: the task takes no such argument.
     """
     module, _, env_id = name.rpartition(":")
     if module and "/" in env_id:
-        return task_of(check_environment(name))
-    return task_of(name) if name in text_environments() else None
+        name = check_environment(name)
+    elif name not in text_environments():
+        return None
+    check_arguments(env_kwargs, arguments_of(name), f"the task of {name}")
+    return task_of(name, **env_kwargs)
 
 
 def demonstrations(task: Task) -> list[dict[str, Any]]:

@@ -15,7 +15,13 @@ __all__ = ["UNSOUND", "PackageScore", "StrictScore", "normal", "strict_score"]
 
 logger = logging.getLogger(__name__)
 
-UNSOUND: dict[str, str] = {}
+# Verifiers of reasoning-gym 0.1.25 that answers which know nothing beat, by `python -m scripts.check_reasoning_gym`.
+UNSOUND = {
+    "coin_flip": "gives '0' 0.97 on average",
+    "game_of_life": "gives the most common board 0.96 on average",
+    "game_of_life_halting": "gives any text 1",
+    "puzzle24": "gives the answers of other questions 1",
+}
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 
 

@@ -18,7 +18,8 @@ __all__ = ["BUNDLED_LEVELS", "DEFAULT", "ReasoningGym"]
 logger = logging.getLogger(__name__)
 
 DEFAULT = "family_relationships"
-BUNDLED_LEVELS = 5  # of the default dataset, 0 to 4
+TOP = 8  # the highest level of the default dataset
+BUNDLED_LEVELS = 5  # of it, 0 to 4; the package has the others
 SIZE = 600  # training questions of a level
 HELD_OUT = 4  # a training question for each quarter of a held-out one
 CURRICULUM = 4  # levels from `difficulty` on
@@ -50,7 +51,7 @@ class ReasoningGym(Task):
     count, and "3.0" is "3". With `scorer="package"` it is the score of the package's verifier, 0 to 1: for datasets
     with several right answers, or without a stated one. Beside them stand the metrics `accuracy` (exact answers at the
     training levels), `next_accuracy` (at the level after these), and `package_score`, if the package is installed. What
-    is known of the verifiers stands in the [guide](../guides/reasoning.md).
+    is known of the verifiers stands in the guide "Reasoning".
 
     ## Episode end
     EOS, or the last new token.
@@ -97,17 +98,18 @@ class ReasoningGym(Task):
             raise ValueError(f"config has {taken.pop()!r}, which the split decides: give size=... to the environment")
         self.dataset, self.difficulty, self.scorer, self.size = dataset, difficulty, scorer, size
         self.curriculum = curriculum
+        if difficulty is None and curriculum:
+            raise ValueError("curriculum=True needs a difficulty to begin with, such as 0; it is None")
         top = self._top()
+        self.levels: list[int | None] = [None]
+        self.next_level: int | None = None
         if difficulty is None:
-            if curriculum:
-                raise ValueError("curriculum=True needs a difficulty to begin with, such as 0; it is None")
-            self.levels, self.next_level = [None], None
             return
         if isinstance(difficulty, bool) or not isinstance(difficulty, int) or not 0 <= difficulty <= top:
             raise ValueError(f"difficulty={difficulty!r}: the levels of {dataset!r} are 0 to {top}, or None for none")
         last = min(difficulty + CURRICULUM - 1, top) if curriculum else difficulty
-        self.levels: list[int | None] = [*range(difficulty, last + 1)]
-        self.next_level: int | None = last + 1 if last < top else None
+        self.levels = [*range(difficulty, last + 1)]
+        self.next_level = last + 1 if last < top else None
 
     @property
     def is_bundled(self) -> bool:
@@ -116,8 +118,8 @@ class ReasoningGym(Task):
 
     def _top(self) -> int:
         """Return the highest level, after checking the dataset, and that the scorer suits it."""
-        if self.dataset == DEFAULT and not self.config and self.size == SIZE and find_spec("reasoning_gym") is None:
-            return BUNDLED_LEVELS - 1
+        if self.is_bundled:
+            return TOP
         check_dataset(self.dataset)
         if self.dataset != DEFAULT:
             self.max_prompt_tokens, self.max_new_tokens = 192, 32

@@ -9,10 +9,11 @@ from gymnasium.envs.registration import EnvSpec
 
 import agents
 from agents.saving.untrusted import read_env_kwargs
+from agents.training.sft import fine_tune
 from rlhf_envs import register_task
 from rlhf_envs.episodes import EpisodeBatch
 from rlhf_envs.tasks.base import WordTask, environment_rows
-from rlhf_envs.tasks.lookup import task_of
+from rlhf_envs.tasks.lookup import demonstrations, find_task, task_of
 from rlhf_envs.testing import check_text_env
 
 ENV = "rlhf/Levels-v0"
@@ -30,6 +31,9 @@ class Levels(WordTask):
 
     def __init__(self, level: str = "easy") -> None:
         self.prompts = (level,)
+
+    def demonstrations(self, split: str) -> list[dict[str, Any]]:
+        return [{"prompt": prompt, "completion": " easy"} for prompt in self.prompts]
 
     def reward(self, max_new_tokens: int) -> Callable[..., Any]:
         return count_words
@@ -69,6 +73,16 @@ def test_rows_and_tasks_are_found_without_making_the_environment() -> None:
     task: Any = task_of(ENV, level="hard")
     assert task.prompts == ("hard",)
     assert environment_rows(f"{__name__}:Levels", "test", level="hard", model=None) == [{"prompt": "hard"}]
+
+
+def test_sft_learns_the_demonstrations_of_the_task_that_they_say(tmp_path: Any) -> None:
+    task = find_task(ENV, level="hard")
+    assert task is not None
+    assert {row["prompt"] for row in demonstrations(task)} == {"hard"}
+    with pytest.raises(TypeError, match="the task of rlhf/Levels-v0 takes no argument 'levle'"):
+        find_task(ENV, levle="hard")
+    with pytest.raises(ValueError, match="are of an environment, and the data is none"):
+        fine_tune([{"prompt": "a", "completion": "b"}], tmp_path / "start", env_kwargs={"level": "hard"})
 
 
 def test_a_mixture_hands_each_task_its_own() -> None:

@@ -13,7 +13,7 @@ import pytest
 from rlhf_envs.curriculum import Curriculum
 from rlhf_envs.datasets import load_rows
 from rlhf_envs.task_weights import WINDOW
-from rlhf_envs.tasks.reasoning.scoring import strict_score
+from rlhf_envs.tasks.reasoning.scoring import UNSOUND, strict_score
 from rlhf_envs.testing import check_task, check_text_env
 
 ENV = "rlhf/ReasoningGym-v0"
@@ -203,6 +203,13 @@ def test_a_verifier_that_raises_gives_nothing_and_is_named(package: None, caplog
     assert "the verifier of 'prime_factorization' fails on \"I don't know\", which gets 0" in caplog.text
 
 
+@pytest.mark.parametrize("name", sorted(UNSOUND))
+def test_verifiers_that_are_warned_of_are_beaten(package: None, name: str) -> None:
+    kwargs: dict[str, Any] = {"dataset": name, "difficulty": None, "size": 64}
+    assert check_task(ENV, n=64, strict=False, scorer="package", **kwargs).beaten_by
+    assert check_task(ENV, n=64, scorer="strict", **kwargs).beaten_by == []
+
+
 def test_datasets_that_cannot_be_scored_so_are_refused_or_warned_of(
     package: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -218,4 +225,4 @@ def test_datasets_that_cannot_be_scored_so_are_refused_or_warned_of(
         gym.make(ENV, dataset="chain_sum", config={"terms": 2})
     with caplog.at_level(logging.WARNING):
         gym.make(ENV, dataset="coin_flip", scorer="package", size=4)
-    assert "the verifier of 'coin_flip'" in caplog.text
+    assert "the verifier of 'coin_flip' gives '0' 0.97 on average: scorer='strict' does not" in caplog.text
