@@ -469,7 +469,10 @@ def test_one_source_is_evaluated_on_several_environments(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--envs", "rlhf/SpamFilter-v0,rlhf/TokenBandit-v0"], "rlhf/TokenBandit-v0: the "),
+        (
+            ["--envs", "rlhf/SpamFilter-v0,rlhf/TokenBandit-v0"],
+            "rlhf/TokenBandit-v0: task 'token-bandit' has a vocabulary of its own",
+        ),
         (["--envs", "rlhf/SpamFilter-v0,rlhf/SpamFilter-v0"], "rlhf/SpamFilter-v0 is there twice"),
         (["--envs", "rlhf/SpamFilter-v0,rlhf/Spam-v0"], "unknown environment 'rlhf/Spam-v0'"),
         (["--envs", "rlhf/SpamFilter-v0", "--env", "rlhf/Sentiment-v0"], "--env rlhf/Sentiment-v0 with --envs"),

@@ -122,7 +122,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(name: str, text: str, message:
 def test_wrong_flags_are_refused_before_anything_loads(
     flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agents.experiments.compare.worker.subprocess.Popen", None)
+    monkeypatch.setattr("agents.experiments.processes.subprocess.Popen", None)
     result = rlhf("--env", BANDIT, *flags, "-f", str(tmp_path / "c"))
     assert result.exit_code == 2, result.output
     assert message in result.stderr
