@@ -18,6 +18,7 @@ from rlhf_envs.registration import ENVIRONMENTS, describe, register_task, task_o
 from rlhf_envs.tasks.sentiment import Sentiment
 from rlhf_envs.tasks.token_bandit import TokenBandit
 from rlhf_envs.testing import check_text_env
+from tests.rlhf_envs.extras import with_extras
 
 IDS = sorted(env_id for env_id in gym.registry if env_id.startswith("rlhf/"))
 
@@ -26,12 +27,12 @@ def test_the_table_is_what_is_registered() -> None:
     assert sorted(ENVIRONMENTS) == IDS
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", with_extras(IDS))
 def test_every_id_keeps_the_contracts_of_a_text_environment(env_id: str) -> None:
     check_text_env(env_id)
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", with_extras(IDS))
 def test_gymnasiums_and_sb3s_checkers_pass_without_a_warning(env_id: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -42,7 +43,7 @@ def test_gymnasiums_and_sb3s_checkers_pass_without_a_warning(env_id: str) -> Non
 
 
 @pytest.mark.parametrize("mode", ["sync", "async", "vector_entry_point"])
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", with_extras(IDS))
 def test_make_vec_works_in_every_mode(env_id: str, mode: str) -> None:
     env = gym.make_vec(env_id, num_envs=2, vectorization_mode=mode, max_new_tokens=3)
     obs, _ = env.reset(seed=0)
@@ -111,7 +112,7 @@ def test_the_task_of_an_environment_is_found_without_making_it() -> None:
     assert task_of("CartPole-v1") is None
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", with_extras(IDS))
 def test_a_description_says_what_the_environment_has(env_id: str) -> None:
     described, env = describe(env_id), gym.make(env_id).unwrapped
     assert isinstance(env, rlhf_envs.TextGenerationEnv)

@@ -10,6 +10,7 @@ import pytest
 from agents.training.run import train
 from rlhf_envs.registration import ENVIRONMENTS, task_of
 from tests.agents.training.runs import config, finish, train_until_killed
+from tests.rlhf_envs.extras import with_extras
 from tests.rlhf_envs.small_models import byte_level, save_model
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
@@ -34,7 +35,7 @@ def settings(env_id: str, base: str, **kwargs: Any) -> dict[str, Any]:
     return dict(env=env_id, save_freq=8, **own, **small) | kwargs
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", with_extras(IDS))
 def test_ppo_goes_on_exactly_after_a_kill(
     env_id: str, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,7 +49,7 @@ def test_ppo_goes_on_exactly_after_a_kill(
         assert (folder / name).read_bytes() == (unbroken / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("env_id", IDS)
+@pytest.mark.parametrize("env_id", with_extras(IDS))
 def test_a_random_agent_is_measured(env_id: str, base: str, tmp_path: Path) -> None:
     result = train(config(tmp_path, **settings(env_id, base, algo="random", hyperparams={})))
     task = task_of(env_id)
