@@ -312,7 +312,7 @@ def _warn_of_masks(name: str, env: Any) -> None:
     task = getattr(episodes, "task", None)
     given = [f"{key}={value}" for key, value in getattr(episodes, "mask_options", {}).items() if value]
     for one in (task, *task.subtasks.values()) if isinstance(task, Task) else ():
-        if type(one).action_masks is not Task.action_masks:
+        if one.masks_bind and type(one).action_masks is not Task.action_masks:
             given.append(f"action_masks of the task {one.name!r}")
     if given:
         masks = " and ".join(given)

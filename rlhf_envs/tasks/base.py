@@ -37,6 +37,8 @@ class Task:
         max_prompt_tokens: the default of the environment's argument.
         max_new_tokens: the default of the environment's argument.
         max_turns: the default of the environment's argument: the agent's turns in an episode, None for no limit.
+        masks_bind: whether `action_masks` are rules of the task, so that agents which do not read them are warned of.
+            False where they only spare an agent from what scores lowest.
         reply_format: the form of a reply after a prompt that is a string: a text with `{text}` and perhaps `{role}`.
             Conversations have the chat template's form.
         chat_template: the chat template of models that have none, as the environment's argument; None for no other.
@@ -51,6 +53,7 @@ class Task:
     max_prompt_tokens: int = 16
     max_new_tokens: int = 32
     max_turns: int | None = None
+    masks_bind: bool = True
     reply_format: str = "\n{text}\n"
     chat_template: str | None = None
     subtasks: Mapping[str, Task] = MappingProxyType({})

@@ -65,7 +65,7 @@ class LabelTask(Task):
     """Answer with one of a few label words: the base of classification tasks.
 
     Its rows have `prompt` (the template with the text in it), `text`, `label` and `reference` (a space and the label).
-    The agent answers with a label and EOS. Agents that read masks can write nothing else.
+    The agent answers with a label and EOS. Agents that read masks can write nothing else; others may.
 
     Attributes:
         labels: the label words.
@@ -78,6 +78,7 @@ class LabelTask(Task):
     weighted: bool = True
     max_prompt_tokens = 64
     max_new_tokens = 4
+    masks_bind = False
 
     _trie: Mapping[tuple[int, ...], np.ndarray] | None = None
 
