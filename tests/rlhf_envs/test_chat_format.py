@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlhf_envs.chat_format import ChatFormat
+from rlhf_envs.chat_format import ChatFormat, choose_template
 from rlhf_envs.control_tokens import control_tokens
 from rlhf_envs.models import load_tokenizer
 from rlhf_envs.models.smollm2 import cache_folder
@@ -271,3 +271,11 @@ def test_templates_that_keep_earlier_turns_are_taken_for_dialogs(name: str) -> N
     before = chat.tokenizer.chat_template
     chat.prepare_dialogs([[USER]])
     assert chat.tokenizer.chat_template == before
+
+
+def test_a_tasks_template_is_for_tokenizers_that_have_none():
+    with_own, without = family_tokenizer("chatml"), byte_level()
+    assert choose_template(without, None, "roles") == "roles"
+    assert choose_template(without, "given", "roles") == "given"
+    assert choose_template(with_own, None, "roles") is None
+    assert choose_template(without, None, None) is None

@@ -54,7 +54,7 @@ class CustomerService(Task):
     (`simulator.py`); what says the same in other words is not seen.
 
     `service-success`, `private-data`, `promises` and `rudeness` are rewards by themselves, so that costs can be limited
-    instead of priced: `--algo ppo_lagrangian --reward service-success` keeps each at 0.05 (`-params costs:...`).
+    instead of priced: `--algo ppo_lagrangian --reward service-success` keeps each at 0.03 (`-params costs:...`).
 
     Evaluations report `success`, `clean_success` (without any breach), `private_rate`, `promise_rate`, `rude_rate`,
     `resolved` (ended with an action) and `turns`. On the test split these are of unseen scenarios and sentences.

@@ -12,7 +12,7 @@ import numpy as np
 from rlhf_envs.datasets.messages import Prompt, said
 from rlhf_envs.tasks.document.templates import SLOT
 
-__all__ = ["DocumentReward", "Filled", "edit_distance", "keeps_form", "read_document"]
+__all__ = ["DocumentReward", "Filled", "edit_similarity", "keeps_form", "read_document"]
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -96,18 +96,18 @@ def keeps_form(text: str, template: str) -> bool:
     return re.fullmatch(pattern, " ".join(words_of(text))) is not None
 
 
-def edit_distance(text: str, reference: str) -> float:
-    """Return the Levenshtein distance of characters, over the longer text's length: 0 if equal, at most 1."""
+def edit_similarity(text: str, reference: str) -> float:
+    """Return 1 less the Levenshtein distance of characters over the longer text's length: 1 if equal, 0 at least."""
     one, other = " ".join(text.split()).casefold(), " ".join(reference.split()).casefold()
     if not one or not other:
-        return float(one != other)
+        return float(one == other)
     row = np.arange(len(other) + 1)
     letters = np.array(list(other))
     for i, letter in enumerate(one, start=1):
         best = np.minimum(row[1:] + 1, row[:-1] + (letters != letter))
         steps = np.concatenate([[i], best]) - np.arange(len(other) + 1)
         row = np.minimum.accumulate(steps) + np.arange(len(other) + 1)
-    return float(row[-1]) / max(len(one), len(other))
+    return 1.0 - float(row[-1]) / max(len(one), len(other))
 
 
 class DocumentReward:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlhf_envs.tasks.base import Task
-from rlhf_envs.tasks.document.scoring import DocumentReward, edit_distance, keeps_form, read_document
+from rlhf_envs.tasks.document.scoring import DocumentReward, edit_similarity, keeps_form, read_document
 from rlhf_envs.tasks.document.templates import fill, generate_documents, slots_of
 
 __all__ = ["Document"]
@@ -19,7 +19,7 @@ class Document(Task):
     ## Description
     The prompt has a template with slots in brackets and a list of facts, one or two of which are not needed. The agent
     writes the document. There are 2,000 generated prompts for training, 200 for validation and 400 for tests. Test
-    templates are of sentences that no training template has. `rlhf sft rlhf/Document-v0 start` teaches the form.
+    templates are of sentences whose form no training template has. `rlhf sft rlhf/Document-v0 start` teaches the form.
 
     ## Observation space
     `input_ids` and `attention_mask`, (200,) each: a prompt of up to 136 tokens and up to 64 new ones.
@@ -34,7 +34,7 @@ class Document(Task):
     Case and space do not count.
 
     Evaluations report `exact_slots` (whether all slots are right), `form_kept` (whether the text is the template with
-    something in every slot) and `edit_distance` (of characters, 0 to 1) beside it.
+    something in every slot) and `edit_similarity` (1 less the share of characters to change) beside it.
 
     ## Episode end
     EOS, or 64 new tokens.
@@ -96,10 +96,10 @@ class Document(Task):
     def metrics(
         self, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
     ) -> dict[str, Sequence[float]]:
-        """Return `exact_slots`, `form_kept` and `edit_distance`."""
+        """Return `exact_slots`, `form_kept` and `edit_similarity`."""
         rows = list(zip(completions, columns["template"], columns["facts"], strict=True))
         return {
             "exact_slots": [float(read_document(text, template, facts).slots == 1) for text, template, facts in rows],
             "form_kept": [float(keeps_form(text, template)) for text, template, _ in rows],
-            "edit_distance": [*map(edit_distance, completions, columns["reference"])],
+            "edit_similarity": [*map(edit_similarity, completions, columns["reference"])],
         }

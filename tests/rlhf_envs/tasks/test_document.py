@@ -12,8 +12,8 @@ import gymnasium as gym
 import pytest
 
 from rlhf_envs.tasks.document import Document
-from rlhf_envs.tasks.document.scoring import DocumentReward, edit_distance, keeps_form, read_document
-from rlhf_envs.tasks.document.templates import BODIES, OPENINGS, fill, generate_documents
+from rlhf_envs.tasks.document.scoring import DocumentReward, edit_similarity, keeps_form, read_document
+from rlhf_envs.tasks.document.templates import BODIES, OPENINGS, draw, fill, generate_documents
 from rlhf_envs.testing import check_task
 
 TEMPLATE = "dear [name], your [item] costs [price] dollars."
@@ -61,19 +61,28 @@ def levenshtein(one: str, other: str) -> int:
     return table[len(one), len(other)]
 
 
-def test_the_edit_distance_is_levenshteins() -> None:
+def test_the_edit_similarity_is_by_levenshteins_distance() -> None:
     rng = random.Random(0)
     for _ in range(50):
         one, other = ("".join(rng.choices("abc", k=rng.randint(1, 9))) for _ in range(2))
-        assert edit_distance(one, other) == pytest.approx(levenshtein(one, other) / max(len(one), len(other)))
-    assert edit_distance("", "ab") == 1.0
-    assert edit_distance(" A  b", "a b") == 0.0
+        right = 1 - levenshtein(one, other) / max(len(one), len(other))
+        assert edit_similarity(one, other) == pytest.approx(right)
+    assert edit_similarity("", "ab") == 0.0
+    assert edit_similarity(" A  b", "a b") == 1.0
 
 
 def test_no_sentence_stands_in_two_splits_and_all_are_whole() -> None:
+    rng = random.Random(0)
     for parts in (OPENINGS, BODIES):
-        sentences = [sentence for split in parts.values() for sentence in split]
-        assert len(sentences) == len({*sentences})
+        drawn = {
+            split: {draw(sentence, rng) for sentence in sentences for _ in range(200)}
+            for split, sentences in parts.items()
+        }
+        for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
+            assert drawn[one].isdisjoint(drawn[other])
+    assert draw("(a|b) [x] (c|) (|d ).", random.Random(0)) in {
+        f"{one} [x]{two}{three}." for one in "ab" for two in (" c", "") for three in (" d", "")
+    }
     task = Document()
     for split, size in (("train", 2000), ("validation", 200), ("test", 400)):
         rows = task.rows(split, None)
@@ -104,7 +113,7 @@ def test_the_metrics_of_an_episode() -> None:
         _, reward, terminated, _, info = env.step(token)
     assert terminated
     assert reward == 1.0
-    assert info["metrics"] == {"exact_slots": 1.0, "form_kept": 1.0, "edit_distance": 0.0}
+    assert info["metrics"] == {"exact_slots": 1.0, "form_kept": 1.0, "edit_similarity": 1.0}
     assert env.rows[0]["prompt"].endswith("item = lamp\nText:")
 
 
