@@ -169,7 +169,9 @@ def _build_policy(
     saved, encoded = description["model"], description["values"]["attributes"]
     arguments = decode(encoded["policy_kwargs"], arrays, "policy_kwargs")
     picture = saved.get("picture")
-    pixels = {} if picture is None else {PIXELS: spaces.Box(picture["low"], picture["high"], tuple(picture["shape"]))}
+    pixels: dict[str, spaces.Space[Any]] = (
+        {} if picture is None else {PIXELS: spaces.Box(picture["low"], picture["high"], tuple(picture["shape"]))}
+    )
     observation_space = spaces.Dict(
         pixels,
         input_ids=spaces.Box(0, saved["n_actions"] - 1, (saved["length"],), np.int64),

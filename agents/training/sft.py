@@ -20,21 +20,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.utils.data import DataLoader
 
-from rlhf_envs.chat_format import ChatFormat
+from rlhf_envs.chat_format import ChatFormat, choose_template
 from rlhf_envs.datasets import MissingSplitError, load_rows
 from rlhf_envs.datasets.loading import Data
 from rlhf_envs.datasets.splits import take_split
 from rlhf_envs.files import replace_json
 from rlhf_envs.models import load_tokenizer, model_positions
+from rlhf_envs.models.vision import is_vision_model, save_processor
+from rlhf_envs.pictures import Pictures, find_pictures
 from rlhf_envs.tasks.lookup import demonstrations, find_task
 from rlhf_envs.tokens import end_ids
 
 from ..core.completions import log_counts
 from ..core.examples import IGNORED, Example, encode_rows, number_rows
+from ..core.packing import keeps_apart
 from ..saving.provenance import MADE, provenance
 from .networks import check_flags, load_network, save_network
 from .packing import PackedExamples
-from .pretrain import alone, find_checkpoint, make_trainer, run_trainer
+from .picture_examples import PictureExamples
+from .pretrain import Rows, alone, find_checkpoint, make_trainer, run_trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,15 +52,12 @@ logger = logging.getLogger(__name__)
 
 def _tells_examples_apart(network: PreTrainedModel) -> bool:
     """Return whether a model computes two examples in one row as it computes them alone."""
-    ids = torch.arange(4, device=network.device)[None] % network.config.get_text_config().vocab_size
-    positions = torch.tensor([[0, 1, 0, 1]], device=network.device)
-    try:
-        with torch.no_grad():
-            together = network(input_ids=ids, position_ids=positions, use_cache=False).logits[0, 2:]
-            alone = network(input_ids=ids[:, 2:], use_cache=False).logits[0]
-    except TypeError:  # a model without positions as an argument
-        return False
-    return bool(torch.allclose(together.float(), alone.float(), rtol=1e-2, atol=1e-3))
+
+    def run(ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = network(input_ids=ids, position_ids=positions, use_cache=False).logits
+        return logits
+
+    return keeps_apart(run, network.config.get_text_config(), next(network.parameters()))
 
 
 @alone
@@ -64,7 +65,7 @@ def fine_tune(
     data: Data,
     output: str | Path,
     *,
-    model: str = "tiny",
+    model: str | None = None,
     columns: Mapping[str, str] | None = None,
     max_length: int | None = None,
     on_long_completion: Literal["drop", "cut", "error"] = "drop",
@@ -91,9 +92,11 @@ def fine_tune(
     Args:
         data: a file (.jsonl, .csv, .tsv, .json, .parquet, each also .gz), rows, or a `datasets.Dataset`. A row is
             `{"prompt", "completion"}`, texts or messages, or `{"messages"}`. So are TRL's rows and those that
-            `rlhf feedback export --format sft` writes. Or the id of an environment whose task has demonstrations.
+            `rlhf feedback export --format sft` writes. Or the id of an environment whose task has demonstrations. A
+            vision-language model reads the column `image` too.
         output: the folder to write; TensorBoard events and resumable checkpoints go below it.
-        model: the model to start from, by a name that `rlhf_envs.models.resolve` knows.
+        model: the model to start from, by a name that `rlhf_envs.models.resolve` knows. By default that of the
+            environment, else "tiny".
         columns: new names of columns, such as `{"completion": "answer"}` for the column "answer".
         max_length: tokens per row; by default the model's positions, at most 1024.
         on_long_completion: see `encode_rows`.
@@ -124,37 +127,53 @@ def fine_tune(
         ValueError: another process is at work in `output`; or the data has a wrong row, or nothing of it fits. The
             message has the row and the fix.
     """
-    checkpoint = find_checkpoint(Path(output), resume)
-    check_flags(checkpoint, lora, merge)
-    form = ChatFormat(load_tokenizer(model), system_prompt, chat, chat_template, chat_template_kwargs)
-    tokenizer = form.tokenizer
-    max_length = _row_length(model, max_length)
-    source = str(data) if isinstance(data, str | Path) else "the data"
+    source, task = str(data) if isinstance(data, str | Path) else "the data", None
     if isinstance(data, str) and (task := find_task(data, **(env_kwargs or {}))) is not None:
         data = demonstrations(task)
     elif env_kwargs:
         raise ValueError(f"env_kwargs={dict(env_kwargs)!r} are of an environment, and {source} is none: leave them out")
+    model = model or (task and task.default_model) or "tiny"
+    checkpoint = find_checkpoint(Path(output), resume)
+    check_flags(checkpoint, lora, merge)
+    tokenizer = load_tokenizer(model)
+    if task is not None:
+        chat_template = choose_template(tokenizer, chat_template, task.chat_template)
+    form = ChatFormat(tokenizer, system_prompt, chat, chat_template, chat_template_kwargs)
+    tokenizer = form.tokenizer
+    max_length = _row_length(model, max_length)
     rows, places = number_rows(load_rows(data, required=(), columns=columns), source)
     _check_conversations(form, rows, source)
     ends = end_ids(tokenizer, model)
     options = max_length, ends, on_long_completion
-    parts, counts = _encode_splits(
-        rows,
-        source,
-        max_length,
-        lambda part: encode_rows(tokenizer, part, *options, lambda i: places[id(part[i])], form),
-    )
+    shown: dict[int, Pictures] = {}  # by the identity of the examples of a split
+
+    def encode(part: list[dict[str, Any]]) -> tuple[list[Example], Counter[str]]:
+        pictures = find_pictures(model, part, source, is_vision_model(model))
+        found = encode_rows(tokenizer, part, *options, lambda i: places[id(part[i])], form, pictures)
+        if pictures is not None:
+            shown[id(found[0])] = pictures
+        return found
+
+    parts, counts = _encode_splits(rows, source, max_length, encode)
     torch.manual_seed(seed)
     network = load_network(model, lora)
-    packed = packing and _tells_examples_apart(network)
-    if packing and not packed:
+    packed = packing and not shown and _tells_examples_apart(network)
+    if packing and not packed and not shown:
         logger.warning("%r does not tell packed examples apart: each gets a row of its own", model)
     pad = tokenizer.pad_token_id or 0
-    sets = {name: PackedExamples(examples, max_length, pad, packed) for name, examples in parts.items() if examples}
+    sets: dict[str, Any] = {
+        name: PictureExamples(examples, shown[id(examples)], pad, network)
+        if id(examples) in shown
+        else PackedExamples(examples, max_length, pad, packed)
+        for name, examples in parts.items()
+        if examples
+    }
     steps = max(round(epochs * len(sets["train"]) / batch_size), 1)
     logger.info("%d examples in %d rows, %d steps", len(parts["train"]), len(sets["train"]), steps)
     (tokenizer if form.has_own_template else load_tokenizer(model)).save_pretrained(output)
-    use_cache, network.config.use_cache = network.config.use_cache, False  # with a cache, packing is not seen
+    save_processor(model, output)
+    config = network.config.get_text_config()
+    use_cache, config.use_cache = config.use_cache, False  # with a cache, packing is not seen
     trainer = make_trainer(
         network,
         sets["train"],
@@ -173,7 +192,7 @@ def fine_tune(
     if "validation" in sets:
         loss = _mean_loss(network, sets["validation"], batch_size)
         metrics = {"loss": loss, "perplexity": math.exp(loss), **metrics}
-    network.config.use_cache = use_cache
+    config.use_cache = use_cache
     save_network(network, output, model, merge)
     settings = {"model": model, "data": source, "max_length": max_length, "lora": lora, **form.options}
     replace_json(Path(output) / "sft.json", {**settings, **metrics, MADE: provenance()})
@@ -225,7 +244,7 @@ def _check_conversations(chat: ChatFormat, rows: Sequence[Row], source: str) -> 
         )
 
 
-def _mean_loss(network: PreTrainedModel, data: PackedExamples, batch_size: int) -> float:
+def _mean_loss(network: PreTrainedModel, data: Rows, batch_size: int) -> float:
     """Return the cross-entropy per token of a completion, in nats. The Trainer's own is a mean of batches' means."""
     total, n_tokens = 0.0, 0
     network.eval()

@@ -42,7 +42,7 @@ def load_processor(name: str) -> Any:
     folder = local_folder(name)
     try:
         processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (ImportError, *model_errors()) as error:
+    except (ImportError, *model_errors()) as error:  # type: ignore[misc]
         raise ValueError(
             f"the model {name!r} has no processor that loads ({first_line(error)}): its folder needs the model's "
             "processor_config.json, which processor.save_pretrained writes"

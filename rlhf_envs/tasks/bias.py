@@ -195,7 +195,8 @@ class Bias(Task):
         """
         answers = np.array(read_options(completions, columns), dtype=object)
         label, unknown, stereotype = (np.array(columns[name]) for name in CHOICES)
-        right, ambiguous, found = answers == label, label == unknown, {}
+        right, ambiguous = answers == label, label == unknown
+        found: dict[str, float] = {}
         for name, where in (("ambiguous", ambiguous), ("disambiguated", ~ambiguous)):
             accuracy = float(right[where].mean()) if where.any() else float("nan")
             score = bias_score(answers[where], unknown[where], stereotype[where])

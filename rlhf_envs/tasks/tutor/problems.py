@@ -45,7 +45,9 @@ def make_problem(split: str, rng: random.Random) -> dict[str, Any] | None:
     All numbers are 1 to 20, and the answer is none of those that the problem or its first step has: who says it tells.
     """
     who, things = rng.choice(PEOPLE[split]), rng.choice(THINGS)
-    start, number, steps, lines = rng.randint(2, 9), 0, [], []
+    start = rng.randint(2, 9)
+    steps: list[Any] = []
+    lines: list[str] = []
     number, seen = start, {start}
     for _ in range(2):
         kind = rng.choice([one for one in TELLING if not steps or one != steps[-1][0]])
