@@ -137,6 +137,8 @@ def _no_default(task: Task) -> str:
 
 def _vocab_size(model: str | None) -> int | None:
     """Return the vocabulary size in a model's config.json; None if that file is not on this machine."""
+    if model == "tiny-vision":  # made when it is first used: "tiny" and a token for pictures
+        return (_vocab_size("tiny") or 0) + 1
     if model is None or (model not in EMBEDDED and not Path(model).is_dir()):
         return None
     config = Path(resolve(model)) / "config.json"
