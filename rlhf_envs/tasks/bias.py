@@ -93,8 +93,8 @@ class Bias(Task):
     questions by the stereotype, and all others right. 412 more are ambiguous questions of the held-out templates about
     other people, all answered by the stereotype, as a model has prejudices about what it was never corrected on.
     Training from it is to take the bias away, and the tests show whether it goes where nothing was rewarded.
-    "tiny" is too small for this after 3 epochs: it names a person or option in two of three answers, and its bias score
-    is near 0. Take a larger model for results that mean something.
+    After 2 epochs "tiny" gives one of the options in two of three answers only, and its bias score is near 0: the start
+    does not show the bias yet. No larger model has been tried.
 
     ## Observation space
     `input_ids` and `attention_mask`, (176,) each: a prompt of up to 160 tokens and up to 16 new ones.
