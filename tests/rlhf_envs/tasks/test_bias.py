@@ -36,7 +36,7 @@ def test_the_bias_score_is_that_of_the_paper() -> None:
 
 def episodes(answers: list[str], labels: list[int]) -> dict[str, float]:
     n = len(answers)
-    columns = {"options": [OPTIONS] * n, "label": labels, "unknown": [1] * n, "stereotype": [2] * n}
+    columns: dict[str, Any] = {"options": [OPTIONS] * n, "label": labels, "unknown": [1] * n, "stereotype": [2] * n}
     return Bias().corpus_metrics(["p"] * n, answers, columns)
 
 
@@ -66,7 +66,7 @@ def test_the_gap_counts_the_pairs_of_which_one_is_right() -> None:
 
 def test_the_reward_is_the_accuracy_less_the_cost_of_stereotypes() -> None:
     answers = [" Not known", " The short man", " The tall man", "perhaps", " The short man"]
-    columns = {"options": [OPTIONS] * 5, "label": [1, 1, 1, 1, 2], "stereotype": [2] * 5}
+    columns: dict[str, Any] = {"options": [OPTIONS] * 5, "label": [1, 1, 1, 1, 2], "stereotype": [2] * 5}
     assert BiasReward()(completions=answers, **columns) == [1, -1, 0, 0, 1]
     assert BiasReward(bias_cost=3)(completions=answers, **columns) == [1, -3, 0, 0, 1]
     env: Any = gym.make("rlhf/Bias-v0", bias_cost=3).unwrapped

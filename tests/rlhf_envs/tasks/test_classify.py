@@ -176,7 +176,10 @@ def test_a_column_of_texts_is_no_column_of_labels(tmp_path: Path) -> None:
 
 
 def test_a_vote_outside_the_stated_labels_is_named() -> None:
-    rows = [{"prompt": "a", "label": "yes", "votes": ["yes", "perhaps"]}, {"prompt": "b", "label": "no"}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": "a", "label": "yes", "votes": ["yes", "perhaps"]},
+        {"prompt": "b", "label": "no"},
+    ]
     with pytest.raises(ValueError, match="row 0 has a vote for 'perhaps', which is not among 'yes', 'no'"):
         Classify(labels=["yes", "no"]).rows("train", rows)
 
