@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rlhf_envs.rewards.base import Reward
 
 if TYPE_CHECKING:
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
 __all__ = ["ChrF", "bleu", "fold"]
 
@@ -72,9 +73,9 @@ def bleu(completions: Sequence[str], references: Sequence[str]) -> float:
     if isinstance(counts, int):
         return 0.0  # there are no texts
     metric = load_bleu()
-    order, lengths = metric.max_ngram_order, counts[:2].tolist()
-    right, given = counts[2 : 2 + order].tolist(), counts[2 + order :].tolist()
-    return float(metric.compute_bleu(right, given, *lengths, smooth_method="exp").score)
+    given_words, wanted_words, *found = counts.tolist()
+    right, given = found[: metric.max_ngram_order], found[metric.max_ngram_order :]
+    return float(metric.compute_bleu(right, given, given_words, wanted_words, smooth_method="exp").score)
 
 
 @lru_cache(maxsize=8192)  # bootstrap samples have the same texts again
@@ -88,7 +89,7 @@ def count_ngrams(completion: str, reference: str) -> NDArray[np.int64]:
 def load_chrf() -> CHRF:
     """Return sacrebleu's chrF."""
     try:
-        from sacrebleu.metrics import CHRF
+        from sacrebleu.metrics.chrf import CHRF
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"the reward 'chrf' needs the package sacrebleu: {_INSTALL}") from error
     return CHRF()
@@ -98,7 +99,7 @@ def load_chrf() -> CHRF:
 def load_bleu() -> BLEU:
     """Return sacrebleu's BLEU with its Chinese tokenizer."""
     try:
-        from sacrebleu.metrics import BLEU
+        from sacrebleu.metrics.bleu import BLEU
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"the metric 'bleu' needs the package sacrebleu: {_INSTALL}") from error
     return BLEU(tokenize="zh", effective_order=True)  # of sentences alone: it changes no count
