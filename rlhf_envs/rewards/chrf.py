@@ -73,9 +73,9 @@ def bleu(completions: Sequence[str], references: Sequence[str]) -> float:
     if isinstance(counts, int):
         return 0.0  # there are no texts
     metric = load_bleu()
-    order, lengths = metric.max_ngram_order, counts[:2].tolist()
-    right, given = counts[2 : 2 + order].tolist(), counts[2 + order :].tolist()
-    return float(metric.compute_bleu(right, given, lengths[0], lengths[1], smooth_method="exp").score)
+    given_words, wanted_words, *found = counts.tolist()
+    right, given = found[: metric.max_ngram_order], found[metric.max_ngram_order :]
+    return float(metric.compute_bleu(right, given, given_words, wanted_words, smooth_method="exp").score)
 
 
 @lru_cache(maxsize=8192)  # bootstrap samples have the same texts again
