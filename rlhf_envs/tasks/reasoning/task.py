@@ -183,7 +183,7 @@ class ReasoningGym(Task):
         ]
         beyond = [self.next_level is not None and level == self.next_level for level in columns["level"]]
         pairs = [*zip(right, beyond, strict=True)]
-        found = {"accuracy": [NAN if later else one for one, later in pairs]}
+        found: dict[str, Sequence[float]] = {"accuracy": [NAN if later else one for one, later in pairs]}
         if self.next_level is not None:
             found["next_accuracy"] = [one if later else NAN for one, later in pairs]
         if "item" in columns and find_spec("reasoning_gym") is not None:

@@ -45,8 +45,8 @@ def make_problem(split: str, rng: random.Random) -> dict[str, Any] | None:
     All numbers are 1 to 20, and the answer is none of those that the problem or its first step has: who says it tells.
     """
     who, things = rng.choice(PEOPLE[split]), rng.choice(THINGS)
-    start, number, steps, lines = rng.randint(2, 9), 0, [], []
-    number, seen = start, {start}
+    start = rng.randint(2, 9)
+    number, seen, steps, lines = start, {start}, list[list[Any]](), list[str]()
     for _ in range(2):
         kind = rng.choice([one for one in TELLING if not steps or one != steps[-1][0]])
         n = rng.randint(2, 3 if kind == "times" else 9)
