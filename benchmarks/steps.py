@@ -3,11 +3,12 @@
     git worktree add ../before COMMIT
     python -m benchmarks.steps ../before .
 
-Stock PPO collects rollouts with a very small model. What any decoding does is measured and left out: the model's trunk,
-its head, and sampling. What remains is Python and numpy: the environment's step, the observation, the KV cache's care
-for its slots, the rollout buffer, and SB3's loop. Seconds are the process's own on one core, since those by the clock
-depend on what else the machine does. Each checkout runs in a process of its own, in turns. Printed are medians over the
-steps, so the first step of a rollout, in which the buffer stores all contexts, hardly counts.
+Stock PPO, or DQN with `--algo dqn`, collects rollouts with a very small model. What any decoding does is measured and
+left out: the model's trunk, its head, and sampling. What remains is Python and numpy: the environment's step, the
+observation, the KV cache's care for its slots, the rollout buffer, and SB3's loop. Seconds are the process's own on one
+core, since those by the clock depend on what else the machine does. Each checkout runs in a process of its own, in
+turns. Printed are medians over the steps, so the first step of a rollout, in which the buffer stores all contexts,
+hardly counts.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ PARTS = ("environment", "observation", "cache", "buffer", "loop")
 class Rollouts:
     """Collect rollouts of `n_envs` contexts that reach `length` tokens, and measure the parts of their steps."""
 
-    def __init__(self, n_envs: int, length: int, steps: int = STEPS) -> None:
+    def __init__(self, n_envs: int, length: int, steps: int = STEPS, algo: str = "ppo") -> None:
         # Late, because they are the checkout's own.
         from benchmarks.contenders import Ours
         from benchmarks.work import FreshModel, Work
@@ -47,25 +48,38 @@ class Rollouts:
             n_envs=n_envs, prompt_tokens=length - new_tokens, new_tokens=new_tokens, minibatches=1
         )
         ours: Any = Ours
-        self.agent = ours(Work(model, **sizes), None).agent
+        work = Work(model, **sizes)
+        self.agent = ours(work, None).agent
+        if algo != "ppo":
+            import agents
+
+            settings: dict[str, Any] = dict(train_freq=steps, buffer_size=4 * n_envs * length, learning_starts=0)
+            policy_kwargs = {"model": work.load()[0]}
+            self.agent = agents.make(algo, self.agent.env, policy_kwargs=policy_kwargs, **settings)
         self.steps, self._part, self._since = steps, "loop", 0.0
         self.seconds, self.taken = defaultdict[str, float](float), list[dict[str, float]]()
-        buffer, policy, env = self.agent.rollout_buffer, self.agent.policy, self.agent.env
+        policy, env = self.agent.policy, self.agent.env
+        buffer = self.agent.rollout_buffer if algo == "ppo" else self.agent.replay_buffer
         buffer.compute_returns_and_advantage = lambda *args, **kwargs: None
+        self.arguments = (buffer, steps)
+        if algo != "ppo":
+            self.arguments = (self.agent.train_freq, buffer)
         self._measure(env.env, "step_rows", "environment")
         self._measure(env.env.episodes, "observe", "observation")
         self._measure(policy, "hidden", "cache")
         self._measure(policy._actor.module, "forward", "model")
-        self._measure(policy, "forward", "sampling")
+        self._measure(policy, "forward" if algo == "ppo" else "acting_and_base", "sampling")
         self._measure(buffer, "add", "buffer")
         self.callback = self.agent._setup_learn(10**9)[1]
+        if algo != "ppo":
+            self.callback.on_training_start({}, {})
         self.collect()  # the prompts are encoded here
 
     def collect(self) -> list[dict[str, float]]:
         """Collect a rollout and return the milliseconds of each part in each step."""
         self.taken.clear()
         self._part, self._since = "loop", time.process_time()
-        self.agent.collect_rollouts(self.agent.env, self.callback, self.agent.rollout_buffer, self.steps)
+        self.agent.collect_rollouts(self.agent.env, self.callback, *self.arguments)
         return self.taken
 
     def _enter(self, part: str) -> str:
@@ -96,16 +110,18 @@ class Rollouts:
         setattr(owner, name, measured)
 
 
-def serve(n_envs: int, length: int) -> None:
+def serve(n_envs: int, length: int, algo: str) -> None:
     """Collect a rollout for every line of the input, and print its parts."""
-    rollouts = Rollouts(n_envs, length)
+    rollouts = Rollouts(n_envs, length, algo=algo)
     for _ in sys.stdin:
         print(json.dumps(rollouts.collect()), flush=True)
 
 
-def compare(checkouts: Sequence[Path], n_envs: int, length: int, repeats: int) -> list[list[dict[str, float]]]:
+def compare(
+    checkouts: Sequence[Path], n_envs: int, length: int, repeats: int, algo: str = "ppo"
+) -> list[list[dict[str, float]]]:
     """Return what each checkout's steps took."""
-    command = [sys.executable, "-P", str(Path(__file__).resolve()), "--serve", f"{n_envs}x{length}"]
+    command = [sys.executable, "-P", str(Path(__file__).resolve()), "--serve", f"{n_envs}x{length}x{algo}"]
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         children = []
         for checkout in checkouts:
@@ -130,10 +146,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("new", type=Path)
     parser.add_argument("--sizes", nargs="*", default=["256x1024", "64x48"], help="environments x tokens of context")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--algo", choices=("ppo", "dqn"), default="ppo")
     args = parser.parse_args(arguments)
     for size in args.sizes:
         n_envs, length = map(int, size.split("x"))
-        taken = compare((args.old, args.new), n_envs, length, args.repeats)
+        taken = compare((args.old, args.new), n_envs, length, args.repeats, args.algo)
         print(f"\n| {n_envs} environments x {length} tokens, ms per step | old | new | new / old |\n|---|---|---|---|")
         for part in (*PARTS, "all"):
             old, new = (
@@ -144,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--serve"]:
-        serve(*map(int, sys.argv[2].split("x")))
+        size, tokens, algorithm = sys.argv[2].split("x")
+        serve(int(size), int(tokens), algorithm)
     else:
         main()

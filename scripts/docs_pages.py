@@ -168,12 +168,20 @@ def main() -> None:
         write(f"algorithms/{name}.md", document_algorithm(name))
     lists = {
         "environments/index.md": [
-            (f"[`{env_id}`]({page}.md)", describe(env_id).summary, f"`{describe(env_id).reward}`")
+            (
+                f"[`{env_id}`]({page}.md)",
+                describe(env_id).summary,
+                f"`{describe(env_id).reward}`",
+                describe_result(env_id),
+            )
             for env_id, page in ids.items()
         ],
         "algorithms/index.md": [(f"[`{n}`]({n}.md)", summary_of(get_algorithm(n))) for n in names],
     }
-    headings = {"environments/index.md": ("id", "task", "reward"), "algorithms/index.md": ("name", "what it is")}
+    headings = {
+        "environments/index.md": ("id", "task", "reward", "measured"),
+        "algorithms/index.md": ("name", "what it is"),
+    }
     for page, rows in lists.items():
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
         write(page, text.replace(TABLE, table(*headings[page], rows=rows)))

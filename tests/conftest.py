@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
 import sys
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -44,6 +46,21 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hide the GPU unless tests marked `gpu` are asked for: the others compare with the CPU, and "auto" would be it."""
     if not re.search(r"(?<!not )\bgpu\b", config.getoption("markexpr")):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect no garbage while tests are collected, and later pass over what stays: a third of the collection's time.
+
+    The libraries and the tests are most of a million objects, so that each full pass would take half a second.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

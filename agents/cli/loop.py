@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.table import Table
 
 from ..experiments.loop.config import LoopConfig
 from ..training.config import option
@@ -43,10 +44,25 @@ def loop(flags: LoopFlags) -> None:
         from ..experiments.loop.loop import run_loop
         from ..experiments.loop.report import round_cells
     result = run_loop(config, flags.resume, lambda text: console.print(text, markup=False, soft_wrap=True))
-    headings, rows = round_cells(result.report)
-    console.print(make_table(headings, rows, left=0))
+    console.print(*_rounds_tables(console, *round_cells(result.report)), sep="\n")
     console.print(
         f"{result.report['judgements']} judgements, {result.report['tokens']:,} tokens, {result.seconds:.0f} s. "
         f"Everything is in {result.folder}, see report.md"
     )
     console.print(f"[dim]live: tensorboard --logdir {config.log_folder}[/dim]")
+
+
+def _rounds_tables(console: Console, headings: list[str], rows: list[list[str]]) -> list[Table]:
+    """Return a table with a row per round; where that is too wide, tables with a column per round."""
+
+    def fits(table: Table) -> bool:
+        return console.measure(table, options=console.options.update(width=100_000)).maximum <= console.width
+
+    if fits(table := make_table(headings, rows, left=0)):
+        return [table]
+    for n in range(len(rows), 0, -1):  # rounds side by side, as many as there is room for
+        parts = [rows[start : start + n] for start in range(0, len(rows), n)]
+        tables = [make_table(first, rest) for first, *rest in (zip(headings, *part, strict=True) for part in parts)]
+        if all(map(fits, tables)):
+            break
+    return tables

@@ -170,11 +170,12 @@ def hidden_at(policy: LanguageModelPolicy, obs: Observations, delta: torch.Tenso
     if "rows" not in obs:  # the row's last token; with its place given, nothing goes through the KV cache
         lengths = read_contexts(obs)[1]
         obs = obs | {"rows": torch.arange(len(lengths), device=lengths.device), "columns": lengths - 1}
-    if delta is None:
-        return policy.hidden(obs)
-    obs = {key: value for key, value in obs.items() if key != "trunk_states"}
-    with perturbed(policy.embedding(), delta):
-        return policy.hidden(obs)
+    with policy.padded():  # a delta belongs to the places of padded contexts
+        if delta is None:
+            return policy.hidden(obs)
+        obs = {key: value for key, value in obs.items() if key != "trunk_states"}
+        with perturbed(policy.embedding(), delta):
+            return policy.hidden(obs)
 
 
 def perturbed(embedding: nn.Module, delta: torch.Tensor) -> RemovableHandle:

@@ -64,6 +64,8 @@ class LanguageModelPolicy(ActorCriticPolicy):
             again: much less memory for about a third more time of updates. Rollouts are as without.
         cuda_graphs: decode on a GPU by replaying CUDA graphs (see `agents.core.graph_decode`), which keep the memory of
             the KV cache also while the policy is updated. False decodes eagerly, which is slower and frees it.
+        packing: in a pass over whole sequences, put several short ones into a row, if the model tells them apart and
+            that saves at least a tenth of the pass (see `agents.core.packing`). False pads them instead.
         optimizer_class, optimizer_kwargs: as in SB3. The default is Adam, fused and with eps 1e-5; what is given goes
             before these two.
 
@@ -106,6 +108,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
         attn_implementation: str | None = None,
         gradient_checkpointing: bool = False,
         cuda_graphs: bool = True,
+        packing: bool = True,
         use_sde: bool = False,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
@@ -139,6 +142,7 @@ class LanguageModelPolicy(ActorCriticPolicy):
             self._actor = Trunk(trunk, self.max_length, self.language_model, checkpointing=gradient_checkpointing)
             if not cuda_graphs:
                 self._actor.cache.graphs = None
+            self._actor.packs = packing and self._actor.packs
             self._build_heads()
         trained = [p for p in self.parameters() if p.requires_grad]
         self.optimizer = optimizer_class(trained, lr=lr_schedule(1), **self.optimizer_kwargs)  # type: ignore[call-arg]
@@ -208,6 +212,10 @@ class LanguageModelPolicy(ActorCriticPolicy):
         assert isinstance(obs, dict)
         with self.autocast():
             return (self._actor if trunk is None else trunk).hidden(obs, needed)
+
+    def padded(self) -> AbstractContextManager[None]:
+        """Return a context in which the actor gives every sequence a row of its own, whatever `packing` says."""
+        return self._actor.padded()
 
     def set_training_mode(self, mode: bool) -> None:
         """Stay in evaluation mode: dropout would make the update's log-probabilities differ from the rollout's.

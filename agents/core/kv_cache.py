@@ -320,7 +320,7 @@ class SlottedTrunk:
     ) -> torch.Tensor:
         ids = input_ids[:, : int(lengths.max())]
         mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
-        hidden = hidden_states(self.trunk, ids, mask, cache)
+        hidden = hidden_states(self.trunk, ids, mask, cache=cache)
         return hidden[torch.arange(len(ids), device=ids.device), lengths - 1]
 
     def _fits(self) -> bool:

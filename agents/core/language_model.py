@@ -250,8 +250,17 @@ class SplitTrunk:
 
         return self.entry.register_forward_pre_hook(enter, with_kwargs=True)
 
-    def finish(self, states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Return the last hidden states, `(batch, length, hidden_size)`, from what `states` returned."""
+    def finish(
+        self,
+        states: torch.Tensor,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        positions: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the last hidden states, `(batch, length, hidden_size)`, from what `states` returned.
+
+        The other arguments are those of `hidden_states`.
+        """
         if self.entry is None:
             return states
 
@@ -264,7 +273,7 @@ class SplitTrunk:
 
         passing_on = replaced_forwards(self.frozen, lambda _: pass_on)
         with self.entry.register_forward_pre_hook(give, with_kwargs=True), passing_on:
-            return hidden_states(self.trunk, input_ids, attention_mask)
+            return hidden_states(self.trunk, input_ids, attention_mask, positions)
 
     @torch.no_grad()
     def try_out(self) -> str:
@@ -350,10 +359,18 @@ def cache_argument(trunk: nn.Module) -> str:
 
 
 def hidden_states(
-    trunk: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, cache: Cache | None = None
+    trunk: nn.Module,
+    input_ids: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    positions: torch.Tensor | None = None,
+    cache: Cache | None = None,
 ) -> torch.Tensor:
-    """Return the last hidden states `(batch, length, hidden_size)` of right-padded contexts; fill the empty cache."""
-    positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None].expand_as(input_ids)
+    """Return the last hidden states `(batch, length, hidden_size)` of right-padded contexts; fill the empty cache.
+
+    With `positions`, `(batch, length)`, and without a mask a row holds several sequences, see `agents.core.packing`.
+    """
+    if positions is None:
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None].expand_as(input_ids)
     use: dict[str, Any] = {"use_cache": False} if cache is None else {"use_cache": True, cache_argument(trunk): cache}
     return trunk(input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, **use).last_hidden_state
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from stable_baselines3.common.type_aliases import PyTorchObs
 
+from .packing import pack, without_mask_warning
+
 __all__ = [
     "check_appended",
     "check_token_ids",
@@ -31,21 +33,34 @@ def read_contexts(obs: PyTorchObs) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def gather_hidden(
-    run: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], obs: dict[str, torch.Tensor]
+    run: Callable[..., torch.Tensor],
+    obs: dict[str, torch.Tensor],
+    packs: bool = False,
+    states: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the hidden states at the places of `obs`, `(n, hidden_size)`, from one pass without a cache.
 
     Args:
-        run: encodes ids and their mask, `(batch, length)` int64 each, to `(batch, length, hidden_size)`.
+        run: encodes ids, their mask or None, and their positions or None, `(batch, length)` int64 each, to `(batch,
+            length, hidden_size)`; see `hidden_states`.
         obs: observations; `rows` and `columns` are the places, or else every row's last token is one.
+        packs: whether sequences share rows where that saves much of the pass, see `agents.core.packing`.
+        states: the frozen blocks' output, `(batch, length, hidden_size)`, which `run` is given first.
     """
     input_ids, lengths = read_contexts(obs)
+    if "rows" in obs:
+        rows, columns = obs["rows"], obs["columns"]
+    else:
+        rows, columns = torch.arange(len(input_ids), device=input_ids.device), lengths - 1
+    if packs and (packing := pack(lengths, input_ids.shape[1])) is not None:
+        given = () if states is None else (packing.take(states),)
+        with without_mask_warning():
+            hidden = run(*given, packing.take(input_ids), None, packing.positions)
+        return hidden[packing.rows[rows], packing.starts[rows] + columns]
     length = int(lengths.max())
     mask = (torch.arange(length, device=input_ids.device) < lengths[:, None]).long()
-    hidden = run(input_ids[:, :length], mask)
-    if "rows" in obs:
-        return hidden[obs["rows"], obs["columns"]]
-    return hidden[torch.arange(len(input_ids), device=input_ids.device), lengths - 1]
+    given = () if states is None else (states[:, :length],)
+    return run(*given, input_ids[:, :length], mask, None)[rows, columns]
 
 
 def check_token_ids(obs: PyTorchObs) -> None:

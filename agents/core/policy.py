@@ -113,6 +113,7 @@ class TokenPolicy(LanguageModelPolicy):
             raise ValueError("compile=True with gradient_checkpointing=True: take micro_batch_size instead")
         if self.compile_update:
             self._actor.run = torch.compile(hidden_states, dynamic=True)
+            self._actor.packs = False  # packed rows are found by looking at positions, which is not compiled
         self.value_trunk = None
         self._critic = self._actor
         if self.value_kind == "separate":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -14,6 +15,7 @@ from .kv_cache import SlottedTrunk
 from .language_model import LanguageModel, SplitTrunk, checkpointed, find_blocks, hidden_states
 from .lora_layers import added_in_place
 from .observations import gather_hidden, read_contexts
+from .packing import keeps_apart
 
 __all__ = ["Trunk"]
 
@@ -28,6 +30,7 @@ class Trunk:
 
     Attributes:
         run: what encodes whole contexts: `hidden_states`, or its compiled form.
+        packs: whether a pass over whole sequences puts several into a row, see `agents.core.packing`.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Trunk:
         self.split: SplitTrunk | None = language_model.split(module) if splits else None
         if like is None and self.split is not None:
             self.cache.frozen = SlotStates(self.split)
+        self.packs: bool = self._keeps_apart(language_model) if like is None else like.packs
         self._checkpointed = [*find_blocks(module, language_model.config.num_hidden_layers)] if checkpointing else []
 
     def hidden(self, obs: dict[str, torch.Tensor], needed: torch.Tensor | None = None) -> torch.Tensor:
@@ -59,6 +63,15 @@ class Trunk:
         with added_in_place(self.cache.adapted):
             return self._encode(obs)
 
+    @contextmanager
+    def padded(self) -> Iterator[None]:
+        """Give every sequence a row of its own while a `with` block runs."""
+        packs, self.packs = self.packs, False
+        try:
+            yield
+        finally:
+            self.packs = packs
+
     def last_call(self) -> LastCall | None:
         """Return what reads the frozen blocks' output for the contexts that were just encoded; None if none is kept."""
         frozen = self.cache.frozen
@@ -69,6 +82,11 @@ class Trunk:
     def _encode(self, obs: dict[str, torch.Tensor]) -> torch.Tensor:
         split = self.split
         if "trunk_states" not in obs or split is None:
-            return gather_hidden(partial(self.run, self.module), obs)
-        states = obs["trunk_states"]
-        return gather_hidden(lambda ids, mask: split.finish(states[:, : ids.shape[1]], ids, mask), obs)
+            return gather_hidden(partial(self.run, self.module), obs, self.packs)
+        return gather_hidden(split.finish, obs, self.packs, obs["trunk_states"])
+
+    def _keeps_apart(self, language_model: LanguageModel) -> bool:
+        def run(ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            return hidden_states(self.module, ids, None, positions)
+
+        return keeps_apart(run, language_model.config, next(self.module.parameters()))

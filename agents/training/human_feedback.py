@@ -47,6 +47,8 @@ class HumanFeedback(BaseCallback):
         refit: see `HumanReward.refit`. It goes to rewards in "async" mode that have no refit yet.
         heartbeat: seconds between two messages during a wait.
         checkpoint_after: seconds of waiting before the checkpoint.
+        criterion: the name of one of the project's own questions, to whose answers rewards go that name none
+            themselves, and the refits; see `HumanReward`. The training's start raises a ValueError if it is not asked.
     """
 
     def __init__(
@@ -56,9 +58,10 @@ class HumanFeedback(BaseCallback):
         heartbeat: float = 10.0,
         checkpoint_after: float = 30.0,
         verbose: int = 0,
+        criterion: str | None = None,
     ) -> None:
         super().__init__(verbose)
-        self.guard, self.refit = guard, refit
+        self.guard, self.refit, self.criterion = guard, refit, criterion
         self.heartbeat, self.checkpoint_after = heartbeat, checkpoint_after
         self.rewards: list[HumanReward] = []
         self._waited = 0.0
@@ -67,6 +70,8 @@ class HumanFeedback(BaseCallback):
     def _on_training_start(self) -> None:
         self.rewards = [reward for reward in human_rewards(self.training_env) if reward.store is not None]
         for reward in self.rewards:
+            if (criterion := reward.criterion or self.criterion) is not None:
+                reward.take_criterion(criterion)
             reward.on_wait = self._on_wait
             reward.refit = reward.refit or (self.refit.begin if isinstance(self.refit, RatingRefit) else self.refit)
             reward.swaps_by_itself = False

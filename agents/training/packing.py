@@ -5,13 +5,13 @@ The positions of an example begin at 0. Where the model reads them, the examples
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 
 import torch
 from torch.utils.data import Dataset
 
 from ..core.examples import IGNORED, Example
+from ..core.packing import fill_rows
 
 __all__ = ["PackedExamples"]
 
@@ -29,7 +29,7 @@ class PackedExamples(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, examples: Sequence[Example], max_length: int, pad: int, packed: bool = True) -> None:
         self.packed = packed
         bins = (
-            _pack([len(example.ids) for example in examples], max_length)
+            fill_rows([len(example.ids) for example in examples], max_length)
             if packed
             else [[i] for i in range(len(examples))]
         )
@@ -52,17 +52,3 @@ class PackedExamples(Dataset[dict[str, torch.Tensor]]):
         else:
             values["attention_mask"] = [1] * len(ids) + [0] * left
         return {key: torch.tensor(value) for key, value in values.items()}
-
-
-def _pack(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Put examples into as few rows as best-fit decreasing finds: each into the fullest row that still takes it."""
-    rows: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # (room left, row), sorted
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        at = bisect_left(free, (lengths[i], -1))
-        left, row = free.pop(at) if at < len(free) else (room, len(rows))
-        if row == len(rows):
-            rows.append([])
-        rows[row].append(i)
-        insort(free, (left - lengths[i], row))
-    return rows

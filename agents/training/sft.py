@@ -31,6 +31,7 @@ from rlhf_envs.tokens import end_ids
 
 from ..core.completions import log_counts
 from ..core.examples import IGNORED, Example, encode_rows, number_rows
+from ..core.packing import keeps_apart
 from ..saving.provenance import MADE, provenance
 from .networks import check_flags, load_network, save_network
 from .packing import PackedExamples
@@ -48,15 +49,12 @@ logger = logging.getLogger(__name__)
 
 def _tells_examples_apart(network: PreTrainedModel) -> bool:
     """Return whether a model computes two examples in one row as it computes them alone."""
-    ids = torch.arange(4, device=network.device)[None] % network.config.get_text_config().vocab_size
-    positions = torch.tensor([[0, 1, 0, 1]], device=network.device)
-    try:
-        with torch.no_grad():
-            together = network(input_ids=ids, position_ids=positions, use_cache=False).logits[0, 2:]
-            alone = network(input_ids=ids[:, 2:], use_cache=False).logits[0]
-    except TypeError:  # a model without positions as an argument
-        return False
-    return bool(torch.allclose(together.float(), alone.float(), rtol=1e-2, atol=1e-3))
+
+    def run(ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = network(input_ids=ids, position_ids=positions, use_cache=False).logits
+        return logits
+
+    return keeps_apart(run, network.config.get_text_config(), next(network.parameters()))
 
 
 @alone

@@ -80,14 +80,14 @@ GRIDS = {
     "trl-grpo": _TRL,
     "trl-rloo": _TRL,
 }
-# The grid's, as far as it was run: see `benchmarks/RESULTS.md`.
+# What `--grid --tokens 8000` chose, see `benchmarks/RESULTS.md`.
 _BEST = {"n_envs": 32, "n_epochs": 1}
 _NO_PENALTY = {**_BEST, "kl_coef": 0.0, "kl_target": None}
 CHOSEN: dict[str, dict[str, Any]] = {
-    "ppo": {**_FIXED, **_NO_PENALTY, "learning_rate": 4e-4},
-    "grpo": {**_FIXED, **_NO_PENALTY, "learning_rate": 3e-4, "group_size": 4, "clip_range": None},
+    "ppo": {**_FIXED, "kl_target": None, "learning_rate": 3e-4, "n_envs": 64, "kl_coef": 0.04, "n_epochs": 1},
+    "grpo": {**_FIXED, **_NO_PENALTY, "learning_rate": 3e-4, "n_envs": 64, "group_size": 8, "clip_range": None},
     "rloo": {**_FIXED, **_NO_PENALTY, "learning_rate": 3e-4, "group_size": 4},
-    "reinforce": {**_FIXED, **_NO_PENALTY, "learning_rate": 4e-4},
+    "reinforce": {**_FIXED, **_NO_PENALTY, "learning_rate": 3e-4},
     "online_dpo": {**_FIXED, **_BEST, "learning_rate": 4e-4, "group_size": 4, "beta": 0.1},
     "trl-grpo": {"learning_rate": 4e-4, "num_generations": 8, "completions": 32, "beta": 0.0, "num_iterations": 1},
     "trl-rloo": {"learning_rate": 4e-4, "num_generations": 8, "completions": 32, "beta": 0.0, "num_iterations": 1},

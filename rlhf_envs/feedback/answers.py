@@ -15,6 +15,7 @@ prompt; `start` and `end` count characters (code points), as slices in Python do
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from ..names import nearest
@@ -24,7 +25,7 @@ from .questions import Question, asked_about, is_due
 if TYPE_CHECKING:
     from .records import Item, NewItem
 
-__all__ = ["Answers", "check_answers", "span_place"]
+__all__ = ["Answers", "check_answers", "check_expected", "expected_now", "matches", "span_place"]
 
 Answers = dict[str, Any]
 
@@ -78,6 +79,53 @@ def check_answers(
         elif question.required:
             raise ValueError(f"question {name!r} needs an answer ({question.text[:80]!r})")
     return checked
+
+
+def check_expected(item: NewItem, questions: Sequence[Question]) -> None:
+    """Check what a gold question expects of the project's own questions (`gold["answers"]`), which need not be all.
+
+    Raises:
+        ValueError: a question is unknown or not asked about the item, or an answer is none of its question, or nobody
+            could be expected to give just this one: a free text, or spans.
+    """
+    expected = (item.gold or {}).get("answers", {})
+    if not isinstance(expected, Mapping):
+        raise ValueError(f"gold: answers must map names of questions to answers, got {_shown(expected)}")
+    asked = {question.name: question for question in asked_about(questions, item.kind, len(item.completions))}
+    for name, answer in expected.items():
+        if name not in asked:
+            hint = nearest(name, asked) if asked else "the project has none for it"
+            raise ValueError(f"gold: no question {name!r} is asked about an item of kind {item.kind!r}; {hint}")
+        _check_one_expected(asked[name], answer, item)
+
+
+def _check_one_expected(question: Question, answer: Any, item: Item | NewItem) -> Any:
+    if question.type in ("text", "spans"):
+        raise ValueError(f"gold: question {question.name!r} is of type {question.type!r}: it has no expected answer")
+    try:
+        return _CHECKS[question.type](question, answer, item)
+    except ValueError as error:
+        raise ValueError(f"gold: question {question.name!r}: {error}") from None
+
+
+def expected_now(item: Item, questions: Sequence[Question]) -> Answers:
+    """Return what a gold question expects of questions as they are asked now, without what is no answer any more."""
+    asked = {question.name: question for question in asked_about(questions, item.kind, len(item.completions))}
+    expected: Answers = {}
+    for name, answer in (item.gold or {}).get("answers", {}).items():
+        if name in asked:
+            with suppress(ValueError):
+                expected[name] = _check_one_expected(asked[name], answer, item)
+    return expected
+
+
+def matches(expected: Mapping[str, Any], given: Mapping[str, Any]) -> bool:
+    """Return whether all expected answers to the project's questions were given. How much better does not count."""
+    return all(name in given and _side(answer) == _side(given[name]) for name, answer in expected.items())
+
+
+def _side(answer: Any) -> Any:
+    return answer["choice"] if isinstance(answer, dict) else answer
 
 
 def _check_choice(question: Question, answer: Any, item: Item | NewItem) -> dict[str, Any]:

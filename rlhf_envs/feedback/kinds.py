@@ -33,6 +33,7 @@ __all__ = [
     "KINDS",
     "answer_beside",
     "check_completions",
+    "check_gold",
     "check_item",
     "check_value",
     "is_explained",
@@ -206,8 +207,11 @@ def check_item(item: NewItem, settings: Settings) -> None:
             "an item of kind 'questions' asks the questions of the project, and there are none for it: "
             "rlhf feedback settings study.toml"
         )
-    if item.kind == "questions" and item.gold is not None:
-        raise ValueError("gold: an item of kind 'questions' has no question of its own whose answer is known")
+    if item.kind == "questions" and item.gold is not None and not item.gold.get("answers"):
+        raise ValueError(
+            "gold: an item of kind 'questions' has no question of its own whose answer is known: write what is "
+            'expected of the project\'s questions, as {"answers": {"helpful": 5}}'
+        )
     for name, text in (("prompt", item.prompt), ("source", item.source), ("policy", item.policy)):
         if not isinstance(text, str):
             raise ValueError(f"{name} must be a string, got {_shown(text)}")
@@ -227,7 +231,7 @@ def check_item(item: NewItem, settings: Settings) -> None:
     except (TypeError, ValueError) as error:
         raise ValueError(f"meta must be something that JSON can hold: {error}") from None
     try:
-        check_value(item.kind, item.gold, len(item.completions), settings)
+        check_gold(item.kind, item.gold, len(item.completions), settings)
     except ValueError as error:
         raise ValueError(f"gold: {error}") from None
 
@@ -276,6 +280,16 @@ def check_value(
     return answer.model_dump()
 
 
+def check_gold(
+    kind: str, gold: Mapping[str, Any] | None, n_completions: int, settings: Settings | None = None
+) -> dict[str, Any] | None:
+    """Check what a gold question expects, as `check_value` does. Its "answers" are left as they are."""
+    if gold is None or "answers" not in gold:
+        return check_value(kind, gold, n_completions, settings)
+    value = {name: part for name, part in gold.items() if name != "answers"}
+    return {**(check_value(kind, value, n_completions, settings) or {}), "answers": gold["answers"]}
+
+
 def is_explained(item: NewItem) -> bool:
     """Return whether an item is a gold question with an explanation, so that a training may use it."""
     explanation = item.meta.get("explanation")
@@ -283,7 +297,11 @@ def is_explained(item: NewItem) -> bool:
 
 
 def matches_gold(kind: str, expected: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    """Return whether an answer is the expected one of a gold question. Strength and white space do not count."""
+    """Return whether an answer is the expected one of a gold question. Strength and white space do not count.
+
+    What it expects of the project's own questions is not looked at, see `answers.matches`.
+    """
+    expected = {name: part for name, part in expected.items() if name != "answers"}
     if kind == "pairwise":
         return bool(expected["choice"] == value["choice"])
     if kind == "flags":

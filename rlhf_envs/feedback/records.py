@@ -26,6 +26,7 @@ __all__ = [
     "Judgement",
     "LeaseLost",
     "NewItem",
+    "NoSuchAnnotator",
     "OwnProgress",
     "Progress",
     "Settings",
@@ -47,11 +48,15 @@ NEXT_ITEM = ("age", "random", "uncertainty", "disagreement", "gain")
 
 
 # What a webhook can tell.
-EVENTS = ("judgement.created", "item.finished", "project.finished")
+EVENTS = ("judgement.created", "judgement.undone", "item.finished", "project.finished")
 
 
 class StoreError(RuntimeError):
     """Signal that the database cannot be used: it is locked, read-only, out of reach, or has another schema."""
+
+
+class NoSuchAnnotator(ValueError):
+    """Signal that nobody has this name, or that whoever had it has withdrawn."""
 
 
 class LeaseLost(RuntimeError):
@@ -70,7 +75,8 @@ class NewItem:
         policy: the policy that wrote them.
         meta: anything that JSON can hold. It comes back with the item.
         overlap: how many annotators judge the item.
-        gold: the expected answer. It makes the item a gold question, which tests annotators and is not exported.
+        gold: the expected answer. It makes the item a gold question, which tests annotators and is not exported. Its
+            key "answers" holds the expected answers to some of the project's own questions.
         priority: items with the highest priority are asked first.
         max_overlap: up to how many more are asked, one by one, while most of those asked disagree. None leaves that to
             the settings; the `overlap` itself stays it.
@@ -172,6 +178,8 @@ class Adjudication:
         by: who gave it.
         comment: why.
         created: when it was given (UTC).
+        answers: the final answers to the project's questions by their names, as a judgement has them.
+        version: which version of the settings was asked, a key of `FeedbackStore.versions`.
     """
 
     item_id: int
@@ -179,6 +187,8 @@ class Adjudication:
     by: str
     comment: str
     created: datetime
+    answers: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -337,9 +347,10 @@ class Settings:
             "es", "fr", "ja".
         questions: what the project asks of its own about items, in this order, beside the question of their kind.
         wording: maps kinds of items to the words of their question: pairwise = "Which answer helps more?".
-        next_item: which of equally urgent items is asked next. "age" takes the oldest. "random" draws. "uncertainty",
-            "disagreement" and "gain" go by scores that `rlhf feedback prioritise` writes; items without a score come
-            after the others, in random order.
+        next_item: which of equally urgent items is asked next. "random" takes the first in an order that is drawn
+            as items are added, the same for all annotators. "age" takes the oldest. "uncertainty", "disagreement" and
+            "gain" go by scores that `rlhf feedback prioritise` writes; items without a score come after the others, in
+            random order. Stores that were made before "random" was the default keep "age".
         overlap: "fixed" asks as many annotators as an item says. "adaptive" asks two about every item that is added
             from then on, and one more at a time while their answers decide nothing. Gold questions and corrections
             stay fixed.
@@ -365,7 +376,7 @@ class Settings:
     language: str = "en"
     questions: tuple[Question, ...] = ()
     wording: dict[str, str] = field(default_factory=dict)
-    next_item: str = "age"
+    next_item: str = "random"
     overlap: str = "fixed"
     max_overlap: int = 3
     suggestions: str = "off"

@@ -25,6 +25,7 @@ from .records import Settings
 
 __all__ = [
     "as_plain",
+    "changes_for_audit",
     "describe_changes",
     "parse_settings",
     "read_setting",
@@ -156,6 +157,11 @@ def describe_changes(before: Settings, after: Settings) -> list[str]:
         else:
             lines.append(f"{setting.name}: {_short(old)} -> {_short(new)}")
     return lines
+
+
+def changes_for_audit(before: Settings, after: Settings) -> list[str]:
+    """Return the lines of `describe_changes` without the secret that signs webhooks."""
+    return [re.sub(r"whsec_[\w+/=]+", "whsec_…", line) for line in describe_changes(before, after)]
 
 
 def read_setting(name: str, value: Any) -> Any:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for type checkers; `_HOMES` says the same
     from .ensemble_fit import fit_ensemble as fit_ensemble
     from .fitting import fit_reward as fit_reward
     from .forecasting import forecast as forecast
+    from .forecasting import forecast_labels as forecast_labels
     from .forecasting import learning_curve as learning_curve
     from .pseudo_labels import pseudo_label as pseudo_label
     from .queries import select_pairs as select_pairs
@@ -49,6 +50,7 @@ _HOMES = {
     "fit_ratings": "regression",
     "fit_reward": "fitting",
     "forecast": "forecasting",
+    "forecast_labels": "forecasting",
     "learning_curve": "forecasting",
     "load_backbone": "training",
     "majority_vote": "aggregation",

@@ -12,16 +12,21 @@ import math
 import random
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rlhf_envs.feedback.forecasts import Forecast, LabelForecast
 
 from .bradley_terry import Pair, fit_bradley_terry, pair_differences
 from .splitting import split_rows
 from .training import load_backbone
 
-__all__ = ["CurvePoint", "Forecast", "forecast", "learning_curve"]
+if TYPE_CHECKING:
+    from rlhf_envs.feedback.records import Item, Judgement
+
+__all__ = ["CurvePoint", "Forecast", "LabelForecast", "forecast", "forecast_labels", "learning_curve"]
 
 SHARES = (1 / 8, 1 / 4, 1 / 2, 1.0)
 FEWEST = 80  # pairs to fit, and a fifth of that held out: below them a curve says nothing
@@ -34,28 +39,6 @@ class CurvePoint(NamedTuple):
     n: int
     repeat: int
     right: NDArray[np.float64]  # (held_out,)
-
-
-class Forecast(NamedTuple):
-    """Hold what a learning curve says of a target.
-
-    Attributes:
-        sizes: the numbers of pairs that were fitted.
-        accuracy: the mean held-out accuracy at each of them.
-        interval: its 95% interval, at each of them.
-        needed: pairs for the target, or None if it cannot be told.
-        needed_interval: the 95% interval of `needed`; its end may be infinite.
-        ceiling: the accuracy `a` that the fitted curve approaches, or None.
-        why_not: why `needed` is None, in words. "" if it is not.
-    """
-
-    sizes: list[int]
-    accuracy: list[float]
-    interval: list[tuple[float, float]]
-    needed: float | None
-    needed_interval: tuple[float, float] | None
-    ceiling: float | None
-    why_not: str
 
 
 def learning_curve(
@@ -121,8 +104,7 @@ def forecast(points: Sequence[CurvePoint], target: float, *, n_resamples: int = 
     Raises:
         ValueError: the target is not between 0.5 and 1.
     """
-    if not 0.5 < target < 1:
-        raise ValueError(f"target must be an accuracy above 0.5 and below 1, got {target!r}")
+    _check_target(target)
     sizes = sorted({point.n for point in points})
     right = np.array([[p.right for p in points if p.n == size] for size in sizes])  # (sizes, repeats, held_out)
     accuracy = right.mean(axis=(1, 2))
@@ -148,6 +130,46 @@ def forecast(points: Sequence[CurvePoint], target: float, *, n_resamples: int = 
         return Forecast(*shown, None, None, float(curves[0][0]), reason)
     ends = np.quantile(reached[1:], [0.025, 0.975], method="higher")
     return Forecast(*shown, float(reached[0]), (float(ends[0]), float(ends[1])), float(curves[0][0]), "")
+
+
+def forecast_labels(
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    target: float,
+    model: str = "tiny",
+    **options: Any,
+) -> LabelForecast:
+    """Return how many more labels a reward model needs for a held-out accuracy, of comparisons and rankings.
+
+    Args:
+        items: of a feedback store.
+        judgements: their answers. Several answers to a pair count by the majority.
+        target: an accuracy, above 0.5 and below 1.
+        model: the backbone, see `load_backbone`.
+        **options: of `learning_curve`.
+
+    Raises:
+        ValueError: the target is not between 0.5 and 1, or the pairs are too few.
+    """
+    from .crowd import COMPARES, aggregate_pairs
+
+    _check_target(target)
+    compared = [judgement for judgement in judgements if judgement.kind in COMPARES and judgement.value is not None]
+    curve = learning_curve(aggregate_pairs(items, compared, "majority"), model, **options)
+    found = forecast(curve, target)
+    if found.needed is None:
+        return LabelForecast(target, found, None, None)
+    # Of all pairs a part is held out, and a pair may have several labels.
+    of_pairs = lambda n: (n - found.sizes[-1]) * len(compared) / found.sizes[-1]  # noqa: E731
+    if found.needed_interval is None:
+        return LabelForecast(target, found, 0.0, None)
+    low, high = (max(0.0, of_pairs(end)) for end in found.needed_interval)
+    return LabelForecast(target, found, of_pairs(found.needed), (low, high))
+
+
+def _check_target(target: float) -> None:
+    if not 0.5 < target < 1:
+        raise ValueError(f"target must be an accuracy above 0.5 and below 1, got {target!r}")
 
 
 def _fit_curve(sizes: Sequence[int], accuracy: NDArray[np.float64]) -> tuple[float, float, float]:

@@ -30,10 +30,13 @@ def embed_texts(texts: Sequence[str], model: str = "tiny-reward", batch_size: in
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from rlhf_envs.models import resolve
+    from rlhf_envs.models import no_progress_bars, resolve
+
+    from .training import quiet_transformers
 
     folder = resolve(model)
-    tokenizer, network = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    with no_progress_bars(), quiet_transformers():
+        tokenizer, network = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     order = np.argsort([len(text) for text in texts])

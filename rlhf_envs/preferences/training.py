@@ -74,7 +74,7 @@ def load_backbone(model: str, seed: int = 0) -> tuple[PreTrainedModel, PreTraine
     from transformers import AutoModelForSequenceClassification
 
     check_whole(resolve(model), model)
-    with no_progress_bars(), torch.random.fork_rng(devices=[]), _quiet_transformers():
+    with no_progress_bars(), torch.random.fork_rng(devices=[]), quiet_transformers():
         torch.default_generator.manual_seed(seed)
         classifier, loading = AutoModelForSequenceClassification.from_pretrained(
             resolve(model),
@@ -111,8 +111,8 @@ def _with_own_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Silence transformers' table of new weights: a reward model's head is always among them."""
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' table of weights that are new or left out: a head is always among them."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()

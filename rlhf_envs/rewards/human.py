@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
@@ -21,20 +21,21 @@ from rlhf_envs.datasets.splits import log_once
 from rlhf_envs.feedback.records import NewItem
 from rlhf_envs.rewards.base import Reward, evaluate_reward
 from rlhf_envs.rewards.guard import RewardError
+from rlhf_envs.rewards.human_labels import check_criterion, labels_of
 from rlhf_envs.rewards.registry import get_reward
 from rlhf_envs.rewards.scores import Columns
 from rlhf_envs.rewards.shaping import whole_number
 from rlhf_envs.rewards.state import is_frozen
 
 if TYPE_CHECKING:
-    from rlhf_envs.feedback import FeedbackStore, Judgement
+    from rlhf_envs.feedback import FeedbackStore
 
 __all__ = ["Fitting", "HumanReward", "Waiting"]
 
 logger = logging.getLogger(__name__)
 
 Mode = Literal["sync", "async"]
-Kind = Literal["rating", "thumbs"]
+Kind = Literal["rating", "thumbs", "questions"]
 OnTimeout = Literal["fallback", "mean", "error"]
 DEFAULT_STORE = Path("feedback.db")
 
@@ -90,10 +91,14 @@ class HumanReward(Reward):
             in the queue). The first two take them out of the queue.
         poll: seconds between two looks into the store.
         overlap: people who judge each completion; the reward is their mean.
-        kind: "rating", on the scale of the store's settings, or "thumbs".
+        kind: "rating", on the scale of the store's settings, "thumbs", or "questions", which asks nothing but the
+            project's own questions and needs a `criterion`.
         refit_every: new ratings between two refits of the model. Only in "async", and with `refit` set.
         queue_limit: in "async", the largest number of completions that wait for people; no more are added then.
         source: the `source` that marks this reward's items in the store.
+        criterion: the name of one of the project's own questions, whose answers are the reward in place of the kind's:
+            a "rating" on its own scale, or "labels" of two, the first of which is 1 and the second -1. Who leaves an
+            optional one unanswered has answered the item, and where nobody answers it the completion has no answer.
 
     Attributes:
         refit: makes a reward function of all rating rows (`{"prompt", "completion", "label", "annotator"}`, one per
@@ -128,6 +133,7 @@ class HumanReward(Reward):
         refit_every: int = 64,
         queue_limit: int = 512,
         source: str = "environment",
+        criterion: str | None = None,
     ) -> None:
         for name, value, choices in (("mode", mode, Mode), ("kind", kind, Kind), ("on_timeout", on_timeout, OnTimeout)):
             if value not in get_args(choices):
@@ -138,6 +144,10 @@ class HumanReward(Reward):
         for name, seconds in (("timeout", math.inf if timeout is None else timeout), ("poll", poll)):
             if isinstance(seconds, bool) or not seconds > 0:
                 raise ValueError(f"the human reward's {name} must be seconds above 0, got {seconds!r}")
+        if kind == "questions" and criterion is None:
+            raise ValueError(
+                "the human reward's kind 'questions' has no question of its own: name one of the project's by criterion"
+            )
         if store is DEFAULT_STORE:
             log_once(
                 logging.WARNING,
@@ -145,6 +155,7 @@ class HumanReward(Reward):
                 "reward_kwargs={'store': ...}, or None to ask nobody",
             )
         self.store, self.mode, self.kind, self.source = store, mode, kind, source
+        self.criterion = criterion
         self.timeout, self.on_timeout, self.poll = timeout, on_timeout, poll
         self.overlap, self.refit_every, self.queue_limit = overlap, refit_every, queue_limit
         self.fallback = get_reward(fallback)  # now, not when the first person is late
@@ -180,35 +191,70 @@ class HumanReward(Reward):
 
         Raises:
             StoreError: the store cannot be opened.
-            ValueError: this reward has no store.
+            ValueError: this reward has no store, or the store does not ask its criterion.
         """
         if self._opened is None:
             from rlhf_envs.feedback import FeedbackStore
 
             if self.store is None:
                 raise ValueError("this human reward has no store: nobody is asked")
-            self._opened = self.store if isinstance(self.store, FeedbackStore) else FeedbackStore(self.store)
-            for item in self._opened.items():
-                if (item.kind, item.source) == (self.kind, self.source) and item.overlap >= self.overlap:
-                    self._asked[item.prompt, item.completions[0]] = item.id
+            store = self.store if isinstance(self.store, FeedbackStore) else FeedbackStore(self.store)
+            if self.criterion is not None:
+                check_criterion(store, self.criterion, self.kind)
+            self._opened, self._asked = store, self._asked_before(store)
         return self._opened
 
+    def take_criterion(self, criterion: str) -> None:
+        """Let the answers to one of the project's own questions be the reward, see `criterion`.
+
+        Raises:
+            ValueError: this reward has another criterion, or the store does not ask this one.
+        """
+        if self.criterion not in (None, criterion):
+            raise ValueError(f"the human reward has the criterion {self.criterion!r} already, so not {criterion!r}")
+        if self.criterion is None:
+            if self._opened is not None and self._opened is not self.store:
+                self._opened.close()
+            self.criterion, self._opened = criterion, None
+        self.open()
+
+    def _asked_before(self, store: FeedbackStore) -> dict[tuple[str, str], int]:
+        """Return this reward's items that have, or can still get, an answer to what it asks, by their texts."""
+        ours = [
+            item
+            for item in store.items()
+            if (item.kind, item.source) == (self.kind, self.source) and item.overlap >= self.overlap
+        ]
+        closed: set[int] = set()
+        if self.criterion is not None:
+            judgements = store.judgements(item_ids=[item.id for item in ours])
+            labels = labels_of(store, ours, judgements, self.criterion)
+            given = Counter(entry.item_id for entry in judgements)
+            answered = {entry.item_id for entry in judgements if entry.id in labels}
+            closed = {item.id for item in ours if given[item.id] >= item.overlap and item.id not in answered}
+        return {(item.prompt, item.completions[0]): item.id for item in ours if item.id not in closed}
+
     def labels(self) -> list[dict[str, Any]]:
-        """Return all judgements of this kind in the store as rating rows, oldest first, without gold questions."""
+        """Return all judgements of this kind in the store as rating rows, oldest first, without gold questions.
+
+        With a `criterion`, those that answer it.
+        """
         store = self.open()
         judgements = [judgement for judgement in store.judgements() if judgement.kind == self.kind]
         items = {item.id: item for item in store.items(sorted({judgement.item_id for judgement in judgements}))}
-        scale = store.settings.scale
+        single = [item for item in items.values() if item.gold is None and len(item.completions) == 1]
+        labels = labels_of(store, single, judgements, self.criterion)
+        ids = {item.id for item in single}
         return [
             {
                 "prompt": kept_prompt(items[judgement.item_id].prompt, items[judgement.item_id].meta),
                 "completion": items[judgement.item_id].completions[0],
-                "label": _label(judgement, scale),
+                "label": labels[judgement.id],
                 "annotator": judgement.annotator,
                 "item_id": judgement.item_id,
             }
             for judgement in judgements
-            if items[judgement.item_id].gold is None
+            if judgement.item_id in ids and judgement.id in labels
         ]
 
     def metrics(self) -> dict[str, float]:
@@ -276,19 +322,21 @@ class HumanReward(Reward):
         store = self.open()
         answers: dict[int, list[float]] = defaultdict(list)
         asked: dict[int, set[str]] = defaultdict(set)  # who has rated or skipped an item
-        scale = store.settings.scale
+        given: Counter[int] = Counter()  # also those that leave the criterion out: nobody is asked in their place
         for judgement in store.judgements(after_id=self._last_seen, include_skips=True):
             self._workers.add(judgement.annotator)
             self._last_seen = judgement.id
         able = self._workers & {person.name for person in store.annotators() if person.active}
-        for judgement in store.judgements(item_ids=sorted(set(ids)), include_skips=True):
+        ours = sorted(set(ids))
+        judgements = store.judgements(item_ids=ours, include_skips=True)
+        labels = labels_of(store, store.items(ours) if self.criterion is not None else [], judgements, self.criterion)
+        for judgement in judgements:
             asked[judgement.item_id].add(judgement.annotator)
-            if judgement.value is not None:
-                answers[judgement.item_id].append(_label(judgement, scale))
-        missing = {
-            i for i in ids if len(answers[i]) < self.overlap and (able - asked[i] or len(asked[i]) < self.overlap)
-        }
-        skipped = {i for i in missing if len(asked[i]) > len(answers[i])}
+            given[judgement.item_id] += judgement.value is not None
+            if judgement.id in labels:
+                answers[judgement.item_id].append(labels[judgement.id])
+        missing = {i for i in ids if given[i] < self.overlap and (able - asked[i] or len(asked[i]) < self.overlap)}
+        skipped = {i for i in missing if len(asked[i]) > given[i]}
         awaited = _awaited(sorted(set().union(*(able - asked[i] for i in skipped))), len(skipped))
         return {i: labels for i, labels in answers.items() if labels}, missing, awaited
 
@@ -366,12 +414,3 @@ def _awaited(names: Sequence[str], skipped: int) -> str:
         return f"{skipped} skipped completions wait for somebody new: invite more people (rlhf feedback invite)"
     some = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return f"{skipped} skipped completions wait for {some}; if they will not come: rlhf feedback account NAME off"
-
-
-def _label(judgement: Judgement, scale: tuple[int, int]) -> float:
-    """Return a judgement as a number from -1 to 1."""
-    assert judgement.value is not None
-    if judgement.kind == "thumbs":
-        return 1.0 if judgement.value["up"] else -1.0
-    low, high = scale
-    return (2.0 * judgement.value["rating"] - low - high) / (high - low)

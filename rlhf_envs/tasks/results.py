@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["RESULTS", "describe_result", "read_results"]
+__all__ = ["RESULTS", "describe_result", "read_results", "results_table"]
 
 RESULTS = Path(__file__).parent / "results.json"
 
@@ -23,3 +23,18 @@ def describe_result(env_id: str) -> str:
         return ""
     error = "" if found["sem"] is None else f" ± {found['sem']:.3f}"
     return f"{found['metric']} {found['before']:.3f} -> {found['after']:.3f}, {found['gain']:+.3f}{error}"
+
+
+def results_table() -> str:
+    """Return a Markdown table of all results: id, metric, before and after training, the gain, algorithm and model."""
+    lines = [
+        "| environment | metric, which is not the reward | start | trained | gain ± standard error | how |",
+        "|---|---|---|---|---|---|",
+    ]
+    for env_id, found in sorted(read_results().items()):
+        error = "" if found["sem"] is None else f" ± {found['sem']:.3f}"
+        how = f"{found['algo']}, {found['model']}, {found['n_timesteps']:,} tokens, {found['seeds']} seeds"
+        start = f"{found['before']:.3f}{' (SFT)' if found['start'] == 'sft' else ''}"
+        gain = f"{found['gain']:+.3f}{error}"
+        lines.append(f"| `{env_id}` | {found['metric']} | {start} | {found['after']:.3f} | {gain} | {how} |")
+    return "\n".join(lines)

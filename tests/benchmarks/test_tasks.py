@@ -9,7 +9,7 @@ import pytest
 from agents.registry import available
 from benchmarks.tasks import __main__ as tasks
 from rlhf_envs.registration import ENVIRONMENTS, task_of
-from rlhf_envs.tasks.results import describe_result, read_results
+from rlhf_envs.tasks.results import describe_result, read_results, results_table
 
 PLANS = tasks.read_plans()
 
@@ -27,6 +27,11 @@ def test_every_result_has_a_plan_and_says_what_it_measured() -> None:
         assert PLANS[env_id]["metric"] == result["metric"]
         assert result["gain"] == pytest.approx(result["after"] - result["before"], abs=2e-4)
         assert result["metric"] in describe_result(env_id)
+
+
+def test_the_readme_has_the_table_of_results() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    assert results_table() in readme
 
 
 def test_flags_repeat_lists_and_leave_true_alone() -> None:

@@ -196,6 +196,20 @@ def test_a_profile_counts_what_is_outside_and_nothing_while_completions_are_judg
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("contender", ["reinforce", "trl-rloo"])
+def test_a_profile_of_a_short_race_has_all_its_seconds(
+    benchmark: Any, contender: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = benchmark("time_to_quality.profile")
+    module.main(["--contenders", contender, "--tokens", "40", "--episodes", "4"])
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith(f"| {contender} | "))
+    whole, *parts = (float(cell) for cell in row.strip("| ").split(" | ")[1:])
+    assert len(parts) == len(module.PARTS) + 1
+    assert min(parts) > 0
+    assert sum(parts) == pytest.approx(whole, abs=0.01)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("contenders", [["reinforce"], ["trl-grpo"], ["trl-rloo"]])
 def test_it_runs(benchmark: Any, contenders: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module = benchmark("time_to_quality.compare")

@@ -85,6 +85,10 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
             raise ValueError(f"exploration={exploration!r}: expected 'reference' or 'uniform'")
         self.exploration = exploration
         self._running_kl = np.zeros(0)  # of the episodes that are under way
+        self._stored: tuple[Any, Any] = (
+            None,
+            None,
+        )  # the contexts after the last transition, and the buffer that has it
         gamma = kwargs.get("gamma", self.defaults.get("gamma", 1.0))
         replay_buffer_kwargs = {"n_steps": n_steps, "gamma": gamma, **(replay_buffer_kwargs or {})}
         super().__init__(policy, env, learning_rate, replay_buffer_kwargs=replay_buffer_kwargs, **kwargs)
@@ -135,7 +139,11 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
         dones: np.ndarray,
         infos: list[dict[str, Any]],
     ) -> None:
+        obs, buffer = self._stored
+        if obs is self._last_obs and buffer is replay_buffer and isinstance(buffer, SequenceReplayBuffer):
+            buffer.go_on()
         super()._store_transition(replay_buffer, buffer_action, new_obs, reward, dones, infos)
+        self._stored = new_obs, replay_buffer
         if len(self._running_kl) != len(dones):
             self._running_kl = np.zeros(len(dones))
         self._running_kl += self._log_ratio
@@ -168,4 +176,4 @@ class QAgent(TextAgent, OffPolicyAlgorithm):
             self.dump_logs()
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "_log_ratio", "_finished_kl", "_steps_due"]
+        return [*super()._excluded_save_params(), "_log_ratio", "_finished_kl", "_steps_due", "_stored"]

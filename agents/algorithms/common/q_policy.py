@@ -127,7 +127,7 @@ class QPolicy(LanguageModelPolicy):
         """Return Q of all tokens and heads by the target network, `(n, n_heads, n_actions)`."""
         assert isinstance(obs, dict)
         with self.autocast():
-            hidden = gather_hidden(partial(hidden_states, self.target_trunk), obs)
+            hidden = gather_hidden(partial(hidden_states, self.target_trunk), obs, self._actor.packs)
         values: torch.Tensor = self.target_head(hidden.float())
         return values
 
@@ -175,7 +175,9 @@ class QPolicy(LanguageModelPolicy):
         if not any(p.requires_grad for p in self._trunk.parameters()):  # the trunk is still the reference's
             return self.hidden(obs)
         cache = self._reference_cache()
-        return gather_hidden(partial(hidden_states, cache.trunk), obs) if "rows" in obs else cache(*read_contexts(obs))
+        if "rows" in obs:
+            return gather_hidden(partial(hidden_states, cache.trunk), obs, self._actor.packs)
+        return cache(*read_contexts(obs))
 
     def _reference_cache(self) -> SlottedTrunk:
         """Return the reference's trunk, with a KV cache of its own; its parameters are the snapshot's memory."""

@@ -81,6 +81,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.pos, self.full = 0, False
         self._rows = np.zeros(self.n_envs, dtype=np.int64)  # the row that an environment's episode is in
         self._open = np.zeros(self.n_envs, dtype=bool)  # whether it goes on there
+        self._latest = np.zeros((self.n_envs, length), dtype=self.observations["input_ids"].dtype)  # its context
+        self._goes_on = False  # whether the next `add` is known to begin in those contexts
 
     def size(self) -> int:
         """Return the number of transitions."""
@@ -99,20 +101,25 @@ class SequenceReplayBuffer(ReplayBuffer):
     ) -> None:
         """Store one step of all environments.
 
+        Of a context that grew by one token only that token is stored, and the rest is compared with what is held.
+
         Raises:
             ValueError: a context does not grow out of the one before it, so an episode is not one sequence.
         """
-        before, after = last_columns(obs["attention_mask"]), last_columns(next_obs["attention_mask"])
-        ids = obs["input_ids"]
-        check_appended(ids, next_obs["input_ids"], before, np.arange(self.n_envs), "SB3's DictReplayBuffer")
-        # After a reset between two rollouts a context is not what its row holds.
-        held = self.observations["input_ids"][self._rows]
-        self._open &= (self.last_columns[self._rows] == before) & same_until(held, ids, before)
+        before = self._begin(obs)
+        after = last_columns(next_obs["attention_mask"])
+        others = self._grow(next_obs["input_ids"], before, after)
         self._allocate(np.flatnonzero(~self._open))
         rows = self._rows
         t = self.counts[rows]
+        whole = others | (t == 0)
+        envs = np.flatnonzero(~whole)
         for key, stored in self.observations.items():
-            stored[rows] = next_obs[key]
+            if key in ("input_ids", "attention_mask"):
+                stored[rows[envs], after[envs]] = next_obs[key][envs, after[envs]]
+                stored[rows[whole]] = next_obs[key][whole]
+            else:
+                stored[rows] = next_obs[key]
         self.actions[rows, t] = np.asarray(action).reshape(-1)
         self.rewards[rows, t], self.columns[rows, t] = reward, before
         self.counts[rows] += 1
@@ -122,10 +129,42 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.last_columns[rows] = np.where(done & ~cut, before, after)  # a terminal state needs no column
         self._open = ~done
 
+    def go_on(self) -> None:
+        """Say that the next `add` begins where the last one ended: in its contexts, or in new ones after an end.
+
+        That `add` does not compare the contexts that it begins in. The agent whose rollout it is says so.
+        """
+        self._goes_on = True
+
+    def _begin(self, obs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Find the episodes that begin, and return the columns of the last tokens of all contexts, `(n_envs,)`."""
+        ids, mask = obs["input_ids"], obs["attention_mask"]
+        held = self.last_columns[self._rows]
+        if not self._goes_on:
+            # After a reset between two rollouts a context is not what its row holds.
+            given = last_columns(mask)
+            self._open &= (held == given) & same_until(self._latest, ids, given)
+        self._goes_on = False
+        began = np.flatnonzero(~self._open)
+        self._latest[began], held[began] = ids[began], last_columns(mask[began])
+        return held
+
+    def _grow(self, ids: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Bring the latest contexts up to `ids`, and return which did not just grow by one token, `(n_envs,)` bool."""
+        envs = np.flatnonzero(after == before + 1)
+        self._latest[envs, after[envs]] = ids[envs, after[envs]]
+        others = (after != before + 1) | (self._latest != ids).any(axis=1)
+        if others.any():
+            which = np.flatnonzero(others)
+            check_appended(self._latest[which], ids[which], before[which], which, "SB3's DictReplayBuffer")
+            self._latest[which] = ids[which]
+        return others
+
     def add_episodes(self, contexts: list[np.ndarray], n_prompt: list[int], rewards: list[float]) -> None:
         """Store logged episodes: the ids of prompt and completion, the number of prompt tokens, and the score."""
         for ids, start, reward in zip(contexts, n_prompt, rewards, strict=True):
             row = int(self._take(1)[0])
+            self._open &= self._rows != row  # an episode that goes on has lost its row
             for stored in self.observations.values():
                 stored[row] = 0
             self.observations["input_ids"][row, : len(ids)] = ids
@@ -234,3 +273,4 @@ class SequenceReplayBuffer(ReplayBuffer):
         self.pos, self.full = int(state["pos"]), bool(state["full"])
         if len(state["rows"]) == self.n_envs:
             self._rows, self._open = state["rows"].copy(), state["open"].copy()
+            self._latest = self.observations["input_ids"][self._rows]

@@ -67,7 +67,17 @@ class ImportConfig(StoreConfig):
 
     file: str = argument("File to read (jsonl, json, csv, tsv; .gz too).")
     format: Literal[
-        "auto", "items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst"
+        "auto",
+        "items",
+        "preference",
+        "kto",
+        "ratings",
+        "argilla",
+        "label-studio",
+        "potato",
+        "shp",
+        "ultrafeedback",
+        "oasst",
     ] = option("auto", "Format. auto tells it by the columns.")
     kind: Kind | None = option(None, "What to ask about rows without judgements, or what --question asked.")
     question: str | None = option(None, "Question of Argilla's records to read, where they answer several.")
@@ -100,7 +110,9 @@ def _import_file(url: str, file: str, **settings: Any) -> None:
         done = import_file(store, file, **settings)
     kinds = ", ".join(f"{n} {kind}" for kind, n in done.kinds.items())
     which = f" ({kinds})" if len(done.kinds) > 1 else ""
-    typer.echo(f"{done.format}, {done.rows} rows: {done.items} new items{which}, {done.judgements} new judgements")
+    others = [f"{n} new {what}" for n, what in ((done.finals, "final answers"), (done.suggestions, "suggestions")) if n]
+    counts = ", ".join([f"{done.items} new items{which}", f"{done.judgements} new judgements", *others])
+    typer.echo(f"{done.format}, {done.rows} rows: {counts}")
     if done.settings:
         typer.echo(f"the store took the file's {', '.join(done.settings)}")
     if done.bad:

@@ -28,7 +28,7 @@ from .common import Kind, StoreConfig, open_store
 
 if TYPE_CHECKING:
     from rlhf_envs.feedback import FeedbackStore, Judgement
-    from rlhf_envs.preferences.forecasting import Forecast
+    from rlhf_envs.feedback.forecasts import Forecast
 
 __all__ = ["ExportConfig", "ForecastConfig", "StatusConfig", "export", "forecast", "status"]
 
@@ -64,8 +64,8 @@ class ExportConfig(StoreConfig):
         "File to write: .jsonl, for Argilla and Label Studio .csv, for tasks of Label Studio .json; .gz too. - writes "
         "to standard output."
     )
-    format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio"] = option(
-        "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio."
+    format: Literal["preference", "kto", "ratings", "sft", "items", "argilla", "label-studio", "potato"] = option(
+        "preference", "Format: preference, kto, ratings, sft, items (everything), argilla, label-studio, potato."
     )
     how: Literal["each", "majority", "soft", "adjudicated", "dawid_skene"] = option(
         "each",
@@ -157,6 +157,7 @@ class ForecastConfig(StoreConfig):
     """Hold the flags of `rlhf feedback forecast`."""
 
     target: float = option(0.75, "Held-out accuracy that the reward model is to reach.", gt=0.5, lt=1)
+    criterion: str | None = option(None, "Forecast of the answers to this question of the project's own.")
     model: str = option("tiny", "Backbone of the reward model.")
     train: Part = "head"
     epochs: int = option(3, "Epochs per fit.", ge=1)
@@ -167,36 +168,31 @@ class ForecastConfig(StoreConfig):
 def forecast(config: ForecastConfig) -> None:
     """Forecast the labels, hours and money until a reward model reaches an accuracy, with an interval."""
     with open_store(config.store) as store:
-        judgements = store.judgements()
-        compared = [judgement for judgement in judgements if judgement.kind in ("pairwise", "ranking")]
-        pairs = preferences.aggregate_pairs(store.items(), compared, "majority")
-        cost, price = web.summarise(store).cost, store.settings.cost
-    given = len(compared)
-    options = config.model_dump(include={"train", "epochs", "repeats", "seed"})
+        items, judgements = store.items(), store.judgements()
+        if config.criterion is not None:
+            read = read_criterion(store, config.criterion, "pairs")
+            items, judgements = read.items, read.judgements
+        summary, price = web.summarise(store), store.settings.cost
+    options = config.model_dump(include={"model", "train", "epochs", "repeats", "seed"})
     with Console(stderr=True).status("") as status:
         say = lambda number, of: status.update(f"fit {number} of {of}")  # noqa: E731
-        curve = preferences.learning_curve(pairs, config.model, on_fit=say, **options)
-        found = preferences.forecast(curve, config.target)
-    if (more := _echo_forecast(found, config.target)) is None:
+        found = preferences.forecast_labels(items, judgements, config.target, on_fit=say, **options)
+    _echo_forecast(found.curve, config.target)
+    if not found.labels:
         return
-    # Of all pairs a part is held out, and a pair may have several labels.
-    labels = more * given / found.sizes[-1]
-    hours = labels * cost.hours / max(1, len(judgements))
-    money = labels * price.per_label + hours * price.per_hour
-    paid = f", {money:,.2f} {price.currency}".rstrip() if money else ""
-    typer.echo(f"that is about {labels:.0f} labels more, {hours:.1f} hours at the mean time so far{paid}")
+    hours, money = summary.cost.of_labels(found.labels, summary.judgements, price)
+    paid = "" if money is None else f", {money:,.2f} {price.currency}".rstrip()
+    typer.echo(f"that is about {found.labels:.0f} labels more, {hours:.1f} hours at the mean time so far{paid}")
 
 
-def _echo_forecast(found: Forecast, target: float) -> float | None:
-    """Print a forecast. Return how many pairs more the target needs, None if that is 0 or cannot be told."""
+def _echo_forecast(found: Forecast, target: float) -> None:
+    """Print a learning curve, and how many pairs the target needs."""
     for n, accuracy, (low, high) in zip(found.sizes, found.accuracy, found.interval, strict=True):
         typer.echo(f"{n:6} pairs: held-out accuracy {accuracy:.3f} ({low:.3f} to {high:.3f})")
     if found.needed is None:
         typer.echo(f"how many pairs {target:g} needs cannot be told: {found.why_not}")
-        return None
-    if found.needed_interval is None:
+    elif found.needed_interval is None:
         typer.echo(f"{target:g} is reached")
-        return None
-    low, high = found.needed_interval
-    typer.echo(f"{target:g} needs about {found.needed:.0f} pairs to fit ({low:.0f} to {high:.0f}, 95% interval)")
-    return float(found.needed - found.sizes[-1])
+    else:
+        low, high = found.needed_interval
+        typer.echo(f"{target:g} needs about {found.needed:.0f} pairs to fit ({low:.0f} to {high:.0f}, 95% interval)")

@@ -58,6 +58,7 @@ def serve(config: ServeConfig) -> None:
         proxies=config.proxy,
         secure_cookies=config.secure_cookies,
         analyse=preferences.crowd_figures,
+        forecaster=preferences.forecast_labels,
     )
 
 

@@ -55,7 +55,9 @@ def account(config: AccountConfig) -> None:
     """
     with open_store(config.store) as store:
         if config.action == "reset":
-            typer.echo(f"{_page_address(store, config.url)}/invite/{store.invite_to_reset(config.name)}")
+            secret = store.invite_to_reset(config.name)
+            store.log(actor(), "link to reset the password", annotator=config.name)
+            typer.echo(f"{_page_address(store, config.url)}/invite/{secret}")
         elif config.action == "admit":
             feedback_store.admit(store, config.name, by=actor())
             typer.echo(f"{config.store}: {config.name!r} is let in without the training")
@@ -66,6 +68,7 @@ def account(config: AccountConfig) -> None:
             typer.echo(f"{config.store}: {done.judgements} answers and skips of {config.name!r} are out, {done.labels}")
         else:
             store.switch_account(config.name, active=config.action == "on")
+            store.log(actor(), f"switch {config.action}", annotator=config.name)
             typer.echo(f"{config.store}: the account {config.name!r} is switched {config.action}")
 
 

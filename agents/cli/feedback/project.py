@@ -14,7 +14,12 @@ from pydantic import Field
 from rlhf_envs import feedback
 from rlhf_envs.feedback import store as feedback_store
 from rlhf_envs.feedback import web
-from rlhf_envs.feedback.settings_file import describe_changes, read_settings_file, settings_as_toml
+from rlhf_envs.feedback.settings_file import (
+    changes_for_audit,
+    describe_changes,
+    read_settings_file,
+    settings_as_toml,
+)
 
 from ...training.config import option
 from ..options import argument, fail
@@ -55,6 +60,8 @@ def settings(config: SettingsConfig) -> None:
     with open_store(config.store, create=True) as store:
         before = store.settings
         after = store.update_settings(**changes)
+        if changed := changes_for_audit(before, after):
+            store.log(actor(), "settings", after=changed)
         remarks = web.remark_on_settings(store)
     for line in describe_changes(before, after) or ["nothing has changed"]:
         typer.echo(f"{config.store}: {line}")

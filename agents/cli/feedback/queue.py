@@ -8,13 +8,14 @@ from typing import Literal
 import typer
 
 from rlhf_envs.datasets.messages import answer_to, kept_prompt
+from rlhf_envs.feedback.settings_file import changes_for_audit
 from rlhf_envs.feedback.suggesting import suggest_answers, version_of
 from rlhf_envs.preferences.prioritising import FIRST_JUDGEMENTS, Prioritiser
 from rlhf_envs.rewards import get_reward
 
 from ...training.config import option
 from ..options import argument
-from .common import StoreConfig, open_store
+from .common import StoreConfig, actor, open_store
 
 __all__ = ["PrioritiseConfig", "SuggestConfig", "prioritise", "suggest"]
 
@@ -40,7 +41,10 @@ def prioritise(config: PrioritiseConfig) -> None:
     """
     with open_store(config.store) as store:
         if config.policy is not None:
-            store.update_settings(next_item=config.policy)
+            before = store.settings
+            after = store.update_settings(next_item=config.policy)
+            if changed := changes_for_audit(before, after):
+                store.log(actor(), "settings", after=changed)
         order = store.settings.next_item
         if order in ("age", "random"):
             typer.echo(f'nobody goes by these scores: the setting next_item is "{order}"; --policy gain changes it')

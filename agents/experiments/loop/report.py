@@ -35,7 +35,7 @@ COLUMNS = {
 REPORT = """\
 # {algo} on {env}, {n_rounds} rounds, seed {seed}
 
-{judgements} judgements, {tokens} tokens of RL, {seconds:.0f} s.
+{judgements} judgements, {tokens} tokens of RL, {seconds:.0f} s.{fitted_to}
 
 {table}
 
@@ -103,6 +103,7 @@ def write_report(loop: Loop) -> dict[str, Any]:
         "seed": config.seed,
         "scorer": config.scorer if config.annotators else None,
         "people": config.people,
+        "criterion": config.criterion,
         "judges": config.judge,
         "judgements": sum(metrics["judgements"] for metrics in rounds[1:]),
         "tokens": rounds[-1]["tokens"],
@@ -126,11 +127,19 @@ def markdown(report: Mapping[str, Any]) -> str:
         "n_rounds": len(rounds) - 1,
         "table": markdown_table(head, rows, ["---:"] * len(head)),
         "judges": ", ".join(report["judges"]),
+        "fitted_to": _fitted_to(report),
         "labellers": _labellers(report),
         "annotators": _annotators(rounds[-1]),
         "samples": _samples(rounds[0]["samples"], rounds[-1]["samples"]),
     }
     return REPORT.format(**{**report, **parts})
+
+
+def _fitted_to(report: Mapping[str, Any]) -> str:
+    """Say which of the project's own questions the reward models read, if it is one."""
+    if report["criterion"] is None:
+        return ""
+    return f" The reward models are fitted to the answers to `{report['criterion']}`, a question of the study."
 
 
 def _labellers(report: Mapping[str, Any]) -> str:

@@ -96,12 +96,17 @@ class Loop:
 def _take_study(config: LoopConfig, folder: Path, store: FeedbackStore, simulated: FeedbackStore) -> None:
     """Give a new run's stores the settings of its study, and check the criterion.
 
+    Simulated annotators are asked in the order of the pairs, unless the study says otherwise: a run that was killed and
+    goes on then comes to the same answers, which a drawn order would change.
+
     Raises:
         ValueError: the study cannot be read, or there is no such criterion, or it compares no completions.
     """
     from rlhf_envs.feedback.criteria import derive, find_criterion
     from rlhf_envs.feedback.settings_file import read_settings_file, settings_as_toml
 
+    if (simulated is not store or config.people == 0) and not simulated.items():
+        simulated.update_settings(next_item="age")
     if config.study is not None and not (folder / STUDY).exists():
         store.update_settings(**read_settings_file(config.study))
         replace_file(folder / STUDY, settings_as_toml(store.settings).encode())

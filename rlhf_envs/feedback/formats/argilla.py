@@ -4,7 +4,9 @@ Fields are columns. A question has the lists `<question>.responses`, `.responses
 (https://docs.argilla.io/latest/how_to_guides/import_export/). Our records have the fields prompt and response1,
 response2, ... (for a single completion: response). The questions are preference (labels response1, response2, tie),
 strength, ranking, rating, thumbs (up, down), correction, harms and comment. A discarded response is a skip, and a draft
-is no judgement yet. A ranking is a list, best first, or places `{"value", "rank"}`, where equal ranks are ties.
+is no judgement yet. A ranking is a list of places `{"value", "rank"}`, where equal ranks are ties, or of names, best
+first. We write places, since a server takes no ranking without ranks. Nor does it take an empty list of labels, so no
+harm at all is `["none"]`, unless "none" is one of the store's harms.
 
 Argilla's own JSON (`records.to_json()`) does not say which responses are drafts or discarded, so it is refused where it
 has responses; its flat lists (`records.to_list(flatten=True)`, `to_dict(flatten=True)`) say it. Argilla keeps no order
@@ -18,7 +20,7 @@ has to be named; a name that is none of the above needs its kind too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..records import Item, Judgement
@@ -34,11 +36,12 @@ QUESTIONS = {
     "correction": "correction",
     "harms": "flags",
 }
+_NO_HARM = "none"  # stands for an empty list of harms
 _NUMBERS = {"strength": whole, "margin": number, "probability": number}  # of a preference
 
 
-def argilla_row(item: Item, judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """Return an item and its judgements as a record of Argilla. The lists are JSON."""
+def argilla_row(item: Item, judgements: Sequence[Judgement], harms: Collection[str] = ()) -> dict[str, Any]:
+    """Return an item and its judgements as a record of Argilla. The lists are JSON. `harms` are the store's."""
     question = next(name for name, kind in QUESTIONS.items() if kind == item.kind)
     names = _names(len(item.completions))
     given = [judgement for judgement in judgements if judgement.value is not None]
@@ -48,7 +51,7 @@ def argilla_row(item: Item, judgements: Sequence[Judgement]) -> dict[str, Any]:
     row.update(zip(names, item.completions, strict=True))
     if item.meta.get("messages"):
         row["messages"] = as_json(item.meta["messages"])
-    answers = [(judgement, _argilla_value(judgement, names)) for judgement in judgements]
+    answers = [(judgement, _argilla_value(judgement, names, harms)) for judgement in judgements]
     row.update(_argilla_question(question, answers))
     if item.kind == "pairwise":
         for name in _NUMBERS:
@@ -68,21 +71,23 @@ def _argilla_question(name: str, answers: Sequence[tuple[Judgement, Any]]) -> di
     }
 
 
-def _argilla_value(judgement: Judgement, names: Sequence[str]) -> Any:
+def _argilla_value(judgement: Judgement, names: Sequence[str], harms: Collection[str]) -> Any:
     value = judgement.value
     if value is None:
         return None
     if judgement.kind == "pairwise":
         return "tie" if value["choice"] is None else names[value["choice"]]
     if judgement.kind == "ranking":
-        return [names[i] for i in value["order"]]
+        return [{"value": names[i], "rank": rank} for rank, i in enumerate(value["order"], start=1)]
+    if judgement.kind == "flags" and not value["harms"] and _NO_HARM not in harms:
+        return [_NO_HARM]
     if judgement.kind == "thumbs":
         return "up" if value["up"] else "down"
     return next(iter(value.values()))  # the rating, the text, the list of harms
 
 
 def read_argilla_row(
-    row: Mapping[str, Any], question: str | None = None, kind: str | None = None
+    row: Mapping[str, Any], question: str | None = None, kind: str | None = None, harms: Collection[str] = ()
 ) -> tuple[str, dict[str, Any], list[Answer]]:
     """Return (kind, completions by column, answers) of a record.
 
@@ -90,6 +95,7 @@ def read_argilla_row(
         row: the record.
         question: the question whose answers are read; by default the only one that is answered.
         kind: the kind of a `question` that is none of `QUESTIONS`.
+        harms: the harms of the store. If "none" is not among them, it stands for no harm.
 
     Raises:
         ValueError: the row is no such record, or it answers other questions. The message names the column.
@@ -98,7 +104,8 @@ def read_argilla_row(
         row = _flat(row)
     names = _columns(row)
     question, kind = _question(row, question, kind, len(names))
-    comments = {user: str(text) for user, text, _ in _argilla_answers(row, "comment") if text}
+    commented = _argilla_answers(row, "comment")
+    comments = {user: str(text) for user, text, _ in commented if text}
     numbers = {(name, user): value for name in _NUMBERS for user, value, _ in _argilla_answers(row, name)}
     answers: list[Answer] = []
     for user, answer, status in _argilla_answers(row, question):
@@ -108,11 +115,17 @@ def read_argilla_row(
         if answer is None or status == "discarded":
             answers.append((user, None, extra))
         else:
+            if kind == "flags" and answer == [_NO_HARM] and _NO_HARM not in harms:
+                answer = []
             value = _value_of_argilla(kind, answer, names, row)
             if value.get("choice") is not None:
                 given = {name: numbers.get((name, user)) for name in _NUMBERS}
                 value |= {name: _NUMBERS[name](found, name) for name, found in given.items() if found is not None}
             answers.append((user, value, extra))
+    # The SDK reads no answer without a value, so a discarded record may have a comment alone.
+    users = {user for user, _, _ in answers}
+    discarded = [user for user, _, status in commented if status == "discarded" and user not in users]
+    answers += [(user, None, {"comment": comments.get(user, "")}) for user in discarded]
     return kind, {name: row[name] for name in names}, answers
 
 

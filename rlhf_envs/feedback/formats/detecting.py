@@ -50,9 +50,8 @@ REFUSED = {
     ("instruction", "generations", "ratings"): (
         "distilabel's: write {question, completions, judgements: [{value: {ranks}}]}, with the ratings negated as ranks"
     ),
-    ("instance_id", "user_id", "labels"): (
-        "Potato's annotations, which have no texts: join them with your data file by instance_id, and write {prompt, "
-        'completions, judgements: [{annotator: user_id, value: {"choice": 0}}]}, where A is 0 and null a tie'
+    ("instance_id", "user_id"): (
+        "Potato's annotations as a table: export them as JSON lines, python -m potato.export --format jsonl"
     ),
     ("instruction", "output"): (
         "Alpaca's demonstrations, without judgements: to ask people about them, give --column completion:output"
@@ -154,6 +153,8 @@ def _format(row: Mapping[str, Any], gold: bool) -> str:
     first = completions[0] if isinstance(completions, list) and completions else None
     if isinstance(first, dict) and "response" in first:
         return "ultrafeedback"
+    if {"instance_id", "user_id", "labels"} <= columns:
+        return "potato"
     _check_known(columns)
     if isinstance(row.get("fields"), dict) or any(column.endswith(".responses") for column in columns):
         return "argilla"

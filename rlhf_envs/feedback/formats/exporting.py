@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...files import replace_file
 from ..criteria import derive, find_criterion, form_for
-from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings
+from ..records import ASKED_SETTINGS, MOVING_SETTINGS, Adjudication, AuditEntry, Item, Judgement, Settings, Suggestion
 from ..settings_file import as_plain
 from .label_studio import label_studio_config
-from .table_rows import argilla_rows, by_item, label_studio_rows, label_studio_tasks
+from .table_rows import argilla_rows, by_item, label_studio_rows, label_studio_tasks, potato_rows
 from .trainer_rows import HOW as VOTES
 from .trainer_rows import Export, kto_rows, preference_rows, rating_rows, sft_rows, with_ties_both_ways
 from .writing import WRITERS, without_surrogates
@@ -32,6 +32,7 @@ __all__ = [
     "label_studio_rows",
     "label_studio_tasks",
     "labeling_interface",
+    "potato_rows",
     "preference_rows",
     "rating_rows",
     "sft_rows",
@@ -41,8 +42,8 @@ Row = dict[str, Any]
 Aggregate = Callable[[Sequence[Item], Sequence[Judgement]], Mapping[tuple[int, str, str], float]]
 
 HOW = (*VOTES, "adjudicated")
-FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio")
-_TABLES = ("argilla", "label-studio")  # formats of other programs, which count what they cannot hold themselves
+FORMATS = ("preference", "kto", "ratings", "sft", "items", "argilla", "label-studio", "potato")
+_TABLES = ("argilla", "label-studio", "potato")  # of other programs: these count what they cannot hold themselves
 _EXTENSIONS = {"argilla": (".csv",), "label-studio": (".csv", ".json")}  # of the others: .jsonl
 
 
@@ -53,15 +54,18 @@ def item_rows(
     picture: Callable[[str], tuple[str, bytes] | None] | None = None,
     versions: Mapping[int, Settings] | None = None,
     withdrawn: Mapping[int, int] | None = None,
+    finals: Mapping[int, Adjudication] | None = None,
+    suggestions: Iterable[Suggestion] = (),
 ) -> Export:
-    """Return one row per item with everything in it, also its judgements and skips. `import_file` restores both.
+    """Return one row per item with everything in it, also its judgements and skips. `import_file` restores it.
 
     The first row also has "store_settings": what in `settings` gives the answers their meaning (`MOVING_SETTINGS`), and
     `versions` of what was asked, by the numbers that the judgements have. With `picture`, such as
     `FeedbackStore.picture`, a row has its pictures as data URLs. Items that are asked no more, as
-    `FeedbackStore.withdrawn_items` gives them, have "withdrawn" and the overlap that they had.
+    `FeedbackStore.withdrawn_items` gives them, have "withdrawn" and the overlap that they had. A final answer is the
+    column "final", and what programs suggest is "suggestions".
     """
-    given = by_item(judgements)
+    given, suggested = by_item(judgements), by_item(suggestions)
     fields = ("annotator", "value", "seconds", "comment", "sides", "key", "answers", "version")
     rows = []
     for item in items:
@@ -74,6 +78,10 @@ def item_rows(
             {**{name: getattr(judgement, name) for name in fields}, "created": judgement.created.isoformat()}
             for judgement in given[item.id]
         ]
+        if (final := (finals or {}).get(item.id)) is not None:
+            row["final"] = {**asdict(final), "created": final.created.isoformat()}
+        if item.id in suggested:
+            row["suggestions"] = [_suggestion(suggestion) for suggestion in suggested[item.id]]
         if picture is not None and item.meta.get("images"):
             row |= _pictures(item, picture)
         rows.append(row)
@@ -83,6 +91,11 @@ def item_rows(
             asked = {str(number): _asked(version) for number, version in versions.items()}
             rows[0]["store_settings"]["versions"] = asked
     return Export(rows)
+
+
+def _suggestion(suggestion: Suggestion) -> Row:
+    plain = {name: getattr(suggestion, name) for name in ("source", "version", "value")}
+    return {**plain, "created": suggestion.created.isoformat()}
 
 
 def _pictures(item: Item, picture: Callable[[str], tuple[str, bytes] | None]) -> Row:
@@ -117,6 +130,7 @@ def export_file(
     aggregate: Aggregate | None = None,
     criterion: str | None = None,
     version: int | None = None,
+    take_finals: bool = False,
 ) -> Export:
     """Write what a store holds to a file: a CSV for "argilla" and "label-studio", JSON lines for the other formats.
 
@@ -145,6 +159,8 @@ def export_file(
         criterion: export the answers to this question of the project's own, for "preference", "ratings" and "kto". See
             `rlhf_envs.feedback.criteria`.
         version: the version of the settings whose meaning of the criterion counts; by default its newest one.
+        take_finals: take the final answer in place of the votes as "adjudicated" does, with any `how`. With a criterion
+            that are the final answers that answer it.
 
     Returns:
         The rows, and the counts of what was left out. Judgements that were taken back count as "undone". `fixed` counts
@@ -163,9 +179,12 @@ def export_file(
     settings, scale, not_read = store.settings, store.settings.scale, {}
     finals = {item_id: final for item_id, final in store.adjudications().items() if item_id in ids}
     if how == "adjudicated":
-        how = "majority"
-        if criterion is None and format not in ("items", *_TABLES):
-            judgements = _with_finals(items, judgements, finals)
+        how, take_finals = "majority", True
+    if take_finals and format not in ("items", *_TABLES):
+        finals = (
+            finals if criterion is None else {i: final for i, final in finals.items() if criterion in final.answers}
+        )
+        judgements = _with_finals(items, judgements, finals)
     if criterion is not None:
         found = find_criterion(store.versions(), criterion, version)
         derived = derive(items, judgements, found, form_for(found, format))
@@ -173,40 +192,53 @@ def export_file(
         scale = found.question.scale
     elif format not in ("items", *_TABLES) and (more := sum(bool(j.answers) for j in judgements if j.item_id in ids)):
         not_read = {"answers to the project's own questions (--criterion NAME, or --format items)": more}
-    data = (items, judgements)
-    if conversational is None:
-        conversational = _all_conversations(*data)
-    shares = aggregate(*data) if aggregate is not None and format == "preference" else None
-    rows: dict[str, Callable[[], Export]] = {
-        "preference": lambda: with_ties_both_ways(
-            preference_rows(
-                *data,
-                how=how,
-                min_judgements=min_judgements,
-                strength_margin=strength_margin,
-                conversational=conversational,
-                shares=shares,
-            )
-        ),
-        "kto": lambda: kto_rows(*data, scale=scale, conversational=conversational),
-        "ratings": lambda: rating_rows(*data, how=how, min_judgements=min_judgements, conversational=conversational),
-        "sft": lambda: sft_rows(*data, conversational=conversational),
-        "items": lambda: item_rows(*data, settings, store.picture, store.versions(), store.withdrawn_items()),
-        "argilla": lambda: argilla_rows(*data),
-        "label-studio": lambda: (
-            label_studio_tasks(*data, settings) if extension == ".json" else label_studio_rows(*data)
-        ),
-    }
-    export = rows[format]()
+    if format == "items":
+        kept = (store.versions(), store.withdrawn_items(), finals, store.suggestions())
+        export = item_rows(items, judgements, settings, store.picture, *kept)
+    elif format == "argilla":
+        export = argilla_rows(items, judgements, settings)
+    elif format == "potato":
+        export = potato_rows(items, judgements)
+    elif format == "label-studio":
+        tasks = extension == ".json"
+        export = label_studio_tasks(items, judgements, settings) if tasks else label_studio_rows(items, judgements)
+    else:
+        votes = {"how": how, "min_judgements": min_judgements, "strength_margin": strength_margin}
+        export = _rows_for_trainers(format, items, judgements, scale, votes, conversational, aggregate)
     export.dropped.update(not_read)
     export.dropped.update(_not_exported(format, items, everything, without))
-    export = _with_changes(store, export, items, judgements, {} if criterion else finals)
+    export = _with_changes(store, export, items, judgements, finals)
     if extension == ".csv":
         export = without_surrogates(export)
     replace_file(Path(path), WRITERS[extension](export.rows))
     if extension == ".json" and export.rows:
         _write_interface(path, export.rows, judgements, settings)
     return export
+
+
+def _rows_for_trainers(
+    format: str,
+    items: Sequence[Item],
+    judgements: Sequence[Judgement],
+    scale: tuple[int, int],
+    votes: Mapping[str, Any],
+    conversational: bool | None,
+    aggregate: Aggregate | None,
+) -> Export:
+    """Return the rows of a format of TRL's. `votes` are `how`, `min_judgements` and `strength_margin`."""
+    if conversational is None:
+        conversational = _all_conversations(items, judgements)
+    if format == "preference":
+        shares = None if aggregate is None else aggregate(items, judgements)
+        return with_ties_both_ways(
+            preference_rows(items, judgements, **votes, conversational=conversational, shares=shares)
+        )
+    if format == "kto":
+        return kto_rows(items, judgements, scale=scale, conversational=conversational)
+    if format == "sft":
+        return sft_rows(items, judgements, conversational=conversational)
+    rated = {name: value for name, value in votes.items() if name != "strength_margin"}
+    return rating_rows(items, judgements, **rated, conversational=conversational)
 
 
 def labeling_interface(path: str | Path) -> Path:
@@ -268,9 +300,6 @@ def _with_changes(
     fixes = [entry for entry in store.audit(action="fix") if entry.item_id in ids]
     if any("judgements" in row for row in export.rows):
         _add_fixes(export.rows, judgements, fixes)
-        for row in export.rows:
-            if (final := finals.get(row["id"])) is not None:
-                row["final"] = {**asdict(final), "created": final.created.isoformat()}
     return replace(export, fixed=len({entry.judgement_id for entry in fixes}), finals=len(finals))
 
 
@@ -283,7 +312,8 @@ def _with_finals(
     for final in finals.values():
         kind, sides = kinds[final.item_id]
         about = (kind, final.value, 0.0, final.comment, sides, f"final-{final.item_id}", final.created)
-        kept.append(Judgement(-final.item_id, final.item_id, final.by, *about))
+        asked = (final.answers, final.version)
+        kept.append(Judgement(-final.item_id, final.item_id, final.by, *about, *asked))
     return kept
 
 

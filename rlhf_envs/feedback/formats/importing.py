@@ -14,8 +14,10 @@ from ...files import replace_file
 from ..records import MOVING_SETTINGS, Settings
 from ..settings_file import read_setting
 from .detecting import detect_formats
+from .entries import Entry, Reading
 from .merging import Merge
-from .reading import FORMATS, Entry, Reading, read_entries
+from .potato import SCHEMES, by_potato_id
+from .reading import EXPECTED_ANSWERS, FORMATS, read_entries
 
 if TYPE_CHECKING:
     from ..store.store import FeedbackStore
@@ -45,6 +47,8 @@ class Import:
         quarantine: the file that holds `bad`, or None if there are no such rows.
         settings: the names of the store's settings that the file has changed.
         kinds: the number of new items of each kind.
+        finals: the number of new final answers in the store.
+        suggestions: the number of new suggestions in the store.
     """
 
     format: str
@@ -55,6 +59,8 @@ class Import:
     quarantine: Path | None
     settings: tuple[str, ...] = ()
     kinds: Mapping[str, int] = field(default_factory=dict)
+    finals: int = 0
+    suggestions: int = 0
 
 
 def import_file(
@@ -76,16 +82,17 @@ def import_file(
     feedback" has a line of each, and what is refused):
 
     - "items": our own, which `export_file` writes: `{prompt, completions}` or `{prompt, completion}`, and if wanted the
-      other fields of `NewItem`, and `judgements`. Without judgements the rows are questions to ask. Such a file may
-      have `store_settings` (the scale, the harms, the questions, the guidelines). A store without items takes them
-      over, if they come before all items and for the first time. Any other store keeps its own, and takes no ratings
-      on another scale and no answers to other questions.
+      other fields of `NewItem`, `judgements`, `final` and `suggestions`. Without judgements the rows are questions to
+      ask. Such a file may have `store_settings` (the scale, the harms, the questions, the guidelines). A store without
+      items takes them over, if they come before all items and for the first time. Any other store keeps its own, and
+      takes no ratings on another scale and no answers to other questions.
       Conversations (`{messages}`, or ShareGPT's `{conversations}`) are read too: the last answer is the completion.
     - "preference": TRL's `{prompt, chosen, rejected}`, strings or messages. Without a prompt, the beginning that both
       texts share is the prompt.
     - "kto": TRL's `{prompt, completion, label}`, with the label true or false. They become thumbs.
     - "ratings": the same with a whole number as the label.
     - "argilla", "label-studio": see these modules for the columns.
+    - "potato": annotations of items that this store has written for Potato, see `potato`.
     - "shp", "ultrafeedback", "oasst": rows of published datasets, see `published`.
 
     Rows of several formats may stand in one file: each row is told by its own columns.
@@ -130,13 +137,12 @@ def import_file(
         raise ValueError(f"{path}: there are no rows")
     formats: list[str | ValueError] = [format] * len(rows)
     if format == "auto" and rows:
-        try:
-            formats = detect_formats([named for _, _, named in rows], store.settings.scale, gold=gold)
-        except ValueError as error:
-            raise ValueError(f"{rows[0][0]}: {error}") from error
-        format = ", ".join(dict.fromkeys(found for found in formats if isinstance(found, str)))
+        formats, format = _detected(rows, store.settings.scale, gold)
     if question is not None and format not in ("argilla", "auto"):
         raise ValueError(f"{path}: question={question!r} is for Argilla's records, and the format is {format}")
+    if "potato" in formats:
+        asked = [item for item in store.items() if item.gold is None and item.kind in SCHEMES]
+        reading = replace(reading, potato=by_potato_id(asked))
     whole = without_repeated_prompts([named for _, _, named in rows], str(path))
     places = [row[:2] for row in rows]
     remaining = iter([(*place, named, of) for place, named, of in zip(places, whole, formats, strict=True)])
@@ -161,23 +167,30 @@ def import_file(
             merge.bad.append(BadRow(where, "the row is nested too deeply", "(nested too deeply to be written)"))
     items, judgements = merge.store_all()
     at = Path(quarantine) if quarantine is not None else path.with_name(f"{path.name}.quarantine.jsonl")
-    if merge.bad:
-        _write_quarantine(at, merge.bad)
-    return Import(
-        format,
-        len(found),
-        items,
-        judgements,
-        tuple(merge.bad),
-        at if merge.bad else None,
-        file_settings.changed,
-        merge.new_kinds(),
-    )
+    bad, aside = tuple(merge.bad), _write_quarantine(at, merge.bad) if merge.bad else None
+    new = (merge.new_kinds(), merge.n_finals, merge.n_suggestions)
+    return Import(format, len(found), items, judgements, bad, aside, file_settings.changed, *new)
 
 
-def _write_quarantine(path: Path, bad: Sequence[BadRow]) -> None:
+def _detected(
+    rows: Sequence[tuple[str, Row, Row]], scale: tuple[int, int], gold: bool
+) -> tuple[list[str | ValueError], str]:
+    """Return the format of each row, or why it cannot be taken, and the names of the formats.
+
+    Raises:
+        ValueError: no row can be told. The message names the first one.
+    """
+    try:
+        formats = detect_formats([named for _, _, named in rows], scale, gold=gold)
+    except ValueError as error:
+        raise ValueError(f"{rows[0][0]}: {error}") from error
+    return formats, ", ".join(dict.fromkeys(found for found in formats if isinstance(found, str)))
+
+
+def _write_quarantine(path: Path, bad: Sequence[BadRow]) -> Path:
     lines = (json.dumps({"where": row.where, "reason": row.reason, "row": row.row}, default=str) for row in bad)
     replace_file(path, "".join(f"{line}\n" for line in lines).encode())
+    return path
 
 
 def _renamed(rows: Sequence[tuple[str, Row]], columns: Mapping[str, str]) -> list[tuple[str, Row, Row]]:
@@ -241,7 +254,8 @@ class _FileSettings:
 
     def check(self, entry: Entry) -> None:
         """Raise a ValueError if the entry has ratings that would change their meaning on the store's scale."""
-        if self._refusal and entry.item.kind == "rating" and (entry.judgements or entry.item.gold is not None):
+        has_ratings = entry.judgements or entry.final or entry.suggestions or entry.item.gold is not None
+        if self._refusal and entry.item.kind == "rating" and has_ratings:
             raise ValueError(self._refusal)
 
 
@@ -264,12 +278,19 @@ def _versions_of(given: Any, settings: Settings) -> dict[int, Settings]:
 
 
 def _as_gold(entry: Entry, overlap: int) -> Entry:
-    """Return the entry as a gold question that was not asked yet, with its judgement as the expected answer."""
+    """Return the entry as a gold question that was not asked yet, with its judgement as the expected answer.
+
+    The column "expected_answers" has those to the project's own questions.
+    """
     expected = [judgement.value for judgement in entry.judgements] or [entry.item.gold]
+    meta = {name: value for name, value in entry.item.meta.items() if name != EXPECTED_ANSWERS}
+    own = {"answers": entry.item.meta[EXPECTED_ANSWERS]} if EXPECTED_ANSWERS in entry.item.meta else {}
+    if own and entry.item.kind == "questions":
+        expected = [{}]
     if expected[0] is None or any(value != expected[0] for value in expected):
         raise ValueError(
             "a gold question needs one expected answer: a judgement, or several that agree, or the answer beside the "
             f"texts, {_ANSWERS.get(entry.item.kind, '')}"
         )
-    item = replace(entry.item, gold=expected[0], overlap=max(overlap, entry.item.overlap))
+    item = replace(entry.item, gold={**expected[0], **own}, meta=meta, overlap=max(overlap, entry.item.overlap))
     return replace(entry, item=item, judgements=())

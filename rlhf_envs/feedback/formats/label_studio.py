@@ -248,8 +248,9 @@ def _annotations(task: Mapping[str, Any]) -> list[dict[str, Any]]:
         row = {**task["data"], **{name: annotation.get(name) for name in ("created_at", "lead_time", "was_cancelled")}}
         by = annotation.get("completed_by")
         row["annotator"] = (by.get("email") or by.get("id")) if isinstance(by, dict) else by
-        if isinstance(ours := task["data"].get("annotators"), dict) and str(annotation.get("import_id")) in ours:
-            row["annotator"] = ours[str(annotation["import_id"])]  # it was a judgement of ours
+        number = annotation.get("import_id" if "completed_by" in annotation else "id")  # "id": a file that we wrote
+        if isinstance(ours := task["data"].get("annotators"), dict) and str(number) in ours:
+            row["annotator"] = ours[str(number)]  # it was a judgement of ours
         row["annotation_id"] = annotation.get("id")
         controls: dict[str, list[Any]] = {}
         for result in objects(annotation.get("result"), "result"):

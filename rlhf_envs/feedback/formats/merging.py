@@ -11,9 +11,9 @@ from typing import Any
 from ...datasets.reading import BadRow
 from ..answers import span_place
 from ..records import Item, NewItem
-from ..store.restoring import PastJudgement, restore
+from ..store.restoring import PastFinal, PastJudgement, PastSuggestion, restore
 from ..store.store import FeedbackStore
-from .reading import Entry
+from .entries import Entry
 
 __all__ = ["Merge"]
 
@@ -33,6 +33,10 @@ class _Known:
     row: Any = None
     is_new: bool = False
     withdrawn: bool = False
+    final: tuple[dict[str, Any], dict[str, Any]] | None = None  # of the store or of the file, with its own answers
+    suggested: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)  # (source, version) -> value
+    new_final: PastFinal | None = None
+    new_suggestions: list[PastSuggestion] = field(default_factory=list)
 
 
 class Merge:
@@ -52,6 +56,11 @@ class Merge:
             self.known.setdefault(_identity(known.item), []).append(known)
         for judgement in judgements:
             by_id[judgement.item_id].said[judgement.annotator] = (judgement.value, judgement.answers, "the store")
+        for item_id, final in store.adjudications().items():
+            by_id[item_id].final = (final.value, final.answers)
+        for suggestion in store.suggestions():
+            by_id[suggestion.item_id].suggested[suggestion.source, suggestion.version] = suggestion.value
+        self.n_finals = self.n_suggestions = 0  # what `store_all` has written
 
     def add(self, where: str, row: Any, entry: Entry) -> None:
         """Take an entry. A judgement that was given already goes to the bad rows."""
@@ -59,9 +68,10 @@ class Merge:
         self.touched.setdefault(id(known), known)
         if is_new and entry.pictures:  # at once: a file's pictures may not fit into memory
             self.store.add_pictures(entry.pictures)
-        if not is_new and not entry.judgements:
-            self.bad.append(BadRow(where, f"duplicate: the item is in {known.where} already", row))
         flipped = known.item.completions != entry.item.completions
+        has_more = self._add_beside(where, row, entry, known, flipped)
+        if not is_new and not entry.judgements and not has_more:
+            self.bad.append(BadRow(where, f"duplicate: the item is in {known.where} already", row))
         for judgement in entry.judgements:
             value = _flipped(judgement.value) if flipped else judgement.value
             sides = tuple(1 - side for side in judgement.sides) if flipped else judgement.sides
@@ -82,6 +92,36 @@ class Merge:
             known.said[judgement.annotator] = (value, answers, where)
             known.new.append((where, row, replace(judgement, value=value, sides=sides, answers=answers)))
 
+    def _add_beside(self, where: str, row: Any, entry: Entry, known: _Known, flipped: bool) -> bool:
+        """Take an entry's final answer and suggestions. Return whether there is anything new among them.
+
+        What is there already is passed over. What contradicts it goes to the bad rows.
+        """
+        has_more = False
+        if (final := entry.final) is not None:
+            value = _turned(final.value) if flipped else final.value
+            answers = _flipped_answers(final.answers) if flipped else final.answers
+            if final.by in self.withdrawn:
+                self.bad.append(BadRow(where, f"withdrawn: {final.by!r} has taken the final answer back", row))
+            elif known.final is not None and known.final != (value, answers):
+                stored = known.final[0] if known.final[0] != value else known.final[1]
+                reason = f"contradiction: the item has the final answer {stored} already"
+                self.bad.append(BadRow(where, reason, row))
+            elif known.final is None and self._add_annotator(final.by, where, row):
+                known.final, has_more = (value, answers), True
+                known.new_final = replace(final, value=value, answers=answers)
+        for suggestion in entry.suggestions:
+            value = _turned(suggestion.value) if flipped else suggestion.value
+            key = suggestion.source, suggestion.version
+            if (before := known.suggested.get(key)) is None:
+                known.suggested[key] = value
+                known.new_suggestions.append(replace(suggestion, value=value))
+                has_more = True
+            elif before != value:
+                reason = f"contradiction: {key[0]!r}, version {key[1]!r}, suggests {before} already"
+                self.bad.append(BadRow(where, reason, row))
+        return has_more
+
     def store_all(self) -> tuple[int, int]:
         """Write what is new. Return how many items and judgements were written."""
         touched = list(self.touched.values())
@@ -92,9 +132,14 @@ class Merge:
         given.sort(key=lambda pair: pair[1][2].created or now)  # `undo` takes the last judgement back
         created = {known.id: known.created for known in new if known.id is not None and known.created is not None}
         past = [(item_id, judgement) for item_id, (_, _, judgement) in given]
-        late = [] if self.store.is_rehearsal else restore(self.store, past, created)
-        if withdrawn := [known.id for known in new if known.id is not None and known.withdrawn]:
-            self.store.withdraw(withdrawn)
+        stored = [(known.id, known) for known in touched if known.id is not None]
+        finals = {item_id: known.new_final for item_id, known in stored if known.new_final is not None}
+        suggested = [(item_id, one) for item_id, known in stored for one in known.new_suggestions]
+        self.n_finals, self.n_suggestions = len(finals), len(suggested)
+        withdrawn = [known.id for known in new if known.id is not None and known.withdrawn]
+        late = []
+        if not self.store.is_rehearsal:
+            late = restore(self.store, past, created, finals=finals, suggested=suggested, withdrawn=withdrawn)
         for place in late:
             where, row, judgement = given[place][1]
             reason = f"duplicate: {judgement.annotator!r} has judged this item while the file was read"
@@ -171,9 +216,11 @@ def _identity(item: NewItem) -> tuple[Any, ...]:
 
 
 def _flipped(value: dict[str, Any] | None) -> dict[str, Any] | None:
-    if value is None or value.get("choice") is None:
-        return value
-    return {**value, "choice": 1 - value["choice"]}
+    return None if value is None else _turned(value)
+
+
+def _turned(value: dict[str, Any]) -> dict[str, Any]:
+    return value if value.get("choice") is None else {**value, "choice": 1 - value["choice"]}
 
 
 def _flipped_answers(answers: dict[str, Any]) -> dict[str, Any]:

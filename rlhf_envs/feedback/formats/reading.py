@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from ...datasets.messages import (
@@ -23,103 +20,39 @@ from ...datasets.messages import (
     shown,
     turn_lines,
 )
-from ..answers import check_answers
-from ..kinds import answer_beside, check_completions, check_value
+from ..kinds import answer_beside, check_completions, check_gold, check_value
 from ..pictures import Picture
-from ..records import NewItem, Settings
+from ..records import NewItem
 from ..store.restoring import PastJudgement
-from ..store.versions import same_questions
 from .argilla import read_argilla_row
 from .csv_cells import Answer, moment, number, parse_list, truth, whole
+from .entries import Entry, Reading
+from .finals import check_past, read_final, read_suggestions
 from .label_studio import read_label_studio_row
 from .pictures import take_pictures
+from .potato import read_potato_row
 from .published import oasst_rows, shp_row, ultrafeedback_row
+from .ties import pairs_of_ties
 
-__all__ = ["FORMATS", "Entry", "Reading", "read_entries"]
+__all__ = ["EXPECTED_ANSWERS", "FORMATS", "read_entries"]
 
-FORMATS = ("items", "preference", "kto", "ratings", "argilla", "label-studio", "shp", "ultrafeedback", "oasst")
+FORMATS = (
+    "items",
+    "preference",
+    "kto",
+    "ratings",
+    "argilla",
+    "label-studio",
+    "potato",
+    "shp",
+    "ultrafeedback",
+    "oasst",
+)
 
 _ITEM_FIELDS = ("kind", "source", "policy", "meta", "overlap", "gold", "priority", "max_overlap")
+EXPECTED_ANSWERS = "expected_answers"  # the column of a gold question, for the project's own questions
 _PAIR_NUMBERS = ("strength", "margin", "probability")
 _TYPES = {str: "a string", dict: "an object", int: "a whole number"}
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Hold what a row says.
-
-    Attributes:
-        item: the question.
-        judgements: the judgements that were given on it.
-        created: when the item was made. None if the row does not say.
-        id: the item's id in the store from which it comes. None if the row does not say.
-        pictures: the item's pictures, whose entries its meta has.
-        withdrawn: the item is not asked, however many judgements it has.
-    """
-
-    item: NewItem
-    judgements: tuple[PastJudgement, ...] = ()
-    created: datetime | None = None
-    id: Any = None
-    pictures: tuple[Picture, ...] = ()
-    withdrawn: bool = False
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Hold how rows are read: the store's settings, and what applies if a row does not say.
-
-    Attributes:
-        settings: the store's settings, with the scale and the harms.
-        kind: the kind of feedback. None tells it by the number of completions.
-        question: the question of Argilla's records that is read. None takes the only one.
-        annotator: who gave the judgements.
-        source: where the completions come from.
-        overlap: how many judgements an item needs.
-        folder: where rows may name files of pictures, and below. None allows none.
-        gold: the rows are gold questions, whose answer may stand beside the texts.
-        versions: the versions of what the file's store asked, by their numbers. Without them judgements belong to
-            `settings`.
-        ours: the versions of what this store asked, by their numbers.
-    """
-
-    settings: Settings
-    kind: str | None = None
-    question: str | None = None
-    annotator: str = "import"
-    source: str = ""
-    overlap: int = 1
-    folder: Path | None = None
-    gold: bool = False
-    versions: Mapping[int, Settings] = field(default_factory=dict)
-    ours: Mapping[int, Settings] = field(default_factory=dict)
-
-    def settings_of(self, judgement: PastJudgement) -> Settings:
-        """Return the settings under which a judgement was given."""
-        if not self.versions or judgement.version is None:
-            return self.settings
-        if judgement.version not in self.versions:
-            known = ", ".join(map(str, self.versions))
-            raise ValueError(f"a judgement has the version {judgement.version}, which is not in the file ({known})")
-        return self.versions[judgement.version]
-
-    def answers_of(self, item: NewItem, judgement: PastJudgement) -> tuple[dict[str, Any], int | None]:
-        """Return the answers of a judgement to the project's questions, checked, and the store's version of them.
-
-        Raises:
-            ValueError: an answer is none of its question, or this store did not ask these questions.
-        """
-        asked = self.settings_of(judgement)
-        if not judgement.answers:  # the project's questions were not asked, or it is a skip
-            return {}, next((key for key, ours in [*self.ours.items()][::-1] if same_questions(ours, asked)), None)
-        answers = check_answers(item, judgement.value, judgement.answers, asked.questions)
-        for key, ours in [*self.ours.items()][::-1]:
-            if all(question in ours.questions for question in asked.questions if question.name in answers):
-                return answers, key
-        raise ValueError(
-            f"answers to {', '.join(answers)}: this store does not ask these questions as the file's did: import the "
-            "file into a store of its own"
-        )
 
 
 def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[Entry]:
@@ -135,13 +68,14 @@ def read_entries(format: str, row: Mapping[str, Any], reading: Reading) -> list[
         "preference": lambda: [_preference(row, reading)],
         "kto": lambda: [_label(row, reading, "thumbs")],
         "ratings": lambda: [_label(row, reading, "rating")],
-        "argilla": lambda: [_table(row, read_argilla_row(row, reading.question, reading.kind), reading)],
+        "argilla": lambda: [_table(row, _read_argilla(row, reading), reading)],
         "label-studio": lambda: [_table(row, read_label_studio_row(row), reading)],
+        "potato": lambda: [_read_potato(row, reading)],
         "shp": lambda: [_preference(shp_row(row), reading)],
         "ultrafeedback": lambda: [_item(ultrafeedback_row(row), reading)],
         "oasst": lambda: [_item(found, reading) for found in oasst_rows(row)],
     }
-    entries = [_checked(entry, reading) for read in readers[format]() for entry in _pairs_of_ties(read)]
+    entries = [_checked(entry, reading) for read in readers[format]() for entry in pairs_of_ties(read)]
     return [_with_pictures(entry, pictures) for entry in entries] if pictures else entries
 
 
@@ -168,10 +102,20 @@ def _checked(entry: Entry, reading: Reading) -> Entry:
         answers, version = reading.answers_of(entry.item, replace(judgement, value=value))
         checked.append(replace(judgement, value=value, answers=answers, version=version))
     try:
-        gold = check_value(kind, entry.item.gold, n, reading.settings)
+        gold = check_gold(kind, entry.item.gold, n, reading.settings)
     except ValueError as error:
         raise ValueError(f"gold: {error}") from None
-    return replace(entry, item=replace(entry.item, gold=gold), judgements=tuple(checked))
+    item, final = replace(entry.item, gold=gold), entry.final
+    asked = [reading.settings, *reading.versions.values()]
+    if final is not None:
+        final = replace(final, value=check_past(item, final.value, "final", asked))
+        try:
+            answers, version = reading.answers_of(item, final)
+        except ValueError as error:
+            raise ValueError(f"final: {error}") from None
+        final = replace(final, answers=answers, version=version)
+    suggested = [replace(one, value=check_past(item, one.value, "suggestions", asked)) for one in entry.suggestions]
+    return replace(entry, item=item, judgements=tuple(checked), final=final, suggestions=tuple(suggested))
 
 
 def _on_scale(rating: Any, scale: tuple[int, int]) -> int:
@@ -183,46 +127,6 @@ def _on_scale(rating: Any, scale: tuple[int, int]) -> int:
             f"doubled, in a store with the scale {2 * low} to {2 * high})"
         )
     return int(found)
-
-
-def _pairs_of_ties(entry: Entry) -> list[Entry]:
-    """Return an entry with the order for the ranks (1 is best) of its ranking; if ranks are equal, one per pair."""
-    n = len(entry.item.completions)
-    if entry.item.kind != "ranking" or not any("ranks" in (judgement.value or {}) for judgement in entry.judgements):
-        return [entry]
-    ranked = [(judgement, _ranks(judgement.value, n)) for judgement in entry.judgements]
-    if n > 2 and all(len(set(ranks)) == n for _, ranks in ranked if ranks):
-        past = [replace(judgement, value=_order(ranks) if ranks else None) for judgement, ranks in ranked]
-        return [replace(entry, judgements=tuple(past))]
-    entries = []
-    for i, j in itertools.combinations(range(n), 2):
-        item = replace(entry.item, kind="pairwise", completions=(entry.item.completions[i], entry.item.completions[j]))
-        past = [
-            replace(judgement, value=_better(ranks[i], ranks[j]) if ranks else None, sides=(), key="")
-            for judgement, ranks in ranked
-        ]
-        entries.append(replace(entry, item=item, judgements=tuple(past)))
-    return entries
-
-
-def _ranks(value: Mapping[str, Any] | None, n: int) -> list[float]:
-    """Return the rank of each completion, an empty list for a skip."""
-    if value is None:
-        return []
-    ranks, order = value.get("ranks"), value.get("order")
-    if ranks is None and isinstance(order, list) and len(order) == n and all(i in order for i in range(n)):
-        return [float(order.index(i)) for i in range(n)]
-    if not isinstance(ranks, list) or len(ranks) != n:
-        raise ValueError(f"'ranks' must hold the rank of each of the {n} completions, got {str(ranks)[:60]}")
-    return [number(rank, "ranks") for rank in ranks]
-
-
-def _order(ranks: list[float]) -> dict[str, Any]:
-    return {"order": sorted(range(len(ranks)), key=ranks.__getitem__)}
-
-
-def _better(first: float, second: float) -> dict[str, Any]:
-    return {"choice": None, "strength": 0} if first == second else {"choice": int(second < first), "strength": 1}
 
 
 def _item(row: dict[str, Any], reading: Reading) -> Entry:
@@ -248,7 +152,9 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     ):
         if not isinstance(given.get(name, expected()), expected):
             raise ValueError(f"{name!r} must be {_TYPES[expected]}, got {str(given[name])[:60]!r}")
-    explained = {"explanation": row["explanation"]} if isinstance(row.get("explanation"), str) else {}
+    explained: dict[str, Any] = {"explanation": row["explanation"]} if isinstance(row.get("explanation"), str) else {}
+    if reading.gold and row.get(EXPECTED_ANSWERS) is not None:
+        explained[EXPECTED_ANSWERS] = row[EXPECTED_ANSWERS]
     given["meta"] = {**given.get("meta", {}), **explained, **_messages(prompt), **_turns(answers)}
     judgements = row["judgements"] if row.get("judgements") is not None else []
     if not isinstance(judgements, list) or not all(isinstance(judgement, dict) for judgement in judgements):
@@ -263,7 +169,8 @@ def _item(row: dict[str, Any], reading: Reading) -> Entry:
     ):  # so older versions wrote withdrawn items without judgements
         given["overlap"], withdrawn = 1, True
     item = NewItem(str(kind), shown(prompt), tuple(texts), **given)
-    return Entry(item, past, created, row.get("id"), withdrawn=withdrawn)
+    beside: dict[str, Any] = {"final": read_final(row), "suggestions": read_suggestions(row)}
+    return Entry(item, past, created, row.get("id"), withdrawn=withdrawn, **beside)
 
 
 def _text(answer: Prompt) -> str:
@@ -399,6 +306,17 @@ def _table(row: dict[str, Any], read: tuple[str, dict[str, Any], list[Answer]], 
     prompt, texts = read_answers(_prompt(texts_of), completions)
     item = NewItem(kind, shown(prompt), tuple(texts), source=reading.source, meta=_messages(prompt), overlap=overlap)
     return Entry(item, tuple(past), id=row.get("id") or None)
+
+
+def _read_argilla(row: dict[str, Any], reading: Reading) -> tuple[str, dict[str, Any], list[Answer]]:
+    return read_argilla_row(row, reading.question, reading.kind, reading.settings.harms)
+
+
+def _read_potato(row: dict[str, Any], reading: Reading) -> Entry:
+    item, annotator, value, comment = read_potato_row(row, reading.potato, reading.settings.harms)
+    asked = NewItem(item.kind, item.prompt, item.completions, meta=item.meta, overlap=item.overlap)
+    past = PastJudgement(annotator or reading.annotator, value, comment=comment)
+    return Entry(asked, (past,), item.created, item.id)
 
 
 def _messages(prompt: Prompt) -> dict[str, Any]:

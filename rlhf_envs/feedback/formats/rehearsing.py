@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ..kinds import check_item
 from ..pictures import Picture
-from ..records import Annotator, Item, Judgement, NewItem, Settings
+from ..records import Adjudication, Annotator, Item, Judgement, NewItem, Settings, Suggestion
 from .importing import Import, import_file
 
 if TYPE_CHECKING:
@@ -59,6 +59,12 @@ class _Rehearsal:
     def judgements(self, **which: Any) -> list[Judgement]:
         return self._store.judgements(**which)
 
+    def adjudications(self) -> dict[int, Adjudication]:
+        return self._store.adjudications()
+
+    def suggestions(self) -> list[Suggestion]:
+        return self._store.suggestions()
+
     def add_annotator(self, name: str, role: str = "annotator") -> None:
         self._store.check_name(name)
         self.people.append(name)
@@ -85,6 +91,3 @@ class _Rehearsal:
 
     def add_pictures(self, pictures: Iterable[Picture]) -> list[dict[str, Any]]:
         return [picture.meta for picture in pictures]
-
-    def withdraw(self, ids: Sequence[int]) -> None:
-        pass

@@ -37,6 +37,8 @@ def stored_rows(
 ) -> tuple[list[dict[str, Any]], Export]:
     """Return rows of a store, or of an export of its items, one per judgement, and the export with what was left out.
 
+    An item with a final answer has that one in place of its judgements, as `take_finals` of `export_file` says.
+
     Args:
         source: see `is_store` and `has_judgements`.
         format: "preference" or "ratings".
@@ -54,7 +56,7 @@ def stored_rows(
                 if done.bad:
                     raise ValueError(f"{done.bad[0].where}: {done.bad[0].reason} (one of {len(done.bad)} bad rows)")
             path = Path(folder, "rows.jsonl")
-            export = export_file(store, path, format, criterion=criterion, version=version)
+            export = export_file(store, path, format, criterion=criterion, version=version, take_finals=True)
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if not rows:
         why = ", ".join(f"{n} {reason}" for reason, n in export.dropped.items())

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from ..records import Item, Judgement, Settings
+from ..records import Item, Judgement, Settings, Suggestion
 from .argilla import argilla_row
 from .label_studio import label_studio_row, label_studio_task
+from .potato import SCHEMES, potato_row
 from .trainer_rows import Export
 
-__all__ = ["argilla_rows", "by_item", "label_studio_rows", "label_studio_tasks"]
+__all__ = ["argilla_rows", "by_item", "label_studio_rows", "label_studio_tasks", "potato_rows"]
+
+OfItem = TypeVar("OfItem", Judgement, Suggestion)
 
 _OWN_ITEM = "asks the project's own questions alone: only --format items has them (item)"
 _OWN = "answers to the project's own questions: only --format items has them (judgement)"
 
 
-def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
+def argilla_rows(items: Sequence[Item], judgements: Sequence[Judgement], settings: Settings | None = None) -> Export:
     """Return Argilla's table, one row per item. See `rlhf_envs.feedback.formats.argilla`."""
-    return _tabulate(items, judgements, lambda item, given: [argilla_row(item, given)])
+    harms = () if settings is None else settings.harms
+    return _tabulate(items, judgements, lambda item, given: [argilla_row(item, given, harms)])
 
 
 def label_studio_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
@@ -46,9 +50,21 @@ def label_studio_tasks(items: Sequence[Item], judgements: Sequence[Judgement], s
     return _tabulate(items, judgements, lambda item, given: [label_studio_task(item, given, settings)])
 
 
-def by_item(judgements: Iterable[Judgement]) -> dict[int, list[Judgement]]:
-    """Return the judgements of each item, by the item's id."""
-    given: dict[int, list[Judgement]] = defaultdict(list)
+def potato_rows(items: Sequence[Item], judgements: Sequence[Judgement]) -> Export:
+    """Return Potato's data file, one row per item. See `rlhf_envs.feedback.formats.potato`."""
+    export = _tabulate(items, [], lambda item, _: [potato_row(item)] if item.kind in SCHEMES else [])
+    ids = {item.id for item in items}
+    left_out = {
+        "judgement: Potato is given questions only": sum(judgement.item_id in ids for judgement in judgements),
+        "ranking: no form for Potato (item)": sum(item.kind == "ranking" and item.gold is None for item in items),
+    }
+    export.dropped.update({reason: n for reason, n in left_out.items() if n})
+    return export
+
+
+def by_item(judgements: Iterable[OfItem]) -> dict[int, list[OfItem]]:
+    """Return the judgements (or suggestions) of each item, by the item's id."""
+    given: dict[int, list[OfItem]] = defaultdict(list)
     for judgement in judgements:
         given[judgement.item_id].append(judgement)
     return given

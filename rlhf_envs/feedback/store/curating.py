@@ -8,9 +8,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from ..answers import check_answers
 from ..kinds import check_value
 from ..records import Adjudication, AuditEntry, Item, Judgement
 from .database import Database, parts
+from .outbox import queue_events
 from .queue import (
     CAN_BE_WITHDRAWN,
     GIVEN,
@@ -25,7 +27,7 @@ from .queue import (
 )
 from .schema import adjudications, annotators, audit, items, judgements
 from .searching import fold_judgement, vote_of
-from .versions import asked_in
+from .versions import asked_in, asked_of
 
 __all__ = ["Curating", "log_change"]
 
@@ -79,13 +81,15 @@ class Curating:
             if checked is None:  # a skip has no answers to the project's questions
                 changes["answers"] = None
             connection.execute(sa.update(judgements).where(judgements.c.id == judgement_id).values(changes))
-            _need(connection, item.id, (found.value is not None) - (checked is not None))
+            finished = _need(connection, item.id, (found.value is not None) - (checked is not None))
             before = {"value": found.value, "comment": found.comment}
             if "answers" in changes and found.answers:
                 before["answers"] = found.answers
             after = {"value": checked, "comment": said}
             self._log(connection, by, "fix", found, before=before, after=after, reason=reason)
-            return judgement_of(_judgement(connection, judgement_id))
+            fixed = judgement_of(_judgement(connection, judgement_id))
+            self._tell(connection, created=fixed, finished=finished)
+            return fixed
 
     def drop_judgement(self, judgement_id: int, *, by: str, reason: str, reopen: bool = True) -> None:
         """Take somebody's judgement out of everything that is counted and exported. It stays in the table, marked.
@@ -110,11 +114,13 @@ class Curating:
             connection.execute(mark.values(undone=True, dropped=True))
             withdrawn = sa.select(items.c.withdrawn).where(items.c.id == found.item_id)
             reopen = reopen and connection.execute(withdrawn).scalar() is None
+            finished: list[int] = []
             if found.value is not None:
-                _need(connection, found.item_id, 1 if reopen else 0, overlap=0 if reopen else -1)
+                finished = _need(connection, found.item_id, 1 if reopen else 0, overlap=0 if reopen else -1)
             before = {"value": found.value, "comment": found.comment}
             after = {"asked again": bool(reopen and found.value is not None)}
             self._log(connection, by, "drop", found, before=before, after=after, reason=reason)
+            self._tell(connection, undone=[(found.id, found.item_id, found.kind)], finished=finished)
 
     def restore_judgement(self, judgement_id: int, *, by: str, reason: str) -> None:
         """Let a judgement that was dropped stand again.
@@ -139,11 +145,14 @@ class Curating:
             dropped = connection.execute(last.order_by(audit.c.id.desc()).limit(1)).scalar() or {}
             mark = sa.update(judgements).where(judgements.c.id == judgement_id)
             connection.execute(mark.values(undone=False, dropped=False))
+            finished: list[int] = []
             if found.value is not None:
                 asked_again = dropped.get("asked again", True)
-                _need(connection, found.item_id, -1 if asked_again else 0, overlap=0 if asked_again else 1)
+                finished = _need(connection, found.item_id, -1 if asked_again else 0, overlap=0 if asked_again else 1)
             after = {"value": found.value, "comment": found.comment}
             self._log(connection, by, "restore", found, after=after, reason=reason)
+            restored = judgement_of(_judgement(connection, judgement_id))
+            self._tell(connection, created=restored, finished=finished)
 
     def withdraw_items(self, ids: Sequence[int], *, by: str, reason: str) -> int:
         """Stop asking for judgements of these items, as `FeedbackStore.withdraw` does. Return how many were changed."""
@@ -194,27 +203,51 @@ class Curating:
         change = {"overlap": overlap, "needed": needed, "max_overlap": None}
         return self._change_items(ids, differs, change, by, "overlap", reason, overlap)
 
-    def adjudicate(self, item_id: int, value: dict[str, Any], *, by: str, comment: str = "") -> Adjudication:
+    def adjudicate(
+        self,
+        item_id: int,
+        value: dict[str, Any],
+        *,
+        by: str,
+        comment: str = "",
+        answers: Mapping[str, Any] | None = None,
+        version: int | None = None,
+    ) -> Adjudication:
         """Give the final answer to an item. An earlier final answer is replaced, and the audit keeps it.
 
+        Args:
+            item_id: the item.
+            value: an answer of the item's kind.
+            by: who gives it.
+            comment: why.
+            answers: the final answers to the project's questions by their names. None gives none: then the annotators'
+                answers to them stand. Otherwise none that is required may be missing.
+            version: the version of the settings that `by` saw. By default the present one.
+
         Raises:
-            ValueError: there is no such item or annotator, or the value is a skip or does not suit the item's kind.
+            ValueError: there is no such item, annotator or version, the value is a skip or does not suit the item's
+                kind, or the answers do not suit the questions.
         """
         with self._database.write() as connection:
             self._database.one_writer(connection)
             person, item = annotator_named(connection, by), _item(connection, item_id)
-            checked = check_value(item.kind, value, len(item.completions), read_settings(connection))
+            asked, settings = asked_of(connection, version, read_settings(connection))
+            checked = check_value(item.kind, value, len(item.completions), settings)
             if checked is None:
                 raise ValueError("a final answer must be an answer, not a skip")
+            own = {} if answers is None else check_answers(item, checked, answers, settings.questions)
+            if item.kind == "questions" and not own:
+                raise ValueError("answers: an item of kind 'questions' asks nothing but the project's own questions")
             here = adjudications.c.item_id == item_id
-            before = connection.execute(sa.select(adjudications.c.value).where(here)).scalar()
+            before = _final_in_audit(connection, item_id)
             connection.execute(sa.delete(adjudications).where(here))
-            now = self._clock()
-            row = {"item_id": item_id, "annotator_id": person.id, "value": checked, "comment": comment, "created": now}
+            final = Adjudication(item_id, checked, by, comment, self._clock(), own, asked)
+            row = {"item_id": item_id, "annotator_id": person.id, "value": checked, "answers": own or None}
+            row |= {"comment": comment, "created": final.created, "version": asked}
             connection.execute(sa.insert(adjudications).values(row))
-            what = {"item_id": item_id, "before": before, "after": checked, "reason": comment}
-            log_change(connection, now, by, "final answer", **what)
-            return Adjudication(item_id, checked, by, comment, now)
+            what = {"item_id": item_id, "before": before, "after": _in_audit(checked, own), "reason": comment}
+            log_change(connection, final.created, by, "final answer", **what)
+            return final
 
     def remove_adjudication(self, item_id: int, *, by: str, reason: str) -> None:
         """Take the final answer to an item away, so that the item is open for one again.
@@ -226,7 +259,7 @@ class Curating:
         with self._database.write() as connection:
             self._database.one_writer(connection)
             here = adjudications.c.item_id == item_id
-            before = connection.execute(sa.select(adjudications.c.value).where(here)).scalar()
+            before = _final_in_audit(connection, item_id)
             if before is None:
                 raise ValueError(f"item {item_id} has no final answer")
             connection.execute(sa.delete(adjudications).where(here))
@@ -239,7 +272,12 @@ class Curating:
         query = sa.select(adjudications, annotators.c.name.label("by")).select_from(table)
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(adjudications.c.item_id)).all()
-        return {row.item_id: Adjudication(row.item_id, row.value, row.by, row.comment, row.created) for row in rows}
+        return {
+            row.item_id: Adjudication(
+                row.item_id, row.value, row.by, row.comment, row.created, row.answers or {}, row.version
+            )
+            for row in rows
+        }
 
     def audit(
         self,
@@ -283,7 +321,7 @@ class Curating:
         after: Any,
     ) -> int:
         """Change the items of these ids for which `which` holds, each with an entry in the audit."""
-        reason, changed, now = _checked(reason), 0, self._clock()
+        reason, changed, now, finished = _checked(reason), 0, self._clock(), []
         shown = ("overlap", "needed", "priority")
         with self._database.write() as connection:
             self._database.one_writer(connection)
@@ -297,6 +335,8 @@ class Curating:
                 found = sa.select(items.c.id).where(items.c.id.in_([row.id for row in rows]))
                 for item_id in connection.execute(found.where(items.c.max_overlap.is_not(None))).scalars().all():
                     settle(connection, item_id, 0)
+                done = set(connection.execute(found.where(items.c.needed <= 0)).scalars())
+                finished += [row.id for row in rows if row.needed > 0 and row.id in done]
                 entries = [
                     {
                         "created": now,
@@ -311,7 +351,12 @@ class Curating:
                 ]
                 connection.execute(sa.insert(audit), entries)
                 changed += len(rows)
+            self._tell(connection, finished=finished)
         return changed
+
+    def _tell(self, connection: sa.Connection, **events: Any) -> None:
+        """Queue events for the webhook, see `queue_events`."""
+        queue_events(connection, read_settings(connection), self._clock(), **events)
 
     def _log(self, connection: sa.Connection, by: str, action: str, found: sa.Row[Any], **what: Any) -> None:
         whose = {"item_id": found.item_id, "judgement_id": found.id, "annotator": found.annotator}
@@ -339,9 +384,20 @@ def _item(connection: sa.Connection, item_id: int) -> Item:
     return item_of(row)
 
 
-def _need(connection: sa.Connection, item_id: int, change: int, *, overlap: int = 0) -> None:
-    """Change how many more judgements an item needs, and its overlap."""
+def _in_audit(value: dict[str, Any], answers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a final answer as the audit keeps it: the value, and with it the answers to the project's questions."""
+    return {**value, "answers": dict(answers)} if answers else value
+
+
+def _final_in_audit(connection: sa.Connection, item_id: int) -> dict[str, Any] | None:
+    query = sa.select(adjudications.c.value, adjudications.c.answers).where(adjudications.c.item_id == item_id)
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _in_audit(row.value, row.answers or {})
+
+
+def _need(connection: sa.Connection, item_id: int, change: int, *, overlap: int = 0) -> list[int]:
+    """Change how many more judgements an item needs, and its overlap. Return the item's id if that has finished it."""
     if overlap:
         values = {"overlap": items.c.overlap + overlap, "max_overlap": items.c.max_overlap + overlap}
         connection.execute(sa.update(items).where(items.c.id == item_id).values(values))
-    settle(connection, item_id, change)
+    return [item_id] if settle(connection, item_id, change) else []

@@ -117,6 +117,7 @@ class Database:
             self.one_writer(connection)
             self._refuse_foreign(connection)
             config.attributes["connection"] = connection
+            config.attributes["is_new"] = _revision(connection) is None  # 0009 keeps what an older store did
             with _MIGRATING:
                 command.upgrade(config, "head")
         if current is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..records import Judgement, Settings
-from .database import Database
+from .database import Database, parts
 from .queue import is_asked
 from .schema import IN_QUEUE, deliveries, items
 
@@ -21,6 +21,7 @@ __all__ = ["RETRIES", "Delivery", "Outbox", "queue_events"]
 # event is kept as failed, and an admin can send it again.
 RETRIES = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 
+_IDS_PER_QUERY = 10_000  # as in `store`
 _TOLD = ("id", "item_id", "annotator", "kind", "value", "seconds", "comment", "key")
 
 
@@ -48,23 +49,34 @@ class Delivery:
     problem: str
 
 
-def queue_events(connection: sa.Connection, settings: Settings, now: datetime, judgement: Judgement) -> None:
-    """Queue what a new judgement brings about: itself, its item finished, the project finished.
+def queue_events(
+    connection: sa.Connection,
+    settings: Settings,
+    now: datetime,
+    *,
+    created: Judgement | None = None,
+    undone: Iterable[tuple[int, int, str]] = (),
+    finished: Sequence[int] = (),
+) -> None:
+    """Queue what a change of judgements or items tells. Nothing is queued while no webhook is set.
 
     Args:
-        connection: the transaction that has stored the judgement.
+        connection: the transaction that has made the change.
         settings: say which events are wanted, and which items the project asks.
         now: the time.
-        judgement: the new judgement.
+        created: a judgement that counts from now on: it is new, or an admin has fixed or restored it.
+        undone: (id, item id, kind) of judgements that count no more. It names nobody, so that it may be sent after
+            their author has withdrawn.
+        finished: the ids of items that needed judgements, and need none now.
     """
-    data = {name: getattr(judgement, name) for name in _TOLD} | {"created": judgement.created.isoformat()}
-    found: list[tuple[str, dict[str, Any]]] = [("judgement.created", data)]
-    needed = connection.execute(sa.select(items.c.needed).where(items.c.id == judgement.item_id)).scalar_one()
-    if judgement.value is not None and needed == 0:
-        found.append(("item.finished", {"item_id": judgement.item_id}))
-        left = sa.select(items.c.id).where(IN_QUEUE, is_asked(settings)).limit(1)
-        if connection.execute(left).first() is None:
-            found.append(("project.finished", {}))
+    if not settings.webhooks.url:
+        return
+    found: list[tuple[str, dict[str, Any]]] = []
+    if created is not None:
+        data = {name: getattr(created, name) for name in _TOLD} | {"created": created.created.isoformat()}
+        found.append(("judgement.created", data))
+    found += [("judgement.undone", {"id": i, "item_id": item_id, "kind": kind}) for i, item_id, kind in undone]
+    found += _finished(connection, settings, finished)
     rows = [
         {
             "key": f"msg_{uuid.uuid4().hex}",
@@ -81,6 +93,21 @@ def queue_events(connection: sa.Connection, settings: Settings, now: datetime, j
     ]
     if rows:
         connection.execute(sa.insert(deliveries), rows)
+
+
+def _finished(connection: sa.Connection, settings: Settings, ids: Sequence[int]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the events of items that were finished, and of the project if nothing is left. The training's are none."""
+    asked = is_asked(settings)
+    query = sa.select(items.c.id).where(asked).order_by(items.c.id)
+    told = [
+        item_id
+        for part in parts(ids, _IDS_PER_QUERY)
+        for item_id in connection.execute(query.where(items.c.id.in_(part))).scalars()
+    ]
+    found: list[tuple[str, dict[str, Any]]] = [("item.finished", {"item_id": item_id}) for item_id in told]
+    if told and connection.execute(sa.select(items.c.id).where(IN_QUEUE, asked).limit(1)).first() is None:
+        found.append(("project.finished", {}))
+    return found
 
 
 class Outbox:

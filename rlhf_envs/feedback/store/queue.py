@@ -18,7 +18,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from ..deciding import judgements_needed
-from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, Settings
+from ..records import Annotator, Assignment, Item, Judgement, LeaseLost, NoSuchAnnotator, Settings
 from ..settings_file import read_stored_setting
 from .schema import DROPPED, IN_QUEUE, IN_TRAINING, OPEN, STANDS, annotators, items, judgements, settings, tasks
 
@@ -39,6 +39,7 @@ __all__ = [
     "read_settings",
     "release_held",
     "settle",
+    "withdraw",
 ]
 
 
@@ -65,8 +66,8 @@ JUDGEMENTS: sa.Select[Any] = sa.select(
 )
 
 
-# An item of the training is asked there even if it needs no judgement.
-CAN_BE_WITHDRAWN = sa.or_(items.c.needed > 0, sa.and_(items.c.training, items.c.withdrawn.is_(None)))
+# A finished item too, so that no undo opens it again. An item of the training is asked there in any case.
+CAN_BE_WITHDRAWN = items.c.withdrawn.is_(None)
 # How many judgements of an item count.
 GIVEN = (
     sa.select(sa.func.count())
@@ -201,9 +202,9 @@ class Queue:
         """Set the final state of a task: done, released or lost."""
         self.connection.execute(sa.update(tasks).where(tasks.c.id == task_id).values(state=state))
 
-    def settle(self, item_id: int, change: int) -> None:
+    def settle(self, item_id: int, change: int) -> bool:
         """Set how many more judgements an item needs, see `settle`."""
-        settle(self.connection, item_id, change)
+        return settle(self.connection, item_id, change)
 
     def item(self, item_id: int) -> Item:
         """Return the item with this id, which must exist."""
@@ -248,8 +249,10 @@ def count_asked(connection: sa.Connection, settings: Settings) -> tuple[int, int
     return in_all, waiting
 
 
-def settle(connection: sa.Connection, item_id: int, change: int) -> None:
-    """Lock an item and set how many more judgements it needs, after its judgements have changed.
+def settle(connection: sa.Connection, item_id: int, change: int) -> bool:
+    """Lock an item, set how many more judgements it needs, and return whether that has finished it.
+
+    It is called after the item's judgements have changed.
 
     An item that is no longer asked needs none. Its overlap counts the judgements it has.
 
@@ -258,15 +261,14 @@ def settle(connection: sa.Connection, item_id: int, change: int) -> None:
         item_id: the item.
         change: by how much more or less, where the overlap is fixed. Where it adapts, the judgements that stand say it.
     """
-    found = sa.select(items.c.kind, items.c.overlap, items.c.max_overlap, items.c.withdrawn).where(
-        items.c.id == item_id
-    )
+    columns = ("kind", "overlap", "max_overlap", "needed", "withdrawn")
+    found = sa.select(*(items.c[name] for name in columns)).where(items.c.id == item_id)
     # Locked, since PostgreSQL lets another transaction add a judgement between our reading and our writing.
     item = connection.execute(found.with_for_update(key_share=True)).one()
     if item.withdrawn is not None:
         connection.execute(sa.update(items).where(items.c.id == item_id).values(overlap=items.c.overlap - change))
-        return
-    needed: Any = items.c.needed + change
+        return False
+    needed = item.needed + change
     if item.max_overlap is not None:
         stands = sa.select(judgements.c.value).where(
             judgements.c.item_id == item_id, STANDS, judgements.c.value.is_not(None)
@@ -274,6 +276,15 @@ def settle(connection: sa.Connection, item_id: int, change: int) -> None:
         values = list(connection.execute(stands).scalars())
         needed = judgements_needed(item.kind, values, item.overlap, item.max_overlap, read_settings(connection).scale)
     connection.execute(sa.update(items).where(items.c.id == item_id).values(needed=needed))
+    return bool(item.needed > 0 >= needed)
+
+
+def withdraw(connection: sa.Connection, ids: Sequence[int]) -> list[int]:
+    """Withdraw the items of these ids that are not withdrawn yet. Return those that needed judgements until now."""
+    query = sa.select(items.c.id, items.c.needed).where(items.c.id.in_(ids), CAN_BE_WITHDRAWN).order_by(items.c.id)
+    rows = connection.execute(query.with_for_update(key_share=True)).all()
+    connection.execute(sa.update(items).where(items.c.id.in_([row.id for row in rows])).values(WITHDRAWN))
+    return [row.id for row in rows if row.needed > 0]
 
 
 def release_held(connection: sa.Connection, person: int) -> None:
@@ -285,14 +296,14 @@ def annotator_named(connection: sa.Connection, name: str, *, lock: bool = False)
     """Return the annotator of this name. With `lock`, no other transaction can act for the annotator until ours ends.
 
     Raises:
-        ValueError: there is no such annotator, or, with `lock`, they have withdrawn.
+        NoSuchAnnotator: there is no such annotator, or, with `lock`, they have withdrawn.
     """
     query = ANNOTATORS.where(annotators.c.name == name)
     row = connection.execute(query.with_for_update(key_share=True) if lock else query).one_or_none()
     if row is None:
-        raise ValueError(f"there is no annotator {name!r}: add one with add_annotator, or an invitation")
+        raise NoSuchAnnotator(f"there is no annotator {name!r}: invite them, or add one with `add_annotator` in Python")
     if lock and row.withdrawn is not None:
-        raise ValueError(f"{name!r} has withdrawn, and the account is closed: invite the person anew")
+        raise NoSuchAnnotator(f"{name!r} has withdrawn, and the account is closed: invite the person anew")
     return Annotator(*row)
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
 
 from .database import parts
-from .queue import settle
-from .schema import OPEN, STANDS, annotators, items, judgements, tasks
+from .queue import settle, withdraw
+from .schema import OPEN, STANDS, adjudications, annotators, items, judgements, suggestions, tasks
 from .store import FeedbackStore, is_key
 from .versions import current_version
 
-__all__ = ["PastJudgement", "restore"]
+__all__ = ["PastFinal", "PastJudgement", "PastSuggestion", "restore"]
 
 _ROWS_PER_STATEMENT = 500  # SQLite takes 32,766 parameters
 
@@ -47,8 +47,43 @@ class PastJudgement:
     version: int | None = None
 
 
-def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], created: dict[int, datetime]) -> list[int]:
+@dataclass(frozen=True)
+class PastFinal:
+    """Hold a final answer that was given elsewhere: its value, by whom, why, and when (None: now).
+
+    `answers` are those to the project's questions, under the `version` of the settings (None: the present one).
+    """
+
+    value: dict[str, Any]
+    by: str
+    comment: str = ""
+    created: datetime | None = None
+    answers: dict[str, Any] = field(default_factory=dict)
+    version: int | None = None
+
+
+@dataclass(frozen=True)
+class PastSuggestion:
+    """Hold what a program suggested elsewhere, and when (None: now)."""
+
+    source: str
+    version: str
+    value: dict[str, Any]
+    created: datetime | None = None
+
+
+def restore(
+    store: FeedbackStore,
+    past: Sequence[tuple[int, PastJudgement]],
+    created: dict[int, datetime],
+    *,
+    finals: Mapping[int, PastFinal] | None = None,
+    suggested: Sequence[tuple[int, PastSuggestion]] = (),
+    withdrawn: Sequence[int] = (),
+) -> list[int]:
     """Store judgements as they were given, all or none. Each item then needs that many judgements fewer.
+
+    A webhook is told of nothing: what comes back has been told by the store from which it comes.
 
     If an annotator holds one of the items at this moment, that assignment is lost: it is answered now.
 
@@ -56,6 +91,9 @@ def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], cre
         store: has the items and annotators.
         past: pairs of item id and judgement, at most one per item and annotator.
         created: maps item ids to when the items were made. Items that are not in it keep their date.
+        finals: maps the ids of items without a final answer to theirs, by annotators that the store knows.
+        suggested: pairs of item id and suggestion. The item has none by this source and version.
+        withdrawn: the ids of items that are asked no more.
 
     Returns:
         The indices into `past` of the judgements left out, because the annotator has judged the item in the meantime.
@@ -83,7 +121,45 @@ def restore(store: FeedbackStore, past: Sequence[tuple[int, PastJudgement]], cre
             _update_items(connection, "needed", fewer, items.c.needed - sa.bindparam("new"))
             for item_id in _adapting(connection, given):
                 settle(connection, item_id, 0)
+        _insert_beside(connection, finals or {}, suggested, names)
+        for part in parts(sorted(set(withdrawn)), _ROWS_PER_STATEMENT):
+            withdraw(connection, part)
     return late
+
+
+def _insert_beside(
+    connection: sa.Connection,
+    finals: Mapping[int, PastFinal],
+    suggested: Sequence[tuple[int, PastSuggestion]],
+    names: Mapping[str, int],
+) -> None:
+    """Insert final answers and suggestions. What has come into the store meanwhile stays."""
+    now, present = datetime.now(UTC), current_version(connection)
+    there = set(connection.execute(sa.select(adjudications.c.item_id)).scalars()) if finals else set()
+    rows = [
+        {
+            "item_id": item_id,
+            "annotator_id": names[final.by],
+            "value": final.value,
+            "comment": final.comment,
+            "created": final.created or now,
+            "answers": final.answers or None,
+            "version": final.version or present,
+        }
+        for item_id, final in finals.items()
+        if item_id not in there
+    ]
+    for part in parts(rows, _ROWS_PER_STATEMENT):
+        connection.execute(sa.insert(adjudications), list(part))
+    key = suggestions.c.item_id, suggestions.c.source, suggestions.c.version
+    known = {tuple(row) for row in connection.execute(sa.select(*key))} if suggested else set()
+    rows = [
+        {"item_id": item_id, **asdict(one), "created": one.created or now}
+        for item_id, one in sorted(suggested, key=lambda pair: pair[1].created or now)  # the newest is shown
+        if (item_id, one.source, one.version) not in known
+    ]
+    for part in parts(rows, _ROWS_PER_STATEMENT):
+        connection.execute(sa.insert(suggestions), list(part))
 
 
 def _update_items(connection: sa.Connection, column: str, rows: list[dict[str, Any]], value: Any = None) -> None:

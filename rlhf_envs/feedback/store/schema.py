@@ -232,6 +232,8 @@ adjudications = sa.Table(
     sa.Column("value", AnyText, nullable=False),
     sa.Column("comment", AnyText, nullable=False),
     sa.Column("created", UtcDateTime, nullable=False),
+    sa.Column("answers", AnyText),  # to the project's questions; NULL is none
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
 )
 
 # Events for the project's webhook, written in the transaction of what they tell, so that no restart loses one.
@@ -283,6 +285,8 @@ training_answers = sa.Table(
     sa.Column("is_right", sa.Boolean, nullable=False),
     sa.Column("seconds", sa.Float, nullable=False),
     sa.Column("created", UtcDateTime, nullable=False),
+    sa.Column("answers", AnyText),  # to the project's questions; NULL is none
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
     sa.UniqueConstraint("annotator_id", "attempt", "item_id"),
 )
 

@@ -61,6 +61,20 @@ class Scores:
             _update(connection, changes)
         return sum(there[item_id] for item_id in scores)
 
+    def set_difficulties(self, difficulties: Mapping[int, float]) -> None:
+        """Keep how difficult items are, 0 to 1. Those that are not among them have no difficulty any more."""
+        with self._database.write() as connection:
+            self._database.one_writer(connection)
+            known = {row.id: row.difficulty for row in connection.execute(sa.select(items.c.id, items.c.difficulty))}
+            rows = [
+                {"row": item, "new": difficulties.get(item)}
+                for item, old in known.items()
+                if difficulties.get(item) != old
+            ]
+            if rows:
+                change = sa.update(items).where(items.c.id == sa.bindparam("row"))
+                connection.execute(change.values(difficulty=sa.bindparam("new")), rows)
+
     def _forget_scores(self, connection: sa.Connection, policy: str) -> None:
         """Give all items scores as of new ones, after the policy has changed."""
         if policy == "age":

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from ..records import OwnProgress, Settings
+from ..records import NoSuchAnnotator, OwnProgress, Settings
 from .documents import DOCUMENTS, digest_of, text_of
 from .panels import Panelist, end_part, panelist
 from .queue import count_asked, is_asked, read_settings
@@ -29,14 +29,14 @@ def next_step(store: FeedbackStore, annotator: str) -> Step:
     work at once.
 
     Raises:
-        ValueError: there is no such annotator.
+        NoSuchAnnotator: there is no such annotator.
     """
     query = sa.select(annotators, panelists.c.state, panelists.c.screening).select_from(annotators.outerjoin(panelists))
     with store._database.read() as connection:
         settings = read_settings(connection)
         person = connection.execute(query.where(annotators.c.name == annotator)).one_or_none()
         if person is None:
-            raise ValueError(f"there is no annotator {annotator!r}")
+            raise NoSuchAnnotator(f"there is no annotator {annotator!r}")
         if person.role != "annotator":
             return "work"
         return _step(connection, settings, person)
@@ -89,14 +89,14 @@ def own_progress(store: FeedbackStore, annotator: str) -> OwnProgress:
     """Return how far a person is. Items that others hold at this moment count as left.
 
     Raises:
-        ValueError: there is no such annotator.
+        NoSuchAnnotator: there is no such annotator.
     """
     query = sa.select(annotators.c.id, panelists.c.state).select_from(annotators.outerjoin(panelists))
     with store._database.read() as connection:
         settings = read_settings(connection)
         person = connection.execute(query.where(annotators.c.name == annotator)).one_or_none()
         if person is None:
-            raise ValueError(f"there is no annotator {annotator!r}")
+            raise NoSuchAnnotator(f"there is no annotator {annotator!r}")
         mine = judgements.c.annotator_id == person.id
         judged = sa.select(sa.func.count()).select_from(items.join(judgements, judgements.c.item_id == items.c.id))
         judged = judged.where(IN_QUEUE, is_asked(settings), mine, STANDS)

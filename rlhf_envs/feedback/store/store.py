@@ -12,37 +12,23 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from ..answers import check_answers
+from ..answers import check_answers, check_expected
 from ..deciding import CAN_ADAPT, FIRST
 from ..kinds import check_item, check_value, is_explained
-from ..records import Assignment, Item, Judgement, NewItem, Progress, Settings
-from ..settings_file import as_plain, read_setting
+from ..records import Annotator, Assignment, Item, Judgement, NewItem, Settings
 from .accounts import Accounts
+from .contents import Contents
 from .curating import Curating
 from .database import Database, parts
 from .media import Media
 from .outbox import Outbox, queue_events
-from .queue import (
-    CAN_BE_WITHDRAWN,
-    ITEMS,
-    JUDGEMENTS,
-    SERVED_AT,
-    WITHDRAWN,
-    Queue,
-    annotator_named,
-    count_asked,
-    is_asked,
-    item_of,
-    judgement_of,
-    read_settings,
-    release_held,
-)
-from .schema import OPEN, STANDS, annotators, items, judgements, tasks
+from .queue import JUDGEMENTS, Queue, annotator_named, is_asked, judgement_of, read_settings, release_held, withdraw
+from .schema import OPEN, STANDS, judgements, tasks
 from .schema import items as items_table
-from .schema import settings as settings_table
-from .scores import Scores, unscored
+from .scores import unscored
+from .settings import StoredSettings
 from .suggestions import Suggestions
-from .versions import asked_in, current_version, read_versions, record_change, write_versions
+from .versions import asked_of
 
 __all__ = ["FeedbackStore", "is_key"]
 
@@ -50,7 +36,7 @@ _LONGEST_KEY = 200
 _IDS_PER_QUERY = 10_000  # SQLite takes 32,766 parameters, PostgreSQL 65,535
 
 
-class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
+class FeedbackStore(Accounts, Contents, Curating, Media, Outbox, StoredSettings, Suggestions):
     """Keep items, their assignments to annotators, and judgements, in SQLite or PostgreSQL.
 
     What a method returns is on the disk. A crash of this process, or of the machine, loses nothing that `submit` or
@@ -60,7 +46,8 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
     Args:
         url: a path for SQLite (the file is made if it is missing), or "postgresql://user@host/name".
         migrate: bring the schema of an older version up to date. If False, such a database is refused.
-        seed: seeds the order in which completions are shown. Without it the order comes from the system's randomness.
+        seed: seeds the orders in which items are asked and completions shown. Without it they come from the system's
+            randomness.
         clock: returns the time, for tests.
 
     Raises:
@@ -107,6 +94,7 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
         for index, item in enumerate(items):
             try:
                 check_item(item, settings)
+                check_expected(item, settings.questions)
                 new, training = _with_overlap(item, settings), is_explained(item)
                 made = {"created": now, "needed": new.overlap, "score": unscored(drawn), "training": training}
                 rows.append({**asdict(new), **made})
@@ -118,31 +106,15 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
         with self._database.write() as connection:
             return list(connection.execute(insert, rows).scalars())
 
-    def items(self, ids: Sequence[int] | None = None) -> list[Item]:
-        """Return all items, ordered by id, or the items of the given ids in their order.
-
-        Raises:
-            ValueError: there is no item with one of the ids.
-        """
-        query = ITEMS.order_by(items.c.id)
-        with self._database.read() as connection:
-            if ids is None:
-                return [item_of(row) for row in connection.execute(query)]
-            found = {
-                row.id: item_of(row)
-                for part in parts(ids, _IDS_PER_QUERY)
-                for row in connection.execute(query.where(items.c.id.in_(part)))
-            }
-        if missing := [i for i in ids if i not in found]:
-            raise ValueError(f"no items with the ids {missing[:10]} in {self.url}")
-        return [found[i] for i in ids]
-
     def withdraw(self, ids: Sequence[int]) -> None:
-        """Stop asking for judgements of these items. Judgements given stay, and whoever holds one may still answer."""
+        """Stop asking for judgements of these items, also if one is taken back later.
+
+        Judgements given stay, and whoever holds one may still answer.
+        """
         with self._database.write() as connection:
             self._database.one_writer(connection)
-            for part in parts(ids, _IDS_PER_QUERY):
-                connection.execute(sa.update(items).where(items.c.id.in_(part), CAN_BE_WITHDRAWN).values(WITHDRAWN))
+            finished = [i for part in parts(sorted(set(ids)), _IDS_PER_QUERY) for i in withdraw(connection, part)]
+            queue_events(connection, read_settings(connection), self._clock(), finished=finished)
 
     def claim(self, annotator: str) -> Assignment | None:
         """Lend an item to an annotator: the one that they hold already, else the next.
@@ -234,35 +206,10 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
                 if (known.task_id, known.annotator) != (task_id, annotator):
                     raise ValueError(f"the key {key!r} belongs to another task or annotator: use a new one")
                 return judgement_of(known)
-            task = queue.held_task(task_id, person)
-            item = queue.item(task.item_id)
-            settings, present = read_settings(connection), current_version(connection)
-            if version is not None and version != present:
-                settings = asked_in(connection, version, settings)
-            checked = check_value(item.kind, value, len(item.completions), settings)
-            connection.execute(
-                sa.insert(judgements).values(
-                    task_id=task_id,
-                    item_id=item.id,
-                    annotator_id=person.id,
-                    value=checked,
-                    seconds=seconds,
-                    comment=comment,
-                    key=key,
-                    created=self._clock(),
-                    undone=False,
-                    had_seen=self._has_seen_suggestion(connection, item.id, person.id),
-                    answers=check_answers(item, checked, answers, settings.questions) or None,
-                    version=present if version is None else version,
-                )
-            )
-            queue.close_task(task_id, "done")
-            if checked is not None:
-                queue.settle(item.id, -1)
-            stored = judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == key)).one())
-            if settings.webhooks.url:
-                queue_events(connection, settings, self._clock(), stored)
-            return stored
+            item = queue.item(queue.held_task(task_id, person).item_id)
+            checked = self._checked(connection, item, value, answers, version)
+            said = {"seconds": seconds, "comment": comment, "key": key}
+            return self._store(connection, queue, task_id, person, item, {**checked, **said})
 
     def undo(self, annotator: str) -> Assignment | None:
         """Take back the annotator's last judgement and lend its item again, shown in the same order.
@@ -284,156 +231,11 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
             if last.value is None and not queue.has_room(last.item_id, person):
                 return None
             connection.execute(sa.update(judgements).where(judgements.c.id == last.id).values(undone=True))
-            if last.value is not None:
-                queue.settle(last.item_id, +1)
+            finished = [last.item_id] if last.value is not None and queue.settle(last.item_id, +1) else []
+            undone = [(last.id, last.item_id, last.kind)]
+            queue_events(connection, read_settings(connection), self._clock(), undone=undone, finished=finished)
             release_held(connection, person.id)
             return queue.lend(queue.item(last.item_id), person, last.sides)
-
-    def judgements(
-        self, *, item_ids: Sequence[int] | None = None, after_id: int = 0, include_skips: bool = False
-    ) -> list[Judgement]:
-        """Return the judgements, ordered by id, without those that were taken back.
-
-        A judgement never appears after one with a greater id. So whoever asks again with `after_id`, the last id seen,
-        misses none.
-
-        Args:
-            item_ids: return judgements of these items only.
-            after_id: return judgements with a greater id only.
-            include_skips: return skips too, whose value is None.
-        """
-        query = JUDGEMENTS.where(judgements.c.id > after_id, STANDS).order_by(judgements.c.id)
-        if not include_skips:
-            query = query.where(judgements.c.value.is_not(None))
-        queries = [query]
-        if item_ids is not None:
-            queries = [query.where(items.c.id.in_(part)) for part in parts(item_ids, _IDS_PER_QUERY)]
-        with self._database.read() as connection:
-            found = [judgement_of(row) for part in queries for row in connection.execute(part)]
-        return sorted(found, key=lambda judgement: judgement.id)
-
-    def progress(self, annotator: str | None = None) -> Progress:
-        """Count items and judgements. `mine` counts the judgements of `annotator`, and is 0 without one.
-
-        Items of the training do not count while it is on.
-        """
-        is_skip = judgements.c.value.is_(None)
-        is_mine = annotators.c.name == annotator
-        with self._database.read() as connection:
-            in_all, waiting = count_asked(connection, read_settings(connection))
-            given, skips, mine = connection.execute(
-                sa.select(
-                    sa.func.count().filter(~is_skip), sa.func.count().filter(is_skip), sa.func.count().filter(is_mine)
-                )
-                .select_from(judgements.join(annotators))
-                .where(STANDS)
-            ).one()
-        return Progress(in_all, in_all - waiting, given, skips, mine)
-
-    def labels_left(self) -> int:
-        """Return how many judgements the items still need, all together. Items of the training need none."""
-        with self._database.read() as connection:
-            asked = is_asked(read_settings(connection))
-            query = sa.select(sa.func.coalesce(sa.func.sum(items.c.needed), 0)).where(items.c.needed > 0, asked)
-            return int(connection.execute(query).scalar_one())
-
-    def set_difficulties(self, difficulties: Mapping[int, float]) -> None:
-        """Keep how difficult items are, 0 to 1. Those that are not among them have no difficulty any more."""
-        with self._database.write() as connection:
-            self._database.one_writer(connection)
-            known = {row.id: row.difficulty for row in connection.execute(sa.select(items.c.id, items.c.difficulty))}
-            rows = [
-                {"row": item, "new": difficulties.get(item)}
-                for item, old in known.items()
-                if difficulties.get(item) != old
-            ]
-            if rows:
-                change = sa.update(items_table).where(items_table.c.id == sa.bindparam("row"))
-                connection.execute(change.values(difficulty=sa.bindparam("new")), rows)
-
-    def count_undone(self) -> int:
-        """Return how many judgements annotators have taken back themselves."""
-        return self._count_judgements(judgements.c.undone, ~judgements.c.dropped, ~judgements.c.withdrawn)
-
-    def count_dropped(self) -> int:
-        """Return how many judgements admins have dropped."""
-        return self._count_judgements(judgements.c.dropped)
-
-    @property
-    def settings(self) -> Settings:
-        """Return the settings. A setting that was never changed has its default."""
-        with self._database.read() as connection:
-            return read_settings(connection)
-
-    def asked(self) -> tuple[int, Settings]:
-        """Return the number of the present version of what is asked, and the settings."""
-        with self._database.read() as connection:
-            return current_version(connection), read_settings(connection)
-
-    def versions(self) -> dict[int, Settings]:
-        """Map the number of each version of what was asked to its settings, oldest first.
-
-        A change of the questions, the wording, the scale or the harms begins a new version as soon as an item has been
-        lent. What versions do not hold, such as the guidelines, is as at present.
-        """
-        with self._database.read() as connection:
-            return read_versions(connection, read_settings(connection))
-
-    def take_versions(self, versions: Mapping[int, Settings]) -> None:
-        """Take over what another store asked, in a store in which nothing was asked yet, whose settings are the newest.
-
-        Raises:
-            ValueError: somebody was asked already.
-        """
-        if list(versions) == [1]:
-            return
-        with self._database.write() as connection:
-            self._database.one_writer(connection)
-            write_versions(connection, versions, self._clock())
-
-    def update_settings(self, **changes: Any) -> Settings:
-        """Change some of the settings, all or none. Structured ones are taken as objects or in their plain form.
-
-        Raises:
-            ValueError: there is no such setting, or a value is not allowed, or the scale would change although there
-                are ratings (or gold questions that expect one), whose meaning would change with it.
-        """
-        with self._database.write() as connection:
-            self._database.one_writer(connection)
-            before = read_settings(connection)
-            updated = replace(before, **{name: read_setting(name, value) for name, value in changes.items()})
-            if updated.scale != before.scale and _has_ratings(connection):
-                low, high = before.scale
-                raise ValueError(
-                    f"scale: there are ratings from {low} to {high} already, whose meaning a new scale would change: "
-                    "keep this scale, or begin a new store"
-                )
-            record_change(connection, before, updated, self._clock())
-            for name in changes:
-                connection.execute(sa.delete(settings_table).where(settings_table.c.name == name))
-                connection.execute(sa.insert(settings_table).values(name=name, value=as_plain(getattr(updated, name))))
-            if updated.next_item != before.next_item:
-                self._forget_scores(connection, updated.next_item)
-            return updated
-
-    @property
-    def served_at(self) -> str | None:
-        """Return the address under which people reach the page, as `serve` has told it; None if it never ran."""
-        query = sa.select(settings_table.c.value).where(settings_table.c.name == SERVED_AT)
-        with self._database.read() as connection:
-            return connection.execute(query).scalar()
-
-    def remember_address(self, url: str) -> None:
-        """Keep the address under which people reach the page, for the links that commands print."""
-        with self._database.write() as connection:
-            self._database.one_writer(connection)
-            connection.execute(sa.delete(settings_table).where(settings_table.c.name == SERVED_AT))
-            connection.execute(sa.insert(settings_table).values(name=SERVED_AT, value=url))
-
-    def _count_judgements(self, *conditions: sa.ColumnElement[bool]) -> int:
-        with self._database.read() as connection:
-            query = sa.select(sa.func.count()).select_from(judgements).where(*conditions)
-            return int(connection.execute(query).scalar_one())
 
     def _claim(self, annotator: str, *, wait: bool) -> Assignment | None:
         with self._database.write() as connection:
@@ -447,6 +249,36 @@ class FeedbackStore(Accounts, Curating, Media, Outbox, Scores, Suggestions):
             if not queue.has_room(item_id, person):
                 raise _TakenMeanwhile
             return queue.lend(queue.item(item_id), person)
+
+    def _checked(
+        self,
+        connection: sa.Connection,
+        item: Item,
+        value: dict[str, Any] | None,
+        answers: Mapping[str, Any] | None,
+        version: int | None,
+    ) -> dict[str, Any]:
+        """Return the columns of what an annotator answers, checked against the settings of the version they saw."""
+        asked, settings = asked_of(connection, version, read_settings(connection))
+        checked = check_value(item.kind, value, len(item.completions), settings)
+        return {
+            "value": checked,
+            "answers": check_answers(item, checked, answers, settings.questions) or None,
+            "version": asked,
+        }
+
+    def _store(
+        self, connection: sa.Connection, queue: Queue, task_id: int, person: Annotator, item: Item, said: dict[str, Any]
+    ) -> Judgement:
+        """Store a checked answer to a task that is held, close the task, and tell the webhook."""
+        now, had_seen = self._clock(), self._has_seen_suggestion(connection, item.id, person.id)
+        whose = {"task_id": task_id, "item_id": item.id, "annotator_id": person.id}
+        connection.execute(sa.insert(judgements).values(**whose, **said, created=now, undone=False, had_seen=had_seen))
+        queue.close_task(task_id, "done")
+        finished = [item.id] if said["value"] is not None and queue.settle(item.id, -1) else []
+        stored = judgement_of(connection.execute(JUDGEMENTS.where(judgements.c.key == said["key"])).one())
+        queue_events(connection, read_settings(connection), self._clock(), created=stored, finished=finished)
+        return stored
 
     def _queue(self, connection: sa.Connection) -> Queue:
         settings = read_settings(connection)
@@ -464,15 +296,6 @@ def _with_overlap(item: NewItem, settings: Settings) -> NewItem:
 
 class _TakenMeanwhile(Exception):
     """Signal that another took an item's place between our reading and our locking it."""
-
-
-def _has_ratings(connection: sa.Connection) -> bool:
-    """Return whether anything in the store is a number on the scale: a judgement that stands, or a gold answer."""
-    rated = sa.exists().where(
-        judgements.c.item_id == items.c.id, judgements.c.value.is_not(None), sa.not_(judgements.c.undone)
-    )
-    query = sa.select(items.c.id).where(items.c.kind == "rating", items.c.gold.is_not(None) | rated).limit(1)
-    return connection.execute(query).first() is not None
 
 
 def is_key(key: str) -> bool:

@@ -11,12 +11,14 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from ..answers import check_answers, expected_now, matches
 from ..kinds import check_value, matches_gold
-from ..records import Annotator, Item, LeaseLost, Settings
+from ..records import Annotator, Item, LeaseLost, NoSuchAnnotator, Settings
 from .curating import log_change
 from .queue import ITEMS, annotator_named, item_of, read_settings, release_held
 from .schema import IN_TRAINING, annotators, items, training_answers
 from .store import FeedbackStore
+from .versions import asked_of
 
 __all__ = [
     "Trainee",
@@ -107,11 +109,17 @@ def answer_training(
     value: Mapping[str, Any] | None,
     *,
     seconds: float = 0.0,
+    answers: Mapping[str, Any] | None = None,
+    version: int | None = None,
 ) -> TrainingResult:
     """Store an answer of the training. None, a skip, is not right. The same call again adds nothing.
 
+    It is right if the value is the expected one, and so are the `answers` to those of the project's own questions whose
+    answer is expected too (`gold["answers"]`). What is expected in a question's former meaning does not count.
+
     Raises:
-        ValueError: the value is no answer of the item's kind, or there is no such annotator.
+        ValueError: the value is no answer of the item's kind, an answer none to its question, a required one is
+            missing, or there is no such annotator or version.
         LeaseLost: the item is not the next of this try: another window has answered, or an admin let the person in.
     """
     with store._database.write() as connection:
@@ -129,10 +137,13 @@ def answer_training(
         item = item_of(connection.execute(ITEMS.where(items.c.id == item_id)).one())
         assert item.gold is not None, "only gold questions are in the training"
         if known is None:
-            checked = check_value(item.kind, value, len(item.completions), settings)
-            is_right = checked is not None and matches_gold(item.kind, item.gold, checked)
+            asked, settings_then = asked_of(connection, version, settings)
+            checked = check_value(item.kind, value, len(item.completions), settings_then)
+            own = check_answers(item, checked, answers, settings_then.questions)
+            wanted = expected_now(item, settings_then.questions)
+            is_right = checked is not None and matches_gold(item.kind, item.gold, checked) and matches(wanted, own)
             row = {**given, "value": checked, "is_right": is_right, "seconds": seconds, "created": store._clock()}
-            connection.execute(sa.insert(training_answers).values(row))
+            connection.execute(sa.insert(training_answers).values(**row, answers=own or None, version=asked))
         result = _result(connection, settings, given, item)
         ends = {"passed": {"admitted": store._clock()}, "failed": {"failed": store._clock()}}
         if known is None and result.outcome in ends:
@@ -231,5 +242,5 @@ def _result(connection: sa.Connection, settings: Settings, given: dict[str, Any]
 def _person(connection: sa.Connection, name: str) -> sa.Row[Any]:
     row = connection.execute(sa.select(annotators).where(annotators.c.name == name)).one_or_none()
     if row is None:
-        raise ValueError(f"there is no annotator {name!r}")
+        raise NoSuchAnnotator(f"there is no annotator {name!r}")
     return row

@@ -18,7 +18,15 @@ from ..records import ASKED_SETTINGS, Settings
 from ..settings_file import as_plain, read_stored_setting
 from .schema import tasks, versions
 
-__all__ = ["asked_in", "current_version", "read_versions", "record_change", "same_questions", "write_versions"]
+__all__ = [
+    "asked_in",
+    "asked_of",
+    "current_version",
+    "read_versions",
+    "record_change",
+    "same_questions",
+    "write_versions",
+]
 
 
 def current_version(connection: sa.Connection) -> int:
@@ -42,6 +50,18 @@ def asked_in(connection: sa.Connection, version: int, present: Settings) -> Sett
     if version not in known:
         raise ValueError(f"there is no version {version} of what is asked; there are {', '.join(map(str, known))}")
     return known[version]
+
+
+def asked_of(connection: sa.Connection, version: int | None, present: Settings) -> tuple[int, Settings]:
+    """Return the number and the settings of the version that somebody saw; None is the present one.
+
+    Raises:
+        ValueError: there is no such version.
+    """
+    now = current_version(connection)
+    if version is None or version == now:
+        return now, present
+    return version, asked_in(connection, version, present)
 
 
 def record_change(connection: sa.Connection, before: Settings, after: Settings, now: datetime) -> None:

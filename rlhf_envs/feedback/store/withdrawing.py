@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from .curating import log_change
 from .database import parts
+from .outbox import queue_events
 from .queue import annotator_named, read_settings, release_held, settle
 from .schema import (
     STANDS,
@@ -66,7 +67,8 @@ def withdraw_person(store: FeedbackStore, name: str, *, by: str | None = None) -
         by: who does it; the person by default.
 
     Raises:
-        ValueError: there is no such annotator, they have withdrawn before, or nobody else active is an admin.
+        NoSuchAnnotator: there is no such annotator, or they have withdrawn before.
+        ValueError: nobody else active is an admin.
     """
     with store._database.write() as connection:
         store._database.one_writer(connection)
@@ -74,9 +76,11 @@ def withdraw_person(store: FeedbackStore, name: str, *, by: str | None = None) -
         admins = sa.select(annotators.c.name).where(annotators.c.role == "admin", annotators.c.active)
         if connection.execute(admins).scalars().all() == [name]:
             raise ValueError(f"{name!r} is the only admin who may sign in: make another first")
-        deletes, now = read_settings(connection).consent.withdrawn_labels == "delete", store._clock()
-        n = _take_back(connection, person.id, deletes=deletes)
+        settings, now = read_settings(connection), store._clock()
+        deletes = settings.consent.withdrawn_labels == "delete"
+        undone, finished = _take_back(connection, person.id, deletes=deletes)
         _forget_events(connection, name, deletes=deletes)
+        queue_events(connection, settings, now, undone=undone, finished=finished)
         connection.execute(sa.delete(sessions).where(sessions.c.annotator_id == person.id))
         connection.execute(sa.delete(invitations).where(invitations.c.annotator_id == person.id))
         account: dict[str, Any] = {"active": False, "withdrawn": now, "password_hash": None}
@@ -85,7 +89,7 @@ def withdraw_person(store: FeedbackStore, name: str, *, by: str | None = None) -
         connection.execute(sa.update(annotators).where(annotators.c.id == person.id).values(account))
         known_as = account.get("name", name)
         labels, who = "deleted" if deletes else "kept", known_as if by in (None, name) else by
-        done = Withdrawal(known_as, str(who), labels, n, now)
+        done = Withdrawal(known_as, str(who), labels, len(undone), now)
         connection.execute(sa.insert(withdrawals).values(done.__dict__))
         what = {"labels": done.labels, "answers": done.judgements}
         log_change(connection, now, done.by, "withdraw person", annotator=known_as, after=what)
@@ -103,7 +107,9 @@ def answers_of(store: FeedbackStore, name: str) -> list[dict[str, Any]]:
     """Return all that a person answered, as plain values: judgements, also those taken back, then the training."""
     answer = (judgements.c[name] for name in ("value", "answers", "seconds", "comment", "created", "undone"))
     shown = (items.c.id.label("item"), items.c.kind, items.c.prompt, items.c.completions)
-    trained = (training_answers.c[column] for column in ("attempt", "value", "is_right", "seconds", "created"))
+    trained = (
+        training_answers.c[column] for column in ("attempt", "value", "answers", "is_right", "seconds", "created")
+    )
     queries = {
         "judgement": sa.select(*shown, *answer)
         .select_from(judgements.join(items, judgements.c.item_id == items.c.id).join(annotators))
@@ -125,11 +131,19 @@ def person_mark(person: str) -> str:
     return f"withdrawn:{hashlib.sha256(person.encode()).hexdigest()}"
 
 
-def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
-    """Take back all judgements of a person, free the item that they hold, and return how many answers stood."""
+def _take_back(
+    connection: sa.Connection, person: int, *, deletes: bool
+) -> tuple[list[tuple[int, int, str]], list[int]]:
+    """Take back all judgements of a person, and free the item that they hold.
+
+    Returns:
+        (id, item id, kind) of the answers that stood, and the ids of the items that this has finished: where the
+        overlap adapts, an answer fewer may decide.
+    """
     release_held(connection, person)
     theirs = judgements.c.annotator_id == person
-    standing = connection.execute(sa.select(sa.func.count()).select_from(judgements).where(theirs, STANDS)).scalar_one()
+    stood = sa.select(judgements.c.id, items.c.id, items.c.kind).join_from(judgements, items).where(theirs, STANDS)
+    standing = [(*row,) for row in connection.execute(stood.order_by(judgements.c.id))]
     counted = sa.select(judgements.c.item_id).where(theirs, STANDS, judgements.c.value.is_not(None))
     # Locked in one order, as everywhere where more than one item is changed.
     locked = sa.select(items.c.id).where(items.c.id.in_(counted)).order_by(items.c.id).with_for_update(key_share=True)
@@ -143,9 +157,7 @@ def _take_back(connection: sa.Connection, person: int, *, deletes: bool) -> int:
         connection.execute(sa.update(judgements).where(theirs, STANDS).values(undone=True, withdrawn=True))
         # Nor can what an admin dropped be restored.
         connection.execute(sa.update(judgements).where(theirs, judgements.c.dropped).values(dropped=False))
-    for item_id in changed:
-        settle(connection, item_id, +1)
-    return int(standing)
+    return standing, [item_id for item_id in changed if settle(connection, item_id, +1)]
 
 
 def _forget_events(connection: sa.Connection, name: str, *, deletes: bool) -> None:
@@ -163,6 +175,7 @@ def _delete_traces(connection: sa.Connection, person: int, name: str) -> str:
     The audit keeps that something was changed, without the answers.
     """
     known_as = f"withdrawn-{person}"
+    _forget_finals(connection, name)
     about = sa.update(audit).where(audit.c.annotator == name)
     connection.execute(about.values(annotator=known_as, before=None, after=None, reason=""))
     connection.execute(sa.update(audit).where(audit.c.actor == name).values(actor=known_as))
@@ -174,3 +187,18 @@ def _delete_traces(connection: sa.Connection, person: int, name: str) -> str:
         blank: dict[str, Any] = {"person": person_mark(identifier), "parameters": {}, "screening": None}
         connection.execute(sa.update(panelists).where(theirs).values(blank))
     return known_as
+
+
+def _forget_finals(connection: sa.Connection, name: str) -> None:
+    """Delete a person's final answers from the audit, also where a later entry says what was there before it."""
+    columns = (audit.c.id, audit.c.item_id, audit.c.action, audit.c.actor)
+    kinds = ("final answer", "remove final answer")
+    given_by: dict[int, str | None] = {}
+    for row in connection.execute(sa.select(*columns).where(audit.c.action.in_(kinds)).order_by(audit.c.id)).all():
+        gives = row.action == "final answer"
+        blank: dict[str, Any] = {"after": None, "reason": ""} if gives and row.actor == name else {}
+        if given_by.get(row.item_id) == name:
+            blank["before"] = None
+        given_by[row.item_id] = row.actor if gives else None
+        if blank:
+            connection.execute(sa.update(audit).where(audit.c.id == row.id).values(blank))

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..deciding import same_answer
 from ..questions import asked_about
-from ..records import Assignment, Judgement, Settings
+from ..records import Assignment, Judgement, NoSuchAnnotator, Settings
 from ..settings_file import as_plain
 from ..store.panels import panelist
 from ..store.steps import Step, next_step, own_progress
@@ -213,6 +213,8 @@ def judge(task_id: TaskId, answer: Answer, store: Store, annotator: SignedIn) ->
     """Answer a task. 200 means that the answer is stored, 409 that the lease is lost: claim another task."""
     try:
         saved = store.submit(task_id, annotator.name, **answer.model_dump())
+    except NoSuchAnnotator:
+        raise
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
     told = {"id": saved.id, "item_id": saved.item_id, "value": saved.value, "answers": saved.answers}
@@ -266,7 +268,7 @@ def _state(
     shown = lent and _lent(lent, render or settings.render, version, settings)
     if shown and isinstance(task, TrainingTask):
         place = {"attempt": task.attempt, "done": task.done, "n": task.n}
-        shown |= {"training": place, "questions": []}  # an explained answer is to the question of the kind alone
+        shown |= {"training": place}
     return AsciiJSON(
         {
             "step": step,

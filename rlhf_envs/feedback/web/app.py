@@ -13,12 +13,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..records import LeaseLost, StoreError
+from ..forecasts import Forecaster
+from ..records import LeaseLost, NoSuchAnnotator, StoreError
 from ..store.store import FeedbackStore
 from . import api, media, my_data, pages, taking_part, training
-from .admin import adjudicate, items, overview, participation, people, study, uploads
+from .admin import adjudicate, forecast, items, overview, participation, people, study, uploads
 from .admin.display import ADMIN_PAGES, FILTERS
 from .admin.figures import Analyse, Figures
+from .admin.forecast import Forecasts
 from .admin.uploads import MAX_UPLOAD, Uploads
 from .auth import COOKIE, Gate, add_sessions
 from .responses import AsciiJSON
@@ -28,6 +30,14 @@ __all__ = ["Guard", "create_app"]
 
 _HERE = Path(__file__).parent
 _UPLOADS = "/admin/upload"
+_HEADINGS = {  # of the pages that say what went wrong
+    403: "error_403",
+    404: "page_unknown",
+    413: "error_413",
+    422: "error_422",
+    429: "error_429",
+    503: "error_503",
+}
 MAX_BODY = 8 * 2**20  # bytes. A correction of 1 MB of text takes up to 6 MB as JSON.
 
 # No inline script or style, nothing from elsewhere, no innerHTML: model output cannot become code.
@@ -53,6 +63,7 @@ def create_app(
     url: str = "http://localhost:8000",
     project: str = "",
     analyse: Analyse | None = None,
+    forecaster: Forecaster | None = None,
 ) -> FastAPI:
     """Build the annotation app over a store.
 
@@ -62,6 +73,7 @@ def create_app(
         secure_cookies: send cookies over HTTPS only. Turn it on behind a proxy that speaks HTTPS.
         url: the address under which people reach the app, for the links that admins send.
         analyse: estimates annotators' ability and items' difficulty, see `figures.Figures`.
+        forecaster: tells the labels that a target accuracy takes, see `forecast.Forecasts`.
         project: the name of the project, if the app is one of several, see `projects.create_projects`.
     """
     app = FastAPI(
@@ -75,14 +87,14 @@ def create_app(
         default_response_class=AsciiJSON,
     )
     app.state.store, app.state.gate, app.state.templates = store, Gate(store), Jinja2Templates(_HERE / "templates")
-    app.state.figures = Figures(store, analyse)
+    app.state.figures, app.state.forecasts = Figures(store, analyse), Forecasts(store, forecaster)
     app.state.uploads, app.state.project = Uploads(), project
     app.state.templates.env.globals["project"] = project
     app.state.templates.env.filters.update(FILTERS)
     app.state.templates.env.globals["admin_pages"] = ADMIN_PAGES
     app.state.url, app.state.secure_cookies = url.rstrip("/"), secure_cookies
     app.include_router(pages.router, include_in_schema=False)
-    admins = (overview, study, items, participation, people, uploads, adjudicate)
+    admins = (overview, study, items, participation, people, uploads, adjudicate, forecast)
     for part in (*admins, taking_part, my_data):
         app.include_router(part.pages, include_in_schema=False)
     app.include_router(media.router, include_in_schema=False)
@@ -90,12 +102,14 @@ def create_app(
     app.include_router(taking_part.api, prefix="/api")
     app.include_router(training.api, prefix="/api")
     app.include_router(overview.api, prefix="/api/admin")
+    app.include_router(forecast.api, prefix="/api/admin")
     app.include_router(adjudicate.api, prefix="/api/adjudication")
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _bad_request)
     app.add_exception_handler(LeaseLost, lambda request, error: _answer(request, 409, str(error)))
     app.add_exception_handler(StoreError, _store_error)
+    app.add_exception_handler(NoSuchAnnotator, _signed_out)
     app.state.cookie = f"{COOKIE}_{project}" if project else COOKIE
     app.state.secret = secret
     add_sessions(app, secret, secure_cookies, app.state.cookie)
@@ -145,31 +159,44 @@ class Guard:
             await self.app(scope, receive_limited, send_guarded)
 
 
+def _is_page(request: Request) -> bool:
+    return not request.url.path.removeprefix(request.scope.get("root_path", "")).startswith("/api/")
+
+
 def _answer(request: Request, status: int, detail: str, headers: dict[str, str] | None = None) -> Response:
     """Say what went wrong, to programs as JSON and to people as a page."""
-    if request.url.path.removeprefix(request.scope.get("root_path", "")).startswith("/api/"):
+    if not _is_page(request):
         return AsciiJSON({"detail": detail}, status, headers=headers)
     if status == 401:
         return RedirectResponse("/login", 303)
-    return pages.render(request, "error.html", {"status": status, "detail": detail}, status, headers)
+    heading = pages.words_of(request)(_HEADINGS.get(status, "error_other"))
+    return pages.render(request, "error.html", {"heading": heading, "detail": detail}, status, headers)
 
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = pages.words_of(request)
     key = {404: "page_unknown", 405: "method_unknown"}.get(error.status_code, "")
-    is_page = not request.url.path.removeprefix(request.scope.get("root_path", "")).startswith(
-        "/api/"
-    ) and not isinstance(error, Refusal)
-    detail = words(key) if is_page and key else say(error, words)
+    is_ours = isinstance(error, Refusal) or not _is_page(request)
+    detail = words(key) if key and not is_ours else say(error, words)
     return _answer(request, error.status_code, detail, dict(error.headers or {}))
 
 
 def _bad_request(request: Request, error: Exception) -> Response:
     # Without the input, which may be huge or impossible to encode.
     assert isinstance(error, RequestValidationError)
-    problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-    return _answer(request, 422, "; ".join(problems[:10]).encode("ascii", "backslashreplace").decode())
+    words, found = pages.words_of(request), error.errors()[:10]
+    if _is_page(request) and words.language != "en":  # the messages are pydantic's, in English
+        detail = words("fields_malformed", fields=", ".join(str(e["loc"][-1]) for e in found))
+    else:
+        detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found)
+        detail = detail.encode("ascii", "backslashreplace").decode()
+    return _answer(request, 422, detail)
+
+
+def _signed_out(request: Request, error: Exception) -> Response:
+    """Answer somebody whose account was closed while we answered: their session has ended with it."""
+    return _answer(request, 401, choose(request)("sign_in_first"))
 
 
 def _store_error(request: Request, error: Exception) -> Response:

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
+from ..records import NoSuchAnnotator
 from ..store.documents import list_readings
 from ..store.panels import panelist
 from ..store.steps import own_progress
@@ -49,14 +50,18 @@ def withdraw(
         return _page(request, store, annotator.name, problem="withdraw_unconfirmed")
     try:
         withdraw_person(store, annotator.name)
-    except ValueError:  # whoever is signed in has not withdrawn, so this is the only admin
+    except NoSuchAnnotator:  # two clicks: the first has ended the session
+        raise
+    except ValueError:  # this is the only admin
         return _page(request, store, annotator.name, problem="withdraw_only_admin")
     end_session(request, store)
     return render(request, "goodbye.html", {"which": "withdrawn"})
 
 
 def _page(request: Request, store: FeedbackStore, name: str, problem: str = "") -> Response:
-    person = next(annotator for annotator in store.annotators() if annotator.name == name)
+    person = next((annotator for annotator in store.annotators() if annotator.name == name), None)
+    if person is None:
+        raise NoSuchAnnotator(f"there is no annotator {name!r}")
     context = {
         "person": person,
         "done": own_progress(store, name).done,

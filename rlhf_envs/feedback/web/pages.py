@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 from fastapi.templating import Jinja2Templates
 
-from ..records import LANGUAGES, StoreError
+from ..records import LANGUAGES, Annotator, StoreError
 from ..store.steps import next_step
 from .auth import SignedIn, Store, csrf_matches, csrf_token, end_session, gate_of
 from .passwords import MIN_PASSWORD
@@ -71,9 +71,14 @@ def _check_form(request: Request, csrf: Annotated[str, Form(max_length=200)] = "
 FormChecked = Depends(_check_form)
 
 
+def _first_page(annotator: Annotator) -> str:
+    """Return where a person goes who has signed in: an admin to the overview, everybody else to the items."""
+    return "/admin" if annotator.role == "admin" else "/annotate"
+
+
 @router.get("/")
-def home() -> Response:
-    return RedirectResponse("/annotate", 303)
+def home(annotator: SignedIn) -> Response:
+    return RedirectResponse(_first_page(annotator), 303)
 
 
 @router.get("/favicon.ico")
@@ -87,7 +92,7 @@ def choose_language(
 ) -> Response:
     """Keep the language that a person chose, for a year, and go back to the page where they did."""
     if language not in LANGUAGES:
-        raise HTTPException(422, f"language: one of {', '.join(LANGUAGES)}, got {language!r}")
+        raise Refusal(422, "fields_malformed", fields=f"language ({', '.join(LANGUAGES)})")
     return _keep(request, COOKIE, language, back)
 
 
@@ -118,11 +123,11 @@ def login_page(request: Request) -> Response:
 async def login(request: Request, name: Text = "", password: Text = "") -> Response:
     gate = gate_of(request)
     try:
-        await gate.pool.run(gate.sign_in, request, name, password)
+        annotator = await gate.pool.run(gate.sign_in, request, name, password)
     except HTTPException as error:
         context = {"typed": name, "problem": say(error, words_of(request))}
         return render(request, "login.html", context, error.status_code, dict(error.headers or {}))
-    return RedirectResponse("/annotate", 303)
+    return RedirectResponse(_first_page(annotator), 303)
 
 
 @router.post("/logout", dependencies=[FormChecked])
@@ -152,11 +157,11 @@ def invitation(request: Request, invited: Invited) -> Response:
 async def accept(request: Request, token: str, invited: Invited, name: Text = "", password: Text = "") -> Response:
     gate = gate_of(request)
     try:
-        await gate.pool.run(gate.sign_up, request, token, name, password)
+        annotator = await gate.pool.run(gate.sign_up, request, token, name, password)
     except HTTPException as error:
         context = {"typed": name, "problem": say(error, words_of(request)), **invited}
         return render(request, "invite.html", context, error.status_code, dict(error.headers or {}))
-    return RedirectResponse("/annotate", 303)
+    return RedirectResponse(_first_page(annotator), 303)
 
 
 @router.get("/annotate")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import uvicorn
 
+from ..forecasts import Forecaster
 from ..store.store import FeedbackStore
 from .admin.figures import Analyse
 from .app import create_app
@@ -39,6 +40,7 @@ def serve(
     secret: bytes | None = None,
     secure_cookies: bool = False,
     analyse: Analyse | None = None,
+    forecaster: Forecaster | None = None,
     log_level: str = "warning",
 ) -> None:
     """Serve the annotation app until SIGINT or SIGTERM.
@@ -60,36 +62,19 @@ def serve(
         secure_cookies: send cookies over HTTPS only. On by itself if `url` begins with "https://".
         analyse: estimates annotators' ability and items' difficulty for the admin's pages:
             `rlhf_envs.preferences.crowd.crowd_figures`.
+        forecaster: tells, when an admin asks, how many labels a reward model's accuracy takes:
+            `rlhf_envs.preferences.forecasting.forecast_labels`.
         log_level: uvicorn's log level.
 
     Raises:
         StoreError: the store cannot be opened.
         ValueError: the secret is shorter than 16 bytes, a proxy is no address, or the port is taken.
     """
-    for proxy in proxies:
-        try:
-            ipaddress.ip_network(proxy)
-        except ValueError as error:
-            raise ValueError(f"proxy {proxy!r}: give an address, such as 127.0.0.1, or a network: {error}") from None
     several = isinstance(store_url, Mapping)
     stores = dict(store_url) if isinstance(store_url, Mapping) else {"": store_url}
+    config = _configure(host, port, proxies, log_level)
     with contextlib.ExitStack() as opened:
         open_stores = {name: opened.enter_context(FeedbackStore(place)) for name, place in stores.items()}
-        # Each request holds a thread. A database write takes milliseconds, so the default pool of 40 is enough.
-        config = uvicorn.Config(
-            "set below",
-            host=host,
-            port=port,
-            log_level=log_level,
-            server_header=False,
-            lifespan="off",
-            ws="none",
-            loop="asyncio",  # uvloop has no limit on what it accepts at once
-            http=type("Protocol", (LimitedProtocol,), {"most": most_connections()}),
-            backlog=ACCEPTED_AT_ONCE,
-            proxy_headers=bool(proxies),
-            forwarded_allow_ips=list(proxies),
-        )
         listener = listen(host, port)
         addresses = page_addresses(host, listener.getsockname()[1])
         here = (url or addresses[0]).rstrip("/")
@@ -101,21 +86,49 @@ def serve(
                 url=f"{here}/{project}".rstrip("/"),
                 project=project,
                 analyse=analyse,
+                forecaster=forecaster,
             )
             for project, store in open_stores.items()
         }
         config.app = create_projects(apps) if several else apps[""]
-        lines = [f"annotation app on {here}{{}}; stop it with Ctrl-C"]
+        places = f", {len(apps)} projects" if several else f" ({open_stores[''].url})"
+        lines = [f"annotation app on {here}{places}; stop it with Ctrl-C"]
         if others := [address for address in addresses if address != here and len(addresses) > 1]:
             lines.append(f"also on {', '.join(others)}")
         for project, app in apps.items():
             open_stores[project].remember_address(app.state.url)
             lines += _greeting(project, open_stores[project], app.state.url)
-        places = f" ({next(iter(open_stores.values())).url})" if not several else f", {len(apps)} projects"
-        lines[0] = lines[0].format(places)
         opened.enter_context(delivering(*open_stores.values()))
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
             _Server(config, "\n".join(lines)).run([listener])
+
+
+def _configure(host: str, port: int, proxies: Sequence[str], log_level: str) -> uvicorn.Config:
+    """Return how uvicorn runs. The app is set later.
+
+    Raises:
+        ValueError: a proxy is no address.
+    """
+    for proxy in proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError as error:
+            raise ValueError(f"proxy {proxy!r}: give an address, such as 127.0.0.1, or a network: {error}") from None
+    # Each request holds a thread. A database write takes milliseconds, so the default pool of 40 is enough.
+    return uvicorn.Config(
+        "set later",
+        host=host,
+        port=port,
+        log_level=log_level,
+        server_header=False,
+        lifespan="off",
+        ws="none",
+        loop="asyncio",  # uvloop has no limit on what it accepts at once
+        http=type("Protocol", (LimitedProtocol,), {"most": most_connections()}),
+        backlog=ACCEPTED_AT_ONCE,
+        proxy_headers=bool(proxies),
+        forwarded_allow_ips=list(proxies),
+    )
 
 
 def _greeting(project: str, store: FeedbackStore, address: str) -> list[str]:

@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.datastructures import FormData
 
+from ..records import NoSuchAnnotator
 from ..store.documents import current_document, list_readings, note_reading
 from ..store.panels import answer_screening, enter_panel, return_address
 from ..store.steps import close_part, next_step
@@ -117,6 +118,8 @@ async def screened(request: Request, store: Store, annotator: SignedIn) -> Respo
     answers = [str(form.get(f"question-{i}", ""))[:1000] for i in range(len(questions))]
     try:
         answer_screening(store, annotator.name, answers)
+    except NoSuchAnnotator:
+        raise
     except ValueError:
         return render(request, "screening.html", {"questions": questions, "answers": answers, "incomplete": True}, 422)
     return RedirectResponse("/annotate", 303)

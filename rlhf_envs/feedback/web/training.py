@@ -8,7 +8,7 @@ from fastapi import APIRouter, HTTPException, Path
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..records import LeaseLost
+from ..records import LeaseLost, NoSuchAnnotator
 from ..store.training import answer_training, next_training
 from .api import TaskId, as_assignment
 from .auth import CsrfChecked, SignedIn, Store
@@ -24,11 +24,13 @@ Attempt = Annotated[int, Path(ge=1, le=10_000)]
 
 
 class TrainingAnswer(BaseModel):
-    """Hold an answer of the training. `value` is as for a judgement; null skips, which is not right."""
+    """Hold an answer of the training. All is as for a judgement; a null `value` skips, which is not right."""
 
     model_config = ConfigDict(extra="forbid")
     value: dict[str, Any] | None
     seconds: float = Field(default=0.0, ge=0, le=7 * 24 * 3600, allow_inf_nan=False)
+    answers: dict[str, Any] = Field(default_factory=dict)
+    version: int | None = Field(default=None, ge=1, lt=2**31)
 
 
 class TrainingResultOut(BaseModel):
@@ -56,7 +58,11 @@ class TrainingResultOut(BaseModel):
 def answer(attempt: Attempt, task_id: TaskId, given: TrainingAnswer, store: Store, annotator: SignedIn) -> Response:
     """Answer an item of your training. The same answer again adds nothing. 409: it is not the next; claim a task."""
     try:
-        result = answer_training(store, annotator.name, attempt, task_id, given.value, seconds=given.seconds)
+        result = answer_training(
+            store, annotator.name, attempt, task_id, given.value, **given.model_dump(exclude={"value"})
+        )
+    except NoSuchAnnotator:
+        raise
     except ValueError as error:
         raise HTTPException(422, str(error).encode("ascii", "backslashreplace").decode()) from error
     return AsciiJSON({**result.__dict__, "nodes": nodes_of(result.explanation)})

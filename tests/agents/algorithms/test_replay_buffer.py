@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictReplayBuffer
 
-from agents.algorithms.common.replay_buffer import SequenceReplayBuffer
+import agents
+from agents.algorithms.common.replay_buffer import STATE, SequenceReplayBuffer
+from agents.core.observations import check_appended, last_columns, same_until
 
 LENGTH, VOCAB = 7, 9
 SPACE = spaces.Dict(
@@ -203,3 +206,109 @@ def test_wrong_arguments_are_named() -> None:
         SequenceReplayBuffer(100, spaces.Box(0, 1), ACTIONS)
     with pytest.raises(ValueError, match="the replay buffer is empty"):
         SequenceReplayBuffer(100, SPACE, ACTIONS).sample(4)
+
+
+class WholeContexts(SequenceReplayBuffer):
+    """Store and compare whole contexts at every step, as the class did at first."""
+
+    def add(self, obs: Any, next_obs: Any, action: Any, reward: Any, done: Any, infos: Any) -> None:
+        before, after = last_columns(obs["attention_mask"]), last_columns(next_obs["attention_mask"])
+        ids = obs["input_ids"]
+        check_appended(ids, next_obs["input_ids"], before, np.arange(self.n_envs), "another")
+        held = self.observations["input_ids"][self._rows]
+        self._open &= (self.last_columns[self._rows] == before) & same_until(held, ids, before)
+        self._allocate(np.flatnonzero(~self._open))
+        rows = self._rows
+        t = self.counts[rows]
+        for key, stored in self.observations.items():
+            stored[rows] = next_obs[key]
+        self.actions[rows, t] = action
+        self.rewards[rows, t], self.columns[rows, t] = reward, before
+        self.counts[rows] += 1
+        cut = np.array([info["TimeLimit.truncated"] for info in infos])
+        self.ended[rows] = done & ~cut
+        self.last_columns[rows] = np.where(done & ~cut, before, after)
+        self._open = ~done
+
+
+class Replies(Episodes):
+    """Episodes in which the environment now and then appends a second token, as a reply of a dialog does."""
+
+    def step(self) -> tuple[Any, ...]:
+        before, after, actions, rewards, done, infos = super().step()
+        for row in np.flatnonzero(~done):
+            n = int(after["attention_mask"][row].sum())
+            if self.rng.random() < 0.3 and n < LENGTH and n + self.left[row] < LENGTH:
+                for ids, mask in ((self.ids, self.mask), (after["input_ids"], after["attention_mask"])):
+                    ids[row, n], mask[row, n] = 8, 1
+        return before, after, actions, rewards, done, infos
+
+
+@pytest.mark.parametrize("buffer_size", [600, 30])
+@pytest.mark.parametrize("goes_on", [True, False])
+@pytest.mark.parametrize("kind", [Episodes, Replies])
+def test_it_holds_and_draws_what_whole_contexts_would(kind: Any, goes_on: bool, buffer_size: int) -> None:
+    """To the bit, also when the ring goes round under episodes, after resets, and beside logged episodes."""
+    buffers = [made(buffer_size, SPACE, ACTIONS, "cpu", n_envs=3) for made in (SequenceReplayBuffer, WholeContexts)]
+    for part in range(4):  # a reset before each
+        episodes = kind(3, seed=part)
+        for step in range(25):
+            transition = episodes.step()
+            if goes_on and step:
+                buffers[0].go_on()
+            for buffer in buffers:
+                if step % 7 == 3:
+                    buffer.add_episodes([np.arange(1, 6)], [2], [1.0])
+                buffer.add(*copy.deepcopy(transition))
+    states = [buffer.get_state() for buffer in buffers]
+    for name in (*STATE, "rows"):
+        np.testing.assert_array_equal(states[0][name], states[1][name], err_msg=name)
+    for row, count in enumerate(states[0]["counts"]):  # an emptied row keeps what nobody reads
+        for key, stored in states[0]["observations"].items():
+            if count:
+                np.testing.assert_array_equal(stored[row], states[1]["observations"][key][row], err_msg=key)
+    for size in (1, 17, 64):
+        np.random.seed(size)
+        ours = buffers[0].sample(size)
+        np.random.seed(size)
+        theirs = buffers[1].sample(size)
+        for key, value in theirs.observations.items():
+            assert torch.equal(ours.observations[key], value), key
+        for name in ("actions", "rewards", "dones"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+        assert torch.equal(ours.next_observations["columns"], theirs.next_observations["columns"])
+
+
+def test_an_agents_own_rollout_goes_on_and_a_stranger_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = agents.make_vec_env("rlhf/TokenBandit-v0", 4, seed=0)
+    agent = agents.make("dqn", env, seed=0, learning_starts=0)
+    compared: list[bool] = []
+    begin = SequenceReplayBuffer._begin
+
+    def spy(self: Any, obs: Any) -> Any:
+        compared.append(not self._goes_on)
+        return begin(self, obs)
+
+    monkeypatch.setattr(SequenceReplayBuffer, "_begin", spy)
+    agent.learn(200)
+    assert compared[0], "nothing is known of the first contexts"
+    assert not any(compared[1:])
+    compared.clear()
+    agent.learn(40, reset_num_timesteps=False)
+    assert not any(compared), "the rollout goes on in the contexts where the last one ended"
+    compared.clear()
+    agent._last_obs = {key: array.copy() for key, array in agent._last_obs.items()}
+    agent.learn(4, reset_num_timesteps=False)
+    assert compared[0], "other contexts are not taken on trust"
+
+
+def test_a_rewritten_context_is_found_where_only_the_new_token_is_stored() -> None:
+    buffer = SequenceReplayBuffer(100, SPACE, ACTIONS, "cpu", n_envs=2)
+    episodes = Episodes(2)
+    episodes.left[:] = 4
+    buffer.add(*episodes.step())
+    before, after, *rest = episodes.step()
+    after["input_ids"][1, 0] += 1
+    buffer.go_on()
+    with pytest.raises(ValueError, match="environment 1 changed its context in the middle of an episode"):
+        buffer.add(before, after, *rest)

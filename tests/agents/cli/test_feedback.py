@@ -18,11 +18,13 @@ pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs
 from agents.cli import app
 from rlhf_envs.feedback import FeedbackStore, NewItem, Settings, Task
 from rlhf_envs.feedback.annotating import Response, work
+from rlhf_envs.feedback.forecasts import Forecast, LabelForecast
 from rlhf_envs.feedback.store.panels import enter_panel
 from rlhf_envs.feedback.store.training import answer_training, next_training
 from rlhf_envs.feedback.terminal.label import TerminalKeyboard
 from rlhf_envs.models import resolve
 from rlhf_envs.preferences.crowd import aggregate_pairs, crowd_figures
+from rlhf_envs.preferences.forecasting import forecast_labels
 
 SHORT = ("--env-kwargs", "max_new_tokens:4")
 needs_crowdkit = pytest.mark.skipif(find_spec("crowdkit") is None, reason="crowd-kit is missing")
@@ -82,6 +84,7 @@ def crowd(n: int = 30) -> None:
     """Four annotators who know what is better, a clicker who always says the opposite of what they would, and gold."""
     good, names = " was wonderful", [f"ann-{i}" for i in range(4)]
     with FeedbackStore("feedback.db", seed=0) as store:
+        store.update_settings(next_item="age")  # the clicker is asked about pairs alone
         new = [NewItem("pairwise", f"film {i}", (good, " was awful")[:: (-1) ** i], overlap=5) for i in range(n)]
         store.add_items([*new, NewItem("correction", "c", ("bad",), priority=-1), NewItem("rating", "r", ("c",))])
         draw = random.Random(0)
@@ -287,6 +290,7 @@ def test_serve_hands_its_flags_to_the_app(monkeypatch: pytest.MonkeyPatch) -> No
     )
     seen_by_server = {"url": "https://l", "proxies": ["10.0.0.1", "fd00::/8"], "secure_cookies": False}
     assert seen.pop("analyse") is crowd_figures
+    assert seen.pop("forecaster") is forecast_labels
     assert seen == {"arguments": ("feedback.db", "0.0.0.0", 9000), **seen_by_server}
 
 
@@ -404,6 +408,24 @@ def test_a_password_is_reset_and_an_account_switched_off() -> None:
         assert refused.exit_code == 2 and "'ben' is the only admin" in refused.stderr
         done("account", "ada", "on")
         assert store.password_hash("ada") == "new hash"
+        told = [(entry.action, entry.annotator) for entry in store.audit()]
+        assert told == [("switch on", "ada"), ("switch off", "ada"), ("link to reset the password", "ada")]
+        assert {entry.actor.endswith(" (command line)") for entry in store.audit()} == {True}
+
+
+def test_settings_that_a_command_changes_are_in_the_audit_without_the_secret() -> None:
+    secret = done("webhook-secret").strip()
+    Path("study.toml").write_text(
+        f'guidelines = "Read."\nwebhooks = {{url = "https://a.org", events = ["item.finished"], secret = "{secret}"}}\n'
+    )
+    done("settings", "study.toml")
+    done("settings", "study.toml")  # which changes nothing
+    done("prioritise", "--policy", "uncertainty")
+    with FeedbackStore("feedback.db") as store:
+        last, first = store.audit()
+    assert (first.action, last.after) == ("settings", ['next_item: "random" -> "uncertainty"'])
+    assert first.after[0] == 'guidelines: "" -> "Read."' and "webhooks" in first.after[1]
+    assert secret not in str(first) and first.actor.endswith(" (command line)")
 
 
 @pytest.mark.parametrize(
@@ -545,6 +567,28 @@ def studied() -> None:
     done("add", write("rows.jsonl", *rows), "--overlap", "2")
     Path("by.py").write_text("def longer(prompts, completions):\n    return [len(text) / 9 for text in completions]\n")
     done("simulate", "-n", "2", "--random-share", "0", "--temperature", "0", "--by", "truer:./by.py:longer")
+
+
+def test_a_forecast_reads_the_answers_to_a_criterion(monkeypatch: pytest.MonkeyPatch) -> None:
+    studied()
+    seen: list[int] = []
+
+    def pretend(items: Any, judgements: Any, target: float, **options: Any) -> LabelForecast:
+        texts = {item.id: item.completions for item in items}
+        longer = [max(range(2), key=lambda i: len(texts[j.item_id][i])) for j in judgements]
+        seen.append(sum(j.value["choice"] == i for j, i in zip(judgements, longer, strict=True)))
+        return LabelForecast(
+            target, Forecast([20], [0.6], [(0.5, 0.7)], 30.0, (25.0, 50.0), 0.9, ""), 40.0, (10.0, 90.0)
+        )
+
+    monkeypatch.setattr("rlhf_envs.preferences.forecasting.forecast_labels", pretend)
+    said = done("forecast", "--target", "0.8", "--criterion", "truer")
+    assert "0.8 needs about 30 pairs to fit (25 to 50, 95% interval)" in said
+    assert "that is about 40 labels more" in said
+    done("forecast", "--criterion", "helpful")
+    assert seen[0] > 30 > seen[1], "one criterion goes by length, the other does not"
+    wrong = feedback("forecast", "--criterion", "helpfull")
+    assert wrong.exit_code == 2 and "did you mean 'helpful'" in wrong.output
 
 
 def test_own_questions_are_exported_counted_and_fitted_by_criterion() -> None:

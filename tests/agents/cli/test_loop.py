@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
-from agents.cli import app
+from agents.cli import app, loop
 from agents.experiments.loop import feedback
 from agents.experiments.loop.loop import LoopConfig
+from agents.experiments.loop.report import round_cells
 
 pytest.importorskip("sqlalchemy", reason="the feedback store needs the extra web")
 pytest.importorskip("crowdkit", reason="aggregation needs the extra agreement")
@@ -51,6 +54,23 @@ def test_it_shows_every_round_and_says_where_all_of_it_is(done: tuple[Any, Path]
         assert re.search(row, result.output), result.output
     assert "24 judgements, 96 tokens" in result.output
     assert f"Everything is in {folder}, see report.md" in result.output
+
+
+def test_a_narrow_terminal_shows_the_rounds_side_by_side_and_breaks_no_word(done: tuple[Any, Path]) -> None:
+    report = json.loads((done[1] / "report.json").read_text())
+    headings, rows = round_cells({**report, "rounds": report["rounds"] * 4})  # of eight rounds
+    output = io.StringIO()
+    console = Console(width=80, file=output)
+    tables = loop._rounds_tables(console, headings, rows)
+    console.print(*tables, sep="\n")
+    printed = output.getvalue()
+    assert len(tables) > 1
+    assert max(map(len, printed.splitlines())) <= 80
+    for heading, *cells in zip(headings, *rows, strict=True):
+        lines = re.findall(rf"^ ?{re.escape(heading)}  +(.*)$", printed, re.M)
+        assert [re.sub(r"\s+", " ", cell) for line in lines for cell in re.split(r"\s{2,}", line.strip())] == cells
+    (wide,) = loop._rounds_tables(Console(width=400), headings, rows)
+    assert wide.row_count == len(rows)
 
 
 def test_the_flags_are_the_configuration(done: tuple[Any, Path]) -> None:

@@ -200,6 +200,27 @@ def test_in_async_mode_the_model_is_refitted_to_what_people_said(tmp_path: Path,
     assert reward.model(prompts=["a"], completions=[" b"]) == pytest.approx(scores)
 
 
+def test_the_callback_lets_the_reward_and_its_refits_follow_a_criterion(tmp_path: Path) -> None:
+    path = tmp_path / "feedback.db"
+    with FeedbackStore(path) as store:
+        question = {"name": "helpful", "text": "How helpful is it?", "type": "rating", "scale": [0, 10]}
+        store.update_settings(questions=[question])
+        agent = build(path, mode="async", refit_every=1)
+        refitted: list[dict[str, Any]] = []
+
+        def answer(*_: Any) -> bool:
+            if (task := store.claim("ann")) is not None:
+                store.submit(task.id, "ann", {"rating": 1}, key=str(task.id), answers={"helpful": 10})
+            return True
+
+        store.add_annotator("ann")
+        feedback = HumanFeedback(refit=refitted.extend, criterion="helpful")
+        agent.learn(72, callback=[feedback, ConvertCallback(answer)])
+    assert {row["label"] for row in refitted} == {1.0}  # by the kind's own rating they would be -1
+    with pytest.raises(ValueError, match="no criterion 'harmless'"):
+        build(path).learn(24, callback=HumanFeedback(criterion="harmless"))
+
+
 def test_a_refit_beside_the_training_is_swapped_in_between_rollouts(tmp_path: Path) -> None:
     path = tmp_path / "feedback.db"
     env = make_vec_env(BANDIT, 4, seed=0, score="step", **human(path, mode="async", refit_every=1))

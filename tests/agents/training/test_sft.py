@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agents.core.examples import IGNORED, Example, encode_rows, number_rows
-from agents.training import packing, sft
+from agents.core.packing import fill_rows
+from agents.training import sft
 from agents.training.packing import PackedExamples
 from agents.training.sft import fine_tune
 from rlhf_envs.chat_format import ChatFormat
@@ -152,7 +153,7 @@ def test_packed_examples_have_the_loss_that_they_have_alone() -> None:
 
 def test_packing_fills_rows_and_keeps_every_example_once() -> None:
     lengths = [5, 3, 9, 1, 7, 2, 4, 10, 6]
-    rows = packing._pack(lengths, 10)
+    rows = fill_rows(lengths, 10)
     assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
     assert all(sum(lengths[i] for i in row) <= 10 for row in rows)
     assert len(rows) == 5  # 47 tokens

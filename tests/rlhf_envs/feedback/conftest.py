@@ -8,13 +8,17 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 pytest.importorskip("sqlalchemy", reason='the store needs pip install "rlhf-envs[web]"')
+
+
+_TEMPLATE = "template_of_stores"
 
 
 class Clock:
@@ -70,13 +74,86 @@ def postgres_url(postgres_server: str) -> str:
     name = f"test_{os.urandom(6).hex()}"
     with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {name}")
-    return f"{postgres_server}/postgres?options=-csearch_path%3D{name}"
+    return _schema_url(postgres_server, name)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def new_store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The address of a store that is not there yet, on both databases."""
     return str(tmp_path / "feedback.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store_url(request: pytest.FixtureRequest) -> str:
+    """The address of an empty store, on both databases."""
+    return str(request.getfixturevalue("empty_store" if request.param == "sqlite" else "empty_postgres_url"))
+
+
+@pytest.fixture
+def empty_store(tmp_path: Path, _migrated: Path) -> Path:
+    """The file of an empty store."""
+    return Path(shutil.copy(_migrated, tmp_path / "feedback.db"))
+
+
+@pytest.fixture(scope="session")
+def _migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database, to be copied: migrating one a test takes longer than most tests."""
+    from rlhf_envs.feedback import FeedbackStore
+
+    path = tmp_path_factory.mktemp("empty") / "feedback.db"
+    FeedbackStore(path).close()
+    return path
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_server: str, _migrated_dump: str) -> str:
+    """The URL of an empty store on PostgreSQL."""
+    import psycopg
+
+    name = f"test_{os.urandom(6).hex()}"
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(_migrated_dump.replace(_TEMPLATE, name).encode())
+    return _schema_url(postgres_server, name)
+
+
+@pytest.fixture(scope="session")
+def _migrated_dump(postgres_server: str) -> str:
+    """What makes an empty store on PostgreSQL, as SQL."""
+    import psycopg
+
+    from rlhf_envs.feedback import FeedbackStore
+
+    with psycopg.connect(f"{postgres_server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {_TEMPLATE}")
+    FeedbackStore(_schema_url(postgres_server, _TEMPLATE)).close()
+    program, place = _postgres_programs() / "pg_dump", f"{postgres_server}/postgres"
+    command = [program, "--inserts", "--no-owner", "-n", _TEMPLATE, "-d", place]
+    dump = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return "\n".join(line for line in dump.splitlines() if not line.startswith("\\"))  # psql's own commands
+
+
+@pytest.fixture
+def database_of_revision(new_store_url: str) -> Callable[[str], Any]:
+    """Make the tables of an older release at `new_store_url`, and return the engine."""
+    import sqlalchemy as sa
+    from alembic import command
+
+    from rlhf_envs.feedback.store.database import migration_config
+
+    def database_of_revision(revision: str) -> sa.Engine:
+        url = sa.make_url(new_store_url if "://" in new_store_url else f"sqlite:///{new_store_url}")
+        engine = sa.create_engine(url.set(drivername=url.drivername.replace("postgresql", "postgresql+psycopg")))
+        config = migration_config()
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, revision)
+        return engine
+
+    return database_of_revision
+
+
+def _schema_url(server: str, schema: str) -> str:
+    return f"{server}/postgres?options=-csearch_path%3D{schema}"
 
 
 def _postgres_programs() -> Path:

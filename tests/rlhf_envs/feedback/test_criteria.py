@@ -23,8 +23,8 @@ TAGS = Question("tags", "?", "labels", labels=("a", "b"), multiple=True, require
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FeedbackStore]:
-    with FeedbackStore(tmp_path / "feedback.db", seed=0) as store:
+def store(empty_store: Path) -> Iterator[FeedbackStore]:
+    with FeedbackStore(empty_store, seed=0) as store:
         for name in ("ann", "bob"):
             store.add_annotator(name)
         yield store

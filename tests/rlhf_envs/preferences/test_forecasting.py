@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
-from rlhf_envs.preferences.forecasting import CurvePoint, forecast, learning_curve
+from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback.annotating import Response, work
+from rlhf_envs.preferences import forecasting
+from rlhf_envs.preferences.forecasting import CurvePoint, forecast, forecast_labels, learning_curve
 
 
 def points(curve: tuple[float, float, float], largest: int, held_out: int = 3000, seed: int = 0) -> list[CurvePoint]:
@@ -82,3 +88,32 @@ def test_a_curve_of_real_fits_rises_where_there_is_something_to_learn() -> None:
     assert curve[-1].right.mean() >= 0.8
     with pytest.raises(ValueError, match="too few for a forecast"):
         learning_curve(pairs[:60])
+
+
+def test_labels_are_those_of_the_pairs_that_lack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    def curve(pairs: Any, model: str, **options: Any) -> list[CurvePoint]:
+        given.update(pairs=len(pairs), model=model, **options)
+        return points((0.85, 1.5, 0.5), 400)
+
+    monkeypatch.setattr(forecasting, "learning_curve", curve)
+    with FeedbackStore(tmp_path / "feedback.db") as store:
+        store.add_items([NewItem("pairwise", f"p{i}", ("a", "b"), overlap=2) for i in range(10)])
+        store.add_items([NewItem("rating", "r", ("c",))])
+        one, three = {"choice": 0, "strength": 1}, {"rating": 3}
+        for name in ("ada", "bob"):
+            work(store, name, lambda task: Response(one if task.item.kind == "pairwise" else three))
+        items, judgements = store.items(), store.judgements()
+    found = forecast_labels(items, judgements, 0.8, epochs=7)
+    assert given == {"pairs": 10, "model": "tiny", "epochs": 7}
+    pairs = found.curve
+    assert pairs.needed is not None and pairs.needed_interval is not None and found.labels_interval is not None
+    assert found.labels == pytest.approx((pairs.needed - 400) * 20 / 400), "20 labels stand behind 400 pairs"
+    assert found.labels_interval == pytest.approx([(end - 400) * 20 / 400 for end in pairs.needed_interval])
+    assert forecast_labels(items, judgements, 0.7).labels == 0
+    assert forecast_labels(items, judgements, 0.99).labels is None
+    given.clear()
+    with pytest.raises(ValueError, match="target must be"):
+        forecast_labels(items, judgements, 1.0)
+    assert given == {}, "nothing is fitted in vain"

@@ -42,7 +42,11 @@ def _fallback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def people(
-    path: Path, answer: Callable[[Task], dict[str, Any] | None], names: tuple[str, ...] = ("ann",), delay: float = 0.0
+    path: Path,
+    answer: Callable[[Task], dict[str, Any] | None],
+    names: tuple[str, ...] = ("ann",),
+    delay: float = 0.0,
+    answers: Callable[[Task], dict[str, Any] | None] = lambda task: None,
 ) -> Iterator[None]:
     """Annotators who answer whatever comes until the `with` ends."""
     stop = threading.Event()
@@ -57,7 +61,7 @@ def people(
                 for name in names:
                     if (task := store.claim(name)) is not None:
                         time.sleep(delay)
-                        store.submit(task.id, name, answer(task), key=f"{name}-{task.id}")
+                        store.submit(task.id, name, answer(task), key=f"{name}-{task.id}", answers=answers(task))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -328,6 +332,7 @@ def test_gold_questions_and_other_kinds_are_no_labels(path: Path) -> None:
     from rlhf_envs.feedback import NewItem
 
     with FeedbackStore(path) as store:
+        store.update_settings(next_item="age")  # the answers below are in this order
         store.add_items([NewItem("rating", "p", ("gold",), gold={"rating": 1}), NewItem("thumbs", "p", ("good",))])
         store.add_items([NewItem("rating", "p", ("good",))])
         store.add_annotator("ann")
@@ -403,3 +408,87 @@ def test_arguments_go_to_a_reward_that_takes_them(path: Path) -> None:
         gym.make("rlhf/TokenBandit-v0", reward_fn=len, reward_kwargs={"x": 1})
     assert get_reward("human", store=None) is not get_reward("human", store=None)
     assert get_reward("tiny-reward") is get_reward("tiny-reward")
+
+
+HELPFUL = {"name": "helpful", "text": "How helpful is it?", "type": "rating", "scale": [0, 10]}
+KIND = {"name": "kind", "text": "Is it kind?", "type": "labels", "labels": ["yes", "no"]}
+
+
+@pytest.mark.parametrize("kind", ["rating", "questions"])
+def test_the_answers_to_a_criterion_are_the_reward_on_its_own_scale(kind: str, path: Path) -> None:
+    with FeedbackStore(path) as store:
+        store.update_settings(questions=[HELPFUL, KIND])
+    said = {"bad": (10, "no"), "fine": (5, "yes"), "good": (0, "no")}  # against the ratings
+
+    def answers(task: Task) -> dict[str, Any]:
+        helpful, is_kind = said[task.item.completions[0]]
+        return {"helpful": helpful, "kind": is_kind}
+
+    value = rate if kind == "rating" else (lambda task: {})
+    with people(path, value, answers=answers):
+        helpful = make(path, kind=kind, criterion="helpful")
+        np.testing.assert_array_equal(helpful(PROMPTS, COMPLETIONS), [1.0, 0.0, -1.0])
+    assert [row["label"] for row in helpful.labels()] == [
+        {"bad": 1.0, "fine": 0.0, "good": -1.0}[row["completion"]] for row in helpful.labels()
+    ]
+    nice = make(path, kind=kind, criterion="kind")  # nobody is asked again
+    np.testing.assert_array_equal(nice(PROMPTS, COMPLETIONS), [-1.0, 1.0, -1.0])
+    with FeedbackStore(path) as store:
+        assert store.progress().items == 3
+    if kind == "rating":
+        np.testing.assert_array_equal(make(path)(PROMPTS, COMPLETIONS), SCORES)
+
+
+def test_an_optional_criterion_that_people_leave_out_is_not_waited_for(path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(registry._targets, "words", lambda prompts, completions, **columns: [9.0] * len(prompts))
+    with FeedbackStore(path) as store:
+        store.update_settings(questions=[{**HELPFUL, "required": False}])
+    reward = make(path, criterion="helpful", timeout=None)
+
+    def answers(task: Task) -> dict[str, Any] | None:
+        return None if task.item.completions[0] == "fine" else {"helpful": 0}
+
+    with people(path, rate, answers=answers):
+        assert reward(PROMPTS, COMPLETIONS) == pytest.approx([-1.0, 1.0, -1.0], abs=1e-6)
+    assert reward.missed == 1
+    assert [row["completion"] for row in reward.labels()].count("fine") == 0
+
+
+def test_answers_from_before_the_criterion_was_asked_are_asked_anew(path: Path) -> None:
+    with people(path, rate):
+        np.testing.assert_array_equal(make(path)(PROMPTS, COMPLETIONS), SCORES)
+    with FeedbackStore(path) as store:
+        store.update_settings(questions=[HELPFUL])
+    with people(path, rate, names=("eve",), answers=lambda task: {"helpful": 10}):
+        np.testing.assert_array_equal(make(path, criterion="helpful")(PROMPTS, COMPLETIONS), [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("criterion", "message"),
+    [
+        ("helpfull", "no criterion 'helpfull'; did you mean 'helpful'"),
+        ("better", r"criterion 'better' \(the type 'text'\) says of no completion"),
+        ("pairs", "criterion 'pairs' is not asked about items of kind 'rating' .*; asked are helpful, better"),
+    ],
+)
+def test_a_criterion_that_is_not_asked_or_is_no_number_is_refused_before_anybody_is_asked(
+    criterion: str, message: str, path: Path
+) -> None:
+    with FeedbackStore(path) as store:
+        free = {"name": "better", "text": "Write it better.", "type": "text"}
+        store.update_settings(questions=[HELPFUL, free, {**HELPFUL, "name": "pairs", "kinds": ["pairwise"]}])
+    with pytest.raises(ValueError, match=message):
+        make(path, criterion=criterion)(PROMPTS, COMPLETIONS)
+    with FeedbackStore(path) as store:
+        assert store.progress().items == 0
+
+
+def test_a_reward_takes_one_criterion(path: Path) -> None:
+    with FeedbackStore(path) as store:
+        store.update_settings(questions=[HELPFUL, KIND])
+    with pytest.raises(ValueError, match="kind 'questions' has no question of its own: name one"):
+        make(path, kind="questions")
+    reward = make(path)
+    reward.take_criterion("helpful")
+    with pytest.raises(ValueError, match="has the criterion 'helpful' already, so not 'kind'"):
+        reward.take_criterion("kind")

@@ -8,7 +8,9 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from ...questions import asked_about
 from ...records import Annotator
+from ...settings_file import as_plain
 from ...store.browsing import ItemFilter, ItemRow, browse_items, one_item
 from ...store.store import FeedbackStore
 from ..api import AskedRender, SettingsOut
@@ -46,12 +48,16 @@ class SaidOut(BaseModel):
 
     who: str
     value: dict[str, Any] | None
+    answers: dict[str, Any]
     comment: str
     seconds: float
 
 
 class ItemOut(BaseModel):
-    """Show an item that waits for its final answer. `view` says how, and `key` leads to the one after it."""
+    """Show an item that waits for its final answer. `view` says how, and `key` leads to the one after it.
+
+    `questions` are the project's own about the item, and `version` is theirs.
+    """
 
     id: int
     kind: str
@@ -60,6 +66,10 @@ class ItemOut(BaseModel):
     view: View
     said: list[SaidOut]
     final: dict[str, Any] | None
+    final_answers: dict[str, Any]
+    questions: list[dict[str, Any]]
+    version: int
+    wording: str | None
     disagreement: float | None
     key: str | None
 
@@ -73,11 +83,16 @@ class Waiting(BaseModel):
 
 
 class Final(BaseModel):
-    """Hold a final answer. `value` is an answer of the item's kind."""
+    """Hold a final answer: an answer of the item's kind, and `answers` to the project's questions by their names.
+
+    Null `answers` leave those of the annotators standing. `version` is the item's.
+    """
 
     model_config = ConfigDict(extra="forbid")
     value: dict[str, Any]
     comment: str = Field(default="", max_length=20_000)
+    answers: dict[str, Any] | None = None
+    version: int | None = Field(default=None, ge=1, lt=2**31)
 
 
 @pages.get("/adjudicate")
@@ -131,7 +146,7 @@ def view(
 def give(item_id: RowId, final: Final, store: Store, person: Adjudicator) -> Response:
     """Give the final answer to an item. An earlier one is replaced, and the audit keeps it."""
     try:
-        store.adjudicate(item_id, final.value, by=person.name, comment=final.comment)
+        store.adjudicate(item_id, by=person.name, **final.model_dump())
     except ValueError as error:
         raise HTTPException(422, problem_text(error)) from error
     return Response(status_code=204)
@@ -139,6 +154,7 @@ def give(item_id: RowId, final: Final, store: Store, person: Adjudicator) -> Res
 
 def _item(store: FeedbackStore, row: ItemRow, key: str | None, names: bool, render: Render) -> dict[str, Any]:
     item = row.item
+    version, settings = store.asked()
     given = store.judgements(item_ids=[item.id], include_skips=True)
     final = store.adjudications().get(item.id)
     return {
@@ -151,12 +167,17 @@ def _item(store: FeedbackStore, row: ItemRow, key: str | None, names: bool, rend
             {
                 "who": judgement.annotator if names else f"Person {number}",
                 "value": judgement.value,
+                "answers": judgement.answers,
                 "comment": judgement.comment,
                 "seconds": judgement.seconds,
             }
             for number, judgement in enumerate(given, start=1)
         ],
         "final": None if final is None else final.value,
+        "final_answers": {} if final is None else final.answers,
+        "questions": as_plain(asked_about(settings.questions, item.kind, len(item.completions))),
+        "version": version,
+        "wording": settings.wording.get(item.kind),
         "disagreement": row.disagreement,
         "key": key,
     }

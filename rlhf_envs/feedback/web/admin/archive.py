@@ -13,6 +13,7 @@ from typing import IO, Any
 import sqlalchemy as sa
 
 from ...formats.exporting import item_rows
+from ...formats.table_rows import by_item
 from ...settings_file import as_plain
 from ...store.browsing import JudgementFilter, browse_judgements
 from ...store.schema import items
@@ -67,11 +68,13 @@ def _items(store: FeedbackStore) -> Iterator[dict[str, Any]]:
     with store._database.read() as connection:
         ids = list(connection.execute(sa.select(items.c.id).order_by(items.c.id)).scalars())
     settings, versions, withdrawn = store.settings, store.versions(), store.withdrawn_items()
+    finals, suggested = store.adjudications(), by_item(store.suggestions())
     for start in range(0, len(ids), _PAGE):
         part = ids[start : start + _PAGE]
         given = store.judgements(item_ids=part, include_skips=True)
         first = settings if start == 0 else None
-        yield from item_rows(store.items(part), given, first, store.picture, versions, withdrawn).rows
+        beside = finals, [suggestion for item_id in part for suggestion in suggested.get(item_id, ())]
+        yield from item_rows(store.items(part), given, first, store.picture, versions, withdrawn, *beside).rows
 
 
 def _judgements(store: FeedbackStore) -> Iterator[dict[str, Any]]:

@@ -12,7 +12,17 @@ from markupsafe import Markup, escape
 from ....rendering import split_hidden
 from ...records import Settings
 
-__all__ = ["ADMIN_PAGES", "FILTERS", "choices", "in_words", "moment", "own_answers", "shown", "value_of_form"]
+__all__ = [
+    "ADMIN_PAGES",
+    "FILTERS",
+    "all_in_words",
+    "choices",
+    "in_words",
+    "moment",
+    "own_answers",
+    "shown",
+    "value_of_form",
+]
 
 _STRENGTH = {3: "much better", 2: "better", 1: "slightly better"}
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -54,6 +64,12 @@ def in_words(kind: str, value: Mapping[str, Any] | None) -> str:
     if kind == "flags":
         return ", ".join(value["harms"]) or "no harm"
     return str(value["text"]) if kind == "correction" else json.dumps(value)
+
+
+def all_in_words(kind: str, value: Mapping[str, Any], answers: Mapping[str, Any] | None) -> str:
+    """Return an answer in words, with those to the project's own questions, which kind "questions" has alone."""
+    own = [f"{name}: {words}" for name, words in own_answers(answers or {})]
+    return "; ".join(own if kind == "questions" and own else [in_words(kind, value), *own])
 
 
 def own_answers(answers: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -153,4 +169,5 @@ ADMIN_PAGES = (
     ("/admin/upload", "Add items"),
     ("/admin/study", "Settings"),
     ("/admin/audit", "Audit"),
+    ("/admin/webhooks", "Webhooks"),
 )

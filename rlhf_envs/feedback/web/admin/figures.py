@@ -10,9 +10,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
+from fastapi import Request
 
 from ...agreement import CrowdFigures
 from ...records import Item, Judgement
@@ -21,7 +22,7 @@ from ...store.schema import adjudications, audit, items, judgements, settings
 from ...store.store import FeedbackStore
 from .summary import Summary, summarise
 
-__all__ = ["Analyse", "Figures"]
+__all__ = ["Analyse", "Figures", "figures_of"]
 
 Analyse = Callable[[Sequence[Item], Sequence[Judgement]], CrowdFigures]
 
@@ -117,3 +118,8 @@ class Figures:
             )
             plain = tuple(sorted(tuple(pair) for pair in values))
         return (*row, plain, tuple(self._store.annotators()))
+
+
+def figures_of(request: Request) -> Figures:
+    """Return the app's figures."""
+    return cast(Figures, request.app.state.figures)

@@ -29,7 +29,7 @@ from ...store.browsing import (
 from ...store.store import FeedbackStore
 from ..auth import Admin, Store
 from ..pages import FormChecked, render
-from .display import choices, in_words, own_answers, value_of_form
+from .display import all_in_words, choices, in_words, own_answers, value_of_form
 
 __all__ = ["RowId", "item_filter", "judgement_filter", "pages", "problem_text"]
 
@@ -232,6 +232,7 @@ def _item_page(request: Request, store: FeedbackStore, item_id: int, status: int
         "harms": settings.harms,
         "in_words": in_words,
         "own_answers": own_answers,
+        "all_in_words": all_in_words,
         "can_differ": row.item.kind in LEVELS,
         "meta": json.dumps(row.item.meta, indent=1, ensure_ascii=True) if row.item.meta else "",
         **more,

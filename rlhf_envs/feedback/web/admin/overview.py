@@ -6,7 +6,7 @@ import json
 import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, HTTPException, Query, Request
 from fastapi.responses import RedirectResponse, Response
@@ -20,7 +20,8 @@ from ..auth import Admin, CsrfChecked, Store
 from ..pages import FormChecked, render
 from ..responses import AsciiJSON, problems
 from ..showing import Render
-from .figures import Figures
+from .figures import figures_of
+from .forecast import cost_lines, forecasts_of
 from .summary import Summary
 
 __all__ = ["api", "pages"]
@@ -255,11 +256,6 @@ def _settings(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in AllSettings.model_fields}
 
 
-def figures_of(request: Request) -> Figures:
-    """Return the app's figures."""
-    return cast(Figures, request.app.state.figures)
-
-
 def _file_name(format: str) -> str:
     return f"feedback-{format}.{'csv' if format in ('argilla', 'label-studio') else 'jsonl'}"
 
@@ -281,6 +277,8 @@ def _page(request: Request, store: Store, status: int = 200, **more: Any) -> Res
         "top": top,
         "formats": FORMATS,
         "hows": HOW,
+        "forecast": forecasts_of(request).now(),
+        "forecast_lines": cost_lines(request, store),
         **more,
     }
     return render(request, "admin/overview.html", context, status)

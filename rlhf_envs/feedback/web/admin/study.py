@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from fastapi import APIRouter, Form, HTTPException, Request, UploadFile
 from fastapi.responses import Response
 
-from ...settings_file import describe_changes, parse_settings, settings_as_toml
+from ...settings_file import changes_for_audit, describe_changes, parse_settings, settings_as_toml
 from ...store.store import FeedbackStore
 from ...store.training import pool_size
 from ..auth import Admin, Store
@@ -55,7 +54,7 @@ def change(
         return render(request, "admin/study.html", {"text": text, "problem": str(error)}, 422)
     changes = describe_changes(before, after)
     if changes:
-        store.log(admin.name, "settings", after=[re.sub(r"whsec_[\w+/=]+", "whsec_…", line) for line in changes])
+        store.log(admin.name, "settings", after=changes_for_audit(before, after))
     changes = changes or ["Nothing has changed."]
     shown = {"text": settings_as_toml(after), "changes": changes, "remarks": remark_on_settings(store)}
     return render(request, "admin/study.html", shown)

@@ -18,10 +18,11 @@ from ...agreement import (
     peer_agreement,
     votes_by_kind,
 )
+from ...answers import matches
 from ...criteria import all_criteria, find_criterion
 from ...kinds import matches_gold
 from ...quality import AnnotatorCheck, check_annotators, describe_checks
-from ...records import Item, Judgement
+from ...records import Cost, Item, Judgement
 from ...store.store import FeedbackStore
 from ...suggesting import SuggestionAgreement, compare_suggestions
 
@@ -94,6 +95,12 @@ class CostSummary(BaseModel):
     hours_left: float | None  # at the mean time so far; null without a judgement
     money_left: float | None
 
+    def of_labels(self, labels: float, given: int, price: Cost) -> tuple[float, float | None]:
+        """Return (hours, money) of so many labels at the mean time of the `given` ones. No money if no price is set."""
+        hours = labels * self.hours / max(1, given)
+        is_set = price.per_label > 0 or price.per_hour > 0
+        return hours, labels * price.per_label + hours * price.per_hour if is_set else None
+
 
 class Summary(BaseModel):
     """Show the whole project at a glance."""
@@ -158,11 +165,16 @@ def summarise(
 
 
 def gold_correct(item: Item, judgement: Judgement) -> bool:
-    """Return whether a judgement gives a gold question's expected answer. Strength does not count."""
+    """Return whether a judgement gives a gold question's expected answer. Strength does not count.
+
+    So must its answers to the project's own questions, as far as they are there and expected.
+    """
     expected, value = item.gold, judgement.value
     if expected is None or value is None:
         raise ValueError(f"item {item.id} is no gold question, or judgement {judgement.id} is a skip")
-    return matches_gold(item.kind, expected, value)
+    given = judgement.answers
+    own = {name: answer for name, answer in expected.get("answers", {}).items() if name in given}
+    return matches_gold(item.kind, expected, value) and matches(own, given)
 
 
 def _by_question(store: FeedbackStore, given: list[Judgement], version: int | None) -> list[QuestionSummary]:

@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 import weakref
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -31,8 +32,7 @@ from .items import problem_text
 
 __all__ = ["MAX_UPLOAD", "Uploads", "pages"]
 
-MAX_UPLOAD = 64 * 2**20  # bytes of an uploaded file
-_MAX_UNPACKED = 512 * 2**20  # bytes of a .gz when it is unpacked
+MAX_UPLOAD = 64 * 2**20  # bytes of an uploaded file, and of what a .gz unpacks to: its rows are kept in memory
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv")
 _KEPT_SECONDS, _MOST_KEPT = 3600, 10
 _SHOWN_BAD, _SHOWN_NEW = 50, 5
@@ -83,9 +83,12 @@ class Uploads:
         upload = _Upload(folder / name[-100:], name, owner, options)
         with upload.path.open("xb") as target:
             shutil.copyfileobj(file.file, target)
-        if name.endswith(".gz") and _unpacks_to_more(upload.path, _MAX_UNPACKED):
+        if name.endswith(".gz") and _unpacks_to_more(upload.path, MAX_UPLOAD):
             shutil.rmtree(folder)
-            raise ValueError(f"{name} unpacks to more than {_MAX_UNPACKED // 2**20} MB: cut it into parts")
+            raise ValueError(
+                f"{name} unpacks to more than {MAX_UPLOAD // 2**20} MB, which is all that an upload may have: cut it "
+                "into parts, or import it on the server with `rlhf feedback import`"
+            )
         with self._lock:
             self._kept[token] = upload
         return token
@@ -230,6 +233,6 @@ def _unpacks_to_more(path: Path, most: int) -> bool:
                 read += len(part)
                 if read > most:
                     return True
-    except (OSError, EOFError):
+    except (OSError, EOFError, zlib.error):
         pass
     return False

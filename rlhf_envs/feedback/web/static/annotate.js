@@ -4,7 +4,7 @@ import { ApiError, call, newKey, root } from "./api.js";
 import { showDocument } from "./documents.js";
 import { KINDS, panelName } from "./kinds.js";
 import { atWork, showProgress } from "./progress.js";
-import { buildQuestions } from "./questions.js";
+import { buildQuestions, markedIn, placesOf } from "./questions.js";
 import { suggestionWords } from "./suggestion.js";
 import { answerTraining } from "./training.js";
 import { asked, hideView, showView, viewKeys } from "./view.js";
@@ -129,7 +129,7 @@ function showTask({ settings }) {
   if (task.questions.length) form = questionsOf(panels);
   const changed = () => { form?.refresh(); keepDraft(); };
   kind = KINDS[task.kind]({ task, settings, panels, extra: at("panels"), controls: form?.main ?? at("controls"), done: form?.setMain ?? done, changed, say });
-  showView(task, panels, say, markedFields(), () => form?.redraw());
+  showView(task, panels, say, markedIn(task.questions), () => form?.redraw());
   if (form === null) bindAll();
   form?.attach(kind);
   takeDraft();
@@ -137,18 +137,8 @@ function showTask({ settings }) {
   leaseTimer = setInterval(renew, Math.max(3000, (task.seconds_left * 1000) / 3));
 }
 
-/** Return which texts people mark. They are shown as they are, since marks count their characters. */
-function markedFields() {
-  const fields = task.questions.filter(({ type }) => type === "spans").map(({ field }) => field);
-  const has = (name) => fields.some((field) => field === name || field === "both");
-  return { prompt: has("prompt"), completion: has("completion") };
-}
-
 function questionsOf(panels) {
-  const prompt = { body: at("prompt"), source: task.prompt, index: null };
-  const completions = panels.map((panel, i) => ({ body: panel.querySelector(".text"), source: task.completions[i].text, index: task.completions[i].index }));
-  const texts = (field) => ({ prompt: [prompt], completion: completions, both: [prompt, ...completions] })[field];
-  return buildQuestions({ task, place: at("questions"), controls: at("controls"), mainText: at("question").textContent, texts, changed: keepDraft, rebind: bindAll, say, send: done });
+  return buildQuestions({ task, place: at("questions"), controls: at("controls"), mainText: at("question").textContent, texts: placesOf(task, at("prompt"), panels), changed: keepDraft, rebind: bindAll, say, send: done });
 }
 
 function panel(name) {
@@ -277,7 +267,7 @@ async function done(value, words, answers = {}) {
   const answer = { value, key, seconds: readClock(), comment: at("comment").value, answers, version: task.version };
   try {
     if (task.training) {
-      const result = await answerTraining(task, value, answer.seconds, trouble);
+      const result = await answerTraining(task, answer, trouble);
       dropDraft(sent.item);
       await new Promise((read) => result.addEventListener("close", read));
       return await next(); // only then do keys answer again

@@ -149,6 +149,33 @@ function text({ label, changed }) {
 const TYPES = { choice, rating, labels, text };
 const isNothing = (value) => value === undefined || value === null || value === "" || (Array.isArray(value) && !value.length);
 
+/** Return which texts people mark. They are shown as they are, since marks count their characters. */
+export function markedIn(questions) {
+  const fields = questions.filter(({ type }) => type === "spans").map(({ field }) => field);
+  const has = (name) => fields.some((field) => field === name || field === "both");
+  return { prompt: has("prompt"), completion: has("completion") };
+}
+
+/** Return a function that maps the field of a question to the texts in which marks may stand. */
+export function placesOf(task, prompt, panels) {
+  const first = { body: prompt, source: task.prompt, index: null };
+  const completions = panels.map((panel, i) => ({ body: panel.querySelector(".text"), source: task.completions[i].text, index: task.completions[i].index }));
+  return (field) => ({ prompt: [first], completion: completions, both: [first, ...completions] })[field];
+}
+
+/** Return answers to the project's own questions in words, "name: answer" each. A and B are the texts as they are shown. */
+export function ownAnswers(task, answers) {
+  const places = task.completions.map((completion, i) => completion.index ?? i);
+  const letter = (index) => LETTERS[places.indexOf(index)];
+  const inWords = (answer) => {
+    if (Array.isArray(answer) && answer.every((part) => typeof part === "number")) return places.map((index, i) => `${LETTERS[i]} ${answer[index]}`).join(", ");
+    if (Array.isArray(answer)) return answer.map((part) => (typeof part === "string" ? part : `${part.label} (${part.completion === null ? t("prompt") : letter(part.completion)} ${part.start}–${part.end})`)).join(", ");
+    if (typeof answer !== "object") return String(answer);
+    return answer.choice === null ? t("tie_name") : t("is_better", { side: letter(answer.choice) });
+  };
+  return Object.entries(answers).map(([name, answer]) => `${name}: ${inWords(answer)}`);
+}
+
 /**
  * Build the questions of a task into `place`.
  *   texts(field)  returns where marks may stand, see spans.js

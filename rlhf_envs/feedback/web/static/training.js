@@ -2,6 +2,7 @@
 
 import { call } from "./api.js";
 import { build } from "./nodes.js";
+import { ownAnswers } from "./questions.js";
 import { keyName, t } from "./words.js";
 
 const LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
@@ -33,9 +34,9 @@ function line(tag, text, className = "") {
 }
 
 /** Send an answer of the training and show what came of it. Return the dialog, which closes when the person has read it. */
-export async function answerTraining(task, value, seconds, trouble) {
+export async function answerTraining(task, { value, seconds, answers, version }, trouble) {
   const path = `/api/training/${task.training.attempt}/${task.id}`;
-  const result = await call("POST", path, { value, seconds }, trouble);
+  const result = await call("POST", path, { value, seconds, answers, version }, trouble);
   const dialog = document.createElement("dialog");
   dialog.id = "training-result";
   dialog.dataset.right = String(result.is_right);
@@ -47,7 +48,16 @@ export async function answerTraining(task, value, seconds, trouble) {
   why.dir = "auto";
   why.append(build(result.nodes, 3));
   dialog.append(title);
-  if (!result.is_right) dialog.append(line("p", t("training_expected", { answer: inWords(task, result.expected) })));
+  if (!result.is_right) {
+    if (task.kind !== "questions") dialog.append(line("p", t("training_expected", { answer: inWords(task, result.expected) })));
+    const own = ownAnswers(task, result.expected.answers ?? {});
+    if (own.length) {
+      const list = document.createElement("ul");
+      list.className = "expected";
+      list.append(...own.map((words) => line("li", words)));
+      dialog.append(line("p", t("training_expected_own")), list);
+    }
+  }
   dialog.append(why, line("p", t("training_score", { right: result.n_right, n: result.done }), "soft"));
   if (result.outcome) dialog.append(line("p", t(`training_${result.outcome}`), "outcome"));
   const go = line("button", t("next"), "primary");

@@ -296,6 +296,8 @@ def test_reward_models_are_fitted_to_a_criterion_of_the_study(tmp_path: Path) ->
         first, second = stored[abs(judgement["id"])].answers["good"]
         better = None if first == second else int(second > first)
         assert judgement["value"]["choice"] == better
+    assert result.report["criterion"] == "good"
+    assert "fitted to the answers to `good`, a question of the study" in (result.folder / "report.md").read_text()
     assert (result.folder / "study.toml").exists()
     (tmp_path / "study.toml").unlink()  # a run goes on with the study that it began with
     more = run_loop(LoopConfig.of_folder(result.folder, LoopConfig(rounds=2)), result.folder, say=lambda _: None)

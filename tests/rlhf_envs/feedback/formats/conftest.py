@@ -11,8 +11,9 @@ from rlhf_envs.feedback import FeedbackStore
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FeedbackStore]:
-    with FeedbackStore(tmp_path / "feedback.db", seed=0) as store:
+def store(empty_store: Path) -> Iterator[FeedbackStore]:
+    with FeedbackStore(empty_store, seed=0) as store:
+        store.update_settings(next_item="age")  # the tests know which item comes next
         yield store
 
 

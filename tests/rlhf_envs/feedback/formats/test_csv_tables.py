@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlhf_envs.feedback import FeedbackStore
+from rlhf_envs.feedback import FeedbackStore, NewItem
+from rlhf_envs.feedback.annotating import Response, work
 from rlhf_envs.feedback.formats.csv_cells import parse_list
+from rlhf_envs.feedback.formats.exporting import export_file
 from rlhf_envs.feedback.formats.importing import Import, import_file
 
 
@@ -107,6 +110,48 @@ def test_equal_ranks_are_ties_of_pairs(store: FeedbackStore, tmp_path: Path) -> 
     assert [said[pair, "u1"] for pair in pairs] == [0, 0, None]
     assert [said[pair, "u2"] for pair in pairs] == [0, 0, 0]
     assert [said[pair, "u3"] for pair in pairs] == ["skip"] * 3
+
+
+def test_argillas_table_has_what_its_server_asks_for(store: FeedbackStore, tmp_path: Path) -> None:
+    """Ranks with a ranking, and a label where nothing harms. Its server refuses a ranking and a list without."""
+    store.add_items([NewItem("ranking", "p", ("a", "b", "c")), NewItem("flags", "p", ("c",))])
+    work(store, "ada", lambda task: Response({"order": [2, 0, 1]} if task.item.kind == "ranking" else {"harms": []}))
+    export = export_file(store, tmp_path / "table.csv", "argilla")
+    given = [json.loads(row[name]) for row in export.rows for name in row if re.fullmatch(r"\w+\.responses", name)]
+    assert given == [
+        [[{"value": "response3", "rank": 1}, {"value": "response1", "rank": 2}, {"value": "response2", "rank": 3}]],
+        [["none"]],
+    ]
+    with FeedbackStore(tmp_path / "back.db") as back:
+        import_file(back, tmp_path / "table.csv")
+        assert [judgement.value for judgement in back.judgements()] == [{"order": [2, 0, 1]}, {"harms": []}]
+
+
+@pytest.mark.parametrize("harms", [["none"], []])
+def test_a_harm_of_the_name_none_stays_one(store: FeedbackStore, tmp_path: Path, harms: list[str]) -> None:
+    store.update_settings(harms=("none", "rude"))
+    store.add_items([NewItem("flags", "p", ("c",))])
+    work(store, "ada", lambda _: Response({"harms": harms}))
+    export_file(store, tmp_path / "table.csv", "argilla")
+    with FeedbackStore(tmp_path / "back.db") as back:
+        back.update_settings(harms=("none", "rude"))
+        import_file(back, tmp_path / "table.csv")
+        assert [judgement.value for judgement in back.judgements()] == [{"harms": harms}]
+
+
+def test_a_discarded_record_with_a_comment_alone_is_a_skip(store: FeedbackStore, tmp_path: Path) -> None:
+    """Argilla's SDK reads no answer without a value, so of such a record it exports the comment."""
+    row = {
+        **{"prompt": "p", "response1": "a", "response2": "b"},
+        **{"preference.responses": ["tie"], "preference.responses.users": ["u1"]},
+        "comment.responses": ["why", "unsure", "later"],
+        "comment.responses.users": ["u1", "u2", "u3"],
+        "comment.responses.status": ["submitted", "discarded", "draft"],
+    }
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    assert import_file(store, tmp_path / "rows.jsonl").bad == ()
+    said = {j.annotator: (j.value, j.comment) for j in store.judgements(include_skips=True)}
+    assert said == {"u1": ({"choice": None, "strength": 0}, "why"), "u2": (None, "unsure")}
 
 
 @pytest.mark.slow

@@ -269,6 +269,16 @@ def test_label_studios_tasks_come_back_with_their_annotators(filled: Path, tmp_p
     assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False, kinds=(kind,))
 
 
+def test_tasks_that_were_never_in_label_studio_come_back_with_their_annotators(tmp_path: Path) -> None:
+    one, two = FeedbackStore(tmp_path / "one.db"), FeedbackStore(tmp_path / "two.db")
+    one.add_items([NewItem("pairwise", "p", ("a", "b"), overlap=2)])
+    for place, name in enumerate(("ada", "bob")):
+        work(one, name, lambda task, place=place: Response({"choice": place, "strength": 1}))
+    export_file(one, tmp_path / "ls.json", "label-studio", kind="pairwise")
+    assert import_file(two, tmp_path / "ls.json").bad == ()
+    assert snapshot(two, with_sides=False) == snapshot(one, with_sides=False)
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.json"])
 def test_what_other_programs_have_no_form_for_is_counted(store: FeedbackStore, tmp_path: Path, name: str) -> None:
     store.update_settings(questions=[{"name": "why", "text": "Why?", "type": "text"}])
@@ -424,6 +434,7 @@ def test_dates_survive_time_zones(stores: tuple[FeedbackStore, FeedbackStore], t
 
 def test_exports_say_what_an_admin_has_changed(tmp_path: Path) -> None:
     with FeedbackStore(tmp_path / "f.db") as store:
+        store.update_settings(next_item="age")
         store.add_items([NewItem("rating", f"p{i}", ("c",)) for i in range(3)])
         store.add_annotator("ann")
         for i in range(3):

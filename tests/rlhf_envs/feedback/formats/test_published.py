@@ -109,7 +109,7 @@ def test_sharegpt_conversations_are_questions_about_their_last_answer(store: Fee
         ("context response1 response2 overall_preference", "HelpSteer3"),
         ("prompt answers num_responses turns", "Nectar"),
         ("instruction generations ratings", "distilabel"),
-        ("instance_id user_id labels spans links", "Potato's annotations, which have no texts: join them"),
+        ("instance_id user_id preference.selection", "Potato's annotations as a table: export them as JSON lines"),
     ],
 )
 def test_other_datasets_are_refused_by_name_with_the_conversion(

@@ -33,8 +33,8 @@ def trl() -> Any:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[FeedbackStore]:
-    with FeedbackStore(tmp_path / "feedback.db", seed=0) as store:
+def store(empty_store: Path) -> Iterator[FeedbackStore]:
+    with FeedbackStore(empty_store, seed=0) as store:
         store.add_items([NewItem("pairwise", f"p{i}", (f"yes {i}", f"no {i}")) for i in range(4)])
         store.add_items([NewItem("pairwise", "told", ("aa", "b"), meta={"messages": CONVERSATION})])
         store.add_items([NewItem("thumbs", f"p{i}", (f"yes {i}",)) for i in range(4)])

@@ -18,6 +18,7 @@ WHY = {"by": "root", "reason": "a slip"}
 @pytest.fixture
 def store(store_url: str, clock: Any) -> Iterator[FeedbackStore]:
     with FeedbackStore(store_url, clock=clock) as store:
+        store.update_settings(next_item="age")  # the tests know which item comes next
         store.add_items([NewItem("rating", f"p{i}", ("c",), overlap=2) for i in range(3)])
         for name in ("ann", "bob", "cid"):
             store.add_annotator(name)
@@ -142,6 +143,32 @@ def test_withdrawn_items_are_not_asked_until_they_are_asked_again(store: Feedbac
     assert [one_item(store, i).needed for i in (1, 2, 3)] == [2, 2, 2]
     assert balances(store)
     assert [entry.item_id for entry in store.audit() if entry.action == "ask again"] == [2, 1]
+
+
+@pytest.mark.parametrize("audited", [True, False])
+@pytest.mark.parametrize("most", [None, 3])
+def test_a_finished_item_can_be_withdrawn_and_no_undo_opens_it(
+    store: FeedbackStore, audited: bool, most: int | None
+) -> None:
+    store.withdraw([1, 2, 3])
+    (item,) = store.add_items([NewItem("rating", "finished", ("c",), overlap=2, max_overlap=most)])
+    rate(store, "ann", 3)
+    rate(store, "bob", 3)
+    assert one_item(store, item).state == "finished"
+    store.withdraw_items([item], **WHY) if audited else store.withdraw([item])
+    assert (one_item(store, item).state, store.withdrawn_items()[item]) == ("withdrawn", 2)
+    assert store.undo("bob") is not None
+    assert (one_item(store, item).state, one_item(store, item).needed, store.labels_left()) == ("withdrawn", 0, 0)
+    assert store.claim("cid") is None  # nobody else is asked in bob's place
+    held = store.claim("bob")
+    assert held is not None
+    assert held.item.id == item
+    store.submit(held.id, "bob", {"rating": 4}, key="again")
+    assert balances(store)
+    store.undo("bob")
+    assert store.ask_again([item], **WHY) == 1
+    assert (one_item(store, item).state, one_item(store, item).needed) == ("open", 1)
+    assert balances(store)
 
 
 def test_priority_and_overlap_of_a_selection(store: FeedbackStore) -> None:

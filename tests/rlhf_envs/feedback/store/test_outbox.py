@@ -12,6 +12,7 @@ import pytest
 from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.records import EVENTS, Webhooks
 from rlhf_envs.feedback.store.outbox import RETRIES
+from rlhf_envs.feedback.store.withdrawing import withdraw_person
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 
@@ -19,6 +20,7 @@ SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 @pytest.fixture
 def store(store_url: str, clock: Any) -> Iterator[FeedbackStore]:
     with FeedbackStore(store_url, clock=clock) as store:
+        store.update_settings(next_item="age")  # the tests know which item comes next
         store.add_items([NewItem("rating", "\ud800", ("c",), overlap=2), NewItem("rating", "p", ("c",))])
         for name in ("ann", "bob"):
             store.add_annotator(name)
@@ -56,6 +58,99 @@ def test_events_tell_what_happens(store: FeedbackStore, clock: Any) -> None:
     store.add_items([NewItem("rating", "more", ("c",))])
     rate(store, "ann", {"rating": 5})
     assert [one.event for one in store.deliveries()][:1] == ["item.finished"]
+
+
+def told(store: FeedbackStore) -> list[tuple[str, Any]]:
+    """What the events since the last call tell: their type, and the item's or the judgement's id."""
+    found = store.due_deliveries(1000)
+    for one in found:
+        store.settle_delivery(one)
+    return [(one.event, one.payload["data"].get("id", one.payload["data"].get("item_id"))) for one in found]
+
+
+def test_a_receiver_can_follow_what_counts(store: FeedbackStore) -> None:
+    """Whoever adds what is created and removes what is undone has the judgements of the store at every moment."""
+    store.add_annotator("root", "admin")
+    store.update_settings(webhooks=Webhooks("https://here/hook", secret=SECRET))
+    store.add_items([NewItem("rating", "more", ("c",), overlap=3)])
+    counts: dict[int, Any] = {}
+
+    def follow() -> list[str]:
+        found = store.due_deliveries(1000)
+        for one in found:
+            data = one.payload["data"]
+            if one.event == "judgement.created":
+                counts[data["id"]] = data["value"]
+            elif one.event == "judgement.undone":
+                assert set(data) == {"id", "item_id", "kind"}
+                del counts[data["id"]]
+            store.settle_delivery(one)
+        assert counts == {j.id: j.value for j in store.judgements(include_skips=True)}
+        return [one.event for one in found]
+
+    rate(store, "ann", {"rating": 1})
+    rate(store, "bob", {"rating": 2})
+    assert follow() == ["judgement.created", "judgement.created", "item.finished"]
+    assert store.undo("bob") is not None
+    assert follow() == ["judgement.undone"]
+    rate(store, "bob", {"rating": 5})  # anew: the item is finished again
+    assert follow() == ["judgement.created", "item.finished"]
+    rate(store, "ann", None)
+    assert store.undo("ann") is not None
+    assert follow() == ["judgement.created", "judgement.undone"]
+    store.undo("ann")
+    assert follow() == ["judgement.undone"]
+    last = store.judgements()[-1].id
+    store.fix_judgement(last, {"rating": 4}, by="root", reason="a slip")
+    assert follow() == ["judgement.created"]
+    store.drop_judgement(last, by="root", reason="a bot")
+    assert follow() == ["judgement.undone"]
+    store.restore_judgement(last, by="root", reason="no bot")
+    assert follow() == ["judgement.created"]
+    withdraw_person(store, "bob", by="root")
+    assert follow() == ["judgement.undone"]
+    assert counts == {}
+
+
+def test_a_project_that_an_admin_ends_is_told_of(store: FeedbackStore) -> None:
+    store.add_annotator("root", "admin")
+    store.update_settings(webhooks=Webhooks("https://here/hook", secret=SECRET))
+    why = {"by": "root", "reason": "enough"}
+    rate(store, "ann", {"rating": 1})  # one of two about item 1
+    assert told(store) == [("judgement.created", 1)]
+    store.set_priority([1, 2], 3.0, **why)
+    assert told(store) == []
+    store.set_overlap([1, 2], 1, **why)
+    assert told(store) == [("item.finished", 1)]
+    store.set_overlap([1], 1, **why)
+    store.withdraw_items([1], **why)  # it was finished
+    assert told(store) == []
+    held = store.claim("bob")
+    store.withdraw_items([2], **why)
+    assert told(store) == [("item.finished", 2), ("project.finished", None)]
+    assert held is not None
+    store.submit(held.id, "bob", {"rating": 2}, key="late")  # it was finished before, and is told once
+    assert told(store) == [("judgement.created", 2)]
+    store.ask_again([1, 2], **why)
+    assert told(store) == []
+    (more,) = store.add_items([NewItem("rating", "more", ("c",))])
+    store.withdraw([2, more])
+    assert told(store)[-2:] == [("item.finished", more), ("project.finished", None)]
+
+
+def test_nothing_is_queued_for_nobody(store: FeedbackStore) -> None:
+    rate(store, "ann", {"rating": 1})
+    store.undo("ann")
+    store.withdraw([1, 2])
+    assert store.deliveries() == []
+
+
+def test_a_webhook_that_named_its_events_gets_no_others(store: FeedbackStore) -> None:
+    store.update_settings(webhooks=Webhooks("https://here/hook", ("judgement.created",), SECRET))
+    rate(store, "ann", {"rating": 1})
+    store.undo("ann")
+    store.withdraw([1, 2])
+    assert told(store) == [("judgement.created", 1)]
 
 
 def test_an_event_is_tried_again_later_and_later_and_kept_when_all_fails(store: FeedbackStore, clock: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rlhf_envs.feedback import FeedbackStore, LeaseLost, NewItem
-from rlhf_envs.feedback.deciding import is_decided, judgements_needed
+from rlhf_envs.feedback.deciding import is_decided, judgements_needed, same_answer
 from rlhf_envs.feedback.store.restoring import PastJudgement, restore
 
 A, B, TIE = ({"choice": 0, "strength": 1}, {"choice": 1, "strength": 2}, {"choice": None, "strength": 0})
@@ -19,6 +19,7 @@ PEOPLE = ("ann", "bob", "cy", "dee", "eve")
 @pytest.fixture
 def store(store_url: str, clock: Any) -> Iterator[FeedbackStore]:
     with FeedbackStore(store_url, clock=clock) as opened:
+        opened.update_settings(next_item="age")  # the tests know which item comes next
         for name in PEOPLE:
             opened.add_annotator(name)
         opened.update_settings(overlap="adaptive")
@@ -55,6 +56,23 @@ def test_an_item_is_decided_by_a_lead_or_by_more_than_half(
     assert is_decided(kind, values) is decided
     assert judgements_needed(kind, values, 2, 9) == int(not decided)
     assert judgements_needed(kind, values, 2, len(values)) == 0
+
+
+@pytest.mark.parametrize(
+    ("scale", "one", "other", "near"),
+    [
+        ((1, 5), 2, 3, True),
+        ((1, 5), 2, 4, False),
+        ((0, 100), 10, 35, True),
+        ((0, 100), 10, 36, False),
+        ((1, 3), 1, 2, False),
+    ],
+)
+def test_ratings_agree_within_a_quarter_of_the_scale(scale: tuple[int, int], one: int, other: int, near: bool) -> None:
+    values = [{"rating": one}, {"rating": other}]
+    assert same_answer("rating", *values, scale) is near
+    assert is_decided("rating", values, scale) is near
+    assert judgements_needed("rating", values, 2, 3, scale) == int(not near)
 
 
 def test_two_who_agree_are_enough_and_a_third_is_asked_where_they_do_not(store: FeedbackStore) -> None:

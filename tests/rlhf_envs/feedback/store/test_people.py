@@ -34,6 +34,7 @@ RIGHT, WRONG = {"rating": 3}, {"rating": 1}
 @pytest.fixture
 def store(store_url: str, clock: Any) -> Iterator[FeedbackStore]:
     with FeedbackStore(store_url, seed=0, clock=clock) as store:
+        store.update_settings(next_item="age")  # the tests know which item comes next
         store.add_annotator("ada")
         yield store
 
@@ -114,6 +115,87 @@ def test_training_is_passed_with_the_share_of_the_pass_mark(store: FeedbackStore
     assert results[2].explanation.startswith("because ")
     assert (next_step(store, "ada"), next_training(store, "ada")) == ("work", None)
     assert judge(store, "ada", RIGHT) == store.items()[-1].id  # no question of the training is asked again
+
+
+HELPFUL = {"name": "helpful", "text": "How helpful?", "type": "rating"}
+KIND = {"name": "kind", "text": "Kind?", "type": "labels", "labels": ["yes", "no"], "kinds": ["questions"]}
+WHY = {"name": "why", "text": "Why?", "type": "text", "required": False}
+
+
+def own_gold(kind: str, gold: dict[str, Any]) -> NewItem:
+    return NewItem(kind, f"gold {kind}", ("c",), gold=gold, meta={"explanation": "because"})
+
+
+def test_the_training_asks_the_projects_own_questions_and_marks_what_is_expected(store: FeedbackStore) -> None:
+    store.update_settings(questions=[HELPFUL, KIND, WHY], training={"n_items": 1, "tries": 100, "pass_mark": 1})
+    store.add_items([own_gold("rating", {**RIGHT, "answers": {"helpful": 4}})])
+
+    def give(value: dict[str, Any] | None, answers: dict[str, Any], **more: Any) -> bool:
+        task = next_training(store, "ada")
+        assert task is not None
+        return answer_training(store, "ada", task.attempt, task.item.id, value, answers=answers, **more).is_right
+
+    with pytest.raises(ValueError, match="question 'helpful' needs an answer"):
+        give(RIGHT, {})
+    assert not give(RIGHT, {"helpful": 3})
+    assert not give(WRONG, {"helpful": 4})
+    assert not give(None, {})
+    store.update_settings(questions=[{**HELPFUL, "scale": [0, 9]}, WHY])  # 4 means something else now, but is an answer
+    with pytest.raises(ValueError, match="there is no version 7"):
+        give(RIGHT, {"helpful": 4}, version=7)
+    assert give(RIGHT, {"helpful": 4, "why": "it helps"})
+    kept = [row["answers"] for row in answers_of(store, "ada")]
+    assert kept == [{"helpful": 3}, {"helpful": 4}, None, {"helpful": 4, "why": "it helps"}]
+    assert next_step(store, "ada") == "work"
+
+
+def test_an_item_of_own_questions_only_may_be_a_gold_question(store: FeedbackStore) -> None:
+    store.update_settings(questions=[HELPFUL, KIND], training={"n_items": 1, "tries": 9, "pass_mark": 1})
+    (item,) = store.add_items([own_gold("questions", {"answers": {"kind": "no"}})])
+    wrong = answer_training(store, "ada", 1, item, {}, answers={"helpful": 1, "kind": "yes"})
+    assert (wrong.is_right, wrong.expected) == (False, {"answers": {"kind": "no"}})
+    assert answer_training(store, "ada", 2, item, {}, answers={"helpful": 1, "kind": "no"}).outcome == "passed"
+
+
+@pytest.mark.parametrize(
+    ("gold", "message"),
+    [
+        ({"answers": {"helpfull": 4}}, "gold: no question 'helpfull' is asked about an item of kind 'rating'; did you"),
+        ({"answers": {"helpful": 9}}, "gold: question 'helpful': a rating must be a whole number from 1 to 5, got 9"),
+        ({"answers": {"kind": "yes"}}, "gold: no question 'kind' is asked"),
+        ({"answers": {"why": "so"}}, "gold: question 'why' is of type 'text': it has no expected answer"),
+        ({"answers": [4]}, "gold: answers must map names of questions to answers, got"),
+    ],
+)
+def test_what_cannot_be_expected_is_refused(gold: dict[str, Any], message: str, store: FeedbackStore) -> None:
+    store.update_settings(questions=[HELPFUL, KIND, WHY])
+    with pytest.raises(ValueError, match=message):
+        store.add_items([own_gold("rating", {**RIGHT, **gold})])
+    with pytest.raises(ValueError, match="gold: an item of kind 'questions' has no question of its own"):
+        store.add_items([own_gold("questions", {})])
+
+
+def test_a_file_says_what_is_expected_of_own_questions(store: FeedbackStore, tmp_path: Path) -> None:
+    store.update_settings(questions=[HELPFUL, KIND])
+    rows = [
+        {"prompt": "p", "chosen": "a", "rejected": "b", "explanation": "why", "expected_answers": {"helpful": 4}},
+        {"kind": "questions", "prompt": "p", "completion": "c", "expected_answers": {"kind": "no"}},
+        {"prompt": "q", "completion": "c", "rating": 2, "expected_answers": {"helpful": 9}},
+    ]
+    (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = import_file(store, tmp_path / "gold.jsonl", gold=True)
+    assert [row.reason for row in done.bad] == [
+        "gold: question 'helpful': a rating must be a whole number from 1 to 5, got 9"
+    ]
+    golds = {item.kind: item.gold for item in store.items()}
+    assert golds["pairwise"] is not None
+    assert (golds["pairwise"]["choice"], golds["pairwise"]["answers"]) == (0, {"helpful": 4})
+    assert golds["questions"] == {"answers": {"kind": "no"}}
+    assert all("expected_answers" not in item.meta for item in store.items())
+    export_file(store, tmp_path / "items.jsonl", "items")
+    with FeedbackStore(tmp_path / "copy.db") as copy:
+        assert import_file(copy, tmp_path / "items.jsonl").bad == ()
+        assert {item.kind: item.gold for item in copy.items()} == golds
 
 
 def test_a_second_try_asks_other_questions_and_the_last_one_holds_the_person(store: FeedbackStore) -> None:
@@ -262,6 +344,9 @@ def test_screening_decides_once(store: FeedbackStore) -> None:
     assert next_step(store, name) == "screening"
     with pytest.raises(ValueError, match="'maybe' is none of"):
         answer_screening(store, name, ["maybe"])
+    for answers in ([], ["yes", "yes"]):
+        with pytest.raises(ValueError, match=f"there are 1 questions, got {len(answers)} answers"):
+            answer_screening(store, name, answers)
     assert not answer_screening(store, name, ["no"])
     assert not answer_screening(store, name, ["yes"])  # going back and choosing again does not help
     assert answer_screening(store, other, ["yes"])
@@ -287,6 +372,15 @@ def test_a_cap_ends_the_part_and_the_way_back_carries_the_parameters(store: Feed
     assert person is not None
     assert person.state == "completed"
     assert return_address(store.settings, person) == ("C1", "https://panel.example/done?pid=a%26b%2Fc&cc=1")
+
+
+def test_who_finds_nothing_left_goes_back_as_one_who_was_screened_out(store: FeedbackStore) -> None:
+    store.update_settings(panel={**PROLIFIC, "completion_code": "C1", "screen_out_code": "OUT"})
+    name = enter_panel(store, LINK).name
+    end_part(store, name, "full")
+    person = panelist(store, name)
+    assert person is not None
+    assert return_address(store.settings, person) == ("OUT", "")
 
 
 def test_failing_the_training_screens_out_who_came_from_a_panel(store: FeedbackStore) -> None:

@@ -12,6 +12,7 @@ from rlhf_envs.feedback import FeedbackStore, NewItem
 @pytest.fixture
 def store(store_url: str) -> Iterator[FeedbackStore]:
     with FeedbackStore(store_url, seed=1) as opened:
+        opened.update_settings(next_item="age")
         opened.add_annotator("ann")
         opened.add_items([NewItem("rating", str(place), ("c",), priority=float(place == 7)) for place in range(8)])
         yield opened
@@ -48,6 +49,34 @@ def test_a_random_order_covers_items_old_and_new_and_ends_with_the_setting(store
     assert min(mixed.index(place) for place in range(8, 40)) < 7  # the new ones do not queue at the end
     store.update_settings(next_item="age")
     assert order(store) == [7, *range(7), *range(8, 40)]
+
+
+def test_the_drawn_order_is_one_for_all_annotators_and_outlives_restarts(store_url: str) -> None:
+    n, overlap = 12, 3
+    with FeedbackStore(store_url) as store:
+        store.add_items([NewItem("rating", str(place), ("c",), overlap=overlap) for place in range(n)])
+        drawn = [item.id for item in store.queue()]
+        for name in ("ann", "bob", "cid", "dan"):
+            store.add_annotator(name)
+    assert drawn != list(range(1, n + 1))  # by chance once in 479 million runs
+    seen: dict[str, list[int]] = {"ann": [], "bob": [], "cid": [], "dan": []}
+    for turn in range(n // 2):
+        with FeedbackStore(store_url, seed=turn) as store:
+            assert [item.id for item in store.queue()] == [i for i in drawn if _votes(store, i) < overlap]
+            for name in ("ann", "bob", "cid"):
+                task = store.claim(name)
+                assert task is not None
+                seen[name].append(task.item.id)
+                store.submit(task.id, name, {"rating": 3}, key=f"{name}-{task.id}")
+    assert seen["ann"] == seen["bob"] == seen["cid"] == drawn[: n // 2]  # so each item has its three before the next
+    with FeedbackStore(store_url) as store:
+        task = store.claim("dan")
+        assert task is not None
+        assert task.item.id == drawn[n // 2]
+
+
+def _votes(store: FeedbackStore, item_id: int) -> int:
+    return len(store.judgements(item_ids=[item_id]))
 
 
 def test_scores_decide_and_items_without_come_last(store: FeedbackStore) -> None:

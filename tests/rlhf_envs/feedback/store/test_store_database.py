@@ -9,32 +9,19 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from rlhf_envs.feedback import FeedbackStore, NewItem, StoreError
-from rlhf_envs.feedback.store.database import Database, migration_config
+from rlhf_envs.feedback.store.database import Database
 from rlhf_envs.feedback.store.schema import metadata
 
 OLD = "2026-01-01 00:00:00+00:00"
-
-
-def database_of_revision(url: str, revision: str) -> sa.Engine:
-    """A database as an older release left it."""
-    parsed = sa.make_url(url if "://" in url else f"sqlite:///{url}")
-    if parsed.get_backend_name() == "postgresql":
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(parsed)
-    config = migration_config()
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-    return engine
 
 
 def insert(connection: sa.Connection, table: str, **values: object) -> None:
@@ -45,9 +32,9 @@ def insert(connection: sa.Connection, table: str, **values: object) -> None:
 
 
 @pytest.fixture
-def old_url(store_url: str) -> str:
+def old_url(new_store_url: str, database_of_revision: Callable[[str], sa.Engine]) -> str:
     """A database of the first schema: item 1 is judged as often as it should be, item 2 is skipped, once undone."""
-    engine = database_of_revision(store_url, "0001")
+    engine = database_of_revision("0001")
     with engine.begin() as connection:
         insert(connection, "annotators", name="ann", role="admin", created=OLD)
         for prompt in ("first", "second"):
@@ -82,7 +69,7 @@ def old_url(store_url: str) -> str:
             )
         insert(connection, "settings", name="guidelines", value='"Be fair."')
     engine.dispose()
-    return store_url
+    return new_store_url
 
 
 def test_an_older_schema_is_migrated_with_what_it_holds(old_url: str) -> None:
@@ -98,31 +85,55 @@ def test_an_older_schema_is_migrated_with_what_it_holds(old_url: str) -> None:
     FeedbackStore(old_url, migrate=False).close()
 
 
+@pytest.mark.parametrize("revision", ["0001", "0008"])
+@pytest.mark.parametrize("chosen", [None, "gain"])
+def test_an_older_store_goes_on_in_its_order_and_a_new_one_draws_it(
+    new_store_url: str, database_of_revision: Callable[[str], sa.Engine], revision: str, chosen: str | None
+) -> None:
+    engine = database_of_revision(revision)
+    if chosen is not None:
+        with engine.begin() as connection:
+            insert(connection, "settings", name="next_item", value=json.dumps(chosen))
+    engine.dispose()
+    for _ in range(2):  # the second time nothing is migrated
+        with FeedbackStore(new_store_url) as store:
+            assert store.settings.next_item == (chosen or "age")
+    if chosen is None:
+        with FeedbackStore(new_store_url) as store:
+            store.add_items([NewItem("rating", f"p{i}", ("c",)) for i in range(20)])
+            assert [item.id for item in store.queue()] == list(range(1, 21))
+
+
+def test_a_new_store_asks_in_a_drawn_order(store_url: str) -> None:
+    with FeedbackStore(store_url) as store:
+        assert store.settings.next_item == "random"
+
+
 def test_an_older_schema_is_refused_without_leave_to_migrate(old_url: str) -> None:
     with pytest.raises(StoreError, match=r"older schema '0001'.*needs '\d{4}'.*migrate=True"):
         FeedbackStore(old_url, migrate=False)
 
 
-def test_a_missing_database_is_refused_without_leave_to_migrate(store_url: str) -> None:
+def test_a_missing_database_is_refused_without_leave_to_migrate(new_store_url: str) -> None:
     with pytest.raises(StoreError, match="no schema"):
-        FeedbackStore(store_url, migrate=False)
+        FeedbackStore(new_store_url, migrate=False)
 
 
-def test_a_newer_schema_is_refused_and_left_alone(store_url: str) -> None:
-    FeedbackStore(store_url).close()
-    database = Database(store_url)
+def test_a_newer_schema_is_refused_and_left_alone(new_store_url: str) -> None:
+    FeedbackStore(new_store_url).close()
+    database = Database(new_store_url)
     with database.write() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     for migrate in (True, False):
         with pytest.raises(StoreError, match=r"schema '9999', which this version .*written by a newer one. Upgrade"):
-            FeedbackStore(store_url, migrate=migrate)
+            FeedbackStore(new_store_url, migrate=migrate)
     with database.read() as connection:
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar() == "9999"
     database.close()
 
 
-def test_the_migrations_make_the_tables_that_the_store_uses(store_url: str) -> None:
-    database = Database(store_url)
+def test_the_migrations_make_the_tables_that_the_store_uses(new_store_url: str) -> None:
+    database = Database(new_store_url)
     with database.read() as connection:
         differences = compare_metadata(MigrationContext.configure(connection), metadata)
     database.close()
@@ -211,17 +222,17 @@ def test_sqlite_commits_reach_the_disk_before_they_are_acknowledged(tmp_path: Pa
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 30_000}
 
 
-def test_many_may_open_a_new_store_at_once(store_url: str) -> None:
+def test_many_may_open_a_new_store_at_once(new_store_url: str) -> None:
     errors: list[Exception] = []
 
     def open_it() -> None:
         try:
-            FeedbackStore(store_url).close()
+            FeedbackStore(new_store_url).close()
         except Exception as error:
             errors.append(error)
 
     code = "import sys; from rlhf_envs.feedback import FeedbackStore; FeedbackStore(sys.argv[1]).add_annotator('ann')"
-    processes = [subprocess.Popen([sys.executable, "-c", code, store_url]) for _ in range(2)]
+    processes = [subprocess.Popen([sys.executable, "-c", code, new_store_url]) for _ in range(2)]
     threads = [threading.Thread(target=open_it) for _ in range(6)]
     for thread in threads:
         thread.start()
@@ -229,7 +240,7 @@ def test_many_may_open_a_new_store_at_once(store_url: str) -> None:
         thread.join()
     assert [process.wait() for process in processes] == [0, 0]
     assert errors == []
-    with FeedbackStore(store_url) as store:
+    with FeedbackStore(new_store_url) as store:
         assert [annotator.name for annotator in store.annotators()] == ["ann"]
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
 from rlhf_envs.feedback import Assignment, FeedbackStore, NewItem, Question
-from rlhf_envs.feedback.store.database import migration_config
 from rlhf_envs.feedback.store.schema import versions
 
 HELPFUL = Question("helpful", "How helpful?", "rating", scale=(1, 7), each=True)
@@ -21,6 +20,7 @@ ANSWERS = {"helpful": [7, 1]}
 @pytest.fixture
 def store(store_url: str) -> Iterator[FeedbackStore]:
     with FeedbackStore(store_url) as opened:
+        opened.update_settings(next_item="age")  # the tests know which item comes next
         for name in ("ann", "bob", "cleo"):
             opened.add_annotator(name)
         opened.update_settings(questions=(HELPFUL, TONE))
@@ -121,16 +121,11 @@ def test_items_that_only_ask_the_projects_questions(store: FeedbackStore) -> Non
         store.add_items([NewItem("questions", "p", ("a",))])
 
 
-def test_judgements_of_an_older_store_belong_to_version_1(store_url: str) -> None:
-    from alembic import command
-
-    engine = sa.create_engine(
-        f"sqlite:///{store_url}" if "://" not in store_url else store_url.replace("postgresql", "postgresql+psycopg", 1)
-    )
-    config = migration_config()
+def test_judgements_of_an_older_store_belong_to_version_1(
+    new_store_url: str, database_of_revision: Callable[[str], sa.Engine]
+) -> None:
+    engine = database_of_revision("0003")
     with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0003")
         for line in (
             "INSERT INTO annotators (id, name, role, created) VALUES (1, 'ann', 'annotator', '2026-01-01 00:00:00')",
             "INSERT INTO items (id, kind, prompt, completions, source, policy, meta, overlap, priority, created) "
@@ -142,7 +137,7 @@ def test_judgements_of_an_older_store_belong_to_version_1(store_url: str) -> Non
         ):
             connection.execute(sa.text(line.replace(":", "\\:")))
     engine.dispose()
-    with FeedbackStore(store_url) as store:
+    with FeedbackStore(new_store_url) as store:
         [judgement] = store.judgements()
         assert (judgement.value, judgement.answers, judgement.version) == ({"up": True}, {}, 1)
         store.update_settings(questions=(TONE,))

@@ -15,6 +15,7 @@ A, B = {"choice": 0, "strength": 1}, {"choice": 1, "strength": 1}
 @pytest.fixture
 def store(store_url: str) -> Iterator[FeedbackStore]:
     with FeedbackStore(store_url) as opened:
+        opened.update_settings(next_item="age")  # the tests know which item comes next
         opened.add_annotator("ann")
         opened.add_items([NewItem("pairwise", "p", ("a", "b")) for _ in range(2)])
         yield opened

@@ -29,18 +29,10 @@ PASSWORD = "correct horse"
 SECRET = b"0123456789abcdef0123456789abcdef"
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated database, to be copied: migrating one a test takes longer than most tests."""
-    path = tmp_path_factory.mktemp("empty") / "feedback.db"
-    FeedbackStore(path).close()
-    return path
-
-
 @pytest.fixture
-def store(tmp_path: Path, empty_store: Path) -> Iterator[FeedbackStore]:
-    shutil.copy(empty_store, tmp_path / "feedback.db")
-    with FeedbackStore(tmp_path / "feedback.db", seed=0) as store:
+def store(empty_store: Path) -> Iterator[FeedbackStore]:
+    with FeedbackStore(empty_store, seed=0) as store:
+        store.update_settings(next_item="age")  # the tests know which item comes next
         yield store
 
 
@@ -172,3 +164,20 @@ def open_page(
     for context in contexts:
         context.close()
     assert wrong == []
+
+
+@pytest.fixture(scope="session")
+def intercept() -> Callable[..., None]:
+    """Let a handler answer the requests of a page that match a pattern; return when Chromium intercepts them."""
+
+    def intercept(page: Any, pattern: str, handler: Callable[[Any], object]) -> None:
+        page.route(pattern, handler)
+        held: list[Any] = []
+        page.route("**/held-before-it-is-sent", lambda route: (held.append(route), route.fulfill(status=204)))
+        for _ in range(100):  # now and then Chromium lets the first requests after `route` pass
+            page.evaluate("fetch('/held-before-it-is-sent').catch(() => null)")
+            if held:
+                return
+        pytest.fail(f"Chromium let 100 requests pass that {pattern} should have held")
+
+    return intercept

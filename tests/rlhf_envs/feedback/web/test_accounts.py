@@ -105,6 +105,21 @@ def test_forged_invitation_is_refused(visitor: Callable[[], TestClient], store: 
     assert store.annotators() == []
 
 
+def test_admins_come_to_the_overview_and_annotators_to_the_items(
+    visitor: Callable[[], TestClient], store: FeedbackStore
+) -> None:
+    for role, first in (("admin", "/admin"), ("annotator", "/annotate")):
+        client = visitor()
+        invitation = f"/invite/{store.invite(role)}"
+        form = {"csrf": form_token(client.get(invitation).text), "name": role, "password": PASSWORD}
+        assert client.post(invitation, data=form).headers["location"] == first
+        assert client.get("/").headers["location"] == first
+        again = visitor()
+        form["csrf"] = form_token(again.get("/login").text)
+        assert again.post("/login", data=form).headers["location"] == first
+    assert visitor().get("/").headers["location"] == "/login"
+
+
 def test_sign_in_by_form_and_out(visitor: Callable[[], TestClient], enrol: Callable[..., str]) -> None:
     enrol("ada")
     client = visitor()

@@ -56,6 +56,7 @@ PAGES = [
     ("adjudicate", "/admin/adjudicate", "admin", "main", ""),
     ("participation", "/admin/participation", "admin", "main", ""),
     ("webhooks", "/admin/webhooks", "admin", "main", ""),
+    ("forecast", "/admin/forecast", "admin", "main", ""),
     ("adjudicating a conversation", "/admin/adjudicate?item={conversation}", "admin", "#task[aria-busy=false]", ""),
     ("adjudicating a correction", "/admin/adjudicate?item=5", "admin", "#task[aria-busy=false]", ""),
     ("the adjudicator's keys", "/admin/adjudicate", "admin", "#task[aria-busy=false]", "?"),

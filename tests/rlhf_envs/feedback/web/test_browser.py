@@ -119,28 +119,28 @@ def test_undo_brings_back_what_was_answered(open_page: OpenPage, store: Feedback
     assert store.judgements() == []
 
 
-def test_double_click_is_one_judgement_an_item(open_page: OpenPage, store: FeedbackStore) -> None:
+def test_double_click_is_one_judgement_an_item(
+    open_page: OpenPage, intercept: Callable[..., None], store: FeedbackStore
+) -> None:
     store.add_items([NewItem("thumbs", "p", (str(i),)) for i in range(2)])
     page = open_page()
     ready(page, "thumbs")
-    page.route("**/judgement", lambda route: (page.wait_for_timeout(200), route.continue_()))
+    intercept(page, "**/judgement", lambda route: (page.wait_for_timeout(200), route.continue_()))
     page.locator("button.good").dblclick()
     page.wait_for_selector("#count:has-text('1 by you')")
     page.wait_for_timeout(300)
     assert len(store.judgements()) == 1
 
 
-def test_answer_is_sent_again_until_the_server_is_back(open_page: OpenPage, store: FeedbackStore) -> None:
+def test_answer_is_sent_again_until_the_server_is_back(
+    open_page: OpenPage, intercept: Callable[..., None], store: FeedbackStore
+) -> None:
     store.add_items([NewItem("rating", "p", (str(i),)) for i in range(2)])
     page = open_page()
     ready(page, "rating")
     tries: list[Any] = []
-    probes: list[Any] = []
 
     def fail_then_pass(route: Any) -> None:
-        if route.request.method == "GET":
-            probes.append(route)
-            return route.abort()
         tries.append(route.request.post_data_json["key"])
         if len(tries) == 1:
             route.abort("connectionrefused")
@@ -149,13 +149,8 @@ def test_answer_is_sent_again_until_the_server_is_back(open_page: OpenPage, stor
             route.abort("connectionreset")
         else:
             route.continue_()
-        return None
 
-    page.route("**/judgement", fail_then_pass)
-    for _ in range(100):  # now and then Chromium lets the first requests after `route` pass
-        page.evaluate("fetch('/api/judgement').catch(() => null)")
-        if probes:
-            break
+    intercept(page, "**/judgement", fail_then_pass)
     press(page, "5")
     page.wait_for_selector("#count:has-text('1 by you')")
     assert len(tries) == 3
@@ -355,10 +350,12 @@ def test_sign_up_sign_in_and_judge_as_a_person_would(open_page: OpenPage, store:
     store.add_items([NewItem("thumbs", "p", ("c",))])
     page = open_page(f"/invite/{store.invite('admin')}", name="")
     sign_in(page)
-    ready(page, "thumbs")
+    page.wait_for_url("**/admin")
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/login")
     sign_in(page)
+    page.wait_for_url("**/admin")
+    page.get_by_role("link", name="Annotate").click()
     ready(page, "thumbs")
     press(page, "1")
     ready(page, "none")

@@ -28,7 +28,6 @@ ACTIONS = {"/admin/judgements/{judgement_id}/{action}": "drop", "/admin/people/{
 ADMINS = ("/admin", "/api/admin", "/api/adjudication")
 # Without an account: the door, the link of a panel, what a page needs to be shown, and the API's description.
 OPEN: tuple[str, ...] = (
-    "/",
     "/favicon.ico",
     "/language",
     "/theme",

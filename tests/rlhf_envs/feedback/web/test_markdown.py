@@ -168,7 +168,6 @@ REPEATED = [
 @pytest.fixture
 def no_garbage() -> Iterator[None]:
     """Keep the garbage collector still: in a process that has run many tests, one pass takes half a second."""
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

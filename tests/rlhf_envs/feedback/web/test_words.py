@@ -123,6 +123,26 @@ def test_refusals_come_in_the_language_of_the_request(visitor: Callable[[], Test
     assert "Cette page n’existe pas." in missing.text
 
 
+def test_error_pages_say_in_the_language_what_is_wrong(sign_in: Callable[..., TestClient]) -> None:
+    client = sign_in("ada")
+    client.headers["Accept-Language"] = "de"
+    csrf = client.headers["X-CSRF-Token"]
+    refused = client.post("/theme", data={"csrf": csrf, "theme": "pink"})
+    assert refused.status_code == 422
+    assert "<h1>Was gesendet wurde, ist nicht brauchbar.</h1>" in refused.text
+    assert "fehlt oder ist ungültig: theme. Gehen Sie zurück" in refused.text
+    assert "Input should be" not in refused.text
+    asked = client.post("/language", data={"csrf": csrf, "language": "xx"})
+    assert "fehlt oder ist ungültig: language (en, zh, de, es, fr, ja)" in asked.text
+    out_of_date = client.post("/theme", data={"csrf": "x"})
+    assert "<h1>Das ist nicht erlaubt.</h1>" in out_of_date.text
+    missing = client.get("/nowhere").text
+    assert missing.count("Diese Seite gibt es nicht.") == 2  # in the title and the heading, not below it again
+    assert "<h1>Diese Seite gibt es nicht.</h1>" in missing
+    programs = client.post("/api/claim?render=html").json()
+    assert "Input should be" in programs["detail"]
+
+
 def test_bad_passwords_are_explained_in_the_language(visitor: Callable[[], TestClient], store: FeedbackStore) -> None:
     client = visitor()
     client.headers["Accept-Language"] = "es"

@@ -2,6 +2,7 @@
 
 import { call } from "../api.js";
 import { KINDS, panelName } from "../kinds.js";
+import { buildQuestions, markedIn, ownAnswers, placesOf } from "../questions.js";
 import { visible } from "../text.js";
 import { asked, hideView, showView, viewKeys } from "../view.js";
 import { keyName, t } from "../words.js";
@@ -14,6 +15,7 @@ const STRENGTH = { 3: "much better", 2: "better", 1: "slightly better" };
 let item = null;
 let keys = {}; // key -> [words, function]
 let kind = null;
+let form = null; // the project's own questions about the item, null without any
 let busy = false;
 let names = false;
 let place = ""; // the key after which the item on the page was taken
@@ -37,6 +39,9 @@ function inWords(value) {
   return value.text ?? JSON.stringify(value);
 }
 
+/** Return an answer to the question of the kind in words, in a list. Items that ask only the project's questions have none. */
+const kindWords = (value) => (value !== null && item.kind === "questions" ? [] : [inWords(value)]);
+
 async function load(after = "") {
   place = after;
   const query = new URLSearchParams(asked());
@@ -54,8 +59,9 @@ async function load(after = "") {
 
 function show(state) {
   item = state.item;
-  kind = null;
-  for (const id of ["controls", "panels", "said"]) at(id).replaceChildren();
+  kind = form = null;
+  for (const id of ["controls", "panels", "said", "questions"]) at(id).replaceChildren();
+  at("questions").hidden = !item?.questions.length;
   at("comment").value = "";
   at("count").textContent = `${state.left.toLocaleString("en")} items with differing answers wait`;
   document.body.dataset.kind = item?.kind ?? "none";
@@ -72,22 +78,27 @@ function show(state) {
     showPanels(state.settings);
   }
   bindAll();
+  form?.attach(kind);
   at("task").setAttribute("aria-busy", "false");
 }
 
-/** Bind the keys of the page, of the texts and of the kind, each once, and list them. */
+/** Bind the keys of the page, of the texts and of the kind, each once, and list them. Labels of a project may have the key b. */
 function bindAll() {
+  const own = form?.keys() ?? kind?.keys;
   keys = {
     ...(item === null ? {} : { s: ["Leave the item for later", later], c: [t("key_comment"), () => at("comment").focus()] }),
-    ...(at("names") ? { b: ["Show the names of those who answered, or hide them", toggleNames] } : {}),
+    ...(at("names") && !("b" in (own ?? {})) ? { b: ["Show the names of those who answered, or hide them", toggleNames] } : {}),
     "?": [t("key_keys"), showKeys],
   };
-  const send = kind?.send ? { Enter: [t("key_send"), kind.send] } : {};
-  for (const [name, [words, act]] of Object.entries({ ...viewKeys(), ...kind?.keys, ...send })) {
+  const submit = form?.submit ?? kind?.send;
+  const send = submit ? { Enter: [t("key_send"), submit] } : {};
+  for (const [name, [words, act]] of Object.entries({ ...viewKeys(), ...own, ...send })) {
+    if (name in keys && form !== null) continue; // as on the annotators' page: a taken key keeps its meaning
     if (name in keys) throw new Error(`the key ${name} is taken by "${keys[name][0]}"`);
     keys[name] = [words, act];
   }
-  at("keys-list").replaceChildren(...Object.entries(keys).flatMap(([name, [words]]) =>
+  const tab = form === null ? [] : [["Tab", [t("key_questions")]]];
+  at("keys-list").replaceChildren(...[...tab, ...Object.entries(keys)].flatMap(([name, [words]]) =>
     [element("dt", "", element("kbd", "", keyName(name))), element("dd", "", words)]));
 }
 
@@ -100,14 +111,14 @@ function showSaid() {
   const list = element("ul", "");
   for (const one of item.said) {
     const words = element("span", "words");
-    words.append(visible(inWords(one.value)));
+    words.append(visible([...kindWords(one.value), ...ownAnswers(item, one.answers)].join("; ")));
     const line = element("li", one.value === null ? "soft" : "", element("b", "", visible(one.who)), ": ", words);
     if (one.comment) line.append(" “", visible(one.comment), "”");
     line.append(element("span", "soft", ` ${one.seconds.toFixed(1)} s`));
     list.append(line);
   }
   at("said").append(item.said.length ? list : element("p", "soft", "Nobody has answered yet."));
-  if (item.final) at("said").append(element("p", "soft", `The final answer is: ${inWords(item.final)}. A new one replaces it.`));
+  if (item.final) at("said").append(element("p", "soft", `The final answer is: ${[...kindWords(item.final), ...ownAnswers(item, item.final_answers)].join("; ")}. A new one replaces it.`));
 }
 
 function showPanels(settings) {
@@ -117,9 +128,15 @@ function showPanels(settings) {
   at("panels").dataset.n = n;
   const place = `/api/adjudication/${item.id}`;
   const task = { ...item, place, completions: item.completions.map((text, index) => ({ index, text })) };
-  const parts = { task, settings, panels, extra: at("panels"), controls: at("controls"), done, changed: () => {}, say };
+  if (item.questions.length) form = formOf(task, panels);
+  const parts = { task, settings, panels, extra: at("panels"), controls: form?.main ?? at("controls"), done: form?.setMain ?? done, changed: () => form?.refresh(), say };
   kind = KINDS[item.kind](parts);
-  showView(task, panels, say);
+  showView(task, panels, say, markedIn(task.questions), () => form?.redraw());
+}
+
+function formOf(task, panels) {
+  const mainText = item.wording ?? t(`question_${item.kind}`);
+  return buildQuestions({ task, place: at("questions"), controls: at("controls"), mainText, texts: placesOf(task, at("prompt"), panels), changed: () => {}, rebind: bindAll, say, send: done });
 }
 
 function panel(name) {
@@ -134,12 +151,12 @@ function panel(name) {
   return element("section", "panel", element("h2", "", name || "Completion", element("span", "place"), pick), body);
 }
 
-async function done(value, words) {
+async function done(value, words, answers = null) {
   if (busy || item === null) return;
   busy = true;
   at("task").setAttribute("aria-busy", "true");
   try {
-    await call("POST", `/api/adjudication/${item.id}`, { value, comment: at("comment").value }, trouble);
+    await call("POST", `/api/adjudication/${item.id}`, { value, answers, version: item.version, comment: at("comment").value }, trouble);
     say(`Item ${item.id}: ${words ?? "stored"}`);
     wanted = null;
     await load(place);
@@ -166,9 +183,11 @@ document.addEventListener("keydown", (event) => {
   if (event.isComposing || event.defaultPrevented || document.querySelector("dialog[open]")) return;
   const typing = event.target.closest("input:not([type=checkbox]), textarea");
   if (event.key === "Escape" && typing) return event.target.blur();
-  if (event.key === "Enter" && kind?.send && !event.target.closest("button, a") && (event.ctrlKey || !typing)) {
+  // Enter presses the button or link that has the focus. To answer one of several questions takes the space bar: Enter sends.
+  const pressing = event.target.closest("button, a") && !event.target.closest(".question .choices");
+  if (event.key === "Enter" && "Enter" in keys && !pressing && (event.ctrlKey || !typing)) {
     event.preventDefault();
-    return event.repeat ? undefined : kind.send();
+    return event.repeat ? undefined : keys.Enter[1]();
   }
   if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Enter" && event.target.closest("button, a")) return;

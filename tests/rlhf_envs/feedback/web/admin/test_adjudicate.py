@@ -12,6 +12,8 @@ from fastapi.testclient import TestClient
 
 from rlhf_envs.feedback import FeedbackStore, NewItem
 from rlhf_envs.feedback.formats.exporting import export_file
+from rlhf_envs.feedback.formats.importing import import_file
+from rlhf_envs.feedback.formats.stored_rows import stored_rows
 from rlhf_envs.feedback.web.auth import COOKIE
 
 SignIn = Callable[..., TestClient]
@@ -95,6 +97,86 @@ def test_exports_take_the_final_answer_where_it_is_asked_for(judged: FeedbackSto
     assert rows[1]["final"]["comment"] == "both are wrong"
     assert "final" not in rows[0]
     assert len(rows[1]["judgements"]) == 3
+
+
+QUESTIONS = [
+    {"name": "helpful", "text": "How helpful is each?", "type": "rating", "each": True},
+    {"name": "harm", "text": "Is one harmful?", "type": "labels", "labels": ["yes", "no"], "keys": ["b", "f"]},
+    {"name": "why", "text": "Why?", "type": "text", "required": False},
+]
+
+
+@pytest.fixture
+def studied(store: FeedbackStore) -> FeedbackStore:
+    """Item 1 was answered by two people, who differ in all of the project's questions too."""
+    store.update_settings(questions=QUESTIONS)
+    store.add_items([NewItem("pairwise", "p1", ("left", "right"), overlap=2), NewItem("pairwise", "p2", ("l", "r"))])
+    store.update_settings(next_item="age")
+    for name, choice, helpful, harm in (("ann", 0, [5, 1], "yes"), ("bob", 1, [1, 4], "no")):
+        store.add_annotator(name)
+        task = store.claim(name)
+        assert task is not None
+        answers = {"helpful": helpful, "harm": harm}
+        store.submit(task.id, name, {"choice": choice, "strength": 1}, key=name, answers=answers)
+    return store
+
+
+def test_the_projects_own_questions_get_final_answers_that_exports_and_fits_take(
+    studied: FeedbackStore, sign_in: SignIn, tmp_path: Path
+) -> None:
+    admin = sign_in("root", "admin")
+    shown = admin.get("/api/adjudication/next").json()["item"]
+    assert [question["name"] for question in shown["questions"]] == ["helpful", "harm", "why"]
+    assert [one["answers"]["harm"] for one in shown["said"]] == ["yes", "no"]
+    final = {"value": {"choice": 1, "strength": 2}, "version": shown["version"], "comment": "read twice"}
+    for answers, problem in (
+        ({"helpful": [1, 5]}, "question 'harm' needs an answer"),
+        ({"helpful": [1, 9], "harm": "no"}, "question 'helpful': a rating must be a whole number from 1 to 5"),
+    ):
+        refused = admin.post("/api/adjudication/1", json={**final, "answers": answers})
+        assert (refused.status_code, problem in refused.text) == (422, True)
+    own = {"helpful": [2, 5], "harm": "no"}
+    assert admin.post("/api/adjudication/1", json={**final, "answers": own}).status_code == 204
+    assert studied.adjudications()[1].answers == own
+    assert admin.get("/api/adjudication/next", params={"item": 1}).json()["item"]["final_answers"] == own
+    assert "B is better; helpful: A 2, B 5; harm: no, by root" in admin.get("/admin/items/1").text
+    assert studied.audit(item_id=1)[0].after == {"choice": 1, "strength": 2, "answers": own}
+
+    def chosen(how: str) -> list[str]:
+        rows = export_file(studied, tmp_path / "p.jsonl", "preference", how=how, criterion="helpful").rows
+        return [row["chosen"] for row in rows]
+
+    assert chosen("each") == ["left", "right"]
+    assert chosen("adjudicated") == ["right"]
+    rows, export = stored_rows(studied.url, "ratings", criterion="helpful")
+    assert [(row["completion"], row["label"]) for row in rows] == [("left", 2), ("right", 5)]
+    assert export.finals == 1
+    export_file(studied, tmp_path / "all.jsonl", "items")
+    with FeedbackStore(tmp_path / "copy.db") as copy:
+        assert import_file(copy, tmp_path / "all.jsonl").bad == ()
+        assert copy.adjudications()[1].answers == own
+    studied.remove_adjudication(1, by="root", reason="again")
+    assert chosen("adjudicated") != ["right"]
+
+
+def test_a_final_answer_without_own_answers_leaves_the_votes_on_them(studied: FeedbackStore, tmp_path: Path) -> None:
+    studied.adjudicate(1, {"choice": 0, "strength": 1}, by="ann")
+    assert len(stored_rows(studied.url, "ratings", criterion="helpful")[0]) == 4
+    export = export_file(studied, tmp_path / "p.jsonl", "preference", how="adjudicated", criterion="helpful")
+    assert export.finals == 0
+
+
+def test_final_answers_to_own_questions_by_keyboard(open_page: Callable[..., Any], studied: FeedbackStore) -> None:
+    page = open_page("/admin/adjudicate", "root", "admin")
+    page.wait_for_selector("body[data-kind=pairwise] #task[aria-busy=false]")
+    assert "helpful: A 5, B 1; harm: yes" in page.inner_text("#said")
+    for key in ("5", "2", "5", "f"):  # B is slightly better; A is rated 2, B 5; not harmful, by the label's own key
+        page.keyboard.press(key)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#notice:has-text('Item 1')")
+    final = studied.adjudications()[1]
+    assert (final.value["choice"], final.answers) == (1, {"helpful": [2, 5], "harm": "no"})
 
 
 def test_by_keyboard(

@@ -23,6 +23,7 @@ ROWS = [
     {"prompt": "p1", "completions": ["a", "b"]},
     {"prompt": 7, "completions": ["a", "b"]},
 ]
+DAMAGED = gzip.compress(b"", mtime=0)[:10] + b"\xff" * 8  # the header, and a block of a type that there is not
 
 
 def jsonl(*rows: Any) -> bytes:
@@ -104,6 +105,7 @@ def test_gold_questions_by_upload(sign_in: SignIn, store: FeedbackStore) -> None
         ("items.jsonl", jsonl(ROWS[0]), {"columns": "prompt:no"}, "no column"),
         ("items.jsonl", jsonl(ROWS[0]), {"format": "nonsense"}, "unknown format"),
         ("items.jsonl.gz", b"no gzip", {}, "items.jsonl"),
+        ("items.jsonl.gz", DAMAGED, {}, "not readable"),
     ],
 )
 def test_what_cannot_be_read_is_told_and_nothing_is_added(
@@ -120,9 +122,16 @@ def test_sizes_are_limited(sign_in: SignIn, monkeypatch: pytest.MonkeyPatch) -> 
     admin = sign_in("root", "admin")
     monkeypatch.setattr(app, "MAX_UPLOAD", 50_000)
     assert send(admin, b"x" * 60_000).status_code == 413
-    monkeypatch.setattr(uploads, "_MAX_UNPACKED", 2**20)
-    packed = gzip.compress(b" " * 2**22)
-    assert "unpacks to more" in send(admin, packed, "items.jsonl.gz").text
+
+
+def test_a_gz_may_unpack_to_as_much_as_an_upload_may_have(sign_in: SignIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    admin = sign_in("root", "admin")
+    monkeypatch.setattr(uploads, "MAX_UPLOAD", 2**20)
+    rows = jsonl({**ROWS[0], "source": "x" * 2**19})
+    assert token_of(send(admin, gzip.compress(rows), "items.jsonl.gz").text)
+    answer = send(admin, gzip.compress(rows * 2), "items.jsonl.gz")
+    assert answer.status_code == 422
+    assert "items.jsonl.gz unpacks to more than 1 MB" in answer.text
 
 
 def test_uploads_are_their_owner_s_and_end(sign_in: SignIn, app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:

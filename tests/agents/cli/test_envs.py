@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agents.cli import app
+from rlhf_envs.registration import ENVIRONMENTS
+
+
+def rlhf(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "400"})
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_list_has_every_environment() -> None:
+    listed = rlhf("envs")
+    assert all(env_id in listed for env_id in ENVIRONMENTS)
+
+
+def test_a_new_task_passes_its_test_and_trains(tmp_path: Path) -> None:
+    said = rlhf("envs", "new", "WordPlay", "--folder", str(tmp_path))
+    assert "my/WordPlay-v0" in said
+    assert len((tmp_path / "word_play_task.py").read_text().splitlines()) < 50
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_word_play_task.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
+    flags = ["-n", "32", "--n-envs", "4", "--eval-freq", "0", "--test-episodes", "2", "--no-progress"]
+    flags += ["-params", "n_steps:8", "-params", "batch_size:32"]
+    env = "./word_play_task.py:my/WordPlay-v0"
+    command = [sys.executable, "-m", "agents.cli", "train", "--env", env, *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "exact" in done.stdout
+
+
+def test_files_that_are_there_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "weather_task.py").write_text("mine")
+    result = CliRunner().invoke(app, ["envs", "new", "Weather", "--folder", str(tmp_path)])
+    assert result.exit_code != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["weather_task.py"]
+    assert (tmp_path / "weather_task.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["weather", "my/Weather-v0", "We ather", ""])
+def test_a_name_that_makes_no_class_is_refused(name: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["envs", "new", name, "--folder", str(tmp_path)], env={"COLUMNS": "400"})
+    assert result.exit_code != 0
+    assert "such as Weather" in result.output
