@@ -76,7 +76,7 @@ class PackageScore:
     ) -> list[float]:
         """Return one score per completion."""
         rows = zip(completions, dataset, level, item, strict=True)
-        return [self._score(said(text).strip(), name, at, key) for text, name, at, key in rows]
+        return [self._score(said(text).strip(), name, number, place) for text, name, number, place in rows]
 
     def _score(self, text: str, dataset: str, level: int | None, item: str) -> float:
         entry = find_entry(dataset, level, self.config, item)

@@ -46,9 +46,7 @@ def make_problem(split: str, rng: random.Random) -> dict[str, Any] | None:
     """
     who, things = rng.choice(PEOPLE[split]), rng.choice(THINGS)
     start = rng.randint(2, 9)
-    steps: list[Any] = []
-    lines: list[str] = []
-    number, seen = start, {start}
+    number, seen, steps, lines = start, {start}, list[list[Any]](), list[str]()
     for _ in range(2):
         kind = rng.choice([one for one in TELLING if not steps or one != steps[-1][0]])
         n = rng.randint(2, 3 if kind == "times" else 9)
